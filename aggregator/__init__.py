@@ -1,0 +1,1 @@
+"""What runs at the hub: it sees Parts, and never rows."""

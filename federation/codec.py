@@ -1,0 +1,124 @@
+"""Messages as bytes: a JSON header and little-endian arrays. No pickle; the same message gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation import study as studies
+from federation.messages import Part, Query, Refusal, Reply, State, TaskId
+
+MAGIC = b"HDH1"
+LARGEST_HEADER = 64 * 2**20
+_DTYPES = {"f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
+
+
+class CodecError(ValueError):
+    """Bytes that are no message of this version."""
+
+
+def query_to_bytes(query: Query) -> bytes:
+    packer = _Packer()
+    header = {
+        "kind": "query",
+        "study": json.loads(query.study.canonical()),
+        "contract": query.contract_hash,
+        "round": query.round,
+        "nodes": list(query.nodes),
+        "states": [[task.analysis, task.node, state.step, packer.add(state.values)] for task, state in query.states.items()],
+    }
+    return packer.pack(header)
+
+
+def query_from_bytes(content: bytes) -> Query:
+    header, arrays = _unpack(content, "query")
+    try:
+        states = {TaskId(a, n): State(step, arrays.take(values, "f8")) for a, n, step, values in header["states"]}
+        study = studies.parse(json.dumps(header["study"]))
+        return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states)
+    except (KeyError, TypeError, ValueError) as reason:
+        raise CodecError(f"not a query: {type(reason).__name__}") from None
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    packer = _Packer()
+    header = {
+        "kind": "reply",
+        "node": reply.node,
+        "round": reply.round,
+        "answers": [[task.analysis, task.node, _answer(answer, packer)] for task, answer in reply.answers.items()],
+    }
+    return packer.pack(header)
+
+
+def _answer(answer: Part | Refusal, packer: _Packer) -> dict[str, Any]:
+    if isinstance(answer, Refusal):
+        return {"rule": answer.rule, "remedy": answer.remedy}
+    bounds = {name: repr(bound) for name, bound in answer.bounds.items()}  # infinity is no JSON
+    return {"sums": packer.add(answer.sums), "cells": packer.add(answer.cells), "bounds": bounds, "parameters": answer.parameters}
+
+
+def reply_from_bytes(content: bytes) -> Reply:
+    header, arrays = _unpack(content, "reply")
+    try:
+        answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
+        return Reply(str(header["node"]), int(header["round"]), answers)
+    except (KeyError, TypeError, ValueError) as reason:
+        raise CodecError(f"not a reply: {type(reason).__name__}") from None
+
+
+def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Part | Refusal:
+    if "rule" in answer:
+        return Refusal(str(answer["rule"]), str(answer["remedy"]))
+    bounds = {str(name): float(bound) for name, bound in answer["bounds"].items()}
+    return Part(arrays.take(answer["sums"], "f8"), arrays.take(answer["cells"], "i8"), bounds, int(answer["parameters"]))
+
+
+class _Packer:
+    def __init__(self) -> None:
+        self.blobs: list[bytes] = []
+
+    def add(self, arrays: Mapping[str, NDArray[Any]]) -> list[list[Any]]:
+        """The header's entries for `arrays`: name, dtype, shape; the bytes follow the header in this order."""
+        entries = []
+        for name, array in arrays.items():
+            code = "i8" if array.dtype.kind in "iu" else "f8"
+            self.blobs.append(np.ascontiguousarray(array, _DTYPES[code]).tobytes())
+            entries.append([name, code, list(array.shape)])
+        return entries
+
+    def pack(self, header: Mapping[str, Any]) -> bytes:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        return b"".join([MAGIC, len(text).to_bytes(8, "little"), text, *self.blobs])
+
+
+class _Arrays:
+    def __init__(self, content: bytes, at: int) -> None:
+        self.content, self.at = content, at
+
+    def take(self, entries: list[list[Any]], code: str) -> dict[str, NDArray[Any]]:
+        taken = {}
+        for name, stated, shape in entries:
+            size = int(np.prod(shape, dtype=object)) if shape else 1
+            if stated != code or size < 0 or size * 8 > len(self.content) - self.at:
+                raise CodecError("an array does not fit its bytes")
+            taken[str(name)] = np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape([int(x) for x in shape]).copy()
+            self.at += size * 8
+        return taken
+
+
+def _unpack(content: bytes, kind: str) -> tuple[dict[str, Any], _Arrays]:
+    length = int.from_bytes(content[4:12], "little")
+    if content[:4] != MAGIC or length > min(LARGEST_HEADER, len(content) - 12):
+        raise CodecError("not a message of this version")
+    try:
+        header = json.loads(content[12 : 12 + length])
+    except ValueError:
+        raise CodecError("the header is not JSON") from None
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        raise CodecError(f"not a {kind}")
+    return header, _Arrays(content, 12 + length)

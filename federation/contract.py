@@ -1,0 +1,269 @@
+"""A dataset's contract: what its columns are, what a study may do with them, and the SQL that checks the data.
+
+The producer writes it once. A study is checked against it before a node is asked, the node checks its rows against
+it, and every category's levels and every clipping bound come from it, never from the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from federation import errors, expression, yaml_source
+from federation.expression import EVERYTHING, Interval, Kind, quote_name, quote_text
+
+Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
+Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+SQL_TYPE: Mapping[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "string": "VARCHAR", "category": "VARCHAR"}
+
+
+class Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Description(Frozen):
+    fr: str = ""
+    en: str = ""
+
+
+class Column(Frozen):
+    """One column. `range` is plausible and enforced: a value outside it breaks the contract, or is read as missing."""
+
+    type: Literal["number", "boolean", "category", "string", "date"]
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    step: float | None = pydantic.Field(None, gt=0)  # the values are recorded in whole steps of this size
+    levels: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # codes that mean "not known"
+    outside: Literal["refuse", "missing"] = "refuse"
+    max_missing: float = pydantic.Field(1.0, ge=0, le=1)  # share of rows, above which the data break the contract
+    within_node: bool = False  # no level of this category has rows at two nodes
+    use: tuple[str, ...] = ()  # coordinators who may use this column; empty: whoever may use the dataset
+    description: Description = Description()
+
+    @pydantic.field_validator("levels", "missing", mode="before")
+    @classmethod
+    def _codes_are_text(cls, codes: Any) -> Any:
+        if not isinstance(codes, list | tuple):
+            raise ValueError("must be a list, as in [a, b]")
+        return [str(code).lower() if isinstance(code, bool) else str(code) for code in codes]
+
+    @pydantic.model_validator(mode="after")
+    def _coherent(self) -> Column:
+        if (self.type == "category") != bool(self.levels):
+            raise ValueError("a category needs its closed list of `levels`, and no other type has one")
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError("a level appears twice; keep one")
+        if self.type != "number" and (self.range or self.step):
+            raise ValueError(f"a {self.type} has no `range` or `step`; only a number has")
+        if self.range and not self.range[0] < self.range[1]:
+            raise ValueError("the range must go from a lower to a higher number")
+        if self.within_node and self.type != "category":
+            raise ValueError("only a category can be `within_node`")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        return self.type
+
+    @property
+    def interval(self) -> Interval:
+        return (0.0, 1.0) if self.type == "boolean" else self.range or EVERYTHING
+
+
+class Contract(Frozen):
+    """The whole of contract.yaml."""
+
+    dataset: Slug
+    version: int = pydantic.Field(ge=1)
+    description: Description = Description()
+    person: Name
+    rows_per_person: int = pydantic.Field(1, ge=1)  # at most; more break the contract
+    use: tuple[str, ...] = ()  # coordinators who may use the dataset; empty: any that the site admits
+    columns: Mapping[Name, Column]
+
+    @pydantic.model_validator(mode="after")
+    def _person_is_a_column(self) -> Contract:
+        if self.person not in self.columns:
+            raise ValueError(f"person: {self.person!r} is not among the columns; name the column that identifies a person")
+        return self
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def canonical(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def load(path: Path) -> Contract:
+    source = yaml_source.read(path, errors.ContractError)
+    return yaml_source.build(Contract, source.values, source, under=(), error=errors.ContractError)
+
+
+# -- a study's view of the columns: the contract's, and those that the study derives
+@dataclass(frozen=True)
+class Field:
+    """A column that an analysis can ask of a cohort: a contract column, a derived one, or an expression."""
+
+    name: str
+    kind: Kind
+    sql: str
+    interval: Interval = EVERYTHING
+    levels: tuple[str, ...] = ()
+    step: float | None = None
+    unit: str | None = None
+    within_node: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    contract: Contract
+    fields: Mapping[str, Field]
+    sources: Mapping[str, frozenset[str]]  # the contract columns that each field needs
+
+    def field(self, text: str) -> Field:
+        """The field of that name, else the expression that `text` writes; ExpressionError says what is wrong."""
+        if text in self.fields:
+            return self.fields[text]
+        return _field(text, self.express(text))
+
+    def express(self, text: str) -> expression.Expression:
+        compiled = expression.compile(text, self.fields)
+        inlined = {name: self.fields[name].sql for name in compiled.names}
+        needed = frozenset(column for name in compiled.names for column in self.sources[name])
+        return expression.Expression(text, _inline(compiled.sql, inlined), compiled.kind, compiled.interval, compiled.levels, needed)
+
+    def columns_of(self, text: str) -> frozenset[str]:
+        return self.sources[text] if text in self.fields else self.express(text).names
+
+
+def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
+    """Raises ExpressionError(key, message) through `expression` for the first derived column that is wrong."""
+    fields = {
+        name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node)
+        for name, c in contract.columns.items()
+    }
+    sources = {name: frozenset([name]) for name in fields}
+    for name, text in derive.items():
+        if name in fields:
+            raise expression.ExpressionError(f"column {name!r} exists already; give the derived column another name")
+        made = Schema(contract, dict(fields), dict(sources)).express(text)
+        fields[name], sources[name] = _field(name, made), made.names
+    return Schema(contract, fields, sources)
+
+
+def _field(name: str, made: expression.Expression) -> Field:
+    return Field(name, made.kind, made.sql, made.interval, made.levels)
+
+
+def _inline(sql: str, definitions: Mapping[str, str]) -> str:
+    """Replaces each quoted column name by its definition, and leaves text literals alone."""
+    pattern = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
+
+    def replace(match: re.Match[str]) -> str:
+        token = match.group()
+        return definitions.get(token[1:-1].replace('""', '"'), token) if token[0] == '"' else token
+
+    return pattern.sub(replace, sql)
+
+
+# -- SQL: typed columns, and the checks
+def typed(name: str, column: Column) -> str:
+    """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL."""
+    value = f"TRY_CAST({_known(name, column)} AS {SQL_TYPE[column.kind]})"
+    if column.kind == "category":
+        return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
+    if column.kind == "number":
+        low, high = column.interval
+        keep = f"NOT isnan({value})"
+        if column.outside == "missing" and column.range:
+            keep += f" AND {value} BETWEEN {low!r} AND {high!r}"
+        return f"CASE WHEN {keep} THEN {value} END"
+    return value
+
+
+def _known(name: str, column: Column) -> str:
+    raw = quote_name(name)
+    if column.type == "category":  # 2844 read by a CSV sniffer as a number is still the level '2844'
+        raw = f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0$', '\\1')"
+    blank = f"trim(CAST({quote_name(name)} AS VARCHAR)) IN ('', {_texts(column.missing)})" if column.missing else f"trim(CAST({quote_name(name)} AS VARCHAR)) = ''"
+    if column.type in ("number", "boolean", "date") and not column.missing:
+        return raw
+    return f"CASE WHEN {blank} THEN NULL ELSE {raw} END"
+
+
+def _texts(texts: Iterable[str]) -> str:
+    return ", ".join(quote_text(text) for text in texts)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule of the contract, and the SQL that counts the rows which break it."""
+
+    column: str
+    rule: str
+    sql: str
+
+
+def checks(contract: Contract, names: Sequence[str]) -> list[Check]:
+    """The checks of the named columns, each an aggregate over the raw table."""
+    found = [Check("", "rows", "count(*)"), Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})")]
+    for name in names:
+        column = contract.columns[name]
+        value, cast = typed(name, column), f"TRY_CAST({_known(name, column)} AS {SQL_TYPE[column.kind]})"
+        given = f"trim(CAST({_known(name, column)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
+        found.append(Check(name, "missing", f"count(*) FILTER ({value} IS NULL)"))
+        if column.kind == "category":
+            found.append(Check(name, "unknown level", f"count(*) FILTER ({given} AND {value} IS NULL)"))
+        elif column.kind != "string":
+            found.append(Check(name, "wrong type", f"count(*) FILTER ({given} AND {cast} IS NULL)"))
+        if column.kind == "number" and column.outside == "refuse":
+            low, high = (x if math.isfinite(x) else math.copysign(1.7976931348623157e308, x) for x in column.interval)
+            found.append(Check(name, "range", f"count(*) FILTER ({value} NOT BETWEEN {low!r} AND {high!r})"))
+    return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule: `rows` is for the producer's eyes; to the hub goes only that the rule is broken."""
+
+    column: str
+    rule: str
+    rows: int
+    remedy: str
+
+
+def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: int) -> list[Finding]:
+    """The rules that `counts` (of `checks`) and `most_rows` (the most rows of one person) break."""
+    rows = counts["", "rows"]
+    if rows == 0:
+        return [Finding("", "empty", 0, "the table has no rows: check the source's path and filter")]
+    found = []
+    if most_rows > contract.rows_per_person:
+        found.append(Finding(contract.person, "duplicate person", most_rows, f"a person has more than {contract.rows_per_person} row(s): remove the duplicates or raise rows_per_person"))
+    for (name, rule), count in counts.items():
+        if rule in _REMEDY and count:
+            found.append(Finding(name, rule, count, _REMEDY[rule]))
+        elif rule == "missing" and count and name == contract.person:
+            found.append(Finding(name, "person missing", count, "every row needs its person"))
+        elif rule == "missing" and count == rows:
+            found.append(Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes"))
+        elif rule == "missing" and count > contract.columns[name].max_missing * rows:
+            found.append(Finding(name, "too much missing", count, "complete the column or raise max_missing"))
+    return found
+
+
+_REMEDY = {
+    "wrong type": "correct the values, or list the code among `missing`",
+    "unknown level": "correct the values, or add the level to the contract's `levels`",
+    "range": "correct the values, widen `range`, or set `outside: missing`",
+}

@@ -1,0 +1,384 @@
+"""Checked expressions over contract columns: the only language in which a study speaks about rows.
+
+`disease = 'diabetes'`, `age >= 18 and not missing(size)`, `log(dose / weight)`, `sex in ('f', 'x')`
+
+An expression is parsed here, typed against the columns, and compiled to SQL in which every name and literal is
+quoted by us. Nothing that a study writes is ever executed as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal, Protocol
+
+Kind = Literal["number", "boolean", "category", "string", "date"]
+Interval = tuple[float, float]
+EVERYTHING: Interval = (-math.inf, math.inf)
+
+
+class Column(Protocol):
+    """What an expression needs to know of a column."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def interval(self) -> Interval: ...
+    @property
+    def levels(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A typed expression: its SQL over the columns it names, and the interval its values lie in."""
+
+    text: str
+    sql: str
+    kind: Kind
+    interval: Interval
+    levels: tuple[str, ...]
+    names: frozenset[str]
+
+
+class ExpressionError(ValueError):
+    """The message names the culprit and the remedy; the caller adds the file and the line."""
+
+
+def compile(text: str, columns: Mapping[str, Column]) -> Expression:  # noqa: A001 - the word for what it does
+    reader = _Reader(text, columns)
+    term = reader.disjunction()
+    reader.expect_end()
+    return Expression(text, term.sql, term.kind, term.interval, term.levels, frozenset(reader.names))
+
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
+    r"|(?P<quoted>`[^`]+`)|(?P<op>\*\*|<=|>=|!=|<>|==|[-+*/^%=<>(),]))"
+)
+_COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_WORDS = {"and", "or", "not", "in", "true", "false", "is"}
+
+
+@dataclass(frozen=True)
+class _Term:
+    sql: str
+    kind: Kind
+    interval: Interval = EVERYTHING
+    levels: tuple[str, ...] = ()
+    literal: str | None = None  # the text of a quoted literal, until it is compared with a category or a date
+
+
+@dataclass
+class _Reader:
+    """Recursive descent over the tokens of one expression."""
+
+    text: str
+    columns: Mapping[str, Column]
+    tokens: list[tuple[str, str]] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    at: int = 0
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.text) > 2000:
+            raise ExpressionError("the expression is longer than 2,000 characters; derive a column first")
+        position = 0
+        while self.text[position:].strip():
+            match = _TOKEN.match(self.text, position)
+            if match is None:
+                culprit = self.text[position:].strip()[0]
+                raise ExpressionError(f"cannot read {culprit!r} in {self.text!r}; see docs/coordinator.md for the expressions")
+            self.tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
+            position = match.end()
+
+    # -- tokens
+    def peek(self) -> tuple[str, str]:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+
+    def take(self, *wanted: str) -> str | None:
+        kind, token = self.peek()
+        word = token.lower() if kind == "name" else token
+        if kind in ("op", "name") and word in wanted:
+            self.at += 1
+            return word
+        return None
+
+    def expect(self, wanted: str) -> None:
+        if self.take(wanted) is None:
+            found = self.peek()[1] or "the end"
+            raise ExpressionError(f"expected {wanted!r} but found {found!r} in {self.text!r}")
+
+    def expect_end(self) -> None:
+        if self.peek()[0] != "end":
+            raise ExpressionError(f"cannot read {self.peek()[1]!r} after a complete expression in {self.text!r}")
+
+    # -- grammar, loosest first
+    def disjunction(self) -> _Term:
+        self.depth += 1
+        if self.depth > 50:
+            raise ExpressionError(f"{self.text!r} is nested more than 50 deep; derive a column first")
+        left = self.conjunction()
+        while self.take("or"):
+            left = self.logical("OR", left, self.conjunction())
+        self.depth -= 1
+        return left
+
+    def conjunction(self) -> _Term:
+        left = self.negation()
+        while self.take("and"):
+            left = self.logical("AND", left, self.negation())
+        return left
+
+    def negation(self) -> _Term:
+        if self.take("not"):
+            self.depth += 1
+            term = self.negation()
+            self.depth -= 1
+            return _Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1))
+        return self.comparison()
+
+    def comparison(self) -> _Term:
+        left = self.sum()
+        negated = self.peek()[1].lower() == "not" and self.at + 1 < len(self.tokens) and self.tokens[self.at + 1][1].lower() == "in"
+        if negated:
+            self.take("not")
+        if self.take("in"):
+            return self.membership(left, negated)
+        operator = self.take(*_COMPARE)
+        if operator is None:
+            return left
+        return self.compare(left, _COMPARE[operator], self.sum())
+
+    def sum(self) -> _Term:
+        left = self.product()
+        while operator := self.take("+", "-"):
+            left = self.arithmetic(operator, left, self.product())
+        return left
+
+    def product(self) -> _Term:
+        left = self.sign()
+        while operator := self.take("*", "/", "%"):
+            left = self.arithmetic(operator, left, self.sign())
+        return left
+
+    def sign(self) -> _Term:
+        if self.take("-"):
+            term = self.number(self.sign())
+            return _Term(f"(-{term.sql})", "number", (-term.interval[1], -term.interval[0]))
+        return self.power()
+
+    def power(self) -> _Term:
+        base = self.atom()
+        if self.take("^", "**"):
+            exponent = self.number(self.sign())
+            low, high = exponent.interval
+            if low != high:
+                raise ExpressionError(f"the exponent in {self.text!r} must be a number, as in `age ^ 2`")
+            base = self.number(base)
+            return _Term(f"pow({base.sql}, {exponent.sql})", "number", _power(base.interval, low))
+        return base
+
+    def atom(self) -> _Term:
+        if self.take("("):
+            term = self.disjunction()
+            self.expect(")")
+            return term
+        kind, token = self.peek()
+        self.at += 1
+        if kind == "number":
+            value = float(token)
+            return _Term(f"CAST({token} AS DOUBLE)", "number", (value, value))
+        if kind == "string":
+            text = token[1:-1].replace("''", "'") if token[0] == "'" else token[1:-1]
+            return _Term(quote_text(text), "string", literal=text)
+        if kind == "name" and token.lower() in ("true", "false"):
+            return _Term(token.upper(), "boolean", (0, 1))
+        if kind == "name" and self.peek()[1] == "(" and token.lower() not in _WORDS:
+            return self.call(token)
+        if kind in ("name", "quoted") and token.lower() not in _WORDS:
+            return self.column(token.strip("`"))
+        raise ExpressionError(f"a value is missing before {token!r} in {self.text!r}" if token else f"{self.text!r} ends too early")
+
+    def column(self, name: str) -> _Term:
+        if name not in self.columns:
+            known = ", ".join(list(self.columns)[:20])
+            raise ExpressionError(f"unknown column {name!r}; the columns are {known}")
+        column = self.columns[name]
+        self.names.add(name)
+        return _Term(quote_name(name), column.kind, column.interval, column.levels)
+
+    def call(self, name: str) -> _Term:
+        self.expect("(")
+        arguments = []
+        while not self.take(")"):
+            arguments.append(self.disjunction())
+            if not self.take(","):
+                self.expect(")")
+                break
+        function = _FUNCTIONS.get(name.lower())
+        if function is None:
+            raise ExpressionError(f"unknown function {name!r}; the functions are {', '.join(_FUNCTIONS)}")
+        return function(self, name.lower(), arguments)
+
+    # -- types
+    def number(self, term: _Term) -> _Term:
+        if term.kind == "boolean":
+            return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1))
+        if term.kind != "number":
+            raise ExpressionError(f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`")
+        return term
+
+    def boolean(self, term: _Term) -> str:
+        if term.kind != "boolean":
+            raise ExpressionError(f"{self.text!r} needs a yes-or-no condition where it has a {term.kind}")
+        return term.sql
+
+    def logical(self, operator: str, left: _Term, right: _Term) -> _Term:
+        return _Term(f"({self.boolean(left)} {operator} {self.boolean(right)})", "boolean", (0, 1))
+
+    def arithmetic(self, operator: str, left: _Term, right: _Term) -> _Term:
+        if left.kind == right.kind == "date" and operator == "-":
+            return _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number")
+        left, right = self.number(left), self.number(right)
+        if operator in "/%":
+            divisor = f"nullif({right.sql}, 0)"
+            return _Term(f"({left.sql} {operator} {divisor})", "number", _quotient(left.interval, right.interval, operator))
+        return _Term(f"({left.sql} {operator} {right.sql})", "number", _combine(operator, left.interval, right.interval))
+
+    def compare(self, left: _Term, operator: str, right: _Term) -> _Term:
+        if left.literal is not None and right.literal is None:
+            left, right = right, self.as_kind(left, right)
+            operator = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(operator, operator)
+        else:
+            right = self.as_kind(right, left)
+        if "boolean" in (left.kind, right.kind) and "number" in (left.kind, right.kind):
+            left, right = self.number(left), self.number(right)
+        if left.kind != right.kind:
+            raise ExpressionError(f"{self.text!r} compares a {left.kind} with a {right.kind}")
+        if left.kind in ("category", "boolean", "string") and operator not in ("=", "<>"):
+            raise ExpressionError(f"{self.text!r} orders a {left.kind}, which has no order; use = or in")
+        return _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1))
+
+    def as_kind(self, term: _Term, other: _Term) -> _Term:
+        """A quoted literal takes the type of what it is compared with; an unknown level is refused."""
+        if term.literal is None:
+            return term
+        if other.kind == "category":
+            if term.literal not in other.levels:
+                raise ExpressionError(f"unknown level {term.literal!r}; the levels are {', '.join(other.levels)}")
+            return _Term(term.sql, "category", literal=term.literal)
+        if other.kind == "date":
+            try:
+                day = date.fromisoformat(term.literal)
+            except ValueError:
+                raise ExpressionError(f"{term.literal!r} is not a date; write it as '2026-01-31'") from None
+            return _Term(f"DATE '{day.isoformat()}'", "date")
+        return term
+
+    def membership(self, left: _Term, negated: bool) -> _Term:
+        self.expect("(")
+        options = [self.sum()]
+        while self.take(","):
+            options.append(self.sum())
+        self.expect(")")
+        either = " OR ".join(self.compare(left, "=", option).sql for option in options)
+        return _Term(f"(NOT ({either}))" if negated else f"({either})", "boolean", (0, 1))
+
+
+def quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# -- intervals: where the values of an expression must lie, from the contract's ranges alone
+def _combine(operator: str, a: Interval, b: Interval) -> Interval:
+    if operator == "+":
+        return (a[0] + b[0], a[1] + b[1])
+    if operator == "-":
+        return (a[0] - b[1], a[1] - b[0])
+    return product(a, b)
+
+
+def product(a: Interval, b: Interval) -> Interval:
+    """The interval of x * y for x in `a` and y in `b`."""
+    corners = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
+    return (min(corners), max(corners))
+
+
+def _quotient(a: Interval, b: Interval, operator: str) -> Interval:
+    if operator == "%" or b[0] <= 0 <= b[1]:
+        return EVERYTHING
+    return product(a, (1 / b[1], 1 / b[0]))
+
+
+def _power(base: Interval, exponent: float) -> Interval:
+    if base[0] < 0 and exponent != 2:
+        return EVERYTHING
+    if base[0] <= 0 and exponent < 0:
+        return EVERYTHING
+    try:
+        ends = [abs(end) ** exponent for end in base]
+    except OverflowError:
+        return EVERYTHING
+    return (0.0 if base[0] < 0 < base[1] else min(ends), max(ends))
+
+
+def _function(sql: str, interval: Callable[[Interval], Interval]) -> Callable[[_Reader, str, list[_Term]], _Term]:
+    def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+        if len(arguments) != 1:
+            raise ExpressionError(f"{name}() takes one value, in {reader.text!r}")
+        term = reader.number(arguments[0])
+        return _Term(sql.format(term.sql), "number", interval(term.interval))
+
+    return apply
+
+
+def _monotone(f: Callable[[float], float], low: float = -math.inf) -> Callable[[Interval], Interval]:
+    def bound(x: float) -> float:
+        try:
+            return f(x) if x > low else -math.inf
+        except OverflowError:
+            return math.inf
+
+    return lambda ends: (bound(ends[0]), bound(ends[1]))
+
+
+def _missing(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    if len(arguments) != 1:
+        raise ExpressionError(f"missing() takes one column, in {reader.text!r}")
+    return _Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1))
+
+
+def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    if len(arguments) != 3:
+        raise ExpressionError(f"if() takes a condition and two numbers, in {reader.text!r}")
+    yes, no = reader.number(arguments[1]), reader.number(arguments[2])
+    hull = (min(yes.interval[0], no.interval[0]), max(yes.interval[1], no.interval[1]))
+    return _Term(f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)", "number", hull)
+
+
+def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    if len(arguments) != 1:
+        raise ExpressionError(f"I() takes one value, in {reader.text!r}")
+    return reader.number(arguments[0])
+
+
+# A logarithm or a root outside its domain is missing, not an error that would tell about a row.
+_FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
+    "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", _monotone(math.log, 0.0)),
+    "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", _monotone(math.log2, 0.0)),
+    "log10": _function("(CASE WHEN {0} > 0 THEN log10({0}) END)", _monotone(math.log10, 0.0)),
+    "sqrt": _function("(CASE WHEN {0} >= 0 THEN sqrt({0}) END)", lambda ends: (0.0, math.sqrt(max(0.0, ends[1])))),
+    "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", _monotone(math.exp)),
+    "abs": _function("abs({0})", lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends)))),
+    "floor": _function("floor({0})", lambda ends: (ends[0] - 1, ends[1])),
+    "missing": _missing,
+    "if": _if,
+    "i": _identity,
+}

@@ -1,0 +1,213 @@
+"""`Surv(time, event) ~ age + C(sex) + strata(centre)`, as in R, into the columns of a design matrix.
+
+formulaic parses the Wilkinson grammar. The factors are then ours: contract columns and checked expressions, with the
+levels of a category taken from the contract, so that a node which lacks a level still builds the same columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from federation.contract import Field, Schema
+from federation.expression import ExpressionError, Interval, product
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A number, or one level of a category (then its indicator)."""
+
+    field: Field
+    level: int | None = None
+
+    @property
+    def interval(self) -> Interval:
+        return (0.0, 1.0) if self.level is not None else self.field.interval
+
+
+@dataclass(frozen=True)
+class Term:
+    """One design column: the product of its factors; no factor is the intercept."""
+
+    name: str
+    factors: tuple[Factor, ...]
+
+    @property
+    def interval(self) -> Interval:
+        return reduce(product, (f.interval for f in self.factors), (1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model formula, checked against the schema. `response` holds one field, or those inside Surv()."""
+
+    text: str
+    survival: bool
+    response: tuple[Field, ...]
+    terms: tuple[Term, ...]
+    intercept: bool
+    strata: tuple[Field, ...]
+    offset: Field | None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        own = [factor.field for term in self.terms for factor in term.factors]
+        offset = [self.offset] if self.offset else []
+        return tuple(dict.fromkeys((*self.response, *own, *self.strata, *offset)))
+
+
+_CALL = re.compile(r"^\s*(Surv|strata|offset|C|factor|as\.factor)\s*\((.*)\)\s*$", re.DOTALL)
+
+
+def compile(text: str, schema: Schema) -> Model:  # noqa: A001 - the word for what it does
+    """Raises ExpressionError, whose message names the culprit and the remedy."""
+    left, right = _parse(text)
+    survival, response = _response(left, schema) if left else (False, ())
+    columns: list[tuple[Variable, ...]] = []
+    strata: list[Field] = []
+    offset: Field | None = None
+    intercept = False
+    for term in right:
+        if term == ("1",):
+            intercept = True
+            continue
+        special = [match for factor in term if (match := _CALL.match(factor)) and match[1] in ("strata", "offset")]
+        if special and len(term) > 1:
+            raise ExpressionError(f"{special[0][0]} cannot be part of an interaction in {text!r}")
+        if special and special[0][1] == "strata":
+            strata += [_stratum(name, schema) for name in _arguments(special[0][2])]
+        elif special:
+            offset = _number(special[0][2], schema)
+        else:
+            columns.append(tuple(_factor(factor, schema) for factor in term))
+    return Model(text, survival, response, tuple(_design(columns, intercept)), intercept, tuple(strata), offset)
+
+
+def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
+    from formulaic.parser import DefaultFormulaParser  # half a second: only when a model is read
+
+    if "|" in text or len(text) > 5000:
+        raise ExpressionError(f"cannot read {text!r}: random effects and multi-part formulas are not part of this analysis")
+    if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
+        raise ExpressionError(f"inside I() write a power as `**`, as in I(age ** 2), in {text!r}")
+    try:
+        parsed: Any = DefaultFormulaParser(include_intercept=True).get_terms(text)
+    except Exception as reason:
+        said = re.sub(r"\s*⧛.*?⧚", "", str(reason).splitlines()[0] if str(reason) else type(reason).__name__)
+        raise ExpressionError(f"cannot read the formula {text!r}: {said}") from None
+    if hasattr(parsed, "rhs"):
+        sides = (list(parsed.lhs), list(parsed.rhs))
+    else:
+        sides = ([], list(getattr(parsed, "root", parsed)))
+    if any(not hasattr(term, "factors") for side in sides for term in side) or len(sides[0]) > 1:
+        raise ExpressionError(f"cannot read {text!r}: one response, `~`, then the terms")
+    left = sides[0][0].factors[0].expr if sides[0] else ""
+    return left, [tuple(factor.expr for factor in term.factors) for term in sides[1]]
+
+
+def _arguments(inside: str) -> list[str]:
+    """Splits `a, f(b, c), d='x'` at its outer commas."""
+    parts, depth, quote = [""], 0, ""
+    for character in inside:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        depth += (character == "(") - (character == ")") if not quote else 0
+        if character == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _response(text: str, schema: Schema) -> tuple[bool, tuple[Field, ...]]:
+    call = _CALL.match(text)
+    if not call or call[1] != "Surv":
+        return False, (schema.field(text),)
+    names = _arguments(call[2])
+    if len(names) not in (2, 3):
+        raise ExpressionError(f"{text} needs Surv(time, event) or Surv(start, stop, event)")
+    *times, event = (schema.field(name) for name in names)
+    for time in times:
+        if time.kind != "number":
+            raise ExpressionError(f"{time.name!r} in {text} is a {time.kind}; a time must be a number")
+    if event.kind != "boolean":
+        raise ExpressionError(f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column, derived if need be")
+    return True, (*times, event)
+
+
+def _stratum(text: str, schema: Schema) -> Field:
+    field = schema.field(text)
+    if field.kind not in ("category", "boolean"):
+        raise ExpressionError(f"{text!r} is a {field.kind}; strata need a category or a yes-or-no column")
+    return field
+
+
+def _number(text: str, schema: Schema) -> Field:
+    field = schema.field(text)
+    if field.kind not in ("number", "boolean"):
+        raise ExpressionError(f"{text!r} is a {field.kind} where a number is needed")
+    return field
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A factor of the formula, before its levels are spread over columns."""
+
+    field: Field
+    reference: int | None  # index of the reference level of a category
+
+
+def _factor(text: str, schema: Schema) -> Variable:
+    call = _CALL.match(text)
+    if call and call[1] in ("C", "factor", "as.factor"):
+        name, *options = _arguments(call[2])
+        field = schema.field(name)
+        if field.kind == "boolean":
+            return Variable(field, None)
+        if field.kind != "category":
+            raise ExpressionError(f"{name!r} is a {field.kind}; C() needs a category, whose levels the contract lists")
+        return Variable(field, _reference(options, field))
+    field = schema.field(text)
+    if field.kind not in ("number", "boolean", "category"):
+        raise ExpressionError(f"{text!r} is a {field.kind} and cannot be a term; derive a number, a category or a condition from it")
+    return Variable(field, 0 if field.kind == "category" else None)
+
+
+def _reference(options: list[str], field: Field) -> int:
+    if not options:
+        return 0
+    match = re.match(r"^(?:ref\s*=\s*|Treatment\(\s*(?:ref\s*=\s*)?|contr\.treatment\(\s*(?:base\s*=\s*)?)?['\"](.*?)['\"]\)?$", options[0])
+    if match is None or len(options) > 1:
+        raise ExpressionError(f"cannot read C(..., {', '.join(options)}); only a reference level is offered, as C({field.name}, ref='{field.levels[0]}')")
+    if match[1] not in field.levels:
+        raise ExpressionError(f"unknown level {match[1]!r} of {field.name!r}; the levels are {', '.join(field.levels)}")
+    return field.levels.index(match[1])
+
+
+def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
+    """R's rule: a category within a term loses its reference level if the term without it is in the model too."""
+    present = {frozenset(f.field.name for f in term) for term in terms} | ({frozenset[str]()} if intercept else set())
+    columns = []
+    for term in terms:
+        products: list[tuple[str, tuple[Factor, ...]]] = [("", ())]
+        for factor in term:
+            margin = frozenset(f.field.name for f in term if f is not factor)
+            spread = _spread(factor, full=margin not in present)
+            products = [(f"{name}:{label}" if name else label, (*made, part)) for name, made in products for label, part in spread]
+        if len(term) == 1 and term[0].reference is not None:
+            present.add(frozenset())  # the levels of a category, spread in full, contain the intercept
+        columns += [Term(name, factors) for name, factors in products]
+    return columns
+
+
+def _spread(factor: Variable, *, full: bool) -> list[tuple[str, Factor]]:
+    if factor.reference is None:
+        return [(factor.field.name, Factor(factor.field))]
+    levels = [i for i in range(len(factor.field.levels)) if full or i != factor.reference]
+    return [(f"{factor.field.name}[{factor.field.levels[i]}]", Factor(factor.field, i)) for i in levels]
+

@@ -1,0 +1,140 @@
+"""YAML read strictly, with the line of every key, so that an error can name it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from federation import errors
+
+Key = tuple[str | int, ...]
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The plain values of a YAML file, and where each of them stands."""
+
+    name: str
+    values: Mapping[str, Any]
+    lines: Mapping[Key, int]
+
+    def at(self, *key: str | int) -> str:
+        """`study.yaml:12`, the line of `key` or of its nearest ancestor that has one."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.lines:
+                return f"{self.name}:{self.lines[key[:length]]}"
+        return self.name
+
+
+class _Strict(yaml.SafeLoader):
+    """SafeLoader in which yes, no, on and off stay words: a level may be called `no`."""
+
+
+_Strict.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Strict.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def read(path: Path, error: type[errors.InputError]) -> Source:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"{path}: cannot be read as UTF-8 text ({type(reason).__name__})") from None
+    return parse(text, name=str(path), error=error)
+
+
+def parse(text: str, *, name: str, error: type[errors.InputError]) -> Source:
+    loader = _Strict(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[Key, int] = {}
+        repeated = list(_walk(node, (), lines))
+        values = loader.construct_document(node) if node is not None else None
+    except yaml.YAMLError as reason:
+        mark = getattr(reason, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise error(f"{where}: not valid YAML: {getattr(reason, 'problem', None) or reason}") from None
+    finally:
+        loader.dispose()
+    if repeated:
+        raise error(*(f"{name}:{line}: key {key!r} appears twice; keep one" for key, line in repeated))
+    if not isinstance(values, dict):
+        raise error(f"{name}: holds no `key: value` lines; see `hdh study schema` for the expected keys")
+    return Source(name, values, lines)
+
+
+def _walk(node: yaml.Node | None, key: Key, lines: dict[Key, int]) -> Iterable[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for name, value in node.value:
+            line = name.start_mark.line + 1
+            if name.value in seen:
+                yield name.value, line
+            seen.add(name.value)
+            lines[(*key, name.value)] = line
+            yield from _walk(value, (*key, name.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*key, index)] = value.start_mark.line + 1
+            yield from _walk(value, (*key, index), lines)
+
+
+def build(model: type[Model], values: Mapping[str, Any], source: Source, *, under: Key, error: type[errors.InputError]) -> Model:
+    """`values` as a frozen `model`; every mistake in them becomes one line of one error."""
+    try:
+        return model.model_validate(dict(values))
+    except pydantic.ValidationError as invalid:
+        raise error(*(_say(problem, model, source, under) for problem in invalid.errors())) from None
+
+
+def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: Key) -> str:
+    where = tuple(problem["loc"])
+    key = (*under, *where)
+    known = _fields(model, where[:-1])
+    last = where[-1] if where else ""
+    path = ".".join(str(part) for part in key)
+    if problem["type"] == "extra_forbidden" and known:
+        near = difflib.get_close_matches(str(last), known, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{source.at(*key)}: {path}: this key is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict | list) or problem["type"] == "value_error" else f", not {problem['input']!r}"
+    return f"{source.at(*key)}: {path}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _fields(model: Any, where: Key) -> list[str]:
+    """The keys that `model` knows at `where`; steps through nested models and mappings of models."""
+    for step in where:
+        model = _step(model, step)
+        if model is None:
+            return []
+    return [field.alias or name for name, field in model.model_fields.items()] if hasattr(model, "model_fields") else []
+
+
+def _step(model: Any, step: str | int) -> Any:
+    if not hasattr(model, "model_fields"):
+        return None
+    by_alias = {field.alias or name: field for name, field in model.model_fields.items()}
+    if step not in by_alias:
+        return model
+    return _first_model(by_alias[str(step)].annotation)
+
+
+def _first_model(annotation: Any) -> Any:
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _first_model(arg)) is not None), None)

@@ -1,0 +1,1 @@
+"""Whole federations on one machine, through the code of a real one."""

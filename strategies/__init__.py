@@ -1,0 +1,1 @@
+"""The analyses, one file each: start (hub), local (node), combine (hub)."""

@@ -1,0 +1,77 @@
+"""The analyses by name, and a study's tasks: the one place where a study meets the code that it may run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from typing import Any
+
+from federation import contract as contracts
+from federation import errors, yaml_source
+from federation.contract import Contract, Schema
+from federation.expression import ExpressionError
+from federation.study import Analysis as Entry
+from federation.study import Study
+from federation.yaml_source import Source
+from strategies.task import Analysis, Task
+
+ANALYSES = ("cox", "crosstab", "describe", "fedavg", "glm", "kaplan_meier")
+
+
+@cache
+def analysis(name: str) -> Analysis:
+    module: Any = importlib.import_module(f"strategies.{name}")
+    return module  # type: ignore[no-any-return]
+
+
+def plan(study: Study, contract: Contract, source: Source | None = None) -> dict[str, Task]:
+    """The study's tasks. Raises StudyError with every mistake of the study against the contract."""
+    source = source or Source(f"study {study.study}", {}, {})
+    if study.dataset != contract.dataset:
+        raise errors.StudyError(f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}")
+    schema = cohort_schema(study, contract, source)
+    tasks, problems = {}, []
+    for name, entry in study.analyses.items():
+        try:
+            tasks[name] = task(name, entry, schema, source)
+        except errors.StudyError as error:
+            problems += error.problems
+    if problems:
+        raise errors.StudyError(*problems)
+    return tasks
+
+
+def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
+    derive: dict[str, str] = {}
+    for name, text in study.cohort.derive.items():
+        derive[name] = text
+        try:
+            schema = contracts.schema(contract, derive)
+        except ExpressionError as error:
+            raise errors.StudyError(f"{source.at('cohort', 'derive', name)}: cohort.derive.{name}: {error}") from None
+    schema = contracts.schema(contract, derive)
+    if study.cohort.where is not None:
+        try:
+            condition = schema.express(study.cohort.where)
+            if condition.kind != "boolean":
+                raise ExpressionError(f"{study.cohort.where!r} is a {condition.kind}, not a condition; compare it with something")
+        except ExpressionError as error:
+            raise errors.StudyError(f"{source.at('cohort', 'where')}: cohort.where: {error}") from None
+    return schema
+
+
+def task(name: str, entry: Entry, schema: Schema, source: Source) -> Task:
+    key = ("analyses", name)
+    if entry.run not in ANALYSES:
+        near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}")
+    module = analysis(entry.run)
+    options = yaml_source.build(module.Options, entry.options, source, under=key, error=errors.StudyError)
+    try:
+        made, fields = module.prepare(options, schema)
+    except ExpressionError as error:
+        culprit = next((name for name, value in entry.options.items() if isinstance(value, str) and value in str(error)), "run")
+        raise errors.StudyError(f"{source.at(*key, culprit)}: analyses.{name}: {error}") from None
+    return Task(name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person)

@@ -1,0 +1,75 @@
+"""The time grid that nodes and hub agree on before anyone counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from federation.contract import Field, Frozen
+from federation.expression import ExpressionError
+from federation.messages import Floats, Ints
+
+MOST_TIMES = 200_000
+
+
+class Grid(Frozen):
+    """`step` in the unit of the time column; `until` caps the grid, and later times count as `until`, censored."""
+
+    step: float = pydantic.Field(gt=0)
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Times origin + step, origin + 2 step, ...; a time between two of them counts at the later one."""
+
+    origin: float
+    step: float
+    size: int
+
+    @property
+    def times(self) -> Floats:
+        return np.array([round(self.origin + self.step * i, 12) for i in range(self.size)])
+
+    def index(self, times: Floats) -> Ints:
+        """(n,) the grid index of each time, the last one at most."""
+        steps = np.ceil((times - self.origin) / self.step - 1e-9)
+        return np.clip(steps, 0, self.size - 1).astype(np.int64)
+
+    def off_grid(self, times: Floats) -> int:
+        """How many times are not on the grid, and are rounded up to it."""
+        steps = (times - self.origin) / self.step
+        return int(np.count_nonzero(np.abs(steps - np.rint(steps)) > 1e-9))
+
+
+def agree(grid: Grid | None, times: tuple[Field, ...]) -> TimeGrid:
+    """From the study's `grid`, else from the contract's `step` and `range` of the time columns."""
+    low = min(time.interval[0] for time in times)
+    high = max(time.interval[1] for time in times)
+    names = ", ".join(time.name for time in times)
+    if not math.isfinite(low):
+        raise ExpressionError(f"the contract gives {names} no lower `range`; a time grid needs one")
+    if grid is None:
+        steps = {time.step for time in times}
+        if None in steps or len(steps) > 1:
+            raise ExpressionError(f"{names} has no one `step` in the contract; write an agreed time grid, as `grid: {{step: 1}}`")
+        grid = Grid(step=float(steps.pop() or 1))
+    if grid.until is not None:
+        high = min(high, grid.until)
+    if not math.isfinite(high):
+        raise ExpressionError(f"the contract gives {names} no upper `range`; write `grid: {{step: {grid.step:g}, until: ...}}`")
+    size = math.ceil((high - low) / grid.step - 1e-9) + 1
+    if not 2 <= size <= MOST_TIMES:
+        raise ExpressionError(f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MOST_TIMES}: change `step`")
+    return TimeGrid(low, grid.step, size)
+
+
+def exactness_note(grid: TimeGrid, off_grid: int) -> Mapping[str, Any] | None:
+    if not off_grid:
+        return None
+    return {"kind": "approximate", "why": f"times between two points of the agreed grid (step {grid.step:g}) count at the later one"}

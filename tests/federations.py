@@ -1,0 +1,69 @@
+"""Small federations for tests: a table, a way to split it, a study as text, and the outcome of running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas
+import yaml
+
+from aggregator import hub
+from aggregator.hub import Ask, Outcome
+from federation import errors, study, yaml_source
+from federation.contract import Contract
+from federation.messages import Result, TaskId
+from federation.study import Study
+from nodes.site import Dataset, Policy, Site
+from simulations import local
+
+TODAY = date(2026, 11, 24)
+OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+
+
+def contract_of(text: str) -> Contract:
+    source = yaml_source.parse(text, name="contract.yaml", error=errors.ContractError)
+    return yaml_source.build(Contract, source.values, source, under=(), error=errors.ContractError)
+
+
+def study_of(analyses: Mapping[str, Any], *, dataset: str = "people", **more: Any) -> Study:
+    values: dict[str, Any] = {
+        "study": "test",
+        "title": "t",
+        "question": "q",
+        "purpose": {"interest": "public", "category": "research"},
+        "authorisation": {"reference": "DR-0", "expires": "2027-12-31"},
+        "dataset": dataset,
+        "min_nodes": 1,
+        "privacy": {"mode": "exact", "min_cell": 11},
+        "analyses": analyses,
+    }
+    return study.build(yaml_source.parse(yaml.safe_dump(values | more), name="study.yaml", error=errors.StudyError))
+
+
+def site_of(name: str, table: pandas.DataFrame, contract: Contract, folder: Path, policy: Policy = OPEN) -> Site:
+    path = folder / f"{name}.csv"
+    table.to_csv(path, index=False)
+    return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
+
+
+def sites_of(table: pandas.DataFrame, split: Sequence[Any], contract: Contract, folder: Path, policy: Policy = OPEN) -> list[Site]:
+    """One site for each value of `split` (n_rows,)."""
+    return [site_of(f"n{key}", part, contract, folder, policy) for key, part in table.groupby(list(split))]
+
+
+def ask_of(sites: Sequence[Site]) -> Ask:
+    return local.ask_of(sites, TODAY)
+
+
+def run(made: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
+    return hub.run(made, contract, ask or ask_of(sites), [site.name for site in sites])
+
+
+def result(outcome: Outcome, name: str = "a") -> Result:
+    one = outcome.runs[TaskId(name)]
+    assert one.result is not None, one.failed
+    return one.result
+
