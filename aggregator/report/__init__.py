@@ -1,0 +1,40 @@
+"""A released document as files: result.json, one CSV per table, and a self-contained report.html."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aggregator.release import Document, Findings
+
+
+def write(document: Document, folder: Path) -> None:
+    from aggregator.report import html
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(html.page(document), encoding="utf-8")
+    tables = folder / "tables"
+    tables.mkdir(exist_ok=True)
+    for name, found in document.analyses.items():
+        _write_tables(tables, name, found)
+        for node, one in found.by_node.items():
+            _write_tables(tables, f"{name}@{node}", one)
+
+
+def _write_tables(folder: Path, name: str, found: Findings) -> None:
+    for table, rows in found.tables.items():
+        if rows:
+            with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns(rows))
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of tidy rows, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,0 +1,80 @@
+"""The figures of a report, as inline SVG: survival curves, forest plot, histogram. Drawn from released rows only."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+PALETTE = ("#0b5394", "#c1440e", "#2d7d46", "#7a3e9d", "#8c6d1f", "#00798c", "#b0305c", "#555555")  # told apart by colour-blind readers
+STYLE = {
+    "svg.hashsalt": "hdh", "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#888888", "axes.labelcolor": "#333333", "xtick.color": "#555555", "ytick.color": "#555555", "svg.fonttype": "none",
+}  # fmt: skip
+
+
+def _svg(figure: Figure, label: str) -> str:
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def curves(rows: Rows, unit: str = "") -> str:
+    """Step curves by group with their intervals, from rows that hold a time and an estimate."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for index, group in enumerate(dict.fromkeys(row["group"] for row in rows)):
+            shown = [row for row in rows if row["group"] == group and row["estimate"] is not None]
+            times = [0.0, *(row["time"] for row in shown)]
+            colour = PALETTE[index % len(PALETTE)]
+            axes.step(times, [1.0, *(row["estimate"] for row in shown)], where="post", color=colour, lw=1.8, label=group)
+            low, high = ([1.0, *(row[name] if row[name] is not None else row["estimate"] for row in shown)] for name in ("conf_low", "conf_high"))
+            axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
+        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=f"time ({unit})" if unit else "time", ylabel="survival")
+        axes.legend(frameon=False, loc="lower left")
+        return _svg(figure, "Kaplan-Meier curves")
+
+
+def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:
+    """One term: the estimate of each node and of all together, with intervals; a ratio on a log axis."""
+    low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
+    lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [("all nodes", pooled)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
+        axes = figure.add_subplot()
+        for y, (name, row) in enumerate(lines):
+            last = name == "all nodes"
+            colour = PALETTE[1] if last else PALETTE[0]
+            axes.plot([row[low], row[high]], [-y, -y], color=colour, lw=1.6)
+            axes.plot(row[ratio or "estimate"], -y, "D" if last else "s", color=colour, ms=7 if last else 5)
+        axes.axvline(1 if ratio else 0, color="#999999", lw=0.8, ls="--")
+        if ratio:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+            axes.xaxis.set_minor_formatter(lambda x, _: "")
+        axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
+        axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
+        return _svg(figure, f"Forest plot of {pooled['term']}")
+
+
+def histogram(rows: Rows, title: str) -> str:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.5, 2.2), layout="constrained")
+        axes = figure.add_subplot()
+        for x, row in enumerate(rows):
+            if row["n"] is None:
+                axes.plot(x, 0, "x", color="#999999", ms=4)
+            else:
+                axes.bar(x, row["n"], width=0.95, color=PALETTE[0])
+        ends = [rows[0]["column"].split(" to ")[0], rows[-1]["column"].split(" to ")[1]]
+        axes.set_xticks([-0.5, len(rows) - 0.5], ends)
+        axes.set(title=title, ylabel="people")
+        return _svg(figure, f"Histogram of {title}")

@@ -1,0 +1,57 @@
+"""report.html: one self-contained page, on screen and on paper, of what was released."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from aggregator import report
+from aggregator.release import AnalysisDocument, Document, Findings
+from aggregator.report import figures, words
+
+RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
+MOST_ROWS = 400
+
+
+def page(document: Document) -> str:
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.globals.update(say=words.say, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number)
+    sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]  # noqa: S704 - drawn by us
+    return environment.get_template("page.html.j2").render(document=document, sections=sections)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _figures(found: AnalysisDocument) -> list[str]:
+    drawn = []
+    if curve := found.tables.get("curve"):
+        drawn.append(figures.curves(curve))
+    if bins := found.tables.get("histogram"):
+        names = dict.fromkeys(row["row"] for row in bins)
+        drawn += [figures.histogram([row for row in bins if row["row"] == name], name) for name in names]
+    drawn += _forests(found)
+    return drawn
+
+
+def _forests(found: AnalysisDocument) -> list[str]:
+    terms = [row for row in found.tables.get("coefficients", ()) if row.get("conf_low") is not None and row["term"] != "(Intercept)"]
+    nodes = {node: _by_term(one) for node, one in found.by_node.items() if one.status == "released"}
+    if not nodes:
+        return []
+    drawn = []
+    for row in terms[:12]:
+        ratio = next((name for name in RATIOS if name in row), "")
+        drawn.append(figures.forest(row, {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows}, ratio))
+    return drawn
+
+
+def _by_term(found: Findings) -> Mapping[str, Mapping[str, Any]]:
+    rows: Sequence[Mapping[str, Any]] = found.tables.get("coefficients", ())
+    return {row["term"]: row for row in rows}

@@ -1,0 +1,39 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def say(name: str, value: Any) -> str:
+    """A cell of a table: three significant decimals, p-values as journals print them, nothing for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if not isinstance(value, float):
+        return str(value)
+    if name.startswith("p_value"):
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if name in ("row_share",):
+        return f"{100 * value:.1f} %"
+    if name in ("time", "probability", "width", "median"):
+        return f"{value:g}"
+    if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e6):
+        return f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 10_000 else f"{value:,.1f}".replace(",", "\u202f")
+
+
+HEADINGS = {
+    "std_error": "std. error", "p_value": "p", "conf_low": "95 % low", "conf_high": "95 % high", "hazard_ratio": "hazard ratio",
+    "hazard_ratio_low": "HR low", "hazard_ratio_high": "HR high", "odds_ratio": "odds ratio", "odds_ratio_low": "OR low", "odds_ratio_high": "OR high",
+    "rate_ratio": "rate ratio", "rate_ratio_low": "RR low", "rate_ratio_high": "RR high", "n_risk": "at risk", "n_event": "events", "n_censor": "censored",
+    "row_share": "share of row", "statistic_lr": "LR statistic", "p_value_lr": "LR p", "log_lik": "log-lik.", "null_log_lik": "null log-lik.",
+    "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
+}  # fmt: skip
+
+
+def heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))

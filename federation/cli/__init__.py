@@ -1,0 +1,1 @@
+"""The `hdh` command: the only place that knows every package."""

@@ -1,0 +1,116 @@
+"""The verbs of `hdh`. Each imports what it needs when it runs, so that `hdh --help` stays quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from federation import __version__, errors
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help="Federated analysis of French health data: the data stay with their producers.")
+study_app = typer.Typer(no_args_is_help=True, help="Write and check studies.")
+node_app = typer.Typer(no_args_is_help=True, help="Look after a node and its data.")
+app.add_typer(study_app, name="study")
+app.add_typer(node_app, name="node")
+
+Format = Literal["text", "json"]
+
+
+def main() -> None:
+    """Shows an HdhError in plain words and exits with its code; anything else is a bug, and crashes."""
+    _one_thread_each()
+    try:
+        app()
+    except errors.HdhError as error:
+        name = type(error).__name__
+        for line in str(error).splitlines() or [""]:
+            print(f"{name}: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _one_thread_each() -> None:
+    """BLAS threads are for large matrices; the sums of a study are faster without. Before numpy is imported."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"hdh-federation {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    from federation import installation
+
+    installation.check()
+
+
+@app.command()
+def simulate(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a pilot (see `hdh pilots`).")],
+    data: Annotated[Optional[Path], typer.Option("--data", help="One table, to be split into nodes by --split-by.")] = None,  # noqa: UP045
+    split_by: Annotated[Optional[str], typer.Option("--split-by", help="The column of --data that says whose row it is.")] = None,  # noqa: UP045
+    node: Annotated[Optional[list[str]], typer.Option("--node", metavar="NAME=FILE", help="A node and its table; repeat it.")] = None,  # noqa: UP045
+    nodes: Annotated[Optional[int], typer.Option("--nodes", min=1, help="Group the values of --split-by into so many nodes.")] = None,  # noqa: UP045
+    contract: Annotated[Optional[Path], typer.Option("--contract", help="The dataset's contract, if not beside the study.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option("--seed", help="For generators of synthetic people.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Where report.html, result.json, tables and the registry go.")] = Path("out/simulate"),
+    engine: Annotated[Literal["local", "flower"], typer.Option("--engine", help="local: in this process. flower: a SuperLink and a process per node.")] = "local",
+    strict: Annotated[bool, typer.Option("--strict", help="Nodes show no small cell to the hub, as real ones by default.")] = False,
+    output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
+) -> None:
+    """Run a study on a whole federation on this machine."""
+    from federation.cli import simulate as verb
+
+    verb.run(study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output)
+
+
+@app.command()
+def pilots() -> None:
+    """List the pilot studies that come with hdh."""
+    from federation.cli import simulate as verb
+
+    verb.list_pilots()
+
+
+@study_app.command("check")
+def study_check(
+    study: Annotated[Path, typer.Argument(metavar="STUDY")],
+    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,  # noqa: UP045
+) -> None:
+    """Check a study against its dataset's contract; no node is asked."""
+    from federation.cli import study as verb
+
+    verb.check(study, contract)
+
+
+@study_app.command("schema")
+def study_schema(what: Annotated[Literal["study", "contract", "node", "result"], typer.Argument()] = "study") -> None:
+    """Print a JSON Schema, for editors and for readers of results."""
+    from federation.cli import study as verb
+
+    verb.schema(what)
+
+
+@node_app.command("check")
+def node_check(
+    site: Annotated[Path, typer.Argument(metavar="NODE.yaml")] = Path("node.yaml"),
+    dataset: Annotated[Optional[str], typer.Option("--dataset", help="Only this dataset.")] = None,  # noqa: UP045
+    output: Annotated[Format, typer.Option("--format")] = "text",
+) -> None:
+    """Check a node's data against their contracts. The report holds counts: it is for the producer, not for the hub."""
+    from federation.cli import node as verb
+
+    verb.check(site, dataset, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A released document in the terminal: tables, curves, who gave what, what was suppressed, where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aggregator import report
+from aggregator.release import AnalysisDocument, Document
+from aggregator.report import words
+
+Rows = Sequence[Mapping[str, Any]]
+MOST_ROWS = 12
+LEFT_OUT = ("histogram", "curve")  # drawn, or in the report
+SHORT = {"coefficients": ("term", "estimate", "std_error", "p_value", "hazard_ratio", "hazard_ratio_low", "hazard_ratio_high", "odds_ratio", "odds_ratio_low", "odds_ratio_high", "rate_ratio", "rate_ratio_low", "rate_ratio_high", "suppressed")}
+
+
+def document(released: Document, out: Path, console: Console) -> None:
+    for name, found in released.analyses.items():
+        _analysis(name, found, console)
+    _contributions(released, console)
+    suppressed = sum(found.suppressed + sum(one.suppressed for one in found.by_node.values()) for found in released.analyses.values())
+    k = next(iter(released.analyses.values())).privacy["min_cell"]
+    console.print(f"\nSuppressed: {suppressed} rows hold a number that stands on fewer than {k} people, or that would give one away." if suppressed else "\nSuppressed: nothing.")
+    for happened in released.provenance["happened"]:
+        console.print(f"Round {happened['round']}, {happened['node']}: {happened['what']}", style="yellow", markup=False)
+    console.print(f"Study of {released.provenance['rounds']} rounds in {released.provenance['seconds']:.2f} s.")
+    console.print(f"Report:  {out / 'report.html'}\nResult:  {out / 'result.json'}\nTables:  {out / 'tables'}", soft_wrap=True)
+
+
+def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
+    title = Text.assemble("\n", (name, "bold"), f"  {found.run}", (f"  {found.exactness}" if found.exactness else "", "green" if found.exactness == "exact" else "yellow"))
+    console.print(title)
+    if found.reason:
+        console.print(f"{found.status}: {found.reason}", style="red", markup=False)
+    if found.why:
+        console.print(found.why, style="dim", markup=False)
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False)
+    for table, rows in found.tables.items():
+        if table == "curve":
+            console.print(plot(rows), markup=False)
+        if table not in LEFT_OUT and rows:
+            _table(table, rows, console)
+
+
+def _table(name: str, rows: Rows, console: Console) -> None:
+    if name == "glance":
+        said = ", ".join(f"{words.heading(key)} {words.say(key, value)}" for key, value in rows[0].items() if value is not None)
+        console.print(said, style="dim", markup=False)
+        return
+    kept = [column for column in report.columns(rows) if column in SHORT.get(name, (column,))]
+    table = Table(title=None if name in ("coefficients", "counts") else words.heading(name), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic")
+    for column in kept:
+        numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(words.heading(column), justify="right" if numeric else "left")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*(Text(_cell(column, row)) for column in kept))
+    console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"... {len(rows) - MOST_ROWS} more rows in the report", style="dim")
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    if row.get(column) is None and row.get("suppressed") and column in row:
+        return "·"
+    return words.say(column, row.get(column))
+
+
+def _contributions(released: Document, console: Console) -> None:
+    table = Table(title="What each node gave (people behind its sums)", title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic")
+    table.add_column("node")
+    for name in released.analyses:
+        table.add_column(name, justify="right")
+    for node in released.provenance["nodes"]:
+        gave = [next(one for one in found.nodes if one.node == node) for found in released.analyses.values()]
+        table.add_row(node, *(words.say("n", one.people) if one.people is not None else one.status for one in gave))
+    console.print()
+    console.print(table)
+    reasons = dict.fromkeys(f"{one.node}: {one.reason}" for found in released.analyses.values() for one in found.nodes if one.reason)
+    for reason in reasons:
+        console.print(reason, style="yellow", markup=False)
+
+
+def plot(rows: Rows, width: int = 64, height: int = 14) -> str:
+    """Survival curves in characters, one letter per group; a curve ends where its rows are withheld."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    last = max((row["time"] for row in rows if row["estimate"] is not None), default=0.0)
+    if not last:
+        return "(nothing to draw: every time is withheld)"
+    lowest = min((row["estimate"] for row in rows if row["estimate"] is not None), default=0.0)
+    floor = max(0.0, int(lowest * 10 - 0.5) / 10)
+    grid = [[" "] * width for _ in range(height)]
+    for letter, group in zip("●○▲△■□◆◇", groups, strict=False):
+        shown = [row for row in rows if row["group"] == group and row["estimate"] is not None]
+        for x in range(width):
+            time = last * x / (width - 1)
+            if shown and time <= shown[-1]["time"]:
+                estimate = next((row["estimate"] for row in reversed(shown) if row["time"] <= time + 1e-9), 1.0)
+                grid[round((height - 1) * (1 - estimate) / (1 - floor)) if floor < 1 else 0][x] = letter
+    lines = [f"{1 - (1 - floor) * y / (height - 1):5.2f} ┤{''.join(row)}" for y, row in enumerate(grid)]
+    legend = "   ".join(f"{letter} {group}" for letter, group in zip("●○▲△■□◆◇", groups, strict=False))
+    return "\n".join([*lines, f"      └{'─' * width}", f"       0{last:>{width - 1}g}", f"       {legend}"])

@@ -1,0 +1,129 @@
+"""`hdh simulate`: a study, some tables, and a whole federation on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aggregator import hub, registry, release, report
+from aggregator.hub import Ask, Outcome
+from federation import errors
+from federation.cli import show
+from federation.cli import study as studies
+from federation.contract import Contract
+from federation.study import Study
+from federation.yaml_source import Source
+from nodes.site import Dataset, Policy, Site
+from simulations import local, pilots
+
+
+def run(name: str, *, data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None, contract: Path | None, seed: int, out: Path, engine: str, strict: bool, output: str) -> None:
+    console = Console(stderr=output == "json", highlight=False)
+    with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
+        made, agreed, source, datasets, notes = _federation(name, Path(scratch), data=data, split_by=split_by, node=node, nodes=nodes, contract=contract, seed=seed)
+        local.check_within_node(datasets)
+        policy = Policy(min_nodes=1) if strict else local.SIMULATED
+        if not strict:
+            notes = [*notes, "exact mode: the simulated nodes trust the hub with their sums; it suppresses small cells at release (--strict: they do not)"]
+        sites = [local.site(node_name, dataset, policy) for node_name, dataset in datasets.items()]
+        console.print(f"[bold]{made.title}[/bold]: {made.question}")
+        console.print(f"{len(sites)} nodes, engine {engine}, study {made.study} ({made.hash[:12]})", style="dim")
+        for note in notes:
+            console.print(f"Note: {note}.", style="dim")
+        started = datetime.now(UTC)
+        outcome = _run(made, agreed, source, sites, engine, Path(scratch), console)
+        document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
+    store = registry.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
+    registry.write(store, document)
+    report.write(document, out)
+    if output == "json":
+        print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        show.document(document, out, console)
+    failed = [f"{key}: {found.reason}" for key, found in document.analyses.items() if found.status == "failed"]
+    if failed:
+        raise errors.RefusalError("\n".join(failed)) if len(failed) == len(document.analyses) and not _answered(document) else errors.ModelError("\n".join(failed))
+
+
+def _answered(document: release.Document) -> bool:
+    return any(one.status == "answered" for found in document.analyses.values() for one in found.nodes)
+
+
+def _folder(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise errors.InputError(f"--out {out}: the folder cannot be made ({reason.strerror}); choose another") from None
+    return out
+
+
+def _run(made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, scratch: Path, console: Console) -> Outcome:
+    with console.status("checking the study") as status:
+
+        def watch(number: int, outcome: Outcome) -> None:
+            still = [str(task_id) for task_id, one in outcome.runs.items() if one.open and not task_id.node]
+            status.update(f"round {number} done" + (f"; still at work: {', '.join(still)}" if still else ""))
+
+        names = [site.name for site in sites]
+        if engine == "flower":
+            from simulations import flower
+
+            return flower.run(made, agreed, sites, scratch, say=status.update)
+        ask: Ask = local.ask_of(sites, datetime.now(UTC).date())
+        return hub.run(made, agreed, ask, names, source=source, watch=watch)
+
+
+def _federation(
+    name: str, scratch: Path, *, data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None, contract: Path | None, seed: int
+) -> tuple[Study, Contract, Source, Mapping[str, Dataset], list[str]]:
+    if data is not None and node:
+        raise errors.InputError("give either --data with --split-by, or --node NAME=FILE several times, not both")
+    if name in pilot_names():
+        pilot: Any = importlib.import_module(f"simulations.pilots.{name}")
+        made, agreed, source = studies.load(Path(pilot.__file__).parent / "study.yaml", contract)
+        if data is None and not node:
+            paths = pilot.make(scratch, seed=seed)
+            return made, agreed, source, {key: Dataset(agreed, str(path)) for key, path in paths.items()}, [pilot.NOTE]
+    else:
+        path = Path(name)
+        if not path.exists():
+            raise errors.InputError(f"{name}: neither a file nor a pilot; the pilots are {', '.join(pilot_names())}")
+        made, agreed, source = studies.load(path, contract)
+    if node:
+        return made, agreed, source, _named(node, agreed), []
+    if data is None or split_by is None:
+        raise errors.InputError("where are the data? Give --data FILE --split-by COLUMN, or --node NAME=FILE several times")
+    note = f"the nodes are simulated: one table, split by {split_by}" + (f" and grouped into {nodes}" if nodes else "")
+    return made, agreed, source, local.split(agreed, data, split_by, nodes), [note]
+
+
+def _named(node: Sequence[str], agreed: Contract) -> dict[str, Dataset]:
+    datasets: dict[str, Dataset] = {}
+    for text in node:
+        key, equals, path = text.partition("=")
+        if not equals or not path:
+            raise errors.InputError(f"--node {text!r}: write it as NAME=FILE, as in --node limoges=limoges.csv")
+        if key in datasets or key != local.slug(key):
+            raise errors.InputError(f"--node {text!r}: a node's name is lower-case letters, digits and dashes, and given once")
+        datasets[key] = Dataset(agreed, path)
+    return datasets
+
+
+def pilot_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(pilots.__path__) if module.ispkg)
+
+
+def list_pilots() -> None:
+    console = Console(highlight=False)
+    for name in pilot_names():
+        pilot: Any = importlib.import_module(f"simulations.pilots.{name}")
+        console.print(f"{name}: {pilot.__doc__.splitlines()[0]}")
+    console.print(f"Run one with: hdh simulate {pilot_names()[0]}", style="dim")
