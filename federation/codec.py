@@ -25,7 +25,7 @@ def query_to_bytes(query: Query) -> bytes:
     packer = _Packer()
     header = {
         "kind": "query",
-        "study": json.loads(query.study.canonical()),
+        "study": query.study.model_dump(mode="json"),
         "contract": query.contract_hash,
         "round": query.round,
         "nodes": list(query.nodes),

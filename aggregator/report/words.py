@@ -21,6 +21,8 @@ def say(name: str, value: Any) -> str:
         return f"{100 * value:.1f} %"
     if name in ("time", "probability", "width", "median"):
         return f"{value:g}"
+    if name.startswith("conf_") and value.is_integer():
+        return f"{value:g}"
     if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e6):
         return f"{value:.3g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 10_000 else f"{value:,.1f}".replace(",", "\u202f")

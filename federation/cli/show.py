@@ -45,7 +45,9 @@ def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
     for table, rows in found.tables.items():
         if table == "curve":
             console.print(plot(rows), markup=False)
-        if table not in LEFT_OUT and rows:
+        if found.run == "crosstab" and table == "counts":
+            _crosstab(rows, console)
+        elif table not in LEFT_OUT and rows:
             _table(table, rows, console)
 
 
@@ -64,6 +66,24 @@ def _table(name: str, rows: Rows, console: Console) -> None:
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... {len(rows) - MOST_ROWS} more rows in the report", style="dim")
+
+
+def _crosstab(rows: Rows, console: Console) -> None:
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for level in dict.fromkeys(row["row"] for row in rows):
+        cells = {row["column"]: row for row in rows if row["row"] == level}
+        table.add_row(level, *(_count(cells[column]) if column in cells else "" for column in columns))
+    console.print(table)
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    if row["n"] is None:
+        return "·"
+    share = words.say("row_share", row["row_share"])
+    return f"{words.say('n', row['n'])} ({share})" if share and row["column"] != "(all)" else words.say("n", row["n"])
 
 
 def _cell(column: str, row: Mapping[str, Any]) -> str:
@@ -94,7 +114,7 @@ def plot(rows: Rows, width: int = 64, height: int = 14) -> str:
     if not last:
         return "(nothing to draw: every time is withheld)"
     lowest = min((row["estimate"] for row in rows if row["estimate"] is not None), default=0.0)
-    floor = max(0.0, int(lowest * 10 - 0.5) / 10)
+    floor = int(lowest * 10) / 10
     grid = [[" "] * width for _ in range(height)]
     for letter, group in zip("●○▲△■□◆◇", groups, strict=False):
         shown = [row for row in rows if row["group"] == group and row["estimate"] is not None]

@@ -38,9 +38,7 @@ def run(name: str, *, data: Path | None, split_by: str | None, node: Sequence[st
         console.print(f"{len(sites)} nodes, engine {engine}, study {made.study} ({made.hash[:12]})", style="dim")
         for note in notes:
             console.print(f"Note: {note}.", style="dim")
-        started = datetime.now(UTC)
-        outcome = _run(made, agreed, source, sites, engine, Path(scratch), console)
-        document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
+        document = _run(made, agreed, source, sites, engine, notes, Path(scratch), console)
     store = registry.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
     registry.write(store, document)
     report.write(document, out)
@@ -65,20 +63,23 @@ def _folder(out: Path) -> Path:
     return out
 
 
-def _run(made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, scratch: Path, console: Console) -> Outcome:
+def _run(made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, notes: Sequence[str], scratch: Path, console: Console) -> release.Document:
     with console.status("checking the study") as status:
 
         def watch(number: int, outcome: Outcome) -> None:
             still = [str(task_id) for task_id, one in outcome.runs.items() if one.open and not task_id.node]
             status.update(f"round {number} done" + (f"; still at work: {', '.join(still)}" if still else ""))
 
-        names = [site.name for site in sites]
         if engine == "flower":
             from simulations import flower
+            from strategies import registry as analyses
 
-            return flower.run(made, agreed, sites, scratch, say=status.update)
-        ask: Ask = local.ask_of(sites, datetime.now(UTC).date())
-        return hub.run(made, agreed, ask, names, source=source, watch=watch)
+            analyses.plan(made, agreed, source)  # what is wrong with a study is said here, with its lines
+            return flower.run(made, agreed, sites, scratch, notes=notes, say=status.update)
+        started = datetime.now(UTC)
+        ask: Ask = local.ask_of(sites, started.date())
+        outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch)
+        return release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
 
 
 def _federation(

@@ -1,0 +1,45 @@
+# `make` alone lists the verbs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+DONE := .venv/.installed
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(DONE): pyproject.toml constraints.txt
+	@echo "Making the environment in .venv (a minute or two, once)"
+	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m pip install --quiet --user virtualenv 2>/dev/null || $(PYTHON) -m pip install --quiet --break-system-packages virtualenv; $(PYTHON) -m virtualenv --quiet .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,postgres,test]'
+	@touch $(DONE)
+
+install: $(DONE) ## make the environment in .venv
+
+demo: $(DONE) ## a federated study on real data, in out/demo
+	@$(BIN)/hdh simulate dialysis --out out/demo
+
+check: $(DONE) ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## all checks and tests
+	$(BIN)/pytest -m 'not slow' -n 2
+
+oracle: $(DONE) ## run R again (apt-get install r-base-core r-cran-survival), and compare with the committed numbers
+	$(BIN)/python -m tests.oracle.rerun
+
+bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
+	$(BIN)/python -m benchmarks.run
+
+slow: $(DONE) ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+format: $(DONE) ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and all that was made
+	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.PHONY: help install demo check test oracle bench slow format clean

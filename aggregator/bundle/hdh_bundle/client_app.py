@@ -1,0 +1,3 @@
+from flwr.clientapp import ClientApp
+
+app = ClientApp()  # answers nothing: our nodes run the ClientApp that they have installed, and fetch no bundle

@@ -1,0 +1,62 @@
+"""An `ask` over Flower's Grid: our own push and pull loop, in waves, every reply checked against who was asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aggregator.hub import Ask
+from federation.messages import Query, Reply
+
+WAVE = 40  # nodes asked at once: the SuperLink serves so many within a second
+
+
+class Post(Protocol):
+    """What we need of Flower: messages out, messages in."""
+
+    def push(self, query: Query, node_ids: Sequence[int]) -> Mapping[str, int]: ...
+    def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a round may take, and how often we look."""
+
+    timeout_s: float = 600.0
+    poll_s: float = 0.1
+
+
+def ask_of(post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> Ask:
+    """`names` maps Flower's node ids to the names that the hub enrolled; a reply under another name is dropped."""
+    ids = {name: node_id for node_id, name in names.items()}
+
+    def ask(query: Query) -> Sequence[Reply]:
+        wanted = [ids[name] for name in query.nodes if name in ids]
+        replies: list[Reply] = []
+        for first in range(0, len(wanted), WAVE):
+            replies += _wave(post, query, wanted[first : first + WAVE], names, patience, note)
+        return sorted(replies, key=lambda reply: reply.node)
+
+    return ask
+
+
+def _wave(post: Post, query: Query, node_ids: Sequence[int], names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> list[Reply]:
+    waiting = dict(post.push(query, node_ids))
+    until = time.monotonic() + patience.timeout_s
+    replies = []
+    while waiting and time.monotonic() < until:
+        for message_id, reply in post.pull(list(waiting)):
+            name = names[waiting.pop(message_id)]
+            if isinstance(reply, str):
+                note(f"{name}: {reply}")
+            elif reply.node != name:
+                note(f"{name} answered under the name {reply.node!r}; dropped")
+            else:
+                replies.append(reply)
+        if waiting:
+            time.sleep(patience.poll_s)
+    for node_id in waiting.values():
+        note(f"{names[node_id]} did not answer within {patience.timeout_s:g} s")
+    return replies

@@ -1,0 +1,56 @@
+"""A study on its way through Flower, as files in the hub's folder: what to run, how far it is, what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from federation import study as studies
+from federation.contract import Contract
+from federation.study import Study
+
+
+@dataclass(frozen=True)
+class Job:
+    """`nodes` maps Flower's node ids to names; `wait_s` for nodes to come online, `timeout_s` for a round."""
+
+    study: Study
+    contract: Contract
+    nodes: Mapping[int, str]
+    wait_s: float = 30.0
+    timeout_s: float = 600.0
+    notes: Sequence[str] = ()
+
+
+def write(folder: Path, name: str, job: Job) -> None:
+    values = {
+        "study": job.study.model_dump(mode="json"), "contract": job.contract.model_dump(mode="json"),
+        "nodes": {str(node_id): node for node_id, node in job.nodes.items()},
+        "wait_s": job.wait_s, "timeout_s": job.timeout_s, "notes": list(job.notes),
+    }  # fmt: skip
+    _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
+
+
+def read(folder: Path, name: str) -> Job:
+    values = json.loads((folder / f"{name}.job.json").read_text(encoding="utf-8"))
+    nodes = {int(node_id): str(node) for node_id, node in values["nodes"].items()}
+    study, contract = studies.parse(json.dumps(values["study"])), Contract.model_validate(values["contract"])
+    return Job(study, contract, nodes, values["wait_s"], values["timeout_s"], tuple(values["notes"]))
+
+
+def progress(folder: Path, name: str, round_number: int) -> None:
+    _replace(folder / f"{name}.round", str(round_number))
+
+
+def finish(folder: Path, name: str, text: str) -> None:
+    _replace(folder / f"{name}.result.json", text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whoever reads the file sees all of it or none."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
