@@ -64,14 +64,19 @@ class Outcome:
     rounds: int
 
 
-def run(study: Study, contract: Contract, ask: Ask, nodes: Sequence[str], *, source: Source | None = None, watch: Callable[[int, Outcome], None] | None = None) -> Outcome:
+def run(
+    study: Study, contract: Contract, ask: Ask, nodes: Sequence[str], *, source: Source | None = None, watch: Callable[[int, Outcome], None] | None = None
+) -> Outcome:
     """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with."""
     tasks = registry.plan(study, contract, source)
     roster = sorted(nodes)
     if len(roster) < study.min_nodes:
         raise errors.RefusalError(f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and {len(roster)} are there: enrol more")
-    runs = {task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task)) for task_id, task in _task_ids(study, tasks, roster)}
-    outcome = Outcome(study, contract, tuple(roster), runs, happened := [], 0)
+    runs = {
+        task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task)) for task_id, task in _task_ids(study, tasks, roster)
+    }
+    happened: list[Happened] = []
+    outcome = Outcome(study, contract, tuple(roster), runs, happened, 0)
     present = list(roster)
     for number in range(1, MOST_ROUNDS + 1):
         waiting = {task_id: one for task_id, one in runs.items() if one.open}
@@ -129,7 +134,9 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], present: Sequ
         if isinstance(answer, Part) and (wrong := misfit(answer, zero)) is None:
             parts[node] = answer
             continue
-        one.refusals[node] = answer if isinstance(answer, Refusal) else Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", wrong or "")
+        one.refusals[node] = (
+            answer if isinstance(answer, Refusal) else Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", wrong or "")
+        )
         if answer is not None:
             happened.append(Happened(number, node, f"{task_id}: {one.refusals[node]}"))
     lost = len(parts) < len(one.nodes)

@@ -45,7 +45,13 @@ def write(engine: sa.Engine, document: Document) -> int:
     statuses = {found.status for found in document.analyses.values()}
     status = "complete" if statuses == {"released"} else "failed" if statuses == {"failed"} else "partial"
     text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False)
-    row = {"study": document.study, "study_hash": document.study_hash, "engine": provenance["engine"], "started": provenance["started"], "finished": provenance["finished"]}
+    row = {
+        "study": document.study,
+        "study_hash": document.study_hash,
+        "engine": provenance["engine"],
+        "started": provenance["started"],
+        "finished": provenance["finished"],
+    }
     with engine.begin() as connection:
         run = int(connection.execute(runs.insert().values(**row, status=status, result=text)).inserted_primary_key[0])  # type: ignore[index]
         events: list[dict[str, Any]] = [{"run": run, **happened} for happened in provenance["happened"]]

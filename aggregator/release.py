@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-import pydantic
 
 from aggregator.hub import Outcome, Run
 from federation import __version__, disclosure
@@ -99,7 +98,11 @@ def _contributions(outcome: Outcome, runs: Sequence[Run], k: int) -> list[Contri
         refusal = next((one.refusals[node] for one in runs if node in one.refusals), None)
         people = int(part.cells["people"][0]) if part else None
         status: Literal["answered", "refused", "silent"] = "answered" if part else "silent" if refusal is None or refusal.rule == "no_answer" else "refused"
-        found.append(Contribution(node=node, status=status, people=people if people and people >= k else None, reason=None if part else str(refusal) if refusal else None))
+        found.append(
+            Contribution(
+                node=node, status=status, people=people if people and people >= k else None, reason=None if part else str(refusal) if refusal else None
+            )
+        )
     return found
 
 
@@ -114,7 +117,9 @@ def _findings(one: Run, k: int) -> Findings:
     result = one.result
     scarce = [name for name in ("people", "events") if 0 < result.n.get(name, k) < k]
     if scarce:
-        return blank.model_copy(update={"status": "withheld", "reason": f"fewer than {k} {' and '.join(scarce)}: widen the cohort, or choose a more frequent outcome"})
+        return blank.model_copy(
+            update={"status": "withheld", "reason": f"fewer than {k} {' and '.join(scarce)}: widen the cohort, or choose a more frequent outcome"}
+        )
     tables, suppressed = clear_tables(result, k)
     return Findings(
         status="released", reason=None, exactness=result.exactness.kind, why=result.exactness.why or None, n=_n_flow(result, k),
@@ -205,7 +210,11 @@ def _curve(table: Table, k: int) -> list[Row]:
         events, exits, left = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("n_event", "n_censor", "n_left"))
         previous = 0
         for index in disclosure.merge_steps(events, exits, left, k):
-            merged = {"n_event": int(events[previous : index + 1].sum()), "n_censor": int(exits[previous : index + 1].sum()), "n_risk": rows[previous]["n_risk"]}
+            merged = {
+                "n_event": int(events[previous : index + 1].sum()),
+                "n_censor": int(exits[previous : index + 1].sum()),
+                "n_risk": rows[previous]["n_risk"],
+            }
             shown.append({name: value for name, value in (rows[index] | merged).items() if name != "n_left"})
             previous = index + 1
         if previous < len(rows):

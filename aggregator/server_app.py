@@ -47,7 +47,7 @@ def _read(message: Message) -> Reply | str:
         return str(error)
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["directory"]))
     name = str(context.run_config["job"])

@@ -17,7 +17,7 @@ LARGEST_HEADER = 64 * 2**20
 _DTYPES = {"f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
 
 
-class CodecError(ValueError):
+class CodecError(Exception):
     """Bytes that are no message of this version."""
 
 
@@ -40,7 +40,7 @@ def query_from_bytes(content: bytes) -> Query:
         states = {TaskId(a, n): State(step, arrays.take(values, "f8")) for a, n, step, values in header["states"]}
         study = studies.parse(json.dumps(header["study"]))
         return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states)
-    except (KeyError, TypeError, ValueError) as reason:
+    except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a query: {type(reason).__name__}") from None
 
 
@@ -67,7 +67,7 @@ def reply_from_bytes(content: bytes) -> Reply:
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
         return Reply(str(header["node"]), int(header["round"]), answers)
-    except (KeyError, TypeError, ValueError) as reason:
+    except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a reply: {type(reason).__name__}") from None
 
 

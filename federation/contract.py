@@ -148,10 +148,7 @@ class Schema:
 
 def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
     """Raises ExpressionError(key, message) through `expression` for the first derived column that is wrong."""
-    fields = {
-        name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node)
-        for name, c in contract.columns.items()
-    }
+    fields = {name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node) for name, c in contract.columns.items()}
     sources = {name: frozenset([name]) for name in fields}
     for name, text in derive.items():
         if name in fields:
@@ -195,7 +192,9 @@ def _known(name: str, column: Column) -> str:
     raw = quote_name(name)
     if column.type == "category":  # 2844 read by a CSV sniffer as a number is still the level '2844'
         raw = f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0$', '\\1')"
-    blank = f"trim(CAST({quote_name(name)} AS VARCHAR)) IN ('', {_texts(column.missing)})" if column.missing else f"trim(CAST({quote_name(name)} AS VARCHAR)) = ''"
+    blank = (
+        f"trim(CAST({quote_name(name)} AS VARCHAR)) IN ('', {_texts(column.missing)})" if column.missing else f"trim(CAST({quote_name(name)} AS VARCHAR)) = ''"
+    )
     if column.type in ("number", "boolean", "date") and not column.missing:
         return raw
     return f"CASE WHEN {blank} THEN NULL ELSE {raw} END"
@@ -249,7 +248,14 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: 
         return [Finding("", "empty", 0, "the table has no rows: check the source's path and filter")]
     found = []
     if most_rows > contract.rows_per_person:
-        found.append(Finding(contract.person, "duplicate person", most_rows, f"a person has more than {contract.rows_per_person} row(s): remove the duplicates or raise rows_per_person"))
+        found.append(
+            Finding(
+                contract.person,
+                "duplicate person",
+                most_rows,
+                f"a person has more than {contract.rows_per_person} row(s): remove the duplicates or raise rows_per_person",
+            )
+        )
     for (name, rule), count in counts.items():
         if rule in _REMEDY and count:
             found.append(Finding(name, rule, count, _REMEDY[rule]))

@@ -42,11 +42,15 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
     if people < k:
         return Refusal("cohort_size", f"fewer than {k} people of this node have no missing value in the columns used: use fewer columns")
     if part.parameters > rules.most_parameters_per_person * people:
-        return Refusal("parameters", f"{part.parameters} coefficients are more than {rules.most_parameters_per_person:g} of this node's people: use fewer terms")
+        return Refusal(
+            "parameters", f"{part.parameters} coefficients are more than {rules.most_parameters_per_person:g} of this node's people: use fewer terms"
+        )
     if not rules.hub_sees_cells:
         small = [name for name, counts in part.cells.items() if name != "people" and is_small(counts, k).any()]
         if small:
-            return Refusal("small_cells", f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge levels or coarsen the grid")
+            return Refusal(
+                "small_cells", f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge levels or coarsen the grid"
+            )
     return None
 
 

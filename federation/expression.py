@@ -47,7 +47,7 @@ class ExpressionError(ValueError):
     """The message names the culprit and the remedy; the caller adds the file and the line."""
 
 
-def compile(text: str, columns: Mapping[str, Column]) -> Expression:  # noqa: A001 - the word for what it does
+def compile(text: str, columns: Mapping[str, Column]) -> Expression:
     reader = _Reader(text, columns)
     term = reader.disjunction()
     reader.expect_end()

@@ -62,7 +62,7 @@ class Model:
 _CALL = re.compile(r"^\s*(Surv|strata|offset|C|factor|as\.factor)\s*\((.*)\)\s*$", re.DOTALL)
 
 
-def compile(text: str, schema: Schema) -> Model:  # noqa: A001 - the word for what it does
+def compile(text: str, schema: Schema) -> Model:
     """Raises ExpressionError, whose message names the culprit and the remedy."""
     left, right = _parse(text)
     survival, response = _response(left, schema) if left else (False, ())
@@ -193,7 +193,7 @@ def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
     """R's rule: a category within a term loses its reference level if the term without it is in the model too."""
     present = {frozenset(f.field.name for f in term) for term in terms} | ({frozenset[str]()} if intercept else set())
     columns = []
-    for term in terms:
+    for term in sorted(terms, key=len):  # main effects first, as R orders them
         products: list[tuple[str, tuple[Factor, ...]]] = [("", ())]
         for factor in term:
             margin = frozenset(f.field.name for f in term if f is not factor)
@@ -210,4 +210,3 @@ def _spread(factor: Variable, *, full: bool) -> list[tuple[str, Factor]]:
         return [(factor.field.name, Factor(factor.field))]
     levels = [i for i in range(len(factor.field.levels)) if full or i != factor.reference]
     return [(f"{factor.field.name}[{factor.field.levels[i]}]", Factor(factor.field, i)) for i in levels]
-

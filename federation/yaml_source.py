@@ -56,8 +56,8 @@ def read(path: Path, error: type[errors.InputError]) -> Source:
 
 
 def parse(text: str, *, name: str, error: type[errors.InputError]) -> Source:
-    loader = _Strict(text)
     try:
+        loader = _Strict(text)
         node = loader.get_single_node()
         lines: dict[Key, int] = {}
         repeated = list(_walk(node, (), lines))
@@ -66,8 +66,8 @@ def parse(text: str, *, name: str, error: type[errors.InputError]) -> Source:
         mark = getattr(reason, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         raise error(f"{where}: not valid YAML: {getattr(reason, 'problem', None) or reason}") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise error(f"{name}: an alias (*) contains itself, or the nesting is too deep; write it out") from None
     if repeated:
         raise error(*(f"{name}:{line}: key {key!r} appears twice; keep one" for key, line in repeated))
     if not isinstance(values, dict):

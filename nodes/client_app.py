@@ -16,7 +16,7 @@ from nodes.service import Office
 def app_of(office: Office, today: Callable[[], date]) -> ClientApp:
     app = ClientApp()
 
-    @app.query("round")
+    @app.query("round")  # type: ignore[untyped-decorator]
     def answer(message: Message, context: Context) -> Message:
         try:
             query = wire.query_of(message)

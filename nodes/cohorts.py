@@ -46,7 +46,9 @@ def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]) -> Se
 
 
 def _most_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
-    row = connection.execute(f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {quote_name(person)} IS NOT NULL GROUP BY {quote_name(person)})").fetchone()
+    row = connection.execute(
+        f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {quote_name(person)} IS NOT NULL GROUP BY {quote_name(person)})"
+    ).fetchone()
     return int(row[0] or 0) if row else 0
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _push(reply: Message, run_id: int, took_s: float, send: Callable[..., Any], 
             with no_object_id_recompute():
                 reply.metadata.__dict__["_message_id"] = reply.object_id
                 needed, session = send(remove_content_from_message(reply), get_object_tree(reply), took_s)
-                push_objects(get_all_nested_objects(reply), lambda object_id, content: push_object(run_id, session, object_id, content), object_ids_to_push=needed)
+                push_objects(get_all_nested_objects(reply), partial(push_object, run_id, session), object_ids_to_push=needed)
             return
         except RunNotRunningException:
             raise
@@ -104,4 +105,4 @@ def _push(reply: Message, run_id: int, took_s: float, send: Callable[..., Any], 
             if attempt == PUSH_TRIES - 1:
                 raise
             log.warning("the hub did not take the reply (%s); trying again", type(error).__name__)
-            stop.wait(random.uniform(0.5, 1.0) * 2**attempt)  # noqa: S311 - spreads retries, protects nothing
+            stop.wait(random.uniform(0.5, 1.0) * 2**attempt)

@@ -68,7 +68,8 @@ def run(study: Study, contract: Contract, sites: Sequence[Site], folder: Path, *
 @contextlib.contextmanager
 def deployed(sites: Sequence[Site], folder: Path, *, say: Callable[[str], Any] = print) -> Iterator[Deployment]:
     """A hub and its nodes, up and enrolled; every process is stopped on the way out."""
-    deployment = Deployment(folder, *(f"127.0.0.1:{port}" for port in free_ports(2)))
+    admin, public = (f"127.0.0.1:{port}" for port in free_ports(2))
+    deployment = Deployment(folder, admin, public)
     say("making keys and certificates")
     pki.make_authority(folder / "pki", ["localhost", "127.0.0.1"])
     pki.make_secret(folder / "superexec.secret")
@@ -113,7 +114,9 @@ def enrol(deployment: Deployment, sites: Sequence[Site]) -> None:
     for site in sites:
         pki.make_node_key(deployment.folder / f"{site.name}.key")
     with ThreadPoolExecutor(2) as pool:  # a call of Flower's command line takes a second of CPU
-        answers = list(pool.map(lambda site: flwr(deployment, "supernode", "register", str(deployment.folder / f"{site.name}.key.pub"), "hub", "--name", site.name), sites))
+        answers = list(
+            pool.map(lambda site: flwr(deployment, "supernode", "register", str(deployment.folder / f"{site.name}.key.pub"), "hub", "--name", site.name), sites)
+        )
     deployment.node_ids |= {site.name: int(answer["node-id"]) for site, answer in zip(sites, answers, strict=True)}
 
 
@@ -146,7 +149,9 @@ def _own_file(site: Site, folder: Path) -> str:
     return str(path)
 
 
-def submit(deployment: Deployment, study: Study, contract: Contract, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print, timeout_s: float = 600.0) -> Document:
+def submit(
+    deployment: Deployment, study: Study, contract: Contract, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print, timeout_s: float = 600.0
+) -> Document:
     name = f"{study.study}-{time.time_ns()}"
     folder = deployment.folder
     jobs.write(folder, name, jobs.Job(study, contract, {i: node for node, i in deployment.node_ids.items()}, START_S, timeout_s, notes))
@@ -174,7 +179,9 @@ def _wait_for_result(deployment: Deployment, name: str, timeout_s: float, say: C
 
 # -- Flower's command line
 def flwr(deployment: Deployment, *arguments: str) -> Any:
-    done = subprocess.run([program("flwr"), *arguments, "--format", "json"], capture_output=True, text=True, env=environment(deployment.folder), check=False, timeout=START_S)
+    done = subprocess.run(
+        [program("flwr"), *arguments, "--format", "json"], capture_output=True, text=True, env=environment(deployment.folder), check=False, timeout=START_S
+    )
     start = done.stdout.find("{")
     answer = json.loads(done.stdout[start:]) if start >= 0 else {}
     if done.returncode or not answer.get("success"):  # it exits with 0 even when it could not

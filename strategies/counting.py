@@ -21,5 +21,3 @@ def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
 
 def reported(cells: Mapping[str, Ints], *more: str) -> dict[str, int]:
     return {name: int(cells[name].sum()) for name in ("people", "rows", "missing", *more)}
-
-

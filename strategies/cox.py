@@ -227,7 +227,9 @@ class Increments:
     outer: Floats
 
 
-def increments(left: Floats, entered: Floats | None, died: Floats, deaths: Floats, observed: Floats, strata: Sequence[tuple[int, int]], ties: str) -> Increments:
+def increments(
+    left: Floats, entered: Floats | None, died: Floats, deaths: Floats, observed: Floats, strata: Sequence[tuple[int, int]], ties: str
+) -> Increments:
     net = left if entered is None else left - entered
     at_risk = np.empty_like(left)  # in a cell: those who leave then or later, less those who enter then or later
     for first, end in strata:
@@ -242,18 +244,18 @@ def increments(left: Floats, entered: Floats | None, died: Floats, deaths: Float
     denominator = S[cell, 0] - f * D[cell, 0]
     c = (deaths[where, 1] / steps)[cell]
     h, q = c / denominator, c / denominator**2
-    over = lambda values: np.bincount(cell, values, len(where))  # noqa: E731
-    h0, h1, q0, q1, q2 = over(h), over(h * f), over(q), over(q * f), over(q * f * f)
+    h0, h1, q0, q1, q2 = (np.bincount(cell, values, len(where)) for values in (h, h * f, q, q * f, q * f * f))
     S1, D1 = S[:, 1:], D[:, 1:]
     k0, k1 = q0[:, None] * S1 - q1[:, None] * D1, q1[:, None] * S1 - q2[:, None] * D1
     mean = (h0[:, None] * S1 - h1[:, None] * D1) / deaths[where, 1:]
     score = observed[1:] - h0 @ S1 + h1 @ D1
     outer = S1.T @ k0 - D1.T @ k1
     log_lik = float(observed[0] - c @ np.log(denominator))
-    return Increments(*(_scatter(x, where, len(left)) for x in (h0, h1, k0, k1, mean)), score, log_lik, outer)
+    everywhere = [_scatter(values, where, len(left)) for values in (h0, h1, k0, k1, mean)]
+    return Increments(everywhere[0], everywhere[1], everywhere[2], everywhere[3], everywhere[4], score, log_lik, outer)
 
 
-def _scatter(values: Floats, where: Ints, size: int) -> Floats:
+def _scatter(values: Any, where: Ints, size: int) -> Floats:
     out = np.zeros((size, *values.shape[1:]))
     out[where] = values
     return out

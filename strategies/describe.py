@@ -15,13 +15,11 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 
-from federation import cohort as cohorts
 from federation import messages
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting
 from strategies.task import Task
 
 FINER = 64  # bins of each round of the search for an exact quantile
@@ -217,7 +215,9 @@ def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Resu
     used = {name: table for name, table in tables.items() if table.rows}
     counts_ = {name: int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")}
     rough = bool(quantiles) and exact is None
-    return Result(used, counts_, Exactness("approximate", "quantiles are read off a histogram, and are right to the `width` beside them") if rough else Exactness())
+    return Result(
+        used, counts_, Exactness("approximate", "quantiles are read off a histogram, and are right to the `width` beside them") if rough else Exactness()
+    )
 
 
 def _quantiles(field: Field, counts: Floats, task: Task, n: int, exact: Floats | None) -> list[Row]:

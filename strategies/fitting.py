@@ -141,7 +141,11 @@ def coefficients(
         row: Row = {"term": name, "estimate": float(estimate), "std_error": error, "statistic": float(ratio), "p_value": float(p_value)}
         row |= {"conf_low": float(estimate - z * error), "conf_high": float(estimate + z * error)}
         if exponentiate:
-            row |= {exponentiate: float(np.exp(estimate)), f"{exponentiate}_low": float(np.exp(row["conf_low"])), f"{exponentiate}_high": float(np.exp(row["conf_high"]))}
+            row |= {
+                exponentiate: float(np.exp(estimate)),
+                f"{exponentiate}_low": float(np.exp(row["conf_low"])),
+                f"{exponentiate}_high": float(np.exp(row["conf_high"])),
+            }
         rows.append(row)
     return rows
 

@@ -281,5 +281,3 @@ def _null_deviance(task: Task, moments: Floats) -> float | None:
     if task.options.family == "poisson":
         return 2 * (wylogy - wy * math.log(mean))
     return -2 * (wy * math.log(mean) + (w - wy) * math.log1p(-mean))
-
-

@@ -70,7 +70,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     groups = tuple(dict.fromkeys(factor.field for term in model.terms for factor in term.factors))
     for field in groups:
         if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f"{field.name!r} is a {field.kind}; curves are drawn by category: derive one, as in `{{older: \"age >= 65\"}}`")
+            raise ExpressionError(f'{field.name!r} is a {field.kind}; curves are drawn by category: derive one, as in `{{older: "age >= 65"}}`')
     grid = timegrid.agree(options.grid, model.response[:-1])
     plan = Plan(model, grid, groups, model.strata, labels(groups) if groups else ("all",))
     if math.prod(plan.shape) > 5_000_000:
@@ -185,7 +185,14 @@ def _summary(label: str, rows: list[Row], table: Life, group: int) -> Row:
         return next((row["time"] for row in rows if row[name] is not None and row[name] <= 0.5 + 1e-12), None)
 
     n = int(table.events[group].sum() + table.exits[group].sum())
-    return {"group": label, "n": n, "n_event": int(table.events[group].sum()), "median": first("estimate"), "conf_low": first("conf_low"), "conf_high": first("conf_high")}
+    return {
+        "group": label,
+        "n": n,
+        "n_event": int(table.events[group].sum()),
+        "median": first("estimate"),
+        "conf_low": first("conf_low"),
+        "conf_high": first("conf_high"),
+    }
 
 
 def _log_rank(table: Life, plan: Plan) -> Row:

@@ -31,7 +31,8 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     if study.dataset != contract.dataset:
         raise errors.StudyError(f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}")
     schema = cohort_schema(study, contract, source)
-    tasks, problems = {}, []
+    tasks: dict[str, Task] = {}
+    problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
             tasks[name] = task(name, entry, schema, source)

@@ -66,4 +66,3 @@ def result(outcome: Outcome, name: str = "a") -> Result:
     one = outcome.runs[TaskId(name)]
     assert one.result is not None, one.failed
     return one.result
-

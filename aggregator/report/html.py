@@ -19,9 +19,11 @@ MOST_ROWS = 400
 
 def page(document: Document) -> str:
     folder = Path(__file__).parent
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.globals.update(say=words.say, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number)
-    sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]  # noqa: S704 - drawn by us
+    sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]
     return environment.get_template("page.html.j2").render(document=document, sections=sections)
 
 

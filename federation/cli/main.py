@@ -11,7 +11,13 @@ import typer
 
 from federation import __version__, errors
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help="Federated analysis of French health data: the data stay with their producers.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Federated analysis of French health data: the data stay with their producers.",
+)
 study_app = typer.Typer(no_args_is_help=True, help="Write and check studies.")
 node_app = typer.Typer(no_args_is_help=True, help="Look after a node and its data.")
 app.add_typer(study_app, name="study")
@@ -63,14 +69,18 @@ def simulate(
     contract: Annotated[Optional[Path], typer.Option("--contract", help="The dataset's contract, if not beside the study.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option("--seed", help="For generators of synthetic people.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where report.html, result.json, tables and the registry go.")] = Path("out/simulate"),
-    engine: Annotated[Literal["local", "flower"], typer.Option("--engine", help="local: in this process. flower: a SuperLink and a process per node.")] = "local",
+    engine: Annotated[
+        Literal["local", "flower"], typer.Option("--engine", help="local: in this process. flower: a SuperLink and a process per node.")
+    ] = "local",
     strict: Annotated[bool, typer.Option("--strict", help="Nodes show no small cell to the hub, as real ones by default.")] = False,
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
 ) -> None:
     """Run a study on a whole federation on this machine."""
     from federation.cli import simulate as verb
 
-    verb.run(study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output)
+    verb.run(
+        study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output
+    )
 
 
 @app.command()

@@ -24,7 +24,12 @@ def check(path: Path, only: str | None, output: str) -> None:
             counts, findings = cohorts.examine(dataset, site.storage, list(dataset.contract.columns))
             reports.append((name, dataset, counts, findings))
     if output == "json":
-        print(json.dumps([{"dataset": name, "rows": counts["", "rows"], "findings": [vars(finding) for finding in findings]} for name, _, counts, findings in reports], indent=2))
+        print(
+            json.dumps(
+                [{"dataset": name, "rows": counts["", "rows"], "findings": [vars(finding) for finding in findings]} for name, _, counts, findings in reports],
+                indent=2,
+            )
+        )
     else:
         _show(reports)
     broken = [name for name, _, _, findings in reports if findings]

@@ -17,7 +17,24 @@ from aggregator.report import words
 Rows = Sequence[Mapping[str, Any]]
 MOST_ROWS = 12
 LEFT_OUT = ("histogram", "curve")  # drawn, or in the report
-SHORT = {"coefficients": ("term", "estimate", "std_error", "p_value", "hazard_ratio", "hazard_ratio_low", "hazard_ratio_high", "odds_ratio", "odds_ratio_low", "odds_ratio_high", "rate_ratio", "rate_ratio_low", "rate_ratio_high", "suppressed")}
+SHORT = {
+    "coefficients": (
+        "term",
+        "estimate",
+        "std_error",
+        "p_value",
+        "hazard_ratio",
+        "hazard_ratio_low",
+        "hazard_ratio_high",
+        "odds_ratio",
+        "odds_ratio_low",
+        "odds_ratio_high",
+        "rate_ratio",
+        "rate_ratio_low",
+        "rate_ratio_high",
+        "suppressed",
+    )
+}
 
 
 def document(released: Document, out: Path, console: Console) -> None:
@@ -26,7 +43,11 @@ def document(released: Document, out: Path, console: Console) -> None:
     _contributions(released, console)
     suppressed = sum(found.suppressed + sum(one.suppressed for one in found.by_node.values()) for found in released.analyses.values())
     k = next(iter(released.analyses.values())).privacy["min_cell"]
-    console.print(f"\nSuppressed: {suppressed} rows hold a number that stands on fewer than {k} people, or that would give one away." if suppressed else "\nSuppressed: nothing.")
+    console.print(
+        f"\nSuppressed: {suppressed} rows hold a number that stands on fewer than {k} people, or that would give one away."
+        if suppressed
+        else "\nSuppressed: nothing."
+    )
     for happened in released.provenance["happened"]:
         console.print(f"Round {happened['round']}, {happened['node']}: {happened['what']}", style="yellow", markup=False)
     console.print(f"Study of {released.provenance['rounds']} rounds in {released.provenance['seconds']:.2f} s.")
@@ -34,7 +55,9 @@ def document(released: Document, out: Path, console: Console) -> None:
 
 
 def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
-    title = Text.assemble("\n", (name, "bold"), f"  {found.run}", (f"  {found.exactness}" if found.exactness else "", "green" if found.exactness == "exact" else "yellow"))
+    title = Text.assemble(
+        "\n", (name, "bold"), f"  {found.run}", (f"  {found.exactness}" if found.exactness else "", "green" if found.exactness == "exact" else "yellow")
+    )
     console.print(title)
     if found.reason:
         console.print(f"{found.status}: {found.reason}", style="red", markup=False)
@@ -57,7 +80,14 @@ def _table(name: str, rows: Rows, console: Console) -> None:
         console.print(said, style="dim", markup=False)
         return
     kept = [column for column in report.columns(rows) if column in SHORT.get(name, (column,))]
-    table = Table(title=None if name in ("coefficients", "counts") else words.heading(name), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic")
+    table = Table(
+        title=None if name in ("coefficients", "counts") else words.heading(name),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title_style="italic",
+    )
     for column in kept:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(words.heading(column), justify="right" if numeric else "left")
@@ -93,7 +123,9 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
 
 
 def _contributions(released: Document, console: Console) -> None:
-    table = Table(title="What each node gave (people behind its sums)", title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic")
+    table = Table(
+        title="What each node gave (people behind its sums)", title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic"
+    )
     table.add_column("node")
     for name in released.analyses:
         table.add_column(name, justify="right")

@@ -25,10 +25,25 @@ from nodes.site import Dataset, Policy, Site
 from simulations import local, pilots
 
 
-def run(name: str, *, data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None, contract: Path | None, seed: int, out: Path, engine: str, strict: bool, output: str) -> None:
+def run(
+    name: str,
+    *,
+    data: Path | None,
+    split_by: str | None,
+    node: Sequence[str],
+    nodes: int | None,
+    contract: Path | None,
+    seed: int,
+    out: Path,
+    engine: str,
+    strict: bool,
+    output: str,
+) -> None:
     console = Console(stderr=output == "json", highlight=False)
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
-        made, agreed, source, datasets, notes = _federation(name, Path(scratch), data=data, split_by=split_by, node=node, nodes=nodes, contract=contract, seed=seed)
+        made, agreed, source, datasets, notes = _federation(
+            name, Path(scratch), data=data, split_by=split_by, node=node, nodes=nodes, contract=contract, seed=seed
+        )
         local.check_within_node(datasets)
         policy = Policy(min_nodes=1) if strict else local.SIMULATED
         if not strict:
@@ -48,7 +63,11 @@ def run(name: str, *, data: Path | None, split_by: str | None, node: Sequence[st
         show.document(document, out, console)
     failed = [f"{key}: {found.reason}" for key, found in document.analyses.items() if found.status == "failed"]
     if failed:
-        raise errors.RefusalError("\n".join(failed)) if len(failed) == len(document.analyses) and not _answered(document) else errors.ModelError("\n".join(failed))
+        raise (
+            errors.RefusalError("\n".join(failed))
+            if len(failed) == len(document.analyses) and not _answered(document)
+            else errors.ModelError("\n".join(failed))
+        )
 
 
 def _answered(document: release.Document) -> bool:
@@ -63,7 +82,9 @@ def _folder(out: Path) -> Path:
     return out
 
 
-def _run(made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, notes: Sequence[str], scratch: Path, console: Console) -> release.Document:
+def _run(
+    made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, notes: Sequence[str], scratch: Path, console: Console
+) -> release.Document:
     with console.status("checking the study") as status:
 
         def watch(number: int, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pydantic
 from rich.console import Console
 
 from federation import contract as contracts
@@ -43,7 +44,8 @@ def schema_of(what: str) -> dict[str, object]:
     from aggregator.release import Document
     from nodes.site import SiteFile
 
-    made = {"study": Study, "contract": Contract, "node": SiteFile, "result": Document}[what].model_json_schema()
+    models: dict[str, type[pydantic.BaseModel]] = {"study": Study, "contract": Contract, "node": SiteFile, "result": Document}
+    made = models[what].model_json_schema()
     if what == "study":
         made["properties"]["analyses"]["additionalProperties"] = {"oneOf": _analyses()}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"hdh {what}", **made}

@@ -42,7 +42,9 @@ def open_rows(connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: 
         relation = _relation(connection, dataset)
         found = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
     except duckdb.Error as reason:
-        raise errors.DataError(f"dataset {dataset.contract.dataset!r}: the source cannot be read ({type(reason).__name__}): check its path and format") from None
+        raise errors.DataError(
+            f"dataset {dataset.contract.dataset!r}: the source cannot be read ({type(reason).__name__}): check its path and format"
+        ) from None
     require(dataset, columns, found)
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
     listed = ", ".join(quote_name(column) for column in columns)
@@ -55,7 +57,9 @@ def open_rows(connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: 
 def require(dataset: Dataset, columns: Sequence[str], found: set[str]) -> None:
     lacking = [column for column in columns if column not in found]
     if lacking:
-        raise errors.DataError(f"dataset {dataset.contract.dataset!r}: the source has no column {', '.join(map(repr, lacking[:5]))}: rename it there, or correct the contract")
+        raise errors.DataError(
+            f"dataset {dataset.contract.dataset!r}: the source has no column {', '.join(map(repr, lacking[:5]))}: rename it there, or correct the contract"
+        )
 
 
 def _relation(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> str:

@@ -1,0 +1,160 @@
+"""Two laws that every registered analysis obeys: any split of the rows gives the pooled answer, and no person moves a
+sum by more than the bound that the Part states. An analysis is tested by being in EXAMPLES, and one that is not fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from federation import cohort as cohorts
+from federation.cohort import Cohort
+from federation.messages import Part, Result, State
+from strategies import registry
+from strategies.task import Task
+from tests import federations
+
+ORACLE = Path(__file__).parents[1] / "oracle"
+TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
+TEXT = (ORACLE / "people.yaml").read_text()
+CONTRACT = federations.contract_of(TEXT.replace(", within_node: true", ""))  # so that any split is allowed
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "describe": [{"columns": ["age", "sex", "died"]}, {"columns": ["dose"], "method": "exact"}],
+    "crosstab": [{"rows": "arm", "columns": "sex"}],
+    "glm": [
+        {"model": "score ~ age + sex"},
+        {"model": "died ~ age * arm", "family": "binomial"},
+        {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson"},
+        {"model": "score ~ dose", "weights": "weight"},
+    ],
+    "cox": [
+        {"model": "Surv(stop, event) ~ age + sex"},
+        {"model": "Surv(start, stop, event) ~ dose + arm", "strata": "sex", "robust": True, "weights": "weight"},
+        {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
+    ],
+    "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1"}],
+    "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
+}
+CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
+
+
+def test_no_analysis_goes_untested() -> None:
+    assert set(EXAMPLES) == set(registry.ANALYSES)
+
+
+def pooled_and_split(options: dict[str, Any], split: np.ndarray, folder: Path) -> tuple[Result, Result]:
+    study = federations.study_of({"a": options})
+    (folder / "whole").mkdir(exist_ok=True)
+    whole = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACT, folder / "whole")
+    parts = federations.sites_of(TABLE, split, CONTRACT, folder)
+    return federations.result(federations.run(study, CONTRACT, whole)), federations.result(federations.run(study, CONTRACT, parts))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 5))
+def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[str, Any], seed: int, nodes: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    person = TABLE["person"].astype(int).to_numpy()  # all rows of a person lie at one node
+    split = rng.choice(nodes, person.max() + 1, p=rng.dirichlet(np.full(nodes, 5.0)))[person]
+    split[person < 30 * nodes] = person[person < 30 * nodes] % nodes  # every node has people enough to answer
+    pooled, federated = pooled_and_split({"run": name, **options}, split, tmp_path)
+    assert pooled.n == federated.n
+    assert pooled.tables.keys() == federated.tables.keys()
+    for table, expected in pooled.tables.items():
+        _check_rows(expected.rows, federated.tables[table].rows)
+
+
+def _check_rows(expected: Any, found: Any) -> None:
+    assert len(expected) == len(found)
+    for one, other in zip(expected, found, strict=True):
+        for column, value in one.items():
+            if isinstance(value, float) and column != "rounds":
+                assert other[column] == pytest.approx(value, rel=1e-8, abs=1e-10)  # sums in another order, then Newton to 1e-9
+            elif column != "rounds":
+                assert other[column] == value
+
+
+# -- bounds
+SMALL = TABLE[TABLE["age"] != ""].head(60)
+
+
+def cohort_of(table: pandas.DataFrame, task: Task) -> Cohort:
+    person = table["person"].astype(int).to_numpy()
+
+    def column(field: Any) -> Any:
+        if field.kind == "category":
+            return np.array([field.levels.index(level) for level in table[field.name]], np.int16)
+        if field.name in table:
+            return table[field.name].astype(float).to_numpy()
+        return np.log(table["exposure"].astype(float).to_numpy() + 1)  # the one derived column of EXAMPLES
+
+    number = np.unique(person, return_inverse=True)[1]
+    return Cohort(number, len(set(person)), len(set(person)), CONTRACT.rows_per_person, lambda asked: {field.name: column(field) for field in asked})
+
+
+def states(task: Task, table: pandas.DataFrame) -> list[State]:
+    """The states of the first rounds: where the bounds depend on the coefficients, they are not the first ones only."""
+    state, found = task.analysis.start(task), []
+    while isinstance(state, State) and len(found) < 4:
+        found.append(state)
+        made = task.analysis.combine([task.analysis.local(cohort_of(table, task), task, state)], task, state)
+        if isinstance(made, Result):
+            break
+        state = made
+    return found
+
+
+def extremes() -> list[pandas.DataFrame]:
+    """The table with one person's rows put at corners of the contract's ranges, and written twice."""
+    numbers = [name for name, column in CONTRACT.columns.items() if column.range]
+    made = [SMALL]
+    for corner in (0, 1):
+        table = SMALL.copy()
+        first = table["person"] == table["person"].iloc[0]
+        for name in numbers:
+            table.loc[first, name] = str(CONTRACT.columns[name].range[corner])
+        table.loc[first, "start"] = "0"
+        table.loc[first, "stop"] = str(CONTRACT.columns["stop"].range[corner] or 1)
+        table.loc[first, ["event", "died"]] = str(corner)
+        table.loc[first, "arm"] = "c"
+        made.append(table)
+    return made
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_no_person_moves_a_sum_by_more_than_its_bound(name: str, options: dict[str, Any]) -> None:
+    task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
+    finite = 0
+    for table in extremes():
+        for state in states(task, table):
+            with_all = task.analysis.local(cohort_of(table, task), task, state)
+            for person in list(dict.fromkeys(table["person"]))[:12]:
+                without = task.analysis.local(cohort_of(table[table["person"] != person], task), task, state)
+                finite += check_bounds(with_all, without)
+    assert finite, "no array of this analysis has a finite bound"
+
+
+def check_bounds(one: Part, other: Part) -> int:
+    finite = 0
+    assert one.sums.keys() == one.bounds.keys()
+    for array, bound in one.bounds.items():
+        moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
+        assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of the sums
+        finite += np.isfinite(bound)
+    return finite
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]) -> None:
+    """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a real Part."""
+    task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
+    state = task.analysis.start(task)
+    zero, real = (task.analysis.local(cohort, task, state) for cohort in (cohorts.empty(task.fields), cohort_of(SMALL, task)))
+    assert {key: array.shape for key, array in zero.sums.items()} == {key: array.shape for key, array in real.sums.items()}
+    assert all(not array.any() for array in zero.sums.values())

@@ -1,0 +1,117 @@
+"""Each kind of mistake in a study or a contract: one error that names file, line, culprit and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation import contract as contracts
+from federation import errors, study
+from simulations.pilots import dialysis
+from strategies import registry
+
+PILOT = Path(str(dialysis.__file__)).parent
+TEXT = (PILOT / "study.yaml").read_text()
+CONTRACT = contracts.load(PILOT / "dialysis.yaml")
+COX = 'model:  {run: cox, model: "Surv(time, event) ~ age + begin + diabetes", strata: centre, results: both}'
+
+
+def check(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    made, source = study.load(path)
+    registry.plan(made, CONTRACT, source)
+
+
+def test_the_pilot_is_in_order(tmp_path: Path) -> None:
+    check(tmp_path, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("min_nodes: 3", "min_node: 3", 7, "unknown key 'min_node'; did you mean 'min_nodes'\\? the keys are study, title"),
+        ("min_nodes: 3", "min_nodes: three", 7, "min_nodes: input should be a valid integer"),
+        ("min_nodes: 3", "min_nodes: 0", 7, "min_nodes: input should be greater than or equal to 1"),
+        ("title: Survival on dialysis\n", "", 0, "title: this key is missing; add it"),
+        ("quality-of-care", "insurance-selection", 4, "forbidden by the public-health code"),
+        ("quality-of-care", "curiosity", 4, "is not a purpose; the purposes are"),
+        ("interest: public", "interest: private", 4, "purpose.interest: input should be 'public'"),
+        ("expires: 2027-12-31", "expires: soon", 5, "authorisation.expires"),
+        ("dataset: dialysis ", "dataset: hearts ", 6, "the study asks for dataset 'hearts', the contract is of 'dialysis'"),
+        ("disease = 'diabetes'", "disease = 'diabete'", 10, "unknown level 'diabete'; the levels are congen, diabetes"),
+        ("disease = 'diabetes'", "diseas = 'diabetes'", 10, "unknown column 'diseas'"),
+        ('# where: "age >= 18"', 'where: "age >= "', 11, "cohort.where: .* ends too early"),
+        ('# where: "age >= 18"', 'where: "age + 18"', 11, "is a number, not a condition"),
+        ("run: cox", "run: coxph", 18, "unknown analysis 'coxph'; did you mean 'cox'\\? the analyses are cox, crosstab"),
+        ("strata: centre", "strate: centre", 18, "unknown key 'strate'; did you mean 'strata'"),
+        ("strata: centre", "strata: center", 18, "strata: unknown column 'center'"),
+        ("strata: centre", "ties: exact", 18, "ties: input should be 'efron' or 'breslow'"),
+        ("age + begin + diabetes", "age + beginn", 18, "unknown column 'beginn'"),
+        ("Surv(time, event) ~ age + begin", "time ~ age + begin", 18, r"needs Surv\(time, event\)"),
+        ("Surv(time, event) ~ age + begin", "Surv(time, age) ~ begin", 18, "the event must be a yes-or-no column"),
+        ("columns: [age, begin, disease]", "columns: [age, patient]", 16, "'patient' is a string; describe takes"),
+        ("columns: [age, begin, disease]", "columns: []", 16, "columns"),
+        ("rows: disease, columns: event", "rows: age, columns: event", 17, "'age' is a number; a cross-table needs categories"),
+        ("every: 3", "every: -3", 19, "every: input should be greater than 0"),
+        ("mode: exact", "mode: dp", 13, "mode dp is not available in this version; write"),
+        ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
+        ("cohort: ", "cohort: [", 0, "not valid YAML"),
+    ],
+)
+def test_a_mistake_names_file_line_culprit_and_remedy(old: str, new: str, line: int, said: str, tmp_path: Path) -> None:
+    assert old in TEXT
+    with pytest.raises(errors.StudyError, match=said) as caught:
+        check(tmp_path, TEXT.replace(old, new, 1))
+    assert f"study.yaml:{line}: " in str(caught.value) if line else "study.yaml" in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    text = TEXT.replace("run: cox", "run: coxph").replace("columns: [age, begin, disease]", "columns: [agee]")
+    with pytest.raises(errors.StudyError) as caught:
+        check(tmp_path, text)
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- list", "\x00", "a: &x [*x]"])
+def test_what_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.StudyError):
+        check(tmp_path, text)
+
+
+def test_no_privacy_mode_means_dp_and_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(errors.StudyError, match="no privacy mode is given, and the default, dp, is not available"):
+        check(tmp_path, TEXT.replace("privacy: {mode: exact, min_cell: 11}", ""))
+
+
+def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
+    def hash_of(text: str) -> str:
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        return study.load(path)[0].hash
+
+    assert hash_of(TEXT) == hash_of(TEXT.replace("# the demo", "# our demo"))
+    assert len({hash_of(TEXT), hash_of(TEXT.replace("every: 3", "every: 4")), hash_of(TEXT.replace("min_cell: 11", "min_cell: 12"))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("person: patient", "person: patients", "'patients' is not among the columns"),
+        ("range: [0, 110]", "range: [110, 0]", "from a lower to a higher number"),
+        ("type: boolean", "type: bool", "columns.event.type: input should be 'number', 'boolean'"),
+        ("levels: [congen, diabetes, hypert, other, renal]", "levels: [congen, congen]", "a level appears twice"),
+        ("levels: [congen, diabetes, hypert, other, renal]", "unit: none", "a category needs its closed list"),
+        ("    unit: years", "    unti: years", "unknown key 'unti'; did you mean 'unit'"),
+        ("version: 1", "version: 0", "version: input should be greater than or equal to 1"),
+    ],
+)
+def test_a_contracts_mistake_names_line_and_remedy(old: str, new: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "dialysis.yaml"
+    text = (PILOT / "dialysis.yaml").read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(errors.ContractError, match=said) as caught:
+        contracts.load(path)
+    assert "dialysis.yaml:" in str(caught.value)
