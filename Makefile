@@ -24,7 +24,7 @@ check: $(DONE) ## formatting, lint, types, import contracts
 	$(BIN)/lint-imports
 
 test: check ## all checks and tests
-	$(BIN)/pytest -m 'not slow' -n 2
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 oracle: $(DONE) ## run R again (apt-get install r-base-core r-cran-survival), and compare with the committed numbers
 	$(BIN)/python -m tests.oracle.rerun

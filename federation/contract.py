@@ -147,15 +147,40 @@ class Schema:
 
 
 def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
-    """Raises ExpressionError(key, message) through `expression` for the first derived column that is wrong."""
+    """Derived columns may lean on each other, in any order. Raises DeriveError for the first that is wrong."""
     fields = {name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node) for name, c in contract.columns.items()}
     sources = {name: frozenset([name]) for name in fields}
-    for name, text in derive.items():
-        if name in fields:
-            raise expression.ExpressionError(f"column {name!r} exists already; give the derived column another name")
-        made = Schema(contract, dict(fields), dict(sources)).express(text)
-        fields[name], sources[name] = _field(name, made), made.names
+    if taken := [name for name in derive if name in fields]:
+        raise DeriveError(taken[0], f"column {taken[0]!r} exists already; give the derived column another name")
+    waiting = dict(derive)
+    while waiting:
+        made, wrong = _derived(Schema(contract, fields, sources), waiting)
+        if not made:
+            name, error = next(iter(wrong.items()))
+            raise DeriveError(name, str(error))
+        fields |= {name: _field(name, one) for name, one in made.items()}
+        sources |= {name: one.names for name, one in made.items()}
+        waiting = {name: waiting[name] for name in wrong}
     return Schema(contract, fields, sources)
+
+
+def _derived(known: Schema, waiting: Mapping[str, str]) -> tuple[dict[str, expression.Expression], dict[str, expression.ExpressionError]]:
+    """Which of `waiting` can be made of the columns known so far, and what is wrong with the others."""
+    made, wrong = {}, {}
+    for name, text in waiting.items():
+        try:
+            made[name] = known.express(text)
+        except expression.ExpressionError as error:
+            wrong[name] = error
+    return made, wrong
+
+
+class DeriveError(expression.ExpressionError):
+    """`name` is the derived column that is wrong."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
 
 
 def _field(name: str, made: expression.Expression) -> Field:

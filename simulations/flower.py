@@ -150,22 +150,30 @@ def _own_file(site: Site, folder: Path) -> str:
 
 
 def submit(
-    deployment: Deployment, study: Study, contract: Contract, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print, timeout_s: float = 600.0
+    deployment: Deployment,
+    study: Study,
+    contract: Contract,
+    *,
+    notes: Sequence[str] = (),
+    say: Callable[[str], Any] = print,
+    timeout_s: float = 600.0,
+    deadline_s: float = 3600.0,
 ) -> Document:
+    """`timeout_s` for a round, `deadline_s` for the study."""
     name = f"{study.study}-{time.time_ns()}"
     folder = deployment.folder
-    jobs.write(folder, name, jobs.Job(study, contract, {i: node for node, i in deployment.node_ids.items()}, START_S, timeout_s, notes))
+    jobs.write(folder, name, jobs.Job(study, contract, {i: node for node, i in deployment.node_ids.items()}, min(START_S, timeout_s), timeout_s, notes))
     say("submitting the study")
     flwr(deployment, "run", str(folder / "bundle"), "hub", "-c", f'directory="{folder}" job="{name}"')
-    found = _wait_for_result(deployment, name, timeout_s, say)
+    found = _wait_for_result(deployment, name, deadline_s, say)
     if "error" in found:
         raise getattr(errors, found["error"])(found["message"])
     return Document.model_validate(found["document"])
 
 
-def _wait_for_result(deployment: Deployment, name: str, timeout_s: float, say: Callable[[str], Any]) -> Mapping[str, Any]:
+def _wait_for_result(deployment: Deployment, name: str, deadline_s: float, say: Callable[[str], Any]) -> Mapping[str, Any]:
     result, progress = (deployment.folder / f"{name}.{kind}" for kind in ("result.json", "round"))
-    until = time.monotonic() + timeout_s + START_S
+    until = time.monotonic() + deadline_s
     while not result.exists():
         if progress.exists():
             say(f"round {progress.read_text()} done")

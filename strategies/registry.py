@@ -9,7 +9,7 @@ from typing import Any
 
 from federation import contract as contracts
 from federation import errors, yaml_source
-from federation.contract import Contract, Schema
+from federation.contract import Contract, DeriveError, Schema
 from federation.expression import ExpressionError
 from federation.study import Analysis as Entry
 from federation.study import Study
@@ -44,14 +44,10 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
 
 
 def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
-    derive: dict[str, str] = {}
-    for name, text in study.cohort.derive.items():
-        derive[name] = text
-        try:
-            schema = contracts.schema(contract, derive)
-        except ExpressionError as error:
-            raise errors.StudyError(f"{source.at('cohort', 'derive', name)}: cohort.derive.{name}: {error}") from None
-    schema = contracts.schema(contract, derive)
+    try:
+        schema = contracts.schema(contract, study.cohort.derive)
+    except DeriveError as error:
+        raise errors.StudyError(f"{source.at('cohort', 'derive', error.name)}: cohort.derive.{error.name}: {error}") from None
     if study.cohort.where is not None:
         try:
             condition = schema.express(study.cohort.where)

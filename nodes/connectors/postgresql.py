@@ -32,8 +32,6 @@ def copy_rows(connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: 
             _copy(server, connection, dataset, columns)
     except psycopg.OperationalError:
         raise errors.DataError(f"dataset {name!r}: the PostgreSQL server does not answer, or refuses the login: check `source` and PGPASSWORD") from None
-    except psycopg.errors.UndefinedTable:
-        raise errors.DataError(f"dataset {name!r}: PostgreSQL has no table {dataset.table!r}: correct `table` in node.yaml") from None
     except psycopg.errors.InsufficientPrivilege:
         raise errors.DataError(f"dataset {name!r}: the login may not read {dataset.table!r}: grant it SELECT on the contract's columns") from None
 
@@ -45,8 +43,11 @@ def _copy(server: object, connection: duckdb.DuckDBPyConnection, dataset: Datase
     assert isinstance(server, Connection) and dataset.table
     table = sql.SQL(".").join(sql.Identifier(part) for part in dataset.table.split("."))
     with server.cursor() as probe:
-        probe.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table))
-        require(dataset, columns, {column.name for column in probe.description or ()})
+        probe.execute("SELECT to_regclass(%s)", [table.as_string(server)])
+        if probe.fetchone() == (None,):
+            raise errors.DataError(f"dataset {dataset.contract.dataset!r}: PostgreSQL has no table {dataset.table!r}: correct `table` in node.yaml")
+        probe.execute("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped", [table.as_string(server)])
+        require(dataset, columns, {str(row[0]) for row in probe.fetchall()})
     # read as text: the contract, not the driver, decides what a value is
     chosen = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
     connection.execute(f"CREATE TEMP TABLE source ({', '.join(f'{quote_name(column)} VARCHAR' for column in columns)})")

@@ -21,7 +21,10 @@ def part(people: int, parameters: int = 0, **cells: list[int]) -> Part:
     return Part({}, {"people": np.array([people]), **{name: np.array(counts) for name, counts in cells.items()}}, {}, parameters)
 
 
-@pytest.mark.parametrize(("people", "everyone", "rule"), [(10, 500, "cohort_size"), (0, 0, "cohort_size"), (495, 500, "cohort_complement"), (500, 500, None), (489, 500, None), (11, 22, None)])
+@pytest.mark.parametrize(
+    ("people", "everyone", "rule"),
+    [(10, 500, "cohort_size"), (0, 0, "cohort_size"), (495, 500, "cohort_complement"), (500, 500, None), (489, 500, None), (11, 22, None)],
+)
 def test_a_cohort_and_its_complement_are_nobody_or_enough(people: int, everyone: int, rule: str | None) -> None:
     refusal = disclosure.check_cohort(people, everyone, Rules(K))
     assert (refusal.rule if refusal else None) == rule
@@ -41,7 +44,11 @@ def test_small_cells_stay_at_a_node_that_shows_none() -> None:
 
 
 def test_a_refusal_names_no_count() -> None:
-    for refusal in (disclosure.check_cohort(7, 500, Rules(K)), disclosure.check_part(part(100, counts=[93, 7]), Rules(K)), disclosure.check_part(part(8), Rules(K))):
+    for refusal in (
+        disclosure.check_cohort(7, 500, Rules(K)),
+        disclosure.check_part(part(100, counts=[93, 7]), Rules(K)),
+        disclosure.check_part(part(8), Rules(K)),
+    ):
         assert refusal is not None and not {"7", "8", "93"} & set(str(refusal).replace(":", " ").replace(",", " ").split())
 
 

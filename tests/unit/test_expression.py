@@ -95,7 +95,27 @@ def test_no_text_reaches_sql_as_it_stands(text: str) -> None:
     duckdb.sql(f"SELECT {made.sql} FROM {ROWS}").fetchall()
 
 
-@given(st.sampled_from(["age + dose", "age - dose", "age * dose", "age / dose", "dose ^ 2", "sqrt(age)", "abs(age - 50)", "exp(dose)", "log(dose)", "-age", "if(died, age, dose)", "(age - 55) ^ 2"]), st.floats(0, 110), st.floats(0.5, 20), st.booleans())
+@given(
+    st.sampled_from(
+        [
+            "age + dose",
+            "age - dose",
+            "age * dose",
+            "age / dose",
+            "dose ^ 2",
+            "sqrt(age)",
+            "abs(age - 50)",
+            "exp(dose)",
+            "log(dose)",
+            "-age",
+            "if(died, age, dose)",
+            "(age - 55) ^ 2",
+        ]
+    ),
+    st.floats(0, 110),
+    st.floats(0.5, 20),
+    st.booleans(),
+)
 def test_values_lie_in_the_stated_interval(text: str, age: float, dose: float, died: bool) -> None:
     made = expression.compile(text, COLUMNS)
     row = duckdb.execute(f"SELECT {made.sql} FROM (SELECT ?::DOUBLE AS age, ?::DOUBLE AS dose, ?::BOOLEAN AS died)", [age, dose, died]).fetchone()

@@ -1,0 +1,92 @@
+"""The same study over a real SuperLink, TLS, signed-in nodes and processes: bit for bit the in-process result."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from aggregator import hub, release
+from federation.cli import study as studies
+from nodes.site import Dataset, Site
+from simulations import flower, local
+from simulations.flower import Deployment
+from simulations.pilots import dialysis
+from tests import federations
+
+PILOT = Path(str(dialysis.__file__)).parent
+STUDY, CONTRACT, SOURCE = studies.load(PILOT / "study.yaml", None)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
+    paths = dialysis.make(tmp_path_factory.mktemp("data"), seed=0)
+    return [local.site(name, Dataset(CONTRACT, str(path))) for name, path in paths.items()]
+
+
+@pytest.fixture(scope="module")
+def deployment(sites: list[Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None) as running:
+        yield running
+
+
+def test_the_result_is_bit_identical_to_the_in_process_one(deployment: Deployment, sites: list[Site]) -> None:
+    document = flower.submit(deployment, STUDY, CONTRACT, say=lambda _: None, timeout_s=60)
+    outcome = federations.run(STUDY, CONTRACT, sites)
+    expected = release.clear(outcome, started=_when(document), finished=_when(document), engine="local")
+    assert json.dumps(document.model_dump(mode="json")["analyses"]) == json.dumps(expected.model_dump(mode="json")["analyses"])
+    assert document.study_hash == STUDY.hash and not document.provenance["happened"]
+
+
+def _when(document: release.Document) -> release.datetime:
+    return release.datetime.fromisoformat(document.provenance["started"])
+
+
+def test_the_public_port_offers_the_fleet_routes_and_nothing_else(deployment: Deployment) -> None:
+    context = ssl.create_default_context(cafile=str(deployment.folder / "pki" / "ca.crt"))
+    with httpx.Client(verify=context) as client:
+        public = f"https://{deployment.public}"
+        assert client.get(f"{public}/health").status_code == 200
+        for path in ("/docs", "/openapi.json", "/v1/control/list-runs", "/v1/runtime/pull-task-input"):
+            assert client.get(public + path).status_code == 404
+            assert client.post(public + path).status_code == 404
+        unsigned = client.post(f"{public}/v1/fleet/pull-messages", content=b"")
+        assert unsigned.status_code in (400, 401, 415, 422)  # no signature, no answer
+        assert client.post(f"{public}/v1/fleet/push-object", content=b"x" * (16 * 2**20 + 1)).status_code == 413
+
+
+def test_a_client_that_does_not_trust_our_ca_is_not_served(deployment: Deployment) -> None:
+    host, port = deployment.public.rsplit(":", 1)
+    with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection((host, int(port))) as plain:
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+
+
+def test_no_node_listens_on_a_port(deployment: Deployment, sites: list[Site]) -> None:
+    listening = {line.split()[9] for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:] if line.split()[3] == "0A"}
+    for site in sites:
+        opened = Path(f"/proc/{deployment.processes[site.name].pid}/fd").iterdir()
+        sockets = {str(link.readlink())[8:-1] for link in opened if str(link.readlink()).startswith("socket:[")}
+        assert not sockets & listening
+
+
+def test_a_killed_node_leaves_the_study_to_the_others(deployment: Deployment, sites: list[Site]) -> None:
+    """Last in this module: the node stays dead. It falls silent, and the round's timeout leaves it out."""
+    gone = sites[0].name
+    deployment.processes[gone].kill()
+    deployment.processes[gone].wait()
+    started = time.monotonic()
+    document = flower.submit(deployment, STUDY, CONTRACT, say=lambda _: None, timeout_s=8)
+    assert time.monotonic() - started < 60
+    others = [site for site in sites if site.name != gone]
+    expected = hub.run(STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others])
+    found = document.analyses["model"]
+    assert [row["estimate"] for row in found.tables["coefficients"]] == [
+        row["estimate"] for row in federations.result(expected, "model").tables["coefficients"].rows
+    ]
+    assert next(one for one in found.nodes if one.node == gone).status == "silent"

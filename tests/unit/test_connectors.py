@@ -1,0 +1,165 @@
+"""The same rows from every kind of source: CSV, Parquet (one file and a folder), DuckDB, PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas
+import pytest
+
+from federation import contract as contracts
+from federation import errors
+from nodes import cohorts, connectors
+from nodes.site import Dataset, Storage
+from tests import federations
+
+CONTRACT = federations.contract_of("""
+dataset: people
+version: 1
+person: id
+rows_per_person: 3
+columns:
+  id: {type: string}
+  x: {type: number, range: [-10, 10]}
+  g: {type: category, levels: ["1", "2", "é'"]}
+  y: {type: boolean}
+  day: {type: date}
+""")
+RNG = np.random.default_rng(3)
+TABLE = pandas.DataFrame(
+    {
+        "id": np.arange(300) // 2,
+        "x": RNG.normal(0, 2, 300),
+        "g": RNG.choice(["1", "2", "é'"], 300),
+        "y": RNG.random(300) < 0.5,
+        "day": pandas.to_datetime("2026-01-01") + pandas.to_timedelta(RNG.integers(0, 300, 300), "D"),
+        "secret": "never read",
+    }
+)
+TABLE.loc[5, "x"] = None
+TABLE.loc[6, "g"] = None
+
+
+def columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    schema = contracts.schema(dataset.contract, {"late": "day >= '2026-06-01'"})
+    fields = [schema.field(name) for name in ("x", "g", "y", "late")]
+    cohort, findings = cohorts.open_cohort(dataset, Storage(), schema, fields, None)
+    assert not findings and cohort.people == 150
+    return dict(cohort.columns(fields)) | {"person": cohort.person}
+
+
+def check(dataset: Dataset) -> None:
+    found = columns_of(dataset)
+    order = np.argsort(TABLE["x"].to_numpy())
+    mine = np.argsort(found["x"])
+    np.testing.assert_array_equal(found["x"][mine], TABLE["x"].to_numpy()[order])  # to the last bit
+    levels = {"1": 0, "2": 1, "é'": 2}
+    np.testing.assert_array_equal(found["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order])
+    np.testing.assert_array_equal(found["y"][mine], TABLE["y"].to_numpy(float)[order])
+    np.testing.assert_array_equal(found["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order])
+
+
+def test_csv(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "p.csv", index=False)
+    check(Dataset(CONTRACT, str(tmp_path / "p.csv")))
+
+
+def test_parquet_in_one_file_and_in_a_folder(tmp_path: Path) -> None:
+    rows = TABLE
+    duckdb.sql(f"COPY rows TO '{tmp_path / 'p.parquet'}' (FORMAT parquet)")
+    duckdb.sql(f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g), WRITE_PARTITION_COLUMNS true)")
+    check(Dataset(CONTRACT, str(tmp_path / "p.parquet")))
+    check(Dataset(CONTRACT, str(tmp_path / "folder")))
+    assert len(rows) == 300
+
+
+def test_duckdb(tmp_path: Path) -> None:
+    rows = TABLE
+    with duckdb.connect(str(tmp_path / "p.duckdb")) as stored:
+        stored.execute("CREATE SCHEMA care; CREATE TABLE care.people AS SELECT * FROM rows")
+    check(Dataset(CONTRACT, str(tmp_path / "p.duckdb"), "care.people"))
+    assert len(rows) == 300
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server of our own, on a socket in a private folder."""
+    programs = _postgresql_programs()
+    home = tmp_path_factory.mktemp("postgresql")
+    shutil.chown(home, "nobody") if os.getuid() == 0 else None
+    for parent in home.parents:
+        if parent != Path("/") and str(parent).startswith("/tmp/") and os.getuid() == 0:
+            parent.chmod(0o755)
+    as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
+    environment = {**os.environ, "HOME": str(home), "LC_ALL": "C.UTF-8"}
+    run = {"check": True, "env": environment, "cwd": str(home), "stdout": subprocess.DEVNULL}
+    subprocess.run([*as_user, f"{programs}initdb", "-D", f"{home}/data", "-U", "hdh", "-A", "trust", "-E", "UTF8"], **run)
+    subprocess.run([*as_user, f"{programs}pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", f"-k {home} -c listen_addresses=''", "start"], **run)
+    yield f"postgresql:///postgres?host={home}&user=hdh"
+    subprocess.run([*as_user, f"{programs}pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop"], **run)
+
+
+def _postgresql_programs() -> str:
+    """The folder of initdb; installs Debian's postgresql where there is none."""
+    if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        if os.getuid() != 0 or not shutil.which("apt-get"):
+            pytest.fail("no PostgreSQL server on this machine: install one (Debian: apt-get install postgresql)")
+        subprocess.run(
+            ["sh", "-c", "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql"], check=True, stdout=subprocess.DEVNULL
+        )
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return f"{found[-1].parent}/" if found else ""
+
+
+def test_postgresql(postgresql: str) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql) as server, server.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text, y boolean, day date, secret text)")
+        with cursor.copy("COPY care.people FROM STDIN") as copy:
+            for row in TABLE.itertuples(index=False):
+                copy.write_row([row.id, None if np.isnan(row.x) else row.x, row.g if isinstance(row.g, str) else None, bool(row.y), row.day.date(), row.secret])
+        cursor.execute("CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x, g, y, day) ON care.people TO reader")
+    check(Dataset(CONTRACT, postgresql, "care.people"))
+    check(Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people"))  # may not read `secret`, and need not
+    for dataset, said in [
+        (Dataset(CONTRACT, postgresql, "care.persons"), "has no table 'care.persons'"),
+        (Dataset(CONTRACT, postgresql), "needs its `table`"),
+        (Dataset(CONTRACT, "postgresql:///postgres?host=/nowhere&user=hdh", "care.people"), "does not answer"),
+        (
+            Dataset(federations.contract_of("dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type: string}"), postgresql, "care.people"),
+            "no column 'nobody'",
+        ),
+    ]:
+        with pytest.raises(errors.DataError, match=said):
+            connectors.open_rows(connectors.connect(Storage()), dataset, list(dataset.contract.columns))
+
+
+def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "p.csv", index=False)
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, Dataset(CONTRACT, str(tmp_path / "p.csv")), ["id", "x"])
+    assert [row[0] for row in connection.execute("DESCRIBE source").fetchall()] == ["id", "x"]
+
+
+def test_the_engines_limits_are_set(tmp_path: Path) -> None:
+    connection = connectors.connect(Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB"))
+    row = connection.execute("SELECT current_setting('memory_limit'), current_setting('temp_directory'), current_setting('max_temp_directory_size')").fetchone()
+    assert row is not None and row[0] == "286.1 MiB" and row[1] == str(tmp_path) and row[2] == "953.6 MiB"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("gone.csv", "does not exist"), ("p.xlsx", "unknown kind of source"), ("broken.parquet", "cannot be read"), ("p.csv", "no column 'x'")]
+)
+def test_a_source_that_cannot_be_read_says_what_to_do(source: str, said: str, tmp_path: Path) -> None:
+    for name, content in (("p.xlsx", b"PK"), ("broken.parquet", b"no parquet"), ("p.csv", b"id,other\n1,2\n")):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError, match=said) as caught:
+        connectors.open_rows(connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / source)), ["id", "x"])
+    assert str(tmp_path) not in str(caught.value)

@@ -1,0 +1,90 @@
+"""The upgrade gate: the private names of Flower that nodes/fleet.py and aggregator/superlink.py lean on, as of the pin.
+
+A failure here means: read the new Flower, adapt the two files, and only then move the pin."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nodes
+
+
+def test_the_pin() -> None:
+    assert metadata.version("flwr") == "1.41.0"
+
+
+def test_a_connection_yields_the_eight_callables_in_this_order() -> None:
+    from flwr.supernode.fleet_http_connection import http_request_response
+
+    source = inspect.getsource(http_request_response)
+    found = re.search(r"yield \(\s*(.*?)\)", source, re.DOTALL)
+    assert found is not None
+    names = [name.strip() for name in found.group(1).split(",") if name.strip()]
+    assert names == ["node.node_id", "receive", "send", "get_run", "get_fab", "pull_object", "push_object", "confirm_message_received"]
+    assert list(inspect.signature(http_request_response).parameters) == [
+        "server_address",
+        "insecure",
+        "root_certificates",
+        "authentication_keys",
+        "max_retries",
+        "max_wait_time",
+    ]
+    assert "GetFab" not in source.split("def get_fab")[0]  # connecting fetches no code
+
+
+def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
+    from flwr.superlink.config_loader import SuperLinkLifespanConfig
+    from flwr.superlink.main import create_app
+
+    assert {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)} == {
+        "control_address", "health_server_address", "host", "port", "insecure", "certificates", "superexec_auth_secret", "authn_plugin",
+        "event_log_plugin", "fleet_event_log_plugin", "enable_event_log", "artifact_provider", "enable_supernode_auth", "fleet_api_type",
+        "fleet_api_address", "simulation", "ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install",
+    }  # fmt: skip
+    assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
+
+
+def test_a_pushed_message_names_its_sender_where_our_filter_looks() -> None:
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+    request = PushMessagesRequest()
+    request.node.node_id = 5
+    request.messages_list.add().metadata.src_node_id = 5
+    assert PushMessagesRequest.FromString(request.SerializeToString()) == request
+
+
+def test_a_pickled_array_is_not_loaded() -> None:
+    from flwr.app import Array
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="pickle"):
+        Array("object", (1,), "numpy.ndarray", buffer.getvalue()).numpy()
+
+
+def test_the_nodes_code_has_no_loader() -> None:
+    """No name by which code could be fetched, unpacked, imported by text, or run."""
+    forbidden = {"get_fab", "install_from_fab", "load_app", "importlib", "exec", "eval", "compile", "subprocess", "pickle", "runpy", "__import__"}
+    for path in Path(str(nodes.__file__)).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        used |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+        assert not used & forbidden, path.name
+
+
+def test_flower_is_not_imported_by_what_does_not_need_it() -> None:
+    import subprocess
+
+    code = "import sys, federation.cli.main, nodes.service, aggregator.hub, simulations.local; print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

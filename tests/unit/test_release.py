@@ -1,0 +1,140 @@
+"""The second door: what a released document shows, table by table."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+from aggregator import release, report
+from aggregator.release import Document
+from federation.cli import study as studies
+from federation.messages import Result, Table
+from tests import federations
+
+K = 11
+N = {"people": 500, "rows": 500, "missing": 0}
+
+
+def cleared(table: Table, **more: Table) -> dict[str, Any]:
+    tables, _ = release.clear_tables(Result({"t": table, **more}, N), K)
+    return tables
+
+
+def cells(counts: list[list[int]]) -> Table:
+    return Table([{"row": f"r{i}", "column": f"c{j}", "n": n, "row_share": 0.5} for i, row in enumerate(counts) for j, n in enumerate(row)], door="cells")
+
+
+def test_a_small_cell_is_null_with_the_reason_beside_it_never_zero() -> None:
+    rows = cleared(cells([[5, 100, 100], [100, 100, 100], [100, 100, 100]]))["t"]
+    first = next(row for row in rows if (row["row"], row["column"]) == ("r0", "c0"))
+    assert first == {"row": "r0", "column": "c0", "n": None, "row_share": None, "suppressed": "<11"}
+    assert sum(row.get("suppressed") == "withheld" for row in rows) == 3  # one more in its row, its column, and theirs
+
+
+def test_an_empty_cell_is_zero() -> None:
+    assert next(row for row in cleared(cells([[0, 50], [50, 50]]))["t"] if row["column"] == "c0")["n"] == 0
+
+
+def test_a_test_over_a_table_with_withheld_cells_is_withheld() -> None:
+    chi = Table([{"statistic": 3.1, "df": 1}], follows="t")
+    assert cleared(cells([[5, 100], [100, 100]]), chi=chi)["chi"] == [{"statistic": None, "df": None, "suppressed": "withheld"}]
+    assert cleared(cells([[50, 100], [100, 100]]), chi=chi)["chi"] == [{"statistic": 3.1, "df": 1}]
+
+
+def test_a_curve_keeps_its_estimates_and_merges_small_steps() -> None:
+    rows = [{"group": "g", "time": float(t), "n_risk": 100 - 8 * t, "n_event": 4, "n_censor": 4, "n_left": 92 - 8 * t, "estimate": 0.99**t} for t in range(11)]
+    shown = cleared(Table(rows, door="curve"))["t"]
+    kept = [row for row in shown if "suppressed" not in row]
+    assert kept and all(row["n_event"] >= K and row["n_censor"] >= K for row in kept)
+    assert all(row["estimate"] == 0.99 ** row["time"] for row in kept)
+    assert kept[1]["n_risk"] == kept[0]["n_risk"] - kept[0]["n_event"] - kept[0]["n_censor"]  # of the merged step's start
+    assert shown[-1]["suppressed"] == "<11" and shown[-1]["estimate"] is None and "n_left" not in shown[0]
+
+
+def test_estimates_of_few_people_are_null() -> None:
+    shown = cleared(Table([{"column": "x", "n": 7, "mean": 3.2}, {"column": "y", "n": 70, "mean": 3.4}]))["t"]
+    assert shown[0] == {"column": "x", "n": None, "mean": None, "suppressed": "<11"} and shown[1]["mean"] == 3.4
+
+
+def test_an_extreme_quantile_that_few_people_lie_beyond_is_null() -> None:
+    shown = cleared(Table([{"column": "x", "probability": 0.01, "n": 5, "n_column": 500, "estimate": 1.0}]))["t"]
+    assert shown[0]["estimate"] is None and shown[0]["suppressed"] == "<11"
+
+
+CONTRACT = federations.contract_of("""
+dataset: people
+version: 1
+person: id
+columns:
+  id: {type: string}
+  x: {type: number, range: [0, 100]}
+  g: {type: category, levels: [a, b, "<script>"]}
+  y: {type: boolean}
+""")
+
+
+def document(tmp_path: Path, analyses: dict[str, Any], *, events: int = 60, missing: int = 0) -> Document:
+    table = pandas.DataFrame(
+        {"id": np.arange(300), "x": np.arange(300) % 97, "g": np.where(np.arange(300) % 3 == 0, "a", "b"), "y": (np.arange(300) < events).astype(int)}
+    ).astype(object)
+    table.loc[table.index[:missing], "x"] = ""
+    sites = federations.sites_of(table, np.arange(300) % 3, CONTRACT, tmp_path)
+    outcome = federations.run(federations.study_of(analyses, title="<b>bold</b>"), CONTRACT, sites)
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    return release.clear(outcome, started=now, finished=now, engine="local")
+
+
+def test_a_model_of_few_events_is_withheld_whole(tmp_path: Path) -> None:
+    found = document(tmp_path, {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}}, events=6).analyses["a"]
+    assert found.status == "withheld" and found.tables == {} and "fewer than 11 events" in str(found.reason)
+
+
+def test_few_missing_rows_are_not_counted_out(tmp_path: Path) -> None:
+    """300 people, 4 without x: neither 4 nor 296 is shown."""
+    text = json.dumps(
+        document(
+            tmp_path, {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}, "d": {"run": "describe", "columns": ["x"], "bins": 5}}, missing=4
+        ).model_dump(mode="json")["analyses"]["a"]["n"]
+    )
+    assert json.loads(text) == {"people": 300, "rows": 300, "missing": None, "events": 56}
+
+
+def test_no_minimum_or_maximum_is_ever_released(tmp_path: Path) -> None:
+    found = document(tmp_path, {"a": {"run": "describe", "columns": ["x"], "method": "exact"}}).analyses["a"]
+    assert not {name for rows in found.tables.values() for row in rows for name in row} & {"min", "max", "minimum", "maximum"}
+
+
+def test_result_json_keeps_to_its_committed_schema() -> None:
+    committed = Path(__file__).parents[2] / "docs" / "result.schema.json"
+    assert json.loads(committed.read_text()) == studies.schema_of("result"), (
+        "run: hdh study schema result > docs/result.schema.json, and raise SCHEMA_VERSION if a reader must change"
+    )
+
+
+def test_the_files_of_a_report(tmp_path: Path) -> None:
+    made = document(
+        tmp_path, {"a": {"run": "glm", "model": "y ~ x + g", "family": "binomial", "results": "both"}, "d": {"run": "describe", "columns": ["x", "g"]}}
+    )
+    report.write(made, tmp_path / "out")
+    text = (tmp_path / "out" / "result.json").read_text()
+    assert Document.model_validate_json(text).model_dump(mode="json") == made.model_dump(mode="json")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg") >= 2 and "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
+    assert "<b>bold</b>" not in page and "&lt;b&gt;bold" in page and "<script>" not in page
+    rows = pandas.read_csv(tmp_path / "out" / "tables" / "a.coefficients.csv")
+    np.testing.assert_allclose(rows["estimate"].dropna(), [row["estimate"] for row in made.analyses["a"].tables["coefficients"] if row["estimate"] is not None])
+    assert (tmp_path / "out" / "tables" / "a@n0.coefficients.csv").exists()
+
+
+@pytest.mark.parametrize("what", ["study", "contract", "node", "result"])
+def test_schemas_for_editors_are_whole(what: str) -> None:
+    made = studies.schema_of(what)
+    assert made["$schema"] and made["properties"]
