@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.contract import Field
-from federation.formula import Term
+from federation.formula import Factor, Term
 from federation.messages import Floats, Ints
 
 Column = NDArray[Any]
@@ -66,22 +66,30 @@ def count_people(person: Ints, rows_per_person: int) -> int:
     return len(person) if rows_per_person == 1 else len(np.unique(person))
 
 
-def design(terms: Iterable[Term], columns: Mapping[str, Column], rows: Any, *, centre: Floats, scale: Floats) -> Floats:
-    """(n, n_terms) C-ordered: each term's product of factors over `rows`, less its centre, over its scale."""
+def kept_rows(keep: NDArray[np.bool_]) -> Any:
+    """What picks the rows of `keep` from a column: a slice where it is all of them, which copies nothing."""
+    return slice(None) if keep.all() else np.flatnonzero(keep)
+
+
+def design(terms: Iterable[Term], columns: Mapping[str, Column], rows: Any, *, centre: Floats, scale: Floats, intercept: bool = False) -> Floats:
+    """(n, p), one column after the other in memory: each term's product of factors over `rows`, less its centre, over
+    its scale; before them a column of ones if `intercept`."""
     terms = tuple(terms)
-    matrix = np.empty((len(rows), len(terms)))
-    for block in (slice(i, i + 16384) for i in range(0, len(rows), 16384)):  # a block stays in the cache
-        picked = {name: column[rows[block]] for name, column in columns.items()}
-        for j, term in enumerate(terms):
-            first, *others = term.factors
-            values = _factor(first, picked)
-            for factor in others:
-                values = values * _factor(factor, picked)
-            np.subtract(values, centre[j], out=matrix[block, j])
-            matrix[block, j] /= scale[j]
+    first = next(iter(columns.values()))[rows]
+    matrix = np.empty((len(first), len(terms) + intercept), order="F")
+    matrix[:, : int(intercept)] = 1.0
+    for j, term in enumerate(terms):
+        column = matrix[:, j + intercept]
+        head, *others = term.factors
+        np.subtract(_factor(head, columns, rows), centre[j] if not others else 0.0, out=column)
+        for factor in others:
+            column *= _factor(factor, columns, rows)
+        if others:
+            column -= centre[j]
+        column *= 1 / scale[j]
     return matrix
 
 
-def _factor(factor: Any, columns: Mapping[str, Column]) -> Floats:
-    column = columns[factor.field.name]
+def _factor(factor: Factor, columns: Mapping[str, Column], rows: Any) -> Floats:
+    column = columns[factor.field.name][rows]
     return column if factor.level is None else (column == factor.level).astype(np.float64)

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,7 @@ class Contract(Frozen):
             raise ValueError(f"person: {self.person!r} is not among the columns; name the column that identifies a person")
         return self
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
@@ -199,9 +200,14 @@ def _inline(sql: str, definitions: Mapping[str, str]) -> str:
 
 
 # -- SQL: typed columns, and the checks
-def typed(name: str, column: Column) -> str:
-    """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL."""
-    value = f"TRY_CAST({_known(name, column)} AS {SQL_TYPE[column.kind]})"
+def typed(name: str, column: Column, raw_type: str, *, whole: bool = False) -> str:
+    """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL.
+
+    `raw_type` is DuckDB's name of the type that the source gives it; a number that comes as one needs no reading,
+    and in a column that is known to be `whole` nothing is missing."""
+    value = _cast(name, column, raw_type)
+    if whole:
+        return value
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
     if column.kind == "number":
@@ -213,15 +219,29 @@ def typed(name: str, column: Column) -> str:
     return value
 
 
-def _known(name: str, column: Column) -> str:
-    raw = quote_name(name)
-    if column.type == "category":  # 2844 read by a CSV sniffer as a number is still the level '2844'
-        raw = f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0$', '\\1')"
-    blank = (
-        f"trim(CAST({quote_name(name)} AS VARCHAR)) IN ('', {_texts(column.missing)})" if column.missing else f"trim(CAST({quote_name(name)} AS VARCHAR)) = ''"
-    )
-    if column.type in ("number", "boolean", "date") and not column.missing:
+def _cast(name: str, column: Column, raw_type: str) -> str:
+    raw = _known(name, column, raw_type)
+    if column.kind == "category" and raw_type != "VARCHAR":  # 2844 stored as a number is still the level '2844'
+        return f"regexp_replace(lower(CAST({raw} AS VARCHAR)), '^(-?[0-9]+)\\.0$', '\\1')" if raw_type in NUMERIC else f"CAST({raw} AS VARCHAR)"
+    if raw_type == SQL_TYPE[column.kind]:
         return raw
+    return f"TRY_CAST({raw} AS {SQL_TYPE[column.kind]})"
+
+
+NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT", "HUGEINT")
+
+
+def _is_native(column: Column, raw_type: str) -> bool:
+    """The source's own type leaves nothing to be read from text."""
+    return not column.missing and ((column.kind == "number" and raw_type in NUMERIC) or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind]))
+
+
+def _known(name: str, column: Column, raw_type: str) -> str:
+    raw = quote_name(name)
+    if _is_native(column, raw_type):
+        return raw
+    text = f"trim(CAST({raw} AS VARCHAR))" if raw_type != "VARCHAR" else f"trim({raw})"
+    blank = f"{text} IN ('', {_texts(column.missing)})" if column.missing else f"{text} = ''"
     return f"CASE WHEN {blank} THEN NULL ELSE {raw} END"
 
 
@@ -238,18 +258,17 @@ class Check:
     sql: str
 
 
-def checks(contract: Contract, names: Sequence[str]) -> list[Check]:
+def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str]) -> list[Check]:
     """The checks of the named columns, each an aggregate over the raw table."""
     found = [Check("", "rows", "count(*)"), Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})")]
     for name in names:
-        column = contract.columns[name]
-        value, cast = typed(name, column), f"TRY_CAST({_known(name, column)} AS {SQL_TYPE[column.kind]})"
-        given = f"trim(CAST({_known(name, column)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
-        found.append(Check(name, "missing", f"count(*) FILTER ({value} IS NULL)"))
-        if column.kind == "category":
-            found.append(Check(name, "unknown level", f"count(*) FILTER ({given} AND {value} IS NULL)"))
-        elif column.kind != "string":
-            found.append(Check(name, "wrong type", f"count(*) FILTER ({given} AND {cast} IS NULL)"))
+        column, raw_type = contract.columns[name], raw_types[name]
+        value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
+        found.append(Check(name, "missing", f"count(*) - count({value})"))
+        if column.kind != "string" and not _is_native(column, raw_type):
+            given = f"trim(CAST({_known(name, column, raw_type)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
+            rule, lost = ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
+            found.append(Check(name, rule, f"count(*) FILTER ({given} AND {lost} IS NULL)"))
         if column.kind == "number" and column.outside == "refuse":
             low, high = (x if math.isfinite(x) else math.copysign(1.7976931348623157e308, x) for x in column.interval)
             found.append(Check(name, "range", f"count(*) FILTER ({value} NOT BETWEEN {low!r} AND {high!r})"))

@@ -86,6 +86,11 @@ class Study(Frozen):
         """SHA-256 of the canonical JSON: any edit of any value changes it, comments and order do not."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    @cached_property
+    def runs(self) -> frozenset[str]:
+        """The names of the analyses that the study runs."""
+        return frozenset(entry.run for entry in self.analyses.values())
+
     def canonical(self) -> str:
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -15,7 +15,7 @@ from federation.messages import Ints
 from nodes import connectors
 from nodes.site import Dataset, Storage
 
-CHECKS_PER_SCAN = 400
+CHECKS_PER_SCAN = 60  # planning takes the square of it
 
 
 def examine(dataset: Dataset, storage: Storage, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
@@ -26,13 +26,17 @@ def examine(dataset: Dataset, storage: Storage, columns: Sequence[str]) -> tuple
 
 
 def _examine(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    checks = contracts.checks(contract, needed(contract, columns))
+    checks = contracts.checks(contract, needed(contract, columns), _raw_types(connection))
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         counts |= zip([(check.column, check.rule) for check in some], _count(connection, some), strict=True)
     most = 1 if counts[contract.person, "people"] == counts["", "rows"] else _most_rows(connection, contract.person)
     return counts, contracts.judge(contract, counts, most)
+
+
+def _raw_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    return {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()}
 
 
 def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
@@ -61,7 +65,9 @@ def open_cohort(dataset: Dataset, storage: Storage, schema: Schema, fields: Iter
     counts, findings = _examine(connection, contract, used)
     if findings:
         return _no_one(contract), findings
-    typed = ", ".join(f"{contracts.typed(name, contract.columns[name])} AS {quote_name(name)}" for name in needed(contract, used))
+    raw_types = _raw_types(connection)
+    whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
+    typed = ", ".join(f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in needed(contract, used))
     connection.execute(f"CREATE TEMP VIEW typed AS SELECT {typed} FROM source")
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
     person = _number_people(connection, contract, chosen)

@@ -38,7 +38,7 @@ class Office:
     """The site and, per study hash, what the last rounds left open."""
 
     site: Site
-    desks: dict[tuple[str, tuple[str, ...]], Desk] = field(default_factory=dict)
+    desks: dict[str, Desk] = field(default_factory=dict)
 
 
 def answer(query: Query, office: Office, today: date) -> Reply:
@@ -73,17 +73,16 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
     if study.purpose.category not in policy.purposes:
         return Refusal("purpose", f"this site does not take part in studies for {study.purpose.category}")
-    allowed = [names for names in (policy.coordinators, dataset.contract.use or None) if names is not None]
-    if any(study.coordinator not in names for names in allowed):
+    if any(names is not None and study.coordinator not in names for names in (policy.coordinators, dataset.contract.use or None)):
         return Refusal("coordinator", f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it")
-    unknown = {entry.run for entry in study.analyses.values()} - set(registry.ANALYSES if policy.analyses is None else policy.analyses)
-    if unknown:
-        return Refusal("analysis", f"this site does not run {', '.join(sorted(unknown))}: leave it out, or ask the producer to allow it")
+    allowed_runs = registry.ANALYSES if policy.analyses is None else policy.analyses
+    if not study.runs.issubset(allowed_runs):
+        return Refusal("analysis", f"this site does not run {', '.join(sorted(study.runs.difference(allowed_runs)))}: leave it out, or ask the producer to allow it")
     return None
 
 
 def _desk(query: Query, office: Office) -> Desk:
-    key = (query.study.hash, query.nodes)
+    key = query.study.hash
     if key not in office.desks:
         while len(office.desks) >= MOST_STUDIES:
             office.desks.pop(next(iter(office.desks)))

@@ -28,6 +28,7 @@ class Policy(Frozen):
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
+    most_parameters_per_person: float = pydantic.Field(0.33, gt=0)  # coefficients fitted, as a share of this node's people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
 
@@ -71,7 +72,7 @@ class Site:
     storage: Storage = Storage()
 
     def rules(self, study_min_cell: int) -> Rules:
-        return Rules(max(self.policy.min_cell, study_min_cell), self.policy.min_nodes, hub_sees_cells=self.policy.hub_sees_cells)
+        return Rules(max(self.policy.min_cell, study_min_cell), self.policy.min_nodes, self.policy.most_parameters_per_person, self.policy.hub_sees_cells)
 
 
 def load(path: Path) -> Site:

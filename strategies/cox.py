@@ -345,7 +345,7 @@ _STEPS = {"fit": _fit_step, "risk": _risk_step, "information": _information_step
 def _bounds(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
     """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
     sums over those who leave, enter and die have: one cell a row."""
-    low, high = fitting.predictor_interval(task.plan.model.terms, state["beta"], False)
+    low, high = fitting.predictor_interval(fitting.row_norm(task.plan.model.terms, False), state["beta"], False)
     heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)

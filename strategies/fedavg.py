@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pydantic
+from scipy import special
 
 from federation import cohort as cohorts
 from federation import formula, messages
@@ -66,9 +67,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         eta = X @ weights
         if step == 0:
             loss = float(np.logaddexp(0.0, eta).sum() - y @ eta)
-        mu = 1 / (1 + np.exp(-np.clip(eta, -700, 700)))
-        weights = weights - (task.options.learning_rate / max(n, 1)) * (X.T @ (mu - y))
-    sums = {"weights": n * weights, "n": np.array([float(n)]), "loss": np.array([loss])}
+        weights = weights - (task.options.learning_rate / max(n, 1)) * (X.T @ (special.expit(eta) - y))
+    sums = {"weights": n * weights, "totals": np.array([float(n), loss])}
     return Part(sums, cells, _bounds(task, start), parameters=len(start))
 
 
@@ -76,26 +76,25 @@ def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    X = np.ones((len(kept), len(plan.names)))
-    X[:, 1:] = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    kept = cohorts.kept_rows(keep)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=True)
     return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
 
 
 def _bounds(task: Task, weights: Floats) -> dict[str, float]:
     """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
-    low, high = fitting.predictor_interval(task.plan.model.terms, weights, True)
-    moved = rows * (float(np.linalg.norm(weights)) + rate * norm) if task.options.local_steps == 1 else math.inf
-    return {"weights": moved, "n": float(rows), "loss": rows * (max(abs(low), abs(high)) + math.log(2))}
+    low, high = fitting.predictor_interval(norm, weights, True)
+    moved = rows * (math.sqrt(weights @ weights) + rate * norm) if task.options.local_steps == 1 else math.inf
+    return {"weights": moved, "totals": rows * math.hypot(1.0, max(abs(low), abs(high)) + math.log(2))}
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
-    n = float(total.sums["n"][0])
+    n, loss = (float(x) for x in total.sums["totals"])
     weights = total.sums["weights"] / n
     rounds = state["round"] + 1
-    history = np.append(state["log_loss"][1:] if rounds[0] == 1 else state["log_loss"], total.sums["loss"] / n)
+    history = np.append(state["log_loss"][1:] if rounds[0] == 1 else state["log_loss"], loss / n)
     if rounds[0] < task.options.rounds:
         return State("train", {"weights": weights, "round": rounds, "log_loss": history})
     L = fitting.unscale(task.plan.names, task.plan.scaling, True)

@@ -50,9 +50,9 @@ def row_norm(terms: Sequence[Term], intercept: bool) -> float:
     return sqrt(len(terms) + intercept)
 
 
-def predictor_interval(terms: Sequence[Term], beta: Floats, intercept: bool) -> Interval:
-    """Where the linear predictor lies for any row within the contract's ranges."""
-    if row_norm(terms, intercept) == inf:
+def predictor_interval(norm: float, beta: Floats, intercept: bool) -> Interval:
+    """Where the linear predictor lies for any scaled row, of L2 norm `norm` at most."""
+    if norm == inf:
         return (-inf, inf)
     slopes = beta[1:] if intercept else beta
     reach = float(np.abs(slopes).sum())

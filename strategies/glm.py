@@ -96,16 +96,15 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         eta = X @ beta
         if rows.offset is not None:
             eta += rows.offset[block]
-        mu, variance, unit_deviance = _FAMILIES[task.options.family](eta, y)
-        if rows.weights is not None:
-            w = rows.weights[block]
-            unit_deviance, variance, residual = unit_deviance * w, variance * w, (y - mu) * w
-        else:
-            residual = y - mu
+        w = rows.weights[block] if rows.weights is not None else None
+        mu, variance, lost = _FAMILIES[task.options.family](eta, y, w)
+        residual = y - mu
+        if w is not None:
+            variance, residual = variance * w, residual * w
         Z = X * np.sqrt(variance)[:, None]
         score += X.T @ residual
         information += Z.T @ Z
-        deviance += float(unit_deviance.sum())
+        deviance += lost
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
     bounds = _bounds(task, beta)
     if state.step == "moments":
@@ -120,10 +119,8 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     keep = cohorts.complete(columns)
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
-    kept = np.flatnonzero(keep)
-    first = int(plan.model.intercept)
-    X = np.ones((len(kept), len(plan.names)))
-    X[:, first:] = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    kept = cohorts.kept_rows(keep)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=plan.model.intercept)
     y = columns[plan.model.response[0].name][kept].astype(np.float64)
     offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
     weights = columns[plan.weights.name][kept] if plan.weights else None
@@ -138,20 +135,26 @@ def _moments(rows: Rows) -> Floats:
     return np.array([float(term.sum()) for term in terms])
 
 
-def _binomial(eta: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+def _binomial(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
     e = np.exp(-np.abs(eta))
-    small = e / (1 + e)
-    mu = np.where(eta >= 0, 1 - small, small)
-    return mu, e / (1 + e) ** 2, 2 * (np.log1p(e) + np.maximum(eta, 0) - y * eta)
+    most = 1 / (1 + e)  # the probability of the likelier answer
+    least = e * most
+    mu = np.where(eta >= 0, most, least)
+    loss = np.maximum(eta, 0.0) - y * eta
+    # log(1 + e) summed: -log of products of 512 numbers in [1/2, 1], which cannot underflow
+    log_sum = -float(np.log(np.multiply.reduceat(most, np.arange(0, len(most), 512))).sum()) if w is None else float(w @ np.log1p(e))
+    return mu, most * least, 2 * (log_sum + (float(loss.sum()) if w is None else float(w @ loss)))
 
 
-def _poisson(eta: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+def _poisson(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
     mu = np.exp(np.minimum(eta, 700))
-    return mu, mu, 2 * (special.xlogy(y, y) - y * eta - y + mu)
+    deviance = special.xlogy(y, y) - y * eta - y + mu
+    return mu, mu, 2 * float(deviance.sum() if w is None else w @ deviance)
 
 
-def _gaussian(eta: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-    return eta, np.ones_like(eta), (y - eta) ** 2
+def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
+    residual = y - eta
+    return eta, np.ones_like(eta), float(residual @ residual if w is None else residual @ (w * residual))
 
 
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
@@ -160,7 +163,7 @@ _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
 def _bounds(task: Task, beta: Floats) -> dict[str, float]:
     """How far one person moves each sum: from the contract's ranges, and where they put the linear predictor."""
     plan: Plan = task.plan
-    low, high = fitting.predictor_interval(plan.model.terms, beta, plan.model.intercept)
+    low, high = fitting.predictor_interval(plan.norm, beta, plan.model.intercept)
     if plan.model.offset is not None:
         low, high = low + plan.model.offset.interval[0], high + plan.model.offset.interval[1]
     y_low, y_high = plan.model.response[0].interval if plan.model.response[0].kind == "number" else (0.0, 1.0)

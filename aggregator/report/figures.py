@@ -21,7 +21,7 @@ STYLE = {
 
 def _svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
@@ -56,10 +56,10 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
             axes.plot([row[low], row[high]], [-y, -y], color=colour, lw=1.6)
             axes.plot(row[ratio or "estimate"], -y, "D" if last else "s", color=colour, ms=7 if last else 5)
         axes.axvline(1 if ratio else 0, color="#999999", lw=0.8, ls="--")
-        if ratio:
+        ends = [row[name] for _, row in lines for name in (low, high)]
+        if ratio and max(ends) > 3 * min(ends):  # over a narrow range a log axis is a straight one without ticks
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-            axes.xaxis.set_minor_formatter(lambda x, _: "")
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
         return _svg(figure, f"Forest plot of {pooled['term']}")

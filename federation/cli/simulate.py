@@ -108,6 +108,8 @@ def _federation(
 ) -> tuple[Study, Contract, Source, Mapping[str, Dataset], list[str]]:
     if data is not None and node:
         raise errors.InputError("give either --data with --split-by, or --node NAME=FILE several times, not both")
+    if data is None and (split_by or nodes):
+        raise errors.InputError("--split-by and --nodes say how to split a table; give it with --data FILE")
     if name in pilot_names():
         pilot: Any = importlib.import_module(f"simulations.pilots.{name}")
         made, agreed, source = studies.load(Path(pilot.__file__).parent / "study.yaml", contract)

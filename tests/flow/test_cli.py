@@ -90,6 +90,7 @@ def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> Non
         (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--nodes", "9"], 2, "--nodes 9 is more than the 4 values"),
         (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "arm"], 3, "split by site, or drop `within_node`"),
         (["simulate", "study.yaml", "--node", "Limoges"], 2, "write it as NAME=FILE"),
+        (["simulate", "dialysis", "--nodes", "3"], 2, "give it with --data FILE"),
         (["study", "check", "broken.yaml"], 2, "StudyError: broken.yaml:10: analyses.model: unknown column 'agee'"),
         (["study", "check", "alone/study.yaml"], 2, "no contract alone/people.yaml"),
         (["node", "check", "node.yaml"], 3, "the data break their contract"),

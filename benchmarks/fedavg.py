@@ -1,0 +1,67 @@
+"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against Flower's Ray
+simulation of the same (benchmarks/peers, where its environment .venv-peers is made), and the batched numpy floor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import floors, timing
+from benchmarks.fedavg_once import COLUMNS, ROWS
+
+PEER = Path(".venv-peers/bin/python")
+
+
+def ours(nodes: int) -> dict[str, float]:
+    """The least of three; `process_s` is the whole process, from its start to its end."""
+    found = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "benchmarks.fedavg_once", str(nodes)], capture_output=True, text=True, check=True)
+        found.append({**json.loads(done.stdout), "process_s": time.perf_counter() - start})
+    return {name: min(one[name] for one in found) for name in found[0]}
+
+
+def peer(nodes: int) -> dict[str, float] | None:
+    if not PEER.exists():
+        return None
+    start = time.perf_counter()
+    done = subprocess.run([str(PEER), "benchmarks/peers/flower_ray.py", str(nodes)], capture_output=True, text=True, check=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    return {**json.loads(line.removeprefix("RESULT ")), "process_s": time.perf_counter() - start}
+
+
+def floor(nodes: int) -> float:
+    rng = np.random.default_rng(0)
+    n = ROWS // nodes
+    X, y = rng.normal(size=(nodes, n, COLUMNS + 1)), (rng.random((nodes, n)) < 0.5).astype(float)
+    weights, seconds = np.zeros(COLUMNS + 1), []
+    for _ in range(20):
+        start = time.perf_counter()
+        weights, _ = floors.fedavg_round(X, y, weights, 0.5)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def main() -> bool:
+    met = []
+    found = {nodes: ours(nodes) for nodes in (4, 500)}
+    bare = floor(500)
+    met.append(timing.report("500 nodes, a round / the batched numpy floor", found[500]["round_s"] / bare, 10, f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s"))
+    peers = {nodes: peer(nodes) for nodes in (4, 500)}
+    for nodes, key, limit, what in ((4, "process_s", 1 / 10, "whole process"), (500, "round_s", 1 / 50, "a round")):
+        theirs = peers[nodes]
+        if theirs is None:
+            print(f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py")
+            continue
+        met.append(timing.report(f"{nodes} nodes, {what} / Flower's Ray simulation", found[nodes][key] / theirs[key], limit, f"{found[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s"))
+    return all(met)
+
+
+if __name__ == "__main__":
+    sys.exit(not main())

@@ -1,0 +1,58 @@
+"""One federated averaging of 20,000 x 30 rows, in-process, in a process of its own: prints its round times."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+START = time.perf_counter()
+
+import json
+from datetime import date
+
+import numpy as np
+
+from aggregator import hub
+from federation.cohort import Cohort
+from federation.contract import Column, Contract
+from federation.study import Study
+from nodes import service
+from nodes.service import Desk, Office
+from nodes.site import Dataset, Policy, Site
+from strategies import registry
+
+ROWS, COLUMNS, ROUNDS = 20_000, 30, 20
+NAMES = [f"x{i}" for i in range(COLUMNS)]
+
+
+def main(nodes: int) -> None:
+    contract = Contract(dataset="people", version=1, person="id", columns={"id": Column(type="string"), "y": Column(type="boolean")} | {name: Column(type="number", range=(-6, 6)) for name in NAMES})
+    study = Study.model_validate({
+        "study": "fedavg", "title": "t", "question": "q", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 1,
+        "authorisation": {"reference": "DR-0", "expires": "2099-12-31"}, "dataset": "people", "privacy": {"mode": "exact", "min_cell": 11},
+        "analyses": {"a": {"run": "fedavg", "model": f"y ~ {' + '.join(NAMES)}", "rounds": ROUNDS}},
+    })  # fmt: skip
+    tasks = registry.plan(study, contract)
+    offices = [office(node, ROWS // nodes, study, contract, tasks) for node in range(nodes)]
+    today, seconds, last = date.today(), [], time.perf_counter()
+
+    def watch(number: int, outcome: hub.Outcome) -> None:
+        nonlocal last
+        seconds.append(time.perf_counter() - last)
+        last = time.perf_counter()
+
+    outcome = hub.run(study, contract, lambda query: [service.answer(query, one, today) for one in offices], [one.site.name for one in offices], watch=watch)
+    assert all(run.result for run in outcome.runs.values())
+    print(json.dumps({"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}))
+
+
+def office(node: int, rows: int, study: Study, contract: Contract, tasks: dict[str, object]) -> Office:
+    rng = np.random.default_rng(node)
+    columns = {name: rng.normal(size=rows).clip(-6, 6) for name in NAMES} | {"y": (rng.random(rows) < 0.5).astype(float)}
+    cohort = Cohort(np.arange(rows), rows, rows, 1, lambda asked: {field.name: columns[field.name] for field in asked})
+    site = Site(f"n{node:03d}", {"people": Dataset(contract, "memory")}, Policy(min_nodes=1, hub_sees_cells=True, most_parameters_per_person=1))
+    return Office(site, {study.hash: Desk(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,40 @@
+"""Peak memory of a Cox regression of 1,000,000 x 20 over 10 nodes, from Parquet to result, against the data's own size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import tables, timing
+
+ROWS, NODES = 1_000_000, 10
+FIT = """
+import sys
+from aggregator import hub
+from benchmarks import regression, tables, timing
+from nodes.site import Dataset, Site
+from simulations import local
+from tests import federations
+from strategies import cox
+agreed = tables.contract()
+sites = [Site(name, {"people": Dataset(agreed, f"{sys.argv[1]}/{name}.parquet")}, tables.OPEN) for name in tables.names(10)]
+small = hub.run(regression.COX, agreed, local.ask_of(sites[:1], federations.TODAY), ["n000"]) if sys.argv[2] == "nothing" else hub.run(regression.COX, agreed, local.ask_of(sites, federations.TODAY), tables.names(10))
+assert all(one.result for one in small.runs.values())
+print(timing.peak_mb())
+"""
+
+
+def main() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        tables.sites(tables.people(ROWS), tables.contract(), NODES, Path(folder))
+        peaks = {what: float(subprocess.run([sys.executable, "-c", FIT, folder, what], capture_output=True, text=True, check=True).stdout) for what in ("nothing", "all")}
+    # ten nodes less one: nine tenths of the data, without what Python, numpy and DuckDB weigh by themselves
+    share = ROWS * 0.9 * (tables.COLUMNS + 2) * 8 / 2**20
+    said = f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node, data of nine nodes {share:.0f} MB"
+    return timing.report("peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, said)
+
+
+if __name__ == "__main__":
+    sys.exit(not main())

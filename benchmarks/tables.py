@@ -1,0 +1,67 @@
+"""Large tables of people for the benchmarks, as sites whose rows lie in Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas
+
+from aggregator.hub import Ask
+from federation.cohort import Cohort
+from federation.contract import Column, Contract
+from federation.study import Study
+from nodes import service
+from nodes.service import Desk, Office
+from nodes.site import Dataset, Policy, Site
+from strategies import registry
+from tests import federations
+
+COLUMNS = 20
+OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+
+
+def people(rows: int, columns: int = COLUMNS, *, times: int = 1000, seed: int = 1) -> pandas.DataFrame:
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, columns)).clip(-5, 5)
+    eta = X @ (0.2 * rng.normal(size=columns))
+    table = pandas.DataFrame(X, columns=[f"x{i}" for i in range(columns)])
+    table["event"] = rng.random(rows) < 0.3
+    table["died"] = rng.random(rows) < 1 / (1 + np.exp(-eta))
+    table["time"] = np.ceil((rng.exponential(size=rows) * np.exp(-eta)).clip(0, 10) / 10 * times).clip(1, times)
+    table["id"] = np.arange(rows)
+    return table
+
+
+def contract(columns: int = COLUMNS, *, times: int = 1000) -> Contract:
+    made = {f"x{i}": Column(type="number", range=(-5, 5)) for i in range(columns)}
+    made |= {"event": Column(type="boolean"), "died": Column(type="boolean"), "time": Column(type="number", range=(0, times), step=1), "id": Column(type="number", range=(0, 1e9))}
+    return Contract(dataset="people", version=1, person="id", columns=made)
+
+
+def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -> list[Site]:
+    made = []
+    for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
+        path = folder / f"n{node:03d}.parquet"
+        part = table.iloc[rows]
+        duckdb.sql(f"COPY part TO '{path}' (FORMAT parquet)")
+        assert len(part)
+        made.append(Site(f"n{node:03d}", {"people": Dataset(agreed, str(path))}, OPEN))
+    return made
+
+
+def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
+    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as arrays."""
+    tasks = registry.plan(study, agreed)
+    offices = []
+    for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
+        columns = {name: np.ascontiguousarray(table[name].to_numpy(float)[rows]) for name in table if name != "id"}
+        cohort = Cohort(np.arange(len(rows)), len(rows), len(rows), 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
+        site = Site(f"n{node:03d}", {"people": Dataset(agreed, "memory")}, OPEN)
+        offices.append(Office(site, {study.hash: Desk(tasks, cohort, site.rules(1), None)}))
+    return lambda query: [service.answer(query, office, federations.TODAY) for office in offices]
+
+
+def names(nodes: int) -> list[str]:
+    return [f"n{node:03d}" for node in range(nodes)]
