@@ -52,14 +52,23 @@ def main() -> bool:
     met = []
     found = {nodes: ours(nodes) for nodes in (4, 500)}
     bare = floor(500)
-    met.append(timing.report("500 nodes, a round / the batched numpy floor", found[500]["round_s"] / bare, 10, f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s"))
+    met.append(
+        timing.report("500 nodes, a round / the batched numpy floor", found[500]["round_s"] / bare, 10, f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s")
+    )
     peers = {nodes: peer(nodes) for nodes in (4, 500)}
     for nodes, key, limit, what in ((4, "process_s", 1 / 10, "whole process"), (500, "round_s", 1 / 50, "a round")):
         theirs = peers[nodes]
         if theirs is None:
             print(f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py")
             continue
-        met.append(timing.report(f"{nodes} nodes, {what} / Flower's Ray simulation", found[nodes][key] / theirs[key], limit, f"{found[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s"))
+        met.append(
+            timing.report(
+                f"{nodes} nodes, {what} / Flower's Ray simulation",
+                found[nodes][key] / theirs[key],
+                limit,
+                f"{found[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s",
+            )
+        )
     return all(met)
 
 

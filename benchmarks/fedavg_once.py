@@ -26,7 +26,12 @@ NAMES = [f"x{i}" for i in range(COLUMNS)]
 
 
 def main(nodes: int) -> None:
-    contract = Contract(dataset="people", version=1, person="id", columns={"id": Column(type="string"), "y": Column(type="boolean")} | {name: Column(type="number", range=(-6, 6)) for name in NAMES})
+    contract = Contract(
+        dataset="people",
+        version=1,
+        person="id",
+        columns={"id": Column(type="string"), "y": Column(type="boolean")} | {name: Column(type="number", range=(-6, 6)) for name in NAMES},
+    )
     study = Study.model_validate({
         "study": "fedavg", "title": "t", "question": "q", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 1,
         "authorisation": {"reference": "DR-0", "expires": "2099-12-31"}, "dataset": "people", "privacy": {"mode": "exact", "min_cell": 11},

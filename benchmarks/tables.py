@@ -36,7 +36,12 @@ def people(rows: int, columns: int = COLUMNS, *, times: int = 1000, seed: int = 
 
 def contract(columns: int = COLUMNS, *, times: int = 1000) -> Contract:
     made = {f"x{i}": Column(type="number", range=(-5, 5)) for i in range(columns)}
-    made |= {"event": Column(type="boolean"), "died": Column(type="boolean"), "time": Column(type="number", range=(0, times), step=1), "id": Column(type="number", range=(0, 1e9))}
+    made |= {
+        "event": Column(type="boolean"),
+        "died": Column(type="boolean"),
+        "time": Column(type="number", range=(0, times), step=1),
+        "id": Column(type="number", range=(0, 1e9)),
+    }
     return Contract(dataset="people", version=1, person="id", columns=made)
 
 

@@ -233,7 +233,9 @@ NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UBIGI
 
 def _is_native(column: Column, raw_type: str) -> bool:
     """The source's own type leaves nothing to be read from text."""
-    return not column.missing and ((column.kind == "number" and raw_type in NUMERIC) or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind]))
+    return not column.missing and (
+        (column.kind == "number" and raw_type in NUMERIC) or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind])
+    )
 
 
 def _known(name: str, column: Column, raw_type: str) -> str:

@@ -67,7 +67,9 @@ def open_cohort(dataset: Dataset, storage: Storage, schema: Schema, fields: Iter
         return _no_one(contract), findings
     raw_types = _raw_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
-    typed = ", ".join(f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in needed(contract, used))
+    typed = ", ".join(
+        f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in needed(contract, used)
+    )
     connection.execute(f"CREATE TEMP VIEW typed AS SELECT {typed} FROM source")
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
     person = _number_people(connection, contract, chosen)

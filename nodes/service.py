@@ -77,7 +77,9 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
         return Refusal("coordinator", f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it")
     allowed_runs = registry.ANALYSES if policy.analyses is None else policy.analyses
     if not study.runs.issubset(allowed_runs):
-        return Refusal("analysis", f"this site does not run {', '.join(sorted(study.runs.difference(allowed_runs)))}: leave it out, or ask the producer to allow it")
+        return Refusal(
+            "analysis", f"this site does not run {', '.join(sorted(study.runs.difference(allowed_runs)))}: leave it out, or ask the producer to allow it"
+        )
     return None
 
 

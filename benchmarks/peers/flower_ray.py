@@ -1,7 +1,7 @@
 """The same federated averaging as benchmarks/fedavg.py, as a Flower ServerApp and ClientApp on Flower's Ray runtime.
 
-    python -m venv .venv-peers && .venv-peers/bin/pip install 'flwr[simulation]==1.41.0'
-    .venv-peers/bin/python benchmarks/peers/flower_ray.py N_NODES
+python -m venv .venv-peers && .venv-peers/bin/pip install 'flwr[simulation]==1.41.0'
+.venv-peers/bin/python benchmarks/peers/flower_ray.py N_NODES
 """
 
 from __future__ import annotations
@@ -54,5 +54,7 @@ def main(grid: Grid, context: Context) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run_simulation(server, client, NODES, backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False}})
+    run_simulation(
+        server, client, NODES, backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False}}
+    )
     print("TOTAL", time.time() - START)
