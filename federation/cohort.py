@@ -91,5 +91,5 @@ def design(terms: Iterable[Term], columns: Mapping[str, Column], rows: Any, *, c
 
 
 def _factor(factor: Factor, columns: Mapping[str, Column], rows: Any) -> Floats:
-    column = columns[factor.field.name][rows]
+    column: Floats = columns[factor.field.name][rows]
     return column if factor.level is None else (column == factor.level).astype(np.float64)
