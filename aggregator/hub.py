@@ -23,6 +23,7 @@ from strategies.task import Task
 
 Ask = Callable[[Query], Sequence[Reply]]
 MOST_ROUNDS = 20_000
+FLOAT = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _received(replies: Sequence[Reply], query: Query, happened: list[Happened]) 
     """The first answer of each node of the query to this round; anything else is noted and dropped."""
     first: dict[str, Reply] = {}
     for reply in replies:
-        if reply.node not in query.nodes:
+        if reply.node not in query.members:
             happened.append(Happened(query.round, reply.node, "answered without being asked; dropped"))
         elif reply.round != query.round:
             happened.append(Happened(query.round, reply.node, f"answered round {reply.round} late; dropped"))
@@ -177,9 +178,9 @@ def misfit(part: Part, zero: Part) -> str | None:
     if part.sums.keys() != zero.sums.keys() or part.cells.keys() != zero.cells.keys():
         return "its arrays are not those of this analysis"
     for name, array in part.sums.items():
-        if array.shape != zero.sums[name].shape or array.dtype != np.float64:
+        if array.shape != zero.sums[name].shape or array.dtype != FLOAT:
             return f"array {name!r} has the wrong shape or type"
-        if not math.isfinite(array.sum()):  # the sum of what is not finite is not either
+        if not math.isfinite(np.add.reduce(array, None)):  # the sum of what is not finite is not either
             return f"array {name!r} holds a number that is not finite"
     for name, count in part.cells.items():
         if count.shape != zero.cells[name].shape or count.dtype.kind != "i" or (count.item() if count.size == 1 else count.min(initial=0)) < 0:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation.study import Study
 
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -32,9 +34,17 @@ class State:
 
     step: str = "start"
     values: Mapping[str, Floats] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, name: str) -> Floats:
         return self.values[name]
+
+    def once(self, key: Any, build: Callable[[], T]) -> T:
+        """`build()`, kept for whoever sees this very state: all nodes of a simulation do. Never sent."""
+        if key not in self.kept:
+            self.kept[key] = build()
+        found: T = self.kept[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,10 @@ class Query:
     round: int
     nodes: tuple[str, ...]
     states: Mapping[TaskId, State]
+
+    @cached_property
+    def members(self) -> frozenset[str]:
+        return frozenset(self.nodes)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,9 @@ class Reply:
     answers: Mapping[TaskId, Part | Refusal]
 
 
+STACKED = 100_000  # numbers that are added as one array; more are added in place, to need no room for a copy
+
+
 def add(parts: Sequence[Part]) -> Part:
     """The sum of `parts`, in their order (which fixes the last bit)."""
     first = parts[0]
@@ -97,6 +114,9 @@ def add(parts: Sequence[Part]) -> Part:
 
 
 def _total(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len(arrays) * arrays[0].size <= STACKED:
+        total: NDArray[Any] = np.add.reduce(np.array(arrays), axis=0)
+        return total
     total = arrays[0].copy()
     for array in arrays[1:]:
         total += array

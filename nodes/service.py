@@ -59,7 +59,7 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
     """Policy against study; the stricter of the two wins."""
     study, policy = query.study, site.policy
     dataset = site.datasets.get(study.dataset)
-    if site.name not in query.nodes:
+    if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
     if len(query.nodes) < max(policy.min_nodes, study.min_nodes):
         return Refusal("min_nodes", f"this site answers together with at least {policy.min_nodes - 1} others: add nodes")

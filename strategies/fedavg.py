@@ -66,10 +66,11 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     for step in range(task.options.local_steps):
         eta = X @ weights
         if step == 0:
-            loss = float(np.logaddexp(0.0, eta).sum() - y @ eta)
+            loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y @ eta)
         weights = weights - (task.options.learning_rate / max(n, 1)) * (X.T @ (special.expit(eta) - y))
     sums = {"weights": n * weights, "totals": np.array([float(n), loss])}
-    return Part(sums, cells, _bounds(task, start), parameters=len(start))
+    bounds = state.once(("bounds", task.name), lambda: _bounds(task, start))
+    return Part(sums, cells, bounds, parameters=len(start))
 
 
 def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
