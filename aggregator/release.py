@@ -65,13 +65,13 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
     for name, entry in study.analyses.items():
         pooled = outcome.runs.get(TaskId(name))
         single = {task_id.node: one for task_id, one in outcome.runs.items() if task_id.analysis == name and task_id.node}
-        found = _findings(pooled, k) if pooled else _nothing()
+        found = next(iter(_findings({"": pooled}, k).values())) if pooled else _nothing()
         documents[name] = AnalysisDocument(
             **dict(found),
             run=entry.run,
             privacy={"mode": study.privacy.mode, "min_cell": k},
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
-            by_node={node: _findings(one, k) for node, one in single.items()},
+            by_node=_findings(single, k),
         )
     return Document(
         schema_version=SCHEMA_VERSION, study=study.study, title=study.title, question=study.question, study_hash=study.hash,
@@ -110,43 +110,71 @@ def _nothing() -> Findings:
     return Findings(status="released", reason=None, exactness=None, why=None, n={}, suppressed=0, notes=(), rounds=0, tables={})
 
 
-def _findings(one: Run, k: int) -> Findings:
-    blank = _nothing().model_copy(update={"rounds": one.rounds})
-    if one.result is None:
-        return blank.model_copy(update={"status": "failed", "reason": one.failed})
-    result = one.result
-    scarce = [name for name in ("people", "events") if 0 < result.n.get(name, k) < k]
-    if scarce:
-        return blank.model_copy(
-            update={"status": "withheld", "reason": f"fewer than {k} {' and '.join(scarce)}: widen the cohort, or choose a more frequent outcome"}
-        )
-    tables, suppressed = clear_tables(result, k)
-    return Findings(
-        status="released", reason=None, exactness=result.exactness.kind, why=result.exactness.why or None, n=_n_flow(result, k),
-        suppressed=suppressed, notes=tuple(result.notes), rounds=one.rounds, tables=tables,
-    )  # fmt: skip
+def _findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
+    """Of one run, or of the nodes' runs of one analysis. Since their sum may be shown as well, what the door withholds
+    of one node it withholds of all: else the others, taken from the sum, would show it."""
+    results = {node: one.result for node, one in runs.items() if one.result is not None}
+    scarce = {node: [name for name in ("people", "events") if 0 < result.n.get(name, k) < k] for node, result in results.items()}
+    open_ = {node: result for node, result in results.items() if not scarce[node]}
+    if any(scarce.values()):
+        open_ = {node: _coefficients_only(result) for node, result in open_.items()}
+    tables = clear_tables(open_, k)
+    few_missing = any(0 < result.n["missing"] < k for result in open_.values())
+    found = {}
+    for node, one in runs.items():
+        blank = _nothing().model_copy(update={"rounds": one.rounds})
+        if node in open_:
+            rows, suppressed = tables[node]
+            n = _n_flow(open_[node], hide_missing=few_missing) if not any(scarce.values()) else {}
+            why = open_[node].exactness.why or None
+            told = {"exactness": open_[node].exactness.kind, "why": why, "n": n, "suppressed": suppressed, "notes": tuple(open_[node].notes), "tables": rows}
+            found[node] = blank.model_copy(update=told)
+        elif one.result is None:
+            found[node] = blank.model_copy(update={"status": "failed", "reason": one.failed})
+        else:
+            reason = f"fewer than {k} {' and '.join(scarce[node])}: widen the cohort, or choose a more frequent outcome"
+            found[node] = blank.model_copy(update={"status": "withheld", "reason": reason})
+    return found
 
 
-def _n_flow(result: Result, k: int) -> dict[str, int | None]:
+def _coefficients_only(result: Result) -> Result:
+    """Without the counts from which, with the sum, those of a node that is withheld whole could be told."""
+    return Result({name: table for name, table in result.tables.items() if name == "coefficients"}, result.n, result.exactness, result.notes)
+
+
+def _n_flow(result: Result, *, hide_missing: bool) -> dict[str, int | None]:
     """Where so few rows are missing that their number is not shown, the counts shown are those with them."""
     n: dict[str, int | None] = dict(result.n)
-    if 0 < result.n["missing"] < k:
+    if hide_missing:
         n["missing"] = None
         n["rows"] = result.n["rows"] + result.n["missing"]
         n["people"] = n["rows"] if result.n["people"] == result.n["rows"] else None
     return n
 
 
-def clear_tables(result: Result, k: int) -> tuple[dict[str, list[Row]], int]:
-    """The tables as they may be shown, and how many rows lost a number."""
-    shown: dict[str, list[Row]] = {}
-    for name, table in sorted(result.tables.items(), key=lambda item: bool(item[1].follows)):
-        if table.follows and any("suppressed" in row for row in shown[table.follows]):
-            shown[name] = [_blank(row, "withheld") for row in table.rows]
+Shown = dict[str, list[Row]]
+
+
+def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown, int]]:
+    """The tables of each node's result (or of the one pooled result) as they may be shown, and how many rows of them
+    lost a number."""
+    shown: dict[str, Shown] = {node: {} for node in results}
+    names = list(dict.fromkeys(name for result in results.values() for name in result.tables))
+    leads = {name: table for result in results.values() for name, table in result.tables.items()}
+    for name in sorted(names, key=lambda name: bool(leads[name].follows)):
+        holders = [node for node, result in results.items() if name in result.tables]
+        tables = [results[node].tables[name] for node in holders]
+        follows = leads[name].follows
+        if follows and any("suppressed" in row for node in holders for row in shown[node][follows]):
+            cleared = [[_blank(row, "withheld") for row in table.rows] for table in tables]
         else:
-            shown[name] = _DOORS[table.door](table, k)
-    count = sum("suppressed" in row for rows in shown.values() for row in rows)
-    return {name: shown[name] for name in result.tables}, count
+            cleared = _DOORS[leads[name].door](tables, k)
+        for node, rows in zip(holders, cleared, strict=True):
+            shown[node][name] = rows
+    return {
+        node: ({name: shown[node][name] for name in results[node].tables}, sum("suppressed" in row for rows in shown[node].values() for row in rows))
+        for node in results
+    }
 
 
 def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
@@ -154,45 +182,66 @@ def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
     return {name: value if isinstance(value, str) or name in keep else None for name, value in row.items()} | {"suppressed": why}
 
 
-def _estimates(table: Table, k: int) -> list[Row]:
-    shown = []
-    for row in table.rows:
-        small = ("n" in row and row["n"] < k) or 0 < row.get("n_event", 0) < k
-        missing = row.get("missing")
-        if small:
-            shown.append(_blank(row, f"<{k}", keep=("probability",)))
-        elif missing is not None and 0 < missing < k:
-            shown.append({**row, "missing": None, "n": row["n"] + missing, "suppressed": f"missing <{k}"})
-        elif "n_column" in row:  # how many people lie beyond a quantile is for the door only
-            shown.append({name: value for name, value in row.items() if name not in ("n", "n_column")})
-        else:
-            shown.append(dict(row))
-    return shown
+def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    keys = [[_key(row) for row in table.rows] for table in tables]
+    small, few_missing = set(), set()
+    for table, names in zip(tables, keys, strict=True):
+        for key, row in zip(names, table.rows, strict=True):
+            if ("n" in row and row["n"] < k) or 0 < row.get("n_event", 0) < k:
+                small.add(key)
+            if 0 < (row.get("missing") or 0) < k:
+                few_missing.add(key)
+    return [
+        [_estimate(row, key in small, key in few_missing, k) for key, row in zip(names, table.rows, strict=True)]
+        for table, names in zip(tables, keys, strict=True)
+    ]
 
 
-def _cells(table: Table, k: int) -> list[Row]:
-    row_levels = list(dict.fromkeys(row["row"] for row in table.rows))
-    column_levels = list(dict.fromkeys(row["column"] for row in table.rows))
-    counts = np.array([row["n"] for row in table.rows], dtype=np.int64).reshape(len(row_levels), len(column_levels))
-    hidden, rows_hidden, columns_hidden = disclosure.suppress_table(counts, k)
+def _key(row: Row) -> tuple[Any, ...]:
+    """What a row is about: its words, and the probability of a quantile."""
+    return tuple(value for name, value in row.items() if isinstance(value, str) or name == "probability")
+
+
+def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
+    if small:
+        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=("probability",))
+    if few_missing:
+        return {**row, "missing": None, "n": row["n"] + row["missing"], "suppressed": f"missing <{k}"}
+    if "n_column" in row:  # how many people lie beyond a quantile is for the door only
+        return {name: value for name, value in row.items() if name not in ("n", "n_column")}
+    return dict(row)
+
+
+def _cells(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    row_levels, column_levels = (list(dict.fromkeys(row[side] for row in tables[0].rows)) for side in ("row", "column"))
+    shape = (len(row_levels), len(column_levels))
+    counts = [np.array([row["n"] for row in table.rows], dtype=np.int64).reshape(shape) for table in tables]
+    hidden, rows_hidden, columns_hidden = disclosure.suppress_tables(counts, k)
+    return [
+        _cross_table(table, count, hidden, dict(zip(row_levels, rows_hidden, strict=True)), dict(zip(column_levels, columns_hidden, strict=True)), k)
+        for table, count in zip(tables, counts, strict=True)
+    ]
+
+
+def _cross_table(table: Table, counts: Any, hidden: Any, rows_hidden: Mapping[str, bool], columns_hidden: Mapping[str, bool], k: int) -> list[Row]:
+    """The cells, then the totals of rows and of columns."""
     shown = [_cell(row, bool(hide), k) for row, hide in zip(table.rows, hidden.ravel(), strict=True)]
-    for i, level in enumerate(row_levels):
-        if rows_hidden[i]:  # a share of a hidden total would tell it
-            shown = [row | {"row_share": None} if row["row"] == level else row for row in shown]
-        shown.append(_cell({"row": level, "column": "(all)", "n": int(counts[i].sum()), "row_share": 1.0}, bool(rows_hidden[i]), k))
+    shown = [row | {"row_share": None} if rows_hidden[row["row"]] else row for row in shown]  # a share would tell the total
     total = int(counts.sum())
-    for j, level in enumerate(column_levels):
-        n = int(counts[:, j].sum())
-        shown.append(_cell({"row": "(all)", "column": level, "n": n, "row_share": n / total if total else None}, bool(columns_hidden[j]), k))
+    for (level, hide), n in zip(rows_hidden.items(), counts.sum(1).tolist(), strict=True):
+        shown.append(_cell({"row": level, "column": "(all)", "n": n, "row_share": 1.0}, bool(hide), k))
+    for (level, hide), n in zip(columns_hidden.items(), counts.sum(0).tolist(), strict=True):
+        shown.append(_cell({"row": "(all)", "column": level, "n": n, "row_share": n / total if total else None}, bool(hide), k))
     return shown
 
 
-def _lines(table: Table, k: int) -> list[Row]:
-    shown = []
-    for line in dict.fromkeys(row["row"] for row in table.rows):
-        rows = [row for row in table.rows if row["row"] == line]
-        hidden = disclosure.suppress_line(np.array([row["n"] for row in rows], dtype=np.int64), k)
-        shown += [_cell(row, bool(hide), k) for row, hide in zip(rows, hidden, strict=True)]
+def _lines(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    shown: list[list[Row]] = [[] for _ in tables]
+    for line in dict.fromkeys(row["row"] for row in tables[0].rows):
+        each = [[row for row in table.rows if row["row"] == line] for table in tables]
+        hidden = disclosure.suppress_lines([np.array([row["n"] for row in rows], dtype=np.int64) for rows in each], k)
+        for out, rows in zip(shown, each, strict=True):
+            out += [_cell(row, bool(hide), k) for row, hide in zip(rows, hidden, strict=True)]
     return shown
 
 
@@ -202,24 +251,40 @@ def _cell(row: Mapping[str, Any], hide: bool, k: int) -> Row:
     return _blank(row, f"<{k}" if 0 < row["n"] < k else "withheld")
 
 
-def _curve(table: Table, k: int) -> list[Row]:
+def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
     """Steps are merged until each holds nobody or enough people; the estimate at a released time is unchanged."""
-    shown: list[Row] = []
-    for group in dict.fromkeys(row["group"] for row in table.rows):
-        rows = [row for row in table.rows if row["group"] == group]
-        events, exits, left = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("n_event", "n_censor", "n_left"))
-        previous = 0
-        for index in disclosure.merge_steps(events, exits, left, k):
-            merged = {
-                "n_event": int(events[previous : index + 1].sum()),
-                "n_censor": int(exits[previous : index + 1].sum()),
-                "n_risk": rows[previous]["n_risk"],
-            }
-            shown.append({name: value for name, value in (rows[index] | merged).items() if name != "n_left"})
-            previous = index + 1
-        if previous < len(rows):
-            withheld = {name: value for name, value in rows[-1].items() if name != "n_left"}
-            shown.append(_blank(withheld, f"<{k}", keep=("time",)))
+    shown: list[list[Row]] = [[] for _ in tables]
+    for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
+        each = [[row for row in table.rows if row["group"] == group] for table in tables]
+        times = sorted({row["time"] for rows in each for row in rows})
+        released = [times[i] for i in disclosure.merge_steps_together([_leaving(rows, times) for rows in each], k)]
+        for out, rows in zip(shown, each, strict=True):
+            out += _merged(rows, released, k)
+    return shown
+
+
+def _leaving(rows: Sequence[Row], times: Sequence[float]) -> tuple[Any, Any, Any]:
+    """Events, exits and those left at each of `times`; between a curve's own rows nobody leaves."""
+    at = {row["time"]: row for row in rows}
+    events, exits = (np.array([at[time][name] if time in at else 0 for time in times], dtype=np.int64) for name in ("n_event", "n_censor"))
+    left, remain = [], rows[0]["n_risk"] if rows else 0
+    for time in times:
+        remain = at[time]["n_left"] if time in at else remain
+        left.append(remain)
+    return events, exits, np.array(left, dtype=np.int64)
+
+
+def _merged(rows: Sequence[Row], released: Sequence[float], k: int) -> list[Row]:
+    shown, waiting = [], list(rows)
+    for time in released:
+        step = [row for row in waiting if row["time"] <= time]
+        waiting = waiting[len(step) :]
+        if step:
+            merged = {"n_event": sum(row["n_event"] for row in step), "n_censor": sum(row["n_censor"] for row in step), "n_risk": step[0]["n_risk"]}
+            shown.append({name: value for name, value in (step[-1] | merged).items() if name != "n_left"})
+    if waiting:
+        withheld = {name: value for name, value in waiting[-1].items() if name != "n_left"}
+        shown.append(_blank(withheld, f"<{k}", keep=("time",)))
     return shown
 
 

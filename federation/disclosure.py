@@ -7,6 +7,7 @@ Disclosure Control, chapter 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,14 +65,22 @@ def suppress_table(counts: Ints, k: int) -> tuple[Mask, Mask, Mask]:
     Primary: 1 to k-1 people. Secondary: in each line, what is withheld must be at least two cells that together
     hold k people, else a subtraction from the total shows it; a line with nothing left to withhold loses its total.
     """
-    hidden = is_small(counts, k)
-    rows_hidden, columns_hidden = is_small(counts.sum(1), k), is_small(counts.sum(0), k)
+    return suppress_tables([counts], k)
+
+
+def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
+    """The same for tables of several nodes whose sum is shown too: what one withholds, all withhold."""
+    hidden = np.logical_or.reduce([is_small(counts, k) for counts in tables])
+    rows_hidden, columns_hidden = (np.logical_or.reduce([is_small(counts.sum(axis), k) for counts in tables]) for axis in (1, 0))
     changed = True
     while changed:
-        changed = _protect_lines(counts, hidden, rows_hidden, k)
-        changed = _protect_lines(counts.T, hidden.T, columns_hidden, k) or changed
-    _protect_totals(counts.sum(1), rows_hidden, k)
-    _protect_totals(counts.sum(0), columns_hidden, k)
+        changed = False
+        for counts in tables:
+            changed = _protect_lines(counts, hidden, rows_hidden, k) or changed
+            changed = _protect_lines(counts.T, hidden.T, columns_hidden, k) or changed
+    for counts in tables:
+        _protect_totals(counts.sum(1), rows_hidden, k)
+        _protect_totals(counts.sum(0), columns_hidden, k)
     return hidden, rows_hidden, columns_hidden
 
 
@@ -96,10 +105,12 @@ def _protect_totals(totals: Ints, hidden: Mask, k: int) -> None:
         hidden[shown[np.argmin(totals[shown])]] = True
 
 
-def suppress_line(counts: Ints, k: int) -> Mask:
-    """Which cells of a line to withhold whose total is known (and holds at least `k` people, or is withheld whole)."""
-    hidden, total_hidden = is_small(counts, k), np.zeros(1, np.bool_)
-    _protect_lines(counts[None], hidden[None], total_hidden, k)
+def suppress_lines(lines: Sequence[Ints], k: int) -> Mask:
+    """Which cells (c,) of a line to withhold whose total is known; of several nodes' lines, what one withholds all do."""
+    hidden: Mask = np.logical_or.reduce([is_small(counts, k) for counts in lines])
+    total_hidden = np.zeros(1, np.bool_)
+    while any(_protect_lines(counts[None], hidden[None], total_hidden, k) for counts in lines):
+        pass
     return hidden
 
 
@@ -109,11 +120,17 @@ def merge_steps(events: Ints, exits: Ints, left: Ints, k: int) -> list[int]:
     Steps are merged until events and other exits since the last released time are each nobody or at least `k`
     people, and those `left` at risk are too. What remains at the end is withheld.
     """
-    released = []
-    event = exit_ = 0
-    for index, (d, c, remain) in enumerate(zip(events, exits, left, strict=True)):
-        event, exit_ = event + int(d), exit_ + int(c)
-        if not any(0 < count < k for count in (event, exit_, int(remain))):
+    return merge_steps_together([(events, exits, left)], k)
+
+
+def merge_steps_together(curves: Sequence[tuple[Ints, Ints, Ints]], k: int) -> list[int]:
+    """The same for several nodes' curves over the same times, whose sum is shown too: the times that suit all."""
+    counts = np.stack([np.stack([events, exits]) for events, exits, _ in curves])  # (nodes, 2, times)
+    left = np.stack([remain for _, _, remain in curves])
+    released, since = [], np.zeros(counts.shape[:2], np.int64)
+    for index in range(counts.shape[2]):
+        since += counts[:, :, index]
+        if not is_small(since, k).any() and not is_small(left[:, index], k).any():
             released.append(index)
-            event = exit_ = 0
+            since[:] = 0
     return released

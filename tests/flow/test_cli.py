@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_demo_is_the_pooled_answer_of_r(tmp_path: Path) -> None:
     done = hdh("simulate", "dialysis", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
-    for shown in ("0.4127", "0.0615", "grouping into four nodes", "chu-limoges", "Suppressed: 28 rows", "report.html", "result.json", "●"):
+    for shown in ("0.4127", "0.0615", "grouping into four nodes", "chu-limoges", "Suppressed: 32 rows", "report.html", "result.json", "●"):
         assert shown in done.stdout
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
     expected = json.loads((ORACLE / "expected.json").read_text())["dialysis_stratified"]

@@ -23,7 +23,7 @@ N = {"people": 500, "rows": 500, "missing": 0}
 
 
 def cleared(table: Table, **more: Table) -> dict[str, Any]:
-    tables, _ = release.clear_tables(Result({"t": table, **more}, N), K)
+    tables, _ = release.clear_tables({"": Result({"t": table, **more}, N)}, K)[""]
     return tables
 
 
@@ -66,6 +66,41 @@ def test_estimates_of_few_people_are_null() -> None:
 def test_an_extreme_quantile_that_few_people_lie_beyond_is_null() -> None:
     shown = cleared(Table([{"column": "x", "probability": 0.01, "n": 5, "n_column": 500, "estimate": 1.0}]))["t"]
     assert shown[0]["estimate"] is None and shown[0]["suppressed"] == "<11"
+
+
+def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None:
+    """Three nodes with 30, 25 and 5 in a cell, and 60 in the pooled table: 60 - 30 - 25 would tell the 5."""
+    nodes = {f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))}
+    found = release.clear_tables(nodes, K)
+    patterns = {tuple("suppressed" in row for row in tables["t"]) for tables, _ in found.values()}
+    assert len(patterns) == 1 and found["n0"][0]["t"][0]["n"] is None
+
+
+def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: Path) -> None:
+    """Node n0 has few events: with the pooled number of events, those of n1 and n2 would tell how many."""
+    table = pandas.DataFrame({"id": np.arange(300), "x": np.arange(300) % 97, "g": "a", "y": 0})
+    table.loc[(table["id"] % 3 == 0) & (table["id"] < 15) | (table["id"] % 3 > 0) & (table["id"] % 2 == 0), "y"] = 1
+    sites = federations.sites_of(table, np.arange(300) % 3, CONTRACT, tmp_path)
+    study = federations.study_of({"a": {"run": "glm", "model": "y ~ x", "family": "binomial", "results": "both"}})
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    found = release.clear(federations.run(study, CONTRACT, sites), started=now, finished=now, engine="local").analyses["a"]
+    assert found.by_node["n0"].status == "withheld"
+    assert found.by_node["n1"].n == {} and list(found.by_node["n1"].tables) == ["coefficients"]
+    assert found.n["events"] == 105
+
+
+def test_curves_of_nodes_are_released_at_times_that_suit_them_all() -> None:
+    def curve(events: list[int]) -> Result:
+        left = 400 - np.cumsum(events)
+        rows = [
+            {"group": "g", "time": float(t), "n_risk": int(left[t] + d), "n_event": d, "n_censor": 0, "n_left": int(left[t]), "estimate": 0.5}
+            for t, d in enumerate(events)
+        ]
+        return Result({"t": Table(rows, door="curve")}, N)
+
+    found = release.clear_tables({"n0": curve([20, 20, 20, 20]), "n1": curve([20, 4, 20, 20])}, K)
+    for tables, _ in found.values():
+        assert [row["time"] for row in tables["t"] if "suppressed" not in row] == [0.0, 2.0, 3.0]
 
 
 CONTRACT = federations.contract_of("""
