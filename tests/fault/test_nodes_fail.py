@@ -49,7 +49,9 @@ def pooled(tmp_path: Path, keep: Sequence[int]) -> list[float]:
 
 
 def estimates(outcome: Outcome) -> list[float]:
-    return [row["estimate"] for row in federations.result(outcome).tables["coefficients"].rows if row["estimate"] is not None]
+    """The coefficients, and the null deviance, which is made in the first round: it tells if a round was kept."""
+    tables = federations.result(outcome).tables
+    return [row["estimate"] for row in tables["coefficients"].rows if row["estimate"] is not None] + [tables["glance"].rows[0]["null_deviance"]]
 
 
 def run(sites: Sequence[Site], ask: Ask, **study: object) -> Outcome:
