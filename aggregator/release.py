@@ -143,13 +143,7 @@ def _coefficients_only(result: Result) -> Result:
 
 
 def _n_flow(result: Result, *, hide_missing: bool) -> dict[str, int | None]:
-    """Where so few rows are missing that their number is not shown, the counts shown are those with them."""
-    n: dict[str, int | None] = dict(result.n)
-    if hide_missing:
-        n["missing"] = None
-        n["rows"] = result.n["rows"] + result.n["missing"]
-        n["people"] = n["rows"] if result.n["people"] == result.n["rows"] else None
-    return n
+    return {name: None if name == "missing" and hide_missing else count for name, count in result.n.items()}
 
 
 Shown = dict[str, list[Row]]
@@ -206,7 +200,7 @@ def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
     if small:
         return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=("probability",))
     if few_missing:
-        return {**row, "missing": None, "n": row["n"] + row["missing"], "suppressed": f"missing <{k}"}
+        return {**row, "missing": None, "suppressed": f"missing <{k}"}
     if "n_column" in row:  # how many people lie beyond a quantile is for the door only
         return {name: value for name, value in row.items() if name not in ("n", "n_column")}
     return dict(row)

@@ -221,8 +221,10 @@ def typed(name: str, column: Column, raw_type: str, *, whole: bool = False) -> s
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
     raw = _known(name, column, raw_type)
-    if column.kind == "category" and raw_type != "VARCHAR":  # 2844 stored as a number is still the level '2844'
-        return f"regexp_replace(lower(CAST({raw} AS VARCHAR)), '^(-?[0-9]+)\\.0$', '\\1')" if raw_type in NUMERIC else f"CAST({raw} AS VARCHAR)"
+    if column.kind == "category" and (raw_type in NUMERIC or all(re.fullmatch(r"-?\d+", level) for level in column.levels)):
+        return f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0+$', '\\1')"  # 3.0 is the level '3'
+    if column.kind == "category" and raw_type != "VARCHAR":
+        return f"CAST({raw} AS VARCHAR)"
     if raw_type == SQL_TYPE[column.kind]:
         return raw
     return f"TRY_CAST({raw} AS {SQL_TYPE[column.kind]})"

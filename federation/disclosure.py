@@ -18,6 +18,9 @@ from federation.messages import Ints, Part, Refusal
 Mask = NDArray[np.bool_]
 
 
+TOTALS = ("people", "rows", "missing", "off_grid")  # of a node's whole cohort: not cells
+
+
 @dataclass(frozen=True)
 class Rules:
     """`hub_sees_cells`: the site lets an authorised hub see small cells; they are suppressed at its door."""
@@ -47,10 +50,11 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
             "parameters", f"{part.parameters} coefficients are more than {rules.most_parameters_per_person:g} of this node's people: use fewer terms"
         )
     if not rules.hub_sees_cells:
-        small = [name for name, counts in part.cells.items() if name != "people" and is_small(counts, k).any()]
+        small = [name for name, counts in part.cells.items() if name not in TOTALS and is_small(counts, k).any()]
         if small:
             return Refusal(
-                "small_cells", f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge levels or coarsen the grid"
+                "small_cells",
+                f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge levels, coarsen the grid, or keep strata within nodes",
             )
     return None
 

@@ -111,6 +111,9 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
         return f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{source.at(*key)}: {path}: this key is missing; add it"
+    if problem["type"] == "string_pattern_mismatch":
+        shape = "lower-case letters, digits, - and _" if "a-z" in problem["ctx"]["pattern"] else "letters, digits and _"
+        return f"{source.at(*key)}: {path.removesuffix('.[key]')}: {problem['input']!r} is no name here: use {shape}, a letter first"
     message = problem["msg"].removeprefix("Value error, ")
     given = "" if isinstance(problem["input"], dict | list) or problem["type"] == "value_error" else f", not {problem['input']!r}"
     return f"{source.at(*key)}: {path}: {message[0].lower()}{message[1:]}{given}"

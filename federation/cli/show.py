@@ -43,14 +43,11 @@ def document(released: Document, out: Path, console: Console) -> None:
     _contributions(released, console)
     suppressed = sum(found.suppressed + sum(one.suppressed for one in found.by_node.values()) for found in released.analyses.values())
     k = next(iter(released.analyses.values())).privacy["min_cell"]
-    console.print(
-        f"\nSuppressed: {suppressed} rows hold a number that stands on fewer than {k} people, or that would give one away."
-        if suppressed
-        else "\nSuppressed: nothing."
-    )
-    for happened in released.provenance["happened"]:
-        console.print(f"Round {happened['round']}, {happened['node']}: {happened['what']}", style="yellow", markup=False)
-    console.print(f"Study of {released.provenance['rounds']} rounds in {released.provenance['seconds']:.2f} s.")
+    rows = "1 row holds" if suppressed == 1 else f"{suppressed} rows hold"
+    console.print(f"\nSuppressed: {f'{rows} a number that stands on fewer than {k} people, or that would give one away' if suppressed else 'nothing'}.")
+    _happened(released, console)
+    rounds = released.provenance["rounds"]
+    console.print(f"Study of {rounds} round{'s' if rounds != 1 else ''} in {released.provenance['seconds']:.2f} s.")
     console.print(f"Report:  {out / 'report.html'}\nResult:  {out / 'result.json'}\nTables:  {out / 'tables'}", soft_wrap=True)
 
 
@@ -123,20 +120,28 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
 
 
 def _contributions(released: Document, console: Console) -> None:
-    table = Table(
-        title="What each node gave (people behind its sums)", title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="italic"
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("node")
     for name in released.analyses:
         table.add_column(name, justify="right")
     for node in released.provenance["nodes"]:
         gave = [next(one for one in found.nodes if one.node == node) for found in released.analyses.values()]
         table.add_row(node, *(words.say("n", one.people) if one.people is not None else one.status for one in gave))
-    console.print()
+    console.print("\nWhat each node gave (people behind its sums)", style="italic")
     console.print(table)
-    reasons = dict.fromkeys(f"{one.node}: {one.reason}" for found in released.analyses.values() for one in found.nodes if one.reason)
-    for reason in reasons:
-        console.print(reason, style="yellow", markup=False)
+    refused: dict[str, list[str]] = {}
+    for one in (one for found in released.analyses.values() for one in found.nodes if one.reason):
+        refused.setdefault(str(one.reason), []).append(one.node)
+    for reason, nodes in refused.items():
+        console.print(f"{', '.join(dict.fromkeys(nodes))}: {reason}", style="yellow", markup=False)
+
+
+def _happened(released: Document, console: Console) -> None:
+    """What is not a refusal: those are said with what each node gave."""
+    told = {one.reason for found in released.analyses.values() for one in found.nodes}
+    for happened in released.provenance["happened"]:
+        if happened["what"].partition(": ")[2] not in told:
+            console.print(f"Round {happened['round']}, {happened['node']}: {happened['what']}", style="yellow", markup=False)
 
 
 def plot(rows: Rows, width: int = 64, height: int = 14) -> str:

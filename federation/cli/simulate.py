@@ -61,13 +61,13 @@ def run(
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
     else:
         show.document(document, out, console)
-    failed = [f"{key}: {found.reason}" for key, found in document.analyses.items() if found.status == "failed"]
+    failed = [str(found.reason) for found in document.analyses.values() if found.status == "failed"]
+    if failed and output == "text":  # the reasons of each node stand above
+        failed = [reason.partition(" (")[0] for reason in failed]
+    if failed and len(failed) == len(document.analyses) and not _answered(document):
+        raise errors.RefusalError("\n".join(failed))
     if failed:
-        raise (
-            errors.RefusalError("\n".join(failed))
-            if len(failed) == len(document.analyses) and not _answered(document)
-            else errors.ModelError("\n".join(failed))
-        )
+        raise errors.ModelError("\n".join(failed))
 
 
 def _answered(document: release.Document) -> bool:

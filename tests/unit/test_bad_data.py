@@ -102,6 +102,14 @@ def test_nan_and_missing_codes_are_missing_and_are_left_out(tmp_path: Path) -> N
     assert described["mean"] == pytest.approx(expected, rel=1e-12) and described["missing"] == 60
 
 
+def test_a_level_written_as_a_decimal_number_is_the_level(tmp_path: Path) -> None:
+    """pandas writes 3.0 for the level 3 of a column that lacks a value."""
+    contract = federations.contract_of(TEXT.replace("levels: [a, b, c]", "levels: [1, 2, 3]"))
+    data = table().assign(g=np.where(np.arange(N) < 100, "1.0", "2"))
+    rows = federations.result(run(tmp_path, data, {"run": "describe", "columns": ["g"]}, contract)).tables["levels"].rows
+    assert [row["n"] for row in rows] == [100, N - 100, 0]
+
+
 def test_outliers_declared_missing_are_missing(tmp_path: Path) -> None:
     contract = federations.contract_of(TEXT.replace('missing: ["-9"]', "outside: missing"))
     assert federations.result(run(tmp_path, put("x", 55, 15), DESCRIBE, contract)).tables["numbers"].rows[0]["missing"] == 15

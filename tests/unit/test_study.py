@@ -104,6 +104,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
         ("levels: [congen, diabetes, hypert, other, renal]", "levels: [congen, congen]", "a level appears twice"),
         ("levels: [congen, diabetes, hypert, other, renal]", "unit: none", "a category needs its closed list"),
         ("    unit: years", "    unti: years", "unknown key 'unti'; did you mean 'unit'"),
+        ("  patient:", "  pa.tient:", "'pa.tient' is no name here: use letters, digits and _, a letter first"),
         ("version: 1", "version: 0", "version: input should be greater than or equal to 1"),
     ],
 )
