@@ -1,0 +1,104 @@
+"""The noise follows its law, and a law of 0.7 or 1.3 times the scale would be told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from federation.messages import Ints
+from federation.privacy import noise
+from federation.privacy.noise import Entropy
+
+
+def seeded(seed: int) -> Entropy:
+    """Bytes for tests: SHA-256 in counter mode, so that a failure can be run again."""
+    count = iter(range(10**9))
+
+    def entropy(size: int) -> bytes:
+        blocks = (hashlib.sha256(f"{seed}:{next(count)}".encode()).digest() for _ in range(-(-size // 32)))
+        return b"".join(blocks)[:size]
+
+    return entropy
+
+
+def exact_pmf(sigma: float, reach: int) -> np.ndarray:
+    weights = [math.exp(-k * k / (2 * sigma * sigma)) for k in range(-reach, reach + 1)]
+    return np.array(weights) / math.fsum(weights)
+
+
+def p_value(draws: Ints, sigma: float) -> float:
+    """Chi-squared against the exact law, over values expected at least ten times; the tails are one bin each."""
+    reach = int(12 * sigma) + 3
+    expected = exact_pmf(sigma, reach) * len(draws)
+    observed = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
+    often = np.flatnonzero(expected >= 10)
+    first, last = often[0], often[-1]
+    bins_e = np.r_[expected[:first].sum(), expected[first : last + 1], expected[last + 1 :].sum()]
+    bins_o = np.r_[observed[:first].sum(), observed[first : last + 1], observed[last + 1 :].sum()]
+    kept = bins_e > 5
+    statistic = float(((bins_o - bins_e)[kept] ** 2 / bins_e[kept]).sum())
+    return float(stats.chi2.sf(statistic, kept.sum() - 1))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0, 100.0])
+def test_the_right_scale_passes_and_others_fail(sigma: float) -> None:
+    variance = Fraction(sigma) ** 2
+    draws = noise.discrete_gaussian(200_000, variance, seeded(int(8 * sigma)))
+    assert p_value(draws, sigma) > 1e-3
+    assert p_value(draws, 0.7 * sigma) < 1e-12 and p_value(draws, 1.3 * sigma) < 1e-12
+
+
+def test_operating_system_entropy_gives_the_same_law() -> None:
+    assert p_value(noise.discrete_gaussian(200_000, Fraction(9)), 3.0) > 1e-6  # fails by chance once in a million runs
+
+
+def test_a_large_scale_has_its_moments() -> None:
+    draws = noise.discrete_gaussian(100_000, Fraction(8192) ** 2, seeded(3)).astype(float)
+    assert abs(draws.mean()) < 5 * 8192 / math.sqrt(100_000)  # five standard errors
+    assert abs(draws.std() / 8192 - 1) < 5 / math.sqrt(2 * 100_000)
+
+
+def test_the_table_is_the_law_to_128_bits() -> None:
+    """Against an independent sum in exact fractions of exp to 60 digits."""
+    from decimal import Decimal, localcontext
+
+    with localcontext() as context:
+        context.prec = 70
+        variance = Decimal(7) / 3
+        weights = [(-Decimal(k * k) / (2 * variance)).exp() for k in range(-40, 41)]
+        total = sum(weights)
+        law = noise.tabulate(Fraction(7, 3))
+        for k in (-5, -1, 0, 2, 6):
+            exact = int(sum(weights[: k + 41]) / total * 2**128)
+            tabulated = (int(law.high[k + law.reach]) << 64) | int(law.low[k + law.reach])
+            assert abs(exact - tabulated) <= 2  # rounding down
+
+
+def test_ties_of_the_first_64_bits_are_decided_by_the_next() -> None:
+    law = noise.tabulate(Fraction(4))
+    at = law.reach  # the word whose first half equals the cumulative value at 0
+    high, low = int(law.high[at]), int(law.low[at])
+
+    def word(second: int) -> Entropy:
+        answers = iter([high.to_bytes(8, "little"), second.to_bytes(8, "little")])
+        return lambda size: next(answers)
+
+    assert noise.discrete_gaussian(1, Fraction(4), word(low - 1)).tolist() == [0]
+    assert noise.discrete_gaussian(1, Fraction(4), word(low)).tolist() == [1]
+
+
+def test_extreme_words_stay_within_the_table() -> None:
+    law = noise.tabulate(Fraction(4))
+    assert noise.discrete_gaussian(1, Fraction(4), lambda size: b"\x00" * size).tolist() == [-law.reach + int(np.argmax((law.high > 0) | (law.low > 0)))]
+    assert abs(int(noise.discrete_gaussian(1, Fraction(4), lambda size: b"\xff" * 7 + b"\xfe" if size == 8 else b"")[0])) <= law.reach
+
+
+@pytest.mark.parametrize("variance", [Fraction(1, 5), Fraction(0), Fraction(2**33)])
+def test_a_scale_outside_the_table_is_refused(variance: Fraction) -> None:
+    with pytest.raises(ValueError, match="grid"):
+        noise.discrete_gaussian(1, variance)
