@@ -8,7 +8,8 @@
     ├── DataError      3     the data cannot be read, or break their contract
     ├── RefusalError   4     nodes refused, or too few answered
     ├── ModelError     5     the data arrived, and the model cannot be fitted to them
-    └── SetupError     6     this installation, or this hub, is not in order
+    ├── SetupError     6     this installation, or this hub, is not in order
+    └── LedgerError    7     a node's budget ledger was changed, rolled back, or cannot be written
 
 The number is the exit code of `hdh`. Anything else that is raised is a bug of ours, and crashes.
 """
@@ -56,3 +57,7 @@ class ModelError(HdhError):
 
 class SetupError(HdhError):
     exit_code = 6
+
+
+class LedgerError(HdhError):
+    exit_code = 7
