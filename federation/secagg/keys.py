@@ -1,0 +1,70 @@
+"""Identities (Ed25519), agreed keys (X25519 and HKDF-SHA-256) and sealed envelopes (ChaCha20-Poly1305)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from federation.secagg.errors import SecaggError
+
+_RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+_ONCE = b"\x00" * 12  # each envelope has a key of its own, so its nonce may be constant
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An X25519 pair that lives for one release; raw bytes."""
+
+    private: bytes
+    public: bytes
+
+
+def pair(private: bytes) -> Pair:
+    return Pair(private, X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(*_RAW))
+
+
+def agree(private: bytes, public: bytes, purpose: bytes) -> bytes:
+    """32 bytes that only the holders of the two private keys can make; another `purpose` gives others."""
+    try:
+        secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:  # a point of low order: the secret would be known to everyone
+        raise SecaggError("a public key is not a proper one") from None
+    return derive(secret, purpose)
+
+
+def derive(secret: bytes, purpose: bytes) -> bytes:
+    """32 bytes from a secret, others for another `purpose`."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=purpose).derive(secret)
+
+
+def seal(key: bytes, content: bytes, about: bytes) -> bytes:
+    return ChaCha20Poly1305(key).encrypt(_ONCE, content, about)
+
+
+def unseal(key: bytes, envelope: bytes, about: bytes) -> bytes:
+    try:
+        return ChaCha20Poly1305(key).decrypt(_ONCE, envelope, about)
+    except InvalidTag:
+        raise SecaggError("an envelope was changed, or is meant for another") from None
+
+
+def sign(identity: bytes, content: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(identity).sign(content)
+
+
+def public_identity(identity: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(identity).public_key().public_bytes(*_RAW)
+
+
+def is_signed(public: bytes, signature: bytes, content: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

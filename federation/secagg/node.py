@@ -1,0 +1,142 @@
+"""What a node does in each round of a secure sum. It trusts its roster and itself; the hub only carries.
+
+    0 open_seat   keys for this sum, signed            3 sign_survivors   who is in the sum, once
+    1 deal        shares of the two secrets, sealed    4 unmask           shares, once, for one signed set
+    2 mask        the vector, masked, once
+
+A Seat lives in memory for one release and is forgotten afterwards. That a release is asked only once, across restarts
+too, is for the caller to burn into its ledger before round 2.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from federation.secagg import keys, masks, shares
+from federation.secagg.errors import SecaggError
+from federation.secagg.keys import Pair
+from federation.secagg.masks import Words
+from federation.secagg.terms import Advert, Opening, Terms, advert_content, survivors_content
+
+Entropy = Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A node's secrets in one sum, and how far it has gone: nothing is done twice."""
+
+    terms: Terms
+    name: str
+    identity: bytes = field(repr=False)
+    mask: Pair = field(repr=False)
+    channel: Pair = field(repr=False)
+    seed: bytes = field(repr=False)
+    step: int = 0
+    adverts: Mapping[str, Advert] = field(default_factory=dict)
+    held: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    survivors: frozenset[str] = frozenset()
+
+
+def open_seat(terms: Terms, name: str, identity: bytes, entropy: Entropy = os.urandom) -> tuple[Seat, Advert]:
+    terms.check()
+    if terms.roster.get(name) != keys.public_identity(identity):
+        raise SecaggError("this node is not in the roster under its own identity")
+    seat = Seat(terms, name, identity, keys.pair(entropy(32)), keys.pair(entropy(32)), entropy(32))
+    signature = keys.sign(identity, advert_content(terms, name, seat.mask.public, seat.channel.public))
+    return seat, Advert(seat.mask.public, seat.channel.public, signature)
+
+
+def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urandom) -> tuple[Seat, dict[str, bytes]]:
+    """An envelope for each advertised peer, with this node's shares of its seed and of its mask key."""
+    terms = seat.terms
+    _expect(seat, 0)
+    _check_enough(seat, adverts)
+    own = adverts.get(seat.name)
+    if own is None or (own.mask, own.channel) != (seat.mask.public, seat.channel.public):
+        raise SecaggError("the hub shows other keys than this node's own")
+    for name, advert in adverts.items():
+        if not keys.is_signed(terms.roster[name], advert.signature, advert_content(terms, name, advert.mask, advert.channel)):
+            raise SecaggError(f"the keys shown for {name} are not signed by its identity")
+    if len({advert.mask for advert in adverts.values()} | {advert.channel for advert in adverts.values()}) < 2 * len(adverts):
+        raise SecaggError("two nodes show the same key")
+    points = {name: terms.point(name) for name in adverts}
+    of_seed = shares.split(seat.seed, list(points.values()), terms.threshold, entropy)
+    of_key = shares.split(seat.mask.private, list(points.values()), terms.threshold, entropy)
+    dealt = {name: of_seed[point] + of_key[point] for name, point in points.items()}
+    envelopes = {name: _seal(seat, name, adverts[name], content) for name, content in dealt.items() if name != seat.name}
+    held = {seat.name: (of_seed[points[seat.name]], of_key[points[seat.name]])}
+    return replace(seat, step=1, adverts=dict(adverts), held=held), envelopes
+
+
+def _seal(seat: Seat, to: str, advert: Advert, content: bytes) -> bytes:
+    about = seat.terms.about("share", seat.name, to)
+    return keys.seal(keys.agree(seat.channel.private, advert.channel, about), content, about)
+
+
+def mask(seat: Seat, envelopes: Mapping[str, bytes], vector: Words) -> tuple[Seat, Words]:
+    """The vector plus this node's own stream, plus and minus one stream for each peer that dealt."""
+    _expect(seat, 1)
+    if vector.shape != (seat.terms.length,):
+        raise SecaggError("the vector has another length than the terms say")
+    if not set(envelopes) <= set(seat.adverts) - {seat.name}:
+        raise SecaggError("an envelope comes from a node that showed no keys")
+    _check_enough(seat, {*envelopes, seat.name})
+    held = dict(seat.held)
+    for name, envelope in envelopes.items():
+        about = seat.terms.about("share", name, seat.name)
+        content = keys.unseal(keys.agree(seat.channel.private, seat.adverts[name].channel, about), envelope, about)
+        if len(content) != 2 * shares.BYTES:
+            raise SecaggError(f"the envelope of {name} does not hold two shares")
+        held[name] = (content[: shares.BYTES], content[shares.BYTES :])
+    masked = vector.copy()
+    masks.apply(masked, seed_key(seat.terms, seat.seed))
+    for name in envelopes:
+        stream = pair_key(seat.terms, seat.name, name, seat.mask.private, seat.adverts[name].mask)
+        masks.apply(masked, stream, subtract=name < seat.name)
+    return replace(seat, step=2, held=held), masked
+
+
+def seed_key(terms: Terms, seed: bytes) -> bytes:
+    """The stream key of a node's own mask."""
+    return keys.derive(seed, terms.about("self"))
+
+
+def pair_key(terms: Terms, one: str, other: str, private: bytes, public: bytes) -> bytes:
+    """The stream key of two nodes, the same from either side."""
+    return keys.agree(private, public, terms.about("pair", *sorted((one, other))))
+
+
+def sign_survivors(seat: Seat, survivors: frozenset[str]) -> tuple[Seat, bytes]:
+    """Agrees, once, to who is in the sum: those whose vectors the hub says it has."""
+    _expect(seat, 2)
+    if seat.name not in survivors or not survivors <= set(seat.held):
+        raise SecaggError("the survivors must be nodes that dealt, and this node among them")
+    _check_enough(seat, survivors)
+    return replace(seat, step=3, survivors=survivors), keys.sign(seat.identity, survivors_content(seat.terms, survivors))
+
+
+def unmask(seat: Seat, signatures: Mapping[str, bytes]) -> tuple[Seat, Opening]:
+    """Shares for the one set that this node has signed, when enough of the set have signed the same."""
+    _expect(seat, 3)
+    content = survivors_content(seat.terms, seat.survivors)
+    signed = {name for name, signature in signatures.items() if name in seat.survivors and keys.is_signed(seat.terms.roster[name], signature, content)}
+    if len(signed) < seat.terms.threshold:
+        raise SecaggError("too few survivors have signed the same set; nothing is opened")
+    seeds = {name: seat.held[name][0] for name in seat.survivors}
+    dropped = {name: seat.held[name][1] for name in seat.held.keys() - seat.survivors}
+    return replace(seat, step=4, held={}), Opening(seeds, dropped)
+
+
+def _expect(seat: Seat, step: int) -> None:
+    if seat.step != step:
+        raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
+
+
+def _check_enough(seat: Seat, names: object) -> None:
+    found = set(names)  # type: ignore[call-overload]
+    if not found <= set(seat.terms.roster):
+        raise SecaggError("a node that is not in the roster takes part")
+    if len(found) < seat.terms.threshold:
+        raise SecaggError(f"{len(found)} nodes are left, and {seat.terms.threshold} are needed")
