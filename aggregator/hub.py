@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, messages
 from federation.contract import Contract
-from federation.messages import Part, Query, Refusal, Reply, Result, State, TaskId
+from federation.messages import Floats, Part, Query, Refusal, Reply, Result, State, TaskId
 from federation.study import Study
 from federation.yaml_source import Source
 from strategies import registry
@@ -133,32 +133,53 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], present: Sequ
     parts: dict[str, Part] = {}
     for node in one.nodes:
         answer = replies[node].answers.get(task_id) if node in replies else None
-        if isinstance(answer, Part) and (wrong := misfit(answer, zero)) is None:
+        wrong = misfit(answer, zero) if isinstance(answer, Part) else None
+        if isinstance(answer, Part) and wrong is None:
             parts[node] = answer
-            continue
-        one.refusals[node] = (
-            answer if isinstance(answer, Refusal) else Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", wrong or "")
-        )
-        if answer is not None:
-            happened.append(Happened(number, node, f"{task_id}: {one.refusals[node]}"))
-    lost = len(parts) < len(one.nodes)
+        else:
+            one.refusals[node] = _refusal(answer, wrong)
+    total = _total(parts, zero, one.refusals)
+    gone = [node for node in one.nodes if node not in parts]
+    happened += [Happened(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
     one.nodes = list(parts)
     needed = 1 if task_id.node else study.min_nodes
     if len(parts) < needed:
         one.failed = _too_few(task_id, one, needed)
-    elif lost and not one.fresh:
+    elif gone and not one.fresh:
         one.state, one.fresh, one.rounds = one.task.analysis.start(one.task), True, 0
     else:
-        _combine(one, parts)
+        if one.fresh:
+            one.parts = parts
+        _combine(one, total)
 
 
-def _combine(one: Run, parts: dict[str, Part]) -> None:
-    if one.fresh:
-        one.parts = parts
+def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> Part:
+    """The sum of `parts`, in their order. A part that holds what is no number spoils the sum, and is taken out."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = messages.add(list(parts.values())) if parts else zero
+        if all(_is_finite(array) for array in total.sums.values()):
+            return total
+        for node in [node for node, part in parts.items() if not all(_is_finite(array) for array in part.sums.values())]:
+            del parts[node]
+            refusals[node] = Refusal("garbage", "an array holds a number that is not finite")
+        return messages.add(list(parts.values())) if parts else zero
+
+
+def _is_finite(array: Floats) -> bool:
+    return math.isfinite(np.add.reduce(array, None))  # the sum of what is not finite is not either
+
+
+def _refusal(answer: Part | Refusal | None, wrong: str | None) -> Refusal:
+    if isinstance(answer, Refusal):
+        return answer
+    return Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", wrong or "not a part")
+
+
+def _combine(one: Run, total: Part) -> None:
     one.fresh = False
     one.rounds += 1
     try:
-        made = one.task.analysis.combine(list(parts.values()), one.task, one.state)
+        made = one.task.analysis.combine([total], one.task, one.state)
     except errors.ModelError as error:
         one.failed = str(error)
         return
@@ -180,8 +201,6 @@ def misfit(part: Part, zero: Part) -> str | None:
     for name, array in part.sums.items():
         if array.shape != zero.sums[name].shape or array.dtype != FLOAT:
             return f"array {name!r} has the wrong shape or type"
-        if not math.isfinite(np.add.reduce(array, None)):  # the sum of what is not finite is not either
-            return f"array {name!r} holds a number that is not finite"
     for name, count in part.cells.items():
         if count.shape != zero.cells[name].shape or count.dtype.kind != "i" or (count.item() if count.size == 1 else count.min(initial=0)) < 0:
             return f"cells {name!r} are not counts of the right shape"

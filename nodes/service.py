@@ -44,15 +44,14 @@ class Office:
 def answer(query: Query, office: Office, today: date) -> Reply:
     """A Part or a Refusal for each task of the query that is addressed to this node."""
     site = office.site
-    asked = {task: state for task, state in query.states.items() if task.node in ("", site.name)}
     refused = admit(query, site, today)
     if refused is None:
         desk = _desk(query, office)
         refused = desk.refused
     if refused is not None:
         shown = Refusal("refused", "this node does not answer; ask its producer") if site.policy.terse else refused
-        return Reply(site.name, query.round, dict.fromkeys(asked, shown))
-    return Reply(site.name, query.round, {task: compute(task, state, desk) for task, state in asked.items()})
+        return Reply(site.name, query.round, {task: shown for task in query.states if task.node in ("", site.name)})
+    return Reply(site.name, query.round, {task: compute(task, state, desk) for task, state in query.states.items() if task.node in ("", site.name)})
 
 
 def admit(query: Query, site: Site, today: date) -> Refusal | None:
@@ -73,13 +72,12 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
     if study.purpose.category not in policy.purposes:
         return Refusal("purpose", f"this site does not take part in studies for {study.purpose.category}")
-    if any(names is not None and study.coordinator not in names for names in (policy.coordinators, dataset.contract.use or None)):
+    use = dataset.contract.use
+    if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (use and study.coordinator not in use):
         return Refusal("coordinator", f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it")
-    allowed_runs = registry.ANALYSES if policy.analyses is None else policy.analyses
-    if not study.runs.issubset(allowed_runs):
-        return Refusal(
-            "analysis", f"this site does not run {', '.join(sorted(study.runs.difference(allowed_runs)))}: leave it out, or ask the producer to allow it"
-        )
+    refused = study.runs - registry.NAMES if policy.analyses is None else study.runs.difference(policy.analyses)
+    if refused:
+        return Refusal("analysis", f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it")
     return None
 
 

@@ -17,6 +17,7 @@ from federation.yaml_source import Source
 from strategies.task import Analysis, Task
 
 ANALYSES = ("cox", "crosstab", "describe", "fedavg", "glm", "kaplan_meier")
+NAMES = frozenset(ANALYSES)
 
 
 @cache
