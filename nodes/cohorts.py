@@ -44,16 +44,14 @@ def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
 
 
 def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]) -> Sequence[int]:
-    row = connection.execute(f"SELECT {', '.join(check.sql for check in checks)} FROM source").fetchone()
-    assert row is not None
+    (row,) = connection.execute(f"SELECT {', '.join(check.sql for check in checks)} FROM source").fetchall()
     return [int(count) for count in row]
 
 
 def _most_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
-    row = connection.execute(
-        f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {quote_name(person)} IS NOT NULL GROUP BY {quote_name(person)})"
-    ).fetchone()
-    return int(row[0] or 0) if row else 0
+    key = quote_name(person)
+    rows = connection.execute(f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})").fetchall()
+    return int(rows[0][0] or 0)
 
 
 def open_cohort(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> tuple[Cohort, list[Finding]]:
@@ -88,8 +86,8 @@ def _no_one(contract: Contract) -> Cohort:
 def _number_people(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: str) -> Ints:
     """(n_rows,) the people of the cohort's rows, numbered from 0."""
     if contract.rows_per_person == 1:  # checked: every row is another person
-        row = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchone()
-        return np.arange(int(row[0]) if row else 0)
+        ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
+        return np.arange(int(rows))
     keys = connection.execute(f"SELECT hash({quote_name(contract.person)}) AS person FROM typed{chosen}").fetchnumpy()["person"]
     return np.unique(np.asarray(keys), return_inverse=True)[1].astype(np.int64)
 

@@ -150,8 +150,10 @@ def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> No
 
 def test_the_engines_limits_are_set(tmp_path: Path) -> None:
     connection = connectors.connect(Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB"))
-    row = connection.execute("SELECT current_setting('memory_limit'), current_setting('temp_directory'), current_setting('max_temp_directory_size')").fetchone()
-    assert row is not None and row[0] == "286.1 MiB" and row[1] == str(tmp_path) and row[2] == "953.6 MiB"
+    row = connection.execute(
+        "SELECT current_setting('memory_limit'), current_setting('temp_directory'), current_setting('max_temp_directory_size')"
+    ).fetchall()[0]
+    assert row[0] == "286.1 MiB" and row[1] == str(tmp_path) and row[2] == "953.6 MiB"
 
 
 @pytest.mark.parametrize(
