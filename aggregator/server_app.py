@@ -52,17 +52,22 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["directory"]))
     name = str(context.run_config["job"])
     job = jobs.read(folder, name)
-    notes: list[str] = []
+    found: dict[str, Any] = {"error": "SetupError", "message": "the hub stopped on a bug of its own; its log says more"}
     try:
-        _wait_for_nodes(grid, job)
-        started = datetime.now(UTC)
-        ask = flower_ask.ask_of(GridPost(grid), job.nodes, Patience(job.timeout_s), notes.append)
-        outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=lambda number, _: jobs.progress(folder, name, number))
-        document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="flower", notes=[*job.notes, *notes])
-        found: dict[str, Any] = {"document": document.model_dump(mode="json")}
+        found = {"document": _run(grid, job, folder, name).model_dump(mode="json")}
     except errors.HdhError as error:
         found = {"error": type(error).__name__, "message": str(error)}
-    jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
+    finally:  # whoever waits is told, whatever happened
+        jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
+
+
+def _run(grid: Grid, job: jobs.Job, folder: Path, name: str) -> release.Document:
+    notes: list[str] = []
+    _wait_for_nodes(grid, job)
+    started = datetime.now(UTC)
+    ask = flower_ask.ask_of(GridPost(grid), job.nodes, Patience(job.timeout_s), notes.append)
+    outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=lambda number, _: jobs.progress(folder, name, number))
+    return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="flower", notes=[*job.notes, *notes])
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from aggregator import hub, release
+from federation import errors
 from federation.cli import study as studies
 from nodes.site import Dataset, Site
 from simulations import flower, local
@@ -73,6 +74,12 @@ def test_no_node_listens_on_a_port(deployment: Deployment, sites: list[Site]) ->
         opened = Path(f"/proc/{deployment.processes[site.name].pid}/fd").iterdir()
         sockets = {str(link.readlink())[8:-1] for link in opened if str(link.readlink()).startswith("socket:[")}
         assert not sockets & listening
+
+
+def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:
+    many = STUDY.model_copy(update={"min_nodes": 9})
+    with pytest.raises(errors.RefusalError, match="needs at least 9 nodes"):
+        flower.submit(deployment, many, CONTRACT, say=lambda _: None, timeout_s=20)
 
 
 def test_a_killed_node_leaves_the_study_to_the_others(deployment: Deployment, sites: list[Site]) -> None:
