@@ -22,9 +22,16 @@ def page(document: Document) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(say=words.say, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number)
+    environment.globals.update(say=words.say, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number, matrix=_matrix)
     sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]
     return environment.get_template("page.html.j2").render(document=document, sections=sections)
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:
+    """A cross-table's tidy rows as its columns, and its lines with their cells."""
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    cells = {(row["row"], row["column"]): row for row in rows}
+    return columns, [(level, [cells.get((level, column)) for column in columns]) for level in dict.fromkeys(row["row"] for row in rows)]
 
 
 def _is_number(value: Any) -> bool:
