@@ -251,7 +251,7 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
     for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
         each = [[row for row in table.rows if row["group"] == group] for table in tables]
         times = sorted({row["time"] for rows in each for row in rows})
-        released = [times[i] for i in disclosure.merge_steps_together([_leaving(rows, times) for rows in each], k)]
+        released = [times[i] for i in disclosure.merge_steps([_leaving(rows, times) for rows in each], k)]
         for out, rows in zip(shown, each, strict=True):
             out += _merged(rows, released, k)
     return shown

@@ -63,17 +63,13 @@ def is_small(counts: Ints, k: int) -> Mask:
     return (counts > 0) & (counts < k)
 
 
-def suppress_table(counts: Ints, k: int) -> tuple[Mask, Mask, Mask]:
+def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
     """Which cells (r, c), row totals (r,) and column totals (c,) of a cross-table to withhold.
 
     Primary: 1 to k-1 people. Secondary: in each line, what is withheld must be at least two cells that together
     hold k people, else a subtraction from the total shows it; a line with nothing left to withhold loses its total.
+    Of several nodes' tables, whose sum is shown too, what one withholds all withhold.
     """
-    return suppress_tables([counts], k)
-
-
-def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
-    """The same for tables of several nodes whose sum is shown too: what one withholds, all withhold."""
     hidden = np.logical_or.reduce([is_small(counts, k) for counts in tables])
     rows_hidden, columns_hidden = (np.logical_or.reduce([is_small(counts.sum(axis), k) for counts in tables]) for axis in (1, 0))
     changed = True
@@ -118,17 +114,14 @@ def suppress_lines(lines: Sequence[Ints], k: int) -> Mask:
     return hidden
 
 
-def merge_steps(events: Ints, exits: Ints, left: Ints, k: int) -> list[int]:
-    """The steps of a survival curve to release, as indices of their last time.
+def merge_steps(curves: Sequence[tuple[Ints, Ints, Ints]], k: int) -> list[int]:
+    """The steps of a survival curve to release, as indices of their last time; a curve is its events, its other exits,
+    and those left at risk, at each time.
 
     Steps are merged until events and other exits since the last released time are each nobody or at least `k`
-    people, and those `left` at risk are too. What remains at the end is withheld.
+    people, and those left at risk are too. What remains at the end is withheld. Of several nodes' curves over the same
+    times, whose sum is shown too, only the times that suit all are released.
     """
-    return merge_steps_together([(events, exits, left)], k)
-
-
-def merge_steps_together(curves: Sequence[tuple[Ints, Ints, Ints]], k: int) -> list[int]:
-    """The same for several nodes' curves over the same times, whose sum is shown too: the times that suit all."""
     counts = np.stack([np.stack([events, exits]) for events, exits, _ in curves])  # (nodes, 2, times)
     left = np.stack([remain for _, _, remain in curves])
     released, since = [], np.zeros(counts.shape[:2], np.int64)

@@ -24,8 +24,9 @@ from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
-from strategies import counting, fitting, timegrid
+from strategies import counting, fitting, risksets, timegrid
 from strategies.fitting import Scaling
+from strategies.risksets import Increments
 from strategies.task import Task
 from strategies.timegrid import Grid, TimeGrid
 
@@ -211,56 +212,6 @@ def _died(rows: Rows, hazard: Floats, beta: Floats) -> dict[str, Floats]:
     return {"died": died, "deaths": deaths, "observed": observed}
 
 
-@dataclass(frozen=True)
-class Increments:
-    """Per cell, from the pooled risk sets: h0 = sum of hazard increments, h1 = the share that Efron takes back from
-    the dead, k0 and k1 (., p) the same times the mean covariate, mean (., p) the mean covariate at a death; the
-    score, the log-likelihood, and `outer` (p, p), the part of the information that needs no rows."""
-
-    h0: Floats
-    h1: Floats
-    k0: Floats
-    k1: Floats
-    mean: Floats
-    score: Floats
-    log_lik: float
-    outer: Floats
-
-
-def increments(
-    left: Floats, entered: Floats | None, died: Floats, deaths: Floats, observed: Floats, strata: Sequence[tuple[int, int]], ties: str
-) -> Increments:
-    net = left if entered is None else left - entered
-    at_risk = np.empty_like(left)  # in a cell: those who leave then or later, less those who enter then or later
-    for first, end in strata:
-        at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
-    where = np.flatnonzero(deaths[:, 0])
-    d = deaths[where, 0].astype(np.int64)
-    steps = d if ties == "efron" else np.ones_like(d)
-    cell = np.repeat(np.arange(len(where)), steps)
-    turn = np.arange(len(cell)) - np.repeat(np.cumsum(steps) - steps, steps)
-    f = turn / d[cell] if ties == "efron" else np.zeros(len(cell))
-    S, D = at_risk[where], died[where]
-    denominator = S[cell, 0] - f * D[cell, 0]
-    c = (deaths[where, 1] / steps)[cell]
-    h, q = c / denominator, c / denominator**2
-    h0, h1, q0, q1, q2 = (np.bincount(cell, values, len(where)) for values in (h, h * f, q, q * f, q * f * f))
-    S1, D1 = S[:, 1:], D[:, 1:]
-    k0, k1 = q0[:, None] * S1 - q1[:, None] * D1, q1[:, None] * S1 - q2[:, None] * D1
-    mean = (h0[:, None] * S1 - h1[:, None] * D1) / deaths[where, 1:]
-    score = observed[1:] - h0 @ S1 + h1 @ D1
-    outer = S1.T @ k0 - D1.T @ k1
-    log_lik = float(observed[0] - c @ np.log(denominator))
-    everywhere = [_scatter(values, where, len(left)) for values in (h0, h1, k0, k1, mean)]
-    return Increments(everywhere[0], everywhere[1], everywhere[2], everywhere[3], everywhere[4], score, log_lik, outer)
-
-
-def _scatter(values: Any, where: Ints, size: int) -> Floats:
-    out = np.zeros((size, *values.shape[1:]))
-    out[where] = values
-    return out
-
-
 def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
     """(p, p) sum over rows of x x' times the row's hazard while at risk."""
     return fitting.gram(rows.X, hazard * _exposure(rows, h0, h1))
@@ -268,19 +219,12 @@ def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
 
 def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
     """(n,) the increments that each row was exposed to: those of its cells, less Efron's share if it died."""
-    total = _within(h0, rows.strata)
+    total = risksets.within(h0, rows.strata)
     exposure = total[rows.cell]
     if rows.entry is not None:
         exposure = exposure - _before(total, rows)
     exposure[rows.dead] -= h1[rows.cell[rows.dead]]
     return np.maximum(exposure, 0.0)
-
-
-def _within(increment: Floats, strata: Sequence[tuple[int, int]]) -> Floats:
-    total = np.empty_like(increment)
-    for first, end in strata:
-        total[first:end] = increment[first:end].cumsum(0)
-    return total
 
 
 def _before(total: Floats, rows: Rows) -> Floats:
@@ -293,7 +237,7 @@ def _before(total: Floats, rows: Rows) -> Floats:
 def _fit_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     """All of a Newton step, where the node holds its strata alone."""
     risk = _risk(rows, state["beta"])
-    made = increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+    made = risksets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
     information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
     return {"score": made.score, "information": information, "log_lik": np.array([made.log_lik]), "weight": np.array([risk["deaths"][:, 1].sum()])}
 
@@ -316,14 +260,14 @@ def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     if task.plan.within_node:
         risk = _risk(rows, state["beta"])
         hazard = risk["hazard"]
-        made = increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+        made = risksets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
     else:
         hazard = np.exp(rows.X @ state["beta"])
         if rows.weights is not None:
             hazard *= rows.weights
         made = Increments(state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING)
     X, dead = rows.X, rows.dead
-    passed = _within(made.k0, rows.strata)
+    passed = risksets.within(made.k0, rows.strata)
     mean_passed = passed[rows.cell]
     if rows.entry is not None:
         mean_passed = mean_passed - _before(passed, rows)
@@ -385,7 +329,7 @@ def _hazards(total: Part, task: Task, values: dict[str, Floats]) -> State:
     size, n_strata = task.plan.grid.size, task.plan.n_strata
     strata = tuple((s * size, (s + 1) * size) for s in range(n_strata))
     sums = total.sums
-    made = increments(sums["left"], sums.get("entered"), sums["died"], sums["deaths"], sums["observed"], strata, task.options.ties)
+    made = risksets.increments(sums["left"], sums.get("entered"), sums["died"], sums["deaths"], sums["observed"], strata, task.options.ties)
     values |= {"h0": made.h0, "h1": made.h1, "score": made.score, "log_lik": np.array([made.log_lik]), "outer": made.outer}
     values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
     if task.options.robust:

@@ -27,10 +27,6 @@ class Scaling:
     centre: Floats
     scale: Floats
 
-    @property
-    def bounded(self) -> bool:
-        return bool(np.isfinite(self.scale).all())
-
 
 def scaling(terms: Sequence[Term], *, centred: bool) -> Scaling:
     """Where the contract gives no range, the column stays as it is."""

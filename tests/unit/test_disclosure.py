@@ -59,7 +59,7 @@ tables = hnp.arrays(np.int64, st.tuples(st.integers(2, 4), st.integers(2, 4)), e
 @given(tables)
 def test_no_line_gives_away_what_it_withholds(counts: np.ndarray) -> None:
     """With its total shown, a line withholds nothing, or at least two cells that together hold k people."""
-    hidden, rows_hidden, columns_hidden = disclosure.suppress_table(counts, K)
+    hidden, rows_hidden, columns_hidden = disclosure.suppress_tables([counts], K)
     assert (hidden | ~disclosure.is_small(counts, K)).all()
     for lines, masks, totals_hidden in ((counts, hidden, rows_hidden), (counts.T, hidden.T, columns_hidden)):
         for line, mask, total_hidden in zip(lines, masks, totals_hidden, strict=True):
@@ -68,12 +68,12 @@ def test_no_line_gives_away_what_it_withholds(counts: np.ndarray) -> None:
 
 
 def test_a_table_without_small_cells_is_shown_whole() -> None:
-    hidden, rows_hidden, columns_hidden = disclosure.suppress_table(np.array([[20, 0], [11, 50]]), K)
+    hidden, rows_hidden, columns_hidden = disclosure.suppress_tables([np.array([[20, 0], [11, 50]])], K)
     assert not (hidden.any() or rows_hidden.any() or columns_hidden.any())
 
 
 def test_secondary_suppression_takes_the_smallest_other_cell() -> None:
-    hidden, _, _ = disclosure.suppress_table(np.array([[5, 40, 60], [70, 30, 80], [90, 95, 99]]), K)
+    hidden, _, _ = disclosure.suppress_tables([np.array([[5, 40, 60], [70, 30, 80], [90, 95, 99]])], K)
     assert hidden.tolist() == [[True, True, False], [True, True, False], [False, False, False]]
 
 
@@ -82,7 +82,7 @@ def test_secondary_suppression_takes_the_smallest_other_cell() -> None:
 def test_between_released_times_of_a_curve_nobody_or_enough_leave(steps: list[tuple[int, int]]) -> None:
     events, exits = (np.array(column) for column in zip(*steps, strict=True))
     left = (events + exits).sum() - np.cumsum(events + exits)
-    released = disclosure.merge_steps(events, exits, left, K)
+    released = disclosure.merge_steps([(events, exits, left)], K)
     for first, last in itertools.pairwise([-1, *released]):
         for counts in (events, exits):
             total = counts[first + 1 : last + 1].sum()
