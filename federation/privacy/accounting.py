@@ -1,15 +1,75 @@
 """What a release costs, in zero-concentrated differential privacy (Bun and Steinke 2016), as integers of 1e-12 rho.
 
 Costs add, under adaptive choice too (Feldman and Zrnic 2021), so a budget is a number that is never passed. Integers,
-because 0.015 + 0.005 is more than 0.02 in floats. Epsilon is for people: it is derived, never added.
+because 0.015 + 0.005 is more than 0.02 in floats. What is kept is the event (what noise on what bound); its cost is
+derived from it, and epsilon, which is for people, from the cost.
+
+Training on samples has no useful rho: it costs a curve, its Renyi divergence at each of ORDERS over that order. Curves
+add too, and a budget of rho holds them if at some order the sum is within it (Lecuyer 2021).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from federation import errors
 
 PICO = 10**12  # rho is counted in units of 1e-12, rounded up
+ORDERS = (*range(2, 21), 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 1024)
+
+
+# -- events, and what they cost
+@dataclass(frozen=True)
+class Gaussian:
+    """N_Z(0, variance) added to `size` integers that one person moves by at most `bound` in L2, all in grid units."""
+
+    bound: Fraction
+    variance: Fraction
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`steps` Gaussian releases of `multiplier` times their bound, each on people drawn with probability `rate`."""
+
+    rate: float
+    multiplier: float
+    steps: int
+
+
+Event = Gaussian | Sampled
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`rho` in pico-rho; `curve`, if any, in the same unit at each of ORDERS, on top of it."""
+
+    rho: int = 0
+    curve: tuple[int, ...] = ()
+
+    def __add__(self, other: Cost) -> Cost:
+        if not (self.curve and other.curve):
+            return Cost(self.rho + other.rho, self.curve or other.curve)
+        return Cost(self.rho + other.rho, tuple(a + b for a, b in zip(self.curve, other.curve, strict=True)))
+
+    @property
+    def least(self) -> int:
+        """The pico-rho of a budget that just holds this."""
+        return self.rho + min(self.curve, default=0)
+
+
+def cost(event: Event) -> Cost:
+    if isinstance(event, Gaussian):
+        return Cost(gaussian_rho(event.bound, event.variance))
+    return Cost(0, tuple(math.ceil(PICO * event.steps * _sampled_divergence(event, order) / order) for order in ORDERS))
+
+
+def total(events: Iterable[Event]) -> Cost:
+    return sum((cost(event) for event in events), Cost())
 
 
 def gaussian_rho(bound: Fraction, variance: Fraction) -> int:
@@ -25,16 +85,50 @@ def variance_for(bound: Fraction, rho: int) -> Fraction:
     return PICO * bound * bound / (2 * rho)
 
 
+def _sampled_divergence(event: Sampled, order: int) -> float:
+    """Of one step, at an integer order: log sum_k C(a,k) (1-q)^(a-k) q^k exp(k(k-1) / (2 z^2)) / (a-1)
+    (Mironov, Talwar, Zhang 2019, section 3.3)."""
+    q, z = event.rate, event.multiplier
+    if q == 1:
+        return order / (2 * z * z)
+    terms = [
+        math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
+        + (order - k) * math.log1p(-q) + k * math.log(q) + k * (k - 1) / (2 * z * z)
+        for k in range(order + 1)
+    ]  # fmt: skip
+    largest = max(terms)
+    return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+
+
+# -- events as the ledger keeps them
+def to_json(event: Event) -> dict[str, Any]:
+    if isinstance(event, Gaussian):
+        return {"mechanism": "discrete-gaussian", "bound": str(event.bound), "variance": str(event.variance), "size": event.size}
+    return {"mechanism": "sampled-gaussian", "rate": event.rate, "multiplier": event.multiplier, "steps": event.steps}
+
+
+def from_json(values: Mapping[str, Any]) -> Event:
+    try:
+        if values["mechanism"] == "discrete-gaussian":
+            return Gaussian(Fraction(values["bound"]), Fraction(values["variance"]), int(values["size"]))
+        if values["mechanism"] == "sampled-gaussian":
+            return Sampled(float(values["rate"]), float(values["multiplier"]), int(values["steps"]))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        pass
+    raise errors.LedgerError("an event of the ledger is of no kind that this version knows; use the version that wrote it")
+
+
+# -- epsilon, for people
 def epsilon(rho: int, delta: float) -> float:
     """The least epsilon with (epsilon, delta)-differential privacy, over all orders a > 1:
     rho a + log(1 / (a delta)) / (a - 1) + log(1 - 1 / a) (Canonne, Kamath, Steinke 2020, corollary 13)."""
     if rho == 0:
         return 0.0
-    cost = rho / PICO
+    spent = rho / PICO
 
     def at(log_excess: float) -> float:
         a = 1 + math.exp(log_excess)
-        return cost * a - math.log(a * delta) / (a - 1) + math.log1p(-1 / a)
+        return spent * a - math.log(a * delta) / (a - 1) + math.log1p(-1 / a)
 
     return max(0.0, _least(at, -20.0, 40.0))
 
@@ -66,3 +160,19 @@ def rho_for(epsilon_: float, delta: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if epsilon(middle, delta) <= epsilon_ else (low, middle)
     return low
+
+
+def tight_epsilon(cost_: Cost, delta: float) -> float:
+    """What is shown to people of a batch declared beforehand: the composed Gaussians as one, exactly (dp-accounting), or
+    by the curve. At most `epsilon` of the same; never enforced, since tight composition is no filter for later choices."""
+    import dp_accounting
+
+    if cost_.curve:
+        found: float = min(
+            (cost_.rho + at) / PICO * order + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+            for order, at in zip(ORDERS, cost_.curve, strict=True)
+        )
+        return found
+    if not cost_.rho:
+        return 0.0
+    return float(dp_accounting.get_epsilon_gaussian(math.sqrt(PICO / (2 * cost_.rho)), delta))

@@ -1,0 +1,108 @@
+"""From a bound and a share of the budget to a grid of integers and the noise on it.
+
+An array leaves a node as whole counts of a grid's `unit`. Arrays of integers keep their steps; arrays of real numbers are
+rounded to a grid so fine that rounding adds little to what one person can move. Node and hub work the grid out from
+the same public values, so they agree on it without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from federation.messages import Floats, Ints
+from federation.privacy import accounting, noise
+from federation.privacy.accounting import PICO, Gaussian
+
+LEAST_SIGMA = 8  # grid units, also of a node's share of distributed noise: at 4 already the sum of shares is as good as one draw
+SIGMAS = tuple(4**i for i in range(4, 9))  # of real arrays, so that few noise tables are made: 256 to 65,536
+ROUNDING = Fraction(1, 100)  # the part of the bound that rounding may take, if a larger sigma can avoid more
+TOO_SMALL = "the budget is too small: give the study a larger epsilon, the analysis a larger share, or narrow the contract's ranges"
+LARGEST_COUNT = 2**52  # what a float still counts in single steps
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`unit` is the size of a step; `bound`, how far one person moves the array, and `variance`, of the noise that keeps it
+    within its budget, are in steps. A node that adds a share of distributed noise adds `variance / honest`."""
+
+    unit: float
+    bound: Fraction
+    variance: Fraction
+    size: int
+    honest: int = 1
+
+    @property
+    def event(self) -> Gaussian:
+        return Gaussian(self.bound, self.variance, self.size)
+
+    @property
+    def share(self) -> Fraction:
+        return self.variance / self.honest
+
+
+def grid(bound: float, size: int, rho: int, *, whole: bool, honest: int = 1) -> Grid:
+    """The grid on which an array of `size` numbers, moved by one person by `bound` at most, costs `rho` pico-rho at most.
+
+    `whole`: the numbers are integers. `honest`: the least number of nodes that will add a share of the noise.
+    ValueError if no grid does it: the budget is too small, or the bound is nothing."""
+    if not 0 < bound < math.inf:
+        raise ValueError("an array without a bound cannot be noised")
+    if rho <= 0:
+        raise ValueError(TOO_SMALL)
+    return _whole(bound, size, rho, honest) if whole else _real(bound, size, rho, honest)
+
+
+def _whole(bound: float, size: int, rho: int, honest: int) -> Grid:
+    sigma = bound / math.sqrt(2 * rho / PICO)
+    finer = max(1, math.ceil(LEAST_SIGMA * math.sqrt(honest) / sigma))  # steps for each integer
+    moved = _upwards(bound) * finer
+    variance = Fraction(math.ceil(accounting.variance_for(moved, rho) * 1024), 1024)
+    return _checked(Grid(1 / finer, moved, variance, size, honest))
+
+
+def _real(bound: float, size: int, rho: int, honest: int) -> Grid:
+    """Both sums of a neighbouring pair are rounded, so each number may move by two halves of a step more, and by two for
+    floating-point sums that are a little off."""
+    rounding = 2 * Fraction(math.isqrt(size * 2**40) + 1, 2**20)
+    for sigma in SIGMAS:
+        moved = Fraction(sigma) * Fraction(math.isqrt(2 * rho * PICO), PICO)  # how far a person may move, in steps
+        if rounding <= ROUNDING * moved and sigma**2 >= LEAST_SIGMA**2 * honest:
+            break
+    if rounding * 2 > moved:
+        raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, or coarsen it")
+    unit = bound / float(moved - rounding) * (1 + 2**-40)
+    return _checked(Grid(unit, _upwards(bound) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
+
+
+def _upwards(bound: float) -> Fraction:
+    """No less than the real number that `bound` was rounded from."""
+    return Fraction(bound) * (1 + Fraction(1, 2**45))
+
+
+def _checked(made: Grid) -> Grid:
+    if made.share < LEAST_SIGMA**2 or made.variance > noise.LARGEST_SIGMA**2:
+        raise ValueError(TOO_SMALL)
+    return made
+
+
+def to_steps(array: Floats | Ints, made: Grid) -> Ints:
+    """The array as whole steps of its grid. OverflowError where a sum has more than 2^52 of them."""
+    steps = np.rint(np.asarray(array, np.float64) / made.unit)
+    if not (np.abs(steps) < LARGEST_COUNT).all():  # NaN too
+        raise OverflowError("a sum is too large for its grid")
+    return steps.astype(np.int64)
+
+
+def to_numbers(steps: Ints, unit: float) -> Floats:
+    numbers: Floats = np.multiply(steps, unit)
+    return numbers
+
+
+def divide(rho: int, weights: dict[str, float]) -> dict[str, int]:
+    """`rho` shared out by weight, each share rounded down."""
+    whole = sum(weights.values())
+    return {name: math.floor(rho * (weight / whole)) for name, weight in weights.items()}
