@@ -9,12 +9,12 @@ import numpy as np
 from federation.secagg import keys, masks, node, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
-from federation.secagg.terms import Advert, Opening, Terms
+from federation.secagg.terms import Advert, Opening, Terms, names_digest
 
 
-def route(dealt: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
-    """The envelopes by receiver: to each node that dealt, those of the others that did."""
-    return {to: {sender: envelopes[to] for sender, envelopes in dealt.items() if sender != to} for to in dealt}
+def route(terms: Terms, dealt: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
+    """The envelopes by receiver: to each node that dealt, those of its neighbours that did."""
+    return {to: {sender: dealt[sender][to] for sender in terms.near(to) & dealt.keys()} for to in dealt}
 
 
 def open_sum(terms: Terms, adverts: Mapping[str, Advert], dealt: frozenset[str], masked: Mapping[str, Words], openings: Mapping[str, Opening]) -> Words:
@@ -22,19 +22,26 @@ def open_sum(terms: Terms, adverts: Mapping[str, Advert], dealt: frozenset[str],
     threshold of the survivors' shares."""
     if len(openings) < terms.threshold:
         raise SecaggError(f"{len(openings)} nodes opened their shares, and {terms.threshold} are needed")
-    openers = sorted(openings)[: terms.threshold]
-    weight = shares.weights([terms.point(name) for name in openers])
     total = np.zeros(terms.length, np.uint64)
     for vector in masked.values():
         total += vector
+    add: list[bytes] = []
+    subtract: list[bytes] = []
     for name in masked:
-        seed = shares.join({terms.point(opener): openings[opener].seeds[name] for opener in openers}, weight)
-        masks.apply(total, node.seed_key(terms, seed), subtract=True)
-    for name in sorted(dealt - set(masked)):
-        private = shares.join({terms.point(opener): openings[opener].keys[name] for opener in openers}, weight)
+        subtract.append(node.seed_key(terms, _join(terms, {opener: opening.seeds[name] for opener, opening in openings.items() if name in opening.seeds})))
+    for name in sorted(dealt - masked.keys()):
+        private = _join(terms, {opener: opening.keys[name] for opener, opening in openings.items() if name in opening.keys})
         if keys.pair(private).public != adverts[name].mask:
             raise SecaggError(f"a share of {name}'s key is wrong; the sum cannot be opened")
-        for survivor in masked:  # what the survivor added for the dropped node is taken off
-            stream = node.pair_key(terms, survivor, name, private, adverts[survivor].mask)
-            masks.apply(total, stream, subtract=survivor < name)
+        for survivor in terms.near(name) & masked.keys():  # what the survivor added for the dropped node is taken off
+            stream = node.pair_key(terms, survivor, name, private, adverts[survivor].mask, names_digest(dealt))
+            (add if survivor > name else subtract).append(stream)
+    masks.apply(total, add=add, subtract=subtract)
     return total
+
+
+def _join(terms: Terms, found: Mapping[str, bytes]) -> bytes:
+    if len(found) < terms.shares_needed:
+        raise SecaggError(f"{len(found)} shares of a secret were opened, and {terms.shares_needed} are needed")
+    some = sorted(found)[: terms.shares_needed]
+    return shares.join({terms.point(name): found[name] for name in some}, shares.weights(tuple(terms.point(name) for name in some)))

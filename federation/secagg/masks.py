@@ -1,25 +1,31 @@
-"""A seed of 32 bytes spread over a vector of integers mod 2^64, by AES-256 in counter mode."""
+"""Seeds of 32 bytes spread over a vector of integers mod 2^64, by AES-256 in counter mode."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
-CHUNK = 65_536  # words: 512 kB stay in a core's cache
+CHUNK = 32_768  # words: 256 kB of the vector and as much of a stream stay in a core's cache
 _ZEROS = bytes(8 * CHUNK)
 
 
-def apply(vector: Words, seed: bytes, *, subtract: bool = False) -> None:
-    """Adds (or subtracts) the seed's stream to `vector` in place. A seed serves one vector, so the counter starts at 0."""
-    stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
+def apply(vector: Words, *, add: Iterable[bytes] = (), subtract: Iterable[bytes] = ()) -> None:
+    """Adds and subtracts the streams of seeds in place, a piece of the vector at a time. A seed serves one vector, so its
+    counter starts at 0."""
+    streams = [(_stream(seed), np.add) for seed in add] + [(_stream(seed), np.subtract) for seed in subtract]
     buffer = bytearray(8 * CHUNK + 15)
     words: Words = np.frombuffer(buffer, np.uint64, CHUNK)
     for start in range(0, len(vector), CHUNK):
         part = vector[start : start + CHUNK]
-        stream.update_into(memoryview(_ZEROS)[: 8 * len(part)], buffer)
-        if subtract:
-            part -= words[: len(part)]
-        else:
-            part += words[: len(part)]
+        zeros, stream_words = memoryview(_ZEROS)[: 8 * len(part)], words[: len(part)]
+        for stream, operation in streams:
+            stream.update_into(zeros, buffer)
+            operation(part, stream_words, out=part)
+
+
+def _stream(seed: bytes):  # type: ignore[no-untyped-def]
+    return Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()

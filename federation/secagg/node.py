@@ -4,28 +4,29 @@
     1 deal        shares of the two secrets, sealed    4 unmask           shares, once, for one signed set
     2 mask        the vector, masked, once
 
-A Seat lives in memory for one release and is forgotten afterwards. That a release is asked only once, across restarts
-too, is for the caller to burn into its ledger before round 2.
+A Seat lives in memory for one release and is forgotten afterwards. That a set of survivors is signed only once, across
+restarts too, is for the caller to burn into its ledger before round 3.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from federation.secagg import keys, masks, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.keys import Pair
 from federation.secagg.masks import Words
-from federation.secagg.terms import Advert, Opening, Terms, advert_content, survivors_content
+from federation.secagg.terms import Advert, Opening, Terms, advert_content, names_digest, survivors_content
 
 Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
 class Seat:
-    """A node's secrets in one sum, and how far it has gone: nothing is done twice."""
+    """A node's secrets in one sum, and how far it has gone: nothing is done twice. `held`: the shares (of seed, of key) that it
+    and its neighbours dealt to it."""
 
     terms: Terms
     name: str
@@ -35,6 +36,7 @@ class Seat:
     seed: bytes = field(repr=False)
     step: int = 0
     adverts: Mapping[str, Advert] = field(default_factory=dict)
+    dealers: frozenset[str] = frozenset()
     held: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     survivors: frozenset[str] = frozenset()
 
@@ -49,23 +51,25 @@ def open_seat(terms: Terms, name: str, identity: bytes, entropy: Entropy = os.ur
 
 
 def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urandom) -> tuple[Seat, dict[str, bytes]]:
-    """An envelope for each advertised peer, with this node's shares of its seed and of its mask key."""
+    """An envelope for each neighbour that shows its keys, with this node's shares of its seed and of its mask key."""
     terms = seat.terms
     _expect(seat, 0)
     _check_enough(seat, adverts)
     own = adverts.get(seat.name)
     if own is None or (own.mask, own.channel) != (seat.mask.public, seat.channel.public):
         raise SecaggError("the hub shows other keys than this node's own")
-    for name, advert in adverts.items():
+    near = sorted(terms.near(seat.name) & adverts.keys())
+    for name in near:
+        advert = adverts[name]
         if not keys.is_signed(terms.roster[name], advert.signature, advert_content(terms, name, advert.mask, advert.channel)):
             raise SecaggError(f"the keys shown for {name} are not signed by its identity")
-    if len({advert.mask for advert in adverts.values()} | {advert.channel for advert in adverts.values()}) < 2 * len(adverts):
+    shown = [key for name in (*near, seat.name) for key in (adverts[name].mask, adverts[name].channel)]
+    if len(set(shown)) < len(shown):
         raise SecaggError("two nodes show the same key")
-    points = {name: terms.point(name) for name in adverts}
-    of_seed = shares.split(seat.seed, list(points.values()), terms.threshold, entropy)
-    of_key = shares.split(seat.mask.private, list(points.values()), terms.threshold, entropy)
-    dealt = {name: of_seed[point] + of_key[point] for name, point in points.items()}
-    envelopes = {name: _seal(seat, name, adverts[name], content) for name, content in dealt.items() if name != seat.name}
+    points = {name: terms.point(name) for name in (*near, seat.name)}
+    of_seed = shares.split(seat.seed, list(points.values()), terms.shares_needed, entropy)
+    of_key = shares.split(seat.mask.private, list(points.values()), terms.shares_needed, entropy)
+    envelopes = {name: _seal(seat, name, adverts[name], of_seed[points[name]] + of_key[points[name]]) for name in near}
     held = {seat.name: (of_seed[points[seat.name]], of_key[points[seat.name]])}
     return replace(seat, step=1, adverts=dict(adverts), held=held), envelopes
 
@@ -75,27 +79,34 @@ def _seal(seat: Seat, to: str, advert: Advert, content: bytes) -> bytes:
     return keys.seal(keys.agree(seat.channel.private, advert.channel, about), content, about)
 
 
-def mask(seat: Seat, envelopes: Mapping[str, bytes], vector: Words) -> tuple[Seat, Words]:
-    """The vector plus this node's own stream, plus and minus one stream for each peer that dealt."""
+def mask(seat: Seat, dealers: Iterable[str], envelopes: Mapping[str, bytes], vector: Words) -> tuple[Seat, Words]:
+    """The vector plus this node's own stream, plus and minus one stream for each neighbour among the `dealers`.
+
+    The streams depend on who the dealers are: a hub that tells nodes different sets gets vectors whose masks do not cancel."""
     _expect(seat, 1)
+    dealt = frozenset(dealers)
     if vector.shape != (seat.terms.length,):
         raise SecaggError("the vector has another length than the terms say")
-    if not set(envelopes) <= set(seat.adverts) - {seat.name}:
-        raise SecaggError("an envelope comes from a node that showed no keys")
-    _check_enough(seat, {*envelopes, seat.name})
-    held = dict(seat.held)
-    for name, envelope in envelopes.items():
-        about = seat.terms.about("share", name, seat.name)
-        content = keys.unseal(keys.agree(seat.channel.private, seat.adverts[name].channel, about), envelope, about)
-        if len(content) != 2 * shares.BYTES:
-            raise SecaggError(f"the envelope of {name} does not hold two shares")
-        held[name] = (content[: shares.BYTES], content[shares.BYTES :])
+    if seat.name not in dealt or not dealt <= seat.adverts.keys():
+        raise SecaggError("the dealers must be nodes that showed their keys, and this node among them")
+    _check_enough(seat, dealt)
+    near = sorted(seat.terms.near(seat.name) & dealt)
+    if set(envelopes) != set(near):
+        raise SecaggError("the envelopes are not those of this node's neighbours among the dealers")
+    held = dict(seat.held) | {name: _unseal(seat, name, envelopes[name]) for name in near}
+    streams = {name: pair_key(seat.terms, seat.name, name, seat.mask.private, seat.adverts[name].mask, names_digest(dealt)) for name in near}
     masked = vector.copy()
-    masks.apply(masked, seed_key(seat.terms, seat.seed))
-    for name in envelopes:
-        stream = pair_key(seat.terms, seat.name, name, seat.mask.private, seat.adverts[name].mask)
-        masks.apply(masked, stream, subtract=name < seat.name)
-    return replace(seat, step=2, held=held), masked
+    added = [stream for name, stream in streams.items() if name > seat.name]
+    masks.apply(masked, add=[seed_key(seat.terms, seat.seed), *added], subtract=[stream for name, stream in streams.items() if name < seat.name])
+    return replace(seat, step=2, dealers=dealt, held=held), masked
+
+
+def _unseal(seat: Seat, name: str, envelope: bytes) -> tuple[bytes, bytes]:
+    about = seat.terms.about("share", name, seat.name)
+    content = keys.unseal(keys.agree(seat.channel.private, seat.adverts[name].channel, about), envelope, about)
+    if len(content) != 2 * shares.BYTES:
+        raise SecaggError(f"the envelope of {name} does not hold two shares")
+    return content[: shares.BYTES], content[shares.BYTES :]
 
 
 def seed_key(terms: Terms, seed: bytes) -> bytes:
@@ -103,17 +114,22 @@ def seed_key(terms: Terms, seed: bytes) -> bytes:
     return keys.derive(seed, terms.about("self"))
 
 
-def pair_key(terms: Terms, one: str, other: str, private: bytes, public: bytes) -> bytes:
-    """The stream key of two nodes, the same from either side."""
-    return keys.agree(private, public, terms.about("pair", *sorted((one, other))))
+def pair_key(terms: Terms, one: str, other: str, private: bytes, public: bytes, dealers: str) -> bytes:
+    """The stream key of two nodes, the same from either side if both were told the same dealers."""
+    return keys.agree(private, public, terms.about("pair", *sorted((one, other)), dealers))
+
+
+def check_survivors(seat: Seat, survivors: frozenset[str]) -> None:
+    """SecaggError unless this node may sign that these are in the sum."""
+    _expect(seat, 2)
+    if seat.name not in survivors or not survivors <= seat.dealers:
+        raise SecaggError("the survivors must be nodes that dealt, and this node among them")
+    _check_enough(seat, survivors)
 
 
 def sign_survivors(seat: Seat, survivors: frozenset[str]) -> tuple[Seat, bytes]:
     """Agrees, once, to who is in the sum: those whose vectors the hub says it has."""
-    _expect(seat, 2)
-    if seat.name not in survivors or not survivors <= set(seat.held):
-        raise SecaggError("the survivors must be nodes that dealt, and this node among them")
-    _check_enough(seat, survivors)
+    check_survivors(seat, survivors)
     return replace(seat, step=3, survivors=survivors), keys.sign(seat.identity, survivors_content(seat.terms, survivors))
 
 
@@ -124,8 +140,8 @@ def unmask(seat: Seat, signatures: Mapping[str, bytes]) -> tuple[Seat, Opening]:
     signed = {name for name, signature in signatures.items() if name in seat.survivors and keys.is_signed(seat.terms.roster[name], signature, content)}
     if len(signed) < seat.terms.threshold:
         raise SecaggError("too few survivors have signed the same set; nothing is opened")
-    seeds = {name: seat.held[name][0] for name in seat.survivors}
-    dropped = {name: seat.held[name][1] for name in seat.held.keys() - seat.survivors}
+    seeds = {name: held[0] for name, held in seat.held.items() if name in seat.survivors}
+    dropped = {name: held[1] for name, held in seat.held.items() if name not in seat.survivors}
     return replace(seat, step=4, held={}), Opening(seeds, dropped)
 
 
@@ -134,8 +150,8 @@ def _expect(seat: Seat, step: int) -> None:
         raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
 
 
-def _check_enough(seat: Seat, names: object) -> None:
-    found = set(names)  # type: ignore[call-overload]
+def _check_enough(seat: Seat, names: Iterable[str]) -> None:
+    found = set(names)
     if not found <= set(seat.terms.roster):
         raise SecaggError("a node that is not in the roster takes part")
     if len(found) < seat.terms.threshold:

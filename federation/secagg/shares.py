@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 PRIME = 2**521 - 1
 BYTES = 66
@@ -21,7 +22,8 @@ def _evaluate(coefficients: Sequence[int], point: int) -> int:
     return value
 
 
-def weights(points: Sequence[int]) -> dict[int, int]:
+@lru_cache(maxsize=512)
+def weights(points: tuple[int, ...]) -> Mapping[int, int]:
     """Lagrange's weights at 0, the same for all secrets that are put together from these points."""
     found = {}
     for point in points:

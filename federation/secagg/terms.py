@@ -1,4 +1,4 @@
-"""What all parties to one secure sum agree on, and the messages between them."""
+"""What all parties to one secure sum agree on, who is whose neighbour in it, and the messages between them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from functools import cached_property
 
 from federation.secagg.errors import SecaggError
 
+COMPLETE = 32  # nodes, up to which each is every other's neighbour
+NEIGHBOURS = 16  # of each node, in a larger roster
+
 
 @dataclass(frozen=True)
 class Terms:
     """`release` names the sum, once and for ever; `roster` holds the identity (Ed25519, 32 bytes) of each node, as the
     node's own operator has accepted it; `threshold` nodes open the sum; up to `colluders` of them may side with the hub.
 
-    2 threshold > nodes + colluders: two different sets of survivors cannot both find enough honest nodes to sign."""
+    2 threshold > nodes + colluders: two different sets of survivors cannot both find enough honest nodes to sign.
+
+    Masks and shares go between neighbours. In a large roster these are the `neighbours` nearest on a ring, in an order that
+    the terms themselves shuffle: such a graph stays in one piece when fewer than `neighbours` nodes are taken out of it (Harary
+    1962), so with dropouts + colluders < neighbours the honest survivors' masks hide all but the sum of all of them."""
 
     release: str
     roster: Mapping[str, bytes]
     threshold: int
     colluders: int
     length: int
+    stated: bytes = b""  # at a hub, which knows no identities: the digest as the nodes state it
 
     def check(self) -> None:
         n = len(self.roster)
@@ -30,15 +38,55 @@ class Terms:
             raise SecaggError("a secure sum needs at least three nodes: of two, each knows the other's vector")
         if not self.threshold <= n or not 2 * self.threshold > n + self.colluders:
             raise SecaggError(f"the threshold must be more than half of nodes and colluders together, and at most {n}")
+        if self.colluders > n - 2:
+            raise SecaggError("a secure sum hides nothing of a node that has no honest other beside it")
+
+    @property
+    def dropouts(self) -> int:
+        return len(self.roster) - self.threshold
+
+    @property
+    def neighbours(self) -> int:
+        """How many each node has."""
+        n = len(self.roster)
+        wanted = n - 1 if n <= COMPLETE else max(NEIGHBOURS, self.dropouts + self.colluders + 1)
+        return min(wanted + wanted % 2, n - 1) if wanted < n - 1 else n - 1
+
+    @property
+    def shares_needed(self) -> int:
+        """Of the shares that a node deals to its neighbours and itself: those that are left after all dropouts."""
+        return self.neighbours + 1 - self.dropouts
+
+    @cached_property
+    def ring(self) -> tuple[str, ...]:
+        return tuple(sorted(self.roster, key=lambda name: hashlib.sha256(self.digest + name.encode()).digest()))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.ring)}
+
+    def near(self, name: str) -> frozenset[str]:
+        """The neighbours of a node."""
+        n, half = len(self.roster), self.neighbours // 2
+        if self.neighbours == n - 1:
+            return frozenset(self.roster) - {name}
+        at = self._places[name]
+        return frozenset(self.ring[(at + step) % n] for step in range(-half, half + 1) if step)
 
     @cached_property
     def digest(self) -> bytes:
+        if self.stated:
+            return self.stated
         values = [self.release, sorted((name, key.hex()) for name, key in self.roster.items()), self.threshold, self.colluders, self.length]
         return hashlib.sha256(json.dumps(values).encode()).digest()
 
+    @cached_property
+    def _points(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(sorted(self.roster), start=1)}
+
     def point(self, name: str) -> int:
         """A node's place in the roster, from 1: where its share is taken."""
-        return sorted(self.roster).index(name) + 1
+        return self._points[name]
 
     def about(self, what: str, *names: str) -> bytes:
         """Bytes that bind a key or a signature to this sum, to its purpose, and to those it is between."""
@@ -53,6 +101,15 @@ class Advert:
     channel: bytes
     signature: bytes
 
+    def to_bytes(self) -> bytes:
+        return self.mask + self.channel + self.signature
+
+
+def advert_from(content: bytes) -> Advert:
+    if len(content) != 128:
+        raise SecaggError("keys of the wrong length are shown")
+    return Advert(content[:32], content[32:64], content[64:])
+
 
 def advert_content(terms: Terms, name: str, mask: bytes, channel: bytes) -> bytes:
     return terms.about("advert", name, mask.hex(), channel.hex())
@@ -60,6 +117,10 @@ def advert_content(terms: Terms, name: str, mask: bytes, channel: bytes) -> byte
 
 def survivors_content(terms: Terms, survivors: Iterable[str]) -> bytes:
     return terms.about("survivors", *sorted(survivors))
+
+
+def names_digest(names: Iterable[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

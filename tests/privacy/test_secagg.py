@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.secagg import fixed, hub, keys, masks, node, shares
+from federation.messages import Part
+from federation.secagg import hub, keys, masks, node, packing, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
 from federation.secagg.node import Seat
@@ -51,9 +52,9 @@ class Sum:
             self.seats[name], self.dealt[name] = node.deal(self.seats[name], self.adverts)
 
     def mask(self, gone: frozenset[str] = frozenset()) -> None:
-        routed = hub.route(self.dealt)
+        routed = hub.route(self.terms, self.dealt)
         for name in self.dealt.keys() - gone:
-            self.seats[name], self.masked[name] = node.mask(self.seats[name], routed[name], self.vectors[name])
+            self.seats[name], self.masked[name] = node.mask(self.seats[name], self.dealt, routed[name], self.vectors[name])
 
     def sign(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.masked.keys() - gone:
@@ -174,15 +175,40 @@ def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
 
 def test_the_hub_changes_or_misdirects_an_envelope() -> None:
     one = through(begin(), "deal")
-    routed = hub.route(one.dealt)["n000"]
+    routed = hub.route(one.terms, one.dealt)["n000"]
     broken = bytes([routed["n001"][0] ^ 1]) + routed["n001"][1:]
-    refused("was changed, or is meant for another", lambda: node.mask(one.seats["n000"], routed | {"n001": broken}, one.vectors["n000"]))
-    refused("was changed, or is meant for another", lambda: node.mask(one.seats["n000"], routed | {"n001": routed["n002"]}, one.vectors["n000"]))
+    for envelopes in (routed | {"n001": broken}, routed | {"n001": routed["n002"]}):
+        refused("was changed, or is meant for another", lambda envelopes=envelopes: node.mask(one.seats["n000"], one.dealt, envelopes, one.vectors["n000"]))
+
+
+def test_the_hub_withholds_an_envelope() -> None:
+    """A node masks with all its neighbours among those who dealt, or not at all: none of its masks can be left out."""
+    one = through(begin(), "deal")
+    routed = hub.route(one.terms, one.dealt)["n000"]
+    del routed["n001"]
+    refused("envelopes are not those of this node's neighbours", lambda: node.mask(one.seats["n000"], one.dealt, routed, one.vectors["n000"]))
+
+
+def test_the_hub_tells_nodes_of_different_dealers() -> None:
+    """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the others that all did. The streams
+    between the two groups then do not cancel, and what it opens is noise."""
+    one = through(begin(5, 3), "deal")
+    told = {name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt)) for name in one.dealt}
+    for name, dealers in told.items():
+        envelopes = {sender: one.dealt[sender][name] for sender in dealers - {name}}
+        one.seats[name], one.masked[name] = node.mask(one.seats[name], dealers, envelopes, one.vectors[name])
+    for name in one.dealt.keys() - {"n000", "n001"}:
+        one.seats[name], one.signatures[name] = node.sign_survivors(one.seats[name], frozenset(one.masked))
+    refused("must be nodes that dealt", lambda: node.sign_survivors(one.seats["n000"], frozenset(one.masked)))
+    one.unmask()
+    opened = one.total()
+    assert not np.array_equal(opened, plain(one, set(one.masked)))
+    assert np.unpackbits((opened ^ plain(one, set(one.masked))).view(np.uint8)).mean() == pytest.approx(0.5, abs=0.05)  # 3,200 bits: 5 sd
 
 
 def test_the_hub_asks_for_a_masked_vector_twice() -> None:
     one = through(begin(), "mask")
-    refused("answered once", lambda: node.mask(one.seats["n000"], hub.route(one.dealt)["n000"], one.vectors["n000"]))
+    refused("answered once", lambda: node.mask(one.seats["n000"], one.dealt, hub.route(one.terms, one.dealt)["n000"], one.vectors["n000"]))
 
 
 def test_the_hub_claims_that_a_survivor_dropped() -> None:
@@ -226,9 +252,9 @@ def test_no_node_ever_gives_both_shares_of_one() -> None:
         assert set(opening.keys) == {"n003"} and not set(opening.seeds) & set(opening.keys)
 
 
-@pytest.mark.parametrize(("n", "threshold", "colluders"), [(2, 2, 0), (5, 2, 0), (4, 2, 0), (5, 3, 1), (5, 6, 0)])
+@pytest.mark.parametrize(("n", "threshold", "colluders"), [(2, 2, 0), (5, 2, 0), (4, 2, 0), (5, 3, 1), (5, 6, 0), (4, 4, 3)])
 def test_terms_that_would_let_two_sets_open_are_refused(n: int, threshold: int, colluders: int) -> None:
-    refused("secure sum needs|threshold must", lambda: node.open_seat(terms_of(n, threshold, colluders=colluders), "n000", identity("n000")))
+    refused("secure sum needs|threshold must|hides nothing", lambda: node.open_seat(terms_of(n, threshold, colluders=colluders), "n000", identity("n000")))
 
 
 def test_a_node_sits_only_under_its_own_identity() -> None:
@@ -264,7 +290,7 @@ def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
 def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
     """For any other secret there is a polynomial through the same two shares: of three they tell nothing."""
     dealt = shares.split(b"\x05" * 32, [1, 2, 3], 3, lambda size: RNG.bytes(size))
-    weight = shares.weights([1, 2, 3])
+    weight = shares.weights((1, 2, 3))
     assert shares.join(dealt, weight) == b"\x05" * 32
     wanted = int.from_bytes(b"\x07" * 32, "little")
     known = sum(weight[point] * int.from_bytes(dealt[point], "little") for point in (1, 2))
@@ -272,19 +298,69 @@ def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
     assert shares.join({1: dealt[1], 2: dealt[2], 3: third.to_bytes(shares.BYTES, "little")}, weight) == b"\x07" * 32
 
 
+def part_of(values: list[float], bound: float) -> Part:
+    array = np.array(values)
+    return Part({"x": array}, {"people": np.array([7])}, {"x": bound})
+
+
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(3, 50))
 def test_fixed_point_is_right_to_half_a_unit(values: list[float], nodes: int) -> None:
-    array = np.array(values)
-    back = fixed.decode(fixed.encode(array, nodes))
-    assert np.abs(back - array).max() <= 2.0**-25 * (1 + 1e-9) + np.abs(array).max() * 2**-52
+    part = part_of(values, np.inf)
+    slots = packing.exact_slots(part)
+    words = packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], nodes)
+    back, people = packing.unpack(slots, words)
+    assert np.abs(back * slots[0].unit - part.sums["x"]).max() <= 2.0**-25 * (1 + 1e-9) + np.abs(part.sums["x"]).max() * 2**-52
+    assert people.tolist() == [7]
 
 
-@pytest.mark.parametrize("value", [2.0**39, -(2.0**39), np.inf, np.nan, 2.0**39 / 3])
+@pytest.mark.parametrize("value", [2.0**39, -(2.0**39), np.inf, np.nan, 2.0**39 / 3 + 1])
 def test_what_does_not_fit_is_refused(value: float) -> None:
-    with pytest.raises(SecaggError, match="too large"):
-        fixed.encode(np.array([value]), 3)
+    part = part_of([value], np.inf)
+    slots = packing.exact_slots(part)
+    refused("too large", lambda: packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3))
 
 
-def test_negative_sums_come_back() -> None:
-    words = fixed.encode(np.array([-2.5, 3.0]), 4) + fixed.encode(np.array([1.25, -7.0]), 4)
-    assert fixed.decode(words).tolist() == [-1.25, -4.0]
+def test_the_unit_follows_what_one_person_can_do() -> None:
+    """Costs of up to 10^12 each from ten million people fit, to 35 bits of one person's share."""
+    part = part_of([1e19, -3e11], 1e12)
+    slots = packing.exact_slots(part)
+    assert slots[0].unit == 2.0**5
+    words = sum((packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3) for _ in range(3)), np.zeros(3, np.uint64))
+    assert (packing.unpack(slots, words)[0] * slots[0].unit).tolist() == pytest.approx([3e19, -9e11], rel=1e-9)
+
+
+# -- large rosters: neighbours on a ring
+def connected(names: set[str], terms: Terms) -> bool:
+    reached = {min(names)}
+    while True:
+        more = {other for name in reached for other in terms.near(name) & names} | reached
+        if more == reached:
+            return reached == names
+        reached = more
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(33, 120), st.integers(0, 25), st.integers(0, 4), st.randoms(use_true_random=False))
+def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(n: int, dropouts: int, colluders: int, rng: object) -> None:
+    """Whichever they are: the worst choice, a stretch of the ring, as well as any other."""
+    terms = Terms("r", {f"n{i:03d}": bytes([i]) * 32 for i in range(n)}, n - dropouts, colluders, 1)
+    if not 2 * terms.threshold > n + colluders:
+        return
+    terms.check()
+    assert all(name in terms.near(other) for name in terms.ring for other in terms.near(name))  # both ways
+    assert {len(terms.near(name)) for name in terms.ring} == {terms.neighbours}
+    assert terms.shares_needed > colluders
+    taken = dropouts + colluders
+    stretches = [set(terms.ring[:taken]), set(terms.ring[1 : 1 + taken // 2]) | set(terms.ring[n // 2 : n // 2 + taken - taken // 2])]
+    for out in [*stretches, *(set(rng.sample(terms.ring, taken)) for _ in range(5))]:  # type: ignore[attr-defined]
+        assert connected(set(terms.roster) - out, terms)
+
+
+@pytest.mark.parametrize("phase", [None, *PHASES])
+def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
+    one = begin(40, 35, colluders=2, length=masks.CHUNK + 7)
+    assert one.terms.neighbours == 16
+    gone = frozenset(one.terms.ring[:5])  # neighbours of each other: the most shares lost in one place
+    for name in PHASES:
+        getattr(one, name)(gone if name == phase else frozenset())
+    np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
