@@ -2,23 +2,27 @@
 
 `ask` is the only seam between hub and nodes: in-process, over Flower, or with faults put in, this loop cannot tell.
 All analyses that are not done go into each round together, so a study takes as many rounds as its longest one.
+
+In exact mode a node lost on the way makes an analysis start anew, so that its result is over one set of people. In mode dp
+it goes on with the others: each answer has its noise, an earlier round is paid for, and its result says who left.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from federation import cohort as cohorts
 from federation import errors, messages
 from federation.contract import Contract
-from federation.messages import Floats, Part, Query, Refusal, Reply, Result, State, TaskId
+from federation.messages import Answer, Floats, Head, Noised, Part, Query, Refusal, Reply, Result, State, TaskId, Within
+from federation.privacy import calibration
+from federation.privacy.calibration import Grid
 from federation.study import Study
 from federation.yaml_source import Source
-from strategies import registry
+from strategies import budget, registry
 from strategies.task import Task
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -37,7 +41,8 @@ class Happened:
 
 @dataclass
 class Run:
-    """One task under way. `nodes` take part; `parts` are those of its first round, for the account of who gave what."""
+    """One task under way. `nodes` take part; `parts` are those of its first round, for the account of who gave what (under a
+    secure sum, no one's)."""
 
     task: Task
     nodes: list[str]
@@ -48,6 +53,8 @@ class Run:
     fresh: bool = True
     parts: dict[str, Part] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    drawn: set[tuple[str, str]] = field(default_factory=set)  # when nodes drew the noise of what they sent
 
     @property
     def open(self) -> bool:
@@ -67,9 +74,17 @@ class Outcome:
 
 
 def run(
-    study: Study, contract: Contract, ask: Ask, nodes: Sequence[str], *, source: Source | None = None, watch: Callable[[int, Outcome], None] | None = None
+    study: Study,
+    contract: Contract,
+    ask: Ask,
+    nodes: Sequence[str],
+    *,
+    source: Source | None = None,
+    watch: Callable[[int, Outcome], None] | None = None,
+    witnesses: dict[str, Head] | None = None,
 ) -> Outcome:
-    """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with."""
+    """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with. `witnesses` are the
+    last heads seen of the nodes' ledgers, and are brought up to date."""
     tasks = registry.plan(study, contract, source)
     roster = sorted(nodes)
     if len(roster) < study.min_nodes:
@@ -77,20 +92,22 @@ def run(
     runs = {
         task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task)) for task_id, task in _task_ids(study, tasks, roster)
     }
+    check_secure_sum(study, len(roster))
     happened: list[Happened] = []
+    seen: dict[str, Head] = {} if witnesses is None else witnesses
     outcome = Outcome(study, contract, tuple(roster), runs, happened, 0)
     present = list(roster)
     for number in range(1, MOST_ROUNDS + 1):
         waiting = {task_id: one for task_id, one in runs.items() if one.open}
         if not waiting:
             break
-        query = Query(study, contract.hash, number, tuple(present), {task_id: one.state for task_id, one in waiting.items()})
-        replies = _received(ask(query), query, happened)
+        query = Query(study, contract.hash, number, tuple(present), {task_id: one.state for task_id, one in waiting.items()}, dict(seen))
+        replies = _received(ask(query), query, seen, happened)
         for node in [node for node in present if node not in replies]:
             present.remove(node)
             happened.append(Happened(number, node, "did not answer; left out from here on"))
         for task_id, one in waiting.items():
-            _advance(task_id, one, replies, present, number, study, happened)
+            _advance(task_id, one, replies, query, happened)
         outcome = Outcome(study, contract, tuple(roster), runs, happened, number)
         if watch:
             watch(number, outcome)
@@ -111,7 +128,20 @@ def _task_ids(study: Study, tasks: dict[str, Task], roster: Sequence[str]) -> li
     return wanted
 
 
-def _received(replies: Sequence[Reply], query: Query, happened: list[Happened]) -> dict[str, Reply]:
+def check_secure_sum(study: Study, nodes: int) -> None:
+    """StudyError if so many nodes cannot have the secure sum that the study asks for."""
+    secure = study.privacy.secure_sum
+    if secure is None:
+        return
+    if nodes < 3:
+        raise errors.StudyError(f"study {study.study}: a secure sum needs at least three nodes, and {nodes} are there: of two, each knows the other's part")
+    most = (nodes - secure.colluders - 1) // 2
+    if secure.dropouts > most or secure.colluders > nodes - 2:
+        said = f"at most {most} may drop out" if most >= 0 else "assume fewer colluders"
+        raise errors.StudyError(f"study {study.study}: privacy.secure_sum: of {nodes} nodes with {secure.colluders} colluders {said}, not {secure.dropouts}")
+
+
+def _received(replies: Sequence[Reply], query: Query, seen: dict[str, Head], happened: list[Happened]) -> dict[str, Reply]:
     """The first answer of each node of the query to this round; anything else is noted and dropped."""
     first: dict[str, Reply] = {}
     for reply in replies:
@@ -121,36 +151,70 @@ def _received(replies: Sequence[Reply], query: Query, happened: list[Happened]) 
             happened.append(Happened(query.round, reply.node, f"answered round {reply.round} late; dropped"))
         elif reply.node in first:
             happened.append(Happened(query.round, reply.node, "answered twice; the second answer is dropped"))
+        elif reply.head is not None and reply.head.seq < seen.get(reply.node, reply.head).seq:
+            happened.append(Happened(query.round, reply.node, "its ledger is older than the one seen before; dropped"))
         else:
             first[reply.node] = reply
+            if reply.head is not None:
+                seen[reply.node] = reply.head
     return first
 
 
-def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], present: Sequence[str], number: int, study: Study, happened: list[Happened]) -> None:
-    """One round of one task. Whoever falls out after the first round makes the task start anew without them, so that
-    every sum of a result is over the same people."""
-    zero = one.task.analysis.local(cohorts.empty(one.task.fields), one.task, one.state)
+def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query, happened: list[Happened]) -> None:
+    """One round of one task."""
+    study, number = query.study, query.round
+    is_private = study.privacy.mode == "dp"
+    zero = budget.zero(one.task, one.state)
+    grids = budget.grids(study, one.task, one.state, zero, len(query.nodes)) if is_private else {}
     parts: dict[str, Part] = {}
+    within: dict[str, Part] = {}
     for node in one.nodes:
         answer = replies[node].answers.get(task_id) if node in replies else None
-        wrong = misfit(answer, zero) if isinstance(answer, Part) else None
-        if isinstance(answer, Part) and wrong is None:
-            parts[node] = answer
+        found = _read(answer, zero, grids)
+        if isinstance(found, Refusal):
+            one.refusals[node] = found
+        elif isinstance(answer, Within):
+            within[node] = found
         else:
-            one.refusals[node] = _refusal(answer, wrong)
-    total = _total(parts, zero, one.refusals)
-    gone = [node for node in one.nodes if node not in parts]
+            parts[node] = found
+            if isinstance(answer, Noised):
+                one.drawn.add((node, answer.drawn))
+    total = next(iter(within.values())) if within else _total(parts, zero, one.refusals)
+    gone = [node for node in one.nodes if node not in parts and node not in within]
     happened += [Happened(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
-    one.nodes = list(parts)
+    one.nodes = [*parts, *within]
     needed = 1 if task_id.node else study.min_nodes
-    if len(parts) < needed:
+    if len(one.nodes) < needed:
         one.failed = _too_few(task_id, one, needed)
-    elif gone and not one.fresh:
+    elif gone and not one.fresh and not is_private:
         one.state, one.fresh, one.rounds = one.task.analysis.start(one.task), True, 0
     else:
         if one.fresh:
             one.parts = parts
+        elif gone:
+            one.notes.append(f"{', '.join(gone)} left in round {one.rounds + 1}: the rounds before it hold their people too")
         _combine(one, total)
+
+
+def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Part | Refusal:
+    """The part that an answer is, if it is one that can be added to the others."""
+    if isinstance(answer, Part) and not grids:
+        wrong = misfit(answer, zero)
+        return Refusal("garbage", wrong) if wrong else answer
+    if isinstance(answer, Noised) and grids:
+        wrong = misfit_noised(answer, zero, grids)
+        return Refusal("garbage", wrong) if wrong else denoised(answer, zero)
+    if isinstance(answer, Within):
+        return answer.total
+    if isinstance(answer, Refusal):
+        return answer
+    return Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", "not a part of this study's mode")
+
+
+def denoised(answer: Noised, zero: Part) -> Part:
+    """The numbers that the steps stand for; their noise stays in them, and its variance goes with them."""
+    sums = {name: calibration.to_numbers(steps, answer.units[name]) for name, steps in answer.steps.items()}
+    return Part(sums, {}, zero.bounds, zero.parameters, {name: answer.variances[name] * answer.units[name] ** 2 for name in sums})
 
 
 def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> Part:
@@ -167,12 +231,6 @@ def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> 
 
 def _is_finite(array: Floats) -> bool:
     return math.isfinite(np.add.reduce(array, None))  # the sum of what is not finite is not either
-
-
-def _refusal(answer: Part | Refusal | None, wrong: str | None) -> Refusal:
-    if isinstance(answer, Refusal):
-        return answer
-    return Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", wrong or "not a part")
 
 
 def _combine(one: Run, total: Part) -> None:
@@ -204,4 +262,16 @@ def misfit(part: Part, zero: Part) -> str | None:
     for name, count in part.cells.items():
         if count.shape != zero.cells[name].shape or count.dtype.kind != "i" or (count.item() if count.size == 1 else count.min(initial=0)) < 0:
             return f"cells {name!r} are not counts of the right shape"
+    return None
+
+
+def misfit_noised(answer: Noised, zero: Part, grids: Mapping[str, Grid]) -> str | None:
+    """The same for a noised part: its grids must be those that the study implies, with no less noise than they need."""
+    if not answer.steps.keys() == answer.units.keys() == answer.variances.keys() == grids.keys():
+        return "its arrays are not those of this round"
+    for name, steps in answer.steps.items():
+        if steps.shape != zero.sums[name].shape or steps.dtype.kind != "i":
+            return f"array {name!r} has the wrong shape or type"
+        if answer.units[name] != grids[name].unit or not answer.variances[name] >= float(grids[name].variance) * (1 - 1e-12):
+            return f"array {name!r} is on another grid, or has too little noise"
     return None

@@ -8,7 +8,7 @@ import time
 START = time.perf_counter()
 
 import json
-from datetime import date
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.service import Desk, Office
+from nodes.office import Desk, Office
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 
@@ -39,14 +39,14 @@ def main(nodes: int) -> None:
     })  # fmt: skip
     tasks = registry.plan(study, contract)
     offices = [office(node, ROWS // nodes, study, contract, tasks) for node in range(nodes)]
-    today, seconds, last = date.today(), [], time.perf_counter()
+    now, seconds, last = datetime.now(UTC), [], time.perf_counter()
 
     def watch(number: int, outcome: hub.Outcome) -> None:
         nonlocal last
         seconds.append(time.perf_counter() - last)
         last = time.perf_counter()
 
-    outcome = hub.run(study, contract, lambda query: [service.answer(query, one, today) for one in offices], [one.site.name for one in offices], watch=watch)
+    outcome = hub.run(study, contract, lambda query: [service.answer(query, one, now) for one in offices], [one.site.name for one in offices], watch=watch)
     assert all(run.result for run in outcome.runs.values())
     print(json.dumps({"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}))
 

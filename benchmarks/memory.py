@@ -20,7 +20,7 @@ from tests import federations
 from strategies import cox
 agreed = tables.contract()
 sites = [Site(name, {"people": Dataset(agreed, f"{sys.argv[1]}/{name}.parquet")}, tables.OPEN) for name in tables.names(10)]
-small = hub.run(regression.COX, agreed, local.ask_of(sites[:1], federations.TODAY), ["n000"]) if sys.argv[2] == "nothing" else hub.run(regression.COX, agreed, local.ask_of(sites, federations.TODAY), tables.names(10))
+small = hub.run(regression.COX, agreed, local.ask_of(sites[:1], federations.NOW), ["n000"]) if sys.argv[2] == "nothing" else hub.run(regression.COX, agreed, local.ask_of(sites, federations.NOW), tables.names(10))
 assert all(one.result for one in small.runs.values())
 print(timing.peak_mb())
 """

@@ -26,7 +26,7 @@ def main() -> bool:
         sites = tables.sites(table, agreed, NODES, Path(folder))
 
         def ours() -> list[float]:
-            outcome = hub.run(STUDY, agreed, local.ask_of(sites, federations.TODAY), tables.names(NODES))
+            outcome = hub.run(STUDY, agreed, local.ask_of(sites, federations.NOW), tables.names(NODES))
             result = outcome.runs[TaskId("a")].result
             assert result is not None
             return [row["sd"] for row in result.tables["numbers"].rows]

@@ -13,7 +13,7 @@ from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.service import Desk, Office
+from nodes.office import Desk, Office
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 from tests import federations
@@ -65,7 +65,7 @@ def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Stud
         cohort = Cohort(np.arange(len(rows)), len(rows), len(rows), 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
         site = Site(f"n{node:03d}", {"people": Dataset(agreed, "memory")}, OPEN)
         offices.append(Office(site, {study.hash: Desk(tasks, cohort, site.rules(1), None)}))
-    return lambda query: [service.answer(query, office, federations.TODAY) for office in offices]
+    return lambda query: [service.answer(query, office, federations.NOW) for office in offices]
 
 
 def names(nodes: int) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import study as studies
-from federation.messages import Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import PHASES, Answer, Head, Mail, Noised, Part, Phase, Query, Refusal, Reply, State, TaskId
 
 MAGIC = b"HDH1"
 LARGEST_HEADER = 64 * 2**20
@@ -30,8 +30,14 @@ def query_to_bytes(query: Query) -> bytes:
         "round": query.round,
         "nodes": list(query.nodes),
         "states": [[task.analysis, task.node, state.step, packer.add(state.values)] for task, state in query.states.items()],
+        "witnesses": [[node, *head] for node, head in query.witnesses.items()],
+        "phase": None if query.phase is None else _phase(query.phase, packer),
     }
     return packer.pack(header)
+
+
+def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
+    return {"name": phase.name, "attempt": phase.attempt, "mail": [[task.analysis, task.node, packer.add_bytes(mail)] for task, mail in phase.mail.items()]}
 
 
 def query_from_bytes(content: bytes) -> Query:
@@ -39,9 +45,17 @@ def query_from_bytes(content: bytes) -> Query:
     try:
         states = {TaskId(a, n): State(step, arrays.take(values, "f8")) for a, n, step, values in header["states"]}
         study = studies.parse(json.dumps(header["study"]))
-        return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states)
+        witnesses = {str(node): Head(int(seq), str(digest)) for node, seq, digest in header["witnesses"]}
+        phase = None if header["phase"] is None else _read_phase(header["phase"], arrays)
+        return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states, witnesses, phase)
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a query: {type(reason).__name__}") from None
+
+
+def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
+    if values["name"] not in PHASES:
+        raise ValueError("no such phase")
+    return Phase(values["name"], str(values["attempt"]), {TaskId(a, n): arrays.take_bytes(mail) for a, n, mail in values["mail"]})
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
@@ -51,13 +65,20 @@ def reply_to_bytes(reply: Reply) -> bytes:
         "node": reply.node,
         "round": reply.round,
         "answers": [[task.analysis, task.node, _answer(answer, packer)] for task, answer in reply.answers.items()],
+        "head": reply.head,
     }
     return packer.pack(header)
 
 
-def _answer(answer: Part | Refusal, packer: _Packer) -> dict[str, Any]:
+def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
     if isinstance(answer, Refusal):
         return {"rule": answer.rule, "remedy": answer.remedy}
+    if isinstance(answer, Mail):
+        return {"mail": packer.add_bytes(answer.items)}
+    if isinstance(answer, Noised):
+        scales = {name: [repr(answer.units[name]), repr(answer.variances[name])] for name in answer.steps}
+        return {"steps": packer.add(answer.steps), "scales": scales, "drawn": answer.drawn}
+    assert isinstance(answer, Part), "a sum of several nodes is made at the hub, and sent to nobody"
     bounds = {name: repr(bound) for name, bound in answer.bounds.items()}  # infinity is no JSON
     return {"sums": packer.add(answer.sums), "cells": packer.add(answer.cells), "bounds": bounds, "parameters": answer.parameters}
 
@@ -66,16 +87,37 @@ def reply_from_bytes(content: bytes) -> Reply:
     header, arrays = _unpack(content, "reply")
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
-        return Reply(str(header["node"]), int(header["round"]), answers)
+        head = None if header["head"] is None else Head(int(header["head"][0]), str(header["head"][1]))
+        return Reply(str(header["node"]), int(header["round"]), answers, head)
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a reply: {type(reason).__name__}") from None
 
 
-def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Part | Refusal:
+def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Answer:
     if "rule" in answer:
         return Refusal(str(answer["rule"]), str(answer["remedy"]))
+    if "mail" in answer:
+        return Mail(arrays.take_bytes(answer["mail"]))
+    if "steps" in answer:
+        steps = arrays.take(answer["steps"], "i8")
+        scales = {name: (float(answer["scales"][name][0]), float(answer["scales"][name][1])) for name in steps}
+        return Noised(steps, {name: s[0] for name, s in scales.items()}, {name: s[1] for name, s in scales.items()}, str(answer["drawn"]))
     bounds = {str(name): float(bound) for name, bound in answer["bounds"].items()}
     return Part(arrays.take(answer["sums"], "f8"), arrays.take(answer["cells"], "i8"), bounds, int(answer["parameters"]))
+
+
+def noised_to_bytes(noised: Noised) -> bytes:
+    """As the ledger stores it."""
+    packer = _Packer()
+    return packer.pack({"kind": "noised", "answer": _answer(noised, packer)})
+
+
+def noised_from_bytes(content: bytes) -> Noised:
+    header, arrays = _unpack(content, "noised")
+    found = _read_answer(header["answer"], arrays)
+    if not isinstance(found, Noised):
+        raise CodecError("not a noised part")
+    return found
 
 
 class _Packer:
@@ -90,6 +132,11 @@ class _Packer:
             self.blobs.append(np.ascontiguousarray(array, _DTYPES[code]).tobytes())
             entries.append([name, code, list(array.shape)])
         return entries
+
+    def add_bytes(self, items: Mapping[str, bytes]) -> list[list[Any]]:
+        """The same for plain bytes: name, length."""
+        self.blobs += items.values()
+        return [[name, len(item)] for name, item in items.items()]
 
     def pack(self, header: Mapping[str, Any]) -> bytes:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -108,6 +155,15 @@ class _Arrays:
                 raise CodecError("an array does not fit its bytes")
             taken[str(name)] = np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape([int(x) for x in shape]).copy()
             self.at += size * 8
+        return taken
+
+    def take_bytes(self, entries: list[list[Any]]) -> dict[str, bytes]:
+        taken = {}
+        for name, size in entries:
+            if type(size) is not int or not 0 <= size <= len(self.content) - self.at:
+                raise CodecError("an item does not fit its bytes")
+            taken[str(name)] = self.content[self.at : self.at + size]
+            self.at += size
         return taken
 
 

@@ -6,7 +6,7 @@ A number or a yes-or-no column is float64 with NaN where missing; a category is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,19 +23,42 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """`person` (n_rows,) numbers the people from 0; `fetch` reads columns of all rows."""
+class Tally:
+    """How many rows have each combination of levels of some categories, one axis a category; and `people`, how many
+    have all of them, how many rows lack one, and how many people were clipped (and complete rows, if a person may have several)."""
 
-    person: Ints
+    cells: Ints
+    people: Ints
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """`numbered` (n_rows,) numbers the people from 0; None where every row is another person's. `fetch` reads columns of all
+    rows. Under differential privacy `clipped`
+    (n_rows,) marks the rows of people whose values or rows were cut to what the contract allows. `count`, where it is
+    given, counts combinations of categories without reading columns."""
+
+    numbered: Ints | None
     people: int
     people_in_dataset: int
     rows_per_person: int
     fetch: Fetch
     kept: dict[Any, Any] = field(default_factory=dict)
+    clipped: NDArray[np.bool_] | None = None
+    count: Callable[[Sequence[Field]], Tally] | None = None
 
     @property
     def rows(self) -> int:
-        return len(self.person)
+        return self.people if self.numbered is None else len(self.numbered)
+
+    @property
+    def person(self) -> Ints:
+        """(n_rows,) whose row it is."""
+        return np.arange(self.people) if self.numbered is None else self.numbered
+
+    def count_people(self, keep: NDArray[np.bool_]) -> int:
+        """How many people have a row in `keep` (n_rows,)."""
+        return int(np.count_nonzero(keep)) if self.numbered is None else len(np.unique(self.numbered[keep]))
 
     def once(self, key: Any, build: Callable[[], T]) -> T:
         """`build()`, kept for the later rounds of the study."""
@@ -51,7 +74,7 @@ class Cohort:
 def empty(fields: Iterable[Field]) -> Cohort:
     """A cohort without rows. What an analysis makes of it is the zero of its Parts: their names, shapes and bounds."""
     columns = {f.name: np.empty(0, np.int16 if f.kind == "category" else np.float64) for f in fields}
-    return Cohort(np.empty(0, np.int64), 0, 0, 1, lambda asked: {f.name: columns[f.name] for f in asked})
+    return Cohort(None, 0, 0, 1, lambda asked: {f.name: columns[f.name] for f in asked})
 
 
 def complete(columns: Mapping[str, Column]) -> NDArray[np.bool_]:
@@ -60,10 +83,6 @@ def complete(columns: Mapping[str, Column]) -> NDArray[np.bool_]:
     for column in columns.values():
         keep &= column >= 0 if column.dtype.kind == "i" else ~np.isnan(column)
     return keep
-
-
-def count_people(person: Ints, rows_per_person: int) -> int:
-    return len(person) if rows_per_person == 1 else len(np.unique(person))
 
 
 def kept_rows(keep: NDArray[np.bool_]) -> Any:

@@ -86,14 +86,18 @@ class Contract(Frozen):
     dataset: Slug
     version: int = pydantic.Field(ge=1)
     description: Description = Description()
-    person: Name
-    rows_per_person: int = pydantic.Field(1, ge=1)  # at most; more break the contract
+    unit: Slug = "person"  # who or what is protected: a person, or a visit where nothing says who came twice
+    person: Name | None = None  # the column that tells whose row it is; none: every row is a unit of its own
+    rows_per_person: int = pydantic.Field(1, ge=1)  # at most; more break the contract, or are left out in mode dp
+    nodes_per_person: int = pydantic.Field(1, ge=1)  # at how many nodes a person may have rows
     use: tuple[str, ...] = ()  # coordinators who may use the dataset; empty: any that the site admits
     columns: Mapping[Name, Column]
 
     @pydantic.model_validator(mode="after")
     def _person_is_a_column(self) -> Contract:
-        if self.person not in self.columns:
+        if self.person is None and (self.unit == "person" or self.rows_per_person > 1):
+            raise ValueError("person: name the column that identifies a person; if there is none, say what a row is, as in `unit: visit`")
+        if self.person is not None and self.person not in self.columns:
             raise ValueError(f"person: {self.person!r} is not among the columns; name the column that identifies a person")
         return self
 
@@ -123,6 +127,11 @@ class Field:
     step: float | None = None
     unit: str | None = None
     within_node: bool = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The levels of a category; no and yes of a condition, in the order in which its values 0 and 1 index them."""
+        return self.levels if self.kind == "category" else ("no", "yes")
 
 
 @dataclass(frozen=True)
@@ -200,8 +209,9 @@ def _inline(sql: str, definitions: Mapping[str, str]) -> str:
 
 
 # -- SQL: typed columns, and the checks
-def typed(name: str, column: Column, raw_type: str, *, whole: bool = False) -> str:
-    """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL.
+def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False) -> str:
+    """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL; other outliers
+    move to the end of the range if `clamp`.
 
     `raw_type` is DuckDB's name of the type that the source gives it; a number that comes as one needs no reading,
     and in a column that is known to be `whole` nothing is missing."""
@@ -215,8 +225,22 @@ def typed(name: str, column: Column, raw_type: str, *, whole: bool = False) -> s
         keep = f"NOT isnan({value})"
         if column.outside == "missing" and column.range:
             keep += f" AND {value} BETWEEN {low!r} AND {high!r}"
+        if clamp:
+            value = f"greatest(least({value}, {_finite(high)!r}), {_finite(low)!r})"
         return f"CASE WHEN {keep} THEN {value} END"
     return value
+
+
+def _finite(end: float) -> float:
+    return end if math.isfinite(end) else math.copysign(1.7976931348623157e308, end)
+
+
+def outside(name: str, column: Column, raw_type: str) -> str:
+    """The SQL of whether a value is one that `clamp` moves."""
+    if column.kind != "number" or column.outside != "refuse" or column.range is None:
+        return "FALSE"
+    value = _cast(name, column, raw_type)
+    return f"coalesce(NOT isnan({value}) AND {value} NOT BETWEEN {column.range[0]!r} AND {column.range[1]!r}, FALSE)"
 
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
@@ -264,7 +288,9 @@ class Check:
 
 def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str]) -> list[Check]:
     """The checks of the named columns, each an aggregate over the raw table."""
-    found = [Check("", "rows", "count(*)"), Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})")]
+    found = [Check("", "rows", "count(*)")]
+    if contract.person is not None:
+        found.append(Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})"))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
@@ -274,7 +300,7 @@ def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str
             rule, lost = ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
             found.append(Check(name, rule, f"count(*) FILTER ({given} AND {lost} IS NULL)"))
         if column.kind == "number" and column.outside == "refuse":
-            low, high = (x if math.isfinite(x) else math.copysign(1.7976931348623157e308, x) for x in column.interval)
+            low, high = map(_finite, column.interval)
             found.append(Check(name, "range", f"count(*) FILTER ({value} NOT BETWEEN {low!r} AND {high!r})"))
     return found
 
@@ -298,7 +324,7 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: 
     if most_rows > contract.rows_per_person:
         found.append(
             Finding(
-                contract.person,
+                str(contract.person),
                 "duplicate person",
                 most_rows,
                 f"a person has more than {contract.rows_per_person} row(s): remove the duplicates or raise rows_per_person",

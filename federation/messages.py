@@ -1,4 +1,4 @@
-"""Query, Part, Refusal, Reply, Result: frozen, and all that ever crosses between a node and the hub."""
+"""Query, Part, Noised, Refusal, Reply, Result: frozen, and all that ever crosses between a node and the hub."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from federation.study import Study
 T = TypeVar("T")
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Sum = NDArray[Any]  # of floats, or of integers where what is added up is whole
 
 
 class TaskId(NamedTuple):
@@ -46,15 +47,38 @@ class State:
         return found
 
 
+class Head(NamedTuple):
+    """The last entry of a node's ledger, as others may witness it: a ledger that no longer holds it was rolled back."""
+
+    seq: int
+    hash: str
+
+
+PHASES = ("advertise", "deal", "mask", "sign", "unmask")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the five PHASES of a secure sum, as the hub carries it to one node: for each task, what it brings, by name.
+    `attempt` is another for every sum that is begun."""
+
+    name: str
+    attempt: str
+    mail: Mapping[TaskId, Mapping[str, bytes]]
+
+
 @dataclass(frozen=True)
 class Query:
-    """One round of a study. `nodes` are those that take part; `states` holds the tasks of the round."""
+    """One round of a study. `nodes` are those that take part; `states` holds the tasks of the round; `witnesses`, the last
+    head of its ledger that the hub has seen of each node; `phase`, if the parts go into a secure sum."""
 
     study: Study
     contract_hash: str
     round: int
     nodes: tuple[str, ...]
     states: Mapping[TaskId, State]
+    witnesses: Mapping[str, Head] = field(default_factory=dict)
+    phase: Phase | None = None
 
     @cached_property
     def members(self) -> frozenset[str]:
@@ -63,19 +87,49 @@ class Query:
 
 @dataclass(frozen=True)
 class Part:
-    """What a node gives of one task: arrays that add up over nodes.
+    """What a node's rows give of one task: arrays that add up over nodes.
 
     `sums`: each array is a sum over people of a per-person contribution.
     `cells`: how many people stand behind each number; `cells["people"]` (1,) is everyone in it.
     `bounds`: for each array of `sums`, how far it can move in L2 when one person, with all their rows, is added
     or removed; infinite where the contract bounds nothing.
     `parameters`: how many coefficients are fitted to the rows, for the p/n rule.
+    `noise`: at the hub, the variance of the noise in each number of an array; none in exact mode.
     """
 
-    sums: Mapping[str, Floats]
+    sums: Mapping[str, Sum]
     cells: Mapping[str, Ints]
     bounds: Mapping[str, float]
     parameters: int = 0
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A part as it leaves a node under differential privacy: whole steps of a grid, noise included.
+
+    `steps`: for each array, how many of `units`; `variances`: of its noise, in steps squared; `drawn`: the day on which the
+    noise was. No exact count goes with it."""
+
+    steps: Mapping[str, Ints]
+    units: Mapping[str, float]
+    variances: Mapping[str, float]
+    drawn: str = ""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What a node gives of one task in a phase of a secure sum: bytes by the name of whom they are for."""
+
+    items: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Within:
+    """At the hub: this node's part is in a secure sum, and only the sum is known. `total` is the same object for all."""
+
+    total: Part
+    nodes: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -89,11 +143,17 @@ class Refusal:
         return f"{self.rule}: {self.remedy}"
 
 
+Answer = Part | Noised | Mail | Within | Refusal
+
+
 @dataclass(frozen=True)
 class Reply:
+    """`head`: of the node's ledger, after what it charged for this."""
+
     node: str
     round: int
-    answers: Mapping[TaskId, Part | Refusal]
+    answers: Mapping[TaskId, Answer]
+    head: Head | None = None
 
 
 STACKED = 100_000  # numbers that are added as one array; more are added in place, to need no room for a copy
@@ -109,6 +169,7 @@ def add(parts: Sequence[Part]) -> Part:
         cells={name: _total([part.cells[name] for part in parts]) for name in first.cells},
         bounds=first.bounds,
         parameters=first.parameters,
+        noise={name: sum(part.noise[name] for part in parts) for name in first.noise},
     )
 
 

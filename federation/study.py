@@ -14,6 +14,7 @@ import pydantic
 
 from federation import errors, yaml_source
 from federation.contract import Frozen, Name, Slug
+from federation.privacy import accounting
 from federation.yaml_source import Source
 
 PURPOSES = (
@@ -49,11 +50,53 @@ class CohortRule(Frozen):
     where: str | None = None
 
 
+class SecureSum(Frozen):
+    """The hub learns sums over nodes and no node's own. Up to `dropouts` nodes may fall silent before the sum is opened (0:
+    the first one ends it), and up to `colluders` may side with the hub."""
+
+    dropouts: int = pydantic.Field(0, ge=0)
+    colluders: int = pydantic.Field(1, ge=0)
+
+
 class Privacy(Frozen):
-    """`exact`: sums as they are, small cells suppressed. `dp`: differential privacy."""
+    """`exact`: sums as they are, small cells suppressed. `dp`: differential privacy, (epsilon, delta) for one person over
+    the whole study at each node.
+
+    `noise`: `node`, each node adds all that it needs by itself; `distributed`, under a secure sum each adds its share.
+    The site decides: one that accepts no shares adds all of it."""
 
     mode: Literal["exact", "dp"] = "dp"
+    epsilon: float = pydantic.Field(1.0, gt=0, le=20)
+    delta: float = pydantic.Field(1e-6, gt=0, le=1e-3)
+    noise: Literal["node", "distributed"] = "node"
+    secure_sum: SecureSum | None = None
     min_cell: int = pydantic.Field(11, ge=1)
+
+    @pydantic.field_validator("secure_sum", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
+
+    @pydantic.model_validator(mode="after")
+    def _coherent(self) -> Privacy:
+        if self.noise == "distributed" and (self.secure_sum is None or self.mode != "dp"):
+            raise ValueError("noise: distributed needs mode dp and a secure_sum, under which each node adds a share; write noise: node")
+        return self
+
+    @cached_property
+    def rho(self) -> int:
+        """The study's whole budget at a node, in pico-rho."""
+        return accounting.rho_for(self.epsilon, self.delta) if self.mode == "dp" else 0
+
+    def threshold(self, nodes: int) -> int:
+        """How many nodes must agree on who is in a secure sum before it is opened: all but the dropouts."""
+        return nodes - (self.secure_sum.dropouts if self.secure_sum else 0)
+
+    def honest(self, nodes: int) -> int:
+        """How many shares of noise are counted on: those of nodes that neither drop out nor side with the hub."""
+        if self.secure_sum is None or self.noise == "node":
+            return 1
+        return max(1, nodes - self.secure_sum.dropouts - self.secure_sum.colluders)
 
 
 class Analysis(Frozen):
@@ -62,6 +105,7 @@ class Analysis(Frozen):
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
     run: str
     results: Literal["combine", "split", "both"] = "combine"
+    budget: float = pydantic.Field(1.0, gt=0)  # in mode dp: its weight beside the other analyses'
 
     @property
     def options(self) -> dict[str, Any]:
@@ -80,6 +124,12 @@ class Study(Frozen):
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()
     analyses: Mapping[Slug, Analysis] = pydantic.Field(min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _secure_sums_are_of_all_nodes(self) -> Study:
+        if self.privacy.secure_sum and (alone := [name for name, entry in self.analyses.items() if entry.results != "combine"]):
+            raise ValueError(f"analyses.{alone[0]}: a secure sum hides each node's results; write results: combine, or leave out secure_sum")
+        return self
 
     @cached_property
     def hash(self) -> str:
@@ -102,12 +152,7 @@ def load(path: Path) -> tuple[Study, Source]:
 
 
 def build(source: Source) -> Study:
-    study = yaml_source.build(Study, source.values, source, under=(), error=errors.StudyError)
-    if study.privacy.mode == "dp":
-        written = "mode" in (source.values.get("privacy") or {})
-        said = "mode dp" if written else "no privacy mode is given, and the default, dp,"
-        raise errors.StudyError(f"{source.at('privacy', 'mode')}: privacy: {said} is not available in this version; write `privacy: {{mode: exact}}`")
-    return study
+    return yaml_source.build(Study, source.values, source, under=(), error=errors.StudyError)
 
 
 def parse(canonical: str) -> Study:

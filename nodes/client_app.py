@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import datetime
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from federation import codec, wire
 from nodes import service
-from nodes.service import Office
+from nodes.office import Office
 
 
-def app_of(office: Office, today: Callable[[], date]) -> ClientApp:
+def app_of(office: Office, clock: Callable[[], datetime]) -> ClientApp:
     app = ClientApp()
 
     @app.query("round")  # type: ignore[untyped-decorator]
@@ -22,6 +22,6 @@ def app_of(office: Office, today: Callable[[], date]) -> ClientApp:
             query = wire.query_of(message)
         except codec.CodecError:
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
-        return Message(wire.reply_record(service.answer(query, office, today())), reply_to=message)
+        return Message(wire.reply_record(service.answer(query, office, clock())), reply_to=message)
 
     return app

@@ -1,18 +1,26 @@
-"""A study's cohort at this node: the contract is checked, the rows are chosen, the columns are read when asked for."""
+"""A study's cohort at this node: the rows are chosen, checked or clipped, and their columns read when asked for.
+
+In exact mode the data must keep their contract, or the study is refused. In mode dp nothing that hangs on one row may be told,
+a refusal included: so the rows are made to keep it. Values move into their range, what cannot be read is missing, and of a
+person's rows no more stay than the contract allows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from federation import contract as contracts
-from federation.cohort import Cohort, Column
+from federation.cohort import Cohort, Column, Fetch, Tally
 from federation.contract import Check, Contract, Field, Finding, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
-from nodes import connectors
+from nodes import bounding, connectors
+from nodes.bounding import Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
@@ -31,8 +39,12 @@ def _examine(connection: duckdb.DuckDBPyConnection, contract: Contract, columns:
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         counts |= zip([(check.column, check.rule) for check in some], _count(connection, some), strict=True)
-    most = 1 if counts[contract.person, "people"] == counts["", "rows"] else _most_rows(connection, contract.person)
+    most = 1 if _people(contract, counts) == counts["", "rows"] or contract.person is None else _most_rows(connection, contract.person)
     return counts, contracts.judge(contract, counts, most)
+
+
+def _people(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
+    return counts["", "rows"] if contract.person is None else counts[contract.person, "people"]
 
 
 def _raw_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
@@ -40,7 +52,8 @@ def _raw_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys([contract.person, *columns]))
+    person = [] if contract.person is None else [contract.person]
+    return list(dict.fromkeys([*person, *columns]))
 
 
 def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]) -> Sequence[int]:
@@ -54,42 +67,74 @@ def _most_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
     return int(rows[0][0] or 0)
 
 
-def open_cohort(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> tuple[Cohort, list[Finding]]:
-    """The cohort, and the contract's rules that the columns in use break (then the cohort is not to be used)."""
+# -- exact mode
+@dataclass(frozen=True)
+class Opened:
+    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hashes
+    of its people, each once, if they were asked for."""
+
+    cohort: Cohort
+    findings: Sequence[Finding] = ()
+    people: Words | None = None
+
+
+def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> Opened:
     contract = dataset.contract
-    used = sorted({column for field in fields for column in schema.columns_of(field.name)} | (schema.columns_of(where) if where else set()))
-    connection = connectors.connect(storage)
-    connectors.open_rows(connection, dataset, needed(contract, used))
+    connection, used = _connect(dataset, storage, schema, fields, where)
     counts, findings = _examine(connection, contract, used)
     if findings:
-        return _no_one(contract), findings
+        return Opened(_no_one(contract), findings)
     raw_types = _raw_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
-    typed = ", ".join(
-        f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in needed(contract, used)
-    )
-    connection.execute(f"CREATE TEMP VIEW typed AS SELECT {typed} FROM source")
+    names = needed(contract, used)
+    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in names]
+    connection.execute(f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source")
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
-    person = _number_people(connection, contract, chosen)
-    people = int(person.max(initial=-1)) + 1
+    keys = _hashes(connection, contract, chosen)
+    if contract.rows_per_person == 1:  # checked: every row is another person
+        numbered, people, once = None, len(keys), keys
+    else:
+        once, index = np.unique(keys, return_inverse=True)
+        numbered, people = index.astype(np.int64), len(once)
+    cohort = Cohort(numbered, people, _people(contract, counts), contract.rows_per_person, _fetcher(connection, chosen))
+    return Opened(cohort, (), once)
 
-    def fetch(asked: Iterable[Field]) -> Mapping[str, Column]:
-        return _fetch(connection, list(asked), chosen)
 
-    return Cohort(person, people, counts[contract.person, "people"], contract.rows_per_person, fetch), []
+def _connect(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
+    """The source's rows, and the contract columns that are used of them."""
+    used = sorted({column for field in fields for column in schema.columns_of(field.name)} | (schema.columns_of(where) if where else set()))
+    connection = connectors.connect(storage)
+    connectors.open_rows(connection, dataset, needed(dataset.contract, used))
+    return connection, used
 
 
 def _no_one(contract: Contract) -> Cohort:
-    return Cohort(np.empty(0, np.int64), 0, 0, contract.rows_per_person, lambda asked: {})
+    return Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {})
 
 
-def _number_people(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: str) -> Ints:
-    """(n_rows,) the people of the cohort's rows, numbered from 0."""
-    if contract.rows_per_person == 1:  # checked: every row is another person
-        ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
-        return np.arange(int(rows))
-    keys = connection.execute(f"SELECT hash({quote_name(contract.person)}) AS person FROM typed{chosen}").fetchnumpy()["person"]
-    return np.unique(np.asarray(keys), return_inverse=True)[1].astype(np.int64)
+def _row_number(contract: Contract) -> str:
+    return f"row_number() OVER () AS {ROW}" if contract.person is None else f"0 AS {ROW}"
+
+
+ROW = '"hdh row"'  # no contract column has a space in its name
+
+
+def _person(contract: Contract) -> str:
+    """What tells a row's person from others': the key, or the row's place where every row is a unit of its own."""
+    return ROW if contract.person is None else quote_name(contract.person)
+
+
+def _hashes(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: str) -> Words:
+    """(n_rows,) of the people of the cohort's rows."""
+    return np.asarray(connection.execute(f"SELECT hash({_person(contract)}) AS person FROM typed{chosen}").fetchnumpy()["person"], np.uint64)
+
+
+def _fetcher(connection: duckdb.DuckDBPyConnection, chosen: str, rows: Ints | None = None) -> Fetch:
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Column]:
+        found = _fetch(connection, list(asked), chosen)
+        return found if rows is None else {name: column[rows] for name, column in found.items()}
+
+    return fetch
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str) -> Mapping[str, Column]:
@@ -103,7 +148,86 @@ def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chose
 def _as_array(field: Field) -> str:
     """Never NULL, so that DuckDB hands over plain arrays."""
     if field.kind == "category":
-        width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
-        levels = ", ".join(quote_text(level) for level in field.levels)
-        return f"coalesce(CAST(enum_code(TRY_CAST({field.sql} AS ENUM({levels}))) AS {width}), CAST(-1 AS {width}))"
+        return code(field)
     return f"coalesce(CAST({field.sql} AS DOUBLE), CAST('nan' AS DOUBLE))"
+
+
+def code(field: Field) -> str:
+    """The index of a category's level; -1 where missing."""
+    width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
+    levels = ", ".join(quote_text(level) for level in field.levels)
+    return f"coalesce(CAST(enum_code(TRY_CAST({field.sql} AS ENUM({levels}))) AS {width}), CAST(-1 AS {width}))"
+
+
+# -- mode dp
+def open_clipped(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, salt: str) -> Opened:
+    """`salt` decides which of a person's rows stay; it is the node's own, and another for every study."""
+    contract = dataset.contract
+    connection, used = _connect(dataset, storage, schema, fields, where)
+    raw_types, names = _raw_types(connection), needed(contract, used)
+    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name], clamp=True)} AS {quote_name(name)}" for name in names]
+    moved = " OR ".join(["FALSE", *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used)])
+    known = (
+        ""
+        if contract.person is None
+        else f" WHERE {contracts.typed(contract.person, contract.columns[contract.person], raw_types[contract.person])} IS NOT NULL"
+    )
+    connection.execute(f'CREATE TEMP VIEW typed AS SELECT {", ".join(typed)}, ({moved}) AS "hdh moved" FROM source{known}')
+    chosen = f" WHERE {schema.express(where).sql}" if where else ""
+    numbers = any(contract.columns[name].kind == "number" for name in used)
+
+    def flags() -> NDArray[np.bool_]:
+        return np.asarray(connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"], np.bool_)
+
+    if contract.person is None:
+        ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
+
+        def count(asked: Sequence[Field]) -> Tally:
+            return tally(
+                connection, asked, _grouped(schema, asked, dict(zip(names, typed, strict=True))) if not where else f"(SELECT *, 1 AS n FROM typed{chosen})"
+            )
+
+        cohort = Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=flags() if numbers else None, count=count)
+        return Opened(cohort)
+    everything = ", ".join(quote_name(name) for name in names)
+    keys = connection.execute(
+        f"SELECT hash({quote_name(contract.person)}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row FROM typed{chosen}"
+    ).fetchnumpy()
+    person = np.asarray(keys["person"], np.uint64)
+    kept, lost = bounding.choose(person, np.asarray(keys["row"], np.uint64), contract.rows_per_person)
+    clipped = (flags()[kept] | lost) if numbers else lost
+    if contract.rows_per_person == 1:
+        return Opened(Cohort(None, len(kept), len(kept), 1, _fetcher(connection, chosen, _all_or(kept, len(person))), clipped=clipped))
+    numbered, people = bounding.number(person[kept])
+    fetch = _fetcher(connection, chosen, _all_or(kept, len(person)))
+    return Opened(Cohort(numbered, people, people, contract.rows_per_person, fetch, clipped=clipped))
+
+
+def _all_or(kept: Ints, rows: int) -> Ints | None:
+    return None if len(kept) == rows else kept
+
+
+def _grouped(schema: Schema, fields: Sequence[Field], typed: Mapping[str, str]) -> str:
+    """The contract columns of `fields` with the number `n` of rows of each combination, grouped as they lie in the source and
+    read as their types only then: a level is worked out for each group, not for each row."""
+    columns = sorted({column for field in fields for column in schema.columns_of(field.name)})
+    raw = f"SELECT {', '.join(map(quote_name, columns))}, count(*) AS n FROM source GROUP BY ALL"
+    return f"(SELECT {', '.join(typed[column] for column in columns)}, n FROM ({raw}))"
+
+
+def tally(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], relation: str) -> Tally:
+    """Rows by combination of levels, from a relation of typed columns that says how many rows, `n`, each of its own stands for."""
+    shape = tuple(len(field.groups) for field in fields)
+    grouped = ", ".join(f"{field.sql} AS {quote_name(field.name)}" for field in fields)
+    rows = connection.execute(f"SELECT {grouped}, sum(n) FROM {relation} GROUP BY ALL").fetchall()
+    cells = np.zeros(shape, np.int64)
+    index = [{level: i for i, level in enumerate(field.groups)} if field.kind == "category" else {False: 0, True: 1} for field in fields]
+    missing = 0
+    for *levels, n in rows:
+        at = tuple(places.get(level) for places, level in zip(index, levels, strict=True))
+        if None in at:
+            missing += int(n)
+        else:
+            cells[at] += int(n)
+    known = int(cells.sum())
+    return Tally(cells, np.array([known, missing, 0], np.int64))

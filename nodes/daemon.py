@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nodes import site as sites
-from nodes.service import Office
+from nodes.office import Office
 
 
 def run(site_path: Path, hub: str, ca: Path, key: Path) -> None:
@@ -24,7 +24,7 @@ def run(site_path: Path, hub: str, ca: Path, key: Path) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     office = Office(sites.load(site_path))
-    fleet.serve(client_app.app_of(office, lambda: datetime.now(UTC).date()), fleet.Link(hub, ca, key), stop)
+    fleet.serve(client_app.app_of(office, lambda: datetime.now(UTC)), fleet.Link(hub, ca, key), stop)
 
 
 def main() -> None:

@@ -3,33 +3,44 @@
 The order is: charge (durable) - draw noise - store the bytes (durable) - send them. So what was sent was charged, a
 crash never gives budget back, and whoever asks for the same release again gets the same bytes for nothing. A charge
 whose bytes were never stored was never sent: the same release may be completed later, without a second charge.
+
+What is kept of a charge is its events; its cost is derived from them, and derived again when the chain is verified.
+Beside the file lies a witness of its last entry, and the hub keeps another: an older copy put back is told by either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from federation import errors
-from federation.messages import Refusal
+from federation.messages import Head, Refusal
+from federation.privacy import accounting
+from federation.privacy.accounting import Cost, Event
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-_TABLES = """
+KINDS = ("grant", "charge", "store", "cohort", "survivors")
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('grant', 'charge', 'store')),
-    dataset TEXT NOT NULL, unit TEXT NOT NULL, year INTEGER NOT NULL, release TEXT NOT NULL,
-    rho INTEGER NOT NULL CHECK (rho >= 0), event TEXT NOT NULL, at TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
+    dataset TEXT NOT NULL, unit TEXT NOT NULL, year INTEGER NOT NULL, study TEXT NOT NULL, release TEXT NOT NULL,
+    rho INTEGER NOT NULL CHECK (rho >= 0), curve TEXT NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL,
+    prev TEXT NOT NULL, hash TEXT NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_charge ON entries (release) WHERE kind = 'charge';
-CREATE UNIQUE INDEX IF NOT EXISTS one_store ON entries (release) WHERE kind = 'store';
+CREATE UNIQUE INDEX IF NOT EXISTS once ON entries (kind, release) WHERE kind <> 'grant';
+CREATE INDEX IF NOT EXISTS by_account ON entries (dataset, unit, year, kind);
+CREATE INDEX IF NOT EXISTS by_study ON entries (study, kind);
 CREATE TABLE IF NOT EXISTS answers (release TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
 """
+_COLUMNS = "seq, kind, dataset, unit, year, study, release, rho, curve, event, at, prev, hash"
 
 
 @dataclass(frozen=True)
@@ -42,20 +53,42 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Head:
-    """The last entry, as others may witness it: a ledger that no longer holds it was rolled back."""
+class Claim:
+    """What a release would charge: its name, once and for ever; the study, and the most pico-rho that it may cost here in
+    all; and the events, by array."""
 
+    release: str
+    study: str
+    most: int
+    events: Mapping[str, Event]
+
+    @property
+    def cost(self) -> Cost:
+        return accounting.total(self.events.values())
+
+
+@dataclass(frozen=True)
+class Entry:
     seq: int
-    hash: str
+    kind: str
+    account: Account
+    study: str
+    release: str
+    cost: Cost
+    event: Mapping[str, Any]
+    at: str
 
 
 @dataclass(frozen=True)
 class Ledger:
     connection: sqlite3.Connection
+    witness: Path | None = None
 
 
 def open_ledger(path: Path) -> Ledger:
-    """Every commit is on the disk before it returns (WAL, synchronous = FULL)."""
+    """Every commit is on the disk before it returns (WAL, synchronous = FULL). LedgerError if the file is older than its
+    witness. `:memory:` is for simulations."""
+    in_memory = str(path) == ":memory:"
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -63,52 +96,99 @@ def open_ledger(path: Path) -> Ledger:
         connection.executescript(_TABLES)
     except sqlite3.Error as reason:
         raise errors.LedgerError(f"the ledger cannot be opened ({reason}); restore it from the last backup, and tell the hub") from None
-    return Ledger(connection)
+    opened = Ledger(connection, None if in_memory else path.with_name(path.name + ".head"))
+    if opened.witness is not None and opened.witness.exists():
+        check_witness(opened, _read_witness(opened.witness))
+    return opened
 
 
-def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str) -> None:
-    """The producer's act: budget in pico-rho is added to the account. Nothing else ever refills it."""
+def _read_witness(path: Path) -> Head:
+    try:
+        seq, digest = path.read_text(encoding="ascii").split()
+        return Head(int(seq), digest)
+    except (OSError, ValueError):
+        raise errors.LedgerError(f"{path.name}, the witness beside the ledger, cannot be read; restore it with the ledger") from None
+
+
+# -- budgets
+def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str, study: str = "") -> None:
+    """The producer's act: budget in pico-rho is added to the account, with the study it is given for, if it is for one. Nothing
+    else ever refills it."""
     if rho <= 0:
-        raise errors.LedgerError("a grant must be more than nothing; give a number of pico-rho above 0")
+        raise errors.LedgerError("a grant must be more than nothing; give an epsilon above 0")
     with _transaction(ledger):
-        _append(ledger, "grant", account, "", rho, {"by": by}, at)
+        _append(ledger, "grant", account, study, "", Cost(rho), {"by": by}, at)
+
+
+def granted(ledger: Ledger, account: Account) -> int:
+    row = ledger.connection.execute("SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND dataset = ? AND unit = ? AND year = ?", _key(account))
+    return int(row.fetchone()[0])
 
 
 def remaining(ledger: Ledger, account: Account) -> int:
-    """Pico-rho granted and not charged."""
-    row = ledger.connection.execute(
-        "SELECT coalesce(sum(CASE kind WHEN 'grant' THEN rho WHEN 'charge' THEN -rho ELSE 0 END), 0) FROM entries WHERE dataset = ? AND unit = ? AND year = ?",
-        (account.dataset, account.unit, account.year),
-    ).fetchone()
-    return int(row[0])
+    """Pico-rho granted and not charged; with curves, at the order that leaves most."""
+    return granted(ledger, account) - _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account)).least
 
 
-def charge(ledger: Ledger, account: Account, release: str, rho: int, event: object, at: str) -> Refusal | None:
-    """Charges `release` once; a Refusal, and no entry, if the account does not hold `rho`. Durable when it returns.
+def spent_by(ledger: Ledger, dataset: str, study: str) -> Cost:
+    """What a study has cost a dataset here so far."""
+    return _spent(ledger, "dataset = ? AND study = ?", (dataset, study))
+
+
+def _key(account: Account) -> tuple[str, str, int]:
+    return account.dataset, account.unit, account.year
+
+
+def _spent(ledger: Ledger, where: str, values: Sequence[object]) -> Cost:
+    flat = ledger.connection.execute(f"SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'charge' AND {where}", values).fetchone()[0]
+    curves = ledger.connection.execute(f"SELECT curve FROM entries WHERE kind = 'charge' AND curve <> '' AND {where}", values)
+    return sum((Cost(0, tuple(json.loads(row[0]))) for row in curves), Cost(int(flat)))
+
+
+def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal | None:
+    """Charges the release once; a Refusal, and no entry, if the account or the study's own limit does not hold it. Durable
+    when it returns.
 
     Raises LedgerError if the same release was charged to another account or at another cost: then it is not the same."""
+    cost = claim.cost
     with _transaction(ledger):
-        known = ledger.connection.execute("SELECT dataset, unit, year, rho FROM entries WHERE release = ? AND kind = 'charge'", (release,)).fetchone()
+        known = ledger.connection.execute("SELECT dataset, unit, rho, curve FROM entries WHERE kind = 'charge' AND release = ?", (claim.release,)).fetchone()
         if known is not None:
-            if known != (account.dataset, account.unit, account.year, rho):
+            if known != (account.dataset, account.unit, cost.rho, _curve(cost)):
                 raise errors.LedgerError("a release of this name was charged otherwise; name each release by the hash of all that decides it")
             return None
-        if rho > remaining(ledger, account):
-            return Refusal("budget", f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer")
-        _append(ledger, "charge", account, release, rho, event, at)
+        refused = would_refuse(ledger, account, claim)
+        if refused is None:
+            events = {name: accounting.to_json(event) for name, event in claim.events.items()}
+            _append(ledger, "charge", account, claim.study, claim.release, cost, events, at)
+    return refused
+
+
+def would_refuse(ledger: Ledger, account: Account, claim: Claim) -> Refusal | None:
+    """Why a charge would be refused, without making it."""
+    cost = claim.cost
+    if (spent_by(ledger, account.dataset, claim.study) + cost).least > claim.most:
+        return Refusal("study_budget", "the study asks for more than the epsilon it declares: submit another study, with a budget of its own")
+    if granted(ledger, account) < (_spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account)) + cost).least:
+        return Refusal("budget", f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer")
     return None
 
 
+def is_charged(ledger: Ledger, release: str) -> bool:
+    return ledger.connection.execute("SELECT 1 FROM entries WHERE kind = 'charge' AND release = ?", (release,)).fetchone() is not None
+
+
+# -- answers
 def store(ledger: Ledger, release: str, content: bytes, at: str) -> bytes:
     """The bytes to send for a charged release: `content`, or those stored before, which win."""
     with _transaction(ledger):
         if (before := stored(ledger, release)) is not None:
             return before
-        row = ledger.connection.execute("SELECT dataset, unit, year FROM entries WHERE release = ? AND kind = 'charge'", (release,)).fetchone()
+        row = ledger.connection.execute("SELECT dataset, unit, year, study FROM entries WHERE kind = 'charge' AND release = ?", (release,)).fetchone()
         if row is None:
             raise errors.LedgerError("nothing may be stored that was not charged")
         ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (release, content))
-        _append(ledger, "store", Account(*row), release, 0, {"sha256": hashlib.sha256(content).hexdigest()}, at)
+        _append(ledger, "store", Account(*row[:3]), row[3], release, Cost(), {"sha256": hashlib.sha256(content).hexdigest()}, at)
     return content
 
 
@@ -117,6 +197,27 @@ def stored(ledger: Ledger, release: str) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
+# -- what else must not be forgotten
+def remember(ledger: Ledger, kind: str, account: Account, study: str, release: str, content: bytes, at: str) -> bytes:
+    """Keeps `content` under a name of its kind ('cohort', 'survivors') for ever; gives what was kept there before, if it was."""
+    key = f"{kind}:{release}"
+    if (before := stored(ledger, key)) is not None:
+        return before
+    with _transaction(ledger):
+        ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (key, content))
+        _append(ledger, kind, account, study, release, Cost(), {"sha256": hashlib.sha256(content).hexdigest()}, at)
+    return content
+
+
+def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
+    """All that was kept of a kind for a dataset."""
+    found = ledger.connection.execute(
+        "SELECT content FROM entries JOIN answers ON answers.release = entries.kind || ':' || entries.release WHERE kind = ? AND dataset = ?", (kind, dataset)
+    )
+    return (bytes(row[0]) for row in found.fetchall())
+
+
+# -- the chain
 def head(ledger: Ledger) -> Head:
     row = ledger.connection.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
     return Head(0, GENESIS) if row is None else Head(int(row[0]), str(row[1]))
@@ -129,24 +230,37 @@ def check_witness(ledger: Ledger, witness: Head) -> None:
         raise errors.LedgerError(f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew")
 
 
+def history(ledger: Ledger) -> Iterator[Entry]:
+    for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
+        seq, kind, dataset, unit, year, study, release, rho, curve, event, at, _, _ = row
+        yield Entry(seq, kind, Account(dataset, unit, year), study, release, Cost(rho, tuple(json.loads(curve or "[]"))), json.loads(event), at)
+
+
 def verify(ledger: Ledger) -> Head:
-    """Replays the chain, the order of charges and stores, every budget and every stored answer."""
-    previous, last, balance, charged = GENESIS, 0, dict[Account, int](), set[str]()
-    for row in ledger.connection.execute("SELECT seq, kind, dataset, unit, year, release, rho, event, at, prev, hash FROM entries ORDER BY seq"):
-        seq, kind, dataset, unit, year, release, rho, event, _at, prev, digest = row
+    """Replays the chain, the order of charges and stores, the price of every event, every budget and every stored answer."""
+    previous, last, balance, charged = GENESIS, 0, dict[Account, tuple[int, Cost]](), set[str]()
+    for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
+        seq, kind, dataset, unit, year, _study, release, rho, curve, event, _at, prev, digest = row
         if seq != last + 1 or prev != previous or digest != _digest(row[:-1]):
             raise errors.LedgerError(f"entry {last + 1} of the ledger was changed, or is missing; restore the newest copy")
-        account = Account(dataset, unit, year)
-        balance[account] = balance.get(account, 0) + {"grant": rho, "charge": -rho, "store": 0}[kind]
-        if balance[account] < 0 or (kind == "store" and (release not in charged or not _is_stored(ledger, release, event))):
+        account, cost = Account(dataset, unit, year), Cost(rho, tuple(json.loads(curve or "[]")))
+        given, spent = balance.get(account, (0, Cost()))
+        if kind == "charge":
+            if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
+                raise errors.LedgerError(f"entry {seq} of the ledger does not cost what its events cost; use the version that wrote it")
+            charged.add(release)
+            spent = spent + cost
+        balance[account] = (given + rho if kind == "grant" else given, spent)
+        if spent.least > balance[account][0] or (kind == "store" and release not in charged):
             raise errors.LedgerError(f"entry {seq} of the ledger spends what was not granted, or stores what was not charged")
-        charged |= {release} if kind == "charge" else set()
+        if kind in ("store", "cohort", "survivors") and not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", event):
+            raise errors.LedgerError(f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy")
         previous, last = digest, seq
     return Head(last, previous)
 
 
-def _is_stored(ledger: Ledger, release: str, event: str) -> bool:
-    content = stored(ledger, release)
+def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
+    content = stored(ledger, key)
     return content is not None and hashlib.sha256(content).hexdigest() == json.loads(event)["sha256"]
 
 
@@ -154,22 +268,40 @@ def _is_stored(ledger: Ledger, release: str, event: str) -> bool:
 def _transaction(ledger: Ledger) -> Iterator[None]:
     try:
         ledger.connection.execute("BEGIN IMMEDIATE")
+        before = head(ledger)
         try:
             yield
         except BaseException:
             ledger.connection.execute("ROLLBACK")
             raise
+        after = head(ledger)
         ledger.connection.execute("COMMIT")
-    except sqlite3.Error as reason:
-        raise errors.LedgerError(f"the ledger cannot be written ({reason}); nothing was charged and nothing is answered: check the disk") from None
+        if ledger.witness is not None and after != before:
+            _write_witness(ledger.witness, after)
+    except (sqlite3.Error, OSError) as reason:
+        raise errors.LedgerError(f"the ledger cannot be written ({reason}); nothing is answered: check the disk") from None
 
 
-def _append(ledger: Ledger, kind: str, account: Account, release: str, rho: int, event: object, at: str) -> None:
+def _write_witness(path: Path, seen: Head) -> None:
+    """After the commit, so that a crash between leaves an older witness, which the ledger holds too."""
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    with part.open("w", encoding="ascii") as file:
+        file.write(f"{seen.seq} {seen.hash}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _append(ledger: Ledger, kind: str, account: Account, study: str, release: str, cost: Cost, event: object, at: str) -> None:
     last = head(ledger)
     text = json.dumps(event, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    entry = (last.seq + 1, kind, account.dataset, account.unit, account.year, release, rho, text, at, last.hash)
-    ledger.connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*entry, _digest(entry)))
+    entry = (last.seq + 1, kind, *_key(account), study, release, cost.rho, _curve(cost), text, at, last.hash)
+    ledger.connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 13)})", (*entry, _digest(entry)))
 
 
-def _digest(entry: tuple[object, ...]) -> str:
-    return hashlib.sha256(json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+def _curve(cost: Cost) -> str:
+    return json.dumps(cost.curve, separators=(",", ":")) if cost.curve else ""
+
+
+def _digest(entry: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(list(entry), separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()

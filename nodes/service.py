@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import date
-
-import numpy as np
+import hashlib
+from dataclasses import replace
+from datetime import datetime
 
 from federation import contract as contracts
 from federation import disclosure, errors
 from federation.cohort import Cohort
-from federation.contract import Schema
+from federation.contract import Contract, Schema
 from federation.disclosure import Rules
-from federation.messages import Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import Answer, Noised, Part, Query, Refusal, Reply, State, TaskId
 from federation.study import Study
-from nodes import cohorts
+from nodes import cohorts, fingerprints, ledger, noising, sums
+from nodes.ledger import Account
+from nodes.noising import Purse
+from nodes.office import Desk, Office
 from nodes.site import Dataset, Site
-from strategies import registry
+from strategies import budget, registry
 from strategies.task import Task
 
 MOST_STUDIES = 4  # whose cohorts are kept between rounds
-_NO_ROWS = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Desk:
-    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
-
-    tasks: dict[str, Task]
-    cohort: Cohort
-    rules: Rules
-    refused: Refusal | None
-
-
-@dataclass(frozen=True)
-class Office:
-    """The site and, per study hash, what the last rounds left open."""
-
-    site: Site
-    desks: dict[str, Desk] = field(default_factory=dict)
-
-
-def answer(query: Query, office: Office, today: date) -> Reply:
-    """A Part or a Refusal for each task of the query that is addressed to this node."""
-    site = office.site
-    refused = admit(query, site, today)
-    if refused is None:
-        desk = _desk(query, office)
-        refused = desk.refused
-    if refused is not None:
-        shown = Refusal("refused", "this node does not answer; ask its producer") if site.policy.terse else refused
-        return Reply(site.name, query.round, {task: shown for task in query.states if task.node in ("", site.name)})
-    return Reply(site.name, query.round, {task: compute(task, state, desk) for task, state in query.states.items() if task.node in ("", site.name)})
+def answer(query: Query, office: Office, now: datetime) -> Reply:
+    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, Mail."""
+    site, study = office.site, query.study
+    mine = {task: state for task, state in query.states.items() if task.node in ("", site.name)}
+    try:
+        refused = admit(query, site, now) or _rolled_back(query, office)
+        if refused is None:
+            desk = _desk(query, office, now)
+            refused = desk.refused
+        if refused is None and (unknown := [task for task in mine if task.analysis not in desk.tasks]):
+            refused = Refusal("study", f"the study has no analysis {unknown[0].analysis!r}: send the whole study")
+        if refused is not None:
+            return Reply(site.name, query.round, dict.fromkeys(mine, _said(refused, site)))
+        answers = (
+            sums.answer(replace(query, states=mine), desk, office, now)
+            if query.phase
+            else {task: compute(task, state, desk, query, office, now) for task, state in mine.items()}
+        )
+    except errors.LedgerError:
+        return Reply(site.name, query.round, dict.fromkeys(mine, _said(Refusal("ledger", "this node's ledger is not in order: ask its producer"), site)))
+    return Reply(site.name, query.round, answers, ledger.head(office.book) if _keeps_books(study, site) else None)
 
 
-def admit(query: Query, site: Site, today: date) -> Refusal | None:
+def _said(refused: Refusal, site: Site) -> Refusal:
+    return Refusal("refused", "this node does not answer; ask its producer") if site.policy.terse else refused
+
+
+def _keeps_books(study: Study, site: Site) -> bool:
+    return site.state is not None or study.privacy.mode == "dp"
+
+
+def admit(query: Query, site: Site, now: datetime) -> Refusal | None:
     """Policy against study; the stricter of the two wins."""
     study, policy = query.study, site.policy
     dataset = site.datasets.get(study.dataset)
@@ -66,13 +67,20 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
         return Refusal("dataset", f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it")
     if dataset.contract.hash != query.contract_hash:
         return Refusal("contract", f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file")
-    if study.privacy.mode != "exact":
-        return Refusal("privacy", "differential privacy is not available in this version: write mode exact")
-    if study.authorisation.expires < today:
+    if study.authorisation.expires < now.date():
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
+    return admit_study(study, dataset.contract, site) or sums.admit(query, site)
+
+
+def admit_study(study: Study, contract: Contract, site: Site) -> Refusal | None:
+    """What of the policy needs no query: it can be told before a study runs."""
+    policy, use, privacy = site.policy, contract.use, study.privacy
+    if privacy.mode not in policy.modes:
+        return Refusal("privacy", f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}")
+    if privacy.mode == "dp" and not (privacy.epsilon <= policy.most_epsilon and privacy.delta <= policy.most_delta):
+        return Refusal("epsilon", f"this site gives a study epsilon {policy.most_epsilon:g} at most, at a delta of {policy.most_delta:g} at most: ask for less")
     if study.purpose.category not in policy.purposes:
         return Refusal("purpose", f"this site does not take part in studies for {study.purpose.category}")
-    use = dataset.contract.use
     if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (use and study.coordinator not in use):
         return Refusal("coordinator", f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it")
     refused = study.runs - registry.NAMES if policy.analyses is None else study.runs.difference(policy.analyses)
@@ -81,18 +89,31 @@ def admit(query: Query, site: Site, today: date) -> Refusal | None:
     return None
 
 
-def _desk(query: Query, office: Office) -> Desk:
+def _rolled_back(query: Query, office: Office) -> Refusal | None:
+    """The hub has seen a later ledger of this node than the one that is here now."""
+    seen = query.witnesses.get(office.site.name)
+    if seen is None or office.site.state is None:
+        return None
+    try:
+        ledger.check_witness(office.book, seen)
+    except errors.LedgerError:
+        return Refusal("ledger", "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy")
+    return None
+
+
+def _desk(query: Query, office: Office, now: datetime) -> Desk:
     key = query.study.hash
     if key not in office.desks:
         while len(office.desks) >= MOST_STUDIES:
             office.desks.pop(next(iter(office.desks)))
-        office.desks[key] = _open_desk(query.study, office.site)
+        office.desks[key] = _open_desk(query.study, office, now)
     return office.desks[key]
 
 
-def _open_desk(study: Study, site: Site) -> Desk:
-    dataset, rules = site.datasets[study.dataset], site.rules(study.privacy.min_cell)
-    nobody = Cohort(_NO_ROWS, 0, 0, 1, lambda asked: {})
+def _open_desk(study: Study, office: Office, now: datetime) -> Desk:
+    site = office.site
+    dataset, rules = site.datasets[study.dataset], site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
+    nobody = Cohort(None, 0, 0, 1, lambda asked: {})
     try:
         tasks = registry.plan(study, dataset.contract)
         schema = contracts.schema(dataset.contract, study.cohort.derive)
@@ -100,15 +121,33 @@ def _open_desk(study: Study, site: Site) -> Desk:
         if restricted:
             return Desk(tasks, nobody, rules, restricted)
         fields = [field for task in tasks.values() for field in task.fields]
-        cohort, findings = cohorts.open_cohort(dataset, site.storage, schema, fields, study.cohort.where)
+        if study.privacy.mode == "dp":  # whatever the rows are, there is an answer: a refusal would tell about them
+            opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, office.salt(study.hash).hex())
+            return Desk(tasks, opened.cohort, rules, None)
+        opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
     except errors.StudyError:
         return Desk({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
     except errors.DataError:
         return Desk({}, nobody, rules, Refusal("source", "this node's data cannot be read at the moment: ask its producer"))
-    if findings:
-        broken = ", ".join(sorted({f"{finding.rule} ({finding.column})" if finding.column else finding.rule for finding in findings}))
+    if opened.findings:
+        broken = ", ".join(sorted({f"{finding.rule} ({finding.column})" if finding.column else finding.rule for finding in opened.findings}))
         return Desk(tasks, nobody, rules, Refusal("data", f"the data here break their contract: {broken}; the producer sees more with `hdh node check`"))
-    return Desk(tasks, cohort, rules, disclosure.check_cohort(cohort.people, cohort.people_in_dataset, rules))
+    cohort = opened.cohort
+    refused = disclosure.check_cohort(cohort.people, cohort.people_in_dataset, rules) or _nearly_answered(study, opened, rules, dataset.contract, office, now)
+    return Desk(tasks, cohort, rules, refused)
+
+
+def _nearly_answered(study: Study, opened: cohorts.Opened, rules: Rules, contract: Contract, office: Office, now: datetime) -> Refusal | None:
+    """The differencing rule: exact answers over two cohorts tell by subtraction the few people who are in one of them only."""
+    if office.site.state is None or opened.people is None:
+        return None
+    mine = fingerprints.fingerprint(opened.people, office.salt("people")[:8])
+    for before in ledger.remembered(office.book, "cohort", contract.dataset):
+        if 0 < fingerprints.differing(before, mine) < rules.min_cell:
+            return Refusal("differencing", "the cohort is nearly one that was answered before: choose the same, or one that differs clearly")
+    at = now.isoformat(timespec="seconds")
+    ledger.remember(office.book, "cohort", Account(contract.dataset, contract.unit, now.year), study.hash, hashlib.sha256(mine).hexdigest(), mine, at)
+    return None
 
 
 def _restricted(study: Study, dataset: Dataset, tasks: dict[str, Task], schema: Schema) -> Refusal | None:
@@ -121,10 +160,22 @@ def _restricted(study: Study, dataset: Dataset, tasks: dict[str, Task], schema: 
     return None
 
 
-def compute(task_id: TaskId, state: State, desk: Desk) -> Part | Refusal:
+def compute(task_id: TaskId, state: State, desk: Desk, query: Query, office: Office, now: datetime) -> Answer:
     """The rows meet the analysis here, and only here; what it makes of them passes the first door."""
-    task = desk.tasks.get(task_id.analysis)
-    if task is None:
-        return Refusal("study", f"the study has no analysis {task_id.analysis!r}: send the whole study")
+    task = desk.tasks[task_id.analysis]
+    return noised(task_id, state, task, desk, query, office, now) if query.study.privacy.mode == "dp" else checked(task, state, desk)
+
+
+def checked(task: Task, state: State, desk: Desk) -> Part | Refusal:
     part = task.analysis.local(desk.cohort, task, state)
     return disclosure.check_part(part, desk.rules) or part
+
+
+def noised(task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, office: Office, now: datetime) -> Noised | Refusal:
+    try:
+        grids = noising.grids(query, task, state, budget.zero(task, state))
+    except ValueError:
+        return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
+    purse = Purse(office.book, office.site.datasets[query.study.dataset].contract, now, office.entropy)
+    name = noising.name(query, task_id, state, noising.WHOLE)
+    return noising.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse)

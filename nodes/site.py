@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -21,6 +22,9 @@ class Policy(Frozen):
 
     `hub_sees_cells`: the hub is an authorised secure platform, and may see this node's small cells, which it
     suppresses at its own door; without it a Part that holds a cell of fewer than `min_cell` people is refused.
+    `secure_sum: required`: the hub never sees a sum of this node alone. `noise: distributed`: under a secure sum this node
+    may add its share of the noise only, counted on at least `honest_nodes` shares; `colluders`: the least number of other
+    nodes that a secure sum must assume to side with the hub.
     """
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
@@ -28,6 +32,13 @@ class Policy(Frozen):
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
+    modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
+    most_epsilon: float = pydantic.Field(1.0, gt=0)  # of one study, at its delta of at most most_delta
+    most_delta: float = pydantic.Field(1e-5, gt=0, lt=1)
+    secure_sum: Literal["optional", "required"] = "optional"
+    noise: Literal["node", "distributed"] = "node"
+    honest_nodes: int = pydantic.Field(3, ge=1)
+    colluders: int = pydantic.Field(1, ge=0)
     most_parameters_per_person: float = pydantic.Field(0.33, gt=0)  # coefficients fitted, as a share of this node's people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
@@ -42,16 +53,38 @@ class Storage(Frozen):
 
 
 class DatasetEntry(Frozen):
+    """`people`: about how many, as the producer declares it, for forecasts."""
+
     contract: Path
     source: str
     table: str | None = None
+    people: int | None = pydantic.Field(None, ge=1)
 
 
 class SiteFile(Frozen):
+    """`state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists the nodes with which this
+    one takes part in secure sums, each with the key of its identity, as its operator has accepted them."""
+
     node: Slug
     datasets: Mapping[Slug, DatasetEntry] = pydantic.Field(min_length=1)
     policy: Policy = Policy()
     storage: Storage = Storage()
+    state: Path = Path("state")
+    roster: Path | None = None
+
+
+class RosterFile(Frozen):
+    nodes: Mapping[Slug, str] = pydantic.Field(min_length=1)
+
+    @pydantic.field_validator("nodes")
+    @classmethod
+    def _keys(cls, nodes: Mapping[str, str]) -> Mapping[str, str]:
+        for name, key in nodes.items():
+            if not re.fullmatch(r"[0-9a-f]{64}", key):
+                raise ValueError(f"the key of {name!r} is not 64 hexadecimal digits; copy the line that its `hdh node identity` prints")
+        if len(set(nodes.values())) < len(nodes):
+            raise ValueError("two nodes have the same key; each node has its own")
+        return nodes
 
 
 @dataclass(frozen=True)
@@ -62,6 +95,7 @@ class Dataset:
     source: str
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
+    people: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +104,13 @@ class Site:
     datasets: Mapping[str, Dataset]
     policy: Policy = Policy()
     storage: Storage = Storage()
+    state: Path | None = None  # none: a ledger in memory, for simulations
+    roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
 
-    def rules(self, study_min_cell: int) -> Rules:
-        return Rules(max(self.policy.min_cell, study_min_cell), self.policy.min_nodes, self.policy.most_parameters_per_person, self.policy.hub_sees_cells)
+    def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
+        """Under a secure sum the hub sees no cell of this node, small or not."""
+        policy = self.policy
+        return Rules(max(policy.min_cell, study_min_cell), policy.min_nodes, policy.most_parameters_per_person, policy.hub_sees_cells or in_secure_sum)
 
 
 def load(path: Path) -> Site:
@@ -84,5 +122,12 @@ def load(path: Path) -> Site:
         if contract.dataset != name:
             raise errors.SiteError(f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name")
         local = entry.source if "://" in entry.source else str(path.parent / entry.source)
-        datasets[name] = Dataset(contract, local, entry.table)
-    return Site(file.node, datasets, file.policy, file.storage)
+        datasets[name] = Dataset(contract, local, entry.table, people=entry.people)
+    roster = load_roster(path.parent / file.roster) if file.roster else {}
+    return Site(file.node, datasets, file.policy, file.storage, path.parent / file.state, roster)
+
+
+def load_roster(path: Path) -> dict[str, bytes]:
+    source = yaml_source.read(path, errors.SiteError)
+    file = yaml_source.build(RosterFile, source.values, source, under=(), error=errors.SiteError)
+    return {name: bytes.fromhex(key) for name, key in file.nodes.items()}

@@ -2,32 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 
+from aggregator import secure
 from aggregator.hub import Ask
+from aggregator.secure import Send
 from federation import errors
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Query, Reply
-from nodes import connectors, service
-from nodes.service import Office
+from federation.privacy.noise import Entropy
+from federation.secagg import keys
+from federation.study import Study
+from nodes import connectors, ledger, service
+from nodes.ledger import Account
+from nodes.office import Office
 from nodes.site import Dataset, Policy, Site, Storage
+from strategies import registry
 
 SIMULATED = Policy(min_nodes=1, hub_sees_cells=True)
 
 
-def ask_of(sites: Sequence[Site], today: date) -> Ask:
-    """An `ask` whose nodes answer one after the other, in the order of their names."""
-    offices = [Office(site) for site in sorted(sites, key=lambda site: site.name)]
+def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
+    """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
+    return secure.ask_of(send_of(offices_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
-    def ask(query: Query) -> Sequence[Reply]:
-        return [service.answer(query, office, today) for office in offices if office.site.name in query.nodes]
 
-    return ask
+def offices_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[Office]:
+    """Nodes that have accepted one roster: each other's identities, made when a secure sum first needs them."""
+    roster = _Roster()
+    made = [Office(site if site.roster else replace(site, roster=roster), entropy=entropy) for site in sorted(sites, key=lambda site: site.name)]
+    roster.offices = {office.site.name: office for office in made}
+    return made
+
+
+def send_of(offices: Sequence[Office], now: datetime) -> Send:
+    by_name = {office.site.name: office for office in offices}
+
+    def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        return [service.answer(query, _granted(by_name[name], query.study, now), now) for name, query in queries.items() if name in by_name]
+
+    return send
+
+
+class _Roster(Mapping[str, bytes]):
+    """The public identities of simulated nodes."""
+
+    def __init__(self) -> None:
+        self.offices: dict[str, Office] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        return keys.public_identity(self.offices[name].identity)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.offices)
+
+    def __len__(self) -> int:
+        return len(self.offices)
+
+
+def _granted(office: Office, study: Study, now: datetime) -> Office:
+    """A simulated producer, who keeps no ledger on disk, grants each study what it asks for, once."""
+    if study.privacy.mode == "dp" and office.site.state is None and study.dataset in office.site.datasets:
+        contract = office.site.datasets[study.dataset].contract
+        account = Account(contract.dataset, contract.unit, now.year)
+        if not any(entry.study == study.hash for entry in ledger.history(office.book)):
+            ledger.grant(office.book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+    return office
 
 
 def site(name: str, dataset: Dataset, policy: Policy = SIMULATED, storage: Storage | None = None) -> Site:

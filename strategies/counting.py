@@ -2,22 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federation import cohort as cohorts
-from federation.cohort import Cohort
-from federation.messages import Ints
+from federation.cohort import Cohort, Tally
+from federation.contract import Field
+from federation.messages import Ints, Part
+
+Mask = NDArray[np.bool_]
+CUT = "about {share:.0f} % of the people were clipped: values moved into the contract's ranges, rows beyond rows_per_person, or the analysis's own bound"
 
 
 def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
     """The cells that every Part has: people, rows and missing rows of the complete cases `keep` (n_rows,)."""
     rows = int(np.count_nonzero(keep))
-    someone = cohort.people if rows == cohort.rows else cohorts.count_people(cohort.person[keep], cohort.rows_per_person)
+    someone = cohort.people if rows == cohort.rows else cohort.count_people(keep)
     return {"people": np.array([someone]), "rows": np.array([rows]), "missing": np.array([cohort.rows - rows])}
 
 
 def reported(cells: Mapping[str, Ints], *more: str) -> dict[str, int]:
     return {name: int(cells[name].sum()) for name in ("people", "rows", "missing", *more)}
+
+
+# -- under differential privacy
+def tally(cohort: Cohort, keep: Mask, clipped: Mask | None = None) -> Ints:
+    """People of the complete cases `keep` (n_rows,), missing rows, and people of `keep` who were clipped: by the contract when
+    the cohort was opened, or by the analysis, which marks their rows in `clipped` (n_rows,). Where a person may have several
+    rows, the complete rows too."""
+    flags = [flag for flag in (cohort.clipped, clipped) if flag is not None]
+    cut = np.logical_or.reduce([*flags, np.zeros(cohort.rows, np.bool_)]) & keep
+    rows = int(np.count_nonzero(keep))
+    counts = [cohort.count_people(keep), cohort.rows - rows, cohort.count_people(cut)]
+    return np.array(counts if cohort.rows_per_person == 1 else [*counts, rows], np.int64)
+
+
+def tally_bound(rows_per_person: int) -> float:
+    """Alone, a person's row is complete, and perhaps clipped, or missing. Of several, a person counts once among the people, once
+    among the clipped, and the rows are split over complete and missing."""
+    return math.sqrt(2) if rows_per_person == 1 else math.sqrt(2 + rows_per_person**2)
+
+
+def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
+    """The people (rows) in each combination of the levels of `fields`; counted where the rows lie, if the cohort can."""
+    if cohort.count is not None:
+        return cohort.count(fields)
+    columns = cohort.columns(fields)
+    keep = cohorts.complete(columns)
+    shape = [len(field.groups) for field in fields]
+    cell = np.ravel_multi_index([columns[field.name][keep].astype(np.int64) for field in fields], shape)
+    return Tally(np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int64), tally(cohort, keep))
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A result's `n` from the noised tally of all nodes, and what is to be said of it."""
+
+    n: dict[str, int]
+    notes: Sequence[str]
+
+
+def estimated(total: Part, cut: str = CUT) -> Estimated:
+    """`cut` says what happened to those who were clipped: it is said where it stands clear of the noise, from one in a hundred
+    on, where clipping may move an estimate visibly."""
+    people, missing, clipped, *rows = (max(0, round(value)) for value in total.sums["people"].tolist())
+    n = {"people": people, "rows": rows[0] if rows else people, "missing": missing, "clipped": clipped}
+    share, noise = clipped / max(people, 1), math.sqrt(total.noise["people"])
+    return Estimated(n, [cut.format(share=100 * share)] if share >= 0.01 and clipped > 2 * noise else [])

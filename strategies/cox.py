@@ -53,11 +53,7 @@ class Plan:
 
     @property
     def n_strata(self) -> int:
-        return math.prod(_levels(field) for field in self.strata)
-
-
-def _levels(field: Field) -> int:
-    return len(field.levels) if field.kind == "category" else 2
+        return math.prod(len(field.groups) for field in self.strata)
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
@@ -148,7 +144,7 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
 def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], kept: Ints) -> Ints:
     stratum = np.zeros(len(kept), np.int64)
     for field in strata:
-        stratum = stratum * _levels(field) + columns[field.name][kept].astype(np.int64)
+        stratum = stratum * len(field.groups) + columns[field.name][kept].astype(np.int64)
     return stratum
 
 

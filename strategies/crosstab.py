@@ -42,8 +42,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
             raise ExpressionError(f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no columns: derive one")
     if fields[0].name == fields[1].name:
         raise ExpressionError(f"{fields[0].name!r} is both rows and columns; name two different columns")
-    levels = tuple(field.levels if field.kind == "category" else ("no", "yes") for field in fields)
-    return Plan(fields, (levels[0], levels[1])), fields
+    return Plan(fields, (fields[0].groups, fields[1].groups)), fields
 
 
 def start(task: Task) -> State:

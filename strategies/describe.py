@@ -74,9 +74,9 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
         values = cohort.columns([field])[field.name]
-        known[i], moments[i], histograms[i] = _summarise(values, field, plan.fine)
+        known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
     for i, field in enumerate(plan.categories, start=len(plan.numbers)):
-        counts = _levels(cohort.columns([field])[field.name], field)
+        counts = count_levels(cohort.columns([field])[field.name], field)
         known[i] = counts.sum()
         cells[f"levels:{field.name}"] = counts
     cells |= {"known": known, "histogram": histograms, "missing_by_column": cohort.rows - known}
@@ -89,7 +89,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, cells, bounds)
 
 
-def _summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
+def summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
     """How many are known; sums of u and u^2, u = x less the middle of its range; counts in `bins` equal bins."""
     low, high = field.interval
     middle, scale = (low + high) / 2, bins / (high - low)
@@ -109,14 +109,10 @@ def _summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, In
     return count, np.array([first, second]), histogram[:bins]
 
 
-def _levels(column: Floats | Ints, field: Field) -> Ints:
+def count_levels(column: Floats | Ints, field: Field) -> Ints:
     if field.kind == "boolean":
         column = np.where(np.isnan(column), -1, column)
-    return np.bincount(column.astype(np.int64) + 1, minlength=n_levels(field) + 1)[1:]
-
-
-def n_levels(field: Field) -> int:
-    return len(field.levels) if field.kind == "category" else 2
+    return np.bincount(column.astype(np.int64) + 1, minlength=len(field.groups) + 1)[1:]
 
 
 def _row_norm(name: str, plan: Plan) -> float:
@@ -208,9 +204,8 @@ def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Resu
         histogram += _histogram(field, counts, task.options.bins)
     for field in plan.categories:
         counts = values[f"cells:levels:{field.name}"]
-        names = field.levels if field.kind == "category" else ("no", "yes")
         share = counts / counts.sum() if counts.sum() else counts
-        levels += [{"row": field.name, "column": level, "n": int(c), "row_share": float(s)} for level, c, s in zip(names, counts, share, strict=True)]
+        levels += [{"row": field.name, "column": level, "n": int(c), "row_share": float(s)} for level, c, s in zip(field.groups, counts, share, strict=True)]
     tables = {"numbers": Table(numbers), "quantiles": Table(quantiles), "histogram": Table(histogram, door="lines"), "levels": Table(levels, door="lines")}
     used = {name: table for name, table in tables.items() if table.rows}
     counts_ = {name: int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")}

@@ -22,8 +22,9 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
 from strategies import counting, timegrid
+from strategies.counting import Mask
 from strategies.task import Task
 from strategies.timegrid import Grid, TimeGrid
 
@@ -47,19 +48,14 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return math.prod(map(n_levels, self.strata)), len(self.labels), self.grid.size
-
-
-def n_levels(field: Field) -> int:
-    return len(field.levels) if field.kind == "category" else 2
+        return math.prod(len(field.groups) for field in self.strata), len(self.labels), self.grid.size
 
 
 def labels(fields: Sequence[Field]) -> tuple[str, ...]:
     """`sex=f, treated=yes`: one label for each combination of levels."""
     found = [""]
     for field in fields:
-        levels = field.levels if field.kind == "category" else ("no", "yes")
-        found = [f"{label}, {field.name}={level}" if label else f"{field.name}={level}" for label in found for level in levels]
+        found = [f"{label}, {field.name}={level}" if label else f"{field.name}={level}" for label in found for level in field.groups]
     return tuple(found)
 
 
@@ -83,6 +79,15 @@ def start(task: Task) -> State:
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
+    keep, counts, off_grid = count_leaving(cohort, task)
+    cells = counting.people(cohort, keep) | counts | {"off_grid": np.array([off_grid])}
+    sums = {name: count.astype(np.float64) for name, count in counts.items()}
+    return Part(sums, cells, dict.fromkeys(sums, float(task.rows_per_person)))
+
+
+def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], int]:
+    """The complete rows (n_rows,); events, exits and, for (start, stop], entries per stratum, group and time, flat; and how
+    many times lie between two of the grid."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -98,16 +103,13 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     counts = {"events": np.bincount(cell[died], minlength=size), "exits": np.bincount(cell[~died], minlength=size)}
     if starts:
         counts["entries"] = np.bincount(group * plan.grid.size + plan.grid.index(starts[0][kept]), minlength=size)
-    cells = counting.people(cohort, keep) | {name: count.astype(np.int64) for name, count in counts.items()}
-    cells["off_grid"] = np.array([plan.grid.off_grid(time)])
-    sums = {name: count.astype(np.float64) for name, count in counts.items()}
-    return Part(sums, cells, dict.fromkeys(sums, float(task.rows_per_person)))
+    return keep, {name: count.astype(np.int64) for name, count in counts.items()}, plan.grid.off_grid(time)
 
 
 def _combination(fields: Sequence[Field], columns: Any, kept: Any) -> Any:
     index = np.zeros(len(kept), np.int64)
     for field in fields:
-        index = index * n_levels(field) + columns[field.name][kept].astype(np.int64)
+        index = index * len(field.groups) + columns[field.name][kept].astype(np.int64)
     return index
 
 
@@ -141,7 +143,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     for index, label in enumerate(plan.labels):
         rows = _curve(together, index, plan.grid.times, z)
         summary.append(_summary(label, rows, together, index))
-        curve += [{"group": label, **row} for row in _thin(rows, task.options.every, plan.grid)]
+        curve += [{"group": label, **row} for row in thin(rows, task.options.every, plan.grid)]
     tables = {"curve": Table(curve, door="curve"), "summary": Table(summary)}
     if len(plan.labels) > 1:
         tables["log_rank"] = Table([_log_rank(table, plan)])
@@ -166,7 +168,7 @@ def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
     return rows
 
 
-def _thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
+def thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
     """One row for each multiple of `every`: the estimate there, and the events and exits since the row before."""
     if every is None or not rows:
         return rows

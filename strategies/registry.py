@@ -14,15 +14,28 @@ from federation.expression import ExpressionError
 from federation.study import Analysis as Entry
 from federation.study import Study
 from federation.yaml_source import Source
-from strategies.task import Analysis, Task
+from strategies import budget
+from strategies.task import Analysis, PrivateAnalysis, Task
 
-ANALYSES = ("cox", "crosstab", "describe", "fedavg", "glm", "kaplan_meier")
+ANALYSES = ("cox", "crosstab", "describe", "fedavg", "glm", "kaplan_meier", "piecewise_exponential")
 NAMES = frozenset(ANALYSES)
+PRIVATE = ("crosstab", "describe", "glm", "kaplan_meier", "piecewise_exponential")
+NOT_PRIVATE = {
+    "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
+    "fedavg": "use run: glm, which spends the same budget better",
+}
 
 
 @cache
 def analysis(name: str) -> Analysis:
     module: Any = importlib.import_module(f"strategies.{name}")
+    return module  # type: ignore[no-any-return]
+
+
+@cache
+def private(name: str) -> PrivateAnalysis:
+    """The protocol of an analysis of PRIVATE under differential privacy: a file of its own beside the exact one."""
+    module: Any = importlib.import_module(f"strategies.private_{name}")
     return module  # type: ignore[no-any-return]
 
 
@@ -36,9 +49,12 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
-            tasks[name] = task(name, entry, schema, source)
+            tasks[name] = task(name, entry, schema, source, is_private=study.privacy.mode == "dp")
+            budget.check(study, tasks[name])
         except errors.StudyError as error:
             problems += error.problems
+        except ExpressionError as error:
+            problems.append(f"{source.at('analyses', name)}: analyses.{name}: {error}")
     if problems:
         raise errors.StudyError(*problems)
     return tasks
@@ -59,13 +75,15 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
     return schema
 
 
-def task(name: str, entry: Entry, schema: Schema, source: Source) -> Task:
+def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private: bool = False) -> Task:
     key = ("analyses", name)
     if entry.run not in ANALYSES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}")
-    module = analysis(entry.run)
+    if is_private and entry.run in NOT_PRIVATE:
+        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}")
+    module = private(entry.run) if is_private else analysis(entry.run)
     options = yaml_source.build(module.Options, entry.options, source, under=key, error=errors.StudyError)
     try:
         made, fields = module.prepare(options, schema)

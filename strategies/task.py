@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
-from federation.messages import Part, Result, State
+from federation.messages import Part, Result, Row, State
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,15 @@ class Analysis(Protocol):
     def start(self, task: Task) -> State: ...
     def local(self, cohort: Cohort, task: Task, state: State) -> Part: ...
     def combine(self, parts: Sequence[Part], task: Task, state: State) -> State | Result: ...
+
+
+class PrivateAnalysis(Analysis, Protocol):
+    """The protocol of an analysis under differential privacy. Its Parts hold no cells, only bounded arrays.
+
+    `shares`: of the analysis's budget, what each array of this round takes; only these arrays leave the node. Over a whole
+    run they add up to 1. `foresee`: the intervals to expect of `people` persons in all, from the contract alone; `noise`
+    gives the standard deviation of each array's noise, summed over nodes.
+    """
+
+    def shares(self, task: Task, state: State) -> Mapping[str, float]: ...
+    def foresee(self, task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]: ...

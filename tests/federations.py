@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from federation.study import Study
 from nodes.site import Dataset, Policy, Site
 from simulations import local
 
-TODAY = date(2026, 11, 24)
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
 
 
@@ -55,7 +55,7 @@ def sites_of(table: pandas.DataFrame, split: Sequence[Any], contract: Contract, 
 
 
 def ask_of(sites: Sequence[Site]) -> Ask:
-    return local.ask_of(sites, TODAY)
+    return local.ask_of(sites, NOW)
 
 
 def run(made: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:

@@ -41,7 +41,8 @@ def _show(reports: list[tuple[str, sites.Dataset, dict[tuple[str, str], int], li
     console = Console(highlight=False, soft_wrap=True)
     for name, dataset, counts, findings in reports:
         contract = dataset.contract
-        console.print(f"{name} (contract version {contract.version}): {counts['', 'rows']:,} rows, {counts[contract.person, 'people']:,} people", markup=False)
+        people = "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
+        console.print(f"{name} (contract version {contract.version}): {counts['', 'rows']:,} rows{people}", markup=False)
         table = Table("column", "type", "missing", "broken rule", "rows", "remedy")
         for column, rule in contract.columns.items():
             mine = [finding for finding in findings if finding.column == column] or [None]

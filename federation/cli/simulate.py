@@ -98,7 +98,7 @@ def _run(
             analyses.plan(made, agreed, source)  # what is wrong with a study is said here, with its lines
             return flower.run(made, agreed, sites, scratch, notes=notes, say=status.update)
         started = datetime.now(UTC)
-        ask: Ask = local.ask_of(sites, started.date())
+        ask: Ask = local.ask_of(sites, started)
         outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch)
         return release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
 

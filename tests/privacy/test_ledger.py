@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation import errors
-from federation.messages import Refusal
+from federation.messages import Head, Refusal
+from federation.privacy import accounting
+from federation.privacy.accounting import Gaussian, Sampled
 from nodes import ledger
-from nodes.ledger import Account, Head, Ledger
+from nodes.ledger import Account, Claim, Ledger
 
 ACCOUNT = Account("dialysis", "person", 2026)
 NOW = "2026-11-24T10:00:00Z"
+
+
+def claim(release: str, rho: int, *, study: str = "s", most: int = 10**15) -> Claim:
+    """A release that costs `rho` pico-rho: bound 1, variance 10^12 / (2 rho)."""
+    return Claim(release, study, most, {"sum": Gaussian(Fraction(1), Fraction(10**12, 2 * rho))} if rho else {})
 
 
 @pytest.fixture
@@ -32,29 +40,29 @@ def book(tmp_path: Path) -> Ledger:
 
 
 def test_a_charge_beyond_the_budget_is_refused_and_leaves_no_entry(book: Ledger) -> None:
-    assert ledger.charge(book, ACCOUNT, "a", 60, {}, NOW) is None
-    refusal = ledger.charge(book, ACCOUNT, "b", 41, {}, NOW)
+    assert ledger.charge(book, ACCOUNT, claim("a", 60), NOW) is None
+    refusal = ledger.charge(book, ACCOUNT, claim("b", 41), NOW)
     assert isinstance(refusal, Refusal) and refusal.rule == "budget" and "40" not in refusal.remedy and "41" not in refusal.remedy
     assert ledger.remaining(book, ACCOUNT) == 40 and ledger.head(book).seq == 2
-    assert ledger.charge(book, ACCOUNT, "b", 40, {}, NOW) is None and ledger.remaining(book, ACCOUNT) == 0
+    assert ledger.charge(book, ACCOUNT, claim("b", 40), NOW) is None and ledger.remaining(book, ACCOUNT) == 0
 
 
 def test_accounts_do_not_lend_to_each_other(book: Ledger) -> None:
     for other in (Account("other", "person", 2026), Account("dialysis", "visit", 2026), Account("dialysis", "person", 2027)):
-        assert isinstance(ledger.charge(book, other, f"{other}", 1, {}, NOW), Refusal)
+        assert isinstance(ledger.charge(book, other, claim(f"{other}", 1), NOW), Refusal)
 
 
 def test_the_same_release_costs_once_and_gives_the_same_bytes(book: Ledger) -> None:
     for draw in (b"first", b"second"):
-        assert ledger.charge(book, ACCOUNT, "a", 60, {}, NOW) is None
+        assert ledger.charge(book, ACCOUNT, claim("a", 60), NOW) is None
         assert ledger.store(book, "a", draw, NOW) == b"first"
     assert ledger.remaining(book, ACCOUNT) == 40 and ledger.stored(book, "a") == b"first"
 
 
 def test_a_release_charged_otherwise_is_not_the_same(book: Ledger) -> None:
-    ledger.charge(book, ACCOUNT, "a", 60, {}, NOW)
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
     with pytest.raises(errors.LedgerError, match="charged otherwise"):
-        ledger.charge(book, ACCOUNT, "a", 10, {}, NOW)
+        ledger.charge(book, ACCOUNT, claim("a", 10), NOW)
 
 
 def test_nothing_is_stored_that_was_not_charged(book: Ledger) -> None:
@@ -76,18 +84,89 @@ def test_a_grant_is_more_than_nothing(rho: int, book: Ledger) -> None:
         "UPDATE entries SET rho = 1000 WHERE seq = 1",
         "DELETE FROM entries WHERE seq = 2",
         "UPDATE entries SET event = '{}' WHERE seq = 3",
+        "UPDATE entries SET study = 'other' WHERE seq = 2",
+        "UPDATE entries SET curve = '[1]' WHERE seq = 2",
+        "DELETE FROM answers WHERE release LIKE 'cohort:%'",
         "UPDATE answers SET content = x'00'",
         "DELETE FROM answers",
         "UPDATE entries SET at = '2020-01-01' WHERE seq = 1",
     ],
 )
 def test_a_changed_ledger_is_told(tamper: str, book: Ledger) -> None:
-    ledger.charge(book, ACCOUNT, "a", 60, {"mechanism": "gaussian"}, NOW)
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
     ledger.store(book, "a", b"bytes", NOW)
+    ledger.remember(book, "cohort", ACCOUNT, "s", "c", b"sketch", NOW)
     assert ledger.verify(book) == ledger.head(book)
     book.connection.execute(tamper)
     with pytest.raises(errors.LedgerError, match="of the ledger"):
         ledger.verify(book)
+
+
+def test_a_price_that_is_not_its_events_is_told(book: Ledger) -> None:
+    """Someone who can write the file, and makes the chain anew: the events still say what was spent."""
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
+    row = list(book.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
+    row[7] = 1
+    row[-1] = ledger._digest(row[:-1])
+    book.connection.execute("UPDATE entries SET rho = 1, hash = ? WHERE seq = 2", (row[-1],))
+    with pytest.raises(errors.LedgerError, match="does not cost what its events cost"):
+        ledger.verify(book)
+
+
+def test_a_study_spends_no_more_than_it_declares(book: Ledger) -> None:
+    assert ledger.charge(book, ACCOUNT, claim("a", 30, study="x", most=50), NOW) is None
+    refused = ledger.charge(book, ACCOUNT, claim("b", 30, study="x", most=50), NOW)
+    assert isinstance(refused, Refusal) and refused.rule == "study_budget"
+    assert ledger.charge(book, ACCOUNT, claim("c", 30, study="y", most=50), NOW) is None
+    assert ledger.remaining(book, ACCOUNT) == 40
+
+
+def test_training_on_samples_is_paid_at_its_best_order(book: Ledger) -> None:
+    """Two epochs cost twice the curve, and a Gaussian release on top its rho: the sum is priced at one order."""
+    event = Sampled(0.01, 2.0, 100)
+    grown = Account("images", "woman", 2026)
+    ledger.grant(book, grown, 10**12, by="dpo", at=NOW)
+    for name in ("one", "two"):
+        assert ledger.charge(book, grown, Claim(name, "s", 10**12, {"model": event}), NOW) is None
+    assert ledger.charge(book, grown, claim("three", 1000, most=10**12), NOW) is None
+    whole = accounting.total([event, event])
+    assert 10**12 - ledger.remaining(book, grown) == whole.least + 1000 > 0
+    too_much = Claim("four", "t", 10**20, {"model": Sampled(0.5, 0.5, 1000)})
+    refused = ledger.charge(book, grown, too_much, NOW)
+    assert isinstance(refused, Refusal) and refused.rule == "budget"
+    ledger.verify(book)
+
+
+def test_what_is_remembered_is_never_replaced(book: Ledger) -> None:
+    assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"all", NOW) == b"all"
+    assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"fewer", NOW) == b"all"
+    assert list(ledger.remembered(book, "survivors", "dialysis")) == [b"all"] and not list(ledger.remembered(book, "survivors", "other"))
+
+
+def test_an_older_file_put_back_is_told_by_the_witness_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    book = ledger.open_ledger(path)
+    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
+    book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(path, tmp_path / "snapshot.sqlite")
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
+    book.connection.close()
+    assert ledger.remaining(ledger.open_ledger(path), ACCOUNT) == 40
+    for left in tmp_path.glob("ledger.sqlite-*"):
+        left.unlink()
+    shutil.copy(tmp_path / "snapshot.sqlite", path)
+    with pytest.raises(errors.LedgerError, match="rolled back"):
+        ledger.open_ledger(path)
+
+
+def test_a_crash_between_entry_and_witness_is_no_rollback(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    book = ledger.open_ledger(path)
+    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
+    before = (tmp_path / "ledger.sqlite.head").read_bytes()
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
+    (tmp_path / "ledger.sqlite.head").write_bytes(before)
+    assert ledger.remaining(ledger.open_ledger(path), ACCOUNT) == 40
 
 
 def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path) -> None:
@@ -96,14 +175,14 @@ def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path
     ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
     book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(path, tmp_path / "snapshot.sqlite")
-    ledger.charge(book, ACCOUNT, "a", 60, {}, NOW)
+    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
     seen = ledger.head(book)
     ledger.check_witness(book, seen)
     ledger.check_witness(book, Head(0, ledger.GENESIS))
     old = ledger.open_ledger(tmp_path / "snapshot.sqlite")
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
-    ledger.charge(old, ACCOUNT, "b", 10, {}, NOW)  # the same length as what was seen, and another content
+    ledger.charge(old, ACCOUNT, claim("b", 10), NOW)  # the same length as what was seen, and another content
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
 
@@ -116,7 +195,7 @@ def test_no_sequence_of_charges_passes_the_budget(asked: list[tuple[int, int]]) 
     spent: dict[str, int] = {}
     for name, rho in asked:
         release = f"{name}:{rho}"
-        if ledger.charge(book, ACCOUNT, release, rho, {}, NOW) is None:
+        if ledger.charge(book, ACCOUNT, claim(release, rho), NOW) is None:
             spent[release] = rho
     assert sum(spent.values()) == 100 - ledger.remaining(book, ACCOUNT) <= 100
     ledger.verify(book)
@@ -124,20 +203,22 @@ def test_no_sequence_of_charges_passes_the_budget(asked: list[tuple[int, int]]) 
 
 def test_a_ledger_that_cannot_be_written_answers_nothing(book: Ledger) -> None:
     book.connection.execute("PRAGMA query_only = true")
-    with pytest.raises(errors.LedgerError, match="nothing was charged"):
-        ledger.charge(book, ACCOUNT, "a", 1, {}, NOW)
+    with pytest.raises(errors.LedgerError, match="nothing is answered"):
+        ledger.charge(book, ACCOUNT, claim("a", 1), NOW)
 
 
 WRITER = """
 import sys
+from fractions import Fraction
 from pathlib import Path
+from federation.privacy.accounting import Gaussian
 from nodes import ledger
 book = ledger.open_ledger(Path(sys.argv[1]))
 account = ledger.Account("d", "person", 2026)
 n = int(sys.argv[2])
 while True:
     n += 1
-    if ledger.charge(book, account, f"r{n}", 7, {}, "now") is None:
+    if ledger.charge(book, account, ledger.Claim(f"r{n}", "s", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**12, 14))}), "now") is None:
         print("charged", n, flush=True)
         print("sent", n, ledger.store(book, f"r{n}", b"%d" % n, "now").decode(), flush=True)
 """

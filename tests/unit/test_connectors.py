@@ -49,8 +49,9 @@ TABLE.loc[6, "g"] = None
 def columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
     schema = contracts.schema(dataset.contract, {"late": "day >= '2026-06-01'"})
     fields = [schema.field(name) for name in ("x", "g", "y", "late")]
-    cohort, findings = cohorts.open_cohort(dataset, Storage(), schema, fields, None)
-    assert not findings and cohort.people == 150
+    opened = cohorts.open_checked(dataset, Storage(), schema, fields, None)
+    cohort = opened.cohort
+    assert not opened.findings and cohort.people == 150
     return dict(cohort.columns(fields)) | {"person": cohort.person}
 
 

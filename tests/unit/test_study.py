@@ -55,7 +55,11 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
         ("columns: [age, begin, disease]", "columns: []", 16, "columns"),
         ("rows: disease, columns: event", "rows: age, columns: event", 17, "'age' is a number; a cross-table needs categories"),
         ("every: 3", "every: -3", 19, "every: input should be greater than 0"),
-        ("mode: exact", "mode: dp", 13, "mode dp is not available in this version; write"),
+        ("mode: exact", "mode: dp", 18, "run: cox is not offered in mode dp: a person is in the risk set of every earlier event"),
+        ("mode: exact", "epsilon: 0", 13, "epsilon: input should be greater than 0"),
+        ("mode: exact", "mode: exact, noise: distributed", 13, "noise: distributed needs mode dp and a secure_sum"),
+        ("mode: exact", "secure_sum: {dropout: 1}", 13, "unknown key 'dropout'; did you mean 'dropouts'"),
+        ("mode: exact", "mode: exact, secure_sum: true", 0, "analyses.causes: a secure sum hides each node's results; write results: combine"),
         ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
         ("cohort: ", "cohort: [", 0, "not valid YAML"),
     ],
@@ -80,9 +84,35 @@ def test_what_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
         check(tmp_path, text)
 
 
-def test_no_privacy_mode_means_dp_and_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(errors.StudyError, match="no privacy mode is given, and the default, dp, is not available"):
-        check(tmp_path, TEXT.replace("privacy: {mode: exact, min_cell: 11}", ""))
+PRIVATE = TEXT.replace("privacy: {mode: exact, min_cell: 11}", "").replace("run: cox", "run: piecewise_exponential").replace(", strata: centre", "")
+
+
+def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
+    check(tmp_path, PRIVATE)
+    assert (made := study.load(tmp_path / "study.yaml")[0].privacy).mode == "dp" and (made.epsilon, made.delta) == (1.0, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("every: 3", "every: 3, budget: 0", "budget: input should be greater than 0"),
+        ("title:", "privacy: {epsilon: 0.000001}\ntitle:", "budget is too small"),
+        ("[age, begin, disease]", "[age], method: exact", "unknown key 'method'; the keys are columns, quantiles, bins"),
+        ("every: 3", "grid: {step: 0.1}", "in mode dp at most 1500: write a coarser"),
+    ],
+)
+def test_what_differential_privacy_cannot_carry_is_said_before_anyone_is_asked(old: str, new: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.StudyError, match=said):
+        check(tmp_path, PRIVATE.replace(old, new.encode().decode("unicode_escape")))
+
+
+def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(PRIVATE.replace("[age, begin, disease]", "[begin]"))
+    made, source = study.load(path)
+    boundless = CONTRACT.model_copy(update={"columns": {**CONTRACT.columns, "age": CONTRACT.columns["age"].model_copy(update={"range": None})}})
+    with pytest.raises(errors.StudyError, match=r"analyses\.model: mode dp needs to know how far .* `range` in the contract to what age"):
+        registry.plan(made, boundless, source)
 
 
 def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:

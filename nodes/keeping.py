@@ -1,0 +1,65 @@
+"""What a node keeps in its state folder: the ledger, a secret that salts its hashes, and the key of its identity."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from federation import errors
+from federation.secagg import keys
+from nodes import ledger
+from nodes.ledger import Ledger
+
+LEDGER, SECRET, IDENTITY = "ledger.sqlite", "secret", "identity.key"
+
+
+def open_ledger(folder: Path | None) -> Ledger:
+    """In memory, without a folder: a simulation's."""
+    return ledger.open_ledger(Path(":memory:") if folder is None else made(folder) / LEDGER)
+
+
+def secret(folder: Path | None) -> bytes:
+    """32 bytes of this node alone."""
+    return os.urandom(32) if folder is None else _kept(made(folder) / SECRET)
+
+
+def identity(folder: Path | None) -> bytes:
+    """The private key (Ed25519, 32 bytes) by which other nodes know this one; made when first asked for, and it never leaves."""
+    return os.urandom(32) if folder is None else _kept(made(folder) / IDENTITY)
+
+
+def public_identity(folder: Path | None) -> bytes:
+    return keys.public_identity(identity(folder))
+
+
+def made(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as reason:
+        raise errors.SetupError(f"the state folder {folder.name!r} cannot be made ({reason.strerror}); correct `state` in node.yaml") from None
+    return folder
+
+
+def _kept(path: Path) -> bytes:
+    """The 32 bytes of a file that only its owner reads, made at random if it is not there. It appears whole or not at all."""
+    try:
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                os.write(descriptor, os.urandom(32))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            try:
+                os.link(part, path)  # fails if another process was first
+            except FileExistsError:
+                pass
+            finally:
+                part.unlink()
+        content = path.read_bytes()
+    except OSError as reason:
+        raise errors.SetupError(f"{path.name} in the state folder cannot be read or made ({reason.strerror}); check the folder's owner and disk") from None
+    if len(content) != 32:
+        raise errors.SetupError(f"{path.name} in the state folder is damaged; restore it from the last backup")
+    return content

@@ -1,0 +1,58 @@
+"""A node at work: its site, and what it keeps open between rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from federation.cohort import Cohort
+from federation.disclosure import Rules
+from federation.messages import Refusal, TaskId
+from federation.privacy.noise import Entropy
+from nodes import keeping
+from nodes.ledger import Ledger
+from nodes.site import Site
+from strategies.task import Task
+
+if TYPE_CHECKING:
+    from nodes.sums import Sitting
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
+
+    tasks: dict[str, Task]
+    cohort: Cohort
+    rules: Rules
+    refused: Refusal | None
+
+
+@dataclass(frozen=True)
+class Office:
+    """The site, and what the last rounds left open: desks per study hash, seats in secure sums."""
+
+    site: Site
+    desks: dict[str, Desk] = field(default_factory=dict)
+    seats: dict[tuple[str, TaskId], Sitting] = field(default_factory=dict, repr=False)  # by attempt and task
+    entropy: Entropy = field(default=os.urandom, repr=False)
+
+    @cached_property
+    def book(self) -> Ledger:
+        return keeping.open_ledger(self.site.state)
+
+    @cached_property
+    def secret(self) -> bytes:
+        return keeping.secret(self.site.state)
+
+    @cached_property
+    def identity(self) -> bytes:
+        return keeping.identity(self.site.state)
+
+    def salt(self, about: str) -> bytes:
+        """Nobody outside can guess what is hashed with it; another for everything that it is about."""
+        return hmac.new(self.secret, about.encode(), hashlib.sha256).digest()

@@ -1,0 +1,268 @@
+"""Piecewise-exponential regression: hazard ratios, with a baseline hazard that is constant between agreed cuts.
+
+Node: score, information and likelihood of the rows' person-time and events by interval, at the hub's coefficients. Hub:
+Newton's step. Exact: it is the Poisson regression of events on person-time by interval, with the logarithm of the time as
+offset (Friedman 1982); with many intervals its hazard ratios go to Cox's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Model
+from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from strategies import counting, fitting
+from strategies.counting import Mask
+from strategies.fitting import Scaling
+from strategies.task import Task
+
+LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
+MOST_INTERVALS = 100
+
+
+class Options(Frozen):
+    """`cuts`: where the baseline hazard may change; else `intervals` of equal length over the contract's range of time."""
+
+    model: str
+    cuts: tuple[float, ...] = ()
+    intervals: int = pydantic.Field(5, ge=1, le=MOST_INTERVALS)
+    conf_level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`edges` (n_intervals + 1,); `names`: of the log hazards of the intervals, then of the terms."""
+
+    model: Model
+    edges: tuple[float, ...]
+    scaling: Scaling
+    names: tuple[str, ...]
+
+    @property
+    def intervals(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def support(self) -> Mask:
+        """(p, p) where the information may differ from 0: a row's time in one interval says nothing of another's hazard."""
+        found = np.ones((len(self.names),) * 2, np.bool_)
+        found[: self.intervals, : self.intervals] = np.eye(self.intervals, dtype=np.bool_)
+        return found
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    model = formula.compile(options.model, schema)
+    if not model.survival:
+        raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
+    if model.strata or model.offset is not None:
+        raise ExpressionError(f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential; write a category as a term")
+    fitting.need_terms(model.terms, options.model)
+    edges = _edges(options, model)
+    intervals = tuple(f"interval({low:g} to {high:g}]" for low, high in itertools.pairwise(edges))
+    plan = Plan(model, edges, fitting.scaling(model.terms, centred=True), (*intervals, *(term.name for term in model.terms)))
+    return plan, model.fields
+
+
+def _edges(options: Options, model: Model) -> tuple[float, ...]:
+    low = min(field.interval[0] for field in model.response[:-1])
+    high = max(field.interval[1] for field in model.response[:-1])
+    if len(model.response) == 2:
+        low = max(low, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ExpressionError(f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one")
+    if not options.cuts:
+        return tuple(float(edge) for edge in np.linspace(low, high, options.intervals + 1))
+    if list(options.cuts) != sorted(set(options.cuts)) or not low < options.cuts[0] or not options.cuts[-1] < high:
+        raise ExpressionError(f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, the contract's range of time")
+    return (low, *options.cuts, high)
+
+
+def start(task: Task) -> State:
+    return State("life")
+
+
+# -- node
+@dataclass(frozen=True)
+class Rows:
+    """Complete rows: design (n, p), entry and exit times, events (n,), which rows they are; and who they are."""
+
+    X: Floats
+    start: Floats
+    stop: Floats
+    event: Mask
+    keep: Mask
+    kept: Any
+    cells: dict[str, Any]
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    rows = cohort.once(("piecewise", task.name), lambda: read(cohort, task))
+    if state.step == "life":
+        exposure, events = person_time(rows, task.plan)
+        return Part({"exposure": exposure.sum(1), "events": events.sum(1)}, rows.cells, _bounds(task, None), parameters=len(task.plan.names))
+    made = sums_of(rows, task.plan, state["beta"])
+    sums = {"score": made.score, "information": made.information, "log_lik": np.array([made.log_lik])}
+    return Part(sums, rows.cells, _bounds(task, state["beta"]), parameters=len(task.plan.names))
+
+
+def read(cohort: Cohort, task: Task) -> Rows:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    *starts, stop, event = (columns[field.name] for field in plan.model.response)
+    entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
+    keep &= entry < stop
+    kept = np.flatnonzero(keep)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    died = event[kept] > 0
+    cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
+    return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
+
+
+def person_time(rows: Rows, plan: Plan) -> tuple[Floats, Floats]:
+    """(n_intervals, n) time at risk, and events, of each row in each interval."""
+    low, high = np.array(plan.edges[:-1])[:, None], np.array(plan.edges[1:])[:, None]
+    exposure = np.maximum(np.minimum(rows.stop, high) - np.maximum(rows.start, low), 0.0)
+    events = rows.event & (rows.stop > low) & (rows.stop <= high)
+    return exposure, events.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """At some coefficients: score (p,), information (p, p), log-likelihood; `cut` (n,) rows whose follow-up was ended early."""
+
+    score: Floats
+    information: Floats
+    log_lik: float
+    cut: Mask
+
+
+def sums_of(rows: Rows, plan: Plan, beta: Floats, most_hazard: float = math.inf) -> Sums:
+    """A row's follow-up ends when its cumulative hazard, as these coefficients make it, reaches `most_hazard`. That time is fixed
+    by the row's covariates, so the score still has mean 0 at the right coefficients (optional stopping), and a row moves it by
+    no more than `most_hazard` or an event."""
+    K, p = plan.intervals, len(plan.names)
+    score, information, log_lik = np.zeros(p), np.zeros((p, p)), 0.0
+    cut = np.zeros(len(rows.stop), np.bool_)
+    for block in fitting.blocks(len(rows.stop)):
+        some = Rows(rows.X[block], rows.start[block], rows.stop[block], rows.event[block], rows.keep, rows.kept, {})
+        exposure, events = person_time(some, plan)
+        eta = np.minimum(beta[:K, None] + some.X @ beta[K:], LONGEST_ETA)  # (K, n)
+        hazard = np.exp(eta) * exposure
+        if math.isfinite(most_hazard):
+            before = np.cumsum(hazard, axis=0)
+            cut[block] = before[-1] > most_hazard
+            events = events * ~cut[block]
+            hazard = np.maximum(np.minimum(before, most_hazard) - np.minimum(before - hazard, most_hazard), 0.0)
+        residual = events - hazard
+        score[:K] += residual.sum(1)
+        score[K:] += residual.sum(0) @ some.X
+        information[range(K), range(K)] += hazard.sum(1)
+        information[:K, K:] += hazard @ some.X
+        information[K:, K:] += some.X.T @ (some.X * hazard.sum(0)[:, None])
+        log_lik += float((events * eta).sum() - hazard.sum())
+    information[K:, :K] = information[:K, K:].T
+    return Sums(score, information, log_lik, cut)
+
+
+def _bounds(task: Task, beta: Floats | None) -> dict[str, float]:
+    """From the contract's ranges: the most hazard that a row can gather."""
+    plan: Plan = task.plan
+    m, widths = task.rows_per_person, np.diff(plan.edges)
+    if beta is None:
+        return {"exposure": m * float(np.linalg.norm(widths)), "events": float(m)}
+    norm = fitting.row_norm(plan.model.terms, False)
+    low, high = fitting.predictor_interval(norm, beta[plan.intervals :], False)
+    if not math.isfinite(norm):
+        return dict.fromkeys(("score", "information", "log_lik"), math.inf)
+    hazard = np.exp(np.minimum(beta[: plan.intervals] + high, LONGEST_ETA)) * widths
+    most, eta = float(hazard.sum()), float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high))
+    return {"score": m * (1 + most) * math.sqrt(1 + norm**2), "information": m * most * (1 + norm**2), "log_lik": m * (eta + most)}
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    if state.step == "life":
+        exposure, events = total.sums["exposure"], total.sums["events"]
+        if not events.sum() > 0:
+            raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+        if lacking := [name for name, n in zip(task.plan.names, events, strict=False) if not n > 0]:
+            raise errors.ModelError(f"{task.name}: no event in {', '.join(lacking)}; merge it with its neighbour by other `cuts`")
+        beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]
+        started = {"beta": beta, "last": beta, "best": np.array([-math.inf]), "rounds": np.zeros(1), "exposure": exposure, "events": events}
+        return State("newton", started)
+    return _newton(total, task, state)
+
+
+def _newton(total: Part, task: Task, state: State) -> State | Result:
+    values, beta = dict(state.values), state["beta"]
+    log_lik, best = float(total.sums["log_lik"][0]), float(values["best"][0])
+    values["rounds"] = values["rounds"] + 1
+    if values["rounds"][0] > fitting.MOST_ROUNDS:
+        worst = task.plan.names[int(np.argmax(np.abs(beta)))]
+        raise errors.ModelError(
+            f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+        )
+    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
+        return State("newton", values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
+    if values["rounds"][0] == 1:
+        values["null"] = np.array([log_lik])
+    step = fitting.newton(total.sums["score"], total.sums["information"])
+    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
+        return State("newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
+    return _result(beta + step.beta, step, log_lik, total, task, values)
+
+
+def _result(beta: Floats, step: fitting.Step, log_lik: float, total: Part, task: Task, values: Any) -> Result:
+    plan: Plan = task.plan
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    covariance = np.where(np.isnan(step.covariance), 0.0, step.covariance)
+    L = unscale(plan)
+    spread = L @ covariance @ L.T
+    spread[step.aliased, :] = spread[:, step.aliased] = np.nan
+    K = plan.intervals
+    rows = fitting.coefficients(plan.names[K:], (L @ beta)[K:], spread[K:, K:], z=z, exponentiate="hazard_ratio")
+    baseline = baseline_rows(plan, L @ beta, spread, z)
+    for row, events, exposure in zip(baseline, values["events"], values["exposure"], strict=True):
+        row |= {"n_event": int(events), "person_time": float(exposure)}
+    df = int((~step.aliased[K:]).sum())
+    ratio = max(2 * (log_lik - float(values["null"][0])), 0.0)
+    glance = {
+        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": log_lik, "statistic_lr": ratio, "df": df,
+        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": int(values["rounds"][0]),
+    }  # fmt: skip
+    tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
+    return Result(tables, counting.reported(total.cells, "events"), Exactness(), fitting.aliased_note(plan.names, step.aliased))
+
+
+def unscale(plan: Plan) -> Floats:
+    """The matrix L with coefficients = L @ scaled coefficients; the baseline is then of a person whose covariates are all 0."""
+    K, p = plan.intervals, len(plan.names)
+    L = np.eye(p)
+    L[range(K, p), range(K, p)] = 1 / plan.scaling.scale
+    L[:K, K:] = -plan.scaling.centre / plan.scaling.scale
+    return L
+
+
+def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> list[Row]:
+    """The hazard of each interval per unit of time, for covariates of 0, with its interval on the log scale."""
+    rows: list[Row] = []
+    for k in range(plan.intervals):
+        error = math.sqrt(covariance[k, k]) if covariance[k, k] > 0 else math.nan
+        ends = {"conf_low": math.exp(beta[k] - z * error), "conf_high": math.exp(beta[k] + z * error)} if error > 0 else {"conf_low": None, "conf_high": None}
+        rows.append({"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends})
+    return rows

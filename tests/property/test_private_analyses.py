@@ -1,0 +1,172 @@
+"""The laws of every analysis under differential privacy: any split of the rows gives the pooled answer, up to the noise; and no
+person, whatever and however many their rows are, moves an array by more than its bound. An analysis is tested by being in
+EXAMPLES, and one that is not fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+from federation import contract as contracts
+from federation.messages import Part, Result, State
+from federation.study import Study
+from nodes import cohorts
+from nodes.site import Dataset, Storage
+from strategies import budget, registry
+from strategies.task import Task
+from tests import federations
+
+ORACLE = Path(__file__).parents[1] / "oracle"
+TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
+TEXT = (ORACLE / "people.yaml").read_text().replace(", within_node: true", "")
+CONTRACTS = {rows: federations.contract_of(TEXT.replace("rows_per_person: 2", f"rows_per_person: {rows}")) for rows in (1, 2)}
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "describe": [{"columns": ["age", "dose", "sex", "died"]}, {"columns": ["dose"], "bins": 7}],
+    "crosstab": [{"rows": "arm", "columns": "sex"}],
+    "glm": [
+        {"model": "score ~ age + sex"},
+        {"model": "score ~ 0 + age + offset(dose)", "clip": 0.3},
+        {"model": "died ~ age * arm", "family": "binomial"},
+        {"model": "died ~ dose + sex", "family": "binomial", "clip": 0.4},
+        {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson"},
+        {"model": "visits ~ 0 + dose + sex", "family": "poisson", "clip": 0.2},
+    ],
+    "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
+    "piecewise_exponential": [{"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]}, {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]}],
+}
+CASES = [(name, options, rows) for name, examples in EXAMPLES.items() for options in examples for rows in (1, 2)]
+
+
+def test_no_private_analysis_goes_untested() -> None:
+    assert set(EXAMPLES) == set(registry.PRIVATE) and set(registry.PRIVATE) | set(registry.NOT_PRIVATE) == set(registry.ANALYSES)
+
+
+def study_of(name: str, options: dict[str, Any]) -> Study:
+    return federations.study_of({"a": {"run": name, **options}}, privacy={"mode": "dp", "epsilon": 8})
+
+
+def task_of(name: str, options: dict[str, Any], rows: int) -> Task:
+    return registry.plan(study_of(name, options), CONTRACTS[rows])["a"]
+
+
+def cohort_of(table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt: str = "salt") -> Any:
+    """As a node opens it: clipped to the contract, whatever the table holds."""
+    path = folder / "table.csv"
+    table.to_csv(path, index=False)
+    contract = CONTRACTS[rows]
+    return cohorts.open_clipped(Dataset(contract, str(path)), Storage(), contracts.schema(contract, {}), task.fields, None, salt).cohort
+
+
+def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]:
+    """What would be released with next to no noise: the arrays that are, and no others."""
+    names = budget.private(task).shares(task, state)
+    return [Part({n: p.sums[n].astype(float) for n in names}, {}, p.bounds, 0, dict.fromkeys(names, 1e-12)) for p in parts]
+
+
+def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
+    state, passed = task.analysis.start(task), []
+    while True:
+        passed.append(state)
+        parts = [task.analysis.local(cohort, task, state) for cohort in cohorts_]
+        assert all(not part.cells for part in parts), "an exact count would leave beside the noised ones"
+        made = task.analysis.combine(without_noise(parts, task, state), task, state)
+        if isinstance(made, Result):
+            return made, passed
+        state = made
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    task = task_of(name, options, rows)
+    rng = np.random.default_rng(len(str(options)) + rows)
+    person = TABLE["person"].astype(int).to_numpy()
+    split = rng.integers(0, 3, person.max() + 1)[person]
+    pooled, _ = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
+    federated, _ = answer([cohort_of(TABLE[split == node], task, rows, tmp_path) for node in range(3)], task)
+    assert pooled.n == federated.n
+    for table, expected in pooled.tables.items():
+        for one, other in zip(expected.rows, federated.tables[table].rows, strict=True):
+            for column, value in one.items():
+                if isinstance(value, float) and "noise" not in column:  # three nodes have three times the noise's variance
+                    assert other[column] == pytest.approx(value, rel=1e-5, abs=1e-5), (table, column)  # which is 1e-12 a node
+                elif not isinstance(value, float):
+                    assert other[column] == value
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_the_shares_of_a_whole_run_add_up_to_the_budget(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    task = task_of(name, options, rows)
+    _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
+    assert sum(sum(budget.private(task).shares(task, state).values()) for state in passed) == pytest.approx(1)
+
+
+# -- bounds
+SMALL = TABLE[TABLE["age"] != ""].head(60)
+OUTRAGEOUS = ("1e300", "-1e300", "inf", "nan", "", "rubbish", "95")
+
+
+@cache
+def tables() -> tuple[pandas.DataFrame, ...]:
+    """Ordinary rows; a person at each corner of the contract's ranges; one with values far outside or unreadable; one whose rows
+    are written thirty times, and thirty different ones."""
+    numbers = [name for name, column in CONTRACTS[2].columns.items() if column.range]
+    first = SMALL["person"] == SMALL["person"].iloc[0]
+    made = [SMALL]
+    for corner in (0, 1):
+        table = SMALL.copy()
+        for name in numbers:
+            table.loc[first, name] = str(CONTRACTS[2].columns[name].range[corner])  # type: ignore[index]
+        table.loc[first, "start"] = "0"
+        table.loc[first, "stop"] = str(60 if corner else 1)
+        table.loc[first, ["event", "died"]] = str(corner)
+        table.loc[first, "arm"] = "c"
+        made.append(table)
+    for value in OUTRAGEOUS:
+        table = SMALL.copy()
+        table.loc[first, numbers] = value
+        made.append(table)
+    made.append(pandas.concat([SMALL, *[SMALL[first]] * 30], ignore_index=True))
+    others = SMALL[~first].head(30).copy()
+    others["person"] = SMALL["person"].iloc[0]
+    made.append(pandas.concat([SMALL, others], ignore_index=True))
+    return tuple(made)
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_no_person_moves_an_array_by_more_than_its_bound(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    task = task_of(name, options, rows)
+    _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
+    for number, table in enumerate(tables()):
+        whole = cohort_of(table, task, rows, tmp_path)
+        for person in list(dict.fromkeys(table["person"]))[: 8 if number == 0 else 1]:
+            rest = cohort_of(table[table["person"] != person], task, rows, tmp_path)
+            for state in (passed[0], passed[-1]):
+                check(task, state, task.analysis.local(whole, task, state), task.analysis.local(rest, task, state))
+
+
+def check(task: Task, state: State, one: Part, other: Part) -> None:
+    for array in budget.private(task).shares(task, state):
+        moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
+        bound = one.bounds[array]
+        assert np.isfinite(bound) and bound == other.bounds[array], "a bound must not hang on the rows"
+        assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of float sums
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_some_person_moves_some_array_nearly_that_far(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    """A bound that nobody comes near would cost noise for nothing."""
+    task = task_of(name, options, rows)
+    state = task.analysis.start(task)
+    farthest = 0.0
+    for table in tables():
+        person = table["person"].iloc[0]
+        one, other = (task.analysis.local(cohort_of(part, task, rows, tmp_path), task, state) for part in (table, table[table["person"] != person]))
+        for array in budget.private(task).shares(task, state):
+            farthest = max(farthest, float(np.linalg.norm(one.sums[array] - other.sums[array])) / one.bounds[array])
+    assert farthest > 0.5
