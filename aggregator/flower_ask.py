@@ -1,4 +1,4 @@
-"""An `ask` over Flower's Grid: our own push and pull loop, in waves, every reply checked against who was asked."""
+"""Queries over Flower's Grid: our own push and pull loop, in waves, every reply checked against who was asked."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aggregator.hub import Ask
+from aggregator.secure import Send
 from federation.messages import Query, Reply
 
 WAVE = 40  # nodes asked at once: the SuperLink serves so many within a second
 
 
 class Post(Protocol):
-    """What we need of Flower: messages out, messages in."""
+    """What we need of Flower: messages out, by node id; messages in."""
 
-    def push(self, query: Query, node_ids: Sequence[int]) -> Mapping[str, int]: ...
+    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]: ...
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
 
 
@@ -28,22 +28,22 @@ class Patience:
     poll_s: float = 0.1
 
 
-def ask_of(post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> Ask:
+def send_of(post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> Send:
     """`names` maps Flower's node ids to the names that the hub enrolled; a reply under another name is dropped."""
     ids = {name: node_id for node_id, name in names.items()}
 
-    def ask(query: Query) -> Sequence[Reply]:
-        wanted = [ids[name] for name in query.nodes if name in ids]
+    def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        wanted = [name for name in queries if name in ids]
         replies: list[Reply] = []
         for first in range(0, len(wanted), WAVE):
-            replies += _wave(post, query, wanted[first : first + WAVE], names, patience, note)
+            replies += _wave(post, {ids[name]: queries[name] for name in wanted[first : first + WAVE]}, names, patience, note)
         return sorted(replies, key=lambda reply: reply.node)
 
-    return ask
+    return send
 
 
-def _wave(post: Post, query: Query, node_ids: Sequence[int], names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> list[Reply]:
-    waiting = dict(post.push(query, node_ids))
+def _wave(post: Post, queries: Mapping[int, Query], names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> list[Reply]:
+    waiting = dict(post.push(queries))
     until = time.monotonic() + patience.timeout_s
     replies = []
     while waiting and time.monotonic() < until:

@@ -189,9 +189,9 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
     elif gone and not one.fresh and not is_private:
         one.state, one.fresh, one.rounds = one.task.analysis.start(one.task), True, 0
     else:
-        if one.fresh:
+        if one.fresh or "people" in total.sums:  # noised people are counted in one round only, perhaps the last
             one.parts = parts
-        elif gone:
+        if gone and not one.fresh:
             one.notes.append(f"{', '.join(gone)} left in round {one.rounds + 1}: the rounds before it hold their people too")
         _combine(one, total)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from federation import study as studies
 from federation.contract import Contract
+from federation.messages import Head
 from federation.study import Study
 
 
@@ -41,8 +42,23 @@ def read(folder: Path, name: str) -> Job:
     return Job(study, contract, nodes, values["wait_s"], values["timeout_s"], tuple(values["notes"]))
 
 
-def progress(folder: Path, name: str, round_number: int) -> None:
-    _replace(folder / f"{name}.round", str(round_number))
+def progress(folder: Path, name: str, done: str) -> None:
+    """`done`: the round that is done, and the phase of a secure sum that is under way."""
+    _replace(folder / f"{name}.round", done)
+
+
+def witnesses(folder: Path) -> dict[str, Head]:
+    """The last heads of the nodes' ledgers that any study of this hub has seen."""
+    path = folder / "witnesses.json"
+    return {node: Head(*head) for node, head in json.loads(path.read_text()).items()} if path.exists() else {}
+
+
+def keep_witnesses(folder: Path, seen: Mapping[str, Head]) -> None:
+    """The newest of these and of those kept meanwhile."""
+    newest = witnesses(folder)
+    for node, head in seen.items():
+        newest[node] = max(head, newest.get(node, head), key=lambda one: one.seq)
+    _replace(folder / "witnesses.json", json.dumps(newest))
 
 
 def finish(folder: Path, name: str, text: str) -> None:

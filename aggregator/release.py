@@ -1,4 +1,7 @@
-"""The second door: what of an outcome may be shown, as the document that result.json is."""
+"""The second door: what of an outcome may be shown, as the document that result.json is.
+
+In exact mode small cells are withheld. In mode dp the noise has been added at the nodes, and all of a result may be shown.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ import numpy as np
 from aggregator.hub import Outcome, Run
 from federation import __version__, disclosure
 from federation.contract import Frozen
-from federation.messages import Result, Row, Table, TaskId
+from federation.messages import Part, Result, Row, Table, TaskId
+from federation.privacy import accounting
+from federation.study import Study
+from strategies import budget
 
 SCHEMA_VERSION = 1
 
@@ -65,18 +71,30 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
     for name, entry in study.analyses.items():
         pooled = outcome.runs.get(TaskId(name))
         single = {task_id.node: one for task_id, one in outcome.runs.items() if task_id.analysis == name and task_id.node}
-        found = next(iter(_findings({"": pooled}, k).values())) if pooled else _nothing()
+        findings = _noised_findings if study.privacy.mode == "dp" else _findings
+        found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
         documents[name] = AnalysisDocument(
             **dict(found),
             run=entry.run,
-            privacy={"mode": study.privacy.mode, "min_cell": k},
+            privacy=_privacy(study, name),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
-            by_node=_findings(single, k),
+            by_node=findings(single, k),
         )
     return Document(
         schema_version=SCHEMA_VERSION, study=study.study, title=study.title, question=study.question, study_hash=study.hash,
         analyses=documents, provenance=_provenance(outcome, started, finished, engine, notes),
     )  # fmt: skip
+
+
+def _privacy(study: Study, name: str) -> dict[str, Any]:
+    """What stood between people and this analysis; `epsilon` and `rho` are its own share of the study's."""
+    privacy = study.privacy
+    secure = None if privacy.secure_sum is None else privacy.secure_sum.model_dump()
+    if privacy.mode == "exact":
+        return {"mode": "exact", "min_cell": privacy.min_cell, "secure_sum": secure}
+    rho = budget.of_analysis(study, name) * (2 if study.analyses[name].results == "both" else 1)
+    spent = {"epsilon": accounting.epsilon(rho, privacy.delta), "delta": privacy.delta, "rho": rho / accounting.PICO}
+    return {"mode": "dp", **spent, "study_epsilon": privacy.epsilon, "noise": privacy.noise, "secure_sum": secure}
 
 
 def _provenance(outcome: Outcome, started: datetime, finished: datetime, engine: str, notes: Sequence[str]) -> dict[str, Any]:
@@ -96,14 +114,48 @@ def _contributions(outcome: Outcome, runs: Sequence[Run], k: int) -> list[Contri
     for node in outcome.nodes:
         part = next((one.parts[node] for one in runs if node in one.nodes and node in one.parts), None)
         refusal = next((one.refusals[node] for one in runs if node in one.refusals), None)
-        people = int(part.cells["people"][0]) if part else None
-        status: Literal["answered", "refused", "silent"] = "answered" if part else "silent" if refusal is None or refusal.rule == "no_answer" else "refused"
+        people = _people(part) if part else None
+        answered = any(node in one.nodes for one in runs)
+        status: Literal["answered", "refused", "silent"] = "answered" if answered else "silent" if refusal is None or refusal.rule == "no_answer" else "refused"
         found.append(
             Contribution(
-                node=node, status=status, people=people if people and people >= k else None, reason=None if part else str(refusal) if refusal else None
+                node=node, status=status, people=people if people and people >= k else None, reason=None if answered else str(refusal) if refusal else None
             )
         )
     return found
+
+
+def _people(part: Part) -> int | None:
+    """Counted, or as noised as all that the node gave."""
+    if "people" in part.cells:
+        return int(part.cells["people"][0])
+    return max(0, round(float(part.sums["people"][0]))) if "people" in part.sums else None
+
+
+def _noised_findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
+    found = {}
+    for node, one in runs.items():
+        blank = _nothing().model_copy(update={"rounds": one.rounds})
+        if one.result is None:
+            found[node] = blank.model_copy(update={"status": "failed", "reason": one.failed})
+            continue
+        result = one.result
+        told = {
+            "exactness": result.exactness.kind,
+            "why": result.exactness.why or None,
+            "n": dict(result.n),
+            "notes": (*result.notes, *one.notes, *_again(one)),
+        }
+        found[node] = blank.model_copy(update={**told, "tables": {name: [dict(row) for row in table.rows] for name, table in result.tables.items()}})
+    return found
+
+
+def _again(one: Run) -> list[str]:
+    """Whoever is asked the same again gives the stored answer, also when the data have changed: that must be said."""
+    days = sorted({day for _, day in one.drawn})
+    return (
+        [f"some nodes sent again what they had drawn before: their noise is of {' and '.join(days)}; for newer data submit another study"] if days[1:] else []
+    )
 
 
 def _nothing() -> Findings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator import flower_ask, hub, jobs, release
+from aggregator import flower_ask, hub, jobs, release, secure
 from aggregator.flower_ask import Patience
+from aggregator.hub import Outcome
 from federation import codec, errors, wire
 from federation.messages import Query, Reply
+from strategies import registry
 
 app = ServerApp()
 log = logging.getLogger("hdh.hub")
@@ -28,10 +30,11 @@ class GridPost:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
 
-    def push(self, query: Query, node_ids: Sequence[int]) -> Mapping[str, int]:
-        content = wire.query_record(query)
-        messages = [Message(content, dst_node_id=node_id, message_type=wire.ROUND, group_id=str(query.round)) for node_id in node_ids]
-        return dict(zip(self.grid.push_messages(messages), node_ids, strict=True))
+    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
+        """The same query to many nodes is one record, which Flower stores once."""
+        records = {id(query): wire.query_record(query) for query in queries.values()}
+        messages = [Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND, group_id=str(query.round)) for node_id, query in queries.items()]
+        return dict(zip(self.grid.push_messages(messages), queries, strict=True))
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
         for message in self.grid.pull_messages(list(message_ids)):
@@ -65,8 +68,19 @@ def _run(grid: Grid, job: jobs.Job, folder: Path, name: str) -> release.Document
     notes: list[str] = []
     _wait_for_nodes(grid, job)
     started = datetime.now(UTC)
-    ask = flower_ask.ask_of(GridPost(grid), job.nodes, Patience(job.timeout_s), notes.append)
-    outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=lambda number, _: jobs.progress(folder, name, number))
+    said = ["0"]
+
+    def watch(number: int, outcome: Outcome) -> None:
+        said[0] = str(number)
+        jobs.progress(folder, name, said[0])
+
+    send = flower_ask.send_of(GridPost(grid), job.nodes, Patience(job.timeout_s), notes.append)
+    ask = secure.ask_of(send, lambda study: registry.plan(study, job.contract), lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"))
+    witnesses = jobs.witnesses(folder)
+    try:
+        outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=watch, witnesses=witnesses)
+    finally:
+        jobs.keep_witnesses(folder, witnesses)
     return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="flower", notes=[*job.notes, *notes])
 
 

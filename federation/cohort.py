@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tally:
-    """How many rows have each combination of levels of some categories, one axis a category; and `people`, how many
-    have all of them, how many rows lack one, and how many people were clipped (and complete rows, if a person may have several)."""
+    """How many rows have each combination of levels of some categories, one axis a category; and `people` (3,): how
+    many rows have all of them, how many lack one, and how many people lost rows or were clipped."""
 
     cells: Ints
     people: Ints
@@ -71,10 +71,10 @@ class Cohort:
         return self.fetch(tuple(fields))
 
 
-def empty(fields: Iterable[Field]) -> Cohort:
+def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     """A cohort without rows. What an analysis makes of it is the zero of its Parts: their names, shapes and bounds."""
     columns = {f.name: np.empty(0, np.int16 if f.kind == "category" else np.float64) for f in fields}
-    return Cohort(None, 0, 0, 1, lambda asked: {f.name: columns[f.name] for f in asked})
+    return Cohort(np.empty(0, np.int64), 0, 0, rows_per_person, lambda asked: {f.name: columns[f.name] for f in asked})
 
 
 def complete(columns: Mapping[str, Column]) -> NDArray[np.bool_]:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import contract as contracts
-from federation.cohort import Cohort, Column, Fetch, Tally
+from federation.cohort import Cohort, Column, Fetch
 from federation.contract import Check, Contract, Field, Finding, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
-from nodes import bounding, connectors
+from nodes import bounding, buckets, connectors, tallies
 from nodes.bounding import Words
 from nodes.site import Dataset, Storage
 
@@ -100,11 +100,13 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     return Opened(cohort, (), once)
 
 
-def _connect(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
-    """The source's rows, and the contract columns that are used of them."""
+def _connect(
+    dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, bucketed: bool = False
+) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
+    """The source's rows, and the contract columns that are used of them; if `bucketed`, with the number of each person's rows."""
     used = sorted({column for field in fields for column in schema.columns_of(field.name)} | (schema.columns_of(where) if where else set()))
     connection = connectors.connect(storage)
-    connectors.open_rows(connection, dataset, needed(dataset.contract, used))
+    connectors.open_rows(connection, dataset, [*needed(dataset.contract, used), *([buckets.ROWS] if bucketed else [])])
     return connection, used
 
 
@@ -160,74 +162,50 @@ def code(field: Field) -> str:
 
 
 # -- mode dp
-def open_clipped(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, salt: str) -> Opened:
-    """`salt` decides which of a person's rows stay; it is the node's own, and another for every study."""
+def open_clipped(
+    dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, salt: str, *, only_counts: bool = False
+) -> Opened:
+    """`salt` decides which of a person's rows stay; it is the node's own, and another for every study. `only_counts`: nothing but
+    combinations of categories will be asked for, and rows are counted where they lie."""
     contract = dataset.contract
-    connection, used = _connect(dataset, storage, schema, fields, where)
+    fields = list(fields)
+    connection, used = _connect(dataset, storage, schema, fields, where, only_counts and buckets.are_whole(dataset))
     raw_types, names = _raw_types(connection), needed(contract, used)
-    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name], clamp=True)} AS {quote_name(name)}" for name in names]
+    typed = {name: contracts.typed(name, contract.columns[name], raw_types[name], clamp=True) for name in names}
+    condition = schema.express(where).sql if where else None
+    key = None if contract.person is None else typed[contract.person]
+    if only_counts:
+        table = tallies.Table(connection, dataset, schema, {name: typed[name] for name in used} or typed, condition, key, salt)
+        return Opened(Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
     moved = " OR ".join(["FALSE", *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used)])
-    known = (
-        ""
-        if contract.person is None
-        else f" WHERE {contracts.typed(contract.person, contract.columns[contract.person], raw_types[contract.person])} IS NOT NULL"
-    )
-    connection.execute(f'CREATE TEMP VIEW typed AS SELECT {", ".join(typed)}, ({moved}) AS "hdh moved" FROM source{known}')
-    chosen = f" WHERE {schema.express(where).sql}" if where else ""
-    numbers = any(contract.columns[name].kind == "number" for name in used)
-
-    def flags() -> NDArray[np.bool_]:
-        return np.asarray(connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"], np.bool_)
-
+    known = "" if key is None else f" WHERE {key} IS NOT NULL"
+    columns = ", ".join(f"{sql} AS {quote_name(name)}" for name, sql in typed.items())
+    connection.execute(f'CREATE TEMP VIEW typed AS SELECT {columns}, ({moved}) AS "hdh moved" FROM source{known}')
+    chosen = f" WHERE {condition}" if condition else ""
+    outside = _flags(connection, chosen) if any(contract.columns[name].kind == "number" for name in used) else None
     if contract.person is None:
         ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
+        return Opened(Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=outside))
+    return Opened(_bounded(connection, contract, names, chosen, salt, outside))
 
-        def count(asked: Sequence[Field]) -> Tally:
-            return tally(
-                connection, asked, _grouped(schema, asked, dict(zip(names, typed, strict=True))) if not where else f"(SELECT *, 1 AS n FROM typed{chosen})"
-            )
 
-        cohort = Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=flags() if numbers else None, count=count)
-        return Opened(cohort)
+def _flags(connection: duckdb.DuckDBPyConnection, chosen: str) -> NDArray[np.bool_]:
+    """(n_rows,) whose values were moved into their range."""
+    return np.asarray(connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"], np.bool_)
+
+
+def _bounded(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, names: Sequence[str], chosen: str, salt: str, outside: NDArray[np.bool_] | None
+) -> Cohort:
+    """At most `rows_per_person` rows of each person."""
     everything = ", ".join(quote_name(name) for name in names)
-    keys = connection.execute(
-        f"SELECT hash({quote_name(contract.person)}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row FROM typed{chosen}"
-    ).fetchnumpy()
+    hashes = f"hash({quote_name(str(contract.person))}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row"
+    keys = connection.execute(f"SELECT {hashes} FROM typed{chosen}").fetchnumpy()
     person = np.asarray(keys["person"], np.uint64)
     kept, lost = bounding.choose(person, np.asarray(keys["row"], np.uint64), contract.rows_per_person)
-    clipped = (flags()[kept] | lost) if numbers else lost
+    clipped = lost if outside is None else outside[kept] | lost
+    fetch = _fetcher(connection, chosen, None if len(kept) == len(person) else kept)
     if contract.rows_per_person == 1:
-        return Opened(Cohort(None, len(kept), len(kept), 1, _fetcher(connection, chosen, _all_or(kept, len(person))), clipped=clipped))
+        return Cohort(None, len(kept), len(kept), 1, fetch, clipped=clipped)
     numbered, people = bounding.number(person[kept])
-    fetch = _fetcher(connection, chosen, _all_or(kept, len(person)))
-    return Opened(Cohort(numbered, people, people, contract.rows_per_person, fetch, clipped=clipped))
-
-
-def _all_or(kept: Ints, rows: int) -> Ints | None:
-    return None if len(kept) == rows else kept
-
-
-def _grouped(schema: Schema, fields: Sequence[Field], typed: Mapping[str, str]) -> str:
-    """The contract columns of `fields` with the number `n` of rows of each combination, grouped as they lie in the source and
-    read as their types only then: a level is worked out for each group, not for each row."""
-    columns = sorted({column for field in fields for column in schema.columns_of(field.name)})
-    raw = f"SELECT {', '.join(map(quote_name, columns))}, count(*) AS n FROM source GROUP BY ALL"
-    return f"(SELECT {', '.join(typed[column] for column in columns)}, n FROM ({raw}))"
-
-
-def tally(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], relation: str) -> Tally:
-    """Rows by combination of levels, from a relation of typed columns that says how many rows, `n`, each of its own stands for."""
-    shape = tuple(len(field.groups) for field in fields)
-    grouped = ", ".join(f"{field.sql} AS {quote_name(field.name)}" for field in fields)
-    rows = connection.execute(f"SELECT {grouped}, sum(n) FROM {relation} GROUP BY ALL").fetchall()
-    cells = np.zeros(shape, np.int64)
-    index = [{level: i for i, level in enumerate(field.groups)} if field.kind == "category" else {False: 0, True: 1} for field in fields]
-    missing = 0
-    for *levels, n in rows:
-        at = tuple(places.get(level) for places, level in zip(index, levels, strict=True))
-        if None in at:
-            missing += int(n)
-        else:
-            cells[at] += int(n)
-    known = int(cells.sum())
-    return Tally(cells, np.array([known, missing, 0], np.int64))
+    return Cohort(numbered, people, people, contract.rows_per_person, fetch, clipped=clipped)

@@ -1,11 +1,13 @@
-"""Faults put into an `ask`: nodes that fall silent, answer twice, late, or garbage. No sleeping, no network."""
+"""Faults put into an `ask`, or into what carries its letters: nodes that fall silent, answer twice, late, or garbage. No
+sleeping, no network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aggregator.hub import Ask
+from aggregator.secure import Send
 from federation.messages import Part, Query, Reply
 
 Spoil = Callable[[Part], Part]
@@ -47,3 +49,18 @@ def garbage(ask: Ask, node: str, spoil: Spoil) -> Ask:
 
 def _spoiled(reply: Reply, spoil: Spoil) -> Reply:
     return replace(reply, answers={task: spoil(answer) if isinstance(answer, Part) else answer for task, answer in reply.answers.items()})
+
+
+def drops(send: Send, node: str, phase: str, *, after_answering: bool = False) -> Send:
+    """In a secure sum `node` is not heard from a phase on; `after_answering`: it has done that phase, and its letter is lost."""
+    gone: set[str] = set()
+
+    def faulty(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        here = {name: query for name, query in queries.items() if name not in gone}
+        last = node in here and here[node].phase is not None and here[node].phase.name == phase  # type: ignore[union-attr]
+        if last:
+            gone.add(node)
+        asked = here if after_answering or not last else {name: query for name, query in here.items() if name != node}
+        return [reply for reply in send(asked) if reply.node not in gone]
+
+    return faulty

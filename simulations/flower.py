@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from aggregator.release import Document
 from federation import errors
 from federation.contract import Contract
 from federation.study import Study
+from nodes import keeping, ledger
+from nodes.ledger import Account
 from nodes.site import Site
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
@@ -79,6 +82,7 @@ def deployed(sites: Sequence[Site], folder: Path, *, say: Callable[[str], Any] =
         start_hub(deployment)
         say("enrolling the nodes")
         enrol(deployment, sites)
+        install(deployment, sites)
         for site in sites:
             start_node(deployment, site)
         yield deployment
@@ -120,10 +124,18 @@ def enrol(deployment: Deployment, sites: Sequence[Site]) -> None:
     deployment.node_ids |= {site.name: int(answer["node-id"]) for site, answer in zip(sites, answers, strict=True)}
 
 
+def install(deployment: Deployment, sites: Sequence[Site]) -> None:
+    """Each node's files; and the roster of all identities, as their operators would have accepted it."""
+    folder = deployment.folder
+    for site in sites:
+        (folder / f"{site.name}.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
+    identities = {site.name: keeping.public_identity(folder / f"{site.name}.state").hex() for site in sites}
+    (folder / "roster.yaml").write_text(yaml.safe_dump({"nodes": identities}))
+
+
 def start_node(deployment: Deployment, site: Site) -> None:
     folder = deployment.folder
     path = folder / f"{site.name}.yaml"
-    path.write_text(yaml.safe_dump(site_file(site, folder)))
     keys = ["--ca", str(folder / "pki" / "ca.crt"), "--key", str(folder / f"{site.name}.key")]
     deployment.start(site.name, [sys.executable, "-m", "nodes.daemon", str(path), "--hub", deployment.public, *keys])
 
@@ -135,7 +147,8 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
         (folder / f"{name}.contract.yaml").write_text(yaml.safe_dump(json.loads(dataset.contract.canonical())))
         source = _own_file(site, folder) if dataset.rows_where else str(Path(dataset.source).resolve()) if "://" not in dataset.source else dataset.source
         datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | ({"table": dataset.table} if dataset.table else {})
-    return {"node": site.name, "datasets": datasets, "policy": site.policy.model_dump(mode="json"), "storage": site.storage.model_dump(mode="json")}
+    own = {"state": f"{site.name}.state", "roster": "roster.yaml"}
+    return {"node": site.name, "datasets": datasets, "policy": site.policy.model_dump(mode="json"), "storage": site.storage.model_dump(mode="json"), **own}
 
 
 def _own_file(site: Site, folder: Path) -> str:
@@ -162,6 +175,7 @@ def submit(
     """`timeout_s` for a round, `deadline_s` for the study."""
     name = f"{study.study}-{time.time_ns()}"
     folder = deployment.folder
+    grant(deployment, study, contract)
     jobs.write(folder, name, jobs.Job(study, contract, {i: node for node, i in deployment.node_ids.items()}, min(START_S, timeout_s), timeout_s, notes))
     say("submitting the study")
     flwr(deployment, "run", str(folder / "bundle"), "hub", "-c", f'directory="{folder}" job="{name}"')
@@ -171,12 +185,24 @@ def submit(
     return Document.model_validate(found["document"])
 
 
+def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
+    """The simulated producers grant each study what it asks for, once."""
+    if study.privacy.mode != "dp":
+        return
+    now = datetime.now(UTC)
+    for node in deployment.node_ids:
+        book = keeping.open_ledger(deployment.folder / f"{node}.state")
+        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(book)):
+            account = Account(contract.dataset, contract.unit, now.year)
+            ledger.grant(book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+
+
 def _wait_for_result(deployment: Deployment, name: str, deadline_s: float, say: Callable[[str], Any]) -> Mapping[str, Any]:
     result, progress = (deployment.folder / f"{name}.{kind}" for kind in ("result.json", "round"))
     until = time.monotonic() + deadline_s
     while not result.exists():
         if progress.exists():
-            say(f"round {progress.read_text()} done")
+            say(f"rounds done: {progress.read_text()}")
         dead = [key for key in ("superlink", "superexec") if deployment.processes[key].poll() is not None]
         if dead or time.monotonic() > until:
             raise errors.SetupError(f"the hub gave no result ({', '.join(dead) or 'time is up'}): {_last_line(deployment.folder / 'superexec.log')}")

@@ -26,7 +26,7 @@ from nodes.office import Office
 from nodes.site import Dataset, Policy, Site, Storage
 from strategies import registry
 
-SIMULATED = Policy(min_nodes=1, hub_sees_cells=True)
+SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
 
 
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
@@ -72,7 +72,7 @@ def _granted(office: Office, study: Study, now: datetime) -> Office:
     if study.privacy.mode == "dp" and office.site.state is None and study.dataset in office.site.datasets:
         contract = office.site.datasets[study.dataset].contract
         account = Account(contract.dataset, contract.unit, now.year)
-        if not any(entry.study == study.hash for entry in ledger.history(office.book)):
+        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(office.book)):
             ledger.grant(office.book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
     return office
 

@@ -11,7 +11,7 @@ from typing import cast
 
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
-from federation.messages import Part, State
+from federation.messages import Part, Row, State
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
 from federation.study import Study
@@ -42,7 +42,7 @@ def private(task: Task) -> PrivateAnalysis:
 
 def zero(task: Task, state: State) -> Part:
     """What nobody's rows give: the names, shapes, types and bounds of a Part."""
-    return task.analysis.local(cohorts.empty(task.fields), task, state)
+    return task.analysis.local(cohorts.empty(task.fields, task.rows_per_person), task, state)
 
 
 def check(study: Study, task: Task) -> None:
@@ -60,7 +60,21 @@ def check(study: Study, task: Task) -> None:
         raise ExpressionError(str(reason)) from None
 
 
-def of_round(study: Study, task: Task, state: State) -> Mapping[str, int]:
-    """The pico-rho of each array of a round."""
-    rho = of_analysis(study, task.name)
-    return {name: math.floor(rho * share) for name, share in private(task).shares(task, state).items()}
+def noise(study: Study, task: Task, state: State, array: str, nodes: int) -> float:
+    """The standard deviation of the noise in each number of an array, summed over nodes that all answer."""
+    made = grids(study, task, state, zero(task, state), nodes)[array]
+    return math.sqrt(nodes * float(made.share)) * made.unit
+
+
+def forecast(study: Study, tasks: Mapping[str, Task], people: int, nodes: int) -> list[Row]:
+    """The intervals to expect of so many people at so many nodes, from the contract alone: `sampling_sd`, `noise_sd`, and the
+    `width` of an interval from end to end; null where the budget is too small to say."""
+    found: list[Row] = []
+    for name, task in tasks.items():
+        entry = study.analyses[name]
+        try:
+            rows = private(task).foresee(task, people, lambda state, array, task=task: noise(study, task, state, array, nodes))  # type: ignore[misc]
+        except ValueError:
+            rows = [{"what": "(the budget is too small)", "sampling_sd": None, "noise_sd": None, "width": None}]
+        found += [{"analysis": name, "run": entry.run, **row} for row in rows]
+    return found

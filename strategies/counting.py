@@ -56,7 +56,18 @@ def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
     keep = cohorts.complete(columns)
     shape = [len(field.groups) for field in fields]
     cell = np.ravel_multi_index([columns[field.name][keep].astype(np.int64) for field in fields], shape)
-    return Tally(np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int64), tally(cohort, keep))
+    counts = tally(cohort, keep)
+    return Tally(np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int64), counts if len(counts) == 3 else counts[[3, 1, 2]])
+
+
+def what(rows_per_person: int) -> str:
+    """What `cross` counts beside the cells: people, or rows where a person may have several, whose people are not sought."""
+    return "people" if rows_per_person == 1 else "rows"
+
+
+def cross_bound(rows_per_person: int) -> float:
+    """A person's rows are split over complete and missing, and the person is clipped or not."""
+    return math.sqrt(1 + rows_per_person**2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,9 @@ class Estimated:
 def estimated(total: Part, cut: str = CUT) -> Estimated:
     """`cut` says what happened to those who were clipped: it is said where it stands clear of the noise, from one in a hundred
     on, where clipping may move an estimate visibly."""
-    people, missing, clipped, *rows = (max(0, round(value)) for value in total.sums["people"].tolist())
-    n = {"people": people, "rows": rows[0] if rows else people, "missing": missing, "clipped": clipped}
-    share, noise = clipped / max(people, 1), math.sqrt(total.noise["people"])
+    name = "people" if "people" in total.sums else "rows"
+    first, missing, clipped, *rows = (max(0, round(value)) for value in total.sums[name].tolist())
+    n = {"people": first} if name == "people" else {}
+    n |= {"rows": rows[0] if rows else first, "missing": missing, "clipped": clipped}
+    share, noise = clipped / max(first, 1), math.sqrt(total.noise[name])
     return Estimated(n, [cut.format(share=100 * share)] if share >= 0.01 and clipped > 2 * noise else [])

@@ -34,10 +34,12 @@ MOST_INTERVALS = 100
 
 
 class Options(Frozen):
-    """`cuts`: where the baseline hazard may change; else `intervals` of equal length over the contract's range of time."""
+    """`cuts`: where the baseline hazard may change; else `intervals` of equal length over the contract's range of time, or up to
+    `until`, where follow-up then ends."""
 
     model: str
     cuts: tuple[float, ...] = ()
+    until: float | None = None
     intervals: int = pydantic.Field(5, ge=1, le=MOST_INTERVALS)
     conf_level: float = 0.95
 
@@ -81,12 +83,14 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
     high = max(field.interval[1] for field in model.response[:-1])
     if len(model.response) == 2:
         low = max(low, 0.0)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ExpressionError(f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one")
+    if options.until is not None:
+        high = min(high, options.until)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ExpressionError(f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one, or `until`")
     if not options.cuts:
         return tuple(float(edge) for edge in np.linspace(low, high, options.intervals + 1))
     if list(options.cuts) != sorted(set(options.cuts)) or not low < options.cuts[0] or not options.cuts[-1] < high:
-        raise ExpressionError(f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, the contract's range of time")
+        raise ExpressionError(f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, where follow-up begins and ends")
     return (low, *options.cuts, high)
 
 
@@ -127,7 +131,7 @@ def read(cohort: Cohort, task: Task) -> Rows:
     keep &= entry < stop
     kept = np.flatnonzero(keep)
     X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
-    died = event[kept] > 0
+    died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
     return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
 

@@ -21,6 +21,7 @@ from strategies.crosstab import Plan
 from strategies.task import Task
 
 COUNTS = 0.05
+ONLY_COUNTS = True
 SURE = 3.0  # noise standard deviations that a total must pass, to be divided by
 MOST_TESTED = 1000  # cells of a table that is tested: the covariance has the square of it
 
@@ -40,13 +41,13 @@ def start(task: Task) -> State:
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
-    return {"counts": 1 - COUNTS, "people": COUNTS}
+    return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = counting.cross(cohort, task.plan.fields)
-    sums = {"counts": counted.cells, "people": counted.people}
-    return Part(sums, {}, {"counts": float(task.rows_per_person), "people": counting.tally_bound(task.rows_per_person)})
+    what = counting.what(task.rows_per_person)
+    return Part({"counts": counted.cells, what: counted.people}, {}, {"counts": float(task.rows_per_person), what: counting.cross_bound(task.rows_per_person)})
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -68,12 +69,11 @@ def _rows(counts: Floats, variance: float, levels: tuple[tuple[str, ...], tuple[
         for j, column in enumerate(column_levels):
             share = _share(float(counts[i, j]), whole, variance, len(column_levels), z)
             rows.append({"row": level, "column": column, **interval(float(counts[i, j]), variance, z), **share})
-    rows += [
-        {"row": level, "column": "(all)", **interval(float(n), variance * len(column_levels), z)} for level, n in zip(row_levels, counts.sum(1), strict=True)
-    ]
-    rows += [
-        {"row": "(all)", "column": level, **interval(float(n), variance * len(row_levels), z)} for level, n in zip(column_levels, counts.sum(0), strict=True)
-    ]
+    blank = {"row_share": None, "share_low": None, "share_high": None}
+    for level, n in zip(row_levels, counts.sum(1).tolist(), strict=True):
+        rows.append({"row": level, "column": "(all)", **interval(n, variance * len(column_levels), z), **blank})
+    for column, n in zip(column_levels, counts.sum(0).tolist(), strict=True):
+        rows.append({"row": "(all)", "column": column, **interval(n, variance * len(row_levels), z), **blank})
     return rows
 
 

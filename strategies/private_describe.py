@@ -25,6 +25,7 @@ from strategies.describe import Plan, Probability
 from strategies.task import Task
 
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
+ONLY_COUNTS = False
 
 
 class Options(Frozen):

@@ -30,6 +30,7 @@ from strategies.task import Task
 COUNTS = 0.05  # of the budget goes to the number of people
 START = 0.05  # to the mean that a Poisson model begins with
 INFORMATION = 0.25  # of a round, to the information; the rest to the score
+ONLY_COUNTS = False
 
 
 class Options(glm.Options):

@@ -28,6 +28,7 @@ from strategies.task import Task
 COUNTS = 0.05
 MOST_TIMES = 1500  # the noise's covariance has the square of it
 SURE = 5.0  # noise standard deviations that a number at risk must pass, to be divided by
+ONLY_COUNTS = False
 
 
 class Options(kaplan_meier.Options):

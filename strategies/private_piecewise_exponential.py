@@ -27,6 +27,7 @@ COUNTS, START = 0.05, 0.1  # of the budget, to the number of people and to the l
 INFORMATION = 0.25  # of a round
 CUT = "about {share:.0f} % of the people were cut: their follow-up ends where their cumulative hazard reaches 1 (no bias, fewer events), or values were clipped"
 MOST_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
+ONLY_COUNTS = False
 
 
 class Options(piecewise_exponential.Options):

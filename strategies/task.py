@@ -45,5 +45,7 @@ class PrivateAnalysis(Analysis, Protocol):
     gives the standard deviation of each array's noise, summed over nodes.
     """
 
+    ONLY_COUNTS: bool  # combinations of categories are all that `local` asks of a cohort: rows need not be read
+
     def shares(self, task: Task, state: State) -> Mapping[str, float]: ...
     def foresee(self, task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]: ...

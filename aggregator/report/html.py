@@ -22,9 +22,15 @@ def page(document: Document) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(say=words.say, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number, matrix=_matrix)
+    environment.globals.update(
+        say=words.say, privacy=words.privacy, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number, matrix=_matrix
+    )
     sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]
-    return environment.get_template("page.html.j2").render(document=document, sections=sections)
+    return environment.get_template("page.html.j2").render(document=document, sections=sections, noised=_is_noised(document))
+
+
+def _is_noised(document: Document) -> bool:
+    return any(found.privacy["mode"] == "dp" for found in document.analyses.values())
 
 
 def _matrix(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:

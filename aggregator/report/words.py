@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -17,7 +18,7 @@ def say(name: str, value: Any) -> str:
         return str(value)
     if name.startswith("p_value"):
         return "<0.001" if value < 0.001 else f"{value:.3f}"
-    if name in ("row_share",):
+    if name in ("row_share", "share_low", "share_high"):
         return f"{100 * value:.1f} %"
     if name in ("time", "probability", "width", "median"):
         return f"{value:g}"
@@ -28,12 +29,20 @@ def say(name: str, value: Any) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 10_000 else f"{value:,.1f}".replace(",", "\u202f")
 
 
+def privacy(told: Mapping[str, Any]) -> str:
+    """What stood between people and an analysis, in a line."""
+    secure = "; the hub saw only sums over nodes" if told["secure_sum"] is not None else ""
+    if told["mode"] == "exact":
+        return f"exact sums; small cells (under {told['min_cell']}) withheld{secure}"
+    return f"differential privacy: epsilon {told['epsilon']:.3g} of the study's {told['study_epsilon']:g}, delta {told['delta']:g}{secure}"
+
+
 HEADINGS = {
     "std_error": "std. error", "p_value": "p", "conf_low": "95 % low", "conf_high": "95 % high", "hazard_ratio": "hazard ratio",
     "hazard_ratio_low": "HR low", "hazard_ratio_high": "HR high", "odds_ratio": "odds ratio", "odds_ratio_low": "OR low", "odds_ratio_high": "OR high",
     "rate_ratio": "rate ratio", "rate_ratio_low": "RR low", "rate_ratio_high": "RR high", "n_risk": "at risk", "n_event": "events", "n_censor": "censored",
     "row_share": "share of row", "statistic_lr": "LR statistic", "p_value_lr": "LR p", "log_lik": "log-lik.", "null_log_lik": "null log-lik.",
-    "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
+    "noise_sd": "noise s.d.", "rank_noise_sd": "noise s.d. of rank", "share_low": "share low", "share_high": "share high", "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from federation import errors
-from nodes import cohorts
+from nodes import buckets, cohorts, keeping
 from nodes import site as sites
 
 
@@ -55,3 +55,32 @@ def _show(reports: list[tuple[str, sites.Dataset, dict[tuple[str, str], int], li
             if not finding.column:
                 console.print(f"{finding.rule}: {finding.remedy}", markup=False)
         console.print("in order" if not findings else f"{len(findings)} broken rule(s)")
+
+
+def identity(path: Path) -> None:
+    site = sites.load(path)
+    print(f"{site.name}: {keeping.public_identity(site.state).hex()}")
+
+
+def roster(path: Path) -> None:
+    """Each node with its key in groups of four, and whether this node's own is right."""
+    site = sites.load(path)
+    if not site.roster:
+        raise errors.SiteError(
+            f"{path}: no roster; write `roster: roster.yaml`, and there a line under `nodes:` for each node, as `hdh node identity` prints it"
+        )
+    for name, key in sorted(site.roster.items()):
+        digits = key.hex()
+        print(f"{name:<24} {' '.join(digits[i : i + 4] for i in range(0, len(digits), 4))}")
+    if site.roster.get(site.name) != keeping.public_identity(site.state):
+        raise errors.SiteError(f"{path}: this node is not in its own roster under its own key; put the line of `hdh node identity` there")
+
+
+def bucket(path: Path, name: str, out: Path, number: int) -> None:
+    site = sites.load(path)
+    if name not in site.datasets:
+        raise errors.SiteError(f"{path}: no dataset {name!r}; the datasets are {', '.join(site.datasets)}")
+    if out.exists() and any(out.iterdir()):
+        raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
+    rows = buckets.write(site.datasets[name], site.storage, out, number)
+    print(f"{rows:,} rows in {number} buckets; now write in {path.name}:\n  {name}: {{contract: ..., source: {out}}}")

@@ -32,6 +32,7 @@ SHORT = {
         "rate_ratio",
         "rate_ratio_low",
         "rate_ratio_high",
+        "noise_sd",
         "suppressed",
     )
 }
@@ -41,14 +42,22 @@ def document(released: Document, out: Path, console: Console) -> None:
     for name, found in released.analyses.items():
         _analysis(name, found, console)
     _contributions(released, console)
-    suppressed = sum(found.suppressed + sum(one.suppressed for one in found.by_node.values()) for found in released.analyses.values())
-    k = next(iter(released.analyses.values())).privacy["min_cell"]
-    rows = "1 row holds" if suppressed == 1 else f"{suppressed} rows hold"
-    console.print(f"\nSuppressed: {f'{rows} a number that stands on fewer than {k} people, or that would give one away' if suppressed else 'nothing'}.")
+    console.print(f"\n{_protection(released)}")
     _happened(released, console)
     rounds = released.provenance["rounds"]
     console.print(f"Study of {rounds} round{'s' if rounds != 1 else ''} in {released.provenance['seconds']:.2f} s.")
     console.print(f"Report:  {out / 'report.html'}\nResult:  {out / 'result.json'}\nTables:  {out / 'tables'}", soft_wrap=True)
+
+
+def _protection(released: Document) -> str:
+    first = next(iter(released.analyses.values())).privacy
+    if first["mode"] == "dp":
+        return f"Noise: a person's data change what is shown by no more than epsilon {first['study_epsilon']:g}, delta {first['delta']:g} allow, for each node."
+    suppressed = sum(found.suppressed + sum(one.suppressed for one in found.by_node.values()) for found in released.analyses.values())
+    if not suppressed:
+        return "Suppressed: nothing."
+    rows = "1 row holds" if suppressed == 1 else f"{suppressed} rows hold"
+    return f"Suppressed: {rows} a number that stands on fewer than {first['min_cell']} people, or that would give one away."
 
 
 def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
@@ -60,6 +69,8 @@ def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
         console.print(f"{found.status}: {found.reason}", style="red", markup=False)
     if found.why:
         console.print(found.why, style="dim", markup=False)
+    if found.privacy["mode"] == "dp" and found.status == "released":
+        console.print(words.privacy(found.privacy), style="dim", markup=False)
     for note in found.notes:
         console.print(note, style="yellow", markup=False)
     for table, rows in found.tables.items():

@@ -47,7 +47,7 @@ def run(
         local.check_within_node(datasets)
         policy = Policy(min_nodes=1) if strict else local.SIMULATED
         if not strict:
-            notes = [*notes, "exact mode: the simulated nodes trust the hub with their sums; it suppresses small cells at release (--strict: they do not)"]
+            notes = [*notes, *_trust(made)]
         sites = [local.site(node_name, dataset, policy) for node_name, dataset in datasets.items()]
         console.print(f"[bold]{made.title}[/bold]: {made.question}")
         console.print(f"{len(sites)} nodes, engine {engine}, study {made.study} ({made.hash[:12]})", style="dim")
@@ -68,6 +68,15 @@ def run(
         raise errors.RefusalError("\n".join(failed))
     if failed:
         raise errors.ModelError("\n".join(failed))
+
+
+def _trust(made: Study) -> list[str]:
+    privacy = made.privacy
+    if privacy.mode == "dp":
+        return [f"each simulated producer grants the study its epsilon of {privacy.epsilon:g} (delta {privacy.delta:g}); real ones keep a ledger"]
+    if privacy.secure_sum is None:
+        return ["exact mode: the simulated nodes trust the hub with their sums; it suppresses small cells at release (--strict: they do not)"]
+    return []
 
 
 def _answered(document: release.Document) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from aggregator import hub, release
+from aggregator import hub, jobs, release
 from federation import errors
 from federation.cli import study as studies
+from federation.messages import PHASES
+from federation.study import Study
+from nodes import keeping, ledger
 from nodes.site import Dataset, Site
 from simulations import flower, local
 from simulations.flower import Deployment
@@ -74,6 +79,55 @@ def test_no_node_listens_on_a_port(deployment: Deployment, sites: list[Site]) ->
         opened = Path(f"/proc/{deployment.processes[site.name].pid}/fd").iterdir()
         sockets = {str(link.readlink())[8:-1] for link in opened if str(link.readlink()).startswith("socket:[")}
         assert not sockets & listening
+
+
+def secure_study(name: str, privacy: dict[str, Any]) -> Study:
+    """Each with a hash of its own, since an exact sum is bound to the first set of nodes that a study was opened for."""
+    values = STUDY.model_dump(mode="json")
+    analyses = {"causes": {**values["analyses"]["causes"], "results": "combine"}, "people": values["analyses"]["people"]}
+    return Study.model_validate({**values, "study": name, "privacy": privacy, "analyses": analyses})
+
+
+def test_a_secure_sum_over_flower_is_bit_identical_too(deployment: Deployment, sites: list[Site]) -> None:
+    study = secure_study("secure", {"mode": "exact", "secure_sum": {"dropouts": 0, "colluders": 0}})
+    document = flower.submit(deployment, study, CONTRACT, say=lambda _: None, timeout_s=60)
+    expected = release.clear(federations.run(study, CONTRACT, sites), started=_when(document), finished=_when(document), engine="local")
+    assert json.dumps(document.model_dump(mode="json")["analyses"]) == json.dumps(expected.model_dump(mode="json")["analyses"])
+    assert all(one.status == "answered" and one.people is None for one in document.analyses["causes"].nodes)
+
+
+def test_distributed_noise_over_flower_is_charged_at_every_node(deployment: Deployment, sites: list[Site]) -> None:
+    study = secure_study("private", {"mode": "dp", "epsilon": 2, "noise": "distributed", "secure_sum": {"dropouts": 1, "colluders": 0}})
+    document = flower.submit(deployment, study, CONTRACT, say=lambda _: None, timeout_s=60)
+    assert document.analyses["causes"].exactness == "noised"
+    witnesses = jobs.witnesses(deployment.folder)
+    for site in sites:
+        book = keeping.open_ledger(deployment.folder / f"{site.name}.state")
+        charged = [entry for entry in ledger.history(book) if entry.kind == "charge" and entry.study == study.hash]
+        assert len(charged) == 2 and sum(entry.cost.rho for entry in charged) <= study.privacy.rho
+        assert ledger.verify(book) == ledger.head(book) == witnesses[site.name]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(phase: str, deployment: Deployment, sites: list[Site]) -> None:
+    """The process is stopped as the phase begins, and goes on after the study. Whether its letter was out by then, the total says
+    whose people it holds."""
+    study = secure_study(f"hang-{phase}", {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 0}})
+    hangs = deployment.processes[sites[1].name]
+
+    def say(said: str) -> None:
+        if said.endswith(f", {phase}"):
+            hangs.send_signal(signal.SIGSTOP)
+
+    try:
+        document = flower.submit(deployment, study, CONTRACT, say=say, timeout_s=5)
+    finally:
+        hangs.send_signal(signal.SIGCONT)
+    found = document.analyses["causes"]
+    inside = [site for site in sites if next(one for one in found.nodes if one.node == site.name).status == "answered"]
+    assert len(inside) == (4 if phase == "unmask" else len(inside)) >= 3
+    expected = release.clear(federations.run(study, CONTRACT, inside), started=_when(document), finished=_when(document), engine="local")
+    assert found.tables == expected.analyses["causes"].tables
 
 
 def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:

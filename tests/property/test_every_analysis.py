@@ -156,6 +156,6 @@ def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]
     """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a real Part."""
     task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
     state = task.analysis.start(task)
-    zero, real = (task.analysis.local(cohort, task, state) for cohort in (cohorts.empty(task.fields), cohort_of(SMALL, task)))
+    zero, real = (task.analysis.local(cohort, task, state) for cohort in (cohorts.empty(task.fields, task.rows_per_person), cohort_of(SMALL, task)))
     assert {key: array.shape for key, array in zero.sums.items()} == {key: array.shape for key, array in real.sums.items()}
     assert all(not array.any() for array in zero.sums.values())

@@ -60,7 +60,10 @@ def cohort_of(table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt
     path = folder / "table.csv"
     table.to_csv(path, index=False)
     contract = CONTRACTS[rows]
-    return cohorts.open_clipped(Dataset(contract, str(path)), Storage(), contracts.schema(contract, {}), task.fields, None, salt).cohort
+    only_counts = budget.private(task).ONLY_COUNTS
+    return cohorts.open_clipped(
+        Dataset(contract, str(path)), Storage(), contracts.schema(contract, {}), task.fields, None, salt, only_counts=only_counts
+    ).cohort
 
 
 def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]:
@@ -104,6 +107,19 @@ def test_the_shares_of_a_whole_run_add_up_to_the_budget(name: str, options: dict
     task = task_of(name, options, rows)
     _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
     assert sum(sum(budget.private(task).shares(task, state).values()) for state in passed) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    """The hub works out every grid from it: names, shapes, kinds of number and bounds must be those of a real Part."""
+    task = task_of(name, options, rows)
+    cohort = cohort_of(TABLE, task, rows, tmp_path)
+    _, passed = answer([cohort], task)
+    for state in passed:
+        zero, real = budget.zero(task, state), task.analysis.local(cohort, task, state)
+        for array in budget.private(task).shares(task, state):
+            assert not zero.sums[array].any() and zero.bounds[array] == real.bounds[array]
+            assert (zero.sums[array].shape, zero.sums[array].dtype.kind) == (real.sums[array].shape, real.sums[array].dtype.kind)
 
 
 # -- bounds

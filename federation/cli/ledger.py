@@ -1,0 +1,98 @@
+"""`hdh node ledger` and `hdh node grant`: a producer's view of their privacy budget."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from federation import errors
+from federation.privacy import accounting
+from nodes import keeping, ledger
+from nodes import site as sites
+from nodes.ledger import Account, Entry, Ledger
+
+DELTA = 1e-6  # at which budgets are shown as epsilons
+
+
+def show(path: Path, output: str) -> None:
+    book = _open(path)
+    entries = list(ledger.history(book))
+    accounts = {entry.account: _balance(book, entry.account) for entry in entries if entry.kind in ("grant", "charge")}
+    if output == "json":
+        print(json.dumps({"accounts": list(accounts.values()), "entries": [_plain(entry) for entry in entries]}, indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    if not accounts:
+        console.print(
+            "Nothing was granted yet, so no study in mode dp is answered. Grant a year's budget with:\n  hdh node grant DATASET --epsilon 3 --by NAME"
+        )
+        return
+    console.print(_accounts(list(accounts.values())))
+    console.print(_history(entries))
+    console.print(f"Epsilons are at a delta of {DELTA:g}; what adds up, and is enforced, is rho.", style="dim")
+
+
+def _open(path: Path) -> Ledger:
+    return keeping.open_ledger(sites.load(path).state)
+
+
+def _balance(book: Ledger, account: Account) -> dict[str, Any]:
+    granted, left = ledger.granted(book, account), ledger.remaining(book, account)
+    named = {"dataset": account.dataset, "unit": account.unit, "year": account.year}
+    rhos = {"granted": granted, "charged": granted - left, "left": left}
+    return named | {name: {"rho": rho / accounting.PICO, "epsilon": accounting.epsilon(rho, DELTA)} for name, rho in rhos.items()}
+
+
+def _accounts(balances: list[dict[str, Any]]) -> Table:
+    table = Table("dataset", "unit", "year", title="Budgets", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
+    for name in ("granted", "charged", "left"):
+        table.add_column(f"{name}, epsilon", justify="right")
+        table.add_column("rho", justify="right", style="dim")
+    for one in balances:
+        amounts = [text for name in ("granted", "charged", "left") for text in (f"{one[name]['epsilon']:.3f}", f"{one[name]['rho']:.6f}")]
+        table.add_row(one["dataset"], one["unit"], str(one["year"]), *amounts)
+    return table
+
+
+def _history(entries: list[Entry]) -> Table:
+    table = Table(title="\nHistory", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
+    for name in ("entry", "at (UTC)", "what", "dataset", "rho", "of"):
+        table.add_column(name, justify="right" if name in ("entry", "rho") else "left")
+    for entry in entries:
+        of = f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}, release {entry.release[:12]}"
+        rho = f"{entry.cost.least / accounting.PICO:.6f}" if entry.cost.least else ""
+        table.add_row(str(entry.seq), entry.at[:19].replace("T", " "), entry.kind, f"{entry.account.dataset} {entry.account.year}", rho, of)
+    return table
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq, "at": entry.at, "kind": entry.kind, "dataset": entry.account.dataset, "unit": entry.account.unit, "year": entry.account.year,
+        "study": entry.study, "release": entry.release, "rho": entry.cost.least / accounting.PICO, "event": entry.event,
+    }  # fmt: skip
+
+
+def verify(path: Path) -> None:
+    """Exit 7 if anything was changed."""
+    head = ledger.verify(_open(path))
+    print(f"in order: {head.seq} entries, the last {head.hash}")
+
+
+def grant(path: Path, dataset: str, epsilon: float, delta: float, year: int | None, by: str) -> None:
+    site = sites.load(path)
+    if dataset not in site.datasets:
+        raise errors.SiteError(f"{path}: no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}")
+    if not 0 < delta < 1 or not by.strip():
+        raise errors.InputError("--delta must lie between 0 and 1, and --by must name who decides")
+    now = datetime.now(UTC)
+    contract = site.datasets[dataset].contract
+    account = Account(dataset, contract.unit, year or now.year)
+    book = keeping.open_ledger(site.state)
+    ledger.grant(book, account, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0, by=by.strip(), at=now.isoformat(timespec="seconds"))
+    left = accounting.epsilon(ledger.remaining(book, account), delta)
+    print(f"granted: all studies of {account.year} on {dataset} together may now cost one {account.unit} epsilon {left:.3f} more (delta {delta:g})")

@@ -1,0 +1,191 @@
+"""`hdh study plan`: what a study would cost, what would be left, who would refuse, and how wide its intervals would be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aggregator import hub
+from aggregator.report import words
+from federation import errors
+from federation.cli import study as studies
+from federation.contract import Contract
+from federation.messages import Query, Refusal, Row
+from federation.privacy import accounting
+from federation.privacy.accounting import Cost
+from federation.study import Privacy, Study
+from nodes import keeping, ledger, service
+from nodes import site as sites
+from nodes.ledger import Account
+from strategies import budget, registry
+from strategies.task import Task
+
+SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node of the plan. `left` in pico-rho before the study, where its ledger is at hand."""
+
+    name: str
+    people: int | None
+    left: int | None = None
+    refusal: Refusal | None = None
+
+
+def plan(path: Path, contract: Path | None, node_files: Sequence[Path], sizes: Sequence[str], output: str) -> None:
+    made, agreed, source = studies.load(path, contract)
+    tasks = registry.plan(made, agreed, source)
+    nodes = [*_from_sizes(sizes), *_from_files(made, agreed, node_files, len(sizes) + len(node_files))]
+    hub.check_secure_sum(made, max(len(nodes), made.min_nodes))
+    forecasts = _forecasts(made, agreed, tasks, nodes)
+    if output == "json":
+        print(json.dumps(_document(made, agreed, tasks, nodes, forecasts), indent=2, ensure_ascii=False))
+    else:
+        _show(made, agreed, nodes, forecasts, Console(highlight=False))
+
+
+def _from_sizes(sizes: Sequence[str]) -> list[Planned]:
+    found = []
+    for text in sizes:
+        name, _, number = text.partition("=")
+        if not name or not number.replace("_", "").isdecimal() or int(number) < 1:
+            raise errors.InputError(f"--people {text!r}: write it as NAME=N, as in --people limoges=1700")
+        found.append(Planned(name, int(number)))
+    return found
+
+
+def _from_files(study: Study, contract: Contract, paths: Sequence[Path], nodes: int) -> list[Planned]:
+    found = []
+    now = datetime.now(UTC)
+    for path in paths:
+        site = sites.load(path)
+        dataset = site.datasets.get(study.dataset)
+        names = (site.name, *(f"other-{i}" for i in range(1, nodes)))
+        refusal = service.admit(Query(study, contract.hash, 1, names, {}), site, now) if study.privacy.secure_sum is None else None
+        if dataset is None or study.privacy.secure_sum is not None:
+            refusal = refusal or (service.admit_study(study, contract, site) if dataset else Refusal("dataset", f"no dataset {study.dataset!r} here"))
+        left = None
+        if study.privacy.mode == "dp" and dataset is not None:
+            account = Account(contract.dataset, contract.unit, now.year)
+            left = ledger.remaining(keeping.open_ledger(site.state), account)
+            if refusal is None and left < study.privacy.rho:
+                refusal = Refusal(
+                    "budget", f"the {now.year} budget of {contract.dataset} does not hold this study: ask for less, or ask its producer for a grant"
+                )
+        found.append(Planned(site.name, dataset.people if dataset else None, left, refusal))
+    return found
+
+
+Forecasts = Mapping[str, Sequence[Row]]
+
+
+def _forecasts(study: Study, contract: Contract, tasks: Mapping[str, Task], nodes: Sequence[Planned]) -> Forecasts:
+    """By label of SCALES; empty without noise, or without sizes."""
+    answering = [node for node in nodes if node.refusal is None]
+    people = sum(node.people or 0 for node in answering)
+    if study.privacy.mode != "dp" or not people:
+        return {}
+    return {label: budget.forecast(_at(study, scale), tasks, people, len(answering)) for scale, label in SCALES}
+
+
+def _at(study: Study, scale: float) -> Study:
+    """The study with another epsilon, which may lie beyond what a study may ask for."""
+    privacy = Privacy.model_construct(**{**dict(study.privacy), "epsilon": study.privacy.epsilon * scale})
+    return Study.model_construct(**{**dict(study), "privacy": privacy})
+
+
+def _document(study: Study, contract: Contract, tasks: Mapping[str, Task], nodes: Sequence[Planned], forecasts: Forecasts) -> dict[str, Any]:
+    privacy = study.privacy
+    return {
+        "study": study.study, "study_hash": study.hash, "mode": privacy.mode,
+        "epsilon": privacy.epsilon if privacy.mode == "dp" else None, "delta": privacy.delta if privacy.mode == "dp" else None,
+        "rho": privacy.rho / accounting.PICO, "epsilon_of_a_person_at_several_nodes": _several(study, contract),
+        "analyses": [{"analysis": name, "run": study.analyses[name].run, "rho": budget.of_analysis(study, name) / accounting.PICO} for name in tasks],
+        "nodes": [
+            {
+                "node": node.name, "people": node.people, "rho_left": None if node.left is None else node.left / accounting.PICO,
+                "rho_left_after": None if node.left is None or node.refusal else (node.left - privacy.rho) / accounting.PICO,
+                "refuses": str(node.refusal) if node.refusal else None,
+            }
+            for node in nodes
+        ],
+        "intervals": {label: list(rows) for label, rows in forecasts.items()},
+    }  # fmt: skip
+
+
+def _several(study: Study, contract: Contract) -> float | None:
+    if study.privacy.mode != "dp" or contract.nodes_per_person == 1:
+        return None
+    return accounting.epsilon(study.privacy.rho * contract.nodes_per_person, study.privacy.delta)
+
+
+def _show(study: Study, contract: Contract, nodes: Sequence[Planned], forecasts: Forecasts, console: Console) -> None:
+    privacy = study.privacy
+    console.print(Text.assemble((study.study, "bold"), f" ({study.hash[:12]}), mode {privacy.mode}"))
+    if privacy.mode == "dp":
+        tight = accounting.tight_epsilon(Cost(privacy.rho), privacy.delta)
+        console.print(
+            f"At each node one {contract.unit} is protected with epsilon {privacy.epsilon:g}, delta {privacy.delta:g}: rho {privacy.rho / accounting.PICO:.6f}"
+        )
+        console.print(f"(composed tightly, epsilon {tight:.3f}).", style="dim")
+        if (several := _several(study, contract)) is not None:
+            console.print(f"Someone with rows at {contract.nodes_per_person} nodes, as the contract allows: epsilon {several:.3f}.")
+        console.print(_costs(study))
+    console.print(_nodes_table(study, nodes) if nodes else "No node is named: give --node NODE.yaml, or --people NAME=N, for costs and widths.")
+    if forecasts:
+        console.print(_widths(forecasts))
+        console.print(
+            "Widths are of 95 % intervals, end to end, worked out from the contract's ranges and the declared sizes: half of all answers yes, numbers "
+            "spread evenly, a third of the people with the event. The data will differ.", style="dim",
+        )  # fmt: skip
+    elif privacy.mode == "dp" and nodes:
+        console.print("No sizes are declared (`people` of a dataset in node.yaml), so widths cannot be foreseen.", style="yellow")
+
+
+def _costs(study: Study) -> Table:
+    table = Table("analysis", "run", title="\nCost of each analysis", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
+    for name in ("weight", "epsilon", "rho"):
+        table.add_column(name, justify="right")
+    for name, entry in study.analyses.items():
+        rho = budget.of_analysis(study, name)
+        table.add_row(name, entry.run, f"{entry.budget:g}", f"{accounting.epsilon(rho, study.privacy.delta):.3f}", f"{rho / accounting.PICO:.6f}")
+    return table
+
+
+def _nodes_table(study: Study, nodes: Sequence[Planned]) -> Table:
+    table = Table("node", title="\nAt each node", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
+    for name in ("people", "left before", "left after"):
+        table.add_column(name, justify="right")
+    table.add_column("answers")
+    for node in nodes:
+        before = "?" if node.left is None else f"{accounting.epsilon(node.left, study.privacy.delta):.3f}"
+        after = "?" if node.left is None or node.refusal else f"{accounting.epsilon(node.left - study.privacy.rho, study.privacy.delta):.3f}"
+        amounts = ("", "") if study.privacy.mode == "exact" else (before, after)
+        said = Text(f"no: {node.refusal}", style="yellow") if node.refusal else Text("yes")
+        table.add_row(node.name, words.say("n", node.people) if node.people else "?", *amounts, said)
+    return table
+
+
+def _widths(forecasts: Forecasts) -> Table:
+    table = Table("analysis", "of", title="\nExpected intervals", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
+    table.add_column("sampling s.d.", justify="right")
+    table.add_column("noise s.d.", justify="right")
+    for _, label in SCALES:
+        table.add_column({"half": "width at half", "this": "at this epsilon", "double": "at double"}[label], justify="right")
+    for rows in zip(*(forecasts[label] for _, label in SCALES), strict=True):
+        this = rows[1]
+        table.add_row(this["analysis"], this["what"], _figure(this["sampling_sd"]), _figure(this["noise_sd"]), *(_figure(row["width"]) for row in rows))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

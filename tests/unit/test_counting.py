@@ -1,0 +1,154 @@
+"""Counting where the rows lie: the same numbers as reading every row, and no person with more rows than the contract allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from federation import contract as contracts
+from federation import errors
+from federation.cohort import Tally
+from federation.contract import Contract
+from nodes import bounding, buckets, cohorts, tallies
+from nodes.site import Dataset, Storage
+from tests import federations
+
+TEXT = """
+dataset: visits
+version: 1
+person: id
+rows_per_person: 3
+columns:
+  id: {type: string}
+  g: {type: category, levels: [a, b, c], missing: [unknown]}
+  h: {type: boolean}
+  age: {type: number, range: [0, 110]}
+"""
+CONTRACT = federations.contract_of(TEXT)
+VISITS = federations.contract_of(TEXT.replace("person: id\nrows_per_person: 3", "unit: visit"))
+RNG = np.random.default_rng(11)
+N = 4000
+TABLE = pandas.DataFrame(
+    {
+        "id": [f"p{i}" for i in RNG.zipf(1.6, N) % 900],
+        "g": RNG.choice(["a", "b", "c", "unknown", "other", ""], N),
+        "h": RNG.choice(["true", "false", ""], N, p=[0.5, 0.4, 0.1]),
+        "age": RNG.integers(-20, 130, N),
+    }
+)
+WHERE = "age >= 40"
+
+
+def count(dataset: Dataset, contract: Contract, where: str | None = None, *, only_counts: bool = True, salt: str = "s") -> Tally:
+    schema = contracts.schema(contract, {"older": "age >= 65"})
+    fields = [schema.field("g"), schema.field("h")]
+    cohort = cohorts.open_clipped(dataset, Storage(), schema, fields, where, salt, only_counts=only_counts).cohort
+    if cohort.count is not None:
+        return cohort.count(fields)
+    from strategies import counting
+
+    return counting.cross(cohort, fields)
+
+
+def csv_of(table: pandas.DataFrame, contract: Contract, folder: Path) -> Dataset:
+    table.to_csv(folder / "t.csv", index=False)
+    return Dataset(contract, str(folder / "t.csv"))
+
+
+def expected(table: pandas.DataFrame) -> np.ndarray:
+    cells = np.zeros((3, 2), int)
+    for i, level in enumerate("abc"):
+        for j, answer in enumerate(("false", "true")):
+            cells[i, j] = ((table["g"] == level) & (table["h"] == answer)).sum()
+    return cells
+
+
+@pytest.mark.parametrize("where", [None, WHERE])
+def test_units_without_a_person_all_count(where: str | None, tmp_path: Path) -> None:
+    dataset = csv_of(TABLE, VISITS, tmp_path)
+    found, read = (count(dataset, VISITS, where, only_counts=only) for only in (True, False))
+    chosen = TABLE if where is None else TABLE[TABLE["age"] >= 40]
+    np.testing.assert_array_equal(found.cells, expected(chosen))
+    np.testing.assert_array_equal(read.cells, found.cells)
+    assert found.people[:2].tolist() == [expected(chosen).sum(), len(chosen) - expected(chosen).sum()]
+
+
+@pytest.mark.parametrize("where", [None, WHERE])
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_each_person_keeps_at_most_so_many_rows(where: str | None, bucketed: bool, tmp_path: Path) -> None:
+    dataset = csv_of(TABLE, CONTRACT, tmp_path)
+    if bucketed:
+        assert buckets.write(dataset, Storage(), tmp_path / "b", 4) == N
+        dataset = Dataset(CONTRACT, str(tmp_path / "b"))
+        assert buckets.are_whole(dataset)
+    chosen = TABLE if where is None else TABLE[TABLE["age"] >= 40]
+    rows_of = chosen["id"].value_counts()
+    assert rows_of.max() > 50 > 3
+    found, read = (count(dataset, CONTRACT, where, only_counts=only) for only in (True, False))
+    kept = int(rows_of.clip(upper=3).sum())
+    assert found.people[:2].sum() == read.people[:2].sum() == kept  # complete and missing rows together
+    assert found.people[2] == (rows_of > 3).sum()  # those who lost rows
+    assert where or read.people[2] <= found.people[2]  # read row by row: if a complete one stays, and ages moved count too
+    assert (found.cells <= expected(chosen)).all() and (read.cells <= expected(chosen)).all()
+    few = chosen[chosen["id"].map(rows_of) <= 3]
+    assert (found.cells >= expected(few)).all()  # whoever has few keeps all
+
+
+def test_another_salt_keeps_other_rows_and_the_same_salt_the_same(tmp_path: Path) -> None:
+    dataset = csv_of(TABLE, CONTRACT, tmp_path)
+    one, again, other = (count(dataset, CONTRACT, salt=salt).cells for salt in ("s", "s", "t"))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_many_passes_give_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = csv_of(TABLE, CONTRACT, tmp_path)
+    whole = count(dataset, CONTRACT)
+    monkeypatch.setattr(tallies, "AT_ONCE", 500)
+    parts = count(dataset, CONTRACT)
+    np.testing.assert_array_equal(parts.cells, whole.cells)
+    np.testing.assert_array_equal(parts.people, whole.people)
+
+
+def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
+    """Rows put into a bucket say nothing true of how many a person has: they are bounded all the same."""
+    buckets.write(csv_of(TABLE, CONTRACT, tmp_path), Storage(), tmp_path / "b", 4)
+    dataset = Dataset(CONTRACT, str(tmp_path / "b"))
+    path = next((tmp_path / "b").glob("**/*.parquet"))
+    many = pandas.DataFrame({"id": ["new"] * 500, "g": ["a"] * 500, "h": ["true"] * 500, "age": [50] * 500, "hdh_rows": [1] * 500})
+    import duckdb
+
+    duckdb.sql(f"COPY (SELECT * EXCLUDE (hdh_bucket) FROM '{path}' UNION ALL BY NAME SELECT * FROM many) TO '{path}.new' (FORMAT parquet)")
+    assert len(many)
+    Path(f"{path}.new").replace(path)
+    assert not buckets.are_whole(dataset)
+    found = count(dataset, CONTRACT)
+    assert found.people[:2].sum() == TABLE["id"].value_counts().clip(upper=3).sum() + 3
+
+
+def test_buckets_need_a_person(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataError, match="names no person"):
+        buckets.write(csv_of(TABLE, VISITS, tmp_path), Storage(), tmp_path / "b", 4)
+
+
+# -- the rows that stay, of a table that is read
+def test_who_else_is_there_changes_nothing_for_a_person() -> None:
+    person, row = RNG.integers(0, 2**63, 300).astype(np.uint64)[RNG.integers(0, 300, 2000)], RNG.integers(0, 2**63, 2000).astype(np.uint64)
+    kept, lost = bounding.choose(person, row, 2)
+    assert np.unique(person[kept], return_counts=True)[1].max() == 2 and set(person[kept]) == set(person)
+    np.testing.assert_array_equal(lost, np.isin(person[kept], [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]))
+    for gone in np.unique(person)[:20]:
+        rest = np.flatnonzero(person != gone)
+        again, _ = bounding.choose(person[rest], row[rest], 2)
+        np.testing.assert_array_equal(rest[again], kept[person[kept] != gone])
+
+
+def test_rows_that_tie_are_settled_by_their_order() -> None:
+    person, row = np.array([7] * 6 + [9] * 2, np.uint64) << np.uint64(40), np.array([1, 1, 1, 1, 1, 1, 5, 4], np.uint64)
+    kept, _ = bounding.choose(person, row, 2)
+    assert kept.tolist() == [0, 1, 6, 7]
+    kept, _ = bounding.choose(person[2:], row[2:], 2)
+    assert kept.tolist() == [0, 1, 4, 5]
