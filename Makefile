@@ -35,6 +35,9 @@ bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 slow: $(DONE) ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
+	$(BIN)/python -m tests.privacy.audit
+
 format: $(DONE) ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -42,4 +45,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test oracle bench slow format clean
+.PHONY: help install demo check test oracle bench slow audit format clean

@@ -30,6 +30,15 @@ linear("binomial", glm(died ~ age + dose + sex + arm, binomial, d, control = sha
 linear("binomial_no_intercept", glm(died ~ 0 + arm + dose:sex, binomial, d, control = sharp))
 linear("poisson", glm(visits ~ age + sex + offset(log(exposure)), poisson, d, control = sharp))
 linear("poisson_weighted", glm(visits ~ dose + sex, poisson, d, weights = weight, control = sharp))
+piecewise <- function(name, f, cuts) {  # Friedman 1982: events on person-time by interval
+  s <- survSplit(f, d, cut = cuts, episode = "k", start = "from", end = "to", event = "ev")
+  fit <- glm(ev ~ 0 + factor(k) + age + dose + sex + arm + offset(log(to - from)), poisson, s, control = sharp)
+  n <- length(cuts) + 1
+  put(name, hazard = unname(coef(fit)[1:n]), coef = unname(coef(fit)[-(1:n)]), se = unname(sqrt(diag(vcov(fit))))[-(1:n)], se_hazard = unname(sqrt(diag(vcov(fit))))[1:n],
+      loglik = sum(s$ev[!is.na(s$age)] * fit$linear.predictors - s$ev[!is.na(s$age)] * log((s$to - s$from)[!is.na(s$age)]) - fitted(fit)))
+}
+piecewise("piecewise", Surv(stop, event) ~ ., c(5, 12, 20))
+piecewise("piecewise_entry", Surv(start, stop, event) ~ ., c(8, 15))
 km <- function(name, fit) put(name, time = fit$time, n_risk = fit$n.risk, surv = fit$surv, se = fit$std.err * fit$surv, low = fit$lower, high = fit$upper)
 km("km", survfit(Surv(stop, event) ~ 1, d))
 km("km_entry", survfit(Surv(start, stop, event) ~ 1, d))

@@ -98,6 +98,18 @@ def test_glm_is_the_pooled_fit_of_glm(entry: str, people: Any) -> None:
         np.testing.assert_allclose(glance["null_deviance"], expected["null"], **EXACT)
 
 
+@pytest.mark.parametrize(
+    ("entry", "response", "cuts"), [("piecewise", "Surv(stop, event)", [5, 12, 20]), ("piecewise_entry", "Surv(start, stop, event)", [8, 15])]
+)
+def test_piecewise_exponential_is_poisson_regression_of_split_follow_up(entry: str, response: str, cuts: list[float], people: Any) -> None:
+    result = people(run="piecewise_exponential", model=f"{response} ~ age + dose + sex + arm", cuts=cuts)
+    check_fit(result, entry)
+    np.testing.assert_allclose(np.log(column(result, "baseline", "hazard")), EXPECTED[entry]["hazard"], **EXACT)
+    ends = [np.log(column(result, "baseline", name)) for name in ("conf_low", "conf_high")]
+    np.testing.assert_allclose((ends[1] - ends[0]) / 2 / 1.959963984540054, EXPECTED[entry]["se_hazard"], **EXACT)
+    np.testing.assert_allclose(result.tables["glance"].rows[0]["log_lik"], EXPECTED[entry]["loglik"], **EXACT)
+
+
 @pytest.mark.parametrize(("entry", "model"), [("km", "Surv(stop, event) ~ 1"), ("km_entry", "Surv(start, stop, event) ~ 1")])
 def test_kaplan_meier_is_survfit(entry: str, model: str, people: Any) -> None:
     expected = EXPECTED[entry]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation import errors
 from federation.privacy import accounting
+from federation.privacy.accounting import ORDERS, Cost, Gaussian, Sampled
 
 
 @pytest.mark.parametrize(("releases", "sigma", "expected"), [(1, 4, 1.143), (20, 20, 1.014), (100, 30, 1.558)])
@@ -47,3 +50,41 @@ def test_the_rho_for_an_epsilon_is_the_most_that_fits(epsilon: float, delta: flo
 def test_no_budget_is_an_error() -> None:
     with pytest.raises(ValueError, match="some budget"):
         accounting.variance_for(Fraction(1), 0)
+
+
+# -- events
+@pytest.mark.parametrize(("rate", "multiplier", "steps"), [(256 / 250_000, 1.0, 10_000), (0.01, 0.8, 500), (0.1, 2.0, 50), (1.0, 20.0, 20)])
+def test_training_on_samples_costs_what_dp_accounting_says(rate: float, multiplier: float, steps: int) -> None:
+    """dp-accounting's RdpAccountant over the same orders; our cost is rounded up to 1e-12."""
+    import dp_accounting
+
+    accountant = dp_accounting.rdp.RdpAccountant(orders=list(ORDERS))
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier)), steps)
+    cost = accounting.cost(Sampled(rate, multiplier, steps))
+    assert accounting.tight_epsilon(cost, 1e-6) == pytest.approx(accountant.get_epsilon(1e-6), rel=1e-6)
+
+
+@pytest.mark.parametrize("rho", [10**8, 24_355_970_359, 10**12])
+def test_what_people_are_shown_is_tight_and_never_more_than_what_is_enforced(rho: int) -> None:
+    """The exact curve of a Gaussian is about 7 % below the bound by which rho is turned into epsilon."""
+    shown, enforced = accounting.tight_epsilon(Cost(rho), 1e-6), accounting.epsilon(rho, 1e-6)
+    assert 0.85 * enforced < shown < enforced
+
+
+EVENTS = st.one_of(
+    st.builds(Gaussian, st.fractions(Fraction(1, 1000), 1000), st.fractions(Fraction(1, 4), 10**6), st.integers(1, 10**6)),
+    st.builds(Sampled, st.floats(1e-4, 1), st.floats(0.5, 10), st.integers(1, 1000)),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(EVENTS, max_size=4))
+def test_an_event_costs_the_same_after_it_was_written_down(events: list[accounting.Event]) -> None:
+    back = [accounting.from_json(json.loads(json.dumps(accounting.to_json(event)))) for event in events]
+    assert back == events and accounting.total(back) == accounting.total(events)
+
+
+@pytest.mark.parametrize("values", [{}, {"mechanism": "laplace"}, {"mechanism": "discrete-gaussian", "bound": "1/0", "variance": "1", "size": 1}])
+def test_an_event_of_no_known_kind_is_told(values: dict[str, object]) -> None:
+    with pytest.raises(errors.LedgerError, match="no kind that this version knows"):
+        accounting.from_json(values)

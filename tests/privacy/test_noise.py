@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from federation.messages import Ints
-from federation.privacy import noise
+from federation.privacy import accounting, calibration, noise
 from federation.privacy.noise import Entropy
 
 
@@ -48,7 +48,7 @@ def p_value(draws: Ints, sigma: float) -> float:
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0, 100.0])
 def test_the_right_scale_passes_and_others_fail(sigma: float) -> None:
     variance = Fraction(sigma) ** 2
-    draws = noise.discrete_gaussian(200_000, variance, seeded(int(8 * sigma)))
+    draws = noise.from_table(200_000, variance, seeded(int(8 * sigma)))
     assert p_value(draws, sigma) > 1e-3
     assert p_value(draws, 0.7 * sigma) < 1e-12 and p_value(draws, 1.3 * sigma) < 1e-12
 
@@ -102,3 +102,63 @@ def test_extreme_words_stay_within_the_table() -> None:
 def test_a_scale_outside_the_table_is_refused(variance: Fraction) -> None:
     with pytest.raises(ValueError, match="grid"):
         noise.discrete_gaussian(1, variance)
+
+
+# -- OpenDP, for short vectors
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 9.0, 100.0])
+def test_opendp_follows_the_same_law_and_other_scales_fail(sigma: float) -> None:
+    """It cannot be seeded: fails by chance once in a million runs."""
+    draws = noise.from_opendp(20_000, Fraction(sigma) ** 2)
+    assert p_value(draws, sigma) > 1e-6
+    assert p_value(draws, 0.7 * sigma) < 1e-9 and p_value(draws, 1.3 * sigma) < 1e-9
+
+
+@pytest.mark.parametrize("sigma", [2.0, 9.0])
+def test_the_two_samplers_are_one_law(sigma: float) -> None:
+    """Chi-squared of two samples, over values that each has at least ten times (once in a million by chance)."""
+    table, opendp = noise.from_table(50_000, Fraction(sigma) ** 2), noise.from_opendp(50_000, Fraction(sigma) ** 2)
+    values = np.arange(-int(6 * sigma), int(6 * sigma) + 1)
+    counts = np.array([[np.count_nonzero(draws == value) for value in values] for draws in (table, opendp)])
+    often = (counts >= 10).all(0)
+    assert stats.chi2_contingency(counts[:, often])[1] > 1e-6
+
+
+def test_short_vectors_come_from_opendp_and_long_ones_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(noise, "from_opendp", lambda size, variance: drawn.append(("opendp", size)) or np.zeros(size, np.int64))
+    monkeypatch.setattr(noise, "from_table", lambda size, variance, entropy: drawn.append(("table", size)) or np.zeros(size, np.int64))
+    for size in (1, noise.SHORT, noise.SHORT + 1):
+        noise.discrete_gaussian(size, Fraction(100))
+    assert drawn == [("opendp", 1), ("opendp", noise.SHORT), ("table", noise.SHORT + 1)]
+
+
+def test_opendp_states_the_cost_that_we_charge() -> None:
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
+    for sigma, bound in ((3.0, 1), (70.5, 4)):
+        stated = (space >> dp.m.then_gaussian(sigma)).map(bound)
+        assert accounting.gaussian_rho(Fraction(bound), Fraction(sigma) ** 2) == pytest.approx(stated * accounting.PICO, rel=1e-9)
+
+
+# -- the floating-point attack
+def share_with_low_bits(outputs: np.ndarray) -> float:
+    """How many lie below 1 in size and have bits under 2^-53: the sum of 1 and noise cannot, the sum of 0 and noise can."""
+    small = outputs[np.abs(outputs) < 1]
+    return float(np.count_nonzero(small * 2.0**53 != np.floor(small * 2.0**53)) / len(outputs))
+
+
+def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> None:
+    """The attack of Mironov (2012), a hundred thousand times: an output of numpy's Gaussian with such bits proves that the value
+    was not 1. What leaves a node is an integer that both values give, and its low digits are as frequent for both (chi-squared
+    at 1e-6)."""
+    rng, n = np.random.default_rng(1), 100_000
+    assert share_with_low_bits(rng.normal(0, 1, n)) > 0.05 and share_with_low_bits(1 + rng.normal(0, 1, n)) == 0  # the attack works
+    grid = calibration.grid(1.0, 1, accounting.PICO // 2, whole=False)  # sigma 1
+    steps = [calibration.to_steps(np.full(n, x), grid) + noise.from_table(n, grid.variance) for x in (0.0, 1.0)]
+    reach = noise.tabulate(grid.variance).reach - round(1 / grid.unit)
+    assert all(one.dtype == np.int64 and np.abs(one).max() < reach for one in steps)  # each may have come from either
+    for modulus in (2, 16, 97):
+        counts = np.array([np.bincount(one % modulus, minlength=modulus) for one in steps])
+        assert stats.chi2_contingency(counts)[1] > 1e-6

@@ -102,6 +102,38 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[
                     assert other[column] == value
 
 
+EXACT_TOO = [
+    ("crosstab", {"rows": "arm", "columns": "sex"}, ("n", "row_share")),
+    ("describe", {"columns": ["age", "dose", "sex"]}, ("n", "mean", "sd", "row_share")),
+    ("glm", {"model": "score ~ age + dose + arm"}, ("estimate", "std_error")),
+    ("glm", {"model": "died ~ age + sex", "family": "binomial", "rounds": 6}, ("estimate", "std_error", "odds_ratio")),
+    ("glm", {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8}, ("estimate", "std_error")),
+    ("kaplan_meier", {"model": "Surv(stop, event) ~ arm"}, ("estimate", "std_error", "conf_low", "statistic")),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "columns"), EXACT_TOO)
+def test_without_noise_the_answer_is_the_exact_one(name: str, options: dict[str, Any], columns: Sequence[str], tmp_path: Path) -> None:
+    """Which R gives (tests/oracle). To 1e-6: sums that go to a grid of next to no noise, and a fixed number of Newton's steps."""
+    private, _ = answer([cohort_of(TABLE, task := task_of(name, options, 2), 2, tmp_path)], task)
+    known = {key: value for key, value in options.items() if key != "rounds"}
+    sites = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACTS[2], tmp_path)
+    exact = federations.result(federations.run(federations.study_of({"a": {"run": name, **known}}), CONTRACTS[2], sites))
+    compared = 0
+    for table in set(exact.tables) & set(private.tables) - {"histogram", "quantiles", "glance", "chi_squared"}:
+        mine = {key_of(row): row for row in private.tables[table].rows}
+        for row in exact.tables[table].rows:
+            for column in columns:
+                if isinstance(row.get(column), float) and key_of(row) in mine:
+                    assert mine[key_of(row)][column] == pytest.approx(row[column], rel=1e-6, abs=1e-6), (table, column, row)
+                    compared += 1
+    assert compared >= 4
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("term", "row", "column", "group", "time"))
+
+
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
 def test_the_shares_of_a_whole_run_add_up_to_the_budget(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
     task = task_of(name, options, rows)

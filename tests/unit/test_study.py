@@ -115,6 +115,11 @@ def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
         registry.plan(made, boundless, source)
 
 
+def test_a_copy_with_another_field_has_another_hash() -> None:
+    made, _ = study.load(PILOT / "study.yaml")
+    assert made.model_copy(update={"title": "other"}).hash != made.hash == made.model_copy().hash
+
+
 def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
     def hash_of(text: str) -> str:
         path = tmp_path / "study.yaml"

@@ -1,0 +1,254 @@
+"""An attack on every private analysis: how well can whoever sees all that leaves a node tell whether one person was there?
+
+The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person can. Each study is run
+thousands of times with them and without, through the node's real service; from all the noised numbers of all rounds the
+attacker works out the likelihood ratio and guesses. Releases of Gaussians that cost rho in all allow no test better than
+Phi^-1(TPR) - Phi^-1(FPR) <= sqrt(2 rho) (Dong, Roth, Su 2022), so the attacker's success rates, with their confidence, give a
+lower bound on what the releases really cost (Nasr et al. 2023). It must stay below what is claimed, and must pass it when the
+engine is broken on purpose.
+
+    python -m tests.privacy.audit [RUNS]     the long version, for `make audit`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas
+from scipy import stats
+
+from aggregator import hub, secure
+from federation import contract as contracts
+from federation.messages import Noised, Part, Query, Reply, State, TaskId
+from federation.privacy import accounting, noise
+from federation.privacy.accounting import Cost
+from federation.privacy.noise import Entropy
+from federation.study import Study
+from nodes import bounding, cohorts
+from nodes.office import Desk, Office
+from nodes.site import Dataset, Policy, Site, Storage
+from simulations import local
+from strategies import budget, piecewise_exponential, private_piecewise_exponential, registry
+from strategies.task import Task
+from tests import federations
+
+EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
+POLICY = Policy(min_nodes=1, most_epsilon=20)
+CONTRACT = federations.contract_of("""
+dataset: people
+version: 1
+person: id
+rows_per_person: 2
+columns:
+  id: {type: string}
+  x: {type: number, range: [-3, 3]}
+  z: {type: number, range: [-3, 3]}
+  g: {type: category, levels: [a, b]}
+  y: {type: boolean}
+  k: {type: number, range: [0, 10]}
+  time: {type: number, range: [0, 60], step: 1}
+  event: {type: boolean}
+""")
+OTHERS = 400
+
+
+def others() -> pandas.DataFrame:
+    """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as far as it can be moved."""
+    rng = np.random.default_rng(3)
+    n = 2 * OTHERS
+    x = rng.uniform(-3, 3, n).round(3)
+    return pandas.DataFrame(
+        {
+            "id": [f"p{i // 2}" for i in range(n)], "x": x, "z": rng.uniform(-3, 3, n).round(3), "g": rng.choice(["a", "b"], n),
+            "y": (rng.random(n) < 1 / (1 + np.exp(3 * x))).astype(int), "k": rng.poisson(0.5, n).clip(0, 10),
+            "time": rng.integers(1, 61, n), "event": (rng.random(n) < 0.3).astype(int),
+        }
+    )  # fmt: skip
+
+
+TARGET = {"id": "target", "x": 3, "z": 3, "g": "b", "y": 1, "k": 10, "time": 1, "event": 1}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    analysis: Mapping[str, Any]
+    target: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 2
+    soon: bool = False  # everyone else has the event, and soon
+
+
+CASES = (
+    Case("describe", {"run": "describe", "columns": ["x", "g"]}, {"x": -3}),
+    Case("crosstab", {"run": "crosstab", "rows": "g", "columns": "y"}),
+    Case("glm gaussian", {"run": "glm", "model": "z ~ x + g"}),
+    Case("glm binomial", {"run": "glm", "model": "y ~ x"  , "family": "binomial"}),
+    Case("glm binomial, clipped", {"run": "glm", "model": "y ~ x", "family": "binomial", "clip": 0.3}),
+    Case("glm poisson", {"run": "glm", "model": "k ~ x", "family": "poisson"}),
+    Case("kaplan_meier", {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}}),
+    Case("piecewise_exponential", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]}),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """`mu` claimed, and at least this by the attack."""
+
+    name: str
+    claimed: float
+    bound: float
+    runs: int
+
+    @property
+    def epsilons(self) -> tuple[float, float]:
+        """Claimed, and the lower bound, at delta 1e-6."""
+        return tuple(accounting.tight_epsilon(Cost(round(accounting.PICO * mu * mu / 2)), 1e-6) for mu in (self.claimed, self.bound))  # type: ignore[return-value]
+
+    @property
+    def holds(self) -> bool:
+        return self.bound <= self.claimed
+
+    def __str__(self) -> str:
+        claimed, bound = self.epsilons
+        said = "holds " if self.holds else "BROKEN"
+        return f"{said} {self.name}: epsilon at least {bound:.2f} by attack, {claimed:.2f} claimed (mu {self.bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
+
+
+def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] = lambda task: task, entropy: Entropy = os.urandom) -> Found:
+    """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
+    study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
+    task = bend(registry.plan(study, CONTRACT)["a"])
+    rest = others()
+    if case.soon:
+        rest = rest.assign(time=1 + rest["time"] // 4, event=1)
+    table = pandas.concat([rest, pandas.DataFrame([{**TARGET, **case.target}] * case.rows)], ignore_index=True)
+    here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
+    ratios = [np.array([_ratio(study, task, cohort, here, entropy) for _ in range(runs)]) for cohort in here]
+    true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
+    least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
+    most = stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
+    return Found(case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), bound, runs)
+
+
+def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
+    path = folder / "audited.csv"
+    table.to_csv(path, index=False)
+    only_counts = budget.private(task).ONLY_COUNTS
+    return cohorts.open_clipped(
+        Dataset(CONTRACT, str(path)), Storage(), contracts.schema(CONTRACT, {}), task.fields, None, "salt", only_counts=only_counts
+    ).cohort
+
+
+def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: Entropy) -> float:
+    """The logarithm of how much likelier what left the node is with the person than without."""
+    heard: list[tuple[State, Noised]] = []
+    office = Office(Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY), {study.hash: Desk({"a": task}, cohort, _RULES, None)}, entropy=entropy)
+    send = local.send_of([office], federations.NOW)
+
+    def listening(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        replies = send(queries)
+        answer = replies[0].answers[TaskId("a")]
+        assert isinstance(answer, Noised), answer
+        heard.append((queries["n"].states[TaskId("a")], answer))
+        return replies
+
+    with mock.patch.object(registry, "plan", return_value={"a": task}):
+        hub.run(study, CONTRACT, secure.ask_of(listening, lambda _: {"a": task}), ["n"])
+    total = 0.0
+    for state, answer in heard:
+        parts = [task.analysis.local(one, task, state) for one in both]
+        for name, steps in answer.steps.items():
+            off = [(steps - np.rint(part.sums[name] / answer.units[name])).astype(float) for part in parts]
+            total += float((off[1] ** 2).sum() - (off[0] ** 2).sum()) / (2 * answer.variances[name])
+    return total
+
+
+_RULES = Site("n", {}, POLICY).rules(1)
+
+
+# -- engines broken on purpose
+@contextlib.contextmanager
+def half_the_noise() -> Iterator[None]:
+    sound = noise.discrete_gaussian
+    with mock.patch.object(noise, "discrete_gaussian", lambda size, variance, entropy: sound(size, Fraction(variance) / 4, entropy)):
+        yield
+
+
+@contextlib.contextmanager
+def values_not_clipped() -> Iterator[None]:
+    sound = contracts.typed
+    with mock.patch.object(contracts, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})):
+        yield
+
+
+@contextlib.contextmanager
+def rows_not_limited() -> Iterator[None]:
+    everyone: Callable[..., Any] = lambda person, row, most: (np.arange(len(person)), np.zeros(len(person), np.bool_))  # noqa: E731
+    with mock.patch.object(bounding, "choose", everyone):
+        yield
+
+
+@contextlib.contextmanager
+def follow_up_not_ended() -> Iterator[None]:
+    sound = piecewise_exponential.sums_of
+    with mock.patch.object(private_piecewise_exponential.piecewise_exponential, "sums_of", lambda rows, plan, beta, most: sound(rows, plan, beta)):
+        yield
+
+
+def halved_bounds(task: Task) -> Task:
+    """The analysis states half of what one person can do."""
+    sound = task.analysis
+
+    class Bent:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sound, name)
+
+        def local(self, cohort: Any, task: Task, state: State) -> Part:
+            part = sound.local(cohort, task, state)
+            return replace(part, bounds={name: bound / 2 for name, bound in part.bounds.items()})
+
+    return replace(task, analysis=Bent())  # type: ignore[arg-type]
+
+
+FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[Task], Task]]] = {
+    **{f"half the noise, {case.name}": (case, half_the_noise, lambda task: task) for case in CASES},
+    "values not clipped": (replace(CASES[7], target={"x": 30}), values_not_clipped, lambda task: task),
+    "rows not limited": (Case("describe", CASES[0].analysis, {"x": -3}, rows=6), rows_not_limited, lambda task: task),
+    "follow-up not ended": (
+        replace(CASES[7], target={"time": 60, "event": 0}, soon=True), follow_up_not_ended, lambda task: task,
+    ),
+    "half the sensitivity": (CASES[1], contextlib.nullcontext, halved_bounds),
+}  # fmt: skip
+
+
+def main() -> bool:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+    sound = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case in CASES:
+            found = audit(case, runs, folder)
+            print(found, flush=True)
+            sound = sound and found.holds
+        for fault, (case, broken, bend) in FAULTS.items():
+            with broken():
+                found = audit(case, max(200, runs // 10), folder, bend=bend)
+            print(f"{'caught' if not found.holds else 'MISSED'} {fault}: {found}", flush=True)
+            sound = sound and not found.holds
+    return sound
+
+
+if __name__ == "__main__":
+    sys.exit(not main())

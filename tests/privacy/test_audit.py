@@ -1,0 +1,33 @@
+"""The short version of the audit: no attack on a sound engine passes what is claimed, and on a broken one it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strategies import registry
+from tests.privacy import audit
+
+RUNS = 150
+QUICK = ("half the noise, crosstab", "half the noise, kaplan_meier", "values not clipped", "rows not limited", "follow-up not ended", "half the sensitivity")
+
+
+def test_every_private_analysis_is_attacked() -> None:
+    assert {case.analysis["run"] for case in audit.CASES} == set(registry.PRIVATE)
+
+
+@pytest.mark.parametrize("case", audit.CASES, ids=lambda case: case.name)
+def test_no_attack_shows_more_than_is_claimed(case: audit.Case, tmp_path: Path) -> None:
+    found = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
+    assert found.holds, found
+    assert found.bound > 0.05, "an attack that finds nothing at all does not look where it should"
+
+
+@pytest.mark.parametrize("fault", QUICK)
+def test_a_broken_engine_is_caught(fault: str, tmp_path: Path) -> None:
+    case, broken, bend = audit.FAULTS[fault]
+    with broken():
+        found = audit.audit(case, 2 * RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes)
+    assert not found.holds, found
