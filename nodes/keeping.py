@@ -18,6 +18,10 @@ def open_ledger(folder: Path | None) -> Ledger:
     return ledger.open_ledger(Path(":memory:") if folder is None else made(folder) / LEDGER)
 
 
+def has_ledger(folder: Path | None) -> bool:
+    return folder is not None and (folder / LEDGER).exists()
+
+
 def secret(folder: Path | None) -> bytes:
     """32 bytes of this node alone."""
     return os.urandom(32) if folder is None else _kept(made(folder) / SECRET)

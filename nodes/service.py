@@ -57,24 +57,24 @@ def _keeps_books(study: Study, site: Site) -> bool:
 
 def admit(query: Query, site: Site, now: datetime) -> Refusal | None:
     """Policy against study; the stricter of the two wins."""
-    study, policy = query.study, site.policy
+    study = query.study
     dataset = site.datasets.get(study.dataset)
     if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
-    if len(query.nodes) < max(policy.min_nodes, study.min_nodes):
-        return Refusal("min_nodes", f"this site answers together with at least {policy.min_nodes - 1} others: add nodes")
     if dataset is None:
         return Refusal("dataset", f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it")
     if dataset.contract.hash != query.contract_hash:
         return Refusal("contract", f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file")
+    return admit_study(study, dataset.contract, len(query.nodes), site, now) or sums.admit(query, site)
+
+
+def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: datetime) -> Refusal | None:
+    """What can be told before a study runs, of so many nodes together."""
+    policy, use, privacy = site.policy, contract.use, study.privacy
+    if nodes < (needed := max(policy.min_nodes, study.min_nodes)):
+        return Refusal("min_nodes", f"this site answers this study together with at least {needed - 1} others: add nodes")
     if study.authorisation.expires < now.date():
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
-    return admit_study(study, dataset.contract, site) or sums.admit(query, site)
-
-
-def admit_study(study: Study, contract: Contract, site: Site) -> Refusal | None:
-    """What of the policy needs no query: it can be told before a study runs."""
-    policy, use, privacy = site.policy, contract.use, study.privacy
     if privacy.mode not in policy.modes:
         return Refusal("privacy", f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}")
     if privacy.mode == "dp" and not (privacy.epsilon <= policy.most_epsilon and privacy.delta <= policy.most_delta):
@@ -86,7 +86,7 @@ def admit_study(study: Study, contract: Contract, site: Site) -> Refusal | None:
     refused = study.runs - registry.NAMES if policy.analyses is None else study.runs.difference(policy.analyses)
     if refused:
         return Refusal("analysis", f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it")
-    return None
+    return sums.admit_study(study, nodes, site)
 
 
 def _rolled_back(query: Query, office: Office) -> Refusal | None:

@@ -19,6 +19,7 @@ from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
 from federation.secagg.node import Seat
 from federation.secagg.terms import Terms
+from federation.study import Study
 from nodes import ledger, noising
 from nodes.ledger import Account
 from nodes.noising import Purse
@@ -40,30 +41,34 @@ class Sitting:
 
 
 def admit(query: Query, site: Site) -> Refusal | None:
-    """Whether parts may leave as they are, or must go into a sum; and if so, whether into this one."""
-    privacy, policy = query.study.privacy, site.policy
-    if privacy.secure_sum is None:
-        if policy.secure_sum == "required" or query.phase is not None:
-            return Refusal("secure_sum", "this site's parts leave in a secure sum only: write `secure_sum: true` in the study's privacy")
-        return None
-    if query.phase is None:
-        return Refusal("secure_sum", "the study has a secure sum, and this node was asked for its part alone")
-    strangers = [name for name in query.nodes if name not in site.roster]
+    """Whether the hub asks as the study says, and with whom this node would add up."""
+    if (query.study.privacy.secure_sum is None) != (query.phase is None):
+        return Refusal("secure_sum", "a part leaves in a secure sum if, and only if, the study has one")
+    strangers = [name for name in query.nodes if name not in site.roster] if query.phase is not None else []
     if strangers:
         return Refusal("roster", f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: ask them to accept it")
-    if privacy.secure_sum.colluders < policy.colluders:
-        return Refusal("colluders", f"this site assumes that {policy.colluders} nodes may side with the hub: write `colluders: {policy.colluders}`")
-    honest = len(query.nodes) - privacy.secure_sum.dropouts - privacy.secure_sum.colluders
-    if _adds_share(query, site) and honest < policy.honest_nodes:
-        return Refusal(
-            "honest_nodes", f"this site adds a share of the noise only beside {policy.honest_nodes} honest nodes in all: add nodes, or write noise: node"
-        )
     return None
 
 
-def _adds_share(query: Query, site: Site) -> bool:
+def admit_study(study: Study, nodes: int, site: Site) -> Refusal | None:
+    """The study's secure sum over so many nodes, or its lack of one, against the site's policy."""
+    privacy, policy = study.privacy, site.policy
+    if privacy.secure_sum is None:
+        if policy.secure_sum == "required":
+            return Refusal("secure_sum", "this site's parts leave in a secure sum only: write `secure_sum: true` in the study's privacy")
+        return None
+    if privacy.secure_sum.colluders < policy.colluders:
+        return Refusal("colluders", f"this site assumes that {policy.colluders} nodes may side with the hub: write `colluders: {policy.colluders}`")
+    honest = nodes - privacy.secure_sum.dropouts - privacy.secure_sum.colluders
+    if _adds_share(study, site) and honest < policy.honest_nodes:
+        need = f"this site adds a share of the noise only beside {policy.honest_nodes} honest nodes in all"
+        return Refusal("honest_nodes", f"{need}: add nodes, or write `noise: node`")
+    return None
+
+
+def _adds_share(study: Study, site: Site) -> bool:
     """Both must want it: the stricter adds all of the noise."""
-    return query.study.privacy.noise == "distributed" and site.policy.noise == "distributed"
+    return study.privacy.noise == "distributed" and site.policy.noise == "distributed"
 
 
 def answer(query: Query, desk: Desk, office: Office, now: datetime) -> dict[TaskId, Answer]:
@@ -111,7 +116,7 @@ def _advertise(key: tuple[str, TaskId], state: State, exact: Words | None, desk:
     """A seat, and this node's keys in the sum. `exact`: the vector, where it needs no charge."""
     if key in office.seats:
         raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
-    share = _adds_share(query, office.site)
+    share = _adds_share(query.study, office.site)
     found = (lambda: exact, len(exact)) if exact is not None else _to_be_noised(key, state, desk, query, office, now, share)
     if isinstance(found, Refusal):
         return found

@@ -99,7 +99,7 @@ def _by_words(table: Table, fields: Sequence[Field], rows: str, most: int) -> Ta
     rank = f"((hash({everything}, {KEY}, {salt}) >> {64 - RANK_BITS}) << {bits})"
     word = f"{person} | {rank} | {_cell(fields)}"
     cells, people = np.zeros(size, np.int64), np.zeros(3, np.int64)
-    ((total,),) = table.connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
+    ((total,),) = table.connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
     passes = max(1, math.ceil(total / AT_ONCE))
     for number in range(passes):
         some = f" AND hash({KEY}) % {passes} = {number}" if passes > 1 else ""

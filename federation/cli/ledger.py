@@ -49,24 +49,25 @@ def _balance(book: Ledger, account: Account) -> dict[str, Any]:
 
 
 def _accounts(balances: list[dict[str, Any]]) -> Table:
-    table = Table("dataset", "unit", "year", title="Budgets", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
-    for name in ("granted", "charged", "left"):
-        table.add_column(f"{name}, epsilon", justify="right")
-        table.add_column("rho", justify="right", style="dim")
+    table = Table(
+        "dataset", "unit", "year", title="Budgets, in epsilon", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold"
+    )
+    for name in ("granted", "charged", "left", "left, rho"):
+        table.add_column(name, justify="right", style="dim" if "rho" in name else "")
     for one in balances:
-        amounts = [text for name in ("granted", "charged", "left") for text in (f"{one[name]['epsilon']:.3f}", f"{one[name]['rho']:.6f}")]
-        table.add_row(one["dataset"], one["unit"], str(one["year"]), *amounts)
+        epsilons = [f"{one[name]['epsilon']:.3f}" for name in ("granted", "charged", "left")]
+        table.add_row(one["dataset"], one["unit"], str(one["year"]), *epsilons, f"{one['left']['rho']:.6f}")
     return table
 
 
 def _history(entries: list[Entry]) -> Table:
     table = Table(title="\nHistory", title_justify="left", title_style="italic", box=None, pad_edge=False, header_style="bold")
     for name in ("entry", "at (UTC)", "what", "dataset", "rho", "of"):
-        table.add_column(name, justify="right" if name in ("entry", "rho") else "left")
+        table.add_column(name, justify="right" if name in ("entry", "rho") else "left", no_wrap=name == "at (UTC)")
     for entry in entries:
-        of = f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}, release {entry.release[:12]}"
+        of = f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}"
         rho = f"{entry.cost.least / accounting.PICO:.6f}" if entry.cost.least else ""
-        table.add_row(str(entry.seq), entry.at[:19].replace("T", " "), entry.kind, f"{entry.account.dataset} {entry.account.year}", rho, of)
+        table.add_row(str(entry.seq), entry.at[:16].replace("T", " "), entry.kind, f"{entry.account.dataset} {entry.account.year}", rho, of)
     return table
 
 

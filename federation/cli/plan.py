@@ -18,13 +18,14 @@ from aggregator.report import words
 from federation import errors
 from federation.cli import study as studies
 from federation.contract import Contract
-from federation.messages import Query, Refusal, Row
+from federation.messages import Refusal, Row
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost
 from federation.study import Privacy, Study
 from nodes import keeping, ledger, service
 from nodes import site as sites
 from nodes.ledger import Account
+from nodes.site import Site
 from strategies import budget, registry
 from strategies.task import Task
 
@@ -64,25 +65,22 @@ def _from_sizes(sizes: Sequence[str]) -> list[Planned]:
 
 
 def _from_files(study: Study, contract: Contract, paths: Sequence[Path], nodes: int) -> list[Planned]:
-    found = []
+    return [_planned(sites.load(path), study, contract, max(nodes, study.min_nodes)) for path in paths]
+
+
+def _planned(site: Site, study: Study, contract: Contract, nodes: int) -> Planned:
     now = datetime.now(UTC)
-    for path in paths:
-        site = sites.load(path)
-        dataset = site.datasets.get(study.dataset)
-        names = (site.name, *(f"other-{i}" for i in range(1, nodes)))
-        refusal = service.admit(Query(study, contract.hash, 1, names, {}), site, now) if study.privacy.secure_sum is None else None
-        if dataset is None or study.privacy.secure_sum is not None:
-            refusal = refusal or (service.admit_study(study, contract, site) if dataset else Refusal("dataset", f"no dataset {study.dataset!r} here"))
-        left = None
-        if study.privacy.mode == "dp" and dataset is not None:
-            account = Account(contract.dataset, contract.unit, now.year)
-            left = ledger.remaining(keeping.open_ledger(site.state), account)
-            if refusal is None and left < study.privacy.rho:
-                refusal = Refusal(
-                    "budget", f"the {now.year} budget of {contract.dataset} does not hold this study: ask for less, or ask its producer for a grant"
-                )
-        found.append(Planned(site.name, dataset.people if dataset else None, left, refusal))
-    return found
+    dataset = site.datasets.get(study.dataset)
+    if dataset is None or dataset.contract.hash != contract.hash:
+        return Planned(site.name, None, refusal=Refusal("contract", f"it has no dataset {study.dataset!r} with this contract"))
+    refusal = service.admit_study(study, contract, nodes, site, now)
+    if study.privacy.mode == "exact":
+        return Planned(site.name, dataset.people, refusal=refusal)
+    account = Account(contract.dataset, contract.unit, now.year)
+    left = ledger.remaining(keeping.open_ledger(site.state), account) if keeping.has_ledger(site.state) else 0
+    if refusal is None and left < study.privacy.rho:
+        refusal = Refusal("budget", f"the {now.year} budget of {contract.dataset} does not hold this study: ask for less, or ask its producer for a grant")
+    return Planned(site.name, dataset.people, left, refusal)
 
 
 Forecasts = Mapping[str, Sequence[Row]]

@@ -29,7 +29,7 @@ Words = NDArray[np.uint64]
 TAIL_SIGMAS = 15
 PRECISION_BITS = 320
 LARGEST_SIGMA = 2**16
-SHORT = 1000  # numbers, up to which OpenDP takes no longer than building a table would
+SHORT = 256  # numbers, up to which OpenDP takes no longer than building a table may
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def open_sum(terms: Terms, adverts: Mapping[str, Advert], dealt: frozenset[str],
     threshold of the survivors' shares."""
     if len(openings) < terms.threshold:
         raise SecaggError(f"{len(openings)} nodes opened their shares, and {terms.threshold} are needed")
-    total = np.zeros(terms.length, np.uint64)
+    total: Words = np.zeros(terms.length, terms.dtype)
     for vector in masked.values():
         total += vector
     add: list[bytes] = []

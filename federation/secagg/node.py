@@ -85,8 +85,8 @@ def mask(seat: Seat, dealers: Iterable[str], envelopes: Mapping[str, bytes], vec
     The streams depend on who the dealers are: a hub that tells nodes different sets gets vectors whose masks do not cancel."""
     _expect(seat, 1)
     dealt = frozenset(dealers)
-    if vector.shape != (seat.terms.length,):
-        raise SecaggError("the vector has another length than the terms say")
+    if vector.shape != (seat.terms.length,) or vector.dtype != seat.terms.dtype:
+        raise SecaggError("the vector has another length or type than the terms say")
     if seat.name not in dealt or not dealt <= seat.adverts.keys():
         raise SecaggError("the dealers must be nodes that showed their keys, and this node among them")
     _check_enough(seat, dealt)

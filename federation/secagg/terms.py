@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
 
 from federation.secagg.errors import SecaggError
 
@@ -30,6 +33,7 @@ class Terms:
     threshold: int
     colluders: int
     length: int
+    bits: Literal[32, 64] = 64  # of the integers: 64 for statistics, 32 where the values are known to be small, as clipped updates
     stated: bytes = b""  # at a hub, which knows no identities: the digest as the nodes state it
 
     def check(self) -> None:
@@ -38,8 +42,14 @@ class Terms:
             raise SecaggError("a secure sum needs at least three nodes: of two, each knows the other's vector")
         if not self.threshold <= n or not 2 * self.threshold > n + self.colluders:
             raise SecaggError(f"the threshold must be more than half of nodes and colluders together, and at most {n}")
+        if self.bits not in (32, 64):
+            raise SecaggError("a secure sum is over integers of 32 or 64 bits")
         if self.colluders > n - 2:
             raise SecaggError("a secure sum hides nothing of a node that has no honest other beside it")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(f"u{self.bits // 8}")
 
     @property
     def dropouts(self) -> int:
@@ -77,7 +87,7 @@ class Terms:
     def digest(self) -> bytes:
         if self.stated:
             return self.stated
-        values = [self.release, sorted((name, key.hex()) for name, key in self.roster.items()), self.threshold, self.colluders, self.length]
+        values = [self.release, sorted((name, key.hex()) for name, key in self.roster.items()), self.threshold, self.colluders, self.length, self.bits]
         return hashlib.sha256(json.dumps(values).encode()).digest()
 
     @cached_property

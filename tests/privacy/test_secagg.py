@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ def identity(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-def terms_of(n: int, threshold: int, *, colluders: int = 0, length: int = 50) -> Terms:
+def terms_of(n: int, threshold: int, *, colluders: int = 0, length: int = 50, bits: Any = 64) -> Terms:
     roster = {f"n{i:03d}": keys.public_identity(identity(f"n{i:03d}")) for i in range(n)}
-    return Terms("release-1", roster, threshold, colluders, length)
+    return Terms("release-1", roster, threshold, colluders, length, bits)
 
 
 @dataclass
@@ -68,9 +69,9 @@ class Sum:
         return hub.open_sum(self.terms, self.adverts, frozenset(self.dealt), self.masked, self.openings)
 
 
-def begin(n: int = 5, threshold: int = 3, *, colluders: int = 0, length: int = 50) -> Sum:
-    terms = terms_of(n, threshold, colluders=colluders, length=length)
-    return Sum(terms, {name: RNG.integers(0, 2**64, length, dtype=np.uint64) for name in terms.roster})
+def begin(n: int = 5, threshold: int = 3, *, colluders: int = 0, length: int = 50, bits: Any = 64) -> Sum:
+    terms = terms_of(n, threshold, colluders=colluders, length=length, bits=bits)
+    return Sum(terms, {name: RNG.integers(0, 2**bits, length, dtype=terms.dtype) for name in terms.roster})
 
 
 def through(one: Sum, until: str) -> Sum:
@@ -82,7 +83,7 @@ def through(one: Sum, until: str) -> Sum:
 
 
 def plain(one: Sum, names: set[str]) -> Words:
-    total = np.zeros(one.terms.length, np.uint64)
+    total = np.zeros(one.terms.length, one.terms.dtype)
     for name in names:
         total += one.vectors[name]
     return total
@@ -91,9 +92,10 @@ def plain(one: Sum, names: set[str]) -> Words:
 PHASES = ["advertise", "deal", "mask", "sign", "unmask"]
 
 
+@pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("phase", [None, *PHASES])
-def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(phase: str | None) -> None:
-    one = begin(5, 3, length=masks.CHUNK + 7)
+def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(phase: str | None, bits: int) -> None:
+    one = begin(5, 3, length=masks.CHUNK_BYTES * 8 // bits + 7, bits=bits)
     for name in PHASES:
         getattr(one, name)(frozenset({"n001", "n004"}) if name == phase else frozenset())
     np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
@@ -358,7 +360,7 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(n: int, drop
 
 @pytest.mark.parametrize("phase", [None, *PHASES])
 def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
-    one = begin(40, 35, colluders=2, length=masks.CHUNK + 7)
+    one = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
     assert one.terms.neighbours == 16
     gone = frozenset(one.terms.ring[:5])  # neighbours of each other: the most shares lost in one place
     for name in PHASES:

@@ -1,0 +1,336 @@
+"""A node in mode dp: charged before noised, the same bytes again, no refusal that hangs on a row; and in exact mode no two answers
+over nearly the same people."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from scipy import stats
+
+from aggregator import hub, secure
+from federation import codec
+from federation.messages import Answer, Head, Noised, Part, Query, Refusal, Reply, State, TaskId
+from federation.privacy import accounting
+from federation.study import Study
+from nodes import fingerprints, keeping, ledger, service
+from nodes.ledger import Account, Ledger
+from nodes.office import Office
+from nodes.site import Policy, Site
+from simulations import local
+from strategies import registry
+from tests import federations
+
+TEXT = """
+dataset: people
+version: 1
+person: id
+columns:
+  id: {type: string}
+  g: {type: category, levels: [a, b]}
+  y: {type: boolean}
+  x: {type: number, range: [0, 100]}
+"""
+CONTRACT = federations.contract_of(TEXT)
+RNG = np.random.default_rng(6)
+N = 300
+TABLE = pandas.DataFrame({"id": [f"p{i}" for i in range(N)], "g": RNG.choice(["a", "b"], N), "y": RNG.integers(0, 2, N), "x": np.arange(N) % 100})
+MODEL = {"run": "glm", "model": "y ~ x", "family": "binomial"}
+CROSSTAB = {"run": "crosstab", "rows": "g", "columns": "y"}
+POLICY = Policy(min_nodes=1, most_epsilon=2, hub_sees_cells=True)
+ACCOUNT = Account("people", "person", 2026)
+
+
+def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **more: Any) -> Study:
+    return federations.study_of({"a": analysis}, privacy={"mode": "dp", "epsilon": epsilon}, **more)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = replace(federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY), state=tmp_path / "state")
+    ledger.grant(keeping.open_ledger(made.state), ACCOUNT, accounting.rho_for(4, 1e-6), by="dpo", at="2026-01-01")
+    return made
+
+
+def book_of(site: Site) -> Ledger:
+    return keeping.open_ledger(site.state)
+
+
+def ask(site: Site | Office, study: Study, state: State | None = None, **more: Any) -> Answer:
+    office = site if isinstance(site, Office) else Office(site)
+    return reply_of(office, study, state, **more).answers[TaskId("a")]
+
+
+def reply_of(office: Office, study: Study, state: State | None = None, now: Any = federations.NOW, **more: Any) -> Reply:
+    task = registry.plan(study, CONTRACT)["a"]
+    query = Query(study, CONTRACT.hash, 1, ("n",), {TaskId("a"): state or task.analysis.start(task)}, **more)
+    return service.answer(query, office, now)
+
+
+def spent(site: Site) -> int:
+    return ledger.granted(book_of(site), ACCOUNT) - ledger.remaining(book_of(site), ACCOUNT)
+
+
+def bytes_of(answer: Answer) -> bytes:
+    assert isinstance(answer, Noised), answer
+    return codec.noised_to_bytes(answer)
+
+
+# -- what leaves, and what it costs
+def test_only_noised_steps_leave_and_the_study_pays_for_them(site: Site) -> None:
+    reply = reply_of(Office(site), private())
+    answer = reply.answers[TaskId("a")]
+    assert isinstance(answer, Noised) and set(answer.steps) == {"counts", "people"} and all(a.dtype == np.int64 for a in answer.steps.values())
+    assert 0.99 * private().privacy.rho < spent(site) <= private().privacy.rho
+    assert reply.head == ledger.head(book_of(site))
+    assert codec.reply_to_bytes(codec.reply_from_bytes(codec.reply_to_bytes(reply))) == codec.reply_to_bytes(reply)
+
+
+def test_whoever_asks_again_gets_the_same_bytes_for_nothing(site: Site, tmp_path: Path) -> None:
+    """From the same process, after a restart, and after the data have changed: else the answers' mean would tell the truth."""
+    first = bytes_of(ask(site, private()))
+    cost = spent(site)
+    office = Office(site)
+    assert [bytes_of(ask(office, private())) for _ in range(3)] == [first] * 3
+    TABLE.head(50).to_csv(tmp_path / "n.csv", index=False)
+    assert bytes_of(ask(site, private())) == first and spent(site) == cost
+
+
+def test_another_question_is_another_charge_up_to_what_the_study_declares(site: Site) -> None:
+    study = private(MODEL)
+    task = registry.plan(study, CONTRACT)["a"]
+    state = task.analysis.start(task)
+    bytes_of(ask(site, study, state))
+    rules = []
+    for number in range(60):  # the same first round, at other coefficients: each costs what a first round costs
+        moved = State(state.step, {**state.values, "beta": np.array([0.01 * number, 0.5])})
+        answer = ask(site, study, moved)
+        rules.append(answer.rule if isinstance(answer, Refusal) else "")
+    assert 20 < rules.index("study_budget") < 50 and set(rules[rules.index("study_budget") :]) == {"study_budget"}
+    assert spent(site) <= study.privacy.rho
+
+
+def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) -> None:
+    for other in (replace(site, state=site.state / "fresh"), site):  # type: ignore[operator]
+        now = federations.NOW if other is not site else federations.NOW.replace(year=2027)  # a grant is for its year
+        answer = reply_of(Office(other), private(authorisation={"reference": "r", "expires": "2028-01-01"}), now=now).answers[TaskId("a")]
+        assert isinstance(answer, Refusal) and answer.rule == "budget"
+    assert spent(site) == 0
+
+
+def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None:
+    """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never passed."""
+    answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
+    answered = sum(isinstance(answer, Noised) for answer in answers)
+    assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(site) <= ledger.granted(book_of(site), ACCOUNT)
+    ledger.verify(book_of(site))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        TABLE.head(1),
+        TABLE.head(0),
+        TABLE.assign(x=1e9),
+        TABLE.assign(g="?"),
+        TABLE.assign(id="same"),
+        TABLE.assign(id=""),
+        TABLE.assign(x="x"),
+        TABLE.assign(y=""),
+    ],
+    ids=["one person", "nobody", "far outside", "unknown level", "one person, many rows", "no person", "unreadable", "all missing"],
+)
+def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path: Path) -> None:
+    """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs on."""
+    rows.to_csv(tmp_path / "n.csv", index=False)
+    for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
+        assert isinstance(ask(site, private(analysis, title=str(analysis))), Noised)
+    exact = federations.study_of({"a": CROSSTAB if "?" in set(rows["g"]) else {"run": "describe", "columns": ["x", "y"]}})
+    assert isinstance(ask(replace(site, state=None), exact), Refusal)
+
+
+def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: Path) -> None:
+    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared at 1e-6)."""
+    wide = federations.contract_of(
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type: category, levels: {[f'g{i}' for i in range(50)]}}}\n"
+        f"  h: {{type: category, levels: {[f'h{i}' for i in range(30)]}}}\n"
+    )
+    site = federations.site_of("n", pandas.DataFrame({"id": ["p"], "g": ["g0"], "h": ["h0"]}), wide, tmp_path, POLICY)
+    study = private({"run": "crosstab", "rows": "g", "columns": "h"})
+    office = Office(site)
+    ledger.grant(office.book, ACCOUNT, study.privacy.rho, by="dpo", at="now")
+    task = registry.plan(study, wide)["a"]
+    answer = service.answer(Query(study, wide.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)}), office, federations.NOW).answers[TaskId("a")]
+    assert isinstance(answer, Noised)
+    cells = answer.steps["counts"].ravel()[1:].astype(float)
+    (event,) = [entry.event["counts"] for entry in ledger.history(office.book) if entry.kind == "charge"]
+    charged = accounting.from_json(event)
+    assert isinstance(charged, accounting.Gaussian)
+    variance = float(charged.variance)
+
+    def p_value(scale: float) -> float:
+        statistic = float((cells**2).sum() / (variance * scale**2))
+        return 2 * min(stats.chi2.cdf(statistic, len(cells)), stats.chi2.sf(statistic, len(cells)))
+
+    assert p_value(1.0) > 1e-6 and p_value(0.7) < 1e-6 and p_value(1.3) < 1e-6
+    sigma = math.sqrt(variance) * answer.units["counts"]
+    assert 1 / (2 * sigma**2) == pytest.approx(0.95 * study.privacy.rho / 1e12, rel=1e-3)  # one person, one cell: rho = 1 / (2 sigma^2)
+
+
+# -- policy
+@pytest.mark.parametrize(
+    ("policy", "study", "rule"),
+    [({"most_epsilon": 0.5}, private(), "epsilon"), ({"most_delta": 1e-8}, private(), "epsilon"), ({"modes": ("exact",)}, private(), "privacy")],
+)
+def test_the_site_says_how_much_privacy_it_wants(policy: dict[str, Any], study: Study, rule: str, site: Site) -> None:
+    answer = ask(replace(site, policy=POLICY.model_copy(update=policy)), study)
+    assert isinstance(answer, Refusal) and answer.rule == rule and spent(site) == 0
+
+
+def test_a_site_may_answer_in_mode_dp_only(site: Site) -> None:
+    answer = ask(replace(site, policy=POLICY.model_copy(update={"modes": ("dp",)})), federations.study_of({"a": CROSSTAB}))
+    assert isinstance(answer, Refusal) and answer.rule == "privacy"
+
+
+# -- the ledger in the way
+def test_a_broken_ledger_answers_nothing(site: Site) -> None:
+    office = Office(site)
+    assert office.book
+    with sqlite3.connect(site.state / "ledger.sqlite") as other:  # type: ignore[operator]
+        other.execute("BEGIN IMMEDIATE")
+        office.book.connection.execute("PRAGMA busy_timeout = 50")
+        answer = ask(office, private())
+        other.rollback()
+    assert isinstance(answer, Refusal) and answer.rule == "ledger"
+    assert isinstance(ask(office, private()), Noised)
+
+
+def test_a_ledger_older_than_the_hub_has_seen_is_refused(site: Site) -> None:
+    seen = ledger.head(book_of(site))
+    assert isinstance(ask(site, private(), witnesses={"n": seen}), Noised)
+    later = Head(seen.seq + 40, "f" * 64)
+    answer = ask(site, private(), witnesses={"n": later})
+    assert isinstance(answer, Refusal) and answer.rule == "ledger" and "restore the newest copy" in answer.remedy
+
+
+def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
+    sites = federations.sites_of(TABLE, np.arange(N) % 3, CONTRACT, tmp_path, POLICY)
+    offices = local.offices_of(sites)
+    send = local.send_of(offices, federations.NOW)
+
+    def older(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        replies = send(queries)
+        return [replace(reply, head=Head(1, "0" * 64)) if reply.node == "n1" and reply.round == 2 else reply for reply in replies]
+
+    study = private(MODEL)
+    outcome = hub.run(study, CONTRACT, secure.ask_of(older, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"])
+    assert any(h.node == "n1" and "older than the one seen before" in h.what for h in outcome.happened)
+    witnesses = {"n0": Head(99, "a" * 64)}
+    hub.run(private(title="x"), CONTRACT, secure.ask_of(send, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"], witnesses=witnesses)
+    assert witnesses["n0"] == Head(99, "a" * 64) and witnesses["n1"] == ledger.head(offices[1].book)
+
+
+# -- nearly the same people, in exact mode
+def exact(where: str | None, **more: Any) -> Study:
+    return federations.study_of({"a": {"run": "describe", "columns": ["x"]}}, cohort={"where": where} if where else {}, **more)
+
+
+def test_two_exact_answers_over_nearly_the_same_people_are_not_given(site: Site, tmp_path: Path) -> None:
+    """Three people have each x: `x >= 40` leaves out 120, `x >= 41` 123, and the difference is three people's sums."""
+    assert isinstance(ask(site, exact("x >= 40")), Part)
+    answer = ask(site, exact("x >= 41"))
+    assert isinstance(answer, Refusal) and answer.rule == "differencing"
+    assert isinstance(ask(site, exact("x >= 44")), Part), "twelve people more or fewer are enough"
+    answer = ask(Office(site), exact("x >= 43", title="another day"))
+    assert isinstance(answer, Refusal) and answer.rule == "differencing", "after a restart, and against every cohort before"
+    assert isinstance(ask(site, exact("x >= 40", title="the same people")), Part)
+    assert isinstance(ask(site, exact("not (x < 40)", title="the same people, said otherwise")), Part)
+    ledger.verify(book_of(site))
+    pandas.concat([TABLE, TABLE.tail(2).assign(id=["new1", "new2"], x=99)]).to_csv(tmp_path / "n.csv", index=False)
+    answer = ask(site, exact("x >= 40", title="two people more since"))
+    assert isinstance(answer, Refusal) and answer.rule == "differencing"
+
+
+def test_in_mode_dp_the_same_costs_budget_instead(site: Site) -> None:
+    for where in ("x >= 40", "x >= 41", "x >= 42"):
+        assert isinstance(ask(site, private(cohort={"where": where})), Noised)
+    assert spent(site) > 2.9 * private().privacy.rho
+
+
+@pytest.mark.parametrize("apart", [0, 1, 5, 10, 11, 40, 500])
+def test_fingerprints_differ_by_no_more_than_the_people_do(apart: int) -> None:
+    people = np.random.default_rng(apart).integers(0, 2**64, 20_000, dtype=np.uint64)
+    one, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
+    found = fingerprints.differing(fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(np.flip(other), b"saltsalt"))
+    assert found <= apart and found >= apart - max(0, apart * apart // 4096)
+    assert fingerprints.differing(fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(one, b"pepper!!")) > 4000
+
+
+# -- killed at any instant
+ANSWERER = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from tests.privacy import test_node as t
+from dataclasses import replace
+from nodes.office import Office
+from nodes.site import Dataset, Site
+site = Site("n", {"people": Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")}, t.POLICY, state=Path(sys.argv[1]) / "state")
+office = Office(site)
+n = int(sys.argv[2])
+t.ask(office, t.private(title=f"first {n}", epsilon=0.05))
+print("ready", flush=True)
+while True:
+    n += 1
+    answer = t.ask(office, t.private(title=f"study {n}", epsilon=0.05))
+    print("sent", n, hashlib.sha256(t.bytes_of(answer)).hexdigest(), flush=True)
+"""
+
+
+def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
+    """Whatever a node had sent before it was killed is charged, and comes again as the same bytes, from another process."""
+    rng = random.Random(seed)
+    ledger.grant(book_of(site), ACCOUNT, 10**14, by="dpo", at="now")
+    root = str(Path(__file__).parents[2])
+    sent: dict[int, str] = {}
+    for start in range(kills):
+        command = [sys.executable, "-c", ANSWERER, str(tmp_path), str(start * 1000), root]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
+            assert node.stdout is not None and node.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.15))
+            node.send_signal(signal.SIGKILL)
+            lines = [line.split() for line in node.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        sent |= {int(line[1]): line[2] for line in lines}
+    assert len(sent) >= kills / 2
+    book = book_of(site)
+    charged = {entry.study: entry.cost.rho for entry in ledger.history(book) if entry.kind == "charge"}
+    before = ledger.remaining(book, ACCOUNT)
+    office = Office(site)
+    for number, digest in sent.items():
+        study = private(title=f"study {number}", epsilon=0.05)
+        assert study.hash in charged
+        assert hashlib.sha256(bytes_of(ask(office, study))).hexdigest() == digest
+    assert ledger.remaining(book, ACCOUNT) == before == ledger.granted(book, ACCOUNT) - sum(charged.values())
+    ledger.verify(book)
+
+
+def test_killed_nodes_have_sent_nothing_uncharged_and_send_the_same_again(site: Site, tmp_path: Path) -> None:
+    kill_nodes(site, tmp_path, 8, seed=1)
+
+
+@pytest.mark.slow
+def test_hundreds_of_killed_nodes_have_sent_nothing_uncharged(site: Site, tmp_path: Path) -> None:
+    kill_nodes(site, tmp_path, 300, seed=2)
