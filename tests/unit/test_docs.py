@@ -1,0 +1,42 @@
+"""What the documents say in numbers and lists is what the code does."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from federation.privacy import accounting
+from strategies import registry
+
+ROOT = Path(__file__).parents[2]
+PRIVACY = (ROOT / "docs" / "privacy.md").read_text()
+TABLE = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PRIVACY, re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_the_noise_that_an_epsilon_means_is_what_is_written(row: tuple[str, ...]) -> None:
+    epsilon, one, four, distributed, year = map(float, row)
+    rho = accounting.rho_for(epsilon, 1e-6)
+    sd = 1 / math.sqrt(2 * rho / accounting.PICO)
+    assert [one, four, distributed] == pytest.approx([sd, 2 * sd, math.sqrt(4 / 3) * sd], abs=0.06)
+    assert year == pytest.approx(accounting.epsilon(12 * rho, 1e-6), abs=0.006)
+
+
+def test_the_table_is_there() -> None:
+    assert len(TABLE) == 4
+
+
+def test_every_analysis_is_described_in_both_modes() -> None:
+    analyses = (ROOT / "docs" / "analyses.md").read_text()
+    for name in registry.ANALYSES:
+        assert f"\n## {name}\n" in analyses and f"\n| {name}" in PRIVACY
+
+
+def test_every_rule_by_which_a_node_refuses_is_listed_for_producers() -> None:
+    code = "".join(path.read_text() for folder in ("nodes", "federation") for path in (ROOT / folder).rglob("*.py"))
+    rules = set(re.findall(r'Refusal\(\s*"(\w+)"', code)) - {"refused"}  # what a terse site says
+    listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "producer.md").read_text()))
+    assert rules <= listed, rules - listed
