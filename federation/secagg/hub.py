@@ -25,16 +25,18 @@ def open_sum(terms: Terms, adverts: Mapping[str, Advert], dealt: frozenset[str],
     total: Words = np.zeros(terms.length, terms.dtype)
     for vector in masked.values():
         total += vector
+    dealers = names_digest(dealt)
     add: list[bytes] = []
     subtract: list[bytes] = []
     for name in masked:
         subtract.append(node.seed_key(terms, _join(terms, {opener: opening.seeds[name] for opener, opening in openings.items() if name in opening.seeds})))
     for name in sorted(dealt - masked.keys()):
         private = _join(terms, {opener: opening.keys[name] for opener, opening in openings.items() if name in opening.keys})
-        if keys.pair(private).public != adverts[name].mask:
+        dropped = keys.pair(private)
+        if dropped.public != adverts[name].mask:
             raise SecaggError(f"a share of {name}'s key is wrong; the sum cannot be opened")
         for survivor in terms.near(name) & masked.keys():  # what the survivor added for the dropped node is taken off
-            stream = node.pair_key(terms, survivor, name, private, adverts[survivor].mask, names_digest(dealt))
+            stream = node.pair_key(terms, survivor, name, keys.shared(dropped, adverts[survivor].mask), dealers)
             (add if survivor > name else subtract).append(stream)
     masks.apply(total, add=add, subtract=subtract)
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,23 +19,24 @@ _ONCE = b"\x00" * 12  # each envelope has a key of its own, so its nonce may be 
 
 @dataclass(frozen=True)
 class Pair:
-    """An X25519 pair that lives for one release; raw bytes."""
+    """An X25519 pair that lives for one sum; raw bytes, and the key ready for use."""
 
     private: bytes
     public: bytes
+    key: X25519PrivateKey = field(repr=False, compare=False)
 
 
 def pair(private: bytes) -> Pair:
-    return Pair(private, X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(*_RAW))
+    key = X25519PrivateKey.from_private_bytes(private)
+    return Pair(private, key.public_key().public_bytes(*_RAW), key)
 
 
-def agree(private: bytes, public: bytes, purpose: bytes) -> bytes:
-    """32 bytes that only the holders of the two private keys can make; another `purpose` gives others."""
+def shared(mine: Pair, public: bytes) -> bytes:
+    """32 bytes that only the holders of the two private keys can make."""
     try:
-        secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return mine.key.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:  # a point of low order: the secret would be known to everyone
         raise SecaggError("a public key is not a proper one") from None
-    return derive(secret, purpose)
 
 
 def derive(secret: bytes, purpose: bytes) -> bytes:

@@ -10,6 +10,7 @@ restarts too, is for the caller to burn into its ledger before round 3.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ class Seat:
     seed: bytes = field(repr=False)
     step: int = 0
     adverts: Mapping[str, Advert] = field(default_factory=dict)
+    channels: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # what is shared with each neighbour, to seal with
     dealers: frozenset[str] = frozenset()
     held: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     survivors: frozenset[str] = frozenset()
@@ -69,18 +71,19 @@ def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urando
     points = {name: terms.point(name) for name in (*near, seat.name)}
     of_seed = shares.split(seat.seed, list(points.values()), terms.shares_needed, entropy)
     of_key = shares.split(seat.mask.private, list(points.values()), terms.shares_needed, entropy)
-    envelopes = {name: _seal(seat, name, adverts[name], of_seed[points[name]] + of_key[points[name]]) for name in near}
+    channels = {name: keys.shared(seat.channel, adverts[name].channel) for name in near}
+    envelopes = {name: _seal(seat, name, channels[name], of_seed[points[name]] + of_key[points[name]]) for name in near}
     held = {seat.name: (of_seed[points[seat.name]], of_key[points[seat.name]])}
-    return replace(seat, step=1, adverts=dict(adverts), held=held), envelopes
+    return replace(seat, step=1, adverts=dict(adverts), channels=channels, held=held), envelopes
 
 
-def _seal(seat: Seat, to: str, advert: Advert, content: bytes) -> bytes:
+def _seal(seat: Seat, to: str, channel: bytes, content: bytes) -> bytes:
     about = seat.terms.about("share", seat.name, to)
-    return keys.seal(keys.agree(seat.channel.private, advert.channel, about), content, about)
+    return keys.seal(keys.derive(channel, about), content, about)
 
 
 def mask(seat: Seat, dealers: Iterable[str], envelopes: Mapping[str, bytes], vector: Words) -> tuple[Seat, Words]:
-    """The vector plus this node's own stream, plus and minus one stream for each neighbour among the `dealers`.
+    """The vector, in its own place, plus this node's own stream, plus and minus one stream for each neighbour among the `dealers`.
 
     The streams depend on who the dealers are: a hub that tells nodes different sets gets vectors whose masks do not cancel."""
     _expect(seat, 1)
@@ -94,16 +97,16 @@ def mask(seat: Seat, dealers: Iterable[str], envelopes: Mapping[str, bytes], vec
     if set(envelopes) != set(near):
         raise SecaggError("the envelopes are not those of this node's neighbours among the dealers")
     held = dict(seat.held) | {name: _unseal(seat, name, envelopes[name]) for name in near}
-    streams = {name: pair_key(seat.terms, seat.name, name, seat.mask.private, seat.adverts[name].mask, names_digest(dealt)) for name in near}
-    masked = vector.copy()
+    dealers_digest = names_digest(dealt)
+    streams = {name: pair_key(seat.terms, seat.name, name, keys.shared(seat.mask, seat.adverts[name].mask), dealers_digest) for name in near}
     added = [stream for name, stream in streams.items() if name > seat.name]
-    masks.apply(masked, add=[seed_key(seat.terms, seat.seed), *added], subtract=[stream for name, stream in streams.items() if name < seat.name])
-    return replace(seat, step=2, dealers=dealt, held=held), masked
+    masks.apply(vector, add=[seed_key(seat.terms, seat.seed), *added], subtract=[stream for name, stream in streams.items() if name < seat.name])
+    return replace(seat, step=2, dealers=dealt, held=held), vector
 
 
 def _unseal(seat: Seat, name: str, envelope: bytes) -> tuple[bytes, bytes]:
     about = seat.terms.about("share", name, seat.name)
-    content = keys.unseal(keys.agree(seat.channel.private, seat.adverts[name].channel, about), envelope, about)
+    content = keys.unseal(keys.derive(seat.channels[name], about), envelope, about)
     if len(content) != 2 * shares.BYTES:
         raise SecaggError(f"the envelope of {name} does not hold two shares")
     return content[: shares.BYTES], content[shares.BYTES :]
@@ -114,9 +117,9 @@ def seed_key(terms: Terms, seed: bytes) -> bytes:
     return keys.derive(seed, terms.about("self"))
 
 
-def pair_key(terms: Terms, one: str, other: str, private: bytes, public: bytes, dealers: str) -> bytes:
+def pair_key(terms: Terms, one: str, other: str, shared: bytes, dealers: str) -> bytes:
     """The stream key of two nodes, the same from either side if both were told the same dealers."""
-    return keys.agree(private, public, terms.about("pair", *sorted((one, other)), dealers))
+    return keys.derive(shared, terms.about("pair", *sorted((one, other)), dealers))
 
 
 def check_survivors(seat: Seat, survivors: frozenset[str]) -> None:
@@ -137,8 +140,9 @@ def unmask(seat: Seat, signatures: Mapping[str, bytes]) -> tuple[Seat, Opening]:
     """Shares for the one set that this node has signed, when enough of the set have signed the same."""
     _expect(seat, 3)
     content = survivors_content(seat.terms, seat.survivors)
-    signed = {name for name, signature in signatures.items() if name in seat.survivors and keys.is_signed(seat.terms.roster[name], signature, content)}
-    if len(signed) < seat.terms.threshold:
+    named = (name for name in signatures if name in seat.survivors)
+    signed = (name for name in named if keys.is_signed(seat.terms.roster[name], signatures[name], content))
+    if len(list(itertools.islice(signed, seat.terms.quorum))) < seat.terms.quorum:
         raise SecaggError("too few survivors have signed the same set; nothing is opened")
     seeds = {name: held[0] for name, held in seat.held.items() if name in seat.survivors}
     dropped = {name: held[1] for name, held in seat.held.items() if name not in seat.survivors}

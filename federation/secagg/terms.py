@@ -14,7 +14,7 @@ import numpy as np
 from federation.secagg.errors import SecaggError
 
 COMPLETE = 32  # nodes, up to which each is every other's neighbour
-NEIGHBOURS = 16  # of each node, in a larger roster
+NEIGHBOURS = 12  # of each node at least, in a larger roster
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Terms:
     @property
     def dropouts(self) -> int:
         return len(self.roster) - self.threshold
+
+    @property
+    def quorum(self) -> int:
+        """How many equal signatures a node must see: of two sets with so many each, one honest node would have signed both."""
+        return (len(self.roster) + self.colluders) // 2 + 1
 
     @property
     def neighbours(self) -> int:
