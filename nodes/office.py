@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class Office:
     site: Site
     desks: dict[str, Desk] = field(default_factory=dict)
     seats: dict[tuple[str, TaskId], Sitting] = field(default_factory=dict, repr=False)  # by attempt and task
+    admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)  # by study, number of nodes, day
     entropy: Entropy = field(default=os.urandom, repr=False)
 
     @cached_property

@@ -29,7 +29,7 @@ def answer(query: Query, office: Office, now: datetime) -> Reply:
     site, study = office.site, query.study
     mine = {task: state for task, state in query.states.items() if task.node in ("", site.name)}
     try:
-        refused = admit(query, site, now) or _rolled_back(query, office)
+        refused = admit(query, office, now) or _rolled_back(query, office)
         if refused is None:
             desk = _desk(query, office, now)
             refused = desk.refused
@@ -55,9 +55,9 @@ def _keeps_books(study: Study, site: Site) -> bool:
     return site.state is not None or study.privacy.mode == "dp"
 
 
-def admit(query: Query, site: Site, now: datetime) -> Refusal | None:
+def admit(query: Query, office: Office, now: datetime) -> Refusal | None:
     """Policy against study; the stricter of the two wins."""
-    study = query.study
+    study, site = query.study, office.site
     dataset = site.datasets.get(study.dataset)
     if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
@@ -65,7 +65,10 @@ def admit(query: Query, site: Site, now: datetime) -> Refusal | None:
         return Refusal("dataset", f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it")
     if dataset.contract.hash != query.contract_hash:
         return Refusal("contract", f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file")
-    return admit_study(study, dataset.contract, len(query.nodes), site, now) or sums.admit(query, site)
+    asked = (study.hash, len(query.nodes), now.date())
+    if asked not in office.admitted:  # decided once a day
+        office.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
+    return office.admitted[asked] or sums.admit(query, site)
 
 
 def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: datetime) -> Refusal | None:
