@@ -44,7 +44,8 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     nothing, even if the rows have changed since: a new answer needs a new study. `share` is WHOLE, or names the secure sum for
     which a share of noise was drawn."""
     digest = hashlib.sha256()
-    said = [query.study.hash, query.contract_hash, task_id.analysis, task_id.node, share, state.step]
+    honest = query.study.privacy.honest(len(query.nodes))  # the grid is as fine as its shares need
+    said = [query.study.hash, query.contract_hash, task_id.analysis, task_id.node, share, honest, state.step]
     digest.update(json.dumps(said).encode())
     for key in sorted(state.values):
         array = state.values[key]

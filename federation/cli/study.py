@@ -52,14 +52,16 @@ def schema_of(what: str) -> dict[str, object]:
 
 
 def _analyses() -> list[dict[str, object]]:
-    """One schema per analysis: its name under `run`, and its own options."""
+    """One schema per analysis: its name under `run`, and its own options, those of mode dp among them."""
     from strategies import registry
 
     found: list[dict[str, object]] = []
     for name in registry.ANALYSES:
         options = registry.analysis(name).Options.model_json_schema()
-        common = {"run": {"const": name}, "results": {"enum": ["combine", "split", "both"], "default": "combine"}}
-        options["properties"] = common | options.get("properties", {})
+        private = registry.private(name).Options.model_json_schema() if name in registry.PRIVATE else {}
+        common = {"run": {"const": name}, "results": {"enum": ["combine", "split", "both"], "default": "combine"}, "budget": {"type": "number", "default": 1}}
+        options["properties"] = common | private.get("properties", {}) | options.get("properties", {})
+        options["$defs"] = private.get("$defs", {}) | options.get("$defs", {})
         options["required"] = ["run", *options.get("required", [])]
         found.append({**options, "title": name})
     return found

@@ -192,7 +192,7 @@ def test_no_person_moves_an_array_by_more_than_its_bound(name: str, options: dic
     _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
     for number, table in enumerate(tables()):
         whole = cohort_of(table, task, rows, tmp_path)
-        for person in list(dict.fromkeys(table["person"]))[: 8 if number == 0 else 1]:
+        for person in list(dict.fromkeys(table["person"]))[: None if number == 0 else 1]:  # each person of an ordinary table
             rest = cohort_of(table[table["person"] != person], task, rows, tmp_path)
             for state in (passed[0], passed[-1]):
                 check(task, state, task.analysis.local(whole, task, state), task.analysis.local(rest, task, state))
