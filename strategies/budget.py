@@ -49,13 +49,12 @@ def check(study: Study, task: Task) -> None:
     """ExpressionError if differential privacy cannot carry the analysis: something is unbounded, or the budget too small."""
     if study.privacy.mode != "dp":
         return
-    state = task.analysis.start(task)
-    nobody = zero(task, state)
-    if any(math.isinf(nobody.bounds[name]) for name in private(task).shares(task, state)):
+    if any(math.isinf(zero(task, state).bounds[name]) for state in private(task).rounds(task) for name in private(task).shares(task, state)):
         wide = [field.name for field in task.fields if field.kind == "number" and not all(map(math.isfinite, field.interval))]
         raise ExpressionError(f"mode dp needs to know how far one person can move a sum: give a `range` in the contract to what {', '.join(wide)} is made of")
     try:
-        grids(study, task, state, nobody, study.min_nodes)
+        for state in private(task).rounds(task):
+            grids(study, task, state, zero(task, state), study.min_nodes)
     except ValueError as reason:
         raise ExpressionError(str(reason)) from None
 

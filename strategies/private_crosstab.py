@@ -40,6 +40,10 @@ def start(task: Task) -> State:
     return State()
 
 
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
 def shares(task: Task, state: State) -> dict[str, float]:
     return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
 

@@ -46,6 +46,10 @@ def start(task: Task) -> State:
     return State()
 
 
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
 def shares(task: Task, state: State) -> dict[str, float]:
     used = {"histogram": task.plan.numbers, "moments": task.plan.numbers, "levels": task.plan.categories}
     weights = {name: weight for name, weight in WEIGHTS.items() if used.get(name, True)}

@@ -9,7 +9,7 @@ the information, both carried through the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +66,13 @@ def invert(information: Floats) -> Floats:
     return np.asarray((inverse + inverse.T) / 2, np.float64)
 
 
-def begin(beta: Floats, rounds: int) -> State:
+def begin(beta: Floats) -> State:
     return State("newton", {"beta": beta, "round": np.zeros(1)})
+
+
+def states(p: int, rounds: int) -> list[State]:
+    """A state of each round, to know shares, shapes and bounds by."""
+    return [State("newton", {"beta": np.zeros(p), "round": np.array([float(number)])}) for number in range(rounds)]
 
 
 def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask) -> State | Fit:
@@ -140,15 +145,21 @@ def coefficients(names: Sequence[str], scaling: Scaling, fit: Fit, *, intercept:
     return rows
 
 
-def foreseen(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float) -> list[Row]:
+def late_noise(states: Sequence[State], noise: Callable[[State, str], float], array: str) -> float:
+    """The standard deviation of an array's mean by precision over the rounds that the estimate is made of."""
+    return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
+
+
+def foreseen(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float, least: float) -> list[Row]:
     """The intervals to expect with that information (p,) on each scaled coefficient, and noise of that standard deviation on
-    the score."""
+    the score; without a `width` if some information is below `least`: then no estimate will be given at all."""
     L = fitting.unscale(names, scaling, intercept)
     sampling, noised = 1 / information, (noise / information) ** 2
     rows: list[Row] = []
     for name, row in zip(names, L, strict=True):
         errors_ = math.sqrt(float(row**2 @ sampling)), math.sqrt(float(row**2 @ noised))
-        rows.append({"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": 2 * z * math.hypot(*errors_)})
+        width = 2 * z * math.hypot(*errors_) if (information >= least).all() else None
+        rows.append({"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": width})
     return rows
 
 

@@ -54,10 +54,17 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
 def start(task: Task) -> State:
     if task.options.family == "gaussian":
         return State("moments")
-    beta = np.zeros(len(task.plan.names))
     if task.options.family == "poisson" and task.plan.model.intercept:
         return State("mean")
-    return private_fitting.begin(beta, task.options.rounds)
+    return private_fitting.begin(np.zeros(len(task.plan.names)))
+
+
+def rounds(task: Task) -> list[State]:
+    first = start(task)
+    if first.step == "moments":
+        return [first]
+    newton = private_fitting.states(len(task.plan.names), task.options.rounds)
+    return newton if first.step == "newton" else [first, *newton]
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
@@ -218,7 +225,7 @@ def _from_mean(total: Part, task: Task) -> State:
     events, exposure = (max(float(x), least, 1e-9) for x in total.sums["mean"])
     beta = np.zeros(len(plan.names))
     beta[0] = math.log(events * plan.model.response[0].interval[1] / exposure) - _top(plan)
-    return private_fitting.begin(beta, task.options.rounds)
+    return private_fitting.begin(beta)
 
 
 def _linear(total: Part, task: Task) -> Result:
@@ -265,12 +272,10 @@ def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> li
         spread = 0.25  # the residual's standard deviation, with the response on [-1, 1]
         at = noise(State("moments"), "moments")
         information, score = people * squares / (half * spread) ** 2, at / (half * spread**2)
+        matrix = at / (half * spread) ** 2
     else:
         weight = 0.25 if options.family == "binomial" else 1.0
-        precision = sum(noise(_at_round(task, number), "score") ** -2 for number in range(options.rounds - private_fitting.LATE, options.rounds))
-        information, score = people * squares * weight, precision**-0.5
-    return private_fitting.foreseen(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z)
-
-
-def _at_round(task: Task, number: int) -> State:
-    return State("newton", {"beta": np.zeros(len(task.plan.names)), "round": np.array([float(number)])})
+        information = people * squares * weight
+        score, matrix = (private_fitting.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    least = private_fitting.SURE * matrix * math.sqrt(len(squares))
+    return private_fitting.foreseen(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z, least=least)

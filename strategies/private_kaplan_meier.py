@@ -46,6 +46,10 @@ def start(task: Task) -> State:
     return State()
 
 
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
 def shares(task: Task, state: State) -> dict[str, float]:
     return {"life": 1 - COUNTS, "people": COUNTS}
 

@@ -42,6 +42,10 @@ def start(task: Task) -> State:
     return State("life")
 
 
+def rounds(task: Task) -> list[State]:
+    return [start(task), *private_fitting.states(len(task.plan.names), task.options.rounds)]
+
+
 def shares(task: Task, state: State) -> dict[str, float]:
     if state.step == "life":
         return {"life": START}
@@ -96,7 +100,7 @@ def _begin(total: Part, task: Task) -> State:
         raise errors.ModelError(f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget")
     clear = (total.sums["life"] > 3 * sd).all(0)
     hazard = np.where(clear, events / exposure, events.sum() / exposure.sum())
-    return private_fitting.begin(np.r_[np.log(hazard), np.zeros(len(plan.names) - plan.intervals)], task.options.rounds)
+    return private_fitting.begin(np.r_[np.log(hazard), np.zeros(len(plan.names) - plan.intervals)])
 
 
 def _result(fit: private_fitting.Fit, total: Part, task: Task) -> Result:
@@ -122,10 +126,7 @@ def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> li
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     squares = private_fitting.expected_squares(task, plan.names[K:], False)
-    rounds = range(task.options.rounds - private_fitting.LATE, task.options.rounds)
-    precision = sum(noise(_at_round(task, number), "score") ** -2 for number in rounds)
-    return private_fitting.foreseen(plan.names[K:], plan.scaling, intercept=False, information=0.3 * people * squares, noise=precision**-0.5, z=z)
-
-
-def _at_round(task: Task, number: int) -> State:
-    return State("newton", {"beta": np.zeros(len(task.plan.names)), "round": np.array([float(number)])})
+    score, matrix = (private_fitting.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    events = 0.3 * people
+    least = private_fitting.SURE * matrix * math.sqrt(len(plan.names)) * max(1, K * float(squares.min(initial=1)))  # an interval has a K-th of the events
+    return private_fitting.foreseen(plan.names[K:], plan.scaling, intercept=False, information=events * squares, noise=score, z=z, least=least)

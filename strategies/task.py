@@ -40,6 +40,7 @@ class Analysis(Protocol):
 class PrivateAnalysis(Analysis, Protocol):
     """The protocol of an analysis under differential privacy. Its Parts hold no cells, only bounded arrays.
 
+    `rounds`: a state of each round of a whole run, whose shares, shapes and bounds are those of the run's own.
     `shares`: of the analysis's budget, what each array of this round takes; only these arrays leave the node. Over a whole
     run they add up to 1. `foresee`: the intervals to expect of `people` persons in all, from the contract alone; `noise`
     gives the standard deviation of each array's noise, summed over nodes.
@@ -47,5 +48,6 @@ class PrivateAnalysis(Analysis, Protocol):
 
     ONLY_COUNTS: bool  # combinations of categories are all that `local` asks of a cohort: rows need not be read
 
+    def rounds(self, task: Task) -> Sequence[State]: ...
     def shares(self, task: Task, state: State) -> Mapping[str, float]: ...
     def foresee(self, task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]: ...

@@ -181,7 +181,8 @@ def _widths(forecasts: Forecasts) -> Table:
         table.add_column({"half": "width at half", "this": "at this epsilon", "double": "at double"}[label], justify="right")
     for rows in zip(*(forecasts[label] for _, label in SCALES), strict=True):
         this = rows[1]
-        table.add_row(this["analysis"], this["what"], _figure(this["sampling_sd"]), _figure(this["noise_sd"]), *(_figure(row["width"]) for row in rows))
+        widths = ("no result" if row["width"] is None else _figure(row["width"]) for row in rows)
+        table.add_row(this["analysis"], this["what"], _figure(this["sampling_sd"]), _figure(this["noise_sd"]), *widths)
     return table
 
 

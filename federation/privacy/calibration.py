@@ -73,7 +73,7 @@ def _real(bound: float, size: int, rho: int, honest: int) -> Grid:
         if rounding <= ROUNDING * moved and sigma**2 >= LEAST_SIGMA**2 * honest:
             break
     if rounding * 2 > moved:
-        raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, or coarsen it")
+        raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, take fewer rounds, or coarsen it")
     unit = bound / float(moved - rounding) * (1 + 2**-40)
     return _checked(Grid(unit, _upwards(bound) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
 

@@ -9,7 +9,7 @@ import numpy as np
 from federation.secagg import keys, masks, node, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
-from federation.secagg.terms import Advert, Opening, Terms, names_digest
+from federation.secagg.terms import Advert, Opening, Terms, names_digest, seed_hash
 
 
 def route(terms: Terms, dealt: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
@@ -29,7 +29,10 @@ def open_sum(terms: Terms, adverts: Mapping[str, Advert], dealt: frozenset[str],
     add: list[bytes] = []
     subtract: list[bytes] = []
     for name in masked:
-        subtract.append(node.seed_key(terms, _join(terms, {opener: opening.seeds[name] for opener, opening in openings.items() if name in opening.seeds})))
+        seed = _join(terms, {opener: opening.seeds[name] for opener, opening in openings.items() if name in opening.seeds})
+        if seed_hash(terms, name, seed) != adverts[name].seed:
+            raise SecaggError(f"a share of {name}'s seed is wrong; the sum cannot be opened")
+        subtract.append(node.seed_key(terms, seed))
     for name in sorted(dealt - masked.keys()):
         private = _join(terms, {opener: opening.keys[name] for opener, opening in openings.items() if name in opening.keys})
         dropped = keys.pair(private)

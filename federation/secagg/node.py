@@ -19,7 +19,7 @@ from federation.secagg import keys, masks, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.keys import Pair
 from federation.secagg.masks import Words
-from federation.secagg.terms import Advert, Opening, Terms, advert_content, names_digest, survivors_content
+from federation.secagg.terms import Advert, Opening, Terms, advert_content, names_digest, seed_hash, survivors_content
 
 Entropy = Callable[[int], bytes]
 
@@ -48,8 +48,8 @@ def open_seat(terms: Terms, name: str, identity: bytes, entropy: Entropy = os.ur
     if terms.roster.get(name) != keys.public_identity(identity):
         raise SecaggError("this node is not in the roster under its own identity")
     seat = Seat(terms, name, identity, keys.pair(entropy(32)), keys.pair(entropy(32)), entropy(32))
-    signature = keys.sign(identity, advert_content(terms, name, seat.mask.public, seat.channel.public))
-    return seat, Advert(seat.mask.public, seat.channel.public, signature)
+    shown = seat.mask.public, seat.channel.public, seed_hash(terms, name, seat.seed)
+    return seat, Advert(*shown, keys.sign(identity, advert_content(terms, name, *shown)))
 
 
 def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urandom) -> tuple[Seat, dict[str, bytes]]:
@@ -63,7 +63,7 @@ def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urando
     near = sorted(terms.near(seat.name) & adverts.keys())
     for name in near:
         advert = adverts[name]
-        if not keys.is_signed(terms.roster[name], advert.signature, advert_content(terms, name, advert.mask, advert.channel)):
+        if not keys.is_signed(terms.roster[name], advert.signature, advert_content(terms, name, advert.mask, advert.channel, advert.seed)):
             raise SecaggError(f"the keys shown for {name} are not signed by its identity")
     shown = [key for name in (*near, seat.name) for key in (adverts[name].mask, adverts[name].channel)]
     if len(set(shown)) < len(shown):

@@ -110,24 +110,30 @@ class Terms:
 
 @dataclass(frozen=True)
 class Advert:
-    """A node's public keys for this sum, signed by its identity."""
+    """A node's public keys for this sum and the hash of its seed, signed by its identity."""
 
     mask: bytes
     channel: bytes
+    seed: bytes
     signature: bytes
 
     def to_bytes(self) -> bytes:
-        return self.mask + self.channel + self.signature
+        return self.mask + self.channel + self.seed + self.signature
 
 
 def advert_from(content: bytes) -> Advert:
-    if len(content) != 128:
+    if len(content) != 160:
         raise SecaggError("keys of the wrong length are shown")
-    return Advert(content[:32], content[32:64], content[64:])
+    return Advert(content[:32], content[32:64], content[64:96], content[96:])
 
 
-def advert_content(terms: Terms, name: str, mask: bytes, channel: bytes) -> bytes:
-    return terms.about("advert", name, mask.hex(), channel.hex())
+def advert_content(terms: Terms, name: str, mask: bytes, channel: bytes, seed: bytes) -> bytes:
+    return terms.about("advert", name, mask.hex(), channel.hex(), seed.hex())
+
+
+def seed_hash(terms: Terms, name: str, seed: bytes) -> bytes:
+    """Says nothing of 32 random bytes, and tells them from any others."""
+    return hashlib.sha256(terms.about("seed", name) + seed).digest()
 
 
 def survivors_content(terms: Terms, survivors: Iterable[str]) -> bytes:

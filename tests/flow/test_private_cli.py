@@ -84,6 +84,19 @@ def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
     )
 
 
+def test_a_model_that_will_drown_in_noise_is_foreseen(folder: Path) -> None:
+    """Before it has cost anything. A lucky draw of the noise could prove it wrong with a chance below 1e-6."""
+    people = [part for site in ("ansm", "curie", "limoges", "spf") for part in ("--people", f"{site}=150")]
+    for epsilon, model, enough in (("0.2", "age + dose + arm + sex", False), ("20", "sex", True)):
+        (folder / "study.yaml").write_text(STUDY.replace("0.8", epsilon).replace("score ~ age", f"score ~ {model}"))
+        widths = [row["width"] for row in plan(folder, *people)["intervals"]["this"] if row["analysis"] == "score"]
+        assert len(widths) >= 2 and all((width is not None) == enough for width in widths)
+        done = hdh("simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--out", f"out{epsilon}", cwd=folder)
+        assert ("the data say too little about" in " ".join((done.stdout + done.stderr).split())) != enough
+    (folder / "study.yaml").write_text(STUDY.replace("0.8", "0.05"))
+    assert "no result" in hdh("study", "plan", "study.yaml", *people, cwd=folder).stdout
+
+
 def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
     (folder / "study.yaml").write_text(STUDY.replace("{epsilon: 0.8}", "{epsilon: 8, noise: distributed, secure_sum: {dropouts: 1, colluders: 0}}"))
     done = hdh("simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--out", "out", cwd=folder)

@@ -269,14 +269,16 @@ def test_a_low_order_key_is_refused() -> None:
     refused("not a proper one", lambda: keys.shared(keys.pair(identity("x")), bytes(32)))
 
 
-def test_a_wrong_share_of_a_key_is_told() -> None:
+@pytest.mark.parametrize(("what", "whose"), [("keys", "n003"), ("seeds", "n001")])
+def test_a_wrong_share_is_told(what: str, whose: str) -> None:
+    """Of a dropped node's key or of a survivor's seed: or else the mask would stay in the sum, and look like numbers."""
     one = through(begin(5, 3), "deal")
     one.mask(frozenset({"n003"}))
     one.sign()
     one.unmask()
     liar = sorted(one.openings)[0]
-    one.openings[liar] = replace(one.openings[liar], keys={"n003": b"\x01" * shares.BYTES})
-    refused("a share of n003's key is wrong", one.total)
+    one.openings[liar] = replace(one.openings[liar], **{what: {**getattr(one.openings[liar], what), whose: b"\x01" * shares.BYTES}})
+    refused(f"a share of {whose}'s {what[:-1]} is wrong", one.total)
 
 
 def test_what_the_hub_sees_of_a_node_is_uniform() -> None:

@@ -142,6 +142,15 @@ def test_the_shares_of_a_whole_run_add_up_to_the_budget(name: str, options: dict
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_the_grids_of_every_round_are_known_before_the_first(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+    """So that no study runs out of budget half-way: what `rounds` promises is what a run goes through."""
+    task, study = task_of(name, options, rows), study_of(name, options)
+    _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
+    grids = [[budget.grids(study, task, state, budget.zero(task, state), 3) for state in states] for states in (budget.private(task).rounds(task), passed)]
+    assert grids[0] == grids[1]
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
 def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
     """The hub works out every grid from it: names, shapes, kinds of number and bounds must be those of a real Part."""
     task = task_of(name, options, rows)

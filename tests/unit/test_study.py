@@ -98,6 +98,11 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
         ("every: 3", "every: 3, budget: 0", "budget: input should be greater than 0"),
         ("title:", "privacy: {epsilon: 0.000001}\ntitle:", "budget is too small"),
         ("[age, begin, disease]", "[age], method: exact", "unknown key 'method'; the keys are columns, quantiles, bins"),
+        (
+            "every: 3",
+            "every: 3}\n  p: {run: glm, model: age ~ disease, family: poisson, rounds: 20",
+            "analyses.p: the budget is too small for so long an array",
+        ),
         ("every: 3", "grid: {step: 0.1}", "in mode dp at most 1500: write a coarser"),
     ],
 )
