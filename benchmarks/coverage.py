@@ -119,7 +119,7 @@ CASES = (
         "kaplan_meier", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "every": 12}, survival,
     ),
     Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda r, t: iter(()), lambda r: r.tables["log_rank"].rows[0]["p_value"]),
-    Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g", "cuts": [20, 40]}, coefficients(SLOPES)),
+    Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),
     Case(
         "glm binomial, secure sum", 6000, 1.0, {"run": "glm", "model": "y ~ x + z + g", "family": "binomial"}, coefficients({"(Intercept)": 0.0, **SLOPES}),
         privacy={"noise": "distributed", "secure_sum": True},

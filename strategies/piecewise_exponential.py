@@ -1,7 +1,7 @@
 """Piecewise-exponential regression: hazard ratios, with a baseline hazard that is constant between agreed cuts.
 
 Node: score, information and likelihood of the rows' person-time and events by interval, at the hub's coefficients. Hub:
-Newton's step. Exact: it is the Poisson regression of events on person-time by interval, with the logarithm of the time as
+chooses where the hazard may change, where that is not agreed, and takes Newton's steps. Exact: it is the Poisson regression of events on person-time by interval, with the logarithm of the time as
 offset (Friedman 1982); with many intervals its hazard ratios go to Cox's.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,32 +30,40 @@ from strategies.fitting import Scaling
 from strategies.task import Task
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
-MOST_INTERVALS = 100
+PARTS = 100  # of the time, between which cuts are chosen
 
 
 class Options(Frozen):
-    """`cuts`: where the baseline hazard may change; else `intervals` of equal length over the contract's range of time, or up to
-    `until`, where follow-up then ends."""
+    """`cuts`: where the baseline hazard may change; else `intervals` with about as many events each, cut at hundredths of the
+    contract's range of time, or of the time up to `until`, where follow-up then ends. An interval in which nothing happens is
+    joined to its neighbour."""
 
     model: str
     cuts: tuple[float, ...] = ()
     until: float | None = None
-    intervals: int = pydantic.Field(5, ge=1, le=MOST_INTERVALS)
+    intervals: int = pydantic.Field(5, ge=1, le=PARTS)
     conf_level: float = 0.95
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`edges` (n_intervals + 1,); `names`: of the log hazards of the intervals, then of the terms."""
+    """`edges` (n_intervals + 1,); `names`: of the log hazards of the intervals, then of the terms; `wanted`: how many intervals
+    with about as many events to make of these, or 0 to leave them as they are."""
 
     model: Model
     edges: tuple[float, ...]
     scaling: Scaling
     names: tuple[str, ...]
+    wanted: int = 0
 
     @property
     def intervals(self) -> int:
         return len(self.edges) - 1
+
+    @property
+    def most(self) -> int:
+        """How many intervals the model can have."""
+        return self.wanted or self.intervals
 
     @property
     def support(self) -> Mask:
@@ -73,9 +81,45 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential; write a category as a term")
     fitting.need_terms(model.terms, options.model)
     edges = _edges(options, model)
+    return _plan(model, edges, fitting.scaling(model.terms, centred=True), 0 if options.cuts else options.intervals), model.fields
+
+
+def _plan(model: Model, edges: Sequence[float], scaling: Scaling, wanted: int = 0) -> Plan:
     intervals = tuple(f"interval({low:g} to {high:g}]" for low, high in itertools.pairwise(edges))
-    plan = Plan(model, edges, fitting.scaling(model.terms, centred=True), (*intervals, *(term.name for term in model.terms)))
-    return plan, model.fields
+    return Plan(model, tuple(edges), scaling, (*intervals, *(term.name for term in model.terms)), wanted)
+
+
+def joined(plan: Plan, cuts: Floats) -> Plan:
+    """The plan with those of its cuts (n_intervals - 1,) alone that are not 0. ValueError if it has another number of them."""
+    if cuts.shape != (plan.intervals - 1,):
+        raise ValueError("the model has another number of cuts")
+    kept = np.flatnonzero(np.r_[1.0, cuts, 1.0])
+    return _plan(plan.model, [plan.edges[i] for i in kept], plan.scaling)
+
+
+def choose_cuts(plan: Plan, events: Floats, least: Callable[[int, int], float]) -> Floats:
+    """(n_intervals - 1,) 1 for a cut to keep, 0 for one to drop, so that each interval has more events (n_intervals,) than
+    `least` of those from one to before another, and where a number is wanted, about as many as the others. What is too little
+    at the end goes to the interval before it."""
+    cuts, begin, left = np.zeros(plan.intervals - 1), 0, plan.most
+    for end in range(1, plan.intervals):
+        here, fair = events[begin:end].sum(), events[begin:].sum() / left if plan.wanted else -math.inf
+        if left > 1 and here >= fair and here > least(begin, end):
+            cuts[end - 1], begin, left = 1.0, end, left - 1
+    if begin and not events[begin:].sum() > least(begin, plan.intervals):
+        cuts[begin - 1] = 0.0
+    return cuts
+
+
+def join(numbers: Floats, cuts: Floats) -> Floats:
+    """Sums (..., n_intervals) over the intervals between the cuts that are kept."""
+    return np.asarray(np.add.reduceat(numbers, np.r_[0, np.flatnonzero(cuts) + 1], axis=-1))
+
+
+def joined_note(asked: Plan, plan: Plan) -> tuple[str, ...]:
+    if plan.intervals == asked.most:
+        return ()
+    return (f"the baseline has {plan.intervals} intervals in place of {asked.most}: there were too few events for more",)
 
 
 def _edges(options: Options, model: Model) -> tuple[float, ...]:
@@ -88,7 +132,7 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ExpressionError(f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one, or `until`")
     if not options.cuts:
-        return tuple(float(edge) for edge in np.linspace(low, high, options.intervals + 1))
+        return tuple(np.linspace(low, high, PARTS + 1).tolist())
     if list(options.cuts) != sorted(set(options.cuts)) or not low < options.cuts[0] or not options.cuts[-1] < high:
         raise ExpressionError(f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, where follow-up begins and ends")
     return (low, *options.cuts, high)
@@ -116,10 +160,13 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     rows = cohort.once(("piecewise", task.name), lambda: read(cohort, task))
     if state.step == "life":
         exposure, events = person_time(rows, task.plan)
-        return Part({"exposure": exposure.sum(1), "events": events.sum(1)}, rows.cells, _bounds(task, None), parameters=len(task.plan.names))
-    made = sums_of(rows, task.plan, state["beta"])
+        sums = {"exposure": exposure.sum(1), "events": events.sum(1)}
+        cells = rows.cells | {"events_by_time": sums["events"].astype(np.int64)}
+        return Part(sums, cells, _bounds(task, task.plan, None), parameters=task.plan.most + len(task.plan.model.terms))
+    plan = joined(task.plan, state["cuts"])
+    made = sums_of(rows, plan, state["beta"])
     sums = {"score": made.score, "information": made.information, "log_lik": np.array([made.log_lik])}
-    return Part(sums, rows.cells, _bounds(task, state["beta"]), parameters=len(task.plan.names))
+    return Part(sums, rows.cells, _bounds(task, plan, state["beta"]), parameters=len(plan.names))
 
 
 def read(cohort: Cohort, task: Task) -> Rows:
@@ -182,9 +229,8 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, most_hazard: float = math.inf)
     return Sums(score, information, log_lik, cut)
 
 
-def _bounds(task: Task, beta: Floats | None) -> dict[str, float]:
+def _bounds(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float]:
     """From the contract's ranges: the most hazard that a row can gather."""
-    plan: Plan = task.plan
     m, widths = task.rows_per_person, np.diff(plan.edges)
     if beta is None:
         return {"exposure": m * float(np.linalg.norm(widths)), "events": float(m)}
@@ -201,15 +247,18 @@ def _bounds(task: Task, beta: Floats | None) -> dict[str, float]:
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     if state.step == "life":
-        exposure, events = total.sums["exposure"], total.sums["events"]
-        if not events.sum() > 0:
-            raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
-        if lacking := [name for name, n in zip(task.plan.names, events, strict=False) if not n > 0]:
-            raise errors.ModelError(f"{task.name}: no event in {', '.join(lacking)}; merge it with its neighbour by other `cuts`")
-        beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]
-        started = {"beta": beta, "last": beta, "best": np.array([-math.inf]), "rounds": np.zeros(1), "exposure": exposure, "events": events}
-        return State("newton", started)
+        return _begin(total, task)
     return _newton(total, task, state)
+
+
+def _begin(total: Part, task: Task) -> State:
+    if not total.sums["events"].sum() > 0:
+        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+    cuts = choose_cuts(task.plan, total.sums["events"], lambda begin, end: 0.0)
+    exposure, events = join(total.sums["exposure"], cuts), join(total.sums["events"], cuts)
+    beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]
+    known = {"cuts": cuts, "exposure": exposure, "events": events}
+    return State("newton", {"beta": beta, "last": beta, "best": np.array([-math.inf]), "rounds": np.zeros(1), **known})
 
 
 def _newton(total: Part, task: Task, state: State) -> State | Result:
@@ -217,7 +266,7 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
     log_lik, best = float(total.sums["log_lik"][0]), float(values["best"][0])
     values["rounds"] = values["rounds"] + 1
     if values["rounds"][0] > fitting.MOST_ROUNDS:
-        worst = task.plan.names[int(np.argmax(np.abs(beta)))]
+        worst = joined(task.plan, values["cuts"]).names[int(np.argmax(np.abs(beta)))]
         raise errors.ModelError(
             f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
         )
@@ -232,7 +281,7 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
 
 
 def _result(beta: Floats, step: fitting.Step, log_lik: float, total: Part, task: Task, values: Any) -> Result:
-    plan: Plan = task.plan
+    plan = joined(task.plan, values["cuts"])
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     covariance = np.where(np.isnan(step.covariance), 0.0, step.covariance)
     L = unscale(plan)
@@ -250,7 +299,8 @@ def _result(beta: Floats, step: fitting.Step, log_lik: float, total: Part, task:
         "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": int(values["rounds"][0]),
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    return Result(tables, counting.reported(total.cells, "events"), Exactness(), fitting.aliased_note(plan.names, step.aliased))
+    notes = (*joined_note(task.plan, plan), *fitting.aliased_note(plan.names, step.aliased))
+    return Result(tables, counting.reported(total.cells, "events"), Exactness(), notes)
 
 
 def unscale(plan: Plan) -> Floats:

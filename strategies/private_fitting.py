@@ -66,13 +66,14 @@ def invert(information: Floats) -> Floats:
     return np.asarray((inverse + inverse.T) / 2, np.float64)
 
 
-def begin(beta: Floats) -> State:
-    return State("newton", {"beta": beta, "round": np.zeros(1)})
+def begin(beta: Floats, **more: Floats) -> State:
+    """`more` stays in the state through all rounds."""
+    return State("newton", {"beta": beta, "round": np.zeros(1), **more})
 
 
-def states(p: int, rounds: int) -> list[State]:
+def states(p: int, rounds: int, **more: Floats) -> list[State]:
     """A state of each round, to know shares, shapes and bounds by."""
-    return [State("newton", {"beta": np.zeros(p), "round": np.array([float(number)])}) for number in range(rounds)]
+    return [State("newton", {"beta": np.zeros(p), "round": np.array([float(number)]), **more}) for number in range(rounds)]
 
 
 def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask) -> State | Fit:
@@ -91,7 +92,7 @@ def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[
     step = (U / np.maximum(eigenvalues, max(floor, 1e-9))) @ (U.T @ total.sums["score"])
     step *= min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
     kept = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
-    return State("newton", {"beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept})
+    return State("newton", {**values, "beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept})
 
 
 def _entry(total: Part, beta: Floats, p: int) -> Floats:

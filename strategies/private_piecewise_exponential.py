@@ -1,6 +1,6 @@
 """Piecewise-exponential regression under differential privacy: hazard ratios without noised risk sets.
 
-Node: events and person-time by interval, then score and information at the hub's coefficients over a few rounds. A person's
+Node: events and time at risk by part of the time, then score and information at the hub's coefficients over a few rounds. A person's
 follow-up ends, for the estimate, when the cumulative hazard that these coefficients give reaches MOST_HAZARD: that bounds
 what one person can do, and leaves the score unbiased (see piecewise_exponential.sums_of). Hub: noisy Newton steps, with
 intervals that include the noise. Noised.
@@ -19,14 +19,17 @@ from federation import errors, messages
 from federation.cohort import Cohort
 from federation.contract import Field, Schema
 from federation.messages import Exactness, Part, Result, Row, State, Table
+from federation.privacy import cumulative
 from strategies import counting, fitting, piecewise_exponential, private_fitting
 from strategies.piecewise_exponential import Plan
 from strategies.task import Task
 
-COUNTS, START = 0.05, 0.1  # of the budget, to the number of people and to the life table
+COUNTS, START = 0.05, 0.1  # of the budget, to the number of people and to events and time at risk
+TIME = 0.2  # of the start, to the time at risk
 INFORMATION = 0.25  # of a round
 CUT = "about {share:.0f} % of the people were cut: their follow-up ends where their cumulative hazard reaches 1 (no bias, fewer events), or values were clipped"
 MOST_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
+CLEAR = 4.0  # noise standard deviations
 ONLY_COUNTS = False
 
 
@@ -43,12 +46,14 @@ def start(task: Task) -> State:
 
 
 def rounds(task: Task) -> list[State]:
-    return [start(task), *private_fitting.states(len(task.plan.names), task.options.rounds)]
+    plan: Plan = task.plan
+    cuts = np.r_[np.ones(plan.most - 1), np.zeros(plan.intervals - plan.most)]
+    return [start(task), *private_fitting.states(plan.most + len(plan.model.terms), task.options.rounds, cuts=cuts)]
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
     if state.step == "life":
-        return {"life": START}
+        return {"events": START * (1 - TIME), "time": START * TIME}
     number = int(state["round"][0])
     share = private_fitting.round_share(number, task.options.rounds) * (1 - COUNTS - START)
     found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
@@ -61,8 +66,9 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     bounds = _bounds(task)
     if state.step == "life":
         exposure, events = piecewise_exponential.person_time(rows, plan)
-        life = np.stack([events.sum(1), exposure.sum(1) / np.diff(plan.edges)])
-        return Part({"life": life}, {}, bounds)
+        died = events.sum(1).astype(np.int64)
+        return Part({"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)}, {}, bounds)
+    plan = piecewise_exponential.joined(plan, state["cuts"])
     made = piecewise_exponential.sums_of(rows, plan, state["beta"], MOST_HAZARD)
     clipped = np.zeros(cohort.rows, np.bool_)
     clipped[rows.kept[made.cut]] = True
@@ -71,40 +77,53 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
 
 
 def _bounds(task: Task) -> dict[str, float]:
-    """A row has one event at most, and up to the whole of each interval; its score is that of an event at no hazard, or of
+    """A row has one event at most, and up to the whole of each interval at risk; its score is that of an event at no hazard, or of
     MOST_HAZARD and no event: (e_k, x) in length; its information MOST_HAZARD times (e_k, x)(e_k, x)'."""
-    m, terms = task.rows_per_person, len(task.plan.names) - task.plan.intervals
-    counts = {"people": counting.tally_bound(m), "life": m * math.sqrt(1 + task.plan.intervals)}
+    m, terms, K = task.rows_per_person, len(task.plan.model.terms), task.plan.intervals
+    counts = {"people": counting.tally_bound(m), "events": m * cumulative.norm(K), "time": m * math.sqrt(K)}
     if math.isinf(fitting.row_norm(task.plan.model.terms, False)):
-        return counts | dict.fromkeys(("life", "score", "information"), math.inf)  # the life table too: what follows has no bound
+        return counts | dict.fromkeys(("score", "information"), math.inf)
     score = max(1.0, MOST_HAZARD) * math.sqrt(max(1 + terms, 1 + MOST_HAZARD**2))
     return counts | {"score": m * score, "information": m * MOST_HAZARD * private_fitting.triangle_norm(1 + terms)}
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
-    plan: Plan = task.plan
     if state.step == "life":
         return _begin(total, task)
+    plan = piecewise_exponential.joined(task.plan, state["cuts"])
     made = private_fitting.advance(total, state, task.options.rounds, task, plan.names, plan.support)
-    return made if isinstance(made, State) else _result(made, total, task)
+    return made if isinstance(made, State) else _result(made, total, task, plan)
 
 
 def _begin(total: Part, task: Task) -> State:
-    """The hazard of each interval, where it stands clear of the noise; else that of all intervals together."""
+    """Intervals whose events will stand clear of the noise in all rounds, and the hazard of each."""
     plan: Plan = task.plan
-    sd = math.sqrt(total.noise["life"])
-    events, exposure = np.maximum(total.sums["life"], sd / 2)
-    exposure = exposure * np.diff(plan.edges)
-    if not total.sums["life"][0].sum() > private_fitting.SURE * sd * math.sqrt(plan.intervals):
-        raise errors.ModelError(f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget")
-    clear = (total.sums["life"] > 3 * sd).all(0)
-    hazard = np.where(clear, events / exposure, events.sum() / exposure.sum())
-    return private_fitting.begin(np.r_[np.log(hazard), np.zeros(len(plan.names) - plan.intervals)])
+    K, widths = plan.intervals, np.diff(plan.edges)
+    events, sd, sd_time = cumulative.decode(total.sums["events"]), math.sqrt(total.noise["events"]), math.sqrt(total.noise["time"])
+    later = private_fitting.SURE * _information_noise(task, sd) * math.sqrt(plan.most + len(plan.model.terms))
+
+    def least(begin: int, end: int) -> float:
+        own = cumulative.noise_of(((np.arange(K) >= begin) & (np.arange(K) < end)).astype(np.float64))
+        return CLEAR * max(sd * float(own), later)
+
+    if not events.sum() > least(0, K):
+        raise errors.ModelError(f"{task.name}: too few events to stand out from the noise; widen the cohort, or give the analysis more budget")
+    cuts = piecewise_exponential.choose_cuts(plan, events, least)
+    found = piecewise_exponential.join(np.stack([events, np.maximum(total.sums["time"], sd_time) * widths]), cuts)
+    hazard = np.maximum(found[0], 1.0) / found[1]
+    return private_fitting.begin(np.r_[np.log(hazard), np.zeros(len(plan.model.terms))], cuts=cuts)
 
 
-def _result(fit: private_fitting.Fit, total: Part, task: Task) -> Result:
-    plan: Plan = task.plan
+def _information_noise(task: Task, sd: float) -> float:
+    """The standard deviation of the information's noise in the rounds that the estimate is made of, from that of the events:
+    they differ by bound and share alone."""
+    bounds, first, *newton = _bounds(task), *(shares(task, state) for state in rounds(task))
+    late = sum(one["information"] for one in newton[-private_fitting.LATE :])
+    return sd * bounds["information"] / bounds["events"] * math.sqrt(first["events"] / late)
+
+
+def _result(fit: private_fitting.Fit, total: Part, task: Task, plan: Plan) -> Result:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     L, K = piecewise_exponential.unscale(plan), plan.intervals
     beta, covariance = L @ fit.beta, L @ fit.covariance @ L.T
@@ -118,15 +137,14 @@ def _result(fit: private_fitting.Fit, total: Part, task: Task) -> Result:
         "glance": Table([{"n": counted.n["rows"], "intervals": K, "rounds": task.options.rounds}]),
     }
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result(tables, counted.n, Exactness("noised", why), counted.notes)
+    return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan)))
 
 
 def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """Of hazard ratios, as if 30 % of the people had the event."""
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    squares = private_fitting.expected_squares(task, plan.names[K:], False)
+    information = 0.3 * people * private_fitting.expected_squares(task, plan.names[K:], False)
     score, matrix = (private_fitting.late_noise(rounds(task), noise, array) for array in ("score", "information"))
-    events = 0.3 * people
-    least = private_fitting.SURE * matrix * math.sqrt(len(plan.names)) * max(1, K * float(squares.min(initial=1)))  # an interval has a K-th of the events
-    return private_fitting.foreseen(plan.names[K:], plan.scaling, intercept=False, information=events * squares, noise=score, z=z, least=least)
+    least = private_fitting.SURE * matrix * math.sqrt(plan.most + len(plan.model.terms))
+    return private_fitting.foreseen(plan.names[K:], plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)

@@ -38,7 +38,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
     ],
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1"}],
-    "piecewise_exponential": [{"model": "Surv(stop, event) ~ age + arm", "cuts": [6, 24]}, {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]}],
+    "piecewise_exponential": [
+        {"model": "Surv(stop, event) ~ age + arm", "cuts": [6, 24]},
+        {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
+        {"model": "Surv(stop, event) ~ age", "intervals": 3},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]

@@ -38,7 +38,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "visits ~ 0 + dose + sex", "family": "poisson", "clip": 0.2},
     ],
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
-    "piecewise_exponential": [{"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]}, {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]}],
+    "piecewise_exponential": [
+        {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
+        {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
+        {"model": "Surv(stop, event) ~ age", "intervals": 3},
+    ],
 }
 CASES = [(name, options, rows) for name, examples in EXAMPLES.items() for options in examples for rows in (1, 2)]
 
