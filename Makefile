@@ -35,6 +35,12 @@ bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 slow: $(DONE) ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+proto: $(DONE) ## make the code of federation/rpc from hub.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
+
+bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/fleet.py knows
+	$(BIN)/python -c "from pathlib import Path; from flwr.cli.build import build_fab_from_disk as build; Path('aggregator/bundle.fab').write_bytes(build(Path('aggregator/bundle')))"
+
 audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
 	$(BIN)/python -m tests.privacy.audit
 
@@ -45,4 +51,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test oracle bench slow audit format clean
+.PHONY: help install demo check test oracle bench slow proto bundle federation audit format clean

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from federation import study as studies
 from federation.contract import Contract
@@ -16,11 +18,13 @@ from federation.study import Study
 
 @dataclass(frozen=True)
 class Job:
-    """`nodes` maps Flower's node ids to names; `wait_s` for nodes to come online, `timeout_s` for a round."""
+    """`nodes` maps Flower's node ids to names, `identities` names to the keys with which nodes sign (hexadecimal); `wait_s` for
+    nodes to come online, `timeout_s` for a round."""
 
     study: Study
     contract: Contract
     nodes: Mapping[int, str]
+    identities: Mapping[str, str]
     wait_s: float = 30.0
     timeout_s: float = 600.0
     notes: Sequence[str] = ()
@@ -30,7 +34,7 @@ def write(folder: Path, name: str, job: Job) -> None:
     values = {
         "study": job.study.model_dump(mode="json"), "contract": job.contract.model_dump(mode="json"),
         "nodes": {str(node_id): node for node_id, node in job.nodes.items()},
-        "wait_s": job.wait_s, "timeout_s": job.timeout_s, "notes": list(job.notes),
+        "identities": dict(job.identities), "wait_s": job.wait_s, "timeout_s": job.timeout_s, "notes": list(job.notes),
     }  # fmt: skip
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
@@ -39,7 +43,23 @@ def read(folder: Path, name: str) -> Job:
     values = json.loads((folder / f"{name}.job.json").read_text(encoding="utf-8"))
     nodes = {int(node_id): str(node) for node_id, node in values["nodes"].items()}
     study, contract = studies.parse(json.dumps(values["study"])), Contract.model_validate(values["contract"])
-    return Job(study, contract, nodes, values["wait_s"], values["timeout_s"], tuple(values["notes"]))
+    return Job(study, contract, nodes, values["identities"], values["wait_s"], values["timeout_s"], tuple(values["notes"]))
+
+
+def read_progress(folder: Path, name: str) -> str:
+    path = folder / f"{name}.round"
+    return path.read_text() if path.exists() else ""
+
+
+def read_result(folder: Path, name: str) -> dict[str, Any] | None:
+    """What `finish` wrote; None as long as it has not."""
+    path = folder / f"{name}.result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def remove(folder: Path, name: str) -> None:
+    for kind in ("job.json", "round", "result.json"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
 def progress(folder: Path, name: str, done: str) -> None:
@@ -54,11 +74,13 @@ def witnesses(folder: Path) -> dict[str, Head]:
 
 
 def keep_witnesses(folder: Path, seen: Mapping[str, Head]) -> None:
-    """The newest of these and of those kept meanwhile."""
-    newest = witnesses(folder)
-    for node, head in seen.items():
-        newest[node] = max(head, newest.get(node, head), key=lambda one: one.seq)
-    _replace(folder / "witnesses.json", json.dumps(newest))
+    """The newest of these and of those kept meanwhile, by this study or another."""
+    with (folder / "witnesses.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        newest = witnesses(folder)
+        for node, head in seen.items():
+            newest[node] = max(head, newest.get(node, head), key=lambda one: one.seq)
+        _replace(folder / "witnesses.json", json.dumps(newest))
 
 
 def finish(folder: Path, name: str, text: str) -> None:

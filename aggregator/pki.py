@@ -1,4 +1,4 @@
-"""The hub's own certificate authority, its server certificate, and a node's key pair."""
+"""The hub's own certificate authority: its server certificate, and those of nodes, coordinators and operators."""
 
 from __future__ import annotations
 
@@ -12,33 +12,86 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from federation import credentials, errors
 
-def make_authority(folder: Path, hosts: list[str], *, days: int = 365) -> None:
-    """Writes ca.crt, ca.key, hub.crt and hub.key (keys 0600) for the names or addresses of `hosts`."""
+AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
+EARLIER = timedelta(days=1)  # certificates are valid from yesterday on, so that a clock that is somewhat slow does no harm
+
+
+def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
+    """Writes ca.crt and ca.key, and a server certificate for the names or addresses of `hosts` (keys 0600)."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ca_key, hub_key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
-    ca = _certificate(ca_name, ca_name, ca_key, ca_key, days).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    ca = ca.add_extension(_usage(signs=True), critical=True)
-    names = [x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts]
-    hub = _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), ca_name, hub_key, ca_key, days)
-    hub = hub.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    hub = hub.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    hub = hub.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    hub = hub.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-    hub = hub.add_extension(_usage(signs=False), critical=True)
-    for name, builder, key in (("ca", ca, ca_key), ("hub", hub, hub_key)):
-        (folder / f"{name}.crt").write_bytes(builder.sign(ca_key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
-        _write_secret(folder / f"{name}.key", key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
+    builder = _certificate(name, name, key.public_key(), key, AUTHORITY_DAYS).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(signs=True), critical=True)
+    credentials.write_secret(folder / "ca.key", credentials.private_pem(key))
+    (folder / "ca.crt").write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
+    renew_server(folder, hosts, days=days)
+
+
+def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
+    """A new key and certificate of the hub's servers: hub.key, and hub.crt with the authority's certificate after its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host) for host in hosts]
+    builder = _leaf(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), key.public_key(), folder, days)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    credentials.write_secret(folder / "hub.key", credentials.private_pem(key))
+    credentials.write_secret(folder / "hub.crt", _signed(builder, folder) + (folder / "ca.crt").read_bytes())
+
+
+def certify(folder: Path, csr: str, name: str, role: str, *, days: int = CERTIFICATE_DAYS) -> str:
+    """A client certificate (PEM) for the key of a signing request. InputError if the request is none, or is not signed by its key."""
+    request = read_request(csr)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role)])
+    builder = _leaf(subject, request.public_key(), folder, days)  # type: ignore[arg-type]
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    return _signed(builder, folder).decode()
+
+
+def read_request(csr: str) -> x509.CertificateSigningRequest:
+    try:
+        request = x509.load_pem_x509_csr(csr.encode())
+    except ValueError:
+        raise errors.InputError("the signing request cannot be read; enrol with the same version of hdh as the hub's") from None
+    if not request.is_signature_valid or not isinstance(request.public_key(), ec.EllipticCurvePublicKey):
+        raise errors.InputError("the signing request is not signed by an elliptic-curve key of its own")
+    return request
+
+
+def fingerprint(folder: Path) -> bytes:
+    """SHA-256 of the authority's certificate."""
+    return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()).fingerprint(hashes.SHA256())
+
+
+def make_secret(path: Path) -> None:
+    credentials.write_secret(path, os.urandom(48))
+
+
+def _leaf(subject: x509.Name, key: ec.EllipticCurvePublicKey, folder: Path, days: int) -> x509.CertificateBuilder:
+    authority, signer = _authority(folder)
+    builder = _certificate(subject, authority.subject, key, signer, days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    return builder.add_extension(_usage(signs=False), critical=True)
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()), credentials.private_key((folder / "ca.key").read_bytes())
+
+
+def _signed(builder: x509.CertificateBuilder, folder: Path) -> bytes:
+    return builder.sign(_authority(folder)[1], hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(minutes=5)).not_valid_after(now + timedelta(days=days))
-    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - EARLIER).not_valid_after(now + timedelta(days=days))
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:
@@ -48,18 +101,9 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def make_node_key(path: Path) -> None:
-    """An ECDSA P-384 pair in OpenSSH format, as Flower wants it: `path` (0600) and `path`.pub."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    _write_secret(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()))
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    path.with_name(path.name + ".pub").write_bytes(public + b"\n")
-
-
-def make_secret(path: Path) -> None:
-    _write_secret(path, os.urandom(48))
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

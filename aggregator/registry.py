@@ -1,13 +1,24 @@
-"""What happened: every run of a study and its result, in SQLite or PostgreSQL."""
+"""What the hub knows: who is enrolled, which studies were asked, what nodes said to them, and every result.
+
+SQLite, or PostgreSQL by its URL. The schema is this module's; `migrations/` brings an older database to it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.release import Document
+from federation import errors
+
+VERSION = "0002"  # the newest of migrations/versions
+STATES = ("waiting", "running", "complete", "partial", "failed", "refused", "cancelled")
+OVER = STATES[2:]
 
 metadata = sa.MetaData()
 runs = sa.Table(
@@ -31,19 +42,167 @@ happenings = sa.Table(
     sa.Column("node", sa.String(64), nullable=False),
     sa.Column("what", sa.Text, nullable=False),
 )
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("secret_hash", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("made", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("used", sa.Float),
+)
+parties = sa.Table(
+    "parties",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("key_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("identity", sa.String(64), nullable=False),
+    sa.Column("flower_id", sa.String(24), nullable=False),
+    sa.Column("former_flower_ids", sa.Text, nullable=False),  # to be taken off the SuperLink: JSON
+    sa.Column("enrolled", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float),
+    sa.Column("seen", sa.Float),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("holdings", sa.Text, nullable=False),  # dataset -> {contract, people}: JSON
+)
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("study", sa.String(64), nullable=False),
+    sa.Column("study_hash", sa.String(64), nullable=False, index=True),
+    sa.Column("coordinator", sa.String(64), nullable=False, index=True),
+    sa.Column("written", sa.Text, nullable=False),
+    sa.Column("contract", sa.Text, nullable=False),
+    sa.Column("certificate", sa.Text, nullable=False),
+    sa.Column("signature", sa.String(256), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("submitted", sa.Float, nullable=False),
+    sa.Column("deadline", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("flower_run", sa.String(24), nullable=False),
+    sa.Column("run", sa.ForeignKey("runs.id")),
+)
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("number", sa.ForeignKey("studies.number"), primary_key=True),
+    sa.Column("node", sa.String(64), primary_key=True),
+    sa.Column("verdict", sa.String(16), nullable=False),  # asked, waiting, approved, refused
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("by", sa.String(120), nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("signature", sa.String(128), nullable=False),
+)
+version = sa.Table("alembic_version", metadata, sa.Column("version_num", sa.String(32), primary_key=True))
+
+
+@dataclass(frozen=True)
+class Party:
+    name: str
+    role: str
+    key_id: str
+    identity: str
+    flower_id: int
+    former_flower_ids: Sequence[int]
+    enrolled: float
+    revoked: float | None
+    seen: float | None
+    version: str
+    holdings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A study at the hub. Times in seconds since 1970."""
+
+    number: int
+    study: str
+    study_hash: str
+    coordinator: str
+    written: str
+    contract: str
+    certificate: str
+    signature: str
+    state: str
+    reason: str
+    submitted: float
+    deadline: float
+    started: float | None
+    finished: float | None
+    attempts: int
+    flower_run: str
+    run: int | None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+@dataclass(frozen=True)
+class Decided:
+    number: int
+    node: str
+    verdict: str
+    reason: str
+    by: str
+    at: str
+    signature: str
 
 
 def open_registry(url: str) -> sa.Engine:
-    engine = sa.create_engine(url)
-    metadata.create_all(engine)
-    return engine
+    """The database of `url`, brought to the schema of this version. SetupError if it cannot be reached, or is newer."""
+    local = url.startswith("sqlite")
+    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    try:
+        engine = sa.create_engine(url, connect_args={"timeout": 30} if local else {}, pool_pre_ping=not local)
+        if local:
+            sa.event.listen(engine, "connect", _durable)
+        with engine.begin() as connection:
+            tables = sa.inspect(connection).get_table_names()
+            found = connection.execute(sa.select(version.c.version_num)).scalar() if "alembic_version" in tables else None
+            if not tables:
+                metadata.create_all(connection)
+                connection.execute(version.insert().values(version_num=VERSION))
+                found = VERSION
+        if found != VERSION:
+            _migrate(engine, found)
+        return engine
+    except (sa.exc.SQLAlchemyError, ImportError) as reason:
+        said = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
+        raise errors.SetupError(f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({said}); check `database` in hub.yaml") from None
 
 
+def _durable(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _migrate(engine: sa.Engine, found: str | None) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    if found is not None and found > VERSION:
+        raise errors.SetupError(f"the database is of a newer hdh (schema {found}; this one knows {VERSION}); install that version")
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        if found is None:
+            command.stamp(settings, "0001")  # made before the schema had a number
+        command.upgrade(settings, "head")
+
+
+# -- results
 def write(engine: sa.Engine, document: Document) -> int:
     """The number of the run."""
     provenance = document.provenance
-    statuses = {found.status for found in document.analyses.values()}
-    status = "complete" if statuses == {"released"} else "failed" if statuses == {"failed"} else "partial"
     text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False)
     row = {
         "study": document.study,
@@ -53,9 +212,175 @@ def write(engine: sa.Engine, document: Document) -> int:
         "finished": provenance["finished"],
     }
     with engine.begin() as connection:
-        run = int(connection.execute(runs.insert().values(**row, status=status, result=text)).inserted_primary_key[0])  # type: ignore[index]
+        run = int(connection.execute(runs.insert().values(**row, status=status_of(document), result=text)).inserted_primary_key[0])  # type: ignore[index]
         events: list[dict[str, Any]] = [{"run": run, **happened} for happened in provenance["happened"]]
         if events:
             connection.execute(happenings.insert(), events)
-    engine.dispose()
     return run
+
+
+def status_of(document: Document) -> str:
+    statuses = {found.status for found in document.analyses.values()}
+    return "complete" if statuses == {"released"} else "failed" if statuses == {"failed"} else "partial"
+
+
+def result(engine: sa.Engine, run: int) -> str:
+    with engine.connect() as connection:
+        return str(connection.execute(sa.select(runs.c.result).where(runs.c.id == run)).scalar_one())
+
+
+# -- who is enrolled
+def invite(engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float) -> None:
+    with engine.begin() as connection:
+        connection.execute(invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None)))  # a new one replaces it
+        connection.execute(invitations.insert().values(secret_hash=secret_hash, name=name, role=role, made=made, expires=expires))
+
+
+def invitation(engine: sa.Engine, secret_hash: str, now: float) -> tuple[str, str] | None:
+    """Name and role of an invitation; None if it is unknown, used or expired."""
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(invitations.c.name, invitations.c.role).where(_counts(secret_hash, now))).one_or_none()
+    return None if row is None else (str(row.name), str(row.role))
+
+
+def use_invitation(engine: sa.Engine, secret_hash: str, now: float) -> bool:
+    """Whether it still counted; it does not any more."""
+    with engine.begin() as connection:
+        return connection.execute(invitations.update().where(_counts(secret_hash, now)).values(used=now)).rowcount == 1
+
+
+def _counts(secret_hash: str, now: float) -> Any:
+    return sa.and_(invitations.c.secret_hash == secret_hash, invitations.c.used.is_(None), invitations.c.expires > now)
+
+
+def open_invitations(engine: sa.Engine, now: float) -> list[tuple[str, str, float]]:
+    """Name, role and expiry of those that can still be used."""
+    query = sa.select(invitations.c.name, invitations.c.role, invitations.c.expires).where(invitations.c.used.is_(None), invitations.c.expires > now)
+    with engine.connect() as connection:
+        return [(str(row.name), str(row.role), float(row.expires)) for row in connection.execute(query)]
+
+
+def party(engine: sa.Engine, name: str) -> Party | None:
+    return next(iter(_parties(engine, parties.c.name == name)), None)
+
+
+def party_by_key(engine: sa.Engine, key_id: str) -> Party | None:
+    return next(iter(_parties(engine, parties.c.key_id == key_id)), None)
+
+
+def enrolled(engine: sa.Engine, *roles: str) -> list[Party]:
+    """All of these roles, revoked ones too, by name."""
+    return _parties(engine, parties.c.role.in_(roles))
+
+
+def _parties(engine: sa.Engine, where: Any) -> list[Party]:
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(parties).where(where).order_by(parties.c.name)).mappings().all()
+    return [
+        Party(**{**row, "flower_id": int(row["flower_id"]), "former_flower_ids": json.loads(row["former_flower_ids"]), "holdings": json.loads(row["holdings"])})
+        for row in rows
+    ]
+
+
+def enrol(engine: sa.Engine, name: str, role: str, key_id: str, identity: str, flower_id: int, version: str, now: float) -> None:
+    """A new party, or an old one with a new key; its former id at the SuperLink is kept to be taken off there."""
+    row = {"role": role, "key_id": key_id, "identity": identity, "flower_id": str(flower_id), "enrolled": now, "revoked": None, "version": version}
+    before = party(engine, name)
+    with engine.begin() as connection:
+        if before is None:
+            connection.execute(parties.insert().values(name=name, former_flower_ids="[]", holdings="{}", **row))
+        else:
+            former = json.dumps([*before.former_flower_ids, before.flower_id] if before.flower_id else before.former_flower_ids)
+            connection.execute(parties.update().where(parties.c.name == name).values(former_flower_ids=former, **row))
+
+
+def revoke(engine: sa.Engine, name: str, now: float) -> None:
+    before = party(engine, name)
+    if before is None:
+        raise errors.InputError(f"nobody called {name!r} is enrolled; see `hdh hub nodes`")
+    former = json.dumps([*before.former_flower_ids, before.flower_id] if before.flower_id else before.former_flower_ids)
+    with engine.begin() as connection:
+        connection.execute(parties.update().where(parties.c.name == name).values(revoked=before.revoked or now, former_flower_ids=former, flower_id="0"))
+        connection.execute(invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None)))
+
+
+def forget_former(engine: sa.Engine, name: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(parties.update().where(parties.c.name == name).values(former_flower_ids="[]"))
+
+
+def seen(engine: sa.Engine, name: str, now: float, version: str | None = None, holdings: Mapping[str, Any] | None = None) -> None:
+    values: dict[str, Any] = {"seen": now}
+    if version is not None:
+        values["version"] = version
+    if holdings is not None:
+        values["holdings"] = json.dumps(holdings)
+    with engine.begin() as connection:
+        connection.execute(parties.update().where(parties.c.name == name).values(**values))
+
+
+# -- studies
+def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
+    with engine.begin() as connection:
+        number = int(
+            connection.execute(studies.insert().values(**values, state="waiting", reason="", attempts=0, flower_run="")).inserted_primary_key[0]  # type: ignore[index]
+        )
+        rows = [{"number": number, "node": node, "verdict": "asked", "reason": "", "by": "", "at": "", "signature": ""} for node in asked]
+        connection.execute(decisions.insert(), rows)
+    return submitted(engine, number)
+
+
+def submitted(engine: sa.Engine, number: int) -> Submitted:
+    return _studies(engine, studies.c.number == number)[0]
+
+
+def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | None:
+    """By number, hash or its beginning, or name (the newest); only this coordinator's, if one is given."""
+    mine = sa.true() if coordinator is None else studies.c.coordinator == coordinator
+    if named.isdecimal() and len(named) < 10:
+        found = _studies(engine, sa.and_(studies.c.number == int(named), mine))
+    else:
+        found = _studies(engine, sa.and_(sa.or_(studies.c.study == named, studies.c.study_hash.startswith(named, autoescape=True)), mine))
+    return found[0] if found else None
+
+
+def newest(engine: sa.Engine, coordinator: str | None, most: int) -> list[Submitted]:
+    return _studies(engine, sa.true() if coordinator is None else studies.c.coordinator == coordinator, most)
+
+
+def in_states(engine: sa.Engine, *states: str) -> list[Submitted]:
+    return _studies(engine, studies.c.state.in_(states))[::-1]
+
+
+def _studies(engine: sa.Engine, where: Any, most: int | None = None) -> list[Submitted]:
+    with engine.connect() as connection:
+        return [Submitted(**row) for row in connection.execute(sa.select(studies).where(where).order_by(studies.c.number.desc()).limit(most)).mappings()]
+
+
+def update(engine: sa.Engine, number: int, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(studies.update().where(studies.c.number == number).values(**values))
+
+
+def move(engine: sa.Engine, number: int, state: str, *, out_of: Sequence[str], **values: Any) -> bool:
+    """Whether the study was in one of `out_of`, and is in `state` now."""
+    with engine.begin() as connection:
+        done = connection.execute(studies.update().where(studies.c.number == number, studies.c.state.in_(out_of)).values(state=state, **values))
+        return bool(done.rowcount)
+
+
+def decide(engine: sa.Engine, decided: Decided) -> bool:
+    """Whether the node was asked, and this is news: a node may not take back what it approved while the study runs."""
+    with engine.begin() as connection:
+        mine = sa.and_(decisions.c.number == decided.number, decisions.c.node == decided.node)
+        before = connection.execute(sa.select(decisions.c.verdict).where(mine)).scalar()
+        if before is None or before == decided.verdict:
+            return False
+        values = {"verdict": decided.verdict, "reason": decided.reason, "by": decided.by, "at": decided.at, "signature": decided.signature}
+        connection.execute(decisions.update().where(mine).values(**values))
+    return True
+
+
+def decided(engine: sa.Engine, number: int) -> list[Decided]:
+    with engine.connect() as connection:
+        return [Decided(**row) for row in connection.execute(sa.select(decisions).where(decisions.c.number == number).order_by(decisions.c.node)).mappings()]

@@ -62,6 +62,7 @@ class Document(Frozen):
     study_hash: str
     analyses: Mapping[str, AnalysisDocument]
     provenance: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None = None  # of a study over a real hub: federation/receipts.py
 
 
 def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: str, notes: Sequence[str] = ()) -> Document:

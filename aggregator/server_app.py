@@ -4,50 +4,96 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from aggregator import flower_ask, hub, jobs, release, secure
 from aggregator.flower_ask import Patience
 from aggregator.hub import Outcome
-from federation import codec, errors, wire
+from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
+from federation.receipts import Signed
+from federation.secagg import keys
 from strategies import registry
+
+pull_objects.__kwdefaults__["initial_backoff"] = 0.03  # a reply is announced a moment before its objects are there; Flower would look again after a second
 
 app = ServerApp()
 log = logging.getLogger("hdh.hub")
 
 
-class GridPost:
-    """Flower's Grid as a Post. Errors that the hub makes for a node bear the hub's own id: the message id tells."""
+@dataclass(frozen=True)
+class Sent:
+    """A query on its way: to whom, and the hash that the reply's signature must name."""
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    node: str
+    query: str
+    round: int
+    phase: str
+
+
+@dataclass
+class GridPost:
+    """Flower's Grid as a Post. A reply counts if the node that was asked has signed it as the answer to what it was asked.
+
+    Errors that the hub makes for a node bear the hub's own id, so the message id tells whose they are. `signed` and `charged`
+    are for the receipt."""
+
+    grid: Grid
+    job: jobs.Job
+    sent: dict[str, Sent] = field(default_factory=dict)
+    signed: dict[str, list[Signed]] = field(default_factory=dict)
+    charged: dict[str, int] = field(default_factory=dict)
 
     def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
         """The same query to many nodes is one record, which Flower stores once."""
-        records = {id(query): wire.query_record(query) for query in queries.values()}
+        nonce = os.urandom(16)
+        contents = {id(query): codec.query_to_bytes(query) for query in queries.values()}
+        records = {key: wire.query_record(content, nonce) for key, content in contents.items()}
+        digests = {key: wire.query_digest(content, nonce) for key, content in contents.items()}
         messages = [Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND, group_id=str(query.round)) for node_id, query in queries.items()]
-        return dict(zip(self.grid.push_messages(messages), queries, strict=True))
+        ids = list(self.grid.push_messages(messages))
+        for message_id, (node_id, query) in zip(ids, queries.items(), strict=True):
+            self.sent[message_id] = Sent(self.job.nodes[node_id], digests[id(query)], query.round, query.phase.name if query.phase else "")
+        return dict(zip(ids, queries, strict=True))
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
         for message in self.grid.pull_messages(list(message_ids)):
-            yield message.metadata.reply_to_message_id, _read(message)
+            message_id = message.metadata.reply_to_message_id
+            yield message_id, self._read(message, self.sent.pop(message_id))
 
+    def _read(self, message: Message, sent: Sent) -> Reply | str:
+        if message.has_error():
+            return f"error {message.error.code}: {message.error.reason}"
+        try:
+            content, signature = wire.reply_of(message)
+            reply = codec.reply_from_bytes(content)
+        except codec.CodecError as error:
+            return str(error)
+        digest = receipts.digest(content)
+        identity = bytes.fromhex(self.job.identities[sent.node])
+        if not keys.is_signed(identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)):
+            return "its signature does not hold for this query; dropped"
+        one = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
+        self.signed.setdefault(sent.node, []).append(one)
+        self.charged[sent.node] = max(reply.charged, self.charged.get(sent.node, 0))
+        return reply
 
-def _read(message: Message) -> Reply | str:
-    if message.has_error():
-        return f"error {message.error.code}: {message.error.reason}"
-    try:
-        return wire.reply_of(message)
-    except codec.CodecError as error:
-        return str(error)
+    def receipt(self) -> dict[str, Any]:
+        """By node: its identity, what the study has cost there in pico-rho, and each reply."""
+        return {
+            node: {"identity": self.job.identities[node], "charged_pico_rho": self.charged[node], "replies": [asdict(one) for one in replies]}
+            for node, replies in sorted(self.signed.items())
+        }
 
 
 @app.main()  # type: ignore[untyped-decorator]
@@ -57,16 +103,19 @@ def main(grid: Grid, context: Context) -> None:
     job = jobs.read(folder, name)
     found: dict[str, Any] = {"error": "SetupError", "message": "the hub stopped on a bug of its own; its log says more"}
     try:
-        found = {"document": _run(grid, job, folder, name).model_dump(mode="json")}
+        post = GridPost(grid, job)
+        document = _run(post, folder, name)
+        found = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
         found = {"error": type(error).__name__, "message": str(error)}
     finally:  # whoever waits is told, whatever happened
         jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
 
 
-def _run(grid: Grid, job: jobs.Job, folder: Path, name: str) -> release.Document:
+def _run(post: GridPost, folder: Path, name: str) -> release.Document:
+    job = post.job
     notes: list[str] = []
-    _wait_for_nodes(grid, job)
+    _wait_for_nodes(post.grid, job)
     started = datetime.now(UTC)
     said = ["0"]
 
@@ -74,7 +123,7 @@ def _run(grid: Grid, job: jobs.Job, folder: Path, name: str) -> release.Document
         said[0] = str(number)
         jobs.progress(folder, name, said[0])
 
-    send = flower_ask.send_of(GridPost(grid), job.nodes, Patience(job.timeout_s), notes.append)
+    send = flower_ask.send_of(post, job.nodes, Patience(job.timeout_s), notes.append)
     ask = secure.ask_of(send, lambda study: registry.plan(study, job.contract), lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"))
     witnesses = jobs.witnesses(folder)
     try:

@@ -2,7 +2,7 @@
 
 Flower's open-source control API has no authentication and shares its port with the nodes' API: whoever reaches it
 runs code here. So the port that nodes reach answers POST /v1/fleet/* and GET /health only, limits bodies, and checks
-that a reply's sender is the node that signed in. Leans on private names of Flower: see test_flower_contract.py.
+that a reply's sender is the node that signed in. On the control port a bearer token is asked for. Leans on private names of Flower: see test_flower_contract.py.
 
     python -m aggregator.superlink FOLDER --admin 127.0.0.1:PORT --public HOST:PORT
 """
@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.auth.typing import AccountInfo
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -27,6 +31,18 @@ LARGEST_BODY = 16 * 2**20
 CLOSED = ("/register-node", "/unregister-node")  # nodes are enrolled by the hub's operator, not by themselves
 
 
+class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
+    """Who has the hub's token may use the control API; Flower's open-source edition has no other account than its own."""
+
+    def __init__(self, token: str) -> None:
+        self.digest = hashlib.sha256(token.encode()).digest()
+
+    def validate_tokens_in_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> tuple[bool, AccountInfo | None]:
+        shown = dict(metadata).get(ACCESS_TOKEN_KEY, "")
+        given = hashlib.sha256(shown if isinstance(shown, bytes) else shown.encode()).digest()
+        return (True, AccountInfo(NOOP_FLWR_AID, "hub")) if hmac.compare_digest(given, self.digest) else (False, None)
+
+
 def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
     """TLS, SuperNode authentication, a database, and ServerApps in processes of their own, behind a secret."""
     pki = folder / "pki"
@@ -34,7 +50,7 @@ def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
     return SuperLinkLifespanConfig(
         control_address=f"{host}:{port}", health_server_address=None, host=host, port=port, insecure=False,
         certificates=(certificates[0], certificates[1], certificates[2]), superexec_auth_secret=(folder / "superexec.secret").read_bytes(),
-        authn_plugin=NoOpControlAuthnPlugin(), event_log_plugin=None, fleet_event_log_plugin=None, enable_event_log=False,
+        authn_plugin=TokenAuthn((folder / "control.token").read_text().strip()), event_log_plugin=None, fleet_event_log_plugin=None, enable_event_log=False,
         artifact_provider=None, enable_supernode_auth=True, fleet_api_type="grpc-rere", fleet_api_address=None, simulation=False,
         ssl_ca_certfile=str(pki / "ca.crt"), ssl_certfile=str(pki / "hub.crt"), ssl_keyfile=str(pki / "hub.key"),
         database=str(folder / "superlink.db"), isolation="process", runtime_dependency_install=False,

@@ -66,6 +66,7 @@ def reply_to_bytes(reply: Reply) -> bytes:
         "round": reply.round,
         "answers": [[task.analysis, task.node, _answer(answer, packer)] for task, answer in reply.answers.items()],
         "head": reply.head,
+        "charged": reply.charged,
     }
     return packer.pack(header)
 
@@ -88,7 +89,7 @@ def reply_from_bytes(content: bytes) -> Reply:
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
         head = None if header["head"] is None else Head(int(header["head"][0]), str(header["head"][1]))
-        return Reply(str(header["node"]), int(header["round"]), answers, head)
+        return Reply(str(header["node"]), int(header["round"]), answers, head, int(header["charged"]))
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a reply: {type(reason).__name__}") from None
 

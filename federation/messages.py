@@ -148,12 +148,13 @@ Answer = Part | Noised | Mail | Within | Refusal
 
 @dataclass(frozen=True)
 class Reply:
-    """`head`: of the node's ledger, after what it charged for this."""
+    """`head`: of the node's ledger, after what it charged for this; `charged`: pico-rho that the study has cost there so far."""
 
     node: str
     round: int
     answers: Mapping[TaskId, Answer]
     head: Head | None = None
+    charged: int = 0
 
 
 STACKED = 100_000  # numbers that are added as one array; more are added in place, to need no room for a copy

@@ -100,10 +100,12 @@ class Privacy(Frozen):
 
 
 class Analysis(Frozen):
-    """One entry of `analyses`: `run` names the analysis; the other keys are its options, checked by it."""
+    """One entry of `analyses`: `run` names the analysis, `version` the one that the study was written for, if it matters;
+    the other keys are its options, checked by it."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
     run: str
+    version: int | None = pydantic.Field(None, ge=1)
     results: Literal["combine", "split", "both"] = "combine"
     budget: float = pydantic.Field(1.0, gt=0)  # in mode dp: its weight beside the other analyses'
 

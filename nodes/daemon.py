@@ -1,40 +1,168 @@
-"""The node as a process: `python -m nodes.daemon NODE.yaml --hub HOST:PORT --ca CA.crt --key KEY`."""
+"""The node as a process: `hdh node run`, or `python -m nodes.daemon NODE.yaml`. It opens connections, and no port."""
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import json
 import logging
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from federation import __version__, credentials, errors, logs
+from nodes import keeping
 from nodes import site as sites
+from nodes.approvals import Approvals
 from nodes.office import Office
+from nodes.site import Site
+
+log = logging.getLogger("hdh.node")
+STATUS, LOCK, APPROVALS, METRICS = "status.json", "daemon.lock", "approvals.sqlite", "metrics.prom"
+STATUS_S = 5.0
 
 
-def run(site_path: Path, hub: str, ca: Path, key: Path) -> None:
-    """In the foreground, until SIGTERM or SIGINT (which Flower also raises when the hub has revoked this node)."""
+def run(path: Path, *, log_format: str = "text") -> None:
+    """In the foreground, until SIGTERM or SIGINT. SetupError if the node is not enrolled, runs already, or was revoked."""
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # nothing but the hub is contacted
-    from nodes import client_app, fleet
+    site = sites.load(path)
+    assert site.state is not None
+    own = credentials.load(keeping.made(site.state) / keeping.HUB)
+    if own.name != site.name:
+        raise errors.SiteError(f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew")
+    logs.start(site.state.parent / "logs" / "node.log", log_format)
+    with _alone(site.state):
+        _run(site, own)
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    stop = threading.Event()
+
+def _run(site: Site, own: credentials.Credentials) -> None:
+    from nodes import client_app, fleet, line
+
+    state = site.state
+    assert state is not None
+    stop, pace = threading.Event(), fleet.Pace()
+
+    def end(*_: object) -> None:
+        stop.set()
+        pace.woken.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    office = Office(sites.load(site_path))
-    fleet.serve(client_app.app_of(office, lambda: datetime.now(UTC)), fleet.Link(hub, ca, key), stop)
+        signal.signal(name, end)
+    approvals = Approvals(state / APPROVALS)
+    office = Office(site, approvals=approvals)
+    own_line = line.Line(office, approvals, own, pace.wake, stop)
+    office.audit("started", version=__version__, hub=own.api)
+    log.info("node %s (hdh %s) with %s; hub %s", site.name, __version__, ", ".join(site.datasets) or "no dataset", own.api)
+    failed: list[str] = []
+    threads = [
+        threading.Thread(target=_keep, args=(own_line, failed), name="line", daemon=True),
+        threading.Thread(target=_report, args=(state, own_line, office, stop), name="status", daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    link = fleet.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    app = client_app.app_of(office, lambda: datetime.now(UTC))
+    try:
+        fleet.serve(app, link, stop, pace, lambda rule, why: _refused(office, rule, why))
+    finally:
+        stop.set()
+        pace.woken.set()
+        office.audit("stopped", why=failed[0] if failed else "asked to")
+        _write_status(state, {"running": False})
+    if failed:
+        raise errors.SetupError(failed[0])
+
+
+def _keep(own_line: Any, failed: list[str]) -> None:
+    from nodes import line
+
+    try:
+        line.keep(own_line)
+    except line.RevokedError as reason:
+        failed.append(f"the hub has closed its door to this node: {reason}")
+        log.error("%s", failed[0])
+        own_line.stop.set()
+        own_line.wake(0)
+
+
+def _refused(office: Office, rule: str, why: str) -> None:
+    log.error("refused (%s): %s", rule, why)
+    office.audit("refused", rule=rule, why=why)
+
+
+# -- one process a node
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    with (state / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.SetupError("this node runs already in another process; see `hdh node status`") from None
+        yield
+
+
+def is_running(state: Path) -> bool:
+    if not (state / LOCK).exists():
+        return False
+    with (state / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+# -- what others may see of it: numbers of studies and bytes, nothing of people
+def _report(state: Path, own_line: Any, office: Office, stop: threading.Event) -> None:
+    started = time.time()
+    while not stop.is_set():
+        _write_status(state, {"running": True, "pid": os.getpid(), "started": started, "version": __version__, "written": time.time(), **own_line.state})
+        _write_metrics(state, own_line, office)
+        stop.wait(STATUS_S)
+
+
+def _write_status(state: Path, values: dict[str, Any]) -> None:
+    try:
+        credentials.write_secret(state / STATUS, json.dumps(values).encode())
+    except OSError as reason:
+        log.warning("%s cannot be written (%s)", STATUS, reason.strerror)
+
+
+def status(state: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads((state / STATUS).read_text())
+    except (OSError, ValueError):
+        values = {}
+    return values | {"running": is_running(state)}
+
+
+def _write_metrics(state: Path, own_line: Any, office: Office) -> None:
+    """For the text-file collector of Prometheus' node exporter: a node has no port to be asked at."""
+    verdicts = [one.verdict for one in own_line.approvals.all() if not one.over]
+    lines = [
+        "# TYPE hdh_node_line_open gauge", f"hdh_node_line_open {int(own_line.state.get('line') == 'open')}",
+        "# TYPE hdh_node_studies_waiting gauge", f"hdh_node_studies_waiting {verdicts.count('waiting')}",
+        "# TYPE hdh_node_clock_skew_seconds gauge", f"hdh_node_clock_skew_seconds {own_line.state.get('skew_s', 0)}",
+        "# TYPE hdh_node_certificate_days gauge", f"hdh_node_certificate_days {credentials.days_left(own_line.own.certificate):.1f}",
+    ]  # fmt: skip
+    try:
+        part = state / f"{METRICS}.part"
+        part.write_text("\n".join(lines) + "\n")
+        os.replace(part, state / METRICS)
+    except OSError as reason:
+        log.warning("%s cannot be written (%s)", METRICS, reason.strerror)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("site", type=Path)
-    for name in ("--hub", "--ca", "--key"):
-        parser.add_argument(name, required=True, type=str if name == "--hub" else Path)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    run(given.site, given.hub, given.ca, given.key)
+    run(parser.parse_args().site)
 
 
 if __name__ == "__main__":

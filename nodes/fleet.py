@@ -12,65 +12,137 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+import httpx
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
 from flwr.supercore.run import RunNotRunningException
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from federation import wire
+from federation import credentials, wire
 
 log = logging.getLogger("hdh.node")
-BUSY_S, IDLE_S, STAYS_BUSY_S = 0.1, 3.0, 30.0  # poll often while a study is under way, seldom otherwise
+logging.getLogger("flwr").setLevel(logging.ERROR)
 PUSH_TRIES = 6
+FIRST_LOOK_S = 0.03  # a message is announced a moment before its objects are there; Flower would look again after a second
+KNOWN_BUNDLES = frozenset({"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dcaf97b87d6a98"})  # SHA-256 of aggregator/bundle.fab
+
+
+@dataclass
+class Pace:
+    """How often the hub is asked: often while a study is under way, seldom otherwise. `wake` is what the hub's line calls."""
+
+    busy_s: float = 0.1
+    idle_s: float = 3.0
+    stays_busy_s: float = 30.0
+    until: float = 0.0
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    def wake(self, seconds: float) -> None:
+        self.until = max(self.until, time.monotonic() + min(seconds, 600.0))
+        self.woken.set()
+
+    def rest(self) -> None:
+        if time.monotonic() < self.until:
+            time.sleep(self.busy_s)
+        else:
+            self.woken.clear()
+            self.woken.wait(self.idle_s)
 
 
 @dataclass(frozen=True)
 class Link:
-    """Where the hub is, and who we are: its address, its CA, and our private key (OpenSSH, ECDSA P-384)."""
+    """Where the SuperLink is, its authority, our private key (PEM, ECDSA P-384), and Flower's id of this node."""
 
     superlink: str
     root_certificates: Path
-    key: Path
+    key: bytes
+    flower_id: int
 
 
-def serve(app: ClientApp, link: Link, stop: threading.Event) -> None:
-    """Answers the hub until `stop`. Raises SystemExit when the hub does not know this node (Flower's way to say it)."""
-    private = load_ssh_private_key(link.key.read_bytes(), None)
+Refused = Callable[[str, str], None]  # what is told to the audit log: the rule, and why
+
+
+def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
+    """Answers the hub until `stop`; tries again, ever more slowly, when it is away."""
+    delay = 1.0
+    while not stop.is_set():
+        connected = time.monotonic()
+        try:
+            _session(app, link, stop, pace, refused)
+        except (Exception, SystemExit) as error:  # Flower's way to say that it could not connect is to exit
+            log.warning("no connection to the SuperLink %s (%s)", link.superlink, _last_words(error))
+        delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
+        if not stop.is_set():
+            log.info("connecting to %s again in %.0f s", link.superlink, delay)
+            stop.wait(delay * random.uniform(0.8, 1.2))
+
+
+def _last_words(error: BaseException) -> str:
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+
+
+def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
+    private = credentials.private_key(link.key)
     keys: Any = (private, private.public_key())
-    with http_request_response(link.superlink, False, str(link.root_certificates), keys, None, None) as connection:
-        node_id, receive, send, _get_run, _never_get_code, pull_object, push_object, confirm = connection
-        log.info("connected to %s as Flower node %s", link.superlink, node_id)
-        last = time.monotonic()
+    _sign_off(link, keys)
+    with http_request_response(link.superlink, False, str(link.root_certificates), keys, 3, 30.0) as connection:
+        node_id, receive, send, get_run, _never_get_code, pull_object, push_object, confirm = connection
+        log.info("connected to the SuperLink %s as Flower node %s", link.superlink, node_id)
+        known: dict[int, bool] = {}  # by run: whether its bundle is the thin one
         while not stop.is_set():
+            received = receive()
+            if received is None:
+                pace.rest()
+                continue
             try:
-                received = receive()
-                if received is None:
-                    stop.wait(BUSY_S if time.monotonic() - last < STAYS_BUSY_S else IDLE_S)
-                    continue
                 message, run_id = _pull(received, pull_object, confirm)
+                if run_id not in known:
+                    known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
                 started = time.monotonic()
-                reply = answer(app, message, run_id, node_id)
-                last = time.monotonic()
-                _push(reply, run_id, last - started, send, push_object, stop)
+                reply = answer(app, message, run_id, node_id, refused) if known[run_id] else _unknown_bundle(message, refused)
+                pace.wake(pace.stays_busy_s)
+                _push(reply, run_id, time.monotonic() - started, send, push_object, stop)
             except RunNotRunningException:
                 log.info("the run has ended; its message is dropped")
+            except httpx.TransportError:
+                raise  # the hub is away
             except Exception as error:  # the daemon's outermost loop: a message is lost, the node is not
                 log.error("a message was lost: %s", type(error).__name__)
                 stop.wait(1.0)
 
 
-def answer(app: ClientApp, message: Message, run_id: int, node_id: int) -> Message:
+def _sign_off(link: Link, keys: Any) -> None:
+    """Ends a session that a killed process of this node has left: the SuperLink would refuse a new one for a minute."""
+    if not link.flower_id:
+        return
+    root = link.root_certificates.read_bytes()
+    client = FleetHttpClient.from_server_address(link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)])
+    with client, suppress(httpx.HTTPError):  # there was none
+        client.DeactivateNode(DeactivateNodeRequest(node_id=link.flower_id))
+
+
+def _unknown_bundle(message: Message, refused: Refused) -> Message:
+    refused("bundle", "the run's bundle is not the one that this version knows")
+    return Message(Error(wire.REFUSED, "this node does not take part in runs of a bundle that it does not know"), reply_to=message)
+
+
+def answer(app: ClientApp, message: Message, run_id: int, node_id: int, refused: Refused) -> Message:
     """The installed app's reply. What leaves after a bug of ours is the class of the exception, and no more."""
     if message.metadata.message_type != wire.ROUND:
+        refused("message", "not the kind of message that this node answers")
         return Message(Error(wire.REFUSED, "this node does not answer that kind of message"), reply_to=message)
     context = Context(run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
     try:
@@ -83,7 +155,8 @@ def answer(app: ClientApp, message: Message, run_id: int, node_id: int) -> Messa
 def _pull(received: Any, pull_object: Callable[[int, str], bytes], confirm: Callable[[int, str], None]) -> tuple[Message, int]:
     head, tree = received
     run_id, message_id = head.metadata.run_id, head.metadata.message_id
-    contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], lambda object_id: pull_object(run_id, object_id))
+    wanted = [part.object_id for part in iterate_object_tree(tree)]
+    contents = pull_objects(wanted, lambda object_id: pull_object(run_id, object_id), initial_backoff=FIRST_LOOK_S)
     message: Any = inflate_object_from_contents(message_id, contents)
     message.metadata.__dict__["_message_id"] = message_id
     confirm(run_id, message_id)

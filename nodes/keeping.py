@@ -10,7 +10,7 @@ from federation.secagg import keys
 from nodes import ledger
 from nodes.ledger import Ledger
 
-LEDGER, SECRET, IDENTITY = "ledger.sqlite", "secret", "identity.key"
+LEDGER, SECRET, IDENTITY, AUDIT, HUB = "ledger.sqlite", "secret", "identity.key", "audit.jsonl", "hub"
 
 
 def open_ledger(folder: Path | None) -> Ledger:

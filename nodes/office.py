@@ -8,13 +8,15 @@ import os
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from federation import audit
 from federation.cohort import Cohort
 from federation.disclosure import Rules
 from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
 from nodes import keeping
+from nodes.approvals import Approvals
 from nodes.ledger import Ledger
 from nodes.site import Site
 from strategies.task import Task
@@ -35,13 +37,15 @@ class Desk:
 
 @dataclass(frozen=True)
 class Office:
-    """The site, and what the last rounds left open: desks per study hash, seats in secure sums."""
+    """The site, and what the last rounds left open: desks per study hash, seats in secure sums. `approvals`: none in a simulation,
+    where nobody has to be asked."""
 
     site: Site
     desks: dict[str, Desk] = field(default_factory=dict)
     seats: dict[tuple[str, TaskId], Sitting] = field(default_factory=dict, repr=False)  # by attempt and task
     admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)  # by study, number of nodes, day
     entropy: Entropy = field(default=os.urandom, repr=False)
+    approvals: Approvals | None = None
 
     @cached_property
     def book(self) -> Ledger:
@@ -54,6 +58,10 @@ class Office:
     @cached_property
     def identity(self) -> bytes:
         return keeping.identity(self.site.state)
+
+    def audit(self, event: str, **what: Any) -> None:
+        if self.site.state is not None:
+            audit.write(keeping.made(self.site.state) / keeping.AUDIT, event, **what)
 
     def salt(self, about: str) -> bytes:
         """Nobody outside can guess what is hashed with it; another for everything that it is about."""

@@ -44,7 +44,9 @@ def answer(query: Query, office: Office, now: datetime) -> Reply:
         )
     except errors.LedgerError:
         return Reply(site.name, query.round, dict.fromkeys(mine, _said(Refusal("ledger", "this node's ledger is not in order: ask its producer"), site)))
-    return Reply(site.name, query.round, answers, ledger.head(office.book) if _keeps_books(study, site) else None)
+    if not _keeps_books(study, site):
+        return Reply(site.name, query.round, answers)
+    return Reply(site.name, query.round, answers, ledger.head(office.book), ledger.spent_by(office.book, study.dataset, study.hash).least)
 
 
 def _said(refused: Refusal, site: Site) -> Refusal:
@@ -68,7 +70,21 @@ def admit(query: Query, office: Office, now: datetime) -> Refusal | None:
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in office.admitted:  # decided once a day
         office.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
-    return office.admitted[asked] or sums.admit(query, site)
+    return office.admitted[asked] or _not_approved(study, office) or sums.admit(query, site)
+
+
+def _not_approved(study: Study, office: Office) -> Refusal | None:
+    """An edited study has another hash, so it is another study here."""
+    if office.approvals is None:
+        return None
+    verdict = office.approvals.verdict(study.hash)
+    if verdict is None:
+        return Refusal("approval", "this very study was never proposed here under its coordinator's signature: submit it through the hub")
+    return (
+        None
+        if verdict == "approved"
+        else Refusal("approval", "its producer has not approved this study" if verdict == "waiting" else "its producer refused it")
+    )
 
 
 def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: datetime) -> Refusal | None:
@@ -78,6 +94,11 @@ def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: d
         return Refusal("min_nodes", f"this site answers this study together with at least {needed - 1} others: add nodes")
     if study.authorisation.expires < now.date():
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
+    known = policy.authorisations
+    if known is not None and study.authorisation.reference not in known:
+        return Refusal("authorisation", f"this site has no authorisation {study.authorisation.reference}: ask the producer to add it")
+    if known is not None and known[study.authorisation.reference] < now.date():
+        return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it")
     if privacy.mode not in policy.modes:
         return Refusal("privacy", f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}")
     if privacy.mode == "dp" and not (privacy.epsilon <= policy.most_epsilon and privacy.delta <= policy.most_delta):
@@ -89,6 +110,9 @@ def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: d
     refused = study.runs - registry.NAMES if policy.analyses is None else study.runs.difference(policy.analyses)
     if refused:
         return Refusal("analysis", f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it")
+    other = [f"{entry.run} version {entry.version}" for entry in study.analyses.values() if entry.version not in (None, registry.version(entry.run))]
+    if other:
+        return Refusal("analysis", f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update")
     return sums.admit_study(study, nodes, site)
 
 

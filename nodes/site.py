@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +30,16 @@ class Policy(Frozen):
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
     coordinators: tuple[str, ...] | None = None  # None: any that the hub admits
+    coordinator_keys: Mapping[str, str] = {}  # by name: `hdh study identity` there; the hub cannot put in another of that name
+    authorisations: Mapping[str, date] | None = None  # reference and last day; None: the study's own word
+    approval: Literal["manual", "automatic"] = "manual"  # automatic: a study that this policy admits needs no word of a person
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
     modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
     most_epsilon: float = pydantic.Field(1.0, gt=0)  # of one study, at its delta of at most most_delta
     most_delta: float = pydantic.Field(1e-5, gt=0, lt=1)
+    most_epsilon_per_year: float | None = pydantic.Field(None, gt=0)  # all grants of a dataset's year together, at a delta of 1e-6
     secure_sum: Literal["optional", "required"] = "optional"
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
@@ -66,11 +71,16 @@ class SiteFile(Frozen):
     one takes part in secure sums, each with the key of its identity, as its operator has accepted them."""
 
     node: Slug
-    datasets: Mapping[Slug, DatasetEntry] = pydantic.Field(min_length=1)
+    datasets: Mapping[Slug, DatasetEntry] = {}
     policy: Policy = Policy()
     storage: Storage = Storage()
     state: Path = Path("state")
     roster: Path | None = None
+
+    @pydantic.field_validator("datasets", "policy", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class RosterFile(Frozen):

@@ -1,14 +1,13 @@
-"""A real deployment on loopback: a SuperLink, its executor, and one process per node, for one study.
+"""A real federation on loopback: a hub, a process per node, enrolled with invitations, and a coordinator who submits.
 
-Nothing here is simulated but the distance: TLS, signed-in nodes, a database, processes that could be on five machines.
+Nothing here is simulated but the distance and the people: TLS, certificates, signatures, approvals by policy, a database,
+processes that could be on five machines. `make federation` tells the story with it, and the tests break it in many ways.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,123 +20,163 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import yaml
 
-import aggregator
-from aggregator import jobs, pki
+from aggregator import daemon, enrolment, registry, settings
 from aggregator.release import Document
-from federation import errors
+from aggregator.settings import Hub
+from federation import __version__, client, credentials, errors
 from federation.contract import Contract
+from federation.credentials import Credentials
 from federation.study import Study
-from nodes import keeping, ledger
+from nodes import keeping, ledger, setup
 from nodes.ledger import Account
 from nodes.site import Site
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 START_S = 60.0
+COORDINATOR = "coordinator"
 
 
 @dataclass
 class Deployment:
-    """The folder of a running hub, its two addresses, its processes by name, and Flower's id of each node."""
+    """The folder of a federation: `hub/`, `nodes/NAME/`, `coordinators/NAME/`; and its processes by name."""
 
     folder: Path
-    admin: str
-    public: str
+    hub: Hub
+    engine: sa.Engine
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    node_ids: dict[str, int] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, name: str, command: Sequence[str]) -> None:
+    @property
+    def public(self) -> str:
+        return self.hub.file.fleet
+
+    def home(self, node: str) -> Path:
+        return self.folder / "nodes" / node
+
+    def state(self, node: str) -> Path:
+        return self.home(node) / "state"
+
+    def keys(self, name: str = COORDINATOR) -> Path:
+        return self.folder / "coordinators" / name
+
+    def start(self, name: str, command: Sequence[str], **environment: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment(self.folder), stdin=subprocess.DEVNULL)
+            values = {**daemon.environment(self.folder), **self.environment, **environment}
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=values, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def start_hub(self) -> None:
+        """And wait until a study could run."""
+        self.start("hub", [sys.executable, "-m", "aggregator.daemon", str(self.hub.folder)])
+        until = time.monotonic() + START_S
+        while not self.is_serving():
+            if time.monotonic() > until or self.processes["hub"].poll() is not None:
+                raise errors.SetupError(f"the hub did not start: {daemon.last_line(self.folder / 'hub.log')}")
+            time.sleep(0.05)
+
+    def is_serving(self) -> bool:
+        """What the standard gRPC health service says."""
+        import grpc
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        secure = grpc.ssl_channel_credentials((self.hub.pki / "ca.crt").read_bytes())
+        with grpc.secure_channel(self.hub.told("enrol"), secure) as channel:
+            try:
+                found = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def start_node(self, name: str, **environment: str) -> None:
+        self.start(name, [sys.executable, "-m", "nodes.daemon", str(self.home(name) / "node.yaml")], **environment)
+
+    def kill(self, name: str) -> None:
+        """With -9; of the hub, its children end too."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def wait_until_online(self, names: Sequence[str], seconds: float = START_S) -> None:
+        until = time.monotonic() + seconds
+        while missing := [name for name in names if not self.is_online(name)]:
+            dead = [name for name in missing if self.processes[name].poll() is not None]
+            if dead or time.monotonic() > until:
+                raise errors.SetupError(f"{', '.join(dead or missing)} did not come online: {daemon.last_line(self.folder / f'{(dead or missing)[0]}.log')}")
+            time.sleep(0.05)
+
+    def is_online(self, name: str) -> bool:
+        found = registry.party(self.engine, name)
+        return found is not None and found.seen is not None and found.seen > self.since(name)
+
+    def since(self, name: str) -> float:
+        """When the node's process was started."""
+        return Path(f"/proc/{self.processes[name].pid}").stat().st_mtime if self.processes[name].poll() is None else time.time()
+
+    def connect(self, name: str = COORDINATOR) -> client.Hub:
+        return client.connect(self.keys(name))
 
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
         for process in self.processes.values():
             try:
-                process.wait(5)
+                process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self.engine.dispose()
 
 
 def run(study: Study, contract: Contract, sites: Sequence[Site], folder: Path, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print) -> Document:
     """The study's released document, run over Flower by `sites`, each in a process of its own."""
     with deployed(sites, folder, say=say) as deployment:
-        return submit(deployment, study, contract, notes=notes, say=say)
+        document = submit(deployment, study, contract, say=say)
+    said = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}
+    return document.model_copy(update={"provenance": said, "receipt": None})  # the receipt is of a federation that is gone
 
 
 @contextlib.contextmanager
-def deployed(sites: Sequence[Site], folder: Path, *, say: Callable[[str], Any] = print) -> Iterator[Deployment]:
-    """A hub and its nodes, up and enrolled; every process is stopped on the way out."""
-    admin, public = (f"127.0.0.1:{port}" for port in free_ports(2))
-    deployment = Deployment(folder, admin, public)
-    say("making keys and certificates")
-    pki.make_authority(folder / "pki", ["localhost", "127.0.0.1"])
-    pki.make_secret(folder / "superexec.secret")
-    shutil.copytree(Path(aggregator.__file__).parent / "bundle", folder / "bundle", ignore=shutil.ignore_patterns("__pycache__"))
+def deployed(sites: Sequence[Site], folder: Path, *, database: str | None = None, say: Callable[[str], Any] = print, **more: Any) -> Iterator[Deployment]:
+    """A hub and its nodes, up and enrolled; every process is stopped on the way out. `more`: keys of hub.yaml."""
+    say("making the hub")
+    hub = settings.init(folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more)
+    deployment = Deployment(folder, hub, registry.open_registry(hub.database))
     try:
-        say("starting the SuperLink")
-        start_hub(deployment)
+        deployment.start_hub()
         say("enrolling the nodes")
-        enrol(deployment, sites)
-        install(deployment, sites)
+        enrol_coordinator(deployment, COORDINATOR)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda site: enrol(deployment, site), sites))
+        install_rosters(deployment, sites)
         for site in sites:
-            start_node(deployment, site)
+            deployment.start_node(site.name)
+        deployment.wait_until_online([site.name for site in sites])
         yield deployment
     finally:
         deployment.stop()
 
 
-def start_hub(deployment: Deployment) -> None:
-    folder = deployment.folder
-    deployment.start("superlink", [sys.executable, "-m", "aggregator.superlink", str(folder), "--admin", deployment.admin, "--public", deployment.public])
-    tls = ["--runtime-api-address", deployment.admin, "--root-certificates", str(folder / "pki" / "ca.crt")]
-    _wait_for_port(deployment)
-    deployment.start("superexec", [program("flower-superexec"), *tls, "--superexec-auth-secret-file", str(folder / "superexec.secret")])
+def enrol(deployment: Deployment, site: Site) -> Credentials:
+    """The node's folder, as a producer would make it, and its enrolment with an invitation."""
+    folder = deployment.home(site.name)
+    setup.init(folder, site.name)
+    (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
+    invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
+    state = keeping.made(folder / "state")
+    return credentials.enrol(state / keeping.HUB, deployment.hub.told("enrol"), invitation.to_text(), keeping.identity(state), __version__)
 
 
-def _wait_for_port(deployment: Deployment) -> None:
-    until = time.monotonic() + START_S
-    for address in (deployment.admin, deployment.public):
-        host, port = address.rsplit(":", 1)
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-                break
-            if time.monotonic() > until or deployment.processes["superlink"].poll() is not None:
-                raise errors.SetupError(f"the SuperLink did not start: {_last_line(deployment.folder / 'superlink.log')}")
-            time.sleep(0.05)
+def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinator") -> Credentials:
+    invitation = enrolment.invite(deployment.hub, deployment.engine, name, role, 1)
+    return credentials.enrol(deployment.keys(name), deployment.hub.told("enrol"), invitation.to_text(), None, __version__)
 
 
-def enrol(deployment: Deployment, sites: Sequence[Site]) -> None:
-    """A key for each node, made where the node runs, and its public half registered at the hub."""
-    (deployment.folder / "config.toml").write_text(
-        f'[superlink]\ndefault = "hub"\n\n[superlink.hub]\naddress = "{deployment.admin}"\nroot-certificates = "{deployment.folder / "pki" / "ca.crt"}"\n'
-    )
+def install_rosters(deployment: Deployment, sites: Sequence[Site]) -> None:
+    """All identities at each node, as their operators would have accepted them."""
+    identities = {site.name: keeping.public_identity(deployment.state(site.name)) for site in sites}
     for site in sites:
-        pki.make_node_key(deployment.folder / f"{site.name}.key")
-    with ThreadPoolExecutor(2) as pool:  # a call of Flower's command line takes a second of CPU
-        answers = list(
-            pool.map(lambda site: flwr(deployment, "supernode", "register", str(deployment.folder / f"{site.name}.key.pub"), "hub", "--name", site.name), sites)
-        )
-    deployment.node_ids |= {site.name: int(answer["node-id"]) for site, answer in zip(sites, answers, strict=True)}
-
-
-def install(deployment: Deployment, sites: Sequence[Site]) -> None:
-    """Each node's files; and the roster of all identities, as their operators would have accepted it."""
-    folder = deployment.folder
-    for site in sites:
-        (folder / f"{site.name}.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
-    identities = {site.name: keeping.public_identity(folder / f"{site.name}.state").hex() for site in sites}
-    (folder / "roster.yaml").write_text(yaml.safe_dump({"nodes": identities}))
-
-
-def start_node(deployment: Deployment, site: Site) -> None:
-    folder = deployment.folder
-    path = folder / f"{site.name}.yaml"
-    keys = ["--ca", str(folder / "pki" / "ca.crt"), "--key", str(folder / f"{site.name}.key")]
-    deployment.start(site.name, [sys.executable, "-m", "nodes.daemon", str(path), "--hub", deployment.public, *keys])
+        setup.accept_roster(deployment.home(site.name) / "node.yaml", identities)
 
 
 def site_file(site: Site, folder: Path) -> dict[str, Any]:
@@ -147,8 +186,8 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
         (folder / f"{name}.contract.yaml").write_text(yaml.safe_dump(json.loads(dataset.contract.canonical())))
         source = _own_file(site, folder) if dataset.rows_where else str(Path(dataset.source).resolve()) if "://" not in dataset.source else dataset.source
         datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | ({"table": dataset.table} if dataset.table else {})
-    own = {"state": f"{site.name}.state", "roster": "roster.yaml"}
-    return {"node": site.name, "datasets": datasets, "policy": site.policy.model_dump(mode="json"), "storage": site.storage.model_dump(mode="json"), **own}
+    policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
+    return {"node": site.name, "datasets": datasets, "policy": policy, "storage": site.storage.model_dump(mode="json"), "state": "state"}
 
 
 def _own_file(site: Site, folder: Path) -> str:
@@ -157,32 +196,31 @@ def _own_file(site: Site, folder: Path) -> str:
     (dataset,) = site.datasets.values()
     connection = connectors.connect(site.storage)
     connectors.open_rows(connection, dataset, list(dataset.contract.columns))
-    path = folder / f"{site.name}.parquet"
+    path = folder / "rows.parquet"
     connection.execute(f"COPY source TO '{path}' (FORMAT parquet)")
     return str(path)
 
 
 def submit(
-    deployment: Deployment,
-    study: Study,
-    contract: Contract,
-    *,
-    notes: Sequence[str] = (),
-    say: Callable[[str], Any] = print,
-    timeout_s: float = 600.0,
-    deadline_s: float = 3600.0,
+    deployment: Deployment, study: Study, contract: Contract, *, say: Callable[[str], Any] = print, nodes: Sequence[str] = (), deadline_s: float = 0
 ) -> Document:
-    """`timeout_s` for a round, `deadline_s` for the study."""
-    name = f"{study.study}-{time.time_ns()}"
-    folder = deployment.folder
-    grant(deployment, study, contract)
-    jobs.write(folder, name, jobs.Job(study, contract, {i: node for node, i in deployment.node_ids.items()}, min(START_S, timeout_s), timeout_s, notes))
-    say("submitting the study")
-    flwr(deployment, "run", str(folder / "bundle"), "hub", "-c", f'directory="{folder}" job="{name}"')
-    found = _wait_for_result(deployment, name, deadline_s, say)
-    if "error" in found:
-        raise getattr(errors, found["error"])(found["message"])
-    return Document.model_validate(found["document"])
+    """The released document; RefusalError or ModelError with the hub's words, if there is none."""
+    grant(deployment, study.model_copy(update={"coordinator": COORDINATOR}), contract)
+    with deployment.connect() as hub:
+        run = hub.submit(study, contract, nodes=nodes, deadline_s=deadline_s)
+        say("submitting the study")
+        status = run.watch(say)
+        if status.state not in ("complete", "partial") and not _has_result(run):
+            kind, _, text = status.reason.partition(": ")
+            raise getattr(errors, kind, errors.RefusalError)(text if hasattr(errors, kind) else status.reason)
+        return Document.model_validate(run.result().document)
+
+
+def _has_result(run: client.Run) -> bool:
+    try:
+        return bool(run.result())
+    except errors.RefusalError:
+        return False
 
 
 def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
@@ -190,59 +228,31 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
     if study.privacy.mode != "dp":
         return
     now = datetime.now(UTC)
-    for node in deployment.node_ids:
-        book = keeping.open_ledger(deployment.folder / f"{node}.state")
+    for party in registry.enrolled(deployment.engine, "node"):
+        book = keeping.open_ledger(deployment.state(party.name))
         if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(book)):
             account = Account(contract.dataset, contract.unit, now.year)
             ledger.grant(book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
 
 
-def _wait_for_result(deployment: Deployment, name: str, deadline_s: float, say: Callable[[str], Any]) -> Mapping[str, Any]:
-    result, progress = (deployment.folder / f"{name}.{kind}" for kind in ("result.json", "round"))
-    until = time.monotonic() + deadline_s
-    while not result.exists():
-        if progress.exists():
-            say(f"rounds done: {progress.read_text()}")
-        dead = [key for key in ("superlink", "superexec") if deployment.processes[key].poll() is not None]
-        if dead or time.monotonic() > until:
-            raise errors.SetupError(f"the hub gave no result ({', '.join(dead) or 'time is up'}): {_last_line(deployment.folder / 'superexec.log')}")
-        time.sleep(0.05)
-    found: Mapping[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free."""
+    for _ in range(100):
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            start = int(first.getsockname()[1])
+        if start + count < 65536 and all(_is_free(port) for port in range(start, start + count)):
+            return start
+    raise errors.SetupError("no five free ports in a row on this machine")
 
 
-# -- Flower's command line
-def flwr(deployment: Deployment, *arguments: str) -> Any:
-    done = subprocess.run(
-        [program("flwr"), *arguments, "--format", "json"], capture_output=True, text=True, env=environment(deployment.folder), check=False, timeout=START_S
-    )
-    start = done.stdout.find("{")
-    answer = json.loads(done.stdout[start:]) if start >= 0 else {}
-    if done.returncode or not answer.get("success"):  # it exits with 0 even when it could not
-        said = str(answer.get("error-message") or done.stderr or done.stdout).strip()
-        raise errors.SetupError(f"`flwr {' '.join(arguments[:2])}` failed: {said.splitlines()[0] if said else 'no reason given'}")
-    return answer
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Flower kept from its own network calls, and at home in the deployment's folder."""
-    path = os.pathsep.join(dict.fromkeys([str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]))
-    home = str(Path(aggregator.__file__).parent.parent)
-    return {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder), "PYTHONPATH": home, "PYTHONUNBUFFERED": "1"}
-
-
-def program(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "no log"
+def logs(deployment: Deployment) -> Mapping[str, str]:
+    """The last line of each process's log."""
+    return {name: daemon.last_line(deployment.folder / f"{name}.log") for name in deployment.processes}

@@ -39,6 +39,11 @@ def private(name: str) -> PrivateAnalysis:
     return module  # type: ignore[no-any-return]
 
 
+def version(name: str) -> int:
+    """Raised when an analysis gives another answer to the same question than before."""
+    return int(getattr(analysis(name), "VERSION", 1)) if name in NAMES else 0
+
+
 def plan(study: Study, contract: Contract, source: Source | None = None) -> dict[str, Task]:
     """The study's tasks. Raises StudyError with every mistake of the study against the contract."""
     source = source or Source(f"study {study.study}", {}, {})
@@ -81,6 +86,10 @@ def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}")
+    if entry.version not in (None, version(entry.run)):
+        raise errors.StudyError(
+            f"{source.at(*key, 'version')}: analyses.{name}.version: {entry.run} has version {version(entry.run)} here; install the other, or write that"
+        )
     if is_private and entry.run in NOT_PRIVATE:
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}")
     module = private(entry.run) if is_private else analysis(entry.run)

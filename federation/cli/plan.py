@@ -40,12 +40,15 @@ class Planned:
     people: int | None
     left: int | None = None
     refusal: Refusal | None = None
+    waits: bool = False  # for its staff's word
 
 
-def plan(path: Path, contract: Path | None, node_files: Sequence[Path], sizes: Sequence[str], output: str) -> None:
+def plan(
+    path: Path, contract: Path | None, node_files: Sequence[Path], sizes: Sequence[str], output: str, *, at_hub: bool = False, keys: Path | None = None
+) -> None:
     made, agreed, source = studies.load(path, contract)
     tasks = registry.plan(made, agreed, source)
-    nodes = [*_from_sizes(sizes), *_from_files(made, agreed, node_files, len(sizes) + len(node_files))]
+    nodes = [*_from_sizes(sizes), *_from_files(made, agreed, node_files, len(sizes) + len(node_files)), *(_from_hub(path, contract, keys) if at_hub else ())]
     hub.check_secure_sum(made, max(len(nodes), made.min_nodes))
     forecasts = _forecasts(made, agreed, tasks, nodes)
     if output == "json":
@@ -62,6 +65,19 @@ def _from_sizes(sizes: Sequence[str]) -> list[Planned]:
             raise errors.InputError(f"--people {text!r}: write it as NAME=N, as in --people limoges=1700")
         found.append(Planned(name, int(number)))
     return found
+
+
+def _from_hub(path: Path, contract: Path | None, keys: Path | None) -> list[Planned]:
+    """What the nodes at the hub say themselves."""
+    from federation import client
+
+    with client.connect(keys) as hub:
+        found = []
+        for state in hub.plan(path, contract):
+            rule, _, remedy = state.reason.partition(": ")
+            refusal = None if state.verdict in ("approved", "waiting") else Refusal(rule, remedy) if remedy else Refusal("no word", state.reason)
+            found.append(Planned(state.node, state.people or None, refusal=refusal, waits=state.verdict == "waiting"))
+        return found
 
 
 def _from_files(study: Study, contract: Contract, paths: Sequence[Path], nodes: int) -> list[Planned]:
@@ -168,7 +184,7 @@ def _nodes_table(study: Study, nodes: Sequence[Planned]) -> Table:
         before = "?" if node.left is None else f"{accounting.epsilon(node.left, study.privacy.delta):.3f}"
         after = "?" if node.left is None or node.refusal else f"{accounting.epsilon(node.left - study.privacy.rho, study.privacy.delta):.3f}"
         amounts = ("", "") if study.privacy.mode == "exact" else (before, after)
-        said = Text(f"no: {node.refusal}", style="yellow") if node.refusal else Text("yes")
+        said = Text(f"no: {node.refusal}", style="yellow") if node.refusal else Text("yes, when its staff approves" if node.waits else "yes")
         table.add_row(node.name, words.say("n", node.people) if node.people else "?", *amounts, said)
     return table
 

@@ -42,9 +42,10 @@ def schema(what: str) -> None:
 
 def schema_of(what: str) -> dict[str, object]:
     from aggregator.release import Document
+    from aggregator.settings import HubFile
     from nodes.site import SiteFile
 
-    models: dict[str, type[pydantic.BaseModel]] = {"study": Study, "contract": Contract, "node": SiteFile, "result": Document}
+    models: dict[str, type[pydantic.BaseModel]] = {"study": Study, "contract": Contract, "node": SiteFile, "hub": HubFile, "result": Document}
     made = models[what].model_json_schema()
     if what == "study":
         made["properties"]["analyses"]["additionalProperties"] = {"oneOf": _analyses()}

@@ -1,0 +1,206 @@
+"""The hub as a process: `hdh hub run`. It serves the API, and keeps Flower's SuperLink and its executor running beside it."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+import aggregator
+from aggregator import metrics, registry, service, settings
+from aggregator.dispatch import Dispatch
+from aggregator.flower_control import Control
+from aggregator.settings import Hub
+from federation import __version__, audit, credentials, errors, logs
+
+log = logging.getLogger("hdh.hub")
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+START_S = 60.0
+LOCK = "hub.lock"
+LOGS = ("hub.log", "superlink.log", "superexec.log")
+
+
+def run(hub: Hub, *, log_format: str = "text") -> None:
+    """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
+    logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    with _alone(hub.folder):
+        _run(hub, stop)
+
+
+def _run(hub: Hub, stop: threading.Event) -> None:
+    engine = registry.open_registry(hub.database)
+    control = Control(hub.file.admin, hub.pki / "ca.crt", hub.token)
+    dispatch = Dispatch(hub, engine, control)
+    _check_ports(hub)
+    children = Children(hub)
+    served = service.servers(dispatch)
+    audit.write(hub.audit, "hub started", version=__version__)
+    try:
+        children.start()
+        children.wait_until_up(stop)
+        served.start()
+        metrics.serve(hub.file.metrics, dispatch)
+        log.info("hub (hdh %s) is up: nodes' rounds %s, API %s, enrolment %s", __version__, hub.file.fleet, hub.file.api, hub.file.enrol)
+        loop = threading.Thread(target=dispatch.run, args=(stop,), name="dispatch")
+        loop.start()
+        while not stop.wait(1.0):
+            served.serving(children.look_after() and _database_answers(engine))
+            if not loop.is_alive():
+                raise errors.SetupError("the hub's loop has died of a bug of its own; its log says more")
+        loop.join(10)
+    finally:
+        stop.set()
+        served.stop()
+        children.stop()
+        audit.write(hub.audit, "hub stopped")
+        engine.dispose()
+
+
+def _database_answers(engine: sa.Engine) -> bool:
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.select(1))
+    except sa.exc.SQLAlchemyError:
+        return False
+    return True
+
+
+def _check_ports(hub: Hub) -> None:
+    for which in ("fleet", "admin", "metrics"):
+        host, port = credentials.address(getattr(hub.file, which))
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as reason:
+            raise errors.SetupError(
+                f"the port {host}:{port} cannot be opened ({reason.strerror}); another program has it, or change `{which}` in hub.yaml"
+            ) from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.SetupError(f"{folder}: this hub runs already in another process") from None
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    if not (folder / LOCK).exists():
+        return False
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+# -- Flower's processes
+@dataclass
+class Children:
+    """The SuperLink and the SuperExec. They end with the hub, however it ends, and are started again when they do alone."""
+
+    hub: Hub
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    again_at: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def commands(self) -> dict[str, Sequence[str]]:
+        folder, file = self.hub.folder, self.hub.file
+        tls = ["--runtime-api-address", file.admin, "--root-certificates", str(self.hub.pki / "ca.crt")]
+        secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
+        return {
+            "superlink": [sys.executable, "-m", "aggregator.superlink", str(folder), "--admin", file.admin, "--public", file.fleet],
+            "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
+        }
+
+    def start(self) -> None:
+        for name in self.commands:
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        path = self.hub.folder / "logs" / f"{name}.log"
+        if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
+            os.replace(path, path.with_suffix(".log.1"))
+        with path.open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                self.commands[name], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(self.hub.folder), preexec_fn=_end_with_parent()
+            )
+
+    def wait_until_up(self, stop: threading.Event) -> None:
+        until = time.monotonic() + START_S
+        for which in ("admin", "fleet"):
+            host, port = credentials.address(getattr(self.hub.file, which))
+            host = "127.0.0.1" if host == "0.0.0.0" else host
+            while not stop.is_set():
+                with suppress(OSError), socket.create_connection((host, port), timeout=1):
+                    break
+                if time.monotonic() > until or self.processes["superlink"].poll() is not None:
+                    raise errors.SetupError(f"Flower's SuperLink did not start: {last_line(self.hub.folder / 'logs' / 'superlink.log')}")
+                time.sleep(0.05)
+
+    def look_after(self) -> bool:
+        """Whether all are there; one that has died is started again, at most every five seconds."""
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
+                log.error("%s ended (%s), and is started again: %s", name, process.returncode, last_line(self.hub.folder / "logs" / f"{name}.log"))
+                self.again_at[name] = time.monotonic() + 5.0
+                self._start(name)
+        return all(process.poll() is None for process in self.processes.values())
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """Asks Linux to end the child when the hub is killed; looked up before the fork, since little is safe after it."""
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Flower kept from its own network calls, and at home in the hub's folder."""
+    path = os.pathsep.join(dict.fromkeys([str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]))
+    home = str(Path(aggregator.__file__).parent.parent)
+    return {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder), "PYTHONPATH": home, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "no log"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    run(settings.load(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    main()

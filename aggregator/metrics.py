@@ -1,0 +1,50 @@
+"""The hub's numbers for Prometheus: studies, nodes, certificates. None of them derives from a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+
+from aggregator import registry
+from aggregator.dispatch import Dispatch
+from federation import __version__, credentials, errors
+
+
+class Numbers:
+    """Counted anew each time they are asked for."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.dispatch = dispatch
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("hdh_hub", "The hub's version", {"version": __version__})
+        studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
+        with self.dispatch.engine.connect() as connection:
+            counted: dict[str, int] = dict(
+                connection.execute(sa.select(registry.studies.c.state, sa.func.count()).group_by(registry.studies.c.state)).tuples().all()
+            )
+        for state in registry.STATES:
+            studies.add_metric([state], counted.get(state, 0))
+        yield studies
+        nodes = [one for one in registry.enrolled(self.dispatch.engine, "node") if one.revoked is None]
+        yield GaugeMetricFamily("hdh_nodes_enrolled", "Nodes that are enrolled and not revoked", len(nodes))
+        online = GaugeMetricFamily("hdh_node_online", "1 if the node's line to the hub is open", labels=["node"])
+        lines = self.dispatch.board.online()
+        for one in nodes:
+            online.add_metric([one.name], int(one.name in lines))
+        yield online
+        server = (self.dispatch.hub.pki / "hub.crt").read_bytes()
+        yield GaugeMetricFamily("hdh_certificate_days", "Days until the hub's own certificate expires", credentials.days_left(server))
+
+
+def serve(address: str, dispatch: Dispatch) -> None:
+    host, port = credentials.address(address)
+    numbers = CollectorRegistry()
+    numbers.register(Numbers(dispatch))
+    try:
+        start_http_server(port, addr=host, registry=numbers)
+    except OSError as reason:
+        raise errors.SetupError(f"the metrics port {address} cannot be opened ({reason.strerror}); change `metrics` in hub.yaml") from None

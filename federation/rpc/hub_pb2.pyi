@@ -1,0 +1,244 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Empty(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("secret", "csr", "identity", "signature", "version")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    secret: bytes
+    csr: str
+    identity: bytes
+    signature: bytes
+    version: str
+    def __init__(self, secret: _Optional[bytes] = ..., csr: _Optional[str] = ..., identity: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., version: _Optional[str] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("name", "role", "certificate", "authority", "api", "fleet", "flower_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    API_FIELD_NUMBER: _ClassVar[int]
+    FLEET_FIELD_NUMBER: _ClassVar[int]
+    FLOWER_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    certificate: str
+    authority: str
+    api: str
+    fleet: str
+    flower_id: int
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., certificate: _Optional[str] = ..., authority: _Optional[str] = ..., api: _Optional[str] = ..., fleet: _Optional[str] = ..., flower_id: _Optional[int] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("version", "holdings")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    holdings: _containers.RepeatedCompositeFieldContainer[Holding]
+    def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ...) -> None: ...
+
+class Holding(_message.Message):
+    __slots__ = ("dataset", "contract_hash", "people")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    contract_hash: str
+    people: int
+    def __init__(self, dataset: _Optional[str] = ..., contract_hash: _Optional[str] = ..., people: _Optional[int] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("welcome", "proposal", "wake", "ended")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    WAKE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    proposal: Proposal
+    wake: Wake
+    ended: Ended
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., wake: _Optional[_Union[Wake, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("now", "head_seq", "head_hash", "version")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    HEAD_SEQ_FIELD_NUMBER: _ClassVar[int]
+    HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    head_seq: int
+    head_hash: str
+    version: str
+    def __init__(self, now: _Optional[float] = ..., head_seq: _Optional[int] = ..., head_hash: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Proposal(_message.Message):
+    __slots__ = ("study", "contract_hash", "certificate", "signature", "nodes", "deadline", "rehearsal")
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_HASH_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    REHEARSAL_FIELD_NUMBER: _ClassVar[int]
+    study: str
+    contract_hash: str
+    certificate: str
+    signature: bytes
+    nodes: int
+    deadline: float
+    rehearsal: bool
+    def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+
+class Wake(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class Ended(_message.Message):
+    __slots__ = ("study_hash",)
+    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
+    study_hash: str
+    def __init__(self, study_hash: _Optional[str] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("study_hash", "verdict", "reason", "by", "at", "signature", "rehearsal")
+    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    REHEARSAL_FIELD_NUMBER: _ClassVar[int]
+    study_hash: str
+    verdict: str
+    reason: str
+    by: str
+    at: str
+    signature: bytes
+    rehearsal: bool
+    def __init__(self, study_hash: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[str] = ..., signature: _Optional[bytes] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: str
+    def __init__(self, csr: _Optional[str] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: str
+    def __init__(self, certificate: _Optional[str] = ...) -> None: ...
+
+class RosterReply(_message.Message):
+    __slots__ = ("nodes",)
+    class NodesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.ScalarMap[str, bytes]
+    def __init__(self, nodes: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("study", "contract", "signature", "deadline_s", "nodes")
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    study: str
+    contract: str
+    signature: bytes
+    deadline_s: float
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, study: _Optional[str] = ..., contract: _Optional[str] = ..., signature: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StudyRequest(_message.Message):
+    __slots__ = ("study",)
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    study: str
+    def __init__(self, study: _Optional[str] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ("most",)
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    most: int
+    def __init__(self, most: _Optional[int] = ...) -> None: ...
+
+class ListReply(_message.Message):
+    __slots__ = ("studies",)
+    STUDIES_FIELD_NUMBER: _ClassVar[int]
+    studies: _containers.RepeatedCompositeFieldContainer[Status]
+    def __init__(self, studies: _Optional[_Iterable[_Union[Status, _Mapping]]] = ...) -> None: ...
+
+class NodeState(_message.Message):
+    __slots__ = ("node", "verdict", "reason", "online", "people")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    verdict: str
+    reason: str
+    online: bool
+    people: int
+    def __init__(self, node: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., online: _Optional[bool] = ..., people: _Optional[int] = ...) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("number", "study", "study_hash", "coordinator", "state", "reason", "progress", "submitted", "deadline", "started", "finished", "nodes")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    study: str
+    study_hash: str
+    coordinator: str
+    state: str
+    reason: str
+    progress: str
+    submitted: float
+    deadline: float
+    started: float
+    finished: float
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeState]
+    def __init__(self, number: _Optional[int] = ..., study: _Optional[str] = ..., study_hash: _Optional[str] = ..., coordinator: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., progress: _Optional[str] = ..., submitted: _Optional[float] = ..., deadline: _Optional[float] = ..., started: _Optional[float] = ..., finished: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[NodeState, _Mapping]]] = ...) -> None: ...
+
+class ResultReply(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: str
+    def __init__(self, document: _Optional[str] = ...) -> None: ...
+
+class PlanReply(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeState]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeState, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,112 @@
+"""What a human has allowed: the studies proposed to this node, and the word of its staff, in an SQLite file.
+
+The daemon writes proposals in, `hdh node approve` and `refuse` write decisions, and the daemon tells them to the hub. A decision
+is about a study's hash: an edited study is another one, and asks again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from federation import errors
+
+Verdict = Literal["waiting", "approved", "refused"]
+_TABLE = """
+CREATE TABLE IF NOT EXISTS proposals (
+    study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
+    received TEXT NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL DEFAULT 0,
+    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL
+) STRICT
+"""
+_COLUMNS = "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, reason, by, at"
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A study as its coordinator signed it, and what this node says to it."""
+
+    study_hash: str
+    study: str
+    written: str
+    coordinator: str
+    key_id: str
+    nodes: int
+    received: str
+    deadline: float
+    over: int
+    verdict: Verdict
+    reason: str
+    by: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Approvals:
+    path: Path
+
+    def verdict(self, study_hash: str) -> Verdict | None:
+        found = self._query("study_hash = ?", study_hash)
+        return found[0].verdict if found else None
+
+    def propose(self, proposed: Proposed) -> Proposed:
+        """Keeps a proposal; of one that is known, only the deadline is new. Gives what is kept."""
+        with closing(self._open()) as connection, connection:
+            connection.execute(
+                f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 13)}, 0) "
+                "ON CONFLICT (study_hash) DO UPDATE SET deadline = excluded.deadline, nodes = excluded.nodes, over = 0",
+                tuple(getattr(proposed, name) for name in _COLUMNS.split(", ")),
+            )
+        return self._query("study_hash = ?", proposed.study_hash)[0]
+
+    def decide(self, study_hash: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
+        with closing(self._open()) as connection, connection:
+            connection.execute(
+                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE study_hash = ?", (verdict, reason, by, at, study_hash)
+            )
+
+    def end(self, study_hash: str) -> None:
+        with closing(self._open()) as connection, connection:
+            connection.execute("UPDATE proposals SET over = 1 WHERE study_hash = ?", (study_hash,))
+
+    def untold(self) -> Sequence[Proposed]:
+        """Decisions that the hub has not taken yet."""
+        return self._query("told = 0 AND over = 0 AND verdict <> 'waiting'")
+
+    def told(self, one: Proposed) -> None:
+        with closing(self._open()) as connection, connection:
+            connection.execute("UPDATE proposals SET told = 1 WHERE study_hash = ? AND at = ?", (one.study_hash, one.at))
+
+    def all(self) -> Sequence[Proposed]:
+        """Newest first."""
+        return self._query("1")
+
+    def find(self, named: str) -> Proposed:
+        """By hash, its beginning, or name; InputError if it is none or not clear."""
+        found = [one for one in self.all() if one.study_hash.startswith(named)] or [one for one in self.all() if one.study == named]
+        if not found:
+            raise errors.InputError(f"no study {named!r} was proposed to this node; see `hdh node studies`")
+        waiting = [one for one in found if one.verdict == "waiting" and not one.over] or found[:1]
+        if len(waiting) > 1:
+            hashes = ", ".join(one.study_hash[:12] for one in waiting)
+            raise errors.InputError(f"{named!r} may mean {hashes}; give the hash")
+        return waiting[0]
+
+    def _query(self, where: str, *values: object) -> list[Proposed]:
+        with closing(self._open()) as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, study_hash", values).fetchall()
+        return [Proposed(*row) for row in rows]
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, timeout=30)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_TABLE)
+        except sqlite3.Error as reason:
+            raise errors.SetupError(f"{self.path.name} in the state folder cannot be opened ({reason}); check the folder's owner and disk") from None
+        return connection

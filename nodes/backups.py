@@ -1,0 +1,68 @@
+"""A node's state as one file, and back: what it has promised (ledger, approvals, audit log) and who it is (keys).
+
+An older copy put back would forget what was spent since. So it is told: by the hub, which has seen the ledger's last entry,
+when the node connects; the node then answers nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import tarfile
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from federation import errors
+from nodes import daemon, keeping, ledger
+
+BASES = (keeping.LEDGER, daemon.APPROVALS)
+LEFT_OUT = (daemon.LOCK, daemon.STATUS, daemon.METRICS)
+
+
+def write(state: Path, out: Path) -> int:
+    """The number of the ledger's last entry. The node may run meanwhile. The file holds private keys, and is for its owner only."""
+    if out.exists():
+        raise errors.InputError(f"{out} is there already; name a new file")
+    if not (state / keeping.IDENTITY).exists():
+        raise errors.SetupError(f"{state}: nothing to back up; is this a node's state folder?")
+    seq = ledger.head(keeping.open_ledger(state)).seq
+    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "ledger": seq}
+        _add(archive, "backup.json", json.dumps(about).encode())
+        for path in sorted(state.rglob("*")):
+            name = str(path.relative_to(state))
+            if not path.is_file() or name in LEFT_OUT or name.endswith((".part", "-wal", "-shm")):
+                continue
+            _add(archive, name, _snapshot(path) if name in BASES else path.read_bytes())
+    return seq
+
+
+def _snapshot(path: Path) -> bytes:
+    """A consistent copy of an SQLite file that is in use."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(":memory:")) as copy:
+        source.backup(copy)
+        return copy.serialize()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o600
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def restore(backup: Path, state: Path) -> int:
+    """Into an empty or missing folder; what is there is never overwritten, since it may know of more."""
+    if state.exists() and any(state.iterdir()):
+        raise errors.SetupError(f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`): the newer one counts")
+    keeping.made(state)
+    try:
+        with tarfile.open(backup, mode="r:gz") as archive:
+            archive.extractall(state, filter="data")
+    except (OSError, tarfile.TarError) as reason:
+        raise errors.InputError(f"{backup}: cannot be read as a backup ({reason})") from None
+    (state / "backup.json").unlink(missing_ok=True)
+    (state / keeping.HUB).chmod(0o700) if (state / keeping.HUB).exists() else None
+    return ledger.verify(keeping.open_ledger(state)).seq

@@ -1,0 +1,150 @@
+"""A node's folder, made and filled: node.yaml with safe defaults, datasets, the systemd unit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from federation import contract as contracts
+from federation import errors
+from nodes import keeping
+from nodes import site as sites
+
+TEMPLATE = """\
+# What this node holds, and what it answers. Read when the node starts: `systemctl restart hdh-node`, or stop it and `hdh node run`.
+# `hdh node check` says whether the data keep their contracts. A key of `policy` that is left out has the value shown here.
+node: {name}
+
+# `hdh node dataset add CONTRACT --source FILE-OR-URL` writes here.
+datasets: {{}}
+
+policy:
+  approval: manual          # a person says yes to each study (hdh node approve); automatic: what this policy admits needs no word
+  # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
+  # coordinators: [name]    # left out: any coordinator that the hub has enrolled
+  # coordinator_keys: {{name: 64 digits of `hdh study identity` there}}
+  # authorisations: {{DR-2026-000: 2027-12-31}}   # references known here, with their last day; left out: the study's own word
+  purposes: [quality-of-care, research, surveillance, health-policy, pharmacovigilance, innovation]
+  modes: [exact, dp]
+  min_cell: 11              # no number that stands on fewer people leaves this node
+  min_nodes: 3              # this node included
+  most_epsilon: 1.0         # of one study; `hdh node grant` gives a dataset's budget of the year
+  # most_epsilon_per_year: 3.0
+  secure_sum: optional      # required: the hub never sees a sum of this node alone
+  noise: node               # distributed: under a secure sum this node may add its share of the noise only
+  hub_sees_cells: false     # true: the hub is an authorised platform, and suppresses small cells itself
+  terse: false              # true: say No without the reason
+
+state: state                # ledger, keys, audit log: back it up (hdh node backup), and never put an older copy back
+# roster: roster.yaml       # with whom this node takes part in secure sums (hdh node roster --from-hub)
+"""
+
+
+def init(folder: Path, name: str) -> Path:
+    """node.yaml and the state folder of a new node. SetupError if there is one."""
+    path = folder / "node.yaml"
+    if path.exists():
+        raise errors.SetupError(f"{path} is there already; choose another folder with --dir, or go on with that node")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
+        raise errors.InputError(f"{name!r} is not a node's name: lower-case letters, digits and dashes, and a letter first")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
+    keeping.public_identity(keeping.made(folder / "state"))
+    return path
+
+
+def add_dataset(path: Path, contract: Path, source: str, table: str | None, people: int | None) -> str:
+    """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else."""
+    site = sites.load(path)
+    agreed = contracts.load(contract)
+    if agreed.dataset in site.datasets:
+        raise errors.SiteError(f"{path}: dataset {agreed.dataset!r} is there already; edit its line, or take it out first")
+    kept = path.parent / "contracts" / f"{agreed.dataset}.yaml"
+    kept.parent.mkdir(exist_ok=True)
+    if contract.resolve() != kept.resolve():
+        shutil.copyfile(contract, kept)
+    entry = {"contract": f"contracts/{agreed.dataset}.yaml", "source": source if "://" in source else _from(path.parent, source)}
+    entry |= {"table": table} if table else {}
+    line = f"  {agreed.dataset}: {json.dumps(entry | ({'people': people} if people else {}), ensure_ascii=False)}\n"
+    before = path.read_text(encoding="utf-8")
+    after, changed = re.subn(r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n", lambda found: "datasets:\n" + line, before, count=1)
+    if not changed:
+        raise errors.SiteError(f"{path}: no line `datasets:` to add to; write it yourself:\n{line}")
+    _replace(path, after)
+    try:
+        sites.load(path)
+    except errors.InputError:
+        _replace(path, before)
+        raise
+    return agreed.dataset
+
+
+def _from(folder: Path, source: str) -> str:
+    """Relative to node.yaml where it lies under it, else absolute."""
+    full = Path(source).resolve()
+    if not full.exists():
+        raise errors.InputError(f"--source {source}: no such file or folder")
+    return str(full.relative_to(folder.resolve())) if full.is_relative_to(folder.resolve()) else str(full)
+
+
+def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
+    """Writes identities into roster.yaml, and gives the nodes whose key differs from the one accepted before, which are kept as
+    they were."""
+    roster = path.parent / "roster.yaml"
+    known = sites.load_roster(roster) if roster.exists() else {}
+    merged = {**identities, **known}
+    text = "# With whom this node takes part in secure sums. Compare each key with its operator (hdh node identity), by another way.\n"
+    _replace(roster, text + yaml.safe_dump({"nodes": {name: key.hex() for name, key in sorted(merged.items())}}))
+    if sites.load(path).roster == {}:
+        text, changed = re.subn(r"(?m)^# roster: roster.yaml.*\n", "roster: roster.yaml\n", path.read_text(encoding="utf-8"))
+        _replace(path, text if changed else text + "roster: roster.yaml\n")
+    return [name for name, key in known.items() if identities.get(name, key) != key]
+
+
+def unit(path: Path, user: str) -> str:
+    """A systemd unit: started at boot, started again whenever it ends, with nothing but its own folder to write in."""
+    folder = path.resolve().parent
+    return f"""\
+# systemd unit of the node in {folder}
+#   hdh node unit > /etc/systemd/system/hdh-node.service && systemctl enable --now hdh-node
+[Unit]
+Description=hdh-federation node
+Wants=network-online.target time-sync.target
+After=network-online.target time-sync.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={Path(sys.executable).parent / "hdh"} node run --site {path.resolve()}
+WorkingDirectory={folder}
+User={user}
+Restart=always
+RestartSec=5
+KillSignal=SIGTERM
+TimeoutStopSec=60
+NoNewPrivileges=yes
+ProtectSystem=strict
+ReadWritePaths={folder}
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictSUIDSGID=yes
+UMask=0077
+MemoryMax=8G
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
