@@ -26,6 +26,7 @@ from aggregator.dispatch import Dispatch
 from aggregator.flower_control import Control
 from aggregator.settings import Hub
 from federation import __version__, audit, credentials, errors, logs
+from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
@@ -54,6 +55,7 @@ def _run(hub: Hub, stop: threading.Event) -> None:
     audit.write(hub.audit, "hub started", version=__version__)
     try:
         children.start()
+        analyses.preload()
         children.wait_until_up(stop)
         served.start()
         metrics.serve(hub.file.metrics, dispatch)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -38,10 +39,13 @@ def run(path: Path, *, log_format: str = "text") -> None:
         raise errors.SiteError(f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew")
     logs.start(site.state.parent / "logs" / "node.log", log_format)
     with _alone(site.state):
-        _run(site, own)
+        anew = _run(site, own)
+    if anew:
+        os.execv(sys.executable, sys.orig_argv)
 
 
-def _run(site: Site, own: credentials.Credentials) -> None:
+def _run(site: Site, own: credentials.Credentials) -> bool:
+    """Whether the process should start anew: a study leaves some 150 MB of libraries behind, and a resting node needs none."""
     from nodes import client_app, fleet, line
 
     state = site.state
@@ -71,12 +75,14 @@ def _run(site: Site, own: credentials.Credentials) -> None:
     try:
         fleet.serve(app, link, stop, pace, lambda rule, why: _refused(office, rule, why))
     finally:
+        rested = not stop.is_set()
         stop.set()
         pace.woken.set()
-        office.audit("stopped", why=failed[0] if failed else "asked to")
+        office.audit("stopped", why=failed[0] if failed else "rested, and starts anew" if rested else "asked to")
         _write_status(state, {"running": False})
     if failed:
         raise errors.SetupError(failed[0])
+    return rested
 
 
 def _keep(own_line: Any, failed: list[str]) -> None:

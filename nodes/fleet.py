@@ -46,12 +46,17 @@ class Pace:
     busy_s: float = 0.1
     idle_s: float = 3.0
     stays_busy_s: float = 30.0
+    rests_s: float = 600.0  # after a study, before the process starts anew to give its memory back
     until: float = 0.0
+    answered: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
 
     def wake(self, seconds: float) -> None:
         self.until = max(self.until, time.monotonic() + min(seconds, 600.0))
         self.woken.set()
+
+    def is_rested(self) -> bool:
+        return self.answered and time.monotonic() > self.until + self.rests_s
 
     def rest(self) -> None:
         if time.monotonic() < self.until:
@@ -75,16 +80,16 @@ Refused = Callable[[str, str], None]  # what is told to the audit log: the rule,
 
 
 def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
-    """Answers the hub until `stop`; tries again, ever more slowly, when it is away."""
+    """Answers the hub until `stop`, or until it has rested after a study; tries again, ever more slowly, when the hub is away."""
     delay = 1.0
-    while not stop.is_set():
+    while not stop.is_set() and not pace.is_rested():
         connected = time.monotonic()
         try:
             _session(app, link, stop, pace, refused)
         except (Exception, SystemExit) as error:  # Flower's way to say that it could not connect is to exit
             log.warning("no connection to the SuperLink %s (%s)", link.superlink, _last_words(error))
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
-        if not stop.is_set():
+        if not stop.is_set() and not pace.is_rested():
             log.info("connecting to %s again in %.0f s", link.superlink, delay)
             stop.wait(delay * random.uniform(0.8, 1.2))
 
@@ -102,7 +107,7 @@ def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refu
         node_id, receive, send, get_run, _never_get_code, pull_object, push_object, confirm = connection
         log.info("connected to the SuperLink %s as Flower node %s", link.superlink, node_id)
         known: dict[int, bool] = {}  # by run: whether its bundle is the thin one
-        while not stop.is_set():
+        while not stop.is_set() and not pace.is_rested():
             received = receive()
             if received is None:
                 pace.rest()
@@ -113,6 +118,7 @@ def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refu
                     known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
                 started = time.monotonic()
                 reply = answer(app, message, run_id, node_id, refused) if known[run_id] else _unknown_bundle(message, refused)
+                pace.answered = True
                 pace.wake(pace.stays_busy_s)
                 _push(reply, run_id, time.monotonic() - started, send, push_object, stop)
             except RunNotRunningException:

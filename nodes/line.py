@@ -29,6 +29,7 @@ from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.office import Office
 from nodes.site import Site
+from strategies import registry
 
 log = logging.getLogger("hdh.node")
 LOOK_S = 0.5  # how often decisions of the staff are looked for
@@ -91,6 +92,8 @@ def _listen(line: Line, channel: grpc.Channel) -> None:
             decision = consider(line, notice.proposal)
             if decision is not None:
                 stub.Decide(decision, timeout=30)
+            if decision is not None and decision.verdict == "approved":
+                registry.preload()  # its first query is some seconds away
 
 
 def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:

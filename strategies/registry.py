@@ -39,6 +39,15 @@ def private(name: str) -> PrivateAnalysis:
     return module  # type: ignore[no-any-return]
 
 
+def preload() -> None:
+    """Imports what a study may need, so that the first one does not wait for it."""
+    importlib.import_module("formulaic")
+    for name in ANALYSES:
+        analysis(name)
+    for name in PRIVATE:
+        private(name)
+
+
 def version(name: str) -> int:
     """Raised when an analysis gives another answer to the same question than before."""
     return int(getattr(analysis(name), "VERSION", 1)) if name in NAMES else 0
