@@ -36,6 +36,7 @@ LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
 MOST_ATTEMPTS = 3
 WAKE_S = 60.0
+ASKED_A_SECOND = 20  # how often all nodes together may ask the SuperLink for news unbidden; it serves 200 requests a second
 WAIT_FOR_NODES_S = 15.0
 
 
@@ -79,6 +80,7 @@ class Dispatch:
     control: Control
     board: Switchboard = field(default_factory=Switchboard)
     news: threading.Event = field(default_factory=threading.Event)
+    asked: dict[str, int] = field(default_factory=dict)  # by job: how many queries the nodes were told to look for
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
 
     # -- in
@@ -175,7 +177,7 @@ class Dispatch:
         job = Job(study, contract, by_id, {name: party.identity for name, party in parties.items()}, WAIT_FOR_NODES_S, self.hub.file.round_timeout_s)
         name = job_name(one.number, one.attempts + 1)
         jobs.write(self.hub.jobs, name, job)
-        self.board.tell(nodes, hub_pb2.Notice(wake=hub_pb2.Wake(seconds=WAKE_S)))
+        self._wake(nodes)
         if not registry.move(self.engine, one.number, "running", out_of=("waiting",), started=one.started or time.time(), attempts=one.attempts + 1, reason=""):
             return
         try:
@@ -187,10 +189,18 @@ class Dispatch:
         audit.write(self.hub.audit, "started", number=one.number, study_hash=one.study_hash, nodes=sorted(parties), attempt=one.attempts + 1)
         log.info("study %s (number %d) starts with %s", one.study, one.number, ", ".join(sorted(parties)))
 
+    def _wake(self, nodes: Sequence[str]) -> None:
+        self.board.tell(nodes, hub_pb2.Notice(wake=hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / ASKED_A_SECOND)))
+
     def _look(self, one: Submitted, tidied: float) -> None:
-        found = jobs.read_result(self.hub.jobs, job_name(one.number, one.attempts))
+        name = job_name(one.number, one.attempts)
+        found, asked = jobs.read_result(self.hub.jobs, name), jobs.asked(self.hub.jobs, name)
         if found is not None:
+            self.asked.pop(name, None)
             self._finish(one, found)
+        elif asked != self.asked.get(name, 0):
+            self.asked[name] = asked
+            self._wake([each.node for each in registry.decided(self.engine, one.number) if each.verdict == "approved"])
         elif time.monotonic() - tidied > TIDY_S and self._has_died(one):
             self._again(one, "its process at the hub has died")
 

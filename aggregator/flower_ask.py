@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aggregator.secure import Send
 from federation.messages import Query, Reply
 
-WAVE = 40  # nodes asked at once: the SuperLink serves so many within a second
+WAVE = 64  # nodes asked at once
 
 
 class Post(Protocol):
@@ -56,7 +56,7 @@ def _wave(post: Post, queries: Mapping[int, Query], names: Mapping[int, str], pa
             else:
                 replies.append(reply)
         if waiting:
-            time.sleep(patience.poll_s)
+            time.sleep(patience.poll_s * max(1.0, len(waiting) / 8))
     for node_id in waiting.values():
         note(f"{names[node_id]} did not answer within {patience.timeout_s:g} s")
     return replies

@@ -46,6 +46,16 @@ def read(folder: Path, name: str) -> Job:
     return Job(study, contract, nodes, values["identities"], values["wait_s"], values["timeout_s"], tuple(values["notes"]))
 
 
+def ask(folder: Path, name: str, queries: int) -> None:
+    """So many queries have been sent to nodes: the hub's process tells them to look."""
+    _replace(folder / f"{name}.asked", str(queries))
+
+
+def asked(folder: Path, name: str) -> int:
+    path = folder / f"{name}.asked"
+    return int(path.read_text()) if path.exists() else 0
+
+
 def read_progress(folder: Path, name: str) -> str:
     path = folder / f"{name}.round"
     return path.read_text() if path.exists() else ""
@@ -58,7 +68,7 @@ def read_result(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def remove(folder: Path, name: str) -> None:
-    for kind in ("job.json", "round", "result.json"):
+    for kind in ("job.json", "round", "asked", "result.json"):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 

@@ -50,6 +50,9 @@ class GridPost:
 
     grid: Grid
     job: jobs.Job
+    folder: Path
+    name: str
+    queries: int = 0
     sent: dict[str, Sent] = field(default_factory=dict)
     signed: dict[str, list[Signed]] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=dict)
@@ -64,6 +67,8 @@ class GridPost:
         ids = list(self.grid.push_messages(messages))
         for message_id, (node_id, query) in zip(ids, queries.items(), strict=True):
             self.sent[message_id] = Sent(self.job.nodes[node_id], digests[id(query)], query.round, query.phase.name if query.phase else "")
+        self.queries += len(ids)
+        jobs.ask(self.folder, self.name, self.queries)
         return dict(zip(ids, queries, strict=True))
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
@@ -103,8 +108,8 @@ def main(grid: Grid, context: Context) -> None:
     job = jobs.read(folder, name)
     found: dict[str, Any] = {"error": "SetupError", "message": "the hub stopped on a bug of its own; its log says more"}
     try:
-        post = GridPost(grid, job)
-        document = _run(post, folder, name)
+        post = GridPost(grid, job, folder, name)
+        document = _run(post)
         found = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
         found = {"error": type(error).__name__, "message": str(error)}
@@ -112,8 +117,8 @@ def main(grid: Grid, context: Context) -> None:
         jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
 
 
-def _run(post: GridPost, folder: Path, name: str) -> release.Document:
-    job = post.job
+def _run(post: GridPost) -> release.Document:
+    job, folder, name = post.job, post.folder, post.name
     notes: list[str] = []
     _wait_for_nodes(post.grid, job)
     started = datetime.now(UTC)

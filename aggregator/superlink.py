@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from anyio import to_thread
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -131,7 +132,7 @@ def run(folder: Path, admin: str, public: str) -> None:
     tls: dict[str, Any] = {"ssl_certfile": settings.ssl_certfile, "ssl_keyfile": settings.ssl_keyfile, "log_level": "warning", "access_log": False}
     inner = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **tls))
     outer = uvicorn.Server(uvicorn.Config(FleetOnly(app), host=public_host, port=int(public_port), lifespan="off", limit_concurrency=1000, **tls))
-    asyncio.run(_both(inner, outer))
+    uvloop.run(_both(inner, outer))
 
 
 async def _both(inner: uvicorn.Server, outer: uvicorn.Server) -> None:

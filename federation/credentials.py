@@ -106,7 +106,7 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
 
     invited = invitation(token)
     authority = fetch_authority(hub, invited.authority)
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = ec.generate_private_key(ec.SECP256R1())  # signs each request to Flower, and ten times faster than P-384
     csr = request(key)
     request_ = hub_pb2.EnrolRequest(secret=invited.secret, csr=csr, version=version)
     if identity is not None:

@@ -51,13 +51,7 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     state = site.state
     assert state is not None
     stop, pace = threading.Event(), fleet.Pace()
-
-    def end(*_: object) -> None:
-        stop.set()
-        pace.woken.set()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, end)
+    _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
     office = Office(site, approvals=approvals)
     own_line = line.Line(office, approvals, own, pace.wake, stop)
@@ -85,6 +79,24 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     return rested
 
 
+def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
+    """SIGTERM and SIGINT end the node. Flower raises SIGINT in its own process when the hub refuses its signature (a wrong clock, a
+    revoked key): that is not the staff's wish, and the node goes on trying until the hub's line says why."""
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # inherited by all threads, so that only the one below sees them
+
+    def wait() -> None:
+        while not stop.is_set():
+            found = signal.sigwaitinfo(wanted)
+            if found.si_signo == signal.SIGINT and found.si_pid == os.getpid():
+                log.warning("the SuperLink refuses this node's signature; is the clock right, and the node still enrolled?")
+                continue
+            stop.set()
+            woken.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
 def _keep(own_line: Any, failed: list[str]) -> None:
     from nodes import line
 
@@ -94,7 +106,7 @@ def _keep(own_line: Any, failed: list[str]) -> None:
         failed.append(f"the hub has closed its door to this node: {reason}")
         log.error("%s", failed[0])
         own_line.stop.set()
-        own_line.wake(0)
+        own_line.wake(0, None)
 
 
 def _refused(office: Office, rule: str, why: str) -> None:

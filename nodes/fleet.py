@@ -34,6 +34,7 @@ from federation import credentials, wire
 
 log = logging.getLogger("hdh.node")
 logging.getLogger("flwr").setLevel(logging.ERROR)
+BUSY_S = 0.1
 PUSH_TRIES = 6
 FIRST_LOOK_S = 0.03  # a message is announced a moment before its objects are there; Flower would look again after a second
 KNOWN_BUNDLES = frozenset({"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dcaf97b87d6a98"})  # SHA-256 of aggregator/bundle.fab
@@ -43,7 +44,7 @@ KNOWN_BUNDLES = frozenset({"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dc
 class Pace:
     """How often the hub is asked: often while a study is under way, seldom otherwise. `wake` is what the hub's line calls."""
 
-    busy_s: float = 0.1
+    busy_s: float = BUSY_S
     idle_s: float = 3.0
     stays_busy_s: float = 30.0
     rests_s: float = 600.0  # after a study, before the process starts anew to give its memory back
@@ -51,7 +52,9 @@ class Pace:
     answered: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
 
-    def wake(self, seconds: float) -> None:
+    def wake(self, seconds: float, every_s: float | None = None) -> None:
+        if every_s is not None:
+            self.busy_s = min(max(every_s, BUSY_S), self.idle_s)
         self.until = max(self.until, time.monotonic() + min(seconds, 600.0))
         self.woken.set()
 
@@ -68,7 +71,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Link:
-    """Where the SuperLink is, its authority, our private key (PEM, ECDSA P-384), and Flower's id of this node."""
+    """Where the SuperLink is, its authority, our private key (PEM, ECDSA), and Flower's id of this node."""
 
     superlink: str
     root_certificates: Path

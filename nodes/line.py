@@ -44,7 +44,7 @@ class Line:
     office: Office
     approvals: Approvals
     own: Credentials
-    wake: Callable[[float], None]
+    wake: Callable[[float, float | None], None]
     stop: threading.Event
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ def _listen(line: Line, channel: grpc.Channel) -> None:
             _check_welcome(line, notice.welcome)
             _renew(line, stub)
         elif kind == "wake":
-            line.wake(notice.wake.seconds)
+            line.wake(notice.wake.seconds, notice.wake.every)
         elif kind == "ended":
             line.approvals.end(notice.ended.study_hash)
         elif kind == "proposal":

@@ -103,10 +103,12 @@ class Proposal(_message.Message):
     def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
 
 class Wake(_message.Message):
-    __slots__ = ("seconds",)
+    __slots__ = ("seconds", "every")
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
     seconds: float
-    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+    every: float
+    def __init__(self, seconds: _Optional[float] = ..., every: _Optional[float] = ...) -> None: ...
 
 class Ended(_message.Message):
     __slots__ = ("study_hash",)

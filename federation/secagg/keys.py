@@ -14,6 +14,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from federation.secagg.errors import SecaggError
 
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+_P = 2**255 - 19
+_SMALL = frozenset(  # the y of Ed25519's points of order 1, 2, 4 and 8: under such a key one signature fits many messages
+    [0, 1, _P - 1]
+    + [int.from_bytes(bytes.fromhex(y), "little") for y in (
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+    )]
+)  # fmt: skip
 _ONCE = b"\x00" * 12  # each envelope has a key of its own, so its nonce may be constant
 
 
@@ -64,8 +71,14 @@ def public_identity(identity: bytes) -> bytes:
 
 
 def is_signed(public: bytes, signature: bytes, content: bytes) -> bool:
+    if _is_of_small_order(public):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def _is_of_small_order(public: bytes) -> bool:
+    return (int.from_bytes(public, "little") & (2**255 - 1)) % _P in _SMALL

@@ -370,3 +370,11 @@ def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> 
     for name in PHASES:
         getattr(one, name)(gone if name == phase else frozenset())
     np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
+
+
+@pytest.mark.parametrize(
+    "encoding", [bytes(32), b"\x01" + bytes(31), (2**255 - 20).to_bytes(32, "little"), (2**255 - 19).to_bytes(32, "little"), bytes(31) + b"\x80"]
+)
+def test_an_identity_of_small_order_signs_nothing(encoding: bytes) -> None:
+    """Plain Ed25519 accepts the zero signature under some of them, for one message in a few."""
+    assert not any(keys.is_signed(encoding, bytes([1, *bytes(63)]), bytes([i])) or keys.is_signed(encoding, bytes(64), bytes([i])) for i in range(64))

@@ -1,0 +1,75 @@
+"""Small federations of real processes for tests: a few hundred made-up people a node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from federation.contract import Contract
+from federation.study import Study
+from nodes.site import Dataset, Site
+from simulations import local
+from simulations.flower import Deployment
+
+CONTRACT = Contract.model_validate(
+    {
+        "dataset": "people", "version": 1, "unit": "visit",
+        "columns": {"age": {"type": "number", "range": [0, 110]}, "ill": {"type": "boolean"}},
+    }
+)  # fmt: skip
+LONG = {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": 40}}  # twenty seconds over Flower
+SHORT = {"d": {"run": "describe", "columns": ["ill"]}}
+PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}
+
+
+def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
+    made = []
+    for i, name in enumerate(names):
+        rng = np.random.default_rng(i)
+        age = rng.uniform(20, 90, 400)
+        frame = pd.DataFrame({"age": age, "ill": rng.uniform(size=400) < 1 / (1 + np.exp((60 - age) / 15))})
+        path = folder / f"{name}.csv"
+        frame.to_csv(path, index=False)
+        made.append(local.site(name, Dataset(CONTRACT, str(path)), local.SIMULATED.model_copy(update=policy)))
+    return made
+
+
+def study(name: str, analyses: Mapping[str, Any] = SHORT, **more: Any) -> Study:
+    values = {
+        "study": name, "title": "t", "question": "q?", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 2,
+        "authorisation": {"reference": "r", "expires": "2099-01-01"}, "dataset": "people", "privacy": {"mode": "exact"}, "analyses": analyses,
+    }  # fmt: skip
+    return Study.model_validate(values | more)
+
+
+def set_policy(deployment: Deployment, node: str, **policy: Any) -> None:
+    path = deployment.home(node) / "node.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["policy"] |= policy
+    path.write_text(yaml.safe_dump(values))
+
+
+def restart(deployment: Deployment, node: str, **environment: str) -> None:
+    deployment.processes[node].terminate()
+    deployment.processes[node].wait(20)
+    deployment.start_node(node, **environment)
+    deployment.wait_until_online([node])
+
+
+def wait(until: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `until` gives, once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := until()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def log(deployment: Deployment, name: str) -> str:
+    return (deployment.folder / f"{name}.log").read_text(errors="replace")
