@@ -7,8 +7,8 @@ is about a study's hash: an edited study is another one, and asks again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,7 +55,7 @@ class Approvals:
 
     def propose(self, proposed: Proposed) -> Proposed:
         """Keeps a proposal; of one that is known, only the deadline is new. Gives what is kept."""
-        with closing(self._open()) as connection, connection:
+        with self._opened() as connection:
             connection.execute(
                 f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 13)}, 0) "
                 "ON CONFLICT (study_hash) DO UPDATE SET deadline = excluded.deadline, nodes = excluded.nodes, over = 0",
@@ -64,13 +64,13 @@ class Approvals:
         return self._query("study_hash = ?", proposed.study_hash)[0]
 
     def decide(self, study_hash: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
-        with closing(self._open()) as connection, connection:
+        with self._opened() as connection:
             connection.execute(
                 "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE study_hash = ?", (verdict, reason, by, at, study_hash)
             )
 
     def end(self, study_hash: str) -> None:
-        with closing(self._open()) as connection, connection:
+        with self._opened() as connection:
             connection.execute("UPDATE proposals SET over = 1 WHERE study_hash = ?", (study_hash,))
 
     def untold(self) -> Sequence[Proposed]:
@@ -78,7 +78,7 @@ class Approvals:
         return self._query("told = 0 AND over = 0 AND verdict <> 'waiting'")
 
     def told(self, one: Proposed) -> None:
-        with closing(self._open()) as connection, connection:
+        with self._opened() as connection:
             connection.execute("UPDATE proposals SET told = 1 WHERE study_hash = ? AND at = ?", (one.study_hash, one.at))
 
     def all(self) -> Sequence[Proposed]:
@@ -97,16 +97,18 @@ class Approvals:
         return waiting[0]
 
     def _query(self, where: str, *values: object) -> list[Proposed]:
-        with closing(self._open()) as connection:
+        with self._opened() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, study_hash", values).fetchall()
         return [Proposed(*row) for row in rows]
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, durable at its end."""
         try:
-            connection = sqlite3.connect(self.path, timeout=30)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_TABLE)
+            with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(_TABLE)
+                yield connection
         except sqlite3.Error as reason:
-            raise errors.SetupError(f"{self.path.name} in the state folder cannot be opened ({reason}); check the folder's owner and disk") from None
-        return connection
+            raise errors.SetupError(f"{self.path.name} in the state folder cannot be used ({reason}); check the folder's owner and disk") from None

@@ -105,6 +105,10 @@ def _keep(own_line: Any, failed: list[str]) -> None:
     except line.RevokedError as reason:
         failed.append(f"the hub has closed its door to this node: {reason}")
         log.error("%s", failed[0])
+    except Exception:  # a bug must end the node, not leave it deaf: it is started again
+        failed.append("the line to the hub ended on a bug of this program; see the log")
+        log.exception("%s", failed[0])
+    if failed:
         own_line.stop.set()
         own_line.wake(0, None)
 
@@ -162,7 +166,11 @@ def status(state: Path) -> dict[str, Any]:
 
 def _write_metrics(state: Path, own_line: Any, office: Office) -> None:
     """For the text-file collector of Prometheus' node exporter: a node has no port to be asked at."""
-    verdicts = [one.verdict for one in own_line.approvals.all() if not one.over]
+    try:
+        verdicts = [one.verdict for one in own_line.approvals.all() if not one.over]
+    except errors.HdhError as error:
+        log.error("%s", error)
+        return
     lines = [
         "# TYPE hdh_node_line_open gauge", f"hdh_node_line_open {int(own_line.state.get('line') == 'open')}",
         "# TYPE hdh_node_studies_waiting gauge", f"hdh_node_studies_waiting {verdicts.count('waiting')}",

@@ -60,6 +60,9 @@ def keep(line: Line) -> None:
     teller.start()
     while not line.stop.is_set():
         started = time.monotonic()
+        if credentials.days_left(line.own.certificate) < 0:
+            line.state["line"] = "certificate expired"
+            log.error("this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again")
         try:
             with credentials.channel(line.own) as channel:
                 _listen(line, channel)
@@ -68,8 +71,10 @@ def keep(line: Line) -> None:
                 raise RevokedError(str(error.details()).partition("|")[2] or "the hub does not accept this node's certificate") from None
             if not line.stop.is_set():
                 log.warning("%s", credentials.hub_error(error, line.own.api))
+        except errors.HdhError as error:  # this node's own disk, say: what was proposed is proposed again
+            log.error("%s", error)
         line.state["line"] = "away"
-        delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 60.0)
+        delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
         line.stop.wait(delay * random.uniform(0.8, 1.2))
 
 
@@ -202,11 +207,8 @@ def _decision(line: Line, study_hash: str, verdict: str, reason: str, by: str, r
 def _tell_decisions(line: Line) -> None:
     """What the staff has decided meanwhile, until the hub has taken it."""
     while not line.stop.wait(LOOK_S):
-        waiting = line.approvals.untold() if line.state.get("line") == "open" else ()
-        if not waiting:
-            continue
-        with suppress(grpc.RpcError), credentials.channel(line.own) as channel:
-            for one in waiting:
+        with suppress(grpc.RpcError, errors.HdhError), credentials.channel(line.own) as channel:
+            for one in line.approvals.untold() if line.state.get("line") == "open" else ():
                 decision = _decision(line, one.study_hash, one.verdict, one.reason, one.by, False, one.at)
                 hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
                 line.approvals.told(one)

@@ -1,0 +1,287 @@
+"""Real processes killed, cut off, filled up and set wrong, in the middle of real studies."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from aggregator import pki
+from federation import audit, client, credentials
+from federation.study import Study
+from nodes import backups, keeping, ledger
+from simulations import flower
+from simulations.flower import Deployment
+from tests import deployments
+from tests.deployments import CONTRACT, study
+
+NODES = ("brest", "lyon", "nice")
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    sites = deployments.sites(tmp_path_factory.mktemp("data"), *NODES)
+    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=8) as running:
+        yield running
+
+
+def private(name: str) -> Study:
+    return study(name, deployments.PRIVATE, privacy={"mode": "dp", "epsilon": 10}, coordinator=flower.COORDINATOR)
+
+
+def charges(deployment: Deployment, node: str, asked: Study) -> list[ledger.Entry]:
+    return [entry for entry in ledger.history(keeping.open_ledger(deployment.state(node))) if entry.kind == "charge" and entry.study == asked.hash]
+
+
+def at_round(run: client.Run, number: int) -> None:
+    deployments.wait(lambda: int((run.status().progress or "0").split()[0]) >= number, 60)
+
+
+def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(deployment: Deployment) -> None:
+    asked = private("killed-hub")
+    flower.grant(deployment, asked, CONTRACT)
+    with deployment.connect() as hub:
+        run = hub.submit(asked, CONTRACT)
+        at_round(run, 2)
+        deployment.kill("hub")
+        assert any(charges(deployment, node, asked) for node in NODES)
+    deployments.wait(lambda: not _children_of(deployment))  # the SuperLink and its executor died with it
+    deployment.start_hub()
+    with deployment.connect() as hub:
+        status = client.Run(hub, run.number, run.study).watch(lambda _: None)
+        assert status.state == "complete", status.reason
+        found = client.Run(hub, run.number, run.study).result().document
+    for node in NODES:
+        paid = charges(deployment, node, asked)
+        assert len({entry.release for entry in paid}) == len(paid) == found["analyses"]["m"]["rounds"]
+        assert sum(entry.cost.rho for entry in paid) <= asked.privacy.rho
+        ledger.verify(keeping.open_ledger(deployment.state(node)))
+    assert [entry["event"] for entry in audit.entries(deployment.hub.audit) if entry.get("number") == run.number].count("started") == 2
+    audit.verify(deployment.hub.audit)
+
+
+def _children_of(deployment: Deployment) -> list[str]:
+    found = subprocess.run(
+        ["pgrep", "-f", f"aggregator.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split()
+
+
+@pytest.mark.slow
+def test_a_superlink_that_dies_alone_is_started_again_and_the_study_goes_on(deployment: Deployment) -> None:
+    with deployment.connect() as hub:
+        run = hub.submit(study("superlink", deployments.LONG), CONTRACT)
+        at_round(run, 3)
+        subprocess.run(["pkill", "-9", "-f", f"aggregator.superlink {deployment.hub.folder}"], check=True)
+        status = run.watch(lambda _: None)
+        assert status.state == "complete", status.reason
+        assert run.result().document["analyses"]["f"]["status"] == "released"
+
+
+def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(deployment: Deployment) -> None:
+    with deployment.connect() as hub:
+        run = hub.submit(study("killed-node", deployments.LONG), CONTRACT)
+        at_round(run, 2)
+        deployment.kill("lyon")
+        assert run.watch(lambda _: None).state == "complete"
+        statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]}
+        assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
+        deployment.start_node("lyon")  # at once: the session that it left is signed off, not waited for
+        deployment.wait_until_online(["lyon"], 15)
+        again = hub.submit(study("it-is-back"), CONTRACT)
+        assert again.watch(lambda _: None).state == "complete"
+        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+    audit.verify(deployment.state("lyon") / keeping.AUDIT)
+
+
+class Cable:
+    """A port in front of another, which can be cut: open connections end, new ones are refused."""
+
+    def __init__(self, to: str) -> None:
+        self.to, self.whole, self.open = credentials.address(to), True, list[socket.socket]()
+        self.door = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.door.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                near = self.door.accept()[0]
+            except OSError:
+                return
+            if not self.whole:
+                near.close()
+                continue
+            far = socket.create_connection(self.to)
+            self.open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(65536):
+                sink.sendall(content)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self.whole = False
+        for one in self.open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self.open.clear()
+
+
+@pytest.mark.slow
+def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deployment: Deployment) -> None:
+    cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
+    path = deployment.state("nice") / keeping.HUB / "hub.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), **{which: cable.address for which, cable in cables.items()}}))
+    deployments.restart(deployment, "nice")
+    try:
+        with deployment.connect() as hub:
+            run = hub.submit(study("cut", deployments.LONG), CONTRACT)
+            at_round(run, 2)
+            for cable in cables.values():
+                cable.cut()
+            assert run.watch(lambda _: None).state == "complete"
+            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]}
+            assert statuses["nice"] == "silent" and statuses["brest"] == "answered"
+            assert "cannot be reached" in deployments.log(deployment, "nice")
+            for cable in cables.values():
+                cable.whole = True
+            again = hub.submit(study("healed"), CONTRACT, deadline_s=120)
+            assert again.watch(lambda _: None).state == "complete"
+            assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+    finally:
+        path.write_text(before)
+        deployments.restart(deployment, "nice")
+        for cable in cables.values():
+            cable.door.close()
+
+
+def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(deployment: Deployment) -> None:
+    """The kernel lets the process write no file beyond its present length, as a full disk would not."""
+    asked = private("full-disk")
+    flower.grant(deployment, asked, CONTRACT)
+    state = deployment.state("brest")
+    pid = deployment.processes["brest"].pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        with deployment.connect() as hub:
+            run = hub.submit(asked, CONTRACT, deadline_s=5)
+            status = run.watch(lambda _: None)
+            assert status.state == "complete", status.reason
+            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["m"]["nodes"]}
+            assert statuses.get("brest") in (None, "refused", "silent")
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    deployments.wait(lambda: "cannot be" in deployments.log(deployment, "brest"))
+    assert deployment.processes["brest"].poll() is None  # it is still there, and well when the disk is
+    with deployment.connect() as hub:
+        again = hub.submit(study("room-again"), CONTRACT, deadline_s=60)
+        assert again.watch(lambda _: None).state == "complete"
+        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+    assert not charges(deployment, "brest", asked)
+    ledger.verify(keeping.open_ledger(state))
+    audit.verify(state / keeping.AUDIT)
+
+
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("offset", "said"), [("+3600s", "3600 s ahead of the hub's"), ("-3600s", "3600 s behind the hub's")])
+def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(deployment: Deployment, offset: str, said: str) -> None:
+    if not Path(FAKETIME).exists():
+        subprocess.run(["sh", "-c", "apt-get update -qq && apt-get install -y -qq faketime"], check=True, stdout=subprocess.DEVNULL)
+    deployment.processes["nice"].terminate()
+    deployment.processes["nice"].wait(20)
+    deployment.start_node("nice", LD_PRELOAD=FAKETIME, FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    try:
+        deployments.wait(lambda: said in deployments.log(deployment, "nice"))
+        with deployment.connect() as hub:
+            run = hub.submit(study(f"clock{offset[0]}".replace("+", "-fast").replace("--", "-slow-")), CONTRACT)
+            assert run.watch(lambda _: None).state == "complete"
+            assert {one["node"] for one in run.result().document["analyses"]["d"]["nodes"] if one["status"] == "answered"} >= {"brest", "lyon"}
+    finally:
+        deployments.restart(deployment, "nice")
+
+
+def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> None:
+    folder = deployment.state("nice") / keeping.HUB
+    before = (folder / "own.crt").read_bytes()
+    csr = credentials.request(credentials.private_key((folder / "own.key").read_bytes()))
+    (folder / "own.crt").write_text(pki.certify(deployment.hub.pki, csr, "nice", "node", days=-0.5))  # type: ignore[arg-type]
+    deployment.processes["nice"].terminate()
+    deployment.processes["nice"].wait(20)
+    deployment.start_node("nice")
+    try:
+        deployments.wait(lambda: "this node's certificate has expired" in deployments.log(deployment, "nice"))
+        assert not deployment.is_online("nice")
+    finally:
+        (folder / "own.crt").write_bytes(before)
+        deployments.restart(deployment, "nice")
+
+
+def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
+    """What a node signed for one query does not count for another, nor for another run of the same one."""
+    from federation import receipts
+    from federation.secagg import keys
+
+    identity = bytes(range(32))
+    content = receipts.reply_content("study", receipts.digest(b"nonce-1" + b"query"), receipts.digest(b"reply"))
+    signature = keys.sign(identity, content)
+    assert keys.is_signed(keys.public_identity(identity), signature, content)
+    again = receipts.reply_content("study", receipts.digest(b"nonce-2" + b"query"), receipts.digest(b"reply"))
+    assert not keys.is_signed(keys.public_identity(identity), signature, again)
+
+
+def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deployment) -> None:
+    """Without the key nothing can be signed for now, and a reply in another's name is stopped at the door."""
+    import httpx
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+    request = PushMessagesRequest()
+    request.node.node_id = 5
+    request.messages_list.add().metadata.src_node_id = 6
+    context = ssl.create_default_context(cafile=str(deployment.hub.pki / "ca.crt"))
+    with httpx.Client(verify=context) as http:
+        answer = http.post(f"https://{deployment.public}/v1/fleet/push-messages", content=request.SerializeToString())
+    assert answer.status_code == 403
+
+
+def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(deployment: Deployment, tmp_path: Path) -> None:
+    """Last: the node's ledger is behind afterwards."""
+    state = deployment.state("lyon")
+    backups.write(state, tmp_path / "backup.tar.gz")
+    asked = private("after-the-backup")
+    flower.grant(deployment, asked, CONTRACT)
+    with deployment.connect() as hub:
+        assert hub.submit(asked, CONTRACT).watch(lambda _: None).state == "complete"
+        assert charges(deployment, "lyon", asked)
+        deployment.processes["lyon"].terminate()
+        deployment.processes["lyon"].wait(20)
+        shutil.rmtree(state)
+        backups.restore(tmp_path / "backup.tar.gz", state)
+        deployment.start_node("lyon")
+        deployment.wait_until_online(["lyon"])
+        deployments.wait(lambda: "older than the one that the hub has seen" in deployments.log(deployment, "lyon"))
+        run = hub.submit(study("after-the-roll-back"), CONTRACT)
+        assert run.watch(lambda _: None).state == "complete"
+        lyon = next(one for one in run.result().document["analyses"]["d"]["nodes"] if one["node"] == "lyon")
+        assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(lyon["reason"])
