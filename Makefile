@@ -17,6 +17,9 @@ install: $(DONE) ## make the environment in .venv
 demo: $(DONE) ## a federated study on real data, in out/demo
 	@$(BIN)/hdh simulate dialysis --out out/demo
 
+federation: $(DONE) ## the whole story on loopback: a hub, four producers, enrolment, approval, a study, the result
+	@$(BIN)/python -m simulations.story out/federation
+
 check: $(DONE) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation import credentials, errors
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the hub's own processes reach each other by these
 EARLIER = timedelta(days=1)  # certificates are valid from yesterday on, so that a clock that is somewhat slow does no harm
 
 
@@ -33,7 +34,7 @@ def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DA
 def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
     """A new key and certificate of the hub's servers: hub.key, and hub.crt with the authority's certificate after its own."""
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host) for host in hosts]
+    names = [x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host) for host in dict.fromkeys([*hosts, *LOOPBACK])]
     builder = _leaf(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), key.public_key(), folder, days)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -159,6 +159,7 @@ def open_registry(url: str) -> sa.Engine:
     """The database of `url`, brought to the schema of this version. SetupError if it cannot be reached, or is newer."""
     local = url.startswith("sqlite")
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    engine = None
     try:
         engine = sa.create_engine(url, connect_args={"timeout": 30} if local else {}, pool_pre_ping=not local)
         if local:
@@ -174,6 +175,8 @@ def open_registry(url: str) -> sa.Engine:
             _migrate(engine, found)
         return engine
     except (sa.exc.SQLAlchemyError, ImportError) as reason:
+        if engine is not None:
+            engine.dispose()
         said = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
         raise errors.SetupError(f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({said}); check `database` in hub.yaml") from None
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aggregator import hub
 from aggregator.report import words
-from federation import errors
+from federation import client, credentials, errors
 from federation.cli import study as studies
 from federation.contract import Contract
 from federation.messages import Refusal, Row
@@ -47,6 +47,8 @@ def plan(
     path: Path, contract: Path | None, node_files: Sequence[Path], sizes: Sequence[str], output: str, *, at_hub: bool = False, keys: Path | None = None
 ) -> None:
     made, agreed, source = studies.load(path, contract)
+    if at_hub and made.coordinator == client.LOCAL:  # as it would be submitted
+        made = made.model_copy(update={"coordinator": credentials.load(keys or client.home()).name})
     tasks = registry.plan(made, agreed, source)
     nodes = [*_from_sizes(sizes), *_from_files(made, agreed, node_files, len(sizes) + len(node_files)), *(_from_hub(path, contract, keys) if at_hub else ())]
     hub.check_secure_sum(made, max(len(nodes), made.min_nodes))
@@ -69,8 +71,6 @@ def _from_sizes(sizes: Sequence[str]) -> list[Planned]:
 
 def _from_hub(path: Path, contract: Path | None, keys: Path | None) -> list[Planned]:
     """What the nodes at the hub say themselves."""
-    from federation import client
-
     with client.connect(keys) as hub:
         found = []
         for state in hub.plan(path, contract):

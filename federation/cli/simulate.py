@@ -56,6 +56,7 @@ def run(
         document = _run(made, agreed, source, sites, engine, notes, Path(scratch), console)
     store = registry.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
     registry.write(store, document)
+    store.dispose()
     report.write(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from federation import errors
 from nodes import cohorts, connectors
 from nodes.site import Dataset, Storage
 from tests import federations
+from tests import postgresql as servers
 
 CONTRACT = federations.contract_of("""
 dataset: people
@@ -90,32 +88,8 @@ def test_duckdb(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real server of our own, on a socket in a private folder."""
-    programs = _postgresql_programs()
-    home = tmp_path_factory.mktemp("postgresql")
-    shutil.chown(home, "nobody") if os.getuid() == 0 else None
-    for parent in home.parents:
-        if parent != Path("/") and str(parent).startswith("/tmp/") and os.getuid() == 0:
-            parent.chmod(0o755)
-    as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
-    environment = {**os.environ, "HOME": str(home), "LC_ALL": "C.UTF-8"}
-    run = {"check": True, "env": environment, "cwd": str(home), "stdout": subprocess.DEVNULL}
-    subprocess.run([*as_user, f"{programs}initdb", "-D", f"{home}/data", "-U", "hdh", "-A", "trust", "-E", "UTF8"], **run)
-    subprocess.run([*as_user, f"{programs}pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", f"-k {home} -c listen_addresses=''", "start"], **run)
-    yield f"postgresql:///postgres?host={home}&user=hdh"
-    subprocess.run([*as_user, f"{programs}pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop"], **run)
-
-
-def _postgresql_programs() -> str:
-    """The folder of initdb; installs Debian's postgresql where there is none."""
-    if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        if os.getuid() != 0 or not shutil.which("apt-get"):
-            pytest.fail("no PostgreSQL server on this machine: install one (Debian: apt-get install postgresql)")
-        subprocess.run(
-            ["sh", "-c", "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql"], check=True, stdout=subprocess.DEVNULL
-        )
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return f"{found[-1].parent}/" if found else ""
+    with servers.running(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
 
 
 def test_postgresql(postgresql: str) -> None:

@@ -54,6 +54,46 @@ def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
     assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
 
 
+def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> None:
+    from flwr.superlink.main import _get_middleware
+
+    from aggregator.superlink import IDLE
+
+    names = [layer.cls.__name__ for layer in _get_middleware()]
+    assert set(names) >= IDLE
+    assert [name for name in names if name not in IDLE] == [
+        "BaseHTTPMiddleware", "ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"
+    ]  # fmt: skip
+
+
+def test_flower_looks_again_soon_for_what_is_not_there_yet() -> None:
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
+
+    from aggregator import server_app
+
+    assert server_app.pull_objects is pull_objects and "initial_backoff" in inspect.signature(pull_objects).parameters
+    assert inspect.signature(pull_objects).parameters["initial_backoff"].default == 0.03
+
+
+def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -> None:
+    import hashlib
+    import zipfile
+
+    from aggregator.flower_control import BUNDLE
+    from nodes.fleet import KNOWN_BUNDLES
+
+    assert {hashlib.sha256(BUNDLE.read_bytes()).hexdigest()} == KNOWN_BUNDLES
+    with zipfile.ZipFile(BUNDLE) as archive:
+        for name in ("hdh_bundle/server_app.py", "hdh_bundle/client_app.py"):
+            assert archive.read(name) == (BUNDLE.parent / "bundle" / name).read_bytes()
+
+
+def test_the_control_api_has_the_calls_that_we_make() -> None:
+    from flwr.supercore.control import ControlHttpClient
+
+    assert all(hasattr(ControlHttpClient, name) for name in ("RegisterNode", "UnregisterNode", "ListNodes", "StartRun", "StopRun", "ListRuns"))
+
+
 def test_a_pushed_message_names_its_sender_where_our_filter_looks() -> None:
     from flwr.proto.fleet_pb2 import PushMessagesRequest
 

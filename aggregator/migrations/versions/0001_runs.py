@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.create_table(
         "happenings",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("run", sa.ForeignKey("runs.id"), nullable=False, index=True),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id"), nullable=False, index=True),
         sa.Column("round", sa.Integer, nullable=False),
         sa.Column("node", sa.String(64), nullable=False),
         sa.Column("what", sa.Text, nullable=False),

@@ -48,11 +48,11 @@ def upgrade() -> None:
         sa.Column("finished", sa.Float),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("flower_run", sa.String(24), nullable=False),
-        sa.Column("run", sa.ForeignKey("runs.id")),
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id")),
     )
     op.create_table(
         "decisions",
-        sa.Column("number", sa.ForeignKey("studies.number"), primary_key=True),
+        sa.Column("number", sa.Integer, sa.ForeignKey("studies.number"), primary_key=True),
         sa.Column("node", sa.String(64), primary_key=True),
         sa.Column("verdict", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),

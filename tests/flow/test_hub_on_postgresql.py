@@ -1,0 +1,27 @@
+"""The hub on a real PostgreSQL: enrolment, a study, a restart of the hub, and the result still there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aggregator import registry
+from simulations import flower
+from tests import deployments, postgresql
+
+
+def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+    folder: Path = tmp_path_factory.mktemp("hub")
+    sites = deployments.sites(tmp_path_factory.mktemp("data"), "brest", "lyon")
+    with postgresql.running(tmp_path_factory.mktemp("postgresql")) as url:
+        with flower.deployed(sites, folder, database=url, say=lambda _: None) as deployment:
+            assert deployment.engine.dialect.name == "postgresql"
+            document = flower.submit(deployment, deployments.study("on-postgresql"), deployments.CONTRACT, say=lambda _: None)
+            deployment.processes["hub"].terminate()
+            deployment.processes["hub"].wait(30)
+            deployment.start_hub()
+            with deployment.connect() as hub:
+                assert hub.run("on-postgresql").result().document["analyses"] == document.model_dump(mode="json")["analyses"]
+            assert not (deployment.hub.folder / "registry.db").exists()
+        engine = registry.open_registry(url)
+        assert [one.state for one in registry.newest(engine, None, 5)] == ["complete"]
+        engine.dispose()

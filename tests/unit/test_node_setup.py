@@ -1,0 +1,118 @@
+"""A node's folder: made with safe defaults, filled in one place, backed up and restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation import errors
+from federation.privacy.accounting import PICO
+from nodes import backups, keeping, ledger, setup
+from nodes import site as sites
+from nodes.approvals import Approvals, Proposed
+from nodes.ledger import Account
+from nodes.site import Policy
+from tests.deployments import CONTRACT
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return setup.init(tmp_path / "node", "lyon")
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Path:
+    (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
+    (tmp_path / "rows.csv").write_text("age,ill\n40,true\n")
+    return tmp_path / "people.yaml"
+
+
+def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
+    site = sites.load(path)
+    assert site.name == "lyon" and site.policy == Policy() and not site.datasets
+    assert (path.parent / "state" / "identity.key").stat().st_mode & 0o077 == 0
+
+
+def test_every_commented_key_is_a_key(path: Path) -> None:
+    """Taking the # away gives a file that can be read."""
+    text = path.read_text()
+    for line in text.splitlines():
+        if line.strip().startswith("# ") and ": " in line and line.startswith("  # "):
+            text = text.replace(line, line.replace("# ", "", 1))
+    path.write_text(text)
+    assert sites.load(path).policy.authorisations
+
+
+def test_a_second_init_changes_nothing(path: Path) -> None:
+    before = path.read_text()
+    with pytest.raises(errors.SetupError, match="there already"):
+        setup.init(path.parent, "nice")
+    assert path.read_text() == before
+
+
+def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path) -> None:
+    before = path.read_text()
+    assert setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
+    site = sites.load(path)
+    assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
+    added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
+    assert len(added) == 2 and added[0] == "datasets:" and added[1].startswith("  people: ")
+    with pytest.raises(errors.SiteError, match="is there already"):
+        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+    with pytest.raises(errors.InputError, match="no such file"):
+        setup.add_dataset(setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None)
+
+
+def test_a_second_dataset_goes_beside_the_first(path: Path, contract: Path) -> None:
+    setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+    other = contract.with_name("others.yaml")
+    other.write_text(CONTRACT.canonical().replace('"people"', '"others"'))
+    setup.add_dataset(path, other, "postgresql://reader@db/care", "care.others", None)
+    assert set(sites.load(path).datasets) == {"people", "others"}
+
+
+def test_a_key_accepted_before_stays_whatever_the_hub_says(path: Path) -> None:
+    assert setup.accept_roster(path, {"lyon": b"a" * 32, "nice": b"b" * 32}) == []
+    assert setup.accept_roster(path, {"lyon": b"a" * 32, "nice": b"c" * 32, "brest": b"d" * 32}) == ["nice"]
+    assert sites.load(path).roster == {"lyon": b"a" * 32, "nice": b"b" * 32, "brest": b"d" * 32}
+
+
+def test_the_unit_restarts_always_and_writes_nowhere_else(path: Path) -> None:
+    unit = setup.unit(path, "hdh")
+    assert "Restart=always" in unit and "StartLimitIntervalSec=0" in unit and f"ReadWritePaths={path.resolve().parent}" in unit and "User=hdh" in unit
+
+
+def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_path: Path) -> None:
+    state = path.parent / "state"
+    book = keeping.open_ledger(state)
+    ledger.grant(book, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
+    Approvals(state / "approvals.sqlite").propose(Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", ""))
+    identity = keeping.public_identity(state)
+    file = tmp_path / "backup.tar.gz"
+    assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
+    with pytest.raises(errors.InputError, match="there already"):
+        backups.write(state, file)
+    with pytest.raises(errors.SetupError, match="not empty"):
+        backups.restore(file, state)
+    assert backups.restore(file, tmp_path / "new") == 1
+    assert keeping.public_identity(tmp_path / "new") == identity
+    assert Approvals(tmp_path / "new" / "approvals.sqlite").verdict("ab" * 32) == "waiting"
+    (tmp_path / "no-backup").write_bytes(b"x")
+    with pytest.raises(errors.InputError, match="cannot be read as a backup"):
+        backups.restore(tmp_path / "no-backup", tmp_path / "third")
+
+
+def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> None:
+    approvals = Approvals(tmp_path / "approvals.sqlite")
+    for digit in "ab":
+        approvals.propose(Proposed(digit * 64, "s", "{}", "alice", "k", 3, f"now{digit}", 1.0, 0, "waiting", "", "", ""))
+    with pytest.raises(errors.InputError, match="may mean bbbbbbbbbbbb, aaaaaaaaaaaa"):
+        approvals.find("s")
+    approvals.decide("a" * 64, "approved", "", "dpo", "then")
+    assert approvals.verdict("a" * 64) == "approved" and approvals.verdict("b" * 64) == "waiting" and approvals.verdict("c" * 64) is None
+    assert [one.study_hash for one in approvals.untold()] == ["a" * 64]
+    approvals.told(approvals.untold()[0])
+    assert not approvals.untold()
+    approvals.propose(Proposed("a" * 64, "s", "{}", "alice", "k", 3, "later", 9.0, 0, "waiting", "", "", ""))
+    assert approvals.verdict("a" * 64) == "approved"  # proposed again after a reconnection: the word counts
