@@ -38,6 +38,9 @@ bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 slow: $(DONE) ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after the other
+	$(BIN)/python -m benchmarks.soak
+
 proto: $(DONE) ## make the code of federation/rpc from hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 
@@ -54,4 +57,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test oracle bench slow proto bundle federation audit format clean
+.PHONY: help install demo check test oracle bench slow soak proto bundle federation audit format clean

@@ -94,6 +94,9 @@ def grant(path: Path, dataset: str, epsilon: float, delta: float, year: int | No
     contract = site.datasets[dataset].contract
     account = Account(dataset, contract.unit, year or now.year)
     book = keeping.open_ledger(site.state)
-    ledger.grant(book, account, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0, by=by.strip(), at=now.isoformat(timespec="seconds"))
+    most, asked = site.policy.most_epsilon_per_year, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
+    if most is not None and ledger.granted(book, account) + asked > accounting.rho_for(most, DELTA):
+        raise errors.SiteError(f"{path}: all grants of {account.year} on {dataset} together may not pass epsilon {most:g} (policy.most_epsilon_per_year)")
+    ledger.grant(book, account, asked, by=by.strip(), at=now.isoformat(timespec="seconds"))
     left = accounting.epsilon(ledger.remaining(book, account), delta)
     print(f"granted: all studies of {account.year} on {dataset} together may now cost one {account.unit} epsilon {left:.3f} more (delta {delta:g})")

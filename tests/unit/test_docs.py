@@ -40,3 +40,36 @@ def test_every_rule_by_which_a_node_refuses_is_listed_for_producers() -> None:
     rules = set(re.findall(r'Refusal\(\s*"(\w+)"', code)) - {"refused"}  # what a terse site says
     listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "producer.md").read_text()))
     assert rules <= listed, rules - listed
+
+
+def test_every_command_in_the_documents_is_one() -> None:
+    """`hdh study submit` and the like, in README and docs."""
+    import typer
+    from typer.main import get_command
+
+    from federation.cli import main
+
+    root = get_command(main.app)
+    context = typer.Context(root)
+    seen = 0
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for words in re.findall(r"(?:`|\$ |\n  )hdh ((?:[a-z]+ ?)+)", path.read_text()):
+            command = root
+            for word in words.split():
+                if not hasattr(command, "commands"):
+                    break
+                found = command.get_command(context, word)
+                assert found is not None, f"{path.name}: hdh {words}"
+                command = found
+                seen += 1
+    assert seen > 80
+
+
+def test_every_key_of_hub_yaml_and_of_the_policy_is_described() -> None:
+    from aggregator.settings import HubFile
+    from nodes.setup import TEMPLATE
+    from nodes.site import Policy
+
+    operator, producer = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("hub-operator", "producer"))
+    assert [key for key in HubFile.model_fields if f"`{key}`" not in operator] == []
+    assert [key for key in Policy.model_fields if f"{key}:" not in producer + TEMPLATE] == []
