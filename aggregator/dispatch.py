@@ -114,6 +114,7 @@ class Dispatch:
     def cancel(self, one: Submitted, by: str) -> None:
         if registry.move(self.engine, one.number, "cancelled", out_of=("waiting", "running"), reason=f"cancelled by {by}", finished=time.time()):
             audit.write(self.hub.audit, "cancelled", number=one.number, study_hash=one.study_hash, by=by)
+            jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
             if one.flower_run:
                 with suppress(errors.SetupError):
                     flower_control.stop(self.control, int(one.flower_run))
@@ -150,6 +151,7 @@ class Dispatch:
             self._again(one, "the hub was restarted")
 
     def _again(self, one: Submitted, why: str) -> None:
+        jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         if one.attempts >= MOST_ATTEMPTS:
             self._end(one, "failed", f"{why}; given up after {MOST_ATTEMPTS} attempts")
         elif registry.move(self.engine, one.number, "waiting", out_of=("running",), reason=f"{why}; it starts again", flower_run=""):

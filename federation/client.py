@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -221,6 +222,7 @@ class Run:
 
 
 def _ready(channel: Any, grpc: Any) -> None:
+    time.sleep(1)  # also where the hub is there, and its database is not
     try:
         grpc.channel_ready_future(channel).result(timeout=300)
     except grpc.FutureTimeoutError:

@@ -26,6 +26,7 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
 from flwr.supercore.run import RunNotRunningException
+from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -38,6 +39,15 @@ BUSY_S = 0.1
 PUSH_TRIES = 6
 FIRST_LOOK_S = 0.03  # a message is announced a moment before its objects are there; Flower would look again after a second
 KNOWN_BUNDLES = frozenset({"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dcaf97b87d6a98"})  # SHA-256 of aggregator/bundle.fab
+
+
+def _stay(_code: int, message: str | None = None, *_: object, **__: object) -> None:
+    """In the place of Flower's exit, which ends this process five seconds later, whoever catches it. The hub may only be starting."""
+    said = [line for line in (message or "").splitlines() if line.strip()]
+    raise ConnectionError(said[1] if len(said) > 1 else "no reason given")
+
+
+fleet_http_connection.flwr_exit = _stay
 
 
 @dataclass
@@ -89,7 +99,7 @@ def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused
         connected = time.monotonic()
         try:
             _session(app, link, stop, pace, refused)
-        except (Exception, SystemExit) as error:  # Flower's way to say that it could not connect is to exit
+        except Exception as error:
             log.warning("no connection to the SuperLink %s (%s)", link.superlink, _last_words(error))
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
         if not stop.is_set() and not pace.is_rested():

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +75,20 @@ def _children_of(deployment: Deployment) -> list[str]:
         ["pgrep", "-f", f"aggregator.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}"], capture_output=True, text=True, check=False
     )
     return found.stdout.split()
+
+
+def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) -> None:
+    """And is the same process when the hub comes."""
+    deployment.processes["hub"].terminate()
+    deployment.processes["hub"].wait(30)
+    deployment.processes["nice"].terminate()
+    deployment.processes["nice"].wait(20)
+    deployment.start_node("nice")
+    deployments.wait(lambda: deployments.log(deployment, "nice").count("no connection to the SuperLink") >= 2)
+    time.sleep(6)  # Flower's own exit comes five seconds after it has failed
+    assert deployment.processes["nice"].poll() is None
+    deployment.start_hub()
+    deployment.wait_until_online(list(NODES))
 
 
 @pytest.mark.slow

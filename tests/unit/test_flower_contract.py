@@ -54,6 +54,16 @@ def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
     assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
 
 
+def test_a_failed_connection_is_an_error_and_not_the_end_of_the_process() -> None:
+    from flwr.supernode import fleet_http_connection
+
+    from nodes import fleet
+
+    assert inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1 and fleet_http_connection.flwr_exit is fleet._stay
+    with pytest.raises(ConnectionError, match="it is not there"):
+        fleet._stay(305, "Failed to initialize the connection to the SuperLink.\nit is not there")
+
+
 def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> None:
     from flwr.superlink.main import _get_middleware
 
