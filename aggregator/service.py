@@ -11,6 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -35,7 +36,7 @@ from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
 MOST_CALLS = 1000  # open at the same time; each node's line is one
-QUIET_S = 0.2
+QUIET_S, SEEN_S = 0.2, 5.0
 REHEARSAL_S = 10.0
 LARGEST_CALL = 16 * 2**20
 NAMES = ("hdh.v1.Enrolment", "hdh.v1.Nodes", "hdh.v1.Coordination")
@@ -166,17 +167,18 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             log.info("node %s is offline", node.name)
 
     def _notices(self, node: str, line: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext) -> Iterator[hub_pb2.Notice]:
-        """Until the line ends; once a minute it is seen whether the node may still be here."""
+        """Until the line ends; every few seconds it is seen whether the node may still be here."""
+        seen = time.monotonic()
         while context.is_active():
-            try:
-                notice = line.get(timeout=5)
-            except queue.Empty:
+            with suppress(queue.Empty):
+                notice = line.get(timeout=SEEN_S)
+                if notice is None:
+                    return
+                yield notice
+            if time.monotonic() - seen >= SEEN_S:
                 registry.seen(self.dispatch.engine, node, time.time())
                 _caller(self.dispatch, context, "node")
-                continue
-            if notice is None:
-                return
-            yield notice
+                seen = time.monotonic()
 
     @_told
     def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:  # noqa: N802

@@ -31,7 +31,7 @@ NODES = ("brest", "lyon", "nice")
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     sites = deployments.sites(tmp_path_factory.mktemp("data"), *NODES)
-    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=8) as running:
+    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=10) as running:
         yield running
 
 

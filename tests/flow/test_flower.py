@@ -38,7 +38,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
 
 @pytest.fixture(scope="module")
 def deployment(sites: list[Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=6) as running:
+    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=12) as running:
         yield running
 
 

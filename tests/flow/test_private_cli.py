@@ -98,7 +98,7 @@ def test_a_model_that_will_drown_in_noise_is_foreseen(folder: Path) -> None:
 
 
 def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
-    (folder / "study.yaml").write_text(STUDY.replace("{epsilon: 0.8}", "{epsilon: 8, noise: distributed, secure_sum: {dropouts: 1, colluders: 0}}"))
+    (folder / "study.yaml").write_text(STUDY.replace("{epsilon: 0.8}", "{epsilon: 20, noise: distributed, secure_sum: {dropouts: 1, colluders: 0}}"))
     done = hdh("simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--out", "out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "the hub saw only sums over nodes" in " ".join(done.stdout.split())
