@@ -32,7 +32,6 @@ log = logging.getLogger("hdh.hub")
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 START_S = 60.0
 LOCK = "hub.lock"
-LOGS = ("hub.log", "superlink.log", "superexec.log")
 
 
 def run(hub: Hub, *, log_format: str = "text") -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -251,8 +251,3 @@ def _is_free(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def logs(deployment: Deployment) -> Mapping[str, str]:
-    """The last line of each process's log."""
-    return {name: daemon.last_line(deployment.folder / f"{name}.log") for name in deployment.processes}

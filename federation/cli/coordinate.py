@@ -17,7 +17,7 @@ from aggregator.release import Document
 from federation import __version__, client, credentials, errors, receipts
 from federation.cli import show
 from federation.cli import study as studies
-from federation.client import Hub, NodeState, Run, Status
+from federation.client import NodeState, Run, Status
 from nodes import site as sites
 
 
@@ -139,10 +139,6 @@ def cancel(named: str, folder: Path | None) -> None:
     with client.connect(folder) as hub:
         status = hub.run(named).cancel()
     print(f"study {status.study} (number {status.number}) is {status.line()}")
-
-
-def plan_at(hub: Hub, path: Path, contract: Path | None) -> Sequence[NodeState]:
-    return hub.plan(path, contract)
 
 
 def verify(path: Path, authority: Path | None, roster: Path | None) -> None:
