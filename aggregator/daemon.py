@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import logging
 import os
 import signal
@@ -13,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from aggregator import metrics, registry, service, settings
 from aggregator.dispatch import Dispatch
 from aggregator.flower_control import Control
 from aggregator.settings import Hub
-from federation import __version__, audit, credentials, errors, logs
+from federation import __version__, audit, credentials, errors, lock, logs
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -40,7 +39,7 @@ def run(hub: Hub, *, log_format: str = "text") -> None:
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
-    with _alone(hub.folder):
+    with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub runs already in another process"):
         _run(hub, stop)
 
 
@@ -94,25 +93,8 @@ def _check_ports(hub: Hub) -> None:
             ) from None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise errors.SetupError(f"{folder}: this hub runs already in another process") from None
-        yield
-
-
 def is_running(folder: Path) -> bool:
-    if not (folder / LOCK).exists():
-        return False
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return lock.is_held(folder / LOCK)
 
 
 # -- Flower's processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -11,13 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation import __version__, credentials, errors, logs
+from federation import __version__, credentials, errors, lock, logs
 from nodes import keeping
 from nodes import site as sites
 from nodes.approvals import Approvals
@@ -38,7 +35,7 @@ def run(path: Path, *, log_format: str = "text") -> None:
     if own.name != site.name:
         raise errors.SiteError(f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew")
     logs.start(site.state.parent / "logs" / "node.log", log_format)
-    with _alone(site.state):
+    with lock.alone(site.state / LOCK, "this node runs already in another process; see `hdh node status`"):
         anew = _run(site, own)
     if anew:
         os.execv(sys.executable, sys.orig_argv)
@@ -118,26 +115,8 @@ def _refused(office: Office, rule: str, why: str) -> None:
     office.audit("refused", rule=rule, why=why)
 
 
-# -- one process a node
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    with (state / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise errors.SetupError("this node runs already in another process; see `hdh node status`") from None
-        yield
-
-
 def is_running(state: Path) -> bool:
-    if not (state / LOCK).exists():
-        return False
-    with (state / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return lock.is_held(state / LOCK)
 
 
 # -- what others may see of it: numbers of studies and bytes, nothing of people
