@@ -30,7 +30,7 @@ test: check ## all checks and tests
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --ignore tests/flow --ignore tests/fault/test_deployment.py
 	$(BIN)/pytest -m 'not slow' tests/flow tests/fault/test_deployment.py  # whole federations: one at a time
 
-oracle: $(DONE) ## run R again (apt-get install r-base-core r-cran-survival), and compare with the committed numbers
+oracle: $(DONE) ## run R again (docs/analyses.md says which packages), and compare with the committed numbers
 	$(BIN)/python -m tests.oracle.rerun
 
 bench: $(DONE) ## the figures of benchmarks/README.md, as ratios

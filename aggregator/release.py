@@ -292,6 +292,23 @@ def _lines(tables: Sequence[Table], k: int) -> list[list[Row]]:
     return shown
 
 
+def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """What is withheld of the people of a group, or of those who had the event, takes the whole row; then, as in a line of a cross-table,
+    others with it until no subtraction from the total tells anything."""
+    shown: list[list[Row]] = [[] for _ in tables]
+    for cause in dict.fromkeys(row.get("cause") for row in tables[0].rows):
+        each = [[row for row in table.rows if row.get("cause") == cause] for table in tables]
+        counts = [np.array([row[name] for row in rows], dtype=np.int64) for rows in each for name in ("n", "n_event") if name in rows[0]]
+        hidden = disclosure.suppress_lines(counts, k)
+        for out, rows in zip(shown, each, strict=True):
+            out += [_blank(row, _why(row, k)) if hide else dict(row) for row, hide in zip(rows, hidden, strict=True)]
+    return shown
+
+
+def _why(row: Row, k: int) -> str:
+    return f"<{k}" if any(0 < row.get(name, 0) < k for name in ("n", "n_event")) else "withheld"
+
+
 def _cell(row: Mapping[str, Any], hide: bool, k: int) -> Row:
     if not hide:
         return dict(row)
@@ -302,12 +319,17 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
     """Steps are merged until each holds nobody or enough people; the estimate at a released time is unchanged."""
     shown: list[list[Row]] = [[] for _ in tables]
     for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
-        each = [[row for row in table.rows if row["group"] == group] for table in tables]
-        times = sorted({row["time"] for rows in each for row in rows})
-        released = [times[i] for i in disclosure.merge_steps([_leaving(rows, times) for rows in each], k)]
-        for out, rows in zip(shown, each, strict=True):
-            out += _merged(rows, released, k)
+        each = [_by_cause([row for row in table.rows if row["group"] == group]) for table in tables]
+        times = sorted({row["time"] for causes in each for rows in causes for row in rows})
+        released = [times[i] for i in disclosure.merge_steps([_leaving(rows, times) for causes in each for rows in causes], k)]
+        for out, causes in zip(shown, each, strict=True):
+            out += [row for rows in causes for row in _merged(rows, released, k)]
     return shown
+
+
+def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:
+    """The curves of a group: one, or one of each cause, whose steps are released together."""
+    return [[row for row in rows if row.get("cause") == cause] for cause in dict.fromkeys(row.get("cause") for row in rows)] or [[]]
 
 
 def _leaving(rows: Sequence[Row], times: Sequence[float]) -> tuple[Any, Any, Any]:
@@ -335,4 +357,4 @@ def _merged(rows: Sequence[Row], released: Sequence[float], k: int) -> list[Row]
     return shown
 
 
-_DOORS = {"estimates": _estimates, "cells": _cells, "lines": _lines, "curve": _curve}
+_DOORS = {"estimates": _estimates, "cells": _cells, "lines": _lines, "curve": _curve, "groups": _groups}

@@ -62,10 +62,11 @@ class Model:
 _CALL = re.compile(r"^\s*(Surv|strata|offset|C|factor|as\.factor)\s*\((.*)\)\s*$", re.DOTALL)
 
 
-def compile(text: str, schema: Schema) -> Model:
-    """Raises ExpressionError, whose message names the culprit and the remedy."""
+def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
+    """`causes`: what Surv() ends with is a category, of what happened. Raises ExpressionError, whose message names the culprit and
+    the remedy."""
     left, right = _parse(text)
-    survival, response = _response(left, schema) if left else (False, ())
+    survival, response = _response(left, schema, causes) if left else (False, ())
     columns: list[tuple[Variable, ...]] = []
     strata: list[Field] = []
     offset: Field | None = None
@@ -124,7 +125,7 @@ def _arguments(inside: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _response(text: str, schema: Schema) -> tuple[bool, tuple[Field, ...]]:
+def _response(text: str, schema: Schema, causes: bool) -> tuple[bool, tuple[Field, ...]]:
     call = _CALL.match(text)
     if not call or call[1] != "Surv":
         return False, (schema.field(text),)
@@ -135,7 +136,9 @@ def _response(text: str, schema: Schema) -> tuple[bool, tuple[Field, ...]]:
     for time in times:
         if time.kind != "number":
             raise ExpressionError(f"{time.name!r} in {text} is a {time.kind}; a time must be a number")
-    if event.kind != "boolean":
+    if causes and event.kind != "category":
+        raise ExpressionError(f"{event.name!r} in {text} is a {event.kind}; competing risks need a category: what happened, or that nothing did")
+    if not causes and event.kind != "boolean":
         raise ExpressionError(f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column, derived if need be")
     return True, (*times, event)
 

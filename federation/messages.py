@@ -194,13 +194,14 @@ class Table:
 
     `cells`: rows are the cells of one cross-table, with columns `row`, `column`, `n`; its totals are shown.
     `lines`: the same, but each `row` is a table of one line, whose total is known.
-    `curve`: rows follow `time` within `group`; events and exits between released times form the cells.
+    `curve`: rows follow `time` within `group` (and `cause`); events and exits between released times form the cells.
+    `groups`: a row stands on `n` people, of whom `n_event` had the event; over the rows (of each `cause`) both add up to known totals.
     `estimates`: a row that stands on `n` people is suppressed if they are too few.
     `follows` names a table of the same result: where a cell of that one is withheld, this one is too.
     """
 
     rows: Sequence[Row]
-    door: Literal["cells", "lines", "curve", "estimates"] = "estimates"
+    door: Literal["cells", "lines", "curve", "groups", "estimates"] = "estimates"
     follows: str = ""
 
 

@@ -95,7 +95,7 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], in
     if starts:
         keep &= starts[0] < stop
     kept = np.flatnonzero(keep)
-    group = _combination((*plan.strata, *plan.groups), columns, kept)
+    group = combination((*plan.strata, *plan.groups), columns, kept)
     time, size = stop[kept], math.prod(plan.shape)
     late = time > plan.grid.times[-1] + 1e-9 * plan.grid.step
     died = (event[kept] > 0) & ~late
@@ -106,7 +106,7 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], in
     return keep, {name: count.astype(np.int64) for name, count in counts.items()}, plan.grid.off_grid(time)
 
 
-def _combination(fields: Sequence[Field], columns: Any, kept: Any) -> Any:
+def combination(fields: Sequence[Field], columns: Any, kept: Any) -> Any:
     index = np.zeros(len(kept), np.int64)
     for field in fields:
         index = index * len(field.groups) + columns[field.name][kept].astype(np.int64)

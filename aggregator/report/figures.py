@@ -27,20 +27,27 @@ def _svg(figure: Figure, label: str) -> str:
 
 
 def curves(rows: Rows, unit: str = "") -> str:
-    """Step curves by group with their intervals, from rows that hold a time and an estimate."""
+    """Step curves by group (and cause, then of cumulative incidence) with their intervals, from rows that hold a time and an estimate."""
+    first = 0.0 if "cause" in rows[0] else 1.0
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
-        for index, group in enumerate(dict.fromkeys(row["group"] for row in rows)):
-            shown = [row for row in rows if row["group"] == group and row["estimate"] is not None]
+        for index, group in enumerate(dict.fromkeys(map(curve_of, rows))):
+            shown = [row for row in rows if curve_of(row) == group and row["estimate"] is not None]
             times = [0.0, *(row["time"] for row in shown)]
             colour = PALETTE[index % len(PALETTE)]
-            axes.step(times, [1.0, *(row["estimate"] for row in shown)], where="post", color=colour, lw=1.8, label=group)
-            low, high = ([1.0, *(row[name] if row[name] is not None else row["estimate"] for row in shown)] for name in ("conf_low", "conf_high"))
+            axes.step(times, [first, *(row["estimate"] for row in shown)], where="post", color=colour, lw=1.8, label=group)
+            low, high = ([first, *(row[name] if row[name] is not None else row["estimate"] for row in shown)] for name in ("conf_low", "conf_high"))
             axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
-        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=f"time ({unit})" if unit else "time", ylabel="survival")
-        axes.legend(frameon=False, loc="lower left")
-        return _svg(figure, "Kaplan-Meier curves")
+        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=f"time ({unit})" if unit else "time", ylabel="survival" if first else "cumulative incidence")
+        axes.legend(frameon=False, loc="lower left" if first else "upper left")
+        return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
+
+
+def curve_of(row: Mapping[str, Any]) -> str:
+    """The curve that a row belongs to, in words."""
+    words = [str(row["group"])] if row["group"] != "all" or "cause" not in row else []
+    return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
 def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:

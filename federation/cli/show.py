@@ -156,21 +156,25 @@ def _happened(released: Document, console: Console) -> None:
 
 
 def plot(rows: Rows, width: int = 64, height: int = 14) -> str:
-    """Survival curves in characters, one letter per group; a curve ends where its rows are withheld."""
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    last = max((row["time"] for row in rows if row["estimate"] is not None), default=0.0)
+    """Curves in characters, one letter per group (and cause); a curve ends where its rows are withheld."""
+    from aggregator.report.figures import curve_of  # matplotlib: only when there is something to draw
+
+    groups = list(dict.fromkeys(map(curve_of, rows)))
+    drawn = [row for row in rows if row["estimate"] is not None]
+    last = max((row["time"] for row in drawn), default=0.0)
     if not last:
         return "(nothing to draw: every time is withheld)"
-    lowest = min((row["estimate"] for row in rows if row["estimate"] is not None), default=0.0)
-    floor = int(lowest * 10) / 10
+    start, ends = 0.0 if "cause" in rows[0] else 1.0, [row["estimate"] for row in drawn]  # incidence rises from 0, survival falls from 1
+    bottom = int(min(ends) * 10) / 10 if start else 0.0
+    top = 1.0 if start else min(1.0, int(max(ends) * 10 + 1) / 10)
     grid = [[" "] * width for _ in range(height)]
     for letter, group in zip("●○▲△■□◆◇", groups, strict=False):
-        shown = [row for row in rows if row["group"] == group and row["estimate"] is not None]
+        shown = [row for row in drawn if curve_of(row) == group]
         for x in range(width):
             time = last * x / (width - 1)
             if shown and time <= shown[-1]["time"]:
-                estimate = next((row["estimate"] for row in reversed(shown) if row["time"] <= time + 1e-9), 1.0)
-                grid[round((height - 1) * (1 - estimate) / (1 - floor)) if floor < 1 else 0][x] = letter
-    lines = [f"{1 - (1 - floor) * y / (height - 1):5.2f} ┤{''.join(row)}" for y, row in enumerate(grid)]
+                estimate = next((row["estimate"] for row in reversed(shown) if row["time"] <= time + 1e-9), start)
+                grid[round((height - 1) * (top - estimate) / (top - bottom)) if bottom < top else 0][x] = letter
+    lines = [f"{top - (top - bottom) * y / (height - 1):5.2f} ┤{''.join(row)}" for y, row in enumerate(grid)]
     legend = "   ".join(f"{letter} {group}" for letter, group in zip("●○▲△■□◆◇", groups, strict=False))
     return "\n".join([*lines, f"      └{'─' * width}", f"       0{last:>{width - 1}g}", f"       {legend}"])

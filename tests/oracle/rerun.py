@@ -1,4 +1,4 @@
-"""`make oracle`: runs recipe.R again and compares with expected.json; exits 1 if R says something else now."""
+"""`make oracle`: runs the recipes again and compares with the committed numbers; exits 1 if R says something else now."""
 
 from __future__ import annotations
 
@@ -19,19 +19,26 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     if not shutil.which("Rscript"):
-        sys.exit("no Rscript on this machine: apt-get install r-base-core r-cran-survival")
+        sys.exit(
+            "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools"
+        )
     with tempfile.TemporaryDirectory() as folder:
         tables = [pandas.read_csv(path) for path in dialysis.make(Path(folder), seed=0).values()]
         pooled = Path(folder) / "dialysis.csv"
         pandas.concat(tables).to_csv(pooled, index=False)
-        done = subprocess.run(["Rscript", str(HERE / "recipe.R"), str(pooled)], capture_output=True, text=True, check=True)
-    found, expected = json.loads(done.stdout), json.loads((HERE / "expected.json").read_text())
+        compare("recipe.R", "expected.json", str(pooled))
+    compare("vocabulary.R", "vocabulary.json")
+
+
+def compare(recipe: str, numbers: str, *arguments: str) -> None:
+    done = subprocess.run(["Rscript", str(HERE / recipe), *arguments], capture_output=True, text=True, check=True)
+    found, expected = json.loads(done.stdout), json.loads((HERE / numbers).read_text())
     assert found.keys() == expected.keys()
-    for entry, numbers in expected.items():
-        for name, value in numbers.items():
+    for entry, values in expected.items():
+        for name, value in values.items():
             # 1e-10: the order of the rows moves R's own last bits
             np.testing.assert_allclose(np.array(found[entry][name], float), np.array(value, float), rtol=1e-10, atol=1e-12, err_msg=f"{entry}.{name}")
-    print(f"R agrees with expected.json on {sum(len(numbers) for numbers in expected.values())} entries of {len(expected)} fits")
+    print(f"R agrees with {numbers} on {sum(map(len, expected.values()))} entries of {len(expected)} fits")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
         {"model": "Surv(stop, event) ~ age", "intervals": 3},
     ],
+    "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 4}}],
+    "fine_gray": [{"model": "Surv(stop, arm) ~ age + sex", "cause": "b"}, {"model": "Surv(stop, arm) ~ dose", "cause": "a", "nothing": "c"}],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "visits ~ 0 + dose + sex", "family": "poisson", "clip": 0.2},
     ],
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
+    "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}}],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
@@ -113,6 +114,7 @@ EXACT_TOO = [
     ("glm", {"model": "died ~ age + sex", "family": "binomial", "rounds": 6}, ("estimate", "std_error", "odds_ratio")),
     ("glm", {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8}, ("estimate", "std_error")),
     ("kaplan_meier", {"model": "Surv(stop, event) ~ arm"}, ("estimate", "std_error", "conf_low", "statistic")),
+    ("cumulative_incidence", {"model": "Surv(stop, arm) ~ sex"}, ("estimate", "std_error")),
 ]
 
 
@@ -135,7 +137,7 @@ def test_without_noise_the_answer_is_the_exact_one(name: str, options: dict[str,
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("term", "row", "column", "group", "time"))
+    return tuple(row.get(name) for name in ("term", "row", "column", "group", "cause", "time"))
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)

@@ -1,0 +1,71 @@
+"""The federated answers against R's on the pooled rows: vocabulary.json was made by vocabulary.R.
+
+Tolerance: 1e-8 relative where nothing else is said; R was run with its convergence thresholds as tight as they go.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+from federation import contract as contracts
+from federation.messages import Result
+from tests import federations
+
+HERE = Path(__file__).parent
+EXPECTED: dict[str, dict[str, Any]] = json.loads((HERE / "vocabulary.json").read_text())
+EXACT = {"rtol": 1e-8, "atol": 1e-12}  # atol: for numbers that are zero but for rounding
+
+
+def runner(name: str, folder: Path) -> Any:
+    """Runs one analysis over NAME.csv, each site a node."""
+    table = pandas.read_csv(HERE / f"{name}.csv", dtype=str, keep_default_na=False)
+    contract = contracts.load(HERE / f"{name}.yaml")
+    sites = federations.sites_of(table, table["site"], contract, folder)
+
+    def run(**options: Any) -> Result:
+        study = federations.study_of({"a": options}, dataset=name)
+        return federations.result(federations.run(study, contract, sites))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return runner("patients", tmp_path_factory.mktemp("patients"))
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return runner("visits", tmp_path_factory.mktemp("visits"))
+
+
+def column(result: Result, table: str, name: str, **where: str) -> Any:
+    return np.array([row[name] for row in result.tables[table].rows if all(row[key] == value for key, value in where.items())], dtype=float)
+
+
+def test_cumulative_incidence_is_the_aalen_johansen_of_survfit(patients: Any) -> None:
+    result, expected = patients(run="cumulative_incidence", model="Surv(time, cause) ~ 1"), EXPECTED["aalen_johansen"]
+    assert column(result, "curve", "time", cause="relapse").tolist() == expected["time"]
+    for cause in ("relapse", "death"):
+        np.testing.assert_allclose(column(result, "curve", "estimate", cause=cause), expected[cause], **EXACT)
+        np.testing.assert_allclose(column(result, "curve", "std_error", cause=cause), expected[f"se_{cause}"], **EXACT)
+    for ours, theirs in (("conf_low", "low"), ("conf_high", "high")):
+        mine, of_r = column(result, "curve", ours, cause="relapse"), np.array(expected[theirs], float)
+        known = ~np.isnan(mine)
+        assert known.sum() > 40
+        np.testing.assert_allclose(mine[known], of_r[known], **EXACT)
+
+
+@pytest.mark.parametrize("cause", ["relapse", "death"])
+def test_fine_gray_is_crr(cause: str, patients: Any) -> None:
+    result, expected = patients(run="fine_gray", model="Surv(time, cause) ~ age + sex + stage + treated", cause=cause), EXPECTED[f"fine_gray_{cause}"]
+    np.testing.assert_allclose(column(result, "coefficients", "estimate"), expected["coef"], **EXACT)
+    np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
+    glance = result.tables["glance"].rows[0]
+    np.testing.assert_allclose([glance["null_log_lik"], glance["log_lik"]], expected["loglik"], **EXACT)
