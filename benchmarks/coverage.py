@@ -34,12 +34,14 @@ COLUMNS = {
     "x": Column(type="number", range=(-3, 3)), "z": Column(type="number", range=(0, 1)), "g": Column(type="category", levels=("a", "b", "c")),
     "h": Column(type="boolean"), "y": Column(type="boolean"), "s": Column(type="number", range=(0, 10)), "k": Column(type="number", range=(0, 8)),
     "time": Column(type="number", range=(0, 60), step=1), "event": Column(type="boolean"), "id": Column(type="number", range=(0, 1e9)),
+    "years": Column(type="number", range=(0, 2)), "stays": Column(type="number", range=(0, 8)),
     "until": Column(type="number", range=(0, 60), step=1), "cause": Column(type="category", levels=("none", "relapse", "death")),
 }  # fmt: skip
 CONTRACT = Contract(dataset="people", version=1, person="id", columns=COLUMNS)
 Table = Mapping[str, np.ndarray]
 BETA = np.array([0.4, -0.5, 0.3, -0.2])  # of x, z, g = b, g = c
 HAZARD = 0.02
+STAYS = {"no": 0.3, "yes": 0.5}  # a year, by h
 CAUSES = {"relapse": 0.03, "death": 0.015}  # their hazards, whatever the covariates
 
 
@@ -50,10 +52,12 @@ def people(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     stop = np.minimum(np.minimum(leaves, censored), 60)
     relapse, death = (rng.exponential(1 / hazard, n) for hazard in CAUSES.values())
     first = np.minimum(relapse, death)
+    h, years = (rng.random(n) < 0.4).astype(float), rng.uniform(0.2, 2, n)
     return {
-        "x": x, "z": z, "g": g.astype(np.int16), "h": (rng.random(n) < 0.4).astype(float), "y": (rng.random(n) < special.expit(eta)).astype(float),
+        "x": x, "z": z, "g": g.astype(np.int16), "h": h, "y": (rng.random(n) < special.expit(eta)).astype(float),
         "s": (5 + eta + rng.normal(0, 0.8, n)).clip(0, 10), "k": rng.poisson(np.exp(eta)).clip(0, 8).astype(float),
         "time": np.maximum(stop, 1e-9), "event": ((leaves <= censored) & (leaves <= 60)).astype(float),
+        "years": years, "stays": rng.poisson(years * np.where(h > 0, STAYS["yes"], STAYS["no"])).clip(0, 8).astype(float),
         "until": np.maximum(np.minimum(np.minimum(first, censored), 60), 1e-9),
         "cause": np.where(first > np.minimum(censored, 60), 0, np.where(relapse < death, 1, 2)).astype(np.int16),
     }  # fmt: skip
@@ -120,6 +124,16 @@ def incidence(result: Result, table: Table) -> Intervals:
         yield row["conf_low"], row["conf_high"], CAUSES[row["cause"]] / whole * (1 - np.exp(-whole * row["time"])), row["noise_sd"]
 
 
+def stays(result: Result, table: Table) -> Intervals:
+    for row in result.tables["rates"].rows:
+        yield row["conf_low"], row["conf_high"], STAYS[row["group"][2:]], row["noise_sd"]
+    for row in result.tables["ratios"].rows:
+        low, high = (np.log(row[f"rate_ratio_{end}"]) for end in ("low", "high"))
+        yield low, high, np.log(STAYS["yes"] / STAYS["no"]), row["noise_sd"]
+    for row in result.tables["standardised"].rows:
+        yield row["conf_low"], row["conf_high"], STAYS[row["group"][2:]], row["noise_sd"]
+
+
 SLOPES = dict(zip(("x", "z", "g[b]", "g[c]"), BETA.tolist(), strict=True))
 CASES = (
     Case("describe", 4000, 1.0, {"run": "describe", "columns": ["x", "z", "g"], "quantiles": [0.1, 0.5, 0.75]}, described),
@@ -131,6 +145,7 @@ CASES = (
         "kaplan_meier", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "every": 12}, survival,
     ),
     Case("cumulative_incidence", 6000, 1.0, {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12}, incidence),
+    Case("rates", 12_000, 1.0, {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]}, stays),
     Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda r, t: iter(()), lambda r: r.tables["log_rank"].rows[0]["p_value"]),
     Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),
     Case(

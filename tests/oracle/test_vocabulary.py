@@ -69,3 +69,22 @@ def test_fine_gray_is_crr(cause: str, patients: Any) -> None:
     np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
     glance = result.tables["glance"].rows[0]
     np.testing.assert_allclose([glance["null_log_lik"], glance["log_lik"]], expected["loglik"], **EXACT)
+
+
+def test_rates_and_ratios_are_those_of_epitools(patients: Any) -> None:
+    result, expected = patients(run="rates", events="admissions", time="years", by=["ward"]), EXPECTED["rates"]
+    for ours, theirs in (("n_event", "events"), ("person_time", "time"), ("rate", "rate")):
+        np.testing.assert_allclose(column(result, "rates", ours), expected[theirs], **EXACT)
+    for ours, theirs in (("conf_low", "low"), ("conf_high", "high")):  # pois.exact searches its limits to 1e-4
+        np.testing.assert_allclose(column(result, "rates", ours), expected[theirs], rtol=1e-3)
+    for ours, theirs in (("rate_ratio", "rr"), ("rate_ratio_low", "low"), ("rate_ratio_high", "high")):
+        np.testing.assert_allclose(column(result, "ratios", ours), EXPECTED["rate_ratios"][theirs], **EXACT)
+
+
+def test_standardised_rates_are_those_of_epitools(patients: Any) -> None:
+    weights = {"sex=f": 3, "sex=m": 1}
+    result, expected = patients(run="rates", events="admissions", time="years", by=["ward"], over=["sex"], standard=weights), EXPECTED["direct"]
+    for ours, theirs in (("rate", "crude"), ("estimate", "rate"), ("conf_low", "low"), ("conf_high", "high")):
+        np.testing.assert_allclose(column(result, "standardised", ours), expected[theirs], **EXACT)
+    for ours, theirs in (("n_event", "observed"), ("expected", "expected"), ("estimate", "sir")):
+        np.testing.assert_allclose(column(result, "funnel", ours), EXPECTED["indirect"][theirs], **EXACT)

@@ -1,6 +1,6 @@
 # The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R` prints them as JSON, from
 # patients.csv and visits.csv beside it. Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
-suppressMessages({library(survival); library(cmprsk)})
+suppressMessages({library(survival); library(cmprsk); library(epitools)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 d <- read.csv(file.path(here, "patients.csv"))
 v <- read.csv(file.path(here, "visits.csv"))
@@ -15,6 +15,18 @@ for (code in 1:2) {
   fit <- crr(d$time, as.integer(d$state) - 1, X, failcode = code, cencode = 0, gtol = 1e-12, maxiter = 100)
   put(paste0("fine_gray_", levels(d$state)[code + 1]), coef = unname(fit$coef), se = sqrt(diag(fit$var)), loglik = c(fit$loglik.null, fit$loglik))
 }
+by <- function(x, g) as.vector(tapply(x, g, sum))
+E <- by(d$admissions, d$ward); T <- by(d$years, d$ward)
+ends <- pois.exact(E, T)
+put("rates", events = E, time = T, rate = ends$rate, low = ends$lower, high = ends$upper)
+log_rr <- log(E[-1] / T[-1]) - log(E[1] / T[1]); wald <- t(sapply(2:5, function(i) rateratio.wald(c(E[1], E[i]), c(T[1], T[i]))$measure[2, ]))
+put("rate_ratios", rr = unname(wald[, 1]), low = unname(wald[, 2]), high = unname(wald[, 3]))
+strata <- tapply(d$years, list(d$ward, d$sex), sum); cases <- tapply(d$admissions, list(d$ward, d$sex), sum)
+std <- c(3, 1)
+adjusted <- t(sapply(1:5, function(i) ageadjust.direct(cases[i, ], strata[i, ], stdpop = std)))
+put("direct", crude = unname(adjusted[, 1]), rate = unname(adjusted[, 2]), low = unname(adjusted[, 3]), high = unname(adjusted[, 4]))
+indirect <- sapply(1:5, function(i) ageadjust.indirect(cases[i, ], strata[i, ], colSums(cases), colSums(strata))$sir[c("observed", "exp", "sir")])
+put("indirect", observed = indirect[1, ], expected = indirect[2, ], sir = indirect[3, ])
 num <- function(x) if (length(x) == 1) jsonnum(x) else paste0("[", paste(jsonnum(x), collapse = ", "), "]")
 jsonnum <- function(x) ifelse(!is.finite(x), "null", trimws(formatC(x, digits = 17, format = "g")))
 entries <- sapply(names(out), function(n) paste0('  "', n, '": {', paste0('"', names(out[[n]]), '": ', sapply(out[[n]], num), collapse = ", "), "}"))

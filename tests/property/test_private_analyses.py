@@ -39,6 +39,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
     "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}}],
+    "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
@@ -115,6 +116,7 @@ EXACT_TOO = [
     ("glm", {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8}, ("estimate", "std_error")),
     ("kaplan_meier", {"model": "Surv(stop, event) ~ arm"}, ("estimate", "std_error", "conf_low", "statistic")),
     ("cumulative_incidence", {"model": "Surv(stop, arm) ~ sex"}, ("estimate", "std_error")),
+    ("rates", {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"]}, ("rate", "std_error", "estimate", "rate_ratio", "p_value")),
 ]
 
 
