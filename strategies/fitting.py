@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.errors import ModelError
 from federation.expression import ExpressionError, Interval
 from federation.formula import Term
-from federation.messages import Floats, Row
+from federation.messages import Floats, Row, State
 
 BLOCK = 4096  # rows: with 20 columns a block of float64 stays in a core's cache
 ALIASED = 1e-9  # share of a column's information that the columns before it leave, below which it repeats them
@@ -91,6 +92,46 @@ def newton(score: Floats, information: Floats) -> Step:
         step[kept] = inverse @ score[kept]
         covariance[np.ix_(kept, kept)] = inverse
     return Step(step, float(step @ score), covariance, aliased)
+
+
+@dataclass(frozen=True)
+class Top:
+    """Where the likelihood is highest, with the last step to it, and what it took."""
+
+    beta: Floats
+    step: Step
+    log_lik: float
+    null: float  # the log-likelihood at the coefficients of the first round
+    rounds: int
+
+
+def begin(beta: Floats, **more: Floats) -> State:
+    """`more` stays in the state through all rounds."""
+    return State("newton", {"beta": beta, "last": beta, "best": np.array([-inf]), "rounds": np.zeros(1), **more})
+
+
+def climb(state: State, score: Floats, information: Floats, log_lik: float, diverged: Callable[[int], str]) -> State | Top:
+    """One round of Newton's method, halved where it overshoots. `diverged` says what it means that a coefficient grows without end."""
+    values, beta = dict(state.values), state["beta"]
+    best, rounds = float(values["best"][0]), int(values["rounds"][0]) + 1
+    values["rounds"] = np.array([float(rounds)])
+    if rounds > MOST_ROUNDS:
+        raise ModelError(diverged(int(np.argmax(np.abs(beta)))))
+    if not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
+        return State("newton", values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
+    if rounds == 1:
+        values["null"] = np.array([log_lik])
+    step = newton(score, information)
+    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
+        return State("newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
+    return Top(beta + step.beta, step, log_lik, float(values["null"][0]), rounds)
+
+
+def spread(L: Floats, step: Step) -> Floats:
+    """The covariance of L @ scaled coefficients; NaN where they are aliased."""
+    covariance: Floats = L @ np.where(np.isnan(step.covariance), 0.0, step.covariance) @ L.T
+    covariance[step.aliased, :] = covariance[:, step.aliased] = np.nan
+    return covariance
 
 
 def find_aliased(information: Floats) -> Mask:

@@ -240,7 +240,7 @@ def _result(beta: Floats, step: fitting.Step, deviance: float, total: Part, task
     family = task.options.family
     dispersion = deviance / df if family == "gaussian" and df > 0 else 1.0
     L = fitting.unscale(plan.names, plan.scaling, plan.model.intercept)
-    covariance = _spread(L, step) * dispersion
+    covariance = fitting.spread(L, step) * dispersion
     level = (1 + task.options.conf_level) / 2
     z = float(special.stdtrit(df, level) if family == "gaussian" else special.ndtri(level))
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family]
@@ -256,12 +256,6 @@ def _result(beta: Floats, step: fitting.Step, deviance: float, total: Part, task
     if family == "binomial" and plan.weights is None:
         counted["events"] = round(min(moments[1], moments[0] - moments[1]))
     return Result(tables, counted, Exactness(), fitting.aliased_note(plan.names, step.aliased))
-
-
-def _spread(L: Floats, step: fitting.Step) -> Floats:
-    covariance = L @ np.where(np.isnan(step.covariance), 0.0, step.covariance) @ L.T
-    covariance[step.aliased, :] = covariance[:, step.aliased] = np.nan
-    return covariance
 
 
 def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> float:

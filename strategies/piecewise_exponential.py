@@ -257,49 +257,35 @@ def _begin(total: Part, task: Task) -> State:
     cuts = choose_cuts(task.plan, total.sums["events"], lambda begin, end: 0.0)
     exposure, events = join(total.sums["exposure"], cuts), join(total.sums["events"], cuts)
     beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]
-    known = {"cuts": cuts, "exposure": exposure, "events": events}
-    return State("newton", {"beta": beta, "last": beta, "best": np.array([-math.inf]), "rounds": np.zeros(1), **known})
+    return fitting.begin(beta, cuts=cuts, exposure=exposure, events=events)
 
 
 def _newton(total: Part, task: Task, state: State) -> State | Result:
-    values, beta = dict(state.values), state["beta"]
-    log_lik, best = float(total.sums["log_lik"][0]), float(values["best"][0])
-    values["rounds"] = values["rounds"] + 1
-    if values["rounds"][0] > fitting.MOST_ROUNDS:
-        worst = joined(task.plan, values["cuts"]).names[int(np.argmax(np.abs(beta)))]
-        raise errors.ModelError(
-            f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
-        )
-    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State("newton", values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
-    if values["rounds"][0] == 1:
-        values["null"] = np.array([log_lik])
-    step = fitting.newton(total.sums["score"], total.sums["information"])
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State("newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
-    return _result(beta + step.beta, step, log_lik, total, task, values)
+    def diverged(worst: int) -> str:
+        name = joined(task.plan, state["cuts"]).names[worst]
+        return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+
+    made = fitting.climb(state, total.sums["score"], total.sums["information"], float(total.sums["log_lik"][0]), diverged)
+    return made if isinstance(made, State) else _result(made, total, task, state)
 
 
-def _result(beta: Floats, step: fitting.Step, log_lik: float, total: Part, task: Task, values: Any) -> Result:
-    plan = joined(task.plan, values["cuts"])
+def _result(top: fitting.Top, total: Part, task: Task, state: State) -> Result:
+    plan = joined(task.plan, state["cuts"])
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    covariance = np.where(np.isnan(step.covariance), 0.0, step.covariance)
     L = unscale(plan)
-    spread = L @ covariance @ L.T
-    spread[step.aliased, :] = spread[:, step.aliased] = np.nan
-    K = plan.intervals
-    rows = fitting.coefficients(plan.names[K:], (L @ beta)[K:], spread[K:, K:], z=z, exponentiate="hazard_ratio")
-    baseline = baseline_rows(plan, L @ beta, spread, z)
-    for row, events, exposure in zip(baseline, values["events"], values["exposure"], strict=True):
+    spread, K = fitting.spread(L, top.step), plan.intervals
+    rows = fitting.coefficients(plan.names[K:], (L @ top.beta)[K:], spread[K:, K:], z=z, exponentiate="hazard_ratio")
+    baseline = baseline_rows(plan, L @ top.beta, spread, z)
+    for row, events, exposure in zip(baseline, state["events"], state["exposure"], strict=True):
         row |= {"n_event": int(events), "person_time": float(exposure)}
-    df = int((~step.aliased[K:]).sum())
-    ratio = max(2 * (log_lik - float(values["null"][0])), 0.0)
+    df = int((~top.step.aliased[K:]).sum())
+    ratio = max(2 * (top.log_lik - top.null), 0.0)
     glance = {
-        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": log_lik, "statistic_lr": ratio, "df": df,
-        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": int(values["rounds"][0]),
+        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": top.log_lik, "statistic_lr": ratio, "df": df,
+        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    notes = (*joined_note(task.plan, plan), *fitting.aliased_note(plan.names, step.aliased))
+    notes = (*joined_note(task.plan, plan), *fitting.aliased_note(plan.names, top.step.aliased))
     return Result(tables, counting.reported(total.cells, "events"), Exactness(), notes)
 
 

@@ -17,9 +17,9 @@ from federation.yaml_source import Source
 from strategies import budget
 from strategies.task import Analysis, PrivateAnalysis, Task
 
-ANALYSES = ("cox", "crosstab", "cumulative_incidence", "describe", "fedavg", "fine_gray", "glm", "kaplan_meier", "piecewise_exponential", "rates")
+ANALYSES = ("cox", "crosstab", "cumulative_incidence", "describe", "fedavg", "fine_gray", "glm", "kaplan_meier", "piecewise_exponential", "rates", "sccs")
 NAMES = frozenset(ANALYSES)
-PRIVATE = ("crosstab", "cumulative_incidence", "describe", "glm", "kaplan_meier", "piecewise_exponential", "rates")
+PRIVATE = ("crosstab", "cumulative_incidence", "describe", "glm", "kaplan_meier", "piecewise_exponential", "rates", "sccs")
 NOT_PRIVATE = {
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
     "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",

@@ -88,3 +88,10 @@ def test_standardised_rates_are_those_of_epitools(patients: Any) -> None:
         np.testing.assert_allclose(column(result, "standardised", ours), expected[theirs], **EXACT)
     for ours, theirs in (("n_event", "observed"), ("expected", "expected"), ("estimate", "sir")):
         np.testing.assert_allclose(column(result, "funnel", ours), EXPECTED["indirect"][theirs], **EXACT)
+
+
+def test_sccs_is_the_conditional_poisson_fit_of_gnm(visits: Any) -> None:
+    result, expected = visits(run="sccs", model="events ~ window + band + offset(log(days))"), EXPECTED["sccs"]
+    np.testing.assert_allclose(column(result, "coefficients", "estimate"), expected["coef"], **EXACT)
+    np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
+    assert [result.n["people"], result.n["events"]] == [expected["people"], expected["events"]]

@@ -1,6 +1,6 @@
 # The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R` prints them as JSON, from
 # patients.csv and visits.csv beside it. Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
-suppressMessages({library(survival); library(cmprsk); library(epitools)})
+suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 d <- read.csv(file.path(here, "patients.csv"))
 v <- read.csv(file.path(here, "visits.csv"))
@@ -27,6 +27,10 @@ adjusted <- t(sapply(1:5, function(i) ageadjust.direct(cases[i, ], strata[i, ], 
 put("direct", crude = unname(adjusted[, 1]), rate = unname(adjusted[, 2]), low = unname(adjusted[, 3]), high = unname(adjusted[, 4]))
 indirect <- sapply(1:5, function(i) ageadjust.indirect(cases[i, ], strata[i, ], colSums(cases), colSums(strata))$sir[c("observed", "exp", "sir")])
 put("indirect", observed = indirect[1, ], expected = indirect[2, ], sir = indirect[3, ])
+v$window <- relevel(factor(v$window), "none"); v$band <- factor(v$band, c("young", "middle", "old")); v$id <- factor(v$person)
+cases <- droplevels(v[ave(v$events, v$person, FUN = sum) > 0, ])
+fit <- gnm(events ~ window + band + offset(log(days)), eliminate = id, family = poisson, data = cases, tolerance = 1e-14, iterMax = 100)
+put("sccs", coef = unname(coef(fit)), se = unname(sqrt(diag(vcov(fit)))), people = nlevels(cases$id), events = sum(cases$events))
 num <- function(x) if (length(x) == 1) jsonnum(x) else paste0("[", paste(jsonnum(x), collapse = ", "), "]")
 jsonnum <- function(x) ifelse(!is.finite(x), "null", trimws(formatC(x, digits = 17, format = "g")))
 entries <- sapply(names(out), function(n) paste0('  "', n, '": {', paste0('"', names(out[[n]]), '": ', sapply(out[[n]], num), collapse = ", "), "}"))

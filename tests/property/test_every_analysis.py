@@ -46,6 +46,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 4}}],
     "fine_gray": [{"model": "Surv(stop, arm) ~ age + sex", "cause": "b"}, {"model": "Surv(stop, arm) ~ dose", "cause": "a", "nothing": "c"}],
     "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
+    "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))"}],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
