@@ -17,12 +17,26 @@ from federation.yaml_source import Source
 from strategies import budget
 from strategies.task import Analysis, PrivateAnalysis, Task
 
-ANALYSES = ("cox", "crosstab", "cumulative_incidence", "describe", "fedavg", "fine_gray", "glm", "kaplan_meier", "piecewise_exponential", "rates", "sccs")
+ANALYSES = (
+    "cox",
+    "crosstab",
+    "cumulative_incidence",
+    "describe",
+    "fedavg",
+    "fine_gray",
+    "glm",
+    "kaplan_meier",
+    "mixed_model",
+    "piecewise_exponential",
+    "rates",
+    "sccs",
+)
 NAMES = frozenset(ANALYSES)
 PRIVATE = ("crosstab", "cumulative_incidence", "describe", "glm", "kaplan_meier", "piecewise_exponential", "rates", "sccs")
 NOT_PRIVATE = {
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
     "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",
+    "mixed_model": "each round needs the whole trajectory of every person; run: glm gives the fixed effects, with all rows of a person bounded as one",
     "fedavg": "use run: glm, which spends the same budget better",
 }
 

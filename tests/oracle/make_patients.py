@@ -9,6 +9,7 @@ import pandas
 
 HERE = Path(__file__).parent
 SITES = np.array(["ansm", "curie", "limoges", "spf"])
+SHIFT = {"ansm": 0.0, "curie": 3.0, "limoges": -2.0, "spf": 1.0}  # of the score, by site
 
 
 def patients(rng: np.random.Generator, n: int = 800) -> pandas.DataFrame:
@@ -45,7 +46,7 @@ def visits(rng: np.random.Generator, n: int = 400) -> pandas.DataFrame:
             window = rng.choice(["none", "a", "b"], p=[0.6, 0.25, 0.15])
             band, days = ["young", "middle", "old"][min(2, turn // 3)], int(rng.integers(10, 100))
             rate = 0.01 * frailty * np.exp(0.9 * (window == "a") + 0.3 * (window == "b") + 0.2 * (band == "old"))
-            score = 20 + level[person] + (0.3 + slope[person] - 0.15 * treated[person]) * month + rng.normal(0, 2)
+            score = 20 + SHIFT[site[person]] + level[person] + (0.3 + slope[person] - 0.15 * treated[person]) * month + rng.normal(0, 2)
             step = rng.choice(["emergency", "ward", "surgery", "home"], p=[0.2, 0.4, 0.1, 0.3])
             rows.append((person, site[person], int(treated[person]), month, round(score, 2), window, band, days, rng.poisson(rate * days), step, day))
             day += int(rng.integers(0, 30))

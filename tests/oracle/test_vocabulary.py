@@ -15,6 +15,9 @@ import pytest
 
 from federation import contract as contracts
 from federation.messages import Result
+from nodes import cohorts
+from nodes.site import Dataset, Storage
+from strategies import mixed_model, registry
 from tests import federations
 
 HERE = Path(__file__).parent
@@ -95,3 +98,38 @@ def test_sccs_is_the_conditional_poisson_fit_of_gnm(visits: Any) -> None:
     np.testing.assert_allclose(column(result, "coefficients", "estimate"), expected["coef"], **EXACT)
     np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
     assert [result.n["people"], result.n["events"]] == [expected["people"], expected["events"]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "options"),
+    [
+        ("mixed_reml", {"model": "score ~ month * treated", "random": "1 + month"}),
+        ("mixed_ml", {"model": "score ~ month * treated", "random": "1 + month", "method": "ml"}),
+        ("mixed_site", {"model": "score ~ month + treated", "by": "site"}),
+    ],
+)
+def test_mixed_models_are_those_of_lmer(entry: str, options: dict[str, Any], visits: Any) -> None:
+    """lmer stops at about 1e-7 of the variances, whose likelihood is flat there: it is compared by likelihood, which must not be
+    lower than lmer's; estimates to what that leaves open."""
+    result, expected = visits(run="mixed_model", **options), EXPECTED[entry]
+    assert expected["loglik"] - 1e-9 * abs(expected["loglik"]) <= result.tables["glance"].rows[0]["log_lik"] <= expected["loglik"] + 1e-6
+    np.testing.assert_allclose(column(result, "coefficients", "estimate"), expected["coef"], rtol=1e-6)
+    np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], rtol=1e-5)
+    np.testing.assert_allclose(column(result, "random", "estimate"), expected["sd"], rtol=1e-5)
+
+
+def test_individual_predictions_at_a_node_are_those_of_ranef(visits: Any, tmp_path: Path) -> None:
+    """To what lmer's own tolerance on the variances leaves of its predictions."""
+    options = {"run": "mixed_model", "model": "score ~ month * treated", "random": "1 + month"}
+    result = visits(**options)
+    contract = contracts.load(HERE / "visits.yaml")
+    study = federations.study_of({"a": options}, dataset="visits")
+    task = registry.plan(study, contract)["a"]
+    dataset = Dataset(contract, str(HERE / "visits.csv"))
+    cohort = cohorts.open_checked(dataset, Storage(), contracts.schema(contract, {}), task.fields, None).cohort
+    persons, own = mixed_model.predict(cohort, task, result.tables["coefficients"].rows, result.tables["random"].rows)
+    where = {int(number): i for i, number in enumerate(persons)}
+    names = pandas.read_csv(HERE / "visits.csv")["person"].to_numpy()
+    number = {int(names[row]): int(person) for row, person in enumerate(cohort.person)}
+    mine = np.array([own[where[number[person]]] for person in (0, 1, 2)])
+    np.testing.assert_allclose(mine.T.ravel(), EXPECTED["mixed_reml"]["blup"], rtol=1e-4, atol=1e-5)

@@ -1,6 +1,6 @@
 # The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R` prints them as JSON, from
 # patients.csv and visits.csv beside it. Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
-suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm)})
+suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 d <- read.csv(file.path(here, "patients.csv"))
 v <- read.csv(file.path(here, "visits.csv"))
@@ -31,6 +31,12 @@ v$window <- relevel(factor(v$window), "none"); v$band <- factor(v$band, c("young
 cases <- droplevels(v[ave(v$events, v$person, FUN = sum) > 0, ])
 fit <- gnm(events ~ window + band + offset(log(days)), eliminate = id, family = poisson, data = cases, tolerance = 1e-14, iterMax = 100)
 put("sccs", coef = unname(coef(fit)), se = unname(sqrt(diag(vcov(fit)))), people = nlevels(cases$id), events = sum(cases$events))
+sharp <- lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-12, maxfun = 1e5))
+mixed <- function(.entry, fit) put(.entry, coef = unname(fixef(fit)), se = unname(sqrt(diag(as.matrix(vcov(fit))))), loglik = as.numeric(logLik(fit)),
+  sd = as.data.frame(VarCorr(fit))$sdcor, blup = unlist(unname(as.list(ranef(fit)[[1]][1:3, , drop = FALSE]))))
+mixed("mixed_reml", lmer(score ~ month * treated + (1 + month | person), v, control = sharp))
+mixed("mixed_ml", lmer(score ~ month * treated + (1 + month | person), v, REML = FALSE, control = sharp))
+mixed("mixed_site", lmer(score ~ month + treated + (1 | site), v, control = sharp))
 num <- function(x) if (length(x) == 1) jsonnum(x) else paste0("[", paste(jsonnum(x), collapse = ", "), "]")
 jsonnum <- function(x) ifelse(!is.finite(x), "null", trimws(formatC(x, digits = 17, format = "g")))
 entries <- sapply(names(out), function(n) paste0('  "', n, '": {', paste0('"', names(out[[n]]), '": ', sapply(out[[n]], num), collapse = ", "), "}"))

@@ -47,6 +47,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "fine_gray": [{"model": "Surv(stop, arm) ~ age + sex", "cause": "b"}, {"model": "Surv(stop, arm) ~ dose", "cause": "a", "nothing": "c"}],
     "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))"}],
+    "mixed_model": [{"model": "score ~ dose + sex", "random": "1"}, {"model": "score ~ dose", "random": "1 + age", "by": "site", "method": "ml"}],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
