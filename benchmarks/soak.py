@@ -98,13 +98,15 @@ def main(minutes: float, nodes: int) -> bool:
             soak.stop.set()
             for thread in threads:
                 thread.join()
-            early = soak.memory[len(soak.memory) // 5][1]
-            late = soak.memory[-1][1]
+            early, late = soak.memory[len(soak.memory) // 5][1], soak.memory[-1][1]
             audit.verify(deployment.hub.audit)
             for name in soak.names:
                 audit.verify(deployment.state(name) / keeping.AUDIT)
                 ledger.verify(keeping.open_ledger(deployment.state(name)))
     print("\n".join(wrong))
+    for name in late:
+        along = [soak.memory[(len(soak.memory) - 1) * fifth // 5][1][name] for fifth in range(6)]
+        print(f"memory of the {name} along the way: {', '.join(f'{mb:.0f}' for mb in along)} MB")
     met = [
         timing.report("studies that went wrong", len(wrong), 0, f"of {number}, with {soak.moves} comings and goings of {nodes} nodes in {minutes:g} minutes")
     ]

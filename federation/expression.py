@@ -240,6 +240,8 @@ class _Reader:
         return _Term(f"({self.boolean(left)} {operator} {self.boolean(right)})", "boolean", (0, 1))
 
     def arithmetic(self, operator: str, left: _Term, right: _Term) -> _Term:
+        if operator == "-" and "date" in (left.kind, right.kind):
+            left, right = self.as_kind(left, right), self.as_kind(right, left)
         if left.kind == right.kind == "date" and operator == "-":
             return _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number")
         left, right = self.number(left), self.number(right)

@@ -78,7 +78,9 @@ class Opened:
     people: Words | None = None
 
 
-def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> Opened:
+def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, *, only_counts: bool = False) -> Opened:
+    """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
+    they lie. Which rows these are is then not remembered: no one can ask about one of them by its key."""
     contract = dataset.contract
     connection, used = _connect(dataset, storage, schema, fields, where)
     counts, findings = _examine(connection, contract, used)
@@ -87,7 +89,12 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     raw_types = _raw_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
     names = needed(contract, used)
-    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)} AS {quote_name(name)}" for name in names]
+    read = {name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole) for name in names}
+    if only_counts and contract.person is None:
+        table = tallies.Table(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "")
+        rows = counts["", "rows"] if where is None else tallies.rows(table)
+        return Opened(Cohort(None, rows, counts["", "rows"], 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
+    typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
     connection.execute(f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source")
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
     keys = _hashes(connection, contract, chosen)

@@ -148,11 +148,11 @@ def _open_desk(study: Study, office: Office, now: datetime) -> Desk:
         if restricted:
             return Desk(tasks, nobody, rules, restricted)
         fields = [field for task in tasks.values() for field in task.fields]
+        only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
         if study.privacy.mode == "dp":  # whatever the rows are, there is an answer: a refusal would tell about them
-            only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
             opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, office.salt(study.hash).hex(), only_counts=only_counts)
             return Desk(tasks, opened.cohort, rules, None)
-        opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
+        opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts)
     except errors.StudyError:
         return Desk({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
     except errors.DataError:

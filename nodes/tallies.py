@@ -65,6 +65,12 @@ def count(table: Table, fields: Sequence[Field]) -> Tally:
     return Tally(few.cells + many.cells, few.people + many.people)
 
 
+def rows(table: Table) -> int:
+    """How many rows meet the condition."""
+    ((found,),) = table.connection.execute(f"SELECT count(*) FROM {table.as_typed('source', table.typed)} WHERE {table.where}").fetchall()
+    return int(found)
+
+
 def _by_group(table: Table, fields: Sequence[Field], rows: str) -> Tally:
     """Each row counts."""
     shape = tuple(len(field.groups) for field in fields)
@@ -74,16 +80,13 @@ def _by_group(table: Table, fields: Sequence[Field], rows: str) -> Tally:
         relation = table.as_typed(f"(SELECT {listed}, count(*) AS n FROM {rows} GROUP BY ALL)", columns, "n")
     else:
         relation = f"(SELECT *, 1 AS n FROM {table.as_typed(rows, table.typed)} WHERE {table.where})"
-    named = ", ".join(f"{field.sql} AS {quote_name(field.name)}" for field in fields)
-    cells, missing = np.zeros(shape, np.int64), 0
-    index = [{level: i for i, level in enumerate(field.groups)} if field.kind == "category" else {False: 0, True: 1} for field in fields]
-    for *levels, n in table.connection.execute(f"SELECT {named}, sum(n) FROM {relation} GROUP BY ALL").fetchall():
-        at = tuple(places.get(level) for places, level in zip(index, levels, strict=True))
-        if None in at:
-            missing += int(n)
-        else:
-            cells[at] += int(n)
-    return Tally(cells, np.array([int(cells.sum()), missing, 0], np.int64))
+    codes = ", ".join(f"coalesce({_code(field)}, -1) AS c{i}" for i, field in enumerate(fields))
+    found = table.connection.execute(f"SELECT {codes}, CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL").fetchnumpy()
+    index, n = [np.asarray(found[f"c{i}"], np.int64) for i in range(len(fields))], np.asarray(found["n"], np.int64)
+    known = np.logical_and.reduce([column >= 0 for column in index])
+    cells = np.zeros(shape, np.int64)
+    np.add.at(cells, tuple(column[known] for column in index), n[known])
+    return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
 
 
 def _by_words(table: Table, fields: Sequence[Field], rows: str, most: int) -> Tally:

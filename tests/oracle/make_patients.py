@@ -1,4 +1,4 @@
-"""Writes patients.csv and visits.csv: `python tests/oracle/make_patients.py`. Numbers without meaning, for comparison with R."""
+"""Writes patients.csv, visits.csv and weeks.csv: `python tests/oracle/make_patients.py`. Numbers without meaning, for comparison with R."""
 
 from __future__ import annotations
 
@@ -54,7 +54,19 @@ def visits(rng: np.random.Generator, n: int = 400) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=names)
 
 
+def weeks(rng: np.random.Generator, size: int = 330) -> pandas.DataFrame:
+    """One row a visit: weekly counts with a season, a trend in the north, more variance than Poisson's, and outbreaks."""
+    rows = []
+    for region, mean, trend in (("north", 14.0, 0.001), ("south", 6.0, 0.0)):
+        for week in range(size):
+            rate = mean * np.exp(0.4 * np.cos(2 * np.pi * week / 52) + trend * week) * rng.gamma(8, 1 / 8)
+            rate *= 3 if week in (140, 141, 142, 326, 327) and region == "north" else 1
+            rows += [(week, region, rng.choice(SITES)) for _ in range(rng.poisson(rate))]
+    return pandas.DataFrame(rows, columns=["week", "region", "site"])
+
+
 if __name__ == "__main__":
     generator = np.random.default_rng(20261125)
     patients(generator).to_csv(HERE / "patients.csv", index=False)
     visits(generator).to_csv(HERE / "visits.csv", index=False)
+    weeks(generator).to_csv(HERE / "weeks.csv", index=False)

@@ -48,6 +48,11 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return runner("visits", tmp_path_factory.mktemp("visits"))
 
 
+@pytest.fixture(scope="module")
+def weeks(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return runner("weeks", tmp_path_factory.mktemp("weeks"))
+
+
 def column(result: Result, table: str, name: str, **where: str) -> Any:
     return np.array([row[name] for row in result.tables[table].rows if all(row[key] == value for key, value in where.items())], dtype=float)
 
@@ -133,3 +138,41 @@ def test_individual_predictions_at_a_node_are_those_of_ranef(visits: Any, tmp_pa
     number = {int(names[row]): int(person) for row, person in enumerate(cohort.person)}
     mine = np.array([own[where[number[person]]] for person in (0, 1, 2)])
     np.testing.assert_allclose(mine.T.ravel(), EXPECTED["mixed_reml"]["blup"], rtol=1e-4, atol=1e-5)
+
+
+FLEXIBLE = {"years": 4, "half_window": 3, "periods": 10, "recent": 26, "alpha": 0.01, "variant": "r-surveillance"}
+FARRINGTON = {
+    "farrington_nb": {**FLEXIBLE, "limit": "nb"},
+    "farrington_muan": {**FLEXIBLE, "limit": "muan"},
+    "farrington_delta": {**FLEXIBLE, "limit": "delta"},
+    "farrington_trend": {**FLEXIBLE, "limit": "delta", "periods": 1, "recent": 3, "threshold": 1.0, "trend_p": 0.05, "alpha": 0.05},
+}
+
+
+def by_week(result: Result, name: str) -> list[Any]:
+    """In R's order: week by week, north before south."""
+    return [row[name] for row in sorted(result.tables["alarms"].rows, key=lambda row: (row["week"], row["series"]))]
+
+
+@pytest.mark.parametrize("entry", FARRINGTON)
+def test_farrington_is_farrington_flexible(entry: str, weeks: Any) -> None:
+    result, expected = weeks(run="surveillance", week="week", by=["region"], test=6, method={"farrington": FARRINGTON[entry]}), EXPECTED[entry]
+    np.testing.assert_allclose(by_week(result, "upper"), expected["upper"], **EXACT)
+    np.testing.assert_allclose(by_week(result, "expected"), expected["expected"], **EXACT)
+    assert [one == "alarm" for one in by_week(result, "alarm")] == [bool(one) for one in expected["alarm"]]
+
+
+@pytest.mark.parametrize("method", ["C1", "C2", "C3"])
+def test_ears_is_ears_c(method: str, weeks: Any) -> None:
+    result = weeks(run="surveillance", week="week", by=["region"], test=11, method={"ears": {"method": method, "enough": 0}})
+    upper, expected = np.array(by_week(result, "upper")), np.array(EXPECTED[f"ears_{method}"]["upper"])
+    if method == "C3":
+        # surveillance 1.20.3 starts its C3 limit at the week's own count, not at the mean of the weeks before as its manual and
+        # Hutwagner et al. 2003 do: so that its alarms do not depend on the week. From there the distance must be ours.
+        own = np.array(by_week(result, "n"), float)
+        above = expected > 0
+        np.testing.assert_allclose((upper - by_week(result, "expected"))[above & (upper > 0)], (expected - own)[above & (upper > 0)], rtol=1e-8, atol=1e-10)
+        assert (above & (upper > 0)).sum() > 12
+        return
+    np.testing.assert_allclose(upper, expected, **EXACT)
+    assert [one == "alarm" for one in by_week(result, "alarm")] == [bool(one) for one in EXPECTED[f"ears_{method}"]["alarm"]]

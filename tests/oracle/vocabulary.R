@@ -1,6 +1,6 @@
 # The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R` prints them as JSON, from
 # patients.csv and visits.csv beside it. Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
-suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4)})
+suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4); library(surveillance)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 d <- read.csv(file.path(here, "patients.csv"))
 v <- read.csv(file.path(here, "visits.csv"))
@@ -37,6 +37,21 @@ mixed <- function(.entry, fit) put(.entry, coef = unname(fixef(fit)), se = unnam
 mixed("mixed_reml", lmer(score ~ month * treated + (1 + month | person), v, control = sharp))
 mixed("mixed_ml", lmer(score ~ month * treated + (1 + month | person), v, REML = FALSE, control = sharp))
 mixed("mixed_site", lmer(score ~ month + treated + (1 | site), v, control = sharp))
+w <- read.csv(file.path(here, "weeks.csv"))
+counts <- sapply(c("north", "south"), function(r) tabulate(w$week[w$region == r] + 1, 330))
+series <- sts(observed = counts, frequency = 52, start = c(2000, 1))
+tight <- stats::glm.control; formals(tight)$epsilon <- 1e-15; formals(tight)$maxit <- 100  # farringtonFlexible leaves no other way
+assignInNamespace("glm.control", tight, "stats")
+far <- function(.entry, ...) {
+  fit <- farringtonFlexible(series, list(range = 325:330, glmWarnings = FALSE, ...))
+  put(.entry, upper = as.vector(t(fit@upperbound)), expected = as.vector(t(fit@control$expected)), alarm = as.integer(t(fit@alarm)))
+}
+flexible <- list(b = 4, w = 3, noPeriods = 10, pastWeeksNotIncluded = 26, weightsThreshold = 2.58, pThresholdTrend = 1, alpha = .01)
+do.call(far, c("farrington_nb", flexible, thresholdMethod = "nbPlugin"))
+do.call(far, c("farrington_muan", flexible, thresholdMethod = "muan"))
+do.call(far, c("farrington_delta", flexible, thresholdMethod = "delta"))
+far("farrington_trend", b = 4, w = 3, noPeriods = 1, pastWeeksNotIncluded = 3, weightsThreshold = 1, pThresholdTrend = .05, alpha = .05, thresholdMethod = "delta")
+for (m in c("C1", "C2", "C3")) { fit <- earsC(series, list(range = 320:330, method = m)); put(paste0("ears_", m), upper = as.vector(t(fit@upperbound)), alarm = as.integer(t(fit@alarm))) }
 num <- function(x) if (length(x) == 1) jsonnum(x) else paste0("[", paste(jsonnum(x), collapse = ", "), "]")
 jsonnum <- function(x) ifelse(!is.finite(x), "null", trimws(formatC(x, digits = 17, format = "g")))
 entries <- sapply(names(out), function(n) paste0('  "', n, '": {', paste0('"', names(out[[n]]), '": ', sapply(out[[n]], num), collapse = ", "), "}"))

@@ -48,6 +48,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))"}],
     "mixed_model": [{"model": "score ~ dose + sex", "random": "1"}, {"model": "score ~ dose", "random": "1 + age", "by": "site", "method": "ml"}],
+    "surveillance": [
+        {"week": "stop", "by": ["sex"], "test": 3, "method": {"ears": {"method": "C3"}}, "series": True},
+        {"week": "stop", "weeks": [-60, 60], "method": {"farrington": {"years": 1, "periods": 2, "recent": 8}}},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
@@ -99,7 +103,7 @@ def cohort_of(table: pandas.DataFrame, task: Task) -> Cohort:
 
     def column(field: Any) -> Any:
         if field.kind == "category":
-            return np.array([field.levels.index(level) for level in table[field.name]], np.int16)
+            return np.array([field.levels.index(level) if level in field.levels else -1 for level in table[field.name]], np.int16)
         if field.name in table:
             return table[field.name].astype(float).to_numpy()
         return np.log(table["exposure"].astype(float).to_numpy() + 1)  # the one derived column of EXAMPLES

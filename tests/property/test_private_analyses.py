@@ -41,6 +41,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}}],
     "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))", "most_events": 5}],
+    "surveillance": [{"week": "stop", "by": ["sex"], "test": 3, "method": "ears", "series": True}],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},

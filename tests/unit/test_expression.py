@@ -44,6 +44,7 @@ def values(text: str) -> list[object]:
         ("log(exp(dose))", [1.0, 10.0, 0.5]),
         ("log(dose - 1)", [None, np.log(9.0), None]),
         ("seen > '2026-01-31'", [False, True, None]),
+        ("floor((seen - '2025-12-29') / 7)", [0.0, 8.0, None]),
         ("seen - seen", [0.0, 0.0, None]),
         ("dose / (age - age)", [None, None, None]),
         ("note = 'a'", [True, False, None]),
