@@ -176,3 +176,16 @@ def test_ears_is_ears_c(method: str, weeks: Any) -> None:
         return
     np.testing.assert_allclose(upper, expected, **EXACT)
     assert [one == "alarm" for one in by_week(result, "alarm")] == [bool(one) for one in EXPECTED[f"ears_{method}"]["alarm"]]
+
+
+def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
+    """Ratios by epitools, chi-squared by chisq.test with Yates's correction (which R makes smaller in a table that is near what is
+    expected), the rest by qgamma, ppois and p.adjust."""
+    result, expected = patients(run="disproportionality", drug="ward", event="stage", least=1), EXPECTED["disproportionality"]
+    rows = {(row["drug"], row["event"]): row for row in result.tables["pairs"].rows}
+    keys = [(drug, event) for drug in "abcde" for event in ("i", "ii", "iii")]
+    for name, values in expected.items():
+        found = [rows[key][name] for key in keys]
+        known = [i for i, one in enumerate(found) if one is not None and (name != "chi_squared" or abs(rows[keys[i]]["n"] - rows[keys[i]]["expected"]) > 0.5)]
+        assert len(known) >= 9, name
+        np.testing.assert_allclose([found[i] for i in known], [values[i] for i in known], **EXACT, err_msg=name)

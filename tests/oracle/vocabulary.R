@@ -37,6 +37,16 @@ mixed <- function(.entry, fit) put(.entry, coef = unname(fixef(fit)), se = unnam
 mixed("mixed_reml", lmer(score ~ month * treated + (1 + month | person), v, control = sharp))
 mixed("mixed_ml", lmer(score ~ month * treated + (1 + month | person), v, REML = FALSE, control = sharp))
 mixed("mixed_site", lmer(score ~ month + treated + (1 | site), v, control = sharp))
+a <- table(d$ward, d$stage); N <- nrow(d)  # as if patients were reports: wards as drugs, stages as events
+A <- as.vector(t(a)); n1 <- rep(rowSums(a), each = 3); n2 <- rep(colSums(a), 5)
+tabs <- lapply(seq_along(A), function(i) matrix(c(A[i], n1[i] - A[i], n2[i] - A[i], N - n1[i] - n2[i] + A[i]), 2, byrow = TRUE))
+E <- n1 * n2 / N
+rr <- t(sapply(tabs, function(m) riskratio.wald(m[2:1, 2:1])$measure[2, ])); or <- t(sapply(tabs, function(m) oddsratio.wald(m)$measure[2, ]))
+put("disproportionality", n = A, expected = E, prr = unname(rr[, 1]), prr_low = unname(rr[, 2]), prr_high = unname(rr[, 3]),
+    ror = unname(or[, 1]), ror_low = unname(or[, 2]), ror_high = unname(or[, 3]),
+    chi_squared = sapply(tabs, function(m) unname(suppressWarnings(chisq.test(m))$statistic)),
+    ic = log2((A + .5) / (E + .5)), ic_low = log2(qgamma(.025, A + .5, E + .5)), ic_high = log2(qgamma(.975, A + .5, E + .5)),
+    p_value = ppois(A - 1, E, lower.tail = FALSE), q_value = p.adjust(ppois(A - 1, E, lower.tail = FALSE), "BH"))
 w <- read.csv(file.path(here, "weeks.csv"))
 counts <- sapply(c("north", "south"), function(r) tabulate(w$week[w$region == r] + 1, 330))
 series <- sts(observed = counts, frequency = 52, start = c(2000, 1))
