@@ -279,7 +279,7 @@ def _reweighted(X: Floats, counts: Floats, method: Farrington) -> Fit:
     leverage = np.einsum("na,sab,nb->sn", X, first.inverse, X, optimize=True) * first.mu
     residual = 1.5 * (counts ** (2 / 3) * first.mu ** (-1 / 6) - np.sqrt(first.mu)) / np.sqrt(first.phi[:, None] * np.maximum(1 - leverage, 1e-9))
     out = residual > method.threshold
-    relative = np.where(out, residual**-2.0, 1.0)
+    relative = np.where(out, np.maximum(residual, method.threshold) ** -2.0, 1.0)
     weights = relative * (counts.shape[1] / relative.sum(1))[:, None]
     fit = _quasi_poisson(X, counts, weights)
     if method.variant == "paper":
