@@ -134,6 +134,18 @@ def stays(result: Result, table: Table) -> Intervals:
         yield row["conf_low"], row["conf_high"], STAYS[row["group"][2:]], row["noise_sd"]
 
 
+def unequal(result: Result, table: Table) -> Intervals:
+    """Of years, which are even between 0.2 and 2: Gini 1.8 / 3 / 2.2."""
+    row = result.tables["summary"].rows[0]
+    yield row["mean_conf_low"], row["mean_conf_high"], 1.1, row["mean_noise_sd"]
+    yield row["gini_conf_low"], row["gini_conf_high"], 1.8 / 3 / 2.2, row["gini_noise_sd"]
+    for row in result.tables["quantiles"].rows:
+        yield row["conf_low"] - 0.005, row["conf_high"] + 0.005, 0.2 + 1.8 * row["probability"], 0.0  # they are given in steps of 0.01
+    for row in result.tables["top"].rows:
+        p = 1 - row["probability"]
+        yield row["conf_low"], row["conf_high"], 1 - (0.2 * p + 0.9 * p * p) / 1.1, row["noise_sd"]
+
+
 SLOPES = dict(zip(("x", "z", "g[b]", "g[c]"), BETA.tolist(), strict=True))
 CASES = (
     Case("describe", 4000, 1.0, {"run": "describe", "columns": ["x", "z", "g"], "quantiles": [0.1, 0.5, 0.75]}, described),
@@ -146,6 +158,7 @@ CASES = (
     ),
     Case("cumulative_incidence", 6000, 1.0, {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12}, incidence),
     Case("rates", 12_000, 1.0, {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]}, stays),
+    Case("inequality", 4000, 1.0, {"run": "inequality", "value": "years", "step": 0.01, "quantiles": [0.1, 0.5, 0.9], "top": [0.1, 0.2]}, unequal),
     Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda r, t: iter(()), lambda r: r.tables["log_rank"].rows[0]["p_value"]),
     Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),
     Case(

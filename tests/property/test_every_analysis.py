@@ -53,6 +53,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"week": "stop", "weeks": [-60, 60], "method": {"farrington": {"years": 1, "periods": 2, "recent": 8}}},
     ],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
+    "inequality": [{"value": "visits", "by": ["sex"], "step": 1}],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]

@@ -43,6 +43,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))", "most_events": 5}],
     "surveillance": [{"week": "stop", "by": ["sex"], "test": 3, "method": "ears", "series": True}],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
+    "inequality": [{"value": "visits", "by": ["sex"], "step": 2}],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
@@ -121,6 +122,7 @@ EXACT_TOO = [
     ("cumulative_incidence", {"model": "Surv(stop, arm) ~ sex"}, ("estimate", "std_error")),
     ("sccs", {"model": "visits ~ dose + arm + offset(log(exposure + 1))", "rounds": 8, "most_events": 200}, ("estimate", "std_error", "rate_ratio")),
     ("disproportionality", {"drug": "arm", "event": "sex"}, ("expected", "ic")),
+    ("inequality", {"value": "visits", "by": ["sex"], "step": 1}, ("mean", "gini", "gini_std_error", "estimate", "std_error")),
     ("rates", {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"]}, ("rate", "std_error", "estimate", "rate_ratio", "p_value")),
 ]
 
@@ -144,7 +146,7 @@ def test_without_noise_the_answer_is_the_exact_one(name: str, options: dict[str,
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("term", "row", "column", "group", "cause", "time", "drug", "event"))
+    return tuple(row.get(name) for name in ("term", "row", "column", "group", "cause", "time", "drug", "event", "probability"))
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
