@@ -225,8 +225,8 @@ def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown
 
 
 def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
-    """Numbers become null; words, and what `keep` names, stay."""
-    return {name: value if isinstance(value, str) or name in keep else None for name, value in row.items()} | {"suppressed": why}
+    """Numbers, and words that say what was found, become null; other words, and what `keep` names, stay."""
+    return {name: value if (isinstance(value, str) and name not in FOUND) or name in keep else None for name, value in row.items()} | {"suppressed": why}
 
 
 def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
@@ -244,14 +244,18 @@ def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
     ]
 
 
+FOUND = ("alarm", "position", "signal_prr", "signal_ic")  # words that say what was found, not what a row is about
+PLACE = ("probability", "week")  # numbers that do
+
+
 def _key(row: Row) -> tuple[Any, ...]:
-    """What a row is about: its words, and the probability of a quantile."""
-    return tuple(value for name, value in row.items() if isinstance(value, str) or name == "probability")
+    """What a row is about: its words, the probability of a quantile, the week of a count."""
+    return tuple(value for name, value in row.items() if (isinstance(value, str) and name not in FOUND) or name in PLACE)
 
 
 def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
     if small:
-        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=("probability",))
+        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=PLACE)
     if few_missing:
         return {**row, "missing": None, "suppressed": f"missing <{k}"}
     if "n_column" in row:  # how many people lie beyond a quantile is for the door only
@@ -296,13 +300,23 @@ def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
     """What is withheld of the people of a group, or of those who had the event, takes the whole row; then, as in a line of a cross-table,
     others with it until no subtraction from the total tells anything."""
     shown: list[list[Row]] = [[] for _ in tables]
-    for cause in dict.fromkeys(row.get("cause") for row in tables[0].rows):
-        each = [[row for row in table.rows if row.get("cause") == cause] for table in tables]
+    for line in dict.fromkeys(map(_line, tables[0].rows)):
+        each = [[row for row in table.rows if _line(row) == line] for table in tables]
         counts = [np.array([row[name] for row in rows], dtype=np.int64) for rows in each for name in ("n", "n_event") if name in rows[0]]
         hidden = disclosure.suppress_lines(counts, k)
         for out, rows in zip(shown, each, strict=True):
             out += [_blank(row, _why(row, k)) if hide else dict(row) for row, hide in zip(rows, hidden, strict=True)]
     return shown
+
+
+def _line(row: Row) -> Any:
+    return row.get("cause", row.get("indicator"))
+
+
+def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """What is on too few people at one node is left out at all."""
+    small = {_key(row) for table in tables for row in table.rows if row["n"] < k}
+    return [[dict(row) for row in table.rows if _key(row) not in small] for table in tables]
 
 
 def _why(row: Row, k: int) -> str:
@@ -357,4 +371,4 @@ def _merged(rows: Sequence[Row], released: Sequence[float], k: int) -> list[Row]
     return shown
 
 
-_DOORS = {"estimates": _estimates, "cells": _cells, "lines": _lines, "curve": _curve, "groups": _groups}
+_DOORS = {"estimates": _estimates, "cells": _cells, "lines": _lines, "curve": _curve, "groups": _groups, "listed": _listed}

@@ -195,13 +195,15 @@ class Table:
     `cells`: rows are the cells of one cross-table, with columns `row`, `column`, `n`; its totals are shown.
     `lines`: the same, but each `row` is a table of one line, whose total is known.
     `curve`: rows follow `time` within `group` (and `cause`); events and exits between released times form the cells.
-    `groups`: a row stands on `n` people, of whom `n_event` had the event; over the rows (of each `cause`) both add up to known totals.
+    `groups`: a row stands on `n` people, of whom `n_event` had the event; over the rows (of each `cause` or `indicator`) both add up to
+    known totals.
+    `listed`: that a row is there tells of someone, so rows on too few people are left out, words and all.
     `estimates`: a row that stands on `n` people is suppressed if they are too few.
     `follows` names a table of the same result: where a cell of that one is withheld, this one is too.
     """
 
     rows: Sequence[Row]
-    door: Literal["cells", "lines", "curve", "groups", "estimates"] = "estimates"
+    door: Literal["cells", "lines", "curve", "groups", "listed", "estimates"] = "estimates"
     follows: str = ""
 
 

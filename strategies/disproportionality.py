@@ -124,7 +124,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         "signals_fdr": int((found["q_value"] < 0.05).sum()),
     }  # fmt: skip
     notes = [f"{len(order) - len(kept)} further pairs are not shown: raise `top` for them"] if len(order) > len(kept) else []
-    return Result({"pairs": Table(rows), "summary": Table([summary])}, counting.reported(total.cells), notes=notes)
+    return Result({"pairs": Table(rows, door="listed"), "summary": Table([summary])}, counting.reported(total.cells), notes=notes)
 
 
 def measures(a: Floats, of_drug: Floats, of_event: Floats, reports: float, tail: float) -> dict[str, Floats]:

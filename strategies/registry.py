@@ -19,12 +19,12 @@ from strategies.task import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
     "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "kaplan_meier",
-    "mixed_model",
-    "piecewise_exponential", "rates", "sccs", "surveillance",
+    "mixed_model", "pathways", "piecewise_exponential", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NAMES = frozenset(ANALYSES)
 PRIVATE = (
-    "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "piecewise_exponential", "rates", "sccs", "surveillance",
+    "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "pathways",
+    "piecewise_exponential", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NOT_PRIVATE = {
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",

@@ -85,3 +85,45 @@ def histogram(rows: Rows, title: str) -> str:
         axes.set_xticks([-0.5, len(rows) - 0.5], ends)
         axes.set(title=title, ylabel="people")
         return _svg(figure, f"Histogram of {title}")
+
+
+def pathway(rows: Rows, most: int = 30) -> str:
+    """The graph of who goes from which step to which, from a released table of transitions: a step stands where people come to it on
+    average, and an arrow is as wide as many take it."""
+    shown = sorted((row for row in rows if row["n"] and "(all)" not in (row["row"], row["column"])), key=lambda row: -row["n"])[:most]
+    steps = list(dict.fromkeys(name for row in shown for name in (row["row"], row["column"])))
+    across = _places(shown, steps)
+    down = {name: (-1) ** i * (1 + i // 2) * 0.5 for i, name in enumerate(sorted(steps, key=lambda name: across[name]))}
+    down |= dict.fromkeys(("(start)", "(end)"), 0.0)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        largest = max((row["n"] for row in shown), default=1)
+        for row in shown:
+            ends = [(across[name], down[name]) for name in (row["row"], row["column"])]
+            width = 0.4 + 3.6 * row["n"] / largest
+            bend = 0.25 if row["row"] != row["column"] else 0.9
+            if row["row"] == row["column"]:
+                ends[1] = (ends[1][0] + 0.12, ends[1][1] + 0.06)
+            style = {"arrowstyle": "-|>", "lw": width, "color": PALETTE[0], "alpha": 0.55, "shrinkA": 14, "shrinkB": 14, "connectionstyle": f"arc3,rad={bend}"}
+            axes.annotate("", xy=ends[1], xytext=ends[0], arrowprops=style)
+        for name in steps:
+            axes.text(across[name], down[name], name, ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": "#888888"})
+        axes.set(xlim=(-0.6, max(across.values(), default=1) + 0.6), ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6))
+        axes.axis("off")
+        return _svg(figure, "Graph of the pathways")
+
+
+def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:
+    """A step comes one place after the mean of those that lead to it, weighted by people; the start is at 0."""
+    import numpy as np
+
+    index = {name: i for i, name in enumerate(steps)}
+    flow = np.zeros((len(steps), len(steps)))
+    for row in rows:
+        if row["row"] != row["column"]:
+            flow[index[row["column"]], index[row["row"]]] += row["n"]
+    share = flow / np.maximum(flow.sum(1, keepdims=True), 1e-12)
+    comes = (flow.sum(1) > 0).astype(float)
+    places = np.linalg.solve(np.eye(len(steps)) - 0.85 * share, comes)  # less than 1, so that circles end
+    return {name: float(places[i]) for name, i in index.items()}

@@ -48,6 +48,8 @@ def _figures(found: AnalysisDocument) -> list[str]:
     drawn = []
     if curve := found.tables.get("curve"):
         drawn.append(figures.curves(curve))
+    if found.run == "pathways" and (edges := found.tables.get("edges")):
+        drawn.append(figures.pathway(edges))
     if bins := found.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
         drawn += [figures.histogram([row for row in bins if row["row"] == name], name) for name in names]

@@ -44,13 +44,17 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "surveillance": [{"week": "stop", "by": ["sex"], "test": 3, "method": "ears", "series": True}],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
     "inequality": [{"value": "visits", "by": ["sex"], "step": 2}],
+    "pathways": [
+        {"step": "arm", "time": "stop", "by": "sex", "indicators": {"on": {"first": "a", "then": "b", "within": 12}, "off": {"first": "b", "then": "c"}}},
+        {"step": "arm", "time": "stop", "beginnings": 0},
+    ],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
         {"model": "Surv(stop, event) ~ age", "intervals": 3},
     ],
 }
-CASES = [(name, options, rows) for name, examples in EXAMPLES.items() for options in examples for rows in ((2,) if name == "sccs" else (1, 2))]
+CASES = [(name, options, rows) for name, examples in EXAMPLES.items() for options in examples for rows in ((2,) if name in ("sccs", "pathways") else (1, 2))]
 
 
 def test_no_private_analysis_goes_untested() -> None:

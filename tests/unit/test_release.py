@@ -172,3 +172,47 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
 def test_schemas_for_editors_are_whole(what: str) -> None:
     made = studies.schema_of(what)
     assert made["$schema"] and made["properties"]
+
+
+def groups(pairs: list[tuple[int, int]]) -> Table:
+    return Table([{"group": f"g{i}", "n": n, "n_event": events, "rate": 0.5} for i, (n, events) in enumerate(pairs)], door="groups")
+
+
+def test_a_small_group_takes_another_with_it_since_their_total_is_known() -> None:
+    rows = cleared(groups([(5, 0), (100, 50), (40, 30), (200, 90)]))["t"]
+    assert [row.get("suppressed") for row in rows] == ["<11", None, "withheld", None]
+    assert rows[0] == {"group": "g0", "n": None, "n_event": None, "rate": None, "suppressed": "<11"}
+
+
+def test_few_events_in_a_large_group_hide_it_too() -> None:
+    assert [row.get("suppressed") for row in cleared(groups([(500, 3), (100, 50), (100, 20)]))["t"]] == ["<11", None, "withheld"]
+
+
+def test_a_row_that_is_listed_only_if_someone_is_in_it_is_left_out_with_its_words() -> None:
+    table = Table([{"drug": "x", "event": "rash", "n": 3}, {"drug": "x", "event": "pain", "n": 30}], door="listed")
+    assert cleared(table)["t"] == [{"drug": "x", "event": "pain", "n": 30}]
+
+
+def test_of_two_nodes_what_is_not_listed_of_one_is_not_of_the_other() -> None:
+    """Else the sum less the one would show the other. What was found (`signal_ic`) does not make it another row."""
+    one, other = (Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed") for n, signal in ((3, "no"), (30, "yes")))
+    cleared_ = release.clear_tables({node: Result({"t": table}, N) for node, table in (("a", one), ("b", other))}, K)
+    assert [tables["t"] for tables, _ in cleared_.values()] == [[], []]
+
+
+def test_an_alarm_on_a_suppressed_count_is_not_told_and_other_weeks_stay() -> None:
+    rows = [{"series": "s", "week": week, "n": n, "upper": 9.5, "alarm": "alarm"} for week, n in ((1, 10), (2, 40))]
+    shown = cleared(Table(rows))["t"]
+    assert shown[0] == {"series": "s", "week": 1, "n": None, "upper": None, "alarm": None, "suppressed": "<11"}
+    assert shown[1] == rows[1]
+
+
+def test_the_curves_of_competing_causes_are_released_at_the_same_times() -> None:
+    """Where one cause has too few events in a step, the other's curve waits too: else the number at risk would tell."""
+    rows = [
+        {"group": "g", "cause": cause, "time": float(t), "n_risk": 300 - 30 * t, "n_event": events, "n_censor": 0, "n_left": 270 - 30 * t, "estimate": 0.1 * t}
+        for cause, events in (("relapse", 6), ("death", 24)) for t in range(1, 5)
+    ]  # fmt: skip
+    shown = [row for row in cleared(Table(rows, door="curve"))["t"] if "suppressed" not in row]
+    assert {cause: [row["time"] for row in shown if row["cause"] == cause] for cause in ("relapse", "death")} == {"relapse": [2.0, 4.0], "death": [2.0, 4.0]}
+    assert [row["n_event"] for row in shown] == [12, 12, 48, 48]
