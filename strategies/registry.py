@@ -19,7 +19,7 @@ from strategies.task import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
     "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "kaplan_meier",
-    "mixed_model", "pathways", "piecewise_exponential", "rates", "sccs", "surveillance",
+    "mixed_model", "pathways", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NAMES = frozenset(ANALYSES)
 PRIVATE = (
@@ -30,6 +30,7 @@ NOT_PRIVATE = {
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
     "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",
     "mixed_model": "each round needs the whole trajectory of every person; run: glm gives the fixed effects, with all rows of a person bounded as one",
+    "propensity": "each weight hangs on a fit that carries noise; run: piecewise_exponential with the confounders in the model compares like with like",
     "fedavg": "use run: glm, which spends the same budget better",
 }
 

@@ -189,3 +189,18 @@ def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
         known = [i for i, one in enumerate(found) if one is not None and (name != "chi_squared" or abs(rows[keys[i]]["n"] - rows[keys[i]]["expected"]) > 0.5)]
         assert len(known) >= 9, name
         np.testing.assert_allclose([found[i] for i in known], [values[i] for i in known], **EXACT, err_msg=name)
+
+
+@pytest.mark.parametrize("estimand", ["ate", "att", "overlap"])
+def test_propensity_weighting_is_glm_then_weighted_survfit_and_coxph(estimand: str, patients: Any) -> None:
+    options = {"treatment": "treated", "confounders": "age + sex + stage", "outcome": "Surv(time, cause != 'none')", "estimand": estimand}
+    result, expected = patients(run="propensity", **options), EXPECTED[f"propensity_{estimand}"]
+    np.testing.assert_allclose(column(result, "score", "estimate"), expected["score"], **EXACT)
+    np.testing.assert_allclose(column(result, "coefficients", "estimate"), expected["coef"], **EXACT)
+    np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
+    np.testing.assert_allclose(column(result, "balance", "smd_before"), expected["before"], **EXACT)
+    np.testing.assert_allclose(column(result, "balance", "smd_after"), expected["after"], rtol=1e-8, atol=1e-9)  # after weighting near 0
+    np.testing.assert_allclose(column(result, "weights", "effective_n"), expected["ess"], **EXACT)
+    rows = [row for row in result.tables["curve"].rows if row["time"] in (6, 12, 24, 36)]
+    np.testing.assert_allclose([row["estimate"] for row in rows], expected["surv"], **EXACT)
+    np.testing.assert_allclose([row["std_error"] for row in rows], expected["se_surv"], **EXACT)

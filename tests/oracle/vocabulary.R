@@ -47,6 +47,20 @@ put("disproportionality", n = A, expected = E, prr = unname(rr[, 1]), prr_low = 
     chi_squared = sapply(tabs, function(m) unname(suppressWarnings(chisq.test(m))$statistic)),
     ic = log2((A + .5) / (E + .5)), ic_low = log2(qgamma(.025, A + .5, E + .5)), ic_high = log2(qgamma(.975, A + .5, E + .5)),
     p_value = ppois(A - 1, E, lower.tail = FALSE), q_value = p.adjust(ppois(A - 1, E, lower.tail = FALSE), "BH"))
+score <- glm(treated ~ age + sex + stage, binomial, d, control = glm.control(epsilon = 1e-15, maxit = 50))
+e <- fitted(score); treated <- d$treated == 1; event <- as.integer(d$cause != "none")
+kinds <- list(ate = ifelse(treated, mean(treated) / e, (1 - mean(treated)) / (1 - e)), att = ifelse(treated, 1, e / (1 - e)), overlap = ifelse(treated, 1 - e, e))
+M <- model.matrix(score)[, -1]
+for (kind in names(kinds)) {
+  weight <- kinds[[kind]]
+  fit <- coxph(Surv(time, event) ~ treated, d, weights = weight, robust = TRUE, control = coxph.control(eps = 1e-14, toler.chol = 1e-15, iter.max = 50))
+  curve <- summary(survfit(Surv(time, event) ~ treated, d, weights = weight), times = c(6, 12, 24, 36))
+  sds <- sqrt((apply(M[treated, ], 2, var) + apply(M[!treated, ], 2, var)) / 2)
+  after <- sapply(colnames(M), function(x) weighted.mean(M[treated, x], weight[treated]) - weighted.mean(M[!treated, x], weight[!treated])) / sds
+  put(paste0("propensity_", kind), coef = unname(coef(fit)), se = sqrt(fit$var[1, 1]), score = unname(coef(score)), surv = curve$surv, se_surv = curve$std.err,
+      before = unname((colMeans(M[treated, ]) - colMeans(M[!treated, ])) / sds), after = unname(after),
+      ess = as.vector(tapply(weight, treated, function(x) sum(x)^2 / sum(x^2))))
+}
 w <- read.csv(file.path(here, "weeks.csv"))
 counts <- sapply(c("north", "south"), function(r) tabulate(w$week[w$region == r] + 1, 330))
 series <- sts(observed = counts, frequency = 52, start = c(2000, 1))

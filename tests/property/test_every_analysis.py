@@ -58,6 +58,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"step": "arm", "time": "stop", "by": "sex", "indicators": {"on": {"first": "a", "then": "b", "within": 12}, "off": {"first": "b", "then": "c"}}},
         {"step": "arm", "time": "stop", "beginnings": 0},
     ],
+    "propensity": [
+        {"treatment": "sex", "confounders": "age + dose", "outcome": "Surv(stop, event)"},
+        {"treatment": "died", "confounders": "age + arm", "estimand": "overlap"},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
