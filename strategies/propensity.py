@@ -167,7 +167,7 @@ def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Float
     else:
         share = (treated, 1 - treated) if options.stabilised else (1.0, 1.0)
         pair = (share[0] / score, share[1] / (1 - score))
-    weights: Floats = np.where(arm == 1, *pair)
+    weights: Floats = np.where(arm == 1, pair[0], pair[1])
     return weights
 
 
@@ -191,7 +191,7 @@ def _balance(weighted: Weighted, task: Task) -> Part:
 
 def _moments(X: Floats, w: Floats) -> Floats:
     """(2p + 1,) sums of weight times 1, x, x^2."""
-    return np.r_[w.sum(), w @ X, w @ (X * X)]
+    return np.concatenate([[w.sum()], w @ X, w @ (X * X)])
 
 
 def _life(weighted: Weighted, task: Task) -> tuple[Floats, int]:
