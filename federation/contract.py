@@ -53,6 +53,7 @@ class Column(Frozen):
     missing: tuple[str, ...] = ()  # codes that mean "not known"
     outside: Literal["refuse", "missing"] = "refuse"
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)  # share of rows, above which the data break the contract
+    may_be_empty: bool = False  # a producer may hold no value of it at all
     within_node: bool = False  # no level of this category has rows at two nodes
     use: tuple[str, ...] = ()  # coordinators who may use this column; empty: whoever may use the dataset
     description: Description = Description()
@@ -342,8 +343,8 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: 
             found.append(Finding(name, rule, count, _REMEDY[rule]))
         elif rule == "missing" and count and name == contract.person:
             found.append(Finding(name, "person missing", count, "every row needs its person"))
-        elif rule == "missing" and count == rows:
-            found.append(Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes"))
+        elif rule == "missing" and count == rows and not contract.columns[name].may_be_empty:
+            found.append(Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes, or declare that it `may_be_empty`"))
         elif rule == "missing" and count > contract.columns[name].max_missing * rows:
             found.append(Finding(name, "too much missing", count, "complete the column or raise max_missing"))
     return found

@@ -165,21 +165,32 @@ def judge(y: Floats, task: Task) -> list[Row]:
             tested = bool(found.tested[s]) and math.isfinite(upper)
             row: Row = {"series": label, "week": plan.first + k, "n": float(y[k, s])}
             if not tested:
-                rows.append(row | {"expected": None, "upper": None, "score": None, "alarm": "not tested"})
+                rows.append(row | dict.fromkeys(("expected", "upper", "score", "ratio", "ratio_low", "ratio_high")) | {"alarm": "not tested"})
                 continue
             over = (float(y[k, s]) - expected) / (upper - expected) if upper > expected else math.inf if y[k, s] > expected else 0.0
             alarm = "alarm" if y[k, s] > upper and y[k, s] > 0 else "none"
-            rows.append(row | {"expected": expected, "upper": upper, "score": min(over, 1e6), "alarm": alarm})
+            found_ratio = _ratio(float(y[k, s]), expected, float(found.spread[s]))
+            rows.append(row | {"expected": expected, "upper": upper, "score": min(over, 1e6), **found_ratio, "alarm": alarm})
     return sorted(rows, key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
+
+
+def _ratio(n: float, expected: float, spread: float) -> Row:
+    """How many times the expected count was seen, with its 95 % interval on the log scale."""
+    if not (n > 0 and expected > 0):
+        return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    half = 1.959963984540054 * spread
+    return {"ratio": n / expected, "ratio_low": n / expected * math.exp(-half), "ratio_high": n / expected * math.exp(half)}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, and whether there was enough to tell."""
+    """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
+    the standard deviation of the logarithm of the count over the expected one."""
 
     expected: Floats
     upper: Floats
     tested: Any
+    spread: Floats
 
 
 # -- EARS
@@ -189,13 +200,14 @@ def ears(y: Floats, k: int, method: Ears) -> Limits:
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
+    relative = sd * np.sqrt(1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
     if method.method != "C3":
-        return Limits(mean, mean + z * sd, tested)
+        return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
     for lag in (1, 2):
         m, s = _before(y, k - lag, method.baseline, gap)
         earlier += np.maximum(0.0, np.divide(y[k - lag] - m, s, out=np.zeros_like(m), where=s > 0) - 1)
-    return Limits(mean, np.maximum(0.0, mean + sd * (z - earlier)), tested)
+    return Limits(mean, np.maximum(0.0, mean + sd * (z - earlier)), tested, relative)
 
 
 def _before(y: Floats, k: int, baseline: int, gap: int) -> tuple[Floats, Floats]:
@@ -257,7 +269,7 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         phi[which] = fit.phi[which]
     expected = np.exp(np.minimum(eta, 50))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    return Limits(expected, upper_limit(expected, error, phi, method), tested)
+    return Limits(expected, upper_limit(expected, error, phi, method), tested, np.sqrt(phi / np.maximum(y[k], 1.0) + error**2))
 
 
 def upper_limit(expected: Floats, error: Floats, phi: Floats, method: Farrington) -> Floats:

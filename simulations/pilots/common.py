@@ -1,0 +1,98 @@
+"""What the pilots share: their sizes, where their tables are written, the number that each is about, and the truth that was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+import duckdb
+import numpy as np
+import pandas
+import yaml
+
+from federation import errors
+from federation.contract import Contract
+from federation.messages import Floats
+
+Size = Literal["small", "full"]
+
+
+@dataclass(frozen=True)
+class Main:
+    """The number that a study is about: a row of one table, and the columns of its estimate and its 95 % interval. `truth` names its planted
+    value in truth.yaml; none, where the data are real."""
+
+    what: str
+    analysis: str
+    table: str = "coefficients"
+    where: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, str, str] = ("estimate", "conf_low", "conf_high")
+    truth: str | None = None
+
+
+class Pilot(Protocol):
+    """A package of simulations/pilots: studies and contracts in YAML, truth.yaml, and these. `make` writes one table for each node;
+    `MAIN` is by the name of the study's file; `contract` gives the one for that size."""
+
+    NOTE: str
+    SIZES: Mapping[Size, int]
+    MAIN: Mapping[str, Main]
+
+    def make(self, directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]: ...
+
+
+def truth(pilot: ModuleType | str) -> dict[str, Any]:
+    """What truth.yaml beside the pilot's file says: the planted values that the generator reads."""
+    path = Path(str(pilot.__file__ if isinstance(pilot, ModuleType) else pilot)).parent / "truth.yaml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def write(tables: Mapping[str, pandas.DataFrame], directory: Path) -> dict[str, Path]:
+    """One Parquet file for each node."""
+    paths = {}
+    for node, table in tables.items():
+        paths[node] = directory / f"{node}.parquet"
+        duckdb.from_df(table).to_parquet(str(paths[node]))
+    return paths
+
+
+def spread(rng: np.random.Generator, n: int, shares: Mapping[str, float]) -> np.ndarray[Any, np.dtype[np.str_]]:
+    """(n,) at which node each person is, by the nodes' shares."""
+    weights = np.array(list(shares.values()))
+    return rng.choice(np.array(list(shares)), n, p=weights / weights.sum())
+
+
+def by_node(table: pandas.DataFrame, node: Any) -> dict[str, pandas.DataFrame]:
+    return {str(name): part.reset_index(drop=True) for name, part in table.groupby(node, sort=True)}
+
+
+def weibull(rng: np.random.Generator, rate: Floats, shape: float = 1.0) -> Floats:
+    """(n,) times with hazard shape * rate * t^(shape - 1)."""
+    times: Floats = (rng.exponential(1.0, len(rate)) / rate) ** (1 / shape)
+    return times
+
+
+def with_levels(contract: Contract, levels: Mapping[str, list[str]]) -> Contract:
+    """The contract with other levels of some columns."""
+    columns = {name: column.model_copy(update={"levels": tuple(levels[name])}) if name in levels else column for name, column in contract.columns.items()}
+    return contract.model_copy(update={"columns": columns})
+
+
+def real(name: str) -> pandas.DataFrame:
+    """A real data set of the package SurvSet. SetupError if it is not installed."""
+    try:
+        from SurvSet.data import SurvLoader
+    except ImportError:
+        raise errors.SetupError("the real data come with the extra `demo`: pip install 'hdh-federation[demo]'") from None
+    found: pandas.DataFrame = SurvLoader().load_dataset(ds_name=name)["df"]
+    return found
+
+
+def month_grid(times: Floats, last: float) -> Floats:
+    """Times in whole months, at least one and at most `last`."""
+    whole: Floats = np.clip(np.ceil(times), 1, last)
+    return whole

@@ -1,0 +1,57 @@
+"""Parcours IDM: which way do patients go after a heart attack, and does care keep to the recommendations?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from federation.messages import Floats, Ints
+from simulations.pilots import common
+from simulations.pilots.common import Main, Size
+
+NOTE = "synthetic pathways with planted shares; columns approximate what is published of e-MUST and the SNDS"
+SIZES: Mapping[Size, int] = {"small": 4000, "full": 60_000}
+REGIONS = {"ars-bretagne": "bretagne", "ars-idf": "idf", "ars-occitanie": "occitanie", "ars-paca": "paca"}
+ROW = {"indicator": "statine", "group": "all"}
+MAIN = {name: Main("statin within 30 days of angioplasty", "parcours", "indicators", ROW, truth="statin") for name in ("study", "private")}
+
+
+def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    rng, n = np.random.default_rng([seed, 5]), SIZES[size]
+    planted = common.truth(__file__)
+    called = rng.random(n) < 0.6
+    steps = [_step("appel_15", np.flatnonzero(called), np.zeros(n))]
+    arrived = np.where(called, rng.exponential(0.08, n), 0.0)
+    steps.append(_step("urgences", np.flatnonzero(~called | (rng.random(n) < 0.5)), arrived))
+    seen = arrived + rng.exponential(0.2, n)
+    viewed = rng.random(n) < 0.9
+    steps.append(_step("coronarographie", np.flatnonzero(viewed), seen))
+    soon = rng.random(n) < planted["angioplasty_in_a_day"]
+    late = ~soon & (rng.random(n) < 0.4)
+    opened, opened_at = viewed & (soon | late), seen + np.where(soon, rng.uniform(0, 0.95, n), rng.uniform(1.5, 10, n))
+    steps.append(_step("angioplastie", np.flatnonzero(opened), opened_at))
+    steps.append(_step("usic", np.flatnonzero(rng.random(n) < 0.7), seen + rng.uniform(0.5, 2, n)))
+    treated = rng.random(n) < planted["statin"]
+    after = np.where(treated, rng.uniform(0.5, 29.5, n), rng.uniform(31, 120, n))
+    steps.append(_step("statine", np.flatnonzero(opened & (treated | (rng.random(n) < 0.5))), opened_at + after))
+    for name, share, low, high in (("consultation", 0.8, 20, 90), ("readaptation", 0.35, 15, 60)):
+        steps.append(_step(name, np.flatnonzero(rng.random(n) < share), seen + rng.uniform(low, high, n)))
+    table = pandas.concat(steps).sort_values(["patient", "jour"], kind="stable").reset_index(drop=True)
+    died, back, end = (rng.exponential(1 / rate, n) for rate in (planted["death_per_month"], planted["readmission_per_month"], 1 / 60))
+    end = np.minimum(end, 24)
+    first = np.minimum(died, back)
+    issue = np.where(first > end, "aucune", np.where(died < back, "deces", "readmission"))
+    begins = ~table["patient"].duplicated()
+    who = table["patient"].to_numpy()
+    table["suivi"] = np.where(begins, common.month_grid(np.minimum(first, end), 24)[who], np.nan)
+    table["issue"] = np.where(begins, issue[who], "")
+    node = common.spread(rng, n, {"ars-bretagne": 0.15, "ars-idf": 0.4, "ars-occitanie": 0.2, "ars-paca": 0.25})
+    table["region"] = np.array([REGIONS[name] for name in node])[who]
+    return common.write(common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]), directory)
+
+
+def _step(name: str, who: Ints, at: Floats) -> pandas.DataFrame:
+    return pandas.DataFrame({"patient": who, "acte": name, "jour": np.round(at[who], 2)})

@@ -1,0 +1,112 @@
+"""A pilot's study from planted people to the number that it is about, and whether the planted value lies in its interval."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aggregator import hub, release
+from aggregator.release import Document
+from federation import contract as contracts
+from federation import errors
+from federation import study as studies
+from federation.contract import Contract
+from federation.study import Study
+from federation.yaml_source import Source
+from nodes.site import Dataset
+from simulations import local, pilots
+from simulations.pilots import common
+from simulations.pilots.common import Main, Size
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study of a pilot with its nodes' tables."""
+
+    study: Study
+    contract: Contract
+    source: Source
+    datasets: Mapping[str, Dataset]
+    note: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """`row` has the names that `hdh pilots run --format json` prints."""
+
+    row: Mapping[str, Any]
+    document: Document
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(pilots.__path__) if module.ispkg)
+
+
+def load(name: str) -> Any:
+    if name not in names():
+        raise errors.InputError(f"{name}: no such pilot; the pilots are {', '.join(names())}")
+    return importlib.import_module(f"simulations.pilots.{name}")
+
+
+def variants(name: str) -> list[str]:
+    """The studies of a pilot: `study`, and of most `private` and `real`."""
+    folder = Path(load(name).__file__).parent
+    return [variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()]
+
+
+def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size = "small") -> Ready:
+    pilot = load(name)
+    if variant not in variants(name):
+        raise errors.InputError(f"{name} has no study {variant!r}; it has {', '.join(variants(name))}")
+    here = Path(pilot.__file__).parent
+    made, source = studies.load(here / f"{variant}.yaml")
+    agreed = contracts.load(here / f"{made.dataset}.yaml")
+    if variant == "real":
+        paths, note = pilot.make_real(folder), pilot.REAL_NOTE
+    else:
+        make: Callable[..., dict[str, Path]] = getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
+        paths, note = make(folder, seed=seed, **({"size": size} if hasattr(pilot, "SIZES") else {})), pilot.NOTE
+        agreed = pilot.contract(agreed, size) if hasattr(pilot, "contract") else agreed
+    return Ready(made, agreed, source, {node: Dataset(agreed, str(path)) for node, path in paths.items()}, note)
+
+
+def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Found:
+    """In this process. `seconds` are the study's alone; making the people is not counted."""
+    with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
+        ready = prepare(name, variant, Path(folder), seed=seed, size=size)
+        started, clock = datetime.now(UTC), time.perf_counter()
+        sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
+        outcome = hub.run(ready.study, ready.contract, local.ask_of(sites, started), [site.name for site in sites], source=ready.source)
+        document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
+        seconds = time.perf_counter() - clock
+    return Found(summary(name, variant, document, seconds, size), document)
+
+
+def summary(name: str, variant: str, document: Document, seconds: float, size: Size) -> dict[str, Any]:
+    pilot = load(name)
+    main: Main | None = getattr(pilot, "MAIN", {}).get(variant)
+    analysis = document.analyses[main.analysis] if main else next(iter(document.analyses.values()))
+    row = _row(document, main) if main else {}
+    estimate, low, high = (row.get(column) for column in main.columns) if main else (None, None, None)
+    planted = None
+    if main and main.truth:
+        derived = pilot.derived_truth(size) if hasattr(pilot, "derived_truth") else {}
+        planted = {**common.truth(pilot), **derived}[main.truth]
+    holds = None if planted is None or low is None or high is None else bool(low <= planted <= high)
+    return {
+        "pilot": name, "study": variant, "nodes": len(document.provenance["nodes"]), "people": analysis.n.get("people", analysis.n.get("rows")),
+        "rounds": analysis.rounds, "exactness": analysis.exactness or analysis.status, "epsilon": analysis.privacy.get("study_epsilon"),
+        "what": main.what if main else "", "estimate": estimate, "low": low, "high": high, "truth": planted, "holds": holds, "seconds": round(seconds, 2),
+    }  # fmt: skip
+
+
+def _row(document: Document, main: Main) -> Mapping[str, Any]:
+    rows = document.analyses[main.analysis].tables.get(main.table, ())
+    return next((row for row in rows if all(row.get(key) == value for key, value in main.where.items())), {})
