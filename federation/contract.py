@@ -344,7 +344,9 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: 
         elif rule == "missing" and count and name == contract.person:
             found.append(Finding(name, "person missing", count, "every row needs its person"))
         elif rule == "missing" and count == rows and not contract.columns[name].may_be_empty:
-            found.append(Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes, or declare that it `may_be_empty`"))
+            found.append(
+                Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes, or declare that it `may_be_empty`")
+            )
         elif rule == "missing" and count > contract.columns[name].max_missing * rows:
             found.append(Finding(name, "too much missing", count, "complete the column or raise max_missing"))
     return found

@@ -23,6 +23,8 @@ app = typer.Typer(
 app.add_typer(study_verbs.app, name="study")
 app.add_typer(node_verbs.app, name="node")
 app.add_typer(hub_verbs.app, name="hub")
+pilots = typer.Typer(rich_markup_mode=None)
+app.add_typer(pilots, name="pilots")
 
 
 def main() -> None:
@@ -73,21 +75,44 @@ def simulate(
     ] = "local",
     strict: Annotated[bool, typer.Option("--strict", help="Nodes show no small cell to the hub, as real ones by default.")] = False,
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
+    variant: Annotated[str, typer.Option("--variant", help="Of a pilot: study, private (with noise), or real (on real data).")] = "study",
+    size: Annotated[Literal["small", "full"], typer.Option("--size", help="Of a pilot: a few thousand people, or as many as there are.")] = "small",
 ) -> None:
     """Run a study on a whole federation on this machine."""
     from federation.cli import simulate as verb
 
     verb.run(
-        study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output
-    )
+        study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output,
+        variant=variant, size=size,
+    )  # fmt: skip
 
 
-@app.command()
-def pilots() -> None:
-    """List the pilot studies that come with hdh."""
-    from federation.cli import simulate as verb
+@pilots.callback(invoke_without_command=True)
+def pilots_(context: typer.Context) -> None:
+    """The pilot studies that come with hdh: list them, or run them."""
+    if context.invoked_subcommand is None:
+        from federation.cli import pilots as verb
 
-    verb.list_pilots()
+        verb.show_all()
+
+
+@pilots.command("run")
+def pilots_run(
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME", help="Which pilots.")] = None,  # noqa: UP045
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    small: Annotated[bool, typer.Option("--small/--full", help="A few thousand people each, or as many as there are.")] = True,
+    seed: Annotated[int, typer.Option("--seed", help="For the synthetic people.")] = 0,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Write each study's report there.")] = None,  # noqa: UP045
+    output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
+) -> None:
+    """Run pilots, and print what each finds beside the planted truth."""
+    from federation import errors
+    from federation.cli import pilots as verb
+    from simulations.pilots import running
+
+    if bool(names) == every:
+        raise errors.InputError("name the pilots to run, or write --all")
+    verb.run(running.names() if every else names or [], size="small" if small else "full", seed=seed, out=out, output=output)
 
 
 @app.command()

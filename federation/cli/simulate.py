@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +19,9 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes.site import Dataset, Policy, Site
-from simulations import local, pilots
+from simulations import local
+from simulations.pilots import running
+from simulations.pilots.common import Size
 
 
 def run(
@@ -38,11 +37,13 @@ def run(
     engine: str,
     strict: bool,
     output: str,
+    variant: str = "study",
+    size: Size = "small",
 ) -> None:
     console = Console(stderr=output == "json", highlight=False)
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
         made, agreed, source, datasets, notes = _federation(
-            name, Path(scratch), data=data, split_by=split_by, node=node, nodes=nodes, contract=contract, seed=seed
+            name, Path(scratch), data=data, split_by=split_by, node=node, nodes=nodes, contract=contract, seed=seed, variant=variant, size=size
         )
         local.check_within_node(datasets)
         policy = Policy(min_nodes=1) if strict else local.SIMULATED
@@ -114,22 +115,31 @@ def _run(
 
 
 def _federation(
-    name: str, scratch: Path, *, data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None, contract: Path | None, seed: int
+    name: str,
+    scratch: Path,
+    *,
+    data: Path | None,
+    split_by: str | None,
+    node: Sequence[str],
+    nodes: int | None,
+    contract: Path | None,
+    seed: int,
+    variant: str,
+    size: Size,
 ) -> tuple[Study, Contract, Source, Mapping[str, Dataset], list[str]]:
     if data is not None and node:
         raise errors.InputError("give either --data with --split-by, or --node NAME=FILE several times, not both")
     if data is None and (split_by or nodes):
         raise errors.InputError("--split-by and --nodes say how to split a table; give it with --data FILE")
-    if name in pilot_names():
-        pilot: Any = importlib.import_module(f"simulations.pilots.{name}")
-        made, agreed, source = studies.load(Path(pilot.__file__).parent / "study.yaml", contract)
+    if name in running.names():
         if data is None and not node:
-            paths = pilot.make(scratch, seed=seed)
-            return made, agreed, source, {key: Dataset(agreed, str(path)) for key, path in paths.items()}, [pilot.NOTE]
+            ready = running.prepare(name, variant, scratch, seed=seed, size=size)
+            return ready.study, ready.contract, ready.source, ready.datasets, [ready.note]
+        made, agreed, source = studies.load(Path(running.load(name).__file__).parent / f"{variant}.yaml", contract)
     else:
         path = Path(name)
         if not path.exists():
-            raise errors.InputError(f"{name}: neither a file nor a pilot; the pilots are {', '.join(pilot_names())}")
+            raise errors.InputError(f"{name}: neither a file nor a pilot; the pilots are {', '.join(running.names())}")
         made, agreed, source = studies.load(path, contract)
     if node:
         return made, agreed, source, _named(node, agreed), []
@@ -149,15 +159,3 @@ def _named(node: Sequence[str], agreed: Contract) -> dict[str, Dataset]:
             raise errors.InputError(f"--node {text!r}: a node's name is lower-case letters, digits and dashes, and given once")
         datasets[key] = Dataset(agreed, path)
     return datasets
-
-
-def pilot_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(pilots.__path__) if module.ispkg)
-
-
-def list_pilots() -> None:
-    console = Console(highlight=False)
-    for name in pilot_names():
-        pilot: Any = importlib.import_module(f"simulations.pilots.{name}")
-        console.print(f"{name}: {pilot.__doc__.splitlines()[0]}")
-    console.print(f"Run one with: hdh simulate {pilot_names()[0]}", style="dim")

@@ -9,10 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas
 
-from simulations.pilots import dialysis
+from simulations.pilots import deepsarc, dialysis, rexetris
 
 HERE = Path(__file__).parent
 
@@ -23,11 +24,20 @@ def main() -> None:
             "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools"
         )
     with tempfile.TemporaryDirectory() as folder:
-        tables = [pandas.read_csv(path) for path in dialysis.make(Path(folder), seed=0).values()]
-        pooled = Path(folder) / "dialysis.csv"
-        pandas.concat(tables).to_csv(pooled, index=False)
-        compare("recipe.R", "expected.json", str(pooled))
-    compare("vocabulary.R", "vocabulary.json")
+        tables = real_tables(Path(folder))
+        compare("recipe.R", "expected.json", str(tables["dialysis"]))
+        compare("vocabulary.R", "vocabulary.json", str(tables["divat"]), str(tables["oropharynx"]))
+
+
+def real_tables(folder: Path) -> dict[str, Path]:
+    """The pilots' real data, pooled."""
+    made = {"dialysis": dialysis.make(folder, seed=0), "divat": rexetris.make_real(folder), "oropharynx": deepsarc.make_real(folder)}
+    pooled = {}
+    for name, paths in made.items():
+        tables = [pandas.read_csv(path) if path.suffix == ".csv" else duckdb.read_parquet(str(path)).df() for path in paths.values()]
+        pooled[name] = folder / f"{name}.csv"
+        pandas.concat(tables).to_csv(pooled[name], index=False)
+    return pooled
 
 
 def compare(recipe: str, numbers: str, *arguments: str) -> None:

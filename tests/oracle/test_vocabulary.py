@@ -17,6 +17,7 @@ from federation import contract as contracts
 from federation.messages import Result
 from nodes import cohorts
 from nodes.site import Dataset, Storage
+from simulations.pilots import running
 from strategies import mixed_model, registry
 from tests import federations
 
@@ -204,3 +205,12 @@ def test_propensity_weighting_is_glm_then_weighted_survfit_and_coxph(estimand: s
     rows = [row for row in result.tables["curve"].rows if row["time"] in (6, 12, 24, 36)]
     np.testing.assert_allclose([row["estimate"] for row in rows], expected["surv"], **EXACT)
     np.testing.assert_allclose([row["std_error"] for row in rows], expected["se_surv"], **EXACT)
+
+
+@pytest.mark.parametrize(("pilot", "entry"), [("rexetris", "divat"), ("deepsarc", "oropharynx")])
+def test_the_pilots_on_real_data_give_the_pooled_fit(pilot: str, entry: str) -> None:
+    found = running.run(pilot, "real").document
+    analysis = found.analyses["modele" if entry == "divat" else "effet"]
+    rows = analysis.tables["coefficients"]
+    np.testing.assert_allclose([row["estimate"] for row in rows], np.atleast_1d(EXPECTED[entry]["coef"]), **EXACT)
+    np.testing.assert_allclose([row["std_error"] for row in rows], np.atleast_1d(EXPECTED[entry]["se"]), **EXACT)

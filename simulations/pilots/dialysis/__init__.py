@@ -9,9 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from federation import errors
+from simulations.pilots.common import Main
 
 NOTE = "real patients of 67 real centres; their grouping into four nodes named after French producers is simulated"
 NODES = ("ansm", "centre-leon-berard", "chu-limoges", "sante-publique-france")
+
+MAIN = {
+    "study": Main("hazard ratio of death with diabetes", "model", where={"term": "diabetes"}, columns=("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high"))
+}
 
 
 def make(directory: Path, *, seed: int) -> dict[str, Path]:
