@@ -217,6 +217,9 @@ def _inline(sql: str, definitions: Mapping[str, str]) -> str:
 
 
 # -- SQL: typed columns, and the checks
+MANY_LEVELS = 8  # from here on a lookup is quicker than to compare with one after the other
+
+
 def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False) -> str:
     """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL; other outliers
     move to the end of the range if `clamp`.
@@ -226,6 +229,8 @@ def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clam
     value = _cast(name, column, raw_type)
     if whole:
         return value
+    if column.kind == "category" and len(column.levels) > MANY_LEVELS:
+        return f"CAST(TRY_CAST({value} AS ENUM({_texts(column.levels)})) AS VARCHAR)"
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
     if column.kind == "number":

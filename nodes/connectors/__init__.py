@@ -28,6 +28,7 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     connection.execute(f"SET temp_directory = {quote_text(str(directory))}")
     connection.execute(f"SET max_temp_directory_size = {quote_text(storage.max_temp_directory_size)}")
     connection.execute("SET preserve_insertion_order = true")
+    connection.execute("SET disabled_optimizers = 'in_clause'")  # it makes a join of `IN (five values)`, and a join loses the rows' order
     return connection
 
 
