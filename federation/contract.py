@@ -135,6 +135,7 @@ class Field:
     step: float | None = None
     unit: str | None = None
     within_node: bool = False
+    index: str | None = None  # SQL of the index of a category's level, where there is a quicker way to it than by its name
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -299,22 +300,26 @@ class Check:
     sql: str
 
 
-def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str]) -> list[Check]:
-    """The checks of the named columns, each an aggregate over the raw table."""
-    found = [Check("", "rows", "count(*)")]
+def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str], weight: str | None = None) -> list[Check]:
+    """The checks of the named columns, each an aggregate over the raw table; with `weight`, over one whose rows stand for so many."""
+
+    def count(condition: str) -> str:
+        return f"count(*) FILTER ({condition})" if weight is None else f"CAST(coalesce(sum({weight}) FILTER ({condition}), 0) AS BIGINT)"
+
+    found = [Check("", "rows", count("TRUE"))]
     if contract.person is not None:
         found.append(Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})"))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
-        found.append(Check(name, "missing", f"count(*) - count({value})"))
+        found.append(Check(name, "missing", count(f"{value} IS NULL")))
         if column.kind != "string" and not _is_native(column, raw_type):
             given = f"trim(CAST({_known(name, column, raw_type)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
             rule, lost = ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
-            found.append(Check(name, rule, f"count(*) FILTER ({given} AND {lost} IS NULL)"))
+            found.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
         if column.kind == "number" and column.outside == "refuse":
             low, high = map(_finite, column.interval)
-            found.append(Check(name, "range", f"count(*) FILTER ({value} NOT BETWEEN {low!r} AND {high!r})"))
+            found.append(Check(name, "range", count(f"{value} NOT BETWEEN {low!r} AND {high!r}")))
     return found
 
 

@@ -38,9 +38,20 @@ def _examine(connection: duckdb.DuckDBPyConnection, contract: Contract, columns:
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
-        counts |= zip([(check.column, check.rule) for check in some], _count(connection, some), strict=True)
+        counts |= zip([(check.column, check.rule) for check in some], _count(connection, some, "source"), strict=True)
     most = 1 if _people(contract, counts) == counts["", "rows"] or contract.person is None else _most_rows(connection, contract.person)
     return counts, contracts.judge(contract, counts, most)
+
+
+def _examine_grouped(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
+    """The same of a source that `tallies.group` has made: the values of each column by themselves, each as many times as it is there."""
+    checks = contracts.checks(contract, columns, _raw_types(connection), tallies.ROWS)
+    counts: dict[tuple[str, str], int] = {}
+    for name in dict.fromkeys(check.column for check in checks):
+        some = [check for check in checks if check.column == name]
+        values = f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP BY 1)" if name else "source"
+        counts |= zip([(name, check.rule) for check in some], _count(connection, some, values), strict=True)
+    return counts, contracts.judge(contract, counts, 1)
 
 
 def _people(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
@@ -56,8 +67,8 @@ def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*person, *columns]))
 
 
-def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]) -> Sequence[int]:
-    (row,) = connection.execute(f"SELECT {', '.join(check.sql for check in checks)} FROM source").fetchall()
+def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relation: str) -> Sequence[int]:
+    (row,) = connection.execute(f"SELECT {', '.join(check.sql for check in checks)} FROM {relation}").fetchall()
     return [int(count) for count in row]
 
 
@@ -83,15 +94,18 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     they lie. Which rows these are is then not remembered: no one can ask about one of them by its key."""
     contract = dataset.contract
     connection, used = _connect(dataset, storage, schema, fields, where)
-    counts, findings = _examine(connection, contract, used)
+    in_place = only_counts and contract.person is None
+    if in_place:
+        tallies.group(connection, used)
+    counts, findings = (_examine_grouped if in_place else _examine)(connection, contract, used)
     if findings:
         return Opened(_no_one(contract), findings)
     raw_types = _raw_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
     names = needed(contract, used)
     read = {name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole) for name in names}
-    if only_counts and contract.person is None:
-        table = tallies.Table(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "")
+    if in_place:
+        table = tallies.Table(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "", grouped=True)
         rows = counts["", "rows"] if where is None else tallies.rows(table)
         return Opened(Cohort(None, rows, counts["", "rows"], 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
     typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
@@ -164,6 +178,8 @@ def _as_array(field: Field) -> str:
 def code(field: Field) -> str:
     """The index of a category's level; -1 where missing."""
     width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
+    if field.index is not None:
+        return f"coalesce(CAST({field.index} AS {width}), CAST(-1 AS {width}))"
     levels = ", ".join(quote_text(level) for level in field.levels)
     return f"coalesce(CAST(enum_code(TRY_CAST({field.sql} AS ENUM({levels}))) AS {width}), CAST(-1 AS {width}))"
 

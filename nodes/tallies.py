@@ -25,7 +25,7 @@ from nodes.site import Dataset
 
 RANK_BITS, LEAST_PERSON_BITS = 12, 32  # ranks that tie are settled by the cell: still by the person's own rows alone
 MOST_CELLS = 2 ** (64 - RANK_BITS - LEAST_PERSON_BITS) - 1
-KEY = '"hdh key"'  # no contract column has a space in its name
+KEY, ROWS = '"hdh key"', '"hdh rows"'  # no contract column has a space in its name
 AT_ONCE = 20_000_000  # rows that are sorted together
 
 
@@ -41,6 +41,7 @@ class Table:
     where: str | None
     key: str | None
     salt: str
+    grouped: bool = False  # `source` is what `group` has made of it
 
     def columns(self, fields: Iterable[Field]) -> list[str]:
         """The contract columns that the fields and the condition need."""
@@ -65,9 +66,20 @@ def count(table: Table, fields: Sequence[Field]) -> Tally:
     return Tally(few.cells + many.cells, few.people + many.people)
 
 
+def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None:
+    """Puts in place of the view `source` a table of its distinct rows, and how many times each is there: all that counts need, also those of
+    the contract's checks."""
+    listed = ", ".join(map(quote_name, columns))
+    connection.execute(f"CREATE TEMP TABLE grouped AS SELECT {listed}, count(*) AS {ROWS} FROM source GROUP BY ALL")
+    ((views,),) = connection.execute("SELECT count(*) FROM duckdb_views() WHERE view_name = 'source'").fetchall()
+    connection.execute(f"DROP {'VIEW' if views else 'TABLE'} source")
+    connection.execute("CREATE TEMP VIEW source AS SELECT * FROM grouped")
+
+
 def rows(table: Table) -> int:
-    """How many rows meet the condition."""
-    ((found,),) = table.connection.execute(f"SELECT count(*) FROM {table.as_typed('source', table.typed)} WHERE {table.where}").fetchall()
+    """How many rows of a grouped source meet the condition."""
+    condition = f"WHERE {table.where}"
+    ((found,),) = table.connection.execute(f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)} {condition}").fetchall()
     return int(found)
 
 
@@ -75,17 +87,24 @@ def _by_group(table: Table, fields: Sequence[Field], rows: str) -> Tally:
     """Each row counts."""
     shape = tuple(len(field.groups) for field in fields)
     columns = table.columns(fields)
-    if table.where is None:
+    if table.grouped:
+        condition = "" if table.where is None else f" WHERE {table.where}"
+        relation = f"(SELECT *, {ROWS} AS n FROM {table.as_typed(rows, table.typed, ROWS)}{condition})"
+    elif table.where is None:
         listed = ", ".join(map(quote_name, columns))
         relation = table.as_typed(f"(SELECT {listed}, count(*) AS n FROM {rows} GROUP BY ALL)", columns, "n")
     else:
         relation = f"(SELECT *, 1 AS n FROM {table.as_typed(rows, table.typed)} WHERE {table.where})"
-    codes = ", ".join(f"coalesce({_code(field)}, -1) AS c{i}" for i, field in enumerate(fields))
-    found = table.connection.execute(f"SELECT {codes}, CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL").fetchnumpy()
-    index, n = [np.asarray(found[f"c{i}"], np.int64) for i in range(len(fields))], np.asarray(found["n"], np.int64)
-    known = np.logical_and.reduce([column >= 0 for column in index])
-    cells = np.zeros(shape, np.int64)
-    np.add.at(cells, tuple(column[known] for column in index), n[known])
+    codes = ", ".join(f"CAST(coalesce({_code(field)}, -1) AS INTEGER) AS c{i}" for i, field in enumerate(fields))
+    rest = f"n FROM {relation}" if table.grouped or table.where is None else f"CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL"
+    found = table.connection.execute(f"SELECT {codes}, {rest}").fetchnumpy()
+    n = np.asarray(found["n"], np.int64)
+    known, cell = np.ones(len(n), np.bool_), np.zeros(len(n), np.int64)
+    for i, size in enumerate(shape):
+        code = np.asarray(found[f"c{i}"])
+        known &= code >= 0
+        cell = cell * size + code
+    cells = np.bincount(cell[known], n[known], math.prod(shape)).astype(np.int64).reshape(shape)  # exact: below 2^53
     return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
 
 
@@ -124,6 +143,8 @@ def _cell(fields: Sequence[Field]) -> str:
 
 def _code(field: Field) -> str:
     """The index of a level; NULL where missing."""
+    if field.index is not None:
+        return f"CAST({field.index} AS INTEGER)"
     if field.kind == "boolean":
         return f"CAST({field.sql} AS INTEGER)"
     return f"CAST(enum_code(TRY_CAST({field.sql} AS ENUM({', '.join(quote_text(level) for level in field.levels)}))) AS INTEGER)"

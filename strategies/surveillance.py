@@ -111,8 +111,9 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MOST_CELLS:,} counts in all: use fewer or coarser columns"
         )
-    number = f"CAST(CAST({week.sql} AS BIGINT) AS VARCHAR)"
-    weeks = Field(week.name, "category", number, levels=tuple(str(number) for number in range(first, last + 1)))
+    number = f"CAST({week.sql} AS BIGINT)"
+    index = f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END"
+    weeks = Field(week.name, "category", f"CAST({number} AS VARCHAR)", levels=tuple(str(number) for number in range(first, last + 1)), index=index)
     return Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas
 import pytest
@@ -14,6 +15,7 @@ from federation.cohort import Tally
 from federation.contract import Contract
 from nodes import bounding, buckets, cohorts, tallies
 from nodes.site import Dataset, Storage
+from strategies import counting
 from tests import federations
 
 TEXT = """
@@ -152,3 +154,33 @@ def test_rows_that_tie_are_settled_by_their_order() -> None:
     assert kept.tolist() == [0, 1, 6, 7]
     kept, _ = bounding.choose(person[2:], row[2:], 2)
     assert kept.tolist() == [0, 1, 4, 5]
+
+
+@pytest.mark.parametrize("where", [None, WHERE])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(where: str | None, kind: str, tmp_path: Path) -> None:
+    """The contract's checks then run over distinct rows, each as many times as it is there."""
+    table = TABLE[(TABLE["g"] != "other") & TABLE["age"].between(0, 110)]
+    path = tmp_path / f"t.{kind}"
+    table.to_csv(path, index=False) if kind == "csv" else duckdb.from_df(table).to_parquet(str(path))
+    schema = contracts.schema(VISITS, {})
+    fields = [schema.field("g"), schema.field("h")]
+    opened = [cohorts.open_checked(Dataset(VISITS, str(path)), Storage(), schema, fields, where, only_counts=only) for only in (True, False)]
+    assert [one.findings for one in opened] == [(), ()]
+    found, read = (counting.cross(one.cohort, fields) for one in opened)
+    chosen = table if where is None else table[table["age"] >= 40]
+    np.testing.assert_array_equal(found.cells, expected(chosen))
+    np.testing.assert_array_equal(read.cells, found.cells)
+    assert [one.cohort.people for one in opened] == [len(chosen), len(chosen)]
+    assert [one.cohort.people_in_dataset for one in opened] == [len(table), len(table)]
+
+
+def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    TABLE.to_csv(path, index=False)
+    schema = contracts.schema(VISITS, {})
+    opened = [cohorts.open_checked(Dataset(VISITS, str(path)), Storage(), schema, [schema.field("g")], WHERE, only_counts=only) for only in (True, False)]
+    assert opened[0].findings == opened[1].findings != ()
+    assert {(one.rule, one.rows) for one in opened[0].findings} == {
+        ("unknown level", int((TABLE["g"] == "other").sum())), ("range", int((~TABLE["age"].between(0, 110)).sum())),
+    }  # fmt: skip
