@@ -42,6 +42,9 @@ slow: $(DONE) ## the tests that take minutes
 soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after the other
 	$(BIN)/python -m benchmarks.soak
 
+gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
+	@$(BIN)/python -m simulations.pilots.gallery
+
 proto: $(DONE) ## make the code of federation/rpc from hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 
@@ -58,4 +61,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test oracle bench slow soak proto bundle federation audit format clean
+.PHONY: help install demo check test oracle bench slow soak gallery proto bundle federation audit format clean

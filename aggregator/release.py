@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from aggregator import meta
 from aggregator.hub import Outcome, Run
 from federation import __version__, disclosure
 from federation.contract import Frozen
@@ -74,12 +75,14 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
         single = {task_id.node: one for task_id, one in outcome.runs.items() if task_id.analysis == name and task_id.node}
         findings = _noised_findings if study.privacy.mode == "dp" else _findings
         found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
+        by_node = findings(single, k)
+        more = meta.tables({node: one.tables["coefficients"] for node, one in by_node.items() if "coefficients" in one.tables})
         documents[name] = AnalysisDocument(
-            **dict(found),
+            **(dict(found) | {"tables": {**found.tables, **more}}),
             run=entry.run,
             privacy=_privacy(study, name),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
-            by_node=findings(single, k),
+            by_node=by_node,
         )
     return Document(
         schema_version=SCHEMA_VERSION, study=study.study, title=study.title, question=study.question, study_hash=study.hash,

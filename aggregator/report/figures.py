@@ -39,7 +39,13 @@ def curves(rows: Rows, unit: str = "") -> str:
             axes.step(times, [first, *(row["estimate"] for row in shown)], where="post", color=colour, lw=1.8, label=group)
             low, high = ([first, *(row[name] if row[name] is not None else row["estimate"] for row in shown)] for name in ("conf_low", "conf_high"))
             axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
-        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=f"time ({unit})" if unit else "time", ylabel="survival" if first else "cumulative incidence")
+        highest = max((row["conf_high"] or row["estimate"] for row in rows if row["estimate"] is not None), default=1.0)
+        axes.set(
+            ylim=(0, 1.02 if first else min(1.02, 1.3 * highest + 0.01)),
+            xlim=(0, None),
+            xlabel=f"time ({unit})" if unit else "time",
+            ylabel="survival" if first else "cumulative incidence",
+        )
         axes.legend(frameon=False, loc="lower left" if first else "upper left")
         return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
 
@@ -70,6 +76,21 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
         return _svg(figure, f"Forest plot of {pooled['term']}")
+
+
+def intervals(lines: Sequence[tuple[str, float, float, float, float | None]], label: str) -> str:
+    """Estimates with their intervals, one below the other: (name, estimate, low, high, what it should be)."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
+        axes = figure.add_subplot()
+        for y, (_, estimate, low, high, truth) in enumerate(lines):
+            axes.plot([low, high], [-y, -y], color=PALETTE[0], lw=1.6)
+            axes.plot(estimate, -y, "s", color=PALETTE[0], ms=5)
+            if truth is not None:
+                axes.plot([truth, truth], [-y - 0.35, -y + 0.35], color=PALETTE[1], lw=1.4, ls="--")
+        axes.set_yticks([-y for y in range(len(lines))], [name for name, *_ in lines])
+        axes.set(xlabel=label, ylim=(-len(lines) + 0.5, 0.5))
+        return _svg(figure, f"{label}: estimates and intervals")
 
 
 def histogram(rows: Rows, title: str) -> str:

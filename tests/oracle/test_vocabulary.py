@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 
+from aggregator import meta
 from federation import contract as contracts
 from federation.messages import Result
 from nodes import cohorts
@@ -214,3 +215,17 @@ def test_the_pilots_on_real_data_give_the_pooled_fit(pilot: str, entry: str) -> 
     rows = analysis.tables["coefficients"]
     np.testing.assert_allclose([row["estimate"] for row in rows], np.atleast_1d(EXPECTED[entry]["coef"]), **EXACT)
     np.testing.assert_allclose([row["std_error"] for row in rows], np.atleast_1d(EXPECTED[entry]["se"]), **EXACT)
+
+
+def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
+    y, se, expected = [0.35, 0.12, 0.61, -0.04, 0.28], [0.11, 0.2, 0.15, 0.31, 0.09], EXPECTED["meta"]
+    rows = {f"n{i}": [{"term": "x", "estimate": a, "std_error": b}] for i, (a, b) in enumerate(zip(y, se, strict=True))}
+    made = meta.tables(rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]})
+    names = {
+        "estimate": "estimate", "std_error": "se", "tau_squared": "tau2", "i_squared": "i2", "q": "q", "p_value": "p", "fixed_estimate": "fixed",
+        "fixed_std_error": "fixed_se",
+    }  # fmt: skip
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(made["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
+    np.testing.assert_allclose([row["estimate"] for row in made["leave_one_out"]], expected["without"], **EXACT)
+    np.testing.assert_allclose([row["std_error"] for row in made["leave_one_out"]], expected["without_se"], **EXACT)

@@ -1,6 +1,6 @@
 # The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R divat.csv oropharynx.csv` prints them
 # as JSON, from the tables beside it and those of the pilots' real data (the nodes' files bound together). Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
-suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4); library(surveillance)})
+suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4); library(surveillance); library(metafor)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
 args <- commandArgs(trailingOnly = TRUE); divat <- read.csv(args[1]); oro <- read.csv(args[2])
 d <- read.csv(file.path(here, "patients.csv"))
@@ -62,6 +62,10 @@ for (kind in names(kinds)) {
       before = unname((colMeans(M[treated, ]) - colMeans(M[!treated, ])) / sds), after = unname(after),
       ess = as.vector(tapply(weight, treated, function(x) sum(x)^2 / sum(x^2))))
 }
+y <- c(.35, .12, .61, -.04, .28); se <- c(.11, .2, .15, .31, .09)
+fit <- rma(y, sei = se, control = list(threshold = 1e-14, maxiter = 1000)); fixed <- rma(y, sei = se, method = "FE"); out1 <- leave1out(fit)
+put("meta", estimate = as.numeric(fit$beta), se = fit$se, tau2 = fit$tau2, i2 = fit$I2, q = fit$QE, p = fit$QEp, fixed = as.numeric(fixed$beta), fixed_se = fixed$se,
+    without = out1$estimate, without_se = out1$se)
 sharp_cox <- coxph.control(eps = 1e-14, toler.chol = 1e-15, iter.max = 50)
 fit <- coxph(Surv(time, event) ~ age + (sex == "male") + graft, divat, control = sharp_cox)
 put("divat", coef = unname(coef(fit)), se = unname(sqrt(diag(vcov(fit)))), loglik = fit$loglik)

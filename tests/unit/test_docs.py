@@ -73,3 +73,13 @@ def test_every_key_of_hub_yaml_and_of_the_policy_is_described() -> None:
     operator, producer = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("hub-operator", "producer"))
     assert [key for key in HubFile.model_fields if f"`{key}`" not in operator] == []
     assert [key for key in Policy.model_fields if f"{key}:" not in producer + TEMPLATE] == []
+
+
+def test_every_pilot_and_study_is_in_the_gallery() -> None:
+    from simulations.pilots import running
+
+    gallery = (ROOT / "docs" / "pilots.md").read_text()
+    for name in running.names():
+        section = gallery.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert all(f"**{variant}**" in section and f"\n| {variant} |" in section for variant in running.variants(name)), name
+    assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\((figures/[^)]+)\)", gallery))

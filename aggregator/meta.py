@@ -1,0 +1,93 @@
+"""The nodes' own estimates of a coefficient, as a meta-analysis sees them: fixed and random effects, heterogeneity, and each node left out.
+
+From released results alone: a node whose result is withheld is not in it. (DerSimonian & Laird 1986; restricted maximum likelihood:
+Viechtbauer 2005; I2: Higgins & Thompson 2002; the numbers of R's metafor.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from federation.messages import Floats, Row
+
+Z = 1.959963984540054
+LEAST = 2  # nodes
+
+
+@dataclass(frozen=True)
+class Pooled:
+    estimate: float
+    error: float
+    tau2: float
+
+
+def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Row]]:
+    """`meta` and `leave_one_out`, from each node's `coefficients`: of every term that at least two nodes have estimated."""
+    meta: list[Row] = []
+    without: list[Row] = []
+    for term in dict.fromkeys(row["term"] for rows in by_node.values() for row in rows):
+        found = {node: row for node, rows in by_node.items() for row in rows if row["term"] == term and row.get("std_error")}
+        if len(found) < LEAST:
+            continue
+        y, v = np.array([row["estimate"] for row in found.values()]), np.array([row["std_error"] for row in found.values()]) ** 2
+        meta.append({"term": term, "nodes": len(y), **_said("", random_effects(y, v)), **_fixed(y, v), **heterogeneity(y, v)})
+        if len(y) > LEAST:
+            left = ((node, np.arange(len(y)) != i) for i, node in enumerate(found))
+            without += [{"term": term, "without": node, **_said("", random_effects(y[kept], v[kept]))} for node, kept in left]
+    return {name: rows for name, rows in (("meta", meta), ("leave_one_out", without)) if rows}
+
+
+def _said(prefix: str, pooled: Pooled) -> Row:
+    low, high = pooled.estimate - Z * pooled.error, pooled.estimate + Z * pooled.error
+    return {f"{prefix}estimate": pooled.estimate, f"{prefix}std_error": pooled.error, f"{prefix}conf_low": low, f"{prefix}conf_high": high}
+
+
+def _fixed(y: Floats, v: Floats) -> Row:
+    fixed = weighted(y, v, 0.0)
+    return {"fixed_estimate": fixed.estimate, "fixed_std_error": fixed.error}
+
+
+def weighted(y: Floats, v: Floats, tau2: float) -> Pooled:
+    w = 1 / (v + tau2)
+    return Pooled(float(w @ y / w.sum()), float(w.sum() ** -0.5), tau2)
+
+
+def random_effects(y: Floats, v: Floats) -> Pooled:
+    """By restricted maximum likelihood: Fisher scoring from DerSimonian and Laird's estimate of the variance between nodes."""
+    k = len(y)
+    if k < LEAST:
+        return weighted(y, v, 0.0)
+    w = 1 / v
+    Q = float(w @ (y - w @ y / w.sum()) ** 2)
+    tau2 = max(0.0, (Q - (k - 1)) / float(w.sum() - w @ w / w.sum()))
+    for _ in range(200):
+        w = 1 / (v + tau2)
+        P = np.diag(w) - np.outer(w, w) / w.sum()
+        Py = P @ y
+        step = float((Py @ Py - np.trace(P)) / (P * P).sum())
+        moved = max(0.0, tau2 + step)
+        if abs(moved - tau2) <= 1e-14 + 1e-12 * tau2:
+            tau2 = moved
+            break
+        tau2 = moved
+    return weighted(y, v, tau2)
+
+
+def heterogeneity(y: Floats, v: Floats) -> Row:
+    """`i_squared`: the share of the variance of the nodes' estimates that is between nodes, in per cent."""
+    k, w, tau2 = len(y), 1 / v, random_effects(y, v).tau2
+    Q = float(w @ (y - w @ y / w.sum()) ** 2)
+    typical = (k - 1) * float(w.sum()) / float(w.sum() ** 2 - w @ w)
+    return {
+        "tau_squared": tau2,
+        "i_squared": 100 * tau2 / (tau2 + typical),
+        "q": Q,
+        "df": k - 1,
+        "p_value": float(special.chdtrc(k - 1, Q)) if math.isfinite(Q) else None,
+    }
