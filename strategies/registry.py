@@ -18,15 +18,18 @@ from strategies import budget
 from strategies.task import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
-    "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "kaplan_meier",
-    "mixed_model", "pathways", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
+    "anova", "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "k_means",
+    "kaplan_meier", "mantel_haenszel", "mixed_model", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NAMES = frozenset(ANALYSES)
 PRIVATE = (
-    "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "pathways",
+    "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "mantel_haenszel", "pathways",
     "piecewise_exponential", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NOT_PRIVATE = {
+    "anova": "run: glm with the groups in the model gives their differences, with intervals that include the noise",
+    "k_means": "noise in each round moves people from group to group, and no interval tells how far",
+    "pca": "noise turns the components, and no interval tells how far; run: describe shows each column",
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
     "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",
     "mixed_model": "each round needs the whole trajectory of every person; run: glm gives the fixed effects, with all rows of a person bounded as one",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from scipy import stats
 
 from aggregator import meta
 from federation import contract as contracts
@@ -229,3 +230,44 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         np.testing.assert_allclose(made["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
     np.testing.assert_allclose([row["estimate"] for row in made["leave_one_out"]], expected["without"], **EXACT)
     np.testing.assert_allclose([row["std_error"] for row in made["leave_one_out"]], expected["without_se"], **EXACT)
+
+
+def test_mantel_haenszel_is_mantelhaen_test(patients: Any) -> None:
+    options, expected = {"run": "mantel_haenszel", "exposure": "sex", "outcome": "treated", "strata": ["stage"]}, EXPECTED["mantel_haenszel"]
+    result = patients(**options)
+    for ours, theirs in (("odds_ratio", "or"), ("odds_ratio_low", "low"), ("odds_ratio_high", "high")):
+        np.testing.assert_allclose(column(result, "common", ours), [expected[theirs]], **EXACT)
+    np.testing.assert_allclose(column(result, "test", "statistic"), [expected["statistic"]], **EXACT)
+    np.testing.assert_allclose(column(patients(**options, correct=False), "test", "statistic"), [expected["plain"]], **EXACT)
+
+
+def test_anova_is_oneway_test_and_t_test(patients: Any) -> None:
+    result, expected = patients(run="anova", value="age", by="ward"), EXPECTED["anova"]
+    for ours, theirs in (("statistic", "statistic"), ("p_value", "p"), ("df_residual", "df")):
+        np.testing.assert_allclose(column(result, "tests", ours), expected[theirs], **EXACT)
+    for ours, theirs in (("estimate", "difference"), ("conf_low", "low"), ("p_value", "p_difference")):
+        np.testing.assert_allclose(column(result, "differences", ours), expected[theirs], **EXACT)
+
+
+def test_pca_is_prcomp(patients: Any) -> None:
+    result, expected = patients(run="pca", columns=["age", "time", "years", "cost"]), EXPECTED["pca"]
+    np.testing.assert_allclose(column(result, "variance", "variance"), expected["variance"], **EXACT)
+    np.testing.assert_allclose(column(result, "loadings", "estimate"), expected["loadings"], rtol=1e-8, atol=1e-10)
+
+
+def test_k_means_is_scikit_learns_from_the_same_beginning(patients: Any) -> None:
+    from sklearn.cluster import KMeans
+
+    columns = ["age", "time", "years"]
+    result = patients(run="k_means", columns=columns, groups=4)
+    table = pandas.read_csv(HERE / "patients.csv")[columns].to_numpy(float)
+    scaled = (table - table.mean(0)) / table.std(0, ddof=1)
+    values, vectors = np.linalg.eigh(np.cov(scaled.T))
+    axis = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
+    begin = stats.norm.ppf((np.arange(4) + 0.5) / 4)[:, None] * np.sqrt(values[-1]) * axis
+    fit = KMeans(4, init=begin, n_init=1, tol=0, max_iter=500).fit(scaled)
+    order = np.argsort(-np.bincount(fit.labels_), kind="stable")
+    centres = fit.cluster_centers_[order] * table.std(0, ddof=1) + table.mean(0)
+    assert column(result, "groups", "n").tolist() == np.bincount(fit.labels_)[order].tolist()
+    np.testing.assert_allclose(np.stack([column(result, "groups", name) for name in columns], axis=1), centres, **EXACT)
+    np.testing.assert_allclose(result.tables["glance"].rows[0]["within_sum_of_squares"], fit.inertia_, **EXACT)

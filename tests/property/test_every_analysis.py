@@ -62,6 +62,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"treatment": "sex", "confounders": "age + dose", "outcome": "Surv(stop, event)"},
         {"treatment": "died", "confounders": "age + arm", "estimand": "overlap"},
     ],
+    "mantel_haenszel": [{"exposure": "sex", "outcome": "died", "strata": ["arm"]}],
+    "anova": [{"value": "age", "by": "arm"}],
+    "pca": [{"columns": ["age", "dose", "score"]}],
+    "k_means": [{"columns": ["age", "score"], "groups": 3}],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"step": "arm", "time": "stop", "by": "sex", "indicators": {"on": {"first": "a", "then": "b", "within": 12}, "off": {"first": "b", "then": "c"}}},
         {"step": "arm", "time": "stop", "beginnings": 0},
     ],
+    "mantel_haenszel": [{"exposure": "sex", "outcome": "died", "strata": ["arm"]}],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
@@ -127,6 +128,7 @@ EXACT_TOO = [
     ("sccs", {"model": "visits ~ dose + arm + offset(log(exposure + 1))", "rounds": 8, "most_events": 200}, ("estimate", "std_error", "rate_ratio")),
     ("disproportionality", {"drug": "arm", "event": "sex"}, ("expected", "ic")),
     ("inequality", {"value": "visits", "by": ["sex"], "step": 1}, ("mean", "gini", "gini_std_error", "estimate", "std_error")),
+    ("mantel_haenszel", {"exposure": "sex", "outcome": "died", "strata": ["arm"]}, ("estimate", "std_error", "odds_ratio", "odds_ratio_low")),
     ("rates", {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"]}, ("rate", "std_error", "estimate", "rate_ratio", "p_value")),
 ]
 
