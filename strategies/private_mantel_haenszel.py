@@ -55,7 +55,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     counts, noise = total.sums["counts"], total.noise["counts"]
-    clear = (counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1)
+    clear = np.asarray((counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1), np.bool_)
     if not clear.any():
         raise errors.ModelError(f"{task.name}: no stratum stands out from the noise; merge strata, or give the analysis more budget")
     estimate, variance = mantel_haenszel.common(counts[clear])
@@ -63,7 +63,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     row: Row = mantel_haenszel.odds(estimate, math.sqrt(variance + noised), z) | {"noise_sd": math.sqrt(noised), "strata": int(clear.sum())}
     counted = counting.estimated(total)
-    left = [label for label, seen in zip(task.plan.labels, clear, strict=True) if not seen]
+    left = [label for label, seen in zip(task.plan.labels, clear.tolist(), strict=True) if not seen]
     notes = [f"{', '.join(left)}: left out, since some cell does not stand out from the noise"] if left else []
     why = "noise was added to every count; standard errors and intervals include it, and `noise_sd` is its part"
     return Result({"common": Table([row])}, counted.n, Exactness("noised", why), (*counted.notes, *notes))

@@ -66,6 +66,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "anova": [{"value": "age", "by": "arm"}],
     "pca": [{"columns": ["age", "dose", "score"]}],
     "k_means": [{"columns": ["age", "score"], "groups": 3}],
+    "boosted_trees": [
+        {"model": "died ~ age + dose + arm", "trees": 3, "depth": 2, "bins": 8},
+        {"model": "score ~ age + sex", "family": "gaussian", "trees": 2, "depth": 2},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
