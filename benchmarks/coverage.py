@@ -146,6 +146,12 @@ def unequal(result: Result, table: Table) -> Intervals:
         yield row["conf_low"], row["conf_high"], 1 - (0.2 * p + 0.9 * p * p) / 1.1, row["noise_sd"]
 
 
+def odds(result: Result, table: Table) -> Intervals:
+    """The answer y does not hang on h within g."""
+    row = result.tables["common"].rows[0]
+    yield float(np.log(row["odds_ratio_low"])), float(np.log(row["odds_ratio_high"])), 0.0, row["noise_sd"]
+
+
 SLOPES = dict(zip(("x", "z", "g[b]", "g[c]"), BETA.tolist(), strict=True))
 CASES = (
     Case("describe", 4000, 1.0, {"run": "describe", "columns": ["x", "z", "g"], "quantiles": [0.1, 0.5, 0.75]}, described),
@@ -159,6 +165,7 @@ CASES = (
     Case("cumulative_incidence", 6000, 1.0, {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12}, incidence),
     Case("rates", 12_000, 1.0, {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]}, stays),
     Case("inequality", 4000, 1.0, {"run": "inequality", "value": "years", "step": 0.01, "quantiles": [0.1, 0.5, 0.9], "top": [0.1, 0.2]}, unequal),
+    Case("mantel_haenszel", 4000, 0.5, {"run": "mantel_haenszel", "exposure": "h", "outcome": "y", "strata": ["g"]}, odds),
     Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda r, t: iter(()), lambda r: r.tables["log_rank"].rows[0]["p_value"]),
     Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),
     Case(

@@ -87,6 +87,7 @@ class Case:
     target: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
+    other: Mapping[str, Any] = field(default_factory=dict)  # in what the person's last row differs from the first
 
 
 CASES = (
@@ -98,6 +99,14 @@ CASES = (
     Case("glm poisson", {"run": "glm", "model": "k ~ x", "family": "poisson"}),
     Case("kaplan_meier", {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}}),
     Case("piecewise_exponential", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]}),
+    Case("cumulative_incidence", {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}}),
+    Case("rates", {"run": "rates", "events": "k", "time": "time", "by": ["g"]}, {"time": 60}),
+    Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "most_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
+    Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "least": 1}, other={"g": "a", "y": 0}),
+    Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
+    Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
+    Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
+    Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
 )  # fmt: skip
 
 
@@ -132,7 +141,8 @@ def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] =
     rest = others()
     if case.soon:
         rest = rest.assign(time=1 + rest["time"] // 4, event=1)
-    table = pandas.concat([rest, pandas.DataFrame([{**TARGET, **case.target}] * case.rows)], ignore_index=True)
+    person = [{**TARGET, **case.target}] * (case.rows - 1) + [{**TARGET, **case.target, **case.other}]
+    table = pandas.concat([rest, pandas.DataFrame(person)], ignore_index=True)
     here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
     ratios = [np.array([_ratio(study, task, cohort, here, entropy) for _ in range(runs)]) for cohort in here]
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
