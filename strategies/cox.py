@@ -24,7 +24,7 @@ from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
-from strategies import counting, fitting, risksets, timegrid
+from strategies import counting, fitting, landmarks, risksets, timegrid
 from strategies.fitting import Scaling
 from strategies.risksets import Increments
 from strategies.task import Task
@@ -32,12 +32,15 @@ from strategies.timegrid import Grid, TimeGrid
 
 
 class Options(Frozen):
+    """`landmark`: only those still under observation then, with their covariates of that time, and their follow-up from there on."""
+
     model: str
     strata: str | None = None
     ties: Literal["efron", "breslow"] = "efron"
     grid: Grid | None = None
     weights: str | None = None
     robust: bool = False
+    landmark: float | None = None
     conf_level: float = 0.95
 
 
@@ -125,6 +128,11 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
     kept = np.flatnonzero(keep)
+    missing = cohort.rows - len(kept)
+    if task.options.landmark is not None:
+        found = landmarks.at(task.options.landmark, starts[0] if starts else None, stop, event, cohort.person, kept)
+        kept, starts, stop, event, keep = found.rows, [], stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
+        stop[kept], event[kept], keep[kept] = found.stop, found.event, True
     time = plan.grid.index(stop[kept])
     after = stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step  # later than the grid: censored at its end
     stratum = _stratum(plan.strata, columns, kept)
@@ -134,7 +142,11 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     begin = plan.grid.index(starts[0][kept]) if starts else None
     cell, entry, strata = _number_cells(plan, stratum, time, begin)
     X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
-    cells = counting.people(cohort, keep) | {"events": np.array([len(dead)]), "off_grid": np.array([plan.grid.off_grid(stop[kept])])}
+    cells = counting.people(cohort, keep) | {
+        "missing": np.array([missing]),
+        "events": np.array([len(dead)]),
+        "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
+    }
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][kept] if plan.weights else None

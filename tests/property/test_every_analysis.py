@@ -36,6 +36,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "Surv(stop, event) ~ age + sex"},
         {"model": "Surv(start, stop, event) ~ dose + arm", "strata": "sex", "robust": True, "weights": "weight"},
         {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
+        {"model": "Surv(stop, event) ~ age", "landmark": 6},
     ],
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1"}],
     "piecewise_exponential": [

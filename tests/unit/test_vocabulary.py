@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from federation import errors
 from federation.contract import Contract
 from federation.messages import Result
+from simulations.pilots import running
 from strategies import boosted_trees
 from tests import federations
 
@@ -202,3 +204,24 @@ def test_trees_leave_enough_people_on_both_sides(tmp_path: Path) -> None:
 
     found = sizes(0, table)
     assert len(found) > 2 and min(found) >= 60
+
+
+@pytest.mark.parametrize("landmark", [6.0, 30.0])
+def test_a_landmark_is_the_fit_of_those_who_are_there_with_what_was_known_then(landmark: float, tmp_path: Path) -> None:
+    """Against a table of one row a patient that pandas makes: the interval that covers the landmark, and how the patient ends."""
+    ready = running.prepare("rexetris", "study", tmp_path, seed=5)
+    pooled = pandas.concat([duckdb.read_parquet(dataset.source).df().assign(node=node) for node, dataset in ready.datasets.items()])
+    ends = pooled.sort_values("fin").groupby("patient").tail(1).set_index("patient")
+    there = pooled[(pooled["debut"] <= landmark) & (pooled["fin"] > landmark)].set_index("patient")
+    alone = there.assign(debut=0, fin=ends["fin"], issue=ends["issue"]).reset_index()
+    model = "~ auc_tacrolimus + age_donneur + reprise_retardee"
+    wanted = {"run": "cox", "model": f"Surv(debut, fin, issue = 'perte') {model}", "landmark": landmark}
+    sites = [federations.site_of(node, part, ready.contract, tmp_path) for node, part in pooled.groupby("node")]
+    study = federations.study_of({"a": wanted}, dataset="greffes")
+    found = federations.result(federations.run(study, ready.contract, sites))
+    by_hand = federations.study_of({"a": {"run": "cox", "model": f"Surv(fin, issue = 'perte') {model}"}}, dataset="greffes")
+    (tmp_path / "alone").mkdir()
+    expected = federations.result(federations.run(by_hand, ready.contract, [federations.site_of("all", alone, ready.contract, tmp_path / "alone")]))
+    assert found.n == expected.n
+    for one, other in zip(found.tables["coefficients"].rows, expected.tables["coefficients"].rows, strict=True):
+        assert [one["estimate"], one["std_error"]] == pytest.approx([other["estimate"], other["std_error"]], rel=1e-9)
