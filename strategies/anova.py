@@ -20,7 +20,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.task import Task
 
 
@@ -42,11 +42,9 @@ class Plan:
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
-    value, by = schema.field(options.value), schema.field(options.by)
+    value, (by,) = schema.field(options.value), grouping.fields([options.by], schema, "means are compared by category")
     if value.kind != "number":
         raise ExpressionError(f"value: {value.name!r} is a {value.kind}; means are of numbers")
-    if by.kind not in ("category", "boolean"):
-        raise ExpressionError(f"by: {by.name!r} is a {by.kind}; groups are the levels of a category or of a yes-or-no column")
     if options.reference is not None and options.reference not in by.groups:
         raise ExpressionError(f"reference: unknown group {options.reference!r}; the groups are {', '.join(by.groups)}")
     middle = sum(value.interval) / 2 if all(map(math.isfinite, value.interval)) else 0.0
@@ -61,7 +59,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    group = kaplan_meier.combination([plan.by], columns, np.flatnonzero(keep))
+    group = grouping.combination([plan.by], columns, np.flatnonzero(keep))
     u, size = columns[plan.value.name][keep] - plan.middle, len(plan.by.groups)
     counts = np.bincount(group, minlength=size).astype(np.int64)
     moments = np.stack([np.bincount(group, weights, size).astype(np.float64) for weights in (u, u * u)])

@@ -70,6 +70,13 @@ def cross_bound(rows_per_person: int) -> float:
     return math.sqrt(1 + rows_per_person**2)
 
 
+def crossed(cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int) -> Part:
+    """What `cross` counts, as a Part of `counts` (in that shape) and of who was counted."""
+    counted, name = cross(cohort, fields), what(rows_per_person)
+    bounds = {"counts": float(rows_per_person), name: cross_bound(rows_per_person)}
+    return Part({"counts": counted.cells.reshape(shape), name: counted.people}, {}, bounds)
+
+
 @dataclass(frozen=True)
 class Estimated:
     """A result's `n` from the noised tally of all nodes, and what is to be said of it."""

@@ -21,7 +21,7 @@ from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier, timegrid
+from strategies import counting, grouping, kaplan_meier, timegrid
 from strategies.counting import Mask
 from strategies.task import Task
 from strategies.timegrid import TimeGrid
@@ -59,13 +59,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~")
     if model.strata:
         raise ExpressionError(f"strata() is not offered here, in {options.model!r}; write the column as a group")
-    groups = tuple(dict.fromkeys(factor.field for term in model.terms for factor in term.factors))
-    for field in groups:
-        if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f'{field.name!r} is a {field.kind}; curves are drawn by category: derive one, as in `{{older: "age >= 65"}}`')
+    groups = grouping.check(dict.fromkeys(factor.field for term in model.terms for factor in term.factors), "curves are drawn by category")
     causes, nothing = causes_of(model.response[-1], options.nothing)
     grid = timegrid.agree(options.grid, model.response[:-1])
-    plan = Plan(model, grid, groups, kaplan_meier.labels(groups) if groups else ("all",), causes, nothing)
+    plan = Plan(model, grid, groups, grouping.labels(groups), causes, nothing)
     if math.prod(plan.shape) > 5_000_000:
         raise ExpressionError(f"{options.model!r} has more than 5,000,000 cells of cause, group and time; coarsen the grid or use fewer groups")
     return plan, tuple(model.fields)
@@ -103,7 +100,7 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
     if starts:
         keep &= starts[0] < stop
     kept = np.flatnonzero(keep)
-    group = kaplan_meier.combination(plan.groups, columns, kept)
+    group = grouping.combination(plan.groups, columns, kept)
     kind = kind_of(cause[kept], plan.nothing, len(plan.causes))
     time = stop[kept]
     kind[time > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(plan.causes)  # later than the grid: leaves at its end

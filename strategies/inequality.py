@@ -21,7 +21,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.counting import Mask
 from strategies.task import Task
 
@@ -64,11 +64,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     step = options.step or value.step
     if step is None:
         raise ExpressionError(f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`")
-    by = tuple(schema.field(name) for name in options.by)
-    for field in by:
-        if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f'{field.name!r} is a {field.kind}; groups are of categories: derive one, as in `{{older: "age >= 65"}}`')
-    labels = kaplan_meier.labels(by) if by else ("all",)
+    by = grouping.fields(options.by, schema, "groups are of categories")
+    labels = grouping.labels(by)
     size = math.ceil((high - low) / step - 1e-9) + 1
     if len(labels) * size > MOST_CELLS:
         raise ExpressionError(f"{len(labels):,} groups and {size:,} cells are more than {MOST_CELLS:,}; use a wider `step`")
@@ -87,7 +84,7 @@ def count(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
     kept = np.flatnonzero(keep)
     steps = (columns[plan.value.name][kept] - plan.low) / plan.step
     nearest = np.rint(steps)
-    cell = kaplan_meier.combination(plan.by, columns, kept) * plan.size + np.clip(nearest, 0, plan.size - 1).astype(np.int64)
+    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(nearest, 0, plan.size - 1).astype(np.int64)
     counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(len(plan.labels), plan.size)
     return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pydantic
@@ -23,7 +22,7 @@ from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, timegrid
+from strategies import counting, grouping, timegrid
 from strategies.counting import Mask
 from strategies.task import Task
 from strategies.timegrid import Grid, TimeGrid
@@ -51,24 +50,13 @@ class Plan:
         return math.prod(len(field.groups) for field in self.strata), len(self.labels), self.grid.size
 
 
-def labels(fields: Sequence[Field]) -> tuple[str, ...]:
-    """`sex=f, treated=yes`: one label for each combination of levels."""
-    found = [""]
-    for field in fields:
-        found = [f"{label}, {field.name}={level}" if label else f"{field.name}={level}" for label in found for level in field.groups]
-    return tuple(found)
-
-
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
-    groups = tuple(dict.fromkeys(factor.field for term in model.terms for factor in term.factors))
-    for field in groups:
-        if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f'{field.name!r} is a {field.kind}; curves are drawn by category: derive one, as in `{{older: "age >= 65"}}`')
+    groups = grouping.check(dict.fromkeys(factor.field for term in model.terms for factor in term.factors), "curves are drawn by category")
     grid = timegrid.agree(options.grid, model.response[:-1])
-    plan = Plan(model, grid, groups, model.strata, labels(groups) if groups else ("all",))
+    plan = Plan(model, grid, groups, model.strata, grouping.labels(groups))
     if math.prod(plan.shape) > 5_000_000:
         raise ExpressionError(f"{options.model!r} has more than 5,000,000 cells of group and time; coarsen the grid or use fewer groups")
     return plan, tuple(model.fields)
@@ -95,7 +83,7 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], in
     if starts:
         keep &= starts[0] < stop
     kept = np.flatnonzero(keep)
-    group = combination((*plan.strata, *plan.groups), columns, kept)
+    group = grouping.combination((*plan.strata, *plan.groups), columns, kept)
     time, size = stop[kept], math.prod(plan.shape)
     late = time > plan.grid.times[-1] + 1e-9 * plan.grid.step
     died = (event[kept] > 0) & ~late
@@ -104,13 +92,6 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], in
     if starts:
         counts["entries"] = np.bincount(group * plan.grid.size + plan.grid.index(starts[0][kept]), minlength=size)
     return keep, {name: count.astype(np.int64) for name, count in counts.items()}, plan.grid.off_grid(time)
-
-
-def combination(fields: Sequence[Field], columns: Any, kept: Any) -> Any:
-    index = np.zeros(len(kept), np.int64)
-    for field in fields:
-        index = index * len(field.groups) + columns[field.name][kept].astype(np.int64)
-    return index
 
 
 @dataclass(frozen=True)

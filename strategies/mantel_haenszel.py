@@ -18,7 +18,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.task import Task
 
 MOST_STRATA = 10_000
@@ -41,12 +41,9 @@ class Plan:
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
-    strata = tuple(schema.field(name) for name in options.strata)
+    strata = grouping.fields(options.strata, schema, "strata are of categories")
     if not strata:
         raise ExpressionError("strata: name at least one column; without strata, run: crosstab")
-    for field in strata:
-        if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f"strata: {field.name!r} is a {field.kind}; strata need a category or a yes-or-no column")
     pair = schema.field(options.exposure), schema.field(options.outcome)
     for role, field in zip(("exposure", "outcome"), pair, strict=True):
         if field.kind not in ("category", "boolean") or len(field.groups) != 2:
@@ -54,7 +51,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     fields = (*strata, *pair)
     if len({field.name for field in fields}) < len(fields):
         raise ExpressionError("exposure, outcome and strata must be different columns")
-    labels = kaplan_meier.labels(strata)
+    labels = grouping.labels(strata)
     if len(labels) > MOST_STRATA:
         raise ExpressionError(f"strata give {len(labels):,} combinations; at most {MOST_STRATA:,}: use fewer or coarser columns")
     return Plan(fields, labels), fields

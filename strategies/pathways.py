@@ -21,7 +21,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.counting import Mask
 from strategies.task import Task
 
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return kaplan_meier.labels([self.by]) if self.by is not None else ("all",)
+        return grouping.labels([] if self.by is None else [self.by])
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
@@ -76,9 +76,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError("a pathway has several steps: the contract must allow several rows of a person, as in `rows_per_person: 30`")
     if (len(step.levels) + 1) ** options.beginnings > MOST_CELLS:
         raise ExpressionError(f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MOST_CELLS:,} sequences; use fewer")
-    by = schema.field(options.by) if options.by else None
-    if by is not None and by.kind not in ("category", "boolean"):
-        raise ExpressionError(f"by: {by.name!r} is a {by.kind}; indicators are compared by category")
+    by = grouping.fields([options.by], schema, "indicators are compared by category")[0] if options.by else None
     for name, indicator in options.indicators.items():
         for level in (indicator.first, indicator.then):
             if level not in step.levels:

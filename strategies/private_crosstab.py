@@ -49,9 +49,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
-    counted = counting.cross(cohort, task.plan.fields)
-    what = counting.what(task.rows_per_person)
-    return Part({"counts": counted.cells, what: counted.people}, {}, {"counts": float(task.rows_per_person), what: counting.cross_bound(task.rows_per_person)})
+    return counting.crossed(cohort, task.plan.fields, [len(levels) for levels in task.plan.levels], task.rows_per_person)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:

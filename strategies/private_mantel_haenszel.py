@@ -46,10 +46,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
-    counted = counting.cross(cohort, task.plan.fields)
-    what = counting.what(task.rows_per_person)
-    bounds = {"counts": float(task.rows_per_person), what: counting.cross_bound(task.rows_per_person)}
-    return Part({"counts": counted.cells.reshape(-1, 2, 2), what: counted.people}, {}, bounds)
+    return counting.crossed(cohort, task.plan.fields, (-1, 2, 2), task.rows_per_person)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:

@@ -21,7 +21,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.counting import Mask
 from strategies.task import Task
 
@@ -63,10 +63,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     for role, field in (("events", events), ("time", time)):
         if field.kind not in ("number", "boolean") or field.interval[0] < 0:
             raise ExpressionError(f"{role}: {field.name!r} must be a number whose contract range starts at 0 or more")
-    by, over = (tuple(_category(name, schema) for name in names) for names in (options.by, options.over))
+    by, over = (grouping.fields(names, schema, "rates are given by category") for names in (options.by, options.over))
     if both := {field.name for field in by} & {field.name for field in over}:
         raise ExpressionError(f"{sorted(both)[0]!r} is in `by` and in `over`; groups can only be made alike in what does not define them")
-    groups, strata = (kaplan_meier.labels(fields) if fields else ("all",) for fields in (by, over))
+    groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MOST_CELLS:
         raise ExpressionError(f"by and over give {len(groups) * len(strata):,} cells; at most {MOST_CELLS:,}: use fewer or coarser columns")
     if options.reference is not None and options.reference not in groups:
@@ -74,13 +74,6 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     reference = 0 if options.reference is None else groups.index(options.reference)
     plan = Plan(events, time, by, over, groups, strata, _standard(options, strata), reference)
     return plan, (events, time, *by, *over)
-
-
-def _category(name: str, schema: Schema) -> Field:
-    field = schema.field(name)
-    if field.kind not in ("category", "boolean"):
-        raise ExpressionError(f'{field.name!r} is a {field.kind}; rates are given by category: derive one, as in `{{older: "age >= 65"}}`')
-    return field
 
 
 def _standard(options: Options, strata: Sequence[str]) -> tuple[float, ...] | None:
@@ -116,7 +109,7 @@ def count(cohort: Cohort, task: Task) -> Counted:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = np.flatnonzero(keep)
-    cell = kaplan_meier.combination((*plan.by, *plan.over), columns, kept)
+    cell = grouping.combination((*plan.by, *plan.over), columns, kept)
     size = math.prod(plan.shape)
     events, time = (np.bincount(cell, columns[field.name][kept], size).astype(np.float64).reshape(plan.shape) for field in (plan.events, plan.time))
     once = cell if cohort.numbered is None else np.unique(np.stack([cohort.person[kept], cell]), axis=1)[1]

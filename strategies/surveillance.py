@@ -21,7 +21,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, kaplan_meier
+from strategies import counting, grouping
 from strategies.task import Task
 
 ONLY_COUNTS = True
@@ -102,11 +102,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     needed = _history(options.method) + options.test
     if not needed <= last - first + 1 <= MOST_WEEKS:
         raise ExpressionError(f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MOST_WEEKS}")
-    by = tuple(schema.field(name) for name in options.by)
-    for field in by:
-        if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f'{field.name!r} is a {field.kind}; series are of categories: derive one, as in `{{older: "age >= 65"}}`')
-    labels = kaplan_meier.labels(by) if by else ("all",)
+    by = grouping.fields(options.by, schema, "series are of categories")
+    labels = grouping.labels(by)
     if len(labels) * (last - first + 1) > MOST_CELLS:
         raise ExpressionError(
             f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MOST_CELLS:,} counts in all: use fewer or coarser columns"

@@ -44,7 +44,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
         ("disease = 'diabetes'", "diseas = 'diabetes'", 10, "unknown column 'diseas'"),
         ('# where: "age >= 18"', 'where: "age >= "', 11, "cohort.where: .* ends too early"),
         ('# where: "age >= 18"', 'where: "age + 18"', 11, "is a number, not a condition"),
-        ("run: cox", "run: coxph", 18, "unknown analysis 'coxph'; did you mean 'cox'\\? the analyses are cox, crosstab"),
+        ("run: cox", "run: coxph", 18, "unknown analysis 'coxph'; did you mean 'cox'\\? the analyses are anova, boosted_trees"),
         ("strata: centre", "strate: centre", 18, "unknown key 'strate'; did you mean 'strata'"),
         ("strata: centre", "strata: center", 18, "strata: unknown column 'center'"),
         ("strata: centre", "ties: exact", 18, "ties: input should be 'efron' or 'breslow'"),
