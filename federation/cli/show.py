@@ -79,7 +79,12 @@ def _analysis(name: str, found: AnalysisDocument, console: Console) -> None:
         if found.run == "crosstab" and table == "counts":
             _crosstab(rows, console)
         elif table not in LEFT_OUT and rows:
-            _table(table, rows, console)
+            _table(table, taken(rows) if table == "edges" else rows, console)
+
+
+def taken(edges: Rows) -> Rows:
+    """The transitions that anyone takes, the most frequent first; what is withheld comes last."""
+    return sorted((row for row in edges if row["n"] != 0 and "(all)" not in (row["row"], row["column"])), key=lambda row: -(row["n"] or 0))
 
 
 def _table(name: str, rows: Rows, console: Console) -> None:
