@@ -121,6 +121,19 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     return Opened(cohort, (), once)
 
 
+def keys(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> list[str]:
+    """The keys of the people of a cohort that `open_checked` has opened, in the order of their numbers. For the producer's eyes."""
+    contract = dataset.contract
+    connection, used = _connect(dataset, storage, schema, fields, where)
+    raw_types, names = _raw_types(connection), needed(contract, used)
+    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}" for name in names]
+    connection.execute(f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source")
+    chosen = f" WHERE {schema.express(where).sql}" if where else ""
+    key = _person(contract)
+    found = connection.execute(f"SELECT DISTINCT hash({key}) AS number, CAST({key} AS VARCHAR) AS name FROM typed{chosen} ORDER BY number").fetchall()
+    return [str(name) for _, name in found]
+
+
 def _connect(
     dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, bucketed: bool = False
 ) -> tuple[duckdb.DuckDBPyConnection, list[str]]:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from federation import errors
-from nodes import buckets, cohorts, keeping
+from federation import study as studies
+from nodes import buckets, cohorts, keeping, predictions
 from nodes import site as sites
 
 
@@ -55,6 +56,16 @@ def _show(reports: list[tuple[str, sites.Dataset, dict[tuple[str, str], int], li
             if not finding.column:
                 console.print(f"{finding.rule}: {finding.remedy}", markup=False)
         console.print("in order" if not findings else f"{len(findings)} broken rule(s)")
+
+
+def predict(path: Path, study: Path, result: Path, analysis: str, out: Path) -> None:
+    made, _ = studies.load(study)
+    try:
+        document = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise errors.InputError(f"{result} is not a result.json: give the file that the study's coordinator sent you") from None
+    count = predictions.write(made, analysis, document, sites.load(path), out)
+    Console(highlight=False, soft_wrap=True).print(f"{out}: {count:,} people, each with their own deviation from the fixed effects", markup=False)
 
 
 def identity(path: Path) -> None:

@@ -60,6 +60,20 @@ def grant(
     verb.grant(site, dataset, epsilon, delta, year, by)
 
 
+@app.command("predict")
+def predict(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json")],
+    analysis: Annotated[str, typer.Argument(metavar="ANALYSIS", help="A mixed model of the study.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write them; readable by you alone.")] = Path("predictions.csv"),
+    site: Site = Path("node.yaml"),
+) -> None:
+    """Predict each of this node's own people from a released mixed model. The file stays here: nothing is sent."""
+    from federation.cli import node as verb
+
+    verb.predict(site, study, result, analysis, out)
+
+
 @app.command("identity")
 def identity(site: Site = Path("node.yaml")) -> None:
     """Print the line that other nodes' operators put into their roster; the key behind it is made here and stays here."""

@@ -16,11 +16,11 @@ from scipy import stats
 
 from aggregator import meta
 from federation import contract as contracts
+from federation import errors
 from federation.messages import Result
-from nodes import cohorts
-from nodes.site import Dataset, Storage
+from nodes import predictions
+from nodes.site import Dataset, Site
 from simulations.pilots import running
-from strategies import mixed_model, registry
 from tests import federations
 
 HERE = Path(__file__).parent
@@ -127,20 +127,19 @@ def test_mixed_models_are_those_of_lmer(entry: str, options: dict[str, Any], vis
 
 
 def test_individual_predictions_at_a_node_are_those_of_ranef(visits: Any, tmp_path: Path) -> None:
-    """To what lmer's own tolerance on the variances leaves of its predictions."""
+    """As `hdh node predict` writes them, to what lmer's own tolerance on the variances leaves of its predictions."""
     options = {"run": "mixed_model", "model": "score ~ month * treated", "random": "1 + month"}
-    result = visits(**options)
-    contract = contracts.load(HERE / "visits.yaml")
+    tables = {name: table.rows for name, table in visits(**options).tables.items()}
     study = federations.study_of({"a": options}, dataset="visits")
-    task = registry.plan(study, contract)["a"]
-    dataset = Dataset(contract, str(HERE / "visits.csv"))
-    cohort = cohorts.open_checked(dataset, Storage(), contracts.schema(contract, {}), task.fields, None).cohort
-    persons, own = mixed_model.predict(cohort, task, result.tables["coefficients"].rows, result.tables["random"].rows)
-    where = {int(number): i for i, number in enumerate(persons)}
-    names = pandas.read_csv(HERE / "visits.csv")["person"].to_numpy()
-    number = {int(names[row]): int(person) for row, person in enumerate(cohort.person)}
-    mine = np.array([own[where[number[person]]] for person in (0, 1, 2)])
-    np.testing.assert_allclose(mine.T.ravel(), EXPECTED["mixed_reml"]["blup"], rtol=1e-4, atol=1e-5)
+    document = {"study_hash": study.hash, "analyses": {"a": {"run": "mixed_model", "tables": tables}}}
+    site = Site("here", {"visits": Dataset(contracts.load(HERE / "visits.yaml"), str(HERE / "visits.csv"))}, federations.OPEN)
+    assert predictions.write(study, "a", document, site, tmp_path / "own.csv") == 400
+    assert (tmp_path / "own.csv").stat().st_mode & 0o777 == 0o600
+    own = pandas.read_csv(tmp_path / "own.csv").set_index("person")
+    assert list(own) == ["(Intercept)", "month"]
+    np.testing.assert_allclose(own.loc[[0, 1, 2]].to_numpy().T.ravel(), EXPECTED["mixed_reml"]["blup"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(errors.InputError, match="another study"):
+        predictions.write(study, "a", document | {"study_hash": "0"}, site, tmp_path / "other.csv")
 
 
 FLEXIBLE = {"years": 4, "half_window": 3, "periods": 10, "recent": 26, "alpha": 0.01, "variant": "r-surveillance"}
