@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# The pilots
 
 Ten projects opened the Health Data Hub, each with data at several producers. Eight of them run here on synthetic people at whom a truth was
-planted (`truth.yaml` beside each), in exact and in private mode, and two also on real data; `dialysis` is real. Deep.Piste, Hydro and
+planted (`truth.yaml` beside each), in exact and in private mode, and three also on real data; `dialysis` is real. Deep.Piste, Hydro and
 the joining of two insurers' accounts (ARAC) are not there yet. Columns are approximations of what is published about the sources.
 
 ```console

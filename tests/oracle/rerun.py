@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas
 
-from simulations.pilots import deepsarc, dialysis, rexetris
+from simulations.pilots import deepsarc, dialysis, parcours_idm, rexetris
 
 HERE = Path(__file__).parent
 
@@ -26,14 +27,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tables = real_tables(Path(folder))
         compare("recipe.R", "expected.json", str(tables["dialysis"]))
-        compare("vocabulary.R", "vocabulary.json", str(tables["divat"]), str(tables["oropharynx"]))
+        compare("vocabulary.R", "vocabulary.json", *(str(tables[name]) for name in ("divat", "oropharynx", "trace")))
 
 
 def real_tables(folder: Path) -> dict[str, Path]:
     """The pilots' real data, pooled."""
-    made = {"dialysis": dialysis.make(folder, seed=0), "divat": rexetris.make_real(folder), "oropharynx": deepsarc.make_real(folder)}
+    makers = {"dialysis": partial(dialysis.make, seed=0), "divat": rexetris.make_real, "oropharynx": deepsarc.make_real, "trace": parcours_idm.make_real}
     pooled = {}
-    for name, paths in made.items():
+    for name, make in makers.items():
+        (folder / name).mkdir()
+        paths = make(folder / name)
         tables = [pandas.read_csv(path) if path.suffix == ".csv" else duckdb.read_parquet(str(path)).df() for path in paths.values()]
         pooled[name] = folder / f"{name}.csv"
         pandas.concat(tables).to_csv(pooled[name], index=False)

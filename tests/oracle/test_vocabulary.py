@@ -208,10 +208,10 @@ def test_propensity_weighting_is_glm_then_weighted_survfit_and_coxph(estimand: s
     np.testing.assert_allclose([row["std_error"] for row in rows], expected["se_surv"], **EXACT)
 
 
-@pytest.mark.parametrize(("pilot", "entry"), [("rexetris", "divat"), ("deepsarc", "oropharynx")])
+@pytest.mark.parametrize(("pilot", "entry"), [("rexetris", "divat"), ("deepsarc", "oropharynx"), ("parcours_idm", "trace")])
 def test_the_pilots_on_real_data_give_the_pooled_fit(pilot: str, entry: str) -> None:
     found = running.run(pilot, "real").document
-    analysis = found.analyses["modele" if entry == "divat" else "effet"]
+    analysis = found.analyses["effet" if entry == "oropharynx" else "modele"]
     rows = analysis.tables["coefficients"]
     np.testing.assert_allclose([row["estimate"] for row in rows], np.atleast_1d(EXPECTED[entry]["coef"]), **EXACT)
     np.testing.assert_allclose([row["std_error"] for row in rows], np.atleast_1d(EXPECTED[entry]["se"]), **EXACT)

@@ -1,8 +1,8 @@
-# The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R divat.csv oropharynx.csv` prints them
-# as JSON, from the tables beside it and those of the pilots' real data (the nodes' files bound together). Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
+# The pooled answers of R for the analyses after the first ones: `Rscript tests/oracle/vocabulary.R divat.csv oropharynx.csv trace.csv`
+# prints them as JSON, from the tables beside it and those of the pilots' real data (the nodes' files bound together). Made with R 4.2.2, survival 3.5-3, cmprsk 2.2-11. `make oracle` runs it again and compares.
 suppressMessages({library(survival); library(cmprsk); library(epitools); library(gnm); library(lme4); library(surveillance); library(metafor)})
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
-args <- commandArgs(trailingOnly = TRUE); divat <- read.csv(args[1]); oro <- read.csv(args[2])
+args <- commandArgs(trailingOnly = TRUE); divat <- read.csv(args[1]); oro <- read.csv(args[2]); trace <- read.csv(args[3])
 d <- read.csv(file.path(here, "patients.csv"))
 v <- read.csv(file.path(here, "visits.csv"))
 out <- list()
@@ -77,6 +77,8 @@ put("pca", variance = unname(pc$sdev^2), loadings = unname(as.vector(pc$rotation
 sharp_cox <- coxph.control(eps = 1e-14, toler.chol = 1e-15, iter.max = 50)
 fit <- coxph(Surv(time, event) ~ age + (sex == "male") + graft, divat, control = sharp_cox)
 put("divat", coef = unname(coef(fit)), se = unname(sqrt(diag(vcov(fit)))), loglik = fit$loglik)
+fit <- coxph(Surv(round(time, 3), event) ~ age + chf + diabetes + vf, trace, control = sharp_cox)
+put("trace", coef = unname(coef(fit)), se = unname(sqrt(diag(vcov(fit)))))
 month <- ceiling(oro$time * 12 - 1e-9); late <- month > 60; oro$month <- pmin(month, 60); oro$event[late] <- 0; oro$treated <- oro$treatm == 2
 fit <- glm(treated ~ age + (sex == 2) + tstage + nstage, binomial, oro, control = glm.control(epsilon = 1e-15, maxit = 50)); e <- fitted(fit)
 weight <- ifelse(oro$treated, mean(oro$treated) / e, (1 - mean(oro$treated)) / (1 - e))

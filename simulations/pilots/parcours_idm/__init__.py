@@ -13,10 +13,14 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = "synthetic pathways with planted shares; columns approximate what is published of e-MUST and the SNDS"
+REAL_NOTE = "1,878 real patients of the TRACE study (SurvSet), which name no hospital: they go round four nodes"
 SIZES: Mapping[Size, int] = {"small": 4000, "full": 60_000}
 REGIONS = {"ars-bretagne": "bretagne", "ars-idf": "idf", "ars-occitanie": "occitanie", "ars-paca": "paca"}
 ROW = {"indicator": "statine", "group": "all"}
-MAIN = {name: Main("statin within 30 days of angioplasty", "parcours", "indicators", ROW, truth="statin") for name in ("study", "private")}
+RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
+MAIN = {name: Main("statin within 30 days of angioplasty", "parcours", "indicators", ROW, truth="statin") for name in ("study", "private")} | {
+    "real": Main("hazard ratio of death with heart failure", "modele", where={"term": "chf"}, columns=RATIO)
+}
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
@@ -55,3 +59,10 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 
 def _step(name: str, who: Ints, at: Floats) -> pandas.DataFrame:
     return pandas.DataFrame({"patient": who, "acte": name, "jour": np.round(at[who], 2)})
+
+
+def make_real(directory: Path) -> dict[str, Path]:
+    raw = common.real("TRACE")
+    flags = {name: raw[f"fac_{name}"].astype(float).astype(int) for name in ("chf", "diabetes", "vf")}
+    table = raw[["pid", "time", "event"]].assign(time=raw["time"].astype(float).round(3), age=raw["num_age"], wmi=raw["num_wmi"], **flags)
+    return common.write(common.by_node(table, np.array(list(REGIONS))[np.arange(len(table)) % len(REGIONS)]), directory)
