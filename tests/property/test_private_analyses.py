@@ -184,6 +184,16 @@ def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]
             assert (zero.sums[array].shape, zero.sums[array].dtype.kind) == (real.sums[array].shape, real.sums[array].dtype.kind)
 
 
+@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+def test_intervals_can_be_foreseen_and_more_people_make_them_narrower(name: str, options: dict[str, Any], rows: int) -> None:
+    study, task = study_of(name, options), task_of(name, options, rows)
+    few, many = (budget.forecast(study, {"a": task}, people, 3) for people in (20_000, 2_000_000))
+    assert few and [row["what"] for row in few][1:] == [row["what"] for row in many][1:]  # the first may say a number of people
+    for one, other in zip(few, many, strict=True):
+        if one["width"] is not None and one["sampling_sd"] and "count" not in one["what"]:
+            assert 0 < other["width"] < one["width"]
+
+
 # -- bounds
 SMALL = TABLE[TABLE["age"] != ""].head(60)
 OUTRAGEOUS = ("1e300", "-1e300", "inf", "nan", "", "rubbish", "95")
