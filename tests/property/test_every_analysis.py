@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from federation import cohort as cohorts
 from federation.cohort import Cohort
 from federation.messages import Part, Result, State
-from nodes.site import Policy
 from strategies import registry
 from strategies.task import Task
 from tests import federations
@@ -102,29 +101,6 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[
     assert pooled.tables.keys() == federated.tables.keys()
     for table, expected in pooled.tables.items():
         _check_rows(expected.rows, federated.tables[table].rows)
-
-
-SUMMED = Policy(min_nodes=1, hub_sees_cells=True, colluders=0)
-
-
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_a_secure_sum_gives_the_pooled_answer(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """To 1e-5: a number keeps 24 bits after the binary point on its way, and Newton's method stops within 1e-9 of other points; what is 0
-    but for rounding, to 1e-8."""
-    study = federations.study_of({"a": {"run": name, **options}}, privacy={"mode": "exact", "min_cell": 11, "secure_sum": {"colluders": 0}})
-    sites = federations.sites_of(TABLE, TABLE["person"].astype(int) % 3, CONTRACT, tmp_path, SUMMED)
-    summed = federations.result(federations.run(study, CONTRACT, sites))
-    (tmp_path / "whole").mkdir()
-    whole = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACT, tmp_path / "whole")
-    pooled = federations.result(federations.run(federations.study_of({"a": {"run": name, **options}}), CONTRACT, whole))
-    assert summed.n == pooled.n
-    for table, expected in pooled.tables.items():
-        for one, other in zip(expected.rows, summed.tables[table].rows, strict=True):
-            for column, value in one.items():
-                if isinstance(value, float):
-                    assert other[column] == pytest.approx(value, rel=1e-5, abs=1e-8), (table, column)
-                elif column != "rounds":
-                    assert other[column] == value
 
 
 def _check_rows(expected: Any, found: Any) -> None:
