@@ -19,7 +19,7 @@ from strategies.task import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
     "anova", "boosted_trees", "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "k_means",
-    "kaplan_meier", "mantel_haenszel", "mixed_model", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
+    "kaplan_meier", "mantel_haenszel", "mixed_model", "multiple_imputation", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
 )  # fmt: skip
 NAMES = frozenset(ANALYSES)
 PRIVATE = (
@@ -33,6 +33,7 @@ NOT_PRIVATE = {
     "pca": "noise turns the components, and no interval tells how far; run: describe shows each column",
     "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
     "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",
+    "multiple_imputation": "its draws hang on fits that would carry noise; run: glm takes the rows that lack nothing",
     "mixed_model": "each round needs the whole trajectory of every person; run: glm gives the fixed effects, with all rows of a person bounded as one",
     "propensity": "each weight hangs on a fit that carries noise; run: piecewise_exponential with the confounders in the model compares like with like",
     "fedavg": "use run: glm, which spends the same budget better",

@@ -21,6 +21,7 @@ from federation.messages import Result
 from nodes import predictions
 from nodes.site import Dataset, Site
 from simulations.pilots import running
+from strategies import multiple_imputation
 from tests import federations
 
 HERE = Path(__file__).parent
@@ -270,3 +271,10 @@ def test_k_means_is_scikit_learns_from_the_same_beginning(patients: Any) -> None
     assert column(result, "groups", "n").tolist() == np.bincount(fit.labels_)[order].tolist()
     np.testing.assert_allclose(np.stack([column(result, "groups", name) for name in columns], axis=1), centres, **EXACT)
     np.testing.assert_allclose(result.tables["glance"].rows[0]["within_sum_of_squares"], fit.inertia_, **EXACT)
+
+
+def test_rubins_rules_are_those_of_mice() -> None:
+    Q, U = np.array([[0.42, 0.51, 0.38, 0.47, 0.44]]).T, np.array([[0.0121, 0.0144, 0.01, 0.0125, 0.0119]]).T
+    pooled, expected = multiple_imputation.pool(Q, U, 200.0), EXPECTED["rubin"]
+    found = [pooled.estimate[0], pooled.variance[0], pooled.df[0], pooled.missing[0]]
+    np.testing.assert_allclose(found, [expected[name] for name in ("estimate", "variance", "df", "fmi")], **EXACT)

@@ -71,6 +71,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "died ~ age + dose + arm", "trees": 3, "depth": 2, "bins": 8},
         {"model": "score ~ age + sex", "family": "gaussian", "trees": 2, "depth": 2},
     ],
+    "multiple_imputation": [
+        {"model": "score ~ age + sex", "impute": ["age"], "times": 3},
+        {"model": "died ~ age + dose", "family": "binomial", "impute": ["age", "dose"], "times": 2},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
