@@ -278,3 +278,12 @@ def test_rubins_rules_are_those_of_mice() -> None:
     pooled, expected = multiple_imputation.pool(Q, U, 200.0), EXPECTED["rubin"]
     found = [pooled.estimate[0], pooled.variance[0], pooled.df[0], pooled.missing[0]]
     np.testing.assert_allclose(found, [expected[name] for name in ("estimate", "variance", "df", "fmi")], **EXACT)
+
+
+def test_pathways_are_the_directly_follows_graph_of_pm4py(visits: Any) -> None:
+    """pathways.json was made by pathways_by_pm4py.py."""
+    expected = json.loads((HERE / "pathways.json").read_text())
+    rows = visits(run="pathways", step="step", time="day").tables["edges"].rows
+    assert {f"{row['row']} > {row['column']}": row["times"] for row in rows if row["times"]} == expected["edges"]
+    assert {row["column"]: row["n"] for row in rows if row["row"] == "(start)" and row["n"]} == expected["begin"]
+    assert {row["row"]: row["n"] for row in rows if row["column"] == "(end)" and row["n"]} == expected["end"]
