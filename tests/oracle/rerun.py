@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     if not shutil.which("Rscript"):
         sys.exit(
-            "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools"
+            "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools r-cran-metafor r-cran-mice"
         )
     with tempfile.TemporaryDirectory() as folder:
         tables = real_tables(Path(folder))
