@@ -16,7 +16,6 @@ from scipy import special
 from federation import errors, messages
 from federation.cohort import Cohort
 from federation.contract import Field, Schema
-from federation.expression import ExpressionError
 from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
 from federation.privacy import cumulative
 from strategies import counting, cumulative_incidence, kaplan_meier, private_kaplan_meier
@@ -24,7 +23,6 @@ from strategies.cumulative_incidence import Estimate, Plan
 from strategies.task import Task
 
 COUNTS = 0.05
-MOST_TIMES = private_kaplan_meier.MOST_TIMES
 SURE = private_kaplan_meier.SURE
 ONLY_COUNTS = False
 
@@ -35,8 +33,7 @@ class Options(cumulative_incidence.Options):
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan, fields = cumulative_incidence.prepare(options, schema)
-    if plan.grid.size > MOST_TIMES:
-        raise ExpressionError(f"the time grid has {plan.grid.size} times; in mode dp at most {MOST_TIMES}: write a coarser `grid: {{step: ...}}`")
+    private_kaplan_meier.check_grid(plan.grid)
     return plan, fields
 
 

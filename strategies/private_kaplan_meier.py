@@ -24,6 +24,7 @@ from federation.privacy import cumulative
 from strategies import counting, kaplan_meier
 from strategies.kaplan_meier import Plan
 from strategies.task import Task
+from strategies.timegrid import TimeGrid
 
 COUNTS = 0.05
 MOST_TIMES = 1500  # the noise's covariance has the square of it
@@ -37,9 +38,13 @@ class Options(kaplan_meier.Options):
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan, fields = kaplan_meier.prepare(options, schema)
-    if plan.grid.size > MOST_TIMES:
-        raise ExpressionError(f"the time grid has {plan.grid.size} times; in mode dp at most {MOST_TIMES}: write a coarser `grid: {{step: ...}}`")
+    check_grid(plan.grid)
     return plan, fields
+
+
+def check_grid(grid: TimeGrid) -> None:
+    if grid.size > MOST_TIMES:
+        raise ExpressionError(f"the time grid has {grid.size} times; in mode dp at most {MOST_TIMES}: write a coarser `grid: {{step: ...}}`")
 
 
 def start(task: Task) -> State:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pydantic
-from scipy import special, stats
+from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, messages
@@ -194,8 +194,9 @@ def _direct(events: Floats, time: Floats, plan: Plan, per: float, tail: float) -
             continue
         w = np.divide(weights, t, out=np.zeros_like(t), where=t > 0)
         rate, variance, most = float(w @ e), float(w * w @ e), float(w.max())
-        low = stats.gamma.ppf(tail, rate**2 / variance, scale=variance / rate) if variance > 0 else 0.0
-        high = stats.gamma.ppf(1 - tail, (rate + most) ** 2 / (variance + most**2), scale=(variance + most**2) / (rate + most))
+        low = special.gammaincinv(rate**2 / variance, tail) * variance / rate if variance > 0 else 0.0
+        wider = variance + most**2
+        high = special.gammaincinv((rate + most) ** 2 / wider, 1 - tail) * wider / (rate + most)
         crude = float(e.sum() / t.sum())
         ends = {"conf_low": float(low) * per, "conf_high": float(high) * per}
         rows.append({"rate": crude * per, "estimate": rate * per, "std_error": math.sqrt(variance) * per, **ends})
@@ -219,6 +220,8 @@ def _indirect(events: Floats, time: Floats, tail: float) -> list[Row]:
 
 def funnel_limit(expected: float, p: float) -> float:
     """The interpolated p-quantile of a Poisson count of this mean, over the mean (Spiegelhalter 2005, appendix A.1.1)."""
+    from scipy import stats  # half a second, of which only the hub and only this table have need
+
     r = float(stats.poisson.ppf(p, expected))
     beyond = (stats.poisson.cdf(r, expected) - p) / stats.poisson.pmf(r, expected)
     return max(0.0, float((r - beyond) / expected))

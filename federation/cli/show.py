@@ -16,25 +16,31 @@ from aggregator.report import words
 
 Rows = Sequence[Mapping[str, Any]]
 MOST_ROWS = 12
-LEFT_OUT = ("histogram", "curve")  # drawn, or in the report
-SHORT = {
+LEFT_OUT = ("histogram", "curve", "leave_one_out", "trees", "overlap", "lorenz")  # drawn, or in the report
+RATIO = ("hazard_ratio", "odds_ratio", "rate_ratio", "subdistribution_hazard_ratio")
+LONG = ("mean_std_error", "mean_conf_low", "mean_conf_high", "mean_noise_sd", "gini_std_error", "gini_noise_sd")
+SHORT = {  # what of a wide table fits into eighty columns; the report has all of it
     "coefficients": (
         "term",
         "estimate",
         "std_error",
         "p_value",
-        "hazard_ratio",
-        "hazard_ratio_low",
-        "hazard_ratio_high",
-        "odds_ratio",
-        "odds_ratio_low",
-        "odds_ratio_high",
-        "rate_ratio",
-        "rate_ratio_low",
-        "rate_ratio_high",
+        *(f"{name}{end}" for name in RATIO for end in ("", "_low", "_high")),
         "noise_sd",
         "suppressed",
-    )
+    ),
+    "meta": ("term", "nodes", "estimate", "std_error", "i_squared", "p_value"),
+    "score": ("term", "estimate", "std_error", "p_value", "odds_ratio"),
+    "balance": ("term", "control_before", "treated_before", "smd_before", "smd_after"),
+    "ratios": ("term", "reference", "rate_ratio", "rate_ratio_low", "rate_ratio_high", "p_value", "suppressed"),
+    "rates": ("group", "n", "n_event", "person_time", "rate", "conf_low", "conf_high", "suppressed"),
+    "standardised": ("group", "n_event", "rate", "estimate", "conf_low", "conf_high", "suppressed"),
+    "funnel": ("group", "n_event", "expected", "estimate", "low_95", "high_95", "position", "suppressed"),
+    "pairs": ("drug", "event", "n", "expected", "ror", "ror_low", "ror_high", "ic", "ic_low", "ic_high"),
+    "alarms": ("series", "week", "n", "expected", "upper", "ratio", "alarm", "suppressed"),
+    "edges": ("row", "column", "n", "row_share", "delay_mean", "delay_sd", "noise_sd", "suppressed"),
+    "indicators": ("indicator", "group", "n", "n_event", "estimate", "conf_low", "conf_high", "suppressed"),
+    "differences": ("term", "reference", "estimate", "conf_low", "conf_high", "p_value"),
 }
 
 
@@ -92,7 +98,7 @@ def _table(name: str, rows: Rows, console: Console) -> None:
         said = ", ".join(f"{words.heading(key)} {words.say(key, value)}" for key, value in rows[0].items() if value is not None)
         console.print(said, style="dim", markup=False)
         return
-    kept = [column for column in report.columns(rows) if column in SHORT.get(name, (column,))]
+    kept = [column for column in report.columns(rows) if column in SHORT.get(name, (column,)) and column not in LONG]
     table = Table(
         title=None if name in ("coefficients", "counts") else words.heading(name),
         title_justify="left",
@@ -103,7 +109,7 @@ def _table(name: str, rows: Rows, console: Console) -> None:
     )
     for column in kept:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
-        table.add_column(words.heading(column), justify="right" if numeric else "left")
+        table.add_column(words.heading(column), justify="right" if numeric else "left", overflow="ellipsis" if numeric else "fold")
     for row in rows[:MOST_ROWS]:
         table.add_row(*(Text(_cell(column, row)) for column in kept))
     console.print(table)

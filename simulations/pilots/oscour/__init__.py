@@ -1,4 +1,4 @@
-"""Oscour (Santé publique France): which emergency visits stand out from what the season lets expect?"""
+"""Oscour (Santé publique France): which emergency visits stand out from those of the same season in other years?"""
 
 from __future__ import annotations
 
