@@ -98,7 +98,7 @@ def _listen(line: Line, channel: grpc.Channel) -> None:
             if decision is not None:
                 stub.Decide(decision, timeout=30)
             if decision is not None and decision.verdict == "approved":
-                registry.preload()  # its first query is some seconds away
+                registry.preload(studies.parse(notice.proposal.study).runs)  # its first query is some seconds away
 
 
 def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:

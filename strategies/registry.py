@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -53,13 +54,13 @@ def private(name: str) -> PrivateAnalysis:
     return module  # type: ignore[no-any-return]
 
 
-def preload() -> None:
-    """Imports what a study may need, so that the first one does not wait for it."""
+def preload(names: Iterable[str] = ANALYSES) -> None:
+    """Imports what a study of these analyses may need, so that the first one does not wait for it."""
     importlib.import_module("formulaic")
-    for name in ANALYSES:
+    for name in NAMES.intersection(names):
         analysis(name)
-    for name in PRIVATE:
-        private(name)
+        if name in PRIVATE:
+            private(name)
 
 
 def version(name: str) -> int:
