@@ -376,8 +376,7 @@ def test_metrics_count_studies_and_nodes(deployment: Deployment) -> None:
 
 
 def test_the_command_line_tells_a_coordinators_story(deployment: Deployment, tmp_path: Path) -> None:
-    home = deployment.keys()
-    path = tmp_path / "study.yaml"
+    home, path = deployment.keys(), tmp_path / "study.yaml"
     path.write_text(json.dumps(study("by-hand").model_dump(mode="json", exclude={"coordinator"})))
     (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
     assert "is at the hub as number" in hdh("study", "submit", str(path), home=home)
