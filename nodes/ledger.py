@@ -23,7 +23,7 @@ from typing import Any
 from federation import errors
 from federation.messages import Head, Refusal
 from federation.privacy import accounting
-from federation.privacy.accounting import Cost, Event
+from federation.privacy.accounting import ACCOUNT_DELTA, Cost, Event
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
@@ -55,12 +55,13 @@ class Account:
 @dataclass(frozen=True)
 class Claim:
     """What a release would charge: its name, once and for ever; the study, and the most pico-rho that it may cost here in
-    all; and the events, by array."""
+    all, read as an epsilon at `delta`; and the events, by array."""
 
     release: str
     study: str
     most: int
     events: Mapping[str, Event]
+    delta: float = ACCOUNT_DELTA
 
     @property
     def cost(self) -> Cost:
@@ -126,8 +127,9 @@ def granted(ledger: Ledger, account: Account) -> int:
 
 
 def remaining(ledger: Ledger, account: Account) -> int:
-    """Pico-rho granted and not charged; with curves, at the order that leaves most."""
-    return granted(ledger, account) - _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account)).least
+    """Pico-rho granted and not charged."""
+    spent = _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account))
+    return granted(ledger, account) - accounting.equivalent(spent, ACCOUNT_DELTA)
 
 
 def spent_by(ledger: Ledger, dataset: str, study: str) -> Cost:
@@ -167,9 +169,10 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
 def would_refuse(ledger: Ledger, account: Account, claim: Claim) -> Refusal | None:
     """Why a charge would be refused, without making it."""
     cost = claim.cost
-    if (spent_by(ledger, account.dataset, claim.study) + cost).least > claim.most:
+    if not accounting.fits(spent_by(ledger, account.dataset, claim.study) + cost, claim.most, claim.delta):
         return Refusal("study_budget", "the study asks for more than the epsilon it declares: submit another study, with a budget of its own")
-    if granted(ledger, account) < (_spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account)) + cost).least:
+    spent = _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account))
+    if not accounting.fits(spent + cost, granted(ledger, account), ACCOUNT_DELTA):
         return Refusal("budget", f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer")
     return None
 
@@ -251,7 +254,7 @@ def verify(ledger: Ledger) -> Head:
             charged.add(release)
             spent = spent + cost
         balance[account] = (given + rho if kind == "grant" else given, spent)
-        if spent.least > balance[account][0] or (kind == "store" and release not in charged):
+        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (kind == "store" and release not in charged):
             raise errors.LedgerError(f"entry {seq} of the ledger spends what was not granted, or stores what was not charged")
         if kind in ("store", "cohort", "survivors") and not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", event):
             raise errors.LedgerError(f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy")

@@ -21,6 +21,7 @@ from federation import __version__, credentials, errors, receipts
 from federation import study as studies
 from federation.credentials import Credentials
 from federation.messages import Head
+from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
@@ -192,7 +193,7 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
     if study.privacy.mode == "dp":
         account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
         book = keeping.open_ledger(site.state)  # one's own: an SQLite connection belongs to a thread
-        if ledger.remaining(book, account) + ledger.spent_by(book, account.dataset, study.hash).least < study.privacy.rho:
+        if ledger.remaining(book, account) + accounting.equivalent(ledger.spent_by(book, account.dataset, study.hash), study.privacy.delta) < study.privacy.rho:
             return f"budget: the {now.year} budget of {account.dataset} does not hold this study: ask for less, or ask its producer for a grant"
     return None
 

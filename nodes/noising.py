@@ -73,7 +73,7 @@ def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callab
 
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
     """A share of distributed noise is charged as the whole: it is private only together with the others' shares."""
-    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items()})
+    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items()}, study.privacy.delta)
 
 
 def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], purse: Purse, share: bool) -> Noised:

@@ -12,6 +12,7 @@ from federation.cohort import Cohort
 from federation.contract import Contract, Schema
 from federation.disclosure import Rules
 from federation.messages import Answer, Noised, Part, Query, Refusal, Reply, State, TaskId
+from federation.privacy import accounting
 from federation.study import Study
 from nodes import cohorts, fingerprints, ledger, noising, sums
 from nodes.ledger import Account
@@ -46,7 +47,8 @@ def answer(query: Query, office: Office, now: datetime) -> Reply:
         return Reply(site.name, query.round, dict.fromkeys(mine, _said(Refusal("ledger", "this node's ledger is not in order: ask its producer"), site)))
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
-    return Reply(site.name, query.round, answers, ledger.head(office.book), ledger.spent_by(office.book, study.dataset, study.hash).least)
+    charged = accounting.equivalent(ledger.spent_by(office.book, study.dataset, study.hash), study.privacy.delta)
+    return Reply(site.name, query.round, answers, ledger.head(office.book), charged)
 
 
 def _said(refused: Refusal, site: Site) -> Refusal:

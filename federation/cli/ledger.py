@@ -66,7 +66,8 @@ def _history(entries: list[Entry]) -> Table:
         table.add_column(name, justify="right" if name in ("entry", "rho") else "left", no_wrap=name == "at (UTC)")
     for entry in entries:
         of = f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}"
-        rho = f"{entry.cost.least / accounting.PICO:.6f}" if entry.cost.least else ""
+        spent = accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA)
+        rho = f"{spent / accounting.PICO:.6f}" if spent else ""
         table.add_row(str(entry.seq), entry.at[:16].replace("T", " "), entry.kind, f"{entry.account.dataset} {entry.account.year}", rho, of)
     return table
 
@@ -74,7 +75,7 @@ def _history(entries: list[Entry]) -> Table:
 def _plain(entry: Entry) -> dict[str, Any]:
     return {
         "seq": entry.seq, "at": entry.at, "kind": entry.kind, "dataset": entry.account.dataset, "unit": entry.account.unit, "year": entry.account.year,
-        "study": entry.study, "release": entry.release, "rho": entry.cost.least / accounting.PICO, "event": entry.event,
+        "study": entry.study, "release": entry.release, "rho": accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA) / accounting.PICO, "event": entry.event,
     }  # fmt: skip
 
 

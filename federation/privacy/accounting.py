@@ -5,13 +5,15 @@ because 0.015 + 0.005 is more than 0.02 in floats. What is kept is the event (wh
 derived from it, and epsilon, which is for people, from the cost.
 
 Training on samples has no useful rho: it costs a curve, its Renyi divergence at each of ORDERS over that order. Curves
-add too, and a budget of rho holds them if at some order the sum is within it (Lecuyer 2021).
+add too. A budget of rho stands for the epsilon that it gives at some delta; it holds a curve if at one order the sum is
+within what that order may cost for this epsilon: a valid filter, whatever was chosen on the way (Lecuyer 2021). One order
+below the budget is not enough: a low order gives a far larger epsilon for the same rho.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from federation import errors
 
 PICO = 10**12  # rho is counted in units of 1e-12, rounded up
+ACCOUNT_DELTA = 1e-6  # at which a producer's budget is read as an epsilon where training on samples is paid from it
 ORDERS = (*range(2, 21), 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 1024)
 
 
@@ -55,11 +58,6 @@ class Cost:
         if not (self.curve and other.curve):
             return Cost(self.rho + other.rho, self.curve or other.curve)
         return Cost(self.rho + other.rho, tuple(a + b for a, b in zip(self.curve, other.curve, strict=True)))
-
-    @property
-    def least(self) -> int:
-        """The pico-rho of a budget that just holds this."""
-        return self.rho + min(self.curve, default=0)
 
 
 def cost(event: Event) -> Cost:
@@ -98,6 +96,54 @@ def _sampled_divergence(event: Sampled, order: int) -> float:
     ]  # fmt: skip
     largest = max(terms)
     return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+
+
+# -- what a budget holds
+def fits(spent: Cost, rho: int, delta: float) -> bool:
+    """Whether a budget of `rho` pico-rho, read as an epsilon at `delta`, holds this."""
+    return spent.rho <= rho if not spent.curve else any(cost_ <= most for cost_, most in zip(_at_orders(spent), most_at_orders(rho, delta), strict=True))
+
+
+def equivalent(spent: Cost, delta: float) -> int:
+    """The pico-rho of the least budget that holds this."""
+    return spent.rho if not spent.curve else rho_for(tight_epsilon(spent, delta), delta) + 1
+
+
+def most_at_orders(rho: int, delta: float) -> list[float]:
+    """What may be spent at each of ORDERS, in pico-rho, so that (epsilon(rho, delta), delta) holds."""
+    epsilon_ = epsilon(rho, delta)
+    return [PICO * (epsilon_ - _conversion(order, delta)) / order for order in ORDERS]
+
+
+def _at_orders(spent: Cost) -> list[int]:
+    return [spent.rho + at for at in spent.curve]
+
+
+def _conversion(order: int, delta: float) -> float:
+    """What epsilon is more than a Renyi divergence of that order (Canonne, Kamath, Steinke 2020, proposition 12)."""
+    return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+
+
+def multiplier_for(rate: float, steps: int, most: Callable[[int], float]) -> float:
+    """The least multiple of their bound that noise on `steps` samples must have, in thousandths, so that at one of ORDERS, by its
+    index, they cost no more pico-rho than `most` gives. Each step is charged, and rounded up, by itself."""
+
+    def holds(thousandths: int) -> bool:
+        curve = cost(Sampled(rate, thousandths / 1000, 1)).curve
+        return any(steps * (at + 1) <= most(i) for i, at in enumerate(curve))
+
+    low, high = 0, 1000
+    while not holds(high):
+        low, high = high, 2 * high
+        if high > 10**7:
+            raise ValueError(TOO_SMALL)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if middle >= 50 and holds(middle) else (middle, high)
+    return high / 1000
+
+
+TOO_SMALL = "the budget is too small for so many steps: give the study a larger epsilon, or take fewer rounds or a smaller share of the people in each step"
 
 
 # -- events as the ledger keeps them
@@ -168,11 +214,7 @@ def tight_epsilon(cost_: Cost, delta: float) -> float:
     import dp_accounting
 
     if cost_.curve:
-        found: float = min(
-            (cost_.rho + at) / PICO * order + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-            for order, at in zip(ORDERS, cost_.curve, strict=True)
-        )
-        return found
+        return max(0.0, min(at / PICO * order + _conversion(order, delta) for order, at in zip(ORDERS, _at_orders(cost_), strict=True)))
     if not cost_.rho:
         return 0.0
     return float(dp_accounting.get_epsilon_gaussian(math.sqrt(PICO / (2 * cost_.rho)), delta))

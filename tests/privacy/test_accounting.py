@@ -71,6 +71,22 @@ def test_what_people_are_shown_is_tight_and_never_more_than_what_is_enforced(rho
     assert 0.85 * enforced < shown < enforced
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(0.01, 1000), (0.05, 200), (1.0, 30)])
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
+def test_the_multiplier_for_a_budget_is_the_least_that_fits(rate: float, steps: int, epsilon: float) -> None:
+    most = accounting.most_at_orders(accounting.rho_for(epsilon, 1e-5), 1e-5)
+    z = accounting.multiplier_for(rate, steps, lambda i: most[i])
+    assert accounting.tight_epsilon(accounting.cost(Sampled(rate, z, steps)), 1e-5) <= epsilon
+    assert accounting.tight_epsilon(accounting.cost(Sampled(rate, z - 0.002, steps)), 1e-5) > epsilon
+
+
+def test_the_least_budget_that_holds_a_cost_holds_it_and_a_smaller_one_does_not() -> None:
+    spent = accounting.cost(Sampled(0.02, 1.1, 500)) + Cost(10**10)
+    least = accounting.equivalent(spent, 1e-6)
+    assert accounting.fits(spent, least, 1e-6) and not accounting.fits(spent, least - 10**4, 1e-6)
+    assert accounting.equivalent(Cost(12345), 1e-6) == 12345 and accounting.fits(Cost(12345), 12345, 1e-6)
+
+
 EVENTS = st.one_of(
     st.builds(Gaussian, st.fractions(Fraction(1, 1000), 1000), st.fractions(Fraction(1, 4), 10**6), st.integers(1, 10**6)),
     st.builds(Sampled, st.floats(1e-4, 1), st.floats(0.5, 10), st.integers(1, 1000)),
