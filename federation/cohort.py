@@ -1,7 +1,7 @@
 """The rows that an analysis sees at a node: columns as numpy arrays, read when asked for.
 
 A number or a yes-or-no column is float64 with NaN where missing; a category is an index into the contract's levels,
--1 where missing. Rows keep one order for the life of a cohort.
+-1 where missing; an array column (n_rows, *shape) is uint8 or float32, and never missing. Rows keep one order for the life of a cohort.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Cohort:
 
 def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     """A cohort without rows. What an analysis makes of it is the zero of its Parts: their names, shapes and bounds."""
-    columns = {f.name: np.empty(0, np.int16 if f.kind == "category" else np.float64) for f in fields}
+    kinds = {"category": np.int16, "array": np.uint8}
+    columns = {f.name: np.empty((0, *f.shape), kinds.get(f.kind, np.float64)) for f in fields}
     return Cohort(np.empty(0, np.int64), 0, 0, rows_per_person, lambda asked: {f.name: columns[f.name] for f in asked})
 
 
@@ -81,6 +82,8 @@ def complete(columns: Mapping[str, Column]) -> NDArray[np.bool_]:
     """(n_rows,) True where no column is missing."""
     keep = np.ones(len(next(iter(columns.values()))), np.bool_)
     for column in columns.values():
+        if column.ndim > 1:
+            continue
         keep &= column >= 0 if column.dtype.kind == "i" else ~np.isnan(column)
     return keep
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from federation.expression import EVERYTHING, Interval, Kind, quote_name, quote_
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-SQL_TYPE: Mapping[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "string": "VARCHAR", "category": "VARCHAR"}
+SQL_TYPE: Mapping[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "string": "VARCHAR", "category": "VARCHAR", "array": "BLOB"}
 
 
 class Frozen(pydantic.BaseModel):
@@ -43,9 +43,13 @@ class Description(Frozen):
 
 
 class Column(Frozen):
-    """One column. `range` is plausible and enforced: a value outside it breaks the contract, or is read as missing."""
+    """One column. `range` is plausible and enforced: a value outside it breaks the contract, or is read as missing.
 
-    type: Literal["number", "boolean", "category", "string", "date"]
+    An array is an image or a series: in each row as many numbers as its `shape` says, in the order of its last axis first, as a list or
+    (if they are whole and from 0 to 255) as bytes."""
+
+    type: Literal["number", "boolean", "category", "string", "date", "array"]
+    shape: tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...] = ()
     unit: str | None = None
     range: tuple[float, float] | None = None
     step: float | None = pydantic.Field(None, gt=0)  # the values are recorded in whole steps of this size
@@ -71,7 +75,11 @@ class Column(Frozen):
             raise ValueError("a category needs its closed list of `levels`, and no other type has one")
         if len(set(self.levels)) < len(self.levels):
             raise ValueError("a level appears twice; keep one")
-        if self.type != "number" and (self.range or self.step):
+        if (self.type == "array") != bool(self.shape) or len(self.shape) > 3:
+            raise ValueError("an array needs its `shape`, of one to three numbers, and no other type has one")
+        if self.type == "array" and (self.range is None or self.step or self.outside != "refuse"):
+            raise ValueError("an array needs the `range` of its numbers, has no `step`, and nothing `outside` is read as missing")
+        if self.type not in ("number", "array") and (self.range or self.step):
             raise ValueError(f"a {self.type} has no `range` or `step`; only a number has")
         if self.range and not self.range[0] < self.range[1]:
             raise ValueError("the range must go from a lower to a higher number")
@@ -135,6 +143,7 @@ class Field:
     step: float | None = None
     unit: str | None = None
     within_node: bool = False
+    shape: tuple[int, ...] = ()  # of an array
     index: str | None = None  # SQL of the index of a category's level, where there is a quicker way to it than by its name
 
     @property
@@ -167,7 +176,7 @@ class Schema:
 
 def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
     """Derived columns may lean on each other, in any order. Raises DeriveError for the first that is wrong."""
-    fields = {name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node) for name, c in contract.columns.items()}
+    fields = {name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node, c.shape) for name, c in contract.columns.items()}
     sources = {name: frozenset([name]) for name in fields}
     if taken := [name for name in derive if name in fields]:
         raise DeriveError(taken[0], f"column {taken[0]!r} exists already; give the derived column another name")
@@ -227,6 +236,8 @@ def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clam
 
     `raw_type` is DuckDB's name of the type that the source gives it; a number that comes as one needs no reading,
     and in a column that is known to be `whole` nothing is missing."""
+    if column.kind == "array":
+        return _array(name, column, raw_type)
     value = _cast(name, column, raw_type)
     if whole:
         return value
@@ -243,6 +254,15 @@ def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clam
             value = f"greatest(least({value}, {_finite(high)!r}), {_finite(low)!r})"
         return f"CASE WHEN {keep} THEN {value} END"
     return value
+
+
+def _array(name: str, column: Column, raw_type: str) -> str:
+    """NULL where it has another shape, or holds what is no number."""
+    raw, size = quote_name(name), math.prod(column.shape)
+    if raw_type == "BLOB":
+        return f"CASE WHEN octet_length({raw}) = {size} THEN {raw} END"
+    numbers = f"TRY_CAST({raw} AS FLOAT[])"
+    return f"CASE WHEN len({numbers}) = {size} AND NOT list_bool_or(list_transform({numbers}, lambda x: x IS NULL OR isnan(x))) THEN {numbers} END"
 
 
 def _finite(end: float) -> float:
@@ -311,6 +331,9 @@ def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str
         found.append(Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})"))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
+        if column.kind == "array":
+            found += _array_checks(name, column, raw_type, count)
+            continue
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
         found.append(Check(name, "missing", count(f"{value} IS NULL")))
         if column.kind != "string" and not _is_native(column, raw_type):
@@ -320,6 +343,15 @@ def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str
         if column.kind == "number" and column.outside == "refuse":
             low, high = map(_finite, column.interval)
             found.append(Check(name, "range", count(f"{value} NOT BETWEEN {low!r} AND {high!r}")))
+    return found
+
+
+def _array_checks(name: str, column: Column, raw_type: str, count: Callable[[str], str]) -> list[Check]:
+    """No array is missing: what would stand for it?"""
+    value, (low, high) = _array(name, column, raw_type), column.interval
+    found = [Check(name, "missing", count("FALSE")), Check(name, "wrong shape", count(f"{value} IS NULL"))]
+    if raw_type != "BLOB":
+        found.append(Check(name, "range", count(f"list_min({value}) < {low!r} OR list_max({value}) > {high!r}")))
     return found
 
 
@@ -364,6 +396,7 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: 
 
 _REMEDY = {
     "wrong type": "correct the values, or list the code among `missing`",
+    "wrong shape": "each row needs as many numbers as the `shape` says, in a list, or in bytes: correct the rows, or leave them out",
     "unknown level": "correct the values, or add the level to the contract's `levels`",
     "range": "correct the values, widen `range`, or set `outside: missing`",
 }

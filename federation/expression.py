@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, Protocol
 
-Kind = Literal["number", "boolean", "category", "string", "date"]
+Kind = Literal["number", "boolean", "category", "string", "date", "array"]
 Interval = tuple[float, float]
 EVERYTHING: Interval = (-math.inf, math.inf)
 

@@ -7,6 +7,7 @@ person's rows no more stay than the contract allows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -178,13 +179,32 @@ def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chose
         return {}
     chosen_columns = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
     arrays = connection.execute(f"SELECT {chosen_columns} FROM typed{chosen}").fetchnumpy()
-    return {field.name: np.asarray(arrays[f"c{i}"]) for i, field in enumerate(fields)}
+    return {field.name: _stacked(arrays[f"c{i}"], field) if field.kind == "array" else np.asarray(arrays[f"c{i}"]) for i, field in enumerate(fields)}
+
+
+def _stacked(rows: Column, field: Field) -> Column:
+    """(n_rows, *shape), in the contract's range. Zeros, or what is nearest to them there, where a row is NULL: in mode dp what does not
+    fit the contract is made to fit it."""
+    low, high = field.interval
+    values = list(np.ma.getdata(rows))
+    masked = np.ma.getmaskarray(rows)
+    is_bytes = next((isinstance(value, bytes | bytearray) for value, gone in zip(values, masked, strict=True) if not gone), True)
+    blank = np.full(math.prod(field.shape), min(max(0.0, low), high), np.uint8 if is_bytes else np.float32)
+    if is_bytes:
+        zeros = blank.tobytes()
+        joined = b"".join(zeros if gone else value for value, gone in zip(values, masked, strict=True))
+        stacked: Column = np.frombuffer(joined, np.uint8)
+    else:
+        stacked = np.concatenate([blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))])[len(blank) :]
+    return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
 
 
 def _as_array(field: Field) -> str:
     """Never NULL, so that DuckDB hands over plain arrays."""
     if field.kind == "category":
         return code(field)
+    if field.kind == "array":
+        return field.sql
     return f"coalesce(CAST({field.sql} AS DOUBLE), CAST('nan' AS DOUBLE))"
 
 

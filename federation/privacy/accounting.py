@@ -214,7 +214,8 @@ def tight_epsilon(cost_: Cost, delta: float) -> float:
     import dp_accounting
 
     if cost_.curve:
-        return max(0.0, min(at / PICO * order + _conversion(order, delta) for order, at in zip(ORDERS, _at_orders(cost_), strict=True)))
+        found: float = max(0.0, min(at / PICO * order + _conversion(order, delta) for order, at in zip(ORDERS, _at_orders(cost_), strict=True)))
+        return found
     if not cost_.rho:
         return 0.0
     return float(dp_accounting.get_epsilon_gaussian(math.sqrt(PICO / (2 * cost_.rho)), delta))

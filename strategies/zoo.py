@@ -1,0 +1,173 @@
+"""The networks that a study can train: no study brings code, it names one of these.
+
+All give one number for each row, the log-odds of a yes. Torch is imported when a network is first made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from federation.messages import Floats
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["logistic", "mlp", "gru", "cnn1d", "cnn"]
+Norm = Literal["none", "group", "node"]
+INPUT: Mapping[Kind, str] = {
+    "logistic": "terms, as in died ~ age + sex", "mlp": "terms, as in died ~ age + sex", "gru": "a series, an array of shape [times, channels]",
+    "cnn1d": "a series, an array of shape [times, channels]", "cnn": "an image, an array of shape [height, width]",
+}  # fmt: skip
+AXES: Mapping[Kind, int] = {"logistic": 1, "mlp": 1, "gru": 2, "cnn1d": 2, "cnn": 2}
+WIDTHS: Mapping[Kind, tuple[int, ...]] = {"logistic": (), "mlp": (32, 16), "gru": (16,), "cnn1d": (16, 32), "cnn": (16, 32, 64)}
+GROUP = 8  # channels that are normalised together
+
+
+@dataclass(frozen=True)
+class Network:
+    """`shape` is of one row: (terms,), (times, channels) or (height, width). `norm`: between the convolutions, by groups of channels of one
+    row; or by batches, whose means and weights stay at their node (FedBN, Li et al. 2021)."""
+
+    kind: Kind
+    shape: tuple[int, ...]
+    widths: tuple[int, ...]
+    norm: Norm = "none"
+
+
+def is_there() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+@cache
+def last_of_gru() -> Any:
+    """nn.GRU that gives its last state alone, so that it can stand in a Sequential. With its weights named as torch names them."""
+    from torch import nn
+
+    class Last(nn.GRU):
+        def forward(self, x: Any, hx: Any = None) -> Any:
+            return super().forward(x, hx)[0][:, -1]
+
+    return Last
+
+
+def build(network: Network, seed: int = 0) -> torch.nn.Sequential:
+    """With weights drawn from `seed`, the same everywhere; a logistic model begins at zero."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = torch.nn.Sequential(*_layers(network))
+    if network.kind == "logistic":
+        for parameter in made.parameters():
+            torch.nn.init.zeros_(parameter)
+    return made
+
+
+def _layers(network: Network) -> list[Any]:
+    from torch import nn
+
+    widths = network.widths
+    if network.kind in ("logistic", "mlp"):
+        layers: list[Any] = []
+        width = network.shape[0]
+        for wide in widths:
+            layers += [nn.Linear(width, wide), nn.ReLU()]
+            width = wide
+        return [*layers, nn.Linear(width, 1)]
+    if network.kind == "gru":
+        return [last_of_gru()(network.shape[1], widths[0], batch_first=True), nn.Linear(widths[0], 1)]
+    return [*_convolutions(network), nn.Flatten(), nn.Linear(widths[-1], 1)]
+
+
+def _convolutions(network: Network) -> list[Any]:
+    from torch import nn
+
+    plane = network.kind == "cnn"
+    layers: list[Any] = []
+    channels = 1 if plane else network.shape[1]
+    for wide in network.widths:
+        layers.append(nn.Conv2d(channels, wide, 3, stride=2, padding=1) if plane else nn.Conv1d(channels, wide, 5, stride=2, padding=2))
+        if network.norm == "group":  # without weights of its own: the next layer has them
+            layers.append(nn.GroupNorm(math.gcd(wide, GROUP), wide, affine=False))
+        elif network.norm == "node":
+            layers.append(nn.BatchNorm2d(wide) if plane else nn.BatchNorm1d(wide))
+        layers.append(nn.ReLU())
+        channels = wide
+    return [*layers, nn.AdaptiveAvgPool2d(1) if plane else nn.AdaptiveAvgPool1d(1)]
+
+
+def entry(network: Network, rows: torch.Tensor) -> torch.Tensor:
+    """(n, *shape) as the first layer takes it."""
+    if network.kind == "cnn":
+        return rows.unsqueeze(1)
+    return rows.transpose(1, 2) if network.kind == "cnn1d" else rows
+
+
+# -- weights as one array
+def shared(net: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that are trained together: all but those of layers that stay at their node."""
+    return [parameter for module in net.modules() if not stays(module) for parameter in module.parameters(recurse=False)]
+
+
+def stays(module: torch.nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+
+
+def size(network: Network) -> int:
+    return sum(parameter.numel() for parameter in shared(build(network)))
+
+
+def weights(net: torch.nn.Module) -> Floats:
+    return np.concatenate([parameter.detach().numpy().ravel() for parameter in shared(net)]).astype(np.float64)
+
+
+def put(net: torch.nn.Module, flat: Floats) -> None:
+    """Weights beyond the reach of a 32-bit float become infinite, and the loss says so."""
+    import torch
+
+    at = 0
+    with torch.no_grad():
+        for parameter in shared(net):
+            parameter.copy_(torch.from_numpy(flat[at : at + parameter.numel()]).view_as(parameter))
+            at += parameter.numel()
+
+
+def named(net: torch.nn.Module) -> dict[str, Any]:
+    """The shared weights as numpy arrays, by the names of a state dict."""
+    kept = {id(parameter) for parameter in shared(net)}
+    return {name: parameter.detach().numpy() for name, parameter in net.named_parameters() if id(parameter) in kept}
+
+
+def source(network: Network) -> str:
+    """The network in plain PyTorch: lines that make `net`, whose state dict takes the released file."""
+    before = ""
+    if network.kind == "gru":
+        before = "class Last(nn.GRU):\n    def forward(self, x):\n        return super().forward(x)[0][:, -1]\n\n"
+    layers = ", ".join(_said(layer) for layer in build(network))
+    return f"{before}net = nn.Sequential({layers})"
+
+
+def _said(layer: Any) -> str:
+    from torch import nn
+
+    name = type(layer).__name__
+    if isinstance(layer, nn.GRU):
+        return f"Last({layer.input_size}, {layer.hidden_size}, batch_first=True)"
+    if isinstance(layer, nn.Linear):
+        return f"nn.Linear({layer.in_features}, {layer.out_features})"
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return f"nn.{name}({layer.in_channels}, {layer.out_channels}, {layer.kernel_size[0]}, stride={layer.stride[0]}, padding={layer.padding[0]})"
+    if isinstance(layer, nn.GroupNorm):
+        return f"nn.GroupNorm({layer.num_groups}, {layer.num_channels}, affine=False)"
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        return f"nn.{name}({layer.num_features})"
+    return f"nn.{name}({'1' if 'Adaptive' in name else ''})"
