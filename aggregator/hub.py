@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from strategies.task import Task
 
 Ask = Callable[[Query], Sequence[Reply]]
 MOST_ROUNDS = 20_000
+MOST_MISSED = 3
 FLOAT = np.dtype(np.float64)
 
 
@@ -55,6 +56,8 @@ class Run:
     refusals: dict[str, Refusal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     drawn: set[tuple[str, str]] = field(default_factory=set)  # when nodes drew the noise of what they sent
+    least: int = 1  # nodes that a round needs
+    missed: int = 0  # rounds in a row that too few nodes answered
 
     @property
     def open(self) -> bool:
@@ -90,7 +93,8 @@ def run(
     if len(roster) < study.min_nodes:
         raise errors.RefusalError(f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and {len(roster)} are there: enrol more")
     runs = {
-        task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task)) for task_id, task in _task_ids(study, tasks, roster)
+        task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task), least=1 if task_id.node else study.min_nodes)
+        for task_id, task in _task_ids(study, tasks, roster)
     }
     check_secure_sum(study, len(roster))
     happened: list[Happened] = []
@@ -103,9 +107,13 @@ def run(
             break
         query = Query(study, contract.hash, number, tuple(present), {task_id: one.state for task_id, one in waiting.items()}, dict(seen))
         replies = _received(ask(query), query, seen, happened)
+        awaited = {node for one in waiting.values() if is_tolerant(one.task, study) for node in one.nodes}
         for node in [node for node in present if node not in replies]:
-            present.remove(node)
-            happened.append(Happened(number, node, "did not answer; left out from here on"))
+            if node in awaited:
+                happened.append(Happened(number, node, "did not answer; asked again in the next round"))
+            else:
+                present.remove(node)
+                happened.append(Happened(number, node, "did not answer; left out from here on"))
         for task_id, one in waiting.items():
             _advance(task_id, one, replies, query, happened)
         outcome = Outcome(study, contract, tuple(roster), runs, happened, number)
@@ -168,7 +176,8 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
     grids = budget.grids(study, one.task, one.state, zero, len(query.nodes)) if is_private else {}
     parts: dict[str, Part] = {}
     within: dict[str, Part] = {}
-    for node in one.nodes:
+    asked = [node for node in one.nodes if not one.state.asked or node in one.state.asked]
+    for node in asked:
         answer = replies[node].answers.get(task_id) if node in replies else None
         found = _read(answer, zero, grids)
         if isinstance(found, Refusal):
@@ -180,10 +189,13 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
             if isinstance(answer, Noised):
                 one.drawn.add((node, answer.drawn))
     total = next(iter(within.values())) if within else _total(parts, zero, one.refusals)
-    gone = [node for node in one.nodes if node not in parts and node not in within]
+    gone = [node for node in asked if node not in parts and node not in within]
     happened += [Happened(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
-    one.nodes = [*parts, *within]
     needed = 1 if task_id.node else study.min_nodes
+    if is_tolerant(one.task, study):
+        _advance_without(task_id, one, gone, parts, total, needed)
+        return
+    one.nodes = [*parts, *within]
     if len(one.nodes) < needed:
         one.failed = _too_few(task_id, one, needed)
     elif gone and not one.fresh and not is_private:
@@ -194,6 +206,26 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
         if gone and not one.fresh:
             one.notes.append(f"{', '.join(gone)} left in round {one.rounds + 1}: the rounds before it hold their people too")
         _combine(one, total)
+
+
+def is_tolerant(task: Task, study: Study) -> bool:
+    """Whether nodes may be missing in some rounds. Not under a secure sum, which is of the same nodes throughout."""
+    return getattr(task.analysis, "TOLERANT", False) and study.privacy.secure_sum is None
+
+
+def _advance_without(task_id: TaskId, one: Run, gone: Sequence[str], parts: dict[str, Part], total: Part, needed: int) -> None:
+    """A round of an analysis that goes on with whoever answers. A node that refuses is out; one that is silent is asked again; if too few
+    answer, the same round is tried again."""
+    out = {node for node in gone if one.refusals[node].rule != "no_answer"}
+    one.nodes = [node for node in one.nodes if node not in out]
+    one.parts |= {node: part for node, part in parts.items() if node not in one.parts}
+    if len(one.nodes) < needed or (len(parts) < min(needed, len(one.state.asked) or needed) and one.missed >= MOST_MISSED):
+        one.failed = _too_few(task_id, one, needed)
+    elif len(parts) < min(needed, len(one.state.asked) or needed):
+        one.missed += 1
+    else:
+        one.missed = 0
+        _combine(one, total, parts)
 
 
 def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Part | Refusal:
@@ -233,18 +265,30 @@ def _is_finite(array: Floats) -> bool:
     return math.isfinite(np.add.reduce(array, None))  # the sum of what is not finite is not either
 
 
-def _combine(one: Run, total: Part) -> None:
+def _combine(one: Run, total: Part, parts: Mapping[str, Part] | None = None) -> None:
+    """`parts` are the nodes' own, for an analysis that wants to see each where the hub may."""
     one.fresh = False
     one.rounds += 1
+    each = [replace(part, node=node) for node, part in parts.items()] if parts and getattr(one.task.analysis, "EACH", False) else [total]
     try:
-        made = one.task.analysis.combine([total], one.task, one.state)
+        made = one.task.analysis.combine(each, one.task, one.state)
     except errors.ModelError as error:
         one.failed = str(error)
         return
     if isinstance(made, Result):
         one.result = made
     else:
-        one.state = made
+        one.state = _asking(one, made)
+
+
+def _asking(one: Run, state: State) -> State:
+    """The state, for those nodes of the run that its round asks: drawn anew each round, in a way that anyone can draw again."""
+    share = getattr(one.task.analysis, "share_asked", lambda task, state: 1.0)(one.task, state)
+    if share >= 1:
+        return state
+    wanted = max(one.least, math.ceil(share * len(one.nodes)))
+    rng = np.random.default_rng([one.task.options.seed, one.rounds])
+    return replace(state, asked=tuple(sorted(rng.choice(one.nodes, min(wanted, len(one.nodes)), replace=False).tolist())))
 
 
 def _too_few(task_id: TaskId, one: Run, needed: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aggregator import meta
+from aggregator import meta, models
 from aggregator.hub import Outcome, Run
 from federation import __version__, disclosure
 from federation.contract import Frozen
@@ -51,6 +51,7 @@ class AnalysisDocument(Findings):
     privacy: Mapping[str, Any]
     nodes: Sequence[Contribution]
     by_node: Mapping[str, Findings]
+    model: Mapping[str, Any] | None = None  # of a training: aggregator/models.py
 
 
 class Document(Frozen):
@@ -83,6 +84,7 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
             privacy=_privacy(study, name),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
             by_node=by_node,
+            model=_model(pooled, found),
         )
     return Document(
         schema_version=SCHEMA_VERSION, study=study.study, title=study.title, question=study.question, study_hash=study.hash,
@@ -99,6 +101,12 @@ def _privacy(study: Study, name: str) -> dict[str, Any]:
     rho = budget.of_analysis(study, name) * (2 if study.analyses[name].results == "both" else 1)
     spent = {"epsilon": accounting.epsilon(rho, privacy.delta), "delta": privacy.delta, "rho": rho / accounting.PICO}
     return {"mode": "dp", **spent, "study_epsilon": privacy.epsilon, "noise": privacy.noise, "secure_sum": secure}
+
+
+def _model(pooled: Run | None, found: Findings) -> dict[str, Any] | None:
+    if pooled is None or pooled.result is None or pooled.result.model is None or found.status != "released":
+        return None
+    return models.document(pooled.result.model)
 
 
 def _provenance(outcome: Outcome, started: datetime, finished: datetime, engine: str, notes: Sequence[str]) -> dict[str, Any]:

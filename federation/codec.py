@@ -29,7 +29,7 @@ def query_to_bytes(query: Query) -> bytes:
         "contract": query.contract_hash,
         "round": query.round,
         "nodes": list(query.nodes),
-        "states": [[task.analysis, task.node, state.step, packer.add(state.values)] for task, state in query.states.items()],
+        "states": [[task.analysis, task.node, state.step, packer.add(state.values), list(state.asked)] for task, state in query.states.items()],
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
         "phase": None if query.phase is None else _phase(query.phase, packer),
     }
@@ -43,7 +43,7 @@ def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
 def query_from_bytes(content: bytes) -> Query:
     header, arrays = _unpack(content, "query")
     try:
-        states = {TaskId(a, n): State(step, arrays.take(values, "f8")) for a, n, step, values in header["states"]}
+        states = {TaskId(a, n): State(step, arrays.take(values, "f8"), asked=tuple(map(str, asked))) for a, n, step, values, asked in header["states"]}
         study = studies.parse(json.dumps(header["study"]))
         witnesses = {str(node): Head(int(seq), str(digest)) for node, seq, digest in header["witnesses"]}
         phase = None if header["phase"] is None else _read_phase(header["phase"], arrays)

@@ -34,9 +34,10 @@ class Tally:
 @dataclass(frozen=True)
 class Cohort:
     """`numbered` (n_rows,) numbers the people from 0; None where every row is another person's. `fetch` reads columns of all
-    rows. Under differential privacy `clipped`
-    (n_rows,) marks the rows of people whose values or rows were cut to what the contract allows. `count`, where it is
-    given, counts combinations of categories without reading columns."""
+        rows. Under differential privacy `clipped`
+        (n_rows,) marks the rows of people whose values or rows were cut to what the contract allows. `count`, where it is
+        given, counts combinations of categories without reading columns. `seed`: of coins that no one outside may foresee, where
+    differential privacy hangs on them; 0 in exact mode."""
 
     numbered: Ints | None
     people: int
@@ -46,6 +47,7 @@ class Cohort:
     kept: dict[Any, Any] = field(default_factory=dict)
     clipped: NDArray[np.bool_] | None = None
     count: Callable[[Sequence[Field]], Tally] | None = None
+    seed: int = field(default=0, repr=False)
 
     @property
     def rows(self) -> int:

@@ -30,10 +30,14 @@ class TaskId(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What the hub tells the nodes before a round: the step of the method, and named arrays."""
+    """What the hub tells the nodes before a round: the step of the method, and named arrays.
+
+    `hub` holds what the analysis keeps at the hub, and is never sent. `asked`: the nodes that this round asks, if not all."""
 
     step: str = "start"
     values: Mapping[str, Floats] = field(default_factory=dict)
+    hub: Mapping[str, Floats] = field(default_factory=dict, compare=False, repr=False)
+    asked: tuple[str, ...] = ()
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, name: str) -> Floats:
@@ -95,6 +99,7 @@ class Part:
     or removed; infinite where the contract bounds nothing.
     `parameters`: how many coefficients are fitted to the rows, for the p/n rule.
     `noise`: at the hub, the variance of the noise in each number of an array; none in exact mode.
+    `node`: at the hub, whose part it is, where it is one node's.
     """
 
     sums: Mapping[str, Sum]
@@ -102,6 +107,7 @@ class Part:
     bounds: Mapping[str, float]
     parameters: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,14 @@ class Exactness:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A trained network: `about` says how to build it and what it takes, in words and numbers; `weights` (size,)."""
+
+    about: Row
+    weights: Floats
+
+
+@dataclass(frozen=True)
 class Result:
     """What an analysis found. `n` holds people, rows, missing rows, and where the method has them, events (of the rarer
     kind): a result that stands on too few of these is withheld whole."""
@@ -222,3 +236,4 @@ class Result:
     n: Mapping[str, int]
     exactness: Exactness = Exactness()
     notes: Sequence[str] = ()
+    model: Model | None = None

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from federation import codec
 from federation.contract import Contract
-from federation.messages import Ints, Noised, Part, Query, Refusal, State, TaskId
+from federation.messages import Floats, Ints, Noised, Part, Query, Refusal, State, TaskId
 from federation.privacy import calibration, noise
 from federation.privacy.calibration import Grid
 from federation.privacy.noise import Entropy
@@ -71,9 +71,33 @@ def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callab
     return codec.noised_from_bytes(ledger.store(purse.book, name_, content, purse.now.isoformat(timespec="seconds")))
 
 
+def inside(
+    name_: str, study: Study, grids: Mapping[str, Grid], step: Grid, train: Callable[[Callable[[Floats], Floats]], Part], purse: Purse
+) -> Noised | Refusal:
+    """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `train` gets what
+    noises the sum of a step."""
+    if (before := ledger.stored(purse.book, name_)) is not None:
+        return codec.noised_from_bytes(before)
+    at = purse.now.isoformat(timespec="seconds")
+    refused = ledger.charge(purse.book, purse.account, claim(name_, study, grids), at)
+    if refused is not None:
+        return refused
+
+    def noised(array: Floats) -> Floats:
+        return calibration.to_numbers(calibration.to_steps(array, step) + noise.discrete_gaussian(step.size, step.variance, purse.entropy), step.unit)
+
+    try:
+        part = train(noised)
+        steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
+    except OverflowError:
+        return Refusal("overflow", "the weights grow without end: make the learning rate smaller")
+    sent = Noised(steps, {key: grid.unit for key, grid in grids.items()}, dict.fromkeys(grids, 0.0), purse.now.date().isoformat())
+    return codec.noised_from_bytes(ledger.store(purse.book, name_, codec.noised_to_bytes(sent), at))
+
+
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
     """A share of distributed noise is charged as the whole: it is private only together with the others' shares."""
-    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items()}, study.privacy.delta)
+    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items() if grid.event is not None}, study.privacy.delta)
 
 
 def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], purse: Purse, share: bool) -> Noised:

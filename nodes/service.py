@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from federation import codec, disclosure, errors
 from federation import contract as contracts
-from federation import disclosure, errors
 from federation.cohort import Cohort
 from federation.contract import Contract, Schema
 from federation.disclosure import Rules
 from federation.messages import Answer, Noised, Part, Query, Refusal, Reply, State, TaskId
-from federation.privacy import accounting
+from federation.privacy import accounting, calibration
+from federation.privacy.calibration import Grid
 from federation.study import Study
 from nodes import cohorts, fingerprints, ledger, noising, sums
 from nodes.ledger import Account
@@ -28,7 +30,7 @@ MOST_STUDIES = 4  # whose cohorts are kept between rounds
 def answer(query: Query, office: Office, now: datetime) -> Reply:
     """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, Mail."""
     site, study = office.site, query.study
-    mine = {task: state for task, state in query.states.items() if task.node in ("", site.name)}
+    mine = {task: state for task, state in query.states.items() if task.node in ("", site.name) and (not state.asked or site.name in state.asked)}
     try:
         refused = admit(query, office, now) or _rolled_back(query, office)
         if refused is None:
@@ -153,7 +155,8 @@ def _open_desk(study: Study, office: Office, now: datetime) -> Desk:
         only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
         if study.privacy.mode == "dp":  # whatever the rows are, there is an answer: a refusal would tell about them
             opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, office.salt(study.hash).hex(), only_counts=only_counts)
-            return Desk(tasks, opened.cohort, rules, None)
+            seed = int.from_bytes(office.salt(f"coins {study.hash}")[:16], "little")
+            return Desk(tasks, replace(opened.cohort, seed=seed), rules, None)
         opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts)
     except errors.StudyError:
         return Desk({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
@@ -208,4 +211,18 @@ def noised(task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, 
         return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
     purse = Purse(office.book, office.site.datasets[query.study.dataset].contract, now, office.entropy)
     name = noising.name(query, task_id, state, noising.WHOLE)
+    sampling = budget.sampling(task, state)
+    if sampling is not None and sampling.inside:
+        return _trained(name, task_id, state, task, desk, query, grids, purse)
     return noising.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse)
+
+
+def _trained(name: str, task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, grids: Mapping[str, Grid], purse: Purse) -> Noised | Refusal:
+    """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
+    first = ledger.stored(purse.book, noising.name(query, task_id, task.analysis.start(task), noising.WHOLE))
+    if first is None:
+        return Refusal("ledger", "this node was not asked for the first round of the training, or has lost it: submit another study")
+    said = codec.noised_from_bytes(first)
+    people = calibration.to_numbers(said.steps["people"], said.units["people"])
+    step = budget.step_grid(query.study, task, state)
+    return noising.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(desk.cohort, task, state, noised, people), purse)

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import cast
 
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
 from federation.messages import Part, Row, State
-from federation.privacy import calibration
+from federation.privacy import accounting, calibration
+from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.study import Study
-from strategies.task import PrivateAnalysis, Task
+from strategies.task import PrivateAnalysis, PrivateTraining, Sampling, Task
 
 
 def of_analysis(study: Study, name: str) -> int:
     """The pico-rho of one task of the analysis at a node. With `results: both` a node answers two."""
     weights = {name: entry.budget for name, entry in study.analyses.items()}
-    tasks = 2 if study.analyses[name].results == "both" else 1
-    return calibration.divide(study.privacy.rho, weights)[name] // tasks
+    return calibration.divide(study.privacy.rho, weights)[name] // tasks_of(study, name)
 
 
 def grids(study: Study, task: Task, state: State, part: Part, nodes: int) -> dict[str, Grid]:
@@ -31,9 +32,71 @@ def grids(study: Study, task: Task, state: State, part: Part, nodes: int) -> dic
     rho, honest = of_analysis(study, task.name), study.privacy.honest(nodes)
     made = {}
     for name, share in private(task).shares(task, state).items():
-        array = part.sums[name]
+        array, drawn = part.sums[name], sampling(task, state)
+        if drawn is not None and (drawn.inside or name == drawn.array):
+            made[name] = _sampled(study, task, drawn, name, part, honest)
+            continue
         made[name] = calibration.grid(part.bounds[name], array.size, math.floor(rho * share), whole=array.dtype.kind == "i", honest=honest)
     return made
+
+
+# -- training on samples
+TRAINING_SHARE = 0.82  # of what an analysis that trains may spend; the rest is for counts
+
+
+def sampling(task: Task, state: State) -> Sampling | None:
+    """How the round draws its people by chance, if it does."""
+    found: Sampling | None = getattr(task.analysis, "sampling", lambda task, state: None)(task, state)
+    return found
+
+
+def _sampled(study: Study, task: Task, drawn: Sampling, name: str, part: Part, honest: int) -> Grid:
+    z = multiplier(study, task, drawn)
+    if not drawn.inside:
+        return calibration.step_grid(part.bounds[name], part.sums[name].size, z, drawn.rate, honest)
+    event = Sampled(drawn.rate, z, drawn.steps) if name == drawn.array else None
+    return calibration.carried(part.sums[name].size, event)
+
+
+def step_grid(study: Study, task: Task, state: State) -> Grid:
+    """Of one of the steps that a node takes by itself."""
+    drawn = sampling(task, state)
+    assert drawn is not None
+    part = zero(task, state)
+    return calibration.step_grid(trains(task).step_bound(task), part.sums[drawn.array].size, multiplier(study, task, drawn), drawn.rate)
+
+
+def multiplier(study: Study, task: Task, drawn: Sampling) -> float:
+    """How many times its bound the noise of each step is, so that all steps keep what the study leaves them. ValueError if nothing does.
+
+    Costs of training add up at one order only. A study that trains once takes the order that needs the least noise; of several trainings
+    all take the order at which its epsilon is read."""
+    training = [name for name, entry in study.analyses.items() if entry.run == study.analyses[task.name].run]
+    weights = {name: study.analyses[name].budget * tasks_of(study, name) for name in study.analyses}
+    flat = sum(of_analysis(study, name) * tasks_of(study, name) * (1 - TRAINING_SHARE if name in training else 1.0) for name in study.analyses)
+    share = study.analyses[task.name].budget / sum(study.analyses[name].budget for name in training) / tasks_of(study, task.name)
+    alone = len(training) == 1 and tasks_of(study, task.name) == 1
+    return _multiplier(study.privacy.rho, study.privacy.delta, math.ceil(flat) + len(weights), share, alone, drawn.rate, drawn.steps * drawn.rounds)
+
+
+@cache
+def _multiplier(rho: int, delta: float, flat: int, share: float, alone: bool, rate: float, steps: int) -> float:
+    """Also at the delta of a producer's account, which may just hold the study's budget."""
+    found = []
+    for each in {delta, accounting.ACCOUNT_DELTA}:
+        most = [share * (at - flat) for at in accounting.most_at_orders(rho, each)]
+        best = max(range(len(most)), key=most.__getitem__)
+        found.append(accounting.multiplier_for(rate, steps, lambda i, most=most, best=best: most[i] if alone or i == best else -1.0))  # type: ignore[misc]
+    return max(found)
+
+
+def tasks_of(study: Study, name: str) -> int:
+    """How many tasks a node has of an analysis."""
+    return 2 if study.analyses[name].results == "both" else 1
+
+
+def trains(task: Task) -> PrivateTraining:
+    return cast(PrivateTraining, task.analysis)
 
 
 def private(task: Task) -> PrivateAnalysis:
@@ -49,14 +112,21 @@ def check(study: Study, task: Task) -> None:
     """ExpressionError if differential privacy cannot carry the analysis: something is unbounded, or the budget too small."""
     if study.privacy.mode != "dp":
         return
-    if any(math.isinf(zero(task, state).bounds[name]) for state in private(task).rounds(task) for name in private(task).shares(task, state)):
+    states = _distinct(task)
+    if any(math.isinf(zero(task, state).bounds[name]) for state in states for name in private(task).shares(task, state)):
         wide = [field.name for field in task.fields if field.kind == "number" and not all(map(math.isfinite, field.interval))]
         raise ExpressionError(f"mode dp needs to know how far one person can move a sum: give a `range` in the contract to what {', '.join(wide)} is made of")
     try:
-        for state in private(task).rounds(task):
+        for state in states:
             grids(study, task, state, zero(task, state), study.min_nodes)
     except ValueError as reason:
         raise ExpressionError(str(reason)) from None
+
+
+def _distinct(task: Task) -> list[State]:
+    """The states of a whole run; of those that train on samples, and are all alike, one."""
+    states = private(task).rounds(task)
+    return [state for i, state in enumerate(states) if not i or sampling(task, state) is None or sampling(task, states[i - 1]) is None]
 
 
 def noise(study: Study, task: Task, state: State, array: str, nodes: int) -> float:

@@ -12,13 +12,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+Tensor = Any  # torch.Tensor: torch is imported where it is used
+Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
 
-    Tensor = torch.Tensor
-    Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
+AT_ONCE = 64  # people whose gradients are taken together
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -178,4 +178,3 @@ def _patches(layer: Any, given: Tensor) -> Tensor:
     shape = (*padded.shape[:2], *kernel, *places)
     view = padded.as_strided(shape, (*steps[:2], *steps[2:], *[step * s for step, s in zip(steps[2:], stride, strict=True)]))
     return view.reshape(len(given), shape[1] * math.prod(kernel), -1)
-

@@ -20,12 +20,12 @@ from strategies.task import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
     "anova", "boosted_trees", "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "k_means",
-    "kaplan_meier", "mantel_haenszel", "mixed_model", "multiple_imputation", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance",
+    "kaplan_meier", "mantel_haenszel", "mixed_model", "multiple_imputation", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance", "train",
 )  # fmt: skip
 NAMES = frozenset(ANALYSES)
 PRIVATE = (
     "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "mantel_haenszel", "pathways",
-    "piecewise_exponential", "rates", "sccs", "surveillance",
+    "piecewise_exponential", "rates", "sccs", "surveillance", "train",
 )  # fmt: skip
 NOT_PRIVATE = {
     "boosted_trees": "each split would need noise of its own, and trees on noise say little; run: glm spends the same budget better",
@@ -78,7 +78,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
-            tasks[name] = task(name, entry, schema, source, is_private=study.privacy.mode == "dp")
+            tasks[name] = task(name, entry, schema, source, is_private=study.privacy.mode == "dp", secure_sum=study.privacy.secure_sum is not None)
             budget.check(study, tasks[name])
         except errors.StudyError as error:
             problems += error.problems
@@ -104,7 +104,7 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
     return schema
 
 
-def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private: bool = False) -> Task:
+def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private: bool = False, secure_sum: bool = False) -> Task:
     key = ("analyses", name)
     if entry.run not in ANALYSES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
@@ -123,4 +123,8 @@ def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private:
     except ExpressionError as error:
         culprit = next((name for name, value in entry.options.items() if isinstance(value, str) and value in str(error)), "run")
         raise errors.StudyError(f"{source.at(*key, culprit)}: analyses.{name}: {error}") from None
-    return Task(name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person)
+    built = Task(name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person)
+    why = getattr(module, "refuses", lambda task, secure_sum: None)(built, secure_sum=secure_sum)
+    if why is not None:
+        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {why}")
+    return built

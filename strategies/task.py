@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
-from federation.messages import Part, Result, Row, State
+from federation.messages import Floats, Part, Result, Row, State
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,19 @@ class Task:
     plan: Any
     fields: tuple[Field, ...]
     rows_per_person: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Training under differential privacy: `rounds` of `steps` each, of which each is on people drawn with probability `rate`. With `inside`
+    a node takes all steps of a round by itself, each with noise of its own, and sends where they led; else a round is one step, and what
+    leaves is its noised sum. `array` is what costs."""
+
+    array: str
+    rate: float
+    steps: int
+    rounds: int
+    inside: bool
 
 
 class Analysis(Protocol):
@@ -51,3 +64,12 @@ class PrivateAnalysis(Analysis, Protocol):
     def rounds(self, task: Task) -> Sequence[State]: ...
     def shares(self, task: Task, state: State) -> Mapping[str, float]: ...
     def foresee(self, task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]: ...
+
+
+class PrivateTraining(PrivateAnalysis, Protocol):
+    """One that trains on samples. `sampling` says how a round draws its people, if it does. Where a node takes steps by itself, `inside`
+    makes its part, with what noises the sum of a step and how many people it has said to have; `step_bound` is that sum's."""
+
+    def sampling(self, task: Task, state: State) -> Sampling | None: ...
+    def step_bound(self, task: Task) -> float: ...
+    def inside(self, cohort: Cohort, task: Task, state: State, noised: Callable[[Floats], Floats], people: Floats) -> Part: ...

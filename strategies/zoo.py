@@ -10,14 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from federation.messages import Floats
-
-if TYPE_CHECKING:
-    import torch
 
 Kind = Literal["logistic", "mlp", "gru", "cnn1d", "cnn"]
 Norm = Literal["none", "group", "node"]
@@ -50,14 +47,14 @@ def last_of_gru() -> Any:
     """nn.GRU that gives its last state alone, so that it can stand in a Sequential. With its weights named as torch names them."""
     from torch import nn
 
-    class Last(nn.GRU):
+    class Last(nn.GRU):  # type: ignore[misc]
         def forward(self, x: Any, hx: Any = None) -> Any:
             return super().forward(x, hx)[0][:, -1]
 
     return Last
 
 
-def build(network: Network, seed: int = 0) -> torch.nn.Sequential:
+def build(network: Network, seed: int = 0) -> Any:
     """With weights drawn from `seed`, the same everywhere; a logistic model begins at zero."""
     import torch
 
@@ -103,7 +100,7 @@ def _convolutions(network: Network) -> list[Any]:
     return [*layers, nn.AdaptiveAvgPool2d(1) if plane else nn.AdaptiveAvgPool1d(1)]
 
 
-def entry(network: Network, rows: torch.Tensor) -> torch.Tensor:
+def entry(network: Network, rows: Any) -> Any:
     """(n, *shape) as the first layer takes it."""
     if network.kind == "cnn":
         return rows.unsqueeze(1)
@@ -111,12 +108,12 @@ def entry(network: Network, rows: torch.Tensor) -> torch.Tensor:
 
 
 # -- weights as one array
-def shared(net: torch.nn.Module) -> list[torch.nn.Parameter]:
+def shared(net: Any) -> list[Any]:
     """The parameters that are trained together: all but those of layers that stay at their node."""
     return [parameter for module in net.modules() if not stays(module) for parameter in module.parameters(recurse=False)]
 
 
-def stays(module: torch.nn.Module) -> bool:
+def stays(module: Any) -> bool:
     from torch import nn
 
     return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
@@ -126,11 +123,11 @@ def size(network: Network) -> int:
     return sum(parameter.numel() for parameter in shared(build(network)))
 
 
-def weights(net: torch.nn.Module) -> Floats:
+def weights(net: Any) -> Floats:
     return np.concatenate([parameter.detach().numpy().ravel() for parameter in shared(net)]).astype(np.float64)
 
 
-def put(net: torch.nn.Module, flat: Floats) -> None:
+def put(net: Any, flat: Floats) -> None:
     """Weights beyond the reach of a 32-bit float become infinite, and the loss says so."""
     import torch
 
@@ -141,7 +138,7 @@ def put(net: torch.nn.Module, flat: Floats) -> None:
             at += parameter.numel()
 
 
-def named(net: torch.nn.Module) -> dict[str, Any]:
+def named(net: Any) -> dict[str, Any]:
     """The shared weights as numpy arrays, by the names of a state dict."""
     kept = {id(parameter) for parameter in shared(net)}
     return {name: parameter.detach().numpy() for name, parameter in net.named_parameters() if id(parameter) in kept}

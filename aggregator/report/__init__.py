@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aggregator.release import Document, Findings
+from aggregator import models
+from aggregator.release import AnalysisDocument, Document, Findings
+from aggregator.report import words
 
 
 def write(document: Document, folder: Path) -> None:
@@ -24,6 +26,13 @@ def write(document: Document, folder: Path) -> None:
         _write_tables(tables, name, found)
         for node, one in found.by_node.items():
             _write_tables(tables, f"{name}@{node}", one)
+        if found.model is not None:
+            models.write(found.model, _card(document, name, found), folder, name)
+
+
+def _card(document: Document, name: str, found: AnalysisDocument) -> str:
+    told = {**found.model_dump(mode="json"), "study": document.study, "title": document.title, "question": document.question}
+    return models.card(name, {**told, "provenance": document.provenance, "protection": words.privacy(found.privacy)})
 
 
 def _write_tables(folder: Path, name: str, found: Findings) -> None:

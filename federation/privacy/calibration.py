@@ -8,17 +8,18 @@ the same public values, so they agree on it without a word.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
 from federation.messages import Floats, Ints
 from federation.privacy import accounting, noise
-from federation.privacy.accounting import PICO, Gaussian
+from federation.privacy.accounting import PICO, Event, Gaussian, Sampled
 
 LEAST_SIGMA = 8  # grid units, also of a node's share of distributed noise: at 4 already the sum of shares is as good as one draw
 SIGMAS = tuple(4**i for i in range(4, 9))  # of real arrays, so that few noise tables are made: 256 to 65,536
+WITHIN = 2.0**-24  # the step on which weights leave that were made with noise inside
 ROUNDING = Fraction(1, 100)  # the part of the bound that rounding may take, if a larger sigma can avoid more
 TOO_SMALL = "the budget is too small: give the study a larger epsilon, the analysis a larger share, or narrow the contract's ranges"
 LARGEST_COUNT = 2**52  # what a float still counts in single steps
@@ -34,10 +35,12 @@ class Grid:
     variance: Fraction
     size: int
     honest: int = 1
+    sampled: Sampled | None = None
 
     @property
-    def event(self) -> Gaussian:
-        return Gaussian(self.bound, self.variance, self.size)
+    def event(self) -> Event | None:
+        """What it costs. `sampled`: as the people in the sum were drawn by chance, or noise is in what the array was made from."""
+        return self.sampled or (Gaussian(self.bound, self.variance, self.size) if self.variance else None)
 
     @property
     def share(self) -> Fraction:
@@ -64,18 +67,30 @@ def _whole(bound: float, size: int, rho: int, honest: int) -> Grid:
     return _checked(Grid(1 / finer, moved, variance, size, honest))
 
 
-def _real(bound: float, size: int, rho: int, honest: int) -> Grid:
+def _real(bound: float, size: int, rho: int, honest: int, rounding: Fraction = ROUNDING) -> Grid:
     """Both sums of a neighbouring pair are rounded, so each number may move by two halves of a step more, and by two for
     floating-point sums that are a little off."""
-    rounding = 2 * Fraction(math.isqrt(size * 2**40) + 1, 2**20)
+    most, rounding = rounding, 2 * Fraction(math.isqrt(size * 2**40) + 1, 2**20)
     for sigma in SIGMAS:
         moved = Fraction(sigma) * Fraction(math.isqrt(2 * rho * PICO), PICO)  # how far a person may move, in steps
-        if rounding <= ROUNDING * moved and sigma**2 >= LEAST_SIGMA**2 * honest:
+        if rounding <= most * moved and sigma**2 >= LEAST_SIGMA**2 * honest:
             break
     if rounding * 2 > moved:
         raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, take fewer rounds, or coarsen it")
     unit = bound / float(moved - rounding) * (1 + 2**-40)
     return _checked(Grid(unit, _upwards(bound) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
+
+
+def step_grid(bound: float, size: int, multiplier: float, rate: float, honest: int = 1) -> Grid:
+    """The grid of one step on people drawn with probability `rate`, with noise of at least that multiple of the bound."""
+    rho = math.floor(PICO / (2 * multiplier**2))
+    made = _real(bound, size, rho, honest, rounding=Fraction(1, 20))
+    return replace(made, sampled=Sampled(rate, multiplier, 1))
+
+
+def carried(size: int, sampled: Sampled | None) -> Grid:
+    """Of an array whose noise is already in it."""
+    return Grid(WITHIN, Fraction(0), Fraction(0), size, 1, sampled)
 
 
 def _upwards(bound: float) -> Fraction:

@@ -75,6 +75,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "score ~ age + sex", "impute": ["age"], "times": 3},
         {"model": "died ~ age + dose", "family": "binomial", "impute": ["age", "dose"], "times": 2},
     ],
+    "train": [
+        {"model": "died ~ age + sex", "network": "logistic", "rounds": 2, "batch": 0, "validation": 0, "learning_rate": 1.0},
+        {"model": "died ~ age * arm", "network": "mlp", "rounds": 2, "batch": 0, "validation": 0, "strategy": "fedadam"},
+    ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
@@ -104,15 +108,16 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[
     assert pooled.n == federated.n
     assert pooled.tables.keys() == federated.tables.keys()
     for table, expected in pooled.tables.items():
-        _check_rows(expected.rows, federated.tables[table].rows)
+        if table != "nodes":  # of each node by itself
+            _check_rows(expected.rows, federated.tables[table].rows, 1e-8 if name != "train" else 1e-4)  # networks count in 32 bits
 
 
-def _check_rows(expected: Any, found: Any) -> None:
+def _check_rows(expected: Any, found: Any, rel: float) -> None:
     assert len(expected) == len(found)
     for one, other in zip(expected, found, strict=True):
         for column, value in one.items():
             if isinstance(value, float) and column != "rounds":
-                assert other[column] == pytest.approx(value, rel=1e-8, abs=1e-10)  # sums in another order, then Newton to 1e-9
+                assert other[column] == pytest.approx(value, rel=rel, abs=rel / 100)  # sums in another order, then Newton to 1e-9
             elif column != "rounds":
                 assert other[column] == value
 
