@@ -26,6 +26,7 @@ from strategies import budget, registry
 from strategies.task import Task
 
 Ask = Callable[[Query], Sequence[Reply]]
+Resumed = tuple[State, int, list[str], list[str]]  # state, rounds done, nodes, notes
 MOST_ROUNDS = 20_000
 MOST_MISSED = 3
 FLOAT = np.dtype(np.float64)
@@ -85,9 +86,10 @@ def run(
     source: Source | None = None,
     watch: Callable[[int, Outcome], None] | None = None,
     witnesses: dict[str, Head] | None = None,
+    resume: Mapping[TaskId, Resumed] | None = None,
 ) -> Outcome:
     """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with. `witnesses` are the
-    last heads seen of the nodes' ledgers, and are brought up to date."""
+    last heads seen of the nodes' ledgers, and are brought up to date. `resume`: tasks that go on from where they were."""
     tasks = registry.plan(study, contract, source)
     roster = sorted(nodes)
     if len(roster) < study.min_nodes:
@@ -97,6 +99,11 @@ def run(
         for task_id, task in _task_ids(study, tasks, roster)
     }
     check_secure_sum(study, len(roster))
+    for task_id, (state, rounds, nodes_then, notes) in (resume or {}).items():
+        one = runs[task_id]
+        one.state, one.rounds, one.fresh = state, rounds, False
+        one.nodes = [node for node in one.nodes if node in nodes_then]
+        one.notes = [*notes, f"the training was stopped after {rounds} rounds, and went on from there"]
     happened: list[Happened] = []
     seen: dict[str, Head] = {} if witnesses is None else witnesses
     outcome = Outcome(study, contract, tuple(roster), runs, happened, 0)

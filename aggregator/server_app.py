@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
-from aggregator import flower_ask, hub, jobs, release, secure
+from aggregator import checkpoints, flower_ask, hub, jobs, release, secure
 from aggregator.flower_ask import Patience
 from aggregator.hub import Outcome
 from federation import codec, errors, receipts, wire
@@ -127,14 +127,18 @@ def _run(post: GridPost) -> release.Document:
     def watch(number: int, outcome: Outcome) -> None:
         said[0] = str(number)
         jobs.progress(folder, name, said[0])
+        keep(number, outcome)
 
+    kept = checkpoints.path(folder / "checkpoints", job.study)
+    keep, saved = checkpoints.keeper(kept), checkpoints.load(kept, job.study, job.contract)
     send = flower_ask.send_of(post, job.nodes, Patience(job.timeout_s), notes.append)
     ask = secure.ask_of(send, lambda study: registry.plan(study, job.contract), lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"))
     witnesses = jobs.witnesses(folder)
     try:
-        outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=watch, witnesses=witnesses)
+        outcome = hub.run(job.study, job.contract, ask, list(job.nodes.values()), watch=watch, witnesses=witnesses, resume=saved.runs if saved else None)
     finally:
         jobs.keep_witnesses(folder, witnesses)
+    kept.unlink(missing_ok=True)
     return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="flower", notes=[*job.notes, *notes])
 
 

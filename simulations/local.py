@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from nodes import connectors, ledger, service
 from nodes.ledger import Account
 from nodes.office import Office
 from nodes.site import Dataset, Policy, Site, Storage
+from simulations.workers import Workers
 from strategies import registry
 
 SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
@@ -32,6 +34,16 @@ SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
     return secure.ask_of(send_of(offices_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+
+
+@contextmanager
+def asking(sites: Sequence[Site], now: datetime, workers: int = 1) -> Iterator[Ask]:
+    """The same, with the nodes in so many worker processes, if more than one."""
+    if workers <= 1:
+        yield ask_of(sites, now)
+        return
+    with Workers(offices_of(sites), now, workers, send_of) as pool:
+        yield secure.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 
 def offices_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[Office]:

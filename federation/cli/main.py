@@ -77,13 +77,14 @@ def simulate(
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
     variant: Annotated[str, typer.Option("--variant", help="Of a pilot: study, private (with noise), or real (on real data).")] = "study",
     size: Annotated[Literal["small", "full"], typer.Option("--size", help="Of a pilot: a few thousand people, or as many as there are.")] = "small",
+    workers: Annotated[Optional[int], typer.Option("--workers", min=1, help="Processes for the nodes of a training; else one for each core.")] = None,  # noqa: UP045
 ) -> None:
     """Run a study on a whole federation on this machine."""
     from federation.cli import simulate as verb
 
     verb.run(
         study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output,
-        variant=variant, size=size,
+        variant=variant, size=size, workers_=workers,
     )  # fmt: skip
 
 

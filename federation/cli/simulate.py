@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aggregator import hub, registry, release, report
-from aggregator.hub import Ask, Outcome
+from aggregator import checkpoints, hub, registry, release, report
+from aggregator.hub import Outcome
 from federation import errors
 from federation.cli import show
 from federation.cli import study as studies
@@ -19,9 +19,10 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes.site import Dataset, Policy, Site
-from simulations import local
+from simulations import local, workers
 from simulations.pilots import running
 from simulations.pilots.common import Size
+from strategies import registry as analyses
 
 
 def run(
@@ -39,6 +40,7 @@ def run(
     output: str,
     variant: str = "study",
     size: Size = "small",
+    workers_: int | None = None,
 ) -> None:
     console = Console(stderr=output == "json", highlight=False)
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
@@ -54,7 +56,7 @@ def run(
         console.print(f"{len(sites)} nodes, engine {engine}, study {made.study} ({made.hash[:12]})", style="dim")
         for note in notes:
             console.print(f"Note: {note}.", style="dim")
-        document = _run(made, agreed, source, sites, engine, notes, Path(scratch), console)
+        document = _run(made, agreed, source, sites, engine, notes, Path(scratch), console, workers_, out)
     store = registry.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
     registry.write(store, document)
     store.dispose()
@@ -94,23 +96,40 @@ def _folder(out: Path) -> Path:
 
 
 def _run(
-    made: Study, agreed: Contract, source: Source, sites: Sequence[Site], engine: str, notes: Sequence[str], scratch: Path, console: Console
+    made: Study,
+    agreed: Contract,
+    source: Source,
+    sites: Sequence[Site],
+    engine: str,
+    notes: Sequence[str],
+    scratch: Path,
+    console: Console,
+    workers_: int | None,
+    out: Path,
 ) -> release.Document:
     with console.status("checking the study") as status:
 
         def watch(number: int, outcome: Outcome) -> None:
             still = [str(task_id) for task_id, one in outcome.runs.items() if one.open and not task_id.node]
+            keep(number, outcome)
             status.update(f"round {number} done" + (f"; still at work: {', '.join(still)}" if still else ""))
 
         if engine == "flower":
             from simulations import flower
-            from strategies import registry as analyses
 
             analyses.plan(made, agreed, source)  # what is wrong with a study is said here, with its lines
             return flower.run(made, agreed, sites, scratch, notes=notes, say=status.update)
         started = datetime.now(UTC)
-        ask: Ask = local.ask_of(sites, started)
-        outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch)
+        kept = checkpoints.path(out, made)
+        keep, saved = checkpoints.keeper(kept), checkpoints.load(kept, made, agreed)
+        if saved is not None:
+            notes = [*notes, f"goes on after round {saved.round}, where it was stopped; remove {kept.name} to begin anew"]
+            console.print(f"Note: {notes[-1]}.", style="dim")
+        count = workers.wanted(made, len(sites)) if workers_ is None else min(workers_, len(sites))
+        analyses.plan(made, agreed, source)
+        with local.asking(sites, started, count) as ask:
+            outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch, resume=saved.runs if saved else None)
+        kept.unlink(missing_ok=True)
         return release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
 
 

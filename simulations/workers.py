@@ -1,0 +1,120 @@
+"""Nodes in worker processes, for studies that train: as many as there are cores, each with its share of them.
+
+A node lives in one worker from the first round to the last, so what it keeps between rounds stays with it. Messages travel as the
+bytes that would go over a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+from aggregator.secure import Send
+from federation import codec, errors
+from federation.messages import Query, Reply
+from federation.study import Study
+from nodes.office import Office
+from strategies import registry
+
+
+def wanted(study: Study, nodes: int) -> int:
+    """How many workers a study is worth: 1 is none beside this process."""
+    return min(nodes, cores()) if "train" in study.runs else 1
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A `send` whose nodes answer in `count` processes at once. To be closed. Made before this process has trained anything itself: what
+    torch has begun does not survive a fork."""
+
+    def __init__(self, offices: Sequence[Office], now: datetime, count: int, send_of: Any) -> None:
+        _warm()
+        for office in offices:
+            _ = office.identity  # the same in every worker
+        context = multiprocessing.get_context("fork")
+        self.of = {office.site.name: i % count for i, office in enumerate(offices)}
+        self.pipes: list[Connection] = []
+        self.processes = []
+        threads = max(1, cores() // count)
+        for _ in range(count):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, send_of(offices, now), threads, [*self.pipes, mine]), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(mine)
+            self.processes.append(process)
+
+    def send(self, queries: Mapping[str, Query]) -> list[Reply]:
+        """SetupError if a worker has died."""
+        packed: dict[int, bytes] = {}
+        replies: dict[str, Reply] = {}
+        try:
+            for worker, pipe in enumerate(self.pipes):
+                asked = [(name, query) for name, query in queries.items() if self.of.get(name) == worker]
+                distinct = {id(query): query for _, query in asked}
+                for key, query in distinct.items():
+                    packed.setdefault(key, codec.query_to_bytes(query))
+                pipe.send(([name for name, _ in asked], [list(distinct).index(id(query)) for _, query in asked], len(distinct)))
+                for key in distinct:
+                    pipe.send_bytes(packed[key])
+            for worker, pipe in enumerate(self.pipes):
+                for name in (name for name in queries if self.of.get(name) == worker):
+                    replies[name] = codec.reply_from_bytes(pipe.recv_bytes())
+        except (EOFError, OSError):
+            raise errors.SetupError("a worker process of the simulation has died, perhaps for want of memory: take fewer with --workers") from None
+        return [replies[name] for name in queries if name in replies]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+
+
+def _warm() -> None:
+    """What all workers need is imported once, here. One thread, since a pool of threads does not survive a fork either."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    registry.preload(["train"])
+
+
+def _work(pipe: Connection, send: Send, threads: int, others: Iterable[Connection]) -> None:
+    for other in others:  # so that this worker ends when the parent does
+        other.close()
+    _warm_up(threads)
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            names, which, count = pipe.recv()
+            queries = [codec.query_from_bytes(pipe.recv_bytes()) for _ in range(count)]
+            for name, index in zip(names, which, strict=True):
+                (reply,) = send({name: queries[index]})
+                pipe.send_bytes(codec.reply_to_bytes(reply))
+
+
+def _warm_up(threads: int) -> None:
+    """The first slope that torch works out takes a tenth of a second more than the next."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    torch.set_num_threads(threads)
+    weight = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    torch.autograd.grad(torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), weight).sum(), weight)
