@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from multiprocessing.connection import Connection
@@ -34,21 +35,20 @@ def cores() -> int:
 
 
 class Workers:
-    """A `send` whose nodes answer in `count` processes at once. To be closed. Made before this process has trained anything itself: what
-    torch has begun does not survive a fork."""
+    """A `send` whose nodes answer in `count` processes at once. To be closed."""
 
-    def __init__(self, offices: Sequence[Office], now: datetime, count: int, send_of: Any) -> None:
-        _warm()
+    def __init__(self, offices: Sequence[Office], now: datetime, count: int, send_of: Callable[[Sequence[Office], datetime], Send]) -> None:
+        context = _context()
         for office in offices:
             _ = office.identity  # the same in every worker
-        context = multiprocessing.get_context("fork")
         self.of = {office.site.name: i % count for i, office in enumerate(offices)}
         self.pipes: list[Connection] = []
         self.processes = []
         threads = max(1, cores() // count)
         for _ in range(count):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, send_of(offices, now), threads, [*self.pipes, mine]), daemon=True)
+            others = [*self.pipes, mine] if context.get_start_method() == "fork" else []
+            process = context.Process(target=_work, args=(theirs, send_of, list(offices), now, threads, others), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(mine)
@@ -86,19 +86,38 @@ class Workers:
                 process.terminate()
 
 
-def _warm() -> None:
-    """What all workers need is imported once, here. One thread, since a pool of threads does not survive a fork either."""
+_SINGLE = "hdh_single_threaded"  # an attribute of the module torch: it has had one thread from the first
+
+
+def _context() -> Any:
+    """Workers are forked from this process once it has imported what they need: that is the quickest. But a pool of threads that torch has
+    begun does not survive a fork; then they come from a process that is made for it."""
     if importlib.util.find_spec("torch") is None:
-        return
-    import torch
+        return multiprocessing.get_context("fork")
+    if "torch" not in sys.modules:
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
+        setattr(torch, _SINGLE, True)
     registry.preload(["train"])
+    if getattr(sys.modules["torch"], _SINGLE, False):
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simulations.local", "strategies.train", "torch"])
+    return context
 
 
-def _work(pipe: Connection, send: Send, threads: int, others: Iterable[Connection]) -> None:
+def _work(
+    pipe: Connection,
+    send_of: Callable[[Sequence[Office], datetime], Send],
+    offices: Sequence[Office],
+    now: datetime,
+    threads: int,
+    others: Iterable[Connection],
+) -> None:
     for other in others:  # so that this worker ends when the parent does
         other.close()
+    send = send_of(offices, now)
     _warm_up(threads)
     with suppress(EOFError, KeyboardInterrupt):
         while True:

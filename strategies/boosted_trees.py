@@ -24,14 +24,15 @@ from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, fitting
+from strategies import counting, fitting, splits
 from strategies.task import Task
 
 FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
 
 
 class Options(Frozen):
-    """`model` as `died ~ age + sex`. A branch is split if both sides keep `least` rows and the gain is positive; `l2` shrinks leaves."""
+    """`model` as `died ~ age + sex`. A branch is split if both sides keep `least` rows and the gain is positive; `l2` shrinks leaves.
+    `validation`: the share of people, chosen by `seed` as `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
 
     model: str
     family: Literal["binomial", "gaussian"] = "binomial"
@@ -41,6 +42,8 @@ class Options(Frozen):
     bins: int = pydantic.Field(32, ge=2, le=256)
     l2: float = pydantic.Field(1.0, ge=0)
     least: int = pydantic.Field(20, ge=1)
+    validation: float = pydantic.Field(0.0, ge=0, le=0.9)
+    seed: int = pydantic.Field(0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -75,26 +78,32 @@ def start(task: Task) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows: the design on [0, 1] by the contract's ranges (n, p), and the response (n,)."""
+    """Complete rows that grow trees, or those that try them: the design on [0, 1] by the contract's ranges (n, p), and the response (n,)."""
 
+    part: str
     X: Floats
     y: Floats
     cells: dict[str, Ints]
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("boosted_trees", task.name), lambda: _rows(cohort, task))
+    part = "try" if state.step == "score" and task.options.validation else "grow"
+    rows = cohort.once(("boosted_trees", task.name, part), lambda: _rows(cohort, task, part))
     sums, cells, bounds = _STEPS[state.step](cohort, rows, task, state)
     return Part(sums, rows.cells | cells, bounds, parameters=len(task.plan.names))
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
+    if task.options.validation:
+        numbers = np.unique(cohort.person[keep], return_inverse=True)[1]
+        coins = splits.coins(int(numbers.max(initial=-1)) + 1, task.options.seed)[numbers]
+        keep[keep] = (coins >= task.options.validation) if part == "grow" else (coins < task.options.validation)
     kept = cohorts.kept_rows(keep)
     X = cohorts.design(plan.model.terms, columns, kept, centre=plan.low, scale=np.maximum(plan.high - plan.low, 1e-300))
-    return Rows(X, columns[plan.model.response[0].name][kept].astype(np.float64), counting.people(cohort, keep))
+    return Rows(part, X, columns[plan.model.response[0].name][kept].astype(np.float64), counting.people(cohort, keep))
 
 
 Made = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
@@ -118,13 +127,13 @@ def _response_range(task: Task) -> tuple[float, float]:
 
 def _binned(cohort: Cohort, rows: Rows, task: Task, state: State) -> NDArray[np.int64]:
     """(n, p) the bin of each value; kept for the study, under its edges."""
-    key = ("boosted_trees bins", task.name, state["edges"].tobytes())
+    key = ("boosted_trees bins", task.name, rows.part, state["edges"].tobytes())
     return cohort.once(key, lambda: np.stack([np.searchsorted(state["edges"][j], rows.X[:, j], side="right") for j in range(rows.X.shape[1])], axis=1))
 
 
 def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
     """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at most."""
-    key, done = ("boosted_trees margin", task.name), int(state["done"][0])
+    key, done = ("boosted_trees margin", task.name, rows.part), int(state["done"][0])
     bins = _binned(cohort, rows, task, state)
     at, sign, margin = cohort.kept.get(key, (-1, b"", np.empty(0)))
     forest = state["leaf"][:done].tobytes()
@@ -263,8 +272,10 @@ def _result(total: Part, task: Task, state: State) -> Result:
         for name, gain in sorted(zip(plan.names, state["gain"], strict=True), key=lambda pair: -pair[1])
     ]
     tables = {"glance": Table([glance]), "importance": Table(importance), "trees": Table(_tree_rows(task, state))}
-    why = "the area under the curve is of scores in bins of a thousandth"
-    return Result(tables, counting.reported(total.cells), Exactness(), [why] if task.options.family == "binomial" else [])
+    notes = ["the area under the curve is of scores in bins of a thousandth"] if task.options.family == "binomial" else []
+    if not task.options.validation:
+        notes.append("the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`")
+    return Result(tables, counting.reported(total.cells), Exactness(), notes)
 
 
 def area(scores: Floats) -> float:

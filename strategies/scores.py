@@ -5,6 +5,7 @@ A histogram is (2, BINS) of no and yes by ascending log-odds, in bins of WIDTH; 
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 
@@ -79,21 +80,22 @@ def threshold_cut(bins: int, probability: float) -> int:
 
 
 def edges(scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LEAST, cell: float = CELL) -> list[int]:
-    """Bins at which bands begin: of `cuts`, and of the ends of `most` groups of equal size, those that leave `least` people in each band,
-    and of either kind nobody or `cell`."""
+    """Bins at which bands begin: of `cuts` first, then of the ends of `most` groups of equal size, those that leave `least` people in each
+    band, and of either kind nobody or `cell`."""
     counts = np.maximum(scores, 0.0)
-    below = np.concatenate([np.zeros((2, 1)), counts.cumsum(1)], axis=1)
-    total, bins = below[:, -1], counts.shape[1]
-    groups = np.searchsorted(below.sum(0), total.sum() * np.arange(1, most) / most)
+    below, bins = np.concatenate([np.zeros((2, 1)), counts.cumsum(1)], axis=1), counts.shape[1]
+    groups = np.searchsorted(below.sum(0), below[:, -1].sum() * np.arange(1, most) / most)
 
-    def is_band(here: Floats) -> bool:
+    def is_band(start: int, end: int) -> bool:
+        here = below[:, end] - below[:, start]
         return bool(here.sum() >= least and ((here == 0) | (here >= cell)).all())
 
-    found = [0]
-    for place in sorted({*cuts, *groups.tolist()} - {0, bins}):
-        if is_band(below[:, place] - below[:, found[-1]]) and is_band(total - below[:, place]):
-            found.append(place)
-    return found
+    found = [0, bins]
+    for place in [*cuts, *groups.tolist()]:
+        i = bisect.bisect_left(found, place)
+        if 0 < place < bins and found[i] != place and is_band(found[i - 1], place) and is_band(place, found[i]):
+            found.insert(i, place)
+    return found[:-1]
 
 
 def nearest(starts: Sequence[int], place: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from federation import cohort as cohorts
 from federation.cohort import Cohort
 from federation.messages import Floats, Ints
-from strategies import counting, zoo
+from strategies import counting, splits, zoo
 from strategies.task import Task
 
 Tensor = Any  # torch.Tensor: torch is imported where it is used
@@ -59,7 +59,7 @@ def people(cohort: Cohort, task: Task) -> People:
     else:
         X = cohorts.design(plan.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
     index = _index(numbers, cohort.rows_per_person)
-    coin = np.random.default_rng([cohort.seed or task.options.seed, 0x5EED]).random(len(index))
+    coin = splits.coins(len(index), cohort.seed or task.options.seed)
     return People(X, index, answers, coin >= task.options.validation, counting.people(cohort, keep))
 
 

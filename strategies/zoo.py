@@ -89,15 +89,17 @@ def _convolutions(network: Network) -> list[Any]:
     plane = network.kind == "cnn"
     layers: list[Any] = []
     channels = 1 if plane else network.shape[1]
-    for wide in network.widths:
+    for depth, wide in enumerate(network.widths, 1):
         layers.append(nn.Conv2d(channels, wide, 3, stride=2, padding=1) if plane else nn.Conv1d(channels, wide, 5, stride=2, padding=2))
-        if network.norm == "group":  # without weights of its own: the next layer has them
+        if network.norm == "group" and depth < len(
+            network.widths
+        ):  # after the last, it would level what the maximum looks for; without weights of its own: the next layer has them
             layers.append(nn.GroupNorm(math.gcd(wide, GROUP), wide, affine=False))
         elif network.norm == "node":
             layers.append(nn.BatchNorm2d(wide) if plane else nn.BatchNorm1d(wide))
         layers.append(nn.ReLU())
         channels = wide
-    return [*layers, nn.AdaptiveAvgPool2d(1) if plane else nn.AdaptiveAvgPool1d(1)]
+    return [*layers, nn.AdaptiveMaxPool2d(1) if plane else nn.AdaptiveMaxPool1d(1)]  # what is sought is somewhere
 
 
 def entry(network: Network, rows: Any) -> Any:

@@ -42,7 +42,8 @@ HEADINGS = {
     "hazard_ratio_low": "HR low", "hazard_ratio_high": "HR high", "odds_ratio": "odds ratio", "odds_ratio_low": "OR low", "odds_ratio_high": "OR high",
     "rate_ratio": "rate ratio", "rate_ratio_low": "RR low", "rate_ratio_high": "RR high", "n_risk": "at risk", "n_event": "events", "n_censor": "censored",
     "row_share": "share of row", "statistic_lr": "LR statistic", "p_value_lr": "LR p", "log_lik": "log-lik.", "null_log_lik": "null log-lik.",
-    "noise_sd": "noise s.d.", "rank_noise_sd": "noise s.d. of rank", "share_low": "share low", "share_high": "share high", "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
+    "true_positive": "found", "false_positive": "false alarms", "false_negative": "missed", "true_negative": "rightly left", "recall_rate": "called back",
+    "auc": "AUC", "asked": "asked for", "ppv": "PPV", "npv": "NPV", "noise_sd": "noise s.d.", "rank_noise_sd": "noise s.d. of rank", "share_low": "share low", "share_high": "share high", "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
 }  # fmt: skip
 
 

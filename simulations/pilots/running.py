@@ -21,7 +21,7 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes.site import Dataset
-from simulations import local, pilots
+from simulations import local, pilots, workers
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
@@ -83,7 +83,8 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Foun
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
         sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
-        outcome = hub.run(ready.study, ready.contract, local.ask_of(sites, started), [site.name for site in sites], source=ready.source)
+        with local.asking(sites, started, workers.wanted(ready.study, len(sites))) as ask:
+            outcome = hub.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
         document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
         seconds = time.perf_counter() - clock
     return Found(summary(name, variant, document, seconds, size), document)

@@ -1,0 +1,118 @@
+"""What training together is worth, and what privacy costs: the same training at each node alone, over all nodes, and on all rows in one
+place, tried on new people; and under differential privacy at several epsilons.
+
+    python -m simulations.pilots.comparison deep_piste
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from aggregator import hub
+from federation import contract as contracts
+from federation import study as studies
+from federation.messages import Floats, State, TaskId
+from federation.study import Study
+from nodes import cohorts
+from nodes.site import Dataset, Storage
+from simulations import local, workers
+from simulations.pilots import running
+from simulations.pilots.running import Ready
+from strategies import registry, scores
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
+NEW = 1000  # the seed of people whom no training has seen
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The area under the curve of one training, over new people, and its standard error."""
+
+    name: str
+    auc: float
+    std_error: float
+
+
+def networks(name: str) -> list[Tried]:
+    """Each node alone; all together; pooled."""
+    with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
+        ready, new = _prepared(name, "study", Path(folder))
+        task = next(key for key, entry in ready.study.analyses.items() if entry.run == "train")
+        study = _only(ready.study, task)
+        found = [_tried(f"{node} alone", study, ready, {node: dataset}, new) for node, dataset in ready.datasets.items()]
+        found.append(_tried("together", study, ready, ready.datasets, new))
+        found.append(_tried("pooled", study, ready, {"all": Dataset(ready.contract, _joined(ready.datasets, Path(folder)))}, new))
+    return found
+
+
+def epsilons(name: str, wanted: Sequence[float] = EPSILONS) -> list[Tried]:
+    """The private study at each epsilon, and last without noise or clipping by people: the study's network trained on as many people."""
+    with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
+        ready, new = _prepared(name, "private", Path(folder))
+        found = []
+        for epsilon in wanted:
+            privacy = ready.study.privacy.model_copy(update={"epsilon": epsilon})
+            found.append(_tried(f"{epsilon:g}", ready.study.model_copy(update={"privacy": privacy}), ready, ready.datasets, new))
+    return found
+
+
+def _prepared(name: str, variant: str, folder: Path) -> tuple[Ready, list[Dataset]]:
+    """The nodes' tables, and as many new people's."""
+    for sub in ("known", "new"):
+        (folder / sub).mkdir()
+    ready = running.prepare(name, variant, folder / "known")
+    return ready, list(running.prepare(name, "study", folder / "new", seed=NEW).datasets.values())
+
+
+def _only(study: Study, task: str) -> Study:
+    return study.model_copy(update={"analyses": {task: study.analyses[task]}, "min_nodes": 1})
+
+
+def _joined(datasets: Mapping[str, Dataset], folder: Path) -> str:
+    path = str(folder / "all.parquet")
+    duckdb.connect().execute(f"COPY (SELECT * FROM read_parquet({[dataset.source for dataset in datasets.values()]})) TO '{path}' (FORMAT parquet)")
+    return path
+
+
+def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset], new: Sequence[Dataset]) -> Tried:
+    now = datetime.now(UTC)
+    sites = [local.site(node, dataset) for node, dataset in datasets.items()]
+    with local.asking(sites, now, workers.wanted(study, len(sites))) as ask:
+        outcome = hub.run(study, ready.contract, ask, [site.name for site in sites])
+    (task_id,) = outcome.runs
+    result = outcome.runs[task_id].result
+    if result is None or result.model is None:
+        raise AssertionError(outcome.runs[task_id].failed)
+    return Tried(name, *scores.area(_scores(study, ready, task_id, result.model.weights, new)))
+
+
+def _scores(study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: Sequence[Dataset]) -> Floats:
+    """The histogram of the network's scores over all of the new people."""
+    entry = study.analyses[task_id.analysis]
+    known = {key: value for key, value in entry.options.items() if key in ("model", "network", "widths", "norm", "rows", "seed")}
+    options = studies.Analysis.model_validate({"run": "train", **known, "validation": 0})
+    plain = study.model_copy(update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}})
+    task = registry.plan(plain, ready.contract)[task_id.analysis]
+    total = np.zeros((2, scores.BINS))
+    schema = contracts.schema(ready.contract, study.cohort.derive)
+    for dataset in new:
+        cohort = cohorts.open_checked(dataset, Storage(), schema, task.fields, None).cohort
+        total += task.analysis.local(cohort, task, State("score", {"weights": weights})).sums["scores"]
+    return total
+
+
+def main(name: str) -> None:
+    for tried in [*networks(name), *epsilons(name)]:
+        print(f"{tried.name:28s} {tried.auc:.4f}  (s.e. {tried.std_error:.4f})", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
