@@ -78,12 +78,12 @@ def _told(index: int, task_id: TaskId, one: Run, arrays: dict[str, Floats]) -> d
 def load(file: Path, study: Study, contract: Contract) -> Saved | None:
     """None where there is none of this very study and contract, or it cannot be read: then the study begins anew."""
     try:
-        with np.load(file, allow_pickle=False) as found:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             header = json.loads(found["header"].tobytes())
             if (header["study"], header["contract"]) != (study.hash, contract.hash):
                 return None
             arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     runs = {}
     for i, told in enumerate(header["tasks"]):

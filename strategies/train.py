@@ -31,6 +31,7 @@ from strategies.task import Task
 from strategies.training import Pull
 from strategies.zoo import Kind, Network, Norm
 
+LOST = 1e100  # the loss of a node whose weights are no numbers any more
 TOLERANT = True  # a node that leaves, and comes back, does not end the training
 EACH = True  # where the hub may know each node's part, it is given each
 
@@ -194,6 +195,8 @@ def _trained(net: Any, found: training.People, task: Task, state: State, kept: d
         pull = Pull(0.0, state["control"] - control)
     steps, loss = training.descend(net, found, task, round_, pull, own)
     moved = zoo.weights(net) - state["weights"]
+    if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
+        moved, loss, valid = np.zeros_like(moved), LOST, training.Scored(valid.log_odds, valid.answers, 0.0)
     sums = {"update": n * moved, "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss])}
     kept[("layers", round_ + 1)] = training.stay(net)
     if task.options.strategy == "scaffold":
@@ -225,7 +228,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if not n > 0:
         raise errors.ModelError(f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller")
     history = np.vstack([state.hub["history"], [loss / n, valid / n_valid if n_valid else math.nan, n, len(parts)]])
-    if not np.isfinite(history[-1, 0]):
+    if not history[-1, 0] < LOST / n:
         raise errors.ModelError(f"{task.name}: the loss is no number any more; make the learning rate smaller than {options.learning_rate:g}")
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
@@ -237,7 +240,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if options.strategy == "scaffold":
         values["control"] = total.sums["control"] / n
     hub = {"history": history, "best": best, "lowest": lowest, **memory}
-    if len(history) < options.rounds and not (options.patience and len(history) - lowest[1] > options.patience):
+    if len(history) < options.rounds and not (options.patience and len(history) - lowest[1] >= options.patience):
         return State("train", values, hub=hub)
     return State("score", {"weights": best if options.patience else values["weights"], "round": values["round"]}, hub=hub)
 

@@ -10,14 +10,18 @@ from typing import Any
 import pandas
 import yaml
 
-from aggregator import hub
+from aggregator import hub, release
 from aggregator.hub import Ask, Outcome
+from federation import contract as contracts
 from federation import errors, study, yaml_source
 from federation.contract import Contract
 from federation.messages import Result, TaskId
 from federation.study import Study
-from nodes.site import Dataset, Policy, Site
+from nodes import cohorts
+from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
+from strategies import training
+from strategies.task import Task
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
@@ -47,6 +51,20 @@ def site_of(name: str, table: pandas.DataFrame, contract: Contract, folder: Path
     path = folder / f"{name}.csv"
     table.to_csv(path, index=False)
     return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
+
+
+def site(name: str, contract: Contract, path: Path, policy: Policy = OPEN) -> Site:
+    return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
+
+
+def people_of(site: Site, contract: Contract, task: Task) -> training.People:
+    """Those whom a task trains on and tries at a site."""
+    opened = cohorts.open_checked(site.datasets[contract.dataset], Storage(), contracts.schema(contract, {}), task.fields, None)
+    return training.people(opened.cohort, task)
+
+
+def document(outcome: Outcome) -> release.Document:
+    return release.clear(outcome, started=NOW, finished=NOW, engine="local")
 
 
 def sites_of(table: pandas.DataFrame, split: Sequence[Any], contract: Contract, folder: Path, policy: Policy = OPEN) -> list[Site]:

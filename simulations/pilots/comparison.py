@@ -28,7 +28,7 @@ from simulations.pilots import running
 from simulations.pilots.running import Ready
 from strategies import registry, scores
 
-EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
+EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 NEW = 1000  # the seed of people whom no training has seen
 
 
@@ -54,7 +54,7 @@ def networks(name: str) -> list[Tried]:
 
 
 def epsilons(name: str, wanted: Sequence[float] = EPSILONS) -> list[Tried]:
-    """The private study at each epsilon, and last without noise or clipping by people: the study's network trained on as many people."""
+    """The private study at each epsilon."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready, new = _prepared(name, "private", Path(folder))
         found = []
