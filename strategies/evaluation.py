@@ -103,11 +103,10 @@ def _decision(counts: Floats, place: int) -> Row:
     return {"threshold": probability, "net_benefit": model, "net_benefit_all": everyone}
 
 
-def noisy(counts: Floats, variance: float, draws: int = 200) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """(draws, 4): area, average precision, calibration slope and Brier score of the counts with as much noise again: how far noise moves them."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        again = summary(counts + rng.normal(0.0, math.sqrt(variance), counts.shape))
-        found.append([again[name] if again[name] is not None else math.nan for name in ("auc", "average_precision", "calibration_slope", "brier")])
-    return np.array(found)
+def noise_of_area(counts: Floats, variance: float, draws: int = 200) -> float:
+    """How far noise of that variance in each count moves the area: the standard deviation over counts with as much noise again."""
+    again = counts + np.random.default_rng(0).normal(0.0, math.sqrt(variance), (draws, *counts.shape))
+    no, yes = again[:, 0], again[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        areas = (yes * (no.cumsum(1) - no / 2)).sum(1) / (no.sum(1) * yes.sum(1))
+    return float(np.std(areas[np.isfinite(areas)]))

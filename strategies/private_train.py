@@ -210,7 +210,7 @@ def _glance(counts: Floats, variance: float) -> Row:
     """With the noise of the counts in the interval of the area."""
     row = {**evaluation.summary(counts), "noise_sd": None}
     row |= {name: max(0, round(row[name])) for name in ("n", "n_event")}
-    noise = float(np.nanstd(evaluation.noisy(counts, variance)[:, 0]))
+    noise = evaluation.noise_of_area(counts, variance)
     if row["auc"] is None or not noise < TOO_NOISY or not 0 <= row["auc"] <= 1:
         return {name: value if name in ("n", "n_event") else None for name, value in row.items()}
     sampling_sd = scores.area(np.maximum(counts, 0.0))[1]
@@ -227,6 +227,6 @@ def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> li
     middle = scores.middles(scores.COARSE)
     shape = np.exp(-0.5 * (middle[None] - np.array([[-0.6], [0.6]])) ** 2)
     counts = half * shape / shape.sum(1, keepdims=True)
-    noise_sd = float(np.nanstd(evaluation.noisy(counts, sd**2)[:, 0]))
+    noise_sd = evaluation.noise_of_area(counts, sd**2)
     width = 2 * scores.Z * math.hypot(sampling_sd, noise_sd)
     return [{"what": "area under the curve, if 0.8", "sampling_sd": sampling_sd, "noise_sd": noise_sd, "width": width if width < 1 else None}]

@@ -14,6 +14,7 @@ from aggregator import hub, release
 from aggregator.hub import Ask, Outcome
 from federation import contract as contracts
 from federation import errors, study, yaml_source
+from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.messages import Result, TaskId
 from federation.study import Study
@@ -57,10 +58,13 @@ def site(name: str, contract: Contract, path: Path, policy: Policy = OPEN) -> Si
     return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
 
 
+def cohort_of(site: Site, contract: Contract, task: Task) -> Cohort:
+    return cohorts.open_checked(site.datasets[contract.dataset], Storage(), contracts.schema(contract, {}), task.fields, None).cohort
+
+
 def people_of(site: Site, contract: Contract, task: Task) -> training.People:
     """Those whom a task trains on and tries at a site."""
-    opened = cohorts.open_checked(site.datasets[contract.dataset], Storage(), contracts.schema(contract, {}), task.fields, None)
-    return training.people(opened.cohort, task)
+    return training.people(cohort_of(site, contract, task), task)
 
 
 def document(outcome: Outcome) -> release.Document:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from federation import errors
@@ -60,6 +61,7 @@ class Cost:
         return Cost(self.rho + other.rho, tuple(a + b for a, b in zip(self.curve, other.curve, strict=True)))
 
 
+@lru_cache(maxsize=4096)
 def cost(event: Event) -> Cost:
     if isinstance(event, Gaussian):
         return Cost(gaussian_rho(event.bound, event.variance))

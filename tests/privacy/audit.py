@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 import pandas
+import torch
 from scipy import stats
 
 from aggregator import hub, secure
@@ -44,7 +45,8 @@ from strategies.task import Task
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
-POLICY = Policy(min_nodes=1, most_epsilon=20)
+POLICY = Policy(min_nodes=1, most_epsilon=20, hub_sees_cells=True)
+torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
 dataset: people
 version: 1
@@ -80,6 +82,9 @@ def others() -> pandas.DataFrame:
 TARGET = {"id": "target", "x": 3, "z": 3, "g": "b", "y": 1, "k": 10, "time": 1, "event": 1}
 
 
+LOGISTIC = {"run": "train", "model": "y ~ x", "network": "logistic", "sampling": 1.0, "validation": 0, "clip": 0.2, "learning_rate": 0.1}
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -107,6 +112,8 @@ CASES = (
     Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
     Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
+    Case("train, one step a round", {**LOGISTIC, "rounds": 2}),
+    Case("train, steps of its own", {**LOGISTIC, "rounds": 1, "local_steps": 3}),
 )  # fmt: skip
 
 
@@ -178,11 +185,55 @@ def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: 
         hub.run(study, CONTRACT, secure.ask_of(listening, lambda _: {"a": task}), ["n"])
     total = 0.0
     for state, answer in heard:
+        if state.step == "descend":
+            total += _of_steps(study, task, state, answer, heard[0][1], both)
+            continue
         parts = [task.analysis.local(one, task, state) for one in both]
         for name, steps in answer.steps.items():
             off = [(steps - np.rint(part.sums[name] / answer.units[name])).astype(float) for part in parts]
             total += float((off[1] ** 2).sum() - (off[0] ** 2).sum()) / (2 * answer.variances[name])
     return total
+
+
+def _of_steps(study: Study, task: Task, state: State, answer: Noised, first: Noised, both: Sequence[Any]) -> float:
+    """The same of steps that the node took by itself: where they led, less where they would have led without noise. Exact for a single
+    step; of several, the noise of each also turns the next a little, which is left out."""
+    people = first.steps["people"] * first.units["people"]
+    went = answer.steps["update"] * answer.units["update"]
+    led = [budget.trains(task).inside(cohort, task, state, lambda slope: slope, people).sums["update"] for cohort in both]
+    step, options = budget.step_grid(study, task, state), task.options
+    each = max(float(people[0]), 1.0) * options.learning_rate / budget.trains(task).in_a_step(float(people[0]), task)  # type: ignore[attr-defined]
+    variance = options.local_steps * float(step.variance) * (step.unit * each) ** 2
+    return float(((went - led[1]) ** 2).sum() - ((went - led[0]) ** 2).sum()) / (2 * variance)
+
+
+def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float, float]:
+    """Who sees the released network alone, and knows a person with an answer that surprises, guesses from the loss whether they were
+    trained on. The lower bound of epsilon at delta 1e-6 that the guesses show, and the advantage (true less false positive rate).
+
+    Half of the people take part in each step. Without `epsilon` the same network is trained without noise: then the attack finds them."""
+    rest = others()
+    table = pandas.concat([rest, pandas.DataFrame([TARGET] * 2)], ignore_index=True)
+    loss = np.empty((2, runs))
+    noisy = {**LOGISTIC, "sampling": 0.5, "rounds": 4, "learning_rate": 3.0}
+    plain = {"run": "train", "model": "y ~ x", "network": "logistic", "validation": 0, "rounds": 4, "learning_rate": 3.0, "batch": 0}
+    for row, some in enumerate((table, rest)):
+        (folder / str(row)).mkdir(exist_ok=True)
+        sites = federations.sites_of(some, np.zeros(len(some), int), CONTRACT, folder / str(row))
+        for run in range(runs):
+            privacy = {"mode": "exact"} if epsilon is None else {"mode": "dp", "epsilon": epsilon}
+            study = federations.study_of({"a": plain if epsilon is None else noisy}, privacy=privacy, title=str(run))
+            result = federations.result(federations.run(study, CONTRACT, [replace(site, policy=POLICY) for site in sites]))
+            assert result.model is not None
+            loss[row, run] = -float(result.model.weights[0] + result.model.weights[1])  # of x at the end of its range, and the answer yes
+            if epsilon is None:
+                loss[row] = loss[row, 0]
+                break
+    cut = float(np.median(loss)) if epsilon is not None else float(loss.mean())
+    true, false = (int(np.count_nonzero(values < cut)) for values in loss)
+    least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
+    most = stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    return max(0.0, math.log(max(least - 1e-6, 1e-9) / most)), (true - false) / runs
 
 
 _RULES = Site("n", {}, POLICY).rules(1)
@@ -257,6 +308,16 @@ def main() -> bool:
                 found = audit(case, max(200, runs // 10), folder, bend=bend)
             print(f"{'caught' if not found.holds else 'MISSED'} {fault}: {found}", flush=True)
             sound = sound and not found.holds
+        for epsilon in (1.0, EPSILON):
+            shown, advantage = membership(max(200, runs // 5), folder, epsilon=epsilon)
+            print(
+                f"{'holds ' if shown <= epsilon else 'BROKEN'} membership in a released network: epsilon at least {shown:.2f}, {epsilon:g} claimed (advantage {advantage:.2f})",
+                flush=True,
+            )
+            sound = sound and shown <= epsilon
+        shown, advantage = membership(200, folder, epsilon=None)
+        print(f"{'caught' if advantage > 0.9 else 'MISSED'} no noise, membership in a released network (advantage {advantage:.2f})", flush=True)
+        sound = sound and advantage > 0.9
     return sound
 
 

@@ -11,7 +11,15 @@ from strategies import registry
 from tests.privacy import audit
 
 RUNS = 150
-QUICK = ("half the noise, crosstab", "half the noise, kaplan_meier", "values not clipped", "rows not limited", "follow-up not ended", "half the sensitivity")
+QUICK = (
+    "half the noise, train, steps of its own",
+    "half the noise, crosstab",
+    "half the noise, kaplan_meier",
+    "values not clipped",
+    "rows not limited",
+    "follow-up not ended",
+    "half the sensitivity",
+)
 
 
 def test_every_private_analysis_is_attacked() -> None:
@@ -23,6 +31,12 @@ def test_no_attack_shows_more_than_is_claimed(case: audit.Case, tmp_path: Path) 
     found = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
     assert found.holds, found
     assert found.bound > 0.05, "an attack that finds nothing at all does not look where it should"
+
+
+def test_a_released_network_tells_no_more_of_a_person_than_its_epsilon_and_one_without_noise_does(tmp_path: Path) -> None:
+    shown, advantage = audit.membership(40, tmp_path, epsilon=1.0)
+    assert shown <= 1.0 and advantage < 0.5
+    assert audit.membership(40, tmp_path, epsilon=None)[1] == 1.0
 
 
 @pytest.mark.parametrize("fault", QUICK)
