@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.timing import ONE_THREAD
 
-PARTS = ("start", "fedavg", "summary", "regression", "memory", "private", "secure_sum", "coverage", "pilots", "deployed")
+PARTS = ("start", "fedavg", "summary", "regression", "memory", "private", "secure_sum", "coverage", "pilots", "training", "deployed")
 
 
 def main() -> None:

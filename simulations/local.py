@@ -37,12 +37,12 @@ def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
 
 
 @contextmanager
-def asking(sites: Sequence[Site], now: datetime, workers: int = 1) -> Iterator[Ask]:
+def asking(sites: Sequence[Site], now: datetime, workers: int = 1, study: Study | None = None) -> Iterator[Ask]:
     """The same, with the nodes in so many worker processes, if more than one."""
     if workers <= 1:
         yield ask_of(sites, now)
         return
-    with Workers(offices_of(sites), now, workers, send_of) as pool:
+    with Workers(offices_of(sites), now, workers, send_of, study) as pool:
         yield secure.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 

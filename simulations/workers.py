@@ -13,14 +13,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aggregator.secure import Send
 from federation import codec, errors
 from federation.messages import Query, Reply
 from federation.study import Study
+from nodes import memory
 from nodes.office import Office
 from strategies import registry
 
@@ -37,7 +38,10 @@ def cores() -> int:
 class Workers:
     """A `send` whose nodes answer in `count` processes at once. To be closed."""
 
-    def __init__(self, offices: Sequence[Office], now: datetime, count: int, send_of: Callable[[Sequence[Office], datetime], Send]) -> None:
+    def __init__(
+        self, offices: Sequence[Office], now: datetime, count: int, send_of: Callable[[Sequence[Office], datetime], Send], study: Study | None = None
+    ) -> None:
+        """`study`, if it is known, so that its networks are warm before the first round."""
         context = _context()
         for office in offices:
             _ = office.identity  # the same in every worker
@@ -48,11 +52,16 @@ class Workers:
         for _ in range(count):
             mine, theirs = context.Pipe()
             others = [*self.pipes, mine] if context.get_start_method() == "fork" else []
-            process = context.Process(target=_work, args=(theirs, send_of, list(offices), now, threads, others), daemon=True)
+            process = context.Process(target=_work, args=(theirs, send_of, list(offices), now, threads, others, study), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(mine)
             self.processes.append(process)
+        try:
+            for pipe in self.pipes:
+                pipe.recv_bytes()  # it is warm
+        except (EOFError, OSError):
+            raise errors.SetupError(DIED) from None
 
     def send(self, queries: Mapping[str, Query]) -> list[Reply]:
         """SetupError if a worker has died."""
@@ -67,11 +76,13 @@ class Workers:
                 pipe.send(([name for name, _ in asked], [list(distinct).index(id(query)) for _, query in asked], len(distinct)))
                 for key in distinct:
                     pipe.send_bytes(packed[key])
-            for worker, pipe in enumerate(self.pipes):
-                for name in (name for name in queries if self.of.get(name) == worker):
-                    replies[name] = codec.reply_from_bytes(pipe.recv_bytes())
+            waiting = {pipe: [name for name in queries if self.of.get(name) == worker] for worker, pipe in enumerate(self.pipes)}
+            while open_ := [pipe for pipe, names in waiting.items() if names]:
+                for ready in wait(open_):  # whichever has something: a reply is longer than a pipe holds, so its worker waits for us
+                    pipe = open_[open_.index(cast(Connection, ready))]
+                    replies[waiting[pipe].pop(0)] = codec.reply_from_bytes(pipe.recv_bytes())
         except (EOFError, OSError):
-            raise errors.SetupError("a worker process of the simulation has died, perhaps for want of memory: take fewer with --workers") from None
+            raise errors.SetupError(DIED) from None
         return [replies[name] for name in queries if name in replies]
 
     def __enter__(self) -> Self:
@@ -86,6 +97,7 @@ class Workers:
                 process.terminate()
 
 
+DIED = "a worker process of the simulation has died, perhaps for want of memory: take fewer with --workers"
 _SINGLE = "hdh_single_threaded"  # an attribute of the module torch: it has had one thread from the first
 
 
@@ -114,11 +126,13 @@ def _work(
     now: datetime,
     threads: int,
     others: Iterable[Connection],
+    study: Study | None,
 ) -> None:
     for other in others:  # so that this worker ends when the parent does
         other.close()
     send = send_of(offices, now)
-    _warm_up(threads)
+    _warm_up(threads, offices[0], study)
+    pipe.send_bytes(b"warm")
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             names, which, count = pipe.recv()
@@ -128,12 +142,17 @@ def _work(
                 pipe.send_bytes(codec.reply_to_bytes(reply))
 
 
-def _warm_up(threads: int) -> None:
-    """The first slope that torch works out takes a tenth of a second more than the next."""
+def _warm_up(threads: int, office: Office, study: Study | None) -> None:
+    """Torch compiles what it needs for a shape when it first meets it."""
     if importlib.util.find_spec("torch") is None:
         return
     import torch
 
+    from strategies import training
+
     torch.set_num_threads(threads)
-    weight = torch.zeros(1, 1, 3, 3, requires_grad=True)
-    torch.autograd.grad(torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), weight).sum(), weight)
+    memory.keep_blocks()
+    if study is not None and study.dataset in office.site.datasets:
+        for name, task in registry.plan(study, office.site.datasets[study.dataset].contract).items():
+            if study.analyses[name].run == "train":
+                training.rehearse(task)

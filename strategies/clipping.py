@@ -123,36 +123,42 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
     from torch import nn
 
     if isinstance(tap.layer, nn.Conv1d | nn.Conv2d):
-        slope = slopes[0].flatten(2)
-        inputs, outputs = _folded(_patches(tap.layer, tap.given), people), _folded(slope, people)
+        inputs, outputs = _patches(tap.layer, tap.given), slopes[0].flatten(2)
         convolved = (tap.layer, tap.given, slopes[0])
     else:
         slope = torch.stack(slopes, 1) if len(slopes) > 1 else slopes[0]
-        inputs, outputs = (_folded(tokens.reshape(len(tokens), -1, tokens.shape[-1]).transpose(1, 2), people) for tokens in (tap.given, slope))
-        convolved = None
+        inputs, slope = (tokens.reshape(len(tokens), -1, tokens.shape[-1]) for tokens in (tap.given, slope))
+        outputs, convolved = slope.transpose(1, 2), None
+    inputs = inputs.reshape(people, -1, inputs.shape[-1])
+    if len(outputs) > people:
+        outputs = outputs.reshape(people, -1, *outputs.shape[1:]).transpose(1, 2).reshape(people, outputs.shape[1], -1)
     biases = outputs.sum(2)
-    bias = Piece(biases.square().sum(1), lambda scale: scale @ biases)
-    return _matrix(inputs, outputs, convolved), bias
-
-
-def _folded(tokens: Tensor, people: int) -> Tensor:
-    """(rows, width, tokens) as (people, width, tokens of all their rows)."""
-    rows, width, count = tokens.shape
-    return tokens if rows == people else tokens.view(people, rows // people, width, count).transpose(1, 2).reshape(people, width, -1)
+    return _matrix(inputs, outputs, convolved), Piece(biases.square().sum(1), lambda scale: scale @ biases)
 
 
 def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tensor] | None) -> Piece:
-    """Of each person's gradient outputs @ inputs', either the length alone, by the products of its tokens, or all of it: what is less work."""
+    """Of each person's gradient outputs @ inputs, (people, outputs, tokens) and (people, tokens, inputs): either its length alone, by the
+    products of its tokens, or all of it; what is less work."""
     import torch
 
-    wide, deep, tokens = inputs.shape[1], outputs.shape[1], inputs.shape[2]
+    (tokens, wide), deep = inputs.shape[1:], outputs.shape[1]
     if tokens * (wide + deep) >= wide * deep:
-        own = torch.bmm(outputs, inputs.transpose(1, 2)).flatten(1)
-        return Piece(own.square().sum(1), lambda scale: scale @ own)
-    squares = (torch.bmm(inputs.transpose(1, 2), inputs) * torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
+        own = torch.bmm(outputs, inputs).flatten(1)
+        ordered = _as_weights(deep, convolved[0]) if convolved else _as_they_are
+        return Piece(torch.linalg.vector_norm(own, dim=1).square(), lambda scale: ordered(scale @ own))
+    squares = (torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
     if convolved is None:
-        return Piece(squares, lambda scale: torch.einsum("p,pot,pit->oi", scale, outputs, inputs))
+        return Piece(squares, lambda scale: torch.einsum("p,pot,pti->oi", scale, outputs, inputs))
     return Piece(squares, lambda scale: _convolved(scale, *convolved))
+
+
+def _as_they_are(flat: Tensor) -> Tensor:
+    return flat
+
+
+def _as_weights(deep: int, layer: Any) -> Callable[[Tensor], Tensor]:
+    """From (outputs, places of the kernel, channels) to a convolution's own order."""
+    return lambda flat: flat.view(deep, -1, layer.in_channels).transpose(1, 2)
 
 
 def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tensor:
@@ -168,13 +174,13 @@ def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tenso
 
 
 def _patches(layer: Any, given: Tensor) -> Tensor:
-    """(rows, channels * kernel, places): what each output of a convolution is made from."""
+    """(rows, places, kernel * channels): what each output of a convolution is made from. With channels last, so that whole runs are copied."""
     from torch.nn import functional as F
 
     kernel, stride, pads = layer.kernel_size, layer.stride, layer.padding
-    padded = F.pad(given, [pad for pad in reversed(pads) for _ in (0, 1)])
-    steps = padded.stride()
-    places = [(size - k) // s + 1 for size, k, s in zip(padded.shape[2:], kernel, stride, strict=True)]
-    shape = (*padded.shape[:2], *kernel, *places)
-    view = padded.as_strided(shape, (*steps[:2], *steps[2:], *[step * s for step, s in zip(steps[2:], stride, strict=True)]))
-    return view.reshape(len(given), shape[1] * math.prod(kernel), -1)
+    padded = F.pad(given.movedim(1, -1), [0, 0, *[pad for pad in reversed(pads) for _ in (0, 1)]])
+    first, *steps, last = padded.stride()
+    places = [(size - k) // s + 1 for size, k, s in zip(padded.shape[1:-1], kernel, stride, strict=True)]
+    shape = (len(given), *places, *kernel, padded.shape[-1])
+    view = padded.as_strided(shape, (first, *[step * s for step, s in zip(steps, stride, strict=True)], *steps, last))
+    return view.reshape(len(given), math.prod(places), -1)

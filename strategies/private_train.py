@@ -105,7 +105,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         return _scored(found, task, state)
     if state.step == "descend":  # what leaves is made by `inside`
         return Part({"update": np.zeros_like(state["weights"]), "weight": np.zeros(1)}, {}, {"update": 0.0, "weight": 0.0})
-    net = _net(task, state["weights"])
+    net = cohort.once(("train net", task.name), lambda: _net(task, state["weights"]))
+    zoo.put(net, state["weights"])
     chosen = drawn(cohort, found, task, int(state["round"][0]), 0)
     return Part({"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))}, {}, {"gradient": step_bound(task)})
 

@@ -160,7 +160,7 @@ def share_asked(task: Task, state: State) -> float:
 # -- node
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     found = cohort.once(("train", task.name), lambda: training.people(cohort, task))
-    net = zoo.build(task.plan.network, task.options.seed)
+    net = cohort.once(("train net", task.name), lambda: zoo.build(task.plan.network, task.options.seed))
     zoo.put(net, state["weights"])
     kept = cohort.kept.setdefault(("train stays", task.name), {})
     sums = {"train": _trained, "score": _scored}[state.step](net, found, task, state, kept)

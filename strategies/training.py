@@ -192,6 +192,16 @@ def slope(net: Any, found: People, task: Task) -> Floats:
     return total / max(len(found.training), 1)
 
 
+def rehearse(task: Task) -> None:
+    """A step on nobody's rows, of the shape that a batch has."""
+    import torch
+
+    size = getattr(task.options, "batch", 0) or AT_ONCE // 4
+    net = zoo.build(task.plan.network)
+    out = net(zoo.entry(task.plan.network, torch.zeros(size * task.rows_per_person, *task.plan.network.shape)))
+    torch.autograd.grad(out.sum(), zoo.shared(net))
+
+
 # -- scores
 @dataclass(frozen=True)
 class Scored:

@@ -127,7 +127,7 @@ def _run(
             console.print(f"Note: {notes[-1]}.", style="dim")
         count = workers.wanted(made, len(sites)) if workers_ is None else min(workers_, len(sites))
         analyses.plan(made, agreed, source)
-        with local.asking(sites, started, count) as ask:
+        with local.asking(sites, started, count, made) as ask:
             outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch, resume=saved.runs if saved else None)
         kept.unlink(missing_ok=True)
         return release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)

@@ -85,7 +85,7 @@ def _joined(datasets: Mapping[str, Dataset], folder: Path) -> str:
 def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset], new: Sequence[Dataset]) -> Tried:
     now = datetime.now(UTC)
     sites = [local.site(node, dataset) for node, dataset in datasets.items()]
-    with local.asking(sites, now, workers.wanted(study, len(sites))) as ask:
+    with local.asking(sites, now, workers.wanted(study, len(sites)), study) as ask:
         outcome = hub.run(study, ready.contract, ask, [site.name for site in sites])
     (task_id,) = outcome.runs
     result = outcome.runs[task_id].result

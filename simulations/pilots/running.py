@@ -83,7 +83,7 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Foun
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
         sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
-        with local.asking(sites, started, workers.wanted(ready.study, len(sites))) as ask:
+        with local.asking(sites, started, workers.wanted(ready.study, len(sites)), ready.study) as ask:
             outcome = hub.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
         document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
         seconds = time.perf_counter() - clock
