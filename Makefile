@@ -9,7 +9,7 @@ help:
 $(DONE): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m pip install --quiet --user virtualenv 2>/dev/null || $(PYTHON) -m pip install --quiet --break-system-packages virtualenv; $(PYTHON) -m virtualenv --quiet .venv; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,postgres,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,postgres,ray,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv

@@ -262,4 +262,5 @@ if __name__ == "__main__":
     elif words[0] == "plain":
         plain(int(words[1]))
     else:
-        sys.exit(not all([{"fedavg": fedavg, "dpsgd": dpsgd}[word]() for word in words]))
+        met = [{"fedavg": fedavg, "dpsgd": dpsgd}[word]() for word in words]
+        sys.exit(not all(met))

@@ -58,7 +58,7 @@ def send_of(offices: Sequence[Office], now: datetime) -> Send:
     by_name = {office.site.name: office for office in offices}
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
-        return [service.answer(query, _granted(by_name[name], query.study, now), now) for name, query in queries.items() if name in by_name]
+        return [service.answer(query, granted(by_name[name], query.study, now), now) for name, query in queries.items() if name in by_name]
 
     return send
 
@@ -79,7 +79,7 @@ class _Roster(Mapping[str, bytes]):
         return len(self.offices)
 
 
-def _granted(office: Office, study: Study, now: datetime) -> Office:
+def granted(office: Office, study: Study, now: datetime) -> Office:
     """A simulated producer, who keeps no ledger on disk, grants each study what it asks for, once."""
     if study.privacy.mode == "dp" and office.site.state is None and study.dataset in office.site.datasets:
         contract = office.site.datasets[study.dataset].contract

@@ -56,6 +56,45 @@ def curve_of(row: Mapping[str, Any]) -> str:
     return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
+def roc(rows: Rows) -> str:
+    """Sensitivity against false alarms, at the cuts that were released."""
+    known = [(1 - row["specificity"], row["sensitivity"]) for row in rows if row.get("sensitivity") is not None and row.get("specificity") is not None]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
+        axes.plot(*zip(*sorted({(0.0, 0.0), (1.0, 1.0), *known}), strict=True), color=PALETTE[0], lw=1.8, marker="o", ms=3)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="false alarms (1 - specificity)", ylabel="found (sensitivity)")
+        return _svg(figure, "ROC curve")
+
+
+def losses(rows: Rows) -> str:
+    """The log-loss of each round, of those who train and of those kept for validation."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, name in zip(PALETTE, ("train_loss", "validation_loss"), strict=False):
+            known = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=colour, lw=1.8, label=name.replace("_loss", ""))
+        axes.set(xlabel="round", ylabel="log-loss", ylim=(0, None))
+        axes.legend(frameon=False)
+        return _svg(figure, "Loss by round")
+
+
+def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str) -> str:
+    """(x, y, half-width) on a logarithmic axis."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        x, y, half = zip(*points, strict=True)
+        axes.errorbar(x, y, half, color=PALETTE[0], lw=1.8, marker="o", ms=4, capsize=3)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.minorticks_off()
+        return _svg(figure, f"{ylabel} by {xlabel}")
+
+
 def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:
     """One term: the estimate of each node and of all together, with intervals; a ratio on a log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"

@@ -53,6 +53,10 @@ def _figures(found: AnalysisDocument) -> list[str]:
     if bins := found.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
         drawn += [figures.histogram([row for row in bins if row["row"] == name], name) for name in names]
+    if (roc := found.tables.get("roc")) and found.run == "train":
+        drawn.append(figures.roc(roc))
+    if (losses := found.tables.get("history")) and found.run == "train":
+        drawn.append(figures.losses(losses))
     drawn += _forests(found)
     return drawn
 

@@ -71,7 +71,8 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", help="For generators of synthetic people.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where report.html, result.json, tables and the registry go.")] = Path("out/simulate"),
     engine: Annotated[
-        Literal["local", "flower"], typer.Option("--engine", help="local: in this process. flower: a SuperLink and a process per node.")
+        Literal["local", "flower", "ray"],
+        typer.Option("--engine", help="local: on this machine's cores. flower: a SuperLink and a process per node. ray: Flower's Ray runtime."),
     ] = "local",
     strict: Annotated[bool, typer.Option("--strict", help="Nodes show no small cell to the hub, as real ones by default.")] = False,
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",

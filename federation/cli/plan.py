@@ -56,7 +56,7 @@ def plan(
     if output == "json":
         print(json.dumps(_document(made, agreed, tasks, nodes, forecasts), indent=2, ensure_ascii=False))
     else:
-        _show(made, agreed, nodes, forecasts, Console(highlight=False))
+        _show(made, agreed, tasks, nodes, forecasts, Console(highlight=False))
 
 
 def _from_sizes(sizes: Sequence[str]) -> list[Planned]:
@@ -132,6 +132,7 @@ def _document(study: Study, contract: Contract, tasks: Mapping[str, Task], nodes
             }
             for node in nodes
         ],
+        "trainings": _trainings(study, tasks) if privacy.mode == "dp" else [],
         "intervals": {label: list(rows) for label, rows in forecasts.items()},
     }  # fmt: skip
 
@@ -142,7 +143,7 @@ def _several(study: Study, contract: Contract) -> float | None:
     return accounting.epsilon(study.privacy.rho * contract.nodes_per_person, study.privacy.delta)
 
 
-def _show(study: Study, contract: Contract, nodes: Sequence[Planned], forecasts: Forecasts, console: Console) -> None:
+def _show(study: Study, contract: Contract, tasks: Mapping[str, Task], nodes: Sequence[Planned], forecasts: Forecasts, console: Console) -> None:
     privacy = study.privacy
     console.print(Text.assemble((study.study, "bold"), f" ({study.hash[:12]}), mode {privacy.mode}"))
     if privacy.mode == "dp":
@@ -154,6 +155,11 @@ def _show(study: Study, contract: Contract, nodes: Sequence[Planned], forecasts:
         if (several := _several(study, contract)) is not None:
             console.print(f"Someone with rows at {contract.nodes_per_person} nodes, as the contract allows: epsilon {several:.3f}.")
         console.print(_costs(study))
+        for row in _trainings(study, tasks):
+            console.print(
+                f"{row['analysis']}: {row['steps']} steps, each on {100 * row['sampling']:g} % of the people by chance ({row['epochs']:g} epochs), "
+                f"each with noise of {row['noise_multiplier']:g} times the clip.", style="dim",
+            )  # fmt: skip
     console.print(_nodes_table(study, nodes) if nodes else "No node is named: give --node NODE.yaml, or --people NAME=N, for costs and widths.")
     if forecasts:
         console.print(_widths(forecasts))
@@ -173,6 +179,18 @@ def _costs(study: Study) -> Table:
         rho = budget.of_analysis(study, name)
         table.add_row(name, entry.run, f"{entry.budget:g}", f"{accounting.epsilon(rho, study.privacy.delta):.3f}", f"{rho / accounting.PICO:.6f}")
     return table
+
+
+def _trainings(study: Study, tasks: Mapping[str, Task]) -> list[Row]:
+    """What the planned steps of each training are, and the noise that keeps them within the study's epsilon."""
+    rows: list[Row] = []
+    for name, task in tasks.items():
+        drawn = next((drawn for state in budget.private(task).rounds(task)[1:2] if (drawn := budget.sampling(task, state))), None)
+        if drawn is not None:
+            steps = drawn.steps * drawn.rounds
+            noise = budget.multiplier(study, task, drawn)
+            rows.append({"analysis": name, "steps": steps, "sampling": drawn.rate, "epochs": round(steps * drawn.rate, 3), "noise_multiplier": noise})
+    return rows
 
 
 def _nodes_table(study: Study, nodes: Sequence[Planned]) -> Table:

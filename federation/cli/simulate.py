@@ -114,6 +114,11 @@ def _run(
             keep(number, outcome)
             status.update(f"round {number} done" + (f"; still at work: {', '.join(still)}" if still else ""))
 
+        if engine == "ray":
+            from simulations import ray
+
+            analyses.plan(made, agreed, source)
+            return ray.run(made, agreed, sites, scratch, notes=notes, say=status.update)
         if engine == "flower":
             from simulations import flower
 

@@ -121,7 +121,7 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
         office = Office(site, entropy=np.random.default_rng(run).bytes)
         again = study.model_copy(update={"title": str(run)})
         query = Query(again, CONTRACT.hash, 2, (site.name,), {TaskId("a"): state})
-        answer = service.answer(query, local._granted(office, again, federations.NOW), federations.NOW).answers[TaskId("a")]
+        answer = service.answer(query, local.granted(office, again, federations.NOW), federations.NOW).answers[TaskId("a")]
         assert isinstance(answer, Noised), answer
         desk = office.desks[again.hash]
         part = desk.tasks["a"].analysis.local(desk.cohort, desk.tasks["a"], state)
@@ -215,7 +215,7 @@ def test_the_coins_are_the_nodes_own(tmp_path: Path) -> None:
     for office, title in ((offices[0], "t"), (offices[1], "t"), (offices[0], "u")):
         again = study.model_copy(update={"title": title})
         query = Query(again, CONTRACT.hash, 1, (site.name,), {TaskId("a"): private_train.start(task_of(MLP))})
-        service.answer(query, local._granted(office, again, federations.NOW), federations.NOW)
+        service.answer(query, local.granted(office, again, federations.NOW), federations.NOW)
         seeds.add(office.desks[again.hash].cohort.seed)
     assert len(seeds) == 3 and all(seed > 2**64 for seed in seeds)
 
@@ -253,7 +253,7 @@ def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path)
     office, study = Office(site), study_of(ALONE)
     query = Query(study, CONTRACT.hash, 3, (site.name,), {TaskId("a"): private_train.rounds(task_of(ALONE))[1]})
-    answer = service.answer(query, local._granted(office, study, federations.NOW), federations.NOW).answers[TaskId("a")]
+    answer = service.answer(query, local.granted(office, study, federations.NOW), federations.NOW).answers[TaskId("a")]
     assert isinstance(answer, Refusal) and answer.rule == "ledger"
 
 

@@ -1,0 +1,163 @@
+"""The same study on Flower's Ray runtime: hundreds of simulated nodes over the cores of a machine, or of a Ray cluster (RAY_ADDRESS).
+
+A node may answer each round in another worker process. So it keeps its ledger and secrets in a folder that all of them can read, and what
+would have to stay in one process between rounds is not offered: secure sums, and trainings that leave something at each node.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from aggregator import flower_ask, hub, release
+from aggregator.flower_ask import Patience
+from federation import codec, errors, wire
+from federation.contract import Contract
+from federation.messages import Query, Reply
+from federation.study import Study
+from nodes import service
+from nodes.office import Office
+from nodes.site import Site
+from simulations import local
+
+HELLO = "query.hello"
+TIMEOUT_S = 3600.0
+
+
+def run(
+    study: Study, contract: Contract, sites: Sequence[Site], folder: Path, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print
+) -> release.Document:
+    """InputError for what this engine does not carry; SetupError without Ray."""
+    check(study)
+    if importlib.util.find_spec("ray") is None:
+        raise errors.SetupError("the engine ray comes with the extra `ray`: pip install 'hdh-federation[ray]'")
+    placed = [replace(site, state=folder / "nodes" / site.name) for site in sites]
+    found: list[release.Document | BaseException] = []
+    server, client = _server(study, contract, [site.name for site in sites], notes, say, found), _client(placed)
+    say("starting Ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+        from flwr.simulation import run_simulation
+
+        run_simulation(
+            server_app=server, client_app=client, num_supernodes=len(sites),
+            backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"log_to_driver": False, "include_dashboard": False}},
+        )  # fmt: skip
+    if not found:
+        raise errors.SetupError("Ray ended without an answer; its log in /tmp/ray says more")
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def check(study: Study) -> None:
+    if study.privacy.secure_sum is not None:
+        raise errors.InputError("engine ray: a secure sum needs each node to stay in one process; take --engine local, or leave out secure_sum")
+    for name, entry in study.analyses.items():
+        kept = entry.options.get("strategy") == "scaffold" or entry.options.get("norm") == "node"
+        if entry.run == "train" and kept:
+            raise errors.InputError(f"engine ray: {name} leaves something at each node between rounds (scaffold, norm: node); take --engine local")
+
+
+# -- node
+def _client(sites: Sequence[Site]) -> ClientApp:
+    app = ClientApp()
+
+    @app.query("hello")  # type: ignore[untyped-decorator]
+    def hello(message: Message, context: Context) -> Message:
+        name = sites[int(str(context.node_config["partition-id"]))].name
+        return Message(RecordDict({"hdh": ConfigRecord({"name": name})}), reply_to=message)
+
+    @app.query("round")  # type: ignore[untyped-decorator]
+    def answer(message: Message, context: Context) -> Message:
+        content, _ = wire.query_of(message)
+        query = codec.query_from_bytes(content)
+        office = _office(sites[int(str(context.node_config["partition-id"]))])
+        now = datetime.now(UTC)
+        reply = service.answer(query, local.granted(office, query.study, now), now)
+        return Message(wire.reply_record(codec.reply_to_bytes(reply), b""), reply_to=message)
+
+    return app
+
+
+def _office(site: Site) -> Office:
+    """What this worker keeps open of a node. Of one thread: an SQLite connection belongs to it."""
+    kept: dict[tuple[str, str], Office] = _KEPT.__dict__.setdefault("offices", {})
+    return kept.setdefault((site.name, str(site.state)), Office(site))
+
+
+_KEPT = threading.local()
+
+
+# -- hub
+def _server(
+    study: Study, contract: Contract, names: Sequence[str], notes: Sequence[str], say: Callable[[str], Any], found: list[release.Document | BaseException]
+) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            found.append(_document(grid, study, contract, names, notes, say))
+        except BaseException as error:
+            found.append(error)
+
+    return app
+
+
+def _document(grid: Grid, study: Study, contract: Contract, names: Sequence[str], notes: Sequence[str], say: Callable[[str], Any]) -> release.Document:
+    post = _Post(grid)
+    known = _names(grid, len(names))
+    said = list(notes)
+    started = datetime.now(UTC)
+    send = flower_ask.send_of(post, known, Patience(TIMEOUT_S, poll_s=0.01), said.append)
+
+    def ask(query: Query) -> Sequence[Reply]:
+        return send(dict.fromkeys(query.nodes, query))
+
+    outcome = hub.run(study, contract, ask, sorted(known.values()), watch=lambda number, outcome: say(f"round {number} done"))
+    return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=said)
+
+
+def _names(grid: Grid, count: int) -> dict[int, str]:
+    """Flower's node ids, by what each says it is called."""
+    ids: list[int] = []
+    while len(ids) < count:
+        ids = list(grid.get_node_ids())
+    messages = [Message(RecordDict({"hdh": ConfigRecord({"hello": True})}), dst_node_id=node_id, message_type=HELLO) for node_id in ids]
+    replies = list(grid.send_and_receive(messages))
+    return {int(reply.metadata.src_node_id): str(reply.content.config_records["hdh"]["name"]) for reply in replies if not reply.has_error()}
+
+
+@dataclass
+class _Post:
+    """Flower's Grid as flower_ask wants it. Nobody in between is to be distrusted here, so nothing is signed."""
+
+    grid: Grid
+
+    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
+        records = {id(query): wire.query_record(codec.query_to_bytes(query), b"") for query in queries.values()}
+        messages = [Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND) for node_id, query in queries.items()]
+        return dict(zip(self.grid.push_messages(messages), queries, strict=True))
+
+    def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
+        for message in self.grid.pull_messages(list(message_ids)):
+            asked = message.metadata.reply_to_message_id
+            if message.has_error():
+                yield asked, f"error {message.error.code}: {message.error.reason}"
+            else:
+                yield asked, codec.reply_from_bytes(wire.reply_of(message)[0])
