@@ -25,7 +25,7 @@ from nodes import connectors, ledger, service
 from nodes.ledger import Account
 from nodes.office import Office
 from nodes.site import Dataset, Policy, Site, Storage
-from simulations.workers import Workers
+from simulations.workers import Workers, trains_here
 from strategies import registry
 
 SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
@@ -58,6 +58,8 @@ def send_of(offices: Sequence[Office], now: datetime) -> Send:
     by_name = {office.site.name: office for office in offices}
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        if any("train" in query.study.runs for query in queries.values()):
+            trains_here()
         return [service.answer(query, granted(by_name[name], query.study, now), now) for name, query in queries.items() if name in by_name]
 
     return send

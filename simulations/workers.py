@@ -98,12 +98,19 @@ class Workers:
 
 
 DIED = "a worker process of the simulation has died, perhaps for want of memory: take fewer with --workers"
-_SINGLE = "hdh_single_threaded"  # an attribute of the module torch: it has had one thread from the first
+_SINGLE = "hdh_only_imported"  # an attribute of the module torch: this process has imported it, with one thread, and trains nothing itself
+
+
+def trains_here() -> None:
+    """To be called before this very process trains or scores: workers are then made in another way, since what torch has begun does not
+    survive a fork."""
+    if "torch" in sys.modules:
+        setattr(sys.modules["torch"], _SINGLE, False)
 
 
 def _context() -> Any:
-    """Workers are forked from this process once it has imported what they need: that is the quickest. But a pool of threads that torch has
-    begun does not survive a fork; then they come from a process that is made for it."""
+    """Workers are forked from this process once it has imported what they need: that is the quickest. If it has trained anything itself,
+    they come from a process that is made for it."""
     if importlib.util.find_spec("torch") is None:
         return multiprocessing.get_context("fork")
     if "torch" not in sys.modules:

@@ -101,6 +101,7 @@ def _scores(study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: S
     options = studies.Analysis.model_validate({"run": "train", **known, "validation": 0})
     plain = study.model_copy(update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}})
     task = registry.plan(plain, ready.contract)[task_id.analysis]
+    workers.trains_here()
     total = np.zeros((2, scores.BINS))
     schema = contracts.schema(ready.contract, study.cohort.derive)
     for dataset in new:
