@@ -191,7 +191,14 @@ def _findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
             rows, suppressed = tables[node]
             n = _n_flow(open_[node], hide_missing=few_missing) if not any(scarce.values()) else {}
             why = open_[node].exactness.why or None
-            told = {"exactness": open_[node].exactness.kind, "why": why, "n": n, "suppressed": suppressed, "notes": tuple(open_[node].notes), "tables": rows}
+            told = {
+                "exactness": open_[node].exactness.kind,
+                "why": why,
+                "n": n,
+                "suppressed": suppressed,
+                "notes": (*open_[node].notes, *one.notes),
+                "tables": rows,
+            }
             found[node] = blank.model_copy(update=told)
         elif one.result is None:
             found[node] = blank.model_copy(update={"status": "failed", "reason": one.failed})

@@ -25,7 +25,7 @@ from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
-from nodes import keeping, ledger, service
+from nodes import keeping, ledger, memory, service
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.office import Office
@@ -99,7 +99,9 @@ def _listen(line: Line, channel: grpc.Channel) -> None:
             if decision is not None:
                 stub.Decide(decision, timeout=30)
             if decision is not None and decision.verdict == "approved":
-                registry.preload(studies.parse(notice.proposal.study).runs)  # its first query is some seconds away
+                wanted = studies.parse(notice.proposal.study).runs
+                registry.preload(wanted)  # its first query is some seconds away
+                memory.ready(wanted)
 
 
 def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:

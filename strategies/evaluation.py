@@ -47,8 +47,11 @@ def summary(counts: Floats) -> Row:
     n, events = float(counts.sum()), float(counts[1].sum())
     risk = special.expit(scores.middles(counts.shape[1]))
     brier = float(counts[1] @ (1 - risk) ** 2 + counts[0] @ risk**2) / n if n else math.nan
-    ends = [auc - scores.Z * error, auc + scores.Z * error] if math.isfinite(error) else [math.nan, math.nan]
-    row = {"n": n, "n_event": events, "auc": auc, "conf_low": max(ends[0], 0.0), "conf_high": min(ends[1], 1.0),
+    ends: list[float] | tuple[float | None, float | None] = [auc - scores.Z * error, auc + scores.Z * error] if math.isfinite(error) else [math.nan, math.nan]
+    if error == 0 and auc in (0.0, 1.0):  # all are told apart: DeLong's error says nothing then
+        rarer = float(min(counts[0].sum(), counts[1].sum()))
+        ends = scores.wilson(auc * rarer, rarer)
+    row = {"n": n, "n_event": events, "auc": auc, "conf_low": max(ends[0] or 0.0, 0.0), "conf_high": min(1.0 if ends[1] is None else ends[1], 1.0),
            "average_precision": scores.average_precision(counts), "brier": brier,
            "calibration_intercept": intercept, "calibration_slope": slope}  # fmt: skip
     return {name: _number(value) for name, value in row.items()}

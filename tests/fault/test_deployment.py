@@ -300,3 +300,37 @@ def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(deploym
         assert run.watch(lambda _: None).state == "complete"
         lyon = next(one for one in run.result().document["analyses"]["d"]["nodes"] if one["node"] == "lyon")
         assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(lyon["reason"])
+
+
+TRAINING = {"t": {"run": "train", "model": "ill ~ age", "network": "mlp", "widths": [4], "rounds": 25, "learning_rate": 0.3}}
+
+
+def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(deployment: Deployment) -> None:
+    with deployment.connect() as hub:
+        run = hub.submit(study("training-node", TRAINING), CONTRACT)
+        at_round(run, 2)
+        deployment.kill("lyon")
+        at_round(run, int((run.status().progress or "0").split()[0]) + 2)  # one round at least has waited for it in vain
+        deployment.start_node("lyon")
+        assert run.watch(lambda _: None).state == "complete"
+        document = run.result().document
+    found = document["analyses"]["t"]
+    assert found["rounds"] == 26 and [row["node"] for row in found["tables"]["nodes"]] == list(NODES)
+    missed = [event for event in document["provenance"]["happened"] if event["node"] == "lyon"]
+    assert 1 <= len(missed) <= 4 and all("asked again in the next round" in event["what"] for event in missed)
+
+
+def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: Deployment) -> None:
+    with deployment.connect() as hub:
+        run = hub.submit(study("training-hub", TRAINING), CONTRACT)
+        at_round(run, 10)
+        deployment.kill("hub")
+    deployments.wait(lambda: not _children_of(deployment))
+    deployment.start_hub()
+    with deployment.connect() as hub:
+        again = client.Run(hub, run.number, run.study)
+        assert again.watch(lambda _: None).state == "complete"
+        document = again.result().document
+    found = document["analyses"]["t"]
+    assert any("went on from there" in note for note in found["notes"]) and found["rounds"] == 26 and len(found["tables"]["history"]) == 25
+    assert not list(deployment.hub.folder.rglob("*.checkpoint")), "it is removed when the study is done"

@@ -287,3 +287,12 @@ def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path:
         outcome = hub.run(study_of(options, 20.0, 1e-3), CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites])
         row = federations.result(outcome).tables["glance"].rows[0]
         assert row["auc"] > 0.85 and row["conf_low"] < row["auc"] < row["conf_high"] and row["noise_sd"] > 0
+
+
+def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
+    from federation.cli import plan
+
+    for options, steps in ((MLP, 5), (ALONE, 20)):
+        study = study_of(options)
+        (row,) = plan._trainings(study, registry.plan(study, CONTRACT))
+        assert (row["steps"], row["sampling"], row["epochs"]) == (steps, 0.2, pytest.approx(steps * 0.2)) and row["noise_multiplier"] > 0.3

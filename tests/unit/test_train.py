@@ -431,3 +431,19 @@ def test_workers_give_the_weights_that_one_process_gives(tmp_path: Path) -> None
     with local.asking(sites, federations.NOW, 2) as ask:
         outcome = hub.run(study, CONTRACT, ask, [site.name for site in sites])
     assert np.array_equal(weights_of(outcome), weights_of(run(MLP, sites)))
+
+
+def test_the_report_draws_the_curve_and_the_losses_and_links_no_file(tmp_path: Path) -> None:
+    outcome = run({**MLP, "rounds": 5}, sites_of(tmp_path, rows=table(1500)))
+    report.write(federations.document(outcome), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'aria-label="ROC curve"' in page and 'aria-label="Loss by round"' in page
+    assert (tmp_path / "out" / "a.safetensors").stat().st_size > 0 and (tmp_path / "out" / "tables" / "a.screening.csv").exists()
+
+
+def test_a_result_that_is_withheld_keeps_its_model(tmp_path: Path) -> None:
+    """Too few of either answer in validation: nothing of it is shown, the network included."""
+    rows = table(300)
+    rows["y"] = (np.arange(300) % 30 == 0).astype(int)
+    found = federations.document(run(MLP, sites_of(tmp_path, rows=rows))).analyses["a"]
+    assert found.status == "withheld" and found.model is None and not found.tables

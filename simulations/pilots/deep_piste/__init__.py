@@ -17,7 +17,7 @@ from simulations.pilots.common import Main, Size
 
 NOTE = "synthetic views with planted lesions; each centre's machine has its own brightness and noise; cancers are far more frequent than in screening"
 REAL_NOTE = "1,797 real images of written digits (scikit-learn), in the order in which they come split over four nodes: is it an eight?"
-SIZES: Mapping[Size, int] = {"small": 1_200, "full": 62_500}  # women, of four views each
+SIZES: Mapping[Size, int] = {"small": 800, "full": 62_500}  # women, of four views each
 PIXELS: Mapping[Size, int] = {"small": 32, "full": 64}
 PRIVATE_WOMEN = 4_000
 NODES = {"crcdc-bretagne": 0.2, "crcdc-grand-est": 0.2, "crcdc-occitanie": 0.35, "crcdc-paca": 0.25}
