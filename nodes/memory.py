@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 from collections.abc import Iterable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, glibc
@@ -13,9 +12,10 @@ LARGEST = 2**30
 
 def ready(analyses: Iterable[str]) -> None:
     """Before the first round of a study of these analyses: training needs torch, which takes a second to import."""
-    if "train" in analyses and importlib.util.find_spec("torch") is not None:
+    if "train" in analyses:
         keep_blocks()
-        importlib.import_module("torch")
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401
 
 
 def keep_blocks() -> None:

