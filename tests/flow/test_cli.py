@@ -85,7 +85,7 @@ def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["simulate", "nowhere.yaml"], 2, "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac, deepsarc, dialysis"),
+        (["simulate", "nowhere.yaml"], 2, "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac, deep_piste, deepsarc, dialysis"),
         (["simulate", "study.yaml"], 2, "where are the data? Give --data FILE --split-by COLUMN"),
         (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "ward"], 3, "no column 'ward'"),
         (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--nodes", "9"], 2, "--nodes 9 is more than the 4 values"),
