@@ -183,7 +183,7 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
     grids = budget.grids(study, one.task, one.state, zero, len(query.nodes)) if is_private else {}
     parts: dict[str, Part] = {}
     within: dict[str, Part] = {}
-    asked = [node for node in one.nodes if not one.state.asked or node in one.state.asked]
+    asked = [node for node in one.nodes if node in one.state.asked] if one.state.asked else one.nodes
     for node in asked:
         answer = replies[node].answers.get(task_id) if node in replies else None
         found = _read(answer, zero, grids)

@@ -182,5 +182,9 @@ def _patches(layer: Any, given: Tensor) -> Tensor:
     first, *steps, last = padded.stride()
     places = [(size - k) // s + 1 for size, k, s in zip(padded.shape[1:-1], kernel, stride, strict=True)]
     shape = (len(given), *places, *kernel, padded.shape[-1])
-    view = padded.as_strided(shape, (first, *[step * s for step, s in zip(steps, stride, strict=True)], *steps, last))
+    apart = [step * s for step, s in zip(steps, stride, strict=True)]
+    if given.shape[1] == 1:  # runs of a kernel's width are short: those of an image's are longer
+        turned = padded.as_strided((len(given), *kernel, *places), (first, *steps, *apart))
+        return turned.reshape(len(given), math.prod(kernel), -1).transpose(1, 2)
+    view = padded.as_strided(shape, (first, *apart, *steps, last))
     return view.reshape(len(given), math.prod(places), -1)

@@ -12,8 +12,6 @@ import time
 
 START = time.time()
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-from functools import cache
-
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -39,7 +37,6 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
 
 
-@cache
 def images(node: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(node)
     answers = rng.random(IMAGES) < 0.5
