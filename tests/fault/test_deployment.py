@@ -305,20 +305,22 @@ def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(deploym
 TRAINING = {"t": {"run": "train", "model": "ill ~ age", "network": "mlp", "widths": [4], "rounds": 25, "learning_rate": 0.3}}
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(deployment: Deployment) -> None:
     with deployment.connect() as hub:
-        longer = {"t": {**TRAINING["t"], "rounds": 60}}  # so that it is still under way when the node is back
+        longer = {"t": {**TRAINING["t"], "rounds": 150}}  # so that it is still under way when the node is back
         run = hub.submit(study("training-node", longer), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
         at_round(run, int((run.status().progress or "0").split()[0]) + 2)  # one round at least has waited for it in vain
         deployment.start_node("lyon")
+        deployment.wait_until_online(["lyon"])
         assert run.watch(lambda _: None).state == "complete"
         document = run.result().document
     found = document["analyses"]["t"]
-    assert found["rounds"] == 61 and [row["node"] for row in found["tables"]["nodes"]] == list(NODES)
+    assert found["rounds"] == 151 and [row["node"] for row in found["tables"]["nodes"]] == list(NODES)
     missed = [event for event in document["provenance"]["happened"] if event["node"] == "lyon"]
-    assert 1 <= len(missed) <= 30 and all("asked again in the next round" in event["what"] for event in missed)
+    assert 1 <= len(missed) < 150 and all("asked again in the next round" in event["what"] for event in missed)
 
 
 def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: Deployment) -> None:
