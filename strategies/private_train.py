@@ -212,11 +212,12 @@ def _glance(counts: Floats, variance: float) -> Row:
     row = {**evaluation.summary(counts), "noise_sd": None}
     row |= {name: max(0, round(row[name])) for name in ("n", "n_event")}
     noise = evaluation.noise_of_area(counts, variance)
-    if row["auc"] is None or not noise < TOO_NOISY or not 0 <= row["auc"] <= 1:
+    if row["auc"] is None or not noise < TOO_NOISY:
         return {name: value if name in ("n", "n_event") else None for name, value in row.items()}
     sampling_sd = scores.area(np.maximum(counts, 0.0))[1]
     half = scores.Z * math.hypot(sampling_sd, noise)
-    return {**row, "conf_low": max(row["auc"] - half, 0.0), "conf_high": min(row["auc"] + half, 1.0), "noise_sd": noise}
+    ends = {"conf_low": max(row["auc"] - half, 0.0), "conf_high": min(row["auc"] + half, 1.0)}
+    return {**row, "auc": min(max(row["auc"], 0.0), 1.0), **ends, "noise_sd": noise}
 
 
 def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
