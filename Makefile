@@ -1,23 +1,29 @@
 # `make` alone lists the verbs.
 PYTHON ?= python3.11
 BIN := .venv/bin
+BASE := .venv/.base
 DONE := .venv/.installed
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(DONE): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m pip install --quiet --user virtualenv 2>/dev/null || $(PYTHON) -m pip install --quiet --break-system-packages virtualenv; $(PYTHON) -m virtualenv --quiet .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	@touch $(BASE)
+
+$(DONE): $(BASE)
+	@echo "Adding torch, Ray and what the tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,postgres,ray,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv
 
-demo: $(DONE) ## a federated study on real data, in out/demo
+demo: $(BASE) ## a federated study on real data, in out/demo
 	@$(BIN)/hdh simulate dialysis --out out/demo
 
-federation: $(DONE) ## the whole story on loopback: a hub, four producers, enrolment, approval, a study, the result
+federation: $(BASE) ## the whole story on loopback: a hub, four producers, enrolment, approval, a study, the result
 	@$(BIN)/python -m simulations.story out/federation
 
 check: $(DONE) ## formatting, lint, types, import contracts

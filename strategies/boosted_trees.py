@@ -24,7 +24,7 @@ from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies import counting, fitting, splits
+from strategies import counting, fitting, scores, splits
 from strategies.task import Task
 
 FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
@@ -266,7 +266,7 @@ def _result(total: Part, task: Task, state: State) -> Result:
     if task.options.family == "gaussian":
         glance |= {"mean_squared_error": float(total.sums["loss"][0]) / n}
     else:
-        glance |= {"log_loss": float(total.sums["loss"][0]) / n, "auc": area(total.sums["scores"])}
+        glance |= {"log_loss": float(total.sums["loss"][0]) / n, "auc": scores.area(total.sums["scores"])[0]}
     importance: list[Row] = [
         {"term": name, "gain": float(gain), "share": float(gain / state["gain"].sum()) if state["gain"].sum() else 0.0}
         for name, gain in sorted(zip(plan.names, state["gain"], strict=True), key=lambda pair: -pair[1])
@@ -276,13 +276,6 @@ def _result(total: Part, task: Task, state: State) -> Result:
     if not task.options.validation:
         notes.append("the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`")
     return Result(tables, counting.reported(total.cells), Exactness(), notes)
-
-
-def area(scores: Floats) -> float:
-    """The area under the ROC curve from counts (2, bins) of no and yes by ascending score; ties count half."""
-    no, yes = scores
-    below = no.cumsum() - no / 2
-    return float(yes @ below / (no.sum() * yes.sum()))
 
 
 def _tree_rows(task: Task, state: State) -> list[Row]:

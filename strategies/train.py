@@ -23,7 +23,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Term
-from federation.messages import Exactness, Floats, Model, Part, Result, Row, State, Table
+from federation.messages import Floats, Model, Part, Result, Row, State
 from strategies import evaluation, fitting, scores, server_steps, training, zoo
 from strategies.fitting import Scaling
 from strategies.server_steps import Steps, Strategy
@@ -267,15 +267,3 @@ def model(task: Task, state: State) -> Model:
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
     return Model(about, state["weights"])
-
-
-def history(state: State) -> Table:
-    rows: list[Row] = [
-        {"round": i + 1, "train_loss": float(train), "validation_loss": None if math.isnan(valid) else float(valid)}
-        for i, (train, valid, _, _) in enumerate(state.hub["history"])
-    ]
-    return Table(rows)
-
-
-def exactness(task: Task) -> Exactness:
-    return Exactness("approximate", "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds")

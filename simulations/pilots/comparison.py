@@ -18,6 +18,7 @@ import numpy as np
 
 from aggregator import hub
 from federation import contract as contracts
+from federation import errors
 from federation import study as studies
 from federation.messages import Floats, State, TaskId
 from federation.study import Study
@@ -90,7 +91,7 @@ def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset
     (task_id,) = outcome.runs
     result = outcome.runs[task_id].result
     if result is None or result.model is None:
-        raise AssertionError(outcome.runs[task_id].failed)
+        raise errors.ModelError(outcome.runs[task_id].failed)
     return Tried(name, *scores.area(_scores(study, ready, task_id, result.model.weights, new)))
 
 
