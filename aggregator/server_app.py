@@ -14,18 +14,16 @@ from typing import Any
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from aggregator import checkpoints, flower_ask, hub, jobs, release, secure
 from aggregator.flower_ask import Patience
 from aggregator.hub import Outcome
+from aggregator.inbox import Inbox
 from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
 from federation.receipts import Signed
 from federation.secagg import keys
 from strategies import registry
-
-pull_objects.__kwdefaults__["initial_backoff"] = 0.03  # a reply is announced a moment before its objects are there; Flower would look again after a second
 
 app = ServerApp()
 log = logging.getLogger("hdh.hub")
@@ -52,10 +50,14 @@ class GridPost:
     job: jobs.Job
     folder: Path
     name: str
+    inbox: Inbox = field(init=False)
     queries: int = 0
     sent: dict[str, Sent] = field(default_factory=dict)
     signed: dict[str, list[Signed]] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.inbox = Inbox(self.grid)
 
     def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
         """The same query to many nodes is one record, which Flower stores once."""
@@ -72,9 +74,9 @@ class GridPost:
         return dict(zip(ids, queries, strict=True))
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
-        for message in self.grid.pull_messages(list(message_ids)):
-            message_id = message.metadata.reply_to_message_id
-            yield message_id, self._read(message, self.sent.pop(message_id))
+        for message_id, message in self.inbox.pull(message_ids).items():
+            sent = self.sent.pop(message_id)
+            yield message_id, message if isinstance(message, str) else self._read(message, sent)
 
     def _read(self, message: Message, sent: Sent) -> Reply | str:
         if message.has_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,6 +61,32 @@ def restart(deployment: Deployment, node: str, **environment: str) -> None:
     deployment.processes[node].wait(20)
     deployment.start_node(node, **environment)
     deployment.wait_until_online([node])
+
+
+STUCK = """
+import runpy, sys, time
+from pathlib import Path
+from nodes import fleet
+
+def stuck(*_, **__):
+    Path(sys.argv[1] + ".stuck").touch()
+    time.sleep(3600)
+
+fleet.push_objects = stuck
+runpy.run_module("nodes.daemon", run_name="__main__")
+"""
+
+
+def restart_stuck(deployment: Deployment, node: str) -> Path:
+    """The node hangs in the middle of each upload: its reply is announced, and the body never comes. The file is there once it does."""
+    path = deployment.home(node) / "node.yaml"
+    mark = path.with_name(f"{path.name}.stuck")
+    mark.unlink(missing_ok=True)
+    deployment.processes[node].terminate()
+    deployment.processes[node].wait(20)
+    deployment.start(node, [sys.executable, "-c", STUCK, str(path)])
+    deployment.wait_until_online([node])
+    return mark
 
 
 def wait(until: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -160,6 +160,33 @@ class Cable:
         self.open.clear()
 
 
+def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(deployment: Deployment) -> None:
+    """Flower alone would wait three minutes for the rest of its reply, and for the others' behind it."""
+    deployments.restart_stuck(deployment, "brest")
+    try:
+        started = time.monotonic()
+        with deployment.connect() as hub:
+            run = hub.submit(study("stuck"), CONTRACT, deadline_s=30)
+            assert run.watch(lambda _: None).state == "complete"
+            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["d"]["nodes"]}
+        assert statuses == {"brest": "silent", "lyon": "answered", "nice": "answered"}
+        assert time.monotonic() - started < 30  # the round's ten seconds, and what starts and ends a study
+    finally:
+        deployment.kill("brest")
+        deployments.restart(deployment, "brest")
+
+
+def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_back(deployment: Deployment) -> None:
+    mark = deployments.restart_stuck(deployment, "brest")
+    with deployment.connect() as hub:
+        run = hub.submit(study("killed-upload"), CONTRACT, deadline_s=30)
+        deployments.wait(mark.exists)
+        deployment.kill("brest")
+        deployments.restart(deployment, "brest")
+        assert run.watch(lambda _: None).state == "complete"
+        assert "brest: it stopped while its reply was on the way" in run.result().document["provenance"]["notes"]
+
+
 @pytest.mark.slow
 def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deployment: Deployment) -> None:
     cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}

@@ -76,13 +76,14 @@ def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> No
     ]  # fmt: skip
 
 
-def test_flower_looks_again_soon_for_what_is_not_there_yet() -> None:
+def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them() -> None:
     from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.superlink.grid.http_grid import HttpGrid
 
-    from aggregator import server_app
-
-    assert server_app.pull_objects is pull_objects and "initial_backoff" in inspect.signature(pull_objects).parameters
-    assert inspect.signature(pull_objects).parameters["initial_backoff"].default == 0.03
+    source = inspect.getsource(HttpGrid.pull_messages)
+    called = re.findall(r"self\._runtime_client\.(\w+)", source)
+    assert called == ["PullMessages", "PullObject", "ConfirmMessageReceived"] and "self.node" in source
+    assert {"initial_backoff", "max_time"} <= inspect.signature(pull_objects).parameters.keys()
 
 
 def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -> None:
