@@ -16,7 +16,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
+    """`sums`: what was charged up to an entry, by what was asked; read on from there, so that a charge does not read all former ones."""
+
     connection: sqlite3.Connection
     witness: Path | None = None
+    sums: dict[tuple[str, tuple[object, ...]], tuple[Head, Cost]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -141,10 +144,17 @@ def _key(account: Account) -> tuple[str, str, int]:
     return account.dataset, account.unit, account.year
 
 
-def _spent(ledger: Ledger, where: str, values: Sequence[object]) -> Cost:
-    flat = ledger.connection.execute(f"SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'charge' AND {where}", values).fetchone()[0]
-    curves = ledger.connection.execute(f"SELECT curve FROM entries WHERE kind = 'charge' AND curve <> '' AND {where}", values)
-    return sum((Cost(0, tuple(json.loads(row[0]))) for row in curves), Cost(int(flat)))
+def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
+    last, spent = ledger.sums.get((where, values), (Head(0, GENESIS), Cost()))
+    if last.seq and not _holds(ledger, last):  # another file lies here now
+        last, spent = Head(0, GENESIS), Cost()
+    found = ledger.connection.execute(
+        f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? ORDER BY seq", (*values, last.seq)
+    )
+    for seq, digest, rho, curve in found:
+        last, spent = Head(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
+    ledger.sums[where, values] = last, spent
+    return spent
 
 
 def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal | None:
@@ -228,9 +238,13 @@ def head(ledger: Ledger) -> Head:
 
 def check_witness(ledger: Ledger, witness: Head) -> None:
     """Raises LedgerError if this ledger does not hold an entry that was seen elsewhere: an older copy was put back."""
-    row = ledger.connection.execute("SELECT hash FROM entries WHERE seq = ?", (witness.seq,)).fetchone()
-    if witness.seq and (row is None or row[0] != witness.hash):
+    if witness.seq and not _holds(ledger, witness):
         raise errors.LedgerError(f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew")
+
+
+def _holds(ledger: Ledger, seen: Head) -> bool:
+    row = ledger.connection.execute("SELECT hash FROM entries WHERE seq = ?", (seen.seq,)).fetchone()
+    return row is not None and row[0] == seen.hash
 
 
 def history(ledger: Ledger) -> Iterator[Entry]:

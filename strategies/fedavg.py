@@ -61,14 +61,19 @@ def start(task: Task) -> State:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     X, y, cells = cohort.once(("fedavg", task.name), lambda: _rows(cohort, task))
     start = weights = state["weights"]
-    n = len(y)
+    n = float(len(y))
+    rate = task.options.learning_rate / max(n, 1.0)
     loss = 0.0
     for step in range(task.options.local_steps):
-        eta = X @ weights
+        eta = X.dot(weights)  # dot: half the overhead of @, which counts where a node is small
         if step == 0:
-            loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y @ eta)
-        weights = weights - (task.options.learning_rate / max(n, 1)) * (X.T @ (special.expit(eta) - y))
-    sums = {"weights": n * weights, "totals": np.array([float(n), loss])}
+            loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y.dot(eta))
+        residual = special.expit(eta)
+        residual -= y
+        gradient = residual.dot(X)
+        gradient *= rate
+        weights = weights - gradient
+    sums = {"weights": n * weights, "totals": np.array([n, loss])}
     bounds = state.once(("bounds", task.name), lambda: _bounds(task, start))
     return Part(sums, cells, bounds, parameters=len(start))
 

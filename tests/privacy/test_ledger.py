@@ -154,6 +154,45 @@ def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(book: Ledger)
     assert accountant.get_epsilon(delta) > epsilon
 
 
+def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
+    """Two handles on one file, as the daemon's and the operator's command are: each sees at once what the other has charged."""
+    path = tmp_path / "ledger.sqlite"
+    one, other = ledger.open_ledger(path), ledger.open_ledger(path)
+    ledger.grant(one, ACCOUNT, 10**13, by="dpo", at=NOW)
+    for i in range(20):
+        book = (one, other)[i % 3 == 0]
+        made = claim(f"{i}", 10 + i, study="x") if i % 2 else Claim(f"{i}", "x", 10**15, {"model": Sampled(0.01, 2.0, 1 + i)})
+        assert ledger.charge(book, ACCOUNT, made, NOW) is None
+        assert ledger.spent_by(one, "dialysis", "x") == ledger.spent_by(other, "dialysis", "x") == ledger.spent_by(ledger.open_ledger(path), "dialysis", "x")
+        assert ledger.remaining(one, ACCOUNT) == ledger.remaining(ledger.open_ledger(path), ACCOUNT)
+
+
+def test_sums_of_another_file_do_not_count_in_this_one(book: Ledger) -> None:
+    """As if an older copy were put back under a running process: what it held is read anew, and what follows it counts."""
+    for name in ("a", "b"):
+        ledger.charge(book, ACCOUNT, claim(name, 30), NOW)
+    assert ledger.remaining(book, ACCOUNT) == 40
+    book.connection.execute("DELETE FROM entries WHERE release = 'b'")
+    ledger.charge(book, ACCOUNT, claim("c", 10), NOW)
+    assert ledger.remaining(book, ACCOUNT) == 60
+
+
+def test_a_charge_takes_no_longer_for_those_before_it() -> None:
+    book = ledger.open_ledger(Path(":memory:"))
+    ledger.grant(book, ACCOUNT, 10**17, by="dpo", at=NOW)
+
+    def seconds(first: int) -> float:
+        started = time.process_time()
+        for i in range(first, first + 200):
+            ledger.charge(book, ACCOUNT, Claim(f"{i}", "x", 10**17, {"model": Sampled(0.01, 2.0, 1)}), NOW)
+        return time.process_time() - started
+
+    early = min(seconds(0), seconds(200))
+    for i in range(10):
+        seconds(400 + 200 * i)
+    assert min(seconds(3000), seconds(3200)) < 3 * early  # read anew each time, it takes twenty times as long
+
+
 def test_what_is_remembered_is_never_replaced(book: Ledger) -> None:
     assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"all", NOW) == b"all"
     assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"fewer", NOW) == b"all"
