@@ -30,12 +30,15 @@ LIST = ""  # the item of a mail that lists names
 
 
 def ask_of(send: Send, plan: Callable[[Study], Mapping[str, Task]], watch: Callable[[str], None] = lambda phase: None) -> Ask:
-    """Plain where the study has no secure sum. `plan` gives the study's tasks; `watch` is told of each phase."""
+    """Plain where the study has no secure sum. `plan` gives the study's tasks, once; `watch` is told of each phase."""
+    planned: dict[str, Mapping[str, Task]] = {}
 
     def ask(query: Query) -> Sequence[Reply]:
         if query.study.privacy.secure_sum is None:
             return send(dict.fromkeys(query.nodes, query))
-        return _sums(query, send, plan(query.study), watch)
+        if query.study.hash not in planned:
+            planned[query.study.hash] = plan(query.study)
+        return _sums(query, send, planned[query.study.hash], watch)
 
     return ask
 

@@ -104,8 +104,9 @@ def private(task: Task) -> PrivateAnalysis:
 
 
 def zero(task: Task, state: State) -> Part:
-    """What nobody's rows give: the names, shapes, types and bounds of a Part."""
-    return task.analysis.local(cohorts.empty(task.fields, task.rows_per_person), task, state)
+    """What nobody's rows give: the names, shapes, types and bounds of a Part. Kept with the state, for all who see this very one."""
+    found: Part = state.once(("zero", task.name), lambda: task.analysis.local(cohorts.empty(task.fields, task.rows_per_person), task, state))
+    return found
 
 
 def check(study: Study, task: Task) -> None:

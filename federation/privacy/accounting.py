@@ -106,6 +106,7 @@ def fits(spent: Cost, rho: int, delta: float) -> bool:
     return spent.rho <= rho if not spent.curve else any(cost_ <= most for cost_, most in zip(_at_orders(spent), most_at_orders(rho, delta), strict=True))
 
 
+@lru_cache(maxsize=4096)
 def equivalent(spent: Cost, delta: float) -> int:
     """The pico-rho of the least budget that holds this."""
     return spent.rho if not spent.curve else rho_for(tight_epsilon(spent, delta), delta) + 1
@@ -176,9 +177,13 @@ def epsilon(rho: int, delta: float) -> float:
 
     def at(log_excess: float) -> float:
         a = 1 + math.exp(log_excess)
-        return spent * a - math.log(a * delta) / (a - 1) + math.log1p(-1 / a)
+        return spent * a + _excess(a, delta)
 
     return max(0.0, _least(at, -20.0, 40.0))
+
+
+def _excess(a: float, delta: float) -> float:
+    return math.log1p(-1 / a) - math.log(a * delta) / (a - 1)
 
 
 def _least(f: object, low: float, high: float) -> float:
@@ -199,9 +204,20 @@ def _least(f: object, low: float, high: float) -> float:
     return float(min(at_a, at_b))
 
 
+@lru_cache(maxsize=4096)
 def rho_for(epsilon_: float, delta: float) -> int:
-    """The most pico-rho that stays within (epsilon, delta): bisection, rounded down."""
-    low, high = 0, 1
+    """The most pico-rho that stays within (epsilon, delta), rounded down. At an order a it is (epsilon - excess) / a, and the best order
+    gives the most; the last digits are found by bisection, so that `epsilon` agrees."""
+
+    def below(log_excess: float) -> float:
+        a = 1 + math.exp(log_excess)
+        return (_excess(a, delta) - epsilon_) / a
+
+    guess = max(0, int(-_least(below, -20.0, 40.0) * PICO))
+    low, high = guess - guess // 10**9 - 2, guess + guess // 10**9 + 2
+    while low > 0 and epsilon(low, delta) > epsilon_:
+        low = low // 2
+    low = max(low, 0)
     while epsilon(high, delta) <= epsilon_:
         low, high = high, 2 * high
     while high - low > 1:
@@ -213,11 +229,11 @@ def rho_for(epsilon_: float, delta: float) -> int:
 def tight_epsilon(cost_: Cost, delta: float) -> float:
     """What is shown to people of a batch declared beforehand: the composed Gaussians as one, exactly (dp-accounting), or
     by the curve. At most `epsilon` of the same; never enforced, since tight composition is no filter for later choices."""
-    import dp_accounting
-
     if cost_.curve:
         found: float = max(0.0, min(at / PICO * order + _conversion(order, delta) for order, at in zip(ORDERS, _at_orders(cost_), strict=True)))
         return found
     if not cost_.rho:
         return 0.0
+    import dp_accounting
+
     return float(dp_accounting.get_epsilon_gaussian(math.sqrt(PICO / (2 * cost_.rho)), delta))

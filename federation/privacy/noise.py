@@ -61,14 +61,17 @@ def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urand
 
 def from_opendp(size: int, variance: Fraction) -> Ints:
     """The noise that OpenDP adds to zeros. Its scale is a float: the next one whose square is not below `variance`."""
-    import opendp.prelude as dp
+    from opendp.domains import atom_domain, vector_domain  # opendp.prelude would import scikit-learn too, which takes a second
+    from opendp.measurements import make_gaussian
+    from opendp.metrics import l2_distance
+    from opendp.mod import enable_features
 
-    dp.enable_features("contrib")
+    enable_features("contrib")
     scale = math.sqrt(variance)
     while Fraction(scale) ** 2 < variance:
         scale = math.nextafter(scale, math.inf)
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
-    return np.array((space >> dp.m.then_gaussian(scale))([0] * size), np.int64)
+    measurement = make_gaussian(vector_domain(atom_domain(T="i64")), l2_distance(T="i64"), scale)
+    return np.array(measurement([0] * size), np.int64)
 
 
 def from_table(size: int, variance: Fraction, entropy: Entropy = os.urandom) -> Ints:
