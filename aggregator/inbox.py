@@ -28,12 +28,13 @@ class LostError(Exception):
 
 @dataclass(frozen=True)
 class Head:
-    """A reply that was announced: its id, who sends it, its objects' ids, and when it was found."""
+    """A reply that was announced: its id, who sends it, its objects' ids, and when it was found. `held`: the objects that have come."""
 
     message_id: str
     node_id: int
     objects: tuple[str, ...]
     found: datetime
+    held: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,18 +80,18 @@ class Inbox:
         """ObjectPullError while parts of it are missing, LostError if they are gone."""
         client, node, run_id = self.grid._runtime_client, self.grid.node, self.grid.run.run_id
 
-        def get(object_id: str) -> bytes:
+        def take(object_id: str) -> bytes:
             found = client.PullObject(PullObjectRequest(node=node, run_id=run_id, object_id=object_id))
             if not found.object_found:
                 raise LostError("its reply did not come whole")
             if not found.object_available:
                 raise ObjectUnavailableError(object_id)
-            content: bytes = found.object_content
-            return content
+            head.held[object_id] = found.object_content
+            return head.held[object_id]
 
-        contents = pull_objects(list(head.objects), get, initial_backoff=AGAIN_S, max_time=max(0.0, until - time.monotonic()))
+        pull_objects([one for one in head.objects if one not in head.held], take, initial_backoff=AGAIN_S, max_time=max(0.0, until - time.monotonic()))
         client.ConfirmMessageReceived(ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=head.message_id))
-        message: Any = inflate_object_from_contents(head.message_id, contents)
+        message: Any = inflate_object_from_contents(head.message_id, head.held)
         message.metadata.__dict__["_message_id"] = head.message_id
         return message
 

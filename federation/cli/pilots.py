@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from aggregator import report
@@ -63,8 +64,8 @@ def _table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             "" if row["estimate"] is None else f"{row['estimate']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}" if known else "",
             "" if row["truth"] is None else f"{row['truth']:.3f}", "" if row["holds"] is None else "in" if row["holds"] else "out", f"{row['seconds']:.2f}",
         )  # fmt: skip
-    wide = Console(stderr=console.stderr, highlight=False, width=max(console.width, 112))
-    wide.print(table)
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(stderr=console.stderr, highlight=False, width=max(console.width, needed)).print(table)  # no number is cut short
     for name in dict.fromkeys(row["pilot"] for row in rows):
         console.print(f"{name}: {'; '.join(dict.fromkeys(row['what'] for row in rows if row['pilot'] == name))}", style="dim", markup=False)
     told = [row for row in rows if row["holds"] is not None]
