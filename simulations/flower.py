@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -236,13 +237,13 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free."""
-    for _ in range(100):
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            start = int(first.getsockname()[1])
-        if start + count < 65536 and all(_is_free(port) for port in range(start, start + count)):
+    """The first of `count` ports in a row that are free. From below those that the system gives to outgoing connections, one of which could
+    take a port between this look and its use."""
+    for _ in range(1000):
+        start = random.randrange(10_000, 32_000 - count)
+        if all(_is_free(port) for port in range(start, start + count)):
             return start
-    raise errors.SetupError("no five free ports in a row on this machine")
+    raise errors.SetupError(f"no {count} free ports in a row on this machine")
 
 
 def _is_free(port: int) -> bool:

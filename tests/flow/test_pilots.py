@@ -55,9 +55,10 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "variant"), STUDIES)
+@pytest.mark.parametrize(("name", "variant"), [one for one in STUDIES if one != ("deep_piste", "private")])
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
-    """In exact mode, to the last digit; with noise, another draw."""
+    """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the shorter one: 300 rounds of a secure sum take
+    ten minutes."""
     made = {}
     for engine in ("local", "flower"):
         done = hdh("simulate", name, "--variant", variant, "--engine", engine, "--out", str(tmp_path / engine), "--format", "json")
