@@ -1,6 +1,6 @@
-"""The upgrade gate: the private names of Flower that nodes/fleet.py and aggregator/superlink.py lean on, as of the pin.
+"""The upgrade gate: the private names of Flower that nodes/fleet.py, aggregator/superlink.py and aggregator/inbox.py lean on, as of the pin.
 
-A failure here means: read the new Flower, adapt the two files, and only then move the pin."""
+A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
 
 from __future__ import annotations
 
