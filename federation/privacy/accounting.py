@@ -177,13 +177,9 @@ def epsilon(rho: int, delta: float) -> float:
 
     def at(log_excess: float) -> float:
         a = 1 + math.exp(log_excess)
-        return spent * a + _excess(a, delta)
+        return spent * a - math.log(a * delta) / (a - 1) + math.log1p(-1 / a)
 
     return max(0.0, _least(at, -20.0, 40.0))
-
-
-def _excess(a: float, delta: float) -> float:
-    return math.log1p(-1 / a) - math.log(a * delta) / (a - 1)
 
 
 def _least(f: object, low: float, high: float) -> float:
@@ -206,18 +202,8 @@ def _least(f: object, low: float, high: float) -> float:
 
 @lru_cache(maxsize=4096)
 def rho_for(epsilon_: float, delta: float) -> int:
-    """The most pico-rho that stays within (epsilon, delta), rounded down. At an order a it is (epsilon - excess) / a, and the best order
-    gives the most; the last digits are found by bisection, so that `epsilon` agrees."""
-
-    def below(log_excess: float) -> float:
-        a = 1 + math.exp(log_excess)
-        return (_excess(a, delta) - epsilon_) / a
-
-    guess = max(0, int(-_least(below, -20.0, 40.0) * PICO))
-    low, high = guess - guess // 10**9 - 2, guess + guess // 10**9 + 2
-    while low > 0 and epsilon(low, delta) > epsilon_:
-        low = low // 2
-    low = max(low, 0)
+    """The most pico-rho that stays within (epsilon, delta): bisection, rounded down."""
+    low, high = 0, 1
     while epsilon(high, delta) <= epsilon_:
         low, high = high, 2 * high
     while high - low > 1:
