@@ -54,7 +54,7 @@ gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pil
 proto: $(DONE) ## make the code of federation/rpc from hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 
-bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/fleet.py knows
+bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py knows
 	$(BIN)/python -c "from pathlib import Path; from flwr.cli.build import build_fab_from_disk as build; Path('aggregator/bundle.fab').write_bytes(build(Path('aggregator/bundle')))"
 
 audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose

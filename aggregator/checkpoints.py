@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator import hub
-from aggregator.hub import Outcome, Resumed, Run
+from aggregator import rounds
+from aggregator.rounds import Outcome, Resumed, Run
 from federation.contract import Contract
 from federation.messages import Floats, State, TaskId
 from federation.study import Study
@@ -52,7 +52,7 @@ def keeper(file: Path, every_s: float = EVERY_S) -> Callable[[int, Outcome], Non
 
 
 def save(file: Path, number: int, outcome: Outcome) -> None:
-    open_ = {task_id: one for task_id, one in outcome.runs.items() if one.open and hub.is_tolerant(one.task, outcome.study)}
+    open_ = {task_id: one for task_id, one in outcome.runs.items() if one.open and rounds.is_tolerant(one.task, outcome.study)}
     if not open_:
         return
     arrays: dict[str, Floats] = {}

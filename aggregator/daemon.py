@@ -20,9 +20,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import metrics, registry, service, settings
-from aggregator.dispatch import Dispatch
-from aggregator.flower_control import Control
+from aggregator import api, database, metrics, settings
+from aggregator.flower.control import Control
+from aggregator.scheduler import Dispatch
 from aggregator.settings import Hub
 from federation import __version__, audit, credentials, errors, lock, logs
 from strategies import registry as analyses
@@ -44,12 +44,12 @@ def run(hub: Hub, *, log_format: str = "text") -> None:
 
 
 def _run(hub: Hub, stop: threading.Event) -> None:
-    engine = registry.open_registry(hub.database)
+    engine = database.open_registry(hub.database)
     control = Control(hub.file.admin, hub.pki / "ca.crt", hub.token)
     dispatch = Dispatch(hub, engine, control)
     _check_ports(hub)
     children = Children(hub)
-    served = service.servers(dispatch)
+    served = api.servers(dispatch)
     audit.write(hub.audit, "hub started", version=__version__)
     try:
         children.start()
@@ -112,7 +112,7 @@ class Children:
         tls = ["--runtime-api-address", file.admin, "--root-certificates", str(self.hub.pki / "ca.crt")]
         secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
         return {
-            "superlink": [sys.executable, "-m", "aggregator.superlink", str(folder), "--admin", file.admin, "--public", file.fleet],
+            "superlink": [sys.executable, "-m", "aggregator.flower.superlink", str(folder), "--admin", file.admin, "--public", file.fleet],
             "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
         }
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 
 from federation import errors
 from federation.messages import Floats
-from strategies import boosted_trees
+from strategies.learning import boosted_trees
 
 INTERCEPT = "(Intercept)"
 

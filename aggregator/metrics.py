@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from aggregator import registry
-from aggregator.dispatch import Dispatch
+from aggregator import database
+from aggregator.scheduler import Dispatch
 from federation import __version__, credentials, errors
 
 
@@ -24,12 +24,12 @@ class Numbers:
         studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
         with self.dispatch.engine.connect() as connection:
             counted: dict[str, int] = dict(
-                connection.execute(sa.select(registry.studies.c.state, sa.func.count()).group_by(registry.studies.c.state)).tuples().all()
+                connection.execute(sa.select(database.studies.c.state, sa.func.count()).group_by(database.studies.c.state)).tuples().all()
             )
-        for state in registry.STATES:
+        for state in database.STATES:
             studies.add_metric([state], counted.get(state, 0))
         yield studies
-        nodes = [one for one in registry.enrolled(self.dispatch.engine, "node") if one.revoked is None]
+        nodes = [one for one in database.enrolled(self.dispatch.engine, "node") if one.revoked is None]
         yield GaugeMetricFamily("hdh_nodes_enrolled", "Nodes that are enrolled and not revoked", len(nodes))
         online = GaugeMetricFamily("hdh_node_online", "1 if the node's line to the hub is open", labels=["node"])
         lines = self.dispatch.board.online()

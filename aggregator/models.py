@@ -11,8 +11,8 @@ from typing import Any
 
 from federation import errors
 from federation.messages import Model
-from strategies import zoo
-from strategies.zoo import Network
+from strategies.learning import networks
+from strategies.learning.networks import Network
 
 
 def network(about: Mapping[str, Any]) -> Network:
@@ -23,9 +23,9 @@ def document(model: Model) -> dict[str, Any]:
     """What goes into result.json: `about`, and the file itself in base64."""
     from safetensors.numpy import save
 
-    net = zoo.build(network(model.about))
-    zoo.put(net, model.weights)
-    content = save(zoo.named(net), {"hdh": json.dumps(model.about, sort_keys=True)})
+    net = networks.build(network(model.about))
+    networks.put(net, model.weights)
+    content = save(networks.named(net), {"hdh": json.dumps(model.about, sort_keys=True)})
     return {"about": dict(model.about), "format": "safetensors", "sha256": hashlib.sha256(content).hexdigest(), "base64": base64.b64encode(content).decode()}
 
 
@@ -46,7 +46,7 @@ def load(path: Path) -> Any:
         metadata = file.metadata() or {}
     if "hdh" not in metadata:
         raise errors.InputError(f"{path}: no network of ours; give the .safetensors file that a study has released")
-    net = zoo.build(network(json.loads(metadata["hdh"])))
+    net = networks.build(network(json.loads(metadata["hdh"])))
     net.load_state_dict(load_file(path), strict=False)  # layers that stay at their node are not in it
     return net.eval()
 
@@ -95,5 +95,5 @@ def _use(name: str, about: Mapping[str, Any]) -> str:
     more += "\n\nEach node had brought its inputs to mean 0 and standard deviation 1 of its own people: do the same." if about["scale"] == "node" else ""
     return (
         f"The network takes {inputs}, less `{centre}`, divided by `{divisor}`, of shape {shape}. In plain PyTorch:\n\n```python\nfrom safetensors.torch import load_file\n"
-        f"from torch import nn\n\n{zoo.source(made)}\nnet.load_state_dict(load_file('{name}.safetensors'){', strict=False' if made.norm == 'node' else ''})\n```{more}"
+        f"from torch import nn\n\n{networks.source(made)}\nnet.load_state_dict(load_file('{name}.safetensors'){', strict=False' if made.norm == 'node' else ''})\n```{more}"
     )

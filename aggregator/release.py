@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aggregator import meta, models
-from aggregator.hub import Outcome, Run
+from aggregator import meta_analysis, models
+from aggregator.rounds import Outcome, Run
 from federation import __version__, disclosure
 from federation.contract import Frozen
 from federation.messages import Part, Result, Row, Table, TaskId
@@ -77,7 +77,7 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
         findings = _noised_findings if study.privacy.mode == "dp" else _findings
         found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
         by_node = findings(single, k)
-        more = meta.tables({node: one.tables["coefficients"] for node, one in by_node.items() if "coefficients" in one.tables})
+        more = meta_analysis.tables({node: one.tables["coefficients"] for node, one in by_node.items() if "coefficients" in one.tables})
         documents[name] = AnalysisDocument(
             **(dict(found) | {"tables": {**found.tables, **more}}),
             run=entry.run,

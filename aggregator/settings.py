@@ -11,7 +11,8 @@ from typing import Any
 import pydantic
 import yaml
 
-from aggregator import pki, registry
+from aggregator import database as databases
+from aggregator import pki
 from federation import audit, credentials, errors, yaml_source
 from federation.contract import Frozen
 
@@ -87,7 +88,7 @@ def init(folder: Path, hosts: list[str], port: int, database: str | None, listen
     values: dict[str, Any] = {"hosts": hosts, **{name: f"{listen if name in ('fleet', 'api', 'enrol') else '127.0.0.1'}:{at}" for name, at in ports.items()}}
     values |= {"database": database or "sqlite:///registry.db", **more}
     hub = Hub(folder, HubFile.model_validate(values))
-    registry.open_registry(hub.database).dispose()
+    databases.open_registry(hub.database).dispose()
     pki.make_authority(hub.pki, hosts)
     pki.make_secret(folder / "superexec.secret")
     credentials.write_secret(folder / "control.token", secrets.token_urlsafe(32).encode())

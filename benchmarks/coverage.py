@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from aggregator import hub, secure
+from aggregator import rounds, secure_sum
 from benchmarks import timing
 from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.messages import Result, TaskId
 from federation.study import Study
-from nodes.office import Desk, Office
+from nodes.session import Desk, Office
 from nodes.site import Dataset, Policy, Site
 from simulations import local
 from strategies import registry
@@ -203,8 +203,8 @@ def run(case: Case, federations_: int, seed: int) -> tuple[float, float, float |
         rng = np.random.default_rng([seed, number])
         table = people(rng, case.n)
         offices = offices_of(table, study, rng)
-        ask = secure.ask_of(local.send_of(offices, federations.NOW), lambda made: registry.plan(made, CONTRACT))
-        result = hub.run(study, CONTRACT, ask, [office.site.name for office in offices]).runs[TaskId("a")].result
+        ask = secure_sum.ask_of(local.send_of(offices, federations.NOW), lambda made: registry.plan(made, CONTRACT))
+        result = rounds.run(study, CONTRACT, ask, [office.site.name for office in offices]).runs[TaskId("a")].result
         if result is None:
             failed += 1
             continue

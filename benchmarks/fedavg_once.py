@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from aggregator import hub
+from aggregator import rounds
 from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.office import Desk, Office
+from nodes.session import Desk, Office
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 
@@ -41,12 +41,12 @@ def main(nodes: int) -> None:
     offices = [office(node, ROWS // nodes, study, contract, tasks) for node in range(nodes)]
     now, seconds, last = datetime.now(UTC), [], time.perf_counter()
 
-    def watch(number: int, outcome: hub.Outcome) -> None:
+    def watch(number: int, outcome: rounds.Outcome) -> None:
         nonlocal last
         seconds.append(time.perf_counter() - last)
         last = time.perf_counter()
 
-    outcome = hub.run(study, contract, lambda query: [service.answer(query, one, now) for one in offices], [one.site.name for one in offices], watch=watch)
+    outcome = rounds.run(study, contract, lambda query: [service.answer(query, one, now) for one in offices], [one.site.name for one in offices], watch=watch)
     assert all(run.result for run in outcome.runs.values())
     print(json.dumps({"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}))
 

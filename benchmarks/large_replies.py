@@ -40,8 +40,8 @@ def measure(deployment: Deployment, size: int) -> float:
     """Seconds from one query to all replies. The deployment's nodes are replaced by ones that answer with `size` bytes."""
     from flwr.cli.build import build_fab_from_disk
 
-    from aggregator import flower_control
-    from aggregator.flower_control import Control
+    from aggregator.flower import control as flower_control
+    from aggregator.flower.control import Control
 
     names = [name for name in deployment.processes if name != "hub"]
     for name in names:
@@ -67,7 +67,7 @@ def server_app() -> Any:
     from flwr.app import Context, Message
     from flwr.serverapp import Grid, ServerApp
 
-    from aggregator import server_app as ours  # which makes Flower look again sooner for what is not there yet
+    from aggregator.flower import server_app as ours  # which makes Flower look again sooner for what is not there yet
     from federation import wire
 
     app = ServerApp()
@@ -96,7 +96,7 @@ def node(state: Path, size: int) -> None:
     from flwr.clientapp import ClientApp
 
     from federation import wire
-    from nodes import fleet
+    from nodes.flower import client as flower_client
 
     app, content = ClientApp(), os.urandom(size)
 
@@ -108,10 +108,10 @@ def node(state: Path, size: int) -> None:
         def __contains__(self, _: object) -> bool:
             return True
 
-    fleet.KNOWN_BUNDLES = Anything()
+    flower_client.KNOWN_BUNDLES = Anything()
     own = credentials.load(state / "hub")
-    link = fleet.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
-    fleet.serve(app, link, threading.Event(), fleet.Pace(idle_s=0.3), lambda rule, why: None)
+    link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    flower_client.serve(app, link, threading.Event(), flower_client.Pace(idle_s=0.3), lambda rule, why: None)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from benchmarks import tables, timing
 ROWS, NODES = 1_000_000, 10
 FIT = """
 import sys
-from aggregator import hub
+from aggregator import rounds
 from benchmarks import regression, tables, timing
 from nodes.site import Dataset, Site
 from simulations import local
 from tests import federations
-from strategies import cox
+from strategies.survival import cox
 agreed = tables.contract()
 sites = [Site(name, {"people": Dataset(agreed, f"{sys.argv[1]}/{name}.parquet")}, tables.OPEN) for name in tables.names(10)]
 small = hub.run(regression.COX, agreed, local.ask_of(sites[:1], federations.NOW), ["n000"]) if sys.argv[2] == "nothing" else hub.run(regression.COX, agreed, local.ask_of(sites, federations.NOW), tables.names(10))

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from aggregator import hub
+from aggregator import rounds
 from benchmarks import timing
 from federation import contract as contracts
 from nodes.site import Dataset
@@ -41,7 +41,7 @@ def count(path: Path) -> tuple[float, float, int]:
         return replies
 
     start = time.perf_counter()
-    result = federations.result(hub.run(study, agreed, timed, ["n0"]))
+    result = federations.result(rounds.run(study, agreed, timed, ["n0"]))
     return asked[0], time.perf_counter() - start - asked[0], sum(row["alarm"] == "alarm" for row in result.tables["alarms"].rows)
 
 

@@ -21,7 +21,7 @@ from federation.privacy.accounting import Gaussian
 from federation.study import Study
 from nodes import buckets, ledger, service
 from nodes.ledger import Account, Claim
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import faults, local
 from strategies import budget, registry
@@ -126,9 +126,9 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
     send = local.send_of(local.offices_of(sites), federations.NOW)
     for gone in range(dropouts):
         send = faults.drops(send, f"n{gone:02d}", "mask")
-    from aggregator import hub, secure
+    from aggregator import rounds, secure_sum
 
-    outcome = hub.run(study, contract, secure.ask_of(send, lambda made: registry.plan(made, contract)), [site.name for site in sites])
+    outcome = rounds.run(study, contract, secure_sum.ask_of(send, lambda made: registry.plan(made, contract)), [site.name for site in sites])
     rows = federations.result(outcome).tables["counts"].rows
     stated = rows[0]["noise_sd"]
     one = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)

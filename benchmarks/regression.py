@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas
 
-from aggregator import hub
+from aggregator import rounds
 from benchmarks import floors, tables, timing
 from federation.messages import TaskId
 from federation.study import Study
@@ -25,7 +25,7 @@ def federated(table: pandas.DataFrame, study: Study) -> Callable[[], np.ndarray]
     agreed = tables.contract()
 
     def fit() -> np.ndarray:
-        outcome = hub.run(study, agreed, tables.in_memory(table, agreed, NODES, study), tables.names(NODES))
+        outcome = rounds.run(study, agreed, tables.in_memory(table, agreed, NODES, study), tables.names(NODES))
         result = outcome.runs[TaskId("a")].result
         assert result is not None
         return np.array([row["estimate"] for row in result.tables["coefficients"].rows])

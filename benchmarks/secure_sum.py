@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import timing
-from federation.secagg import hub, keys, masks, node
+from federation.secagg import aggregation, keys, masks, participant
 from federation.secagg.masks import Words
 from federation.secagg.terms import Terms
 
@@ -26,7 +26,7 @@ class Cost:
     nodes: float = 0.0
     hub: float = 0.0
     streams: int = 0
-    seats: dict[str, node.Seat] = field(default_factory=dict)
+    seats: dict[str, participant.Seat] = field(default_factory=dict)
 
 
 def identity(name: str) -> bytes:
@@ -42,23 +42,23 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
     start = time.process_time()
     adverts, dealt, masked, signatures, openings = {}, {}, {}, {}, {}
     for name in names:
-        cost.seats[name], adverts[name] = node.open_seat(terms, name, identity(name))
+        cost.seats[name], adverts[name] = participant.open_seat(terms, name, identity(name))
     for name in names:
-        cost.seats[name], dealt[name] = node.deal(cost.seats[name], adverts)
+        cost.seats[name], dealt[name] = participant.deal(cost.seats[name], adverts)
     cost.nodes += time.process_time() - start
-    routed = hub.route(terms, dealt)
+    routed = aggregation.route(terms, dealt)
     vectors = {name: vector.copy() for name in names}
     start = time.process_time()
     for name in names[gone:]:
-        cost.seats[name], masked[name] = node.mask(cost.seats[name], dealt, routed[name], vectors[name])
+        cost.seats[name], masked[name] = participant.mask(cost.seats[name], dealt, routed[name], vectors[name])
         cost.streams += 1 + len(routed[name])
     for name in names[gone:]:
-        cost.seats[name], signatures[name] = node.sign_survivors(cost.seats[name], frozenset(masked))
+        cost.seats[name], signatures[name] = participant.sign_survivors(cost.seats[name], frozenset(masked))
     for name in names[gone:]:
-        cost.seats[name], openings[name] = node.unmask(cost.seats[name], signatures)
+        cost.seats[name], openings[name] = participant.unmask(cost.seats[name], signatures)
     cost.nodes += time.process_time() - start
     start = time.process_time()
-    total = hub.open_sum(terms, adverts, frozenset(dealt), masked, openings)
+    total = aggregation.open_sum(terms, adverts, frozenset(dealt), masked, openings)
     cost.hub = time.process_time() - start
     cost.streams += len(masked) + sum(len(terms.near(name) & masked.keys()) for name in names[:gone])
     np.testing.assert_array_equal(total, vector * terms.dtype.type(len(masked)))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import deployed, timing
 from federation import audit, errors
-from nodes import keeping, ledger
+from nodes import ledger, state_folder
 from simulations import flower
 from simulations.flower import Deployment
 
@@ -62,7 +62,7 @@ def weigh(soak: Soak) -> None:
 
 
 def _superlink(deployment: Deployment) -> int:
-    found = subprocess.run(["pgrep", "-f", f"aggregator.superlink {deployment.hub.folder}"], capture_output=True, text=True, check=True)
+    found = subprocess.run(["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"], capture_output=True, text=True, check=True)
     return int(found.stdout.split()[0])
 
 
@@ -101,8 +101,8 @@ def main(minutes: float, nodes: int) -> bool:
             early, late = soak.memory[len(soak.memory) // 5][1], soak.memory[-1][1]
             audit.verify(deployment.hub.audit)
             for name in soak.names:
-                audit.verify(deployment.state(name) / keeping.AUDIT)
-                ledger.verify(keeping.open_ledger(deployment.state(name)))
+                audit.verify(deployment.state(name) / state_folder.AUDIT)
+                ledger.verify(state_folder.open_ledger(deployment.state(name)))
     print("\n".join(wrong))
     for name in late:
         along = [soak.memory[(len(soak.memory) - 1) * fifth // 5][1][name] for fifth in range(6)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from aggregator import hub
+from aggregator import rounds
 from benchmarks import tables, timing
 from federation.messages import TaskId
 from simulations import local
@@ -26,7 +26,7 @@ def main() -> bool:
         sites = tables.sites(table, agreed, NODES, Path(folder))
 
         def ours() -> list[float]:
-            outcome = hub.run(STUDY, agreed, local.ask_of(sites, federations.NOW), tables.names(NODES))
+            outcome = rounds.run(STUDY, agreed, local.ask_of(sites, federations.NOW), tables.names(NODES))
             result = outcome.runs[TaskId("a")].result
             assert result is not None
             return [row["sd"] for row in result.tables["numbers"].rows]

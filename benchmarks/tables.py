@@ -8,12 +8,12 @@ import duckdb
 import numpy as np
 import pandas
 
-from aggregator.hub import Ask
+from aggregator.rounds import Ask
 from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.office import Desk, Office
+from nodes.session import Desk, Office
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 from tests import federations

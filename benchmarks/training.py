@@ -43,7 +43,7 @@ def once(workers: int) -> None:
     import duckdb
     import pandas
 
-    from aggregator import hub
+    from aggregator import rounds
     from simulations import local
     from tests import federations
 
@@ -78,7 +78,7 @@ def once(workers: int) -> None:
 
         with local.asking(sites, datetime.now(UTC), workers, study) as ask:
             last[0] = time.perf_counter()
-            outcome = hub.run(study, contract, ask, [site.name for site in sites], watch=watch)
+            outcome = rounds.run(study, contract, ask, [site.name for site in sites], watch=watch)
         (one,) = outcome.runs.values()
         assert one.result is not None, one.failed
         print("ROUNDS", *(f"{second:.4f}" for second in seconds[:ROUNDS]))
@@ -121,9 +121,9 @@ def plain(processes: int) -> None:
         mine, theirs = context.Pipe()
         context.Process(target=_plain, args=(theirs, list(range(p, NODES, processes))), daemon=True).start()
         pipes.append(mine)
-    from strategies import zoo
+    from strategies.learning import networks
 
-    weights = zoo.weights(zoo.build(zoo.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group")))
+    weights = networks.weights(networks.build(networks.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group")))
     seconds = []
     for pipe in pipes:
         pipe.recv()
@@ -140,25 +140,25 @@ def _plain(pipe: Any, nodes: list[int]) -> None:
     import torch
     from torch.nn import functional as F
 
-    from strategies import zoo
+    from strategies.learning import networks
 
     held = []
     for k in nodes:
         pixels, answers = images(IMAGES, k)
         held.append((torch.from_numpy(pixels), torch.from_numpy(answers).float()))
-    net = zoo.build(zoo.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group"))
+    net = networks.build(networks.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group"))
     optimiser = torch.optim.SGD(net.parameters(), 0.05)
     pipe.send("ready")
     while True:
         weights, ends = pipe.recv(), []
         for X, y in held:
-            zoo.put(net, weights)
+            networks.put(net, weights)
             for chosen in torch.randperm(len(X)).split(BATCH):
                 optimiser.zero_grad()
                 rows = (X[chosen].float().unsqueeze(1) - 127.5) / 127.5
                 F.binary_cross_entropy_with_logits(net(rows).flatten(), y[chosen]).backward()
                 optimiser.step()
-            ends.append(zoo.weights(net))
+            ends.append(networks.weights(net))
         pipe.send(ends)
 
 
@@ -174,15 +174,15 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
 
     from federation.privacy import calibration, noise
     from nodes import memory
-    from strategies import clipping, zoo
+    from strategies.learning import networks, per_person_gradients
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     memory.keep_blocks()  # for all of them
-    network = zoo.Network("cnn", (pixels, pixels), WIDTHS, "group")
+    network = networks.Network("cnn", (pixels, pixels), WIDTHS, "group")
     X, y = torch.randn(people, 1, pixels, pixels), torch.randint(0, 2, (people,)).float()
-    net = zoo.build(network)
-    size = zoo.size(network)
+    net = networks.build(network)
+    size = networks.size(network)
     grid = calibration.step_grid(1.0, size, 1.0, 0.01)
     noise.tabulate(grid.variance)
 
@@ -198,9 +198,9 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
 
     def ours() -> None:
         net = mine_
-        found = clipping.clipped_sum(net, X, people, lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"), 1.0)
+        found = per_person_gradients.clipped_sum(net, X, people, lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"), 1.0)
         steps = calibration.to_steps(found.sum.numpy().astype(np.float64), grid) + noise.discrete_gaussian(size, Fraction(grid.variance))
-        zoo.put(net, zoo.weights(net) - 0.01 * calibration.to_numbers(steps, grid.unit) / people)
+        networks.put(net, networks.weights(net) - 0.01 * calibration.to_numbers(steps, grid.unit) / people)
 
     ways: dict[str, Callable[[], None]] = {"without privacy": without, "ours, integer noise included": ours}
     for mode in ("hooks", "functorch", "ew", "ghost"):

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from federation import errors
-from nodes import daemon, keeping, ledger
+from nodes import daemon, ledger, state_folder
 
-BASES = (keeping.LEDGER, daemon.APPROVALS)
+BASES = (state_folder.LEDGER, daemon.APPROVALS)
 LEFT_OUT = (daemon.LOCK, daemon.STATUS, daemon.METRICS)
 
 
@@ -26,9 +26,9 @@ def write(state: Path, out: Path) -> int:
     """The number of the ledger's last entry. The node may run meanwhile. The file holds private keys, and is for its owner only."""
     if out.exists():
         raise errors.InputError(f"{out} is there already; name a new file")
-    if not (state / keeping.IDENTITY).exists():
+    if not (state / state_folder.IDENTITY).exists():
         raise errors.SetupError(f"{state}: nothing to back up; is this a node's state folder?")
-    seq = ledger.head(keeping.open_ledger(state)).seq
+    seq = ledger.head(state_folder.open_ledger(state)).seq
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "ledger": seq}
         _add(archive, "backup.json", json.dumps(about).encode())
@@ -57,12 +57,12 @@ def restore(backup: Path, state: Path) -> int:
     """Into an empty or missing folder; what is there is never overwritten, since it may know of more."""
     if state.exists() and any(state.iterdir()):
         raise errors.SetupError(f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`): the newer one counts")
-    keeping.made(state)
+    state_folder.made(state)
     try:
         with tarfile.open(backup, mode="r:gz") as archive:
             archive.extractall(state, filter="data")
     except (OSError, tarfile.TarError) as reason:
         raise errors.InputError(f"{backup}: cannot be read as a backup ({reason})") from None
     (state / "backup.json").unlink(missing_ok=True)
-    (state / keeping.HUB).chmod(0o700) if (state / keeping.HUB).exists() else None
-    return ledger.verify(keeping.open_ledger(state)).seq
+    (state / state_folder.HUB).chmod(0o700) if (state / state_folder.HUB).exists() else None
+    return ledger.verify(state_folder.open_ledger(state)).seq

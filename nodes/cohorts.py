@@ -20,8 +20,8 @@ from federation.cohort import Cohort, Column, Fetch
 from federation.contract import Check, Contract, Field, Finding, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
-from nodes import bounding, buckets, connectors, tallies
-from nodes.bounding import Words
+from nodes import buckets, connectors, row_limit, tallies
+from nodes.row_limit import Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
@@ -258,10 +258,10 @@ def _bounded(
     hashes = f"hash({quote_name(str(contract.person))}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row"
     keys = connection.execute(f"SELECT {hashes} FROM typed{chosen}").fetchnumpy()
     person = np.asarray(keys["person"], np.uint64)
-    kept, lost = bounding.choose(person, np.asarray(keys["row"], np.uint64), contract.rows_per_person)
+    kept, lost = row_limit.choose(person, np.asarray(keys["row"], np.uint64), contract.rows_per_person)
     clipped = lost if outside is None else outside[kept] | lost
     fetch = _fetcher(connection, chosen, None if len(kept) == len(person) else kept)
     if contract.rows_per_person == 1:
         return Cohort(None, len(kept), len(kept), 1, fetch, clipped=clipped)
-    numbered, people = bounding.number(person[kept])
+    numbered, people = row_limit.number(person[kept])
     return Cohort(numbered, people, people, contract.rows_per_person, fetch, clipped=clipped)

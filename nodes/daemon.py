@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from federation import __version__, credentials, errors, lock, logs
-from nodes import keeping
 from nodes import site as sites
+from nodes import state_folder
 from nodes.approvals import Approvals
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Site
 
 log = logging.getLogger("hdh.node")
@@ -31,7 +31,7 @@ def run(path: Path, *, log_format: str = "text") -> None:
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # nothing but the hub is contacted
     site = sites.load(path)
     assert site.state is not None
-    own = credentials.load(keeping.made(site.state) / keeping.HUB)
+    own = credentials.load(state_folder.made(site.state) / state_folder.HUB)
     if own.name != site.name:
         raise errors.SiteError(f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew")
     logs.start(site.state.parent / "logs" / "node.log", log_format)
@@ -43,15 +43,17 @@ def run(path: Path, *, log_format: str = "text") -> None:
 
 def _run(site: Site, own: credentials.Credentials) -> bool:
     """Whether the process should start anew: a study leaves some 150 MB of libraries behind, and a resting node needs none."""
-    from nodes import client_app, fleet, line
+    from nodes import hub_stream
+    from nodes.flower import client as flower_client
+    from nodes.flower import client_app
 
     state = site.state
     assert state is not None
-    stop, pace = threading.Event(), fleet.Pace()
+    stop, pace = threading.Event(), flower_client.Pace()
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
     office = Office(site, approvals=approvals)
-    own_line = line.Line(office, approvals, own, pace.wake, stop)
+    own_line = hub_stream.Line(office, approvals, own, pace.wake, stop)
     office.audit("started", version=__version__, hub=own.api)
     log.info("node %s (hdh %s) with %s; hub %s", site.name, __version__, ", ".join(site.datasets) or "no dataset", own.api)
     failed: list[str] = []
@@ -61,10 +63,10 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     ]
     for thread in threads:
         thread.start()
-    link = fleet.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
     app = client_app.app_of(office, lambda: datetime.now(UTC))
     try:
-        fleet.serve(app, link, stop, pace, lambda rule, why: _refused(office, rule, why))
+        flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(office, rule, why))
     finally:
         rested = not stop.is_set()
         stop.set()
@@ -95,11 +97,11 @@ def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
 
 
 def _keep(own_line: Any, failed: list[str]) -> None:
-    from nodes import line
+    from nodes import hub_stream
 
     try:
-        line.keep(own_line)
-    except line.RevokedError as reason:
+        hub_stream.keep(own_line)
+    except hub_stream.RevokedError as reason:
         failed.append(f"the hub has closed its door to this node: {reason}")
         log.error("%s", failed[0])
     except Exception:  # a bug must end the node, not leave it deaf: it is started again

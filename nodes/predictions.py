@@ -13,7 +13,8 @@ from federation import errors
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Site
-from strategies import mixed_model, registry
+from strategies import registry
+from strategies.regression import mixed_model
 
 
 def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out: Path) -> int:

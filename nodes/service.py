@@ -16,13 +16,13 @@ from federation.messages import Answer, Noised, Part, Query, Refusal, Reply, Sta
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.study import Study
-from nodes import cohorts, fingerprints, ledger, noising, sums
+from nodes import cohorts, fingerprints, ledger, noised_answer, secure_sum
 from nodes.ledger import Account
-from nodes.noising import Purse
-from nodes.office import Desk, Office
+from nodes.noised_answer import Purse
+from nodes.session import Desk, Office
 from nodes.site import Dataset, Site
 from strategies import budget, registry
-from strategies.task import Task
+from strategies.protocol import Task
 
 MOST_STUDIES = 4  # whose cohorts are kept between rounds
 
@@ -41,7 +41,7 @@ def answer(query: Query, office: Office, now: datetime) -> Reply:
         if refused is not None:
             return Reply(site.name, query.round, dict.fromkeys(mine, _said(refused, site)))
         answers = (
-            sums.answer(replace(query, states=mine), desk, office, now)
+            secure_sum.answer(replace(query, states=mine), desk, office, now)
             if query.phase
             else {task: compute(task, state, desk, query, office, now) for task, state in mine.items()}
         )
@@ -74,7 +74,7 @@ def admit(query: Query, office: Office, now: datetime) -> Refusal | None:
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in office.admitted:  # decided once a day
         office.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
-    return office.admitted[asked] or _not_approved(study, office) or sums.admit(query, site)
+    return office.admitted[asked] or _not_approved(study, office) or secure_sum.admit(query, site)
 
 
 def _not_approved(study: Study, office: Office) -> Refusal | None:
@@ -117,7 +117,7 @@ def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: d
     other = [f"{entry.run} version {entry.version}" for entry in study.analyses.values() if entry.version not in (None, registry.version(entry.run))]
     if other:
         return Refusal("analysis", f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update")
-    return sums.admit_study(study, nodes, site)
+    return secure_sum.admit_study(study, nodes, site)
 
 
 def _rolled_back(query: Query, office: Office) -> Refusal | None:
@@ -206,23 +206,23 @@ def checked(task: Task, state: State, desk: Desk) -> Part | Refusal:
 
 def noised(task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, office: Office, now: datetime) -> Noised | Refusal:
     try:
-        grids = noising.grids(query, task, state, budget.zero(task, state))
+        grids = noised_answer.grids(query, task, state, budget.zero(task, state))
     except ValueError:
         return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
     purse = Purse(office.book, office.site.datasets[query.study.dataset].contract, now, office.entropy)
-    name = noising.name(query, task_id, state, noising.WHOLE)
+    name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     sampling = budget.sampling(task, state)
     if sampling is not None and sampling.inside:
         return _trained(name, task_id, state, task, desk, query, grids, purse)
-    return noising.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse)
+    return noised_answer.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse)
 
 
 def _trained(name: str, task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, grids: Mapping[str, Grid], purse: Purse) -> Noised | Refusal:
     """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
-    first = ledger.stored(purse.book, noising.name(query, task_id, task.analysis.start(task), noising.WHOLE))
+    first = ledger.stored(purse.book, noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE))
     if first is None:
         return Refusal("ledger", "this node was not asked for the first round of the training, or has lost it: submit another study")
     said = codec.noised_from_bytes(first)
     people = calibration.to_numbers(said.steps["people"], said.units["people"])
     step = budget.step_grid(query.study, task, state)
-    return noising.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(desk.cohort, task, state, noised, people), purse)
+    return noised_answer.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(desk.cohort, task, state, noised, people), purse)

@@ -13,8 +13,8 @@ import yaml
 
 from federation import contract as contracts
 from federation import errors
-from nodes import keeping
 from nodes import site as sites
+from nodes import state_folder
 
 TEMPLATE = """\
 # What this node holds, and what it answers. Read when the node starts: `systemctl restart hdh-node`, or stop it and `hdh node run`.
@@ -55,7 +55,7 @@ def init(folder: Path, name: str) -> Path:
         raise errors.InputError(f"{name!r} is not a node's name: lower-case letters, digits and dashes, and a letter first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
-    keeping.public_identity(keeping.made(folder / "state"))
+    state_folder.public_identity(state_folder.made(folder / "state"))
     return path
 
 

@@ -20,7 +20,7 @@ from federation.contract import Field, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
 from nodes import buckets
-from nodes.bounding import Words
+from nodes.row_limit import Words
 from nodes.site import Dataset
 
 RANK_BITS, LEAST_PERSON_BITS = 12, 32  # ranks that tie are settled by the cell: still by the person's own rows alone

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from aggregator.hub import Ask
-from aggregator.secure import Send
+from aggregator.rounds import Ask
+from aggregator.secure_sum import Send
 from federation.messages import Part, Query, Reply
 
 Spoil = Callable[[Part], Part]

@@ -24,14 +24,15 @@ from typing import Any
 import sqlalchemy as sa
 import yaml
 
-from aggregator import daemon, enrolment, registry, settings
+from aggregator import daemon, enrolment, settings
+from aggregator import database as databases
 from aggregator.release import Document
 from aggregator.settings import Hub
 from federation import __version__, client, credentials, errors
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
-from nodes import keeping, ledger, setup
+from nodes import ledger, setup, state_folder
 from nodes.ledger import Account
 from nodes.site import Site
 
@@ -106,7 +107,7 @@ class Deployment:
             time.sleep(0.05)
 
     def is_online(self, name: str) -> bool:
-        found = registry.party(self.engine, name)
+        found = databases.party(self.engine, name)
         return found is not None and found.seen is not None and found.seen > self.since(name)
 
     def since(self, name: str) -> float:
@@ -142,7 +143,7 @@ def deployed(sites: Sequence[Site], folder: Path, *, database: str | None = None
     """A hub and its nodes, up and enrolled; every process is stopped on the way out. `more`: keys of hub.yaml."""
     say("making the hub")
     hub = settings.init(folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more)
-    deployment = Deployment(folder, hub, registry.open_registry(hub.database))
+    deployment = Deployment(folder, hub, databases.open_registry(hub.database))
     try:
         deployment.start_hub()
         say("enrolling the nodes")
@@ -164,8 +165,8 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
-    state = keeping.made(folder / "state")
-    return credentials.enrol(state / keeping.HUB, deployment.hub.told("enrol"), invitation.to_text(), keeping.identity(state), __version__)
+    state = state_folder.made(folder / "state")
+    return credentials.enrol(state / state_folder.HUB, deployment.hub.told("enrol"), invitation.to_text(), state_folder.identity(state), __version__)
 
 
 def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinator") -> Credentials:
@@ -175,7 +176,7 @@ def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinato
 
 def install_rosters(deployment: Deployment, sites: Sequence[Site]) -> None:
     """All identities at each node, as their operators would have accepted them."""
-    identities = {site.name: keeping.public_identity(deployment.state(site.name)) for site in sites}
+    identities = {site.name: state_folder.public_identity(deployment.state(site.name)) for site in sites}
     for site in sites:
         setup.accept_roster(deployment.home(site.name) / "node.yaml", identities)
 
@@ -229,8 +230,8 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
     if study.privacy.mode != "dp":
         return
     now = datetime.now(UTC)
-    for party in registry.enrolled(deployment.engine, "node"):
-        book = keeping.open_ledger(deployment.state(party.name))
+    for party in databases.enrolled(deployment.engine, "node"):
+        book = state_folder.open_ledger(deployment.state(party.name))
         if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(book)):
             account = Account(contract.dataset, contract.unit, now.year)
             ledger.grant(book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)

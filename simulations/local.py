@@ -11,9 +11,9 @@ from pathlib import Path
 
 import duckdb
 
-from aggregator import secure
-from aggregator.hub import Ask
-from aggregator.secure import Send
+from aggregator import secure_sum
+from aggregator.rounds import Ask
+from aggregator.secure_sum import Send
 from federation import errors
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
@@ -23,7 +23,7 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.ledger import Account
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations.workers import Workers, trains_here
 from strategies import registry
@@ -33,7 +33,7 @@ SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta
 
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
-    return secure.ask_of(send_of(offices_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+    return secure_sum.ask_of(send_of(offices_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def asking(sites: Sequence[Site], now: datetime, workers: int = 1, study: Study 
         yield ask_of(sites, now)
         return
     with Workers(offices_of(sites), now, workers, send_of, study) as pool:
-        yield secure.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+        yield secure_sum.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 
 def offices_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[Office]:

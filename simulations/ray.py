@@ -21,14 +21,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator import flower_ask, hub, release
-from aggregator.flower_ask import Patience
+from aggregator import release, rounds
+from aggregator.flower import ask as flower_ask
+from aggregator.flower.ask import Patience
 from federation import codec, errors, wire
 from federation.contract import Contract
 from federation.messages import Query, Reply
 from federation.study import Study
 from nodes import service
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Site
 from simulations import local
 
@@ -129,7 +130,7 @@ def _document(grid: Grid, study: Study, contract: Contract, names: Sequence[str]
     def ask(query: Query) -> Sequence[Reply]:
         return send(dict.fromkeys(query.nodes, query))
 
-    outcome = hub.run(study, contract, ask, sorted(known.values()), watch=lambda number, outcome: say(f"round {number} done"))
+    outcome = rounds.run(study, contract, ask, sorted(known.values()), watch=lambda number, outcome: say(f"round {number} done"))
     return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=said)
 
 

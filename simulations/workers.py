@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self, cast
 
-from aggregator.secure import Send
+from aggregator.secure_sum import Send
 from federation import codec, errors
 from federation.messages import Query, Reply
 from federation.study import Study
 from nodes import memory
-from nodes.office import Office
+from nodes.session import Office
 from strategies import registry
 
 
@@ -122,7 +122,7 @@ def _context() -> Any:
     if getattr(sys.modules["torch"], _SINGLE, False):
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simulations.local", "strategies.train", "torch"])
+    context.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
     return context
 
 
@@ -155,11 +155,11 @@ def _warm_up(threads: int, office: Office, study: Study | None) -> None:
         return
     import torch
 
-    from strategies import training
+    from strategies.learning import local_training
 
     torch.set_num_threads(threads)
     memory.keep_blocks()
     if study is not None and study.dataset in office.site.datasets:
         for name, task in registry.plan(study, office.site.datasets[study.dataset].contract).items():
             if study.analyses[name].run == "train":
-                training.rehearse(task)
+                local_training.rehearse(task)

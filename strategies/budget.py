@@ -17,7 +17,7 @@ from federation.privacy import accounting, calibration
 from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.study import Study
-from strategies.task import PrivateAnalysis, PrivateTraining, Sampling, Task
+from strategies.protocol import PrivateAnalysis, PrivateTraining, Sampling, Task
 
 
 def of_analysis(study: Study, name: str) -> int:

@@ -16,7 +16,7 @@ from federation.study import Analysis as Entry
 from federation.study import Study
 from federation.yaml_source import Source
 from strategies import budget
-from strategies.task import Analysis, PrivateAnalysis, Task
+from strategies.protocol import Analysis, PrivateAnalysis, Task
 
 ANALYSES = (
     "anova", "boosted_trees", "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "k_means",

@@ -66,7 +66,7 @@ def restart(deployment: Deployment, node: str, **environment: str) -> None:
 STUCK = """
 import runpy, sys, time
 from pathlib import Path
-from nodes import fleet
+from nodes.flower import client as flower_client
 
 def stuck(*_, **__):
     Path(sys.argv[1] + ".stuck").touch()

@@ -10,8 +10,8 @@ from typing import Any
 import pandas
 import yaml
 
-from aggregator import hub, release
-from aggregator.hub import Ask, Outcome
+from aggregator import release, rounds
+from aggregator.rounds import Ask, Outcome
 from federation import contract as contracts
 from federation import errors, study, yaml_source
 from federation.cohort import Cohort
@@ -21,8 +21,8 @@ from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
-from strategies import training
-from strategies.task import Task
+from strategies.learning import local_training
+from strategies.protocol import Task
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
@@ -62,9 +62,9 @@ def cohort_of(site: Site, contract: Contract, task: Task) -> Cohort:
     return cohorts.open_checked(site.datasets[contract.dataset], Storage(), contracts.schema(contract, {}), task.fields, None).cohort
 
 
-def people_of(site: Site, contract: Contract, task: Task) -> training.People:
+def people_of(site: Site, contract: Contract, task: Task) -> local_training.People:
     """Those whom a task trains on and tries at a site."""
-    return training.people(cohort_of(site, contract, task), task)
+    return local_training.people(cohort_of(site, contract, task), task)
 
 
 def document(outcome: Outcome) -> release.Document:
@@ -81,7 +81,7 @@ def ask_of(sites: Sequence[Site]) -> Ask:
 
 
 def run(made: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
-    return hub.run(made, contract, ask or ask_of(sites), [site.name for site in sites])
+    return rounds.run(made, contract, ask or ask_of(sites), [site.name for site in sites])
 
 
 def result(outcome: Outcome, name: str = "a") -> Result:

@@ -58,7 +58,8 @@ def _check(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _hub(folder: Path) -> Iterator[Finding]:
-    from aggregator import daemon, registry, settings
+    from aggregator import daemon, settings
+    from aggregator import database as databases
 
     yield from _machine(folder)
     hub = settings.load(folder)
@@ -67,9 +68,9 @@ def _hub(folder: Path) -> Iterator[Finding]:
     yield _certificate("server certificate", hub.pki / "hub.crt", f"hdh hub rotate --hub-dir {folder}, then restart the hub")
 
     def database() -> str:
-        engine = registry.open_registry(hub.database)
-        nodes = [one for one in registry.enrolled(engine, "node") if one.revoked is None]
-        return f"{engine.dialect.name}, schema {registry.VERSION}, {len(nodes)} nodes enrolled"
+        engine = databases.open_registry(hub.database)
+        nodes = [one for one in databases.enrolled(engine, "node") if one.revoked is None]
+        return f"{engine.dialect.name}, schema {databases.VERSION}, {len(nodes)} nodes enrolled"
 
     yield _check("database", database)
     yield _check("audit log", lambda: f"in order, {audit.verify(hub.audit)[0]} entries")
@@ -81,7 +82,7 @@ def _hub(folder: Path) -> Iterator[Finding]:
 
 
 def _node(path: Path) -> Iterator[Finding]:
-    from nodes import daemon, keeping, ledger
+    from nodes import daemon, ledger, state_folder
     from nodes import site as sites
 
     yield from _machine(path.parent)
@@ -89,15 +90,15 @@ def _node(path: Path) -> Iterator[Finding]:
     assert site.state is not None
     state = site.state
     yield Finding("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, " + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"))
-    yield _check("keys", lambda: _private([one for one in state.rglob("*") if one.suffix == ".key" or one.name == keeping.SECRET]))
-    yield _check("ledger", lambda: f"in order, {ledger.verify(keeping.open_ledger(state)).seq} entries")
-    yield _check("audit log", lambda: f"in order, {audit.verify(state / keeping.AUDIT)[0]} entries")
+    yield _check("keys", lambda: _private([one for one in state.rglob("*") if one.suffix == ".key" or one.name == state_folder.SECRET]))
+    yield _check("ledger", lambda: f"in order, {ledger.verify(state_folder.open_ledger(state)).seq} entries")
+    yield _check("audit log", lambda: f"in order, {audit.verify(state / state_folder.AUDIT)[0]} entries")
     running = daemon.status(state)
     yield Finding("process", "ok" if running["running"] else "note", "running" if running["running"] else "not running: hdh node run")
-    if not credentials.are_there(state / keeping.HUB):
+    if not credentials.are_there(state / state_folder.HUB):
         yield Finding("enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN")
         return
-    own = credentials.load(state / keeping.HUB)
+    own = credentials.load(state / state_folder.HUB)
     yield _certificate("certificate", own.folder / "own.crt", "the node renews it by itself when it runs; if it has expired, ask the hub for an invitation")
     yield _check("hub, API", lambda: _greets(own.api, own))
     yield _check("hub, rounds", lambda: _greets(own.fleet, own))

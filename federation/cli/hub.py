@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from aggregator import daemon, enrolment, pki, registry, settings
+from aggregator import daemon, enrolment, pki, settings
+from aggregator import database as databases
 from aggregator.settings import Hub
 from federation import audit, errors
 
@@ -39,7 +40,7 @@ def invite(folder: Path, name: str, role: str, hours: float) -> None:
 
 def nodes(folder: Path, output: str) -> None:
     hub, engine = _open(folder)
-    parties, invited = registry.enrolled(engine, "node", "coordinator", "operator"), registry.open_invitations(engine, time.time())
+    parties, invited = databases.enrolled(engine, "node", "coordinator", "operator"), databases.open_invitations(engine, time.time())
     if output == "json":
         known = [{"name": one.name, "role": one.role, "enrolled": _iso(one.enrolled), "revoked": _iso(one.revoked), "seen": _iso(one.seen), "version": one.version,
                   "identity": one.identity, "holdings": one.holdings} for one in parties]  # fmt: skip
@@ -59,7 +60,7 @@ def nodes(folder: Path, output: str) -> None:
         console.print("The hub is not running.", style="yellow")
 
 
-def _state(one: registry.Party) -> str:
+def _state(one: databases.Party) -> str:
     if one.revoked is not None:
         return "revoked"
     if one.role != "node":
@@ -81,7 +82,7 @@ def rotate(folder: Path, name: str | None, hours: float) -> None:
         audit.write(hub.audit, "server key renewed")
         print("The hub has a new server key and certificate; restart it to use them. Nodes notice nothing.")
         return
-    before = registry.party(engine, name)
+    before = databases.party(engine, name)
     if before is None:
         raise errors.InputError(f"nobody called {name!r} is enrolled; see `hdh hub nodes`")
     invite(folder, name, before.role, hours)
@@ -118,7 +119,7 @@ def _short(value: object) -> str:
 
 def _open(folder: Path) -> tuple[Hub, sa.Engine]:
     hub = settings.load(folder)
-    return hub, registry.open_registry(hub.database)
+    return hub, databases.open_registry(hub.database)
 
 
 def _iso(at: float | None) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from federation import errors
 from federation.privacy import accounting
-from nodes import keeping, ledger
+from nodes import ledger, state_folder
 from nodes import site as sites
 from nodes.ledger import Account, Entry, Ledger
 
@@ -38,7 +38,7 @@ def show(path: Path, output: str) -> None:
 
 
 def _open(path: Path) -> Ledger:
-    return keeping.open_ledger(sites.load(path).state)
+    return state_folder.open_ledger(sites.load(path).state)
 
 
 def _balance(book: Ledger, account: Account) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def grant(path: Path, dataset: str, epsilon: float, delta: float, year: int | No
     now = datetime.now(UTC)
     contract = site.datasets[dataset].contract
     account = Account(dataset, contract.unit, year or now.year)
-    book = keeping.open_ledger(site.state)
+    book = state_folder.open_ledger(site.state)
     most, asked = site.policy.most_epsilon_per_year, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
     if most is not None and ledger.granted(book, account) + asked > accounting.rho_for(most, DELTA):
         raise errors.SiteError(f"{path}: all grants of {account.year} on {dataset} together may not pass epsilon {most:g} (policy.most_epsilon_per_year)")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from federation import errors
 from federation import study as studies
-from nodes import buckets, cohorts, keeping, predictions
+from nodes import buckets, cohorts, predictions, state_folder
 from nodes import site as sites
 
 
@@ -70,7 +70,7 @@ def predict(path: Path, study: Path, result: Path, analysis: str, out: Path) -> 
 
 def identity(path: Path) -> None:
     site = sites.load(path)
-    print(f"{site.name}: {keeping.public_identity(site.state).hex()}")
+    print(f"{site.name}: {state_folder.public_identity(site.state).hex()}")
 
 
 def roster(path: Path) -> None:
@@ -83,7 +83,7 @@ def roster(path: Path) -> None:
     for name, key in sorted(site.roster.items()):
         digits = key.hex()
         print(f"{name:<24} {' '.join(digits[i : i + 4] for i in range(0, len(digits), 4))}")
-    if site.roster.get(site.name) != keeping.public_identity(site.state):
+    if site.roster.get(site.name) != state_folder.public_identity(site.state):
         raise errors.SiteError(f"{path}: this node is not in its own roster under its own key; put the line of `hdh node identity` there")
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aggregator import hub
+from aggregator import rounds
 from aggregator.report import words
 from federation import client, credentials, errors
 from federation.cli import study as studies
@@ -22,12 +22,12 @@ from federation.messages import Refusal, Row
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost
 from federation.study import Privacy, Study
-from nodes import keeping, ledger, service
+from nodes import ledger, service, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
 from nodes.site import Site
 from strategies import budget, registry
-from strategies.task import Task
+from strategies.protocol import Task
 
 SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))
 
@@ -51,7 +51,7 @@ def plan(
         made = made.model_copy(update={"coordinator": credentials.load(keys or client.home()).name})
     tasks = registry.plan(made, agreed, source)
     nodes = [*_from_sizes(sizes), *_from_files(made, agreed, node_files, len(sizes) + len(node_files)), *(_from_hub(path, contract, keys) if at_hub else ())]
-    hub.check_secure_sum(made, max(len(nodes), made.min_nodes))
+    rounds.check_secure_sum(made, max(len(nodes), made.min_nodes))
     forecasts = _forecasts(made, agreed, tasks, nodes)
     if output == "json":
         print(json.dumps(_document(made, agreed, tasks, nodes, forecasts), indent=2, ensure_ascii=False))
@@ -93,7 +93,7 @@ def _planned(site: Site, study: Study, contract: Contract, nodes: int) -> Planne
     if study.privacy.mode == "exact":
         return Planned(site.name, dataset.people, refusal=refusal)
     account = Account(contract.dataset, contract.unit, now.year)
-    left = ledger.remaining(keeping.open_ledger(site.state), account) if keeping.has_ledger(site.state) else 0
+    left = ledger.remaining(state_folder.open_ledger(site.state), account) if state_folder.has_ledger(site.state) else 0
     if refusal is None and left < study.privacy.rho:
         refusal = Refusal("budget", f"the {now.year} budget of {contract.dataset} does not hold this study: ask for less, or ask its producer for a grant")
     return Planned(site.name, dataset.people, left, refusal)

@@ -15,7 +15,7 @@ from rich.table import Table
 from federation import __version__, audit, credentials, errors
 from federation.cli import hub as hub_cli
 from federation.cli import node
-from nodes import backups, daemon, keeping, setup
+from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.site import Site
@@ -32,10 +32,10 @@ def init(folder: Path, name: str) -> None:
 
 def enrol(path: Path, hub: str, token: str) -> None:
     site, state = _site(path)
-    folder = state / keeping.HUB
+    folder = state / state_folder.HUB
     before = credentials.load(folder) if credentials.are_there(folder) else None
-    own = credentials.enrol(folder, hub, token, keeping.identity(state), __version__)
-    audit.write(state / keeping.AUDIT, "enrolled", hub=hub, name=own.name, anew=before is not None)
+    own = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
+    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=before is not None)
     if own.name != site.name:
         raise errors.SiteError(
             f"{path}: the invitation is for {own.name!r}, and this node is called {site.name!r}; write `node: {own.name}`, or ask for another"
@@ -59,13 +59,13 @@ def status(path: Path, output: str) -> None:
     site, state = _site(path)
     found = daemon.status(state)
     waiting = [one for one in _approvals(state).all() if one.verdict == "waiting" and not one.over]
-    enrolled = credentials.are_there(state / keeping.HUB)
+    enrolled = credentials.are_there(state / state_folder.HUB)
     if output == "json":
         print(json.dumps(found | {"node": site.name, "enrolled": enrolled, "waiting": [one.study_hash for one in waiting]}, indent=2))
         return
     print(f"node {site.name}: {'running' if found['running'] else 'not running'}" + ("" if enrolled else ", not enrolled"))
     if enrolled:
-        own = credentials.load(state / keeping.HUB)
+        own = credentials.load(state / state_folder.HUB)
         print(f"  hub {own.api}: certificate expires in {credentials.days_left(own.certificate):.0f} days")
     if found["running"]:
         print(
@@ -111,19 +111,19 @@ def decide(path: Path, named: str, verdict: Verdict, reason: str, by: str | None
     approvals = _approvals(state)
     one: Proposed = approvals.find(named)
     who = by or getpass.getuser()
-    audit.write(state / keeping.AUDIT, verdict, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, by=who, why=reason)
+    audit.write(state / state_folder.AUDIT, verdict, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, by=who, why=reason)
     approvals.decide(one.study_hash, verdict, reason, who, datetime.now(UTC).isoformat(timespec="seconds"))
     print(f"{one.study} ({one.study_hash[:12]}) is {verdict} by {who}" + ("" if daemon.is_running(state) else "; the hub is told when the node runs"))
 
 
 def show_audit(path: Path, output: str, most: int) -> None:
     _, state = _site(path)
-    hub_cli.print_audit(state / keeping.AUDIT, output, most)
+    hub_cli.print_audit(state / state_folder.AUDIT, output, most)
 
 
 def verify_audit(path: Path) -> None:
     _, state = _site(path)
-    seq, digest = audit.verify(state / keeping.AUDIT)
+    seq, digest = audit.verify(state / state_folder.AUDIT)
     print(f"in order: {seq} entries, the last {digest}")
 
 
@@ -145,7 +145,7 @@ def fill_roster(path: Path) -> None:
     from federation.rpc import hub_pb2, hub_pb2_grpc
 
     _, state = _site(path)
-    own = credentials.load(state / keeping.HUB)
+    own = credentials.load(state / state_folder.HUB)
     with credentials.channel(own) as channel:
         try:
             found = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
@@ -162,7 +162,7 @@ def fill_roster(path: Path) -> None:
 def _site(path: Path) -> tuple[Site, Path]:
     site = sites.load(path)
     assert site.state is not None
-    return site, keeping.made(site.state)
+    return site, state_folder.made(site.state)
 
 
 def _approvals(state: Path) -> Approvals:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aggregator import checkpoints, hub, registry, release, report
-from aggregator.hub import Outcome
+from aggregator import checkpoints, database, release, report, rounds
+from aggregator.rounds import Outcome
 from federation import errors
 from federation.cli import show
 from federation.cli import study as studies
@@ -57,8 +57,8 @@ def run(
         for note in notes:
             console.print(f"Note: {note}.", style="dim")
         document = _run(made, agreed, source, sites, engine, notes, Path(scratch), console, workers_, out)
-    store = registry.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
-    registry.write(store, document)
+    store = database.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
+    database.write(store, document)
     store.dispose()
     report.write(document, out)
     if output == "json":
@@ -133,7 +133,7 @@ def _run(
         count = workers.wanted(made, len(sites)) if workers_ is None else min(workers_, len(sites))
         analyses.plan(made, agreed, source)
         with local.asking(sites, started, count, made) as ask:
-            outcome = hub.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch, resume=saved.runs if saved else None)
+            outcome = rounds.run(made, agreed, ask, [site.name for site in sites], source=source, watch=watch, resume=saved.runs if saved else None)
         kept.unlink(missing_ok=True)
         return release.clear(outcome, started=started, finished=datetime.now(UTC), engine=engine, notes=notes)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from aggregator import hub
+from aggregator import rounds
 from federation import contract as contracts
 from federation import errors
 from federation import study as studies
@@ -27,7 +27,8 @@ from nodes.site import Dataset, Storage
 from simulations import local, workers
 from simulations.pilots import running
 from simulations.pilots.running import Ready
-from strategies import registry, scores
+from strategies import registry
+from strategies.learning import scores
 
 EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 NEW = 1000  # the seed of people whom no training has seen
@@ -87,7 +88,7 @@ def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset
     now = datetime.now(UTC)
     sites = [local.site(node, dataset) for node, dataset in datasets.items()]
     with local.asking(sites, now, workers.wanted(study, len(sites)), study) as ask:
-        outcome = hub.run(study, ready.contract, ask, [site.name for site in sites])
+        outcome = rounds.run(study, ready.contract, ask, [site.name for site in sites])
     (task_id,) = outcome.runs
     result = outcome.runs[task_id].result
     if result is None or result.model is None:

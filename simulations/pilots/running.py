@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aggregator import hub, release
+from aggregator import release, rounds
 from aggregator.release import Document
 from federation import contract as contracts
 from federation import errors
@@ -84,7 +84,7 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Foun
         started, clock = datetime.now(UTC), time.perf_counter()
         sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
         with local.asking(sites, started, workers.wanted(ready.study, len(sites)), ready.study) as ask:
-            outcome = hub.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
+            outcome = rounds.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
         document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
         seconds = time.perf_counter() - clock
     return Found(summary(name, variant, document, seconds, size), document)

@@ -19,7 +19,7 @@ import pytest
 from aggregator import pki
 from federation import audit, client, credentials
 from federation.study import Study
-from nodes import backups, keeping, ledger
+from nodes import backups, ledger, state_folder
 from simulations import flower
 from simulations.flower import Deployment
 from tests import deployments
@@ -40,7 +40,7 @@ def private(name: str) -> Study:
 
 
 def charges(deployment: Deployment, node: str, asked: Study) -> list[ledger.Entry]:
-    return [entry for entry in ledger.history(keeping.open_ledger(deployment.state(node))) if entry.kind == "charge" and entry.study == asked.hash]
+    return [entry for entry in ledger.history(state_folder.open_ledger(deployment.state(node))) if entry.kind == "charge" and entry.study == asked.hash]
 
 
 def at_round(run: client.Run, number: int) -> None:
@@ -65,14 +65,14 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(deployme
         paid = charges(deployment, node, asked)
         assert len({entry.release for entry in paid}) == len(paid) == found["analyses"]["m"]["rounds"]
         assert sum(entry.cost.rho for entry in paid) <= asked.privacy.rho
-        ledger.verify(keeping.open_ledger(deployment.state(node)))
+        ledger.verify(state_folder.open_ledger(deployment.state(node)))
     assert [entry["event"] for entry in audit.entries(deployment.hub.audit) if entry.get("number") == run.number].count("started") == 2
     audit.verify(deployment.hub.audit)
 
 
 def _children_of(deployment: Deployment) -> list[str]:
     found = subprocess.run(
-        ["pgrep", "-f", f"aggregator.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}"], capture_output=True, text=True, check=False
     )
     return found.stdout.split()
 
@@ -96,7 +96,7 @@ def test_a_superlink_that_dies_alone_is_started_again_and_the_study_goes_on(depl
     with deployment.connect() as hub:
         run = hub.submit(study("superlink", deployments.LONG), CONTRACT)
         at_round(run, 3)
-        subprocess.run(["pkill", "-9", "-f", f"aggregator.superlink {deployment.hub.folder}"], check=True)
+        subprocess.run(["pkill", "-9", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"], check=True)
         status = run.watch(lambda _: None)
         assert status.state == "complete", status.reason
         assert run.result().document["analyses"]["f"]["status"] == "released"
@@ -115,7 +115,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(deploym
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
         assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
-    audit.verify(deployment.state("lyon") / keeping.AUDIT)
+    audit.verify(deployment.state("lyon") / state_folder.AUDIT)
 
 
 class Cable:
@@ -190,7 +190,7 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
 @pytest.mark.slow
 def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deployment: Deployment) -> None:
     cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
-    path = deployment.state("nice") / keeping.HUB / "hub.json"
+    path = deployment.state("nice") / state_folder.HUB / "hub.json"
     before = path.read_text()
     path.write_text(json.dumps({**json.loads(before), **{which: cable.address for which, cable in cables.items()}}))
     deployments.restart(deployment, "nice")
@@ -239,8 +239,8 @@ def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(deployment:
         assert again.watch(lambda _: None).state == "complete"
         assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
     assert not charges(deployment, "brest", asked)
-    ledger.verify(keeping.open_ledger(state))
-    audit.verify(state / keeping.AUDIT)
+    ledger.verify(state_folder.open_ledger(state))
+    audit.verify(state / state_folder.AUDIT)
 
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -265,7 +265,7 @@ def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(deployment: Depl
 
 
 def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> None:
-    folder = deployment.state("nice") / keeping.HUB
+    folder = deployment.state("nice") / state_folder.HUB
     before = (folder / "own.crt").read_bytes()
     csr = credentials.request(credentials.private_key((folder / "own.key").read_bytes()))
     (folder / "own.crt").write_text(pki.certify(deployment.hub.pki, csr, "nice", "node", days=-0.5))  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas
 import pytest
 
-from aggregator import hub, registry, release
-from aggregator.hub import Ask, Outcome
+from aggregator import database, release, rounds
+from aggregator.rounds import Ask, Outcome
 from federation import errors
 from federation.messages import Part, Query, Refusal, Reply, TaskId
 from nodes.site import Policy, Site
@@ -163,11 +163,11 @@ def test_a_failing_analysis_leaves_the_others_their_results(sites: list[Site]) -
 def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.silent(federations.ask_of(sites), "n2", from_round=2), min_nodes=3)
     now = datetime.now(UTC)
-    store = registry.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
-    number = registry.write(store, release.clear(outcome, started=now, finished=now, engine="local"))
+    store = database.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    number = database.write(store, release.clear(outcome, started=now, finished=now, engine="local"))
     with store.connect() as connection:
-        kept = connection.execute(registry.happenings.select().where(registry.happenings.c.run == number)).fetchall()
-        status = connection.execute(registry.runs.select()).one().status
+        kept = connection.execute(database.happenings.select().where(database.happenings.c.run == number)).fetchall()
+        status = connection.execute(database.runs.select()).one().status
     assert [(row.round, row.node) for row in kept] == [(2, "n2")] and status == "complete"
 
 
@@ -183,5 +183,5 @@ def test_a_refusal_by_a_participant_in_a_later_round_starts_the_analysis_anew(si
 
 
 def test_most_rounds_end_a_loop_that_never_would(sites: list[Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(rounds, "MOST_ROUNDS", 2)
     assert "no result after 2 rounds" in run(sites, federations.ask_of(sites)).runs[TaskId("a")].failed

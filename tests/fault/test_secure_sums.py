@@ -13,14 +13,14 @@ import pandas
 import pytest
 from scipy import stats
 
-from aggregator import hub, secure
-from aggregator.hub import Ask, Outcome
-from aggregator.secure import Send
+from aggregator import rounds, secure_sum
+from aggregator.rounds import Ask, Outcome
+from aggregator.secure_sum import Send
 from federation import errors
 from federation.messages import PHASES, Mail, Phase, Query, Refusal, Reply, TaskId, Within
 from federation.study import Study
-from nodes import keeping, ledger, service
-from nodes.office import Office
+from nodes import ledger, service, state_folder
+from nodes.session import Office
 from nodes.site import Policy, Site
 from simulations import faults, local
 from strategies import registry
@@ -43,12 +43,12 @@ def sites(tmp_path: Path) -> list[Site]:
 
 
 def ask_of(send: Send) -> Ask:
-    return secure.ask_of(send, lambda study: registry.plan(study, CONTRACT))
+    return secure_sum.ask_of(send, lambda study: registry.plan(study, CONTRACT))
 
 
 def run(study: Study, sites: Sequence[Site], fault: Any = None) -> Outcome:
     send = local.send_of(local.offices_of(sites), federations.NOW)
-    return hub.run(study, CONTRACT, ask_of(fault(send) if fault else send), [site.name for site in sites])
+    return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), [site.name for site in sites])
 
 
 def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ def test_a_node_with_another_roster_is_left_out_by_name(sites: list[Site]) -> No
     offices = local.offices_of(sites)
     other = dict(offices[4].site.roster) | {"n0": bytes(32)}
     offices[4] = Office(replace(offices[4].site, roster=other), entropy=offices[4].entropy)
-    outcome = hub.run(
+    outcome = rounds.run(
         federations.study_of({"a": CROSSTAB}, privacy=SECURE),
         CONTRACT,
         ask_of(local.send_of(offices, federations.NOW)),
@@ -188,7 +188,7 @@ def test_a_node_with_another_roster_is_left_out_by_name(sites: list[Site]) -> No
 def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> None:
     offices = local.offices_of(sites[:4])
     strangers = [*offices, Office(sites[4])]
-    outcome = hub.run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), CONTRACT, ask_of(local.send_of(strangers, federations.NOW)), NAMES)
+    outcome = rounds.run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), CONTRACT, ask_of(local.send_of(strangers, federations.NOW)), NAMES)
     refusals = outcome.runs[TaskId("a")].refusals
     assert all(refusals[name].rule == "roster" and "n4" in refusals[name].remedy for name in NAMES[:4])
 
@@ -241,19 +241,19 @@ def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: li
     """Nor after the nodes were restarted: who was in the sum is on their disks."""
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     stateful = [replace(site, state=tmp_path / f"state-{site.name}") for site in sites]
-    roster = {site.name: keeping.public_identity(site.state) for site in stateful}
+    roster = {site.name: state_folder.public_identity(site.state) for site in stateful}
     stateful = [replace(site, roster=roster) for site in stateful]
 
     def outcome(fault: Any = None) -> Any:
         send = local.send_of([Office(site) for site in stateful], federations.NOW)  # new offices: restarted nodes
-        return hub.run(study, CONTRACT, ask_of(fault(send) if fault else send), NAMES).runs[TaskId("a")]
+        return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), NAMES).runs[TaskId("a")]
 
     assert outcome().result is not None
     assert outcome().result is not None, "the same nodes may add up the same again"
     fewer = outcome(lambda send: faults.drops(send, "n3", "advertise"))
     assert fewer.result is None and "the difference would tell of the nodes between" in fewer.failed
     for site in stateful:
-        assert ledger.verify(keeping.open_ledger(site.state)).seq > 0
+        assert ledger.verify(state_folder.open_ledger(site.state)).seq > 0
 
 
 def test_distributed_noise_is_drawn_and_paid_anew_for_every_attempt(sites: list[Site]) -> None:
@@ -261,8 +261,8 @@ def test_distributed_noise_is_drawn_and_paid_anew_for_every_attempt(sites: list[
     study = federations.study_of({"a": CROSSTAB}, privacy=DISTRIBUTED)
     offices = local.offices_of(sites)
     send = local.send_of(offices, federations.NOW)
-    assert hub.run(study, CONTRACT, ask_of(send), NAMES).runs[TaskId("a")].result
-    again = hub.run(study, CONTRACT, ask_of(faults.drops(send, "n3", "advertise")), NAMES).runs[TaskId("a")]
+    assert rounds.run(study, CONTRACT, ask_of(send), NAMES).runs[TaskId("a")].result
+    again = rounds.run(study, CONTRACT, ask_of(faults.drops(send, "n3", "advertise")), NAMES).runs[TaskId("a")]
     assert again.result is None and "more than the epsilon it declares" in again.failed
 
 
@@ -270,7 +270,7 @@ def test_whole_noise_is_drawn_once_and_paid_once(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy={**DISTRIBUTED, "noise": "node"})
     offices = local.offices_of(sites)
     send = local.send_of(offices, federations.NOW)
-    tables = [federations.result(hub.run(study, CONTRACT, ask_of(send), NAMES)).tables for _ in range(2)]
+    tables = [federations.result(rounds.run(study, CONTRACT, ask_of(send), NAMES)).tables for _ in range(2)]
     assert tables[0]["counts"].rows == tables[1]["counts"].rows
     for office in offices:
         assert [entry.kind for entry in ledger.history(office.book)].count("charge") == 1
@@ -310,7 +310,7 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(dropouts: int, gone:
     send = local.send_of(local.offices_of(sites), federations.NOW)
     for name in gone:
         send = faults.drops(send, name, "mask")
-    ask = secure.ask_of(send, lambda made: registry.plan(made, contract))
+    ask = secure_sum.ask_of(send, lambda made: registry.plan(made, contract))
     task = registry.plan(study, contract)["a"]
     replies = ask(Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)}))
     answer = replies[0].answers[TaskId("a")]

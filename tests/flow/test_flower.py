@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from aggregator import hub, jobs, release
+from aggregator import jobs, release, rounds
 from federation import errors
 from federation.cli import study as studies
 from federation.messages import PHASES
 from federation.study import Study
-from nodes import keeping, ledger
+from nodes import ledger, state_folder
 from nodes.site import Dataset, Site
 from simulations import flower, local
 from simulations.flower import Deployment
@@ -107,7 +107,7 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(deployment: Depl
     assert document.analyses["causes"].exactness == "noised"
     witnesses = jobs.witnesses(deployment.hub.jobs)
     for site in sites:
-        book = keeping.open_ledger(deployment.state(site.name))
+        book = state_folder.open_ledger(deployment.state(site.name))
         charged = [entry for entry in ledger.history(book) if entry.kind == "charge" and entry.study == signed(study).hash]
         assert len(charged) == 2 and sum(entry.cost.rho for entry in charged) <= study.privacy.rho
         assert ledger.verify(book) == ledger.head(book) == witnesses[site.name]
@@ -153,7 +153,7 @@ def test_a_killed_node_leaves_the_study_to_the_others(deployment: Deployment, si
     document = flower.submit(deployment, STUDY, CONTRACT, say=say)
     assert time.monotonic() - started < 60
     others = [site for site in sites if site.name != gone]
-    expected = hub.run(STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others])
+    expected = rounds.run(STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others])
     found = document.analyses["model"]
     assert [row["estimate"] for row in found.tables["coefficients"]] == [
         row["estimate"] for row in federations.result(expected, "model").tables["coefficients"].rows

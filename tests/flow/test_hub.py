@@ -16,12 +16,12 @@ import pandas
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from aggregator import enrolment, registry
+from aggregator import database, enrolment
 from federation import __version__, audit, client, credentials, errors, receipts
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2, hub_pb2_grpc
-from nodes import keeping
 from nodes import site as node_sites
+from nodes import state_folder
 from nodes.approvals import Approvals
 from simulations import flower
 from simulations.flower import Deployment
@@ -125,7 +125,7 @@ def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: De
 
 
 def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Deployment) -> None:
-    own = credentials.load(deployment.state("lyon") / keeping.HUB)
+    own = credentials.load(deployment.state("lyon") / state_folder.HUB)
     with credentials.channel(own) as channel, pytest.raises(grpc.RpcError) as refused:
         hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
@@ -272,7 +272,7 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
         deployments.restart(deployment, "nice")
-    events = [(entry["event"], entry.get("by")) for entry in audit.entries(deployment.state("nice") / keeping.AUDIT)]
+    events = [(entry["event"], entry.get("by")) for entry in audit.entries(deployment.state("nice") / state_folder.AUDIT)]
     assert ("approved", "Dr Who") in events and ("refused", "Dr Who") in events
 
 
@@ -313,9 +313,9 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
 # -- keys
 def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is_dead(deployment: Deployment, tmp_path: Path) -> None:
     state = deployment.state("brest")
-    old = {name: (state / keeping.HUB / name).read_bytes() for name in credentials.FILES}
+    old = {name: (state / state_folder.HUB / name).read_bytes() for name in credentials.FILES}
     token = invite(deployment, "brest", "node").to_text()
-    enrol(deployment, state / keeping.HUB, token, keeping.identity(state))
+    enrol(deployment, state / state_folder.HUB, token, state_folder.identity(state))
     deployments.restart(deployment, "brest")
     assert finished(deployment, "after-rotation").document["provenance"]["nodes"] == list(NODES)
     (tmp_path / "old").mkdir()
@@ -326,7 +326,7 @@ def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is
 
 
 def test_a_renewed_certificate_is_for_the_same_key(deployment: Deployment) -> None:
-    own = credentials.load(deployment.state("lyon") / keeping.HUB)
+    own = credentials.load(deployment.state("lyon") / state_folder.HUB)
     with credentials.channel(own) as channel:
         stub = hub_pb2_grpc.NodesStub(channel)
         renewed = stub.Renew(hub_pb2.RenewRequest(csr=credentials.request(credentials.private_key(own.key))))
@@ -339,11 +339,11 @@ def test_a_renewed_certificate_is_for_the_same_key(deployment: Deployment) -> No
 # -- looking after it
 def test_the_audit_logs_of_both_sides_are_in_order_and_tell_the_story(deployment: Deployment) -> None:
     finished(deployment, "audited")
-    for path in (deployment.hub.audit, deployment.state("lyon") / keeping.AUDIT):
+    for path in (deployment.hub.audit, deployment.state("lyon") / state_folder.AUDIT):
         assert audit.verify(path)[0] > 3
     hub = [entry for entry in audit.entries(deployment.hub.audit) if entry.get("study") == "audited" or entry["event"] == "complete"]
     assert {"submitted", "complete"} <= {entry["event"] for entry in hub}
-    node = [entry for entry in audit.entries(deployment.state("lyon") / keeping.AUDIT) if entry.get("study") == "audited"]
+    node = [entry for entry in audit.entries(deployment.state("lyon") / state_folder.AUDIT) if entry.get("study") == "audited"]
     assert [entry["event"] for entry in node] == ["proposed", "answered"]
     assert node[1]["coordinator"] == flower.COORDINATOR and node[1]["bytes"] > 0 and len(node[1]["sha256"]) == 64
     assert "in order" in hdh("hub", "audit", "verify", "--hub-dir", str(deployment.hub.folder))
@@ -395,6 +395,6 @@ def test_a_revoked_node_stops_and_says_why(deployment: Deployment) -> None:
     enrolment.revoke(deployment.hub, deployment.engine, "nice")
     assert deployments.wait(lambda: deployment.processes["nice"].poll() is not None, 40) is True
     assert "the hub has closed its door to this node" in deployments.log(deployment, "nice")
-    assert deployments.wait(lambda: not registry.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
+    assert deployments.wait(lambda: not database.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
     with deployment.connect() as hub, pytest.raises(errors.InputError, match="no node 'nice' is enrolled"):
         hub.submit(study("without-it"), CONTRACT, nodes=["nice", "lyon"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aggregator import registry
+from aggregator import database
 from simulations import flower
 from tests import deployments, postgresql
 
@@ -22,6 +22,6 @@ def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyp
             with deployment.connect() as hub:
                 assert hub.run("on-postgresql").result().document["analyses"] == document.model_dump(mode="json")["analyses"]
             assert not (deployment.hub.folder / "registry.db").exists()
-        engine = registry.open_registry(url)
-        assert [one.state for one in registry.newest(engine, None, 5)] == ["complete"]
+        engine = database.open_registry(url)
+        assert [one.state for one in database.newest(engine, None, 5)] == ["complete"]
         engine.dispose()

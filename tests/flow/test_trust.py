@@ -11,11 +11,12 @@ import httpx
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from aggregator import flower_control, jobs, registry
-from aggregator.flower_control import Control
+from aggregator import database, jobs
+from aggregator.flower import control as flower_control
+from aggregator.flower.control import Control
 from federation import audit, errors
 from federation.study import Study
-from nodes import keeping
+from nodes import state_folder
 from simulations import flower
 from simulations.flower import Deployment
 from tests import deployments
@@ -80,7 +81,7 @@ def control(deployment: Deployment) -> Iterator[Control]:
 
 
 def refusals(deployment: Deployment, node: str) -> list[tuple[str, str]]:
-    return [(entry.get("rule", ""), entry.get("why", "")) for entry in audit.entries(deployment.state(node) / keeping.AUDIT) if entry["event"] == "refused"]
+    return [(entry.get("rule", ""), entry.get("why", "")) for entry in audit.entries(deployment.state(node) / state_folder.AUDIT) if entry["event"] == "refused"]
 
 
 @pytest.mark.parametrize("name", ["evil-bundle", "hdh-bundle"])  # a name proves nothing
@@ -107,7 +108,7 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
 
 def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -> dict[str, object]:
     """The thin bundle with a study that nobody submitted: what the hub's own process makes of it."""
-    parties = registry.enrolled(deployment.engine, "node")
+    parties = database.enrolled(deployment.engine, "node")
     job = jobs.Job(asked, CONTRACT, {one.flower_id: one.name for one in parties}, {one.name: one.identity for one in parties}, 10, 20)
     jobs.write(deployment.hub.jobs, name, job)
     flower_control.start(control, deployment.hub.jobs, name)
@@ -123,7 +124,7 @@ def test_a_study_that_no_coordinator_signed_is_refused_at_every_node(deployment:
         text = json.dumps(found)
         assert "was never proposed here under its coordinator's signature" in text and '"released"' not in text
     for node in NODES:
-        last = [entry for entry in audit.entries(deployment.state(node) / keeping.AUDIT) if entry.get("study") == "unsigned"]
+        last = [entry for entry in audit.entries(deployment.state(node) / state_folder.AUDIT) if entry.get("study") == "unsigned"]
         assert [entry["event"] for entry in last] == ["refused", "refused"] and last[0]["refused"] == {"d": "approval"}
 
 

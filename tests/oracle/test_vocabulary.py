@@ -14,14 +14,14 @@ import pandas
 import pytest
 from scipy import stats
 
-from aggregator import meta
+from aggregator import meta_analysis
 from federation import contract as contracts
 from federation import errors
 from federation.messages import Result
 from nodes import predictions
 from nodes.site import Dataset, Site
 from simulations.pilots import running
-from strategies import multiple_imputation
+from strategies.regression import multiple_imputation
 from tests import federations
 
 HERE = Path(__file__).parent
@@ -221,7 +221,7 @@ def test_the_pilots_on_real_data_give_the_pooled_fit(pilot: str, entry: str) -> 
 def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
     y, se, expected = [0.35, 0.12, 0.61, -0.04, 0.28], [0.11, 0.2, 0.15, 0.31, 0.09], EXPECTED["meta"]
     rows = {f"n{i}": [{"term": "x", "estimate": a, "std_error": b}] for i, (a, b) in enumerate(zip(y, se, strict=True))}
-    made = meta.tables(rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]})
+    made = meta_analysis.tables(rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]})
     names = {
         "estimate": "estimate", "std_error": "se", "tau_squared": "tau2", "i_squared": "i2", "q": "q", "p_value": "p", "fixed_estimate": "fixed",
         "fixed_std_error": "fixed_se",

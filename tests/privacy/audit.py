@@ -29,19 +29,20 @@ import pandas
 import torch
 from scipy import stats
 
-from aggregator import hub, secure
+from aggregator import rounds, secure_sum
 from federation import contract as contracts
 from federation.messages import Noised, Part, Query, Reply, State, TaskId
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import Cost
 from federation.privacy.noise import Entropy
 from federation.study import Study
-from nodes import bounding, cohorts
-from nodes.office import Desk, Office
+from nodes import cohorts, row_limit
+from nodes.session import Desk, Office
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
-from strategies import budget, piecewise_exponential, private_piecewise_exponential, registry
-from strategies.task import Task
+from strategies import budget, registry
+from strategies.protocol import Task
+from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
@@ -182,7 +183,7 @@ def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: 
         return replies
 
     with mock.patch.object(registry, "plan", return_value={"a": task}):
-        hub.run(study, CONTRACT, secure.ask_of(listening, lambda _: {"a": task}), ["n"])
+        rounds.run(study, CONTRACT, secure_sum.ask_of(listening, lambda _: {"a": task}), ["n"])
     total = 0.0
     for state, answer in heard:
         if state.step == "descend":
@@ -257,14 +258,14 @@ def values_not_clipped() -> Iterator[None]:
 @contextlib.contextmanager
 def rows_not_limited() -> Iterator[None]:
     everyone: Callable[..., Any] = lambda person, row, most: (np.arange(len(person)), np.zeros(len(person), np.bool_))  # noqa: E731
-    with mock.patch.object(bounding, "choose", everyone):
+    with mock.patch.object(row_limit, "choose", everyone):
         yield
 
 
 @contextlib.contextmanager
 def follow_up_not_ended() -> Iterator[None]:
     sound = piecewise_exponential.sums_of
-    with mock.patch.object(private_piecewise_exponential.piecewise_exponential, "sums_of", lambda rows, plan, beta, most: sound(rows, plan, beta)):
+    with mock.patch.object(piecewise_exponential_dp.piecewise_exponential, "sums_of", lambda rows, plan, beta, most: sound(rows, plan, beta)):
         yield
 
 

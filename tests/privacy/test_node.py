@@ -21,14 +21,14 @@ import pandas
 import pytest
 from scipy import stats
 
-from aggregator import hub, secure
+from aggregator import rounds, secure_sum
 from federation import codec
 from federation.messages import Answer, Head, Noised, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import fingerprints, keeping, ledger, service
+from nodes import fingerprints, ledger, service, state_folder
 from nodes.ledger import Account, Ledger
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Policy, Site
 from simulations import local
 from strategies import registry
@@ -61,12 +61,12 @@ def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **m
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     made = replace(federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY), state=tmp_path / "state")
-    ledger.grant(keeping.open_ledger(made.state), ACCOUNT, accounting.rho_for(4, 1e-6), by="dpo", at="2026-01-01")
+    ledger.grant(state_folder.open_ledger(made.state), ACCOUNT, accounting.rho_for(4, 1e-6), by="dpo", at="2026-01-01")
     return made
 
 
 def book_of(site: Site) -> Ledger:
-    return keeping.open_ledger(site.state)
+    return state_folder.open_ledger(site.state)
 
 
 def ask(site: Site | Office, study: Study, state: State | None = None, **more: Any) -> Answer:
@@ -236,10 +236,10 @@ def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
         return [replace(reply, head=Head(1, "0" * 64)) if reply.node == "n1" and reply.round == 2 else reply for reply in replies]
 
     study = private(MODEL)
-    outcome = hub.run(study, CONTRACT, secure.ask_of(older, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"])
+    outcome = rounds.run(study, CONTRACT, secure_sum.ask_of(older, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"])
     assert any(h.node == "n1" and "older than the one seen before" in h.what for h in outcome.happened)
     witnesses = {"n0": Head(99, "a" * 64)}
-    hub.run(private(title="x"), CONTRACT, secure.ask_of(send, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"], witnesses=witnesses)
+    rounds.run(private(title="x"), CONTRACT, secure_sum.ask_of(send, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"], witnesses=witnesses)
     assert witnesses["n0"] == Head(99, "a" * 64) and witnesses["n1"] == ledger.head(offices[1].book)
 
 
@@ -286,7 +286,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from tests.privacy import test_node as t
 from dataclasses import replace
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Dataset, Site
 site = Site("n", {"people": Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")}, t.POLICY, state=Path(sys.argv[1]) / "state")
 office = Office(site)

@@ -16,7 +16,7 @@ from federation import cohort as cohorts
 from federation.cohort import Cohort
 from federation.messages import Part, Result, State
 from strategies import registry
-from strategies.task import Task
+from strategies.protocol import Task
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"

@@ -19,7 +19,7 @@ from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Storage
 from strategies import budget, registry
-from strategies.task import Task
+from strategies.protocol import Task
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 
-from aggregator.hub import Outcome
+from aggregator.rounds import Outcome
 from federation.contract import Contract
 from federation.messages import Result, TaskId
 from nodes import cohorts

@@ -13,9 +13,9 @@ from federation import contract as contracts
 from federation import errors
 from federation.cohort import Tally
 from federation.contract import Contract
-from nodes import bounding, buckets, cohorts, tallies
+from nodes import buckets, cohorts, row_limit, tallies
 from nodes.site import Dataset, Storage
-from strategies import counting
+from strategies.numerics import counting
 from tests import federations
 
 TEXT = """
@@ -50,7 +50,7 @@ def count(dataset: Dataset, contract: Contract, where: str | None = None, *, onl
     cohort = cohorts.open_clipped(dataset, Storage(), schema, fields, where, salt, only_counts=only_counts).cohort
     if cohort.count is not None:
         return cohort.count(fields)
-    from strategies import counting
+    from strategies.numerics import counting
 
     return counting.cross(cohort, fields)
 
@@ -139,20 +139,20 @@ def test_buckets_need_a_person(tmp_path: Path) -> None:
 # -- the rows that stay, of a table that is read
 def test_who_else_is_there_changes_nothing_for_a_person() -> None:
     person, row = RNG.integers(0, 2**63, 300).astype(np.uint64)[RNG.integers(0, 300, 2000)], RNG.integers(0, 2**63, 2000).astype(np.uint64)
-    kept, lost = bounding.choose(person, row, 2)
+    kept, lost = row_limit.choose(person, row, 2)
     assert np.unique(person[kept], return_counts=True)[1].max() == 2 and set(person[kept]) == set(person)
     np.testing.assert_array_equal(lost, np.isin(person[kept], [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]))
     for gone in np.unique(person)[:20]:
         rest = np.flatnonzero(person != gone)
-        again, _ = bounding.choose(person[rest], row[rest], 2)
+        again, _ = row_limit.choose(person[rest], row[rest], 2)
         np.testing.assert_array_equal(rest[again], kept[person[kept] != gone])
 
 
 def test_rows_that_tie_are_settled_by_their_order() -> None:
     person, row = np.array([7] * 6 + [9] * 2, np.uint64) << np.uint64(40), np.array([1, 1, 1, 1, 1, 1, 5, 4], np.uint64)
-    kept, _ = bounding.choose(person, row, 2)
+    kept, _ = row_limit.choose(person, row, 2)
     assert kept.tolist() == [0, 1, 6, 7]
-    kept, _ = bounding.choose(person[2:], row[2:], 2)
+    kept, _ = row_limit.choose(person[2:], row[2:], 2)
     assert kept.tolist() == [0, 1, 4, 5]
 
 

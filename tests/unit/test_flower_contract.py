@@ -1,4 +1,4 @@
-"""The upgrade gate: the private names of Flower that nodes/fleet.py, aggregator/superlink.py and aggregator/inbox.py lean on, as of the pin.
+"""The upgrade gate: the private names of Flower that nodes/flower/client.py, aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
 
 A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
 
@@ -57,17 +57,17 @@ def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
 def test_a_failed_connection_is_an_error_and_not_the_end_of_the_process() -> None:
     from flwr.supernode import fleet_http_connection
 
-    from nodes import fleet
+    from nodes.flower import client as flower_client
 
-    assert inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1 and fleet_http_connection.flwr_exit is fleet._stay
+    assert inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1 and fleet_http_connection.flwr_exit is flower_client._stay
     with pytest.raises(ConnectionError, match="it is not there"):
-        fleet._stay(305, "Failed to initialize the connection to the SuperLink.\nit is not there")
+        flower_client._stay(305, "Failed to initialize the connection to the SuperLink.\nit is not there")
 
 
 def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> None:
     from flwr.superlink.main import _get_middleware
 
-    from aggregator.superlink import IDLE
+    from aggregator.flower.superlink import IDLE
 
     names = [layer.cls.__name__ for layer in _get_middleware()]
     assert set(names) >= IDLE
@@ -90,8 +90,8 @@ def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -
     import hashlib
     import zipfile
 
-    from aggregator.flower_control import BUNDLE
-    from nodes.fleet import KNOWN_BUNDLES
+    from aggregator.flower.control import BUNDLE
+    from nodes.flower.client import KNOWN_BUNDLES
 
     assert {hashlib.sha256(BUNDLE.read_bytes()).hexdigest()} == KNOWN_BUNDLES
     with zipfile.ZipFile(BUNDLE) as archive:
@@ -136,6 +136,6 @@ def test_the_nodes_code_has_no_loader() -> None:
 def test_flower_is_not_imported_by_what_does_not_need_it() -> None:
     import subprocess
 
-    code = "import sys, federation.cli.main, nodes.service, aggregator.hub, simulations.local; print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    code = "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local; print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,8 +15,8 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
-from aggregator import inbox
-from aggregator.inbox import Inbox
+from aggregator.flower import inbox
+from aggregator.flower.inbox import Inbox
 
 NODES = {7: "lyon", 8: "nice"}
 

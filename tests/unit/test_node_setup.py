@@ -8,7 +8,7 @@ import pytest
 
 from federation import errors
 from federation.privacy.accounting import PICO
-from nodes import backups, keeping, ledger, setup
+from nodes import backups, ledger, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
 from nodes.ledger import Account
@@ -85,10 +85,10 @@ def test_the_unit_restarts_always_and_writes_nowhere_else(path: Path) -> None:
 
 def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_path: Path) -> None:
     state = path.parent / "state"
-    book = keeping.open_ledger(state)
+    book = state_folder.open_ledger(state)
     ledger.grant(book, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
     Approvals(state / "approvals.sqlite").propose(Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", ""))
-    identity = keeping.public_identity(state)
+    identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
     assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
     with pytest.raises(errors.InputError, match="there already"):
@@ -96,7 +96,7 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
     with pytest.raises(errors.SetupError, match="not empty"):
         backups.restore(file, state)
     assert backups.restore(file, tmp_path / "new") == 1
-    assert keeping.public_identity(tmp_path / "new") == identity
+    assert state_folder.public_identity(tmp_path / "new") == identity
     assert Approvals(tmp_path / "new" / "approvals.sqlite").verdict("ab" * 32) == "waiting"
     (tmp_path / "no-backup").write_bytes(b"x")
     with pytest.raises(errors.InputError, match="cannot be read as a backup"):

@@ -9,10 +9,11 @@ import numpy as np
 import pandas
 import pytest
 
-from aggregator import hub
+from aggregator import rounds
 from federation.messages import Result, State, TaskId
 from nodes.site import Policy
-from strategies import budget, piecewise_exponential, registry
+from strategies import budget, registry
+from strategies.survival import piecewise_exponential
 from tests import federations
 
 CONTRACT = federations.contract_of("""
@@ -38,7 +39,7 @@ def table() -> pandas.DataFrame:
     return pandas.DataFrame({"id": [f"p{i}" for i in range(N)], "time": np.minimum(time, FOLLOW_UP), "event": (time <= FOLLOW_UP).astype(int), "x": x})
 
 
-def run(table: pandas.DataFrame, folder: Path, policy: Policy = federations.OPEN, privacy: Any = None, **options: Any) -> hub.Run:
+def run(table: pandas.DataFrame, folder: Path, policy: Policy = federations.OPEN, privacy: Any = None, **options: Any) -> rounds.Run:
     study = federations.study_of(
         {"a": {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", **options}}, privacy=privacy or {"mode": "exact", "min_cell": 11}
     )
@@ -46,12 +47,12 @@ def run(table: pandas.DataFrame, folder: Path, policy: Policy = federations.OPEN
     return federations.run(study, CONTRACT, sites).runs[TaskId("a")]
 
 
-def result(one: hub.Run) -> Result:
+def result(one: rounds.Run) -> Result:
     assert one.result is not None, one.failed
     return one.result
 
 
-def baseline(one: hub.Run, column: str) -> list[float]:
+def baseline(one: rounds.Run, column: str) -> list[float]:
     return [row[column] for row in result(one).tables["baseline"].rows]
 
 

@@ -8,7 +8,7 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from strategies import scores
+from strategies.learning import scores
 
 
 @pytest.fixture(scope="module")

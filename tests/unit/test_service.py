@@ -13,7 +13,7 @@ import pytest
 
 from federation.messages import Query, Refusal, State, TaskId
 from nodes import service
-from nodes.office import Office
+from nodes.session import Office
 from nodes.site import Policy, Site
 from strategies import registry
 from tests import federations

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 
-from aggregator.superlink import FleetOnly
+from aggregator.flower.superlink import FleetOnly
 
 
 def request(method: str, path: str, body: bytes = b"", largest: int = 1000) -> tuple[int, bytes]:

@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aggregator import checkpoints, hub, models, report
-from aggregator.hub import Outcome
+from aggregator import checkpoints, models, report, rounds
+from aggregator.rounds import Outcome
 from federation import errors
 from federation.messages import Query, Reply, Result
 from nodes.site import Site
 from simulations import local
-from strategies import registry, scores, server_steps, training, zoo
-from strategies.server_steps import Steps
+from strategies import registry
+from strategies.learning import local_training, networks, scores, server_optimizers
+from strategies.learning.server_optimizers import Steps
 from tests import federations
 
 torch.set_num_threads(1)
@@ -50,9 +51,9 @@ def sites_of(folder: Path, nodes: int = 3, rows: pandas.DataFrame | None = None)
     return federations.sites_of(rows, np.arange(len(rows)) % nodes, CONTRACT, folder)
 
 
-def run(options: dict[str, Any], sites: Sequence[Site], wrap: Callable[[hub.Ask], hub.Ask] = lambda ask: ask, **more: Any) -> Outcome:
+def run(options: dict[str, Any], sites: Sequence[Site], wrap: Callable[[rounds.Ask], rounds.Ask] = lambda ask: ask, **more: Any) -> Outcome:
     study = federations.study_of({"a": options}, **more)
-    return hub.run(study, CONTRACT, wrap(local.ask_of(sites, federations.NOW)), [site.name for site in sites])
+    return rounds.run(study, CONTRACT, wrap(local.ask_of(sites, federations.NOW)), [site.name for site in sites])
 
 
 def result_of(outcome: Outcome) -> Result:
@@ -72,17 +73,17 @@ def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
     """Federated averaging as one would write it by hand with torch's own optimiser, on the same people in the same order."""
     task = registry.plan(federations.study_of({"a": options}), CONTRACT)["a"]
     people = [federations.people_of(site, CONTRACT, task) for site in sites]
-    start = zoo.weights(zoo.build(task.plan.network, task.options.seed))
+    start = networks.weights(networks.build(task.plan.network, task.options.seed))
     controls, control = [np.zeros_like(start) for _ in people], np.zeros_like(start)
     for round_ in range(task.options.rounds):
         ends, news, sizes = [], [], []
         for k, found in enumerate(people):
-            net = zoo.build(task.plan.network)
-            zoo.put(net, start)
+            net = networks.build(task.plan.network)
+            networks.put(net, start)
             optimiser = torch.optim.SGD(net.parameters(), task.options.learning_rate, task.options.momentum, weight_decay=task.options.weight_decay)
             pull = torch.from_numpy((control - controls[k]).astype(np.float32))
             anchor, steps = torch.cat([p.detach().flatten().clone() for p in net.parameters()]), 0
-            for chosen in training.orders(len(found.training), task, round_):
+            for chosen in local_training.orders(len(found.training), task, round_):
                 whose = found.training[chosen]
                 rows = found.index[whose][:, 0]
                 X, y = torch.from_numpy(found.X[rows].astype(np.float32)), torch.from_numpy(found.answers[rows].astype(np.float32))
@@ -96,7 +97,7 @@ def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
                 loss.backward()
                 optimiser.step()
                 steps += 1
-            ends.append(zoo.weights(net))
+            ends.append(networks.weights(net))
             news.append(controls[k] - control + (start - ends[-1]) / (steps * task.options.learning_rate))
             sizes.append(len(found.training))
         start = np.average(ends, axis=0, weights=sizes)
@@ -152,8 +153,8 @@ def test_the_hubs_steps_are_those_of_flowers_strategies(strategy: str) -> None:
         ]
         current, _ = theirs.aggregate_train(round_, replies)
         each = [weights - mine for weights in sent]
-        update = server_steps.of_each(strategy, each, 0.2) if strategy in server_steps.OF_EACH else np.average(each, axis=0, weights=sizes)  # type: ignore[arg-type]
-        mine, memory = server_steps.step(strategy, mine, update, memory, steps)  # type: ignore[arg-type]
+        update = server_optimizers.of_each(strategy, each, 0.2) if strategy in server_optimizers.OF_EACH else np.average(each, axis=0, weights=sizes)  # type: ignore[arg-type]
+        mine, memory = server_optimizers.step(strategy, mine, update, memory, steps)  # type: ignore[arg-type]
         assert np.allclose(mine, current["w"].numpy(), rtol=1e-9, atol=1e-12)
 
 
@@ -187,7 +188,7 @@ def test_training_ends_when_validation_no_longer_gains(tmp_path: Path) -> None:
 def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def counting(ask: hub.Ask) -> hub.Ask:
+    def counting(ask: rounds.Ask) -> rounds.Ask:
         def wrapped(query: Query) -> Sequence[Reply]:
             replies = ask(query)
             asked.append(sum(bool(reply.answers) for reply in replies))
@@ -215,15 +216,15 @@ def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
 
 
 def test_layers_that_stay_at_their_node_do_not_leave_it(tmp_path: Path) -> None:
-    network = zoo.Network("cnn", (8, 8), (4, 4), "node")
-    net = zoo.build(network)
-    assert zoo.size(network) == sum(p.numel() for layer in net if not zoo.stays(layer) for p in layer.parameters())
-    assert not any(name.startswith("1.") for name in zoo.named(net)) and training.stay(net).keys() >= {"1.weight", "1.running_mean"}
+    network = networks.Network("cnn", (8, 8), (4, 4), "node")
+    net = networks.build(network)
+    assert networks.size(network) == sum(p.numel() for layer in net if not networks.stays(layer) for p in layer.parameters())
+    assert not any(name.startswith("1.") for name in networks.named(net)) and local_training.stay(net).keys() >= {"1.weight", "1.running_mean"}
 
 
 # -- nodes that fail
-def silent(name: str, rounds: Sequence[int]) -> Callable[[hub.Ask], hub.Ask]:
-    def wrap(ask: hub.Ask) -> hub.Ask:
+def silent(name: str, rounds: Sequence[int]) -> Callable[[rounds.Ask], rounds.Ask]:
+    def wrap(ask: rounds.Ask) -> rounds.Ask:
         return lambda query: [reply for reply in ask(query) if reply.node != name or query.round not in rounds]
 
     return wrap
@@ -238,7 +239,7 @@ def test_a_node_that_drops_comes_back_at_the_current_round(tmp_path: Path) -> No
 
 
 def test_a_round_that_too_few_answer_is_tried_again_and_a_training_that_none_answers_ends(tmp_path: Path) -> None:
-    def wrap(ask: hub.Ask) -> hub.Ask:
+    def wrap(ask: rounds.Ask) -> rounds.Ask:
         return lambda query: ask(query)[:1] if query.round == 3 else ask(query)
 
     sites = sites_of(tmp_path)
@@ -251,7 +252,7 @@ def test_a_round_that_too_few_answer_is_tried_again_and_a_training_that_none_ans
 def test_a_faulty_node_cannot_spoil_a_median_or_a_trimmed_mean(strategy: str, survives: bool, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    def wrap(ask: hub.Ask) -> hub.Ask:
+    def wrap(ask: rounds.Ask) -> rounds.Ask:
         def wrapped(query: Query) -> Sequence[Reply]:
             return [reply if reply.node != "n2" else replace(reply, answers={t: _nonsense(part) for t, part in reply.answers.items()}) for reply in ask(query)]
 
@@ -319,11 +320,11 @@ def test_a_training_goes_on_from_its_checkpoint_and_ends_at_the_same_weights(tmp
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            hub.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names, watch=stop)
+            rounds.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names, watch=stop)
         saved = checkpoints.load(file, study, CONTRACT)
         assert saved is not None and saved.round == 3
-        resumed = hub.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names, resume=saved.runs)
-        whole = hub.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names)
+        resumed = rounds.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names, resume=saved.runs)
+        whole = rounds.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names)
         assert np.array_equal(weights_of(resumed), weights_of(whole))
         (one,) = resumed.runs.values()
         assert any("went on from there" in note for note in one.notes)
@@ -382,13 +383,13 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(options: dict[str, A
     """Its lines, in a process that knows nothing of us, give the scores that the nodes counted."""
     study = federations.study_of({"net": {"run": "train", "rounds": 5, "batch": 16, "learning_rate": 0.3, "momentum": 0.5, **options}})
     sites = images(tmp_path)
-    outcome = hub.run(study, IMAGES, local.ask_of(sites, federations.NOW), [site.name for site in sites])
+    outcome = rounds.run(study, IMAGES, local.ask_of(sites, federations.NOW), [site.name for site in sites])
     report.write(federations.document(outcome), tmp_path / "out")
     card = (tmp_path / "out" / "net.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     task = registry.plan(study, IMAGES)["net"]
     found = federations.people_of(sites[0], IMAGES, task)
-    made = training.batch(found, found.validation, task)
+    made = local_training.batch(found, found.validation, task)
     np.save(tmp_path / "rows.npy", made.rows.numpy())
     script = code + "\nimport numpy, torch\nprint(net(torch.from_numpy(numpy.load('../rows.npy'))).flatten().tolist())"
     done = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path / "out", capture_output=True, text=True)
@@ -398,7 +399,7 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(options: dict[str, A
     counts = sum(
         scores.count(s.log_odds, s.answers, scores.BINS)
         for people in [federations.people_of(site, IMAGES, task) for site in sites]
-        for s in [training.score(ours, people, people.validation, task)]
+        for s in [local_training.score(ours, people, people.validation, task)]
     )
     auc = result_of(outcome).tables["glance"].rows[0]["auc"]
     assert auc == pytest.approx(scores.area(counts.astype(float))[0], abs=1e-3) and auc > 0.9
@@ -415,12 +416,12 @@ def test_a_file_that_is_no_model_of_ours_is_told(tmp_path: Path) -> None:
 
 
 def test_training_is_not_imported_until_a_study_trains() -> None:
-    code = "import sys, federation.cli.main, strategies.train, strategies.private_train, aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
+    code = "import sys, federation.cli.main, strategies.learning.train, strategies.learning.train_dp, aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_without_torch_a_study_that_trains_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo, "is_there", lambda: False)
+    monkeypatch.setattr(networks, "is_there", lambda: False)
     with pytest.raises(errors.StudyError, match=r"hdh-federation\[deep\]"):
         registry.plan(federations.study_of({"a": MLP}), CONTRACT)
 
@@ -429,7 +430,7 @@ def test_workers_give_the_weights_that_one_process_gives(tmp_path: Path) -> None
     sites = sites_of(tmp_path)
     study = federations.study_of({"a": MLP})
     with local.asking(sites, federations.NOW, 2) as ask:
-        outcome = hub.run(study, CONTRACT, ask, [site.name for site in sites])
+        outcome = rounds.run(study, CONTRACT, ask, [site.name for site in sites])
     assert np.array_equal(weights_of(outcome), weights_of(run(MLP, sites)))
 
 

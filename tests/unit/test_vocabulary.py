@@ -15,7 +15,10 @@ from federation import errors
 from federation.contract import Contract
 from federation.messages import Result
 from simulations.pilots import running
-from strategies import boosted_trees, disproportionality, multiple_imputation, registry
+from strategies import registry
+from strategies.epidemiology import disproportionality
+from strategies.learning import boosted_trees
+from strategies.regression import multiple_imputation
 from tests import federations
 
 REPORTS = """

@@ -1,3 +1,3 @@
-from aggregator import server_app
+from aggregator.flower import server_app
 
 app = server_app.app  # the ServerApp installed at the hub; an assignment, because Flower reads this file as text

@@ -1,0 +1,62 @@
+"""Queries over Flower's Grid: our own push and pull loop, in waves, every reply checked against who was asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aggregator.secure_sum import Send
+from federation.messages import Query, Reply
+
+WAVE = 64  # nodes asked at once
+
+
+class Post(Protocol):
+    """What we need of Flower: messages out, by node id; messages in."""
+
+    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]: ...
+    def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a round may take, and how often we look."""
+
+    timeout_s: float = 600.0
+    poll_s: float = 0.1
+
+
+def send_of(post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> Send:
+    """`names` maps Flower's node ids to the names that the hub enrolled; a reply under another name is dropped."""
+    ids = {name: node_id for node_id, name in names.items()}
+
+    def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
+        wanted = [name for name in queries if name in ids]
+        replies: list[Reply] = []
+        for first in range(0, len(wanted), WAVE):
+            replies += _wave(post, {ids[name]: queries[name] for name in wanted[first : first + WAVE]}, names, patience, note)
+        return sorted(replies, key=lambda reply: reply.node)
+
+    return send
+
+
+def _wave(post: Post, queries: Mapping[int, Query], names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> list[Reply]:
+    waiting = dict(post.push(queries))
+    until = time.monotonic() + patience.timeout_s
+    replies = []
+    while waiting and time.monotonic() < until:
+        for message_id, reply in post.pull(list(waiting)):
+            name = names[waiting.pop(message_id)]
+            if isinstance(reply, str):
+                note(f"{name}: {reply}")
+            elif reply.node != name:
+                note(f"{name} answered under the name {reply.node!r}; dropped")
+            else:
+                replies.append(reply)
+        if waiting:
+            time.sleep(patience.poll_s * max(1.0, len(waiting) / 8))
+    for node_id in waiting.values():
+        note(f"{names[node_id]} did not answer within {patience.timeout_s:g} s")
+    return replies

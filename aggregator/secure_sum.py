@@ -1,0 +1,214 @@
+"""An `ask` through secure sums: five phases for each round, and for each task one sum over the nodes that stayed.
+
+The hub carries the nodes' letters and adds masked vectors; what it gets to know is in the replies that this returns.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from aggregator.rounds import Ask
+from federation.messages import PHASES, Answer, Mail, Part, Phase, Query, Refusal, Reply, State, TaskId, Within
+from federation.privacy import calibration
+from federation.privacy.calibration import Grid
+from federation.secagg import aggregation, packing, terms
+from federation.secagg.errors import SecaggError
+from federation.secagg.masks import Words
+from federation.secagg.packing import Slot
+from federation.secagg.terms import Advert, Opening, Terms
+from federation.study import Study
+from strategies import budget
+from strategies.protocol import Task
+
+Send = Callable[[Mapping[str, Query]], Sequence[Reply]]  # to each node its own query
+LIST = ""  # the item of a mail that lists names
+
+
+def ask_of(send: Send, plan: Callable[[Study], Mapping[str, Task]], watch: Callable[[str], None] = lambda phase: None) -> Ask:
+    """Plain where the study has no secure sum. `plan` gives the study's tasks, once; `watch` is told of each phase."""
+    planned: dict[str, Mapping[str, Task]] = {}
+
+    def ask(query: Query) -> Sequence[Reply]:
+        if query.study.privacy.secure_sum is None:
+            return send(dict.fromkeys(query.nodes, query))
+        if query.study.hash not in planned:
+            planned[query.study.hash] = plan(query.study)
+        return _sums(query, send, planned[query.study.hash], watch)
+
+    return ask
+
+
+@dataclass
+class Sum:
+    """One task's sum under way, as the hub sees it: whose letters came, and what nodes said instead."""
+
+    task: Task
+    terms: Terms
+    slots: Sequence[Slot]
+    grids: Mapping[str, Grid]
+    zero: Part
+    here: set[str]
+    stated: dict[str, bytes] = field(default_factory=dict)
+    adverts: dict[str, Advert] = field(default_factory=dict)
+    shares: set[str] = field(default_factory=set)  # who adds a share of the noise only
+    dealt: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    masked: dict[str, Words] = field(default_factory=dict)
+    signatures: dict[str, bytes] = field(default_factory=dict)
+    openings: dict[str, Opening] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    failed: str = ""
+    total: Part | None = None
+
+
+def _sums(query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[str], None]) -> list[Reply]:
+    attempt = secrets.token_hex(16)
+    sums = {task_id: _begin(query, tasks[task_id.analysis], state) for task_id, state in query.states.items()}
+    heads: dict[str, Reply] = {}
+    for name in PHASES:
+        watch(name)
+        letters = _letters(query, name, attempt, sums)
+        for reply in send(letters) if letters else ():
+            if reply.node not in letters or reply.round != query.round:
+                continue  # nobody was asked that
+            heads[reply.node] = reply
+            for task_id, answer in reply.answers.items():
+                if task_id in sums and reply.node in sums[task_id].here:
+                    _take(sums[task_id], name, reply.node, answer)
+        for one in sums.values():
+            _close(one, name)
+    return _replies(query, sums, heads)
+
+
+def _begin(query: Query, task: Task, state: State) -> Sum:
+    """The hub carries letters without knowing the nodes' identities: what they agree on, they state as a digest."""
+    zero = budget.zero(task, state)
+    grids = budget.grids(query.study, task, state, zero, len(query.nodes)) if query.study.privacy.mode == "dp" else {}
+    slots = packing.noised_slots(zero, grids) if grids else packing.exact_slots(zero)
+    secure = query.study.privacy.secure_sum
+    assert secure is not None
+    agreed = Terms("", dict.fromkeys(query.nodes, b""), query.study.privacy.threshold(len(query.nodes)), secure.colluders, packing.length(slots))
+    return Sum(task, agreed, slots, grids, zero, set(query.nodes))
+
+
+def _letters(query: Query, name: str, attempt: str, sums: Mapping[TaskId, Sum]) -> dict[str, Query]:
+    """To each node that is still in a sum, the mail of this phase for all its sums."""
+    letters = {}
+    routed = {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()} if name == "mask" else {}
+    for node in query.nodes:
+        mine = {task_id: one for task_id, one in sums.items() if not one.failed and node in one.here}
+        if mine:
+            mail = {task_id: _mail(one, name, node, routed.get(task_id, {})) for task_id, one in mine.items()}
+            letters[node] = replace(query, states={task_id: query.states[task_id] for task_id in mine}, phase=Phase(name, attempt, mail))
+    return letters
+
+
+def _mail(one: Sum, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, bytes]:
+    if name == "deal":
+        return {other: advert.to_bytes() for other, advert in one.adverts.items()}
+    if name == "mask":
+        return {LIST: json.dumps(sorted(one.dealt)).encode(), **routed[node]}
+    if name == "sign":
+        return {LIST: json.dumps(sorted(one.masked)).encode()}
+    return one.signatures if name == "unmask" else {}
+
+
+def _take(one: Sum, name: str, node: str, answer: Answer) -> None:
+    """A node's letter of this phase; whoever sends none is out of the sum, or has done its part."""
+    if isinstance(answer, Refusal):
+        one.refusals[node] = answer
+        return
+    try:
+        items = answer.items if isinstance(answer, Mail) else {}
+        if name == "advertise":
+            one.stated[node] = items["terms"]
+            one.adverts[node] = terms.advert_from(items["advert"])
+            one.shares |= {node} if items["noise"] == b"share" else set()
+        elif name == "deal":
+            if items.keys() != one.terms.near(node) & one.adverts.keys():
+                raise SecaggError("its envelopes are not for its neighbours")
+            one.dealt[node] = items
+        elif name == "mask":
+            one.masked[node] = _words(items["masked"], one.terms.length)
+        elif name == "sign":
+            one.signatures[node] = items["signature"]
+        else:
+            one.openings[node] = _opening(items)
+    except (KeyError, SecaggError):
+        one.refusals[node] = Refusal("garbage", "its letter in the secure sum is not one")
+
+
+def _words(content: bytes, length: int) -> Words:
+    if len(content) != 8 * length:
+        raise SecaggError("a masked vector has the wrong length")
+    return np.frombuffer(content, np.uint64)
+
+
+def _opening(items: Mapping[str, bytes]) -> Opening:
+    def of(kind: str) -> dict[str, bytes]:
+        return {name.removeprefix(kind): share for name, share in items.items() if name.startswith(kind)}
+
+    return Opening(of("seed:"), of("key:"))
+
+
+def _close(one: Sum, name: str) -> None:
+    """After a phase: who is still here, whether they are enough, and in the end the sum."""
+    if name == "advertise" and one.stated:
+        _agree(one)
+    came: dict[str, Mapping[str, object]] = {
+        "advertise": one.adverts, "deal": one.dealt, "mask": one.masked, "sign": one.signatures, "unmask": one.openings,
+    }  # fmt: skip
+    one.here &= came[name].keys()
+    if one.failed:
+        return
+    if len(one.here) < one.terms.threshold:
+        one.failed = f"the secure sum was not opened: {len(one.here)} nodes were left in the phase {name!r}, and {one.terms.threshold} are needed"
+    elif name == "unmask":
+        try:
+            words = _open(one)
+        except SecaggError as error:
+            one.failed = f"the secure sum was not opened: {error}"
+        else:
+            one.total = _part(one, words)
+
+
+def _agree(one: Sum) -> None:
+    """The terms that most nodes state; the others hold another roster."""
+    digest = max(sorted(set(one.stated.values())), key=list(one.stated.values()).count)
+    one.terms = replace(one.terms, stated=digest)
+    for node in [node for node, stated in one.stated.items() if stated != digest]:
+        del one.adverts[node]
+        one.refusals[node] = Refusal("roster", "it holds another roster than most nodes: its operator must accept the same one")
+
+
+def _open(one: Sum) -> Words:
+    return aggregation.open_sum(one.terms, one.adverts, frozenset(one.dealt), one.masked, one.openings)
+
+
+def _part(one: Sum, words: Words) -> Part:
+    arrays = packing.unpack(one.slots, words)
+    sums = {slot.name: calibration.to_numbers(steps, slot.unit) for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "sums"}
+    cells = {slot.name: steps for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "cells"}
+    noise = {name: sum(float(grid.share if node in one.shares else grid.variance) for node in one.masked) * grid.unit**2 for name, grid in one.grids.items()}
+    return Part(sums, cells, one.zero.bounds, one.zero.parameters, noise)
+
+
+def _replies(query: Query, sums: Mapping[TaskId, Sum], heads: Mapping[str, Reply]) -> list[Reply]:
+    """What the round loop needs: of each node, that its part is within the total, or why not."""
+    replies = []
+    for node in query.nodes:
+        answers: dict[TaskId, Answer] = {}
+        for task_id, one in sums.items():
+            if node in one.refusals:
+                answers[task_id] = one.refusals[node]
+            if one.total is not None and node in one.masked:
+                answers[task_id] = Within(one.total, frozenset(one.masked))
+            elif one.failed and node in one.adverts and task_id not in answers:
+                answers[task_id] = Refusal("secure_sum", one.failed)
+        if node in heads or answers:
+            replies.append(Reply(node, query.round, answers, heads[node].head if node in heads else None))
+    return replies

@@ -1,0 +1,46 @@
+"""Flower's door to the node: a ClientApp that answers one kind of message, through the service and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from federation import codec, receipts, wire
+from federation.messages import Query, Refusal, Reply
+from federation.secagg import keys
+from nodes import service
+from nodes.session import Office
+
+
+def app_of(office: Office, clock: Callable[[], datetime]) -> ClientApp:
+    app = ClientApp()
+
+    @app.query("round")  # type: ignore[untyped-decorator]
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            content, nonce = wire.query_of(message)
+            query = codec.query_from_bytes(content)
+        except codec.CodecError:
+            office.audit("refused", rule="message", why="not a query of this version")
+            return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
+        reply = service.answer(query, office, clock())
+        answered = codec.reply_to_bytes(reply)
+        signed = receipts.reply_content(query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered))
+        _note(office, query, reply, answered)
+        return Message(wire.reply_record(answered, keys.sign(office.identity, signed)), reply_to=message)
+
+    return app
+
+
+def _note(office: Office, query: Query, reply: Reply, answered: bytes) -> None:
+    """Before anything is sent: who asked what, what it cost, what leaves."""
+    refused = {str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)}
+    office.audit(
+        "answered" if len(refused) < len(reply.answers) else "refused",
+        study=query.study.study, study_hash=query.study.hash, coordinator=query.study.coordinator, round=query.round,
+        phase=query.phase.name if query.phase else "", analyses=[str(task) for task in reply.answers], refused=refused,
+        charged_pico_rho=reply.charged, bytes=len(answered), sha256=receipts.digest(answered),
+    )  # fmt: skip

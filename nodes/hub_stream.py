@@ -1,0 +1,221 @@
+"""The node's line to the hub: studies come in, this node's word on them goes out. Opened from here, and kept open.
+
+What the hub says is believed as far as it can be checked: a study is the one that its coordinator signed, or it is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from federation import __version__, credentials, errors, receipts
+from federation import study as studies
+from federation.credentials import Credentials
+from federation.messages import Head
+from federation.privacy import accounting
+from federation.rpc import hub_pb2, hub_pb2_grpc
+from federation.secagg import keys
+from federation.study import Study
+from nodes import ledger, memory, service, state_folder
+from nodes.approvals import Approvals, Proposed, Verdict
+from nodes.ledger import Account
+from nodes.session import Office
+from nodes.site import Site
+from strategies import registry
+
+log = logging.getLogger("hdh.node")
+LOOK_S = 0.5  # how often decisions of the staff are looked for
+RENEW_DAYS = 60.0
+MOST_SKEW_S = 5.0  # beyond which Flower refuses this node's signatures
+
+
+@dataclass
+class Line:
+    """`wake` is called when a study is about to ask; `state` is what `hdh node status` shows."""
+
+    office: Office
+    approvals: Approvals
+    own: Credentials
+    wake: Callable[[float, float | None], None]
+    stop: threading.Event
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class RevokedError(Exception):
+    """The hub does not know this node any more."""
+
+
+def keep(line: Line) -> None:
+    """Until `stop`: connects, listens, connects again. Raises RevokedError."""
+    delay = 0.5
+    teller = threading.Thread(target=_tell_decisions, args=(line,), daemon=True)
+    teller.start()
+    while not line.stop.is_set():
+        started = time.monotonic()
+        if credentials.days_left(line.own.certificate) < 0:
+            line.state["line"] = "certificate expired"
+            log.error("this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again")
+        try:
+            with credentials.channel(line.own) as channel:
+                _listen(line, channel)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                raise RevokedError(str(error.details()).partition("|")[2] or "the hub does not accept this node's certificate") from None
+            if not line.stop.is_set():
+                log.warning("%s", credentials.hub_error(error, line.own.api))
+        except errors.HdhError as error:  # this node's own disk, say: what was proposed is proposed again
+            log.error("%s", error)
+        line.state["line"] = "away"
+        delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
+        line.stop.wait(delay * random.uniform(0.8, 1.2))
+
+
+def _listen(line: Line, channel: grpc.Channel) -> None:
+    stub = hub_pb2_grpc.NodesStub(channel)
+    stream = stub.Watch(_hello(line.office.site))
+    threading.Thread(target=_cancel_at_stop, args=(line.stop, stream), daemon=True).start()
+    for notice in stream:
+        kind = notice.WhichOneof("what")
+        if kind == "welcome":
+            line.state |= {"line": "open", "since": _now()}
+            log.info("the line to the hub %s is open", line.own.api)
+            _check_welcome(line, notice.welcome)
+            _renew(line, stub)
+        elif kind == "wake":
+            line.wake(notice.wake.seconds, notice.wake.every)
+        elif kind == "ended":
+            line.approvals.end(notice.ended.study_hash)
+        elif kind == "proposal":
+            decision = consider(line, notice.proposal)
+            if decision is not None:
+                stub.Decide(decision, timeout=30)
+            if decision is not None and decision.verdict == "approved":
+                wanted = studies.parse(notice.proposal.study).runs
+                registry.preload(wanted)  # its first query is some seconds away
+                memory.ready(wanted)
+
+
+def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
+    stop.wait()
+    stream.cancel()
+
+
+def _hello(site: Site) -> hub_pb2.Hello:
+    holdings = [
+        hub_pb2.Holding(dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0) for name, dataset in sorted(site.datasets.items())
+    ]
+    return hub_pb2.Hello(version=__version__, holdings=holdings)
+
+
+def _check_welcome(line: Line, welcome: hub_pb2.Welcome) -> None:
+    skew = time.time() - welcome.now
+    line.state["skew_s"] = round(skew, 1)
+    if abs(skew) > MOST_SKEW_S:
+        log.error(
+            "this machine's clock is %.0f s %s the hub's: no study can be answered until it is set (NTP)", abs(skew), "ahead of" if skew > 0 else "behind"
+        )
+    with suppress(errors.LedgerError):
+        ledger.check_witness(state_folder.open_ledger(line.office.site.state), Head(int(welcome.head_seq), welcome.head_hash))
+        line.state.pop("rolled_back", None)
+        return
+    line.state["rolled_back"] = True
+    log.error("this node's ledger is older than the one that the hub has seen: no study is answered until the newest copy is restored")
+    line.office.audit("rolled back", seen=int(welcome.head_seq))
+
+
+def _renew(line: Line, stub: Any) -> None:
+    """Well before the certificate expires, a new one for the same key."""
+    if credentials.days_left(line.own.certificate) > RENEW_DAYS:
+        return
+    csr = credentials.request(credentials.private_key(line.own.key))
+    credentials.write_secret(line.own.folder / "own.crt", stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode())
+    line.office.audit("certificate renewed")
+    log.info("the certificate is renewed")
+
+
+# -- studies
+def consider(line: Line, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | None:
+    """This node's word on a proposal; none if it is not a study that a coordinator signed."""
+    now = datetime.now(UTC)
+    try:
+        study = studies.parse(proposal.study)
+    except errors.StudyError:
+        log.error("a proposal is no study of this version; not considered")
+        line.office.audit("refused", rule="study", why="a proposal that is no study of this version")
+        return None
+    site, approvals = line.office.site, line.approvals
+    signer = credentials.signer_of_study(proposal.certificate.encode(), line.own.authority, study.hash, proposal.signature, now)
+    pinned = site.policy.coordinator_keys.get(study.coordinator)
+    if signer is None or signer[0] != study.coordinator or (pinned is not None and pinned != signer[1]):
+        log.error("study %s is not signed by the coordinator that it names; refused", study.hash[:12])
+        line.office.audit(
+            "refused", study=study.study, study_hash=study.hash, coordinator=study.coordinator, rule="coordinator", why="its signature does not hold"
+        )
+        return _decision(
+            line, study.hash, "refused", "it is not signed by the coordinator that it names, with the key known here", "policy", proposal.rehearsal
+        )
+    refused = _policy(study, proposal, site, now)
+    verdict: Verdict = "refused" if refused else "approved" if site.policy.approval == "automatic" else "waiting"
+    if proposal.rehearsal:
+        return _decision(line, study.hash, verdict, refused or ("" if verdict == "approved" else "waits for the approval of its staff"), "policy", True)
+    known = approvals.verdict(study.hash)
+    kept = approvals.propose(
+        Proposed(
+            study.hash, study.study, proposal.study, study.coordinator, signer[1], proposal.nodes, _now(), proposal.deadline, 0,
+            verdict, refused or "", "" if verdict == "waiting" else "policy", "" if verdict == "waiting" else _now(),
+        )
+    )  # fmt: skip
+    if known is None:
+        line.office.audit(
+            "proposed", study=study.study, study_hash=study.hash, coordinator=study.coordinator, key=signer[1], verdict=kept.verdict, why=kept.reason
+        )
+        log.info("study %s (%s) of %s: %s %s", study.study, study.hash[:12], study.coordinator, kept.verdict, kept.reason)
+    elif kept.by == "policy" and kept.verdict != verdict:  # the policy has changed since
+        approvals.decide(study.hash, verdict, refused or "", "policy", _now())
+        kept = approvals.find(study.hash)
+    return _decision(line, study.hash, kept.verdict, kept.reason, kept.by, False, kept.at)
+
+
+def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime) -> str | None:
+    dataset = site.datasets.get(study.dataset)
+    if dataset is None or dataset.contract.hash != proposal.contract_hash:
+        return f"contract: this node has no dataset {study.dataset!r} with this contract"
+    refused = service.admit_study(study, dataset.contract, proposal.nodes, site, now)
+    if refused is not None:
+        return str(refused) if not site.policy.terse else "refused: this node does not answer; ask its producer"
+    if study.privacy.mode == "dp":
+        account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
+        book = state_folder.open_ledger(site.state)  # one's own: an SQLite connection belongs to a thread
+        if ledger.remaining(book, account) + accounting.equivalent(ledger.spent_by(book, account.dataset, study.hash), study.privacy.delta) < study.privacy.rho:
+            return f"budget: the {now.year} budget of {account.dataset} does not hold this study: ask for less, or ask its producer for a grant"
+    return None
+
+
+def _decision(line: Line, study_hash: str, verdict: str, reason: str, by: str, rehearsal: bool, at: str = "") -> hub_pb2.Decision:
+    signature = b""
+    if not rehearsal and verdict != "waiting":
+        signature = keys.sign(line.office.identity, receipts.decision_content(study_hash, verdict, by, at := at or _now()))
+    return hub_pb2.Decision(study_hash=study_hash, verdict=verdict, reason=reason, by=by, at=at, signature=signature, rehearsal=rehearsal)
+
+
+def _tell_decisions(line: Line) -> None:
+    """What the staff has decided meanwhile, until the hub has taken it."""
+    while not line.stop.wait(LOOK_S):
+        with suppress(grpc.RpcError, errors.HdhError), credentials.channel(line.own) as channel:
+            for one in line.approvals.untold() if line.state.get("line") == "open" else ():
+                decision = _decision(line, one.study_hash, one.verdict, one.reason, one.by, False, one.at)
+                hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
+                line.approvals.told(one)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

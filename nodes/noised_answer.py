@@ -1,0 +1,116 @@
+"""A part under differential privacy: priced, charged, noised and stored before anything leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+
+from federation import codec
+from federation.contract import Contract
+from federation.messages import Floats, Ints, Noised, Part, Query, Refusal, State, TaskId
+from federation.privacy import calibration, noise
+from federation.privacy.calibration import Grid
+from federation.privacy.noise import Entropy
+from federation.study import Study
+from nodes import ledger
+from nodes.ledger import Account, Claim, Ledger
+from strategies import budget
+from strategies.protocol import Task
+
+WHOLE = "node"  # the noise that makes the release private by itself
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What a node's releases are paid from."""
+
+    book: Ledger
+    contract: Contract
+    now: datetime
+    entropy: Entropy = os.urandom
+
+    @property
+    def account(self) -> Account:
+        return Account(self.contract.dataset, self.contract.unit, self.now.year)
+
+
+def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
+    """The release's name: the hash of all that decides it but the rows. So whoever asks again gets the first answer again, for
+    nothing, even if the rows have changed since: a new answer needs a new study. `share` is WHOLE, or names the secure sum for
+    which a share of noise was drawn."""
+    digest = hashlib.sha256()
+    honest = query.study.privacy.honest(len(query.nodes))  # the grid is as fine as its shares need
+    said = [query.study.hash, query.contract_hash, task_id.analysis, task_id.node, share, honest, state.step]
+    digest.update(json.dumps(said).encode())
+    for key in sorted(state.values):
+        array = state.values[key]
+        digest.update(json.dumps([key, list(array.shape)]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callable[[], Part], purse: Purse, *, share: bool = False) -> Noised | Refusal:
+    """The stored answer, or else: charge, noise, store. `compute` gives the node's part; `share`: under a secure sum this node
+    adds its share of the noise only."""
+    if (before := ledger.stored(purse.book, name_)) is not None:
+        return codec.noised_from_bytes(before)
+    part = compute()
+    try:
+        steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
+    except OverflowError:
+        return Refusal("overflow", "a sum is too large for its grid: narrow the contract's ranges")
+    refused = ledger.charge(purse.book, purse.account, claim(name_, study, grids), purse.now.isoformat(timespec="seconds"))
+    if refused is not None:
+        return refused
+    content = codec.noised_to_bytes(_noised(steps, grids, purse, share))
+    return codec.noised_from_bytes(ledger.store(purse.book, name_, content, purse.now.isoformat(timespec="seconds")))
+
+
+def inside(
+    name_: str, study: Study, grids: Mapping[str, Grid], step: Grid, train: Callable[[Callable[[Floats], Floats]], Part], purse: Purse
+) -> Noised | Refusal:
+    """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `train` gets what
+    noises the sum of a step."""
+    if (before := ledger.stored(purse.book, name_)) is not None:
+        return codec.noised_from_bytes(before)
+    at = purse.now.isoformat(timespec="seconds")
+    refused = ledger.charge(purse.book, purse.account, claim(name_, study, grids), at)
+    if refused is not None:
+        return refused
+
+    def noised(array: Floats) -> Floats:
+        return calibration.to_numbers(calibration.to_steps(array, step) + noise.discrete_gaussian(step.size, step.variance, purse.entropy), step.unit)
+
+    try:
+        part = train(noised)
+        steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
+    except OverflowError:
+        return Refusal("overflow", "the weights grow without end: make the learning rate smaller")
+    sent = Noised(steps, {key: grid.unit for key, grid in grids.items()}, dict.fromkeys(grids, 0.0), purse.now.date().isoformat())
+    return codec.noised_from_bytes(ledger.store(purse.book, name_, codec.noised_to_bytes(sent), at))
+
+
+def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
+    """A share of distributed noise is charged as the whole: it is private only together with the others' shares."""
+    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items() if grid.event is not None}, study.privacy.delta)
+
+
+def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], purse: Purse, share: bool) -> Noised:
+    variances: dict[str, Fraction] = {key: grid.share if share else grid.variance for key, grid in grids.items()}
+    drawn = {key: noise.discrete_gaussian(grid.size, variances[key], purse.entropy) for key, grid in grids.items()}
+    return Noised(
+        {key: array + drawn[key].reshape(array.shape) for key, array in steps.items()},
+        {key: grid.unit for key, grid in grids.items()},
+        {key: float(variance) for key, variance in variances.items()},
+        purse.now.date().isoformat(),
+    )
+
+
+def grids(query: Query, task: Task, state: State, part: Part) -> dict[str, Grid]:
+    """ValueError where the budget is too small for the round."""
+    return budget.grids(query.study, task, state, part, len(query.nodes))

@@ -1,0 +1,68 @@
+"""A node at work: its site, and what it keeps open between rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from federation import audit
+from federation.cohort import Cohort
+from federation.disclosure import Rules
+from federation.messages import Refusal, TaskId
+from federation.privacy.noise import Entropy
+from nodes import state_folder
+from nodes.approvals import Approvals
+from nodes.ledger import Ledger
+from nodes.site import Site
+from strategies.protocol import Task
+
+if TYPE_CHECKING:
+    from nodes.secure_sum import Sitting
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
+
+    tasks: dict[str, Task]
+    cohort: Cohort
+    rules: Rules
+    refused: Refusal | None
+
+
+@dataclass(frozen=True)
+class Office:
+    """The site, and what the last rounds left open: desks per study hash, seats in secure sums. `approvals`: none in a simulation,
+    where nobody has to be asked."""
+
+    site: Site
+    desks: dict[str, Desk] = field(default_factory=dict)
+    seats: dict[tuple[str, TaskId], Sitting] = field(default_factory=dict, repr=False)  # by attempt and task
+    admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)  # by study, number of nodes, day
+    entropy: Entropy = field(default=os.urandom, repr=False)
+    approvals: Approvals | None = None
+
+    @cached_property
+    def book(self) -> Ledger:
+        return state_folder.open_ledger(self.site.state)
+
+    @cached_property
+    def secret(self) -> bytes:
+        return state_folder.secret(self.site.state)
+
+    @cached_property
+    def identity(self) -> bytes:
+        return state_folder.identity(self.site.state)
+
+    def audit(self, event: str, **what: Any) -> None:
+        if self.site.state is not None:
+            audit.write(state_folder.made(self.site.state) / state_folder.AUDIT, event, **what)
+
+    def salt(self, about: str) -> bytes:
+        """Nobody outside can guess what is hashed with it; another for everything that it is about."""
+        return hmac.new(self.secret, about.encode(), hashlib.sha256).digest()

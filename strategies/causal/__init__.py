@@ -1,0 +1,1 @@
+"""Comparisons of treatments in observational data."""

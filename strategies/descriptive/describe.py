@@ -1,0 +1,238 @@
+"""Each column by itself: number, missing, mean, standard deviation, quantiles, histogram; the levels of a category.
+
+Node: sums of x and x^2 about the middle of the contract's range, counts in equal bins of that range, counts of
+levels. Hub: their sums. Exact: counts, mean, standard deviation, and the quantiles asked for as `exact`, which are
+searched by counting in ever finer bins. Approximate: quantiles from the histogram, right to one bin (`width`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+
+from federation import messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from strategies.protocol import Task
+
+FINER = 64  # bins of each round of the search for an exact quantile
+Probability = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
+
+class Options(Frozen):
+    """`bins` for the published histogram; `quantile_bins` for the quantiles read off a finer one."""
+
+    columns: tuple[str, ...] = pydantic.Field(min_length=1)
+    quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
+    method: Literal["histogram", "exact"] = "histogram"
+    bins: int = pydantic.Field(20, ge=1, le=1000)
+    quantile_bins: int = pydantic.Field(1000, ge=10, le=1_000_000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`fine` is a multiple of the published bins, so that one count serves both."""
+
+    numbers: tuple[Field, ...]
+    categories: tuple[Field, ...]
+    fine: int
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    fields = [schema.field(name) for name in dict.fromkeys(options.columns)]
+    for field in fields:
+        if field.kind in ("string", "date"):
+            raise ExpressionError(f"{field.name!r} is a {field.kind}; describe takes numbers, categories and yes-or-no columns: derive one")
+        if field.kind == "number" and not (math.isfinite(field.interval[0]) and math.isfinite(field.interval[1])):
+            raise ExpressionError(f"the contract gives {field.name!r} no `range`; describe needs one for its bins")
+    numbers = tuple(field for field in fields if field.kind == "number")
+    categories = tuple(field for field in fields if field.kind != "number")
+    fine = options.bins * max(1, math.ceil(options.quantile_bins / options.bins)) if options.quantiles else options.bins
+    return Plan(numbers, categories, fine), tuple(fields)
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+# -- node
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    if state.step == "search":
+        return _search(cohort, task, state)
+    plan: Plan = task.plan
+    everyone = np.array([cohort.people])
+    cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
+    sums, bounds = {}, {}
+    known, moments = np.zeros(len(plan.numbers) + len(plan.categories), np.int64), np.zeros((len(plan.numbers), 2))
+    histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
+    for i, field in enumerate(plan.numbers):
+        values = cohort.columns([field])[field.name]
+        known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
+    for i, field in enumerate(plan.categories, start=len(plan.numbers)):
+        counts = count_levels(cohort.columns([field])[field.name], field)
+        known[i] = counts.sum()
+        cells[f"levels:{field.name}"] = counts
+    cells |= {"known": known, "histogram": histograms, "missing_by_column": cohort.rows - known}
+    for name in cells:
+        if name.startswith(("levels:", "known", "histogram")):
+            sums[name] = cells[name].astype(np.float64)
+            bounds[name] = task.rows_per_person * _row_norm(name, plan)
+    sums["moments"] = moments
+    bounds["moments"] = task.rows_per_person * _moment_norm(plan)
+    return Part(sums, cells, bounds)
+
+
+def summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
+    """How many are known; sums of u and u^2, u = x less the middle of its range; counts in `bins` equal bins."""
+    low, high = field.interval
+    middle, scale = (low + high) / 2, bins / (high - low)
+    count, first, second = 0, 0.0, 0.0
+    histogram = np.zeros(bins + 1, np.int64)
+    for start in range(0, len(values), 32768):  # a block stays in the cache
+        u = values[start : start + 32768]
+        unknown = np.isnan(u)
+        if unknown.any():
+            u = u[~unknown]
+        count += len(u)
+        histogram += np.bincount(((u - low) * scale).astype(np.intp), minlength=bins + 1)
+        u = u - middle
+        first += float(u.sum())
+        second += float(u @ u)
+    histogram[bins - 1] += histogram[bins]  # the top of the range belongs to the last bin
+    return count, np.array([first, second]), histogram[:bins]
+
+
+def count_levels(column: Floats | Ints, field: Field) -> Ints:
+    if field.kind == "boolean":
+        column = np.where(np.isnan(column), -1, column)
+    return np.bincount(column.astype(np.int64) + 1, minlength=len(field.groups) + 1)[1:]
+
+
+def _row_norm(name: str, plan: Plan) -> float:
+    if name == "known":
+        return math.sqrt(len(plan.numbers) + len(plan.categories))
+    return math.sqrt(len(plan.numbers)) if name == "histogram" else 1.0
+
+
+def _moment_norm(plan: Plan) -> float:
+    halves = [(field.interval[1] - field.interval[0]) / 2 for field in plan.numbers]
+    return math.sqrt(sum(half**2 + half**4 for half in halves))
+
+
+def _search(cohort: Cohort, task: Task, state: State) -> Part:
+    """Counts at or below, and in FINER equal bins of, the interval where each quantile lies."""
+    plan: Plan = task.plan
+    shape = state["low"].shape
+    counts = np.zeros((*shape, FINER + 1), np.int64)
+    for i, field in enumerate(plan.numbers):
+        values = cohort.once(("sorted", field.name), lambda f=field: _sorted(cohort, f))  # type: ignore[misc]
+        for q in range(shape[1]):
+            edges = bin_edges(state["low"][i, q], state["high"][i, q])
+            counts[i, q] = np.diff(np.r_[0, np.searchsorted(values, edges, side="right")])
+    cells = {"people": np.array([cohort.people]), "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64), "search": counts}
+    norm = math.sqrt(shape[0] * shape[1])
+    return Part({"search": counts.astype(np.float64)}, cells, {"search": task.rows_per_person * norm})
+
+
+def _sorted(cohort: Cohort, field: Field) -> Floats:
+    values = cohort.columns([field])[field.name]
+    return np.sort(values[~np.isnan(values)])
+
+
+def bin_edges(low: float, high: float) -> Floats:
+    """FINER + 1 ascending edges, the last one exactly `high`."""
+    edges = low + (high - low) * (np.arange(FINER + 1) / FINER)
+    edges[-1] = high
+    return edges
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    plan: Plan = task.plan
+    if state.step == "search":
+        return _narrow(total, task, state)
+    values = {f"cells:{name}": array.astype(np.float64) for name, array in total.cells.items()}
+    values["moments"] = total.sums["moments"]
+    if task.options.method == "exact" and task.options.quantiles and plan.numbers:
+        low = np.array([[np.nextafter(field.interval[0], -np.inf)] * len(task.options.quantiles) for field in plan.numbers])
+        high = np.array([[field.interval[1]] * len(task.options.quantiles) for field in plan.numbers])
+        return State("search", values | {"low": low, "high": high})
+    return _result(task, values, None)
+
+
+def _narrow(total: Part, task: Task, state: State) -> State | Result:
+    """The bin where the count first reaches the rank; done when no float lies between its edges."""
+    low, high = state["low"].copy(), state["high"].copy()
+    known = state["cells:known"]
+    for i in range(low.shape[0]):
+        for q, p in enumerate(task.options.quantiles):
+            below = np.cumsum(total.sums["search"][i, q])
+            rank = max(1, math.ceil(p * known[i] - 1e-9))
+            at = int(np.searchsorted(below, rank))
+            edges = bin_edges(low[i, q], high[i, q])
+            if 0 < at <= FINER:
+                low[i, q], high[i, q] = edges[at - 1], edges[at]
+    values = dict(state.values) | {"low": low, "high": high}
+    if np.all(np.nextafter(low, np.inf) >= high):
+        return _result(task, values, high)
+    return State("search", values)
+
+
+def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Result:
+    plan: Plan = task.plan
+    numbers: list[Row] = []
+    quantiles: list[Row] = []
+    histogram: list[Row] = []
+    levels: list[Row] = []
+    for i, field in enumerate(plan.numbers):
+        n, (first, second) = int(values["cells:known"][i]), values["moments"][i]
+        missing = int(values["cells:missing_by_column"][i])
+        middle = sum(field.interval) / 2
+        mean = middle + first / n if n else None
+        spread = math.sqrt(max(second - first * first / n, 0.0) / (n - 1)) if n > 1 else None
+        numbers.append({"column": field.name, "unit": field.unit, "n": n, "missing": missing, "mean": mean, "sd": spread})
+        counts = values["cells:histogram"][i]
+        quantiles += _quantiles(field, counts, task, n, None if exact is None else exact[i])
+        histogram += _histogram(field, counts, task.options.bins)
+    for field in plan.categories:
+        counts = values[f"cells:levels:{field.name}"]
+        share = counts / counts.sum() if counts.sum() else counts
+        levels += [{"row": field.name, "column": level, "n": int(c), "row_share": float(s)} for level, c, s in zip(field.groups, counts, share, strict=True)]
+    tables = {"numbers": Table(numbers), "quantiles": Table(quantiles), "histogram": Table(histogram, door="lines"), "levels": Table(levels, door="lines")}
+    used = {name: table for name, table in tables.items() if table.rows}
+    counts_ = {name: int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")}
+    rough = bool(quantiles) and exact is None
+    return Result(
+        used, counts_, Exactness("approximate", "quantiles are read off a histogram, and are right to the `width` beside them") if rough else Exactness()
+    )
+
+
+def _quantiles(field: Field, counts: Floats, task: Task, n: int, exact: Floats | None) -> list[Row]:
+    low, high = field.interval
+    width = (high - low) / len(counts)
+    below = np.cumsum(counts)
+    rows: list[Row] = []
+    for q, p in enumerate(task.options.quantiles):
+        row: Row = {"column": field.name, "probability": p, "n": int(min(p, 1 - p) * n), "n_column": n}
+        if exact is not None:
+            rows.append(row | {"estimate": float(exact[q]) if n else None, "width": 0.0})
+            continue
+        at = int(np.searchsorted(below, p * n - 1e-9)) if n else 0
+        within = (p * n - (below[at] - counts[at])) / counts[at] if n else 0.0
+        rows.append(row | {"estimate": float(low + width * (at + within)) if n else None, "width": width})
+    return rows
+
+
+def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
+    low, high = field.interval
+    edges = low + (high - low) * np.arange(bins + 1) / bins
+    coarse = counts.reshape(bins, -1).sum(1)
+    return [{"row": field.name, "column": f"{a:g} to {b:g}", "n": int(c)} for a, b, c in zip(edges[:-1], edges[1:], coarse, strict=True)]

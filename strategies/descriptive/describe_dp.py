@@ -1,0 +1,216 @@
+"""Each column by itself under differential privacy: number, mean, standard deviation, quantiles, histogram, levels.
+
+Node: one histogram per number in equal bins of the contract's range, released so that its running sums carry little noise;
+sums of u and u^2, u the value on [-1, 1]; counts of levels. Hub: counts, histogram and quantiles from the one histogram, made
+consistent (running sums that never fall, from nobody to everyone); means from the sums. Noised; quantiles right to a bin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pydantic
+from scipy import optimize, special
+
+from federation import messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.privacy import cumulative
+from strategies.descriptive import crosstab_dp, describe
+from strategies.descriptive.describe import Plan, Probability
+from strategies.numerics import counting
+from strategies.protocol import Task
+
+WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
+ONLY_COUNTS = False
+
+
+class Options(Frozen):
+    columns: tuple[str, ...] = pydantic.Field(min_length=1)
+    quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
+    bins: int = pydantic.Field(20, ge=1, le=1000)
+    quantile_bins: int = pydantic.Field(500, ge=10, le=5000)
+    conf_level: float = 0.95
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    return describe.prepare(
+        describe.Options(columns=options.columns, quantiles=options.quantiles, bins=options.bins, quantile_bins=options.quantile_bins), schema
+    )
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    used = {"histogram": task.plan.numbers, "moments": task.plan.numbers, "levels": task.plan.categories}
+    weights = {name: weight for name, weight in WEIGHTS.items() if used.get(name, True)}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+# -- node
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    plan, m = task.plan, task.rows_per_person
+    sums = cohort.once(("private describe", task.name), lambda: _sums(cohort, task))
+    fields, numbers = len(plan.numbers) + len(plan.categories), len(plan.numbers)
+    bounds = {
+        "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine), "moments": m * math.sqrt(2 * numbers),
+        "levels": m * math.sqrt(len(plan.categories)), "known": m * math.sqrt(fields), "people": counting.tally_bound(m),
+    }  # fmt: skip
+    return Part(sums, {}, bounds)
+
+
+def _sums(cohort: Cohort, task: Task) -> dict[str, Floats | Ints]:
+    plan: Plan = task.plan
+    moments, known = np.zeros((len(plan.numbers), 2)), []
+    histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
+    for i, field in enumerate(plan.numbers):
+        half = (field.interval[1] - field.interval[0]) / 2
+        count, about_middle, histograms[i] = describe.summarise(cohort.columns([field])[field.name], field, plan.fine)
+        moments[i] = about_middle / (half, half * half)
+        known.append(count)
+    for field in plan.categories:
+        levels.append(describe.count_levels(cohort.columns([field])[field.name], field))
+        known.append(int(levels[-1].sum()))
+    everyone = counting.tally(cohort, np.ones(cohort.rows, np.bool_))
+    return {
+        "histogram": cumulative.encode(histograms), "moments": moments, "people": everyone,
+        "levels": np.concatenate([*levels, np.empty(0, np.int64)]), "known": np.array(known, np.int64),
+    }  # fmt: skip
+
+
+# -- hub
+@dataclass(frozen=True)
+class Column:
+    """One number's noised sums: how many are known with its variance, moments on [-1, 1], running sums (bins,) that never fall,
+    the bins as they came, and variances of the noise."""
+
+    field: Field
+    n: float
+    n_variance: float
+    moments: Floats
+    below: Floats
+    bins: Floats
+    moments_variance: float
+    bins_variance: float
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    plan: Plan = task.plan
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    columns = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
+    counted = counting.estimated(total)
+    tables = {
+        "numbers": Table([_number(column, counted.n["rows"], z) for column in columns]),
+        "quantiles": Table([row for column in columns for row in _quantiles(column, task.options.quantiles, z)]),
+        "histogram": Table([row for column in columns for row in _histogram(column, task.options.bins, z)], door="lines"),
+        "levels": Table(_levels(total, plan, z), door="lines"),
+    }
+    why = "noise was added to every sum; intervals include it; quantiles are right to the `width` of a bin beside them"
+    used = {name: table for name, table in tables.items() if table.rows}
+    return Result(used, counted.n, Exactness("noised", why), counted.notes)
+
+
+def _column(i: int, field: Field, total: Part, plan: Plan) -> Column:
+    bins = cumulative.decode(total.sums["histogram"][i])
+    bins_variance = total.noise["histogram"]
+    running = np.cumsum(bins)
+    from_bins = bins_variance * float(cumulative.noise_of_running_sums(plan.fine)[-1]) ** 2
+    weights = np.array([1 / max(total.noise["known"], 1e-300), 1 / max(from_bins, 1e-300)])
+    n = max(float(weights @ [total.sums["known"][i], running[-1]]) / weights.sum(), 1.0)
+    below = np.clip(optimize.isotonic_regression(running).x, 0.0, n)
+    return Column(field, n, 1 / weights.sum(), total.sums["moments"][i], below, bins, total.noise["moments"], bins_variance)
+
+
+def _number(column: Column, rows: int, z: float) -> Row:
+    low, high = column.field.interval
+    half, (first, second), n = (high - low) / 2, column.moments, column.n
+    mean = min(max(first / n, -1.0), 1.0)
+    spread = math.sqrt(max(second - n * mean * mean, 0.0) / max(n - 1, 1.0))
+    noise = math.sqrt(column.moments_variance + mean * mean * column.n_variance) / n
+    error = half * math.hypot(spread / math.sqrt(n), noise)
+    middle = (low + high) / 2 + half * mean
+    return {
+        "column": column.field.name, "unit": column.field.unit, "n": round(n), "missing": max(0, rows - round(n)), "mean": middle, "sd": half * spread,
+        "std_error": error, "noise_sd": half * noise, "conf_low": middle - z * error, "conf_high": middle + z * error,
+    }  # fmt: skip
+
+
+def _quantiles(column: Column, probabilities: Sequence[float], z: float) -> list[Row]:
+    """By inverting the running sums; the interval inverts them at the ranks that sampling and noise leave possible
+    (Woodruff 1952)."""
+    rows: list[Row] = []
+    bins = np.arange(len(column.below))
+    everyone = float(column.below[-1])
+    for p in probabilities:
+        at, width = _at(column, p * everyone)
+        edge = min(int((at - column.field.interval[0]) / width), len(bins) - 1)
+        noise = math.sqrt(column.bins_variance) * float(cumulative.noise_of((bins <= edge).astype(float) - p))
+        rank = math.hypot(noise, math.sqrt(everyone * p * (1 - p)))
+        ends = [_at(column, p * everyone + side * z * rank)[0] for side in (-1, 1)]
+        rows.append(
+            {"column": column.field.name, "probability": p, "estimate": at, "width": width, "rank_noise_sd": noise, "conf_low": ends[0], "conf_high": ends[1]}
+        )
+    return rows
+
+
+def _at(column: Column, rank: float) -> tuple[float, float]:
+    """Where the running sum reaches `rank`, linearly within a bin; and the width of a bin."""
+    low, high = column.field.interval
+    width = (high - low) / len(column.below)
+    sums = np.r_[0.0, column.below]
+    rank = min(max(rank, 0.0), float(sums[-1]))
+    k = min(max(int(np.searchsorted(sums, rank)), 1), len(column.below))
+    inside = (rank - sums[k - 1]) / (sums[k] - sums[k - 1]) if sums[k] > sums[k - 1] else 1.0
+    return low + width * (k - 1 + inside), width
+
+
+def _histogram(column: Column, bins: int, z: float) -> list[Row]:
+    low, high = column.field.interval
+    edges = low + (high - low) * np.arange(bins + 1) / bins
+    fine = len(column.bins) // bins
+    weights = np.repeat(np.eye(bins), fine, axis=1)
+    sds = math.sqrt(column.bins_variance) * cumulative.noise_of(weights)
+    smooth = np.diff(np.r_[0.0, column.below[fine - 1 :: fine]])
+    counts = column.bins.reshape(bins, -1).sum(1)
+    return [
+        {"row": column.field.name, "column": f"{a:g} to {b:g}", **crosstab_dp.interval(float(count), float(sd) ** 2, z), "n": round(float(n))}
+        for a, b, count, sd, n in zip(edges[:-1], edges[1:], counts, sds, smooth, strict=True)
+    ]
+
+
+def _levels(total: Part, plan: Plan, z: float) -> list[Row]:
+    rows: list[Row] = []
+    at = 0
+    for field in plan.categories:
+        counts = total.sums["levels"][at : at + len(field.groups)]
+        at += len(field.groups)
+        everyone = float(np.maximum(counts, 0).sum())
+        for level, count in zip(field.groups, counts.tolist(), strict=True):
+            share = max(0.0, count) / everyone if everyone > 0 else None
+            rows.append({"row": field.name, "column": level, **crosstab_dp.interval(count, total.noise["levels"], z), "row_share": share})
+    return rows
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """As if a standard deviation were a quarter of the range."""
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    rows: list[Row] = []
+    for field in task.plan.numbers:
+        half = (field.interval[1] - field.interval[0]) / 2
+        errors = half / 2 / math.sqrt(people), half * noise(State(), "moments") / people
+        rows.append({"what": f"mean of {field.name}", "sampling_sd": errors[0], "noise_sd": errors[1], "width": 2 * z * math.hypot(*errors)})
+    if task.plan.categories:
+        sd = noise(State(), "levels")
+        rows.append({"what": "a count of a level", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd})
+    return rows

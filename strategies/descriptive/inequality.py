@@ -1,0 +1,203 @@
+"""How unequally an amount is spread, by group: mean, quantiles, Gini coefficient, Lorenz curve, and the share of the top.
+
+Node: how many people have each amount, on a grid that the contract or the study gives. Hub: the measures of the pooled distribution, with
+their linearised standard errors (Davidson 2009; quantiles: Woodruff 1952). Exact where amounts lie on the grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from strategies.numerics import counting, grouping
+from strategies.numerics.counting import Mask
+from strategies.protocol import Task
+
+MOST_CELLS = 5_000_000
+Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
+
+class Options(Frozen):
+    """`step`: the width of the cells that amounts are counted in, by default the contract's; an amount between two of them counts at the
+    nearer one. `lorenz`: at how many equal parts of the people the curve is given. `top`: which shares of the people to look at."""
+
+    value: str
+    by: tuple[str, ...] = ()
+    step: float | None = pydantic.Field(None, gt=0)
+    quantiles: tuple[Share, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+    lorenz: int = pydantic.Field(10, ge=2, le=100)
+    top: tuple[Share, ...] = (0.01, 0.05, 0.1)
+    conf_level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Plan:
+    value: Field
+    by: tuple[Field, ...]
+    labels: tuple[str, ...]
+    low: float
+    step: float
+    size: int
+
+    @property
+    def amounts(self) -> Floats:
+        return np.array([round(self.low + self.step * i, 12) for i in range(self.size)])
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    value = schema.field(options.value)
+    low, high = value.interval
+    if value.kind != "number" or not 0 <= low < high < math.inf:
+        raise ExpressionError(f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere")
+    step = options.step or value.step
+    if step is None:
+        raise ExpressionError(f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`")
+    by = grouping.fields(options.by, schema, "groups are of categories")
+    labels = grouping.labels(by)
+    size = math.ceil((high - low) / step - 1e-9) + 1
+    if len(labels) * size > MOST_CELLS:
+        raise ExpressionError(f"{len(labels):,} groups and {size:,} cells are more than {MOST_CELLS:,}; use a wider `step`")
+    return Plan(value, by, labels, low, step, size), (value, *by)
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def count(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
+    """The complete rows (n_rows,); rows by group and cell; and how many amounts are not on the grid."""
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    kept = np.flatnonzero(keep)
+    steps = (columns[plan.value.name][kept] - plan.low) / plan.step
+    nearest = np.rint(steps)
+    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(nearest, 0, plan.size - 1).astype(np.int64)
+    counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(len(plan.labels), plan.size)
+    return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    keep, counts, off_grid = count(cohort, task)
+    cells = counting.people(cohort, keep) | {"amounts": counts, "off_grid": np.array([off_grid])}
+    return Part({"amounts": counts.astype(np.float64)}, cells, {"amounts": float(task.rows_per_person)})
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    if not total.sums["amounts"].sum() > 0:
+        raise errors.ModelError(f"{task.name}: nobody in the cohort has an amount; widen it")
+    tables = measured(total.sums["amounts"], task, None)
+    why = f"amounts are counted at the nearest multiple of {task.plan.step:g}"
+    off = int(total.cells["off_grid"][0])
+    return Result(tables, counting.reported(total.cells), Exactness("approximate", why) if off else Exactness())
+
+
+Noise = Callable[[Floats], float]  # the variance that noise in the counts gives to a weighted sum over the cells
+
+
+def measured(counts: Floats, task: Task, noise: Noise | None) -> dict[str, Table]:
+    """The tables, from counts (groups, cells)."""
+    plan, options = task.plan, task.options
+    z = float(special.ndtri((1 + options.conf_level) / 2))
+    summary, quantiles, lorenz, top = [], [], [], []
+    for label, n in zip(plan.labels, counts, strict=True):
+        if not (n.sum() > 0 and n @ plan.amounts > 0):
+            continue
+        one = Distribution(n, plan.amounts, noise)
+        head = {"group": label, "n": max(0, round(one.size))}
+        mean, gini = (_said(one, *found, z) for found in (one.mean(), one.gini()))
+        summary.append(
+            head
+            | {
+                "mean": mean.pop("estimate"),
+                **{f"mean_{k}": v for k, v in mean.items()},
+                "gini": gini.pop("estimate"),
+                **{f"gini_{k}": v for k, v in gini.items()},
+            }
+        )
+        quantiles += [{"group": label, **_counted(one, p), "probability": p, **one.quantile(p, z)} for p in options.quantiles]
+        parts = [i / options.lorenz for i in range(1, options.lorenz)]
+        lorenz += [{"group": label, **_counted(one, p), "probability": p, **_said(one, *one.lorenz(p), z)} for p in parts]
+        for share in options.top:
+            estimate, weights = one.lorenz(1 - share)
+            top.append({"group": label, **_counted(one, share), "probability": share, **_said(one, 1 - estimate, -weights, z)})
+    door = "groups" if noise is None else "estimates"
+    return {"summary": Table(summary, door=door), "quantiles": Table(quantiles), "lorenz": Table(lorenz), "top": Table(top)}  # type: ignore[arg-type]
+
+
+def _counted(one: Distribution, p: float) -> Row:
+    """How many people lie beyond: for the door."""
+    return {"n": int(min(p, 1 - p) * one.size), "n_column": round(one.size)} if one.noise is None else {}
+
+
+def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
+    sampling, noised = float(np.maximum(one.n, 0) @ weights**2), one.noise(weights) if one.noise else 0.0
+    error = math.sqrt(sampling + noised)
+    row: Row = {"estimate": estimate, "std_error": error, "conf_low": estimate - z * error, "conf_high": estimate + z * error}
+    return row if one.noise is None else row | {"noise_sd": math.sqrt(noised)}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How many people `n` (cells,) have each of `amounts` (cells,), ascending. A measure comes with its influence (cells,): how much one
+    more person in a cell moves it."""
+
+    n: Floats
+    amounts: Floats
+    noise: Noise | None
+
+    @property
+    def size(self) -> float:
+        return float(self.n.sum())
+
+    @property
+    def total(self) -> float:
+        return float(self.n @ self.amounts)
+
+    def mean(self) -> tuple[float, Floats]:
+        mean = self.total / self.size
+        return mean, (self.amounts - mean) / self.size
+
+    def gini(self) -> tuple[float, Floats]:
+        """Half of the mean difference between two people, over the mean."""
+        x, N, T = self.amounts, self.size, self.total
+        below = np.cumsum(self.n) - self.n / 2  # with half of those who have the same
+        held = np.cumsum(self.n * x) - self.n * x / 2
+        gini = float(2 * (self.n * x) @ below / (N * T) - 1)
+        influence = 2 * (x * below + (T - held)) / (N * T)  # one more in a cell raises the rank of all above it
+        return gini, influence - (gini + 1) * (1 / N + x / T)
+
+    def rank(self, p: float) -> int:
+        """The cell where the people first reach the share p."""
+        reached = np.maximum.accumulate(np.cumsum(self.n)) >= p * self.size - 1e-9
+        return int(np.argmax(reached))
+
+    def lorenz(self, p: float) -> tuple[float, Floats]:
+        """What the poorest share p of the people hold of all: those in the cell at p by part."""
+        at, x = self.rank(p), self.amounts
+        q = float(x[at])
+        held = float((self.n * x)[:at].sum() + (p * self.size - self.n[:at].sum()) * q)
+        share = held / self.total
+        return share, (np.minimum(x - q, 0.0) + p * q - share * x) / self.total
+
+    def quantile(self, p: float, z: float) -> Row:
+        """The amount that a share p of the people do not exceed (R's type 1); limits are those amounts at p plus or minus its error."""
+        at = self.rank(p)
+        weights: Floats = np.where(np.arange(len(self.n)) <= at, 1 - p, -p) / self.size
+        error = math.sqrt(p * (1 - p) / self.size + (self.noise(weights) if self.noise else 0.0))
+        ends = (self.rank(min(max(p + side * z * error, 0.0), 1.0)) for side in (-1, 1))
+        low, high = (float(self.amounts[i]) for i in ends)
+        return {"estimate": float(self.amounts[at]), "conf_low": low, "conf_high": high}

@@ -1,0 +1,90 @@
+"""Inequality of an amount under differential privacy, from one noised histogram a group.
+
+Node: how many people have each amount, released so that running sums carry little noise. Hub: the measures of the noised distribution,
+whose cells may be below zero, since cutting them off at zero would bias what hangs on the tail; intervals include the noise. Noised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import special
+
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.expression import ExpressionError
+from federation.messages import Exactness, Floats, Part, Result, Row, State
+from federation.privacy import cumulative
+from strategies.descriptive import inequality
+from strategies.descriptive.inequality import Plan
+from strategies.numerics import counting
+from strategies.protocol import Task
+
+COUNTS = 0.05
+MOST_BINS = 2000
+CLEAR = 10.0  # noise standard deviations that a group's people and total must pass
+ONLY_COUNTS = False
+
+
+class Options(inequality.Options):
+    pass
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    plan, fields = inequality.prepare(options, schema)
+    if plan.size > MOST_BINS:
+        wide = (plan.size - 1) * plan.step / (MOST_BINS - 1)
+        raise ExpressionError(f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MOST_BINS:,}); write `step: {wide:.3g}` or more")
+    return plan, fields
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    return {"amounts": 1 - COUNTS, "people": COUNTS}
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    keep, counts, _ = inequality.count(cohort, task)
+    m = task.rows_per_person
+    bounds = {"amounts": m * cumulative.norm(task.plan.size), "people": counting.tally_bound(m)}
+    return Part({"amounts": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, bounds)
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    variance, counts = total.noise["amounts"], cumulative.decode(total.sums["amounts"])
+
+    def noise(weights: Floats) -> float:
+        return variance * float((cumulative.carried(weights) ** 2).sum())
+
+    people_sd, total_sd = (math.sqrt(noise(weights)) for weights in (np.ones(plan.size), plan.amounts))
+    clear = (counts.sum(1) > CLEAR * people_sd) & (counts @ plan.amounts > CLEAR * total_sd)
+    if not clear.any():
+        raise errors.ModelError(f"{task.name}: no group stands out from the noise; use fewer groups or wider cells, or give the analysis more budget")
+    tables = inequality.measured(np.where(clear[:, None], counts, 0.0), task, noise)
+    counted = counting.estimated(total)
+    drowned = [label for label, seen in zip(plan.labels, clear, strict=True) if not seen]
+    notes = [f"{', '.join(drowned)}: not shown, since the noise hides them"] if drowned else []
+    why = f"noise was added to the counts of amounts, in cells of {plan.step:g}; intervals include it"
+    return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their range."""
+    plan: Plan = task.plan
+    each = np.full(plan.size, people / len(plan.labels) / plan.size)
+    _, weights = inequality.Distribution(each, plan.amounts, None).gini()
+    sampling = math.sqrt(float(each @ weights**2))
+    sd = noise(State(), "amounts") * math.sqrt(float((cumulative.carried(weights) ** 2).sum()))
+    return [{"what": "a Gini coefficient", "sampling_sd": sampling, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * math.hypot(sampling, sd)}]

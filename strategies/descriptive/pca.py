@@ -1,0 +1,107 @@
+"""Principal components of numeric columns, from their means and cross-products.
+
+Node: n, the sum of u and of u u', u being the columns on [-1, 1] by the contract's ranges. Hub: the eigenvectors of the pooled covariance or
+correlation matrix. Exact (Jolliffe 2002); signs are such that each component's largest loading is positive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pydantic
+
+from federation import cohort as cohorts
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.messages import Floats, Part, Result, Row, State, Table
+from strategies.numerics import counting, newton
+from strategies.protocol import Task
+
+
+class Options(Frozen):
+    """`standardise`: of the correlation matrix. `components`: how many are shown."""
+
+    columns: tuple[str, ...] = pydantic.Field(min_length=2)
+    standardise: bool = True
+    components: int = pydantic.Field(5, ge=1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    fields: tuple[Field, ...]
+    middle: Floats
+    half: Floats
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    plan = numbers(options.columns, schema)
+    return plan, plan.fields
+
+
+def numbers(columns: Sequence[str], schema: Schema) -> Plan:
+    """Numeric columns, with the middle and half-width of their ranges."""
+    fields = tuple(schema.field(name) for name in dict.fromkeys(columns))
+    for field in fields:
+        if field.kind not in ("number", "boolean"):
+            raise ExpressionError(f"columns: {field.name!r} is a {field.kind}; only numbers and yes-or-no columns are offered here")
+        if not all(map(math.isfinite, field.interval)) or not field.interval[0] < field.interval[1]:
+            raise ExpressionError(f"columns: {field.name!r} has no finite `range` in the contract; give it one")
+    ends = np.array([field.interval for field in fields])
+    return Plan(fields, ends.mean(1), np.diff(ends)[:, 0] / 2)
+
+
+def scaled(cohort: Cohort, plan: Plan) -> tuple[Floats, np.ndarray]:
+    """(n, p) the complete rows on [-1, 1], and which rows these are (n_rows,)."""
+    columns = cohort.columns(plan.fields)
+    keep = cohorts.complete(columns)
+    return np.column_stack([(columns[field.name][keep] - m) / h for field, m, h in zip(plan.fields, plan.middle, plan.half, strict=True)]), keep
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    U, keep = scaled(cohort, task.plan)
+    p, m = U.shape[1], task.rows_per_person
+    sums = {"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))}
+    return Part(sums, counting.people(cohort, keep), {"first": m * math.sqrt(p), "second": float(m * p)}, parameters=p)
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    n = int(total.cells["rows"][0])
+    if n < 2:
+        raise errors.ModelError(f"{task.name}: fewer than two complete rows; widen the cohort")
+    mean = total.sums["first"] / n
+    covariance = (total.sums["second"] - n * np.outer(mean, mean)) / (n - 1) * np.outer(plan.half, plan.half)
+    sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    if still := [field.name for field, spread in zip(plan.fields, sd, strict=True) if not spread > 0]:
+        raise errors.ModelError(f"{task.name}: {', '.join(still)} does not vary in this cohort; leave it out")
+    matrix = covariance / np.outer(sd, sd) if task.options.standardise else covariance
+    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(len(values))])
+    shown = range(min(task.options.components, len(values)))
+    variance = [
+        {
+            "component": f"PC{k + 1}",
+            "variance": float(values[k]),
+            "share": float(values[k] / values.sum()),
+            "cumulated": float(values[: k + 1].sum() / values.sum()),
+        }
+        for k in shown
+    ]
+    loadings: list[Row] = [
+        {"component": f"PC{k + 1}", "term": field.name, "estimate": float(vectors[j, k])} for k in shown for j, field in enumerate(plan.fields)
+    ]
+    columns = [
+        {"term": field.name, "mean": float(m + h * u), "sd": float(s)} for field, m, h, u, s in zip(plan.fields, plan.middle, plan.half, mean, sd, strict=True)
+    ]
+    return Result({"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)}, counting.reported(total.cells))

@@ -1,0 +1,1 @@
+"""Rates, case series, surveillance, drug safety and pathways of care."""

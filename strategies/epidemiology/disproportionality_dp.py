@@ -1,0 +1,96 @@
+"""Disproportionality under differential privacy.
+
+Node: reports of each drug, each event and each pair, noised. Hub: the pairs whose noised count no noise would reach, among so many; their
+information component, with an interval that includes the noise. Noised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import special
+
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.messages import Exactness, Part, Result, Row, State, Table
+from strategies.epidemiology import disproportionality
+from strategies.epidemiology.disproportionality import Plan
+from strategies.numerics import counting
+from strategies.protocol import Task
+
+COUNTS, MARGINS = 0.05, 0.1  # of the budget, to the number of reports and to each margin
+ONLY_COUNTS = False
+
+
+class Options(disproportionality.Options):
+    pass
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    return disproportionality.prepare(options, schema)
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    return {"pairs": 1 - COUNTS - 2 * MARGINS, "drugs": MARGINS, "events": MARGINS, "people": COUNTS}
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    counted = disproportionality.count(cohort, task)
+    sums = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events, "people": counting.tally(cohort, counted.keep)}
+    return Part(sums, {}, disproportionality.bounds(task) | {"people": counting.tally_bound(task.rows_per_person)})
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    counted = counting.estimated(total)
+    reports = max(float(total.sums["people"][0]), 1.0)
+    sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
+    pairs = total.sums["pairs"]
+    least = max(task.options.least, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size)))
+    drug, event = np.nonzero((pairs >= least) & (total.sums["drugs"][:, None] > 3 * sd["drugs"]) & (total.sums["events"] > 3 * sd["events"]))
+    if not len(drug):
+        raise errors.ModelError(f"{task.name}: no pair stands out from the noise, at {least:.0f} reports; use coarser events, or give the analysis more budget")
+    a, of_drug, of_event = pairs[drug, event], total.sums["drugs"][drug], total.sums["events"][event]
+    expected = of_drug * of_event / reports
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    ic = np.log2((a + 0.5) / (expected + 0.5))
+    noised = (sd["pairs"] / (a + 0.5)) ** 2 + (sd["drugs"] / of_drug) ** 2 + (sd["events"] / of_event) ** 2
+    error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
+    order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
+    rows: list[Row] = [
+        {
+            "drug": plan.drug.groups[drug[i]], "event": plan.event.groups[event[i]], "n": max(0, round(a[i])), "expected": float(expected[i]), "ic": float(ic[i]),
+            "std_error": float(error[i]), "noise_sd": float(math.sqrt(noised[i]) / math.log(2)), "ic_low": float(ic[i] - z * error[i]),
+            "ic_high": float(ic[i] + z * error[i]), "signal_ic": "yes" if ic[i] - z * error[i] > 0 else "no",
+        }
+        for i in order
+    ]  # fmt: skip
+    why = "noise was added to every count; intervals include it, and pairs that do not stand out from it are left out"
+    summary = {
+        "reports": round(reports),
+        "least_reports": math.ceil(least),
+        "pairs_tested": len(a),
+        "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
+    }
+    return Result({"pairs": Table(rows), "summary": Table([summary])}, counted.n, Exactness("noised", why), counted.notes)
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """How many reports a pair needs to stand out."""
+    sd = noise(State(), "pairs")
+    least = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))
+    return [
+        {"what": f"reports of a pair (it stands out from {least:.0f} on)", "sampling_sd": None, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * sd}
+    ]

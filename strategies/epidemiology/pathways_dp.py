@@ -1,0 +1,120 @@
+"""Pathways under differential privacy: who goes from which step to which, how pathways begin, and indicators.
+
+Node: how many people go from one step to another, begin with each sequence, come to an indicator's first step and then to its second,
+noised. Hub: the counts that stand out from the noise, with intervals; shares whose intervals include it. Delays are not given: they have no
+bound of a use. Noised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from scipy import special
+
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.messages import Exactness, Part, Result, Row, State, Table
+from strategies.descriptive import crosstab_dp
+from strategies.epidemiology import pathways
+from strategies.epidemiology.pathways import END, START, Plan
+from strategies.numerics import counting
+from strategies.protocol import Task
+
+COUNTS = 0.05
+WEIGHTS = {"edges": 3.0, "beginnings": 2.0, "came": 1.0, "reached": 1.0}  # of the rest
+SURE = 5.0  # noise standard deviations that a divisor must pass
+ONLY_COUNTS = False
+CUT = "about {share:.0f} % of the people were clipped: pathways longer than `most_steps`, or rows beyond rows_per_person"
+
+
+class Options(pathways.Options):
+    pass
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    return pathways.prepare(options, schema)
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    wanted = {"edges": True, "beginnings": task.options.beginnings > 0, "came": bool(task.plan.indicators), "reached": bool(task.plan.indicators)}
+    weights = {name: WEIGHTS[name] for name, is_wanted in wanted.items() if is_wanted}
+    return {name: (1 - COUNTS) * weight / sum(weights.values()) for name, weight in weights.items()} | {"people": COUNTS}
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    walks = pathways.walks_of(cohort, task)
+    came, reached = pathways.indicators(walks, task)
+    sums = {"edges": pathways.people_by_edge(walks, task), "beginnings": pathways.beginnings(walks, task), "came": came, "reached": reached}
+    people = counting.tally(cohort, walks.keep, walks.cut)
+    return Part(sums | {"people": people}, {}, pathways.bounds(task) | {"people": counting.tally_bound(task.rows_per_person)})
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    edges, variance = total.sums["edges"], total.noise["edges"]
+    clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / edges.size))
+    names = (*plan.step.levels, START), (*plan.step.levels, END)
+    rows: list[Row] = [
+        {"row": origin, "column": target, **crosstab_dp.interval(float(edges[i, j]), variance, z)}
+        for i, origin in enumerate(names[0]) for j, target in enumerate(names[1]) if edges[i, j] > clear
+    ]  # fmt: skip
+    if not rows:
+        raise errors.ModelError(f"{task.name}: no transition stands out from the noise; widen the cohort, or give the analysis more budget")
+    tables = {"edges": Table(sorted(rows, key=lambda row: -row["n"]))}
+    if task.options.beginnings:
+        tables["beginnings"] = Table(_beginnings(total, task, z))
+    if plan.indicators:
+        tables["indicators"] = Table(_indicators(total, plan, z))
+    counted = counting.estimated(total, CUT)
+    why = "noise was added to every count; intervals include it, and what does not stand out from it is left out"
+    return Result(tables, counted.n, Exactness("noised", why), counted.notes)
+
+
+def _beginnings(total: Part, task: Task, z: float) -> list[Row]:
+    counts, variance = total.sums["beginnings"], total.noise["beginnings"]
+    clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / counts.size))
+    found = [(cell, float(counts[cell])) for cell in (counts > clear).nonzero()[0]]
+    length = task.options.beginnings
+    return [
+        {"sequence": pathways.sequence(int(cell), task.plan, length), **crosstab_dp.interval(n, variance, z)}
+        for cell, n in sorted(found, key=lambda pair: -pair[1])
+    ]
+
+
+def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
+    rows: list[Row] = []
+    for i, (name, *_) in enumerate(plan.indicators):
+        for label, n, k in zip(plan.labels, total.sums["came"][i].tolist(), total.sums["reached"][i].tolist(), strict=True):
+            row: Row = {"indicator": name, "group": label, "n": max(0, round(n)), "n_event": max(0, round(k))}
+            if n <= SURE * math.sqrt(total.noise["came"]) or n <= 1:
+                rows.append(row | dict.fromkeys(("estimate", "std_error", "noise_sd", "conf_low", "conf_high")))
+                continue
+            p = min(max(k / n, 0.0), 1.0)
+            noised = (total.noise["reached"] + p * p * total.noise["came"]) / n**2
+            error = math.sqrt(max(p * (1 - p), 1 / n) / n + noised)
+            ends = {"conf_low": max(0.0, p - z * error), "conf_high": min(1.0, p + z * error)}
+            rows.append(row | {"estimate": p, "std_error": error, "noise_sd": math.sqrt(noised), **ends})
+    return rows
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """A count of people on a transition; and an indicator of one group, if half of all people come to its first step."""
+    z, sd = float(special.ndtri((1 + task.options.conf_level) / 2)), noise(State(), "edges")
+    rows: list[Row] = [{"what": "people on a transition", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]
+    if task.plan.indicators:
+        n = people / 2 / len(task.plan.labels)
+        sampling, noised = math.sqrt(0.25 / n), math.hypot(noise(State(), "reached"), noise(State(), "came") / 2) / n
+        rows.append({"what": "an indicator", "sampling_sd": sampling, "noise_sd": noised, "width": 2 * z * math.hypot(sampling, noised)})
+    return rows

@@ -1,0 +1,97 @@
+"""The self-controlled case series under differential privacy.
+
+Node: score and information of each person's events, given how many they had, a person's part cut to its bound, over a few rounds.
+Hub: noisy Newton steps; standard errors and intervals include the noise. Noised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from federation import messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from strategies.epidemiology import sccs
+from strategies.epidemiology.sccs import Plan
+from strategies.numerics import counting, newton, newton_dp
+from strategies.protocol import Task
+
+COUNTS = 0.05
+INFORMATION = 0.25  # of a round, to the information; the rest to the score
+ONLY_COUNTS = False
+CUT = "about {share:.0f} % of the people were clipped: more events than `most_events`, values moved into the contract's ranges, or rows beyond rows_per_person"
+
+
+class Options(sccs.Options):
+    """`rounds` of Newton's method; a person with more than `most_events` events weighs as one with so many."""
+
+    rounds: int = pydantic.Field(4, ge=2, le=20)
+    most_events: int = pydantic.Field(3, ge=1)
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    return sccs.prepare(options, schema)
+
+
+def start(task: Task) -> State:
+    return newton_dp.begin(np.zeros(len(task.plan.names)))
+
+
+def rounds(task: Task) -> list[State]:
+    return newton_dp.states(len(task.plan.names), task.options.rounds)
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    number = int(state["round"][0])
+    share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS)
+    found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
+    return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    rows = cohort.once(("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
+    found = sccs.expect(rows, state["beta"])
+    weight = np.minimum(1.0, task.options.most_events / np.maximum(rows.totals, 1e-300))
+    totals = rows.totals * weight
+    score = rows.X.T @ (rows.events * rows.spread(weight) - rows.spread(totals) * found.share)
+    information = newton.gram(rows.X, rows.spread(totals) * found.share) - newton.gram(found.mean, totals)
+    keep, clipped = np.zeros(cohort.rows, np.bool_), np.zeros(cohort.rows, np.bool_)
+    keep[rows.place] = True
+    clipped[rows.place[rows.spread(weight) < 1]] = True
+    packed = newton_dp.pack(information, newton_dp.everywhere(len(information)))
+    return Part({"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)}, {}, _bounds(task))
+
+
+def _bounds(task: Task) -> dict[str, float]:
+    N, reach = min(task.options.most_events, sccs.most_events(task)), task.plan.reach
+    return {"score": N * reach, "information": N * reach**2 / 4, "people": counting.tally_bound(task.rows_per_person)}
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    made = newton_dp.advance(total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names)))
+    if isinstance(made, State):
+        return made
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    rows = newton_dp.coefficients(plan.names, plan.scaling, made, intercept=False, z=z, exponentiate="rate_ratio")
+    counted = counting.estimated(total, CUT)
+    glance = {"n": counted.n.get("people", counted.n["rows"]), "rounds": task.options.rounds}
+    why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
+    return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """As if one person in five had one event, half of it in time that differs in every covariate."""
+    plan: Plan = task.plan
+    information: Floats = 0.2 * people * newton_dp.expected_squares(task, plan.names, False) / 2
+    score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    least = newton_dp.SURE * matrix * math.sqrt(len(information))
+    return newton_dp.foreseen(plan.names, plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)

@@ -1,0 +1,69 @@
+"""Weekly counts and alarms under differential privacy.
+
+Node: rows by week and series, noised. Hub: the same rules as on exact counts. Noise is in the weeks of the baseline as it is in the week
+under test, so it widens the limits by itself; small series drown, and say so by wide limits. Noised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from scipy import special
+
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.messages import Exactness, Part, Result, Row, State, Table
+from strategies.epidemiology import surveillance
+from strategies.epidemiology.surveillance import Plan
+from strategies.numerics import counting
+from strategies.protocol import Task
+
+COUNTS = 0.05
+ONLY_COUNTS = True
+
+
+class Options(surveillance.Options):
+    pass
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    return surveillance.prepare(options, schema)
+
+
+def start(task: Task) -> State:
+    return State()
+
+
+def rounds(task: Task) -> list[State]:
+    return [start(task)]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    return counting.crossed(cohort, task.plan.fields, [len(field.groups) for field in task.plan.fields], task.rows_per_person)
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    plan: Plan = task.plan
+    total = messages.add(parts)
+    y, sd = total.sums["counts"].reshape(plan.weeks, -1), math.sqrt(total.noise["counts"])
+    if not y.sum() > 0:
+        raise errors.ModelError(f"{task.name}: no count stands out from the noise; use fewer series, or give the analysis more budget")
+    tables = {"alarms": Table([row | {"n": max(0, round(row["n"])), "noise_sd": sd} for row in surveillance.judge(y, task)])}
+    if task.options.series:
+        rows = ((label, week, float(y[week, s])) for s, label in enumerate(plan.labels) for week in range(plan.weeks))
+        tables["series"] = Table([{"series": label, "week": plan.first + week, "n": max(0, round(n)), "noise_sd": sd} for label, week, n in rows])
+    counted = counting.estimated(total)
+    return Result(tables, counted.n, Exactness("noised", "noise was added to every weekly count; it is in the limits as it is in the counts"), counted.notes)
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """A weekly count, if all are alike."""
+    sampling, sd = math.sqrt(people / len(task.plan.labels) / task.plan.weeks), noise(State(), "counts")
+    z = float(special.ndtri(0.975))
+    return [{"what": "a weekly count", "sampling_sd": sampling, "noise_sd": sd, "width": 2 * z * math.hypot(sampling, sd)}]

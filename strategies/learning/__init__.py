@@ -1,0 +1,1 @@
+"""Machine learning: networks, trees, clusters, and their evaluation."""

@@ -1,0 +1,319 @@
+"""Gradient-boosted trees by summed histograms.
+
+Node: first, counts of each number in fine equal bins of its range; then, for each level of each tree, sums of gradients, of Hessians and of
+rows by branch, column and bin; at the end, the scores' histogram by answer. Hub: bins of equal frequency, then the best split of each branch.
+Exact: the trees are those of the pooled rows with the same bins (Friedman 2001; Chen & Guestrin 2016, 2.2; Ke et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Model
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from strategies.learning import scores, splits
+from strategies.numerics import counting, newton
+from strategies.protocol import Task
+
+FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
+
+
+class Options(Frozen):
+    """`model` as `died ~ age + sex`. A branch is split if both sides keep `least` rows and the gain is positive; `l2` shrinks leaves.
+    `validation`: the share of people, chosen by `seed` as `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
+
+    model: str
+    family: Literal["binomial", "gaussian"] = "binomial"
+    trees: int = pydantic.Field(50, ge=1, le=1000)
+    depth: int = pydantic.Field(4, ge=1, le=8)
+    learning_rate: float = pydantic.Field(0.15, gt=0, le=1)
+    bins: int = pydantic.Field(32, ge=2, le=256)
+    l2: float = pydantic.Field(1.0, ge=0)
+    least: int = pydantic.Field(20, ge=1)
+    validation: float = pydantic.Field(0.0, ge=0, le=0.9)
+    seed: int = pydantic.Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: Model
+    names: tuple[str, ...]
+    low: Floats  # of each column's range
+    high: Floats
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    model = formula.compile(options.model, schema)
+    if model.survival or not model.response or model.strata or model.offset is not None:
+        raise ExpressionError(f"{options.model!r} needs one response on the left of ~, and no strata() or offset()")
+    response = model.response[0]
+    if options.family == "binomial" and not (response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)):
+        raise ExpressionError(f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels")
+    if options.family == "gaussian" and response.kind != "number":
+        raise ExpressionError(f"{response.name!r} is a {response.kind}; family gaussian needs a number")
+    newton.need_terms(model.terms, options.model)
+    for term in model.terms:
+        if not all(map(math.isfinite, term.interval)):
+            raise ExpressionError(f"{term.name!r} has no finite range by the contract; its bins need one")
+    ends = np.array([term.interval for term in model.terms])
+    return Plan(model, tuple(term.name for term in model.terms), ends[:, 0], ends[:, 1]), tuple(model.fields)
+
+
+def start(task: Task) -> State:
+    return State("bins")
+
+
+# -- node
+@dataclass(frozen=True)
+class Rows:
+    """Complete rows that grow trees, or those that try them: the design on [0, 1] by the contract's ranges (n, p), and the response (n,)."""
+
+    part: str
+    X: Floats
+    y: Floats
+    cells: dict[str, Ints]
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    part = "try" if state.step == "score" and task.options.validation else "grow"
+    rows = cohort.once(("boosted_trees", task.name, part), lambda: _rows(cohort, task, part))
+    sums, cells, bounds = _STEPS[state.step](cohort, rows, task, state)
+    return Part(sums, rows.cells | cells, bounds, parameters=len(task.plan.names))
+
+
+def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    if task.options.validation:
+        numbers = np.unique(cohort.person[keep], return_inverse=True)[1]
+        coins = splits.coins(int(numbers.max(initial=-1)) + 1, task.options.seed)[numbers]
+        keep[keep] = (coins >= task.options.validation) if part == "grow" else (coins < task.options.validation)
+    kept = cohorts.kept_rows(keep)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.low, scale=np.maximum(plan.high - plan.low, 1e-300))
+    return Rows(part, X, columns[plan.model.response[0].name][kept].astype(np.float64), counting.people(cohort, keep))
+
+
+Made = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
+
+
+def _fine_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+    p, m = rows.X.shape[1], task.rows_per_person
+    fine = np.minimum((rows.X * FINE).astype(np.int64), FINE - 1)
+    counts = np.stack([np.bincount(fine[:, j], minlength=FINE) for j in range(p)]).astype(np.int64)
+    y = rows.y
+    low, high = _response_range(task)
+    largest = max(abs(low), abs(high))
+    sums = {"fine": counts.astype(np.float64), "response": np.array([float(y.sum()), float(y @ y)])}
+    return sums, {"fine": counts}, {"fine": m * math.sqrt(p), "response": m * math.hypot(largest, largest**2)}
+
+
+def _response_range(task: Task) -> tuple[float, float]:
+    response = task.plan.model.response[0]
+    return response.interval if response.kind == "number" else (0.0, 1.0)
+
+
+def _binned(cohort: Cohort, rows: Rows, task: Task, state: State) -> NDArray[np.int64]:
+    """(n, p) the bin of each value; kept for the study, under its edges."""
+    key = ("boosted_trees bins", task.name, rows.part, state["edges"].tobytes())
+    return cohort.once(key, lambda: np.stack([np.searchsorted(state["edges"][j], rows.X[:, j], side="right") for j in range(rows.X.shape[1])], axis=1))
+
+
+def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
+    """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at most."""
+    key, done = ("boosted_trees margin", task.name, rows.part), int(state["done"][0])
+    bins = _binned(cohort, rows, task, state)
+    at, sign, margin = cohort.kept.get(key, (-1, b"", np.empty(0)))
+    forest = state["leaf"][:done].tobytes()
+    if at < 0 or at > done or forest[: len(sign)] != sign:
+        at, margin = 0, np.full(len(rows.y), float(state["base"][0]))
+    for tree in range(at, done):
+        margin = margin + state["leaf"][tree][_walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)]
+    cohort.kept[key] = (done, forest, margin)
+    scores: Floats = margin
+    return scores
+
+
+def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) -> Ints:
+    """(n,) the branch of each row after so many levels of a tree; branch b at a level has children 2b and 2b + 1 at the next. `feature` and
+    `cut` are level after level; where nothing is split all go left."""
+    branch, first = np.zeros(len(bins), np.int64), 0
+    rows = np.arange(len(bins))
+    for level in range(levels):
+        f, c = feature[first + branch].astype(np.int64), cut[first + branch]
+        right = (f >= 0) & (bins[rows, np.maximum(f, 0)] > c)
+        branch, first = 2 * branch + right, first + 2**level
+    return branch
+
+
+def _split_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+    margin, bins = _margin(cohort, rows, task, state), _binned(cohort, rows, task, state)
+    done, level, (B, p) = int(state["done"][0]), int(state["level"][0]), (task.options.bins, rows.X.shape[1])
+    branch = _walk(bins, state["feature"][done], state["cut"][done], level)
+    gradient, hessian = _slopes(margin, rows.y, task)
+    size = 2**level * B
+    found = np.empty((3, 2**level, p, B))
+    for j in range(p):
+        cell = branch * B + bins[:, j]
+        for i, weights in enumerate((gradient, hessian, None)):
+            found[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
+    counts = found[2].astype(np.int64)
+    most = 1.0 if task.options.family == "binomial" else math.inf  # the residual of a sum of trees has no bound of its own
+    return {"histogram": found}, {"counts": counts}, {"histogram": task.rows_per_person * math.sqrt(p) * math.hypot(most, 0.25, 1.0)}
+
+
+def _slopes(margin: Floats, y: Floats, task: Task) -> tuple[Floats, Floats]:
+    if task.options.family == "gaussian":
+        return margin - y, np.ones_like(y)
+    mu = special.expit(margin)
+    return mu - y, mu * (1 - mu)
+
+
+def _score_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+    margin = _margin(cohort, rows, task, state)
+    if task.options.family == "gaussian":
+        return {"loss": np.array([float(((rows.y - margin) ** 2).sum())])}, {}, {"loss": math.inf}
+    score = special.expit(margin)
+    bin_ = np.minimum((score * SCORES).astype(np.int64), SCORES - 1)
+    counts = np.bincount(rows.y.astype(np.int64) * SCORES + bin_, minlength=2 * SCORES).reshape(2, SCORES)
+    loss = float(np.logaddexp(0.0, np.where(rows.y > 0, -margin, margin)).sum())
+    m = float(task.rows_per_person)
+    return {"scores": counts.astype(np.float64), "loss": np.array([loss])}, {"scores": counts.astype(np.int64)}, {"scores": m, "loss": math.inf}
+
+
+_STEPS = {"bins": _fine_step, "split": _split_step, "score": _score_step}
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    if state.step == "bins":
+        return _begin(total, task)
+    return _grow(total, task, dict(state.values)) if state.step == "split" else _result(total, task, state)
+
+
+def _begin(total: Part, task: Task) -> State:
+    """Edges at which the rows are cut into bins of about equal size; the model without a tree."""
+    plan, options = task.plan, task.options
+    n, (first, second) = float(total.cells["rows"][0]), total.sums["response"]
+    mean = first / n if n else 0.0
+    if not n > 0 or not second - n * mean**2 > 0:
+        raise errors.ModelError(f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort")
+    p = len(plan.names)
+    edges = np.full((p, options.bins - 1), np.inf)
+    for j, counts in enumerate(total.sums["fine"]):
+        reached = counts.cumsum() / n
+        wanted = np.searchsorted(reached, np.arange(1, options.bins) / options.bins - 1e-12)
+        cuts = np.unique((wanted + 1) / FINE)
+        cuts = cuts[cuts < 1]
+        if not len(cuts) and counts[0] and counts[-1]:
+            cuts = np.array([0.5])  # a column of no and yes
+        edges[j, : len(cuts)] = cuts
+    base = float(special.logit(mean)) if options.family == "binomial" else mean
+    inner, leaves = 2**options.depth - 1, 2**options.depth
+    empty = {"feature": np.full((options.trees, inner), -1.0), "cut": np.zeros((options.trees, inner)), "leaf": np.zeros((options.trees, leaves))}
+    more = {"gain": np.zeros(p), "done": np.zeros(1), "level": np.zeros(1), "base": np.array([base]), "edges": edges}
+    return State("split", empty | more)
+
+
+def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
+    """The best split of each branch of a level; of the last level, the leaves too."""
+    options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
+    G, H, N = total.sums["histogram"]  # (branches, p, bins)
+    left = [values_.cumsum(2)[:, :, :-1] for values_ in (G, H, N)]
+    whole = [values_.sum(2, keepdims=True) for values_ in (G, H, N)]
+    right = [all_ - some for all_, some in zip(whole, left, strict=True)]
+    l2 = options.l2 + 1e-12
+    gain = left[0] ** 2 / (left[1] + l2) + right[0] ** 2 / (right[1] + l2) - whole[0] ** 2 / (whole[1] + l2)
+    gain = np.where((left[2] >= options.least) & (right[2] >= options.least), gain, -np.inf)
+    branches, _, cuts = gain.shape
+    best = gain.reshape(branches, -1).argmax(1)
+    feature, cut = np.divmod(best, cuts)
+    found = gain.reshape(branches, -1)[np.arange(branches), best]
+    split = found > 1e-10
+    place = 2**level - 1 + np.arange(branches)
+    values = {name: array.copy() for name, array in values.items()}
+    values["feature"][tree, place], values["cut"][tree, place] = np.where(split, feature, -1), np.where(split, cut, 0)
+    np.add.at(values["gain"], feature[split], found[split])
+    if level < options.depth - 1:
+        return State("split", values | {"level": np.array([level + 1.0])})
+    rows = np.arange(branches)
+    sides = []
+    for side, nothing in ((left, whole), (right, None)):
+        g, h = (np.where(split, side[i][rows, feature, cut], nothing[i][:, 0, 0] if nothing is not None else 0.0) for i in (0, 1))
+        sides.append(-options.learning_rate * g / (h + l2))
+    values["leaf"][tree] = np.stack(sides, axis=1).ravel()
+    more = {"level": np.zeros(1), "done": np.array([tree + 1.0])}
+    return State("split" if tree + 1 < options.trees else "score", values | more)
+
+
+def _result(total: Part, task: Task, state: State) -> Result:
+    plan: Plan = task.plan
+    n = int(total.cells["rows"][0])
+    glance: Row = {"n": n, "trees": task.options.trees, "base": float(state["base"][0])}
+    if task.options.family == "gaussian":
+        glance |= {"mean_squared_error": float(total.sums["loss"][0]) / n}
+    else:
+        glance |= {"log_loss": float(total.sums["loss"][0]) / n, "auc": scores.area(total.sums["scores"])[0]}
+    importance: list[Row] = [
+        {"term": name, "gain": float(gain), "share": float(gain / state["gain"].sum()) if state["gain"].sum() else 0.0}
+        for name, gain in sorted(zip(plan.names, state["gain"], strict=True), key=lambda pair: -pair[1])
+    ]
+    tables = {"glance": Table([glance]), "importance": Table(importance), "trees": Table(_tree_rows(task, state))}
+    notes = ["the area under the curve is of scores in bins of a thousandth"] if task.options.family == "binomial" else []
+    if not task.options.validation:
+        notes.append("the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`")
+    return Result(tables, counting.reported(total.cells), Exactness(), notes)
+
+
+def _tree_rows(task: Task, state: State) -> list[Row]:
+    """Branch after branch: `term` and the value up to which a row goes left; leaves have a `value`."""
+    plan, depth = task.plan, task.options.depth
+    width = plan.high - plan.low
+    rows: list[Row] = []
+    for tree in range(task.options.trees):
+        for place, (f, c) in enumerate(zip(state["feature"][tree].astype(int), state["cut"][tree].astype(int), strict=True)):
+            cut = float(plan.low[f] + width[f] * state["edges"][f, c]) if f >= 0 else None
+            rows.append({"tree": tree, "branch": place, "term": plan.names[f] if f >= 0 else "(none)", "below": cut, "value": None})
+        rows += [
+            {"tree": tree, "branch": 2**depth - 1 + leaf, "term": "(leaf)", "below": None, "value": float(v)} for leaf, v in enumerate(state["leaf"][tree])
+        ]
+    return rows
+
+
+def predict(trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[str, Floats]) -> Floats:
+    """(n,) the score before the logistic function, from a released result's `trees` and `base`, and the design's columns by their terms
+    (of a category's level, its indicator)."""
+    size = len(next(iter(columns.values())))
+    by_tree: dict[int, dict[int, Mapping[str, Any]]] = {}
+    for row in trees:
+        by_tree.setdefault(row["tree"], {})[row["branch"]] = row
+    margin = np.full(size, base)
+    for rows in by_tree.values():
+        margin += _score_of(rows, 0, columns, size)
+    return margin
+
+
+def _score_of(rows: Mapping[int, Mapping[str, Any]], branch: int, columns: Mapping[str, Floats], size: int) -> Floats:
+    row = rows[branch]
+    if row["term"] == "(leaf)":
+        return np.full(size, row["value"])
+    left = _score_of(rows, 2 * branch + 1, columns, size)
+    if row["term"] == "(none)":
+        return left
+    goes_right = columns[row["term"]] >= row["below"]
+    chosen: Floats = np.where(goes_right, _score_of(rows, 2 * branch + 2, columns, size), left)
+    return chosen

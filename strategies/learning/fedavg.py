@@ -1,0 +1,110 @@
+"""A logistic model trained by federated averaging: local gradient steps, then the mean weighted by people.
+
+Node: n times its weights after `local_steps` steps of gradient descent from the hub's. Hub: the weighted mean.
+Approximate: with more than one local step the limit is near the pooled fit, not at it; `glm` gives that one
+(McMahan et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Model
+from federation.messages import Exactness, Floats, Part, Result, State, Table
+from strategies.numerics import counting, newton
+from strategies.numerics.newton import Scaling
+from strategies.protocol import Task
+
+
+class Options(Frozen):
+    model: str
+    rounds: int = pydantic.Field(20, ge=1, le=10_000)
+    local_steps: int = pydantic.Field(1, ge=1, le=1000)
+    learning_rate: float = pydantic.Field(0.5, gt=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: Model
+    scaling: Scaling
+    names: tuple[str, ...]
+    norm: float
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    model = formula.compile(options.model, schema)
+    if model.survival or not model.response or model.response[0].kind != "boolean":
+        raise ExpressionError(f"{options.model!r} needs a yes-or-no response on the left of ~")
+    if model.strata or model.offset or not model.terms or not model.intercept:
+        raise ExpressionError(f"{options.model!r}: fedavg takes terms and an intercept, without strata() or offset()")
+    names = ("(Intercept)", *(term.name for term in model.terms))
+    plan = Plan(model, newton.scaling(model.terms, centred=True), names, newton.row_norm(model.terms, True))
+    return plan, model.fields
+
+
+def start(task: Task) -> State:
+    return State("train", {"weights": np.zeros(len(task.plan.names)), "round": np.zeros(1), "log_loss": np.full(1, math.nan)})
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    X, y, cells = cohort.once(("fedavg", task.name), lambda: _rows(cohort, task))
+    start = weights = state["weights"]
+    n = float(len(y))
+    rate = task.options.learning_rate / max(n, 1.0)
+    loss = 0.0
+    for step in range(task.options.local_steps):
+        eta = X.dot(weights)  # dot: half the overhead of @, which counts where a node is small
+        if step == 0:
+            loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y.dot(eta))
+        residual = special.expit(eta)
+        residual -= y
+        gradient = residual.dot(X)
+        gradient *= rate
+        weights = weights - gradient
+    sums = {"weights": n * weights, "totals": np.array([n, loss])}
+    bounds = state.once(("bounds", task.name), lambda: _bounds(task, start))
+    return Part(sums, cells, bounds, parameters=len(start))
+
+
+def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    kept = cohorts.kept_rows(keep)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=True)
+    return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
+
+
+def _bounds(task: Task, weights: Floats) -> dict[str, float]:
+    """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
+    rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
+    low, high = newton.predictor_interval(norm, weights, True)
+    moved = rows * (math.sqrt(weights @ weights) + rate * norm) if task.options.local_steps == 1 else math.inf
+    return {"weights": moved, "totals": rows * math.hypot(1.0, max(abs(low), abs(high)) + math.log(2))}
+
+
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    n, loss = (float(x) for x in total.sums["totals"])
+    weights = total.sums["weights"] / n
+    rounds = state["round"] + 1
+    history = np.append(state["log_loss"][1:] if rounds[0] == 1 else state["log_loss"], loss / n)
+    if rounds[0] < task.options.rounds:
+        return State("train", {"weights": weights, "round": rounds, "log_loss": history})
+    L = newton.unscale(task.plan.names, task.plan.scaling, True)
+    rows = [{"term": name, "estimate": float(value)} for name, value in zip(task.plan.names, L @ weights, strict=True)]
+    losses = [{"round": i + 1, "log_loss": float(loss)} for i, loss in enumerate(history)]
+    why = f"{task.options.rounds} rounds of federated averaging approach the pooled fit; `run: glm` gives it"
+    return Result({"coefficients": Table(rows), "history": Table(losses)}, counting.reported(total.cells), Exactness("approximate", why))

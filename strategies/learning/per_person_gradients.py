@@ -1,0 +1,190 @@
+"""The sum over people of their gradients, each clipped to a length: what one person can move a step by.
+
+A person's gradient is that of their own loss, over all their rows. It is not made whole where it need not be: its length follows
+from the layers' inputs and the slopes of the loss by their outputs (Goodfellow 2015; Bu et al. 2023), and the clipped sum is then
+one product per layer, with each person's slopes scaled. Where a layer has few weights for its many outputs, people's
+gradients are made one by one. Equal to a loop over people, and to Opacus, but for rounding: tests/unit/test_per_person_gradients.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Tensor = Any  # torch.Tensor: torch is imported where it is used
+Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
+
+AT_ONCE = 64  # people whose gradients are taken together
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where weights meet inputs: `given` (rows, tokens, inputs) or, for a convolution, what it convolves; `gave`, the outputs that the
+    slopes are taken by, one for each step of a recurrent layer."""
+
+    layer: Any
+    given: Any
+    gave: list[Any]
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """`sum` (weights,) of clipped gradients, in the order of the network's parameters; `loss`, of all people together; `cut`, how many
+    were clipped."""
+
+    sum: Tensor
+    loss: float
+    cut: int
+
+
+def clipped_sum(net: Any, rows: Tensor, people: int, loss: Loss, length: float) -> Clipped:
+    """`rows`: (people * rows per person, ...), person after person."""
+    import torch
+
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)  # slopes by outputs are all that is needed
+    out, taps = _forward(net, rows)
+    losses = loss(out)
+    slopes = iter(torch.autograd.grad(losses.sum(), [gave for tap in taps for gave in tap.gave]))
+    with torch.no_grad():
+        pieces = [piece for layer in _by_layer(taps) for piece in _in_order([_pieces(tap, [next(slopes) for _ in tap.gave], people) for tap in layer])]
+        squares = torch.stack([piece.squares for piece in pieces]).sum(0)
+        scale = (length / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
+        total = torch.cat([piece.scaled(scale).reshape(-1) for piece in pieces])
+    return Clipped(total, float(losses.detach().sum()), int((scale < 1).sum()))
+
+
+def _forward(net: Any, rows: Tensor) -> tuple[Tensor, list[Tap]]:
+    """(rows,) log-odds, and the taps of all layers."""
+    from torch import nn
+
+    taps: list[Tap] = []
+    h = rows
+    for layer in net:
+        if isinstance(layer, nn.GRU):
+            h, steps = _gru(layer, h)
+            taps += steps
+        elif isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            out = _slope_from(layer(h))
+            taps.append(Tap(layer, h.detach(), [out]))
+            h = out
+        elif any(True for _ in layer.parameters()):
+            raise TypeError(f"people's gradients are not known for a {type(layer).__name__}")
+        else:
+            h = layer(h)
+    return h.reshape(-1), taps
+
+
+def _slope_from(out: Tensor) -> Tensor:
+    return out if out.requires_grad else out.requires_grad_()
+
+
+def _gru(layer: Any, x: Tensor) -> tuple[Tensor, list[Tap]]:
+    """The last state of a GRU, step by step as torch computes it; the taps of its two matrices."""
+    import torch
+    from torch.nn import functional as F
+
+    given = _slope_from(F.linear(x, layer.weight_ih_l0, layer.bias_ih_l0))
+    h = x.new_zeros(len(x), layer.hidden_size)
+    states, gates = [], []
+    for t in range(x.shape[1]):
+        states.append(h.detach())
+        own = _slope_from(F.linear(h, layer.weight_hh_l0, layer.bias_hh_l0))
+        gates.append(own)
+        (of_r, of_z, of_n), (own_r, own_z, own_n) = given[:, t].chunk(3, 1), own.chunk(3, 1)
+        r, z = torch.sigmoid(of_r + own_r), torch.sigmoid(of_z + own_z)
+        h = (1 - z) * torch.tanh(of_n + r * own_n) + z * h
+    return h, [Tap(layer, x, [given]), Tap(layer, torch.stack(states, 1), gates)]
+
+
+def _by_layer(taps: list[Tap]) -> Iterator[list[Tap]]:
+    return (list(group) for _, group in itertools.groupby(taps, key=lambda tap: id(tap.layer)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some weights: `squares` (people,), the part of each person's squared length; `scaled` gives the sum of gradients times scales (people,)."""
+
+    squares: Tensor
+    scaled: Callable[[Tensor], Tensor]
+
+
+def _in_order(pairs: list[tuple[Piece, Piece]]) -> list[Piece]:
+    """A layer's parameters: all matrices, then all biases."""
+    return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+
+
+def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
+    """The weights' piece and the bias's."""
+    import torch
+    from torch import nn
+
+    if isinstance(tap.layer, nn.Conv1d | nn.Conv2d):
+        inputs, outputs = _patches(tap.layer, tap.given), slopes[0].flatten(2)
+        convolved = (tap.layer, tap.given, slopes[0])
+    else:
+        slope = torch.stack(slopes, 1) if len(slopes) > 1 else slopes[0]
+        inputs, slope = (tokens.reshape(len(tokens), -1, tokens.shape[-1]) for tokens in (tap.given, slope))
+        outputs, convolved = slope.transpose(1, 2), None
+    inputs = inputs.reshape(people, -1, inputs.shape[-1])
+    if len(outputs) > people:
+        outputs = outputs.reshape(people, -1, *outputs.shape[1:]).transpose(1, 2).reshape(people, outputs.shape[1], -1)
+    biases = outputs.sum(2)
+    return _matrix(inputs, outputs, convolved), Piece(biases.square().sum(1), lambda scale: scale @ biases)
+
+
+def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tensor] | None) -> Piece:
+    """Of each person's gradient outputs @ inputs, (people, outputs, tokens) and (people, tokens, inputs): either its length alone, by the
+    products of its tokens, or all of it; what is less work."""
+    import torch
+
+    (tokens, wide), deep = inputs.shape[1:], outputs.shape[1]
+    if tokens * (wide + deep) >= wide * deep:
+        own = torch.bmm(outputs, inputs).flatten(1)
+        ordered = _as_weights(deep, convolved[0]) if convolved else _as_they_are
+        return Piece(torch.linalg.vector_norm(own, dim=1).square(), lambda scale: ordered(scale @ own))
+    squares = (torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
+    if convolved is None:
+        return Piece(squares, lambda scale: torch.einsum("p,pot,pti->oi", scale, outputs, inputs))
+    return Piece(squares, lambda scale: _convolved(scale, *convolved))
+
+
+def _as_they_are(flat: Tensor) -> Tensor:
+    return flat
+
+
+def _as_weights(deep: int, layer: Any) -> Callable[[Tensor], Tensor]:
+    """From (outputs, places of the kernel, channels) to a convolution's own order."""
+    return lambda flat: flat.view(deep, -1, layer.in_channels).transpose(1, 2)
+
+
+def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tensor:
+    """The gradient of a convolution's weights, with the slopes of each person's rows scaled."""
+    import torch
+
+    each = scale.repeat_interleave(len(slope) // len(scale)).view(-1, *[1] * (slope.ndim - 1))
+    still = [0] * (slope.ndim - 2)
+    made: Tensor = torch.ops.aten.convolution_backward(
+        slope * each, given, layer.weight, None, layer.stride, layer.padding, layer.dilation, False, still, 1, [False, True, False]
+    )[1]
+    return made
+
+
+def _patches(layer: Any, given: Tensor) -> Tensor:
+    """(rows, places, kernel * channels): what each output of a convolution is made from. With channels last, so that whole runs are copied."""
+    from torch.nn import functional as F
+
+    kernel, stride, pads = layer.kernel_size, layer.stride, layer.padding
+    padded = F.pad(given.movedim(1, -1), [0, 0, *[pad for pad in reversed(pads) for _ in (0, 1)]])
+    first, *steps, last = padded.stride()
+    places = [(size - k) // s + 1 for size, k, s in zip(padded.shape[1:-1], kernel, stride, strict=True)]
+    shape = (len(given), *places, *kernel, padded.shape[-1])
+    apart = [step * s for step, s in zip(steps, stride, strict=True)]
+    if given.shape[1] == 1:  # runs of a kernel's width are short: those of an image's are longer
+        turned = padded.as_strided((len(given), *kernel, *places), (first, *steps, *apart))
+        return turned.reshape(len(given), math.prod(kernel), -1).transpose(1, 2)
+    view = padded.as_strided(shape, (first, *apart, *steps, last))
+    return view.reshape(len(given), math.prod(places), -1)

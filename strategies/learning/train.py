@@ -1,0 +1,270 @@
+"""A network trained where the data are: each node takes steps from the hub's weights, and the hub makes the next from their mean.
+
+Node: n times how far its weights moved, and the loss before; in the end, how many people of each answer have a score in each bin.
+Hub: one of the strategies of server_steps.py. Approximate: training stops somewhere near a best fit, not at it. Sources: McMahan et
+al. 2017 (FedAvg), Li et al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
+al. 2019 (FedAvgM), Yin et al. 2018 (median, trimmed mean), Li et al. 2021 (FedBN).
+
+Nodes may come and go: whoever does not answer a round is asked again in the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+
+from federation import errors, formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Term
+from federation.messages import Floats, Model, Part, Result, Row, State
+from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
+from strategies.learning.local_training import Pull
+from strategies.learning.networks import Kind, Network, Norm
+from strategies.learning.server_optimizers import Steps, Strategy
+from strategies.numerics import newton
+from strategies.numerics.newton import Scaling
+from strategies.protocol import Task
+
+LOST = 1e100  # the loss of a node whose weights are no numbers any more
+TOLERANT = True  # a node that leaves, and comes back, does not end the training
+EACH = True  # where the hub may know each node's part, it is given each
+
+
+class Common(Frozen):
+    """What training takes in every mode. `model` as `died ~ age + sex`, or `cancer ~ image` with an array on the right. `network`, one of
+    the zoo's; `widths`, of its inner layers. `rows`: each of a person's rows has an answer of its own, or they are views of one thing.
+    The hub's step: `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`, `beta_2`, `tau`. `validation`: the share of
+    people who are not trained on. `threshold` and `recall_rates`: where the scores are cut in the report."""
+
+    model: str
+    network: Kind = "mlp"
+    widths: tuple[int, ...] | None = None
+    rows: Literal["examples", "views"] = "examples"
+    rounds: int = pydantic.Field(20, ge=1, le=10_000)
+    learning_rate: float = pydantic.Field(0.1, gt=0)
+    server_learning_rate: float | None = pydantic.Field(None, gt=0)
+    server_momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    beta_2: float = pydantic.Field(0.99, ge=0, lt=1)
+    tau: float = pydantic.Field(1e-3, gt=0)
+    validation: float = pydantic.Field(0.2, ge=0, le=0.9)
+    threshold: float = pydantic.Field(0.5, gt=0, lt=1)
+    recall_rates: tuple[Annotated[float, pydantic.Field(gt=0, lt=1)], ...] = (0.03, 0.05, 0.1, 0.2)
+    seed: int = pydantic.Field(0, ge=0)
+
+
+class Options(Common):
+    """`batch` counts people (0: all at once). `scale: node` and `norm: node` leave each node's own scale at the node (FedBN). `sample`: the
+    share of nodes that each round asks. `patience`: so many rounds without a lower loss in validation end the training."""
+
+    norm: Norm = "group"
+    scale: Literal["contract", "node"] = "contract"
+    strategy: Strategy = "fedavg"
+    local_epochs: int = pydantic.Field(1, ge=1, le=1000)
+    batch: int = pydantic.Field(64, ge=0)
+    momentum: float = pydantic.Field(0.0, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    proximal: float = pydantic.Field(0.01, ge=0)
+    trim: float = pydantic.Field(0.2, ge=0, lt=0.5)
+    sample: float = pydantic.Field(1.0, gt=0, le=1)
+    patience: int = pydantic.Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Either `terms`, scaled as in the regressions, or an `array`, whose numbers become (x - middle) / half."""
+
+    network: Network
+    outcome: Field
+    terms: tuple[Term, ...]
+    scaling: Scaling
+    array: Field | None
+    middle: float
+    half: float
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    if options.patience and not options.validation:
+        raise ExpressionError("patience needs people in `validation` to tell when the training should end")
+    if options.scale == "node" and options.strategy == "scaffold":
+        raise ExpressionError("scaffold corrects for differences between nodes; take `scale: contract` with it")
+    return compiled(options, schema, options.norm)
+
+
+def compiled(options: Common, schema: Schema, norm: Norm) -> tuple[Plan, tuple[Field, ...]]:
+    if not networks.is_there():
+        raise ExpressionError("training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'")
+    left, _, right = options.model.partition("~")
+    array = schema.fields.get(right.strip())
+    terms: tuple[Term, ...] = ()
+    fields: tuple[Field, ...]
+    if array is not None and array.kind == "array":
+        outcome, fields = schema.field(left.strip()), (array,)
+    else:
+        model = formula.compile(options.model, schema)
+        if model.survival or not model.response or model.strata or model.offset or not model.terms:
+            raise ExpressionError(f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its right, without strata() or offset()")
+        array, outcome, terms = None, model.response[0], tuple(model.terms)
+        fields = tuple(field for field in model.fields if field != outcome)
+    if outcome.kind != "boolean":
+        raise ExpressionError(f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome, derived if need be")
+    shape = (len(terms),) if array is None else array.shape
+    if len(shape) != networks.AXES[options.network]:
+        raise ExpressionError(f"network {options.network} takes {networks.INPUT[options.network]}; {options.model!r} gives something else")
+    if any(not math.isfinite(end) for term in terms for end in term.interval):
+        unbounded = next(term.name for term in terms if not all(map(math.isfinite, term.interval)))
+        raise ExpressionError(f"{unbounded!r} has no range in the contract, and a network needs its inputs on one scale: give it a `range`")
+    low, high = (0.0, 1.0) if array is None else array.interval
+    network = Network(options.network, shape, _widths(options), norm if options.network in ("cnn", "cnn1d") else "none")
+    scaling = newton.scaling(terms, centred=True)
+    return Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2), (outcome, *fields)
+
+
+def _widths(options: Common) -> tuple[int, ...]:
+    widths = networks.WIDTHS[options.network] if options.widths is None else options.widths
+    most = {"logistic": 0, "gru": 1}.get(options.network, 8)
+    if len(widths) > most or (not widths and most and options.network != "mlp") or any(not 1 <= width <= 4096 for width in widths):
+        raise ExpressionError(f"network {options.network} takes {most} widths at most, each from 1 to 4096, as in widths: {list(networks.WIDTHS[options.network])}")
+    return widths
+
+
+def refuses(task: Task, *, secure_sum: bool) -> str | None:
+    """Why the analysis cannot run under a secure sum, or not without one."""
+    options = task.options
+    if secure_sum and options.strategy in server_optimizers.OF_EACH:
+        return f"{options.strategy} looks at each node's update by itself, which a secure sum hides: take another strategy, or leave out secure_sum"
+    if secure_sum and options.sample < 1:
+        return "sums over changing nodes tell by subtraction what one of them sent: with a secure sum write `sample: 1`"
+    return None
+
+
+def start(task: Task) -> State:
+    plan: Plan = task.plan
+    weights = networks.weights(networks.build(plan.network, task.options.seed))
+    values = {"weights": weights, "round": np.zeros(1)}
+    if task.options.strategy == "scaffold":
+        values["control"] = np.zeros_like(weights)
+    return State("train", values, hub={"history": np.empty((0, 4)), "best": weights, "lowest": np.array([math.inf, 0.0])})
+
+
+def share_asked(task: Task, state: State) -> float:
+    """Of the nodes, how many this round asks. The first hears all, and the last."""
+    return float(task.options.sample) if state.step == "train" and state["round"][0] > 0 else 1.0
+
+
+# -- node
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    found = cohort.once(("train", task.name), lambda: local_training.people(cohort, task))
+    net = cohort.once(("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed))
+    networks.put(net, state["weights"])
+    kept = cohort.kept.setdefault(("train stays", task.name), {})
+    sums = {"train": _trained, "score": _scored}[state.step](net, found, task, state, kept)
+    cells = dict(found.cells)
+    if "scores" in sums:
+        cells["scores"] = sums["scores"].astype(np.int64)
+    return Part(sums, cells, {name: _bound(name, task) for name in sums}, task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0)
+
+
+def _bound(name: str, task: Task) -> float:
+    """Scores are counts; and one step of a logistic model with all people is a sum over them of what is no longer than their rows."""
+    options = task.options
+    if name == "scores":
+        return 1.0 if options.rows == "views" else float(task.rows_per_person)
+    one_step = options.batch == 0 and options.local_epochs == 1 and not options.weight_decay and options.scale == "contract"
+    if name == "update" and one_step and task.plan.network.kind == "logistic":
+        return float(options.learning_rate * newton.row_norm(task.plan.terms, True))
+    return math.inf
+
+
+def _trained(net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]) -> dict[str, Floats]:
+    """`kept` is what this node keeps of earlier rounds: its own scale and layers, and SCAFFOLD's control of its own."""
+    n, round_ = len(found.training), int(state["round"][0])
+    own = kept.setdefault("scale", local_training.own_scale(found, task))
+    local_training.bring_back(net, kept.get(("layers", round_), {}))
+    valid = local_training.score(net, found, found.validation, task, own)
+    pull = Pull(task.options.proximal if task.options.strategy == "fedprox" else 0.0)
+    control = np.zeros(0)
+    if task.options.strategy == "scaffold":
+        if (control := kept.get(("control", round_), np.zeros(0))).size == 0:
+            control = local_training.slope(net, found, task) if round_ and n else np.zeros_like(state["weights"])
+        pull = Pull(0.0, state["control"] - control)
+    steps, loss = local_training.descend(net, found, task, round_, pull, own)
+    moved = networks.weights(net) - state["weights"]
+    if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
+        moved, loss, valid = np.zeros_like(moved), LOST, local_training.Scored(valid.log_odds, valid.answers, 0.0)
+    sums = {"update": n * moved, "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss])}
+    kept[("layers", round_ + 1)] = local_training.stay(net)
+    if task.options.strategy == "scaffold":
+        new = control - state["control"] - moved / (max(steps, 1) * task.options.learning_rate)
+        kept[("control", round_ + 1)] = new
+        sums["control"] = n * new
+    for name in [name for name in kept if isinstance(name, tuple) and name[1] < round_]:
+        del kept[name]
+    return sums
+
+
+def _scored(net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]) -> dict[str, Floats]:
+    """Of the people kept for validation; of all, if there are none."""
+    local_training.bring_back(net, next((value for name, value in reversed(kept.items()) if isinstance(name, tuple) and name[0] == "layers"), {}))
+    own = kept.setdefault("scale", local_training.own_scale(found, task))
+    scored = local_training.score(net, found, found.validation if task.options.validation else found.training, task, own)
+    counts = scores.count(scored.log_odds, scored.answers, scores.BINS)
+    people = len(found.validation) if task.options.validation else len(found.training)
+    return {"scores": counts.astype(np.float64), "totals": np.array([float(people), scored.loss, float(len(found.training)), 0.0])}
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    if state.step == "score":
+        return evaluation.result(parts, total, task, state, model(task, state))
+    options, weights = task.options, state["weights"]
+    n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
+    if not n > 0:
+        raise errors.ModelError(f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller")
+    history = np.vstack([state.hub["history"], [loss / n, valid / n_valid if n_valid else math.nan, n, len(parts)]])
+    if not history[-1, 0] < LOST / n:
+        raise errors.ModelError(f"{task.name}: the loss is no number any more; make the learning rate smaller than {options.learning_rate:g}")
+    best, lowest = _best(weights, history, state)
+    values = {"round": state["round"] + 1}
+    if options.strategy in server_optimizers.OF_EACH:
+        update = server_optimizers.of_each(options.strategy, [part.sums["update"] / max(part.sums["totals"][0], 1.0) for part in parts], options.trim)
+    else:
+        update = total.sums["update"] / n
+    values["weights"], memory = server_optimizers.step(options.strategy, weights, update, state.hub, steps_of(options))
+    if options.strategy == "scaffold":
+        values["control"] = total.sums["control"] / n
+    hub = {"history": history, "best": best, "lowest": lowest, **memory}
+    if len(history) < options.rounds and not (options.patience and len(history) - lowest[1] >= options.patience):
+        return State("train", values, hub=hub)
+    return State("score", {"weights": best if options.patience else values["weights"], "round": values["round"]}, hub=hub)
+
+
+def _best(weights: Floats, history: Floats, state: State) -> tuple[Floats, Floats]:
+    """The weights with the lowest loss in validation so far; that loss, and how many rounds were done when they were tried."""
+    if history[-1, 1] < state.hub["lowest"][0]:
+        return weights, np.array([history[-1, 1], float(len(history))])
+    return state.hub["best"], state.hub["lowest"]
+
+
+def steps_of(options: Options) -> Steps:
+    rate = options.server_learning_rate or server_optimizers.RATES.get(options.strategy, 1.0)
+    return Steps(rate, options.server_momentum, options.beta_2, options.tau)
+
+
+def model(task: Task, state: State) -> Model:
+    """What is released: the network, how its inputs are scaled, and its weights."""
+    plan: Plan = task.plan
+    about: Row = {
+        "network": plan.network.kind, "shape": list(plan.network.shape), "widths": list(plan.network.widths), "norm": plan.network.norm,
+        "outcome": plan.outcome.name, "rows": task.options.rows, "strategy": task.options.strategy, "scale": getattr(task.options, "scale", "contract"),
+        "inputs": [term.name for term in plan.terms] or [str(plan.array.name if plan.array else "")],
+        "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
+    }  # fmt: skip
+    return Model(about, state["weights"])

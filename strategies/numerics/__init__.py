@@ -1,0 +1,1 @@
+"""What several analyses share: Newton's method, counts of people, groups."""

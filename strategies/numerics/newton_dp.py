@@ -1,0 +1,174 @@
+"""Newton's method on noised sums, with intervals that include the noise.
+
+Each round spends more than the one before, since early steps only have to come near. The estimate is one Newton step from
+the last rounds' points, averaged by precision: near the optimum each such step is right up to its own noise, so nearly the
+whole budget of those rounds counts. Its covariance is the inverse information (sampling) plus the noise of the score and of
+the information, both carried through the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from federation import errors
+from federation.messages import Floats, Part, Row, State
+from strategies.numerics import newton
+from strategies.numerics.newton import Mask, Scaling
+from strategies.protocol import Task
+
+GROWTH = 3.0  # each round's share over the one before
+LATE = 2  # rounds that the estimate is made of
+LONGEST_STEP = 3.0  # of a coefficient of a column in [-1, 1], until the last round
+SURE = 1.0  # of an information, over its noise in all directions together: less of it, and an estimate would stand on noise
+
+
+def round_share(number: int, rounds: int) -> float:
+    """What round `number`, from 0, takes of the budget of all."""
+    return float(GROWTH**number / (GROWTH ** np.arange(rounds)).sum())
+
+
+def triangle_norm(p: int) -> float:
+    """The largest L2 norm of the upper triangle of x x', for x in [-1, 1]^p."""
+    return math.sqrt(p * (p + 1) / 2)
+
+
+def everywhere(p: int) -> Mask:
+    """(p, p) where an information matrix may differ from 0: anywhere, unless the model says more."""
+    return np.ones((p, p), np.bool_)
+
+
+def pack(matrix: Floats, support: Mask) -> Floats:
+    """The entries of the upper triangle that are in `support` (p, p), row by row."""
+    return np.asarray(matrix[np.triu(support)])
+
+
+def unpack(packed: Floats, support: Mask) -> Floats:
+    matrix = np.zeros(support.shape)
+    matrix[np.triu(support)] = packed
+    return matrix + np.triu(matrix, 1).T
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`covariance` is for sampling and noise together, `noise` the noise's part of it; of scaled coefficients."""
+
+    beta: Floats
+    covariance: Floats
+    noise: Floats
+
+
+def invert(information: Floats) -> Floats:
+    inverse = np.linalg.inv(information)
+    return np.asarray((inverse + inverse.T) / 2, np.float64)
+
+
+def begin(beta: Floats, **more: Floats) -> State:
+    """`more` stays in the state through all rounds."""
+    return State("newton", {"beta": beta, "round": np.zeros(1), **more})
+
+
+def states(p: int, rounds: int, **more: Floats) -> list[State]:
+    """A state of each round, to know shares, shapes and bounds by."""
+    return [State("newton", {"beta": np.zeros(p), "round": np.array([float(number)]), **more}) for number in range(rounds)]
+
+
+def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask) -> State | Fit:
+    """The next State, or after the last round the Fit. `total` holds the noised `score` (p,) and `information` (packed)."""
+    values = state.values
+    p, number = len(values["beta"]), int(values["round"][0])
+    late = [values[f"late:{i}"] for i in range(min(number, LATE - 1))]  # rounds before this one, the latest first
+    late = [_entry(total, values["beta"], p), *late]
+    information, spread = _pooled([_information(entry, support) for entry in late])
+    eigenvalues, U = np.linalg.eigh(information)
+    floor = SURE * math.sqrt(spread * p)
+    if number == rounds - 1:
+        if eigenvalues[0] < floor or not eigenvalues[0] > 0:
+            raise errors.ModelError(too_noisy(task, names[int(np.argmax(np.abs(U[:, 0])))]))
+        return _fit(late, information, spread, support)
+    step = (U / np.maximum(eigenvalues, max(floor, 1e-9))) @ (U.T @ total.sums["score"])
+    step *= min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
+    kept = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
+    return State("newton", {**values, "beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept})
+
+
+def _entry(total: Part, beta: Floats, p: int) -> Floats:
+    """A round's numbers in one array: variances of score and information, beta, score, information."""
+    noise = [total.noise["score"], total.noise["information"]]
+    return np.concatenate([noise, beta, total.sums["score"], total.sums["information"]])
+
+
+def _information(entry: Floats, support: Mask) -> tuple[Floats, float]:
+    return unpack(entry[2 + 2 * len(support) :], support), float(entry[1])
+
+
+def _pooled(found: Sequence[tuple[Floats, float]]) -> tuple[Floats, float]:
+    """The mean by precision of matrices with noise of those variances, and the variance of its noise."""
+    precision = np.array([1 / max(variance, 1e-300) for _, variance in found])
+    weights = precision / precision.sum()
+    mean = sum((weight * matrix for weight, (matrix, _) in zip(weights, found, strict=True)), np.zeros_like(found[0][0]))
+    return mean, float((weights**2 * [variance for _, variance in found]).sum())
+
+
+def _fit(late: Sequence[Floats], information: Floats, spread: float, support: Mask) -> Fit:
+    p = len(support)
+    inverse = invert(information)
+    precision = np.array([1 / max(entry[0], 1e-300) for entry in late])
+    weights = precision / precision.sum()
+    steps = [inverse @ entry[2 + p : 2 + 2 * p] for entry in late]
+    beta = sum((w * (entry[2 : 2 + p] + step) for w, entry, step in zip(weights, late, steps, strict=True)), np.zeros(p))
+    step = sum((w * step for w, step in zip(weights, steps, strict=True)), np.zeros(p))
+    score_variance = float((weights**2 * [entry[0] for entry in late]).sum())
+    noise = inverse @ (score_variance * np.eye(p) + carried(step, spread, support)) @ inverse
+    return Fit(beta, inverse + noise, noise)
+
+
+def carried(v: Floats, variance: float, support: Mask) -> Floats:
+    """The covariance of E v, for a symmetric E whose upper triangle is independent noise of that variance in `support`."""
+    off = np.where(support, np.outer(v, v), 0.0)
+    np.fill_diagonal(off, support @ (v * v))
+    return np.asarray(variance * off)
+
+
+def too_noisy(task: Task, name: str) -> str:
+    return f"{task.name}: the data say too little about {name!r} beside the noise; leave it out, merge its levels, or give the analysis more budget"
+
+
+def coefficients(names: Sequence[str], scaling: Scaling, fit: Fit, *, intercept: bool, z: float, exponentiate: str) -> list[Row]:
+    """Tidy rows as in exact mode, with `noise_sd`: the part of the standard error that is the noise."""
+    L = newton.unscale(names, scaling, intercept)
+    rows = newton.coefficients(names, L @ fit.beta, L @ fit.covariance @ L.T, z=z, exponentiate=exponentiate)
+    for row, variance in zip(rows, np.diag(L @ fit.noise @ L.T), strict=True):
+        row["noise_sd"] = math.sqrt(variance)
+    return rows
+
+
+def late_noise(states: Sequence[State], noise: Callable[[State, str], float], array: str) -> float:
+    """The standard deviation of an array's mean by precision over the rounds that the estimate is made of."""
+    return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
+
+
+def foreseen(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float, least: float) -> list[Row]:
+    """The intervals to expect with that information (p,) on each scaled coefficient, and noise of that standard deviation on
+    the score; without a `width` if some information is below `least`: then no estimate will be given at all."""
+    L = newton.unscale(names, scaling, intercept)
+    sampling, noised = 1 / information, (noise / information) ** 2
+    rows: list[Row] = []
+    for name, row in zip(names, L, strict=True):
+        errors_ = math.sqrt(float(row**2 @ sampling)), math.sqrt(float(row**2 @ noised))
+        width = 2 * z * math.hypot(*errors_) if (information >= least).all() else None
+        rows.append({"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": width})
+    return rows
+
+
+def expected_squares(task: Task, names: Sequence[str], intercept: bool) -> Floats:
+    """(p,) what x^2 of each scaled column is on average if numbers are spread evenly over their ranges and the levels of a
+    category are equally frequent: the assumption of a forecast made before anyone is asked."""
+    found = [1.0] if intercept else []
+    for term in task.plan.model.terms:
+        numeric = sum(factor.level is None and factor.field.kind == "number" for factor in term.factors)
+        found.append(max(3.0**-numeric, 1e-3))
+    return np.array(found)

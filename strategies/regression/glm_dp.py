@@ -1,0 +1,282 @@
+"""Generalised linear models under differential privacy.
+
+Node, gaussian: the second moments of (x, y), once. Node, others: score and information at the hub's coefficients, a person's
+part cut to its bound, over a few rounds. Hub: the normal equations, or noisy Newton steps; standard errors and intervals
+include the noise. Noised: at a growing budget the estimate goes to that of `glm` (Wang 2018 for noised moments; the noise's
+part of the covariance is carried through the step).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Schema
+from federation.expression import ExpressionError
+from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from strategies.numerics import counting, newton, newton_dp
+from strategies.protocol import Task
+from strategies.regression import glm
+from strategies.regression.glm import Plan
+
+COUNTS = 0.05  # of the budget goes to the number of people
+START = 0.05  # to the mean that a Poisson model begins with
+INFORMATION = 0.25  # of a round, to the information; the rest to the score
+ONLY_COUNTS = False
+
+
+class Options(glm.Options):
+    """`rounds` of Newton's method; `clip`: the part of the largest contribution that the contract allows, beyond which a
+    person's is scaled down. Less than 1 buys less noise with some bias, whose extent `n.clipped` tells."""
+
+    rounds: int = pydantic.Field(4, ge=2, le=20)
+    clip: float = pydantic.Field(1.0, gt=0, le=1)
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    plan, fields = glm.prepare(options, schema)
+    if plan.weights is not None:
+        raise ExpressionError(f"weights: {options.weights!r}: weights are not offered by glm in mode dp; leave them out")
+    offset = plan.model.offset
+    if offset is not None and not all(map(math.isfinite, offset.interval)):
+        raise ExpressionError(f"offset({offset.name}) has no finite range by the contract; give its columns a range that keeps it finite")
+    return plan, fields
+
+
+def start(task: Task) -> State:
+    if task.options.family == "gaussian":
+        return State("moments")
+    if task.options.family == "poisson" and task.plan.model.intercept:
+        return State("mean")
+    return newton_dp.begin(np.zeros(len(task.plan.names)))
+
+
+def rounds(task: Task) -> list[State]:
+    first = start(task)
+    if first.step == "moments":
+        return [first]
+    newton = newton_dp.states(len(task.plan.names), task.options.rounds)
+    return newton if first.step == "newton" else [first, *newton]
+
+
+def shares(task: Task, state: State) -> dict[str, float]:
+    if state.step == "moments":
+        return {"moments": 1 - COUNTS, "people": COUNTS}
+    if state.step == "mean":
+        return {"mean": START}
+    begun = START if task.options.family == "poisson" and task.plan.model.intercept else 0.0
+    number = int(state["round"][0])
+    share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS - begun)
+    found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
+    return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
+
+
+# -- node
+@dataclass(frozen=True)
+class Rows:
+    """Complete rows sorted by person: design (n, p), response and offset (n,), and where each person begins."""
+
+    X: Floats
+    y: Floats
+    offset: Floats | None
+    first: Ints
+    keep: Any
+    order: Any
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    rows = cohort.once(("private glm", task.name), lambda: _rows(cohort, task))
+    sums, cut = _STEPS[state.step](rows, task, state)
+    clipped = np.zeros(cohort.rows, np.bool_)
+    if cut is not None and len(rows.y):
+        clipped[rows.order[np.repeat(cut, np.diff(np.r_[rows.first, len(rows.y)]))]] = True
+    sums["people"] = counting.tally(cohort, rows.keep, clipped)
+    return Part(sums, {}, _bounds(task, state))
+
+
+def _rows(cohort: Cohort, task: Task) -> Rows:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    kept = np.flatnonzero(keep)
+    if task.rows_per_person > 1:
+        kept = kept[np.argsort(cohort.person[kept], kind="stable")]
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=plan.model.intercept)
+    y = columns[plan.model.response[0].name][kept].astype(np.float64)
+    offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
+    person = cohort.person[kept]
+    first = np.flatnonzero(np.r_[True, person[1:] != person[:-1]]) if len(kept) else np.empty(0, np.int64)
+    return Rows(X, y, offset, first, keep, kept)
+
+
+def _moments(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+    """The packed upper triangle of the sum of z z', z = (x, y), y on [-1, 1]."""
+    middle, half = _response_scale(task.plan)
+    y = rows.y - middle if rows.offset is None else rows.y - rows.offset - middle
+    Z = np.column_stack([rows.X, y / half])
+    squares = Z * Z
+    length = np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)  # of the triangle of z z'
+    cut, by = _factor(length, rows, task.rows_per_person * task.options.clip * newton_dp.triangle_norm(Z.shape[1]))
+    return {"moments": newton_dp.pack(newton.gram(Z, by), newton_dp.everywhere(Z.shape[1]))}, cut
+
+
+def _response_scale(plan: Plan) -> tuple[float, float]:
+    """The middle and the half-width of the response less its offset."""
+    low, high = plan.model.response[0].interval
+    if plan.model.offset is not None:
+        low, high = low - plan.model.offset.interval[1], high - plan.model.offset.interval[0]
+    return (low + high) / 2 if plan.model.intercept else 0.0, (high - low) / 2 if plan.model.intercept else max(abs(low), abs(high))
+
+
+def _mean(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+    exposure = np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
+    return {"mean": np.array([rows.y.sum() / task.plan.model.response[0].interval[1], exposure.sum()])}, None
+
+
+def _top(plan: Plan) -> float:
+    return plan.model.offset.interval[1] if plan.model.offset is not None else 0.0
+
+
+def _newton(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+    eta = rows.X @ state["beta"]
+    if rows.offset is not None:
+        eta = eta + rows.offset
+    mu, variance = _mean_and_variance(task, eta)
+    residual = rows.y - mu
+    squares = rows.X * rows.X
+    score_bound, information_bound = _row_bounds(task)
+    most = task.rows_per_person * task.options.clip
+    cut, by_score = _factor(np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_bound)
+    length = variance * np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
+    _, by_information = _factor(length, rows, most * information_bound)
+    information = newton.gram(rows.X, variance * by_information)
+    return {"score": rows.X.T @ (residual * by_score), "information": newton_dp.pack(information, newton_dp.everywhere(len(information)))}, cut
+
+
+def _mean_and_variance(task: Task, eta: Floats) -> tuple[Floats, Floats]:
+    """A Poisson mean stays within the contract's range of counts, as any right one does."""
+    if task.options.family == "binomial":
+        mu = special.expit(eta)
+        return mu, mu * (1 - mu)
+    mu = np.exp(np.minimum(eta, math.log(task.plan.model.response[0].interval[1])))
+    return mu, mu
+
+
+def _factor(length: Floats, rows: Rows, bound: float) -> tuple[Any, Floats]:
+    """Which people's rows together are longer than `bound`, and by what to scale each row. By the triangle inequality the
+    lengths of a person's rows add up to no less than the length of their sum."""
+    if not len(length):
+        return np.zeros(0, np.bool_), length
+    by_person = np.add.reduceat(length, rows.first)
+    factor = np.minimum(1.0, bound / np.maximum(by_person, 1e-300))
+    return by_person > bound * (1 + 1e-12), np.repeat(factor, np.diff(np.r_[rows.first, len(length)]))
+
+
+_STEPS: Mapping[str, Callable[[Rows, Task, State], tuple[dict[str, Any], Any]]] = {"moments": _moments, "mean": _mean, "newton": _newton}
+
+
+def _row_bounds(task: Task) -> tuple[float, float]:
+    """How long one row's score and information can be, unclipped."""
+    p = len(task.plan.names)
+    most = 1.0 if task.options.family == "binomial" else task.plan.model.response[0].interval[1]
+    spread = 0.25 if task.options.family == "binomial" else most
+    return most * math.sqrt(p), spread * newton_dp.triangle_norm(p)
+
+
+def _bounds(task: Task, state: State) -> dict[str, float]:
+    m, counts = task.rows_per_person, {"people": counting.tally_bound(task.rows_per_person)}
+    if math.isinf(task.plan.norm) or not all(map(math.isfinite, _response_interval(task))):
+        return counts | dict.fromkeys(("moments", "mean", "score", "information"), math.inf)
+    if state.step == "moments":
+        return counts | {"moments": m * task.options.clip * newton_dp.triangle_norm(len(task.plan.names) + 1)}
+    if state.step == "mean":
+        return counts | {"mean": m * math.sqrt(2)}
+    score, information = _row_bounds(task)
+    return counts | {"score": m * task.options.clip * score, "information": m * task.options.clip * information}
+
+
+def _response_interval(task: Task) -> tuple[float, float]:
+    response = task.plan.model.response[0]
+    return response.interval if response.kind == "number" else (0.0, 1.0)
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    if state.step == "moments":
+        return _linear(total, task)
+    if state.step == "mean":
+        return _from_mean(total, task)
+    made = newton_dp.advance(total, state, task.options.rounds, task, task.plan.names, newton_dp.everywhere(len(task.plan.names)))
+    return made if isinstance(made, State) else _result(made, total, task, {})
+
+
+def _from_mean(total: Part, task: Task) -> State:
+    plan: Plan = task.plan
+    least = math.sqrt(total.noise["mean"])  # less than this is noise
+    events, exposure = (max(float(x), least, 1e-9) for x in total.sums["mean"])
+    beta = np.zeros(len(plan.names))
+    beta[0] = math.log(events * plan.model.response[0].interval[1] / exposure) - _top(plan)
+    return newton_dp.begin(beta)
+
+
+def _linear(total: Part, task: Task) -> Result:
+    """The normal equations; the noise moves the coefficients by A^-1 E (-b, 1)."""
+    plan: Plan = task.plan
+    p = len(plan.names)
+    middle, half = _response_scale(plan)
+    support = newton_dp.everywhere(p + 1)
+    M = newton_dp.unpack(total.sums["moments"], support)
+    A, c, variance = M[:p, :p], M[:p, p], total.noise["moments"]
+    eigenvalues, U = np.linalg.eigh(A)
+    if eigenvalues[0] < max(newton_dp.SURE * math.sqrt(variance * p), 1e-9):
+        raise errors.ModelError(newton_dp.too_noisy(task, plan.names[int(np.argmax(np.abs(U[:, 0])))]))
+    inverse = newton_dp.invert(A)
+    beta = inverse @ c
+    v = np.r_[-beta, 1.0]
+    noise = inverse @ newton_dp.carried(v, variance, support)[:p, :p] @ inverse
+    n = max(float(total.sums["people"][-1 if task.rows_per_person > 1 else 0]), p + 1.0)
+    dispersion = max(float(v @ M @ v), 0.0) / (n - p)
+    origin = np.zeros(p)
+    origin[0] = middle  # 0 without an intercept
+    fit = newton_dp.Fit(half * beta + origin, half**2 * (dispersion * inverse + noise), half**2 * noise)
+    return _result(fit, total, task, {"dispersion": half**2 * dispersion})
+
+
+def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
+    plan: Plan = task.plan
+    ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[task.options.family]
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    rows = newton_dp.coefficients(plan.names, plan.scaling, fit, intercept=plan.model.intercept, z=z, exponentiate=ratio)
+    counted = counting.estimated(total)
+    glance = {"n": counted.n["rows"], **more, "rounds": 1 if task.options.family == "gaussian" else task.options.rounds}
+    why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
+    return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
+
+
+def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+    """As if half of the answers were yes, counts had a mean of 1, and a gaussian response left a quarter of its range."""
+    plan, options = task.plan, task.options
+    squares = newton_dp.expected_squares(task, plan.names, plan.model.intercept)
+    z = float(special.ndtri((1 + options.conf_level) / 2))
+    if options.family == "gaussian":
+        half = _response_scale(plan)[1]
+        spread = 0.25  # the residual's standard deviation, with the response on [-1, 1]
+        at = noise(State("moments"), "moments")
+        information, score = people * squares / (half * spread) ** 2, at / (half * spread**2)
+        matrix = at / (half * spread) ** 2
+    else:
+        weight = 0.25 if options.family == "binomial" else 1.0
+        information = people * squares * weight
+        score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    least = newton_dp.SURE * matrix * math.sqrt(len(squares))
+    return newton_dp.foreseen(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z, least=least)

@@ -1,0 +1,1 @@
+"""Analyses of the time to an event."""

@@ -1,0 +1,397 @@
+"""Cox's proportional hazards on an agreed time grid: Efron or Breslow ties, strata, (start, stop], weights, robust.
+
+Node: per stratum and time, the sums of e^xb (1, x) over those who leave, and over deaths; then, given the hub's
+hazard increments, one weighted cross-product. Where no stratum spans two nodes (strata: node, or a column that the
+contract says is within_node) the node does all of it, and only score, information and likelihood leave.
+Hub: Newton's step. Exact: risk sets are sums over people, and Efron's tie correction is a sum over deaths
+(Therneau & Grambsch 2000, 3.3; robust variance: Lin & Wei 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Model
+from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
+from strategies.numerics import counting, newton
+from strategies.numerics.newton import Scaling
+from strategies.protocol import Task
+from strategies.survival import landmarks, risk_sets, time_grid
+from strategies.survival.risk_sets import Increments
+from strategies.survival.time_grid import Grid, TimeGrid
+
+
+class Options(Frozen):
+    """`landmark`: only those still under observation then, with their covariates of that time, and their follow-up from there on."""
+
+    model: str
+    strata: str | None = None
+    ties: Literal["efron", "breslow"] = "efron"
+    grid: Grid | None = None
+    weights: str | None = None
+    robust: bool = False
+    landmark: float | None = None
+    conf_level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: Model
+    strata: tuple[Field, ...]
+    within_node: bool
+    grid: TimeGrid
+    weights: Field | None
+    scaling: Scaling
+    names: tuple[str, ...]
+
+    @property
+    def n_strata(self) -> int:
+        return math.prod(len(field.groups) for field in self.strata)
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    model = formula.compile(options.model, schema)
+    if not model.survival:
+        raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
+    if model.offset is not None:
+        raise ExpressionError(f"offset() is not offered by cox, in {options.model!r}; leave it out")
+    newton.need_terms(model.terms, options.model)
+    strata = list(model.strata)
+    if options.strata and options.strata != "node":
+        if options.strata not in schema.fields:
+            raise ExpressionError(f"strata: unknown column {options.strata!r}; write `node`, or a category of the contract")
+        strata.append(schema.fields[options.strata])
+    for field in strata:
+        if field.kind not in ("category", "boolean"):
+            raise ExpressionError(f"strata: {field.name!r} is a {field.kind}; strata need a category or a yes-or-no column")
+    weights = schema.field(options.weights) if options.weights else None
+    if weights and (weights.kind != "number" or weights.interval[0] < 0):
+        raise ExpressionError(f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more")
+    within = options.strata == "node" or any(field.within_node for field in strata)
+    names = tuple(term.name for term in model.terms)
+    grid = time_grid.agree(options.grid, model.response[:-1])
+    plan = Plan(model, tuple(strata), within, grid, weights, newton.scaling(model.terms, centred=True), names)
+    return plan, (*model.fields, *strata, *([weights] if weights else []))
+
+
+def start(task: Task) -> State:
+    return State("fit" if task.plan.within_node else "risk", {"beta": np.zeros(len(task.plan.names))})
+
+
+# -- node
+@dataclass(frozen=True)
+class Rows:
+    """Complete rows sorted by cell; a cell is a stratum and a time at which rows leave.
+
+    X (n, p) scaled; cell, entry (n,): the row is at risk in its stratum's cells after `entry` up to `cell`, entry being
+    -1 for a row at risk from the stratum's first cell on; dead: indices of rows with event;
+    weights (n,) or None; strata: the (first, end) cells of each stratum; person (n,).
+    """
+
+    X: Floats
+    cell: Ints
+    entry: Ints | None
+    dead: Ints
+    weights: Floats | None
+    strata: tuple[tuple[int, int], ...]
+    person: Ints
+    cells: dict[str, Ints]
+
+    @property
+    def n_cells(self) -> int:
+        return self.strata[-1][1] if self.strata else 0
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    rows = cohort.once(("cox", task.name), lambda: _rows(cohort, task))
+    sums = _STEPS[state.step](rows, task, state)
+    return Part(sums, rows.cells, _bounds(task, state, sums), parameters=len(task.plan.names))
+
+
+def _rows(cohort: Cohort, task: Task) -> Rows:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    *starts, stop, event = (columns[field.name] for field in plan.model.response)
+    if starts:
+        keep &= starts[0] < stop
+    if plan.weights is not None:
+        keep &= columns[plan.weights.name] > 0
+    kept = np.flatnonzero(keep)
+    missing = cohort.rows - len(kept)
+    if task.options.landmark is not None:
+        found = landmarks.at(task.options.landmark, starts[0] if starts else None, stop, event, cohort.person, kept)
+        kept, starts, stop, event, keep = found.rows, [], stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
+        stop[kept], event[kept], keep[kept] = found.stop, found.event, True
+    time = plan.grid.index(stop[kept])
+    after = stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step  # later than the grid: censored at its end
+    stratum = _stratum(plan.strata, columns, kept)
+    order = np.lexsort((time, stratum))
+    kept, time, stratum, after = kept[order], time[order], stratum[order], after[order]
+    dead = np.flatnonzero((event[kept] > 0) & ~after)
+    begin = plan.grid.index(starts[0][kept]) if starts else None
+    cell, entry, strata = _number_cells(plan, stratum, time, begin)
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    cells = counting.people(cohort, keep) | {
+        "missing": np.array([missing]),
+        "events": np.array([len(dead)]),
+        "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
+    }
+    if not plan.within_node:
+        cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
+    weights = columns[plan.weights.name][kept] if plan.weights else None
+    return Rows(X, cell, entry, dead, weights, strata, cohort.person[kept], cells)
+
+
+def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], kept: Ints) -> Ints:
+    stratum = np.zeros(len(kept), np.int64)
+    for field in strata:
+        stratum = stratum * len(field.groups) + columns[field.name][kept].astype(np.int64)
+    return stratum
+
+
+def _number_cells(plan: Plan, stratum: Ints, time: Ints, begin: Ints | None) -> tuple[Ints, Ints | None, tuple[tuple[int, int], ...]]:
+    """Over nodes every stratum has every time of the grid; within a node only the cells in use are numbered."""
+    size = plan.grid.size
+    full = stratum * size + time
+    if not plan.within_node:
+        strata = tuple((s * size, (s + 1) * size) for s in range(plan.n_strata))
+        return full, None if begin is None else stratum * size + begin, strata
+    used, cell = np.unique(full, return_inverse=True)
+    owner, first = np.unique(used // size, return_index=True)
+    ends = [*first.tolist(), len(used)][1:]
+    entry = None
+    if begin is not None:
+        entry = np.searchsorted(used, stratum * size + begin, side="right") - 1
+        entry = np.where(entry >= first[np.searchsorted(owner, stratum)], entry, -1)
+    return cell, entry, tuple(zip(first.tolist(), ends, strict=True))
+
+
+def _risk(rows: Rows, beta: Floats) -> dict[str, Floats]:
+    """The sums at coefficients `beta`, per cell: over those who leave, enter, and die."""
+    n_cells, p = rows.n_cells, rows.X.shape[1]
+    left = np.zeros((n_cells, 1 + p))
+    hazard = np.empty(len(rows.cell))
+    for block in newton.blocks(len(rows.cell)):
+        X = rows.X[block]
+        e = np.exp(X @ beta)
+        if rows.weights is not None:
+            e *= rows.weights[block]
+        hazard[block] = e
+        cell = rows.cell[block]
+        first = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        left[cell[first], 0] += np.add.reduceat(e, first)
+        left[cell[first], 1:] += np.add.reduceat(X * e[:, None], first, axis=0)
+    return {"hazard": hazard, "left": left, **_entered(rows, hazard), **_died(rows, hazard, beta)}
+
+
+def _entered(rows: Rows, hazard: Floats) -> dict[str, Floats]:
+    if rows.entry is None:
+        return {}
+    entered = np.empty((rows.n_cells + 1, 1 + rows.X.shape[1]))
+    entered[:, 0] = np.bincount(rows.entry + 1, hazard, rows.n_cells + 1)
+    for j in range(rows.X.shape[1]):
+        entered[:, j + 1] = np.bincount(rows.entry + 1, hazard * rows.X[:, j], rows.n_cells + 1)
+    return {"entered": entered[1:]}
+
+
+def _died(rows: Rows, hazard: Floats, beta: Floats) -> dict[str, Floats]:
+    cell, X, e = rows.cell[rows.dead], rows.X[rows.dead], hazard[rows.dead]
+    w = rows.weights[rows.dead] if rows.weights is not None else np.ones(len(cell))
+    died = np.zeros((rows.n_cells, 1 + X.shape[1]))
+    deaths = np.zeros((rows.n_cells, 2))
+    if len(cell):
+        first = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        died[cell[first], 0] = np.add.reduceat(e, first)
+        died[cell[first], 1:] = np.add.reduceat(X * e[:, None], first, axis=0)
+        deaths[cell[first], 0] = np.diff(np.r_[first, len(cell)])
+        deaths[cell[first], 1] = np.add.reduceat(w, first)
+    observed = np.array([float(w @ (X @ beta)), *(w @ X)])  # the part of the log-likelihood and score of the dead
+    return {"died": died, "deaths": deaths, "observed": observed}
+
+
+def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
+    """(p, p) sum over rows of x x' times the row's hazard while at risk."""
+    return newton.gram(rows.X, hazard * _exposure(rows, h0, h1))
+
+
+def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
+    """(n,) the increments that each row was exposed to: those of its cells, less Efron's share if it died."""
+    total = risk_sets.within(h0, rows.strata)
+    exposure = total[rows.cell]
+    if rows.entry is not None:
+        exposure = exposure - _before(total, rows)
+    exposure[rows.dead] -= h1[rows.cell[rows.dead]]
+    return np.maximum(exposure, 0.0)
+
+
+def _before(total: Floats, rows: Rows) -> Floats:
+    """`total` at each row's entry; 0 for a row that was at risk from the start."""
+    assert rows.entry is not None
+    inside = rows.entry >= 0
+    return np.where(inside if total.ndim == 1 else inside[:, None], total[np.maximum(rows.entry, 0)], 0.0)
+
+
+def _fit_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    """All of a Newton step, where the node holds its strata alone."""
+    risk = _risk(rows, state["beta"])
+    made = risk_sets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+    information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
+    return {"score": made.score, "information": information, "log_lik": np.array([made.log_lik]), "weight": np.array([risk["deaths"][:, 1].sum()])}
+
+
+def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    risk = _risk(rows, state["beta"])
+    del risk["hazard"]
+    return risk
+
+
+def _information_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    hazard = np.exp(rows.X @ state["beta"])
+    if rows.weights is not None:
+        hazard *= rows.weights
+    return {"gram": _information(rows, hazard, state["h0"], state["h1"])}
+
+
+def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    """(p, p) sum over people of u u', u a person's score residual summed over their rows."""
+    if task.plan.within_node:
+        risk = _risk(rows, state["beta"])
+        hazard = risk["hazard"]
+        made = risk_sets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+    else:
+        hazard = np.exp(rows.X @ state["beta"])
+        if rows.weights is not None:
+            hazard *= rows.weights
+        made = Increments(state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING)
+    X, dead = rows.X, rows.dead
+    passed = risk_sets.within(made.k0, rows.strata)
+    mean_passed = passed[rows.cell]
+    if rows.entry is not None:
+        mean_passed = mean_passed - _before(passed, rows)
+    mean_passed[dead] -= made.k1[rows.cell[dead]]
+    residual = hazard[:, None] * (mean_passed - X * _exposure(rows, made.h0, made.h1)[:, None])
+    w = rows.weights[dead, None] if rows.weights is not None else 1.0
+    residual[dead] += w * (X[dead] - made.mean[rows.cell[dead]])
+    if task.rows_per_person > 1 and len(residual):
+        order = np.argsort(rows.person, kind="stable")
+        first = np.flatnonzero(np.r_[True, np.diff(rows.person[order]) != 0])
+        residual = np.add.reduceat(residual[order], first, axis=0)
+    return {"meat": residual.T @ residual}
+
+
+_NOTHING: tuple[Floats, float, Floats] = (np.empty(0), 0.0, np.empty(0))
+_STEPS = {"fit": _fit_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
+
+
+def _bounds(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
+    """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
+    sums over those who leave, enter and die have: one cell a row."""
+    low, high = newton.predictor_interval(newton.row_norm(task.plan.model.terms, False), state["beta"], False)
+    heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
+    top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
+    cell = heaviest * top * math.sqrt(1 + p)
+    observed = heaviest * math.sqrt(max(low * low, high * high) + p)
+    known = {"left": cell, "entered": cell, "died": cell, "deaths": max(heaviest, task.rows_per_person) * math.sqrt(2), "observed": observed}
+    if state.step == "information":
+        known["gram"] = heaviest * top * p * _most_exposure(state, task)
+    return {name: known.get(name, math.inf) for name in sums}
+
+
+def _most_exposure(state: State, task: Task) -> float:
+    """The increments of all times of the stratum that has most of them."""
+    return float(state["h0"].reshape(-1, task.plan.grid.size).sum(1).max())
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    values = dict(state.values)
+    if state.step == "robust":
+        return _result(total, task, values, total.sums["meat"])
+    if state.step == "risk":
+        return _hazards(total, task, values)
+    if state.step == "fit":
+        score, information, log_lik = total.sums["score"], total.sums["information"], float(total.sums["log_lik"][0])
+        weight = float(total.sums["weight"][0])
+    else:
+        score, log_lik = values["score"], float(values["log_lik"][0])
+        information = total.sums["gram"] - values["outer"]
+        weight = float(values["weight"][0])
+    if not weight > 0:
+        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+    return _newton(score, information, log_lik, total, task, values)
+
+
+def _hazards(total: Part, task: Task, values: dict[str, Floats]) -> State:
+    size, n_strata = task.plan.grid.size, task.plan.n_strata
+    strata = tuple((s * size, (s + 1) * size) for s in range(n_strata))
+    sums = total.sums
+    made = risk_sets.increments(sums["left"], sums.get("entered"), sums["died"], sums["deaths"], sums["observed"], strata, task.options.ties)
+    values |= {"h0": made.h0, "h1": made.h1, "score": made.score, "log_lik": np.array([made.log_lik]), "outer": made.outer}
+    values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
+    if task.options.robust:
+        values |= {"k0": made.k0, "k1": made.k1, "mean": made.mean}
+    return State("information", values)
+
+
+def _newton(score: Floats, information: Floats, log_lik: float, total: Part, task: Task, values: dict[str, Floats]) -> State | Result:
+    beta = values["beta"]
+    again = "fit" if task.plan.within_node else "risk"
+    if "rounds" not in values:
+        values |= {"rounds": np.zeros(1), "null_log_lik": np.array([log_lik]), "best": np.array([-math.inf]), "last": beta}
+    values["rounds"] = values["rounds"] + 1
+    best = float(values["best"][0])
+    if values["rounds"][0] > newton.MOST_ROUNDS:
+        raise errors.ModelError(_diverged(task, beta))
+    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
+        return State(again, values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
+    step = newton.newton(score, information)
+    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
+        return State(again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
+    values |= {"fitted": beta + step.beta, "fitted_log_lik": np.array([log_lik]), "covariance": step.covariance, "aliased": step.aliased.astype(np.float64)}
+    if task.options.robust:
+        return State("robust", values)
+    return _result(total, task, values, None)
+
+
+def _diverged(task: Task, beta: Floats) -> str:
+    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
+    return f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+
+
+def _result(total: Part, task: Task, values: Mapping[str, Floats], meat: Floats | None) -> Result:
+    plan: Plan = task.plan
+    aliased = values["aliased"] > 0
+    L = newton.unscale(plan.names, plan.scaling, False)
+    bread = np.where(np.isnan(values["covariance"]), 0.0, values["covariance"])
+    covariance = bread if meat is None else bread @ meat @ bread
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    spread = L @ covariance @ L.T
+    spread[aliased, :] = spread[:, aliased] = np.nan
+    rows = newton.coefficients(plan.names, L @ values["fitted"], spread, z=z, exponentiate="hazard_ratio")
+    if meat is not None:
+        for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
+            row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
+    df = int((~aliased).sum())
+    null, fitted = float(values["null_log_lik"][0]), float(values["fitted_log_lik"][0])
+    ratio = max(2 * (fitted - null), 0.0)
+    glance = {
+        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": fitted, "null_log_lik": null,
+        "statistic_lr": ratio, "df": df, "p_value_lr": float(special.chdtrc(df, ratio)) if df else None,
+        "ties": task.options.ties, "robust": task.options.robust, "rounds": int(values["rounds"][0]),
+    }  # fmt: skip
+    off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
+    tables = {"coefficients": Table(rows), "glance": Table([glance])}
+    return Result(tables, counting.reported(total.cells, "events"), Exactness(**off) if off else Exactness(), newton.aliased_note(plan.names, aliased))

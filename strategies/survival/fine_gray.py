@@ -1,0 +1,252 @@
+"""Fine and Gray's regression of the subdistribution hazard of one of several competing events, on an agreed time grid.
+
+Node: first, how many leave without an event at each time; then, per time, the sums of e^xb (1, x) over those who leave, over the
+events of interest, and over those who had a competing event, weighted by the pooled chance of being under observation; then one
+weighted cross-product. Hub: the censoring curve, Newton's step, and the variance that knows the curve was estimated.
+Exact: all are sums over people (Fine & Gray 1999; the estimate and variance of R's cmprsk::crr).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from federation import cohort as cohorts
+from federation import errors, formula, messages
+from federation.cohort import Cohort
+from federation.contract import Field, Frozen, Schema
+from federation.expression import ExpressionError
+from federation.formula import Model
+from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
+from strategies.numerics import counting, newton
+from strategies.numerics.newton import Scaling
+from strategies.protocol import Task
+from strategies.survival import cumulative_incidence, time_grid
+from strategies.survival.time_grid import Grid, TimeGrid
+
+
+class Options(Frozen):
+    """`cause` is the event of interest; `nothing`, the level that says that no event happened, by default the first."""
+
+    model: str
+    cause: str
+    nothing: str | None = None
+    grid: Grid | None = None
+    conf_level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: Model
+    grid: TimeGrid
+    causes: tuple[str, ...]
+    nothing: int
+    cause: int
+    scaling: Scaling
+    names: tuple[str, ...]
+
+
+def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+    model = formula.compile(options.model, schema, causes=True)
+    if len(model.response) != 2 or not model.survival:
+        raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~; delayed entry is not offered by fine_gray")
+    if model.strata or model.offset is not None:
+        raise ExpressionError(f"strata() and offset() are not offered by fine_gray, in {options.model!r}; leave them out")
+    newton.need_terms(model.terms, options.model)
+    causes, nothing = cumulative_incidence.causes_of(model.response[-1], options.nothing)
+    if options.cause not in causes:
+        raise ExpressionError(f"cause: {options.cause!r} is not an event of {model.response[-1].name!r}; the events are {', '.join(causes)}")
+    grid = time_grid.agree(options.grid, model.response[:1])
+    names = tuple(term.name for term in model.terms)
+    return Plan(model, grid, causes, nothing, causes.index(options.cause), newton.scaling(model.terms, centred=True), names), tuple(model.fields)
+
+
+def start(task: Task) -> State:
+    return State("censoring")
+
+
+# -- node
+@dataclass(frozen=True)
+class Rows:
+    """Complete rows in the order of their time: X (n, p) scaled, the index of the time on the grid (n,), and indices of those who
+    had the event of interest, and another one."""
+
+    X: Floats
+    time: Ints
+    events: Ints
+    others: Ints
+    cells: dict[str, Ints]
+
+
+def local(cohort: Cohort, task: Task, state: State) -> Part:
+    rows = cohort.once(("fine_gray", task.name), lambda: _rows(cohort, task))
+    sums = _STEPS[state.step](rows, task, state)
+    return Part(sums, rows.cells, _bounds(task, state, sums), parameters=len(task.plan.names))
+
+
+def _rows(cohort: Cohort, task: Task) -> Rows:
+    plan: Plan = task.plan
+    columns = cohort.columns(task.fields)
+    keep = cohorts.complete(columns)
+    stop, cause = (columns[field.name] for field in plan.model.response)
+    kept = np.flatnonzero(keep)
+    kept = kept[np.argsort(stop[kept], kind="stable")]
+    kind = cumulative_incidence.kind_of(cause[kept], plan.nothing, len(plan.causes))
+    kind[stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(plan.causes)  # later than the grid: leaves at its end
+    time, size = plan.grid.index(stop[kept]), plan.grid.size
+    events, others = np.flatnonzero(kind == plan.cause), np.flatnonzero((kind != plan.cause) & (kind != len(plan.causes)))
+    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    leaving = np.stack([np.bincount(time, minlength=size), np.bincount(time[events], minlength=size), np.bincount(time[others], minlength=size)])
+    cells = counting.people(cohort, keep) | {"events": np.array([len(events)]), "leaving": leaving.astype(np.int64)}
+    return Rows(X, time, events, others, cells | {"off_grid": np.array([plan.grid.off_grid(stop[kept])])})
+
+
+def _censoring_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    return {"leaving": rows.cells["leaving"].astype(np.float64)}
+
+
+def _moments(rows: Rows, which: Any, weights: Floats, size: int) -> Floats:
+    """(size, 1 + p) the sums of weight (1, x) of rows at each time."""
+    X, time = rows.X[which], rows.time[which]
+    return np.stack([np.bincount(time, weights, size), *(np.bincount(time, weights * X[:, j], size) for j in range(X.shape[1]))], axis=1)
+
+
+def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    size = task.plan.grid.size
+    hazard = np.exp(rows.X @ state["beta"])
+    beyond = hazard[rows.others] / state["observed"][rows.time[rows.others]]
+    dead = rows.X[rows.events]
+    observed = np.array([float((dead @ state["beta"]).sum()), *dead.sum(0)])
+    return {"left": _moments(rows, slice(None), hazard, size), "beyond": _moments(rows, rows.others, beyond, size), "score": observed}
+
+
+def _exposure(rows: Rows, state: State) -> Floats:
+    """(n,) the increments that each row was exposed to: up to its time, and after it, if it had another event, as long as it would
+    still have been under observation."""
+    exposure = state["h0"].cumsum()[rows.time]
+    later, time = _after(state["observed"] * state["h0"]), rows.time[rows.others]
+    exposure[rows.others] += later[time] / state["observed"][time]
+    return exposure
+
+
+def _after(increments: Floats) -> Floats:
+    """(size, ...) the sum of the increments after each time."""
+    return increments[::-1].cumsum(0)[::-1] - increments
+
+
+def _information_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    return {"gram": newton.gram(rows.X, np.exp(rows.X @ state["beta"]) * _exposure(rows, state))}
+
+
+def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+    """(p, p) sum over people of u u': the score residual, and what a person tells about the censoring curve."""
+    hazard, X, time, others = np.exp(rows.X @ state["beta"]), rows.X, rows.time, rows.others
+    passed = (state["h0"][:, None] * state["mean"]).cumsum(0)[time]
+    later = _after((state["observed"] * state["h0"])[:, None] * state["mean"])[time[others]]
+    passed[others] += later / state["observed"][time[others], None]
+    residual = hazard[:, None] * (passed - X * _exposure(rows, state)[:, None])
+    residual[rows.events] += X[rows.events] - state["mean"][time[rows.events]]
+    residual -= state["censored"].cumsum(0)[time]  # a person's expected part of the censoring up to their time
+    without = np.ones(len(time), np.bool_)
+    without[rows.events] = without[others] = False
+    residual[without] += state["told"][time[without]]
+    return {"meat": residual.T @ residual}
+
+
+_STEPS = {"censoring": _censoring_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
+
+
+def _bounds(task: Task, state: State, sums: dict[str, Floats]) -> dict[str, float]:
+    """As with Cox's model what is made of risk sets has no bound, and a weight 1 / G has none that is known beforehand."""
+    return {name: task.rows_per_person * np.sqrt(2) if name == "leaving" else np.inf for name in sums}  # among all, and among its kind
+
+
+# -- hub
+def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+    total = messages.add(parts)
+    values = dict(state.values)
+    return _finish(total, task, values) if state.step == "robust" else _COMBINE[state.step](total, task, values)
+
+
+def _begin(total: Part, task: Task, values: dict[str, Floats]) -> State:
+    """The chance of still being under observation just before each time: Kaplan and Meier's estimate for leaving without an event."""
+    everyone, events, others = total.sums["leaving"]
+    if not events.sum() > 0:
+        raise errors.ModelError(f"{task.name}: no {task.options.cause!r} in the cohort; widen it, or choose another event")
+    at_risk = everyone[::-1].cumsum()[::-1]
+    hazard = np.where(at_risk > 0, (everyone - events - others) / np.maximum(at_risk, 1), 0.0)
+    observed = np.r_[1.0, np.cumprod(1 - hazard)[:-1]]
+    observed = np.where(observed > 0, observed, 1.0)  # once everyone has left it weighs nothing; 1 keeps a division defined
+    more = {"observed": observed, "at_risk": at_risk, "left": hazard, "d": events}
+    return State("risk", {"beta": np.zeros(len(task.plan.names)), "rounds": np.zeros(1), "loglik": np.array([-np.inf]), **more})
+
+
+def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
+    left, beyond, sums = (total.sums[name] for name in ("left", "beyond", "score"))
+    before = np.vstack([np.zeros(beyond.shape[1]), beyond.cumsum(0)[:-1]])  # of those who had another event strictly before
+    S = left[::-1].cumsum(0)[::-1] + values["observed"][:, None] * before
+    d = values["d"]
+    some = d > 0
+    h0, mean = np.zeros(len(d)), np.zeros((len(d), S.shape[1] - 1))
+    h0[some] = d[some] / S[some, 0]
+    mean[some] = S[some, 1:] / S[some, :1]
+    loglik = float(sums[0] - d[some] @ np.log(S[some, 0]))
+    values["rounds"] = values["rounds"] + 1
+    if not np.isfinite(loglik) or loglik < values["loglik"][0] - 1e-8 * (abs(values["loglik"][0]) + 1):
+        if values["rounds"][0] > newton.MOST_ROUNDS:
+            raise errors.ModelError(_diverged(task, values["beta"]))
+        return State("risk", values | {"beta": (values["beta"] + values["last"]) / 2})  # overshot: half the way back
+    made = {"h0": h0, "mean": mean, "score": sums[1:] - d @ mean, "outer": (mean * d[:, None]).T @ mean, "before": before, "loglik": np.array([loglik])}
+    first = {} if "null" in values else {"null": np.array([loglik])}
+    return State("information", values | made | first)
+
+
+def _step(total: Part, task: Task, values: dict[str, Floats]) -> State:
+    step = newton.newton(values["score"], total.sums["gram"] - values["outer"])
+    if values["rounds"][0] > newton.MOST_ROUNDS:
+        raise errors.ModelError(_diverged(task, values["beta"]))
+    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(values["beta"]).max(initial=1.0):
+        return State("risk", values | {"last": values["beta"], "beta": values["beta"] + step.beta})
+    return State("robust", values | {"covariance": step.covariance, **_censoring_terms(values)})
+
+
+def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
+    """Fine and Gray's psi: `told` (times, p), what one more who leaves without an event tells of the score through the censoring
+    curve, and `censored`, how much of that is expected of each person at risk."""
+    weighted = values["observed"] * values["h0"]
+    from_then = weighted[::-1].cumsum()[::-1]
+    means = (weighted[:, None] * values["mean"])[::-1].cumsum(0)[::-1]
+    before = values["before"]
+    told = (before[:, 1:] * from_then[:, None] - before[:, :1] * means) / np.maximum(values["at_risk"], 1)[:, None]
+    return {"told": told, "censored": values["left"][:, None] * told}
+
+
+def _diverged(task: Task, beta: Floats) -> str:
+    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
+    return f"{task.name}: the coefficient of {worst!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
+
+
+def _finish(total: Part, task: Task, values: dict[str, Floats]) -> Result:
+    plan: Plan = task.plan
+    A = np.where(np.isnan(values["covariance"]), 0.0, values["covariance"])
+    aliased = np.isnan(np.diag(values["covariance"]))
+    L = newton.unscale(plan.names, plan.scaling, False)
+    covariance = L @ A @ total.sums["meat"] @ A @ L.T
+    covariance[aliased, :] = covariance[:, aliased] = np.nan
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    rows = newton.coefficients(plan.names, L @ values["beta"], covariance, z=z, exponentiate="subdistribution_hazard_ratio")
+    counted = counting.reported(total.cells, "events")
+    glance = {
+        "n": counted["rows"], "n_event": counted["events"], "n_competing": int(total.cells["leaving"][2].sum()),
+        "null_log_lik": float(values["null"][0]), "log_lik": float(values["loglik"][0]), "rounds": int(values["rounds"][0]),
+    }  # fmt: skip
+    off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
+    tables = {"coefficients": Table(rows), "glance": Table([glance])}
+    return Result(tables, counted, Exactness(**off) if off else Exactness(), newton.aliased_note(plan.names, aliased))
+
+
+_COMBINE = {"censoring": _begin, "risk": _risk, "information": _step}
