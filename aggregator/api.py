@@ -25,8 +25,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from aggregator import database, enrolment, pki
 from aggregator.database import Party, Submitted
 from aggregator.rounds import check_secure_sum
-from aggregator.scheduler import Dispatch
-from aggregator.settings import Hub
+from aggregator.scheduler import Scheduler
+from aggregator.settings import HubSettings
 from federation import __version__, credentials, errors
 from federation import study as studies
 from federation.contract import Contract
@@ -35,7 +35,7 @@ from federation.study import Study
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
-MOST_CALLS = 1000  # open at the same time; each node's line is one
+MAX_CALLS = 1000  # open at the same time; each node's line is one
 QUIET_S, SEEN_S = 0.2, 5.0
 REHEARSAL_S = 10.0
 LARGEST_CALL = 16 * 2**20
@@ -65,14 +65,14 @@ class Servers:
             ended.wait(5)
 
 
-def servers(dispatch: Dispatch) -> Servers:
+def servers(scheduler: Scheduler) -> Servers:
     """SetupError if a port is taken."""
-    hub = dispatch.hub
+    hub = scheduler.hub
     checks = health.HealthServicer()
-    api, enrol = _server(MOST_CALLS), _server(20)
-    hub_pb2_grpc.add_NodesServicer_to_server(Nodes(dispatch), api)
-    hub_pb2_grpc.add_CoordinationServicer_to_server(Coordination(dispatch), api)
-    hub_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(dispatch), enrol)
+    api, enrol = _server(MAX_CALLS), _server(20)
+    hub_pb2_grpc.add_NodesServicer_to_server(Nodes(scheduler), api)
+    hub_pb2_grpc.add_CoordinationServicer_to_server(Coordination(scheduler), api)
+    hub_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(scheduler), enrol)
     for server in (api, enrol):
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _listen(api, hub, "api", mutual=True)
@@ -89,7 +89,7 @@ def _server(calls: int) -> grpc.Server:
     return grpc.server(futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"), options=options)
 
 
-def _listen(server: grpc.Server, hub: Hub, which: str, *, mutual: bool) -> None:
+def _listen(server: grpc.Server, hub: HubSettings, which: str, *, mutual: bool) -> None:
     pair = ((hub.pki / "hub.key").read_bytes(), (hub.pki / "hub.crt").read_bytes())
     secure = grpc.ssl_server_credentials([pair], (hub.pki / "ca.crt").read_bytes() if mutual else None, require_client_auth=mutual)
     address = getattr(hub.file, which)
@@ -123,10 +123,10 @@ def _told(call: Callable[..., Any]) -> Callable[..., Any]:
     return answered
 
 
-def _caller(dispatch: Dispatch, context: grpc.ServicerContext, *roles: str) -> tuple[Party, str]:
+def _caller(scheduler: Scheduler, context: grpc.ServicerContext, *roles: str) -> tuple[Party, str]:
     """The party whose certificate this is, and the certificate; aborts if it is unknown, revoked, or of another role."""
     shown = context.auth_context().get("x509_pem_cert", [b""])[0]
-    found = database.party_by_key(dispatch.engine, credentials.key_id(x509.load_pem_x509_certificate(shown))) if shown else None
+    found = database.party_by_key(scheduler.engine, credentials.key_id(x509.load_pem_x509_certificate(shown))) if shown else None
     if found is None or found.revoked is not None:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "RefusalError|this certificate was revoked or replaced; ask the hub's operator")
     assert found is not None
@@ -136,34 +136,34 @@ def _caller(dispatch: Dispatch, context: grpc.ServicerContext, *roles: str) -> t
 
 
 class Enrolment(hub_pb2_grpc.EnrolmentServicer):
-    def __init__(self, dispatch: Dispatch) -> None:
-        self.dispatch = dispatch
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
 
     @_told
     def Enrol(self, request: hub_pb2.EnrolRequest, context: grpc.ServicerContext) -> hub_pb2.EnrolReply:  # noqa: N802
-        return enrolment.enrol(self.dispatch.hub, self.dispatch.engine, self.dispatch.control, request)
+        return enrolment.enrol(self.scheduler.hub, self.scheduler.engine, self.scheduler.control, request)
 
 
 class Nodes(hub_pb2_grpc.NodesServicer):
-    def __init__(self, dispatch: Dispatch) -> None:
-        self.dispatch = dispatch
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
 
     def Watch(self, request: hub_pb2.Hello, context: grpc.ServicerContext) -> Iterator[hub_pb2.Notice]:  # noqa: N802
-        dispatch = self.dispatch
-        node, _ = _caller(dispatch, context, "node")
+        scheduler = self.scheduler
+        node, _ = _caller(scheduler, context, "node")
         holdings = {one.dataset: {"contract": one.contract_hash, "people": one.people or None} for one in request.holdings}
-        database.seen(dispatch.engine, node.name, time.time(), request.version, holdings)
-        line = dispatch.board.connect(node.name)
+        database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
+        line = scheduler.board.connect(node.name)
         context.add_callback(lambda: line.put(None))
         log.info("node %s is online (hdh %s)", node.name, request.version)
         try:
-            head = dispatch.witness(node.name)
+            head = scheduler.witness(node.name)
             yield hub_pb2.Notice(welcome=hub_pb2.Welcome(now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__))
-            for proposal in dispatch.open_proposals(node.name):
+            for proposal in scheduler.open_proposals(node.name):
                 yield hub_pb2.Notice(proposal=proposal)
             yield from self._notices(node.name, line, context)
         finally:
-            dispatch.board.disconnect(node.name, line)
+            scheduler.board.disconnect(node.name, line)
             log.info("node %s is offline", node.name)
 
     def _notices(self, node: str, line: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext) -> Iterator[hub_pb2.Notice]:
@@ -176,39 +176,39 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                     return
                 yield notice
             if time.monotonic() - seen >= SEEN_S:
-                database.seen(self.dispatch.engine, node, time.time())
-                _caller(self.dispatch, context, "node")
+                database.seen(self.scheduler.engine, node, time.time())
+                _caller(self.scheduler, context, "node")
                 seen = time.monotonic()
 
     @_told
     def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:  # noqa: N802
-        node, _ = _caller(self.dispatch, context, "node")
-        self.dispatch.decide(node, request)
+        node, _ = _caller(self.scheduler, context, "node")
+        self.scheduler.decide(node, request)
         return hub_pb2.Empty()
 
     @_told
     def Renew(self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext) -> hub_pb2.RenewReply:  # noqa: N802
-        party, _ = _caller(self.dispatch, context, "node", "coordinator", "operator")
+        party, _ = _caller(self.scheduler, context, "node", "coordinator", "operator")
         asked = pki.read_request(request.csr)
         if credentials.key_id(asked) != party.key_id:
             raise errors.RefusalError("a renewal is for the same key; for another one, ask the hub's operator for an invitation")
-        return hub_pb2.RenewReply(certificate=pki.certify(self.dispatch.hub.pki, request.csr, party.name, party.role))
+        return hub_pb2.RenewReply(certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role))
 
     @_told
     def Roster(self, request: hub_pb2.Empty, context: grpc.ServicerContext) -> hub_pb2.RosterReply:  # noqa: N802
-        _caller(self.dispatch, context, "node")
+        _caller(self.scheduler, context, "node")
         return hub_pb2.RosterReply(
-            nodes={one.name: bytes.fromhex(one.identity) for one in database.enrolled(self.dispatch.engine, "node") if one.revoked is None}
+            nodes={one.name: bytes.fromhex(one.identity) for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None}
         )
 
 
 class Coordination(hub_pb2_grpc.CoordinationServicer):
-    def __init__(self, dispatch: Dispatch) -> None:
-        self.dispatch = dispatch
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
 
     @_told
     def Submit(self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
-        party, certificate = _caller(self.dispatch, context, "coordinator", "operator")
+        party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._checked(request, party, certificate)
         asked = self._asked(study, contract, request)
         check_secure_sum(study, len(asked))
@@ -216,9 +216,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         values = {
             "study": study.study, "study_hash": study.hash, "coordinator": party.name, "written": request.study, "contract": contract.canonical(),
             "certificate": certificate, "signature": request.signature.hex(), "submitted": now,
-            "deadline": now + (request.deadline_s or self.dispatch.hub.file.deadline_h * 3600),
+            "deadline": now + (request.deadline_s or self.scheduler.hub.file.deadline_h * 3600),
         }  # fmt: skip
-        return self._status(self.dispatch.submit(values, asked))
+        return self._status(self.scheduler.submit(values, asked))
 
     def _checked(self, request: hub_pb2.SubmitRequest, party: Party, certificate: str) -> tuple[Study, Contract]:
         study = studies.parse(request.study)
@@ -228,7 +228,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             raise errors.ContractError("the contract received does not follow the schema of this version") from None
         if study.coordinator != party.name:
             raise errors.StudyError(f"study {study.study}: it names coordinator {study.coordinator!r}, and you are {party.name!r}; leave `coordinator` out")
-        signer = credentials.signer_of_study(certificate.encode(), (self.dispatch.hub.pki / "ca.crt").read_bytes(), study.hash, request.signature, None)
+        signer = credentials.signer_of_study(certificate.encode(), (self.scheduler.hub.pki / "ca.crt").read_bytes(), study.hash, request.signature, None)
         if signer is None:
             raise errors.StudyError(f"study {study.study}: your signature over it does not hold; submit it with `hdh study submit`")
         analyses.plan(study, contract)
@@ -236,7 +236,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
 
     def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
         """The nodes named, or all that hold the dataset with this contract."""
-        nodes = {one.name: one for one in database.enrolled(self.dispatch.engine, "node") if one.revoked is None}
+        nodes = {one.name: one for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None}
         unknown = [name for name in request.nodes if name not in nodes]
         if unknown:
             raise errors.InputError(f"no node {unknown[0]!r} is enrolled here; the nodes are {', '.join(nodes) or 'none'}")
@@ -253,7 +253,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     @_told
     def List(self, request: hub_pb2.ListRequest, context: grpc.ServicerContext) -> hub_pb2.ListReply:  # noqa: N802
         whose = self._whose(context)
-        return hub_pb2.ListReply(studies=[self._status(one) for one in database.newest(self.dispatch.engine, whose, min(request.most or 50, 1000))])
+        return hub_pb2.ListReply(studies=[self._status(one) for one in database.newest(self.scheduler.engine, whose, min(request.most or 50, 1000))])
 
     @_told
     def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
@@ -263,7 +263,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         number = Coordination.Get(self, request, context).number
         last = None
         while context.is_active():
-            one = database.submitted(self.dispatch.engine, number)
+            one = database.submitted(self.scheduler.engine, number)
             status = self._status(one)
             if status != last:
                 yield status
@@ -278,51 +278,51 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         if one.run is None:
             said = f"{one.state}: {one.reason}" if one.over else f"{one.state}, and not over yet"
             raise errors.RefusalError(f"study {one.study} (number {one.number}) has no result: {said}")
-        return hub_pb2.ResultReply(document=database.result(self.dispatch.engine, one.run))
+        return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, one.run))
 
     @_told
     def Cancel(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
-        party, _ = _caller(self.dispatch, context, "coordinator", "operator")
+        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         one = self._found(request, context)
         if one.over:
             raise errors.RefusalError(f"study {one.study} (number {one.number}) is over: {one.state}")
-        self.dispatch.cancel(one, party.name)
-        return self._status(database.submitted(self.dispatch.engine, one.number))
+        self.scheduler.cancel(one, party.name)
+        return self._status(database.submitted(self.scheduler.engine, one.number))
 
     @_told
     def Plan(self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext) -> hub_pb2.PlanReply:  # noqa: N802
-        party, certificate = _caller(self.dispatch, context, "coordinator", "operator")
+        party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._checked(request, party, certificate)
         asked = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
             study=request.study, contract_hash=contract.hash, certificate=certificate, signature=request.signature, nodes=len(asked), rehearsal=True
         )
-        said = self.dispatch.rehearse(proposal, study.hash, asked, REHEARSAL_S)
-        online = self.dispatch.board.online()
+        said = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
+        online = self.scheduler.board.online()
         states = []
         for node in asked:
             absent = hub_pb2.Decision(verdict="asked", reason="did not answer" if node in online else "is not online")
             word = said.get(node, absent)
-            known = database.party(self.dispatch.engine, node)
+            known = database.party(self.scheduler.engine, node)
             people = known.holdings.get(study.dataset, {}).get("people") or 0 if known else 0
             states.append(hub_pb2.NodeState(node=node, verdict=word.verdict, reason=word.reason, online=node in online, people=people))
         return hub_pb2.PlanReply(nodes=states)
 
     def _whose(self, context: grpc.ServicerContext) -> str | None:
-        party, _ = _caller(self.dispatch, context, "coordinator", "operator")
+        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         return None if party.role == "operator" else party.name
 
     def _found(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
-        one = database.find(self.dispatch.engine, request.study, self._whose(context))
+        one = database.find(self.scheduler.engine, request.study, self._whose(context))
         if one is None:
             raise errors.InputError(f"no study {request.study!r} of yours at this hub; see `hdh study list`")
         return one
 
     def _status(self, one: Submitted) -> hub_pb2.Status:
-        online = self.dispatch.board.online()
-        said = database.decided(self.dispatch.engine, one.number)
+        online = self.scheduler.board.online()
+        said = database.decided(self.scheduler.engine, one.number)
         return hub_pb2.Status(
             number=one.number, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, state=one.state, reason=one.reason,
-            progress=self.dispatch.progress(one), submitted=one.submitted, deadline=one.deadline, started=one.started or 0, finished=one.finished or 0,
+            progress=self.scheduler.progress(one), submitted=one.submitted, deadline=one.deadline, started=one.started or 0, finished=one.finished or 0,
             nodes=[hub_pb2.NodeState(node=each.node, verdict=each.verdict, reason=each.reason, online=each.node in online) for each in said],
         )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from aggregator import rounds
-from aggregator.rounds import Outcome, Resumed, Run
+from aggregator.rounds import Outcome, Resumed, TaskRun
 from federation.contract import Contract
 from federation.messages import Floats, State, TaskId
 from federation.study import Study
@@ -69,7 +69,7 @@ def save(file: Path, number: int, outcome: Outcome) -> None:
     os.replace(part, file)
 
 
-def _told(index: int, task_id: TaskId, one: Run, arrays: dict[str, Floats]) -> dict[str, Any]:
+def _told(index: int, task_id: TaskId, one: TaskRun, arrays: dict[str, Floats]) -> dict[str, Any]:
     for kind, values in (("values", one.state.values), ("hub", one.state.hub)):
         arrays |= {f"{index} {kind} {name}": array for name, array in values.items()}
     return {"task": list(task_id), "step": one.state.step, "asked": list(one.state.asked), "rounds": one.rounds, "nodes": one.nodes, "notes": one.notes}

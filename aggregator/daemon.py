@@ -22,8 +22,8 @@ import sqlalchemy as sa
 import aggregator
 from aggregator import api, database, metrics, settings
 from aggregator.flower.control import Control
-from aggregator.scheduler import Dispatch
-from aggregator.settings import Hub
+from aggregator.scheduler import Scheduler
+from aggregator.settings import HubSettings
 from federation import __version__, audit, credentials, errors, lock, logs
 from strategies import registry as analyses
 
@@ -33,7 +33,7 @@ START_S = 60.0
 LOCK = "hub.lock"
 
 
-def run(hub: Hub, *, log_format: str = "text") -> None:
+def run(hub: HubSettings, *, log_format: str = "text") -> None:
     """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
@@ -43,22 +43,22 @@ def run(hub: Hub, *, log_format: str = "text") -> None:
         _run(hub, stop)
 
 
-def _run(hub: Hub, stop: threading.Event) -> None:
+def _run(hub: HubSettings, stop: threading.Event) -> None:
     engine = database.open_registry(hub.database)
     control = Control(hub.file.admin, hub.pki / "ca.crt", hub.token)
-    dispatch = Dispatch(hub, engine, control)
+    scheduler = Scheduler(hub, engine, control)
     _check_ports(hub)
     children = Children(hub)
-    served = api.servers(dispatch)
+    served = api.servers(scheduler)
     audit.write(hub.audit, "hub started", version=__version__)
     try:
         children.start()
         analyses.preload()
         children.wait_until_up(stop)
         served.start()
-        metrics.serve(hub.file.metrics, dispatch)
+        metrics.serve(hub.file.metrics, scheduler)
         log.info("hub (hdh %s) is up: nodes' rounds %s, API %s, enrolment %s", __version__, hub.file.fleet, hub.file.api, hub.file.enrol)
-        loop = threading.Thread(target=dispatch.run, args=(stop,), name="dispatch")
+        loop = threading.Thread(target=scheduler.run, args=(stop,), name="dispatch")
         loop.start()
         while not stop.wait(1.0):
             served.serving(children.look_after() and _database_answers(engine))
@@ -82,7 +82,7 @@ def _database_answers(engine: sa.Engine) -> bool:
     return True
 
 
-def _check_ports(hub: Hub) -> None:
+def _check_ports(hub: HubSettings) -> None:
     for which in ("fleet", "admin", "metrics"):
         host, port = credentials.address(getattr(hub.file, which))
         try:
@@ -102,7 +102,7 @@ def is_running(folder: Path) -> bool:
 class Children:
     """The SuperLink and the SuperExec. They end with the hub, however it ends, and are started again when they do alone."""
 
-    hub: Hub
+    hub: HubSettings
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     again_at: dict[str, float] = field(default_factory=dict)
 

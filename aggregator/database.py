@@ -33,7 +33,7 @@ runs = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("result", sa.Text, nullable=False),
 )
-happenings = sa.Table(
+event_rows = sa.Table(
     "happenings",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
@@ -216,9 +216,9 @@ def write(engine: sa.Engine, document: Document) -> int:
     }
     with engine.begin() as connection:
         run = int(connection.execute(runs.insert().values(**row, status=status_of(document), result=text)).inserted_primary_key[0])  # type: ignore[index]
-        events: list[dict[str, Any]] = [{"run": run, **happened} for happened in provenance["happened"]]
+        events: list[dict[str, Any]] = [{"run": run, **event} for event in provenance["events"]]
         if events:
-            connection.execute(happenings.insert(), events)
+            connection.execute(event_rows.insert(), events)
     return run
 
 

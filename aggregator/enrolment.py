@@ -12,21 +12,21 @@ import sqlalchemy as sa
 from aggregator import database, pki
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
-from aggregator.settings import Hub
+from aggregator.settings import HubSettings
 from federation import audit, credentials, errors
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2
 from federation.secagg import keys
 
-MOST_HOURS = 30 * 24
+MAX_HOURS = 30 * 24
 
 
-def invite(hub: Hub, engine: sa.Engine, name: str, role: str, hours: float) -> Invitation:
+def invite(hub: HubSettings, engine: sa.Engine, name: str, role: str, hours: float) -> Invitation:
     """For a new party, or for a new key of an old one. The secret is shown once; its hash is kept."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
         raise errors.InputError(f"{name!r} is not a name: lower-case letters, digits and dashes, and a letter first")
-    if not 0 < hours <= MOST_HOURS:
-        raise errors.InputError(f"--hours {hours:g}: an invitation counts for {MOST_HOURS} hours at most")
+    if not 0 < hours <= MAX_HOURS:
+        raise errors.InputError(f"--hours {hours:g}: an invitation counts for {MAX_HOURS} hours at most")
     before = database.party(engine, name)
     if before is not None and before.role != role and before.revoked is None:
         raise errors.InputError(f"{name!r} is enrolled as {before.role}; choose another name, or revoke it first")
@@ -36,7 +36,7 @@ def invite(hub: Hub, engine: sa.Engine, name: str, role: str, hours: float) -> I
     return Invitation(secret, pki.fingerprint(hub.pki))
 
 
-def enrol(hub: Hub, engine: sa.Engine, control: Control, asked: hub_pb2.EnrolRequest) -> hub_pb2.EnrolReply:
+def enrol(hub: HubSettings, engine: sa.Engine, control: Control, asked: hub_pb2.EnrolRequest) -> hub_pb2.EnrolReply:
     """RefusalError if the invitation does not count; it is used up only when all else has worked."""
     secret_hash, now = hashlib.sha256(asked.secret).hexdigest(), time.time()
     invited = database.invitation(engine, secret_hash, now)
@@ -63,7 +63,7 @@ def enrol(hub: Hub, engine: sa.Engine, control: Control, asked: hub_pb2.EnrolReq
     )  # fmt: skip
 
 
-def revoke(hub: Hub, engine: sa.Engine, name: str) -> None:
+def revoke(hub: HubSettings, engine: sa.Engine, name: str) -> None:
     """At once for the hub's own service; a running hub takes a node off the SuperLink within seconds."""
     database.revoke(engine, name, time.time())
     audit.write(hub.audit, "revoked", name=name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from federation import study as studies
 from federation.contract import Contract
-from federation.messages import Head
+from federation.messages import LedgerHead
 from federation.study import Study
 
 
@@ -77,13 +77,13 @@ def progress(folder: Path, name: str, done: str) -> None:
     _replace(folder / f"{name}.round", done)
 
 
-def witnesses(folder: Path) -> dict[str, Head]:
+def witnesses(folder: Path) -> dict[str, LedgerHead]:
     """The last heads of the nodes' ledgers that any study of this hub has seen."""
     path = folder / "witnesses.json"
-    return {node: Head(*head) for node, head in json.loads(path.read_text()).items()} if path.exists() else {}
+    return {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()} if path.exists() else {}
 
 
-def keep_witnesses(folder: Path, seen: Mapping[str, Head]) -> None:
+def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
     """The newest of these and of those kept meanwhile, by this study or another."""
     with (folder / "witnesses.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

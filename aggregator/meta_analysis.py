@@ -21,7 +21,7 @@ LEAST = 2  # nodes
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledEstimate:
     estimate: float
     error: float
     tau2: float
@@ -43,7 +43,7 @@ def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list
     return {name: rows for name, rows in (("meta", meta), ("leave_one_out", without)) if rows}
 
 
-def _said(prefix: str, pooled: Pooled) -> Row:
+def _said(prefix: str, pooled: PooledEstimate) -> Row:
     low, high = pooled.estimate - Z * pooled.error, pooled.estimate + Z * pooled.error
     return {f"{prefix}estimate": pooled.estimate, f"{prefix}std_error": pooled.error, f"{prefix}conf_low": low, f"{prefix}conf_high": high}
 
@@ -53,12 +53,12 @@ def _fixed(y: Floats, v: Floats) -> Row:
     return {"fixed_estimate": fixed.estimate, "fixed_std_error": fixed.error}
 
 
-def weighted(y: Floats, v: Floats, tau2: float) -> Pooled:
+def weighted(y: Floats, v: Floats, tau2: float) -> PooledEstimate:
     w = 1 / (v + tau2)
-    return Pooled(float(w @ y / w.sum()), float(w.sum() ** -0.5), tau2)
+    return PooledEstimate(float(w @ y / w.sum()), float(w.sum() ** -0.5), tau2)
 
 
-def random_effects(y: Floats, v: Floats) -> Pooled:
+def random_effects(y: Floats, v: Floats) -> PooledEstimate:
     """By restricted maximum likelihood: Fisher scoring from DerSimonian and Laird's estimate of the variance between nodes."""
     k = len(y)
     if k < LEAST:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import errors
-from federation.messages import Model
+from federation.messages import TrainedModel
 from strategies.learning import networks
 from strategies.learning.networks import Network
 
@@ -19,7 +19,7 @@ def network(about: Mapping[str, Any]) -> Network:
     return Network(about["network"], tuple(about["shape"]), tuple(about["widths"]), about["norm"])
 
 
-def document(model: Model) -> dict[str, Any]:
+def document(model: TrainedModel) -> dict[str, Any]:
     """What goes into result.json: `about`, and the file itself in base64."""
     from safetensors.numpy import save
 

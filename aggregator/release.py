@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aggregator import meta_analysis, models
-from aggregator.rounds import Outcome, Run
+from aggregator.rounds import Outcome, TaskRun
 from federation import __version__, disclosure
 from federation.contract import Frozen
 from federation.messages import Part, Result, Row, Table, TaskId
@@ -32,7 +32,7 @@ class Contribution(Frozen):
     reason: str | None
 
 
-class Findings(Frozen):
+class ReleasedResult(Frozen):
     """Tables that passed the door. `n` null: suppressed."""
 
     status: Literal["released", "withheld", "failed"]
@@ -46,11 +46,11 @@ class Findings(Frozen):
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-class AnalysisDocument(Findings):
+class AnalysisDocument(ReleasedResult):
     run: str
     privacy: Mapping[str, Any]
     nodes: Sequence[Contribution]
-    by_node: Mapping[str, Findings]
+    by_node: Mapping[str, ReleasedResult]
     model: Mapping[str, Any] | None = None  # of a training: aggregator/models.py
 
 
@@ -74,7 +74,7 @@ def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: st
     for name, entry in study.analyses.items():
         pooled = outcome.runs.get(TaskId(name))
         single = {task_id.node: one for task_id, one in outcome.runs.items() if task_id.analysis == name and task_id.node}
-        findings = _noised_findings if study.privacy.mode == "dp" else _findings
+        findings = _noised_results if study.privacy.mode == "dp" else _exact_results
         found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
         by_node = findings(single, k)
         more = meta_analysis.tables({node: one.tables["coefficients"] for node, one in by_node.items() if "coefficients" in one.tables})
@@ -103,7 +103,7 @@ def _privacy(study: Study, name: str) -> dict[str, Any]:
     return {"mode": "dp", **spent, "study_epsilon": privacy.epsilon, "noise": privacy.noise, "secure_sum": secure}
 
 
-def _model(pooled: Run | None, found: Findings) -> dict[str, Any] | None:
+def _model(pooled: TaskRun | None, found: ReleasedResult) -> dict[str, Any] | None:
     if pooled is None or pooled.result is None or pooled.result.model is None or found.status != "released":
         return None
     return models.document(pooled.result.model)
@@ -117,11 +117,11 @@ def _provenance(outcome: Outcome, started: datetime, finished: datetime, engine:
         "authorisation": outcome.study.authorisation.reference, "purpose": outcome.study.purpose.category,
         "started": started.isoformat(timespec="milliseconds"), "finished": finished.isoformat(timespec="milliseconds"),
         "seconds": round((finished - started).total_seconds(), 3), "notes": list(notes),
-        "happened": [{"round": h.round, "node": h.node, "what": h.what} for h in outcome.happened],
+        "events": [{"round": h.round, "node": h.node, "what": h.what} for h in outcome.events],
     }  # fmt: skip
 
 
-def _contributions(outcome: Outcome, runs: Sequence[Run], k: int) -> list[Contribution]:
+def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Contribution]:
     found = []
     for node in outcome.nodes:
         part = next((one.parts[node] for one in runs if node in one.nodes and node in one.parts), None)
@@ -144,7 +144,7 @@ def _people(part: Part) -> int | None:
     return max(0, round(float(part.sums["people"][0]))) if "people" in part.sums else None
 
 
-def _noised_findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
+def _noised_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     found = {}
     for node, one in runs.items():
         blank = _nothing().model_copy(update={"rounds": one.rounds})
@@ -162,7 +162,7 @@ def _noised_findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
     return found
 
 
-def _again(one: Run) -> list[str]:
+def _again(one: TaskRun) -> list[str]:
     """Whoever is asked the same again gives the stored answer, also when the data have changed: that must be said."""
     days = sorted({day for _, day in one.drawn})
     return (
@@ -170,11 +170,11 @@ def _again(one: Run) -> list[str]:
     )
 
 
-def _nothing() -> Findings:
-    return Findings(status="released", reason=None, exactness=None, why=None, n={}, suppressed=0, notes=(), rounds=0, tables={})
+def _nothing() -> ReleasedResult:
+    return ReleasedResult(status="released", reason=None, exactness=None, why=None, n={}, suppressed=0, notes=(), rounds=0, tables={})
 
 
-def _findings(runs: Mapping[str, Run], k: int) -> dict[str, Findings]:
+def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     """Of one run, or of the nodes' runs of one analysis. Since their sum may be shown as well, what the door withholds
     of one node it withholds of all: else the others, taken from the sum, would show it."""
     results = {node: one.result for node, one in runs.items() if one.result is not None}

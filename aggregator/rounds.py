@@ -17,7 +17,7 @@ import numpy as np
 
 from federation import errors, messages
 from federation.contract import Contract
-from federation.messages import Answer, Floats, Head, Noised, Part, Query, Refusal, Reply, Result, State, TaskId, Within
+from federation.messages import Answer, Floats, LedgerHead, NoisedAnswer, Part, Query, Refusal, Reply, Result, State, TaskId, Within
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
 from federation.study import Study
@@ -27,13 +27,13 @@ from strategies.protocol import Task
 
 Ask = Callable[[Query], Sequence[Reply]]
 Resumed = tuple[State, int, list[str], list[str]]  # state, rounds done, nodes, notes
-MOST_ROUNDS = 20_000
-MOST_MISSED = 3
+MAX_ROUNDS = 20_000
+MAX_MISSED = 3
 FLOAT = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
-class Happened:
+class Event:
     """Something that the registry keeps: in which round, at which node, what."""
 
     round: int
@@ -42,7 +42,7 @@ class Happened:
 
 
 @dataclass
-class Run:
+class TaskRun:
     """One task under way. `nodes` take part; `parts` are those of its first round, for the account of who gave what (under a
     secure sum, no one's)."""
 
@@ -72,8 +72,8 @@ class Outcome:
     study: Study
     contract: Contract
     nodes: tuple[str, ...]
-    runs: dict[TaskId, Run]
-    happened: Sequence[Happened]
+    runs: dict[TaskId, TaskRun]
+    events: Sequence[Event]
     rounds: int
 
 
@@ -85,7 +85,7 @@ def run(
     *,
     source: Source | None = None,
     watch: Callable[[int, Outcome], None] | None = None,
-    witnesses: dict[str, Head] | None = None,
+    witnesses: dict[str, LedgerHead] | None = None,
     resume: Mapping[TaskId, Resumed] | None = None,
 ) -> Outcome:
     """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with. `witnesses` are the
@@ -95,7 +95,7 @@ def run(
     if len(roster) < study.min_nodes:
         raise errors.RefusalError(f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and {len(roster)} are there: enrol more")
     runs = {
-        task_id: Run(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task), least=1 if task_id.node else study.min_nodes)
+        task_id: TaskRun(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task), least=1 if task_id.node else study.min_nodes)
         for task_id, task in _task_ids(study, tasks, roster)
     }
     check_secure_sum(study, len(roster))
@@ -104,31 +104,31 @@ def run(
         one.state, one.rounds, one.fresh = state, rounds, False
         one.nodes = [node for node in one.nodes if node in nodes_then]
         one.notes = [*notes, f"the training was stopped after {rounds} rounds, and went on from there"]
-    happened: list[Happened] = []
-    seen: dict[str, Head] = {} if witnesses is None else witnesses
-    outcome = Outcome(study, contract, tuple(roster), runs, happened, 0)
+    events: list[Event] = []
+    seen: dict[str, LedgerHead] = {} if witnesses is None else witnesses
+    outcome = Outcome(study, contract, tuple(roster), runs, events, 0)
     present = list(roster)
-    for number in range(1, MOST_ROUNDS + 1):
+    for number in range(1, MAX_ROUNDS + 1):
         waiting = {task_id: one for task_id, one in runs.items() if one.open}
         if not waiting:
             break
         query = Query(study, contract.hash, number, tuple(present), {task_id: one.state for task_id, one in waiting.items()}, dict(seen))
-        replies = _received(ask(query), query, seen, happened)
+        replies = _received(ask(query), query, seen, events)
         awaited = {node for one in waiting.values() if is_tolerant(one.task, study) for node in one.nodes}
         for node in [node for node in present if node not in replies]:
             if node in awaited:
-                happened.append(Happened(number, node, "did not answer; asked again in the next round"))
+                events.append(Event(number, node, "did not answer; asked again in the next round"))
             else:
                 present.remove(node)
-                happened.append(Happened(number, node, "did not answer; left out from here on"))
+                events.append(Event(number, node, "did not answer; left out from here on"))
         for task_id, one in waiting.items():
-            _advance(task_id, one, replies, query, happened)
-        outcome = Outcome(study, contract, tuple(roster), runs, happened, number)
+            _advance(task_id, one, replies, query, events)
+        outcome = Outcome(study, contract, tuple(roster), runs, events, number)
         if watch:
             watch(number, outcome)
     for one in runs.values():
         if one.open:
-            one.failed = f"no result after {MOST_ROUNDS} rounds"
+            one.failed = f"no result after {MAX_ROUNDS} rounds"
     return outcome
 
 
@@ -156,18 +156,18 @@ def check_secure_sum(study: Study, nodes: int) -> None:
         raise errors.StudyError(f"study {study.study}: privacy.secure_sum: of {nodes} nodes with {secure.colluders} colluders {said}, not {secure.dropouts}")
 
 
-def _received(replies: Sequence[Reply], query: Query, seen: dict[str, Head], happened: list[Happened]) -> dict[str, Reply]:
+def _received(replies: Sequence[Reply], query: Query, seen: dict[str, LedgerHead], events: list[Event]) -> dict[str, Reply]:
     """The first answer of each node of the query to this round; anything else is noted and dropped."""
     first: dict[str, Reply] = {}
     for reply in replies:
         if reply.node not in query.members:
-            happened.append(Happened(query.round, reply.node, "answered without being asked; dropped"))
+            events.append(Event(query.round, reply.node, "answered without being asked; dropped"))
         elif reply.round != query.round:
-            happened.append(Happened(query.round, reply.node, f"answered round {reply.round} late; dropped"))
+            events.append(Event(query.round, reply.node, f"answered round {reply.round} late; dropped"))
         elif reply.node in first:
-            happened.append(Happened(query.round, reply.node, "answered twice; the second answer is dropped"))
+            events.append(Event(query.round, reply.node, "answered twice; the second answer is dropped"))
         elif reply.head is not None and reply.head.seq < seen.get(reply.node, reply.head).seq:
-            happened.append(Happened(query.round, reply.node, "its ledger is older than the one seen before; dropped"))
+            events.append(Event(query.round, reply.node, "its ledger is older than the one seen before; dropped"))
         else:
             first[reply.node] = reply
             if reply.head is not None:
@@ -175,7 +175,7 @@ def _received(replies: Sequence[Reply], query: Query, seen: dict[str, Head], hap
     return first
 
 
-def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query, happened: list[Happened]) -> None:
+def _advance(task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Query, events: list[Event]) -> None:
     """One round of one task."""
     study, number = query.study, query.round
     is_private = study.privacy.mode == "dp"
@@ -193,11 +193,11 @@ def _advance(task_id: TaskId, one: Run, replies: dict[str, Reply], query: Query,
             within[node] = found
         else:
             parts[node] = found
-            if isinstance(answer, Noised):
+            if isinstance(answer, NoisedAnswer):
                 one.drawn.add((node, answer.drawn))
     total = next(iter(within.values())) if within else _total(parts, zero, one.refusals)
     gone = [node for node in asked if node not in parts and node not in within]
-    happened += [Happened(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
+    events += [Event(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
     needed = 1 if task_id.node else study.min_nodes
     if is_tolerant(one.task, study):
         _advance_without(task_id, one, gone, parts, total, needed)
@@ -220,13 +220,13 @@ def is_tolerant(task: Task, study: Study) -> bool:
     return getattr(task.analysis, "TOLERANT", False) and study.privacy.secure_sum is None
 
 
-def _advance_without(task_id: TaskId, one: Run, gone: Sequence[str], parts: dict[str, Part], total: Part, needed: int) -> None:
+def _advance_without(task_id: TaskId, one: TaskRun, gone: Sequence[str], parts: dict[str, Part], total: Part, needed: int) -> None:
     """A round of an analysis that goes on with whoever answers. A node that refuses is out; one that is silent is asked again; if too few
     answer, the same round is tried again."""
     out = {node for node in gone if one.refusals[node].rule != "no_answer"}
     one.nodes = [node for node in one.nodes if node not in out]
     one.parts |= {node: part for node, part in parts.items() if node not in one.parts}
-    if len(one.nodes) < needed or (len(parts) < min(needed, len(one.state.asked) or needed) and one.missed >= MOST_MISSED):
+    if len(one.nodes) < needed or (len(parts) < min(needed, len(one.state.asked) or needed) and one.missed >= MAX_MISSED):
         one.failed = _too_few(task_id, one, needed)
     elif len(parts) < min(needed, len(one.state.asked) or needed):
         one.missed += 1
@@ -240,7 +240,7 @@ def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Part 
     if isinstance(answer, Part) and not grids:
         wrong = misfit(answer, zero)
         return Refusal("garbage", wrong) if wrong else answer
-    if isinstance(answer, Noised) and grids:
+    if isinstance(answer, NoisedAnswer) and grids:
         wrong = misfit_noised(answer, zero, grids)
         return Refusal("garbage", wrong) if wrong else denoised(answer, zero)
     if isinstance(answer, Within):
@@ -250,10 +250,10 @@ def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Part 
     return Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", "not a part of this study's mode")
 
 
-def denoised(answer: Noised, zero: Part) -> Part:
+def denoised(answer: NoisedAnswer, zero: Part) -> Part:
     """The numbers that the steps stand for; their noise stays in them, and its variance goes with them."""
     sums = {name: calibration.to_numbers(steps, answer.units[name]) for name, steps in answer.steps.items()}
-    return Part(sums, {}, zero.bounds, zero.parameters, {name: answer.variances[name] * answer.units[name] ** 2 for name in sums})
+    return Part(sums, {}, zero.sensitivity, zero.parameters, {name: answer.variances[name] * answer.units[name] ** 2 for name in sums})
 
 
 def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> Part:
@@ -272,7 +272,7 @@ def _is_finite(array: Floats) -> bool:
     return math.isfinite(np.add.reduce(array, None))  # the sum of what is not finite is not either
 
 
-def _combine(one: Run, total: Part, parts: Mapping[str, Part] | None = None) -> None:
+def _combine(one: TaskRun, total: Part, parts: Mapping[str, Part] | None = None) -> None:
     """`parts` are the nodes' own, for an analysis that wants to see each where the hub may."""
     one.fresh = False
     one.rounds += 1
@@ -288,7 +288,7 @@ def _combine(one: Run, total: Part, parts: Mapping[str, Part] | None = None) -> 
         one.state = _asking(one, made)
 
 
-def _asking(one: Run, state: State) -> State:
+def _asking(one: TaskRun, state: State) -> State:
     """The state, for those nodes of the run that its round asks: drawn anew each round, in a way that anyone can draw again."""
     share = getattr(one.task.analysis, "share_asked", lambda task, state: 1.0)(one.task, state)
     if share >= 1:
@@ -298,7 +298,7 @@ def _asking(one: Run, state: State) -> State:
     return replace(state, asked=tuple(sorted(rng.choice(one.nodes, min(wanted, len(one.nodes)), replace=False).tolist())))
 
 
-def _too_few(task_id: TaskId, one: Run, needed: int) -> str:
+def _too_few(task_id: TaskId, one: TaskRun, needed: int) -> str:
     reasons = "; ".join(f"{node}: {refusal}" for node, refusal in one.refusals.items())
     return f"{task_id}: {len(one.nodes)} of the {needed} nodes needed gave a part ({reasons})"
 
@@ -316,7 +316,7 @@ def misfit(part: Part, zero: Part) -> str | None:
     return None
 
 
-def misfit_noised(answer: Noised, zero: Part, grids: Mapping[str, Grid]) -> str | None:
+def misfit_noised(answer: NoisedAnswer, zero: Part, grids: Mapping[str, Grid]) -> str | None:
     """The same for a noised part: its grids must be those that the study implies, with no less noise than they need."""
     if not answer.steps.keys() == answer.units.keys() == answer.variances.keys() == grids.keys():
         return "its arrays are not those of this round"

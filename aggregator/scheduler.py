@@ -24,25 +24,25 @@ from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
 from aggregator.release import Document
-from aggregator.settings import Hub
+from aggregator.settings import HubSettings
 from federation import audit, errors, receipts
 from federation import study as studies
 from federation.contract import Contract
-from federation.messages import Head
+from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
 
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 WAKE_S = 60.0
 ASKED_A_SECOND = 20  # how often all nodes together may ask the SuperLink for news unbidden; it serves 200 requests a second
 WAIT_FOR_NODES_S = 15.0
 
 
 @dataclass
-class Switchboard:
+class NodeConnections:
     """The nodes' open lines: what is to be said to each."""
 
     lines: dict[str, queue.Queue[hub_pb2.Notice | None]] = field(default_factory=dict)
@@ -75,11 +75,11 @@ class Switchboard:
 
 
 @dataclass
-class Dispatch:
-    hub: Hub
+class Scheduler:
+    hub: HubSettings
     engine: sa.Engine
     control: Control
-    board: Switchboard = field(default_factory=Switchboard)
+    board: NodeConnections = field(default_factory=NodeConnections)
     news: threading.Event = field(default_factory=threading.Event)
     asked: dict[str, int] = field(default_factory=dict)  # by job: how many queries the nodes were told to look for
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
@@ -153,8 +153,8 @@ class Dispatch:
 
     def _again(self, one: Submitted, why: str) -> None:
         jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
-        if one.attempts >= MOST_ATTEMPTS:
-            self._end(one, "failed", f"{why}; given up after {MOST_ATTEMPTS} attempts")
+        if one.attempts >= MAX_ATTEMPTS:
+            self._end(one, "failed", f"{why}; given up after {MAX_ATTEMPTS} attempts")
         elif database.move(self.engine, one.number, "waiting", out_of=("running",), reason=f"{why}; it starts again", flower_run=""):
             log.warning("study %s (number %d): %s; it starts again", one.study, one.number, why)
             audit.write(self.hub.audit, "starts again", number=one.number, study_hash=one.study_hash, why=why)
@@ -260,8 +260,8 @@ class Dispatch:
                 found.append(proposal_of(one, len(asked)))
         return found
 
-    def witness(self, node: str) -> Head:
-        return jobs.witnesses(self.hub.jobs).get(node, Head(0, "0" * 64))
+    def witness(self, node: str) -> LedgerHead:
+        return jobs.witnesses(self.hub.jobs).get(node, LedgerHead(0, "0" * 64))
 
     def rehearse(self, proposal: hub_pb2.Proposal, study_hash: str, nodes: Sequence[str], seconds: float) -> dict[str, hub_pb2.Decision]:
         """What the nodes that are online would say."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.rounds import Ask
-from federation.messages import PHASES, Answer, Mail, Part, Phase, Query, Refusal, Reply, State, TaskId, Within
+from federation.messages import PHASES, Answer, Part, Phase, Query, Refusal, Reply, SecAggMessage, State, TaskId, Within
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
 from federation.secagg import aggregation, packing, terms
@@ -44,7 +44,7 @@ def ask_of(send: Send, plan: Callable[[Study], Mapping[str, Task]], watch: Calla
 
 
 @dataclass
-class Sum:
+class PendingTotal:
     """One task's sum under way, as the hub sees it: whose letters came, and what nodes said instead."""
 
     task: Task
@@ -71,9 +71,9 @@ def _sums(query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[
     heads: dict[str, Reply] = {}
     for name in PHASES:
         watch(name)
-        letters = _letters(query, name, attempt, sums)
-        for reply in send(letters) if letters else ():
-            if reply.node not in letters or reply.round != query.round:
+        queries = _queries_of(query, name, attempt, sums)
+        for reply in send(queries) if queries else ():
+            if reply.node not in queries or reply.round != query.round:
                 continue  # nobody was asked that
             heads[reply.node] = reply
             for task_id, answer in reply.answers.items():
@@ -84,7 +84,7 @@ def _sums(query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[
     return _replies(query, sums, heads)
 
 
-def _begin(query: Query, task: Task, state: State) -> Sum:
+def _begin(query: Query, task: Task, state: State) -> PendingTotal:
     """The hub carries letters without knowing the nodes' identities: what they agree on, they state as a digest."""
     zero = budget.zero(task, state)
     grids = budget.grids(query.study, task, state, zero, len(query.nodes)) if query.study.privacy.mode == "dp" else {}
@@ -92,22 +92,22 @@ def _begin(query: Query, task: Task, state: State) -> Sum:
     secure = query.study.privacy.secure_sum
     assert secure is not None
     agreed = Terms("", dict.fromkeys(query.nodes, b""), query.study.privacy.threshold(len(query.nodes)), secure.colluders, packing.length(slots))
-    return Sum(task, agreed, slots, grids, zero, set(query.nodes))
+    return PendingTotal(task, agreed, slots, grids, zero, set(query.nodes))
 
 
-def _letters(query: Query, name: str, attempt: str, sums: Mapping[TaskId, Sum]) -> dict[str, Query]:
+def _queries_of(query: Query, name: str, attempt: str, sums: Mapping[TaskId, PendingTotal]) -> dict[str, Query]:
     """To each node that is still in a sum, the mail of this phase for all its sums."""
-    letters = {}
+    queries = {}
     routed = {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()} if name == "mask" else {}
     for node in query.nodes:
         mine = {task_id: one for task_id, one in sums.items() if not one.failed and node in one.here}
         if mine:
-            mail = {task_id: _mail(one, name, node, routed.get(task_id, {})) for task_id, one in mine.items()}
-            letters[node] = replace(query, states={task_id: query.states[task_id] for task_id in mine}, phase=Phase(name, attempt, mail))
-    return letters
+            messages = {task_id: _message_for(one, name, node, routed.get(task_id, {})) for task_id, one in mine.items()}
+            queries[node] = replace(query, states={task_id: query.states[task_id] for task_id in mine}, phase=Phase(name, attempt, messages))
+    return queries
 
 
-def _mail(one: Sum, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, bytes]:
+def _message_for(one: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, bytes]:
     if name == "deal":
         return {other: advert.to_bytes() for other, advert in one.adverts.items()}
     if name == "mask":
@@ -117,13 +117,13 @@ def _mail(one: Sum, name: str, node: str, routed: Mapping[str, Mapping[str, byte
     return one.signatures if name == "unmask" else {}
 
 
-def _take(one: Sum, name: str, node: str, answer: Answer) -> None:
+def _take(one: PendingTotal, name: str, node: str, answer: Answer) -> None:
     """A node's letter of this phase; whoever sends none is out of the sum, or has done its part."""
     if isinstance(answer, Refusal):
         one.refusals[node] = answer
         return
     try:
-        items = answer.items if isinstance(answer, Mail) else {}
+        items = answer.items if isinstance(answer, SecAggMessage) else {}
         if name == "advertise":
             one.stated[node] = items["terms"]
             one.adverts[node] = terms.advert_from(items["advert"])
@@ -155,7 +155,7 @@ def _opening(items: Mapping[str, bytes]) -> Opening:
     return Opening(of("seed:"), of("key:"))
 
 
-def _close(one: Sum, name: str) -> None:
+def _close(one: PendingTotal, name: str) -> None:
     """After a phase: who is still here, whether they are enough, and in the end the sum."""
     if name == "advertise" and one.stated:
         _agree(one)
@@ -176,7 +176,7 @@ def _close(one: Sum, name: str) -> None:
             one.total = _part(one, words)
 
 
-def _agree(one: Sum) -> None:
+def _agree(one: PendingTotal) -> None:
     """The terms that most nodes state; the others hold another roster."""
     digest = max(sorted(set(one.stated.values())), key=list(one.stated.values()).count)
     one.terms = replace(one.terms, stated=digest)
@@ -185,19 +185,19 @@ def _agree(one: Sum) -> None:
         one.refusals[node] = Refusal("roster", "it holds another roster than most nodes: its operator must accept the same one")
 
 
-def _open(one: Sum) -> Words:
+def _open(one: PendingTotal) -> Words:
     return aggregation.open_sum(one.terms, one.adverts, frozenset(one.dealt), one.masked, one.openings)
 
 
-def _part(one: Sum, words: Words) -> Part:
+def _part(one: PendingTotal, words: Words) -> Part:
     arrays = packing.unpack(one.slots, words)
     sums = {slot.name: calibration.to_numbers(steps, slot.unit) for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "sums"}
     cells = {slot.name: steps for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "cells"}
     noise = {name: sum(float(grid.share if node in one.shares else grid.variance) for node in one.masked) * grid.unit**2 for name, grid in one.grids.items()}
-    return Part(sums, cells, one.zero.bounds, one.zero.parameters, noise)
+    return Part(sums, cells, one.zero.sensitivity, one.zero.parameters, noise)
 
 
-def _replies(query: Query, sums: Mapping[TaskId, Sum], heads: Mapping[str, Reply]) -> list[Reply]:
+def _replies(query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[str, Reply]) -> list[Reply]:
     """What the round loop needs: of each node, that its part is within the total, or why not."""
     replies = []
     for node in query.nodes:

@@ -40,7 +40,7 @@ class HubFile(Frozen):
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubSettings:
     """The folder, and what its hub.yaml says."""
 
     folder: Path
@@ -76,7 +76,7 @@ class Hub:
         return f"{f'[{host}]' if ':' in host else host}:{credentials.address(getattr(self.file, which))[1]}"
 
 
-def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any) -> Hub:
+def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any) -> HubSettings:
     """Makes the folder of a new hub: authority, secrets, database, hub.yaml. Five ports, from `port` on; `more`: other keys."""
     if (folder / FILE).exists():
         raise errors.SetupError(f"{folder}: there is a hub already; choose another folder, or start it with `hdh hub run {folder}`")
@@ -87,7 +87,7 @@ def init(folder: Path, hosts: list[str], port: int, database: str | None, listen
     ports = dict(zip(("fleet", "api", "enrol", "admin", "metrics"), range(port, port + 5), strict=True))
     values: dict[str, Any] = {"hosts": hosts, **{name: f"{listen if name in ('fleet', 'api', 'enrol') else '127.0.0.1'}:{at}" for name, at in ports.items()}}
     values |= {"database": database or "sqlite:///registry.db", **more}
-    hub = Hub(folder, HubFile.model_validate(values))
+    hub = HubSettings(folder, HubFile.model_validate(values))
     databases.open_registry(hub.database).dispose()
     pki.make_authority(hub.pki, hosts)
     pki.make_secret(folder / "superexec.secret")
@@ -99,8 +99,8 @@ def init(folder: Path, hosts: list[str], port: int, database: str | None, listen
     return hub
 
 
-def load(folder: Path) -> Hub:
+def load(folder: Path) -> HubSettings:
     if not (folder / FILE).exists():
         raise errors.SetupError(f"{folder}: no hub here; make one with `hdh hub init {folder}`")
     source = yaml_source.read(folder / FILE, errors.InputError)
-    return Hub(folder.resolve(), yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError))
+    return HubSettings(folder.resolve(), yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError))

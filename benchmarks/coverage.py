@@ -22,14 +22,14 @@ from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.messages import Result, TaskId
 from federation.study import Study
-from nodes.session import Desk, Office
+from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site
 from simulations import local
 from strategies import registry
 from tests import federations
 
 NODES, FEDERATIONS, LEAST, MOST = 4, 500, 0.93, 0.97
-POLICY = Policy(min_nodes=1, most_epsilon=20, noise="distributed", honest_nodes=1)
+POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=1)
 COLUMNS = {
     "x": Column(type="number", range=(-3, 3)), "z": Column(type="number", range=(0, 1)), "g": Column(type="category", levels=("a", "b", "c")),
     "h": Column(type="boolean"), "y": Column(type="boolean"), "s": Column(type="number", range=(0, 10)), "k": Column(type="number", range=(0, 8)),
@@ -179,19 +179,19 @@ def study_of(case: Case) -> Study:
     return federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": case.epsilon, **case.privacy})
 
 
-def offices_of(table: Table, study: Study, rng: np.random.Generator) -> list[Office]:
+def contexts_of(table: Table, study: Study, rng: np.random.Generator) -> list[NodeContext]:
     """Four nodes that hold the table's rows in memory, and draw their noise from `rng`."""
     tasks = registry.plan(study, CONTRACT)
     n = len(table["x"])
     sites = [Site(f"n{i}", {"people": Dataset(CONTRACT, "memory")}, POLICY) for i in range(NODES)]
-    offices = local.offices_of(sites, rng.bytes)
-    for i, office in enumerate(offices):
+    contexts = local.contexts_of(sites, rng.bytes)
+    for i, context in enumerate(contexts):
         rows = slice(i * n // NODES, (i + 1) * n // NODES)
         columns = {name: column[rows] for name, column in table.items()}
         count = len(columns["x"])
         cohort = Cohort(None, count, count, 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
-        office.desks[study.hash] = Desk(tasks, cohort, office.site.rules(1), None)
-    return offices
+        context.sessions[study.hash] = StudySession(tasks, cohort, context.site.rules(1), None)
+    return contexts
 
 
 def run(case: Case, federations_: int, seed: int) -> tuple[float, float, float | None, int]:
@@ -202,9 +202,9 @@ def run(case: Case, federations_: int, seed: int) -> tuple[float, float, float |
     for number in range(federations_):
         rng = np.random.default_rng([seed, number])
         table = people(rng, case.n)
-        offices = offices_of(table, study, rng)
-        ask = secure_sum.ask_of(local.send_of(offices, federations.NOW), lambda made: registry.plan(made, CONTRACT))
-        result = rounds.run(study, CONTRACT, ask, [office.site.name for office in offices]).runs[TaskId("a")].result
+        contexts = contexts_of(table, study, rng)
+        ask = secure_sum.ask_of(local.send_of(contexts, federations.NOW), lambda made: registry.plan(made, CONTRACT))
+        result = rounds.run(study, CONTRACT, ask, [context.site.name for context in contexts]).runs[TaskId("a")].result
         if result is None:
             failed += 1
             continue

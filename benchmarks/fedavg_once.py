@@ -17,7 +17,7 @@ from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.session import Desk, Office
+from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 
@@ -38,7 +38,7 @@ def main(nodes: int) -> None:
         "analyses": {"a": {"run": "fedavg", "model": f"y ~ {' + '.join(NAMES)}", "rounds": ROUNDS}},
     })  # fmt: skip
     tasks = registry.plan(study, contract)
-    offices = [office(node, ROWS // nodes, study, contract, tasks) for node in range(nodes)]
+    contexts = [context(node, ROWS // nodes, study, contract, tasks) for node in range(nodes)]
     now, seconds, last = datetime.now(UTC), [], time.perf_counter()
 
     def watch(number: int, outcome: rounds.Outcome) -> None:
@@ -46,17 +46,17 @@ def main(nodes: int) -> None:
         seconds.append(time.perf_counter() - last)
         last = time.perf_counter()
 
-    outcome = rounds.run(study, contract, lambda query: [service.answer(query, one, now) for one in offices], [one.site.name for one in offices], watch=watch)
+    outcome = rounds.run(study, contract, lambda query: [service.answer(query, one, now) for one in contexts], [one.site.name for one in contexts], watch=watch)
     assert all(run.result for run in outcome.runs.values())
     print(json.dumps({"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}))
 
 
-def office(node: int, rows: int, study: Study, contract: Contract, tasks: dict[str, object]) -> Office:
+def context(node: int, rows: int, study: Study, contract: Contract, tasks: dict[str, object]) -> NodeContext:
     rng = np.random.default_rng(node)
     columns = {name: rng.normal(size=rows).clip(-6, 6) for name in NAMES} | {"y": (rng.random(rows) < 0.5).astype(float)}
     cohort = Cohort(np.arange(rows), rows, rows, 1, lambda asked: {field.name: columns[field.name] for field in asked})
-    site = Site(f"n{node:03d}", {"people": Dataset(contract, "memory")}, Policy(min_nodes=1, hub_sees_cells=True, most_parameters_per_person=1))
-    return Office(site, {study.hash: Desk(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
+    site = Site(f"n{node:03d}", {"people": Dataset(contract, "memory")}, Policy(min_nodes=1, hub_sees_cells=True, max_parameters_per_person=1))
+    return NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -76,10 +76,10 @@ def two_producers(folder: Path) -> bool:
     )
 
 
-def whole(name: str, limit: float, most_rounds: int) -> bool:
+def whole(name: str, limit: float, max_rounds: int) -> bool:
     row = running.run(name, "study", size="full").row
     met = timing.report(f"{name}, {row['people']:,} people over {row['nodes']} nodes, s", row["seconds"], limit, f"{row['what']}: {row['estimate']:.3f}")
-    return timing.report(f"{name}, rounds", row["rounds"], most_rounds, "") and met
+    return timing.report(f"{name}, rounds", row["rounds"], max_rounds, "") and met
 
 
 def all_small() -> bool:

@@ -15,13 +15,13 @@ import numpy as np
 
 from benchmarks import timing
 from federation.contract import Column, Contract
-from federation.messages import Noised, Query, TaskId
+from federation.messages import NoisedAnswer, Query, TaskId
 from federation.privacy import noise
 from federation.privacy.accounting import Gaussian
 from federation.study import Study
 from nodes import buckets, ledger, service
 from nodes.ledger import Account, Claim
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import faults, local
 from strategies import budget, registry
@@ -50,12 +50,12 @@ def answered(contract: Contract, source: str, study: Study) -> np.ndarray:
     """Everything that a node does for one query, from opening the file to the stored answer."""
     task = registry.plan(study, contract)["a"]
     site = Site("n", {"visits": Dataset(contract, source)}, POLICY)
-    office = Office(site)
-    local.send_of([office], federations.NOW)  # what a simulation adds is a grant
-    ledger.grant(office.book, Account("visits", contract.unit, federations.NOW.year), study.privacy.rho, by="benchmark", at="now")
+    context = NodeContext(site)
+    local.send_of([context], federations.NOW)  # what a simulation adds is a grant
+    ledger.grant(context.ledger, Account("visits", contract.unit, federations.NOW.year), study.privacy.rho, by="benchmark", at="now")
     query = Query(study, contract.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)})
-    answer = service.answer(query, office, federations.NOW).answers[TaskId("a")]
-    assert isinstance(answer, Noised), answer
+    answer = service.answer(query, context, federations.NOW).answers[TaskId("a")]
+    assert isinstance(answer, NoisedAnswer), answer
     counts: np.ndarray = answer.steps["counts"] * answer.units["counts"]
     return counts
 
@@ -93,12 +93,12 @@ def counts(folder: Path) -> list[bool]:
 
 def charge(folder: Path) -> bool:
     """Of a new ledger's 500th to 1,500th, each on the disk before it returns; wall time, the median."""
-    book, account = ledger.open_ledger(folder / "ledger.sqlite"), Account("d", "person", 2026)
-    ledger.grant(book, account, 10**15, by="benchmark", at="now")
+    budget_ledger, account = ledger.open_ledger(folder / "ledger.sqlite"), Account("d", "person", 2026)
+    ledger.grant(budget_ledger, account, 10**15, by="benchmark", at="now")
     took = []
     for number in range(1500):
         start = time.perf_counter()
-        ledger.charge(book, account, Claim(f"r{number}", f"s{number // 10}", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**6))}), "now")
+        ledger.charge(budget_ledger, account, Claim(f"r{number}", f"s{number // 10}", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**6))}), "now")
         took.append(time.perf_counter() - start)
     return timing.report("a charge, milliseconds", 1e3 * float(np.median(took[500:])), 3, f"99 in 100 under {1e3 * np.quantile(took[500:], 0.99):.1f} ms")
 
@@ -123,7 +123,7 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
     study = federations.study_of({"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy)
     (folder / "one.csv").write_text("id,a,b\nx,a0,b0\n")
     sites = [Site(f"n{i:02d}", {"people": Dataset(contract, str(folder / "one.csv"))}, local.SIMULATED) for i in range(nodes)]
-    send = local.send_of(local.offices_of(sites), federations.NOW)
+    send = local.send_of(local.contexts_of(sites), federations.NOW)
     for gone in range(dropouts):
         send = faults.drops(send, f"n{gone:02d}", "mask")
     from aggregator import rounds, secure_sum

@@ -26,7 +26,7 @@ class Cost:
     nodes: float = 0.0
     hub: float = 0.0
     streams: int = 0
-    seats: dict[str, participant.Seat] = field(default_factory=dict)
+    states: dict[str, participant.SecAggState] = field(default_factory=dict)
 
 
 def identity(name: str) -> bytes:
@@ -42,20 +42,20 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
     start = time.process_time()
     adverts, dealt, masked, signatures, openings = {}, {}, {}, {}, {}
     for name in names:
-        cost.seats[name], adverts[name] = participant.open_seat(terms, name, identity(name))
+        cost.states[name], adverts[name] = participant.advertise(terms, name, identity(name))
     for name in names:
-        cost.seats[name], dealt[name] = participant.deal(cost.seats[name], adverts)
+        cost.states[name], dealt[name] = participant.deal(cost.states[name], adverts)
     cost.nodes += time.process_time() - start
     routed = aggregation.route(terms, dealt)
     vectors = {name: vector.copy() for name in names}
     start = time.process_time()
     for name in names[gone:]:
-        cost.seats[name], masked[name] = participant.mask(cost.seats[name], dealt, routed[name], vectors[name])
+        cost.states[name], masked[name] = participant.mask(cost.states[name], dealt, routed[name], vectors[name])
         cost.streams += 1 + len(routed[name])
     for name in names[gone:]:
-        cost.seats[name], signatures[name] = participant.sign_survivors(cost.seats[name], frozenset(masked))
+        cost.states[name], signatures[name] = participant.sign_survivors(cost.states[name], frozenset(masked))
     for name in names[gone:]:
-        cost.seats[name], openings[name] = participant.unmask(cost.seats[name], signatures)
+        cost.states[name], openings[name] = participant.unmask(cost.states[name], signatures)
     cost.nodes += time.process_time() - start
     start = time.process_time()
     total = aggregation.open_sum(terms, adverts, frozenset(dealt), masked, openings)

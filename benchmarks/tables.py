@@ -13,7 +13,7 @@ from federation.cohort import Cohort
 from federation.contract import Column, Contract
 from federation.study import Study
 from nodes import service
-from nodes.session import Desk, Office
+from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site
 from strategies import registry
 from tests import federations
@@ -59,13 +59,13 @@ def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -
 def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
     """An `ask` of nodes that have opened the study's cohort already, and hold its columns as arrays."""
     tasks = registry.plan(study, agreed)
-    offices = []
+    contexts = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
         columns = {name: np.ascontiguousarray(table[name].to_numpy(float)[rows]) for name in table if name != "id"}
         cohort = Cohort(np.arange(len(rows)), len(rows), len(rows), 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
         site = Site(f"n{node:03d}", {"people": Dataset(agreed, "memory")}, OPEN)
-        offices.append(Office(site, {study.hash: Desk(tasks, cohort, site.rules(1), None)}))
-    return lambda query: [service.answer(query, office, federations.NOW) for office in offices]
+        contexts.append(NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(1), None)}))
+    return lambda query: [service.answer(query, context, federations.NOW) for context in contexts]
 
 
 def names(nodes: int) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from federation import errors
 
 GENESIS = "0" * 64
-MOST_LINE = 2**20
+MAX_LINE = 2**20
 
 
 def write(path: Path, event: str, **what: Any) -> None:
@@ -65,7 +65,7 @@ def _last(file: Any) -> Mapping[str, Any]:
     size = file.seek(0, os.SEEK_END)
     if not size:
         return {"seq": 0, "hash": GENESIS}
-    start = max(0, size - MOST_LINE)
+    start = max(0, size - MAX_LINE)
     file.seek(start)
     tail = file.read()
     if not tail.endswith(b"\n"):

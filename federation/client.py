@@ -203,10 +203,10 @@ class Run:
         assert status is not None
         return status
 
-    def result(self) -> Findings:
+    def result(self) -> StudyResult:
         """RefusalError if there is none (yet)."""
         with self.hub._calls() as stub:
-            return Findings(json.loads(stub.Result(self._request(), timeout=120).document))
+            return StudyResult(json.loads(stub.Result(self._request(), timeout=120).document))
 
     def cancel(self) -> Status:
         with self.hub._calls() as stub:
@@ -230,7 +230,7 @@ def _ready(channel: Any, grpc: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Findings:
+class StudyResult:
     """result.json, with its tables at hand."""
 
     document: dict[str, Any] = field(repr=False)

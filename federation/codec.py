@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import study as studies
-from federation.messages import PHASES, Answer, Head, Mail, Noised, Part, Phase, Query, Refusal, Reply, State, TaskId
+from federation.messages import PHASES, Answer, LedgerHead, NoisedAnswer, Part, Phase, Query, Refusal, Reply, SecAggMessage, State, TaskId
 
 MAGIC = b"HDH1"
 LARGEST_HEADER = 64 * 2**20
@@ -37,7 +37,7 @@ def query_to_bytes(query: Query) -> bytes:
 
 
 def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
-    return {"name": phase.name, "attempt": phase.attempt, "mail": [[task.analysis, task.node, packer.add_bytes(mail)] for task, mail in phase.mail.items()]}
+    return {"name": phase.name, "attempt": phase.attempt, "messages": [[task.analysis, task.node, packer.add_bytes(messages)] for task, messages in phase.messages.items()]}
 
 
 def query_from_bytes(content: bytes) -> Query:
@@ -45,7 +45,7 @@ def query_from_bytes(content: bytes) -> Query:
     try:
         states = {TaskId(a, n): State(step, arrays.take(values, "f8"), asked=tuple(map(str, asked))) for a, n, step, values, asked in header["states"]}
         study = studies.parse(json.dumps(header["study"]))
-        witnesses = {str(node): Head(int(seq), str(digest)) for node, seq, digest in header["witnesses"]}
+        witnesses = {str(node): LedgerHead(int(seq), str(digest)) for node, seq, digest in header["witnesses"]}
         phase = None if header["phase"] is None else _read_phase(header["phase"], arrays)
         return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states, witnesses, phase)
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
@@ -55,7 +55,7 @@ def query_from_bytes(content: bytes) -> Query:
 def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
     if values["name"] not in PHASES:
         raise ValueError("no such phase")
-    return Phase(values["name"], str(values["attempt"]), {TaskId(a, n): arrays.take_bytes(mail) for a, n, mail in values["mail"]})
+    return Phase(values["name"], str(values["attempt"]), {TaskId(a, n): arrays.take_bytes(messages) for a, n, messages in values["messages"]})
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
@@ -74,21 +74,21 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
     if isinstance(answer, Refusal):
         return {"rule": answer.rule, "remedy": answer.remedy}
-    if isinstance(answer, Mail):
-        return {"mail": packer.add_bytes(answer.items)}
-    if isinstance(answer, Noised):
+    if isinstance(answer, SecAggMessage):
+        return {"messages": packer.add_bytes(answer.items)}
+    if isinstance(answer, NoisedAnswer):
         scales = {name: [repr(answer.units[name]), repr(answer.variances[name])] for name in answer.steps}
         return {"steps": packer.add(answer.steps), "scales": scales, "drawn": answer.drawn}
     assert isinstance(answer, Part), "a sum of several nodes is made at the hub, and sent to nobody"
-    bounds = {name: repr(bound) for name, bound in answer.bounds.items()}  # infinity is no JSON
-    return {"sums": packer.add(answer.sums), "cells": packer.add(answer.cells), "bounds": bounds, "parameters": answer.parameters}
+    sensitivity = {name: repr(sensitivity) for name, sensitivity in answer.sensitivity.items()}  # infinity is no JSON
+    return {"sums": packer.add(answer.sums), "cells": packer.add(answer.cells), "sensitivity": sensitivity, "parameters": answer.parameters}
 
 
 def reply_from_bytes(content: bytes) -> Reply:
     header, arrays = _unpack(content, "reply")
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
-        head = None if header["head"] is None else Head(int(header["head"][0]), str(header["head"][1]))
+        head = None if header["head"] is None else LedgerHead(int(header["head"][0]), str(header["head"][1]))
         return Reply(str(header["node"]), int(header["round"]), answers, head, int(header["charged"]))
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a reply: {type(reason).__name__}") from None
@@ -97,26 +97,26 @@ def reply_from_bytes(content: bytes) -> Reply:
 def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Answer:
     if "rule" in answer:
         return Refusal(str(answer["rule"]), str(answer["remedy"]))
-    if "mail" in answer:
-        return Mail(arrays.take_bytes(answer["mail"]))
+    if "messages" in answer:
+        return SecAggMessage(arrays.take_bytes(answer["messages"]))
     if "steps" in answer:
         steps = arrays.take(answer["steps"], "i8")
         scales = {name: (float(answer["scales"][name][0]), float(answer["scales"][name][1])) for name in steps}
-        return Noised(steps, {name: s[0] for name, s in scales.items()}, {name: s[1] for name, s in scales.items()}, str(answer["drawn"]))
-    bounds = {str(name): float(bound) for name, bound in answer["bounds"].items()}
-    return Part(arrays.take(answer["sums"], "f8"), arrays.take(answer["cells"], "i8"), bounds, int(answer["parameters"]))
+        return NoisedAnswer(steps, {name: s[0] for name, s in scales.items()}, {name: s[1] for name, s in scales.items()}, str(answer["drawn"]))
+    sensitivity = {str(name): float(sensitivity) for name, sensitivity in answer["sensitivity"].items()}
+    return Part(arrays.take(answer["sums"], "f8"), arrays.take(answer["cells"], "i8"), sensitivity, int(answer["parameters"]))
 
 
-def noised_to_bytes(noised: Noised) -> bytes:
+def noised_to_bytes(noised: NoisedAnswer) -> bytes:
     """As the ledger stores it."""
     packer = _Packer()
     return packer.pack({"kind": "noised", "answer": _answer(noised, packer)})
 
 
-def noised_from_bytes(content: bytes) -> Noised:
+def noised_from_bytes(content: bytes) -> NoisedAnswer:
     header, arrays = _unpack(content, "noised")
     found = _read_answer(header["answer"], arrays)
-    if not isinstance(found, Noised):
+    if not isinstance(found, NoisedAnswer):
         raise CodecError("not a noised part")
     return found
 

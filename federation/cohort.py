@@ -17,8 +17,8 @@ from federation.contract import Field
 from federation.formula import Factor, Term
 from federation.messages import Floats, Ints
 
-Column = NDArray[Any]
-Fetch = Callable[[Iterable[Field]], Mapping[str, Column]]
+Values = NDArray[Any]
+Fetch = Callable[[Iterable[Field]], Mapping[str, Values]]
 T = TypeVar("T")
 
 
@@ -69,7 +69,7 @@ class Cohort:
         found: T = self.kept[key]
         return found
 
-    def columns(self, fields: Iterable[Field]) -> Mapping[str, Column]:
+    def columns(self, fields: Iterable[Field]) -> Mapping[str, Values]:
         return self.fetch(tuple(fields))
 
 
@@ -80,7 +80,7 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     return Cohort(np.empty(0, np.int64), 0, 0, rows_per_person, lambda asked: {f.name: columns[f.name] for f in asked})
 
 
-def complete(columns: Mapping[str, Column]) -> NDArray[np.bool_]:
+def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:
     """(n_rows,) True where no column is missing."""
     keep = np.ones(len(next(iter(columns.values()))), np.bool_)
     for column in columns.values():
@@ -95,7 +95,7 @@ def kept_rows(keep: NDArray[np.bool_]) -> Any:
     return slice(None) if keep.all() else np.flatnonzero(keep)
 
 
-def design(terms: Iterable[Term], columns: Mapping[str, Column], rows: Any, *, centre: Floats, scale: Floats, intercept: bool = False) -> Floats:
+def design(terms: Iterable[Term], columns: Mapping[str, Values], rows: Any, *, centre: Floats, scale: Floats, intercept: bool = False) -> Floats:
     """(n, p), one column after the other in memory: each term's product of factors over `rows`, less its centre, over
     its scale; before them a column of ones if `intercept`."""
     terms = tuple(terms)
@@ -114,6 +114,6 @@ def design(terms: Iterable[Term], columns: Mapping[str, Column], rows: Any, *, c
     return matrix
 
 
-def _factor(factor: Factor, columns: Mapping[str, Column], rows: Any) -> Floats:
+def _factor(factor: Factor, columns: Mapping[str, Values], rows: Any) -> Floats:
     column: Floats = columns[factor.field.name][rows]
     return column if factor.level is None else (column == factor.level).astype(np.float64)

@@ -365,18 +365,18 @@ class Finding:
     remedy: str
 
 
-def judge(contract: Contract, counts: Mapping[tuple[str, str], int], most_rows: int) -> list[Finding]:
+def judge(contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: int) -> list[Finding]:
     """The rules that `counts` (of `checks`) and `most_rows` (the most rows of one person) break."""
     rows = counts["", "rows"]
     if rows == 0:
         return [Finding("", "empty", 0, "the table has no rows: check the source's path and filter")]
     found = []
-    if most_rows > contract.rows_per_person:
+    if max_rows > contract.rows_per_person:
         found.append(
             Finding(
                 str(contract.person),
                 "duplicate person",
-                most_rows,
+                max_rows,
                 f"a person has more than {contract.rows_per_person} row(s): remove the duplicates or raise rows_per_person",
             )
         )

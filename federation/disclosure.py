@@ -27,7 +27,7 @@ class Rules:
 
     min_cell: int = 11
     min_nodes: int = 3
-    most_parameters_per_person: float = 0.33
+    max_parameters_per_person: float = 0.33
     hub_sees_cells: bool = False
 
 
@@ -45,9 +45,9 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
     people, k = int(part.cells["people"][0]), rules.min_cell
     if people < k:
         return Refusal("cohort_size", f"fewer than {k} people of this node have no missing value in the columns used: use fewer columns")
-    if part.parameters > rules.most_parameters_per_person * people:
+    if part.parameters > rules.max_parameters_per_person * people:
         return Refusal(
-            "parameters", f"{part.parameters} coefficients are more than {rules.most_parameters_per_person:g} of this node's people: use fewer terms"
+            "parameters", f"{part.parameters} coefficients are more than {rules.max_parameters_per_person:g} of this node's people: use fewer terms"
         )
     if not rules.hub_sees_cells:
         small = [name for name, counts in part.cells.items() if name not in TOTALS and is_small(counts, k).any()]

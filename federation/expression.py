@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 EVERYTHING: Interval = (-math.inf, math.inf)
 
 
-class Column(Protocol):
+class ColumnType(Protocol):
     """What an expression needs to know of a column."""
 
     @property
@@ -47,7 +47,7 @@ class ExpressionError(ValueError):
     """The message names the culprit and the remedy; the caller adds the file and the line."""
 
 
-def compile(text: str, columns: Mapping[str, Column]) -> Expression:
+def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     reader = _Reader(text, columns)
     term = reader.disjunction()
     reader.expect_end()
@@ -76,7 +76,7 @@ class _Reader:
     """Recursive descent over the tokens of one expression."""
 
     text: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, ColumnType]
     tokens: list[tuple[str, str]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     at: int = 0

@@ -51,7 +51,7 @@ class State:
         return found
 
 
-class Head(NamedTuple):
+class LedgerHead(NamedTuple):
     """The last entry of a node's ledger, as others may witness it: a ledger that no longer holds it was rolled back."""
 
     seq: int
@@ -68,7 +68,7 @@ class Phase:
 
     name: str
     attempt: str
-    mail: Mapping[TaskId, Mapping[str, bytes]]
+    messages: Mapping[TaskId, Mapping[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Query:
     round: int
     nodes: tuple[str, ...]
     states: Mapping[TaskId, State]
-    witnesses: Mapping[str, Head] = field(default_factory=dict)
+    witnesses: Mapping[str, LedgerHead] = field(default_factory=dict)
     phase: Phase | None = None
 
     @cached_property
@@ -104,14 +104,14 @@ class Part:
 
     sums: Mapping[str, Sum]
     cells: Mapping[str, Ints]
-    bounds: Mapping[str, float]
+    sensitivity: Mapping[str, float]
     parameters: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
     node: str = ""
 
 
 @dataclass(frozen=True)
-class Noised:
+class NoisedAnswer:
     """A part as it leaves a node under differential privacy: whole steps of a grid, noise included.
 
     `steps`: for each array, how many of `units`; `variances`: of its noise, in steps squared; `drawn`: the day on which the
@@ -124,7 +124,7 @@ class Noised:
 
 
 @dataclass(frozen=True)
-class Mail:
+class SecAggMessage:
     """What a node gives of one task in a phase of a secure sum: bytes by the name of whom they are for."""
 
     items: Mapping[str, bytes]
@@ -149,7 +149,7 @@ class Refusal:
         return f"{self.rule}: {self.remedy}"
 
 
-Answer = Part | Noised | Mail | Within | Refusal
+Answer = Part | NoisedAnswer | SecAggMessage | Within | Refusal
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Reply:
     node: str
     round: int
     answers: Mapping[TaskId, Answer]
-    head: Head | None = None
+    head: LedgerHead | None = None
     charged: int = 0
 
 
@@ -174,7 +174,7 @@ def add(parts: Sequence[Part]) -> Part:
     return Part(
         sums={name: _total([part.sums[name] for part in parts]) for name in first.sums},
         cells={name: _total([part.cells[name] for part in parts]) for name in first.cells},
-        bounds=first.bounds,
+        sensitivity=first.sensitivity,
         parameters=first.parameters,
         noise={name: sum(part.noise[name] for part in parts) for name in first.noise},
     )
@@ -220,7 +220,7 @@ class Exactness:
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A trained network: `about` says how to build it and what it takes, in words and numbers; `weights` (size,)."""
 
     about: Row
@@ -236,4 +236,4 @@ class Result:
     n: Mapping[str, int]
     exactness: Exactness = Exactness()
     notes: Sequence[str] = ()
-    model: Model | None = None
+    model: TrainedModel | None = None

@@ -99,7 +99,7 @@ class Privacy(Frozen):
         return max(1, nodes - self.secure_sum.dropouts - self.secure_sum.colluders)
 
 
-class Analysis(Frozen):
+class AnalysisEntry(Frozen):
     """One entry of `analyses`: `run` names the analysis, `version` the one that the study was written for, if it matters;
     the other keys are its options, checked by it."""
 
@@ -125,7 +125,7 @@ class Study(Frozen):
     min_nodes: int = pydantic.Field(3, ge=1)
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()
-    analyses: Mapping[Slug, Analysis] = pydantic.Field(min_length=1)
+    analyses: Mapping[Slug, AnalysisEntry] = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")
     def _secure_sums_are_of_all_nodes(self) -> Study:

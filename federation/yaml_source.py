@@ -15,7 +15,7 @@ import yaml
 from federation import errors
 
 Key = tuple[str | int, ...]
-Model = TypeVar("Model", bound=pydantic.BaseModel)
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _walk(node: yaml.Node | None, key: Key, lines: dict[Key, int]) -> Iterable[t
             yield from _walk(value, (*key, index), lines)
 
 
-def build(model: type[Model], values: Mapping[str, Any], source: Source, *, under: Key, error: type[errors.InputError]) -> Model:
+def build(model: type[ModelT], values: Mapping[str, Any], source: Source, *, under: Key, error: type[errors.InputError]) -> ModelT:
     """`values` as a frozen `model`; every mistake in them becomes one line of one error."""
     try:
         return model.model_validate(dict(values))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import contract as contracts
-from federation.cohort import Cohort, Column, Fetch
+from federation.cohort import Cohort, Fetch, Values
 from federation.contract import Check, Contract, Field, Finding, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
@@ -40,7 +40,7 @@ def _examine(connection: duckdb.DuckDBPyConnection, contract: Contract, columns:
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         counts |= zip([(check.column, check.rule) for check in some], _count(connection, some, "source"), strict=True)
-    most = 1 if _people(contract, counts) == counts["", "rows"] or contract.person is None else _most_rows(connection, contract.person)
+    most = 1 if _people(contract, counts) == counts["", "rows"] or contract.person is None else _max_rows(connection, contract.person)
     return counts, contracts.judge(contract, counts, most)
 
 
@@ -73,7 +73,7 @@ def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relat
     return [int(count) for count in row]
 
 
-def _most_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
+def _max_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
     key = quote_name(person)
     rows = connection.execute(f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})").fetchall()
     return int(rows[0][0] or 0)
@@ -106,7 +106,7 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     names = needed(contract, used)
     read = {name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole) for name in names}
     if in_place:
-        table = tallies.Table(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "", grouped=True)
+        table = tallies.TallySource(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "", grouped=True)
         rows = counts["", "rows"] if where is None else tallies.rows(table)
         return Opened(Cohort(None, rows, counts["", "rows"], 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
     typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
@@ -167,14 +167,14 @@ def _hashes(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: s
 
 
 def _fetcher(connection: duckdb.DuckDBPyConnection, chosen: str, rows: Ints | None = None) -> Fetch:
-    def fetch(asked: Iterable[Field]) -> Mapping[str, Column]:
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
         found = _fetch(connection, list(asked), chosen)
         return found if rows is None else {name: column[rows] for name, column in found.items()}
 
     return fetch
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str) -> Mapping[str, Column]:
+def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str) -> Mapping[str, Values]:
     if not fields:
         return {}
     chosen_columns = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
@@ -182,7 +182,7 @@ def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chose
     return {field.name: _stacked(arrays[f"c{i}"], field) if field.kind == "array" else np.asarray(arrays[f"c{i}"]) for i, field in enumerate(fields)}
 
 
-def _stacked(rows: Column, field: Field) -> Column:
+def _stacked(rows: Values, field: Field) -> Values:
     """(n_rows, *shape), in the contract's range. Zeros, or what is nearest to them there, where a row is NULL: in mode dp what does not
     fit the contract is made to fit it."""
     low, high = field.interval
@@ -193,7 +193,7 @@ def _stacked(rows: Column, field: Field) -> Column:
     if is_bytes:
         zeros = blank.tobytes()
         joined = b"".join(zeros if gone else value for value, gone in zip(values, masked, strict=True))
-        stacked: Column = np.frombuffer(joined, np.uint8)
+        stacked: Values = np.frombuffer(joined, np.uint8)
     else:
         stacked = np.concatenate([blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))])[len(blank) :]
     return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
@@ -231,7 +231,7 @@ def open_clipped(
     condition = schema.express(where).sql if where else None
     key = None if contract.person is None else typed[contract.person]
     if only_counts:
-        table = tallies.Table(connection, dataset, schema, {name: typed[name] for name in used} or typed, condition, key, salt)
+        table = tallies.TallySource(connection, dataset, schema, {name: typed[name] for name in used} or typed, condition, key, salt)
         return Opened(Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
     moved = " OR ".join(["FALSE", *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used)])
     known = "" if key is None else f" WHERE {key} IS NOT NULL"

@@ -18,7 +18,7 @@ from federation import __version__, credentials, errors, lock, logs
 from nodes import site as sites
 from nodes import state_folder
 from nodes.approvals import Approvals
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Site
 
 log = logging.getLogger("hdh.node")
@@ -52,26 +52,26 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     stop, pace = threading.Event(), flower_client.Pace()
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
-    office = Office(site, approvals=approvals)
-    own_line = hub_stream.Line(office, approvals, own, pace.wake, stop)
-    office.audit("started", version=__version__, hub=own.api)
+    context = NodeContext(site, approvals=approvals)
+    own_line = hub_stream.HubStream(context, approvals, own, pace.wake, stop)
+    context.audit("started", version=__version__, hub=own.api)
     log.info("node %s (hdh %s) with %s; hub %s", site.name, __version__, ", ".join(site.datasets) or "no dataset", own.api)
     failed: list[str] = []
     threads = [
         threading.Thread(target=_keep, args=(own_line, failed), name="line", daemon=True),
-        threading.Thread(target=_report, args=(state, own_line, office, stop), name="status", daemon=True),
+        threading.Thread(target=_report, args=(state, own_line, context, stop), name="status", daemon=True),
     ]
     for thread in threads:
         thread.start()
     link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
-    app = client_app.app_of(office, lambda: datetime.now(UTC))
+    app = client_app.app_of(context, lambda: datetime.now(UTC))
     try:
-        flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(office, rule, why))
+        flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(context, rule, why))
     finally:
         rested = not stop.is_set()
         stop.set()
         pace.woken.set()
-        office.audit("stopped", why=failed[0] if failed else "rested, and starts anew" if rested else "asked to")
+        context.audit("stopped", why=failed[0] if failed else "rested, and starts anew" if rested else "asked to")
         _write_status(state, {"running": False})
     if failed:
         raise errors.SetupError(failed[0])
@@ -112,9 +112,9 @@ def _keep(own_line: Any, failed: list[str]) -> None:
         own_line.wake(0, None)
 
 
-def _refused(office: Office, rule: str, why: str) -> None:
+def _refused(context: NodeContext, rule: str, why: str) -> None:
     log.error("refused (%s): %s", rule, why)
-    office.audit("refused", rule=rule, why=why)
+    context.audit("refused", rule=rule, why=why)
 
 
 def is_running(state: Path) -> bool:
@@ -122,11 +122,11 @@ def is_running(state: Path) -> bool:
 
 
 # -- what others may see of it: numbers of studies and bytes, nothing of people
-def _report(state: Path, own_line: Any, office: Office, stop: threading.Event) -> None:
+def _report(state: Path, own_line: Any, context: NodeContext, stop: threading.Event) -> None:
     started = time.time()
     while not stop.is_set():
         _write_status(state, {"running": True, "pid": os.getpid(), "started": started, "version": __version__, "written": time.time(), **own_line.state})
-        _write_metrics(state, own_line, office)
+        _write_metrics(state, own_line, context)
         stop.wait(STATUS_S)
 
 
@@ -145,7 +145,7 @@ def status(state: Path) -> dict[str, Any]:
     return values | {"running": is_running(state)}
 
 
-def _write_metrics(state: Path, own_line: Any, office: Office) -> None:
+def _write_metrics(state: Path, own_line: Any, context: NodeContext) -> None:
     """For the text-file collector of Prometheus' node exporter: a node has no port to be asked at."""
     try:
         verdicts = [one.verdict for one in own_line.approvals.all() if not one.over]

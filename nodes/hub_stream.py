@@ -20,7 +20,7 @@ import grpc
 from federation import __version__, credentials, errors, receipts
 from federation import study as studies
 from federation.credentials import Credentials
-from federation.messages import Head
+from federation.messages import LedgerHead
 from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
@@ -28,21 +28,21 @@ from federation.study import Study
 from nodes import ledger, memory, service, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Site
 from strategies import registry
 
 log = logging.getLogger("hdh.node")
 LOOK_S = 0.5  # how often decisions of the staff are looked for
 RENEW_DAYS = 60.0
-MOST_SKEW_S = 5.0  # beyond which Flower refuses this node's signatures
+MAX_SKEW_S = 5.0  # beyond which Flower refuses this node's signatures
 
 
 @dataclass
-class Line:
+class HubStream:
     """`wake` is called when a study is about to ask; `state` is what `hdh node status` shows."""
 
-    office: Office
+    context: NodeContext
     approvals: Approvals
     own: Credentials
     wake: Callable[[float, float | None], None]
@@ -54,48 +54,48 @@ class RevokedError(Exception):
     """The hub does not know this node any more."""
 
 
-def keep(line: Line) -> None:
+def keep(hub: HubStream) -> None:
     """Until `stop`: connects, listens, connects again. Raises RevokedError."""
     delay = 0.5
-    teller = threading.Thread(target=_tell_decisions, args=(line,), daemon=True)
+    teller = threading.Thread(target=_tell_decisions, args=(hub,), daemon=True)
     teller.start()
-    while not line.stop.is_set():
+    while not hub.stop.is_set():
         started = time.monotonic()
-        if credentials.days_left(line.own.certificate) < 0:
-            line.state["line"] = "certificate expired"
+        if credentials.days_left(hub.own.certificate) < 0:
+            hub.state["line"] = "certificate expired"
             log.error("this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again")
         try:
-            with credentials.channel(line.own) as channel:
-                _listen(line, channel)
+            with credentials.channel(hub.own) as channel:
+                _listen(hub, channel)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 raise RevokedError(str(error.details()).partition("|")[2] or "the hub does not accept this node's certificate") from None
-            if not line.stop.is_set():
-                log.warning("%s", credentials.hub_error(error, line.own.api))
+            if not hub.stop.is_set():
+                log.warning("%s", credentials.hub_error(error, hub.own.api))
         except errors.HdhError as error:  # this node's own disk, say: what was proposed is proposed again
             log.error("%s", error)
-        line.state["line"] = "away"
+        hub.state["line"] = "away"
         delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
-        line.stop.wait(delay * random.uniform(0.8, 1.2))
+        hub.stop.wait(delay * random.uniform(0.8, 1.2))
 
 
-def _listen(line: Line, channel: grpc.Channel) -> None:
+def _listen(hub: HubStream, channel: grpc.Channel) -> None:
     stub = hub_pb2_grpc.NodesStub(channel)
-    stream = stub.Watch(_hello(line.office.site))
-    threading.Thread(target=_cancel_at_stop, args=(line.stop, stream), daemon=True).start()
+    stream = stub.Watch(_hello(hub.context.site))
+    threading.Thread(target=_cancel_at_stop, args=(hub.stop, stream), daemon=True).start()
     for notice in stream:
         kind = notice.WhichOneof("what")
         if kind == "welcome":
-            line.state |= {"line": "open", "since": _now()}
-            log.info("the line to the hub %s is open", line.own.api)
-            _check_welcome(line, notice.welcome)
-            _renew(line, stub)
+            hub.state |= {"line": "open", "since": _now()}
+            log.info("the line to the hub %s is open", hub.own.api)
+            _check_welcome(hub, notice.welcome)
+            _renew(hub, stub)
         elif kind == "wake":
-            line.wake(notice.wake.seconds, notice.wake.every)
+            hub.wake(notice.wake.seconds, notice.wake.every)
         elif kind == "ended":
-            line.approvals.end(notice.ended.study_hash)
+            hub.approvals.end(notice.ended.study_hash)
         elif kind == "proposal":
-            decision = consider(line, notice.proposal)
+            decision = consider(hub, notice.proposal)
             if decision is not None:
                 stub.Decide(decision, timeout=30)
             if decision is not None and decision.verdict == "approved":
@@ -116,57 +116,57 @@ def _hello(site: Site) -> hub_pb2.Hello:
     return hub_pb2.Hello(version=__version__, holdings=holdings)
 
 
-def _check_welcome(line: Line, welcome: hub_pb2.Welcome) -> None:
+def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
     skew = time.time() - welcome.now
-    line.state["skew_s"] = round(skew, 1)
-    if abs(skew) > MOST_SKEW_S:
+    hub.state["skew_s"] = round(skew, 1)
+    if abs(skew) > MAX_SKEW_S:
         log.error(
             "this machine's clock is %.0f s %s the hub's: no study can be answered until it is set (NTP)", abs(skew), "ahead of" if skew > 0 else "behind"
         )
     with suppress(errors.LedgerError):
-        ledger.check_witness(state_folder.open_ledger(line.office.site.state), Head(int(welcome.head_seq), welcome.head_hash))
-        line.state.pop("rolled_back", None)
+        ledger.check_witness(state_folder.open_ledger(hub.context.site.state), LedgerHead(int(welcome.head_seq), welcome.head_hash))
+        hub.state.pop("rolled_back", None)
         return
-    line.state["rolled_back"] = True
+    hub.state["rolled_back"] = True
     log.error("this node's ledger is older than the one that the hub has seen: no study is answered until the newest copy is restored")
-    line.office.audit("rolled back", seen=int(welcome.head_seq))
+    hub.context.audit("rolled back", seen=int(welcome.head_seq))
 
 
-def _renew(line: Line, stub: Any) -> None:
+def _renew(hub: HubStream, stub: Any) -> None:
     """Well before the certificate expires, a new one for the same key."""
-    if credentials.days_left(line.own.certificate) > RENEW_DAYS:
+    if credentials.days_left(hub.own.certificate) > RENEW_DAYS:
         return
-    csr = credentials.request(credentials.private_key(line.own.key))
-    credentials.write_secret(line.own.folder / "own.crt", stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode())
-    line.office.audit("certificate renewed")
+    csr = credentials.request(credentials.private_key(hub.own.key))
+    credentials.write_secret(hub.own.folder / "own.crt", stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode())
+    hub.context.audit("certificate renewed")
     log.info("the certificate is renewed")
 
 
 # -- studies
-def consider(line: Line, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | None:
+def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | None:
     """This node's word on a proposal; none if it is not a study that a coordinator signed."""
     now = datetime.now(UTC)
     try:
         study = studies.parse(proposal.study)
     except errors.StudyError:
         log.error("a proposal is no study of this version; not considered")
-        line.office.audit("refused", rule="study", why="a proposal that is no study of this version")
+        hub.context.audit("refused", rule="study", why="a proposal that is no study of this version")
         return None
-    site, approvals = line.office.site, line.approvals
-    signer = credentials.signer_of_study(proposal.certificate.encode(), line.own.authority, study.hash, proposal.signature, now)
+    site, approvals = hub.context.site, hub.approvals
+    signer = credentials.signer_of_study(proposal.certificate.encode(), hub.own.authority, study.hash, proposal.signature, now)
     pinned = site.policy.coordinator_keys.get(study.coordinator)
     if signer is None or signer[0] != study.coordinator or (pinned is not None and pinned != signer[1]):
         log.error("study %s is not signed by the coordinator that it names; refused", study.hash[:12])
-        line.office.audit(
+        hub.context.audit(
             "refused", study=study.study, study_hash=study.hash, coordinator=study.coordinator, rule="coordinator", why="its signature does not hold"
         )
         return _decision(
-            line, study.hash, "refused", "it is not signed by the coordinator that it names, with the key known here", "policy", proposal.rehearsal
+            hub, study.hash, "refused", "it is not signed by the coordinator that it names, with the key known here", "policy", proposal.rehearsal
         )
     refused = _policy(study, proposal, site, now)
     verdict: Verdict = "refused" if refused else "approved" if site.policy.approval == "automatic" else "waiting"
     if proposal.rehearsal:
-        return _decision(line, study.hash, verdict, refused or ("" if verdict == "approved" else "waits for the approval of its staff"), "policy", True)
+        return _decision(hub, study.hash, verdict, refused or ("" if verdict == "approved" else "waits for the approval of its staff"), "policy", True)
     known = approvals.verdict(study.hash)
     kept = approvals.propose(
         Proposed(
@@ -175,14 +175,14 @@ def consider(line: Line, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | None:
         )
     )  # fmt: skip
     if known is None:
-        line.office.audit(
+        hub.context.audit(
             "proposed", study=study.study, study_hash=study.hash, coordinator=study.coordinator, key=signer[1], verdict=kept.verdict, why=kept.reason
         )
         log.info("study %s (%s) of %s: %s %s", study.study, study.hash[:12], study.coordinator, kept.verdict, kept.reason)
     elif kept.by == "policy" and kept.verdict != verdict:  # the policy has changed since
         approvals.decide(study.hash, verdict, refused or "", "policy", _now())
         kept = approvals.find(study.hash)
-    return _decision(line, study.hash, kept.verdict, kept.reason, kept.by, False, kept.at)
+    return _decision(hub, study.hash, kept.verdict, kept.reason, kept.by, False, kept.at)
 
 
 def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime) -> str | None:
@@ -194,27 +194,27 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
         return str(refused) if not site.policy.terse else "refused: this node does not answer; ask its producer"
     if study.privacy.mode == "dp":
         account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
-        book = state_folder.open_ledger(site.state)  # one's own: an SQLite connection belongs to a thread
-        if ledger.remaining(book, account) + accounting.equivalent(ledger.spent_by(book, account.dataset, study.hash), study.privacy.delta) < study.privacy.rho:
+        budget_ledger = state_folder.open_ledger(site.state)  # one's own: an SQLite connection belongs to a thread
+        if ledger.remaining(budget_ledger, account) + accounting.equivalent(ledger.spent_by(budget_ledger, account.dataset, study.hash), study.privacy.delta) < study.privacy.rho:
             return f"budget: the {now.year} budget of {account.dataset} does not hold this study: ask for less, or ask its producer for a grant"
     return None
 
 
-def _decision(line: Line, study_hash: str, verdict: str, reason: str, by: str, rehearsal: bool, at: str = "") -> hub_pb2.Decision:
+def _decision(hub: HubStream, study_hash: str, verdict: str, reason: str, by: str, rehearsal: bool, at: str = "") -> hub_pb2.Decision:
     signature = b""
     if not rehearsal and verdict != "waiting":
-        signature = keys.sign(line.office.identity, receipts.decision_content(study_hash, verdict, by, at := at or _now()))
+        signature = keys.sign(hub.context.identity, receipts.decision_content(study_hash, verdict, by, at := at or _now()))
     return hub_pb2.Decision(study_hash=study_hash, verdict=verdict, reason=reason, by=by, at=at, signature=signature, rehearsal=rehearsal)
 
 
-def _tell_decisions(line: Line) -> None:
+def _tell_decisions(hub: HubStream) -> None:
     """What the staff has decided meanwhile, until the hub has taken it."""
-    while not line.stop.wait(LOOK_S):
-        with suppress(grpc.RpcError, errors.HdhError), credentials.channel(line.own) as channel:
-            for one in line.approvals.untold() if line.state.get("line") == "open" else ():
-                decision = _decision(line, one.study_hash, one.verdict, one.reason, one.by, False, one.at)
+    while not hub.stop.wait(LOOK_S):
+        with suppress(grpc.RpcError, errors.HdhError), credentials.channel(hub.own) as channel:
+            for one in hub.approvals.untold() if hub.state.get("line") == "open" else ():
+                decision = _decision(hub, one.study_hash, one.verdict, one.reason, one.by, False, one.at)
                 hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
-                line.approvals.told(one)
+                hub.approvals.told(one)
 
 
 def _now() -> str:

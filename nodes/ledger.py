@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from federation import errors
-from federation.messages import Head, Refusal
+from federation.messages import LedgerHead, Refusal
 from federation.privacy import accounting
-from federation.privacy.accounting import ACCOUNT_DELTA, Cost, Event
+from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
@@ -60,7 +60,7 @@ class Claim:
     release: str
     study: str
     most: int
-    events: Mapping[str, Event]
+    events: Mapping[str, DpEvent]
     delta: float = ACCOUNT_DELTA
 
     @property
@@ -86,7 +86,7 @@ class Ledger:
 
     connection: sqlite3.Connection
     witness: Path | None = None
-    sums: dict[tuple[str, tuple[object, ...]], tuple[Head, Cost]] = field(default_factory=dict, repr=False, compare=False)
+    sums: dict[tuple[str, tuple[object, ...]], tuple[LedgerHead, Cost]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -106,10 +106,10 @@ def open_ledger(path: Path) -> Ledger:
     return opened
 
 
-def _read_witness(path: Path) -> Head:
+def _read_witness(path: Path) -> LedgerHead:
     try:
         seq, digest = path.read_text(encoding="ascii").split()
-        return Head(int(seq), digest)
+        return LedgerHead(int(seq), digest)
     except (OSError, ValueError):
         raise errors.LedgerError(f"{path.name}, the witness beside the ledger, cannot be read; restore it with the ledger") from None
 
@@ -145,14 +145,14 @@ def _key(account: Account) -> tuple[str, str, int]:
 
 
 def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
-    last, spent = ledger.sums.get((where, values), (Head(0, GENESIS), Cost()))
+    last, spent = ledger.sums.get((where, values), (LedgerHead(0, GENESIS), Cost()))
     if last.seq and not _holds(ledger, last):  # another file lies here now
-        last, spent = Head(0, GENESIS), Cost()
+        last, spent = LedgerHead(0, GENESIS), Cost()
     found = ledger.connection.execute(
         f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? ORDER BY seq", (*values, last.seq)
     )
     for seq, digest, rho, curve in found:
-        last, spent = Head(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
+        last, spent = LedgerHead(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
     ledger.sums[where, values] = last, spent
     return spent
 
@@ -231,18 +231,18 @@ def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
 
 
 # -- the chain
-def head(ledger: Ledger) -> Head:
+def head(ledger: Ledger) -> LedgerHead:
     row = ledger.connection.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-    return Head(0, GENESIS) if row is None else Head(int(row[0]), str(row[1]))
+    return LedgerHead(0, GENESIS) if row is None else LedgerHead(int(row[0]), str(row[1]))
 
 
-def check_witness(ledger: Ledger, witness: Head) -> None:
+def check_witness(ledger: Ledger, witness: LedgerHead) -> None:
     """Raises LedgerError if this ledger does not hold an entry that was seen elsewhere: an older copy was put back."""
     if witness.seq and not _holds(ledger, witness):
         raise errors.LedgerError(f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew")
 
 
-def _holds(ledger: Ledger, seen: Head) -> bool:
+def _holds(ledger: Ledger, seen: LedgerHead) -> bool:
     row = ledger.connection.execute("SELECT hash FROM entries WHERE seq = ?", (seen.seq,)).fetchone()
     return row is not None and row[0] == seen.hash
 
@@ -253,7 +253,7 @@ def history(ledger: Ledger) -> Iterator[Entry]:
         yield Entry(seq, kind, Account(dataset, unit, year), study, release, Cost(rho, tuple(json.loads(curve or "[]"))), json.loads(event), at)
 
 
-def verify(ledger: Ledger) -> Head:
+def verify(ledger: Ledger) -> LedgerHead:
     """Replays the chain, the order of charges and stores, the price of every event, every budget and every stored answer."""
     previous, last, balance, charged = GENESIS, 0, dict[Account, tuple[int, Cost]](), set[str]()
     for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
@@ -273,7 +273,7 @@ def verify(ledger: Ledger) -> Head:
         if kind in ("store", "cohort", "survivors") and not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", event):
             raise errors.LedgerError(f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy")
         previous, last = digest, seq
-    return Head(last, previous)
+    return LedgerHead(last, previous)
 
 
 def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
@@ -299,7 +299,7 @@ def _transaction(ledger: Ledger) -> Iterator[None]:
         raise errors.LedgerError(f"the ledger cannot be written ({reason}); nothing is answered: check the disk") from None
 
 
-def _write_witness(path: Path, seen: Head) -> None:
+def _write_witness(path: Path, seen: LedgerHead) -> None:
     """After the commit, so that a crash between leaves an older witness, which the ledger holds too."""
     part = path.with_name(path.name + f".{os.getpid()}.part")
     with part.open("w", encoding="ascii") as file:

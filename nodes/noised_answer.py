@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from federation import codec
 from federation.contract import Contract
-from federation.messages import Floats, Ints, Noised, Part, Query, Refusal, State, TaskId
+from federation.messages import Floats, Ints, NoisedAnswer, Part, Query, Refusal, State, TaskId
 from federation.privacy import calibration, noise
 from federation.privacy.calibration import Grid
 from federation.privacy.noise import Entropy
@@ -26,10 +26,10 @@ WHOLE = "node"  # the noise that makes the release private by itself
 
 
 @dataclass(frozen=True)
-class Purse:
+class BudgetAccess:
     """What a node's releases are paid from."""
 
-    book: Ledger
+    ledger: Ledger
     contract: Contract
     now: datetime
     entropy: Entropy = os.urandom
@@ -54,45 +54,45 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     return digest.hexdigest()
 
 
-def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callable[[], Part], purse: Purse, *, share: bool = False) -> Noised | Refusal:
+def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callable[[], Part], access: BudgetAccess, *, share: bool = False) -> NoisedAnswer | Refusal:
     """The stored answer, or else: charge, noise, store. `compute` gives the node's part; `share`: under a secure sum this node
     adds its share of the noise only."""
-    if (before := ledger.stored(purse.book, name_)) is not None:
+    if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
     part = compute()
     try:
         steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
     except OverflowError:
         return Refusal("overflow", "a sum is too large for its grid: narrow the contract's ranges")
-    refused = ledger.charge(purse.book, purse.account, claim(name_, study, grids), purse.now.isoformat(timespec="seconds"))
+    refused = ledger.charge(access.ledger, access.account, claim(name_, study, grids), access.now.isoformat(timespec="seconds"))
     if refused is not None:
         return refused
-    content = codec.noised_to_bytes(_noised(steps, grids, purse, share))
-    return codec.noised_from_bytes(ledger.store(purse.book, name_, content, purse.now.isoformat(timespec="seconds")))
+    content = codec.noised_to_bytes(_noised(steps, grids, access, share))
+    return codec.noised_from_bytes(ledger.store(access.ledger, name_, content, access.now.isoformat(timespec="seconds")))
 
 
 def inside(
-    name_: str, study: Study, grids: Mapping[str, Grid], step: Grid, train: Callable[[Callable[[Floats], Floats]], Part], purse: Purse
-) -> Noised | Refusal:
+    name_: str, study: Study, grids: Mapping[str, Grid], step: Grid, train: Callable[[Callable[[Floats], Floats]], Part], access: BudgetAccess
+) -> NoisedAnswer | Refusal:
     """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `train` gets what
     noises the sum of a step."""
-    if (before := ledger.stored(purse.book, name_)) is not None:
+    if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
-    at = purse.now.isoformat(timespec="seconds")
-    refused = ledger.charge(purse.book, purse.account, claim(name_, study, grids), at)
+    at = access.now.isoformat(timespec="seconds")
+    refused = ledger.charge(access.ledger, access.account, claim(name_, study, grids), at)
     if refused is not None:
         return refused
 
     def noised(array: Floats) -> Floats:
-        return calibration.to_numbers(calibration.to_steps(array, step) + noise.discrete_gaussian(step.size, step.variance, purse.entropy), step.unit)
+        return calibration.to_numbers(calibration.to_steps(array, step) + noise.discrete_gaussian(step.size, step.variance, access.entropy), step.unit)
 
     try:
         part = train(noised)
         steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
     except OverflowError:
         return Refusal("overflow", "the weights grow without end: make the learning rate smaller")
-    sent = Noised(steps, {key: grid.unit for key, grid in grids.items()}, dict.fromkeys(grids, 0.0), purse.now.date().isoformat())
-    return codec.noised_from_bytes(ledger.store(purse.book, name_, codec.noised_to_bytes(sent), at))
+    sent = NoisedAnswer(steps, {key: grid.unit for key, grid in grids.items()}, dict.fromkeys(grids, 0.0), access.now.date().isoformat())
+    return codec.noised_from_bytes(ledger.store(access.ledger, name_, codec.noised_to_bytes(sent), at))
 
 
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
@@ -100,14 +100,14 @@ def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
     return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items() if grid.event is not None}, study.privacy.delta)
 
 
-def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], purse: Purse, share: bool) -> Noised:
+def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], access: BudgetAccess, share: bool) -> NoisedAnswer:
     variances: dict[str, Fraction] = {key: grid.share if share else grid.variance for key, grid in grids.items()}
-    drawn = {key: noise.discrete_gaussian(grid.size, variances[key], purse.entropy) for key, grid in grids.items()}
-    return Noised(
+    drawn = {key: noise.discrete_gaussian(grid.size, variances[key], access.entropy) for key, grid in grids.items()}
+    return NoisedAnswer(
         {key: array + drawn[key].reshape(array.shape) for key, array in steps.items()},
         {key: grid.unit for key, grid in grids.items()},
         {key: float(variance) for key, variance in variances.items()},
-        purse.now.date().isoformat(),
+        access.now.date().isoformat(),
     )
 
 

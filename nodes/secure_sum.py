@@ -13,29 +13,29 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from federation import disclosure
-from federation.messages import Answer, Mail, Query, Refusal, State, TaskId
+from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
-from federation.secagg.participant import Seat
+from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer
 from nodes.ledger import Account
-from nodes.noised_answer import Purse
-from nodes.session import Desk, Office
+from nodes.noised_answer import BudgetAccess
+from nodes.session import NodeContext, StudySession
 from nodes.site import Site
 from strategies import budget
 
-MOST_SEATS = 200  # sums begun and not finished: the oldest are forgotten
+MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
 LIST = ""  # the item of a mail that lists names
 
 
 @dataclass(frozen=True)
-class Sitting:
+class PendingSum:
     """A seat in one sum, and how to get the vector that goes in. `share`: only this node's share of the noise goes with it."""
 
-    seat: Seat
+    secagg_state: SecAggState
     vector: Callable[[], Words | Refusal]
     share: bool
 
@@ -71,36 +71,36 @@ def _adds_share(study: Study, site: Site) -> bool:
     return study.privacy.noise == "distributed" and site.policy.noise == "distributed"
 
 
-def answer(query: Query, desk: Desk, office: Office, now: datetime) -> dict[TaskId, Answer]:
+def answer(query: Query, session: StudySession, context: NodeContext, now: datetime) -> dict[TaskId, Answer]:
     """One phase of the sums of all tasks of the query."""
     assert query.phase is not None
     answers: dict[TaskId, Answer] = {}
-    vectors = _checked_vectors(query, desk) if query.phase.name == "advertise" and query.study.privacy.mode == "exact" else {}
+    vectors = _checked_vectors(query, session) if query.phase.name == "advertise" and query.study.privacy.mode == "exact" else {}
     if isinstance(vectors, Refusal):
         return dict.fromkeys(query.states, vectors)
     for task_id, state in query.states.items():
         key = (query.phase.attempt, task_id)
         try:
             if query.phase.name == "advertise":
-                answers[task_id] = _advertise(key, state, vectors.get(task_id), desk, query, office, now)
-            elif (sitting := office.seats.get(key)) is None:
+                answers[task_id] = _advertise(key, state, vectors.get(task_id), session, query, context, now)
+            elif (pending := context.pending_sums.get(key)) is None:
                 raise SecaggError("this node has no seat in that sum; it may have been restarted")
             else:
-                answers[task_id] = _PHASES[query.phase.name](key, sitting, query.phase.mail.get(task_id, {}), query, office, now)
+                answers[task_id] = _PHASES[query.phase.name](key, pending, query.phase.messages.get(task_id, {}), query, context, now)
         except SecaggError as error:
-            office.seats.pop(key, None)  # nothing more is said in a sum that is not as it should be
+            context.pending_sums.pop(key, None)  # nothing more is said in a sum that is not as it should be
             answers[task_id] = Refusal("secure_sum", str(error))
     return answers
 
 
-def _checked_vectors(query: Query, desk: Desk) -> dict[TaskId, Words] | Refusal:
+def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words] | Refusal:
     """The vectors of exact mode, past the first door. A node takes part in all analyses of a study or in none: what two sums
     have over different nodes, the difference tells of the nodes between them."""
     vectors = {}
     for task_id, state in query.states.items():
-        task = desk.tasks[task_id.analysis]
-        part = task.analysis.local(desk.cohort, task, state)
-        refused = disclosure.check_part(part, desk.rules)
+        task = session.tasks[task_id.analysis]
+        part = task.analysis.local(session.cohort, task, state)
+        refused = disclosure.check_part(part, session.rules)
         if refused is not None:
             return replace(refused, remedy=f"{task_id}: {refused.remedy}; under a secure sum this node takes part in all analyses of a study or in none")
         arrays = {("sums", name): array for name, array in part.sums.items()} | {("cells", name): array for name, array in part.cells.items()}
@@ -112,108 +112,108 @@ def _checked_vectors(query: Query, desk: Desk) -> dict[TaskId, Words] | Refusal:
     return vectors
 
 
-def _advertise(key: tuple[str, TaskId], state: State, exact: Words | None, desk: Desk, query: Query, office: Office, now: datetime) -> Answer:
+def _advertise(key: tuple[str, TaskId], state: State, exact: Words | None, session: StudySession, query: Query, context: NodeContext, now: datetime) -> Answer:
     """A seat, and this node's keys in the sum. `exact`: the vector, where it needs no charge."""
-    if key in office.seats:
+    if key in context.pending_sums:
         raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
-    share = _adds_share(query.study, office.site)
-    found = (lambda: exact, len(exact)) if exact is not None else _to_be_noised(key, state, desk, query, office, now, share)
+    share = _adds_share(query.study, context.site)
+    found = (lambda: exact, len(exact)) if exact is not None else _to_be_noised(key, state, session, query, context, now, share)
     if isinstance(found, Refusal):
         return found
     vector, length = found
-    agreed = _terms(key, state, query, office, length)
-    seat, advert = participant.open_seat(agreed, office.site.name, office.identity)
-    while len(office.seats) >= MOST_SEATS:
-        office.seats.pop(next(iter(office.seats)))
-    office.seats[key] = Sitting(seat, vector, share)
-    return Mail({"advert": advert.to_bytes(), "terms": agreed.digest, "noise": b"share" if share else b"whole"})
+    agreed = _terms(key, state, query, context, length)
+    secagg_state, advert = participant.advertise(agreed, context.site.name, context.identity)
+    while len(context.pending_sums) >= MAX_PENDING_SUMS:
+        context.pending_sums.pop(next(iter(context.pending_sums)))
+    context.pending_sums[key] = PendingSum(secagg_state, vector, share)
+    return SecAggMessage({"advert": advert.to_bytes(), "terms": agreed.digest, "noise": b"share" if share else b"whole"})
 
 
 def _to_be_noised(
-    key: tuple[str, TaskId], state: State, desk: Desk, query: Query, office: Office, now: datetime, share: bool
+    key: tuple[str, TaskId], state: State, session: StudySession, query: Query, context: NodeContext, now: datetime, share: bool
 ) -> tuple[Callable[[], Words | Refusal], int] | Refusal:
     """How to get the noised vector when it is asked for, and its length; nothing is charged or drawn yet."""
-    task = desk.tasks[key[1].analysis]
+    task = session.tasks[key[1].analysis]
     zero = budget.zero(task, state)
     try:
         grids = noised_answer.grids(query, task, state, zero)
     except ValueError:
         return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
-    purse = Purse(office.book, office.site.datasets[query.study.dataset].contract, now, office.entropy)
+    access = BudgetAccess(context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy)
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
-    if not ledger.is_charged(office.book, name):
-        refused = ledger.would_refuse(office.book, purse.account, noised_answer.claim(name, query.study, grids))
+    if not ledger.is_charged(context.ledger, name):
+        refused = ledger.would_refuse(context.ledger, access.account, noised_answer.claim(name, query.study, grids))
         if refused is not None:
             return refused
     slots = packing.noised_slots(zero, grids)
 
     def vector() -> Words | Refusal:
-        noised = noised_answer.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse, share=share)
+        noised = noised_answer.release(name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access, share=share)
         return noised if isinstance(noised, Refusal) else packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
 
     return vector, packing.length(slots)
 
 
-def _terms(key: tuple[str, TaskId], state: State, query: Query, office: Office, length: int) -> Terms:
+def _terms(key: tuple[str, TaskId], state: State, query: Query, context: NodeContext, length: int) -> Terms:
     """From the study and this node's own roster; of the hub's, the attempt alone."""
     secure = query.study.privacy.secure_sum
     assert secure is not None
-    roster = {name: office.site.roster[name] for name in query.nodes}
+    roster = {name: context.site.roster[name] for name in query.nodes}
     release = noised_answer.name(query, key[1], state, f"sum {key[0]}")
     return Terms(release, roster, query.study.privacy.threshold(len(roster)), secure.colluders, length)
 
 
-def _deal(key: tuple[str, TaskId], sitting: Sitting, mail: Mapping[str, bytes], query: Query, office: Office, now: datetime) -> Answer:
-    adverts = {name: terms.advert_from(content) for name, content in mail.items()}
-    seat, envelopes = participant.deal(sitting.seat, adverts)
-    office.seats[key] = replace(sitting, seat=seat)
-    return Mail(envelopes)
+def _deal(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+    adverts = {name: terms.advert_from(content) for name, content in message.items()}
+    secagg_state, envelopes = participant.deal(pending.secagg_state, adverts)
+    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    return SecAggMessage(envelopes)
 
 
-def _mask(key: tuple[str, TaskId], sitting: Sitting, mail: Mapping[str, bytes], query: Query, office: Office, now: datetime) -> Answer:
+def _mask(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
     """Here the rows are added up, and in mode dp charged: before it, nothing that hangs on them has been made."""
-    vector = sitting.vector()
+    vector = pending.vector()
     if isinstance(vector, Refusal):
         return vector
-    envelopes = {name: content for name, content in mail.items() if name != LIST}
-    seat, masked = participant.mask(sitting.seat, _names(mail), envelopes, vector)
-    office.seats[key] = replace(sitting, seat=seat)
-    return Mail({"masked": masked.tobytes()})
+    envelopes = {name: content for name, content in message.items() if name != LIST}
+    secagg_state, masked = participant.mask(pending.secagg_state, _names(message), envelopes, vector)
+    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    return SecAggMessage({"masked": masked.tobytes()})
 
 
-def _sign(key: tuple[str, TaskId], sitting: Sitting, mail: Mapping[str, bytes], query: Query, office: Office, now: datetime) -> Answer:
-    survivors = frozenset(_names(mail))
-    participant.check_survivors(sitting.seat, survivors)
-    agreed = sitting.seat.terms
-    if sitting.share and len(survivors) - agreed.colluders < query.study.privacy.honest(len(agreed.roster)):
+def _sign(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+    survivors = frozenset(_names(message))
+    participant.check_survivors(pending.secagg_state, survivors)
+    agreed = pending.secagg_state.terms
+    if pending.share and len(survivors) - agreed.colluders < query.study.privacy.honest(len(agreed.roster)):
         raise SecaggError("too few shares of the noise are left")
-    _burn(agreed, survivors, query, office, now)
-    seat, signature = participant.sign_survivors(sitting.seat, survivors)
-    office.seats[key] = replace(sitting, seat=seat)
-    return Mail({"signature": signature})
+    _burn(agreed, survivors, query, context, now)
+    secagg_state, signature = participant.sign_survivors(pending.secagg_state, survivors)
+    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    return SecAggMessage({"signature": signature})
 
 
-def _burn(agreed: Terms, survivors: frozenset[str], query: Query, office: Office, now: datetime) -> None:
+def _burn(agreed: Terms, survivors: frozenset[str], query: Query, context: NodeContext, now: datetime) -> None:
     """One set of survivors for a sum, for ever; in exact mode one for all sums of a study, since what two of them differ by
     would tell of the nodes that they differ by. In mode dp each sum has its own noise."""
-    contract = office.site.datasets[query.study.dataset].contract
+    contract = context.site.datasets[query.study.dataset].contract
     about = [query.study.hash, contract.hash] if query.study.privacy.mode == "exact" else [agreed.digest.hex()]
     release = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     account = Account(contract.dataset, contract.unit, now.year)
     content = json.dumps(sorted(survivors)).encode()
-    if ledger.remember(office.book, "survivors", account, query.study.hash, release, content, now.isoformat(timespec="seconds")) != content:
+    if ledger.remember(context.ledger, "survivors", account, query.study.hash, release, content, now.isoformat(timespec="seconds")) != content:
         raise SecaggError("a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study")
 
 
-def _unmask(key: tuple[str, TaskId], sitting: Sitting, mail: Mapping[str, bytes], query: Query, office: Office, now: datetime) -> Answer:
-    _, opening = participant.unmask(sitting.seat, mail)
-    office.seats.pop(key)
-    return Mail({f"seed:{name}": share for name, share in opening.seeds.items()} | {f"key:{name}": share for name, share in opening.keys.items()})
+def _unmask(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+    _, opening = participant.unmask(pending.secagg_state, message)
+    context.pending_sums.pop(key)
+    return SecAggMessage({f"seed:{name}": share for name, share in opening.seeds.items()} | {f"key:{name}": share for name, share in opening.keys.items()})
 
 
-def _names(mail: Mapping[str, bytes]) -> list[str]:
+def _names(message: Mapping[str, bytes]) -> list[str]:
     try:
-        names = json.loads(mail[LIST])
+        names = json.loads(message[LIST])
     except (KeyError, ValueError):
         raise SecaggError("the hub lists no names") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -12,45 +12,45 @@ from federation import contract as contracts
 from federation.cohort import Cohort
 from federation.contract import Contract, Schema
 from federation.disclosure import Rules
-from federation.messages import Answer, Noised, Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.study import Study
 from nodes import cohorts, fingerprints, ledger, noised_answer, secure_sum
 from nodes.ledger import Account
-from nodes.noised_answer import Purse
-from nodes.session import Desk, Office
+from nodes.noised_answer import BudgetAccess
+from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
 from strategies import budget, registry
 from strategies.protocol import Task
 
-MOST_STUDIES = 4  # whose cohorts are kept between rounds
+MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
 
-def answer(query: Query, office: Office, now: datetime) -> Reply:
+def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, Mail."""
-    site, study = office.site, query.study
+    site, study = context.site, query.study
     mine = {task: state for task, state in query.states.items() if task.node in ("", site.name) and (not state.asked or site.name in state.asked)}
     try:
-        refused = admit(query, office, now) or _rolled_back(query, office)
+        refused = admit(query, context, now) or _rolled_back(query, context)
         if refused is None:
-            desk = _desk(query, office, now)
-            refused = desk.refused
-        if refused is None and (unknown := [task for task in mine if task.analysis not in desk.tasks]):
+            session = _session_of(query, context, now)
+            refused = session.refused
+        if refused is None and (unknown := [task for task in mine if task.analysis not in session.tasks]):
             refused = Refusal("study", f"the study has no analysis {unknown[0].analysis!r}: send the whole study")
         if refused is not None:
             return Reply(site.name, query.round, dict.fromkeys(mine, _said(refused, site)))
         answers = (
-            secure_sum.answer(replace(query, states=mine), desk, office, now)
+            secure_sum.answer(replace(query, states=mine), session, context, now)
             if query.phase
-            else {task: compute(task, state, desk, query, office, now) for task, state in mine.items()}
+            else {task: compute(task, state, session, query, context, now) for task, state in mine.items()}
         )
     except errors.LedgerError:
         return Reply(site.name, query.round, dict.fromkeys(mine, _said(Refusal("ledger", "this node's ledger is not in order: ask its producer"), site)))
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
-    charged = accounting.equivalent(ledger.spent_by(office.book, study.dataset, study.hash), study.privacy.delta)
-    return Reply(site.name, query.round, answers, ledger.head(office.book), charged)
+    charged = accounting.equivalent(ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta)
+    return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
 
 
 def _said(refused: Refusal, site: Site) -> Refusal:
@@ -61,9 +61,9 @@ def _keeps_books(study: Study, site: Site) -> bool:
     return site.state is not None or study.privacy.mode == "dp"
 
 
-def admit(query: Query, office: Office, now: datetime) -> Refusal | None:
+def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     """Policy against study; the stricter of the two wins."""
-    study, site = query.study, office.site
+    study, site = query.study, context.site
     dataset = site.datasets.get(study.dataset)
     if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
@@ -72,16 +72,16 @@ def admit(query: Query, office: Office, now: datetime) -> Refusal | None:
     if dataset.contract.hash != query.contract_hash:
         return Refusal("contract", f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file")
     asked = (study.hash, len(query.nodes), now.date())
-    if asked not in office.admitted:  # decided once a day
-        office.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
-    return office.admitted[asked] or _not_approved(study, office) or secure_sum.admit(query, site)
+    if asked not in context.admitted:  # decided once a day
+        context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
+    return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
 
 
-def _not_approved(study: Study, office: Office) -> Refusal | None:
+def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
     """An edited study has another hash, so it is another study here."""
-    if office.approvals is None:
+    if context.approvals is None:
         return None
-    verdict = office.approvals.verdict(study.hash)
+    verdict = context.approvals.verdict(study.hash)
     if verdict is None:
         return Refusal("approval", "this very study was never proposed here under its coordinator's signature: submit it through the hub")
     return (
@@ -105,8 +105,8 @@ def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: d
         return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it")
     if privacy.mode not in policy.modes:
         return Refusal("privacy", f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}")
-    if privacy.mode == "dp" and not (privacy.epsilon <= policy.most_epsilon and privacy.delta <= policy.most_delta):
-        return Refusal("epsilon", f"this site gives a study epsilon {policy.most_epsilon:g} at most, at a delta of {policy.most_delta:g} at most: ask for less")
+    if privacy.mode == "dp" and not (privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta):
+        return Refusal("epsilon", f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of {policy.max_delta:g} at most: ask for less")
     if study.purpose.category not in policy.purposes:
         return Refusal("purpose", f"this site does not take part in studies for {study.purpose.category}")
     if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (use and study.coordinator not in use):
@@ -120,29 +120,29 @@ def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: d
     return secure_sum.admit_study(study, nodes, site)
 
 
-def _rolled_back(query: Query, office: Office) -> Refusal | None:
+def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
     """The hub has seen a later ledger of this node than the one that is here now."""
-    seen = query.witnesses.get(office.site.name)
-    if seen is None or office.site.state is None:
+    seen = query.witnesses.get(context.site.name)
+    if seen is None or context.site.state is None:
         return None
     try:
-        ledger.check_witness(office.book, seen)
+        ledger.check_witness(context.ledger, seen)
     except errors.LedgerError:
         return Refusal("ledger", "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy")
     return None
 
 
-def _desk(query: Query, office: Office, now: datetime) -> Desk:
+def _session_of(query: Query, context: NodeContext, now: datetime) -> StudySession:
     key = query.study.hash
-    if key not in office.desks:
-        while len(office.desks) >= MOST_STUDIES:
-            office.desks.pop(next(iter(office.desks)))
-        office.desks[key] = _open_desk(query.study, office, now)
-    return office.desks[key]
+    if key not in context.sessions:
+        while len(context.sessions) >= MAX_STUDIES:
+            context.sessions.pop(next(iter(context.sessions)))
+        context.sessions[key] = _open_session(query.study, context, now)
+    return context.sessions[key]
 
 
-def _open_desk(study: Study, office: Office, now: datetime) -> Desk:
-    site = office.site
+def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySession:
+    site = context.site
     dataset, rules = site.datasets[study.dataset], site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
     nobody = Cohort(None, 0, 0, 1, lambda asked: {})
     try:
@@ -150,36 +150,36 @@ def _open_desk(study: Study, office: Office, now: datetime) -> Desk:
         schema = contracts.schema(dataset.contract, study.cohort.derive)
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
-            return Desk(tasks, nobody, rules, restricted)
+            return StudySession(tasks, nobody, rules, restricted)
         fields = [field for task in tasks.values() for field in task.fields]
         only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
         if study.privacy.mode == "dp":  # whatever the rows are, there is an answer: a refusal would tell about them
-            opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, office.salt(study.hash).hex(), only_counts=only_counts)
-            seed = int.from_bytes(office.salt(f"coins {study.hash}")[:16], "little")
-            return Desk(tasks, replace(opened.cohort, seed=seed), rules, None)
+            opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, context.salt(study.hash).hex(), only_counts=only_counts)
+            seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
+            return StudySession(tasks, replace(opened.cohort, seed=seed), rules, None)
         opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts)
     except errors.StudyError:
-        return Desk({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
+        return StudySession({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
     except errors.DataError:
-        return Desk({}, nobody, rules, Refusal("source", "this node's data cannot be read at the moment: ask its producer"))
+        return StudySession({}, nobody, rules, Refusal("source", "this node's data cannot be read at the moment: ask its producer"))
     if opened.findings:
         broken = ", ".join(sorted({f"{finding.rule} ({finding.column})" if finding.column else finding.rule for finding in opened.findings}))
-        return Desk(tasks, nobody, rules, Refusal("data", f"the data here break their contract: {broken}; the producer sees more with `hdh node check`"))
+        return StudySession(tasks, nobody, rules, Refusal("data", f"the data here break their contract: {broken}; the producer sees more with `hdh node check`"))
     cohort = opened.cohort
-    refused = disclosure.check_cohort(cohort.people, cohort.people_in_dataset, rules) or _nearly_answered(study, opened, rules, dataset.contract, office, now)
-    return Desk(tasks, cohort, rules, refused)
+    refused = disclosure.check_cohort(cohort.people, cohort.people_in_dataset, rules) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
+    return StudySession(tasks, cohort, rules, refused)
 
 
-def _nearly_answered(study: Study, opened: cohorts.Opened, rules: Rules, contract: Contract, office: Office, now: datetime) -> Refusal | None:
+def _nearly_answered(study: Study, opened: cohorts.Opened, rules: Rules, contract: Contract, context: NodeContext, now: datetime) -> Refusal | None:
     """The differencing rule: exact answers over two cohorts tell by subtraction the few people who are in one of them only."""
-    if office.site.state is None or opened.people is None:
+    if context.site.state is None or opened.people is None:
         return None
-    mine = fingerprints.fingerprint(opened.people, office.salt("people")[:8])
-    for before in ledger.remembered(office.book, "cohort", contract.dataset):
+    mine = fingerprints.fingerprint(opened.people, context.salt("people")[:8])
+    for before in ledger.remembered(context.ledger, "cohort", contract.dataset):
         if 0 < fingerprints.differing(before, mine) < rules.min_cell:
             return Refusal("differencing", "the cohort is nearly one that was answered before: choose the same, or one that differs clearly")
     at = now.isoformat(timespec="seconds")
-    ledger.remember(office.book, "cohort", Account(contract.dataset, contract.unit, now.year), study.hash, hashlib.sha256(mine).hexdigest(), mine, at)
+    ledger.remember(context.ledger, "cohort", Account(contract.dataset, contract.unit, now.year), study.hash, hashlib.sha256(mine).hexdigest(), mine, at)
     return None
 
 
@@ -193,36 +193,36 @@ def _restricted(study: Study, dataset: Dataset, tasks: dict[str, Task], schema: 
     return None
 
 
-def compute(task_id: TaskId, state: State, desk: Desk, query: Query, office: Office, now: datetime) -> Answer:
+def compute(task_id: TaskId, state: State, session: StudySession, query: Query, context: NodeContext, now: datetime) -> Answer:
     """The rows meet the analysis here, and only here; what it makes of them passes the first door."""
-    task = desk.tasks[task_id.analysis]
-    return noised(task_id, state, task, desk, query, office, now) if query.study.privacy.mode == "dp" else checked(task, state, desk)
+    task = session.tasks[task_id.analysis]
+    return noised(task_id, state, task, session, query, context, now) if query.study.privacy.mode == "dp" else checked(task, state, session)
 
 
-def checked(task: Task, state: State, desk: Desk) -> Part | Refusal:
-    part = task.analysis.local(desk.cohort, task, state)
-    return disclosure.check_part(part, desk.rules) or part
+def checked(task: Task, state: State, session: StudySession) -> Part | Refusal:
+    part = task.analysis.local(session.cohort, task, state)
+    return disclosure.check_part(part, session.rules) or part
 
 
-def noised(task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, office: Office, now: datetime) -> Noised | Refusal:
+def noised(task_id: TaskId, state: State, task: Task, session: StudySession, query: Query, context: NodeContext, now: datetime) -> NoisedAnswer | Refusal:
     try:
         grids = noised_answer.grids(query, task, state, budget.zero(task, state))
     except ValueError:
         return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
-    purse = Purse(office.book, office.site.datasets[query.study.dataset].contract, now, office.entropy)
+    access = BudgetAccess(context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy)
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     sampling = budget.sampling(task, state)
     if sampling is not None and sampling.inside:
-        return _trained(name, task_id, state, task, desk, query, grids, purse)
-    return noised_answer.release(name, query.study, grids, lambda: task.analysis.local(desk.cohort, task, state), purse)
+        return _trained(name, task_id, state, task, session, query, grids, access)
+    return noised_answer.release(name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access)
 
 
-def _trained(name: str, task_id: TaskId, state: State, task: Task, desk: Desk, query: Query, grids: Mapping[str, Grid], purse: Purse) -> Noised | Refusal:
+def _trained(name: str, task_id: TaskId, state: State, task: Task, session: StudySession, query: Query, grids: Mapping[str, Grid], access: BudgetAccess) -> NoisedAnswer | Refusal:
     """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
-    first = ledger.stored(purse.book, noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE))
+    first = ledger.stored(access.ledger, noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE))
     if first is None:
         return Refusal("ledger", "this node was not asked for the first round of the training, or has lost it: submit another study")
     said = codec.noised_from_bytes(first)
     people = calibration.to_numbers(said.steps["people"], said.units["people"])
     step = budget.step_grid(query.study, task, state)
-    return noised_answer.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(desk.cohort, task, state, noised, people), purse)
+    return noised_answer.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(session.cohort, task, state, noised, people), access)

@@ -22,11 +22,11 @@ from nodes.site import Site
 from strategies.protocol import Task
 
 if TYPE_CHECKING:
-    from nodes.secure_sum import Sitting
+    from nodes.secure_sum import PendingSum
 
 
 @dataclass(frozen=True)
-class Desk:
+class StudySession:
     """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
 
     tasks: dict[str, Task]
@@ -36,19 +36,19 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Office:
+class NodeContext:
     """The site, and what the last rounds left open: desks per study hash, seats in secure sums. `approvals`: none in a simulation,
     where nobody has to be asked."""
 
     site: Site
-    desks: dict[str, Desk] = field(default_factory=dict)
-    seats: dict[tuple[str, TaskId], Sitting] = field(default_factory=dict, repr=False)  # by attempt and task
+    sessions: dict[str, StudySession] = field(default_factory=dict)
+    pending_sums: dict[tuple[str, TaskId], PendingSum] = field(default_factory=dict, repr=False)  # by attempt and task
     admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)  # by study, number of nodes, day
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
 
     @cached_property
-    def book(self) -> Ledger:
+    def ledger(self) -> Ledger:
         return state_folder.open_ledger(self.site.state)
 
     @cached_property

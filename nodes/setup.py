@@ -34,8 +34,8 @@ policy:
   modes: [exact, dp]
   min_cell: 11              # no number that stands on fewer people leaves this node
   min_nodes: 3              # this node included
-  most_epsilon: 1.0         # of one study; `hdh node grant` gives a dataset's budget of the year
-  # most_epsilon_per_year: 3.0
+  max_epsilon: 1.0         # of one study; `hdh node grant` gives a dataset's budget of the year
+  # max_epsilon_per_year: 3.0
   secure_sum: optional      # required: the hub never sees a sum of this node alone
   noise: node               # distributed: under a secure sum this node may add its share of the noise only
   hub_sees_cells: false     # true: the hub is an authorised platform, and suppresses small cells itself

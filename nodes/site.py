@@ -37,14 +37,14 @@ class Policy(Frozen):
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
     modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
-    most_epsilon: float = pydantic.Field(1.0, gt=0)  # of one study, at its delta of at most most_delta
-    most_delta: float = pydantic.Field(1e-5, gt=0, lt=1)
-    most_epsilon_per_year: float | None = pydantic.Field(None, gt=0)  # all grants of a dataset's year together, at a delta of 1e-6
+    max_epsilon: float = pydantic.Field(1.0, gt=0)  # of one study, at its delta of at most max_delta
+    max_delta: float = pydantic.Field(1e-5, gt=0, lt=1)
+    max_epsilon_per_year: float | None = pydantic.Field(None, gt=0)  # all grants of a dataset's year together, at a delta of 1e-6
     secure_sum: Literal["optional", "required"] = "optional"
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
     colluders: int = pydantic.Field(1, ge=0)
-    most_parameters_per_person: float = pydantic.Field(0.33, gt=0)  # coefficients fitted, as a share of this node's people
+    max_parameters_per_person: float = pydantic.Field(0.33, gt=0)  # coefficients fitted, as a share of this node's people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
 
@@ -120,7 +120,7 @@ class Site:
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
         policy = self.policy
-        return Rules(max(policy.min_cell, study_min_cell), policy.min_nodes, policy.most_parameters_per_person, policy.hub_sees_cells or in_secure_sum)
+        return Rules(max(policy.min_cell, study_min_cell), policy.min_nodes, policy.max_parameters_per_person, policy.hub_sees_cells or in_secure_sum)
 
 
 def load(path: Path) -> Site:

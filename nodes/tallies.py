@@ -23,14 +23,14 @@ from nodes import buckets
 from nodes.row_limit import Words
 from nodes.site import Dataset
 
-RANK_BITS, LEAST_PERSON_BITS = 12, 32  # ranks that tie are settled by the cell: still by the person's own rows alone
-MOST_CELLS = 2 ** (64 - RANK_BITS - LEAST_PERSON_BITS) - 1
+RANK_BITS, MIN_PERSON_BITS = 12, 32  # ranks that tie are settled by the cell: still by the person's own rows alone
+MAX_CELLS = 2 ** (64 - RANK_BITS - MIN_PERSON_BITS) - 1
 KEY, ROWS = '"hdh key"', '"hdh rows"'  # no contract column has a space in its name
 AT_ONCE = 20_000_000  # rows that are sorted together
 
 
 @dataclass(frozen=True)
-class Table:
+class TallySource:
     """An open source. `typed` gives the SQL of each contract column, read as its type, over the raw columns of view `source`;
     `where` is a condition on these; `key` the typed SQL of the person."""
 
@@ -52,13 +52,13 @@ class Table:
         return f"(SELECT {', '.join([*(f'{self.typed[name]} AS {quote_name(name)}' for name in columns), *more])} FROM {relation})"
 
 
-def count(table: Table, fields: Sequence[Field]) -> Tally:
+def count(table: TallySource, fields: Sequence[Field]) -> Tally:
     """Where every row is another unit all rows; else at most `rows_per_person` of each person."""
     most = table.dataset.contract.rows_per_person
     if table.key is None:
         return _by_group(table, fields, "source")
-    if math.prod(len(field.groups) for field in fields) > MOST_CELLS:
-        raise ValueError(f"a table of more than {MOST_CELLS:,} cells cannot be counted in words")
+    if math.prod(len(field.groups) for field in fields) > MAX_CELLS:
+        raise ValueError(f"a table of more than {MAX_CELLS:,} cells cannot be counted in words")
     if not buckets.are_whole(table.dataset):
         return _by_words(table, fields, "source", most)
     few = _by_group(table, fields, f"(SELECT * FROM source WHERE {buckets.ROWS} <= {most})")
@@ -76,14 +76,14 @@ def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None
     connection.execute("CREATE TEMP VIEW source AS SELECT * FROM grouped")
 
 
-def rows(table: Table) -> int:
+def rows(table: TallySource) -> int:
     """How many rows of a grouped source meet the condition."""
     condition = f"WHERE {table.where}"
     ((found,),) = table.connection.execute(f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)} {condition}").fetchall()
     return int(found)
 
 
-def _by_group(table: Table, fields: Sequence[Field], rows: str) -> Tally:
+def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
     """Each row counts."""
     shape = tuple(len(field.groups) for field in fields)
     columns = table.columns(fields)
@@ -108,7 +108,7 @@ def _by_group(table: Table, fields: Sequence[Field], rows: str) -> Tally:
     return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
 
 
-def _by_words(table: Table, fields: Sequence[Field], rows: str, most: int) -> Tally:
+def _by_words(table: TallySource, fields: Sequence[Field], rows: str, most: int) -> Tally:
     """At most `most` rows of each person."""
     shape = tuple(len(field.groups) for field in fields)
     size = math.prod(shape)

@@ -27,7 +27,7 @@ import yaml
 from aggregator import daemon, enrolment, settings
 from aggregator import database as databases
 from aggregator.release import Document
-from aggregator.settings import Hub
+from aggregator.settings import HubSettings
 from federation import __version__, client, credentials, errors
 from federation.contract import Contract
 from federation.credentials import Credentials
@@ -45,7 +45,7 @@ class Deployment:
     """The folder of a federation: `hub/`, `nodes/NAME/`, `coordinators/NAME/`; and its processes by name."""
 
     folder: Path
-    hub: Hub
+    hub: HubSettings
     engine: sa.Engine
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -231,10 +231,10 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
         return
     now = datetime.now(UTC)
     for party in databases.enrolled(deployment.engine, "node"):
-        book = state_folder.open_ledger(deployment.state(party.name))
-        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(book)):
+        budget_ledger = state_folder.open_ledger(deployment.state(party.name))
+        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(budget_ledger)):
             account = Account(contract.dataset, contract.unit, now.year)
-            ledger.grant(book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+            ledger.grant(budget_ledger, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
 
 
 def free_ports(count: int) -> int:

@@ -23,17 +23,17 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.ledger import Account
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations.workers import Workers, trains_here
 from strategies import registry
 
-SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, most_epsilon=20, most_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
+SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
 
 
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
-    return secure_sum.ask_of(send_of(offices_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+    return secure_sum.ask_of(send_of(contexts_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 
 @contextmanager
@@ -42,20 +42,20 @@ def asking(sites: Sequence[Site], now: datetime, workers: int = 1, study: Study 
     if workers <= 1:
         yield ask_of(sites, now)
         return
-    with Workers(offices_of(sites), now, workers, send_of, study) as pool:
+    with Workers(contexts_of(sites), now, workers, send_of, study) as pool:
         yield secure_sum.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
 
 
-def offices_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[Office]:
+def contexts_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[NodeContext]:
     """Nodes that have accepted one roster: each other's identities, made when a secure sum first needs them."""
     roster = _Roster()
-    made = [Office(site if site.roster else replace(site, roster=roster), entropy=entropy) for site in sorted(sites, key=lambda site: site.name)]
-    roster.offices = {office.site.name: office for office in made}
+    made = [NodeContext(site if site.roster else replace(site, roster=roster), entropy=entropy) for site in sorted(sites, key=lambda site: site.name)]
+    roster.contexts = {context.site.name: context for context in made}
     return made
 
 
-def send_of(offices: Sequence[Office], now: datetime) -> Send:
-    by_name = {office.site.name: office for office in offices}
+def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:
+    by_name = {context.site.name: context for context in contexts}
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
         if "train" in next(iter(queries.values())).study.runs:  # of one study, all of them
@@ -69,26 +69,26 @@ class _Roster(Mapping[str, bytes]):
     """The public identities of simulated nodes."""
 
     def __init__(self) -> None:
-        self.offices: dict[str, Office] = {}
+        self.contexts: dict[str, NodeContext] = {}
 
     def __getitem__(self, name: str) -> bytes:
-        return keys.public_identity(self.offices[name].identity)
+        return keys.public_identity(self.contexts[name].identity)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.offices)
+        return iter(self.contexts)
 
     def __len__(self) -> int:
-        return len(self.offices)
+        return len(self.contexts)
 
 
-def granted(office: Office, study: Study, now: datetime) -> Office:
+def granted(context: NodeContext, study: Study, now: datetime) -> NodeContext:
     """A simulated producer, who keeps no ledger on disk, grants each study what it asks for, once."""
-    if study.privacy.mode == "dp" and office.site.state is None and study.dataset in office.site.datasets:
-        contract = office.site.datasets[study.dataset].contract
+    if study.privacy.mode == "dp" and context.site.state is None and study.dataset in context.site.datasets:
+        contract = context.site.datasets[study.dataset].contract
         account = Account(contract.dataset, contract.unit, now.year)
-        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(office.book)):
-            ledger.grant(office.book, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
-    return office
+        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(context.ledger)):
+            ledger.grant(context.ledger, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+    return context
 
 
 def site(name: str, dataset: Dataset, policy: Policy = SIMULATED, storage: Storage | None = None) -> Site:

@@ -29,7 +29,7 @@ from federation.contract import Contract
 from federation.messages import Query, Reply
 from federation.study import Study
 from nodes import service
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Site
 from simulations import local
 
@@ -87,18 +87,18 @@ def _client(sites: Sequence[Site]) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         content, _ = wire.query_of(message)
         query = codec.query_from_bytes(content)
-        office = _office(sites[int(str(context.node_config["partition-id"]))])
+        context = _context(sites[int(str(context.node_config["partition-id"]))])
         now = datetime.now(UTC)
-        reply = service.answer(query, local.granted(office, query.study, now), now)
+        reply = service.answer(query, local.granted(context, query.study, now), now)
         return Message(wire.reply_record(codec.reply_to_bytes(reply), b""), reply_to=message)
 
     return app
 
 
-def _office(site: Site) -> Office:
+def _context(site: Site) -> NodeContext:
     """What this worker keeps open of a node. Of one thread: an SQLite connection belongs to it."""
-    kept: dict[tuple[str, str], Office] = _KEPT.__dict__.setdefault("offices", {})
-    return kept.setdefault((site.name, str(site.state)), Office(site))
+    kept: dict[tuple[str, str], NodeContext] = _KEPT.__dict__.setdefault("offices", {})
+    return kept.setdefault((site.name, str(site.state)), NodeContext(site))
 
 
 _KEPT = threading.local()

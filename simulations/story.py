@@ -19,7 +19,7 @@ from simulations.pilots import dialysis
 
 HDH = str(Path(sys.executable).parent / "hdh")
 PILOT = Path(str(dialysis.__file__)).parent
-MOST_LINES = 40
+MAX_LINES = 40
 
 
 class Story:
@@ -38,7 +38,7 @@ class Story:
         done = subprocess.run([HDH, *shlex.split(command)[1:]], cwd=self._home(who), env=self._environment(who), capture_output=True, text=True, check=False)
         if not quiet:
             lines = done.stdout.rstrip().splitlines()
-            print("\n".join(lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"... {len(lines) - MOST_LINES + 1} more lines"]), flush=True)
+            print("\n".join(lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], f"... {len(lines) - MAX_LINES + 1} more lines"]), flush=True)
         if done.returncode:
             raise errors.SetupError(f"{who}: {command}: {done.stderr.strip()}")
         return done.stdout

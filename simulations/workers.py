@@ -22,7 +22,7 @@ from federation import codec, errors
 from federation.messages import Query, Reply
 from federation.study import Study
 from nodes import memory
-from nodes.session import Office
+from nodes.session import NodeContext
 from strategies import registry
 
 
@@ -39,20 +39,20 @@ class Workers:
     """A `send` whose nodes answer in `count` processes at once. To be closed."""
 
     def __init__(
-        self, offices: Sequence[Office], now: datetime, count: int, send_of: Callable[[Sequence[Office], datetime], Send], study: Study | None = None
+        self, contexts: Sequence[NodeContext], now: datetime, count: int, send_of: Callable[[Sequence[NodeContext], datetime], Send], study: Study | None = None
     ) -> None:
         """`study`, if it is known, so that its networks are warm before the first round."""
         context = _context()
-        for office in offices:
-            _ = office.identity  # the same in every worker
-        self.of = {office.site.name: i % count for i, office in enumerate(offices)}
+        for context in contexts:
+            _ = context.identity  # the same in every worker
+        self.of = {context.site.name: i % count for i, context in enumerate(contexts)}
         self.pipes: list[Connection] = []
         self.processes = []
         threads = max(1, cores() // count)
         for _ in range(count):
             mine, theirs = context.Pipe()
             others = [*self.pipes, mine] if context.get_start_method() == "fork" else []
-            process = context.Process(target=_work, args=(theirs, send_of, list(offices), now, threads, others, study), daemon=True)
+            process = context.Process(target=_work, args=(theirs, send_of, list(contexts), now, threads, others, study), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(mine)
@@ -128,8 +128,8 @@ def _context() -> Any:
 
 def _work(
     pipe: Connection,
-    send_of: Callable[[Sequence[Office], datetime], Send],
-    offices: Sequence[Office],
+    send_of: Callable[[Sequence[NodeContext], datetime], Send],
+    contexts: Sequence[NodeContext],
     now: datetime,
     threads: int,
     others: Iterable[Connection],
@@ -137,8 +137,8 @@ def _work(
 ) -> None:
     for other in others:  # so that this worker ends when the parent does
         other.close()
-    send = send_of(offices, now)
-    _warm_up(threads, offices[0], study)
+    send = send_of(contexts, now)
+    _warm_up(threads, contexts[0], study)
     pipe.send_bytes(b"warm")
     with suppress(EOFError, KeyboardInterrupt):
         while True:
@@ -149,7 +149,7 @@ def _work(
                 pipe.send_bytes(codec.reply_to_bytes(reply))
 
 
-def _warm_up(threads: int, office: Office, study: Study | None) -> None:
+def _warm_up(threads: int, context: NodeContext, study: Study | None) -> None:
     """Torch compiles what it needs for a shape when it first meets it."""
     if importlib.util.find_spec("torch") is None:
         return
@@ -159,7 +159,7 @@ def _warm_up(threads: int, office: Office, study: Study | None) -> None:
 
     torch.set_num_threads(threads)
     memory.keep_blocks()
-    if study is not None and study.dataset in office.site.datasets:
-        for name, task in registry.plan(study, office.site.datasets[study.dataset].contract).items():
+    if study is not None and study.dataset in context.site.datasets:
+        for name, task in registry.plan(study, context.site.datasets[study.dataset].contract).items():
             if study.analyses[name].run == "train":
                 local_training.rehearse(task)

@@ -12,7 +12,7 @@ from federation import contract as contracts
 from federation import errors, yaml_source
 from federation.contract import Contract, DeriveError, Schema
 from federation.expression import ExpressionError
-from federation.study import Analysis as Entry
+from federation.study import AnalysisEntry as Entry
 from federation.study import Study
 from federation.yaml_source import Source
 from strategies import budget

@@ -27,7 +27,7 @@ class LostError(Exception):
 
 
 @dataclass(frozen=True)
-class Head:
+class ReplyHeader:
     """A reply that was announced: its id, who sends it, its objects' ids, and when it was found. `held`: the objects that have come."""
 
     message_id: str
@@ -42,7 +42,7 @@ class Inbox:
     """`grid` is Flower's HttpGrid. `under_way`: by the id of what they reply to, the replies whose bodies are not all there."""
 
     grid: Any
-    under_way: dict[str, Head] = field(default_factory=dict)
+    under_way: dict[str, ReplyHeader] = field(default_factory=dict)
 
     def pull(self, asked: Iterable[str]) -> dict[str, Message | str]:
         """Of the messages `asked`, each that has its reply now: the reply, or why there will be none."""
@@ -66,17 +66,17 @@ class Inbox:
         self.under_way = {message_id: head for message_id, head in self.under_way.items() if message_id not in came}
         return came
 
-    def _heads(self, asked: set[str]) -> dict[str, Head]:
+    def _heads(self, asked: set[str]) -> dict[str, ReplyHeader]:
         found = self.grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=sorted(asked)))
         now = datetime.now(UTC)
         return {
-            one.metadata.reply_to_message_id: Head(
+            one.metadata.reply_to_message_id: ReplyHeader(
                 one.metadata.message_id, one.metadata.src_node_id, tuple(part.object_id for part in iterate_object_tree(tree)), now
             )
             for one, tree in zip(found.messages_list, found.message_object_trees, strict=True)
         }
 
-    def _whole(self, head: Head, until: float) -> Message:
+    def _whole(self, head: ReplyHeader, until: float) -> Message:
         """ObjectPullError while parts of it are missing, LostError if they are gone."""
         client, node, run_id = self.grid._runtime_client, self.grid.node, self.grid.run.run_id
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import models
-from aggregator.release import AnalysisDocument, Document, Findings
+from aggregator.release import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import words
 
 
@@ -35,7 +35,7 @@ def _card(document: Document, name: str, found: AnalysisDocument) -> str:
     return models.card(name, {**told, "provenance": document.provenance, "protection": words.privacy(found.privacy)})
 
 
-def _write_tables(folder: Path, name: str, found: Findings) -> None:
+def _write_tables(folder: Path, name: str, found: ReleasedResult) -> None:
     for table, rows in found.tables.items():
         if rows:
             with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:

@@ -10,11 +10,11 @@ import jinja2
 from markupsafe import Markup
 
 from aggregator import report
-from aggregator.release import AnalysisDocument, Document, Findings
+from aggregator.release import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import figures, words
 
 RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
-MOST_ROWS = 400
+MAX_ROWS = 400
 
 
 def page(document: Document) -> str:
@@ -23,7 +23,7 @@ def page(document: Document) -> str:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(
-        say=words.say, privacy=words.privacy, heading=words.heading, columns=report.columns, most_rows=MOST_ROWS, is_number=_is_number, matrix=_matrix
+        say=words.say, privacy=words.privacy, heading=words.heading, columns=report.columns, max_rows=MAX_ROWS, is_number=_is_number, matrix=_matrix
     )
     sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]
     return environment.get_template("page.html.j2").render(document=document, sections=sections, noised=_is_noised(document))
@@ -73,6 +73,6 @@ def _forests(found: AnalysisDocument) -> list[str]:
     return drawn
 
 
-def _by_term(found: Findings) -> Mapping[str, Mapping[str, Any]]:
+def _by_term(found: ReleasedResult) -> Mapping[str, Mapping[str, Any]]:
     rows: Sequence[Mapping[str, Any]] = found.tables.get("coefficients", ())
     return {row["term"]: row for row in rows}

@@ -20,12 +20,12 @@ from rich.console import Console
 
 from federation import __version__, audit, credentials, errors
 
-FEW_DAYS, LITTLE_DISK_GB, MOST_SKEW_S = 30, 2.0, 5.0
+FEW_DAYS, LITTLE_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
 FLOWER = "1.41.0"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     what: str
     how: Literal["ok", "note", "wrong"]
     said: str
@@ -49,15 +49,15 @@ def run(folder: Path) -> None:
         raise errors.SetupError(f"{len(wrong)} thing(s) not in order: {', '.join(wrong)}")
 
 
-def _check(what: str, look: Callable[[], str]) -> Finding:
+def _check(what: str, look: Callable[[], str]) -> Check:
     """`look` says what it found, or raises an HdhError or an OSError."""
     try:
-        return Finding(what, "ok", look())
+        return Check(what, "ok", look())
     except (errors.HdhError, OSError) as error:
-        return Finding(what, "wrong", str(error))
+        return Check(what, "wrong", str(error))
 
 
-def _hub(folder: Path) -> Iterator[Finding]:
+def _hub(folder: Path) -> Iterator[Check]:
     from aggregator import daemon, settings
     from aggregator import database as databases
 
@@ -75,13 +75,13 @@ def _hub(folder: Path) -> Iterator[Finding]:
     yield _check("database", database)
     yield _check("audit log", lambda: f"in order, {audit.verify(hub.audit)[0]} entries")
     running = daemon.is_running(folder)
-    yield Finding("process", "ok" if running else "note", "running" if running else f"not running: hdh hub run {folder}")
+    yield Check("process", "ok" if running else "note", "running" if running else f"not running: hdh hub run {folder}")
     for which in ("fleet", "api", "enrol", "admin", "metrics"):
         address = getattr(hub.file, which)
         yield _check(f"port {which}", lambda address=address: _open(address) if running else _free(address))  # type: ignore[misc]
 
 
-def _node(path: Path) -> Iterator[Finding]:
+def _node(path: Path) -> Iterator[Check]:
     from nodes import daemon, ledger, state_folder
     from nodes import site as sites
 
@@ -89,14 +89,14 @@ def _node(path: Path) -> Iterator[Finding]:
     site = sites.load(path)
     assert site.state is not None
     state = site.state
-    yield Finding("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, " + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"))
+    yield Check("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, " + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"))
     yield _check("keys", lambda: _private([one for one in state.rglob("*") if one.suffix == ".key" or one.name == state_folder.SECRET]))
     yield _check("ledger", lambda: f"in order, {ledger.verify(state_folder.open_ledger(state)).seq} entries")
     yield _check("audit log", lambda: f"in order, {audit.verify(state / state_folder.AUDIT)[0]} entries")
     running = daemon.status(state)
-    yield Finding("process", "ok" if running["running"] else "note", "running" if running["running"] else "not running: hdh node run")
+    yield Check("process", "ok" if running["running"] else "note", "running" if running["running"] else "not running: hdh node run")
     if not credentials.are_there(state / state_folder.HUB):
-        yield Finding("enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN")
+        yield Check("enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN")
         return
     own = credentials.load(state / state_folder.HUB)
     yield _certificate("certificate", own.folder / "own.crt", "the node renews it by itself when it runs; if it has expired, ask the hub for an invitation")
@@ -105,14 +105,14 @@ def _node(path: Path) -> Iterator[Finding]:
     yield _check("clock", lambda: _skew(own))
 
 
-def _machine(folder: Path) -> Iterator[Finding]:
+def _machine(folder: Path) -> Iterator[Check]:
     flower = metadata.version("flwr")
-    yield Finding("versions", "ok" if flower == FLOWER else "wrong", f"hdh {__version__}, flwr {flower}, Python {platform.python_version()}")
+    yield Check("versions", "ok" if flower == FLOWER else "wrong", f"hdh {__version__}, flwr {flower}, Python {platform.python_version()}")
     free = shutil.disk_usage(folder).free / 1e9
-    yield Finding(
+    yield Check(
         "disk", "ok" if free > LITTLE_DISK_GB else "wrong", f"{free:.0f} GB free" + ("" if free > LITTLE_DISK_GB else ": the ledger and the logs need room")
     )
-    yield Finding("time service", *_synchronised())
+    yield Check("time service", *_synchronised())
 
 
 def _synchronised() -> tuple[Literal["ok", "note"], str]:
@@ -131,11 +131,11 @@ def _private(paths: list[Path]) -> str:
     return f"{len(paths)} private keys and secrets, for their owner only"
 
 
-def _certificate(what: str, path: Path, remedy: str) -> Finding:
+def _certificate(what: str, path: Path, remedy: str) -> Check:
     days = credentials.days_left(path.read_bytes())
     if days < 0:
-        return Finding(what, "wrong", f"expired {-days:.0f} days ago: {remedy}")
-    return Finding(what, "ok" if days > FEW_DAYS else "note", f"{days:.0f} days left" + ("" if days > FEW_DAYS else f": {remedy}"))
+        return Check(what, "wrong", f"expired {-days:.0f} days ago: {remedy}")
+    return Check(what, "ok" if days > FEW_DAYS else "note", f"{days:.0f} days left" + ("" if days > FEW_DAYS else f": {remedy}"))
 
 
 def _open(address: str) -> str:
@@ -176,7 +176,7 @@ def _skew(own: credentials.Credentials) -> str:
     if said is None:
         raise errors.SetupError("the hub does not tell its time; is a proxy between?")
     skew = now - parsedate_to_datetime(said).timestamp()
-    if abs(skew) > MOST_SKEW_S + 1:
+    if abs(skew) > MAX_SKEW_S + 1:
         raise errors.SetupError(
             f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the hub's: set both by NTP; Flower refuses beyond five seconds"
         )

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
-from aggregator.settings import Hub
+from aggregator.settings import HubSettings
 from federation import audit, errors
 
 
@@ -117,7 +117,7 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 and " " not in text else text
 
 
-def _open(folder: Path) -> tuple[Hub, sa.Engine]:
+def _open(folder: Path) -> tuple[HubSettings, sa.Engine]:
     hub = settings.load(folder)
     return hub, databases.open_registry(hub.database)
 

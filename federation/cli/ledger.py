@@ -20,9 +20,9 @@ DELTA = 1e-6  # at which budgets are shown as epsilons
 
 
 def show(path: Path, output: str) -> None:
-    book = _open(path)
-    entries = list(ledger.history(book))
-    accounts = {entry.account: _balance(book, entry.account) for entry in entries if entry.kind in ("grant", "charge")}
+    budget_ledger = _open(path)
+    entries = list(ledger.history(budget_ledger))
+    accounts = {entry.account: _balance(budget_ledger, entry.account) for entry in entries if entry.kind in ("grant", "charge")}
     if output == "json":
         print(json.dumps({"accounts": list(accounts.values()), "entries": [_plain(entry) for entry in entries]}, indent=2, ensure_ascii=False))
         return
@@ -41,8 +41,8 @@ def _open(path: Path) -> Ledger:
     return state_folder.open_ledger(sites.load(path).state)
 
 
-def _balance(book: Ledger, account: Account) -> dict[str, Any]:
-    granted, left = ledger.granted(book, account), ledger.remaining(book, account)
+def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
+    granted, left = ledger.granted(budget_ledger, account), ledger.remaining(budget_ledger, account)
     named = {"dataset": account.dataset, "unit": account.unit, "year": account.year}
     rhos = {"granted": granted, "charged": granted - left, "left": left}
     return named | {name: {"rho": rho / accounting.PICO, "epsilon": accounting.epsilon(rho, DELTA)} for name, rho in rhos.items()}
@@ -94,10 +94,10 @@ def grant(path: Path, dataset: str, epsilon: float, delta: float, year: int | No
     now = datetime.now(UTC)
     contract = site.datasets[dataset].contract
     account = Account(dataset, contract.unit, year or now.year)
-    book = state_folder.open_ledger(site.state)
-    most, asked = site.policy.most_epsilon_per_year, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
-    if most is not None and ledger.granted(book, account) + asked > accounting.rho_for(most, DELTA):
-        raise errors.SiteError(f"{path}: all grants of {account.year} on {dataset} together may not pass epsilon {most:g} (policy.most_epsilon_per_year)")
-    ledger.grant(book, account, asked, by=by.strip(), at=now.isoformat(timespec="seconds"))
-    left = accounting.epsilon(ledger.remaining(book, account), delta)
+    budget_ledger = state_folder.open_ledger(site.state)
+    most, asked = site.policy.max_epsilon_per_year, accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
+    if most is not None and ledger.granted(budget_ledger, account) + asked > accounting.rho_for(most, DELTA):
+        raise errors.SiteError(f"{path}: all grants of {account.year} on {dataset} together may not pass epsilon {most:g} (policy.max_epsilon_per_year)")
+    ledger.grant(budget_ledger, account, asked, by=by.strip(), at=now.isoformat(timespec="seconds"))
+    left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
     print(f"granted: all studies of {account.year} on {dataset} together may now cost one {account.unit} epsilon {left:.3f} more (delta {delta:g})")

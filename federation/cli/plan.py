@@ -188,7 +188,7 @@ def _trainings(study: Study, tasks: Mapping[str, Task]) -> list[Row]:
         drawn = next((drawn for state in budget.private(task).rounds(task)[1:2] if (drawn := budget.sampling(task, state))), None)
         if drawn is not None:
             steps = drawn.steps * drawn.rounds
-            noise = budget.multiplier(study, task, drawn)
+            noise = budget.noise_multiplier(study, task, drawn)
             rows.append({"analysis": name, "steps": steps, "sampling": drawn.rate, "epochs": round(steps * drawn.rate, 3), "noise_multiplier": noise})
     return rows
 

@@ -15,7 +15,7 @@ from aggregator.release import AnalysisDocument, Document
 from aggregator.report import words
 
 Rows = Sequence[Mapping[str, Any]]
-MOST_ROWS = 12
+MAX_ROWS = 12
 LEFT_OUT = ("histogram", "curve", "leave_one_out", "trees", "overlap", "lorenz")  # drawn, or in the report
 RATIO = ("hazard_ratio", "odds_ratio", "rate_ratio", "subdistribution_hazard_ratio")
 LONG = ("mean_std_error", "mean_conf_low", "mean_conf_high", "mean_noise_sd", "gini_std_error", "gini_noise_sd")
@@ -113,11 +113,11 @@ def _table(name: str, rows: Rows, console: Console) -> None:
     for column in kept:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(words.heading(column), justify="right" if numeric else "left", overflow="ellipsis" if numeric else "fold")
-    for row in rows[:MOST_ROWS]:
+    for row in rows[:MAX_ROWS]:
         table.add_row(*(Text(_cell(column, row)) for column in kept))
     console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"... {len(rows) - MOST_ROWS} more rows in the report", style="dim")
+    if len(rows) > MAX_ROWS:
+        console.print(f"... {len(rows) - MAX_ROWS} more rows in the report", style="dim")
 
 
 def _crosstab(rows: Rows, console: Console) -> None:
@@ -164,9 +164,9 @@ def _contributions(released: Document, console: Console) -> None:
 def _happened(released: Document, console: Console) -> None:
     """What is not a refusal: those are said with what each node gave."""
     told = {one.reason for found in released.analyses.values() for one in found.nodes}
-    for happened in released.provenance["happened"]:
-        if happened["what"].partition(": ")[2] not in told:
-            console.print(f"Round {happened['round']}, {happened['node']}: {happened['what']}", style="yellow", markup=False)
+    for events in released.provenance["events"]:
+        if events["what"].partition(": ")[2] not in told:
+            console.print(f"Round {events['round']}, {events['node']}: {events['what']}", style="yellow", markup=False)
 
 
 def plot(rows: Rows, width: int = 64, height: int = 14) -> str:

@@ -31,7 +31,7 @@ ORDERS = (*range(2, 21), 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 80, 96,
 class Gaussian:
     """N_Z(0, variance) added to `size` integers that one person moves by at most `bound` in L2, all in grid units."""
 
-    bound: Fraction
+    sensitivity: Fraction
     variance: Fraction
     size: int = 1
 
@@ -41,11 +41,11 @@ class Sampled:
     """`steps` Gaussian releases of `multiplier` times their bound, each on people drawn with probability `rate`."""
 
     rate: float
-    multiplier: float
+    noise_multiplier: float
     steps: int
 
 
-Event = Gaussian | Sampled
+DpEvent = Gaussian | Sampled
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,33 @@ class Cost:
 
 
 @lru_cache(maxsize=4096)
-def cost(event: Event) -> Cost:
+def cost(event: DpEvent) -> Cost:
     if isinstance(event, Gaussian):
-        return Cost(gaussian_rho(event.bound, event.variance))
+        return Cost(gaussian_rho(event.sensitivity, event.variance))
     return Cost(0, tuple(math.ceil(PICO * event.steps * _sampled_divergence(event, order) / order) for order in ORDERS))
 
 
-def total(events: Iterable[Event]) -> Cost:
+def total(events: Iterable[DpEvent]) -> Cost:
     return sum((cost(event) for event in events), Cost())
 
 
-def gaussian_rho(bound: Fraction, variance: Fraction) -> int:
+def gaussian_rho(sensitivity: Fraction, variance: Fraction) -> int:
     """Pico-rho of adding N_Z(0, variance) to integers that one person moves by at most `bound` in L2, both in grid
     units: bound^2 / (2 variance), rounded up (Canonne, Kamath, Steinke 2020, theorem 4)."""
-    return math.ceil(PICO * bound * bound / (2 * variance))
+    return math.ceil(PICO * sensitivity * sensitivity / (2 * variance))
 
 
-def variance_for(bound: Fraction, rho: int) -> Fraction:
+def variance_for(sensitivity: Fraction, rho: int) -> Fraction:
     """The least noise that keeps a release within `rho` pico-rho."""
     if rho <= 0:
         raise ValueError("a release needs some budget: give the study a larger share")
-    return PICO * bound * bound / (2 * rho)
+    return PICO * sensitivity * sensitivity / (2 * rho)
 
 
 def _sampled_divergence(event: Sampled, order: int) -> float:
     """Of one step, at an integer order: log sum_k C(a,k) (1-q)^(a-k) q^k exp(k(k-1) / (2 z^2)) / (a-1)
     (Mironov, Talwar, Zhang 2019, section 3.3)."""
-    q, z = event.rate, event.multiplier
+    q, z = event.rate, event.noise_multiplier
     if q == 1:
         return order / (2 * z * z)
     terms = [
@@ -103,7 +103,7 @@ def _sampled_divergence(event: Sampled, order: int) -> float:
 # -- what a budget holds
 def fits(spent: Cost, rho: int, delta: float) -> bool:
     """Whether a budget of `rho` pico-rho, read as an epsilon at `delta`, holds this."""
-    return spent.rho <= rho if not spent.curve else any(cost_ <= most for cost_, most in zip(_at_orders(spent), most_at_orders(rho, delta), strict=True))
+    return spent.rho <= rho if not spent.curve else any(cost_ <= most for cost_, most in zip(_at_orders(spent), max_at_orders(rho, delta), strict=True))
 
 
 @lru_cache(maxsize=4096)
@@ -112,7 +112,7 @@ def equivalent(spent: Cost, delta: float) -> int:
     return spent.rho if not spent.curve else rho_for(tight_epsilon(spent, delta), delta) + 1
 
 
-def most_at_orders(rho: int, delta: float) -> list[float]:
+def max_at_orders(rho: int, delta: float) -> list[float]:
     """What may be spent at each of ORDERS, in pico-rho, so that (epsilon(rho, delta), delta) holds."""
     epsilon_ = epsilon(rho, delta)
     return [PICO * (epsilon_ - _conversion(order, delta)) / order for order in ORDERS]
@@ -127,7 +127,7 @@ def _conversion(order: int, delta: float) -> float:
     return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
 
-def multiplier_for(rate: float, steps: int, most: Callable[[int], float]) -> float:
+def noise_multiplier_for(rate: float, steps: int, most: Callable[[int], float]) -> float:
     """The least multiple of their bound that noise on `steps` samples must have, in thousandths, so that at one of ORDERS, by its
     index, they cost no more pico-rho than `most` gives. Each step is charged, and rounded up, by itself."""
 
@@ -150,18 +150,18 @@ TOO_SMALL = "the budget is too small for so many steps: give the study a larger 
 
 
 # -- events as the ledger keeps them
-def to_json(event: Event) -> dict[str, Any]:
+def to_json(event: DpEvent) -> dict[str, Any]:
     if isinstance(event, Gaussian):
-        return {"mechanism": "discrete-gaussian", "bound": str(event.bound), "variance": str(event.variance), "size": event.size}
-    return {"mechanism": "sampled-gaussian", "rate": event.rate, "multiplier": event.multiplier, "steps": event.steps}
+        return {"mechanism": "discrete-gaussian", "sensitivity": str(event.sensitivity), "variance": str(event.variance), "size": event.size}
+    return {"mechanism": "sampled-gaussian", "rate": event.rate, "noise_multiplier": event.noise_multiplier, "steps": event.steps}
 
 
-def from_json(values: Mapping[str, Any]) -> Event:
+def from_json(values: Mapping[str, Any]) -> DpEvent:
     try:
         if values["mechanism"] == "discrete-gaussian":
-            return Gaussian(Fraction(values["bound"]), Fraction(values["variance"]), int(values["size"]))
+            return Gaussian(Fraction(values["sensitivity"]), Fraction(values["variance"]), int(values["size"]))
         if values["mechanism"] == "sampled-gaussian":
-            return Sampled(float(values["rate"]), float(values["multiplier"]), int(values["steps"]))
+            return Sampled(float(values["rate"]), float(values["noise_multiplier"]), int(values["steps"]))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         pass
     raise errors.LedgerError("an event of the ledger is of no kind that this version knows; use the version that wrote it")

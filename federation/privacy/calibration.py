@@ -15,9 +15,9 @@ import numpy as np
 
 from federation.messages import Floats, Ints
 from federation.privacy import accounting, noise
-from federation.privacy.accounting import PICO, Event, Gaussian, Sampled
+from federation.privacy.accounting import PICO, DpEvent, Gaussian, Sampled
 
-LEAST_SIGMA = 8  # grid units, also of a node's share of distributed noise: at 4 already the sum of shares is as good as one draw
+MIN_SIGMA = 8  # grid units, also of a node's share of distributed noise: at 4 already the sum of shares is as good as one draw
 SIGMAS = tuple(4**i for i in range(4, 9))  # of real arrays, so that few noise tables are made: 256 to 65,536
 WITHIN = 2.0**-24  # the step on which weights leave that were made with noise inside
 ROUNDING = Fraction(1, 100)  # the part of the bound that rounding may take, if a larger sigma can avoid more
@@ -31,61 +31,61 @@ class Grid:
     within its budget, are in steps. A node that adds a share of distributed noise adds `variance / honest`."""
 
     unit: float
-    bound: Fraction
+    sensitivity: Fraction
     variance: Fraction
     size: int
     honest: int = 1
     sampled: Sampled | None = None
 
     @property
-    def event(self) -> Event | None:
+    def event(self) -> DpEvent | None:
         """What it costs. `sampled`: as the people in the sum were drawn by chance, or noise is in what the array was made from."""
-        return self.sampled or (Gaussian(self.bound, self.variance, self.size) if self.variance else None)
+        return self.sampled or (Gaussian(self.sensitivity, self.variance, self.size) if self.variance else None)
 
     @property
     def share(self) -> Fraction:
         return self.variance / self.honest
 
 
-def grid(bound: float, size: int, rho: int, *, whole: bool, honest: int = 1) -> Grid:
+def grid(sensitivity: float, size: int, rho: int, *, whole: bool, honest: int = 1) -> Grid:
     """The grid on which an array of `size` numbers, moved by one person by `bound` at most, costs `rho` pico-rho at most.
 
     `whole`: the numbers are integers. `honest`: the least number of nodes that will add a share of the noise.
     ValueError if no grid does it: the budget is too small, or the bound is nothing."""
-    if not 0 < bound < math.inf:
+    if not 0 < sensitivity < math.inf:
         raise ValueError("an array without a bound cannot be noised")
     if rho <= 0:
         raise ValueError(TOO_SMALL)
-    return _whole(bound, size, rho, honest) if whole else _real(bound, size, rho, honest)
+    return _whole(sensitivity, size, rho, honest) if whole else _real(sensitivity, size, rho, honest)
 
 
-def _whole(bound: float, size: int, rho: int, honest: int) -> Grid:
-    sigma = bound / math.sqrt(2 * rho / PICO)
-    finer = max(1, math.ceil(LEAST_SIGMA * math.sqrt(honest) / sigma))  # steps for each integer
-    moved = _upwards(bound) * finer
+def _whole(sensitivity: float, size: int, rho: int, honest: int) -> Grid:
+    sigma = sensitivity / math.sqrt(2 * rho / PICO)
+    finer = max(1, math.ceil(MIN_SIGMA * math.sqrt(honest) / sigma))  # steps for each integer
+    moved = _upwards(sensitivity) * finer
     variance = Fraction(math.ceil(accounting.variance_for(moved, rho) * 1024), 1024)
     return _checked(Grid(1 / finer, moved, variance, size, honest))
 
 
-def _real(bound: float, size: int, rho: int, honest: int, rounding: Fraction = ROUNDING) -> Grid:
+def _real(sensitivity: float, size: int, rho: int, honest: int, rounding: Fraction = ROUNDING) -> Grid:
     """Both sums of a neighbouring pair are rounded, so each number may move by two halves of a step more, and by two for
     floating-point sums that are a little off."""
     most, rounding = rounding, 2 * Fraction(math.isqrt(size * 2**40) + 1, 2**20)
     for sigma in SIGMAS:
         moved = Fraction(sigma) * Fraction(math.isqrt(2 * rho * PICO), PICO)  # how far a person may move, in steps
-        if rounding <= most * moved and sigma**2 >= LEAST_SIGMA**2 * honest:
+        if rounding <= most * moved and sigma**2 >= MIN_SIGMA**2 * honest:
             break
     if rounding * 2 > moved:
         raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, take fewer rounds, or coarsen it")
-    unit = bound / float(moved - rounding) * (1 + 2**-40)
-    return _checked(Grid(unit, _upwards(bound) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
+    unit = sensitivity / float(moved - rounding) * (1 + 2**-40)
+    return _checked(Grid(unit, _upwards(sensitivity) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
 
 
-def step_grid(bound: float, size: int, multiplier: float, rate: float, honest: int = 1) -> Grid:
+def step_grid(sensitivity: float, size: int, noise_multiplier: float, rate: float, honest: int = 1) -> Grid:
     """The grid of one step on people drawn with probability `rate`, with noise of at least that multiple of the bound."""
-    rho = math.floor(PICO / (2 * multiplier**2))
-    made = _real(bound, size, rho, honest, rounding=Fraction(1, 20))
-    return replace(made, sampled=Sampled(rate, multiplier, 1))
+    rho = math.floor(PICO / (2 * noise_multiplier**2))
+    made = _real(sensitivity, size, rho, honest, rounding=Fraction(1, 20))
+    return replace(made, sampled=Sampled(rate, noise_multiplier, 1))
 
 
 def carried(size: int, sampled: Sampled | None) -> Grid:
@@ -93,13 +93,13 @@ def carried(size: int, sampled: Sampled | None) -> Grid:
     return Grid(WITHIN, Fraction(0), Fraction(0), size, 1, sampled)
 
 
-def _upwards(bound: float) -> Fraction:
+def _upwards(sensitivity: float) -> Fraction:
     """No less than the real number that `bound` was rounded from."""
-    return Fraction(bound) * (1 + Fraction(1, 2**45))
+    return Fraction(sensitivity) * (1 + Fraction(1, 2**45))
 
 
 def _checked(made: Grid) -> Grid:
-    if made.share < LEAST_SIGMA**2 or made.variance > noise.LARGEST_SIGMA**2:
+    if made.share < MIN_SIGMA**2 or made.variance > noise.LARGEST_SIGMA**2:
         raise ValueError(TOO_SMALL)
     return made
 

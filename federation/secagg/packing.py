@@ -38,12 +38,12 @@ class Slot:
 
 def exact_slots(zero: Part) -> tuple[Slot, ...]:
     """Of a Part of exact mode, from what nobody's rows give."""
-    sums = [Slot("sums", name, zero.sums[name].shape, _unit(zero.bounds[name])) for name in sorted(zero.sums)]
+    sums = [Slot("sums", name, zero.sums[name].shape, _unit(zero.sensitivity[name])) for name in sorted(zero.sums)]
     return (*sums, *(Slot("cells", name, zero.cells[name].shape, 1.0) for name in sorted(zero.cells)))
 
 
-def _unit(bound: float) -> float:
-    return 2.0 ** (math.ceil(math.log2(bound)) - BOUNDED_BITS) if 0 < bound < math.inf else 2.0**-FRACTION_BITS
+def _unit(sensitivity: float) -> float:
+    return 2.0 ** (math.ceil(math.log2(sensitivity)) - BOUNDED_BITS) if 0 < sensitivity < math.inf else 2.0**-FRACTION_BITS
 
 
 def noised_slots(zero: Part, grids: Mapping[str, Grid]) -> tuple[Slot, ...]:

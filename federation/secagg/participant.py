@@ -25,7 +25,7 @@ Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
-class Seat:
+class SecAggState:
     """A node's secrets in one sum, and how far it has gone: nothing is done twice. `held`: the shares (of seed, of key) that it
     and its neighbours dealt to it."""
 
@@ -43,70 +43,70 @@ class Seat:
     survivors: frozenset[str] = frozenset()
 
 
-def open_seat(terms: Terms, name: str, identity: bytes, entropy: Entropy = os.urandom) -> tuple[Seat, Advert]:
+def advertise(terms: Terms, name: str, identity: bytes, entropy: Entropy = os.urandom) -> tuple[SecAggState, Advert]:
     terms.check()
     if terms.roster.get(name) != keys.public_identity(identity):
         raise SecaggError("this node is not in the roster under its own identity")
-    seat = Seat(terms, name, identity, keys.pair(entropy(32)), keys.pair(entropy(32)), entropy(32))
-    shown = seat.mask.public, seat.channel.public, seed_hash(terms, name, seat.seed)
-    return seat, Advert(*shown, keys.sign(identity, advert_content(terms, name, *shown)))
+    state = SecAggState(terms, name, identity, keys.pair(entropy(32)), keys.pair(entropy(32)), entropy(32))
+    shown = state.mask.public, state.channel.public, seed_hash(terms, name, state.seed)
+    return state, Advert(*shown, keys.sign(identity, advert_content(terms, name, *shown)))
 
 
-def deal(seat: Seat, adverts: Mapping[str, Advert], entropy: Entropy = os.urandom) -> tuple[Seat, dict[str, bytes]]:
+def deal(state: SecAggState, adverts: Mapping[str, Advert], entropy: Entropy = os.urandom) -> tuple[SecAggState, dict[str, bytes]]:
     """An envelope for each neighbour that shows its keys, with this node's shares of its seed and of its mask key."""
-    terms = seat.terms
-    _expect(seat, 0)
-    _check_enough(seat, adverts)
-    own = adverts.get(seat.name)
-    if own is None or (own.mask, own.channel) != (seat.mask.public, seat.channel.public):
+    terms = state.terms
+    _expect(state, 0)
+    _check_enough(state, adverts)
+    own = adverts.get(state.name)
+    if own is None or (own.mask, own.channel) != (state.mask.public, state.channel.public):
         raise SecaggError("the hub shows other keys than this node's own")
-    near = sorted(terms.near(seat.name) & adverts.keys())
+    near = sorted(terms.near(state.name) & adverts.keys())
     for name in near:
         advert = adverts[name]
         if not keys.is_signed(terms.roster[name], advert.signature, advert_content(terms, name, advert.mask, advert.channel, advert.seed)):
             raise SecaggError(f"the keys shown for {name} are not signed by its identity")
-    shown = [key for name in (*near, seat.name) for key in (adverts[name].mask, adverts[name].channel)]
+    shown = [key for name in (*near, state.name) for key in (adverts[name].mask, adverts[name].channel)]
     if len(set(shown)) < len(shown):
         raise SecaggError("two nodes show the same key")
-    points = {name: terms.point(name) for name in (*near, seat.name)}
-    of_seed = shares.split(seat.seed, list(points.values()), terms.shares_needed, entropy)
-    of_key = shares.split(seat.mask.private, list(points.values()), terms.shares_needed, entropy)
-    channels = {name: keys.shared(seat.channel, adverts[name].channel) for name in near}
-    envelopes = {name: _seal(seat, name, channels[name], of_seed[points[name]] + of_key[points[name]]) for name in near}
-    held = {seat.name: (of_seed[points[seat.name]], of_key[points[seat.name]])}
-    return replace(seat, step=1, adverts=dict(adverts), channels=channels, held=held), envelopes
+    points = {name: terms.point(name) for name in (*near, state.name)}
+    of_seed = shares.split(state.seed, list(points.values()), terms.shares_needed, entropy)
+    of_key = shares.split(state.mask.private, list(points.values()), terms.shares_needed, entropy)
+    channels = {name: keys.shared(state.channel, adverts[name].channel) for name in near}
+    envelopes = {name: _seal(state, name, channels[name], of_seed[points[name]] + of_key[points[name]]) for name in near}
+    held = {state.name: (of_seed[points[state.name]], of_key[points[state.name]])}
+    return replace(state, step=1, adverts=dict(adverts), channels=channels, held=held), envelopes
 
 
-def _seal(seat: Seat, to: str, channel: bytes, content: bytes) -> bytes:
-    about = seat.terms.about("share", seat.name, to)
+def _seal(state: SecAggState, to: str, channel: bytes, content: bytes) -> bytes:
+    about = state.terms.about("share", state.name, to)
     return keys.seal(keys.derive(channel, about), content, about)
 
 
-def mask(seat: Seat, dealers: Iterable[str], envelopes: Mapping[str, bytes], vector: Words) -> tuple[Seat, Words]:
+def mask(state: SecAggState, dealers: Iterable[str], envelopes: Mapping[str, bytes], vector: Words) -> tuple[SecAggState, Words]:
     """The vector, in its own place, plus this node's own stream, plus and minus one stream for each neighbour among the `dealers`.
 
     The streams depend on who the dealers are: a hub that tells nodes different sets gets vectors whose masks do not cancel."""
-    _expect(seat, 1)
+    _expect(state, 1)
     dealt = frozenset(dealers)
-    if vector.shape != (seat.terms.length,) or vector.dtype != seat.terms.dtype:
+    if vector.shape != (state.terms.length,) or vector.dtype != state.terms.dtype:
         raise SecaggError("the vector has another length or type than the terms say")
-    if seat.name not in dealt or not dealt <= seat.adverts.keys():
+    if state.name not in dealt or not dealt <= state.adverts.keys():
         raise SecaggError("the dealers must be nodes that showed their keys, and this node among them")
-    _check_enough(seat, dealt)
-    near = sorted(seat.terms.near(seat.name) & dealt)
+    _check_enough(state, dealt)
+    near = sorted(state.terms.near(state.name) & dealt)
     if set(envelopes) != set(near):
         raise SecaggError("the envelopes are not those of this node's neighbours among the dealers")
-    held = dict(seat.held) | {name: _unseal(seat, name, envelopes[name]) for name in near}
+    held = dict(state.held) | {name: _unseal(state, name, envelopes[name]) for name in near}
     dealers_digest = names_digest(dealt)
-    streams = {name: pair_key(seat.terms, seat.name, name, keys.shared(seat.mask, seat.adverts[name].mask), dealers_digest) for name in near}
-    added = [stream for name, stream in streams.items() if name > seat.name]
-    masks.apply(vector, add=[seed_key(seat.terms, seat.seed), *added], subtract=[stream for name, stream in streams.items() if name < seat.name])
-    return replace(seat, step=2, dealers=dealt, held=held), vector
+    streams = {name: pair_key(state.terms, state.name, name, keys.shared(state.mask, state.adverts[name].mask), dealers_digest) for name in near}
+    added = [stream for name, stream in streams.items() if name > state.name]
+    masks.apply(vector, add=[seed_key(state.terms, state.seed), *added], subtract=[stream for name, stream in streams.items() if name < state.name])
+    return replace(state, step=2, dealers=dealt, held=held), vector
 
 
-def _unseal(seat: Seat, name: str, envelope: bytes) -> tuple[bytes, bytes]:
-    about = seat.terms.about("share", name, seat.name)
-    content = keys.unseal(keys.derive(seat.channels[name], about), envelope, about)
+def _unseal(state: SecAggState, name: str, envelope: bytes) -> tuple[bytes, bytes]:
+    about = state.terms.about("share", name, state.name)
+    content = keys.unseal(keys.derive(state.channels[name], about), envelope, about)
     if len(content) != 2 * shares.BYTES:
         raise SecaggError(f"the envelope of {name} does not hold two shares")
     return content[: shares.BYTES], content[shares.BYTES :]
@@ -122,41 +122,41 @@ def pair_key(terms: Terms, one: str, other: str, shared: bytes, dealers: str) ->
     return keys.derive(shared, terms.about("pair", *sorted((one, other)), dealers))
 
 
-def check_survivors(seat: Seat, survivors: frozenset[str]) -> None:
+def check_survivors(state: SecAggState, survivors: frozenset[str]) -> None:
     """SecaggError unless this node may sign that these are in the sum."""
-    _expect(seat, 2)
-    if seat.name not in survivors or not survivors <= seat.dealers:
+    _expect(state, 2)
+    if state.name not in survivors or not survivors <= state.dealers:
         raise SecaggError("the survivors must be nodes that dealt, and this node among them")
-    _check_enough(seat, survivors)
+    _check_enough(state, survivors)
 
 
-def sign_survivors(seat: Seat, survivors: frozenset[str]) -> tuple[Seat, bytes]:
+def sign_survivors(state: SecAggState, survivors: frozenset[str]) -> tuple[SecAggState, bytes]:
     """Agrees, once, to who is in the sum: those whose vectors the hub says it has."""
-    check_survivors(seat, survivors)
-    return replace(seat, step=3, survivors=survivors), keys.sign(seat.identity, survivors_content(seat.terms, survivors))
+    check_survivors(state, survivors)
+    return replace(state, step=3, survivors=survivors), keys.sign(state.identity, survivors_content(state.terms, survivors))
 
 
-def unmask(seat: Seat, signatures: Mapping[str, bytes]) -> tuple[Seat, Opening]:
+def unmask(state: SecAggState, signatures: Mapping[str, bytes]) -> tuple[SecAggState, Opening]:
     """Shares for the one set that this node has signed, when enough of the set have signed the same."""
-    _expect(seat, 3)
-    content = survivors_content(seat.terms, seat.survivors)
-    named = (name for name in signatures if name in seat.survivors)
-    signed = (name for name in named if keys.is_signed(seat.terms.roster[name], signatures[name], content))
-    if len(list(itertools.islice(signed, seat.terms.quorum))) < seat.terms.quorum:
+    _expect(state, 3)
+    content = survivors_content(state.terms, state.survivors)
+    named = (name for name in signatures if name in state.survivors)
+    signed = (name for name in named if keys.is_signed(state.terms.roster[name], signatures[name], content))
+    if len(list(itertools.islice(signed, state.terms.quorum))) < state.terms.quorum:
         raise SecaggError("too few survivors have signed the same set; nothing is opened")
-    seeds = {name: held[0] for name, held in seat.held.items() if name in seat.survivors}
-    dropped = {name: held[1] for name, held in seat.held.items() if name not in seat.survivors}
-    return replace(seat, step=4, held={}), Opening(seeds, dropped)
+    seeds = {name: held[0] for name, held in state.held.items() if name in state.survivors}
+    dropped = {name: held[1] for name, held in state.held.items() if name not in state.survivors}
+    return replace(state, step=4, held={}), Opening(seeds, dropped)
 
 
-def _expect(seat: Seat, step: int) -> None:
-    if seat.step != step:
+def _expect(state: SecAggState, step: int) -> None:
+    if state.step != step:
         raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
 
 
-def _check_enough(seat: Seat, names: Iterable[str]) -> None:
+def _check_enough(state: SecAggState, names: Iterable[str]) -> None:
     found = set(names)
-    if not found <= set(seat.terms.roster):
+    if not found <= set(state.terms.roster):
         raise SecaggError("a node that is not in the roster takes part")
-    if len(found) < seat.terms.threshold:
-        raise SecaggError(f"{len(found)} nodes are left, and {seat.terms.threshold} are needed")
+    if len(found) < state.terms.threshold:
+        raise SecaggError(f"{len(found)} nodes are left, and {state.terms.threshold} are needed")

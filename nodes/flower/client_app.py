@@ -12,10 +12,10 @@ from federation import codec, receipts, wire
 from federation.messages import Query, Refusal, Reply
 from federation.secagg import keys
 from nodes import service
-from nodes.session import Office
+from nodes.session import NodeContext
 
 
-def app_of(office: Office, clock: Callable[[], datetime]) -> ClientApp:
+def app_of(context: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
     app = ClientApp()
 
     @app.query("round")  # type: ignore[untyped-decorator]
@@ -24,21 +24,21 @@ def app_of(office: Office, clock: Callable[[], datetime]) -> ClientApp:
             content, nonce = wire.query_of(message)
             query = codec.query_from_bytes(content)
         except codec.CodecError:
-            office.audit("refused", rule="message", why="not a query of this version")
+            context.audit("refused", rule="message", why="not a query of this version")
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
-        reply = service.answer(query, office, clock())
+        reply = service.answer(query, context, clock())
         answered = codec.reply_to_bytes(reply)
         signed = receipts.reply_content(query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered))
-        _note(office, query, reply, answered)
-        return Message(wire.reply_record(answered, keys.sign(office.identity, signed)), reply_to=message)
+        _note(context, query, reply, answered)
+        return Message(wire.reply_record(answered, keys.sign(context.identity, signed)), reply_to=message)
 
     return app
 
 
-def _note(office: Office, query: Query, reply: Reply, answered: bytes) -> None:
+def _note(context: NodeContext, query: Query, reply: Reply, answered: bytes) -> None:
     """Before anything is sent: who asked what, what it cost, what leaves."""
     refused = {str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)}
-    office.audit(
+    context.audit(
         "answered" if len(refused) < len(reply.answers) else "refused",
         study=query.study.study, study_hash=query.study.hash, coordinator=query.study.coordinator, round=query.round,
         phase=query.phase.name if query.phase else "", analyses=[str(task) for task in reply.answers], refused=refused,

@@ -100,7 +100,7 @@ def _scores(study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: S
     """The histogram of the network's scores over all of the new people."""
     entry = study.analyses[task_id.analysis]
     known = {key: value for key, value in entry.options.items() if key in ("model", "network", "widths", "norm", "rows", "seed")}
-    options = studies.Analysis.model_validate({"run": "train", **known, "validation": 0})
+    options = studies.AnalysisEntry.model_validate({"run": "train", **known, "validation": 0})
     plain = study.model_copy(update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}})
     task = registry.plan(plain, ready.contract)[task_id.analysis]
     workers.trains_here()

@@ -9,7 +9,7 @@ from typing import Any
 from aggregator.report import figures
 from federation import study as studies
 from simulations.pilots import comparison, running
-from simulations.pilots.running import Found
+from simulations.pilots.running import PilotResult
 
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# The pilots
@@ -39,7 +39,7 @@ def main() -> None:
     (DOCS / "pilots.md").write_text("\n".join(sections), encoding="utf-8")
 
 
-def section(name: str, found: Mapping[str, Found]) -> str:
+def section(name: str, found: Mapping[str, PilotResult]) -> str:
     pilot = running.load(name)
     lines = [f"## {name}", "", pilot.__doc__.splitlines()[0], ""]
     for variant, one in found.items():
@@ -89,7 +89,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def drawn(name: str, found: Mapping[str, Found]) -> list[tuple[str, str]]:
+def drawn(name: str, found: Mapping[str, PilotResult]) -> list[tuple[str, str]]:
     """The pilot's own figure, and its estimates beside the truth."""
     pictures = [("estimates", estimates([one.row for one in found.values()]))]
     for key, analysis in found["study"].document.analyses.items():

@@ -38,7 +38,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Found:
+class PilotResult:
     """`row` has the names that `hdh pilots run --format json` prints."""
 
     row: Mapping[str, Any]
@@ -77,7 +77,7 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
     return Ready(made, agreed, source, {node: Dataset(agreed, str(path)) for node, path in paths.items()}, note)
 
 
-def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Found:
+def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
     """In this process. `seconds` are the study's alone; making the people is not counted."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
@@ -87,7 +87,7 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Foun
             outcome = rounds.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
         document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
         seconds = time.perf_counter() - clock
-    return Found(summary(name, variant, document, seconds, size), document)
+    return PilotResult(summary(name, variant, document, seconds, size), document)
 
 
 def summary(name: str, variant: str, document: Document, seconds: float, size: Size) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from strategies.numerics import counting, newton
 from strategies.protocol import Task
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
-from strategies.survival.time_grid import Grid
+from strategies.survival.time_grid import GridOptions
 
 BINS = 20  # of the propensity score's histogram
 WEIGHT = "(weight)"
@@ -37,17 +37,17 @@ ARMS = ("control", "treated")
 class Options(Frozen):
     """`treatment`, a yes-or-no column or a category of two levels, of which the second is treated; `confounders`, the right side of a
     formula. `outcome` as `Surv(time, event)`: without one, balance is all. `estimand`: of everyone (ate), of the treated (att), or of those
-    who might have had either (overlap). Weights beyond `most_weight` are cut to it."""
+    who might have had either (overlap). Weights beyond `max_weight` are cut to it."""
 
     treatment: str
     confounders: str
     outcome: str | None = None
     estimand: Literal["ate", "att", "overlap"] = "ate"
     stabilised: bool = True
-    most_weight: float = pydantic.Field(100.0, gt=0)
+    max_weight: float = pydantic.Field(100.0, gt=0)
     strata: str | None = None
     ties: Literal["efron", "breslow"] = "efron"
-    grid: Grid | None = None
+    grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
     conf_level: float = 0.95
 
@@ -67,7 +67,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     treatment = schema.field(options.treatment)
     if not (treatment.kind == "boolean" or (treatment.kind == "category" and len(treatment.levels) == 2)):
         raise ExpressionError(f"treatment: {treatment.name!r} is a {treatment.kind}; it must be a yes-or-no column, or a category of two levels")
-    weights = Field(WEIGHT, "number", "", (0.0, options.most_weight))
+    weights = Field(WEIGHT, "number", "", (0.0, options.max_weight))
     score = _score_task(options, schema)
     curve = effect = None
     fields = list(score.fields)
@@ -153,12 +153,12 @@ def _weighted(cohort: Cohort, task: Task, beta: Floats, treated: float) -> Weigh
     X = cohorts.design(made.model.terms, columns, kept, centre=made.scaling.centre, scale=made.scaling.scale, intercept=True)
     score, arm = special.expit(X @ beta), columns[plan.treatment.name][kept].astype(np.int64)
     plain = _weights(score, arm, treated, task.options)
-    weight = np.minimum(plain, task.options.most_weight)
+    weight = np.minimum(plain, task.options.max_weight)
     everyone = np.full(cohort.rows, np.nan)
     everyone[kept] = weight
     with_weights = {**columns, WEIGHT: everyone}
     inner = replace(cohort, fetch=lambda asked: {field.name: with_weights[field.name] for field in asked}, kept={})
-    return Weighted(inner, keep, X[:, 1:], score, arm, weight, int(np.count_nonzero(plain > task.options.most_weight)))
+    return Weighted(inner, keep, X[:, 1:], score, arm, weight, int(np.count_nonzero(plain > task.options.max_weight)))
 
 
 def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Floats:
@@ -186,9 +186,9 @@ def _balance(weighted: Weighted, task: Task) -> Part:
         life, off_grid = _life(weighted, task)
         cells |= {"leaving": life[0].astype(np.int64), "off_grid": np.array([off_grid])}
         sums["life"] = life
-    norm, m, top = math.sqrt(2 * X.shape[1] + 1), float(task.rows_per_person), task.options.most_weight
-    bounds = {"plain": m * norm, "weighted": m * top * norm, "weights": m * math.hypot(top, top**2), "overlap": m, "life": m * math.sqrt(1 + top**2 + top**4)}
-    return Part(sums, cells, {name: bounds[name] for name in sums}, parameters=X.shape[1])
+    norm, m, top = math.sqrt(2 * X.shape[1] + 1), float(task.rows_per_person), task.options.max_weight
+    sensitivity = {"plain": m * norm, "weighted": m * top * norm, "weights": m * math.hypot(top, top**2), "overlap": m, "life": m * math.sqrt(1 + top**2 + top**4)}
+    return Part(sums, cells, {name: sensitivity[name] for name in sums}, parameters=X.shape[1])
 
 
 def _moments(X: Floats, w: Floats) -> Floats:
@@ -259,7 +259,7 @@ def _result(task: Task, kept: dict[str, Floats], effect: Result | None) -> Resul
     n = {name: int(kept[f"cell:{name}"][0]) for name in ("people", "rows", "missing")} | ({} if effect is None else {"events": effect.n["events"]})
     cut = int(kept["cell:cut"][0])
     notes = [] if effect is None else list(effect.notes)
-    notes += [f"weights beyond {task.options.most_weight:g} were cut to it: the groups are then not quite comparable"] if cut else []
+    notes += [f"weights beyond {task.options.max_weight:g} were cut to it: the groups are then not quite comparable"] if cut else []
     if worst := [row["term"] for row in tables["balance"].rows if row["smd_after"] is not None and abs(row["smd_after"]) > 0.1]:
         notes.append(f"{', '.join(worst)}: still more than 0.1 standard deviations apart after weighting")
     return Result(tables, n, Exactness(**off) if off else Exactness(), notes)

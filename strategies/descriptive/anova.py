@@ -64,8 +64,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     counts = np.bincount(group, minlength=size).astype(np.int64)
     moments = np.stack([np.bincount(group, weights, size).astype(np.float64) for weights in (u, u * u)])
     half = (plan.value.interval[1] - plan.value.interval[0]) / 2
-    bounds = {"counts": float(task.rows_per_person), "moments": task.rows_per_person * half * math.hypot(1, half)}
-    return Part({"counts": counts.astype(np.float64), "moments": moments}, counting.people(cohort, keep) | {"by_group": counts}, bounds)
+    sensitivity = {"counts": float(task.rows_per_person), "moments": task.rows_per_person * half * math.hypot(1, half)}
+    return Part({"counts": counts.astype(np.float64), "moments": moments}, counting.people(cohort, keep) | {"by_group": counts}, sensitivity)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:

@@ -24,7 +24,7 @@ from strategies.protocol import Task
 COUNTS = 0.05
 ONLY_COUNTS = True
 SURE = 3.0  # noise standard deviations that a total must pass, to be divided by
-MOST_TESTED = 1000  # cells of a table that is tested: the covariance has the square of it
+MAX_TESTED = 1000  # cells of a table that is tested: the covariance has the square of it
 
 
 class Options(Frozen):
@@ -99,7 +99,7 @@ def _chi_squared(counts: Floats, variance: float) -> Row:
     """Over the lines whose totals stand clear of the noise; null where fewer than two rows or columns do."""
     rows, columns = (counts.sum(axis) > SURE * math.sqrt(variance * counts.shape[axis]) for axis in (1, 0))
     used = counts[rows][:, columns]
-    if min(used.shape) < 2 or used.size > MOST_TESTED or not (used.sum(1).min() > 0 and used.sum(0).min() > 0):
+    if min(used.shape) < 2 or used.size > MAX_TESTED or not (used.sum(1).min() > 0 and used.sum(0).min() > 0):
         return {"statistic": None, "df": None, "p_value": None, "smallest_expected": None}
     n = used.sum()
     a, b = used.sum(1) / n, used.sum(0) / n
@@ -112,7 +112,7 @@ def _chi_squared(counts: Floats, variance: float) -> Row:
     return {"statistic": statistic, "df": df, "p_value": float(special.chdtrc(df, statistic)), "smallest_expected": float(expected.min())}
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     sd = noise(State(), "counts")
     return [{"what": "a count", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]

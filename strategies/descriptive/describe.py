@@ -69,7 +69,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     plan: Plan = task.plan
     everyone = np.array([cohort.people])
     cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
-    sums, bounds = {}, {}
+    sums, sensitivity = {}, {}
     known, moments = np.zeros(len(plan.numbers) + len(plan.categories), np.int64), np.zeros((len(plan.numbers), 2))
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
@@ -83,10 +83,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     for name in cells:
         if name.startswith(("levels:", "known", "histogram")):
             sums[name] = cells[name].astype(np.float64)
-            bounds[name] = task.rows_per_person * _row_norm(name, plan)
+            sensitivity[name] = task.rows_per_person * _row_norm(name, plan)
     sums["moments"] = moments
-    bounds["moments"] = task.rows_per_person * _moment_norm(plan)
-    return Part(sums, cells, bounds)
+    sensitivity["moments"] = task.rows_per_person * _moment_norm(plan)
+    return Part(sums, cells, sensitivity)
 
 
 def summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:

@@ -62,11 +62,11 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     plan, m = task.plan, task.rows_per_person
     sums = cohort.once(("private describe", task.name), lambda: _sums(cohort, task))
     fields, numbers = len(plan.numbers) + len(plan.categories), len(plan.numbers)
-    bounds = {
+    sensitivity = {
         "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine), "moments": m * math.sqrt(2 * numbers),
-        "levels": m * math.sqrt(len(plan.categories)), "known": m * math.sqrt(fields), "people": counting.tally_bound(m),
+        "levels": m * math.sqrt(len(plan.categories)), "known": m * math.sqrt(fields), "people": counting.tally_sensitivity(m),
     }  # fmt: skip
-    return Part(sums, {}, bounds)
+    return Part(sums, {}, sensitivity)
 
 
 def _sums(cohort: Cohort, task: Task) -> dict[str, Floats | Ints]:
@@ -90,7 +90,7 @@ def _sums(cohort: Cohort, task: Task) -> dict[str, Floats | Ints]:
 
 # -- hub
 @dataclass(frozen=True)
-class Column:
+class ColumnSums:
     """One number's noised sums: how many are known with its variance, moments on [-1, 1], running sums (bins,) that never fall,
     the bins as they came, and variances of the noise."""
 
@@ -121,7 +121,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(used, counted.n, Exactness("noised", why), counted.notes)
 
 
-def _column(i: int, field: Field, total: Part, plan: Plan) -> Column:
+def _column(i: int, field: Field, total: Part, plan: Plan) -> ColumnSums:
     bins = cumulative.decode(total.sums["histogram"][i])
     bins_variance = total.noise["histogram"]
     running = np.cumsum(bins)
@@ -129,10 +129,10 @@ def _column(i: int, field: Field, total: Part, plan: Plan) -> Column:
     weights = np.array([1 / max(total.noise["known"], 1e-300), 1 / max(from_bins, 1e-300)])
     n = max(float(weights @ [total.sums["known"][i], running[-1]]) / weights.sum(), 1.0)
     below = np.clip(optimize.isotonic_regression(running).x, 0.0, n)
-    return Column(field, n, 1 / weights.sum(), total.sums["moments"][i], below, bins, total.noise["moments"], bins_variance)
+    return ColumnSums(field, n, 1 / weights.sum(), total.sums["moments"][i], below, bins, total.noise["moments"], bins_variance)
 
 
-def _number(column: Column, rows: int, z: float) -> Row:
+def _number(column: ColumnSums, rows: int, z: float) -> Row:
     low, high = column.field.interval
     half, (first, second), n = (high - low) / 2, column.moments, column.n
     mean = min(max(first / n, -1.0), 1.0)
@@ -146,7 +146,7 @@ def _number(column: Column, rows: int, z: float) -> Row:
     }  # fmt: skip
 
 
-def _quantiles(column: Column, probabilities: Sequence[float], z: float) -> list[Row]:
+def _quantiles(column: ColumnSums, probabilities: Sequence[float], z: float) -> list[Row]:
     """By inverting the running sums; the interval inverts them at the ranks that sampling and noise leave possible
     (Woodruff 1952)."""
     rows: list[Row] = []
@@ -164,7 +164,7 @@ def _quantiles(column: Column, probabilities: Sequence[float], z: float) -> list
     return rows
 
 
-def _at(column: Column, rank: float) -> tuple[float, float]:
+def _at(column: ColumnSums, rank: float) -> tuple[float, float]:
     """Where the running sum reaches `rank`, linearly within a bin; and the width of a bin."""
     low, high = column.field.interval
     width = (high - low) / len(column.below)
@@ -175,7 +175,7 @@ def _at(column: Column, rank: float) -> tuple[float, float]:
     return low + width * (k - 1 + inside), width
 
 
-def _histogram(column: Column, bins: int, z: float) -> list[Row]:
+def _histogram(column: ColumnSums, bins: int, z: float) -> list[Row]:
     low, high = column.field.interval
     edges = low + (high - low) * np.arange(bins + 1) / bins
     fine = len(column.bins) // bins
@@ -202,7 +202,7 @@ def _levels(total: Part, plan: Plan, z: float) -> list[Row]:
     return rows
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """As if a standard deviation were a quarter of the range."""
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     rows: list[Row] = []

@@ -25,7 +25,7 @@ from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Task
 
-MOST_CELLS = 5_000_000
+MAX_CELLS = 5_000_000
 Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
 
 
@@ -67,8 +67,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     by = grouping.fields(options.by, schema, "groups are of categories")
     labels = grouping.labels(by)
     size = math.ceil((high - low) / step - 1e-9) + 1
-    if len(labels) * size > MOST_CELLS:
-        raise ExpressionError(f"{len(labels):,} groups and {size:,} cells are more than {MOST_CELLS:,}; use a wider `step`")
+    if len(labels) * size > MAX_CELLS:
+        raise ExpressionError(f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`")
     return Plan(value, by, labels, low, step, size), (value, *by)
 
 

@@ -24,7 +24,7 @@ from strategies.numerics import counting
 from strategies.protocol import Task
 
 COUNTS = 0.05
-MOST_BINS = 2000
+MAX_BINS = 2000
 CLEAR = 10.0  # noise standard deviations that a group's people and total must pass
 ONLY_COUNTS = False
 
@@ -35,9 +35,9 @@ class Options(inequality.Options):
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan, fields = inequality.prepare(options, schema)
-    if plan.size > MOST_BINS:
-        wide = (plan.size - 1) * plan.step / (MOST_BINS - 1)
-        raise ExpressionError(f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MOST_BINS:,}); write `step: {wide:.3g}` or more")
+    if plan.size > MAX_BINS:
+        wide = (plan.size - 1) * plan.step / (MAX_BINS - 1)
+        raise ExpressionError(f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MAX_BINS:,}); write `step: {wide:.3g}` or more")
     return plan, fields
 
 
@@ -56,8 +56,8 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, _ = inequality.count(cohort, task)
     m = task.rows_per_person
-    bounds = {"amounts": m * cumulative.norm(task.plan.size), "people": counting.tally_bound(m)}
-    return Part({"amounts": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, bounds)
+    sensitivity = {"amounts": m * cumulative.norm(task.plan.size), "people": counting.tally_sensitivity(m)}
+    return Part({"amounts": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, sensitivity)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -80,7 +80,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their range."""
     plan: Plan = task.plan
     each = np.full(plan.size, people / len(plan.labels) / plan.size)

@@ -25,16 +25,16 @@ from strategies.numerics import counting
 from strategies.numerics.counting import Mask
 from strategies.protocol import Task
 
-MOST_PAIRS = 20_000_000
+MAX_PAIRS = 20_000_000
 
 
 class Options(Frozen):
-    """One row of the table is a drug and an event that a report (the contract's person) names together. Pairs of fewer than `least`
+    """One row of the table is a drug and an event that a report (the contract's person) names together. Pairs of fewer than `min_reports`
     reports are left out; the `top` pairs by the lower end of the information component are shown."""
 
     drug: str
     event: str
-    least: int = pydantic.Field(3, ge=1)
+    min_reports: int = pydantic.Field(3, ge=1)
     top: int = pydantic.Field(1000, ge=1)
     conf_level: float = 0.95
 
@@ -57,8 +57,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if drug.name == event.name:
         raise ExpressionError(f"{drug.name!r} is both drug and event; name two different columns")
     plan = Plan(drug, event)
-    if plan.shape[0] * plan.shape[1] > MOST_PAIRS:
-        raise ExpressionError(f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MOST_PAIRS:,} pairs; use coarser events")
+    if plan.shape[0] * plan.shape[1] > MAX_PAIRS:
+        raise ExpressionError(f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MAX_PAIRS:,} pairs; use coarser events")
     return plan, (drug, event)
 
 
@@ -67,7 +67,7 @@ def start(task: Task) -> State:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PairCounts:
     """Complete rows (n_rows,); reports that name each pair (drugs, events), each drug and each event."""
 
     keep: Mask
@@ -76,7 +76,7 @@ class Counted:
     events: Ints
 
 
-def count(cohort: Cohort, task: Task) -> Counted:
+def count(cohort: Cohort, task: Task) -> PairCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -89,16 +89,16 @@ def count(cohort: Cohort, task: Task) -> Counted:
         once = of if task.rows_per_person == 1 else np.unique(report * size + of) % size
         return np.bincount(once, minlength=size).astype(np.int64)
 
-    return Counted(keep, distinct(drug * n_events + event, n_drugs * n_events).reshape(plan.shape), distinct(drug, n_drugs), distinct(event, n_events))
+    return PairCounts(keep, distinct(drug * n_events + event, n_drugs * n_events).reshape(plan.shape), distinct(drug, n_drugs), distinct(event, n_events))
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = count(cohort, task)
     counts = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events}
-    return Part({name: array.astype(np.float64) for name, array in counts.items()}, counting.people(cohort, counted.keep) | counts, bounds(task))
+    return Part({name: array.astype(np.float64) for name, array in counts.items()}, counting.people(cohort, counted.keep) | counts, sensitivity(task))
 
 
-def bounds(task: Task) -> dict[str, float]:
+def sensitivity(task: Task) -> dict[str, float]:
     """Of m rows a report names m different pairs at most, once each."""
     return dict.fromkeys(("pairs", "drugs", "events"), float(np.sqrt(task.rows_per_person)))
 
@@ -107,9 +107,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     plan: Plan = task.plan
     total = messages.add(parts)
     pairs, reports = total.sums["pairs"], float(total.cells["people"][0])
-    drug, event = np.nonzero(pairs >= task.options.least)
+    drug, event = np.nonzero(pairs >= task.options.min_reports)
     if not len(drug):
-        raise errors.ModelError(f"{task.name}: no pair has {task.options.least} reports; widen the cohort, or use coarser events")
+        raise errors.ModelError(f"{task.name}: no pair has {task.options.min_reports} reports; widen the cohort, or use coarser events")
     a, of_drug, of_event = pairs[drug, event], total.sums["drugs"][drug], total.sums["events"][event]
     found = measures(a, of_drug, of_event, reports, (1 - task.options.conf_level) / 2)
     # a pair that nobody reported could not be a signal, but it was looked at: it counts among the tests

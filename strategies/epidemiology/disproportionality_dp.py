@@ -48,7 +48,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = disproportionality.count(cohort, task)
     sums = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events, "people": counting.tally(cohort, counted.keep)}
-    return Part(sums, {}, disproportionality.bounds(task) | {"people": counting.tally_bound(task.rows_per_person)})
+    return Part(sums, {}, disproportionality.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)})
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -58,10 +58,10 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     reports = max(float(total.sums["people"][0]), 1.0)
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
     pairs = total.sums["pairs"]
-    least = max(task.options.least, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size)))
-    drug, event = np.nonzero((pairs >= least) & (total.sums["drugs"][:, None] > 3 * sd["drugs"]) & (total.sums["events"] > 3 * sd["events"]))
+    min_reports = max(task.options.min_reports, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size)))
+    drug, event = np.nonzero((pairs >= min_reports) & (total.sums["drugs"][:, None] > 3 * sd["drugs"]) & (total.sums["events"] > 3 * sd["events"]))
     if not len(drug):
-        raise errors.ModelError(f"{task.name}: no pair stands out from the noise, at {least:.0f} reports; use coarser events, or give the analysis more budget")
+        raise errors.ModelError(f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports; use coarser events, or give the analysis more budget")
     a, of_drug, of_event = pairs[drug, event], total.sums["drugs"][drug], total.sums["events"][event]
     expected = of_drug * of_event / reports
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
@@ -80,17 +80,17 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     why = "noise was added to every count; intervals include it, and pairs that do not stand out from it are left out"
     summary = {
         "reports": round(reports),
-        "least_reports": math.ceil(least),
+        "min_reports": math.ceil(min_reports),
         "pairs_tested": len(a),
         "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
     }
     return Result({"pairs": Table(rows), "summary": Table([summary])}, counted.n, Exactness("noised", why), counted.notes)
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """How many reports a pair needs to stand out."""
     sd = noise(State(), "pairs")
-    least = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))
+    min_reports = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))
     return [
-        {"what": f"reports of a pair (it stands out from {least:.0f} on)", "sampling_sd": None, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * sd}
+        {"what": f"reports of a pair (it stands out from {min_reports:.0f} on)", "sampling_sd": None, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * sd}
     ]

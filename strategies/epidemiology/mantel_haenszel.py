@@ -21,7 +21,7 @@ from federation.messages import Floats, Part, Result, Row, State, Table
 from strategies.numerics import counting, grouping
 from strategies.protocol import Task
 
-MOST_STRATA = 10_000
+MAX_STRATA = 10_000
 
 
 class Options(Frozen):
@@ -52,8 +52,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if len({field.name for field in fields}) < len(fields):
         raise ExpressionError("exposure, outcome and strata must be different columns")
     labels = grouping.labels(strata)
-    if len(labels) > MOST_STRATA:
-        raise ExpressionError(f"strata give {len(labels):,} combinations; at most {MOST_STRATA:,}: use fewer or coarser columns")
+    if len(labels) > MAX_STRATA:
+        raise ExpressionError(f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,}: use fewer or coarser columns")
     return Plan(fields, labels), fields
 
 

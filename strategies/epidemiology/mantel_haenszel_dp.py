@@ -79,7 +79,7 @@ def _slopes(counts: Floats) -> Floats:
     return found
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """If all cells are alike."""
     even = np.full((len(task.plan.labels), 2, 2), people / len(task.plan.labels) / 4)
     _, variance = mantel_haenszel.common(even)

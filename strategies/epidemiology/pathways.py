@@ -25,7 +25,7 @@ from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Task
 
-MOST_CELLS = 1_000_000
+MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
 
 
@@ -38,12 +38,12 @@ class Indicator(Frozen):
 
 
 class Options(Frozen):
-    """One row is a step that a person comes to at a time. A pathway is cut after `most_steps`. `beginnings`: how many steps the
+    """One row is a step that a person comes to at a time. A pathway is cut after `max_steps`. `beginnings`: how many steps the
     sequences have that are counted. `by` compares the indicators of groups."""
 
     step: str
     time: str
-    most_steps: int = pydantic.Field(20, ge=2, le=200)
+    max_steps: int = pydantic.Field(20, ge=2, le=200)
     beginnings: int = pydantic.Field(3, ge=0, le=6)
     indicators: Mapping[str, Indicator] = {}
     by: str | None = None
@@ -74,8 +74,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(f"time: {time.name!r} is a {time.kind}; write it as a number, as in `derive: {{day: \"seen - '2020-01-01'\"}}`")
     if schema.contract.rows_per_person < 2:
         raise ExpressionError("a pathway has several steps: the contract must allow several rows of a person, as in `rows_per_person: 30`")
-    if (len(step.levels) + 1) ** options.beginnings > MOST_CELLS:
-        raise ExpressionError(f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MOST_CELLS:,} sequences; use fewer")
+    if (len(step.levels) + 1) ** options.beginnings > MAX_CELLS:
+        raise ExpressionError(f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MAX_CELLS:,} sequences; use fewer")
     by = grouping.fields([options.by], schema, "indicators are compared by category")[0] if options.by else None
     for name, indicator in options.indicators.items():
         for level in (indicator.first, indicator.then):
@@ -96,7 +96,7 @@ def start(task: Task) -> State:
 @dataclass(frozen=True)
 class Walks:
     """The steps of all people, one person after the other, each in the order of time (steps at the same time in the order of the
-    contract's levels), and no more than `most_steps` of each: (n,) step, time, which person (numbered from 0), and the place in the
+    contract's levels), and no more than `max_steps` of each: (n,) step, time, which person (numbered from 0), and the place in the
     pathway; and the group of each person."""
 
     step: Ints
@@ -125,9 +125,9 @@ def walks_of(cohort: Cohort, task: Task) -> Walks:
     sizes = np.diff(np.r_[first, len(owner)])
     person, place = np.repeat(np.arange(len(first)), sizes), np.arange(len(owner)) - np.repeat(first, sizes)
     group = columns[plan.by.name][kept][first].astype(np.int64) if plan.by is not None else np.zeros(len(first), np.int64)
-    short = place < task.options.most_steps
+    short = place < task.options.max_steps
     cut = np.zeros(cohort.rows, np.bool_)
-    cut[kept[np.repeat(sizes > task.options.most_steps, sizes)]] = True
+    cut[kept[np.repeat(sizes > task.options.max_steps, sizes)]] = True
     return Walks(step[short], time[short], person[short], place[short], group, keep, cut)
 
 
@@ -138,7 +138,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     cells = counting.people(cohort, walks.keep) | {"edges": edges, "beginnings": sequences, "came": came, "reached": reached}
     counts = {"edges": edges, "beginnings": sequences, "came": came, "reached": reached, "times": times}
     sums = {name: array.astype(np.float64) for name, array in counts.items()} | {"delays": delays}
-    return Part(sums, cells, bounds(task) | _more_bounds(task))
+    return Part(sums, cells, sensitivity(task) | _more_sensitivity(task))
 
 
 def _edge(walks: Walks, task: Task) -> tuple[Ints, Ints]:
@@ -200,17 +200,17 @@ def indicators(walks: Walks, task: Task) -> tuple[Ints, Ints]:
 
 
 def longest(task: Task) -> int:
-    return int(min(task.rows_per_person, task.options.most_steps))
+    return int(min(task.rows_per_person, task.options.max_steps))
 
 
-def bounds(task: Task) -> dict[str, float]:
+def sensitivity(task: Task) -> dict[str, float]:
     """A pathway of L steps has L + 1 different transitions at most, with its start and end; it begins once; and of each indicator a
     person is in one group."""
     each = math.sqrt(max(len(task.plan.indicators), 1))
     return {"edges": math.sqrt(longest(task) + 1), "beginnings": 1.0, "came": each, "reached": each}
 
 
-def _more_bounds(task: Task) -> dict[str, float]:
+def _more_sensitivity(task: Task) -> dict[str, float]:
     """All transitions of a pathway may be the same, and its delays add up to no more than the range of time."""
     L, (low, high) = longest(task), task.plan.time.interval
     span = high - low

@@ -26,7 +26,7 @@ COUNTS = 0.05
 WEIGHTS = {"edges": 3.0, "beginnings": 2.0, "came": 1.0, "reached": 1.0}  # of the rest
 SURE = 5.0  # noise standard deviations that a divisor must pass
 ONLY_COUNTS = False
-CUT = "about {share:.0f} % of the people were clipped: pathways longer than `most_steps`, or rows beyond rows_per_person"
+CUT = "about {share:.0f} % of the people were clipped: pathways longer than `max_steps`, or rows beyond rows_per_person"
 
 
 class Options(pathways.Options):
@@ -56,7 +56,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     came, reached = pathways.indicators(walks, task)
     sums = {"edges": pathways.people_by_edge(walks, task), "beginnings": pathways.beginnings(walks, task), "came": came, "reached": reached}
     people = counting.tally(cohort, walks.keep, walks.cut)
-    return Part(sums | {"people": people}, {}, pathways.bounds(task) | {"people": counting.tally_bound(task.rows_per_person)})
+    return Part(sums | {"people": people}, {}, pathways.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)})
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -109,7 +109,7 @@ def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
     return rows
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """A count of people on a transition; and an indicator of one group, if half of all people come to its first step."""
     z, sd = float(special.ndtri((1 + task.options.conf_level) / 2)), noise(State(), "edges")
     rows: list[Row] = [{"what": "people on a transition", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]

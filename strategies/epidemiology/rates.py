@@ -25,7 +25,7 @@ from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Task
 
-MOST_CELLS = 100_000
+MAX_CELLS = 100_000
 
 
 class Options(Frozen):
@@ -67,8 +67,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if both := {field.name for field in by} & {field.name for field in over}:
         raise ExpressionError(f"{sorted(both)[0]!r} is in `by` and in `over`; groups can only be made alike in what does not define them")
     groups, strata = grouping.labels(by), grouping.labels(over)
-    if len(groups) * len(strata) > MOST_CELLS:
-        raise ExpressionError(f"by and over give {len(groups) * len(strata):,} cells; at most {MOST_CELLS:,}: use fewer or coarser columns")
+    if len(groups) * len(strata) > MAX_CELLS:
+        raise ExpressionError(f"by and over give {len(groups) * len(strata):,} cells; at most {MAX_CELLS:,}: use fewer or coarser columns")
     if options.reference is not None and options.reference not in groups:
         raise ExpressionError(f"reference: unknown group {options.reference!r}; the groups are {', '.join(groups[:10])}")
     reference = 0 if options.reference is None else groups.index(options.reference)
@@ -95,7 +95,7 @@ def start(task: Task) -> State:
 
 
 @dataclass(frozen=True)
-class Counted:
+class RateCounts:
     """Complete rows (n_rows,), and per group and stratum: events, person-time, and how many people have rows there."""
 
     keep: Mask
@@ -104,7 +104,7 @@ class Counted:
     people: Ints
 
 
-def count(cohort: Cohort, task: Task) -> Counted:
+def count(cohort: Cohort, task: Task) -> RateCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -113,7 +113,7 @@ def count(cohort: Cohort, task: Task) -> Counted:
     size = math.prod(plan.shape)
     events, time = (np.bincount(cell, columns[field.name][kept], size).astype(np.float64).reshape(plan.shape) for field in (plan.events, plan.time))
     once = cell if cohort.numbered is None else np.unique(np.stack([cohort.person[kept], cell]), axis=1)[1]
-    return Counted(keep, events, time, np.bincount(once, minlength=size).reshape(plan.shape).astype(np.int64))
+    return RateCounts(keep, events, time, np.bincount(once, minlength=size).reshape(plan.shape).astype(np.int64))
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
@@ -121,10 +121,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     cells = counting.people(cohort, counted.keep) | {"people_by_group": counted.people}
     cells["events_by_group"] = np.rint(counted.events).astype(np.int64)
     sums = {"events": counted.events, "time": counted.time, "people_by_group": counted.people.astype(np.float64)}
-    return Part(sums, cells, bounds(task) | {"people_by_group": float(task.rows_per_person)})
+    return Part(sums, cells, sensitivity(task) | {"people_by_group": float(task.rows_per_person)})
 
 
-def bounds(task: Task) -> dict[str, float]:
+def sensitivity(task: Task) -> dict[str, float]:
     return {name: task.rows_per_person * field.interval[1] for name, field in (("events", task.plan.events), ("time", task.plan.time))}
 
 

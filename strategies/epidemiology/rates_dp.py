@@ -54,7 +54,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = rates.count(cohort, task)
     sums = {"events": counted.events, "time": counted.time, "people": counting.tally(cohort, counted.keep)}
-    return Part(sums, {}, rates.bounds(task) | {"people": counting.tally_bound(task.rows_per_person)})
+    return Part(sums, {}, rates.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)})
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -122,7 +122,7 @@ def _direct(events: Floats, time: Floats, noise: tuple[float, float], plan: Plan
     return rows
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """A group's rate, if groups are equal, everyone is followed for half of the range of time, and one person in ten has an event."""
     plan: Plan = task.plan
     each = people / len(plan.groups)

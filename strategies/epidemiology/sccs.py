@@ -128,7 +128,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     residual = rows.events - rows.spread(rows.totals) * found.share
     information = newton.gram(rows.X, rows.spread(rows.totals) * found.share) - newton.gram(found.mean, rows.totals)
     sums = {"score": rows.X.T @ residual, "information": information, "log_lik": np.array([float(rows.events @ found.log_share)])}
-    return Part(sums, cells, _bounds(task, state["beta"]), parameters=len(task.plan.names))
+    return Part(sums, cells, _sensitivity(task, state["beta"]), parameters=len(task.plan.names))
 
 
 def _cells(rows: Rows, cohort: Cohort) -> dict[str, Ints]:
@@ -140,15 +140,15 @@ def _cells(rows: Rows, cohort: Cohort) -> dict[str, Ints]:
     }
 
 
-def most_events(task: Task) -> float:
+def max_events(task: Task) -> float:
     return float(task.rows_per_person * task.plan.model.response[0].interval[1])
 
 
-def _bounds(task: Task, beta: Floats) -> dict[str, float]:
+def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     """Of N events: the score moves by N times the distance of two rows at most, the information by N times the largest variance
     of covariates that lie so far apart, and a share of a period by what the contract's ranges leave."""
     plan: Plan = task.plan
-    N, reach = most_events(task), plan.reach
+    N, reach = max_events(task), plan.reach
     low, high = newton.predictor_interval(newton.row_norm(plan.model.terms, False), beta, False)
     longest = plan.offset.interval
     apart = (high - low) + (longest[1] - longest[0]) if math.isfinite(longest[1] - longest[0]) else math.inf

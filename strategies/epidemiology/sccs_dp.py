@@ -25,14 +25,14 @@ from strategies.protocol import Task
 COUNTS = 0.05
 INFORMATION = 0.25  # of a round, to the information; the rest to the score
 ONLY_COUNTS = False
-CUT = "about {share:.0f} % of the people were clipped: more events than `most_events`, values moved into the contract's ranges, or rows beyond rows_per_person"
+CUT = "about {share:.0f} % of the people were clipped: more events than `max_events`, values moved into the contract's ranges, or rows beyond rows_per_person"
 
 
 class Options(sccs.Options):
-    """`rounds` of Newton's method; a person with more than `most_events` events weighs as one with so many."""
+    """`rounds` of Newton's method; a person with more than `max_events` events weighs as one with so many."""
 
     rounds: int = pydantic.Field(4, ge=2, le=20)
-    most_events: int = pydantic.Field(3, ge=1)
+    max_events: int = pydantic.Field(3, ge=1)
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
@@ -57,7 +57,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     rows = cohort.once(("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
     found = sccs.expect(rows, state["beta"])
-    weight = np.minimum(1.0, task.options.most_events / np.maximum(rows.totals, 1e-300))
+    weight = np.minimum(1.0, task.options.max_events / np.maximum(rows.totals, 1e-300))
     totals = rows.totals * weight
     score = rows.X.T @ (rows.events * rows.spread(weight) - rows.spread(totals) * found.share)
     information = newton.gram(rows.X, rows.spread(totals) * found.share) - newton.gram(found.mean, totals)
@@ -65,12 +65,12 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep[rows.place] = True
     clipped[rows.place[rows.spread(weight) < 1]] = True
     packed = newton_dp.pack(information, newton_dp.everywhere(len(information)))
-    return Part({"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)}, {}, _bounds(task))
+    return Part({"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)}, {}, _sensitivity(task))
 
 
-def _bounds(task: Task) -> dict[str, float]:
-    N, reach = min(task.options.most_events, sccs.most_events(task)), task.plan.reach
-    return {"score": N * reach, "information": N * reach**2 / 4, "people": counting.tally_bound(task.rows_per_person)}
+def _sensitivity(task: Task) -> dict[str, float]:
+    N, reach = min(task.options.max_events, sccs.max_events(task)), task.plan.reach
+    return {"score": N * reach, "information": N * reach**2 / 4, "people": counting.tally_sensitivity(task.rows_per_person)}
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -87,11 +87,11 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """As if one person in five had one event, half of it in time that differs in every covariate."""
     plan: Plan = task.plan
     information: Floats = 0.2 * people * newton_dp.expected_squares(task, plan.names, False) / 2
     score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     least = newton_dp.SURE * matrix * math.sqrt(len(information))
-    return newton_dp.foreseen(plan.names, plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(plan.names, plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)

@@ -25,7 +25,7 @@ from strategies.numerics import counting, grouping
 from strategies.protocol import Task
 
 ONLY_COUNTS = True
-MOST_WEEKS, MOST_CELLS = 2000, 5_000_000
+MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
 
@@ -100,13 +100,13 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(f"weeks: {week.name!r} has no range in the contract; write the first and the last week, as in `weeks: [0, 311]`")
     first, last = options.weeks or (math.ceil(week.interval[0]), math.floor(week.interval[1]))
     needed = _history(options.method) + options.test
-    if not needed <= last - first + 1 <= MOST_WEEKS:
-        raise ExpressionError(f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MOST_WEEKS}")
+    if not needed <= last - first + 1 <= MAX_WEEKS:
+        raise ExpressionError(f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MAX_WEEKS}")
     by = grouping.fields(options.by, schema, "series are of categories")
     labels = grouping.labels(by)
-    if len(labels) * (last - first + 1) > MOST_CELLS:
+    if len(labels) * (last - first + 1) > MAX_CELLS:
         raise ExpressionError(
-            f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MOST_CELLS:,} counts in all: use fewer or coarser columns"
+            f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MAX_CELLS:,} counts in all: use fewer or coarser columns"
         )
     number = f"CAST({week.sql} AS BIGINT)"
     index = f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END"
@@ -233,7 +233,7 @@ def seasons(k: int, method: Farrington) -> tuple[Ints, Ints]:
 
 
 @dataclass(frozen=True)
-class Fit:
+class SeriesFit:
     """Of each series: coefficients (series, p) and their covariance but for the dispersion (series, p, p); fitted means (series, n);
     the dispersion, at least 1; and the one that scales errors."""
 
@@ -285,7 +285,7 @@ def upper_limit(expected: Floats, error: Floats, phi: Floats, method: Farrington
     return upper
 
 
-def _reweighted(X: Floats, counts: Floats, method: Farrington) -> Fit:
+def _reweighted(X: Floats, counts: Floats, method: Farrington) -> SeriesFit:
     """Twice: the second time weeks that stand out, as past outbreaks do, weigh less."""
     first = _quasi_poisson(X, counts, np.ones_like(counts))
     leverage = np.einsum("na,sab,nb->sn", X, first.inverse, X, optimize=True) * first.mu
@@ -297,10 +297,10 @@ def _reweighted(X: Floats, counts: Floats, method: Farrington) -> Fit:
     if method.variant == "paper":
         return fit
     squares = (weights * ((counts - fit.mu) / fit.mu) ** 2).sum(1) / (len(X) - X.shape[1])
-    return Fit(fit.beta, fit.inverse, fit.mu, fit.phi, squares)
+    return SeriesFit(fit.beta, fit.inverse, fit.mu, fit.phi, squares)
 
 
-def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> Fit:
+def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     """Iteratively reweighted least squares of all series at once, which share X (n, p)."""
     n, p = X.shape
     products = (X[:, :, None] * X[:, None, :]).reshape(n, p * p)
@@ -323,4 +323,4 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> Fit:
     A = (W @ products).reshape(-1, p, p)
     inverse = np.linalg.inv(A + ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p)
     phi = (weights * (counts - mu) ** 2 / mu).sum(1) / (n - p)
-    return Fit(beta, inverse, mu, np.maximum(phi, 1.0), np.maximum(phi, 1.0))
+    return SeriesFit(beta, inverse, mu, np.maximum(phi, 1.0), np.maximum(phi, 1.0))

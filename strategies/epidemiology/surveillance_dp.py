@@ -62,7 +62,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(tables, counted.n, Exactness("noised", "noise was added to every weekly count; it is in the limits as it is in the counts"), counted.notes)
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """A weekly count, if all are alike."""
     sampling, sd = math.sqrt(people / len(task.plan.labels) / task.plan.weeks), noise(State(), "counts")
     z = float(special.ndtri(0.975))

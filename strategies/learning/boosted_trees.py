@@ -32,7 +32,7 @@ FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the 
 
 
 class Options(Frozen):
-    """`model` as `died ~ age + sex`. A branch is split if both sides keep `least` rows and the gain is positive; `l2` shrinks leaves.
+    """`model` as `died ~ age + sex`. A branch is split if both sides keep `min_rows` rows and the gain is positive; `l2` shrinks leaves.
     `validation`: the share of people, chosen by `seed` as `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
 
     model: str
@@ -42,7 +42,7 @@ class Options(Frozen):
     learning_rate: float = pydantic.Field(0.15, gt=0, le=1)
     bins: int = pydantic.Field(32, ge=2, le=256)
     l2: float = pydantic.Field(1.0, ge=0)
-    least: int = pydantic.Field(20, ge=1)
+    min_rows: int = pydantic.Field(20, ge=1)
     validation: float = pydantic.Field(0.0, ge=0, le=0.9)
     seed: int = pydantic.Field(0, ge=0)
 
@@ -90,8 +90,8 @@ class Rows:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     part = "try" if state.step == "score" and task.options.validation else "grow"
     rows = cohort.once(("boosted_trees", task.name, part), lambda: _rows(cohort, task, part))
-    sums, cells, bounds = _STEPS[state.step](cohort, rows, task, state)
-    return Part(sums, rows.cells | cells, bounds, parameters=len(task.plan.names))
+    sums, cells, sensitivity = _STEPS[state.step](cohort, rows, task, state)
+    return Part(sums, rows.cells | cells, sensitivity, parameters=len(task.plan.names))
 
 
 def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
@@ -238,7 +238,7 @@ def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
     right = [all_ - some for all_, some in zip(whole, left, strict=True)]
     l2 = options.l2 + 1e-12
     gain = left[0] ** 2 / (left[1] + l2) + right[0] ** 2 / (right[1] + l2) - whole[0] ** 2 / (whole[1] + l2)
-    gain = np.where((left[2] >= options.least) & (right[2] >= options.least), gain, -np.inf)
+    gain = np.where((left[2] >= options.min_rows) & (right[2] >= options.min_rows), gain, -np.inf)
     branches, _, cuts = gain.shape
     best = gain.reshape(branches, -1).argmax(1)
     feature, cut = np.divmod(best, cuts)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from federation.messages import Exactness, Floats, Model, Part, Result, Row, State, Table
+from federation.messages import Exactness, Floats, Part, Result, Row, State, Table, TrainedModel
 from strategies.learning import scores
 from strategies.numerics import counting
 from strategies.protocol import Task
@@ -20,7 +20,7 @@ from strategies.protocol import Task
 EXACTNESS = Exactness("approximate", "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds")
 
 
-def result(parts: Sequence[Part], total: Part, task: Task, state: State, model: Model) -> Result:
+def result(parts: Sequence[Part], total: Part, task: Task, state: State, model: TrainedModel) -> Result:
     counts = total.sums["scores"]
     people, loss = float(total.sums["totals"][0]), float(total.sums["totals"][1])
     glance: Row = {**summary(counts), "log_loss": loss / people if people else None}

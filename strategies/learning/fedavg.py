@@ -74,8 +74,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         gradient *= rate
         weights = weights - gradient
     sums = {"weights": n * weights, "totals": np.array([n, loss])}
-    bounds = state.once(("bounds", task.name), lambda: _bounds(task, start))
-    return Part(sums, cells, bounds, parameters=len(start))
+    sensitivity = state.once(("bounds", task.name), lambda: _sensitivity(task, start))
+    return Part(sums, cells, sensitivity, parameters=len(start))
 
 
 def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
@@ -87,7 +87,7 @@ def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
     return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
 
 
-def _bounds(task: Task, weights: Floats) -> dict[str, float]:
+def _sensitivity(task: Task, weights: Floats) -> dict[str, float]:
     """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
     low, high = newton.predictor_interval(norm, weights, True)

@@ -64,8 +64,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
             sums[:, j] += np.bincount(nearest, block[:, j], k)
         inertia += float(distance[np.arange(len(block)), nearest].sum())
     far = float(((1 + np.abs(centres)) ** 2 * weights).sum(1).max())  # from the farthest corner of the range
-    bounds = {"counts": float(m), "sums": m * math.sqrt(p), "inertia": m * far}
-    return Part({"counts": counts.astype(np.float64), "sums": sums, "inertia": np.array([inertia])}, people | {"sizes": counts}, bounds, parameters=k * p)
+    sensitivity = {"counts": float(m), "sums": m * math.sqrt(p), "inertia": m * far}
+    return Part({"counts": counts.astype(np.float64), "sums": sums, "inertia": np.array([inertia])}, people | {"sizes": counts}, sensitivity, parameters=k * p)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:

@@ -23,7 +23,7 @@ from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Term
-from federation.messages import Floats, Model, Part, Result, Row, State
+from federation.messages import Floats, Part, Result, Row, State, TrainedModel
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
@@ -168,10 +168,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     cells = dict(found.cells)
     if "scores" in sums:
         cells["scores"] = sums["scores"].astype(np.int64)
-    return Part(sums, cells, {name: _bound(name, task) for name in sums}, task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0)
+    return Part(sums, cells, {name: _sensitivity_of(name, task) for name in sums}, task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0)
 
 
-def _bound(name: str, task: Task) -> float:
+def _sensitivity_of(name: str, task: Task) -> float:
     """Scores are counts; and one step of a logistic model with all people is a sum over them of what is no longer than their rows."""
     options = task.options
     if name == "scores":
@@ -258,7 +258,7 @@ def steps_of(options: Options) -> Steps:
     return Steps(rate, options.server_momentum, options.beta_2, options.tau)
 
 
-def model(task: Task, state: State) -> Model:
+def model(task: Task, state: State) -> TrainedModel:
     """What is released: the network, how its inputs are scaled, and its weights."""
     plan: Plan = task.plan
     about: Row = {
@@ -267,4 +267,4 @@ def model(task: Task, state: State) -> Model:
         "inputs": [term.name for term in plan.terms] or [str(plan.array.name if plan.array else "")],
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
-    return Model(about, state["weights"])
+    return TrainedModel(about, state["weights"])

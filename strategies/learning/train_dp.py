@@ -92,7 +92,7 @@ def sampling(task: Task, state: State) -> Sampling | None:
     return Sampling("update" if alone else "gradient", options.sampling, options.local_steps, options.rounds, alone)
 
 
-def step_bound(task: Task) -> float:
+def step_sensitivity(task: Task) -> float:
     return float(task.options.clip * (1 + SLACK))
 
 
@@ -108,7 +108,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     net = cohort.once(("train net", task.name), lambda: _net(task, state["weights"]))
     networks.put(net, state["weights"])
     chosen = drawn(cohort, found, task, int(state["round"][0]), 0)
-    return Part({"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))}, {}, {"gradient": step_bound(task)})
+    return Part({"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))}, {}, {"gradient": step_sensitivity(task)})
 
 
 def _net(task: Task, weights: Floats) -> Any:
@@ -220,7 +220,7 @@ def _glance(counts: Floats, variance: float) -> Row:
     return {**row, "auc": min(max(row["auc"], 0.0), 1.0), **ends, "noise_sd": noise}
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil 1982)."""
     n = max(2.0, people * (task.options.validation or 1.0))
     auc, half = 0.8, n / 2

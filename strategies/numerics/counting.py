@@ -42,7 +42,7 @@ def tally(cohort: Cohort, keep: Mask, clipped: Mask | None = None) -> Ints:
     return np.array(counts if cohort.rows_per_person == 1 else [*counts, rows], np.int64)
 
 
-def tally_bound(rows_per_person: int) -> float:
+def tally_sensitivity(rows_per_person: int) -> float:
     """Alone, a person's row is complete, and perhaps clipped, or missing. Of several, a person counts once among the people, once
     among the clipped, and the rows are split over complete and missing."""
     return math.sqrt(2) if rows_per_person == 1 else math.sqrt(2 + rows_per_person**2)
@@ -65,7 +65,7 @@ def what(rows_per_person: int) -> str:
     return "people" if rows_per_person == 1 else "rows"
 
 
-def cross_bound(rows_per_person: int) -> float:
+def cross_sensitivity(rows_per_person: int) -> float:
     """A person's rows are split over complete and missing, and the person is clipped or not."""
     return math.sqrt(1 + rows_per_person**2)
 
@@ -73,8 +73,8 @@ def cross_bound(rows_per_person: int) -> float:
 def crossed(cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int) -> Part:
     """What `cross` counts, as a Part of `counts` (in that shape) and of who was counted."""
     counted, name = cross(cohort, fields), what(rows_per_person)
-    bounds = {"counts": float(rows_per_person), name: cross_bound(rows_per_person)}
-    return Part({"counts": counted.cells.reshape(shape), name: counted.people}, {}, bounds)
+    sensitivity = {"counts": float(rows_per_person), name: cross_sensitivity(rows_per_person)}
+    return Part({"counts": counted.cells.reshape(shape), name: counted.people}, {}, sensitivity)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from federation.messages import Floats, Row, State
 
 BLOCK = 4096  # rows: with 20 columns a block of float64 stays in a core's cache
 ALIASED = 1e-9  # share of a column's information that the columns before it leave, below which it repeats them
-MOST_ROUNDS = 30
+MAX_ROUNDS = 30
 Mask = NDArray[np.bool_]
 
 
@@ -115,7 +115,7 @@ def climb(state: State, score: Floats, information: Floats, log_lik: float, dive
     values, beta = dict(state.values), state["beta"]
     best, rounds = float(values["best"][0]), int(values["rounds"][0]) + 1
     values["rounds"] = np.array([float(rounds)])
-    if rounds > MOST_ROUNDS:
+    if rounds > MAX_ROUNDS:
         raise ModelError(diverged(int(np.argmax(np.abs(beta)))))
     if not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
         return State("newton", values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back

@@ -151,7 +151,7 @@ def late_noise(states: Sequence[State], noise: Callable[[State, str], float], ar
     return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
 
 
-def foreseen(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float, least: float) -> list[Row]:
+def forecast_rows(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float, least: float) -> list[Row]:
     """The intervals to expect with that information (p,) on each scaled coefficient, and noise of that standard deviation on
     the score; without a `width` if some information is below `least`: then no estimate will be given at all."""
     L = newton.unscale(names, scaling, intercept)

@@ -106,11 +106,11 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         information += Z.T @ Z
         deviance += lost
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
-    bounds = _bounds(task, beta)
+    sensitivity = _sensitivity(task, beta)
     if state.step == "moments":
         sums["moments"] = cohort.once(("glm moments", task.name), lambda: _moments(rows))
-        bounds["moments"] = _moment_bound(task)
-    return Part(sums, rows.cells, bounds, parameters=p)
+        sensitivity["moments"] = _moment_sensitivity(task)
+    return Part(sums, rows.cells, sensitivity, parameters=p)
 
 
 def _rows(cohort: Cohort, task: Task) -> Rows:
@@ -160,7 +160,7 @@ def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
 
 
-def _bounds(task: Task, beta: Floats) -> dict[str, float]:
+def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     """How far one person moves each sum: from the contract's ranges, and where they put the linear predictor."""
     plan: Plan = task.plan
     low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
@@ -183,7 +183,7 @@ def _bounds(task: Task, beta: Floats) -> dict[str, float]:
     return {"score": heaviest * residual * norm, "information": heaviest * variance * norm_squared, "deviance": heaviest * deviance}
 
 
-def _moment_bound(task: Task) -> float:
+def _moment_sensitivity(task: Task) -> float:
     plan: Plan = task.plan
     response = plan.model.response[0]
     low, high = response.interval if response.kind == "number" else (0.0, 1.0)
@@ -205,13 +205,13 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     rounds = values["rounds"] = values["rounds"] + 1
     before = float(values["deviance"][0])
     if not math.isfinite(deviance) or deviance > before + 1e-8 * (abs(before) + 1):
-        if rounds[0] > newton.MOST_ROUNDS:
+        if rounds[0] > newton.MAX_ROUNDS:
             raise errors.ModelError(_diverged(task, state["beta"]))
         return State("newton", values | {"beta": (state["beta"] + values["last"]) / 2})  # overshot: half the way back
     scale = np.abs(state["beta"]).max(initial=1.0)
     if np.abs(step.beta).max(initial=0.0) <= 1e-9 * scale:
         return _result(state["beta"] + step.beta, step, deviance, total, task, values["moments"], int(rounds[0]))
-    if rounds[0] > newton.MOST_ROUNDS:
+    if rounds[0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, state["beta"]))
     return State("newton", values | {"beta": state["beta"] + step.beta, "deviance": np.array([deviance]), "last": state["beta"]})
 

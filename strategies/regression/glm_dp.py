@@ -100,7 +100,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     if cut is not None and len(rows.y):
         clipped[rows.order[np.repeat(cut, np.diff(np.r_[rows.first, len(rows.y)]))]] = True
     sums["people"] = counting.tally(cohort, rows.keep, clipped)
-    return Part(sums, {}, _bounds(task, state))
+    return Part(sums, {}, _sensitivity(task, state))
 
 
 def _rows(cohort: Cohort, task: Task) -> Rows:
@@ -153,11 +153,11 @@ def _newton(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
     mu, variance = _mean_and_variance(task, eta)
     residual = rows.y - mu
     squares = rows.X * rows.X
-    score_bound, information_bound = _row_bounds(task)
+    score_sensitivity, information_sensitivity = _row_sensitivity(task)
     most = task.rows_per_person * task.options.clip
-    cut, by_score = _factor(np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_bound)
+    cut, by_score = _factor(np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_sensitivity)
     length = variance * np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
-    _, by_information = _factor(length, rows, most * information_bound)
+    _, by_information = _factor(length, rows, most * information_sensitivity)
     information = newton.gram(rows.X, variance * by_information)
     return {"score": rows.X.T @ (residual * by_score), "information": newton_dp.pack(information, newton_dp.everywhere(len(information)))}, cut
 
@@ -171,20 +171,20 @@ def _mean_and_variance(task: Task, eta: Floats) -> tuple[Floats, Floats]:
     return mu, mu
 
 
-def _factor(length: Floats, rows: Rows, bound: float) -> tuple[Any, Floats]:
+def _factor(length: Floats, rows: Rows, sensitivity: float) -> tuple[Any, Floats]:
     """Which people's rows together are longer than `bound`, and by what to scale each row. By the triangle inequality the
     lengths of a person's rows add up to no less than the length of their sum."""
     if not len(length):
         return np.zeros(0, np.bool_), length
     by_person = np.add.reduceat(length, rows.first)
-    factor = np.minimum(1.0, bound / np.maximum(by_person, 1e-300))
-    return by_person > bound * (1 + 1e-12), np.repeat(factor, np.diff(np.r_[rows.first, len(length)]))
+    factor = np.minimum(1.0, sensitivity / np.maximum(by_person, 1e-300))
+    return by_person > sensitivity * (1 + 1e-12), np.repeat(factor, np.diff(np.r_[rows.first, len(length)]))
 
 
 _STEPS: Mapping[str, Callable[[Rows, Task, State], tuple[dict[str, Any], Any]]] = {"moments": _moments, "mean": _mean, "newton": _newton}
 
 
-def _row_bounds(task: Task) -> tuple[float, float]:
+def _row_sensitivity(task: Task) -> tuple[float, float]:
     """How long one row's score and information can be, unclipped."""
     p = len(task.plan.names)
     most = 1.0 if task.options.family == "binomial" else task.plan.model.response[0].interval[1]
@@ -192,15 +192,15 @@ def _row_bounds(task: Task) -> tuple[float, float]:
     return most * math.sqrt(p), spread * newton_dp.triangle_norm(p)
 
 
-def _bounds(task: Task, state: State) -> dict[str, float]:
-    m, counts = task.rows_per_person, {"people": counting.tally_bound(task.rows_per_person)}
+def _sensitivity(task: Task, state: State) -> dict[str, float]:
+    m, counts = task.rows_per_person, {"people": counting.tally_sensitivity(task.rows_per_person)}
     if math.isinf(task.plan.norm) or not all(map(math.isfinite, _response_interval(task))):
         return counts | dict.fromkeys(("moments", "mean", "score", "information"), math.inf)
     if state.step == "moments":
         return counts | {"moments": m * task.options.clip * newton_dp.triangle_norm(len(task.plan.names) + 1)}
     if state.step == "mean":
         return counts | {"mean": m * math.sqrt(2)}
-    score, information = _row_bounds(task)
+    score, information = _row_sensitivity(task)
     return counts | {"score": m * task.options.clip * score, "information": m * task.options.clip * information}
 
 
@@ -263,7 +263,7 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
     return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """As if half of the answers were yes, counts had a mean of 1, and a gaussian response left a quarter of its range."""
     plan, options = task.plan, task.options
     squares = newton_dp.expected_squares(task, plan.names, plan.model.intercept)
@@ -279,4 +279,4 @@ def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> li
         information = people * squares * weight
         score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
     least = newton_dp.SURE * matrix * math.sqrt(len(squares))
-    return newton_dp.foreseen(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z, least=least)

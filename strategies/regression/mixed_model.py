@@ -28,8 +28,8 @@ from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Task
 
-MOST_EFFECTS = 3
-MOST_STEPS = 60
+MAX_EFFECTS = 3
+MAX_STEPS = 60
 
 
 class Options(Frozen):
@@ -85,8 +85,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if not model.terms and not model.intercept:
         raise ExpressionError(f"the model {options.model!r} has no term on the right of ~; name at least one")
     random = formula.compile(f"~ {options.random}", schema)
-    if random.strata or random.offset is not None or not 1 <= len(random.terms) + random.intercept <= MOST_EFFECTS:
-        raise ExpressionError(f"random: {options.random!r} must be 1 to {MOST_EFFECTS} terms, as in `1 + month`")
+    if random.strata or random.offset is not None or not 1 <= len(random.terms) + random.intercept <= MAX_EFFECTS:
+        raise ExpressionError(f"random: {options.random!r} must be 1 to {MAX_EFFECTS} terms, as in `1 + month`")
     by = schema.field(options.by) if options.by else None
     if by is not None and by.kind != "category":
         raise ExpressionError(f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out")
@@ -123,7 +123,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         sums = {"zz": blocks.zz, "zw": blocks.zw, "ww": blocks.ww}
     else:
         sums = evaluate(blocks, _covariance(state["theta"], task.plan), task.plan)
-    return Part(sums, cells, _bounds(task, state), parameters=len(task.plan.fixed.names))
+    return Part(sums, cells, _sensitivity(task, state), parameters=len(task.plan.fixed.names))
 
 
 def _blocks(cohort: Cohort, task: Task) -> tuple[Blocks, dict[str, Ints]]:
@@ -200,7 +200,7 @@ def _basis(plan: Plan) -> Floats:
     return basis
 
 
-def _bounds(task: Task, state: State) -> dict[str, float]:
+def _sensitivity(task: Task, state: State) -> dict[str, float]:
     """V is at least the identity, so what it weighs down is no longer than unweighted."""
     plan: Plan = task.plan
     m = task.rows_per_person
@@ -295,7 +295,7 @@ def _climb(sums: Any, n: int, task: Task, values: dict[str, Floats]) -> State | 
     found = _profile(sums, n, task, theta, rounds)
     best = float(values.get("best", np.array([math.inf]))[0])
     values["rounds"] = np.array([float(rounds)])
-    if rounds > MOST_STEPS:
+    if rounds > MAX_STEPS:
         raise errors.ModelError(f"{task.name}: the random effects' variances do not settle; use fewer random terms")
     if not math.isfinite(found.deviance) or found.deviance > best + 1e-9 * (abs(best) + 1):
         return State("people", values | {"theta": (theta + values["last"]) / 2})  # overshot: half the way back

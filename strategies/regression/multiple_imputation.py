@@ -156,11 +156,11 @@ def _moments(cohort: Cohort, rows: Rows, task: Task, cells: dict[str, Any]) -> P
         W = np.column_stack([rows.Z[there], (values[there] - _middle(field)) / _half(field)])
         found[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
     finite = all(math.isfinite(end) for one in (*task.plan.predictors, *task.plan.impute) for end in one.interval)
-    bound = task.rows_per_person * size * math.sqrt(len(found)) if finite else math.inf
+    sensitivity = task.rows_per_person * size * math.sqrt(len(found)) if finite else math.inf
     return Part(
         {"moments": found, "known": known.astype(np.float64)},
         cells | {"known": known},
-        {"moments": bound, "known": task.rows_per_person * math.sqrt(len(found))},
+        {"moments": sensitivity, "known": task.rows_per_person * math.sqrt(len(found))},
     )
 
 
@@ -226,7 +226,7 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
     """A step in each completed table; half the way back where it overshot."""
     values, names = dict(state.values), task.plan.fit.plan.names
     values["rounds"] = values["rounds"] + 1
-    if values["rounds"][0] > newton.MOST_ROUNDS:
+    if values["rounds"][0] > newton.MAX_ROUNDS:
         worst = names[int(np.abs(values["beta"]).max(0).argmax())]
         raise errors.ModelError(f"{task.name}: the coefficient of {worst!r} grows without end; leave it out, or merge its levels")
     beta, deviance = values["beta"].copy(), total.sums["deviance"][:, 0]

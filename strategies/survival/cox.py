@@ -29,7 +29,7 @@ from strategies.numerics.newton import Scaling
 from strategies.protocol import Task
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
-from strategies.survival.time_grid import Grid, TimeGrid
+from strategies.survival.time_grid import GridOptions, TimeGrid
 
 
 class Options(Frozen):
@@ -38,7 +38,7 @@ class Options(Frozen):
     model: str
     strata: str | None = None
     ties: Literal["efron", "breslow"] = "efron"
-    grid: Grid | None = None
+    grid: GridOptions | None = None
     weights: str | None = None
     robust: bool = False
     landmark: float | None = None
@@ -116,7 +116,7 @@ class Rows:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     rows = cohort.once(("cox", task.name), lambda: _rows(cohort, task))
     sums = _STEPS[state.step](rows, task, state)
-    return Part(sums, rows.cells, _bounds(task, state, sums), parameters=len(task.plan.names))
+    return Part(sums, rows.cells, _sensitivity(task, state, sums), parameters=len(task.plan.names))
 
 
 def _rows(cohort: Cohort, task: Task) -> Rows:
@@ -295,7 +295,7 @@ _NOTHING: tuple[Floats, float, Floats] = (np.empty(0), 0.0, np.empty(0))
 _STEPS = {"fit": _fit_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
 
 
-def _bounds(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
+def _sensitivity(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
     """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
     sums over those who leave, enter and die have: one cell a row."""
     low, high = newton.predictor_interval(newton.row_norm(task.plan.model.terms, False), state["beta"], False)
@@ -305,11 +305,11 @@ def _bounds(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, f
     observed = heaviest * math.sqrt(max(low * low, high * high) + p)
     known = {"left": cell, "entered": cell, "died": cell, "deaths": max(heaviest, task.rows_per_person) * math.sqrt(2), "observed": observed}
     if state.step == "information":
-        known["gram"] = heaviest * top * p * _most_exposure(state, task)
+        known["gram"] = heaviest * top * p * _max_exposure(state, task)
     return {name: known.get(name, math.inf) for name in sums}
 
 
-def _most_exposure(state: State, task: Task) -> float:
+def _max_exposure(state: State, task: Task) -> float:
     """The increments of all times of the stratum that has most of them."""
     return float(state["h0"].reshape(-1, task.plan.grid.size).sum(1).max())
 
@@ -353,7 +353,7 @@ def _newton(score: Floats, information: Floats, log_lik: float, total: Part, tas
         values |= {"rounds": np.zeros(1), "null_log_lik": np.array([log_lik]), "best": np.array([-math.inf]), "last": beta}
     values["rounds"] = values["rounds"] + 1
     best = float(values["best"][0])
-    if values["rounds"][0] > newton.MOST_ROUNDS:
+    if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, beta))
     if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
         return State(again, values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back

@@ -84,10 +84,10 @@ def start(task: Task) -> State:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | {"leaving": counts, "off_grid": np.array([off_grid])}
-    return Part({"leaving": counts.astype(np.float64)}, cells, {"leaving": leaving_bound(task)})
+    return Part({"leaving": counts.astype(np.float64)}, cells, {"leaving": leaving_sensitivity(task)})
 
 
-def leaving_bound(task: Task) -> float:
+def leaving_sensitivity(task: Task) -> float:
     return task.rows_per_person * math.sqrt(len(task.plan.model.response) - 1)  # a row leaves once, and may enter once
 
 

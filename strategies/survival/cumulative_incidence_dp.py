@@ -52,11 +52,11 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, _ = cumulative_incidence.count_leaving(cohort, task)
-    bounds = {
-        "life": cumulative_incidence.leaving_bound(task) * cumulative.norm(task.plan.grid.size),
-        "people": counting.tally_bound(task.rows_per_person),
+    sensitivity = {
+        "life": cumulative_incidence.leaving_sensitivity(task) * cumulative.norm(task.plan.grid.size),
+        "people": counting.tally_sensitivity(task.rows_per_person),
     }
-    return Part({"life": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, bounds)
+    return Part({"life": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, sensitivity)
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -136,7 +136,7 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
     return {"group": label, "cause": cause, "n": max(0, round(leaving.sum())), "n_event": max(0, round(leaving[index].sum())), "noise_sd": sd, **end}
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """The incidence of a cause half-way, in each of equal groups, if by the end half of them have had one of equally frequent events."""
     plan: Plan = task.plan
     causes, groups, size = len(plan.causes), len(plan.labels), plan.grid.size

@@ -26,7 +26,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Task
 from strategies.survival import cumulative_incidence, time_grid
-from strategies.survival.time_grid import Grid, TimeGrid
+from strategies.survival.time_grid import GridOptions, TimeGrid
 
 
 class Options(Frozen):
@@ -35,7 +35,7 @@ class Options(Frozen):
     model: str
     cause: str
     nothing: str | None = None
-    grid: Grid | None = None
+    grid: GridOptions | None = None
     conf_level: float = 0.95
 
 
@@ -85,7 +85,7 @@ class Rows:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     rows = cohort.once(("fine_gray", task.name), lambda: _rows(cohort, task))
     sums = _STEPS[state.step](rows, task, state)
-    return Part(sums, rows.cells, _bounds(task, state, sums), parameters=len(task.plan.names))
+    return Part(sums, rows.cells, _sensitivity(task, state, sums), parameters=len(task.plan.names))
 
 
 def _rows(cohort: Cohort, task: Task) -> Rows:
@@ -160,7 +160,7 @@ def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
 _STEPS = {"censoring": _censoring_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
 
 
-def _bounds(task: Task, state: State, sums: dict[str, Floats]) -> dict[str, float]:
+def _sensitivity(task: Task, state: State, sums: dict[str, Floats]) -> dict[str, float]:
     """As with Cox's model what is made of risk sets has no bound, and a weight 1 / G has none that is known beforehand."""
     return {name: task.rows_per_person * np.sqrt(2) if name == "leaving" else np.inf for name in sums}  # among all, and among its kind
 
@@ -197,7 +197,7 @@ def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
     loglik = float(sums[0] - d[some] @ np.log(S[some, 0]))
     values["rounds"] = values["rounds"] + 1
     if not np.isfinite(loglik) or loglik < values["loglik"][0] - 1e-8 * (abs(values["loglik"][0]) + 1):
-        if values["rounds"][0] > newton.MOST_ROUNDS:
+        if values["rounds"][0] > newton.MAX_ROUNDS:
             raise errors.ModelError(_diverged(task, values["beta"]))
         return State("risk", values | {"beta": (values["beta"] + values["last"]) / 2})  # overshot: half the way back
     made = {"h0": h0, "mean": mean, "score": sums[1:] - d @ mean, "outer": (mean * d[:, None]).T @ mean, "before": before, "loglik": np.array([loglik])}
@@ -207,7 +207,7 @@ def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
 
 def _step(total: Part, task: Task, values: dict[str, Floats]) -> State:
     step = newton.newton(values["score"], total.sums["gram"] - values["outer"])
-    if values["rounds"][0] > newton.MOST_ROUNDS:
+    if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, values["beta"]))
     if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(values["beta"]).max(initial=1.0):
         return State("risk", values | {"last": values["beta"], "beta": values["beta"] + step.beta})

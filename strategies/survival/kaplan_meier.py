@@ -26,14 +26,14 @@ from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Task
 from strategies.survival import time_grid
-from strategies.survival.time_grid import Grid, TimeGrid
+from strategies.survival.time_grid import GridOptions, TimeGrid
 
 
 class Options(Frozen):
     """`every` thins the published curve; the estimate at those times still uses the whole grid."""
 
     model: str
-    grid: Grid | None = None
+    grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
     conf_level: float = 0.95
 

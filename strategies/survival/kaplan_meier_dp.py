@@ -28,7 +28,7 @@ from strategies.survival.kaplan_meier import Plan
 from strategies.survival.time_grid import TimeGrid
 
 COUNTS = 0.05
-MOST_TIMES = 1500  # the noise's covariance has the square of it
+MAX_TIMES = 1500  # the noise's covariance has the square of it
 SURE = 5.0  # noise standard deviations that a number at risk must pass, to be divided by
 ONLY_COUNTS = False
 
@@ -44,8 +44,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
 
 
 def check_grid(grid: TimeGrid) -> None:
-    if grid.size > MOST_TIMES:
-        raise ExpressionError(f"the time grid has {grid.size} times; in mode dp at most {MOST_TIMES}: write a coarser `grid: {{step: ...}}`")
+    if grid.size > MAX_TIMES:
+        raise ExpressionError(f"the time grid has {grid.size} times; in mode dp at most {MAX_TIMES}: write a coarser `grid: {{step: ...}}`")
 
 
 def start(task: Task) -> State:
@@ -66,7 +66,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     table = np.stack([count.reshape(plan.shape) for count in counts.values()])
     sums = {"life": cumulative.encode(table), "people": counting.tally(cohort, keep)}
     cells = math.sqrt(1 + _enter(task))  # a row leaves once, and enters once
-    return Part(sums, {}, {"life": task.rows_per_person * cells * cumulative.norm(plan.grid.size), "people": counting.tally_bound(task.rows_per_person)})
+    return Part(sums, {}, {"life": task.rows_per_person * cells * cumulative.norm(plan.grid.size), "people": counting.tally_sensitivity(task.rows_per_person)})
 
 
 def _enter(task: Task) -> bool:
@@ -208,7 +208,7 @@ def _log_rank_noise(table: Life, share: Floats, hazard: Floats) -> Floats:
     return table.variance * sum((m @ m.T for m in moved), np.zeros((groups, groups)))
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """Survival at the grid's middle, as if half of each group (all of equal size) were still at risk then and 30 % had the
     event, evenly."""
     z = float(special.ndtri((1 + task.options.conf_level) / 2))

@@ -162,11 +162,11 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         exposure, events = person_time(rows, task.plan)
         sums = {"exposure": exposure.sum(1), "events": events.sum(1)}
         cells = rows.cells | {"events_by_time": sums["events"].astype(np.int64)}
-        return Part(sums, cells, _bounds(task, task.plan, None), parameters=task.plan.most + len(task.plan.model.terms))
+        return Part(sums, cells, _sensitivity(task, task.plan, None), parameters=task.plan.most + len(task.plan.model.terms))
     plan = joined(task.plan, state["cuts"])
     made = sums_of(rows, plan, state["beta"])
     sums = {"score": made.score, "information": made.information, "log_lik": np.array([made.log_lik])}
-    return Part(sums, rows.cells, _bounds(task, plan, state["beta"]), parameters=len(plan.names))
+    return Part(sums, rows.cells, _sensitivity(task, plan, state["beta"]), parameters=len(plan.names))
 
 
 def read(cohort: Cohort, task: Task) -> Rows:
@@ -201,7 +201,7 @@ class Sums:
     cut: Mask
 
 
-def sums_of(rows: Rows, plan: Plan, beta: Floats, most_hazard: float = math.inf) -> Sums:
+def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) -> Sums:
     """A row's follow-up ends when its cumulative hazard, as these coefficients make it, reaches `most_hazard`. That time is fixed
     by the row's covariates, so the score still has mean 0 at the right coefficients (optional stopping), and a row moves it by
     no more than `most_hazard` or an event."""
@@ -213,11 +213,11 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, most_hazard: float = math.inf)
         exposure, events = person_time(some, plan)
         eta = np.minimum(beta[:K, None] + some.X @ beta[K:], LONGEST_ETA)  # (K, n)
         hazard = np.exp(eta) * exposure
-        if math.isfinite(most_hazard):
+        if math.isfinite(max_hazard):
             before = np.cumsum(hazard, axis=0)
-            cut[block] = before[-1] > most_hazard
+            cut[block] = before[-1] > max_hazard
             events = events * ~cut[block]
-            hazard = np.maximum(np.minimum(before, most_hazard) - np.minimum(before - hazard, most_hazard), 0.0)
+            hazard = np.maximum(np.minimum(before, max_hazard) - np.minimum(before - hazard, max_hazard), 0.0)
         residual = events - hazard
         score[:K] += residual.sum(1)
         score[K:] += residual.sum(0) @ some.X
@@ -229,7 +229,7 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, most_hazard: float = math.inf)
     return Sums(score, information, log_lik, cut)
 
 
-def _bounds(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float]:
+def _sensitivity(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float]:
     """From the contract's ranges: the most hazard that a row can gather."""
     m, widths = task.rows_per_person, np.diff(plan.edges)
     if beta is None:

@@ -1,7 +1,7 @@
 """Piecewise-exponential regression under differential privacy: hazard ratios without noised risk sets.
 
 Node: events and time at risk by part of the time, then score and information at the hub's coefficients over a few rounds. A person's
-follow-up ends, for the estimate, when the cumulative hazard that these coefficients give reaches MOST_HAZARD: that bounds
+follow-up ends, for the estimate, when the cumulative hazard that these coefficients give reaches MAX_HAZARD: that bounds
 what one person can do, and leaves the score unbiased (see piecewise_exponential.sums_of). Hub: noisy Newton steps, with
 intervals that include the noise. Noised.
 """
@@ -29,7 +29,7 @@ COUNTS, START = 0.05, 0.1  # of the budget, to the number of people and to event
 TIME = 0.2  # of the start, to the time at risk
 INFORMATION = 0.25  # of a round
 CUT = "about {share:.0f} % of the people were cut: their follow-up ends where their cumulative hazard reaches 1 (no bias, fewer events), or values were clipped"
-MOST_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
+MAX_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
 CLEAR = 4.0  # noise standard deviations
 ONLY_COUNTS = False
 
@@ -64,28 +64,28 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     rows = cohort.once(("piecewise", task.name), lambda: piecewise_exponential.read(cohort, task))
     plan: Plan = task.plan
-    bounds = _bounds(task)
+    sensitivity = _sensitivity(task)
     if state.step == "life":
         exposure, events = piecewise_exponential.person_time(rows, plan)
         died = events.sum(1).astype(np.int64)
-        return Part({"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)}, {}, bounds)
+        return Part({"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)}, {}, sensitivity)
     plan = piecewise_exponential.joined(plan, state["cuts"])
-    made = piecewise_exponential.sums_of(rows, plan, state["beta"], MOST_HAZARD)
+    made = piecewise_exponential.sums_of(rows, plan, state["beta"], MAX_HAZARD)
     clipped = np.zeros(cohort.rows, np.bool_)
     clipped[rows.kept[made.cut]] = True
     sums = {"score": made.score, "information": newton_dp.pack(made.information, plan.support), "people": counting.tally(cohort, rows.keep, clipped)}
-    return Part(sums, {}, bounds)
+    return Part(sums, {}, sensitivity)
 
 
-def _bounds(task: Task) -> dict[str, float]:
+def _sensitivity(task: Task) -> dict[str, float]:
     """A row has one event at most, and up to the whole of each interval at risk; its score is that of an event at no hazard, or of
-    MOST_HAZARD and no event: (e_k, x) in length; its information MOST_HAZARD times (e_k, x)(e_k, x)'."""
+    MAX_HAZARD and no event: (e_k, x) in length; its information MAX_HAZARD times (e_k, x)(e_k, x)'."""
     m, terms, K = task.rows_per_person, len(task.plan.model.terms), task.plan.intervals
-    counts = {"people": counting.tally_bound(m), "events": m * cumulative.norm(K), "time": m * math.sqrt(K)}
+    counts = {"people": counting.tally_sensitivity(m), "events": m * cumulative.norm(K), "time": m * math.sqrt(K)}
     if math.isinf(newton.row_norm(task.plan.model.terms, False)):
         return counts | dict.fromkeys(("score", "information"), math.inf)
-    score = max(1.0, MOST_HAZARD) * math.sqrt(max(1 + terms, 1 + MOST_HAZARD**2))
-    return counts | {"score": m * score, "information": m * MOST_HAZARD * newton_dp.triangle_norm(1 + terms)}
+    score = max(1.0, MAX_HAZARD) * math.sqrt(max(1 + terms, 1 + MAX_HAZARD**2))
+    return counts | {"score": m * score, "information": m * MAX_HAZARD * newton_dp.triangle_norm(1 + terms)}
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -119,9 +119,9 @@ def _begin(total: Part, task: Task) -> State:
 def _information_noise(task: Task, sd: float) -> float:
     """The standard deviation of the information's noise in the rounds that the estimate is made of, from that of the events:
     they differ by bound and share alone."""
-    bounds, first, *newton = _bounds(task), *(shares(task, state) for state in rounds(task))
+    sensitivity, first, *newton = _sensitivity(task), *(shares(task, state) for state in rounds(task))
     late = sum(one["information"] for one in newton[-newton_dp.LATE :])
-    return sd * bounds["information"] / bounds["events"] * math.sqrt(first["events"] / late)
+    return sd * sensitivity["information"] / sensitivity["events"] * math.sqrt(first["events"] / late)
 
 
 def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
@@ -141,11 +141,11 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan)))
 
 
-def foresee(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """Of hazard ratios, as if 30 % of the people had the event."""
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     information = 0.3 * people * newton_dp.expected_squares(task, plan.names[K:], False)
     score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
     least = newton_dp.SURE * matrix * math.sqrt(plan.most + len(plan.model.terms))
-    return newton_dp.foreseen(plan.names[K:], plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(plan.names[K:], plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)

@@ -14,10 +14,10 @@ from federation.contract import Field, Frozen
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints
 
-MOST_TIMES = 200_000
+MAX_TIMES = 200_000
 
 
-class Grid(Frozen):
+class GridOptions(Frozen):
     """`step` in the unit of the time column; `until` caps the grid, and later times count as `until`, censored."""
 
     step: float = pydantic.Field(gt=0)
@@ -47,7 +47,7 @@ class TimeGrid:
         return int(np.count_nonzero(np.abs(steps - np.rint(steps)) > 1e-9))
 
 
-def agree(grid: Grid | None, times: tuple[Field, ...]) -> TimeGrid:
+def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
     """From the study's `grid`, else from the contract's `step` and `range` of the time columns."""
     low = min(time.interval[0] for time in times)
     high = max(time.interval[1] for time in times)
@@ -58,14 +58,14 @@ def agree(grid: Grid | None, times: tuple[Field, ...]) -> TimeGrid:
         steps = {time.step for time in times}
         if None in steps or len(steps) > 1:
             raise ExpressionError(f"{names} has no one `step` in the contract; write an agreed time grid, as `grid: {{step: 1}}`")
-        grid = Grid(step=float(steps.pop() or 1))
+        grid = GridOptions(step=float(steps.pop() or 1))
     if grid.until is not None:
         high = min(high, grid.until)
     if not math.isfinite(high):
         raise ExpressionError(f"the contract gives {names} no upper `range`; write `grid: {{step: {grid.step:g}, until: ...}}`")
     size = math.ceil((high - low) / grid.step - 1e-9) + 1
-    if not 2 <= size <= MOST_TIMES:
-        raise ExpressionError(f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MOST_TIMES}: change `step`")
+    if not 2 <= size <= MAX_TIMES:
+        raise ExpressionError(f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MAX_TIMES}: change `step`")
     return TimeGrid(low, grid.step, size)
 
 

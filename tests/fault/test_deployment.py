@@ -346,7 +346,7 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(de
         document = run.result().document
     found = document["analyses"]["t"]
     assert found["rounds"] == 151 and [row["node"] for row in found["tables"]["nodes"]] == list(NODES)
-    missed = [event for event in document["provenance"]["happened"] if event["node"] == "lyon"]
+    missed = [event for event in document["provenance"]["events"] if event["node"] == "lyon"]
     assert 1 <= len(missed) < 150 and all("asked again in the next round" in event["what"] for event in missed)
 
 

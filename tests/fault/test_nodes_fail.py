@@ -62,7 +62,7 @@ def run(sites: Sequence[Site], ask: Ask, **study: object) -> Outcome:
 def test_a_node_that_dies_is_left_out_and_the_answer_is_that_of_the_others(dies_in: int, sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.silent(federations.ask_of(sites), "n2", from_round=dies_in), min_nodes=3)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 3]), rel=1e-8)
-    assert any(h.node == "n2" and "did not answer" in h.what for h in outcome.happened)
+    assert any(h.node == "n2" and "did not answer" in h.what for h in outcome.events)
 
 
 def test_too_few_left_is_a_clear_failure_that_names_them(sites: list[Site]) -> None:
@@ -74,13 +74,13 @@ def test_too_few_left_is_a_clear_failure_that_names_them(sites: list[Site]) -> N
 def test_a_node_that_answers_twice_counts_once(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.twice(federations.ask_of(sites), "n1"))
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 2, 3]), rel=1e-8)
-    assert any("answered twice" in h.what for h in outcome.happened)
+    assert any("answered twice" in h.what for h in outcome.events)
 
 
 def test_an_answer_to_an_earlier_round_is_dropped(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.late(federations.ask_of(sites), "n3"), min_nodes=3)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 2]), rel=1e-8)
-    assert any("late" in h.what for h in outcome.happened)
+    assert any("late" in h.what for h in outcome.events)
 
 
 def nan(part: Part) -> Part:
@@ -119,7 +119,7 @@ def test_a_stranger_is_not_counted(sites: list[Site], tmp_path: Path) -> None:
 
     outcome = run(sites, with_stranger)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 2, 3]), rel=1e-8)
-    assert any(h.node == "stranger" for h in outcome.happened)
+    assert any(h.node == "stranger" for h in outcome.events)
 
 
 def test_a_node_of_three_patients_refuses_and_says_why(sites: list[Site], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> 
     store = database.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
     number = database.write(store, release.clear(outcome, started=now, finished=now, engine="local"))
     with store.connect() as connection:
-        kept = connection.execute(database.happenings.select().where(database.happenings.c.run == number)).fetchall()
+        kept = connection.execute(database.event_rows.select().where(database.event_rows.c.run == number)).fetchall()
         status = connection.execute(database.runs.select()).one().status
     assert [(row.round, row.node) for row in kept] == [(2, "n2")] and status == "complete"
 
@@ -183,5 +183,5 @@ def test_a_refusal_by_a_participant_in_a_later_round_starts_the_analysis_anew(si
 
 
 def test_most_rounds_end_a_loop_that_never_would(sites: list[Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(rounds, "MAX_ROUNDS", 2)
     assert "no result after 2 rounds" in run(sites, federations.ask_of(sites)).runs[TaskId("a")].failed

@@ -17,10 +17,10 @@ from aggregator import rounds, secure_sum
 from aggregator.rounds import Ask, Outcome
 from aggregator.secure_sum import Send
 from federation import errors
-from federation.messages import PHASES, Mail, Phase, Query, Refusal, Reply, TaskId, Within
+from federation.messages import PHASES, Phase, Query, Refusal, Reply, SecAggMessage, TaskId, Within
 from federation.study import Study
 from nodes import ledger, service, state_folder
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Policy, Site
 from simulations import faults, local
 from strategies import registry
@@ -31,7 +31,7 @@ from tests.property.test_private_analyses import CASES as PRIVATE_CASES
 PERSON = TABLE["person"].astype(int).to_numpy()
 SPLIT = PERSON % 5
 NAMES = [f"n{i}" for i in range(5)]
-POLICY = Policy(min_nodes=1, most_epsilon=20, noise="distributed", honest_nodes=2)
+POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=2)
 CROSSTAB = {"run": "crosstab", "rows": "arm", "columns": "sex"}
 SECURE = {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 1}}
 DISTRIBUTED = {"mode": "dp", "epsilon": 20, "noise": "distributed", "secure_sum": {"dropouts": 1, "colluders": 1}}
@@ -47,7 +47,7 @@ def ask_of(send: Send) -> Ask:
 
 
 def run(study: Study, sites: Sequence[Site], fault: Any = None) -> Outcome:
-    send = local.send_of(local.offices_of(sites), federations.NOW)
+    send = local.send_of(local.contexts_of(sites), federations.NOW)
     return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), [site.name for site in sites])
 
 
@@ -150,8 +150,8 @@ def test_a_site_that_requires_a_secure_sum_answers_no_other_study(sites: list[Si
         ({"colluders": 2}, SECURE, "colluders"),
         ({"honest_nodes": 4}, DISTRIBUTED, "honest_nodes"),
         ({"modes": ("dp",)}, SECURE, "privacy"),
-        ({"most_epsilon": 1.0}, DISTRIBUTED, "epsilon"),
-        ({"most_delta": 1e-9}, DISTRIBUTED, "epsilon"),
+        ({"max_epsilon": 1.0}, DISTRIBUTED, "epsilon"),
+        ({"max_delta": 1e-9}, DISTRIBUTED, "epsilon"),
     ],
 )
 def test_a_study_cannot_lower_what_a_site_asks(policy: dict[str, Any], privacy: dict[str, Any], rule: str, sites: list[Site]) -> None:
@@ -172,57 +172,57 @@ def test_a_site_that_takes_no_shares_adds_all_of_the_noise(sites: list[Site]) ->
 
 
 def test_a_node_with_another_roster_is_left_out_by_name(sites: list[Site]) -> None:
-    offices = local.offices_of(sites)
-    other = dict(offices[4].site.roster) | {"n0": bytes(32)}
-    offices[4] = Office(replace(offices[4].site, roster=other), entropy=offices[4].entropy)
+    contexts = local.contexts_of(sites)
+    other = dict(contexts[4].site.roster) | {"n0": bytes(32)}
+    contexts[4] = NodeContext(replace(contexts[4].site, roster=other), entropy=contexts[4].entropy)
     outcome = rounds.run(
         federations.study_of({"a": CROSSTAB}, privacy=SECURE),
         CONTRACT,
-        ask_of(local.send_of(offices, federations.NOW)),
-        [office.site.name for office in offices],
+        ask_of(local.send_of(contexts, federations.NOW)),
+        [context.site.name for context in contexts],
     )
     one = outcome.runs[TaskId("a")]
     assert one.refusals["n4"].rule in ("roster", "secure_sum") and one.nodes == NAMES[:4]
 
 
 def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> None:
-    offices = local.offices_of(sites[:4])
-    strangers = [*offices, Office(sites[4])]
+    contexts = local.contexts_of(sites[:4])
+    strangers = [*contexts, NodeContext(sites[4])]
     outcome = rounds.run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), CONTRACT, ask_of(local.send_of(strangers, federations.NOW)), NAMES)
     refusals = outcome.runs[TaskId("a")].refusals
     assert all(refusals[name].rule == "roster" and "n4" in refusals[name].remedy for name in NAMES[:4])
 
 
 # -- a hub that asks otherwise
-def letters(study: Study, offices: Sequence[Office], phase: Phase, names: Sequence[str] = NAMES) -> dict[str, Any]:
+def letters(study: Study, contexts: Sequence[NodeContext], phase: Phase, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """What each node answers to a query of our own making."""
     task = registry.plan(study, CONTRACT)["a"]
     query = Query(study, CONTRACT.hash, 1, tuple(names), {TaskId("a"): task.analysis.start(task)}, phase=phase)
-    return {office.site.name: service.answer(query, office, federations.NOW).answers[TaskId("a")] for office in offices}
+    return {context.site.name: service.answer(query, context, federations.NOW).answers[TaskId("a")] for context in contexts}
 
 
 def test_the_hub_asks_for_a_part_alone_of_a_study_with_a_secure_sum(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     task = registry.plan(study, CONTRACT)["a"]
     query = Query(study, CONTRACT.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
-    for office in local.offices_of(sites):
-        answer = service.answer(query, office, federations.NOW).answers[TaskId("a")]
+    for context in local.contexts_of(sites):
+        answer = service.answer(query, context, federations.NOW).answers[TaskId("a")]
         assert isinstance(answer, Refusal) and answer.rule == "secure_sum"
 
 
 def test_the_hub_asks_twice_within_an_attempt(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
-    offices = local.offices_of(sites)
-    first = letters(study, offices, Phase("advertise", "x", {}))
-    again = letters(study, offices, Phase("advertise", "x", {}))
-    assert all(isinstance(answer, Mail) for answer in first.values())
+    contexts = local.contexts_of(sites)
+    first = letters(study, contexts, Phase("advertise", "x", {}))
+    again = letters(study, contexts, Phase("advertise", "x", {}))
+    assert all(isinstance(answer, SecAggMessage) for answer in first.values())
     assert all(isinstance(answer, Refusal) and "answered once" in answer.remedy for answer in again.values())
 
 
 def test_the_hub_begins_in_the_middle(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     for name in PHASES[1:]:
-        answers = letters(study, local.offices_of(sites), Phase(name, "never begun", {}))
+        answers = letters(study, local.contexts_of(sites), Phase(name, "never begun", {}))
         assert all(isinstance(answer, Refusal) and "no seat" in answer.remedy for answer in answers.values())
 
 
@@ -230,11 +230,11 @@ def test_the_hub_begins_in_the_middle(sites: list[Site]) -> None:
 def test_mail_that_is_no_mail_is_refused_and_ends_the_seat(phase: str, sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     for junk in ({}, {"": b"[1, 2"}, {"": b'["n0", 3]'}, {"n0": b"short"}):
-        offices = local.offices_of(sites)
-        letters(study, offices, Phase("advertise", "x", {}))
-        answers = letters(study, offices, Phase(phase, "x", {TaskId("a"): junk}))
+        contexts = local.contexts_of(sites)
+        letters(study, contexts, Phase("advertise", "x", {}))
+        answers = letters(study, contexts, Phase(phase, "x", {TaskId("a"): junk}))
         assert all(isinstance(answer, Refusal) and answer.rule == "secure_sum" for answer in answers.values())
-        assert not any(office.seats for office in offices)
+        assert not any(context.pending_sums for context in contexts)
 
 
 def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: list[Site], tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: li
     stateful = [replace(site, roster=roster) for site in stateful]
 
     def outcome(fault: Any = None) -> Any:
-        send = local.send_of([Office(site) for site in stateful], federations.NOW)  # new offices: restarted nodes
+        send = local.send_of([NodeContext(site) for site in stateful], federations.NOW)  # new offices: restarted nodes
         return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), NAMES).runs[TaskId("a")]
 
     assert outcome().result is not None
@@ -259,8 +259,8 @@ def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: li
 def test_distributed_noise_is_drawn_and_paid_anew_for_every_attempt(sites: list[Site]) -> None:
     """Two sums over different nodes with the same shares of noise would tell one node's numbers, all but bare."""
     study = federations.study_of({"a": CROSSTAB}, privacy=DISTRIBUTED)
-    offices = local.offices_of(sites)
-    send = local.send_of(offices, federations.NOW)
+    contexts = local.contexts_of(sites)
+    send = local.send_of(contexts, federations.NOW)
     assert rounds.run(study, CONTRACT, ask_of(send), NAMES).runs[TaskId("a")].result
     again = rounds.run(study, CONTRACT, ask_of(faults.drops(send, "n3", "advertise")), NAMES).runs[TaskId("a")]
     assert again.result is None and "more than the epsilon it declares" in again.failed
@@ -268,17 +268,17 @@ def test_distributed_noise_is_drawn_and_paid_anew_for_every_attempt(sites: list[
 
 def test_whole_noise_is_drawn_once_and_paid_once(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy={**DISTRIBUTED, "noise": "node"})
-    offices = local.offices_of(sites)
-    send = local.send_of(offices, federations.NOW)
+    contexts = local.contexts_of(sites)
+    send = local.send_of(contexts, federations.NOW)
     tables = [federations.result(rounds.run(study, CONTRACT, ask_of(send), NAMES)).tables for _ in range(2)]
     assert tables[0]["counts"].rows == tables[1]["counts"].rows
-    for office in offices:
-        assert [entry.kind for entry in ledger.history(office.book)].count("charge") == 1
+    for context in contexts:
+        assert [entry.kind for entry in ledger.history(context.ledger)].count("charge") == 1
 
 
 def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -> None:
     seen: list[Any] = []
-    send = local.send_of(local.offices_of(sites), federations.NOW)
+    send = local.send_of(local.contexts_of(sites), federations.NOW)
 
     def watching(queries: Mapping[str, Query]) -> Sequence[Reply]:
         replies = send(queries)
@@ -289,7 +289,7 @@ def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     task = registry.plan(study, CONTRACT)["a"]
     replies = ask(Query(study, CONTRACT.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)}))
-    assert seen and all(isinstance(answer, Mail) for answer in seen)
+    assert seen and all(isinstance(answer, SecAggMessage) for answer in seen)
     totals = {id(answer.total) for reply in replies for answer in reply.answers.values() if isinstance(answer, Within)}
     assert len(totals) == 1 and len(replies) == 5
 
@@ -307,7 +307,7 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(dropouts: int, gone:
     sites = federations.sites_of(table, np.arange(20) % 5, contract, tmp_path, POLICY)
     privacy = {"mode": "dp", "epsilon": 1, "noise": "distributed", "secure_sum": {"dropouts": dropouts, "colluders": 1}}
     study = federations.study_of({"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy)
-    send = local.send_of(local.offices_of(sites), federations.NOW)
+    send = local.send_of(local.contexts_of(sites), federations.NOW)
     for name in gone:
         send = faults.drops(send, name, "mask")
     ask = secure_sum.ask_of(send, lambda made: registry.plan(made, contract))

@@ -47,7 +47,7 @@ def test_the_result_is_bit_identical_to_the_in_process_one(deployment: Deploymen
     outcome = federations.run(STUDY, CONTRACT, sites)
     expected = release.clear(outcome, started=_when(document), finished=_when(document), engine="local")
     assert json.dumps(document.model_dump(mode="json")["analyses"]) == json.dumps(expected.model_dump(mode="json")["analyses"])
-    assert document.study_hash == signed(STUDY).hash and not document.provenance["happened"]
+    assert document.study_hash == signed(STUDY).hash and not document.provenance["events"]
 
 
 def _when(document: release.Document) -> release.datetime:
@@ -107,10 +107,10 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(deployment: Depl
     assert document.analyses["causes"].exactness == "noised"
     witnesses = jobs.witnesses(deployment.hub.jobs)
     for site in sites:
-        book = state_folder.open_ledger(deployment.state(site.name))
-        charged = [entry for entry in ledger.history(book) if entry.kind == "charge" and entry.study == signed(study).hash]
+        budget_ledger = state_folder.open_ledger(deployment.state(site.name))
+        charged = [entry for entry in ledger.history(budget_ledger) if entry.kind == "charge" and entry.study == signed(study).hash]
         assert len(charged) == 2 and sum(entry.cost.rho for entry in charged) <= study.privacy.rho
-        assert ledger.verify(book) == ledger.head(book) == witnesses[site.name]
+        assert ledger.verify(budget_ledger) == ledger.head(budget_ledger) == witnesses[site.name]
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -212,7 +212,7 @@ def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith("it has no receipt")
 
 
-def finished(deployment: Deployment, name: str) -> client.Findings:
+def finished(deployment: Deployment, name: str) -> client.StudyResult:
     with deployment.connect() as hub:
         run = hub.submit(study(name), CONTRACT)
         assert run.watch(lambda _: None).state == "complete"

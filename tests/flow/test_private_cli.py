@@ -70,8 +70,8 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
 
 def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
     """A count's noise is known beforehand: its interval is as wide as was said; and it halves nearly with double the epsilon."""
-    foreseen = plan(folder, *(part for site in ("ansm", "curie", "limoges", "spf") for part in ("--people", f"{site}=150")))["intervals"]
-    width = {label: next(row["width"] for row in rows if row["analysis"] == "arms") for label, rows in foreseen.items()}
+    forecast_rows = plan(folder, *(part for site in ("ansm", "curie", "limoges", "spf") for part in ("--people", f"{site}=150")))["intervals"]
+    width = {label: next(row["width"] for row in rows if row["analysis"] == "arms") for label, rows in forecast_rows.items()}
     assert 1.8 < width["half"] / width["this"] < 2.2 and 1.8 < width["this"] / width["double"] < 2.2
     done = hdh("simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--out", "out", cwd=folder)
     result = json.loads((folder / "out" / "result.json").read_text())["analyses"]["arms"]
@@ -124,8 +124,8 @@ def test_mistakes_are_told_in_a_line(arguments: list[str], code: int, said: str,
 
 def test_a_changed_ledger_is_told(folder: Path) -> None:
     hdh("node", "grant", "people", "--epsilon", "1", "--by", "dpo", cwd=folder)
-    with sqlite3.connect(folder / "state" / "ledger.sqlite") as book:
-        book.execute("UPDATE entries SET rho = rho * 10")
+    with sqlite3.connect(folder / "state" / "ledger.sqlite") as budget_ledger:
+        budget_ledger.execute("UPDATE entries SET rho = rho * 10")
     done = hdh("node", "ledger", "verify", cwd=folder)
     assert done.returncode == 7 and "entry 1 of the ledger was changed" in done.stderr
 

@@ -31,13 +31,13 @@ from scipy import stats
 
 from aggregator import rounds, secure_sum
 from federation import contract as contracts
-from federation.messages import Noised, Part, Query, Reply, State, TaskId
+from federation.messages import NoisedAnswer, Part, Query, Reply, State, TaskId
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import Cost
 from federation.privacy.noise import Entropy
 from federation.study import Study
 from nodes import cohorts, row_limit
-from nodes.session import Desk, Office
+from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
 from strategies import budget, registry
@@ -46,7 +46,7 @@ from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
-POLICY = Policy(min_nodes=1, most_epsilon=20, hub_sees_cells=True)
+POLICY = Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True)
 torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
 dataset: people
@@ -107,7 +107,7 @@ CASES = (
     Case("piecewise_exponential", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]}),
     Case("cumulative_incidence", {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}}),
     Case("rates", {"run": "rates", "events": "k", "time": "time", "by": ["g"]}, {"time": 60}),
-    Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "most_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
+    Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
     Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "least": 1}, other={"g": "a", "y": 0}),
     Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
     Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
@@ -119,30 +119,30 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackResult:
     """`mu` claimed, and at least this by the attack."""
 
     name: str
     claimed: float
-    bound: float
+    lower_bound: float
     runs: int
 
     @property
     def epsilons(self) -> tuple[float, float]:
         """Claimed, and the lower bound, at delta 1e-6."""
-        return tuple(accounting.tight_epsilon(Cost(round(accounting.PICO * mu * mu / 2)), 1e-6) for mu in (self.claimed, self.bound))  # type: ignore[return-value]
+        return tuple(accounting.tight_epsilon(Cost(round(accounting.PICO * mu * mu / 2)), 1e-6) for mu in (self.claimed, self.lower_bound))  # type: ignore[return-value]
 
     @property
     def holds(self) -> bool:
-        return self.bound <= self.claimed
+        return self.lower_bound <= self.claimed
 
     def __str__(self) -> str:
-        claimed, bound = self.epsilons
+        claimed, lower_bound = self.epsilons
         said = "holds " if self.holds else "BROKEN"
-        return f"{said} {self.name}: epsilon at least {bound:.2f} by attack, {claimed:.2f} claimed (mu {self.bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
+        return f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack, {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
 
 
-def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] = lambda task: task, entropy: Entropy = os.urandom) -> Found:
+def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] = lambda task: task, entropy: Entropy = os.urandom) -> AttackResult:
     """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
     task = bend(registry.plan(study, CONTRACT)["a"])
@@ -156,8 +156,8 @@ def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] =
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
     least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
     most = stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
-    bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
-    return Found(case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), bound, runs)
+    lower_bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
+    return AttackResult(case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs)
 
 
 def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
@@ -171,14 +171,14 @@ def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
 
 def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: Entropy) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
-    heard: list[tuple[State, Noised]] = []
-    office = Office(Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY), {study.hash: Desk({"a": task}, cohort, _RULES, None)}, entropy=entropy)
-    send = local.send_of([office], federations.NOW)
+    heard: list[tuple[State, NoisedAnswer]] = []
+    context = NodeContext(Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY), {study.hash: StudySession({"a": task}, cohort, _RULES, None)}, entropy=entropy)
+    send = local.send_of([context], federations.NOW)
 
     def listening(queries: Mapping[str, Query]) -> Sequence[Reply]:
         replies = send(queries)
         answer = replies[0].answers[TaskId("a")]
-        assert isinstance(answer, Noised), answer
+        assert isinstance(answer, NoisedAnswer), answer
         heard.append((queries["n"].states[TaskId("a")], answer))
         return replies
 
@@ -196,7 +196,7 @@ def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: 
     return total
 
 
-def _of_steps(study: Study, task: Task, state: State, answer: Noised, first: Noised, both: Sequence[Any]) -> float:
+def _of_steps(study: Study, task: Task, state: State, answer: NoisedAnswer, first: NoisedAnswer, both: Sequence[Any]) -> float:
     """The same of steps that the node took by itself: where they led, less where they would have led without noise. Exact for a single
     step; of several, the noise of each also turns the next a little, which is left out."""
     people = first.steps["people"] * first.units["people"]
@@ -279,7 +279,7 @@ def halved_bounds(task: Task) -> Task:
 
         def local(self, cohort: Any, task: Task, state: State) -> Part:
             part = sound.local(cohort, task, state)
-            return replace(part, bounds={name: bound / 2 for name, bound in part.bounds.items()})
+            return replace(part, sensitivity={name: lower_bound / 2 for name, lower_bound in part.sensitivity.items()})
 
     return replace(task, analysis=Bent())  # type: ignore[arg-type]
 

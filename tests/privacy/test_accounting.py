@@ -37,8 +37,8 @@ def test_rho_is_rounded_up_and_never_down() -> None:
 
 
 @given(st.fractions(Fraction(1, 100), 100), st.integers(1, 10**13))
-def test_the_variance_for_a_budget_costs_no_more_than_it(bound: Fraction, rho: int) -> None:
-    assert accounting.gaussian_rho(bound, accounting.variance_for(bound, rho)) <= rho
+def test_the_variance_for_a_budget_costs_no_more_than_it(sensitivity: Fraction, rho: int) -> None:
+    assert accounting.gaussian_rho(sensitivity, accounting.variance_for(sensitivity, rho)) <= rho
 
 
 @given(st.floats(0.01, 10), st.sampled_from([1e-5, 1e-6]))
@@ -53,14 +53,14 @@ def test_no_budget_is_an_error() -> None:
 
 
 # -- events
-@pytest.mark.parametrize(("rate", "multiplier", "steps"), [(256 / 250_000, 1.0, 10_000), (0.01, 0.8, 500), (0.1, 2.0, 50), (1.0, 20.0, 20)])
-def test_training_on_samples_costs_what_dp_accounting_says(rate: float, multiplier: float, steps: int) -> None:
+@pytest.mark.parametrize(("rate", "noise_multiplier", "steps"), [(256 / 250_000, 1.0, 10_000), (0.01, 0.8, 500), (0.1, 2.0, 50), (1.0, 20.0, 20)])
+def test_training_on_samples_costs_what_dp_accounting_says(rate: float, noise_multiplier: float, steps: int) -> None:
     """dp-accounting's RdpAccountant over the same orders; our cost is rounded up to 1e-12."""
     import dp_accounting
 
     accountant = dp_accounting.rdp.RdpAccountant(orders=list(ORDERS))
-    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier)), steps)
-    cost = accounting.cost(Sampled(rate, multiplier, steps))
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise_multiplier)), steps)
+    cost = accounting.cost(Sampled(rate, noise_multiplier, steps))
     assert accounting.tight_epsilon(cost, 1e-6) == pytest.approx(accountant.get_epsilon(1e-6), rel=1e-6)
 
 
@@ -74,8 +74,8 @@ def test_what_people_are_shown_is_tight_and_never_more_than_what_is_enforced(rho
 @pytest.mark.parametrize(("rate", "steps"), [(0.01, 1000), (0.05, 200), (1.0, 30)])
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
 def test_the_multiplier_for_a_budget_is_the_least_that_fits(rate: float, steps: int, epsilon: float) -> None:
-    most = accounting.most_at_orders(accounting.rho_for(epsilon, 1e-5), 1e-5)
-    z = accounting.multiplier_for(rate, steps, lambda i: most[i])
+    most = accounting.max_at_orders(accounting.rho_for(epsilon, 1e-5), 1e-5)
+    z = accounting.noise_multiplier_for(rate, steps, lambda i: most[i])
     assert accounting.tight_epsilon(accounting.cost(Sampled(rate, z, steps)), 1e-5) <= epsilon
     assert accounting.tight_epsilon(accounting.cost(Sampled(rate, z - 0.002, steps)), 1e-5) > epsilon
 
@@ -95,12 +95,12 @@ EVENTS = st.one_of(
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(EVENTS, max_size=4))
-def test_an_event_costs_the_same_after_it_was_written_down(events: list[accounting.Event]) -> None:
+def test_an_event_costs_the_same_after_it_was_written_down(events: list[accounting.DpEvent]) -> None:
     back = [accounting.from_json(json.loads(json.dumps(accounting.to_json(event)))) for event in events]
     assert back == events and accounting.total(back) == accounting.total(events)
 
 
-@pytest.mark.parametrize("values", [{}, {"mechanism": "laplace"}, {"mechanism": "discrete-gaussian", "bound": "1/0", "variance": "1", "size": 1}])
+@pytest.mark.parametrize("values", [{}, {"mechanism": "laplace"}, {"mechanism": "discrete-gaussian", "sensitivity": "1/0", "variance": "1", "size": 1}])
 def test_an_event_of_no_known_kind_is_told(values: dict[str, object]) -> None:
     with pytest.raises(errors.LedgerError, match="no kind that this version knows"):
         accounting.from_json(values)

@@ -17,39 +17,39 @@ BOUNDS = st.floats(1e-6, 1e12)
 RHOS = st.integers(10**6, 10**12)
 
 
-def made(bound: float, size: int, rho: int, **more: object) -> Grid:
+def made(sensitivity: float, size: int, rho: int, **more: object) -> Grid:
     try:
-        return calibration.grid(bound, size, rho, **more)  # type: ignore[arg-type]
+        return calibration.grid(sensitivity, size, rho, **more)  # type: ignore[arg-type]
     except ValueError:
         assume(False)
         raise
 
 
 @given(BOUNDS, st.integers(1, 5000), RHOS, st.integers(1, 100))
-def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(bound: float, size: int, rho: int, honest: int) -> None:
-    grid = made(bound, size, rho, whole=False, honest=honest)
+def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(sensitivity: float, size: int, rho: int, honest: int) -> None:
+    grid = made(sensitivity, size, rho, whole=False, honest=honest)
     assert accounting.cost(grid.event).rho <= rho
     assert grid.share >= 64  # eight steps, at which the sum of shares is as good as one draw
-    moved = float(grid.bound) * grid.unit
-    assert moved >= bound + 2 * math.sqrt(size) * grid.unit * (1 - 1e-9)  # rounding both sums of a pair of neighbours
+    moved = float(grid.sensitivity) * grid.unit
+    assert moved >= sensitivity + 2 * math.sqrt(size) * grid.unit * (1 - 1e-9)  # rounding both sums of a pair of neighbours
     sd = math.sqrt(float(grid.variance)) * grid.unit
-    least = bound / math.sqrt(2 * rho / 1e12)
+    least = sensitivity / math.sqrt(2 * rho / 1e12)
     assert least <= sd <= 2.01 * least  # twice, where no grid is fine enough for less
 
 
 @given(st.integers(1, 50), st.integers(1, 100_000), RHOS, st.integers(1, 100))
-def test_a_grid_of_integers_keeps_them_and_loses_nothing(bound: int, size: int, rho: int, honest: int) -> None:
-    grid = made(bound, size, rho, whole=True, honest=honest)
+def test_a_grid_of_integers_keeps_them_and_loses_nothing(sensitivity: int, size: int, rho: int, honest: int) -> None:
+    grid = made(sensitivity, size, rho, whole=True, honest=honest)
     steps = calibration.to_steps(np.arange(-20, 20), grid)
     assert (steps == np.arange(-20, 20) * round(1 / grid.unit)).all()
     assert accounting.cost(grid.event).rho <= rho and grid.share >= 64
     sd = math.sqrt(float(grid.variance)) * grid.unit
-    assert sd == pytest.approx(bound / math.sqrt(2 * rho / 1e12), rel=1e-3)
+    assert sd == pytest.approx(sensitivity / math.sqrt(2 * rho / 1e12), rel=1e-3)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0.1, 100))
-def test_rounding_is_to_the_nearest_step(values: list[float], bound: float) -> None:
-    grid = made(bound, len(values), 10**10, whole=False)
+def test_rounding_is_to_the_nearest_step(values: list[float], sensitivity: float) -> None:
+    grid = made(sensitivity, len(values), 10**10, whole=False)
     back = calibration.to_numbers(calibration.to_steps(np.array(values), grid), grid.unit)
     assert np.abs(back - values).max() <= grid.unit * 0.5000001
 
@@ -63,13 +63,13 @@ def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(data: st.DataObj
     length = float(np.linalg.norm(way))
     other = one + (3.0 * way / length if length > 1e-9 else 0.0)
     moved = calibration.to_steps(one, grid) - calibration.to_steps(other, grid)
-    assert Fraction(int((moved**2).sum())) <= grid.bound**2
+    assert Fraction(int((moved**2).sum())) <= grid.sensitivity**2
 
 
 @pytest.mark.parametrize(("bound", "rho"), [(0.0, 10**9), (math.inf, 10**9), (math.nan, 10**9), (1.0, 0), (1.0, 1)])
-def test_what_has_no_grid_is_an_error(bound: float, rho: int) -> None:
+def test_what_has_no_grid_is_an_error(sensitivity: float, rho: int) -> None:
     with pytest.raises(ValueError, match=r"bound|budget"):
-        calibration.grid(bound, 10, rho, whole=True)
+        calibration.grid(sensitivity, 10, rho, whole=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])

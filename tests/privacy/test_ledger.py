@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation import errors
-from federation.messages import Head, Refusal
+from federation.messages import LedgerHead, Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost, Gaussian, Sampled
 from nodes import ledger
@@ -33,48 +33,48 @@ def claim(release: str, rho: int, *, study: str = "s", most: int = 10**15) -> Cl
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Ledger:
+def budget_ledger(tmp_path: Path) -> Ledger:
     opened = ledger.open_ledger(tmp_path / "ledger.sqlite")
     ledger.grant(opened, ACCOUNT, 100, by="dpo", at=NOW)
     return opened
 
 
-def test_a_charge_beyond_the_budget_is_refused_and_leaves_no_entry(book: Ledger) -> None:
-    assert ledger.charge(book, ACCOUNT, claim("a", 60), NOW) is None
-    refusal = ledger.charge(book, ACCOUNT, claim("b", 41), NOW)
+def test_a_charge_beyond_the_budget_is_refused_and_leaves_no_entry(budget_ledger: Ledger) -> None:
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW) is None
+    refusal = ledger.charge(budget_ledger, ACCOUNT, claim("b", 41), NOW)
     assert isinstance(refusal, Refusal) and refusal.rule == "budget" and "40" not in refusal.remedy and "41" not in refusal.remedy
-    assert ledger.remaining(book, ACCOUNT) == 40 and ledger.head(book).seq == 2
-    assert ledger.charge(book, ACCOUNT, claim("b", 40), NOW) is None and ledger.remaining(book, ACCOUNT) == 0
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 40 and ledger.head(budget_ledger).seq == 2
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("b", 40), NOW) is None and ledger.remaining(budget_ledger, ACCOUNT) == 0
 
 
-def test_accounts_do_not_lend_to_each_other(book: Ledger) -> None:
+def test_accounts_do_not_lend_to_each_other(budget_ledger: Ledger) -> None:
     for other in (Account("other", "person", 2026), Account("dialysis", "visit", 2026), Account("dialysis", "person", 2027)):
-        assert isinstance(ledger.charge(book, other, claim(f"{other}", 1), NOW), Refusal)
+        assert isinstance(ledger.charge(budget_ledger, other, claim(f"{other}", 1), NOW), Refusal)
 
 
-def test_the_same_release_costs_once_and_gives_the_same_bytes(book: Ledger) -> None:
+def test_the_same_release_costs_once_and_gives_the_same_bytes(budget_ledger: Ledger) -> None:
     for draw in (b"first", b"second"):
-        assert ledger.charge(book, ACCOUNT, claim("a", 60), NOW) is None
-        assert ledger.store(book, "a", draw, NOW) == b"first"
-    assert ledger.remaining(book, ACCOUNT) == 40 and ledger.stored(book, "a") == b"first"
+        assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW) is None
+        assert ledger.store(budget_ledger, "a", draw, NOW) == b"first"
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 40 and ledger.stored(budget_ledger, "a") == b"first"
 
 
-def test_a_release_charged_otherwise_is_not_the_same(book: Ledger) -> None:
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
+def test_a_release_charged_otherwise_is_not_the_same(budget_ledger: Ledger) -> None:
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
     with pytest.raises(errors.LedgerError, match="charged otherwise"):
-        ledger.charge(book, ACCOUNT, claim("a", 10), NOW)
+        ledger.charge(budget_ledger, ACCOUNT, claim("a", 10), NOW)
 
 
-def test_nothing_is_stored_that_was_not_charged(book: Ledger) -> None:
+def test_nothing_is_stored_that_was_not_charged(budget_ledger: Ledger) -> None:
     with pytest.raises(errors.LedgerError, match="not charged"):
-        ledger.store(book, "a", b"x", NOW)
-    assert ledger.stored(book, "a") is None
+        ledger.store(budget_ledger, "a", b"x", NOW)
+    assert ledger.stored(budget_ledger, "a") is None
 
 
 @pytest.mark.parametrize("rho", [0, -5])
-def test_a_grant_is_more_than_nothing(rho: int, book: Ledger) -> None:
+def test_a_grant_is_more_than_nothing(rho: int, budget_ledger: Ledger) -> None:
     with pytest.raises(errors.LedgerError, match="above 0"):
-        ledger.grant(book, ACCOUNT, rho, by="dpo", at=NOW)
+        ledger.grant(budget_ledger, ACCOUNT, rho, by="dpo", at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -92,60 +92,60 @@ def test_a_grant_is_more_than_nothing(rho: int, book: Ledger) -> None:
         "UPDATE entries SET at = '2020-01-01' WHERE seq = 1",
     ],
 )
-def test_a_changed_ledger_is_told(tamper: str, book: Ledger) -> None:
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
-    ledger.store(book, "a", b"bytes", NOW)
-    ledger.remember(book, "cohort", ACCOUNT, "s", "c", b"sketch", NOW)
-    assert ledger.verify(book) == ledger.head(book)
-    book.connection.execute(tamper)
+def test_a_changed_ledger_is_told(tamper: str, budget_ledger: Ledger) -> None:
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
+    ledger.store(budget_ledger, "a", b"bytes", NOW)
+    ledger.remember(budget_ledger, "cohort", ACCOUNT, "s", "c", b"sketch", NOW)
+    assert ledger.verify(budget_ledger) == ledger.head(budget_ledger)
+    budget_ledger.connection.execute(tamper)
     with pytest.raises(errors.LedgerError, match="of the ledger"):
-        ledger.verify(book)
+        ledger.verify(budget_ledger)
 
 
-def test_a_price_that_is_not_its_events_is_told(book: Ledger) -> None:
+def test_a_price_that_is_not_its_events_is_told(budget_ledger: Ledger) -> None:
     """Someone who can write the file, and makes the chain anew: the events still say what was spent."""
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
-    row = list(book.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
+    row = list(budget_ledger.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
     row[7] = 1
     row[-1] = ledger._digest(row[:-1])
-    book.connection.execute("UPDATE entries SET rho = 1, hash = ? WHERE seq = 2", (row[-1],))
+    budget_ledger.connection.execute("UPDATE entries SET rho = 1, hash = ? WHERE seq = 2", (row[-1],))
     with pytest.raises(errors.LedgerError, match="does not cost what its events cost"):
-        ledger.verify(book)
+        ledger.verify(budget_ledger)
 
 
-def test_a_study_spends_no_more_than_it_declares(book: Ledger) -> None:
-    assert ledger.charge(book, ACCOUNT, claim("a", 30, study="x", most=50), NOW) is None
-    refused = ledger.charge(book, ACCOUNT, claim("b", 30, study="x", most=50), NOW)
+def test_a_study_spends_no_more_than_it_declares(budget_ledger: Ledger) -> None:
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 30, study="x", most=50), NOW) is None
+    refused = ledger.charge(budget_ledger, ACCOUNT, claim("b", 30, study="x", most=50), NOW)
     assert isinstance(refused, Refusal) and refused.rule == "study_budget"
-    assert ledger.charge(book, ACCOUNT, claim("c", 30, study="y", most=50), NOW) is None
-    assert ledger.remaining(book, ACCOUNT) == 40
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("c", 30, study="y", most=50), NOW) is None
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 40
 
 
-def test_training_on_samples_is_paid_at_its_best_order(book: Ledger) -> None:
+def test_training_on_samples_is_paid_at_its_best_order(budget_ledger: Ledger) -> None:
     """Two epochs cost twice the curve, and a Gaussian release on top its rho: the sum is priced at one order."""
     event = Sampled(0.01, 2.0, 100)
     grown = Account("images", "woman", 2026)
-    ledger.grant(book, grown, 10**12, by="dpo", at=NOW)
+    ledger.grant(budget_ledger, grown, 10**12, by="dpo", at=NOW)
     for name in ("one", "two"):
-        assert ledger.charge(book, grown, Claim(name, "s", 10**12, {"model": event}), NOW) is None
-    assert ledger.charge(book, grown, claim("three", 1000, most=10**12), NOW) is None
+        assert ledger.charge(budget_ledger, grown, Claim(name, "s", 10**12, {"model": event}), NOW) is None
+    assert ledger.charge(budget_ledger, grown, claim("three", 1000, most=10**12), NOW) is None
     whole = accounting.total([event, event]) + Cost(1000)
-    assert 10**12 - ledger.remaining(book, grown) == accounting.equivalent(whole, accounting.ACCOUNT_DELTA) > 1000
+    assert 10**12 - ledger.remaining(budget_ledger, grown) == accounting.equivalent(whole, accounting.ACCOUNT_DELTA) > 1000
     too_much = Claim("four", "t", 10**20, {"model": Sampled(0.5, 0.5, 1000)})
-    refused = ledger.charge(book, grown, too_much, NOW)
+    refused = ledger.charge(budget_ledger, grown, too_much, NOW)
     assert isinstance(refused, Refusal) and refused.rule == "budget"
-    ledger.verify(book)
+    ledger.verify(budget_ledger)
 
 
-def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(book: Ledger) -> None:
+def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(budget_ledger: Ledger) -> None:
     """Against dp-accounting's own accountant. A filter that takes the cheapest order for all would let far more pass."""
     import dp_accounting
 
     epsilon, delta = 1.0, 1e-5
     grown = Account("images", "woman", 2026)
-    ledger.grant(book, grown, 10**14, by="dpo", at=NOW)
+    ledger.grant(budget_ledger, grown, 10**14, by="dpo", at=NOW)
     rho, event, done = accounting.rho_for(epsilon, delta), Sampled(0.02, 2.0, 10), 0
-    while ledger.charge(book, grown, Claim(f"{done}", "s", rho, {"model": event}, delta), NOW) is None:
+    while ledger.charge(budget_ledger, grown, Claim(f"{done}", "s", rho, {"model": event}, delta), NOW) is None:
         done += 1
     accountant = dp_accounting.rdp.RdpAccountant(orders=list(accounting.ORDERS))
     accountant.compose(dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(2.0)), 10 * done)
@@ -160,31 +160,31 @@ def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
     one, other = ledger.open_ledger(path), ledger.open_ledger(path)
     ledger.grant(one, ACCOUNT, 10**13, by="dpo", at=NOW)
     for i in range(20):
-        book = (one, other)[i % 3 == 0]
+        budget_ledger = (one, other)[i % 3 == 0]
         made = claim(f"{i}", 10 + i, study="x") if i % 2 else Claim(f"{i}", "x", 10**15, {"model": Sampled(0.01, 2.0, 1 + i)})
-        assert ledger.charge(book, ACCOUNT, made, NOW) is None
+        assert ledger.charge(budget_ledger, ACCOUNT, made, NOW) is None
         assert ledger.spent_by(one, "dialysis", "x") == ledger.spent_by(other, "dialysis", "x") == ledger.spent_by(ledger.open_ledger(path), "dialysis", "x")
         assert ledger.remaining(one, ACCOUNT) == ledger.remaining(ledger.open_ledger(path), ACCOUNT)
 
 
-def test_sums_of_another_file_do_not_count_in_this_one(book: Ledger) -> None:
+def test_sums_of_another_file_do_not_count_in_this_one(budget_ledger: Ledger) -> None:
     """As if an older copy were put back under a running process: what it held is read anew, and what follows it counts."""
     for name in ("a", "b"):
-        ledger.charge(book, ACCOUNT, claim(name, 30), NOW)
-    assert ledger.remaining(book, ACCOUNT) == 40
-    book.connection.execute("DELETE FROM entries WHERE release = 'b'")
-    ledger.charge(book, ACCOUNT, claim("c", 10), NOW)
-    assert ledger.remaining(book, ACCOUNT) == 60
+        ledger.charge(budget_ledger, ACCOUNT, claim(name, 30), NOW)
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 40
+    budget_ledger.connection.execute("DELETE FROM entries WHERE release = 'b'")
+    ledger.charge(budget_ledger, ACCOUNT, claim("c", 10), NOW)
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 60
 
 
 def test_a_charge_takes_no_longer_for_those_before_it() -> None:
-    book = ledger.open_ledger(Path(":memory:"))
-    ledger.grant(book, ACCOUNT, 10**17, by="dpo", at=NOW)
+    budget_ledger = ledger.open_ledger(Path(":memory:"))
+    ledger.grant(budget_ledger, ACCOUNT, 10**17, by="dpo", at=NOW)
 
     def seconds(first: int) -> float:
         started = time.process_time()
         for i in range(first, first + 200):
-            ledger.charge(book, ACCOUNT, Claim(f"{i}", "x", 10**17, {"model": Sampled(0.01, 2.0, 1)}), NOW)
+            ledger.charge(budget_ledger, ACCOUNT, Claim(f"{i}", "x", 10**17, {"model": Sampled(0.01, 2.0, 1)}), NOW)
         return time.process_time() - started
 
     early = min(seconds(0), seconds(200))
@@ -193,20 +193,20 @@ def test_a_charge_takes_no_longer_for_those_before_it() -> None:
     assert min(seconds(3000), seconds(3200)) < 3 * early  # read anew each time, it takes twenty times as long
 
 
-def test_what_is_remembered_is_never_replaced(book: Ledger) -> None:
-    assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"all", NOW) == b"all"
-    assert ledger.remember(book, "survivors", ACCOUNT, "s", "sum", b"fewer", NOW) == b"all"
-    assert list(ledger.remembered(book, "survivors", "dialysis")) == [b"all"] and not list(ledger.remembered(book, "survivors", "other"))
+def test_what_is_remembered_is_never_replaced(budget_ledger: Ledger) -> None:
+    assert ledger.remember(budget_ledger, "survivors", ACCOUNT, "s", "sum", b"all", NOW) == b"all"
+    assert ledger.remember(budget_ledger, "survivors", ACCOUNT, "s", "sum", b"fewer", NOW) == b"all"
+    assert list(ledger.remembered(budget_ledger, "survivors", "dialysis")) == [b"all"] and not list(ledger.remembered(budget_ledger, "survivors", "other"))
 
 
 def test_an_older_file_put_back_is_told_by_the_witness_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    book = ledger.open_ledger(path)
-    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
-    book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    budget_ledger = ledger.open_ledger(path)
+    ledger.grant(budget_ledger, ACCOUNT, 100, by="dpo", at=NOW)
+    budget_ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(path, tmp_path / "snapshot.sqlite")
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
-    book.connection.close()
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
+    budget_ledger.connection.close()
     assert ledger.remaining(ledger.open_ledger(path), ACCOUNT) == 40
     for left in tmp_path.glob("ledger.sqlite-*"):
         left.unlink()
@@ -217,24 +217,24 @@ def test_an_older_file_put_back_is_told_by_the_witness_beside_it(tmp_path: Path)
 
 def test_a_crash_between_entry_and_witness_is_no_rollback(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    book = ledger.open_ledger(path)
-    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
+    budget_ledger = ledger.open_ledger(path)
+    ledger.grant(budget_ledger, ACCOUNT, 100, by="dpo", at=NOW)
     before = (tmp_path / "ledger.sqlite.head").read_bytes()
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
     (tmp_path / "ledger.sqlite.head").write_bytes(before)
     assert ledger.remaining(ledger.open_ledger(path), ACCOUNT) == 40
 
 
 def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    book = ledger.open_ledger(path)
-    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
-    book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    budget_ledger = ledger.open_ledger(path)
+    ledger.grant(budget_ledger, ACCOUNT, 100, by="dpo", at=NOW)
+    budget_ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(path, tmp_path / "snapshot.sqlite")
-    ledger.charge(book, ACCOUNT, claim("a", 60), NOW)
-    seen = ledger.head(book)
-    ledger.check_witness(book, seen)
-    ledger.check_witness(book, Head(0, ledger.GENESIS))
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
+    seen = ledger.head(budget_ledger)
+    ledger.check_witness(budget_ledger, seen)
+    ledger.check_witness(budget_ledger, LedgerHead(0, ledger.GENESIS))
     old = ledger.open_ledger(tmp_path / "snapshot.sqlite")
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
@@ -246,21 +246,21 @@ def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=25))
 def test_no_sequence_of_charges_passes_the_budget(asked: list[tuple[int, int]]) -> None:
-    book = ledger.open_ledger(Path(":memory:"))
-    ledger.grant(book, ACCOUNT, 100, by="dpo", at=NOW)
+    budget_ledger = ledger.open_ledger(Path(":memory:"))
+    ledger.grant(budget_ledger, ACCOUNT, 100, by="dpo", at=NOW)
     spent: dict[str, int] = {}
     for name, rho in asked:
         release = f"{name}:{rho}"
-        if ledger.charge(book, ACCOUNT, claim(release, rho), NOW) is None:
+        if ledger.charge(budget_ledger, ACCOUNT, claim(release, rho), NOW) is None:
             spent[release] = rho
-    assert sum(spent.values()) == 100 - ledger.remaining(book, ACCOUNT) <= 100
-    ledger.verify(book)
+    assert sum(spent.values()) == 100 - ledger.remaining(budget_ledger, ACCOUNT) <= 100
+    ledger.verify(budget_ledger)
 
 
-def test_a_ledger_that_cannot_be_written_answers_nothing(book: Ledger) -> None:
-    book.connection.execute("PRAGMA query_only = true")
+def test_a_ledger_that_cannot_be_written_answers_nothing(budget_ledger: Ledger) -> None:
+    budget_ledger.connection.execute("PRAGMA query_only = true")
     with pytest.raises(errors.LedgerError, match="nothing is answered"):
-        ledger.charge(book, ACCOUNT, claim("a", 1), NOW)
+        ledger.charge(budget_ledger, ACCOUNT, claim("a", 1), NOW)
 
 
 WRITER = """
@@ -283,9 +283,9 @@ while True:
 def kill_writers(path: Path, kills: int, seed: int) -> None:
     """Each writer is killed at a random instant; what it had acknowledged must be there, and what it sent charged."""
     rng = random.Random(seed)
-    book = ledger.open_ledger(path)
+    budget_ledger = ledger.open_ledger(path)
     account = Account("d", "person", 2026)
-    ledger.grant(book, account, 10**9, by="dpo", at=NOW)
+    ledger.grant(budget_ledger, account, 10**9, by="dpo", at=NOW)
     acknowledged: set[str] = set()
     for start in range(kills):
         with subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(start * 10**6)], stdout=subprocess.PIPE, text=True) as writer:
@@ -297,11 +297,11 @@ def kill_writers(path: Path, kills: int, seed: int) -> None:
         acknowledged |= {line[1] for line in lines}
         for line in lines:
             if line[0] == "sent":
-                assert ledger.stored(book, f"r{line[1]}") == line[2].encode()
-    charged = {row[0][1:] for row in book.connection.execute("SELECT release FROM entries WHERE kind = 'charge'")}
+                assert ledger.stored(budget_ledger, f"r{line[1]}") == line[2].encode()
+    charged = {row[0][1:] for row in budget_ledger.connection.execute("SELECT release FROM entries WHERE kind = 'charge'")}
     assert acknowledged <= charged
-    assert ledger.remaining(book, account) == 10**9 - 7 * len(charged)
-    ledger.verify(book)
+    assert ledger.remaining(budget_ledger, account) == 10**9 - 7 * len(charged)
+    ledger.verify(budget_ledger)
 
 
 def test_killed_writers_lose_no_acknowledged_charge(tmp_path: Path) -> None:
@@ -319,9 +319,9 @@ def test_two_writers_at_once_spend_no_more_than_there_is(tmp_path: Path) -> None
     code = WRITER.replace("while True:", "while n < int(sys.argv[2]) + 50:")
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(start)], stdout=subprocess.DEVNULL) for start in (0, 1000)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
-    book = ledger.open_ledger(path)
-    assert ledger.remaining(book, Account("d", "person", 2026)) == 3
-    ledger.verify(book)
+    budget_ledger = ledger.open_ledger(path)
+    assert ledger.remaining(budget_ledger, Account("d", "person", 2026)) == 3
+    ledger.verify(budget_ledger)
 
 
 def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:

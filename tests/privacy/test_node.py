@@ -23,12 +23,12 @@ from scipy import stats
 
 from aggregator import rounds, secure_sum
 from federation import codec
-from federation.messages import Answer, Head, Noised, Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import Answer, LedgerHead, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import fingerprints, ledger, service, state_folder
 from nodes.ledger import Account, Ledger
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Policy, Site
 from simulations import local
 from strategies import registry
@@ -50,7 +50,7 @@ N = 300
 TABLE = pandas.DataFrame({"id": [f"p{i}" for i in range(N)], "g": RNG.choice(["a", "b"], N), "y": RNG.integers(0, 2, N), "x": np.arange(N) % 100})
 MODEL = {"run": "glm", "model": "y ~ x", "family": "binomial"}
 CROSSTAB = {"run": "crosstab", "rows": "g", "columns": "y"}
-POLICY = Policy(min_nodes=1, most_epsilon=2, hub_sees_cells=True)
+POLICY = Policy(min_nodes=1, max_epsilon=2, hub_sees_cells=True)
 ACCOUNT = Account("people", "person", 2026)
 
 
@@ -69,15 +69,15 @@ def book_of(site: Site) -> Ledger:
     return state_folder.open_ledger(site.state)
 
 
-def ask(site: Site | Office, study: Study, state: State | None = None, **more: Any) -> Answer:
-    office = site if isinstance(site, Office) else Office(site)
-    return reply_of(office, study, state, **more).answers[TaskId("a")]
+def ask(site: Site | NodeContext, study: Study, state: State | None = None, **more: Any) -> Answer:
+    context = site if isinstance(site, NodeContext) else NodeContext(site)
+    return reply_of(context, study, state, **more).answers[TaskId("a")]
 
 
-def reply_of(office: Office, study: Study, state: State | None = None, now: Any = federations.NOW, **more: Any) -> Reply:
+def reply_of(context: NodeContext, study: Study, state: State | None = None, now: Any = federations.NOW, **more: Any) -> Reply:
     task = registry.plan(study, CONTRACT)["a"]
     query = Query(study, CONTRACT.hash, 1, ("n",), {TaskId("a"): state or task.analysis.start(task)}, **more)
-    return service.answer(query, office, now)
+    return service.answer(query, context, now)
 
 
 def spent(site: Site) -> int:
@@ -85,15 +85,15 @@ def spent(site: Site) -> int:
 
 
 def bytes_of(answer: Answer) -> bytes:
-    assert isinstance(answer, Noised), answer
+    assert isinstance(answer, NoisedAnswer), answer
     return codec.noised_to_bytes(answer)
 
 
 # -- what leaves, and what it costs
 def test_only_noised_steps_leave_and_the_study_pays_for_them(site: Site) -> None:
-    reply = reply_of(Office(site), private())
+    reply = reply_of(NodeContext(site), private())
     answer = reply.answers[TaskId("a")]
-    assert isinstance(answer, Noised) and set(answer.steps) == {"counts", "people"} and all(a.dtype == np.int64 for a in answer.steps.values())
+    assert isinstance(answer, NoisedAnswer) and set(answer.steps) == {"counts", "people"} and all(a.dtype == np.int64 for a in answer.steps.values())
     assert 0.99 * private().privacy.rho < spent(site) <= private().privacy.rho
     assert reply.head == ledger.head(book_of(site))
     assert codec.reply_to_bytes(codec.reply_from_bytes(codec.reply_to_bytes(reply))) == codec.reply_to_bytes(reply)
@@ -103,8 +103,8 @@ def test_whoever_asks_again_gets_the_same_bytes_for_nothing(site: Site, tmp_path
     """From the same process, after a restart, and after the data have changed: else the answers' mean would tell the truth."""
     first = bytes_of(ask(site, private()))
     cost = spent(site)
-    office = Office(site)
-    assert [bytes_of(ask(office, private())) for _ in range(3)] == [first] * 3
+    context = NodeContext(site)
+    assert [bytes_of(ask(context, private())) for _ in range(3)] == [first] * 3
     TABLE.head(50).to_csv(tmp_path / "n.csv", index=False)
     assert bytes_of(ask(site, private())) == first and spent(site) == cost
 
@@ -126,7 +126,7 @@ def test_another_question_is_another_charge_up_to_what_the_study_declares(site: 
 def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) -> None:
     for other in (replace(site, state=site.state / "fresh"), site):  # type: ignore[operator]
         now = federations.NOW if other is not site else federations.NOW.replace(year=2027)  # a grant is for its year
-        answer = reply_of(Office(other), private(authorisation={"reference": "r", "expires": "2028-01-01"}), now=now).answers[TaskId("a")]
+        answer = reply_of(NodeContext(other), private(authorisation={"reference": "r", "expires": "2028-01-01"}), now=now).answers[TaskId("a")]
         assert isinstance(answer, Refusal) and answer.rule == "budget"
     assert spent(site) == 0
 
@@ -134,7 +134,7 @@ def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) 
 def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None:
     """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never passed."""
     answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
-    answered = sum(isinstance(answer, Noised) for answer in answers)
+    answered = sum(isinstance(answer, NoisedAnswer) for answer in answers)
     assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(site) <= ledger.granted(book_of(site), ACCOUNT)
     ledger.verify(book_of(site))
 
@@ -157,7 +157,7 @@ def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path
     """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs on."""
     rows.to_csv(tmp_path / "n.csv", index=False)
     for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
-        assert isinstance(ask(site, private(analysis, title=str(analysis))), Noised)
+        assert isinstance(ask(site, private(analysis, title=str(analysis))), NoisedAnswer)
     exact = federations.study_of({"a": CROSSTAB if "?" in set(rows["g"]) else {"run": "describe", "columns": ["x", "y"]}})
     assert isinstance(ask(replace(site, state=None), exact), Refusal)
 
@@ -170,13 +170,13 @@ def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: P
     )
     site = federations.site_of("n", pandas.DataFrame({"id": ["p"], "g": ["g0"], "h": ["h0"]}), wide, tmp_path, POLICY)
     study = private({"run": "crosstab", "rows": "g", "columns": "h"})
-    office = Office(site)
-    ledger.grant(office.book, ACCOUNT, study.privacy.rho, by="dpo", at="now")
+    context = NodeContext(site)
+    ledger.grant(context.ledger, ACCOUNT, study.privacy.rho, by="dpo", at="now")
     task = registry.plan(study, wide)["a"]
-    answer = service.answer(Query(study, wide.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)}), office, federations.NOW).answers[TaskId("a")]
-    assert isinstance(answer, Noised)
+    answer = service.answer(Query(study, wide.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)}), context, federations.NOW).answers[TaskId("a")]
+    assert isinstance(answer, NoisedAnswer)
     cells = answer.steps["counts"].ravel()[1:].astype(float)
-    (event,) = [entry.event["counts"] for entry in ledger.history(office.book) if entry.kind == "charge"]
+    (event,) = [entry.event["counts"] for entry in ledger.history(context.ledger) if entry.kind == "charge"]
     charged = accounting.from_json(event)
     assert isinstance(charged, accounting.Gaussian)
     variance = float(charged.variance)
@@ -193,7 +193,7 @@ def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: P
 # -- policy
 @pytest.mark.parametrize(
     ("policy", "study", "rule"),
-    [({"most_epsilon": 0.5}, private(), "epsilon"), ({"most_delta": 1e-8}, private(), "epsilon"), ({"modes": ("exact",)}, private(), "privacy")],
+    [({"max_epsilon": 0.5}, private(), "epsilon"), ({"max_delta": 1e-8}, private(), "epsilon"), ({"modes": ("exact",)}, private(), "privacy")],
 )
 def test_the_site_says_how_much_privacy_it_wants(policy: dict[str, Any], study: Study, rule: str, site: Site) -> None:
     answer = ask(replace(site, policy=POLICY.model_copy(update=policy)), study)
@@ -207,40 +207,40 @@ def test_a_site_may_answer_in_mode_dp_only(site: Site) -> None:
 
 # -- the ledger in the way
 def test_a_broken_ledger_answers_nothing(site: Site) -> None:
-    office = Office(site)
-    assert office.book
+    context = NodeContext(site)
+    assert context.ledger
     with sqlite3.connect(site.state / "ledger.sqlite") as other:  # type: ignore[operator]
         other.execute("BEGIN IMMEDIATE")
-        office.book.connection.execute("PRAGMA busy_timeout = 50")
-        answer = ask(office, private())
+        context.ledger.connection.execute("PRAGMA busy_timeout = 50")
+        answer = ask(context, private())
         other.rollback()
     assert isinstance(answer, Refusal) and answer.rule == "ledger"
-    assert isinstance(ask(office, private()), Noised)
+    assert isinstance(ask(context, private()), NoisedAnswer)
 
 
 def test_a_ledger_older_than_the_hub_has_seen_is_refused(site: Site) -> None:
     seen = ledger.head(book_of(site))
-    assert isinstance(ask(site, private(), witnesses={"n": seen}), Noised)
-    later = Head(seen.seq + 40, "f" * 64)
+    assert isinstance(ask(site, private(), witnesses={"n": seen}), NoisedAnswer)
+    later = LedgerHead(seen.seq + 40, "f" * 64)
     answer = ask(site, private(), witnesses={"n": later})
     assert isinstance(answer, Refusal) and answer.rule == "ledger" and "restore the newest copy" in answer.remedy
 
 
 def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
     sites = federations.sites_of(TABLE, np.arange(N) % 3, CONTRACT, tmp_path, POLICY)
-    offices = local.offices_of(sites)
-    send = local.send_of(offices, federations.NOW)
+    contexts = local.contexts_of(sites)
+    send = local.send_of(contexts, federations.NOW)
 
     def older(queries: Mapping[str, Query]) -> Sequence[Reply]:
         replies = send(queries)
-        return [replace(reply, head=Head(1, "0" * 64)) if reply.node == "n1" and reply.round == 2 else reply for reply in replies]
+        return [replace(reply, head=LedgerHead(1, "0" * 64)) if reply.node == "n1" and reply.round == 2 else reply for reply in replies]
 
     study = private(MODEL)
     outcome = rounds.run(study, CONTRACT, secure_sum.ask_of(older, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"])
-    assert any(h.node == "n1" and "older than the one seen before" in h.what for h in outcome.happened)
-    witnesses = {"n0": Head(99, "a" * 64)}
+    assert any(h.node == "n1" and "older than the one seen before" in h.what for h in outcome.events)
+    witnesses = {"n0": LedgerHead(99, "a" * 64)}
     rounds.run(private(title="x"), CONTRACT, secure_sum.ask_of(send, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"], witnesses=witnesses)
-    assert witnesses["n0"] == Head(99, "a" * 64) and witnesses["n1"] == ledger.head(offices[1].book)
+    assert witnesses["n0"] == LedgerHead(99, "a" * 64) and witnesses["n1"] == ledger.head(contexts[1].ledger)
 
 
 # -- nearly the same people, in exact mode
@@ -254,7 +254,7 @@ def test_two_exact_answers_over_nearly_the_same_people_are_not_given(site: Site,
     answer = ask(site, exact("x >= 41"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing"
     assert isinstance(ask(site, exact("x >= 44")), Part), "twelve people more or fewer are enough"
-    answer = ask(Office(site), exact("x >= 43", title="another day"))
+    answer = ask(NodeContext(site), exact("x >= 43", title="another day"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing", "after a restart, and against every cohort before"
     assert isinstance(ask(site, exact("x >= 40", title="the same people")), Part)
     assert isinstance(ask(site, exact("not (x < 40)", title="the same people, said otherwise")), Part)
@@ -266,7 +266,7 @@ def test_two_exact_answers_over_nearly_the_same_people_are_not_given(site: Site,
 
 def test_in_mode_dp_the_same_costs_budget_instead(site: Site) -> None:
     for where in ("x >= 40", "x >= 41", "x >= 42"):
-        assert isinstance(ask(site, private(cohort={"where": where})), Noised)
+        assert isinstance(ask(site, private(cohort={"where": where})), NoisedAnswer)
     assert spent(site) > 2.9 * private().privacy.rho
 
 
@@ -315,16 +315,16 @@ def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
             lines = [line.split() for line in node.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
         sent |= {int(line[1]): line[2] for line in lines}
     assert len(sent) >= kills / 2
-    book = book_of(site)
-    charged = {entry.study: entry.cost.rho for entry in ledger.history(book) if entry.kind == "charge"}
-    before = ledger.remaining(book, ACCOUNT)
-    office = Office(site)
+    budget_ledger = book_of(site)
+    charged = {entry.study: entry.cost.rho for entry in ledger.history(budget_ledger) if entry.kind == "charge"}
+    before = ledger.remaining(budget_ledger, ACCOUNT)
+    context = NodeContext(site)
     for number, digest in sent.items():
         study = private(title=f"study {number}", epsilon=0.05)
         assert study.hash in charged
-        assert hashlib.sha256(bytes_of(ask(office, study))).hexdigest() == digest
-    assert ledger.remaining(book, ACCOUNT) == before == ledger.granted(book, ACCOUNT) - sum(charged.values())
-    ledger.verify(book)
+        assert hashlib.sha256(bytes_of(ask(context, study))).hexdigest() == digest
+    assert ledger.remaining(budget_ledger, ACCOUNT) == before == ledger.granted(budget_ledger, ACCOUNT) - sum(charged.values())
+    ledger.verify(budget_ledger)
 
 
 def test_killed_nodes_have_sent_nothing_uncharged_and_send_the_same_again(site: Site, tmp_path: Path) -> None:

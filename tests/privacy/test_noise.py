@@ -137,9 +137,9 @@ def test_opendp_states_the_cost_that_we_charge() -> None:
 
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
-    for sigma, bound in ((3.0, 1), (70.5, 4)):
-        stated = (space >> dp.m.then_gaussian(sigma)).map(bound)
-        assert accounting.gaussian_rho(Fraction(bound), Fraction(sigma) ** 2) == pytest.approx(stated * accounting.PICO, rel=1e-9)
+    for sigma, sensitivity in ((3.0, 1), (70.5, 4)):
+        stated = (space >> dp.m.then_gaussian(sigma)).map(sensitivity)
+        assert accounting.gaussian_rho(Fraction(sensitivity), Fraction(sigma) ** 2) == pytest.approx(stated * accounting.PICO, rel=1e-9)
 
 
 # -- the floating-point attack

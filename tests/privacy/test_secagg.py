@@ -16,7 +16,7 @@ from federation.messages import Part
 from federation.secagg import aggregation, keys, masks, packing, participant, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
-from federation.secagg.participant import Seat
+from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Advert, Opening, Terms
 
 RNG = np.random.default_rng(7)
@@ -37,7 +37,7 @@ class Sum:
 
     terms: Terms
     vectors: dict[str, Words]
-    seats: dict[str, Seat] = field(default_factory=dict)
+    states: dict[str, SecAggState] = field(default_factory=dict)
     adverts: dict[str, Advert] = field(default_factory=dict)
     dealt: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     masked: dict[str, Words] = field(default_factory=dict)
@@ -46,24 +46,24 @@ class Sum:
 
     def advertise(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.terms.roster.keys() - gone:
-            self.seats[name], self.adverts[name] = participant.open_seat(self.terms, name, identity(name))
+            self.states[name], self.adverts[name] = participant.advertise(self.terms, name, identity(name))
 
     def deal(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.adverts.keys() - gone:
-            self.seats[name], self.dealt[name] = participant.deal(self.seats[name], self.adverts)
+            self.states[name], self.dealt[name] = participant.deal(self.states[name], self.adverts)
 
     def mask(self, gone: frozenset[str] = frozenset()) -> None:
         routed = aggregation.route(self.terms, self.dealt)
         for name in self.dealt.keys() - gone:
-            self.seats[name], self.masked[name] = participant.mask(self.seats[name], self.dealt, routed[name], self.vectors[name].copy())
+            self.states[name], self.masked[name] = participant.mask(self.states[name], self.dealt, routed[name], self.vectors[name].copy())
 
     def sign(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.masked.keys() - gone:
-            self.seats[name], self.signatures[name] = participant.sign_survivors(self.seats[name], frozenset(self.masked))
+            self.states[name], self.signatures[name] = participant.sign_survivors(self.states[name], frozenset(self.masked))
 
     def unmask(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.signatures.keys() - gone:
-            self.seats[name], self.openings[name] = participant.unmask(self.seats[name], self.signatures)
+            self.states[name], self.openings[name] = participant.unmask(self.states[name], self.signatures)
 
     def total(self) -> Words:
         return aggregation.open_sum(self.terms, self.adverts, frozenset(self.dealt), self.masked, self.openings)
@@ -140,31 +140,31 @@ def test_the_hub_swaps_a_nodes_keys_for_its_own() -> None:
     one = through(begin(), "advertise")
     own = keys.pair(identity("hub"))
     one.adverts["n001"] = replace(one.adverts["n001"], mask=own.public)
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.seats["n000"], one.adverts))
+    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts))
 
 
 def test_the_hub_shows_a_node_other_keys_than_its_own() -> None:
     one = through(begin(), "advertise")
-    _, other = participant.open_seat(one.terms, "n000", identity("n000"))
-    refused("other keys than this node's own", lambda: participant.deal(one.seats["n000"], one.adverts | {"n000": other}))
+    _, other = participant.advertise(one.terms, "n000", identity("n000"))
+    refused("other keys than this node's own", lambda: participant.deal(one.states["n000"], one.adverts | {"n000": other}))
 
 
 def test_the_hub_inserts_a_node() -> None:
     one = through(begin(), "advertise")
-    refused("not in the roster", lambda: participant.deal(one.seats["n000"], one.adverts | {"ghost": one.adverts["n001"]}))
+    refused("not in the roster", lambda: participant.deal(one.states["n000"], one.adverts | {"ghost": one.adverts["n001"]}))
 
 
 def test_the_hub_changes_the_roster_for_some() -> None:
     """The roster is part of what every key and signature is bound to: another roster, another sum."""
     one = through(begin(5, 4), "advertise")
     other = replace(one.terms, roster={**one.terms.roster, "ghost": keys.public_identity(identity("ghost"))})
-    _, advert = participant.open_seat(other, "n001", identity("n001"))
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.seats["n000"], one.adverts | {"n001": advert}))
+    _, advert = participant.advertise(other, "n001", identity("n001"))
+    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": advert}))
 
 
 def test_the_hub_gives_one_nodes_keys_as_anothers() -> None:
     one = through(begin(), "advertise")
-    refused("not signed by its identity", lambda: participant.deal(one.seats["n000"], one.adverts | {"n001": one.adverts["n002"]}))
+    refused("not signed by its identity", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": one.adverts["n002"]}))
 
 
 def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
@@ -172,7 +172,7 @@ def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
     one = begin()
     one.terms = replace(one.terms, release="release-2")
     one.advertise()
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.seats["n000"], one.adverts | {"n001": before.adverts["n001"]}))
+    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": before.adverts["n001"]}))
 
 
 def test_the_hub_changes_or_misdirects_an_envelope() -> None:
@@ -181,7 +181,7 @@ def test_the_hub_changes_or_misdirects_an_envelope() -> None:
     broken = bytes([routed["n001"][0] ^ 1]) + routed["n001"][1:]
     for envelopes in (routed | {"n001": broken}, routed | {"n001": routed["n002"]}):
         refused(
-            "was changed, or is meant for another", lambda envelopes=envelopes: participant.mask(one.seats["n000"], one.dealt, envelopes, one.vectors["n000"].copy())
+            "was changed, or is meant for another", lambda envelopes=envelopes: participant.mask(one.states["n000"], one.dealt, envelopes, one.vectors["n000"].copy())
         )
 
 
@@ -190,7 +190,7 @@ def test_the_hub_withholds_an_envelope() -> None:
     one = through(begin(), "deal")
     routed = aggregation.route(one.terms, one.dealt)["n000"]
     del routed["n001"]
-    refused("envelopes are not those of this node's neighbours", lambda: participant.mask(one.seats["n000"], one.dealt, routed, one.vectors["n000"].copy()))
+    refused("envelopes are not those of this node's neighbours", lambda: participant.mask(one.states["n000"], one.dealt, routed, one.vectors["n000"].copy()))
 
 
 def test_the_hub_tells_nodes_of_different_dealers() -> None:
@@ -200,10 +200,10 @@ def test_the_hub_tells_nodes_of_different_dealers() -> None:
     told = {name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt)) for name in one.dealt}
     for name, dealers in told.items():
         envelopes = {sender: one.dealt[sender][name] for sender in dealers - {name}}
-        one.seats[name], one.masked[name] = participant.mask(one.seats[name], dealers, envelopes, one.vectors[name].copy())
+        one.states[name], one.masked[name] = participant.mask(one.states[name], dealers, envelopes, one.vectors[name].copy())
     for name in one.dealt.keys() - {"n000", "n001"}:
-        one.seats[name], one.signatures[name] = participant.sign_survivors(one.seats[name], frozenset(one.masked))
-    refused("must be nodes that dealt", lambda: participant.sign_survivors(one.seats["n000"], frozenset(one.masked)))
+        one.states[name], one.signatures[name] = participant.sign_survivors(one.states[name], frozenset(one.masked))
+    refused("must be nodes that dealt", lambda: participant.sign_survivors(one.states["n000"], frozenset(one.masked)))
     one.unmask()
     opened = one.total()
     assert not np.array_equal(opened, plain(one, set(one.masked)))
@@ -212,16 +212,16 @@ def test_the_hub_tells_nodes_of_different_dealers() -> None:
 
 def test_the_hub_asks_for_a_masked_vector_twice() -> None:
     one = through(begin(), "mask")
-    refused("answered once", lambda: participant.mask(one.seats["n000"], one.dealt, aggregation.route(one.terms, one.dealt)["n000"], one.vectors["n000"].copy()))
+    refused("answered once", lambda: participant.mask(one.states["n000"], one.dealt, aggregation.route(one.terms, one.dealt)["n000"], one.vectors["n000"].copy()))
 
 
 def test_the_hub_claims_that_a_survivor_dropped() -> None:
     """It holds n001's vector, and wants both its seed (from some) and its key (from others): each node signs one set."""
     one = through(begin(5, 3), "mask")
     without = frozenset(one.masked) - {"n001"}
-    seat, _ = participant.sign_survivors(one.seats["n000"], without)
-    refused("answered once", lambda: participant.sign_survivors(seat, frozenset(one.masked)))
-    refused("this node among them", lambda: participant.sign_survivors(one.seats["n001"], without))
+    state, _ = participant.sign_survivors(one.states["n000"], without)
+    refused("answered once", lambda: participant.sign_survivors(state, frozenset(one.masked)))
+    refused("this node among them", lambda: participant.sign_survivors(one.states["n001"], without))
 
 
 def test_the_hub_sends_two_survivor_sets() -> None:
@@ -230,21 +230,21 @@ def test_the_hub_sends_two_survivor_sets() -> None:
     everyone, without = frozenset(one.masked), frozenset(one.masked) - {"n004"}
     signatures = {}
     for name, said in {"n000": everyone, "n001": everyone, "n002": everyone, "n003": without}.items():
-        one.seats[name], signatures[name] = participant.sign_survivors(one.seats[name], said)
-    refused("too few survivors have signed the same set", lambda: participant.unmask(one.seats["n003"], signatures))
-    _, opening = participant.unmask(one.seats["n000"], signatures)
+        one.states[name], signatures[name] = participant.sign_survivors(one.states[name], said)
+    refused("too few survivors have signed the same set", lambda: participant.unmask(one.states["n003"], signatures))
+    _, opening = participant.unmask(one.states["n000"], signatures)
     assert not opening.keys  # for the set that did find enough, nobody's key is opened
 
 
 def test_the_hub_forges_signatures_of_survivors() -> None:
     one = through(begin(5, 3), "sign")
     forged = dict.fromkeys(one.signatures, one.signatures["n000"])
-    refused("too few survivors", lambda: participant.unmask(one.seats["n000"], forged))
+    refused("too few survivors", lambda: participant.unmask(one.states["n000"], forged))
 
 
 def test_the_hub_asks_for_shares_twice() -> None:
     one = through(begin(), "unmask")
-    refused("answered once", lambda: participant.unmask(one.seats["n000"], one.signatures))
+    refused("answered once", lambda: participant.unmask(one.states["n000"], one.signatures))
 
 
 def test_no_node_ever_gives_both_shares_of_one() -> None:
@@ -258,11 +258,11 @@ def test_no_node_ever_gives_both_shares_of_one() -> None:
 
 @pytest.mark.parametrize(("n", "threshold", "colluders"), [(2, 2, 0), (5, 2, 0), (4, 2, 0), (5, 3, 1), (5, 6, 0), (4, 4, 3)])
 def test_terms_that_would_let_two_sets_open_are_refused(n: int, threshold: int, colluders: int) -> None:
-    refused("secure sum needs|threshold must|hides nothing", lambda: participant.open_seat(terms_of(n, threshold, colluders=colluders), "n000", identity("n000")))
+    refused("secure sum needs|threshold must|hides nothing", lambda: participant.advertise(terms_of(n, threshold, colluders=colluders), "n000", identity("n000")))
 
 
 def test_a_node_sits_only_under_its_own_identity() -> None:
-    refused("under its own identity", lambda: participant.open_seat(terms_of(4, 3), "n000", identity("n001")))
+    refused("under its own identity", lambda: participant.advertise(terms_of(4, 3), "n000", identity("n001")))
 
 
 def test_a_low_order_key_is_refused() -> None:
@@ -304,9 +304,9 @@ def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
     assert shares.join({1: dealt[1], 2: dealt[2], 3: third.to_bytes(shares.BYTES, "little")}, weight) == b"\x07" * 32
 
 
-def part_of(values: list[float], bound: float) -> Part:
+def part_of(values: list[float], sensitivity: float) -> Part:
     array = np.array(values)
-    return Part({"x": array}, {"people": np.array([7])}, {"x": bound})
+    return Part({"x": array}, {"people": np.array([7])}, {"x": sensitivity})
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(3, 50))

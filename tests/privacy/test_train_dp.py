@@ -15,12 +15,12 @@ from scipy import stats
 
 from aggregator import rounds
 from federation import errors
-from federation.messages import Noised, Query, Refusal, State, TaskId
+from federation.messages import NoisedAnswer, Query, Refusal, State, TaskId
 from federation.privacy import accounting
 from federation.privacy.accounting import Sampled
 from federation.study import Study
 from nodes import ledger, service
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Policy, Site
 from simulations import local
 from strategies import budget, registry
@@ -43,7 +43,7 @@ columns:
 N = 600
 MLP = {"run": "train", "model": "y ~ x + z", "network": "mlp", "widths": [4], "rounds": 5, "sampling": 0.2, "clip": 0.5, "learning_rate": 0.3}
 ALONE = {**MLP, "local_steps": 4}
-POLICY = Policy(min_nodes=1, most_epsilon=20, most_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
+POLICY = Policy(min_nodes=1, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
 
 
 def table(n: int = N) -> pandas.DataFrame:
@@ -81,9 +81,9 @@ def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(options: 
                 continue
             ours += accounting.cost(event)
             if isinstance(event, Sampled):
-                theirs.history.append((event.multiplier, event.rate, event.steps))
+                theirs.history.append((event.noise_multiplier, event.rate, event.steps))
             else:
-                theirs.history.append((math.sqrt(event.variance) / float(event.bound), 1.0, 1))
+                theirs.history.append((math.sqrt(event.variance) / float(event.sensitivity), 1.0, 1))
     assert accounting.fits(ours, study.privacy.rho, delta)
     epsilon = theirs.get_epsilon(delta, alphas=[float(order) for order in accounting.ORDERS])
     assert 0.85 * study.privacy.epsilon < epsilon <= study.privacy.epsilon
@@ -105,7 +105,7 @@ def test_more_steps_need_more_noise_and_more_epsilon_less() -> None:
         task = task_of(options)
         drawn = budget.sampling(task, train_dp.rounds(task)[1])
         assert drawn is not None
-        return budget.multiplier(study_of(options, epsilon), task, drawn)
+        return budget.noise_multiplier(study_of(options, epsilon), task, drawn)
 
     assert noise(MLP, 4) < noise({**MLP, "rounds": 50}, 4) < noise({**MLP, "rounds": 50}, 1)
     assert noise({**MLP, "sampling": 0.05}, 4) < noise(MLP, 4)
@@ -119,28 +119,28 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
     found, state = [], State("step", {"weights": train.zoo.weights(train.zoo.build(task.plan.network)), "round": np.zeros(1)})
     grid = budget.grids(study, task, state, budget.zero(task, state), 1)["gradient"]
     for run in range(runs):
-        office = Office(site, entropy=np.random.default_rng(run).bytes)
+        context = NodeContext(site, entropy=np.random.default_rng(run).bytes)
         again = study.model_copy(update={"title": str(run)})
         query = Query(again, CONTRACT.hash, 2, (site.name,), {TaskId("a"): state})
-        answer = service.answer(query, local.granted(office, again, federations.NOW), federations.NOW).answers[TaskId("a")]
-        assert isinstance(answer, Noised), answer
-        desk = office.desks[again.hash]
-        part = desk.tasks["a"].analysis.local(desk.cohort, desk.tasks["a"], state)
-        found.append((answer.steps["gradient"] * grid.unit - part.sums["gradient"]) / train_dp.step_bound(task))
+        answer = service.answer(query, local.granted(context, again, federations.NOW), federations.NOW).answers[TaskId("a")]
+        assert isinstance(answer, NoisedAnswer), answer
+        session = context.sessions[again.hash]
+        part = session.tasks["a"].analysis.local(session.cohort, session.tasks["a"], state)
+        found.append((answer.steps["gradient"] * grid.unit - part.sums["gradient"]) / train_dp.step_sensitivity(task))
     drawn = budget.sampling(task, state)
     assert drawn is not None
-    return np.array(found), budget.multiplier(study, task, drawn)
+    return np.array(found), budget.noise_multiplier(study, task, drawn)
 
 
 def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
     """The right scale passes, 0.7 and 1.3 times it fail. The grid's rounding makes the noise up to 5 % more than the least."""
-    noise, multiplier = gradients(MLP, tmp_path, 40)
-    assert abs(noise.mean()) < 5 * multiplier / math.sqrt(noise.size)
+    noise, noise_multiplier = gradients(MLP, tmp_path, 40)
+    assert abs(noise.mean()) < 5 * noise_multiplier / math.sqrt(noise.size)
 
     def passes(scale: float) -> bool:
         least, most = (stats.chi2.ppf(p, noise.size) for p in (1e-4, 1 - 1e-4))
         found = float((noise**2).sum())
-        return bool(least <= found / (multiplier * scale) ** 2 and found / (multiplier * 1.05 * scale) ** 2 <= most)
+        return bool(least <= found / (noise_multiplier * scale) ** 2 and found / (noise_multiplier * 1.05 * scale) ** 2 <= most)
 
     assert passes(1.0) and not passes(0.7) and not passes(1.3)
 
@@ -153,21 +153,21 @@ def test_a_node_that_takes_its_own_steps_adds_noise_to_each(tmp_path: Path) -> N
     ends = []
     for run in range(30):
         again = study.model_copy(update={"title": str(run)})
-        office = Office(site, entropy=np.random.default_rng(run).bytes)
-        outcome = rounds.run(again, CONTRACT, local.ask_of([site], federations.NOW) if run < 0 else _asking(office), [site.name])
+        context = NodeContext(site, entropy=np.random.default_rng(run).bytes)
+        outcome = rounds.run(again, CONTRACT, local.ask_of([site], federations.NOW) if run < 0 else _asking(context), [site.name])
         (one,) = outcome.runs.values()
         assert one.result is not None and one.result.model is not None, one.failed
         ends.append(one.result.model.weights)
     drawn = budget.sampling(task, train_dp.rounds(task)[1])
     assert drawn is not None
-    step = budget.multiplier(study, task, drawn) * train_dp.step_bound(task)
+    step = budget.noise_multiplier(study, task, drawn) * train_dp.step_sensitivity(task)
     expected = 1e-3 * step * math.sqrt(options["local_steps"]) / N  # by how many a step is expected to hold; their count carries little noise
     ratio = np.array(ends).std(axis=0, ddof=1).mean() / expected
     assert 0.85 < ratio < 1.15
 
 
-def _asking(office: Office) -> rounds.Ask:
-    send = local.send_of([office], federations.NOW)
+def _asking(context: NodeContext) -> rounds.Ask:
+    send = local.send_of([context], federations.NOW)
     return lambda query: send(dict.fromkeys(query.nodes, query))
 
 
@@ -211,13 +211,13 @@ def _binomial(n: int, p: float, low: int, high: int, people: int) -> np.ndarray:
 def test_the_coins_are_the_nodes_own(tmp_path: Path) -> None:
     """Two nodes with the same people, and the same node for another study, choose others."""
     (site,) = sites_of(tmp_path)
-    study, offices = study_of(MLP), [Office(site), Office(site)]
+    study, contexts = study_of(MLP), [NodeContext(site), NodeContext(site)]
     seeds = set()
-    for office, title in ((offices[0], "t"), (offices[1], "t"), (offices[0], "u")):
+    for context, title in ((contexts[0], "t"), (contexts[1], "t"), (contexts[0], "u")):
         again = study.model_copy(update={"title": title})
         query = Query(again, CONTRACT.hash, 1, (site.name,), {TaskId("a"): train_dp.start(task_of(MLP))})
-        service.answer(query, local.granted(office, again, federations.NOW), federations.NOW)
-        seeds.add(office.desks[again.hash].cohort.seed)
+        service.answer(query, local.granted(context, again, federations.NOW), federations.NOW)
+        seeds.add(context.sessions[again.hash].cohort.seed)
     assert len(seeds) == 3 and all(seed > 2**64 for seed in seeds)
 
 
@@ -225,24 +225,24 @@ def test_the_coins_are_the_nodes_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [MLP, ALONE], ids=["steps", "alone"])
 def test_a_whole_training_is_charged_and_the_same_question_gets_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path)
-    office, study = Office(site), study_of(options)
-    outcomes = [rounds.run(study, CONTRACT, _asking(office), [site.name]) for _ in range(2)]
+    context, study = NodeContext(site), study_of(options)
+    outcomes = [rounds.run(study, CONTRACT, _asking(context), [site.name]) for _ in range(2)]
     weights = [next(iter(outcome.runs.values())).result.model.weights for outcome in outcomes]  # type: ignore[union-attr]
     assert np.array_equal(*weights)
-    charges = [entry for entry in ledger.history(office.book) if entry.kind == "charge"]
+    charges = [entry for entry in ledger.history(context.ledger) if entry.kind == "charge"]
     assert len(charges) == 5 + 2
-    spent = ledger.spent_by(office.book, "people", study.hash)
+    spent = ledger.spent_by(context.ledger, "people", study.hash)
     assert accounting.fits(spent, study.privacy.rho, study.privacy.delta) and accounting.tight_epsilon(spent, 1e-5) > 0.85 * 4
-    ledger.verify(office.book)
+    ledger.verify(context.ledger)
 
 
 def test_steps_of_its_own_are_charged_before_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site,) = sites_of(tmp_path)
-    office, study = Office(site), study_of(ALONE)
+    context, study = NodeContext(site), study_of(ALONE)
     monkeypatch.setattr(train_dp, "_clipped_sum", _stops)
     with pytest.raises(RuntimeError, match="in the middle"):
-        rounds.run(study, CONTRACT, _asking(office), [site.name])
-    charges = [entry for entry in ledger.history(office.book) if entry.kind == "charge"]
+        rounds.run(study, CONTRACT, _asking(context), [site.name])
+    charges = [entry for entry in ledger.history(context.ledger) if entry.kind == "charge"]
     assert len(charges) == 2 and charges[-1].cost.curve, "what was begun is paid for"
 
 
@@ -252,9 +252,9 @@ def _stops(*given: Any) -> Any:
 
 def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path)
-    office, study = Office(site), study_of(ALONE)
+    context, study = NodeContext(site), study_of(ALONE)
     query = Query(study, CONTRACT.hash, 3, (site.name,), {TaskId("a"): train_dp.rounds(task_of(ALONE))[1]})
-    answer = service.answer(query, local.granted(office, study, federations.NOW), federations.NOW).answers[TaskId("a")]
+    answer = service.answer(query, local.granted(context, study, federations.NOW), federations.NOW).answers[TaskId("a")]
     assert isinstance(answer, Refusal) and answer.rule == "ledger"
 
 
@@ -278,7 +278,7 @@ def test_what_privacy_cannot_carry_is_refused_with_the_reason(more: dict[str, An
 
 def test_too_few_people_beside_the_noise_are_told(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path, n=20)
-    (one,) = rounds.run(study_of(MLP, 0.2), CONTRACT, _asking(Office(site)), [site.name]).runs.values()
+    (one,) = rounds.run(study_of(MLP, 0.2), CONTRACT, _asking(NodeContext(site)), [site.name]).runs.values()
     assert "too few people beside the noise" in one.failed
 
 

@@ -184,8 +184,8 @@ def test_no_person_moves_a_sum_by_more_than_its_bound(name: str, options: dict[s
 
 def check_bounds(one: Part, other: Part) -> int:
     finite = 0
-    assert one.sums.keys() == one.bounds.keys()
-    for array, bound in one.bounds.items():
+    assert one.sums.keys() == one.sensitivity.keys()
+    for array, bound in one.sensitivity.items():
         moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
         assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of the sums
         finite += np.isfinite(bound)

@@ -40,7 +40,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
     "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}}],
     "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
-    "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))", "most_events": 5}],
+    "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))", "max_events": 5}],
     "surveillance": [{"week": "stop", "by": ["sex"], "test": 3, "method": "ears", "series": True}],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
     "inequality": [{"value": "visits", "by": ["sex"], "step": 2}],
@@ -88,7 +88,7 @@ def cohort_of(table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt
 def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]:
     """What would be released with next to no noise: the arrays that are, and no others."""
     names = budget.private(task).shares(task, state)
-    return [Part({n: p.sums[n].astype(float) for n in names}, {}, p.bounds, 0, dict.fromkeys(names, 1e-12)) for p in parts]
+    return [Part({n: p.sums[n].astype(float) for n in names}, {}, p.sensitivity, 0, dict.fromkeys(names, 1e-12)) for p in parts]
 
 
 def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
@@ -129,7 +129,7 @@ EXACT_TOO = [
     ("glm", {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8}, ("estimate", "std_error")),
     ("kaplan_meier", {"model": "Surv(stop, event) ~ arm"}, ("estimate", "std_error", "conf_low", "statistic")),
     ("cumulative_incidence", {"model": "Surv(stop, arm) ~ sex"}, ("estimate", "std_error")),
-    ("sccs", {"model": "visits ~ dose + arm + offset(log(exposure + 1))", "rounds": 8, "most_events": 200}, ("estimate", "std_error", "rate_ratio")),
+    ("sccs", {"model": "visits ~ dose + arm + offset(log(exposure + 1))", "rounds": 8, "max_events": 200}, ("estimate", "std_error", "rate_ratio")),
     ("disproportionality", {"drug": "arm", "event": "sex"}, ("expected", "ic")),
     ("inequality", {"value": "visits", "by": ["sex"], "step": 1}, ("mean", "gini", "gini_std_error", "estimate", "std_error")),
     ("mantel_haenszel", {"exposure": "sex", "outcome": "died", "strata": ["arm"]}, ("estimate", "std_error", "odds_ratio", "odds_ratio_low")),
@@ -141,7 +141,7 @@ EXACT_TOO = [
 def test_without_noise_the_answer_is_the_exact_one(name: str, options: dict[str, Any], columns: Sequence[str], tmp_path: Path) -> None:
     """Which R gives (tests/oracle). To 1e-6: sums that go to a grid of next to no noise, and a fixed number of Newton's steps."""
     private, _ = answer([cohort_of(TABLE, task := task_of(name, options, 2), 2, tmp_path)], task)
-    known = {key: value for key, value in options.items() if key not in ("rounds", "most_events")}
+    known = {key: value for key, value in options.items() if key not in ("rounds", "max_events")}
     sites = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACTS[2], tmp_path)
     exact = federations.result(federations.run(federations.study_of({"a": {"run": name, **known}}), CONTRACTS[2], sites))
     compared = 0
@@ -184,7 +184,7 @@ def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]
     for state in passed:
         zero, real = budget.zero(task, state), task.analysis.local(cohort, task, state)
         for array in budget.private(task).shares(task, state):
-            assert not zero.sums[array].any() and zero.bounds[array] == real.bounds[array]
+            assert not zero.sums[array].any() and zero.sensitivity[array] == real.sensitivity[array]
             assert (zero.sums[array].shape, zero.sums[array].dtype.kind) == (real.sums[array].shape, real.sums[array].dtype.kind)
 
 
@@ -252,8 +252,8 @@ def test_no_person_moves_an_array_by_more_than_its_bound(name: str, options: dic
 def check(task: Task, state: State, one: Part, other: Part) -> None:
     for array in budget.private(task).shares(task, state):
         moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
-        bound = one.bounds[array]
-        assert np.isfinite(bound) and bound == other.bounds[array], "a bound must not hang on the rows"
+        bound = one.sensitivity[array]
+        assert np.isfinite(bound) and bound == other.sensitivity[array], "a bound must not hang on the rows"
         assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of float sums
 
 
@@ -267,5 +267,5 @@ def test_some_person_moves_some_array_nearly_that_far(name: str, options: dict[s
         person = table["person"].iloc[0]
         one, other = (task.analysis.local(cohort_of(part, task, rows, tmp_path), task, state) for part in (table, table[table["person"] != person]))
         for array in budget.private(task).shares(task, state):
-            farthest = max(farthest, float(np.linalg.norm(one.sums[array] - other.sums[array])) / one.bounds[array])
+            farthest = max(farthest, float(np.linalg.norm(one.sums[array] - other.sums[array])) / one.sensitivity[array])
     assert farthest > 0.5

@@ -14,7 +14,7 @@ from federation import audit, errors
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     for i in range(5):
-        audit.write(tmp_path / "log", "happened", number=i, why="é")
+        audit.write(tmp_path / "log", "events", number=i, why="é")
     return tmp_path / "log"
 
 

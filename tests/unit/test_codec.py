@@ -33,7 +33,7 @@ def test_a_query_comes_back_the_same() -> None:
 def test_a_reply_comes_back_the_same() -> None:
     back = codec.reply_from_bytes(codec.reply_to_bytes(REPLY))
     part = back.answers[TaskId("a")]
-    assert isinstance(part, Part) and part.bounds == {"s": math.inf} and part.parameters == 2
+    assert isinstance(part, Part) and part.sensitivity == {"s": math.inf} and part.parameters == 2
     np.testing.assert_array_equal(part.sums["s"], PART.sums["s"])
     assert part.cells["people"].dtype == np.int64
     assert back.answers[TaskId("a", "n1")] == Refusal("small_cells", "merge levels")

@@ -87,7 +87,7 @@ def test_the_migrations_lead_to_the_schema(url: str) -> None:
     """From a database of the version before there were numbers."""
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
-        database.metadata.create_all(connection, tables=[database.runs, database.happenings])
+        database.metadata.create_all(connection, tables=[database.runs, database.event_rows])
         connection.execute(database.runs.insert().values(study="s", study_hash="h", engine="local", started="", finished="", status="complete", result="kept"))
     engine.dispose()
     opened = database.open_registry(url)

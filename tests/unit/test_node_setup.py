@@ -85,8 +85,8 @@ def test_the_unit_restarts_always_and_writes_nowhere_else(path: Path) -> None:
 
 def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_path: Path) -> None:
     state = path.parent / "state"
-    book = state_folder.open_ledger(state)
-    ledger.grant(book, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
+    budget_ledger = state_folder.open_ledger(state)
+    ledger.grant(budget_ledger, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
     Approvals(state / "approvals.sqlite").propose(Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", ""))
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"

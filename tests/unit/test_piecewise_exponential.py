@@ -101,7 +101,7 @@ DP = {"mode": "dp", "delta": 1e-6}
 @pytest.mark.parametrize("epsilon", [1.0, 4.0, 20.0])
 def test_under_noise_there_are_as_many_intervals_as_stand_clear_of_it(epsilon: float, table: pandas.DataFrame, tmp_path: Path) -> None:
     """Nobody is at risk in four fifths of the range; whatever the noise, the estimate comes."""
-    one = run(table, tmp_path, Policy(min_nodes=1, most_epsilon=20, hub_sees_cells=True), DP | {"epsilon": epsilon}, rounds=5)
+    one = run(table, tmp_path, Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True), DP | {"epsilon": epsilon}, rounds=5)
     n = len(baseline(one, "to"))
     assert 1 <= n <= 5 and (n == 5 or any(f"{n} intervals in place of 5" in note for note in result(one).notes))
     row = result(one).tables["coefficients"].rows[0]
@@ -109,7 +109,7 @@ def test_under_noise_there_are_as_many_intervals_as_stand_clear_of_it(epsilon: f
 
 
 def test_more_budget_gives_more_intervals(table: pandas.DataFrame, tmp_path: Path) -> None:
-    policy = Policy(min_nodes=1, most_epsilon=20, hub_sees_cells=True)
+    policy = Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True)
     ends = []
     for name, epsilon in (("poor", 0.3), ("rich", 20.0)):
         (tmp_path / name).mkdir()

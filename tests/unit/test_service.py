@@ -13,7 +13,7 @@ import pytest
 
 from federation.messages import Query, Refusal, State, TaskId
 from nodes import service
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Policy, Site
 from strategies import registry
 from tests import federations
@@ -41,7 +41,7 @@ def ask(
     made = federations.study_of({"a": options or OPTIONS}, **study)
     task = registry.plan(made, CONTRACT)["a"]
     full = Query(made, CONTRACT.hash, 1, ("n1", "n2", "n3"), {TaskId("a"): task.analysis.start(task)})
-    reply = service.answer(replace(full, **(query or {})), Office(site), federations.NOW)
+    reply = service.answer(replace(full, **(query or {})), NodeContext(site), federations.NOW)
     return reply.answers[TaskId("a")]
 
 
@@ -73,7 +73,7 @@ def test_a_no_names_its_rule(rule: str, change: dict[str, Any], tmp_path: Path) 
     if rule == "study":
         site = federations.site_of("n1", TABLE, CONTRACT, tmp_path)
         query = Query(federations.study_of({"a": OPTIONS}), CONTRACT.hash, 1, ("n1",), {TaskId("b"): State()})
-        answer = service.answer(query, Office(site), federations.NOW).answers[TaskId("b")]
+        answer = service.answer(query, NodeContext(site), federations.NOW).answers[TaskId("b")]
     else:
         answer = ask(tmp_path, **change)
     assert isinstance(answer, Refusal) and answer.rule == rule and len(answer.remedy) > 20
@@ -101,7 +101,7 @@ def test_a_terse_site_says_no_and_no_more(tmp_path: Path) -> None:
 def test_a_task_addressed_to_another_node_is_not_answered(tmp_path: Path) -> None:
     site = federations.site_of("n1", TABLE, CONTRACT, tmp_path)
     query = Query(federations.study_of({"a": OPTIONS}), CONTRACT.hash, 1, ("n1", "n2"), {TaskId("a", "n2"): State()})
-    assert service.answer(query, Office(site), federations.NOW).answers == {}
+    assert service.answer(query, NodeContext(site), federations.NOW).answers == {}
 
 
 def test_a_source_that_is_gone_is_a_refusal_without_its_path(tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_a_source_that_is_gone_is_a_refusal_without_its_path(tmp_path: Path) -> 
     (tmp_path / "n1.csv").unlink()
     task = registry.plan(made := federations.study_of({"a": OPTIONS}), CONTRACT)["a"]
     query = Query(made, CONTRACT.hash, 1, ("n1",), {TaskId("a"): task.analysis.start(task)})
-    answer = service.answer(query, Office(site), federations.NOW).answers[TaskId("a")]
+    answer = service.answer(query, NodeContext(site), federations.NOW).answers[TaskId("a")]
     assert isinstance(answer, Refusal) and answer.rule == "source" and "n1.csv" not in str(answer)

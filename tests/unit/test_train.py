@@ -235,7 +235,7 @@ def test_a_node_that_drops_comes_back_at_the_current_round(tmp_path: Path) -> No
     (one,) = outcome.runs.values()
     assert one.result is not None and one.rounds == 7
     assert [node["node"] for node in one.result.tables["nodes"].rows] == ["n0", "n1", "n2", "n3"]
-    assert [(h.round, h.node) for h in outcome.happened] == [(2, "n1"), (3, "n1")]
+    assert [(h.round, h.node) for h in outcome.events] == [(2, "n1"), (3, "n1")]
 
 
 def test_a_round_that_too_few_answer_is_tried_again_and_a_training_that_none_answers_ends(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def intervals(rng: np.random.Generator, loss: Floats, death: Floats, end: Floats
         who = np.flatnonzero(alive & (end > start))
         wait = rng.exponential(1.0, len(who)) / (loss[who, i] + death[who, i])
         until = np.minimum(np.minimum(start + wait, stop), end[who])
-        happened = (start + wait <= stop) & (start + wait <= end[who])
+        events = (start + wait <= stop) & (start + wait <= end[who])
         of_loss = rng.random(len(who)) < loss[who, i] / (loss[who, i] + death[who, i])
-        issue = np.where(happened, np.where(of_loss, "perte", "deces"), "aucune")
+        issue = np.where(events, np.where(of_loss, "perte", "deces"), "aucune")
         rows.append(pandas.DataFrame({"patient": who, "interval": i, "debut": start, "fin": np.ceil(until), "issue": issue}))
-        alive[who[happened | (until >= end[who])]] = False
+        alive[who[events | (until >= end[who])]] = False
     return pandas.concat(rows, ignore_index=True)
 
 
