@@ -57,7 +57,12 @@ class Servers:
     def serving(self, ready: bool) -> None:
         """What the health service says: whether a study could run now."""
         for name in ("", *NAMES):
-            self.health.set(name, health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING)
+            self.health.set(
+                name,
+                health_pb2.HealthCheckResponse.SERVING
+                if ready
+                else health_pb2.HealthCheckResponse.NOT_SERVING,
+            )
 
     def stop(self) -> None:
         self.health.enter_graceful_shutdown()
@@ -86,17 +91,23 @@ def _server(calls: int) -> grpc.Server:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000),
     ]  # fmt: skip
-    return grpc.server(futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"), options=options)
+    return grpc.server(
+        futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"), options=options
+    )
 
 
 def _listen(server: grpc.Server, hub: HubSettings, which: str, *, mutual: bool) -> None:
     pair = ((hub.pki / "hub.key").read_bytes(), (hub.pki / "hub.crt").read_bytes())
-    secure = grpc.ssl_server_credentials([pair], (hub.pki / "ca.crt").read_bytes() if mutual else None, require_client_auth=mutual)
+    secure = grpc.ssl_server_credentials(
+        [pair], (hub.pki / "ca.crt").read_bytes() if mutual else None, require_client_auth=mutual
+    )
     address = getattr(hub.file, which)
     try:
         server.add_secure_port(address, secure)
     except RuntimeError:
-        raise errors.SetupError(f"the port {address} cannot be opened; another program has it, or change `{which}` in hub.yaml") from None
+        raise errors.SetupError(
+            f"the port {address} cannot be opened; another program has it, or change `{which}` in hub.yaml"
+        ) from None
 
 
 CODES = {
@@ -118,7 +129,10 @@ def _told(call: Callable[..., Any]) -> Callable[..., Any]:
             context.abort(code, f"{type(error).__name__}|{error}")
         except sa.exc.SQLAlchemyError as error:
             log.error("the database is away: %s", type(error).__name__)
-            context.abort(grpc.StatusCode.UNAVAILABLE, "SetupError|the hub's database is away; try again later")
+            context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                "SetupError|the hub's database is away; try again later",
+            )
 
     return answered
 
@@ -126,12 +140,23 @@ def _told(call: Callable[..., Any]) -> Callable[..., Any]:
 def _caller(scheduler: Scheduler, context: grpc.ServicerContext, *roles: str) -> tuple[Party, str]:
     """The party whose certificate this is, and the certificate; aborts if it is unknown, revoked, or of another role."""
     shown = context.auth_context().get("x509_pem_cert", [b""])[0]
-    found = database.party_by_key(scheduler.engine, credentials.key_id(x509.load_pem_x509_certificate(shown))) if shown else None
+    found = (
+        database.party_by_key(
+            scheduler.engine, credentials.key_id(x509.load_pem_x509_certificate(shown))
+        )
+        if shown
+        else None
+    )
     if found is None or found.revoked is not None:
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, "RefusalError|this certificate was revoked or replaced; ask the hub's operator")
+        context.abort(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "RefusalError|this certificate was revoked or replaced; ask the hub's operator",
+        )
     assert found is not None
     if found.role not in roles:
-        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {found.role} may not do this")
+        context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {found.role} may not do this"
+        )
     return found, shown.decode()
 
 
@@ -140,25 +165,38 @@ class Enrolment(hub_pb2_grpc.EnrolmentServicer):
         self.scheduler = scheduler
 
     @_told
-    def Enrol(self, request: hub_pb2.EnrolRequest, context: grpc.ServicerContext) -> hub_pb2.EnrolReply:  # noqa: N802
-        return enrolment.enrol(self.scheduler.hub, self.scheduler.engine, self.scheduler.control, request)
+    def Enrol(
+        self, request: hub_pb2.EnrolRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.EnrolReply:
+        return enrolment.enrol(
+            self.scheduler.hub, self.scheduler.engine, self.scheduler.control, request
+        )
 
 
 class Nodes(hub_pb2_grpc.NodesServicer):
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    def Watch(self, request: hub_pb2.Hello, context: grpc.ServicerContext) -> Iterator[hub_pb2.Notice]:  # noqa: N802
+    def Watch(
+        self, request: hub_pb2.Hello, context: grpc.ServicerContext
+    ) -> Iterator[hub_pb2.Notice]:
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
-        holdings = {one.dataset: {"contract": one.contract_hash, "people": one.people or None} for one in request.holdings}
+        holdings = {
+            one.dataset: {"contract": one.contract_hash, "people": one.people or None}
+            for one in request.holdings
+        }
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
         line = scheduler.board.connect(node.name)
         context.add_callback(lambda: line.put(None))
         log.info("node %s is online (hdh %s)", node.name, request.version)
         try:
             head = scheduler.witness(node.name)
-            yield hub_pb2.Notice(welcome=hub_pb2.Welcome(now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__))
+            yield hub_pb2.Notice(
+                welcome=hub_pb2.Welcome(
+                    now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__
+                )
+            )
             for proposal in scheduler.open_proposals(node.name):
                 yield hub_pb2.Notice(proposal=proposal)
             yield from self._notices(node.name, line, context)
@@ -166,7 +204,9 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             scheduler.board.disconnect(node.name, line)
             log.info("node %s is offline", node.name)
 
-    def _notices(self, node: str, line: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext) -> Iterator[hub_pb2.Notice]:
+    def _notices(
+        self, node: str, line: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext
+    ) -> Iterator[hub_pb2.Notice]:
         """Until the line ends; every few seconds it is seen whether the node may still be here."""
         seen = time.monotonic()
         while context.is_active():
@@ -181,24 +221,34 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                 seen = time.monotonic()
 
     @_told
-    def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:  # noqa: N802
+    def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:
         node, _ = _caller(self.scheduler, context, "node")
         self.scheduler.decide(node, request)
         return hub_pb2.Empty()
 
     @_told
-    def Renew(self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext) -> hub_pb2.RenewReply:  # noqa: N802
+    def Renew(
+        self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.RenewReply:
         party, _ = _caller(self.scheduler, context, "node", "coordinator", "operator")
         asked = pki.read_request(request.csr)
         if credentials.key_id(asked) != party.key_id:
-            raise errors.RefusalError("a renewal is for the same key; for another one, ask the hub's operator for an invitation")
-        return hub_pb2.RenewReply(certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role))
+            raise errors.RefusalError(
+                "a renewal is for the same key; for another one, ask the hub's operator for an invitation"
+            )
+        return hub_pb2.RenewReply(
+            certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role)
+        )
 
     @_told
-    def Roster(self, request: hub_pb2.Empty, context: grpc.ServicerContext) -> hub_pb2.RosterReply:  # noqa: N802
+    def Roster(self, request: hub_pb2.Empty, context: grpc.ServicerContext) -> hub_pb2.RosterReply:
         _caller(self.scheduler, context, "node")
         return hub_pb2.RosterReply(
-            nodes={one.name: bytes.fromhex(one.identity) for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None}
+            nodes={
+                one.name: bytes.fromhex(one.identity)
+                for one in database.enrolled(self.scheduler.engine, "node")
+                if one.revoked is None
+            }
         )
 
 
@@ -207,7 +257,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self.scheduler = scheduler
 
     @_told
-    def Submit(self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
+    def Submit(
+        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.Status:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._checked(request, party, certificate)
         asked = self._asked(study, contract, request)
@@ -220,30 +272,58 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         }  # fmt: skip
         return self._status(self.scheduler.submit(values, asked))
 
-    def _checked(self, request: hub_pb2.SubmitRequest, party: Party, certificate: str) -> tuple[Study, Contract]:
+    def _checked(
+        self, request: hub_pb2.SubmitRequest, party: Party, certificate: str
+    ) -> tuple[Study, Contract]:
         study = studies.parse(request.study)
         try:
             contract = Contract.model_validate_json(request.contract)
         except pydantic.ValidationError:
-            raise errors.ContractError("the contract received does not follow the schema of this version") from None
+            raise errors.ContractError(
+                "the contract received does not follow the schema of this version"
+            ) from None
         if study.coordinator != party.name:
-            raise errors.StudyError(f"study {study.study}: it names coordinator {study.coordinator!r}, and you are {party.name!r}; leave `coordinator` out")
-        signer = credentials.signer_of_study(certificate.encode(), (self.scheduler.hub.pki / "ca.crt").read_bytes(), study.hash, request.signature, None)
+            raise errors.StudyError(
+                f"study {study.study}: it names coordinator {study.coordinator!r}, and you are {party.name!r}; leave `coordinator` out"
+            )
+        signer = credentials.signer_of_study(
+            certificate.encode(),
+            (self.scheduler.hub.pki / "ca.crt").read_bytes(),
+            study.hash,
+            request.signature,
+            None,
+        )
         if signer is None:
-            raise errors.StudyError(f"study {study.study}: your signature over it does not hold; submit it with `hdh study submit`")
+            raise errors.StudyError(
+                f"study {study.study}: your signature over it does not hold; submit it with `hdh study submit`"
+            )
         analyses.plan(study, contract)
         return study, contract
 
     def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
         """The nodes named, or all that hold the dataset with this contract."""
-        nodes = {one.name: one for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None}
+        nodes = {
+            one.name: one
+            for one in database.enrolled(self.scheduler.engine, "node")
+            if one.revoked is None
+        }
         unknown = [name for name in request.nodes if name not in nodes]
         if unknown:
-            raise errors.InputError(f"no node {unknown[0]!r} is enrolled here; the nodes are {', '.join(nodes) or 'none'}")
-        holding = [name for name, one in nodes.items() if one.holdings.get(study.dataset, {}).get("contract") == contract.hash]
+            raise errors.InputError(
+                f"no node {unknown[0]!r} is enrolled here; the nodes are {', '.join(nodes) or 'none'}"
+            )
+        holding = [
+            name
+            for name, one in nodes.items()
+            if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
+        ]
         asked = sorted(request.nodes) or sorted(holding)
         if len(asked) < study.min_nodes:
-            other = [name for name, one in nodes.items() if study.dataset in one.holdings and name not in holding]
+            other = [
+                name
+                for name, one in nodes.items()
+                if study.dataset in one.holdings and name not in holding
+            ]
             hint = f"; {', '.join(other)} have it under another contract" if other else ""
             raise errors.RefusalError(
                 f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes), and {len(asked)} hold dataset {study.dataset!r} with this contract{hint}"
@@ -251,15 +331,26 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         return asked
 
     @_told
-    def List(self, request: hub_pb2.ListRequest, context: grpc.ServicerContext) -> hub_pb2.ListReply:  # noqa: N802
+    def List(
+        self, request: hub_pb2.ListRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.ListReply:
         whose = self._whose(context)
-        return hub_pb2.ListReply(studies=[self._status(one) for one in database.newest(self.scheduler.engine, whose, min(request.most or 50, 1000))])
+        return hub_pb2.ListReply(
+            studies=[
+                self._status(one)
+                for one in database.newest(
+                    self.scheduler.engine, whose, min(request.most or 50, 1000)
+                )
+            ]
+        )
 
     @_told
-    def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
+    def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:
         return self._status(self._found(request, context))
 
-    def Watch(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Iterator[hub_pb2.Status]:  # noqa: N802
+    def Watch(
+        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
+    ) -> Iterator[hub_pb2.Status]:
         number = Coordination.Get(self, request, context).number
         last = None
         while context.is_active():
@@ -273,39 +364,64 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             time.sleep(QUIET_S)
 
     @_told
-    def Result(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.ResultReply:  # noqa: N802
+    def Result(
+        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.ResultReply:
         one = self._found(request, context)
         if one.run is None:
             said = f"{one.state}: {one.reason}" if one.over else f"{one.state}, and not over yet"
-            raise errors.RefusalError(f"study {one.study} (number {one.number}) has no result: {said}")
+            raise errors.RefusalError(
+                f"study {one.study} (number {one.number}) has no result: {said}"
+            )
         return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, one.run))
 
     @_told
-    def Cancel(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:  # noqa: N802
+    def Cancel(
+        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.Status:
         party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         one = self._found(request, context)
         if one.over:
-            raise errors.RefusalError(f"study {one.study} (number {one.number}) is over: {one.state}")
+            raise errors.RefusalError(
+                f"study {one.study} (number {one.number}) is over: {one.state}"
+            )
         self.scheduler.cancel(one, party.name)
         return self._status(database.submitted(self.scheduler.engine, one.number))
 
     @_told
-    def Plan(self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext) -> hub_pb2.PlanReply:  # noqa: N802
+    def Plan(
+        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.PlanReply:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._checked(request, party, certificate)
         asked = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
-            study=request.study, contract_hash=contract.hash, certificate=certificate, signature=request.signature, nodes=len(asked), rehearsal=True
+            study=request.study,
+            contract_hash=contract.hash,
+            certificate=certificate,
+            signature=request.signature,
+            nodes=len(asked),
+            rehearsal=True,
         )
         said = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
         online = self.scheduler.board.online()
         states = []
         for node in asked:
-            absent = hub_pb2.Decision(verdict="asked", reason="did not answer" if node in online else "is not online")
+            absent = hub_pb2.Decision(
+                verdict="asked", reason="did not answer" if node in online else "is not online"
+            )
             word = said.get(node, absent)
             known = database.party(self.scheduler.engine, node)
             people = known.holdings.get(study.dataset, {}).get("people") or 0 if known else 0
-            states.append(hub_pb2.NodeState(node=node, verdict=word.verdict, reason=word.reason, online=node in online, people=people))
+            states.append(
+                hub_pb2.NodeState(
+                    node=node,
+                    verdict=word.verdict,
+                    reason=word.reason,
+                    online=node in online,
+                    people=people,
+                )
+            )
         return hub_pb2.PlanReply(nodes=states)
 
     def _whose(self, context: grpc.ServicerContext) -> str | None:
@@ -315,7 +431,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     def _found(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
         one = database.find(self.scheduler.engine, request.study, self._whose(context))
         if one is None:
-            raise errors.InputError(f"no study {request.study!r} of yours at this hub; see `hdh study list`")
+            raise errors.InputError(
+                f"no study {request.study!r} of yours at this hub; see `hdh study list`"
+            )
         return one
 
     def _status(self, one: Submitted) -> hub_pb2.Status:

@@ -52,14 +52,28 @@ def keeper(file: Path, every_s: float = EVERY_S) -> Callable[[int, Outcome], Non
 
 
 def save(file: Path, number: int, outcome: Outcome) -> None:
-    open_ = {task_id: one for task_id, one in outcome.runs.items() if one.open and rounds.is_tolerant(one.task, outcome.study)}
+    open_ = {
+        task_id: one
+        for task_id, one in outcome.runs.items()
+        if one.open and rounds.is_tolerant(one.task, outcome.study)
+    }
     if not open_:
         return
     arrays: dict[str, Floats] = {}
     tasks = [_told(i, task_id, one, arrays) for i, (task_id, one) in enumerate(open_.items())]
-    header = {"study": outcome.study.hash, "contract": outcome.contract.hash, "round": number, "tasks": tasks}
+    header = {
+        "study": outcome.study.hash,
+        "contract": outcome.contract.hash,
+        "round": number,
+        "tasks": tasks,
+    }
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+        **arrays,
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     with part.open("wb") as out:
@@ -72,7 +86,14 @@ def save(file: Path, number: int, outcome: Outcome) -> None:
 def _told(index: int, task_id: TaskId, one: TaskRun, arrays: dict[str, Floats]) -> dict[str, Any]:
     for kind, values in (("values", one.state.values), ("hub", one.state.hub)):
         arrays |= {f"{index} {kind} {name}": array for name, array in values.items()}
-    return {"task": list(task_id), "step": one.state.step, "asked": list(one.state.asked), "rounds": one.rounds, "nodes": one.nodes, "notes": one.notes}
+    return {
+        "task": list(task_id),
+        "step": one.state.step,
+        "asked": list(one.state.asked),
+        "rounds": one.rounds,
+        "nodes": one.nodes,
+        "notes": one.notes,
+    }
 
 
 def load(file: Path, study: Study, contract: Contract) -> Saved | None:
@@ -87,7 +108,14 @@ def load(file: Path, study: Study, contract: Contract) -> Saved | None:
         return None
     runs = {}
     for i, told in enumerate(header["tasks"]):
-        values, more = ({name.split(" ", 2)[2]: array for name, array in arrays.items() if name.startswith(f"{i} {kind} ")} for kind in ("values", "hub"))
+        values, more = (
+            {
+                name.split(" ", 2)[2]: array
+                for name, array in arrays.items()
+                if name.startswith(f"{i} {kind} ")
+            }
+            for kind in ("values", "hub")
+        )
         state = State(told["step"], values, hub=more, asked=tuple(told["asked"]))
         runs[TaskId(*told["task"])] = (state, told["rounds"], told["nodes"], told["notes"])
     return Saved(header["round"], runs)

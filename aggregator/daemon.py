@@ -28,7 +28,12 @@ from federation import __version__, audit, credentials, errors, lock, logs
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "UV_OFFLINE": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "UV_OFFLINE": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+}
 START_S = 60.0
 LOCK = "hub.lock"
 
@@ -57,13 +62,21 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
         children.wait_until_up(stop)
         served.start()
         metrics.serve(hub.file.metrics, scheduler)
-        log.info("hub (hdh %s) is up: nodes' rounds %s, API %s, enrolment %s", __version__, hub.file.fleet, hub.file.api, hub.file.enrol)
+        log.info(
+            "hub (hdh %s) is up: nodes' rounds %s, API %s, enrolment %s",
+            __version__,
+            hub.file.fleet,
+            hub.file.api,
+            hub.file.enrol,
+        )
         loop = threading.Thread(target=scheduler.run, args=(stop,), name="dispatch")
         loop.start()
         while not stop.wait(1.0):
             served.serving(children.look_after() and _database_answers(engine))
             if not loop.is_alive():
-                raise errors.SetupError("the hub's loop has died of a bug of its own; its log says more")
+                raise errors.SetupError(
+                    "the hub's loop has died of a bug of its own; its log says more"
+                )
         loop.join(10)
     finally:
         stop.set()
@@ -109,10 +122,24 @@ class Children:
     @property
     def commands(self) -> dict[str, Sequence[str]]:
         folder, file = self.hub.folder, self.hub.file
-        tls = ["--runtime-api-address", file.admin, "--root-certificates", str(self.hub.pki / "ca.crt")]
+        tls = [
+            "--runtime-api-address",
+            file.admin,
+            "--root-certificates",
+            str(self.hub.pki / "ca.crt"),
+        ]
         secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
         return {
-            "superlink": [sys.executable, "-m", "aggregator.flower.superlink", str(folder), "--admin", file.admin, "--public", file.fleet],
+            "superlink": [
+                sys.executable,
+                "-m",
+                "aggregator.flower.superlink",
+                str(folder),
+                "--admin",
+                file.admin,
+                "--public",
+                file.fleet,
+            ],
             "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
         }
 
@@ -126,7 +153,12 @@ class Children:
             os.replace(path, path.with_suffix(".log.1"))
         with path.open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                self.commands[name], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(self.hub.folder), preexec_fn=_end_with_parent()
+                self.commands[name],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(self.hub.folder),
+                preexec_fn=_end_with_parent(),
             )
 
     def wait_until_up(self, stop: threading.Event) -> None:
@@ -138,14 +170,21 @@ class Children:
                 with suppress(OSError), socket.create_connection((host, port), timeout=1):
                     break
                 if time.monotonic() > until or self.processes["superlink"].poll() is not None:
-                    raise errors.SetupError(f"Flower's SuperLink did not start: {last_line(self.hub.folder / 'logs' / 'superlink.log')}")
+                    raise errors.SetupError(
+                        f"Flower's SuperLink did not start: {last_line(self.hub.folder / 'logs' / 'superlink.log')}"
+                    )
                 time.sleep(0.05)
 
     def look_after(self) -> bool:
         """Whether all are there; one that has died is started again, at most every five seconds."""
         for name, process in list(self.processes.items()):
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
-                log.error("%s ended (%s), and is started again: %s", name, process.returncode, last_line(self.hub.folder / "logs" / f"{name}.log"))
+                log.error(
+                    "%s ended (%s), and is started again: %s",
+                    name,
+                    process.returncode,
+                    last_line(self.hub.folder / "logs" / f"{name}.log"),
+                )
                 self.again_at[name] = time.monotonic() + 5.0
                 self._start(name)
         return all(process.poll() is None for process in self.processes.values())
@@ -169,9 +208,21 @@ def _end_with_parent() -> Callable[[], None]:
 
 def environment(folder: Path) -> dict[str, str]:
     """Flower kept from its own network calls, and at home in the hub's folder."""
-    path = os.pathsep.join(dict.fromkeys([str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]))
+    path = os.pathsep.join(
+        dict.fromkeys(
+            [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]
+        )
+    )
     home = str(Path(aggregator.__file__).parent.parent)
-    return {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder), "PYTHONPATH": home, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        **QUIET,
+        "PATH": path,
+        "FLWR_HOME": str(folder),
+        "PYTHONPATH": home,
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def last_line(path: Path) -> str:

@@ -99,7 +99,9 @@ decisions = sa.Table(
     sa.Column("at", sa.String(40), nullable=False),
     sa.Column("signature", sa.String(128), nullable=False),
 )
-version = sa.Table("alembic_version", metadata, sa.Column("version_num", sa.String(32), primary_key=True))
+version = sa.Table(
+    "alembic_version", metadata, sa.Column("version_num", sa.String(32), primary_key=True)
+)
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,18 @@ def open_registry(url: str) -> sa.Engine:
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = None
     try:
-        engine = sa.create_engine(url, connect_args={"timeout": 30} if local else {}, pool_pre_ping=not local)
+        engine = sa.create_engine(
+            url, connect_args={"timeout": 30} if local else {}, pool_pre_ping=not local
+        )
         if local:
             sa.event.listen(engine, "connect", _durable)
         with engine.begin() as connection:
             tables = sa.inspect(connection).get_table_names()
-            found = connection.execute(sa.select(version.c.version_num)).scalar() if "alembic_version" in tables else None
+            found = (
+                connection.execute(sa.select(version.c.version_num)).scalar()
+                if "alembic_version" in tables
+                else None
+            )
             if not tables:
                 metadata.create_all(connection)
                 connection.execute(version.insert().values(version_num=VERSION))
@@ -178,7 +186,9 @@ def open_registry(url: str) -> sa.Engine:
         if engine is not None:
             engine.dispose()
         said = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
-        raise errors.SetupError(f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({said}); check `database` in hub.yaml") from None
+        raise errors.SetupError(
+            f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({said}); check `database` in hub.yaml"
+        ) from None
 
 
 def _durable(connection: Any, _: Any) -> None:
@@ -194,7 +204,9 @@ def _migrate(engine: sa.Engine, found: str | None) -> None:
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     if found is not None and found > VERSION:
-        raise errors.SetupError(f"the database is of a newer hdh (schema {found}; this one knows {VERSION}); install that version")
+        raise errors.SetupError(
+            f"the database is of a newer hdh (schema {found}; this one knows {VERSION}); install that version"
+        )
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
         if found is None:
@@ -215,7 +227,11 @@ def write(engine: sa.Engine, document: Document) -> int:
         "finished": provenance["finished"],
     }
     with engine.begin() as connection:
-        run = int(connection.execute(runs.insert().values(**row, status=status_of(document), result=text)).inserted_primary_key[0])  # type: ignore[index]
+        run = int(
+            connection.execute(
+                runs.insert().values(**row, status=status_of(document), result=text)
+            ).inserted_primary_key[0]
+        )  # type: ignore[index]
         events: list[dict[str, Any]] = [{"run": run, **event} for event in provenance["events"]]
         if events:
             connection.execute(event_rows.insert(), events)
@@ -224,43 +240,74 @@ def write(engine: sa.Engine, document: Document) -> int:
 
 def status_of(document: Document) -> str:
     statuses = {found.status for found in document.analyses.values()}
-    return "complete" if statuses == {"released"} else "failed" if statuses == {"failed"} else "partial"
+    return (
+        "complete"
+        if statuses == {"released"}
+        else "failed"
+        if statuses == {"failed"}
+        else "partial"
+    )
 
 
 def result(engine: sa.Engine, run: int) -> str:
     with engine.connect() as connection:
-        return str(connection.execute(sa.select(runs.c.result).where(runs.c.id == run)).scalar_one())
+        return str(
+            connection.execute(sa.select(runs.c.result).where(runs.c.id == run)).scalar_one()
+        )
 
 
 # -- who is enrolled
-def invite(engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float) -> None:
+def invite(
+    engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float
+) -> None:
     with engine.begin() as connection:
-        connection.execute(invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None)))  # a new one replaces it
-        connection.execute(invitations.insert().values(secret_hash=secret_hash, name=name, role=role, made=made, expires=expires))
+        connection.execute(
+            invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None))
+        )  # a new one replaces it
+        connection.execute(
+            invitations.insert().values(
+                secret_hash=secret_hash, name=name, role=role, made=made, expires=expires
+            )
+        )
 
 
 def invitation(engine: sa.Engine, secret_hash: str, now: float) -> tuple[str, str] | None:
     """Name and role of an invitation; None if it is unknown, used or expired."""
     with engine.connect() as connection:
-        row = connection.execute(sa.select(invitations.c.name, invitations.c.role).where(_counts(secret_hash, now))).one_or_none()
+        row = connection.execute(
+            sa.select(invitations.c.name, invitations.c.role).where(_counts(secret_hash, now))
+        ).one_or_none()
     return None if row is None else (str(row.name), str(row.role))
 
 
 def use_invitation(engine: sa.Engine, secret_hash: str, now: float) -> bool:
     """Whether it still counted; it does not any more."""
     with engine.begin() as connection:
-        return connection.execute(invitations.update().where(_counts(secret_hash, now)).values(used=now)).rowcount == 1
+        return (
+            connection.execute(
+                invitations.update().where(_counts(secret_hash, now)).values(used=now)
+            ).rowcount
+            == 1
+        )
 
 
 def _counts(secret_hash: str, now: float) -> Any:
-    return sa.and_(invitations.c.secret_hash == secret_hash, invitations.c.used.is_(None), invitations.c.expires > now)
+    return sa.and_(
+        invitations.c.secret_hash == secret_hash,
+        invitations.c.used.is_(None),
+        invitations.c.expires > now,
+    )
 
 
 def open_invitations(engine: sa.Engine, now: float) -> list[tuple[str, str, float]]:
     """Name, role and expiry of those that can still be used."""
-    query = sa.select(invitations.c.name, invitations.c.role, invitations.c.expires).where(invitations.c.used.is_(None), invitations.c.expires > now)
+    query = sa.select(invitations.c.name, invitations.c.role, invitations.c.expires).where(
+        invitations.c.used.is_(None), invitations.c.expires > now
+    )
     with engine.connect() as connection:
-        return [(str(row.name), str(row.role), float(row.expires)) for row in connection.execute(query)]
+        return [
+            (str(row.name), str(row.role), float(row.expires)) for row in connection.execute(query)
+        ]
 
 
 def party(engine: sa.Engine, name: str) -> Party | None:
@@ -278,41 +325,97 @@ def enrolled(engine: sa.Engine, *roles: str) -> list[Party]:
 
 def _parties(engine: sa.Engine, where: Any) -> list[Party]:
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(parties).where(where).order_by(parties.c.name)).mappings().all()
+        rows = (
+            connection.execute(sa.select(parties).where(where).order_by(parties.c.name))
+            .mappings()
+            .all()
+        )
     return [
-        Party(**{**row, "flower_id": int(row["flower_id"]), "former_flower_ids": json.loads(row["former_flower_ids"]), "holdings": json.loads(row["holdings"])})
+        Party(
+            **{
+                **row,
+                "flower_id": int(row["flower_id"]),
+                "former_flower_ids": json.loads(row["former_flower_ids"]),
+                "holdings": json.loads(row["holdings"]),
+            }
+        )
         for row in rows
     ]
 
 
-def enrol(engine: sa.Engine, name: str, role: str, key_id: str, identity: str, flower_id: int, version: str, now: float) -> None:
+def enrol(
+    engine: sa.Engine,
+    name: str,
+    role: str,
+    key_id: str,
+    identity: str,
+    flower_id: int,
+    version: str,
+    now: float,
+) -> None:
     """A new party, or an old one with a new key; its former id at the SuperLink is kept to be taken off there."""
-    row = {"role": role, "key_id": key_id, "identity": identity, "flower_id": str(flower_id), "enrolled": now, "revoked": None, "version": version}
+    row = {
+        "role": role,
+        "key_id": key_id,
+        "identity": identity,
+        "flower_id": str(flower_id),
+        "enrolled": now,
+        "revoked": None,
+        "version": version,
+    }
     before = party(engine, name)
     with engine.begin() as connection:
         if before is None:
-            connection.execute(parties.insert().values(name=name, former_flower_ids="[]", holdings="{}", **row))
+            connection.execute(
+                parties.insert().values(name=name, former_flower_ids="[]", holdings="{}", **row)
+            )
         else:
-            former = json.dumps([*before.former_flower_ids, before.flower_id] if before.flower_id else before.former_flower_ids)
-            connection.execute(parties.update().where(parties.c.name == name).values(former_flower_ids=former, **row))
+            former = json.dumps(
+                [*before.former_flower_ids, before.flower_id]
+                if before.flower_id
+                else before.former_flower_ids
+            )
+            connection.execute(
+                parties.update()
+                .where(parties.c.name == name)
+                .values(former_flower_ids=former, **row)
+            )
 
 
 def revoke(engine: sa.Engine, name: str, now: float) -> None:
     before = party(engine, name)
     if before is None:
         raise errors.InputError(f"nobody called {name!r} is enrolled; see `hdh hub nodes`")
-    former = json.dumps([*before.former_flower_ids, before.flower_id] if before.flower_id else before.former_flower_ids)
+    former = json.dumps(
+        [*before.former_flower_ids, before.flower_id]
+        if before.flower_id
+        else before.former_flower_ids
+    )
     with engine.begin() as connection:
-        connection.execute(parties.update().where(parties.c.name == name).values(revoked=before.revoked or now, former_flower_ids=former, flower_id="0"))
-        connection.execute(invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None)))
+        connection.execute(
+            parties.update()
+            .where(parties.c.name == name)
+            .values(revoked=before.revoked or now, former_flower_ids=former, flower_id="0")
+        )
+        connection.execute(
+            invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None))
+        )
 
 
 def forget_former(engine: sa.Engine, name: str) -> None:
     with engine.begin() as connection:
-        connection.execute(parties.update().where(parties.c.name == name).values(former_flower_ids="[]"))
+        connection.execute(
+            parties.update().where(parties.c.name == name).values(former_flower_ids="[]")
+        )
 
 
-def seen(engine: sa.Engine, name: str, now: float, version: str | None = None, holdings: Mapping[str, Any] | None = None) -> None:
+def seen(
+    engine: sa.Engine,
+    name: str,
+    now: float,
+    version: str | None = None,
+    holdings: Mapping[str, Any] | None = None,
+) -> None:
     values: dict[str, Any] = {"seen": now}
     if version is not None:
         values["version"] = version
@@ -326,9 +429,24 @@ def seen(engine: sa.Engine, name: str, now: float, version: str | None = None, h
 def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
     with engine.begin() as connection:
         number = int(
-            connection.execute(studies.insert().values(**values, state="waiting", reason="", attempts=0, flower_run="")).inserted_primary_key[0]  # type: ignore[index]
+            connection.execute(
+                studies.insert().values(
+                    **values, state="waiting", reason="", attempts=0, flower_run=""
+                )
+            ).inserted_primary_key[0]  # type: ignore[index]
         )
-        rows = [{"number": number, "node": node, "verdict": "asked", "reason": "", "by": "", "at": "", "signature": ""} for node in asked]
+        rows = [
+            {
+                "number": number,
+                "node": node,
+                "verdict": "asked",
+                "reason": "",
+                "by": "",
+                "at": "",
+                "signature": "",
+            }
+            for node in asked
+        ]
         connection.execute(decisions.insert(), rows)
     return submitted(engine, number)
 
@@ -343,12 +461,23 @@ def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | 
     if named.isdecimal() and len(named) < 10:
         found = _studies(engine, sa.and_(studies.c.number == int(named), mine))
     else:
-        found = _studies(engine, sa.and_(sa.or_(studies.c.study == named, studies.c.study_hash.startswith(named, autoescape=True)), mine))
+        found = _studies(
+            engine,
+            sa.and_(
+                sa.or_(
+                    studies.c.study == named,
+                    studies.c.study_hash.startswith(named, autoescape=True),
+                ),
+                mine,
+            ),
+        )
     return found[0] if found else None
 
 
 def newest(engine: sa.Engine, coordinator: str | None, most: int) -> list[Submitted]:
-    return _studies(engine, sa.true() if coordinator is None else studies.c.coordinator == coordinator, most)
+    return _studies(
+        engine, sa.true() if coordinator is None else studies.c.coordinator == coordinator, most
+    )
 
 
 def in_states(engine: sa.Engine, *states: str) -> list[Submitted]:
@@ -357,7 +486,12 @@ def in_states(engine: sa.Engine, *states: str) -> list[Submitted]:
 
 def _studies(engine: sa.Engine, where: Any, most: int | None = None) -> list[Submitted]:
     with engine.connect() as connection:
-        return [Submitted(**row) for row in connection.execute(sa.select(studies).where(where).order_by(studies.c.number.desc()).limit(most)).mappings()]
+        return [
+            Submitted(**row)
+            for row in connection.execute(
+                sa.select(studies).where(where).order_by(studies.c.number.desc()).limit(most)
+            ).mappings()
+        ]
 
 
 def update(engine: sa.Engine, number: int, **values: Any) -> None:
@@ -365,10 +499,16 @@ def update(engine: sa.Engine, number: int, **values: Any) -> None:
         connection.execute(studies.update().where(studies.c.number == number).values(**values))
 
 
-def move(engine: sa.Engine, number: int, state: str, *, out_of: Sequence[str], **values: Any) -> bool:
+def move(
+    engine: sa.Engine, number: int, state: str, *, out_of: Sequence[str], **values: Any
+) -> bool:
     """Whether the study was in one of `out_of`, and is in `state` now."""
     with engine.begin() as connection:
-        done = connection.execute(studies.update().where(studies.c.number == number, studies.c.state.in_(out_of)).values(state=state, **values))
+        done = connection.execute(
+            studies.update()
+            .where(studies.c.number == number, studies.c.state.in_(out_of))
+            .values(state=state, **values)
+        )
         return bool(done.rowcount)
 
 
@@ -379,11 +519,22 @@ def decide(engine: sa.Engine, decided: Decided) -> bool:
         before = connection.execute(sa.select(decisions.c.verdict).where(mine)).scalar()
         if before is None or before == decided.verdict:
             return False
-        values = {"verdict": decided.verdict, "reason": decided.reason, "by": decided.by, "at": decided.at, "signature": decided.signature}
+        values = {
+            "verdict": decided.verdict,
+            "reason": decided.reason,
+            "by": decided.by,
+            "at": decided.at,
+            "signature": decided.signature,
+        }
         connection.execute(decisions.update().where(mine).values(**values))
     return True
 
 
 def decided(engine: sa.Engine, number: int) -> list[Decided]:
     with engine.connect() as connection:
-        return [Decided(**row) for row in connection.execute(sa.select(decisions).where(decisions.c.number == number).order_by(decisions.c.node)).mappings()]
+        return [
+            Decided(**row)
+            for row in connection.execute(
+                sa.select(decisions).where(decisions.c.number == number).order_by(decisions.c.node)
+            ).mappings()
+        ]

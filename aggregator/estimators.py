@@ -27,25 +27,44 @@ def load(path: Path | str, analysis: str) -> Any:
     category `sex[F]`, the column that is 1 for F and else 0. Raises InputError where there is none to make."""
     document = json.loads(Path(path).read_text(encoding="utf-8"))
     if analysis not in document["analyses"]:
-        raise errors.InputError(f"{path}: no analysis {analysis!r}; it has {', '.join(document['analyses'])}")
+        raise errors.InputError(
+            f"{path}: no analysis {analysis!r}; it has {', '.join(document['analyses'])}"
+        )
     found = document["analyses"][analysis]
     makers = {"glm": _linear, "boosted_trees": _boosted}
     if found["run"] not in makers:
-        raise errors.InputError(f"{path}: {analysis!r} is a {found['run']}; estimators are made of {', '.join(makers)}")
+        raise errors.InputError(
+            f"{path}: {analysis!r} is a {found['run']}; estimators are made of {', '.join(makers)}"
+        )
     if found["status"] != "released":
         raise errors.InputError(f"{path}: {analysis!r} was {found['status']}: {found['reason']}")
     return makers[found["run"]](found["tables"])
 
 
 def _linear(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
-    rows = {row["term"]: row["estimate"] or 0.0 for row in tables["coefficients"]}  # what was not estimated adds nothing
+    rows = {
+        row["term"]: row["estimate"] or 0.0 for row in tables["coefficients"]
+    }  # what was not estimated adds nothing
     names = [name for name in rows if name != INTERCEPT]
-    kind = "logit" if "odds_ratio" in tables["coefficients"][0] else "log" if "rate_ratio" in tables["coefficients"][0] else "identity"
-    coefficients, intercept = np.array([rows[name] for name in names]), float(rows.get(INTERCEPT, 0.0))
+    kind = (
+        "logit"
+        if "odds_ratio" in tables["coefficients"][0]
+        else "log"
+        if "rate_ratio" in tables["coefficients"][0]
+        else "identity"
+    )
+    coefficients, intercept = (
+        np.array([rows[name] for name in names]),
+        float(rows.get(INTERCEPT, 0.0)),
+    )
     made: Any
     if kind == "logit":
         made = LogisticRegression()
-        made.classes_, made.coef_, made.intercept_ = np.array([False, True]), coefficients[None], np.array([intercept])
+        made.classes_, made.coef_, made.intercept_ = (
+            np.array([False, True]),
+            coefficients[None],
+            np.array([intercept]),
+        )
     else:
         made = PoissonRegressor() if kind == "log" else LinearRegression()
         made.coef_, made.intercept_ = coefficients, intercept
@@ -78,11 +97,16 @@ class _Boosted(BaseEstimator):  # type: ignore[misc]
         return self.trees is not None
 
     def fit(self, X: Any, y: Any) -> _Boosted:
-        raise errors.InputError("these trees were grown by a federated study; submit another to grow them anew")
+        raise errors.InputError(
+            "these trees were grown by a federated study; submit another to grow them anew"
+        )
 
     def decision_function(self, X: Any) -> Floats:
         names = list(self.feature_names_in_)
-        columns = {name: np.asarray(X[name] if hasattr(X, "columns") else np.asarray(X)[:, j], np.float64) for j, name in enumerate(names)}
+        columns = {
+            name: np.asarray(X[name] if hasattr(X, "columns") else np.asarray(X)[:, j], np.float64)
+            for j, name in enumerate(names)
+        }
         return boosted_trees.predict(self.trees, self.base, columns)
 
 

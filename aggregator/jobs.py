@@ -42,8 +42,19 @@ def write(folder: Path, name: str, job: Job) -> None:
 def read(folder: Path, name: str) -> Job:
     values = json.loads((folder / f"{name}.job.json").read_text(encoding="utf-8"))
     nodes = {int(node_id): str(node) for node_id, node in values["nodes"].items()}
-    study, contract = studies.parse(json.dumps(values["study"])), Contract.model_validate(values["contract"])
-    return Job(study, contract, nodes, values["identities"], values["wait_s"], values["timeout_s"], tuple(values["notes"]))
+    study, contract = (
+        studies.parse(json.dumps(values["study"])),
+        Contract.model_validate(values["contract"]),
+    )
+    return Job(
+        study,
+        contract,
+        nodes,
+        values["identities"],
+        values["wait_s"],
+        values["timeout_s"],
+        tuple(values["notes"]),
+    )
 
 
 def ask(folder: Path, name: str, queries: int) -> None:
@@ -80,7 +91,11 @@ def progress(folder: Path, name: str, done: str) -> None:
 def witnesses(folder: Path) -> dict[str, LedgerHead]:
     """The last heads of the nodes' ledgers that any study of this hub has seen."""
     path = folder / "witnesses.json"
-    return {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()} if path.exists() else {}
+    return (
+        {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()}
+        if path.exists()
+        else {}
+    )
 
 
 def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:

@@ -32,20 +32,44 @@ def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list
     meta: list[Row] = []
     without: list[Row] = []
     for term in dict.fromkeys(row["term"] for rows in by_node.values() for row in rows):
-        found = {node: row for node, rows in by_node.items() for row in rows if row["term"] == term and row.get("std_error")}
+        found = {
+            node: row
+            for node, rows in by_node.items()
+            for row in rows
+            if row["term"] == term and row.get("std_error")
+        }
         if len(found) < LEAST:
             continue
-        y, v = np.array([row["estimate"] for row in found.values()]), np.array([row["std_error"] for row in found.values()]) ** 2
-        meta.append({"term": term, "nodes": len(y), **_said("", random_effects(y, v)), **_fixed(y, v), **heterogeneity(y, v)})
+        y, v = (
+            np.array([row["estimate"] for row in found.values()]),
+            np.array([row["std_error"] for row in found.values()]) ** 2,
+        )
+        meta.append(
+            {
+                "term": term,
+                "nodes": len(y),
+                **_said("", random_effects(y, v)),
+                **_fixed(y, v),
+                **heterogeneity(y, v),
+            }
+        )
         if len(y) > LEAST:
             left = ((node, np.arange(len(y)) != i) for i, node in enumerate(found))
-            without += [{"term": term, "without": node, **_said("", random_effects(y[kept], v[kept]))} for node, kept in left]
+            without += [
+                {"term": term, "without": node, **_said("", random_effects(y[kept], v[kept]))}
+                for node, kept in left
+            ]
     return {name: rows for name, rows in (("meta", meta), ("leave_one_out", without)) if rows}
 
 
 def _said(prefix: str, pooled: PooledEstimate) -> Row:
     low, high = pooled.estimate - Z * pooled.error, pooled.estimate + Z * pooled.error
-    return {f"{prefix}estimate": pooled.estimate, f"{prefix}std_error": pooled.error, f"{prefix}conf_low": low, f"{prefix}conf_high": high}
+    return {
+        f"{prefix}estimate": pooled.estimate,
+        f"{prefix}std_error": pooled.error,
+        f"{prefix}conf_low": low,
+        f"{prefix}conf_high": high,
+    }
 
 
 def _fixed(y: Floats, v: Floats) -> Row:

@@ -24,20 +24,36 @@ class Numbers:
         studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
         with self.scheduler.engine.connect() as connection:
             counted: dict[str, int] = dict(
-                connection.execute(sa.select(database.studies.c.state, sa.func.count()).group_by(database.studies.c.state)).tuples().all()
+                connection.execute(
+                    sa.select(database.studies.c.state, sa.func.count()).group_by(
+                        database.studies.c.state
+                    )
+                )
+                .tuples()
+                .all()
             )
         for state in database.STATES:
             studies.add_metric([state], counted.get(state, 0))
         yield studies
-        nodes = [one for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None]
-        yield GaugeMetricFamily("hdh_nodes_enrolled", "Nodes that are enrolled and not revoked", len(nodes))
-        online = GaugeMetricFamily("hdh_node_online", "1 if the node's line to the hub is open", labels=["node"])
+        nodes = [
+            one for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None
+        ]
+        yield GaugeMetricFamily(
+            "hdh_nodes_enrolled", "Nodes that are enrolled and not revoked", len(nodes)
+        )
+        online = GaugeMetricFamily(
+            "hdh_node_online", "1 if the node's line to the hub is open", labels=["node"]
+        )
         lines = self.scheduler.board.online()
         for one in nodes:
             online.add_metric([one.name], int(one.name in lines))
         yield online
         server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
-        yield GaugeMetricFamily("hdh_certificate_days", "Days until the hub's own certificate expires", credentials.days_left(server))
+        yield GaugeMetricFamily(
+            "hdh_certificate_days",
+            "Days until the hub's own certificate expires",
+            credentials.days_left(server),
+        )
 
 
 def serve(address: str, scheduler: Scheduler) -> None:
@@ -47,4 +63,6 @@ def serve(address: str, scheduler: Scheduler) -> None:
     try:
         start_http_server(port, addr=host, registry=numbers)
     except OSError as reason:
-        raise errors.SetupError(f"the metrics port {address} cannot be opened ({reason.strerror}); change `metrics` in hub.yaml") from None
+        raise errors.SetupError(
+            f"the metrics port {address} cannot be opened ({reason.strerror}); change `metrics` in hub.yaml"
+        ) from None

@@ -16,7 +16,9 @@ from federation import credentials, errors
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the hub's own processes reach each other by these
-EARLIER = timedelta(days=1)  # certificates are valid from yesterday on, so that a clock that is somewhat slow does no harm
+EARLIER = timedelta(
+    days=1
+)  # certificates are valid from yesterday on, so that a clock that is somewhat slow does no harm
 
 
 def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
@@ -24,30 +26,53 @@ def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DA
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
-    builder = _certificate(name, name, key.public_key(), key, AUTHORITY_DAYS).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = _certificate(name, name, key.public_key(), key, AUTHORITY_DAYS).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
     builder = builder.add_extension(_usage(signs=True), critical=True)
     credentials.write_secret(folder / "ca.key", credentials.private_pem(key))
-    (folder / "ca.crt").write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
+    (folder / "ca.crt").write_bytes(
+        builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+    )
     renew_server(folder, hosts, days=days)
 
 
 def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
     """A new key and certificate of the hub's servers: hub.key, and hub.crt with the authority's certificate after its own."""
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host) for host in dict.fromkeys([*hosts, *LOOPBACK])]
-    builder = _leaf(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), key.public_key(), folder, days)
+    names = [
+        x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
+        for host in dict.fromkeys([*hosts, *LOOPBACK])
+    ]
+    builder = _leaf(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]),
+        key.public_key(),
+        folder,
+        days,
+    )
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+    )
     credentials.write_secret(folder / "hub.key", credentials.private_pem(key))
-    credentials.write_secret(folder / "hub.crt", _signed(builder, folder) + (folder / "ca.crt").read_bytes())
+    credentials.write_secret(
+        folder / "hub.crt", _signed(builder, folder) + (folder / "ca.crt").read_bytes()
+    )
 
 
 def certify(folder: Path, csr: str, name: str, role: str, *, days: int = CERTIFICATE_DAYS) -> str:
     """A client certificate (PEM) for the key of a signing request. InputError if the request is none, or is not signed by its key."""
     request = read_request(csr)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role)])
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role),
+        ]
+    )
     builder = _leaf(subject, request.public_key(), folder, days)  # type: ignore[arg-type]
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    )
     return _signed(builder, folder).decode()
 
 
@@ -55,42 +80,70 @@ def read_request(csr: str) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_pem_x509_csr(csr.encode())
     except ValueError:
-        raise errors.InputError("the signing request cannot be read; enrol with the same version of hdh as the hub's") from None
-    if not request.is_signature_valid or not isinstance(request.public_key(), ec.EllipticCurvePublicKey):
-        raise errors.InputError("the signing request is not signed by an elliptic-curve key of its own")
+        raise errors.InputError(
+            "the signing request cannot be read; enrol with the same version of hdh as the hub's"
+        ) from None
+    if not request.is_signature_valid or not isinstance(
+        request.public_key(), ec.EllipticCurvePublicKey
+    ):
+        raise errors.InputError(
+            "the signing request is not signed by an elliptic-curve key of its own"
+        )
     return request
 
 
 def fingerprint(folder: Path) -> bytes:
     """SHA-256 of the authority's certificate."""
-    return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()).fingerprint(hashes.SHA256())
+    return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()).fingerprint(
+        hashes.SHA256()
+    )
 
 
 def make_secret(path: Path) -> None:
     credentials.write_secret(path, os.urandom(48))
 
 
-def _leaf(subject: x509.Name, key: ec.EllipticCurvePublicKey, folder: Path, days: int) -> x509.CertificateBuilder:
+def _leaf(
+    subject: x509.Name, key: ec.EllipticCurvePublicKey, folder: Path, days: int
+) -> x509.CertificateBuilder:
     authority, signer = _authority(folder)
     builder = _certificate(subject, authority.subject, key, signer, days)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+    )
     return builder.add_extension(_usage(signs=False), critical=True)
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    return x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()), credentials.private_key((folder / "ca.key").read_bytes())
+    return x509.load_pem_x509_certificate(
+        (folder / "ca.crt").read_bytes()
+    ), credentials.private_key((folder / "ca.key").read_bytes())
 
 
 def _signed(builder: x509.CertificateBuilder, folder: Path) -> bytes:
-    return builder.sign(_authority(folder)[1], hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(_authority(folder)[1], hashes.SHA384()).public_bytes(
+        serialization.Encoding.PEM
+    )
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: int,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key).serial_number(x509.random_serial_number())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+    )
     builder = builder.not_valid_before(now - EARLIER).not_valid_after(now + timedelta(days=days))
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 

@@ -67,17 +67,34 @@ class Document(Frozen):
     receipt: Mapping[str, Any] | None = None  # of a study over a real hub: federation/receipts.py
 
 
-def clear(outcome: Outcome, *, started: datetime, finished: datetime, engine: str, notes: Sequence[str] = ()) -> Document:
+def clear(
+    outcome: Outcome,
+    *,
+    started: datetime,
+    finished: datetime,
+    engine: str,
+    notes: Sequence[str] = (),
+) -> Document:
     study = outcome.study
     k = study.privacy.min_cell
     documents = {}
     for name, entry in study.analyses.items():
         pooled = outcome.runs.get(TaskId(name))
-        single = {task_id.node: one for task_id, one in outcome.runs.items() if task_id.analysis == name and task_id.node}
+        single = {
+            task_id.node: one
+            for task_id, one in outcome.runs.items()
+            if task_id.analysis == name and task_id.node
+        }
         findings = _noised_results if study.privacy.mode == "dp" else _exact_results
         found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
         by_node = findings(single, k)
-        more = meta_analysis.tables({node: one.tables["coefficients"] for node, one in by_node.items() if "coefficients" in one.tables})
+        more = meta_analysis.tables(
+            {
+                node: one.tables["coefficients"]
+                for node, one in by_node.items()
+                if "coefficients" in one.tables
+            }
+        )
         documents[name] = AnalysisDocument(
             **(dict(found) | {"tables": {**found.tables, **more}}),
             run=entry.run,
@@ -99,17 +116,34 @@ def _privacy(study: Study, name: str) -> dict[str, Any]:
     if privacy.mode == "exact":
         return {"mode": "exact", "min_cell": privacy.min_cell, "secure_sum": secure}
     rho = budget.of_analysis(study, name) * (2 if study.analyses[name].results == "both" else 1)
-    spent = {"epsilon": accounting.epsilon(rho, privacy.delta), "delta": privacy.delta, "rho": rho / accounting.PICO}
-    return {"mode": "dp", **spent, "study_epsilon": privacy.epsilon, "noise": privacy.noise, "secure_sum": secure}
+    spent = {
+        "epsilon": accounting.epsilon(rho, privacy.delta),
+        "delta": privacy.delta,
+        "rho": rho / accounting.PICO,
+    }
+    return {
+        "mode": "dp",
+        **spent,
+        "study_epsilon": privacy.epsilon,
+        "noise": privacy.noise,
+        "secure_sum": secure,
+    }
 
 
 def _model(pooled: TaskRun | None, found: ReleasedResult) -> dict[str, Any] | None:
-    if pooled is None or pooled.result is None or pooled.result.model is None or found.status != "released":
+    if (
+        pooled is None
+        or pooled.result is None
+        or pooled.result.model is None
+        or found.status != "released"
+    ):
         return None
     return models.document(pooled.result.model)
 
 
-def _provenance(outcome: Outcome, started: datetime, finished: datetime, engine: str, notes: Sequence[str]) -> dict[str, Any]:
+def _provenance(
+    outcome: Outcome, started: datetime, finished: datetime, engine: str, notes: Sequence[str]
+) -> dict[str, Any]:
     contract = outcome.contract
     return {
         "version": __version__, "engine": engine, "nodes": list(outcome.nodes), "rounds": outcome.rounds,
@@ -124,14 +158,25 @@ def _provenance(outcome: Outcome, started: datetime, finished: datetime, engine:
 def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Contribution]:
     found = []
     for node in outcome.nodes:
-        part = next((one.parts[node] for one in runs if node in one.nodes and node in one.parts), None)
+        part = next(
+            (one.parts[node] for one in runs if node in one.nodes and node in one.parts), None
+        )
         refusal = next((one.refusals[node] for one in runs if node in one.refusals), None)
         people = _people(part) if part else None
         answered = any(node in one.nodes for one in runs)
-        status: Literal["answered", "refused", "silent"] = "answered" if answered else "silent" if refusal is None or refusal.rule == "no_answer" else "refused"
+        status: Literal["answered", "refused", "silent"] = (
+            "answered"
+            if answered
+            else "silent"
+            if refusal is None or refusal.rule == "no_answer"
+            else "refused"
+        )
         found.append(
             Contribution(
-                node=node, status=status, people=people if people and people >= k else None, reason=None if answered else str(refusal) if refusal else None
+                node=node,
+                status=status,
+                people=people if people and people >= k else None,
+                reason=None if answered else str(refusal) if refusal else None,
             )
         )
     return found
@@ -158,7 +203,14 @@ def _noised_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedRe
             "n": dict(result.n),
             "notes": (*result.notes, *one.notes, *_again(one)),
         }
-        found[node] = blank.model_copy(update={**told, "tables": {name: [dict(row) for row in table.rows] for name, table in result.tables.items()}})
+        found[node] = blank.model_copy(
+            update={
+                **told,
+                "tables": {
+                    name: [dict(row) for row in table.rows] for name, table in result.tables.items()
+                },
+            }
+        )
     return found
 
 
@@ -166,19 +218,36 @@ def _again(one: TaskRun) -> list[str]:
     """Whoever is asked the same again gives the stored answer, also when the data have changed: that must be said."""
     days = sorted({day for _, day in one.drawn})
     return (
-        [f"some nodes sent again what they had drawn before: their noise is of {' and '.join(days)}; for newer data submit another study"] if days[1:] else []
+        [
+            f"some nodes sent again what they had drawn before: their noise is of {' and '.join(days)}; for newer data submit another study"
+        ]
+        if days[1:]
+        else []
     )
 
 
 def _nothing() -> ReleasedResult:
-    return ReleasedResult(status="released", reason=None, exactness=None, why=None, n={}, suppressed=0, notes=(), rounds=0, tables={})
+    return ReleasedResult(
+        status="released",
+        reason=None,
+        exactness=None,
+        why=None,
+        n={},
+        suppressed=0,
+        notes=(),
+        rounds=0,
+        tables={},
+    )
 
 
 def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     """Of one run, or of the nodes' runs of one analysis. Since their sum may be shown as well, what the door withholds
     of one node it withholds of all: else the others, taken from the sum, would show it."""
     results = {node: one.result for node, one in runs.items() if one.result is not None}
-    scarce = {node: [name for name in ("people", "events") if 0 < result.n.get(name, k) < k] for node, result in results.items()}
+    scarce = {
+        node: [name for name in ("people", "events") if 0 < result.n.get(name, k) < k]
+        for node, result in results.items()
+    }
     open_ = {node: result for node, result in results.items() if not scarce[node]}
     if any(scarce.values()):
         open_ = {node: _coefficients_only(result) for node, result in open_.items()}
@@ -210,11 +279,19 @@ def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedRes
 
 def _coefficients_only(result: Result) -> Result:
     """Without the counts from which, with the sum, those of a node that is withheld whole could be told."""
-    return Result({name: table for name, table in result.tables.items() if name == "coefficients"}, result.n, result.exactness, result.notes)
+    return Result(
+        {name: table for name, table in result.tables.items() if name == "coefficients"},
+        result.n,
+        result.exactness,
+        result.notes,
+    )
 
 
 def _n_flow(result: Result, *, hide_missing: bool) -> dict[str, int | None]:
-    return {name: None if name == "missing" and hide_missing else count for name, count in result.n.items()}
+    return {
+        name: None if name == "missing" and hide_missing else count
+        for name, count in result.n.items()
+    }
 
 
 Shown = dict[str, list[Row]]
@@ -237,14 +314,20 @@ def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown
         for node, rows in zip(holders, cleared, strict=True):
             shown[node][name] = rows
     return {
-        node: ({name: shown[node][name] for name in results[node].tables}, sum("suppressed" in row for rows in shown[node].values() for row in rows))
+        node: (
+            {name: shown[node][name] for name in results[node].tables},
+            sum("suppressed" in row for rows in shown[node].values() for row in rows),
+        )
         for node in results
     }
 
 
 def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
     """Numbers, and words that say what was found, become null; other words, and what `keep` names, stay."""
-    return {name: value if (isinstance(value, str) and name not in FOUND) or name in keep else None for name, value in row.items()} | {"suppressed": why}
+    return {
+        name: value if (isinstance(value, str) and name not in FOUND) or name in keep else None
+        for name, value in row.items()
+    } | {"suppressed": why}
 
 
 def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
@@ -257,18 +340,30 @@ def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
             if 0 < (row.get("missing") or 0) < k:
                 few_missing.add(key)
     return [
-        [_estimate(row, key in small, key in few_missing, k) for key, row in zip(names, table.rows, strict=True)]
+        [
+            _estimate(row, key in small, key in few_missing, k)
+            for key, row in zip(names, table.rows, strict=True)
+        ]
         for table, names in zip(tables, keys, strict=True)
     ]
 
 
-FOUND = ("alarm", "position", "signal_prr", "signal_ic")  # words that say what was found, not what a row is about
+FOUND = (
+    "alarm",
+    "position",
+    "signal_prr",
+    "signal_ic",
+)  # words that say what was found, not what a row is about
 PLACE = ("probability", "week")  # numbers that do
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     """What a row is about: its words, the probability of a quantile, the week of a count."""
-    return tuple(value for name, value in row.items() if (isinstance(value, str) and name not in FOUND) or name in PLACE)
+    return tuple(
+        value
+        for name, value in row.items()
+        if (isinstance(value, str) and name not in FOUND) or name in PLACE
+    )
 
 
 def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
@@ -282,25 +377,61 @@ def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
 
 
 def _cells(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    row_levels, column_levels = (list(dict.fromkeys(row[side] for row in tables[0].rows)) for side in ("row", "column"))
+    row_levels, column_levels = (
+        list(dict.fromkeys(row[side] for row in tables[0].rows)) for side in ("row", "column")
+    )
     shape = (len(row_levels), len(column_levels))
-    counts = [np.array([row["n"] for row in table.rows], dtype=np.int64).reshape(shape) for table in tables]
+    counts = [
+        np.array([row["n"] for row in table.rows], dtype=np.int64).reshape(shape)
+        for table in tables
+    ]
     hidden, rows_hidden, columns_hidden = disclosure.suppress_tables(counts, k)
     return [
-        _cross_table(table, count, hidden, dict(zip(row_levels, rows_hidden, strict=True)), dict(zip(column_levels, columns_hidden, strict=True)), k)
+        _cross_table(
+            table,
+            count,
+            hidden,
+            dict(zip(row_levels, rows_hidden, strict=True)),
+            dict(zip(column_levels, columns_hidden, strict=True)),
+            k,
+        )
         for table, count in zip(tables, counts, strict=True)
     ]
 
 
-def _cross_table(table: Table, counts: Any, hidden: Any, rows_hidden: Mapping[str, bool], columns_hidden: Mapping[str, bool], k: int) -> list[Row]:
+def _cross_table(
+    table: Table,
+    counts: Any,
+    hidden: Any,
+    rows_hidden: Mapping[str, bool],
+    columns_hidden: Mapping[str, bool],
+    k: int,
+) -> list[Row]:
     """The cells, then the totals of rows and of columns."""
-    shown = [_cell(row, bool(hide), k) for row, hide in zip(table.rows, hidden.ravel(), strict=True)]
-    shown = [row | {"row_share": None} if rows_hidden[row["row"]] else row for row in shown]  # a share would tell the total
+    shown = [
+        _cell(row, bool(hide), k) for row, hide in zip(table.rows, hidden.ravel(), strict=True)
+    ]
+    shown = [
+        row | {"row_share": None} if rows_hidden[row["row"]] else row for row in shown
+    ]  # a share would tell the total
     total = int(counts.sum())
     for (level, hide), n in zip(rows_hidden.items(), counts.sum(1).tolist(), strict=True):
-        shown.append(_cell({"row": level, "column": "(all)", "n": n, "row_share": 1.0}, bool(hide), k))
+        shown.append(
+            _cell({"row": level, "column": "(all)", "n": n, "row_share": 1.0}, bool(hide), k)
+        )
     for (level, hide), n in zip(columns_hidden.items(), counts.sum(0).tolist(), strict=True):
-        shown.append(_cell({"row": "(all)", "column": level, "n": n, "row_share": n / total if total else None}, bool(hide), k))
+        shown.append(
+            _cell(
+                {
+                    "row": "(all)",
+                    "column": level,
+                    "n": n,
+                    "row_share": n / total if total else None,
+                },
+                bool(hide),
+                k,
+            )
+        )
     return shown
 
 
@@ -308,7 +439,9 @@ def _lines(tables: Sequence[Table], k: int) -> list[list[Row]]:
     shown: list[list[Row]] = [[] for _ in tables]
     for line in dict.fromkeys(row["row"] for row in tables[0].rows):
         each = [[row for row in table.rows if row["row"] == line] for table in tables]
-        hidden = disclosure.suppress_lines([np.array([row["n"] for row in rows], dtype=np.int64) for rows in each], k)
+        hidden = disclosure.suppress_lines(
+            [np.array([row["n"] for row in rows], dtype=np.int64) for rows in each], k
+        )
         for out, rows in zip(shown, each, strict=True):
             out += [_cell(row, bool(hide), k) for row, hide in zip(rows, hidden, strict=True)]
     return shown
@@ -320,10 +453,18 @@ def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
     shown: list[list[Row]] = [[] for _ in tables]
     for line in dict.fromkeys(map(_line, tables[0].rows)):
         each = [[row for row in table.rows if _line(row) == line] for table in tables]
-        counts = [np.array([row[name] for row in rows], dtype=np.int64) for rows in each for name in ("n", "n_event") if name in rows[0]]
+        counts = [
+            np.array([row[name] for row in rows], dtype=np.int64)
+            for rows in each
+            for name in ("n", "n_event")
+            if name in rows[0]
+        ]
         hidden = disclosure.suppress_lines(counts, k)
         for out, rows in zip(shown, each, strict=True):
-            out += [_blank(row, _why(row, k)) if hide else dict(row) for row, hide in zip(rows, hidden, strict=True)]
+            out += [
+                _blank(row, _why(row, k)) if hide else dict(row)
+                for row, hide in zip(rows, hidden, strict=True)
+            ]
     return shown
 
 
@@ -353,7 +494,12 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
     for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
         each = [_by_cause([row for row in table.rows if row["group"] == group]) for table in tables]
         times = sorted({row["time"] for causes in each for rows in causes for row in rows})
-        released = [times[i] for i in disclosure.merge_steps([_leaving(rows, times) for causes in each for rows in causes], k)]
+        released = [
+            times[i]
+            for i in disclosure.merge_steps(
+                [_leaving(rows, times) for causes in each for rows in causes], k
+            )
+        ]
         for out, causes in zip(shown, each, strict=True):
             out += [row for rows in causes for row in _merged(rows, released, k)]
     return shown
@@ -361,13 +507,19 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
 def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:
     """The curves of a group: one, or one of each cause, whose steps are released together."""
-    return [[row for row in rows if row.get("cause") == cause] for cause in dict.fromkeys(row.get("cause") for row in rows)] or [[]]
+    return [
+        [row for row in rows if row.get("cause") == cause]
+        for cause in dict.fromkeys(row.get("cause") for row in rows)
+    ] or [[]]
 
 
 def _leaving(rows: Sequence[Row], times: Sequence[float]) -> tuple[Any, Any, Any]:
     """Events, exits and those left at each of `times`; between a curve's own rows nobody leaves."""
     at = {row["time"]: row for row in rows}
-    events, exits = (np.array([at[time][name] if time in at else 0 for time in times], dtype=np.int64) for name in ("n_event", "n_censor"))
+    events, exits = (
+        np.array([at[time][name] if time in at else 0 for time in times], dtype=np.int64)
+        for name in ("n_event", "n_censor")
+    )
     left, remain = [], rows[0]["n_risk"] if rows else 0
     for time in times:
         remain = at[time]["n_left"] if time in at else remain
@@ -381,12 +533,25 @@ def _merged(rows: Sequence[Row], released: Sequence[float], k: int) -> list[Row]
         step = [row for row in waiting if row["time"] <= time]
         waiting = waiting[len(step) :]
         if step:
-            merged = {"n_event": sum(row["n_event"] for row in step), "n_censor": sum(row["n_censor"] for row in step), "n_risk": step[0]["n_risk"]}
-            shown.append({name: value for name, value in (step[-1] | merged).items() if name != "n_left"})
+            merged = {
+                "n_event": sum(row["n_event"] for row in step),
+                "n_censor": sum(row["n_censor"] for row in step),
+                "n_risk": step[0]["n_risk"],
+            }
+            shown.append(
+                {name: value for name, value in (step[-1] | merged).items() if name != "n_left"}
+            )
     if waiting:
         withheld = {name: value for name, value in waiting[-1].items() if name != "n_left"}
         shown.append(_blank(withheld, f"<{k}", keep=("time",)))
     return shown
 
 
-_DOORS = {"estimates": _estimates, "cells": _cells, "lines": _lines, "curve": _curve, "groups": _groups, "listed": _listed}
+_DOORS = {
+    "estimates": _estimates,
+    "cells": _cells,
+    "lines": _lines,
+    "curve": _curve,
+    "groups": _groups,
+    "listed": _listed,
+}

@@ -17,7 +17,20 @@ import numpy as np
 
 from federation import errors, messages
 from federation.contract import Contract
-from federation.messages import Answer, Floats, LedgerHead, NoisedAnswer, Part, Query, Refusal, Reply, Result, State, TaskId, Within
+from federation.messages import (
+    Answer,
+    Floats,
+    LedgerHead,
+    NoisedAnswer,
+    Part,
+    Query,
+    Refusal,
+    Reply,
+    Result,
+    State,
+    TaskId,
+    Within,
+)
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
 from federation.study import Study
@@ -56,7 +69,9 @@ class TaskRun:
     parts: dict[str, Part] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    drawn: set[tuple[str, str]] = field(default_factory=set)  # when nodes drew the noise of what they sent
+    drawn: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # when nodes drew the noise of what they sent
     least: int = 1  # nodes that a round needs
     missed: int = 0  # rounds in a row that too few nodes answered
 
@@ -93,9 +108,16 @@ def run(
     tasks = registry.plan(study, contract, source)
     roster = sorted(nodes)
     if len(roster) < study.min_nodes:
-        raise errors.RefusalError(f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and {len(roster)} are there: enrol more")
+        raise errors.RefusalError(
+            f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and {len(roster)} are there: enrol more"
+        )
     runs = {
-        task_id: TaskRun(task, [task_id.node] if task_id.node else list(roster), task.analysis.start(task), least=1 if task_id.node else study.min_nodes)
+        task_id: TaskRun(
+            task,
+            [task_id.node] if task_id.node else list(roster),
+            task.analysis.start(task),
+            least=1 if task_id.node else study.min_nodes,
+        )
         for task_id, task in _task_ids(study, tasks, roster)
     }
     check_secure_sum(study, len(roster))
@@ -103,7 +125,10 @@ def run(
         one = runs[task_id]
         one.state, one.rounds, one.fresh = state, rounds, False
         one.nodes = [node for node in one.nodes if node in nodes_then]
-        one.notes = [*notes, f"the training was stopped after {rounds} rounds, and went on from there"]
+        one.notes = [
+            *notes,
+            f"the training was stopped after {rounds} rounds, and went on from there",
+        ]
     events: list[Event] = []
     seen: dict[str, LedgerHead] = {} if witnesses is None else witnesses
     outcome = Outcome(study, contract, tuple(roster), runs, events, 0)
@@ -112,9 +137,18 @@ def run(
         waiting = {task_id: one for task_id, one in runs.items() if one.open}
         if not waiting:
             break
-        query = Query(study, contract.hash, number, tuple(present), {task_id: one.state for task_id, one in waiting.items()}, dict(seen))
+        query = Query(
+            study,
+            contract.hash,
+            number,
+            tuple(present),
+            {task_id: one.state for task_id, one in waiting.items()},
+            dict(seen),
+        )
         replies = _received(ask(query), query, seen, events)
-        awaited = {node for one in waiting.values() if is_tolerant(one.task, study) for node in one.nodes}
+        awaited = {
+            node for one in waiting.values() if is_tolerant(one.task, study) for node in one.nodes
+        }
         for node in [node for node in present if node not in replies]:
             if node in awaited:
                 events.append(Event(number, node, "did not answer; asked again in the next round"))
@@ -132,7 +166,9 @@ def run(
     return outcome
 
 
-def _task_ids(study: Study, tasks: dict[str, Task], roster: Sequence[str]) -> list[tuple[TaskId, Task]]:
+def _task_ids(
+    study: Study, tasks: dict[str, Task], roster: Sequence[str]
+) -> list[tuple[TaskId, Task]]:
     wanted = []
     for name, task in tasks.items():
         results = study.analyses[name].results
@@ -149,25 +185,39 @@ def check_secure_sum(study: Study, nodes: int) -> None:
     if secure is None:
         return
     if nodes < 3:
-        raise errors.StudyError(f"study {study.study}: a secure sum needs at least three nodes, and {nodes} are there: of two, each knows the other's part")
+        raise errors.StudyError(
+            f"study {study.study}: a secure sum needs at least three nodes, and {nodes} are there: of two, each knows the other's part"
+        )
     most = (nodes - secure.colluders - 1) // 2
     if secure.dropouts > most or secure.colluders > nodes - 2:
         said = f"at most {most} may drop out" if most >= 0 else "assume fewer colluders"
-        raise errors.StudyError(f"study {study.study}: privacy.secure_sum: of {nodes} nodes with {secure.colluders} colluders {said}, not {secure.dropouts}")
+        raise errors.StudyError(
+            f"study {study.study}: privacy.secure_sum: of {nodes} nodes with {secure.colluders} colluders {said}, not {secure.dropouts}"
+        )
 
 
-def _received(replies: Sequence[Reply], query: Query, seen: dict[str, LedgerHead], events: list[Event]) -> dict[str, Reply]:
+def _received(
+    replies: Sequence[Reply], query: Query, seen: dict[str, LedgerHead], events: list[Event]
+) -> dict[str, Reply]:
     """The first answer of each node of the query to this round; anything else is noted and dropped."""
     first: dict[str, Reply] = {}
     for reply in replies:
         if reply.node not in query.members:
             events.append(Event(query.round, reply.node, "answered without being asked; dropped"))
         elif reply.round != query.round:
-            events.append(Event(query.round, reply.node, f"answered round {reply.round} late; dropped"))
+            events.append(
+                Event(query.round, reply.node, f"answered round {reply.round} late; dropped")
+            )
         elif reply.node in first:
-            events.append(Event(query.round, reply.node, "answered twice; the second answer is dropped"))
+            events.append(
+                Event(query.round, reply.node, "answered twice; the second answer is dropped")
+            )
         elif reply.head is not None and reply.head.seq < seen.get(reply.node, reply.head).seq:
-            events.append(Event(query.round, reply.node, "its ledger is older than the one seen before; dropped"))
+            events.append(
+                Event(
+                    query.round, reply.node, "its ledger is older than the one seen before; dropped"
+                )
+            )
         else:
             first[reply.node] = reply
             if reply.head is not None:
@@ -175,7 +225,9 @@ def _received(replies: Sequence[Reply], query: Query, seen: dict[str, LedgerHead
     return first
 
 
-def _advance(task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Query, events: list[Event]) -> None:
+def _advance(
+    task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Query, events: list[Event]
+) -> None:
     """One round of one task."""
     study, number = query.study, query.round
     is_private = study.privacy.mode == "dp"
@@ -183,7 +235,9 @@ def _advance(task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Qu
     grids = budget.grids(study, one.task, one.state, zero, len(query.nodes)) if is_private else {}
     parts: dict[str, Part] = {}
     within: dict[str, Part] = {}
-    asked = [node for node in one.nodes if node in one.state.asked] if one.state.asked else one.nodes
+    asked = (
+        [node for node in one.nodes if node in one.state.asked] if one.state.asked else one.nodes
+    )
     for node in asked:
         answer = replies[node].answers.get(task_id) if node in replies else None
         found = _read(answer, zero, grids)
@@ -197,7 +251,11 @@ def _advance(task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Qu
                 one.drawn.add((node, answer.drawn))
     total = next(iter(within.values())) if within else _total(parts, zero, one.refusals)
     gone = [node for node in asked if node not in parts and node not in within]
-    events += [Event(number, node, f"{task_id}: {one.refusals[node]}") for node in gone if one.refusals[node].rule != "no_answer"]
+    events += [
+        Event(number, node, f"{task_id}: {one.refusals[node]}")
+        for node in gone
+        if one.refusals[node].rule != "no_answer"
+    ]
     needed = 1 if task_id.node else study.min_nodes
     if is_tolerant(one.task, study):
         _advance_without(task_id, one, gone, parts, total, needed)
@@ -208,10 +266,14 @@ def _advance(task_id: TaskId, one: TaskRun, replies: dict[str, Reply], query: Qu
     elif gone and not one.fresh and not is_private:
         one.state, one.fresh, one.rounds = one.task.analysis.start(one.task), True, 0
     else:
-        if one.fresh or "people" in total.sums:  # noised people are counted in one round only, perhaps the last
+        if (
+            one.fresh or "people" in total.sums
+        ):  # noised people are counted in one round only, perhaps the last
             one.parts = parts
         if gone and not one.fresh:
-            one.notes.append(f"{', '.join(gone)} left in round {one.rounds + 1}: the rounds before it hold their people too")
+            one.notes.append(
+                f"{', '.join(gone)} left in round {one.rounds + 1}: the rounds before it hold their people too"
+            )
         _combine(one, total)
 
 
@@ -220,13 +282,22 @@ def is_tolerant(task: Task, study: Study) -> bool:
     return getattr(task.analysis, "TOLERANT", False) and study.privacy.secure_sum is None
 
 
-def _advance_without(task_id: TaskId, one: TaskRun, gone: Sequence[str], parts: dict[str, Part], total: Part, needed: int) -> None:
+def _advance_without(
+    task_id: TaskId,
+    one: TaskRun,
+    gone: Sequence[str],
+    parts: dict[str, Part],
+    total: Part,
+    needed: int,
+) -> None:
     """A round of an analysis that goes on with whoever answers. A node that refuses is out; one that is silent is asked again; if too few
     answer, the same round is tried again."""
     out = {node for node in gone if one.refusals[node].rule != "no_answer"}
     one.nodes = [node for node in one.nodes if node not in out]
     one.parts |= {node: part for node, part in parts.items() if node not in one.parts}
-    if len(one.nodes) < needed or (len(parts) < min(needed, len(one.state.asked) or needed) and one.missed >= MAX_MISSED):
+    if len(one.nodes) < needed or (
+        len(parts) < min(needed, len(one.state.asked) or needed) and one.missed >= MAX_MISSED
+    ):
         one.failed = _too_few(task_id, one, needed)
     elif len(parts) < min(needed, len(one.state.asked) or needed):
         one.missed += 1
@@ -247,13 +318,26 @@ def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Part 
         return answer.total
     if isinstance(answer, Refusal):
         return answer
-    return Refusal("no_answer", "the node did not answer") if answer is None else Refusal("garbage", "not a part of this study's mode")
+    return (
+        Refusal("no_answer", "the node did not answer")
+        if answer is None
+        else Refusal("garbage", "not a part of this study's mode")
+    )
 
 
 def denoised(answer: NoisedAnswer, zero: Part) -> Part:
     """The numbers that the steps stand for; their noise stays in them, and its variance goes with them."""
-    sums = {name: calibration.to_numbers(steps, answer.units[name]) for name, steps in answer.steps.items()}
-    return Part(sums, {}, zero.sensitivity, zero.parameters, {name: answer.variances[name] * answer.units[name] ** 2 for name in sums})
+    sums = {
+        name: calibration.to_numbers(steps, answer.units[name])
+        for name, steps in answer.steps.items()
+    }
+    return Part(
+        sums,
+        {},
+        zero.sensitivity,
+        zero.parameters,
+        {name: answer.variances[name] * answer.units[name] ** 2 for name in sums},
+    )
 
 
 def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> Part:
@@ -262,7 +346,11 @@ def _total(parts: dict[str, Part], zero: Part, refusals: dict[str, Refusal]) -> 
         total = messages.add(list(parts.values())) if parts else zero
         if all(_is_finite(array) for array in total.sums.values()):
             return total
-        for node in [node for node, part in parts.items() if not all(_is_finite(array) for array in part.sums.values())]:
+        for node in [
+            node
+            for node, part in parts.items()
+            if not all(_is_finite(array) for array in part.sums.values())
+        ]:
             del parts[node]
             refusals[node] = Refusal("garbage", "an array holds a number that is not finite")
         return messages.add(list(parts.values())) if parts else zero
@@ -276,7 +364,11 @@ def _combine(one: TaskRun, total: Part, parts: Mapping[str, Part] | None = None)
     """`parts` are the nodes' own, for an analysis that wants to see each where the hub may."""
     one.fresh = False
     one.rounds += 1
-    each = [replace(part, node=node) for node, part in parts.items()] if parts and getattr(one.task.analysis, "EACH", False) else [total]
+    each = (
+        [replace(part, node=node) for node, part in parts.items()]
+        if parts and getattr(one.task.analysis, "EACH", False)
+        else [total]
+    )
     try:
         made = one.task.analysis.combine(each, one.task, one.state)
     except errors.ModelError as error:
@@ -295,7 +387,12 @@ def _asking(one: TaskRun, state: State) -> State:
         return state
     wanted = max(one.least, math.ceil(share * len(one.nodes)))
     rng = np.random.default_rng([one.task.options.seed, one.rounds])
-    return replace(state, asked=tuple(sorted(rng.choice(one.nodes, min(wanted, len(one.nodes)), replace=False).tolist())))
+    return replace(
+        state,
+        asked=tuple(
+            sorted(rng.choice(one.nodes, min(wanted, len(one.nodes)), replace=False).tolist())
+        ),
+    )
 
 
 def _too_few(task_id: TaskId, one: TaskRun, needed: int) -> str:
@@ -311,7 +408,11 @@ def misfit(part: Part, zero: Part) -> str | None:
         if array.shape != zero.sums[name].shape or array.dtype != FLOAT:
             return f"array {name!r} has the wrong shape or type"
     for name, count in part.cells.items():
-        if count.shape != zero.cells[name].shape or count.dtype.kind != "i" or (count.item() if count.size == 1 else count.min(initial=0)) < 0:
+        if (
+            count.shape != zero.cells[name].shape
+            or count.dtype.kind != "i"
+            or (count.item() if count.size == 1 else count.min(initial=0)) < 0
+        ):
             return f"cells {name!r} are not counts of the right shape"
     return None
 
@@ -323,6 +424,8 @@ def misfit_noised(answer: NoisedAnswer, zero: Part, grids: Mapping[str, Grid]) -
     for name, steps in answer.steps.items():
         if steps.shape != zero.sums[name].shape or steps.dtype.kind != "i":
             return f"array {name!r} has the wrong shape or type"
-        if answer.units[name] != grids[name].unit or not answer.variances[name] >= float(grids[name].variance) * (1 - 1e-12):
+        if answer.units[name] != grids[name].unit or not answer.variances[name] >= float(
+            grids[name].variance
+        ) * (1 - 1e-12):
             return f"array {name!r} is on another grid, or has too little noise"
     return None

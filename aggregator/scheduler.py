@@ -81,13 +81,23 @@ class Scheduler:
     control: Control
     board: NodeConnections = field(default_factory=NodeConnections)
     news: threading.Event = field(default_factory=threading.Event)
-    asked: dict[str, int] = field(default_factory=dict)  # by job: how many queries the nodes were told to look for
+    asked: dict[str, int] = field(
+        default_factory=dict
+    )  # by job: how many queries the nodes were told to look for
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
 
     # -- in
     def submit(self, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
         one = database.submit(self.engine, values, asked)
-        audit.write(self.hub.audit, "submitted", number=one.number, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, nodes=list(asked))
+        audit.write(
+            self.hub.audit,
+            "submitted",
+            number=one.number,
+            study=one.study,
+            study_hash=one.study_hash,
+            coordinator=one.coordinator,
+            nodes=list(asked),
+        )
         self.board.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, len(asked))))
         self.news.set()
         return one
@@ -98,23 +108,50 @@ class Scheduler:
             for waiting in list(self.rehearsals.values()):
                 waiting.put((node.name, decision))
             return
-        content = receipts.decision_content(decision.study_hash, decision.verdict, decision.by, decision.at)
+        content = receipts.decision_content(
+            decision.study_hash, decision.verdict, decision.by, decision.at
+        )
         if decision.verdict not in ("approved", "refused", "waiting"):
             raise errors.InputError("a node approves, refuses or waits")
-        if decision.verdict != "waiting" and not keys.is_signed(bytes.fromhex(node.identity), decision.signature, content):
+        if decision.verdict != "waiting" and not keys.is_signed(
+            bytes.fromhex(node.identity), decision.signature, content
+        ):
             raise errors.RefusalError("the decision is not signed by the node's identity")
         for one in database.in_states(self.engine, "waiting", "running"):
             if one.study_hash == decision.study_hash:
-                told = Decided(one.number, node.name, decision.verdict, decision.reason, decision.by, decision.at, decision.signature.hex())
+                told = Decided(
+                    one.number,
+                    node.name,
+                    decision.verdict,
+                    decision.reason,
+                    decision.by,
+                    decision.at,
+                    decision.signature.hex(),
+                )
                 if database.decide(self.engine, told) and decision.verdict != "waiting":
                     audit.write(
-                        self.hub.audit, decision.verdict, node=node.name, number=one.number, study_hash=one.study_hash, by=decision.by, why=decision.reason
+                        self.hub.audit,
+                        decision.verdict,
+                        node=node.name,
+                        number=one.number,
+                        study_hash=one.study_hash,
+                        by=decision.by,
+                        why=decision.reason,
                     )
         self.news.set()
 
     def cancel(self, one: Submitted, by: str) -> None:
-        if database.move(self.engine, one.number, "cancelled", out_of=("waiting", "running"), reason=f"cancelled by {by}", finished=time.time()):
-            audit.write(self.hub.audit, "cancelled", number=one.number, study_hash=one.study_hash, by=by)
+        if database.move(
+            self.engine,
+            one.number,
+            "cancelled",
+            out_of=("waiting", "running"),
+            reason=f"cancelled by {by}",
+            finished=time.time(),
+        ):
+            audit.write(
+                self.hub.audit, "cancelled", number=one.number, study_hash=one.study_hash, by=by
+            )
             jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
             if one.flower_run:
                 with suppress(errors.SetupError):
@@ -140,7 +177,10 @@ class Scheduler:
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
-            except (errors.SetupError, sa.exc.SQLAlchemyError) as error:  # the SuperLink or the database is away
+            except (
+                errors.SetupError,
+                sa.exc.SQLAlchemyError,
+            ) as error:  # the SuperLink or the database is away
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
 
@@ -155,9 +195,22 @@ class Scheduler:
         jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         if one.attempts >= MAX_ATTEMPTS:
             self._end(one, "failed", f"{why}; given up after {MAX_ATTEMPTS} attempts")
-        elif database.move(self.engine, one.number, "waiting", out_of=("running",), reason=f"{why}; it starts again", flower_run=""):
+        elif database.move(
+            self.engine,
+            one.number,
+            "waiting",
+            out_of=("running",),
+            reason=f"{why}; it starts again",
+            flower_run="",
+        ):
             log.warning("study %s (number %d): %s; it starts again", one.study, one.number, why)
-            audit.write(self.hub.audit, "starts again", number=one.number, study_hash=one.study_hash, why=why)
+            audit.write(
+                self.hub.audit,
+                "starts again",
+                number=one.number,
+                study_hash=one.study_hash,
+                why=why,
+            )
 
     def _consider(self, one: Submitted) -> None:
         said = database.decided(self.engine, one.number)
@@ -169,31 +222,66 @@ class Scheduler:
         elif open_ and time.time() < one.deadline:
             return
         elif len(approved) < needed:
-            self._end(one, "refused", "the deadline for approvals has passed: " + _too_few(said, needed))
+            self._end(
+                one, "refused", "the deadline for approvals has passed: " + _too_few(said, needed)
+            )
         else:
             self._start(one, [each.node for each in approved])
 
     def _start(self, one: Submitted, nodes: Sequence[str]) -> None:
-        parties = {party.name: party for party in database.enrolled(self.engine, "node") if party.revoked is None and party.name in nodes}
+        parties = {
+            party.name: party
+            for party in database.enrolled(self.engine, "node")
+            if party.revoked is None and party.name in nodes
+        }
         study, contract = studies.parse(one.written), Contract.model_validate_json(one.contract)
         by_id = {party.flower_id: name for name, party in parties.items()}
-        job = Job(study, contract, by_id, {name: party.identity for name, party in parties.items()}, WAIT_FOR_NODES_S, self.hub.file.round_timeout_s)
+        job = Job(
+            study,
+            contract,
+            by_id,
+            {name: party.identity for name, party in parties.items()},
+            WAIT_FOR_NODES_S,
+            self.hub.file.round_timeout_s,
+        )
         name = job_name(one.number, one.attempts + 1)
         jobs.write(self.hub.jobs, name, job)
         self._wake(nodes)
-        if not database.move(self.engine, one.number, "running", out_of=("waiting",), started=one.started or time.time(), attempts=one.attempts + 1, reason=""):
+        if not database.move(
+            self.engine,
+            one.number,
+            "running",
+            out_of=("waiting",),
+            started=one.started or time.time(),
+            attempts=one.attempts + 1,
+            reason="",
+        ):
             return
         try:
             run = flower_control.start(self.control, self.hub.jobs, name)
         except errors.SetupError:
-            database.move(self.engine, one.number, "waiting", out_of=("running",), attempts=one.attempts)
+            database.move(
+                self.engine, one.number, "waiting", out_of=("running",), attempts=one.attempts
+            )
             raise
         database.update(self.engine, one.number, flower_run=str(run))
-        audit.write(self.hub.audit, "started", number=one.number, study_hash=one.study_hash, nodes=sorted(parties), attempt=one.attempts + 1)
-        log.info("study %s (number %d) starts with %s", one.study, one.number, ", ".join(sorted(parties)))
+        audit.write(
+            self.hub.audit,
+            "started",
+            number=one.number,
+            study_hash=one.study_hash,
+            nodes=sorted(parties),
+            attempt=one.attempts + 1,
+        )
+        log.info(
+            "study %s (number %d) starts with %s", one.study, one.number, ", ".join(sorted(parties))
+        )
 
     def _wake(self, nodes: Sequence[str]) -> None:
-        self.board.tell(nodes, hub_pb2.Notice(wake=hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / ASKED_A_SECOND)))
+        self.board.tell(
+            nodes,
+            hub_pb2.Notice(wake=hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / ASKED_A_SECOND)),
+        )
 
     def _look(self, one: Submitted, tidied: float) -> None:
         name = job_name(one.number, one.attempts)
@@ -203,7 +291,13 @@ class Scheduler:
             self._finish(one, found)
         elif asked != self.asked.get(name, 0):
             self.asked[name] = asked
-            self._wake([each.node for each in database.decided(self.engine, one.number) if each.verdict == "approved"])
+            self._wake(
+                [
+                    each.node
+                    for each in database.decided(self.engine, one.number)
+                    if each.verdict == "approved"
+                ]
+            )
         elif time.monotonic() - tidied > TIDY_S and self._has_died(one):
             self._again(one, "its process at the hub has died")
 
@@ -218,27 +312,61 @@ class Scheduler:
             self._end(one, "failed", f"{found['error']}: {found['message']}")
             return
         values = {**found["document"], "receipt": self._receipt(one, found["nodes"])}
-        sealed = receipts.seal(values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes())
+        sealed = receipts.seal(
+            values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes()
+        )
         document = Document.model_validate(sealed)
         run = database.write(self.engine, document)
-        self._end(one, database.status_of(document), "", run=run, sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()))
+        self._end(
+            one,
+            database.status_of(document),
+            "",
+            run=run,
+            sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
+        )
 
     def _receipt(self, one: Submitted, nodes: Mapping[str, Any]) -> dict[str, Any]:
         said = {
-            each.node: {"verdict": each.verdict, "by": each.by, "at": each.at, "signature": each.signature}
+            each.node: {
+                "verdict": each.verdict,
+                "by": each.by,
+                "at": each.at,
+                "signature": each.signature,
+            }
             for each in database.decided(self.engine, one.number)
         }
         return {
             "study": studies.parse(one.written).canonical(),
             "authority": (self.hub.pki / "ca.crt").read_text(),
-            "coordinator": {"name": one.coordinator, "certificate": one.certificate, "signature": one.signature},
+            "coordinator": {
+                "name": one.coordinator,
+                "certificate": one.certificate,
+                "signature": one.signature,
+            },
             "nodes": {node: {**given, "approval": said[node]} for node, given in nodes.items()},
         }
 
-    def _end(self, one: Submitted, state: str, reason: str, *, run: int | None = None, sha256: str = "") -> None:
-        if database.move(self.engine, one.number, state, out_of=("waiting", "running"), reason=reason, run=run, finished=time.time()):
+    def _end(
+        self, one: Submitted, state: str, reason: str, *, run: int | None = None, sha256: str = ""
+    ) -> None:
+        if database.move(
+            self.engine,
+            one.number,
+            state,
+            out_of=("waiting", "running"),
+            reason=reason,
+            run=run,
+            finished=time.time(),
+        ):
             log.info("study %s (number %d): %s %s", one.study, one.number, state, reason)
-            audit.write(self.hub.audit, state, number=one.number, study_hash=one.study_hash, why=reason, sha256=sha256)
+            audit.write(
+                self.hub.audit,
+                state,
+                number=one.number,
+                study_hash=one.study_hash,
+                why=reason,
+                sha256=sha256,
+            )
             self._tell_ended(one)
 
     def _tell_ended(self, one: Submitted) -> None:
@@ -247,9 +375,17 @@ class Scheduler:
 
     # -- out
     def progress(self, one: Submitted) -> str:
-        said = jobs.read_progress(self.hub.jobs, job_name(one.number, one.attempts)) if one.state == "running" else ""
+        said = (
+            jobs.read_progress(self.hub.jobs, job_name(one.number, one.attempts))
+            if one.state == "running"
+            else ""
+        )
         done, _, phase = said.partition(", ")
-        return "" if not said else f"{done} round{'' if done == '1' else 's'} done" + (f", {phase}" if phase else "")
+        return (
+            ""
+            if not said
+            else f"{done} round{'' if done == '1' else 's'} done" + (f", {phase}" if phase else "")
+        )
 
     def open_proposals(self, node: str) -> list[hub_pb2.Proposal]:
         """Those that a node is to be told of when it connects."""
@@ -263,9 +399,14 @@ class Scheduler:
     def witness(self, node: str) -> LedgerHead:
         return jobs.witnesses(self.hub.jobs).get(node, LedgerHead(0, "0" * 64))
 
-    def rehearse(self, proposal: hub_pb2.Proposal, study_hash: str, nodes: Sequence[str], seconds: float) -> dict[str, hub_pb2.Decision]:
+    def rehearse(
+        self, proposal: hub_pb2.Proposal, study_hash: str, nodes: Sequence[str], seconds: float
+    ) -> dict[str, hub_pb2.Decision]:
         """What the nodes that are online would say."""
-        key, answers = f"{study_hash}-{time.monotonic_ns()}", queue.Queue[tuple[str, hub_pb2.Decision]]()
+        key, answers = (
+            f"{study_hash}-{time.monotonic_ns()}",
+            queue.Queue[tuple[str, hub_pb2.Decision]](),
+        )
         self.rehearsals[key] = answers
         try:
             self.board.tell(nodes, hub_pb2.Notice(proposal=proposal))
@@ -285,7 +426,12 @@ class Scheduler:
 def proposal_of(one: Submitted, nodes: int) -> hub_pb2.Proposal:
     contract = Contract.model_validate_json(one.contract)
     return hub_pb2.Proposal(
-        study=one.written, contract_hash=contract.hash, certificate=one.certificate, signature=bytes.fromhex(one.signature), nodes=nodes, deadline=one.deadline
+        study=one.written,
+        contract_hash=contract.hash,
+        certificate=one.certificate,
+        signature=bytes.fromhex(one.signature),
+        nodes=nodes,
+        deadline=one.deadline,
     )
 
 
@@ -294,5 +440,8 @@ def job_name(number: int, attempt: int) -> str:
 
 
 def _too_few(said: Sequence[Decided], needed: int) -> str:
-    words = "; ".join(f"{each.node}: {each.reason or 'gave no word' if each.verdict != 'approved' else 'approved'}" for each in said)
+    words = "; ".join(
+        f"{each.node}: {each.reason or 'gave no word' if each.verdict != 'approved' else 'approved'}"
+        for each in said
+    )
     return f"{sum(each.verdict == 'approved' for each in said)} of the {needed} nodes needed have approved ({words})"

@@ -13,7 +13,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.rounds import Ask
-from federation.messages import PHASES, Answer, Part, Phase, Query, Refusal, Reply, SecAggMessage, State, TaskId, Within
+from federation.messages import (
+    PHASES,
+    Answer,
+    Part,
+    Phase,
+    Query,
+    Refusal,
+    Reply,
+    SecAggMessage,
+    State,
+    TaskId,
+    Within,
+)
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
 from federation.secagg import aggregation, packing, terms
@@ -29,7 +41,11 @@ Send = Callable[[Mapping[str, Query]], Sequence[Reply]]  # to each node its own 
 LIST = ""  # the item of a mail that lists names
 
 
-def ask_of(send: Send, plan: Callable[[Study], Mapping[str, Task]], watch: Callable[[str], None] = lambda phase: None) -> Ask:
+def ask_of(
+    send: Send,
+    plan: Callable[[Study], Mapping[str, Task]],
+    watch: Callable[[str], None] = lambda phase: None,
+) -> Ask:
     """Plain where the study has no secure sum. `plan` gives the study's tasks, once; `watch` is told of each phase."""
     planned: dict[str, Mapping[str, Task]] = {}
 
@@ -65,9 +81,14 @@ class PendingTotal:
     total: Part | None = None
 
 
-def _sums(query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[str], None]) -> list[Reply]:
+def _sums(
+    query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[str], None]
+) -> list[Reply]:
     attempt = secrets.token_hex(16)
-    sums = {task_id: _begin(query, tasks[task_id.analysis], state) for task_id, state in query.states.items()}
+    sums = {
+        task_id: _begin(query, tasks[task_id.analysis], state)
+        for task_id, state in query.states.items()
+    }
     heads: dict[str, Reply] = {}
     for name in PHASES:
         watch(name)
@@ -87,27 +108,54 @@ def _sums(query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[
 def _begin(query: Query, task: Task, state: State) -> PendingTotal:
     """The hub carries letters without knowing the nodes' identities: what they agree on, they state as a digest."""
     zero = budget.zero(task, state)
-    grids = budget.grids(query.study, task, state, zero, len(query.nodes)) if query.study.privacy.mode == "dp" else {}
+    grids = (
+        budget.grids(query.study, task, state, zero, len(query.nodes))
+        if query.study.privacy.mode == "dp"
+        else {}
+    )
     slots = packing.noised_slots(zero, grids) if grids else packing.exact_slots(zero)
     secure = query.study.privacy.secure_sum
     assert secure is not None
-    agreed = Terms("", dict.fromkeys(query.nodes, b""), query.study.privacy.threshold(len(query.nodes)), secure.colluders, packing.length(slots))
+    agreed = Terms(
+        "",
+        dict.fromkeys(query.nodes, b""),
+        query.study.privacy.threshold(len(query.nodes)),
+        secure.colluders,
+        packing.length(slots),
+    )
     return PendingTotal(task, agreed, slots, grids, zero, set(query.nodes))
 
 
-def _queries_of(query: Query, name: str, attempt: str, sums: Mapping[TaskId, PendingTotal]) -> dict[str, Query]:
+def _queries_of(
+    query: Query, name: str, attempt: str, sums: Mapping[TaskId, PendingTotal]
+) -> dict[str, Query]:
     """To each node that is still in a sum, the mail of this phase for all its sums."""
     queries = {}
-    routed = {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()} if name == "mask" else {}
+    routed = (
+        {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()}
+        if name == "mask"
+        else {}
+    )
     for node in query.nodes:
-        mine = {task_id: one for task_id, one in sums.items() if not one.failed and node in one.here}
+        mine = {
+            task_id: one for task_id, one in sums.items() if not one.failed and node in one.here
+        }
         if mine:
-            messages = {task_id: _message_for(one, name, node, routed.get(task_id, {})) for task_id, one in mine.items()}
-            queries[node] = replace(query, states={task_id: query.states[task_id] for task_id in mine}, phase=Phase(name, attempt, messages))
+            messages = {
+                task_id: _message_for(one, name, node, routed.get(task_id, {}))
+                for task_id, one in mine.items()
+            }
+            queries[node] = replace(
+                query,
+                states={task_id: query.states[task_id] for task_id in mine},
+                phase=Phase(name, attempt, messages),
+            )
     return queries
 
 
-def _message_for(one: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, bytes]:
+def _message_for(
+    one: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]
+) -> Mapping[str, bytes]:
     if name == "deal":
         return {other: advert.to_bytes() for other, advert in one.adverts.items()}
     if name == "mask":
@@ -150,7 +198,9 @@ def _words(content: bytes, length: int) -> Words:
 
 def _opening(items: Mapping[str, bytes]) -> Opening:
     def of(kind: str) -> dict[str, bytes]:
-        return {name.removeprefix(kind): share for name, share in items.items() if name.startswith(kind)}
+        return {
+            name.removeprefix(kind): share for name, share in items.items() if name.startswith(kind)
+        }
 
     return Opening(of("seed:"), of("key:"))
 
@@ -182,22 +232,41 @@ def _agree(one: PendingTotal) -> None:
     one.terms = replace(one.terms, stated=digest)
     for node in [node for node, stated in one.stated.items() if stated != digest]:
         del one.adverts[node]
-        one.refusals[node] = Refusal("roster", "it holds another roster than most nodes: its operator must accept the same one")
+        one.refusals[node] = Refusal(
+            "roster",
+            "it holds another roster than most nodes: its operator must accept the same one",
+        )
 
 
 def _open(one: PendingTotal) -> Words:
-    return aggregation.open_sum(one.terms, one.adverts, frozenset(one.dealt), one.masked, one.openings)
+    return aggregation.open_sum(
+        one.terms, one.adverts, frozenset(one.dealt), one.masked, one.openings
+    )
 
 
 def _part(one: PendingTotal, words: Words) -> Part:
     arrays = packing.unpack(one.slots, words)
-    sums = {slot.name: calibration.to_numbers(steps, slot.unit) for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "sums"}
-    cells = {slot.name: steps for slot, steps in zip(one.slots, arrays, strict=True) if slot.kind == "cells"}
-    noise = {name: sum(float(grid.share if node in one.shares else grid.variance) for node in one.masked) * grid.unit**2 for name, grid in one.grids.items()}
+    sums = {
+        slot.name: calibration.to_numbers(steps, slot.unit)
+        for slot, steps in zip(one.slots, arrays, strict=True)
+        if slot.kind == "sums"
+    }
+    cells = {
+        slot.name: steps
+        for slot, steps in zip(one.slots, arrays, strict=True)
+        if slot.kind == "cells"
+    }
+    noise = {
+        name: sum(float(grid.share if node in one.shares else grid.variance) for node in one.masked)
+        * grid.unit**2
+        for name, grid in one.grids.items()
+    }
     return Part(sums, cells, one.zero.sensitivity, one.zero.parameters, noise)
 
 
-def _replies(query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[str, Reply]) -> list[Reply]:
+def _replies(
+    query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[str, Reply]
+) -> list[Reply]:
     """What the round loop needs: of each node, that its part is within the total, or why not."""
     replies = []
     for node in query.nodes:
@@ -210,5 +279,7 @@ def _replies(query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[s
             elif one.failed and node in one.adverts and task_id not in answers:
                 answers[task_id] = Refusal("secure_sum", one.failed)
         if node in heads or answers:
-            replies.append(Reply(node, query.round, answers, heads[node].head if node in heads else None))
+            replies.append(
+                Reply(node, query.round, answers, heads[node].head if node in heads else None)
+            )
     return replies

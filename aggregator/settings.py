@@ -31,7 +31,9 @@ class HubFile(Frozen):
     fleet: str = pydantic.Field("0.0.0.0:8443", pattern=_ADDRESS)
     api: str = pydantic.Field("0.0.0.0:8444", pattern=_ADDRESS)
     enrol: str = pydantic.Field("0.0.0.0:8445", pattern=_ADDRESS)
-    admin: str = pydantic.Field("127.0.0.1:8446", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|\[::1\]):\d{1,5}$")
+    admin: str = pydantic.Field(
+        "127.0.0.1:8446", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|\[::1\]):\d{1,5}$"
+    )
     metrics: str = pydantic.Field("127.0.0.1:8447", pattern=_ADDRESS)
     database: str = "sqlite:///registry.db"
     round_timeout_s: float = pydantic.Field(600.0, gt=0)
@@ -63,7 +65,11 @@ class HubSettings:
         """A relative SQLite path is relative to the folder."""
         url = self.file.database
         local = "sqlite:///"
-        return f"{local}{self.folder / url.removeprefix(local)}" if url.startswith(local) and not url.startswith(local + "/") else url
+        return (
+            f"{local}{self.folder / url.removeprefix(local)}"
+            if url.startswith(local) and not url.startswith(local + "/")
+            else url
+        )
 
     @property
     def token(self) -> str:
@@ -76,16 +82,30 @@ class HubSettings:
         return f"{f'[{host}]' if ':' in host else host}:{credentials.address(getattr(self.file, which))[1]}"
 
 
-def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any) -> HubSettings:
+def init(
+    folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any
+) -> HubSettings:
     """Makes the folder of a new hub: authority, secrets, database, hub.yaml. Five ports, from `port` on; `more`: other keys."""
     if (folder / FILE).exists():
-        raise errors.SetupError(f"{folder}: there is a hub already; choose another folder, or start it with `hdh hub run {folder}`")
+        raise errors.SetupError(
+            f"{folder}: there is a hub already; choose another folder, or start it with `hdh hub run {folder}`"
+        )
     if not 0 < port <= 65531:
-        raise errors.InputError(f"--port {port}: choose one between 1024 and 65531; five are used from it on")
+        raise errors.InputError(
+            f"--port {port}: choose one between 1024 and 65531; five are used from it on"
+        )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(folder, 0o700)
-    ports = dict(zip(("fleet", "api", "enrol", "admin", "metrics"), range(port, port + 5), strict=True))
-    values: dict[str, Any] = {"hosts": hosts, **{name: f"{listen if name in ('fleet', 'api', 'enrol') else '127.0.0.1'}:{at}" for name, at in ports.items()}}
+    ports = dict(
+        zip(("fleet", "api", "enrol", "admin", "metrics"), range(port, port + 5), strict=True)
+    )
+    values: dict[str, Any] = {
+        "hosts": hosts,
+        **{
+            name: f"{listen if name in ('fleet', 'api', 'enrol') else '127.0.0.1'}:{at}"
+            for name, at in ports.items()
+        },
+    }
     values |= {"database": database or "sqlite:///registry.db", **more}
     hub = HubSettings(folder, HubFile.model_validate(values))
     databases.open_registry(hub.database).dispose()
@@ -103,4 +123,7 @@ def load(folder: Path) -> HubSettings:
     if not (folder / FILE).exists():
         raise errors.SetupError(f"{folder}: no hub here; make one with `hdh hub init {folder}`")
     source = yaml_source.read(folder / FILE, errors.InputError)
-    return HubSettings(folder.resolve(), yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError))
+    return HubSettings(
+        folder.resolve(),
+        yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError),
+    )

@@ -63,7 +63,9 @@ def people(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-Intervals = Iterator[tuple[float, float, float, float]]  # low, high, truth, noise's standard deviation
+Intervals = Iterator[
+    tuple[float, float, float, float]
+]  # low, high, truth, noise's standard deviation
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,12 @@ def coefficients(truth: Mapping[str, float]) -> Callable[[Result, Table], Interv
 def described(result: Result, table: Table) -> Intervals:
     law = stats.norm()
     for row in result.tables["numbers"].rows:
-        yield row["conf_low"], row["conf_high"], {"x": 0.0, "z": 0.5}[row["column"]], row["noise_sd"]
+        yield (
+            row["conf_low"],
+            row["conf_high"],
+            {"x": 0.0, "z": 0.5}[row["column"]],
+            row["noise_sd"],
+        )
     for row in result.tables["quantiles"].rows:
         truth = row["probability"] if row["column"] == "z" else law.ppf(row["probability"])
         yield row["conf_low"], row["conf_high"], truth, 0.0
@@ -100,7 +107,9 @@ def described(result: Result, table: Table) -> Intervals:
 
 
 def crossed(result: Result, table: Table) -> Intervals:
-    cells = [row for row in result.tables["counts"].rows if "(all)" not in (row["row"], row["column"])]
+    cells = [
+        row for row in result.tables["counts"].rows if "(all)" not in (row["row"], row["column"])
+    ]
     share = {"no": 0.6, "yes": 0.4}
     for i, row in enumerate(cells):
         count = float(((table["g"] == i // 2) & (table["h"] == i % 2)).sum())
@@ -115,13 +124,23 @@ def survival(result: Result, table: Table) -> Intervals:
     for row in result.tables["curve"].rows:
         code = "abc".index(row["group"][-1])
         eta = BETA[0] * x + BETA[1] * z + (BETA[2] if code == 1 else BETA[3] if code == 2 else 0.0)
-        yield row["conf_low"], row["conf_high"], float(np.exp(-HAZARD * np.exp(eta) * row["time"]).mean()), row["noise_sd"]
+        yield (
+            row["conf_low"],
+            row["conf_high"],
+            float(np.exp(-HAZARD * np.exp(eta) * row["time"]).mean()),
+            row["noise_sd"],
+        )
 
 
 def incidence(result: Result, table: Table) -> Intervals:
     whole = sum(CAUSES.values())
     for row in result.tables["curve"].rows:
-        yield row["conf_low"], row["conf_high"], CAUSES[row["cause"]] / whole * (1 - np.exp(-whole * row["time"])), row["noise_sd"]
+        yield (
+            row["conf_low"],
+            row["conf_high"],
+            CAUSES[row["cause"]] / whole * (1 - np.exp(-whole * row["time"])),
+            row["noise_sd"],
+        )
 
 
 def stays(result: Result, table: Table) -> Intervals:
@@ -140,7 +159,12 @@ def unequal(result: Result, table: Table) -> Intervals:
     yield row["mean_conf_low"], row["mean_conf_high"], 1.1, row["mean_noise_sd"]
     yield row["gini_conf_low"], row["gini_conf_high"], 1.8 / 3 / 2.2, row["gini_noise_sd"]
     for row in result.tables["quantiles"].rows:
-        yield row["conf_low"] - 0.005, row["conf_high"] + 0.005, 0.2 + 1.8 * row["probability"], 0.0  # they are given in steps of 0.01
+        yield (
+            row["conf_low"] - 0.005,
+            row["conf_high"] + 0.005,
+            0.2 + 1.8 * row["probability"],
+            0.0,
+        )  # they are given in steps of 0.01
     for row in result.tables["top"].rows:
         p = 1 - row["probability"]
         yield row["conf_low"], row["conf_high"], 1 - (0.2 * p + 0.9 * p * p) / 1.1, row["noise_sd"]
@@ -149,7 +173,12 @@ def unequal(result: Result, table: Table) -> Intervals:
 def odds(result: Result, table: Table) -> Intervals:
     """The answer y does not hang on h within g."""
     row = result.tables["common"].rows[0]
-    yield float(np.log(row["odds_ratio_low"])), float(np.log(row["odds_ratio_high"])), 0.0, row["noise_sd"]
+    yield (
+        float(np.log(row["odds_ratio_low"])),
+        float(np.log(row["odds_ratio_high"])),
+        0.0,
+        row["noise_sd"],
+    )
 
 
 SLOPES = dict(zip(("x", "z", "g[b]", "g[c]"), BETA.tolist(), strict=True))
@@ -176,7 +205,9 @@ CASES = (
 
 
 def study_of(case: Case) -> Study:
-    return federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": case.epsilon, **case.privacy})
+    return federations.study_of(
+        {"a": case.analysis}, privacy={"mode": "dp", "epsilon": case.epsilon, **case.privacy}
+    )
 
 
 def contexts_of(table: Table, study: Study, rng: np.random.Generator) -> list[NodeContext]:
@@ -189,7 +220,13 @@ def contexts_of(table: Table, study: Study, rng: np.random.Generator) -> list[No
         rows = slice(i * n // NODES, (i + 1) * n // NODES)
         columns = {name: column[rows] for name, column in table.items()}
         count = len(columns["x"])
-        cohort = Cohort(None, count, count, 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
+        cohort = Cohort(
+            None,
+            count,
+            count,
+            1,
+            lambda asked, columns=columns: {field.name: columns[field.name] for field in asked},
+        )  # type: ignore[misc]
         context.sessions[study.hash] = StudySession(tasks, cohort, context.site.rules(1), None)
     return contexts
 
@@ -203,8 +240,14 @@ def run(case: Case, federations_: int, seed: int) -> tuple[float, float, float |
         rng = np.random.default_rng([seed, number])
         table = people(rng, case.n)
         contexts = contexts_of(table, study, rng)
-        ask = secure_sum.ask_of(local.send_of(contexts, federations.NOW), lambda made: registry.plan(made, CONTRACT))
-        result = rounds.run(study, CONTRACT, ask, [context.site.name for context in contexts]).runs[TaskId("a")].result
+        ask = secure_sum.ask_of(
+            local.send_of(contexts, federations.NOW), lambda made: registry.plan(made, CONTRACT)
+        )
+        result = (
+            rounds.run(study, CONTRACT, ask, [context.site.name for context in contexts])
+            .runs[TaskId("a")]
+            .result
+        )
         if result is None:
             failed += 1
             continue
@@ -215,7 +258,12 @@ def run(case: Case, federations_: int, seed: int) -> tuple[float, float, float |
             bare.append(abs((low + high) / 2 - truth) <= without)
         if (p := case.level(result)) is not None:
             rejected.append(p < 0.05)
-    return float(np.mean(held)) if held else np.nan, float(np.mean(bare)) if bare else np.nan, float(np.mean(rejected)) if rejected else None, failed
+    return (
+        float(np.mean(held)) if held else np.nan,
+        float(np.mean(bare)) if bare else np.nan,
+        float(np.mean(rejected)) if rejected else None,
+        failed,
+    )
 
 
 def main() -> bool:
@@ -225,10 +273,27 @@ def main() -> bool:
         if wanted and wanted[0] not in case.name:
             continue
         held, bare, rejected, failed = run(case, number, seed)
-        ok = (np.isnan(held) or LEAST <= held <= MOST) and (rejected is None or 1 - MOST <= rejected <= 1 - LEAST) and failed <= number // 100
-        said = [] if np.isnan(held) else [f"95 % intervals hold {100 * held:.1f} % (without the noise's part {100 * bare:.0f} %)"]
-        said += [f"a true null hypothesis is rejected {100 * rejected:.1f} % of the time at 5 %"] if rejected is not None else []
-        print(f"{'met   ' if ok else 'MISSED'} {case.name}, n = {case.n}, epsilon {case.epsilon:g}: {'; '.join(said)}; {failed} without result", flush=True)
+        ok = (
+            (np.isnan(held) or LEAST <= held <= MOST)
+            and (rejected is None or 1 - MOST <= rejected <= 1 - LEAST)
+            and failed <= number // 100
+        )
+        said = (
+            []
+            if np.isnan(held)
+            else [
+                f"95 % intervals hold {100 * held:.1f} % (without the noise's part {100 * bare:.0f} %)"
+            ]
+        )
+        said += (
+            [f"a true null hypothesis is rejected {100 * rejected:.1f} % of the time at 5 %"]
+            if rejected is not None
+            else []
+        )
+        print(
+            f"{'met   ' if ok else 'MISSED'} {case.name}, n = {case.n}, epsilon {case.epsilon:g}: {'; '.join(said)}; {failed} without result",
+            flush=True,
+        )
         met = met and ok
     return met
 

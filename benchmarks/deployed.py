@@ -33,7 +33,9 @@ def sites(folder: Path, number: int) -> list[Site]:
     rng, made = np.random.default_rng(1), []
     for i in range(number):
         age = rng.uniform(20, 90, 400)
-        frame = pd.DataFrame({"age": age, "ill": rng.uniform(size=400) < 1 / (1 + np.exp((60 - age) / 15))})
+        frame = pd.DataFrame(
+            {"age": age, "ill": rng.uniform(size=400) < 1 / (1 + np.exp((60 - age) / 15))}
+        )
         path = folder / f"n{i}.csv"
         frame.to_csv(path, index=False)
         made.append(local.site(f"n{i:02d}", Dataset(CONTRACT, str(path))))
@@ -52,13 +54,27 @@ def study(name: str, analyses: dict[str, object]) -> Study:
 def answered(deployment: Deployment, node: str) -> list[float]:
     """When the node answered, from its audit log."""
     lines = (deployment.state(node) / "audit.jsonl").read_text().splitlines()
-    return [datetime.fromisoformat(entry["at"]).timestamp() for entry in map(json.loads, lines) if entry["event"] == "answered"]
+    return [
+        datetime.fromisoformat(entry["at"]).timestamp()
+        for entry in map(json.loads, lines)
+        if entry["event"] == "answered"
+    ]
 
 
-def rounds(deployment: Deployment, nodes: Sequence[Site], number: int) -> tuple[float, float, float]:
+def rounds(
+    deployment: Deployment, nodes: Sequence[Site], number: int
+) -> tuple[float, float, float]:
     """Seconds to the first reply, of the median round, and of the whole study of `number` rounds."""
     start = time.time()
-    flower.submit(deployment, study(f"rounds-{time.time_ns()}", {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": number}}), CONTRACT, say=lambda _: None)
+    flower.submit(
+        deployment,
+        study(
+            f"rounds-{time.time_ns()}",
+            {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": number}},
+        ),
+        CONTRACT,
+        say=lambda _: None,
+    )
     whole = time.time() - start
     times = [[at for at in answered(deployment, site.name) if at > start] for site in nodes]
     ends = [max(at) for at in zip(*times, strict=True)]
@@ -66,12 +82,18 @@ def rounds(deployment: Deployment, nodes: Sequence[Site], number: int) -> tuple[
 
 
 def resident_mb(pid: int) -> float:
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1024
 
 
 def cpu_s(pid: int) -> float:
-    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / 100
+    return (
+        sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / 100
+    )
 
 
 def idle(deployment: Deployment, name: str, seconds: float = 30.0) -> tuple[float, float]:
@@ -92,7 +114,12 @@ def four(folder: Path) -> list[bool]:
         return [
             timing.report("a node at rest, MB", memory, 150, "after its start"),
             timing.report("the same, % of a core", share, 1, "over 30 s"),
-            timing.report("first reply after submission, s", first, 3, f"the hub's first study; {warm:.1f} s for the next"),
+            timing.report(
+                "first reply after submission, s",
+                first,
+                3,
+                f"the hub's first study; {warm:.1f} s for the next",
+            ),
             timing.report("a round of 4 nodes, s", median, 1, "the median of 10"),
             timing.report("a study of 10 rounds, s", whole, 15, "from submission to result"),
         ]
@@ -110,7 +137,14 @@ def large(folder: Path) -> list[bool]:
 
     with flower.deployed(sites(folder, 4), folder / "large", say=lambda _: None) as deployment:
         seconds = large_replies.measure(deployment, 100 * 2**20)
-    return [timing.report("100 MB from each of 4 nodes, s", seconds, 15, "from the query to the last reply at the hub")]
+    return [
+        timing.report(
+            "100 MB from each of 4 nodes, s",
+            seconds,
+            15,
+            "from the query to the last reply at the hub",
+        )
+    ]
 
 
 def main() -> bool:

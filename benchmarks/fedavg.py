@@ -22,7 +22,12 @@ def ours(nodes: int) -> dict[str, float]:
     found = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "benchmarks.fedavg_once", str(nodes)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.fedavg_once", str(nodes)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         found.append({**json.loads(done.stdout), "process_s": time.perf_counter() - start})
     return {name: min(one[name] for one in found) for name in found[0]}
 
@@ -31,7 +36,12 @@ def peer(nodes: int) -> dict[str, float] | None:
     if not PEER.exists():
         return None
     start = time.perf_counter()
-    done = subprocess.run([str(PEER), "benchmarks/peers/flower_ray.py", str(nodes)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(PEER), "benchmarks/peers/flower_ray.py", str(nodes)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     return {**json.loads(line.removeprefix("RESULT ")), "process_s": time.perf_counter() - start}
 
@@ -53,13 +63,23 @@ def main() -> bool:
     found = {nodes: ours(nodes) for nodes in (4, 500)}
     bare = floor(500)
     met.append(
-        timing.report("500 nodes, a round / the batched numpy floor", found[500]["round_s"] / bare, 10, f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s")
+        timing.report(
+            "500 nodes, a round / the batched numpy floor",
+            found[500]["round_s"] / bare,
+            10,
+            f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s",
+        )
     )
     peers = {nodes: peer(nodes) for nodes in (4, 500)}
-    for nodes, key, limit, what in ((4, "process_s", 1 / 10, "whole process"), (500, "round_s", 1 / 50, "a round")):
+    for nodes, key, limit, what in (
+        (4, "process_s", 1 / 10, "whole process"),
+        (500, "round_s", 1 / 50, "a round"),
+    ):
         theirs = peers[nodes]
         if theirs is None:
-            print(f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py")
+            print(
+                f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py"
+            )
             continue
         met.append(
             timing.report(

@@ -30,7 +30,8 @@ def main(nodes: int) -> None:
         dataset="people",
         version=1,
         person="id",
-        columns={"id": Column(type="string"), "y": Column(type="boolean")} | {name: Column(type="number", range=(-6, 6)) for name in NAMES},
+        columns={"id": Column(type="string"), "y": Column(type="boolean")}
+        | {name: Column(type="number", range=(-6, 6)) for name in NAMES},
     )
     study = Study.model_validate({
         "study": "fedavg", "title": "t", "question": "q", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 1,
@@ -46,16 +47,40 @@ def main(nodes: int) -> None:
         seconds.append(time.perf_counter() - last)
         last = time.perf_counter()
 
-    outcome = rounds.run(study, contract, lambda query: [service.answer(query, one, now) for one in contexts], [one.site.name for one in contexts], watch=watch)
+    outcome = rounds.run(
+        study,
+        contract,
+        lambda query: [service.answer(query, one, now) for one in contexts],
+        [one.site.name for one in contexts],
+        watch=watch,
+    )
     assert all(run.result for run in outcome.runs.values())
-    print(json.dumps({"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}))
+    print(
+        json.dumps(
+            {"total_s": time.perf_counter() - START, "round_s": float(np.median(seconds[2:]))}
+        )
+    )
 
 
-def context(node: int, rows: int, study: Study, contract: Contract, tasks: dict[str, object]) -> NodeContext:
+def context(
+    node: int, rows: int, study: Study, contract: Contract, tasks: dict[str, object]
+) -> NodeContext:
     rng = np.random.default_rng(node)
-    columns = {name: rng.normal(size=rows).clip(-6, 6) for name in NAMES} | {"y": (rng.random(rows) < 0.5).astype(float)}
-    cohort = Cohort(np.arange(rows), rows, rows, 1, lambda asked: {field.name: columns[field.name] for field in asked})
-    site = Site(f"n{node:03d}", {"people": Dataset(contract, "memory")}, Policy(min_nodes=1, hub_sees_cells=True, max_parameters_per_person=1))
+    columns = {name: rng.normal(size=rows).clip(-6, 6) for name in NAMES} | {
+        "y": (rng.random(rows) < 0.5).astype(float)
+    }
+    cohort = Cohort(
+        np.arange(rows),
+        rows,
+        rows,
+        1,
+        lambda asked: {field.name: columns[field.name] for field in asked},
+    )
+    site = Site(
+        f"n{node:03d}",
+        {"people": Dataset(contract, "memory")},
+        Policy(min_nodes=1, hub_sees_cells=True, max_parameters_per_person=1),
+    )
     return NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
 
 

@@ -47,7 +47,10 @@ def cox_newton(X: np.ndarray, time: np.ndarray, event: np.ndarray) -> np.ndarray
         D = np.zeros((T, p + 1))
         te, we, Xe = time[event], e[event], X[event]
         cut = np.flatnonzero(np.r_[True, te[1:] != te[:-1]])
-        D[te[cut], 0], D[te[cut], 1:] = np.add.reduceat(we, cut), np.add.reduceat(Xe * we[:, None], cut, axis=0)
+        D[te[cut], 0], D[te[cut], 1:] = (
+            np.add.reduceat(we, cut),
+            np.add.reduceat(Xe * we[:, None], cut, axis=0),
+        )
         cell = np.repeat(np.arange(T), d)
         f = (np.arange(len(cell)) - np.repeat(np.cumsum(d) - d, d)) / d[cell]
         den = S[cell, 0] - f * D[cell, 0]
@@ -69,7 +72,9 @@ def cox_newton(X: np.ndarray, time: np.ndarray, event: np.ndarray) -> np.ndarray
     raise AssertionError("no convergence")
 
 
-def fedavg_round(X: np.ndarray, y: np.ndarray, weights: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
+def fedavg_round(
+    X: np.ndarray, y: np.ndarray, weights: np.ndarray, rate: float
+) -> tuple[np.ndarray, float]:
     """All nodes at once, X (n_nodes, n_rows, p), y (n_nodes, n_rows): the new weights, and the log loss of the old."""
     eta = X @ weights
     loss = np.logaddexp(0, eta).sum(1) - (y * eta).sum(1)

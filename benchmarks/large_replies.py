@@ -47,14 +47,25 @@ def measure(deployment: Deployment, size: int) -> float:
     for name in names:
         deployment.processes[name].terminate()
         deployment.processes[name].wait()
-        deployment.start(name, [sys.executable, "-m", "benchmarks.large_replies", str(deployment.state(name)), str(size)])
+        deployment.start(
+            name,
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.large_replies",
+                str(deployment.state(name)),
+                str(size),
+            ],
+        )
     folder = deployment.folder / "bundle"
     for path, text in BUNDLE.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     (folder / "large.fab").write_bytes(build_fab_from_disk(folder))
     flower_control.BUNDLE = folder / "large.fab"
-    control = Control(deployment.hub.file.admin, deployment.hub.pki / "ca.crt", deployment.hub.token)
+    control = Control(
+        deployment.hub.file.admin, deployment.hub.pki / "ca.crt", deployment.hub.token
+    )
     flower_control.start(control, deployment.folder, json.dumps(len(names)))
     found, until = deployment.folder / "seconds", time.monotonic() + 300
     while not found.exists():
@@ -67,7 +78,9 @@ def server_app() -> Any:
     from flwr.app import Context, Message
     from flwr.serverapp import Grid, ServerApp
 
-    from aggregator.flower import server_app as ours  # which makes Flower look again sooner for what is not there yet
+    from aggregator.flower import (
+        server_app as ours,  # which makes Flower look again sooner for what is not there yet
+    )
     from federation import wire
 
     app = ServerApp()
@@ -79,7 +92,14 @@ def server_app() -> Any:
         while len(list(grid.get_node_ids())) < wanted:
             time.sleep(0.1)
         start = time.monotonic()
-        waiting = set(grid.push_messages([Message(wire.query_record(b"x", b"y"), dst_node_id=i, message_type=wire.ROUND) for i in grid.get_node_ids()]))
+        waiting = set(
+            grid.push_messages(
+                [
+                    Message(wire.query_record(b"x", b"y"), dst_node_id=i, message_type=wire.ROUND)
+                    for i in grid.get_node_ids()
+                ]
+            )
+        )
         while waiting:
             for message in grid.pull_messages(list(waiting)):
                 waiting.remove(message.metadata.reply_to_message_id)
@@ -111,7 +131,9 @@ def node(state: Path, size: int) -> None:
     flower_client.KNOWN_BUNDLES = Anything()
     own = credentials.load(state / "hub")
     link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
-    flower_client.serve(app, link, threading.Event(), flower_client.Pace(idle_s=0.3), lambda rule, why: None)
+    flower_client.serve(
+        app, link, threading.Event(), flower_client.Pace(idle_s=0.3), lambda rule, why: None
+    )
 
 
 if __name__ == "__main__":

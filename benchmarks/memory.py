@@ -30,13 +30,22 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         tables.sites(tables.people(ROWS), tables.contract(), NODES, Path(folder))
         peaks = {
-            what: float(subprocess.run([sys.executable, "-c", FIT, folder, what], capture_output=True, text=True, check=True).stdout)
+            what: float(
+                subprocess.run(
+                    [sys.executable, "-c", FIT, folder, what],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+            )
             for what in ("nothing", "all")
         }
     # ten nodes less one: nine tenths of the data, without what Python, numpy and DuckDB weigh by themselves
     share = ROWS * 0.9 * (tables.COLUMNS + 2) * 8 / 2**20
     said = f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node, data of nine nodes {share:.0f} MB"
-    return timing.report("peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, said)
+    return timing.report(
+        "peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, said
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,12 @@ TURNS = 3
 def count(path: Path) -> tuple[float, float, int]:
     """One node that holds all visits: the seconds of its counting, those of the hub's alarms, and how many alarms there are."""
     agreed = contracts.load(Path(str(oscour.__file__)).parent / "urgences.yaml")
-    entry = {"run": "surveillance", "week": "semaine", "by": ["region", "age", "syndrome"], "method": {"farrington": {"years": 5}}}
+    entry = {
+        "run": "surveillance",
+        "week": "semaine",
+        "by": ["region", "age", "syndrome"],
+        "method": {"farrington": {"years": 5}},
+    }
     study = federations.study_of({"a": entry}, dataset="urgences")
     ask = local.ask_of([local.site("n0", Dataset(agreed, str(path)))], datetime.now(UTC))
     asked: list[float] = []
@@ -42,51 +47,114 @@ def count(path: Path) -> tuple[float, float, int]:
 
     start = time.perf_counter()
     result = federations.result(rounds.run(study, agreed, timed, ["n0"]))
-    return asked[0], time.perf_counter() - start - asked[0], sum(row["alarm"] == "alarm" for row in result.tables["alarms"].rows)
+    return (
+        asked[0],
+        time.perf_counter() - start - asked[0],
+        sum(row["alarm"] == "alarm" for row in result.tables["alarms"].rows),
+    )
 
 
 def visits(folder: Path) -> bool:
     """Weekly counts beside DuckDB's own group-by, in turns; making them, and what counting them weighs, in processes of their own."""
     path = folder / "visits.parquet"
     subprocess.run([sys.executable, "-m", "benchmarks.pilots", "make", str(path)], check=True)
-    weighed = subprocess.run([sys.executable, "-m", "benchmarks.pilots", "weigh", str(path)], check=True, capture_output=True, text=True)
+    weighed = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pilots", "weigh", str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     asked, plain, alarms = [], [], []
     for _ in range(TURNS):
         start = time.perf_counter()
-        duckdb.connect().execute(f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY ALL").fetchnumpy()
+        duckdb.connect().execute(
+            f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY ALL"
+        ).fetchnumpy()
         plain.append(time.perf_counter() - start)
         seconds, more, found = count(path)
         asked.append(seconds)
         alarms.append(more)
     detail = f"{min(asked):.2f} s with the contract's checks, {min(plain):.2f} s"
-    met = [timing.report("130,000,000 visits by week, region, age and syndrome / a plain group-by", min(asked) / min(plain), 1.2, detail)]
-    met.append(timing.report("its peak memory, MB", float(weighed.stdout), 500, "with Python, DuckDB and the alarms"))
-    return all([*met, timing.report("alarms of 1,800 series, s", min(alarms), 30, f"Farrington flexible, five years back; {found} alarms")])
+    met = [
+        timing.report(
+            "130,000,000 visits by week, region, age and syndrome / a plain group-by",
+            min(asked) / min(plain),
+            1.2,
+            detail,
+        )
+    ]
+    met.append(
+        timing.report(
+            "its peak memory, MB", float(weighed.stdout), 500, "with Python, DuckDB and the alarms"
+        )
+    )
+    return all(
+        [
+            *met,
+            timing.report(
+                "alarms of 1,800 series, s",
+                min(alarms),
+                30,
+                f"Farrington flexible, five years back; {found} alarms",
+            ),
+        ]
+    )
 
 
 def two_producers(folder: Path) -> bool:
     """ORDEI's reports at two nodes: all pairs of 12,000 drugs and 337 groups of reactions."""
     ready = running.prepare("ordei", "study", folder, size="full")
-    sites = [local.site(node, dataset) for node, dataset in ready.datasets.items() if node in ("ansm", "crpv-lyon")]
-    study = ready.study.model_copy(update={"analyses": {"signaux": ready.study.analyses["signaux"]}})
+    sites = [
+        local.site(node, dataset)
+        for node, dataset in ready.datasets.items()
+        if node in ("ansm", "crpv-lyon")
+    ]
+    study = ready.study.model_copy(
+        update={"analyses": {"signaux": ready.study.analyses["signaux"]}}
+    )
     start = time.perf_counter()
     found = federations.result(federations.run(study, ready.contract, sites), "signaux")
     return timing.report(
-        "82,000 reports over 2 nodes, s", time.perf_counter() - start, 5, f"{found.tables['summary'].rows[0]['pairs_tested']} pairs of 3 or more"
+        "82,000 reports over 2 nodes, s",
+        time.perf_counter() - start,
+        5,
+        f"{found.tables['summary'].rows[0]['pairs_tested']} pairs of 3 or more",
     )
 
 
 def whole(name: str, limit: float, max_rounds: int) -> bool:
     row = running.run(name, "study", size="full").row
-    met = timing.report(f"{name}, {row['people']:,} people over {row['nodes']} nodes, s", row["seconds"], limit, f"{row['what']}: {row['estimate']:.3f}")
+    met = timing.report(
+        f"{name}, {row['people']:,} people over {row['nodes']} nodes, s",
+        row["seconds"],
+        limit,
+        f"{row['what']}: {row['estimate']:.3f}",
+    )
     return timing.report(f"{name}, rounds", row["rounds"], max_rounds, "") and met
 
 
 def all_small() -> bool:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "federation.cli.main", "pilots", "run", "--all", "--small", "--format", "json"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "federation.cli.main",
+            "pilots",
+            "run",
+            "--all",
+            "--small",
+            "--format",
+            "json",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return timing.report(
-        "hdh pilots run --all --small, s", time.perf_counter() - start, 90, f"{sum(len(running.variants(name)) for name in running.names())} studies"
+        "hdh pilots run --all --small, s",
+        time.perf_counter() - start,
+        90,
+        f"{sum(len(running.variants(name)) for name in running.names())} studies",
     )
 
 

@@ -27,19 +27,29 @@ from simulations import faults, local
 from strategies import budget, registry
 from tests import federations
 
-ROWS, GROUPS, PEOPLE = 10_000_000, 500, 3_800_000  # as many rows a person, 2.6, as 130 million visits of 50 million people
+ROWS, GROUPS, PEOPLE = (
+    10_000_000,
+    500,
+    3_800_000,
+)  # as many rows a person, 2.6, as 130 million visits of 50 million people
 LEVELS = tuple(f"g{i:03d}" for i in range(GROUPS))
-COLUMNS = {"id": Column(type="number", range=(0, 1e9)), "g": Column(type="category", levels=LEVELS), "h": Column(type="boolean")}
+COLUMNS = {
+    "id": Column(type="number", range=(0, 1e9)),
+    "g": Column(type="category", levels=LEVELS),
+    "h": Column(type="boolean"),
+}
 VISITS = Contract(dataset="visits", version=1, unit="visit", columns=COLUMNS)
 PERSONS = Contract(dataset="visits", version=1, person="id", rows_per_person=5, columns=COLUMNS)
-STUDY = federations.study_of({"a": {"run": "crosstab", "rows": "g", "columns": "h"}}, dataset="visits", privacy={"mode": "dp", "epsilon": 1})
+STUDY = federations.study_of(
+    {"a": {"run": "crosstab", "rows": "g", "columns": "h"}},
+    dataset="visits",
+    privacy={"mode": "dp", "epsilon": 1},
+)
 POLICY = Policy(min_nodes=1)
 
 
 def make(folder: Path) -> str:
-    rows = (
-        f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() * {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
-    )
+    rows = f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() * {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
     duckdb.sql("SELECT setseed(0.5)")
     path = str(folder / "visits.parquet")
     duckdb.sql(f"COPY (SELECT {rows} FROM range({ROWS})) TO '{path}' (FORMAT parquet)")
@@ -52,7 +62,13 @@ def answered(contract: Contract, source: str, study: Study) -> np.ndarray:
     site = Site("n", {"visits": Dataset(contract, source)}, POLICY)
     context = NodeContext(site)
     local.send_of([context], federations.NOW)  # what a simulation adds is a grant
-    ledger.grant(context.ledger, Account("visits", contract.unit, federations.NOW.year), study.privacy.rho, by="benchmark", at="now")
+    ledger.grant(
+        context.ledger,
+        Account("visits", contract.unit, federations.NOW.year),
+        study.privacy.rho,
+        by="benchmark",
+        at="now",
+    )
     query = Query(study, contract.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)})
     answer = service.answer(query, context, federations.NOW).answers[TaskId("a")]
     assert isinstance(answer, NoisedAnswer), answer
@@ -78,36 +94,74 @@ def counts(folder: Path) -> list[bool]:
     whole, parts = f"'{path}'", f"read_parquet('{out}/**/*.parquet', hive_partitioning = true)"
     off = answered(VISITS, path, STUDY) - plain(whole)
     sd = 1 / math.sqrt(2 * 0.95 * STUDY.privacy.rho / 1e12)
-    assert 0.9 * sd < off.std() < 1.1 * sd, "the noise is not what it should be"  # 1,000 cells: four standard errors
+    assert 0.9 * sd < off.std() < 1.1 * sd, (
+        "the noise is not what it should be"
+    )  # 1,000 cells: four standard errors
     work = {
         "plain": lambda: plain(whole), "noised": lambda: answered(VISITS, path, STUDY),
         "plain, bucketed": lambda: plain(parts), "bounded": lambda: answered(PERSONS, str(out), STUDY), "bounded, not bucketed": lambda: answered(PERSONS, path, STUDY),
     }  # fmt: skip
     found = timing.least(work, 5)
-    said = ", ".join(f"{name} {value:.3f} s" for name, value in found.items()) + f"; bucketing once {bucketing:.1f} s"
+    said = (
+        ", ".join(f"{name} {value:.3f} s" for name, value in found.items())
+        + f"; bucketing once {bucketing:.1f} s"
+    )
     return [
-        timing.report("grouped count under DP of 1e7 rows in 1,000 groups / DuckDB's plain group-by", found["noised"] / found["plain"], 2.5, said),
-        timing.report("the same with 5 rows a person, bucketed / the same", found["bounded"] / found["plain, bucketed"], 8, ""),
+        timing.report(
+            "grouped count under DP of 1e7 rows in 1,000 groups / DuckDB's plain group-by",
+            found["noised"] / found["plain"],
+            2.5,
+            said,
+        ),
+        timing.report(
+            "the same with 5 rows a person, bucketed / the same",
+            found["bounded"] / found["plain, bucketed"],
+            8,
+            "",
+        ),
     ]
 
 
 def charge(folder: Path) -> bool:
     """Of a new ledger's 500th to 1,500th, each on the disk before it returns; wall time, the median."""
-    budget_ledger, account = ledger.open_ledger(folder / "ledger.sqlite"), Account("d", "person", 2026)
+    budget_ledger, account = (
+        ledger.open_ledger(folder / "ledger.sqlite"),
+        Account("d", "person", 2026),
+    )
     ledger.grant(budget_ledger, account, 10**15, by="benchmark", at="now")
     took = []
     for number in range(1500):
         start = time.perf_counter()
-        ledger.charge(budget_ledger, account, Claim(f"r{number}", f"s{number // 10}", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**6))}), "now")
+        ledger.charge(
+            budget_ledger,
+            account,
+            Claim(
+                f"r{number}",
+                f"s{number // 10}",
+                10**15,
+                {"sum": Gaussian(Fraction(1), Fraction(10**6))},
+            ),
+            "now",
+        )
         took.append(time.perf_counter() - start)
-    return timing.report("a charge, milliseconds", 1e3 * float(np.median(took[500:])), 3, f"99 in 100 under {1e3 * np.quantile(took[500:], 0.99):.1f} ms")
+    return timing.report(
+        "a charge, milliseconds",
+        1e3 * float(np.median(took[500:])),
+        3,
+        f"99 in 100 under {1e3 * np.quantile(took[500:], 0.99):.1f} ms",
+    )
 
 
 def samples() -> bool:
     variance = Fraction(1000**2)
     noise.from_table(10, variance)
     found = timing.least({"table": lambda: noise.from_table(1_000_000, variance)}, 3)
-    return timing.report("a sample of the table, microseconds", found["table"], 0.5, "sigma 1,000; microseconds each of a million")
+    return timing.report(
+        "a sample of the table, microseconds",
+        found["table"],
+        0.5,
+        "sigma 1,000; microseconds each of a million",
+    )
 
 
 def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
@@ -117,30 +171,55 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
         dataset="people",
         version=1,
         person="id",
-        columns={"id": Column(type="string")} | {name: Column(type="category", levels=some) for name, some in levels.items()},
+        columns={"id": Column(type="string")}
+        | {name: Column(type="category", levels=some) for name, some in levels.items()},
     )
-    privacy = {"mode": "dp", "epsilon": 1, "noise": "distributed", "secure_sum": {"dropouts": dropouts, "colluders": colluders}}
-    study = federations.study_of({"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy)
+    privacy = {
+        "mode": "dp",
+        "epsilon": 1,
+        "noise": "distributed",
+        "secure_sum": {"dropouts": dropouts, "colluders": colluders},
+    }
+    study = federations.study_of(
+        {"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy
+    )
     (folder / "one.csv").write_text("id,a,b\nx,a0,b0\n")
-    sites = [Site(f"n{i:02d}", {"people": Dataset(contract, str(folder / "one.csv"))}, local.SIMULATED) for i in range(nodes)]
+    sites = [
+        Site(f"n{i:02d}", {"people": Dataset(contract, str(folder / "one.csv"))}, local.SIMULATED)
+        for i in range(nodes)
+    ]
     send = local.send_of(local.contexts_of(sites), federations.NOW)
     for gone in range(dropouts):
         send = faults.drops(send, f"n{gone:02d}", "mask")
     from aggregator import rounds, secure_sum
 
-    outcome = rounds.run(study, contract, secure_sum.ask_of(send, lambda made: registry.plan(made, contract)), [site.name for site in sites])
+    outcome = rounds.run(
+        study,
+        contract,
+        secure_sum.ask_of(send, lambda made: registry.plan(made, contract)),
+        [site.name for site in sites],
+    )
     rows = federations.result(outcome).tables["counts"].rows
     stated = rows[0]["noise_sd"]
     one = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)
     return timing.report(
-        f"noise of {nodes} nodes, {dropouts} dropped, {colluders} colluding / one trusted curator's", stated / one, 1.2, f"sd {stated:.2f}, {one:.2f}"
+        f"noise of {nodes} nodes, {dropouts} dropped, {colluders} colluding / one trusted curator's",
+        stated / one,
+        1.2,
+        f"sd {stated:.2f}, {one:.2f}",
     )
 
 
 def main() -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        met = [*counts(folder), charge(folder), samples(), shares(20, 3, 2, folder), shares(4, 0, 1, folder)]
+        met = [
+            *counts(folder),
+            charge(folder),
+            samples(),
+            shares(20, 3, 2, folder),
+            shares(4, 0, 1, folder),
+        ]
     return all(met)
 
 

@@ -16,8 +16,12 @@ from tests import federations
 
 ROWS, NODES = 1_000_000, 10
 NAMES = [f"x{i}" for i in range(tables.COLUMNS)]
-COX = federations.study_of({"a": {"run": "cox", "model": f"Surv(time, event) ~ {' + '.join(NAMES)}"}})
-GLM = federations.study_of({"a": {"run": "glm", "model": f"died ~ {' + '.join(NAMES)}", "family": "binomial"}})
+COX = federations.study_of(
+    {"a": {"run": "cox", "model": f"Surv(time, event) ~ {' + '.join(NAMES)}"}}
+)
+GLM = federations.study_of(
+    {"a": {"run": "glm", "model": f"died ~ {' + '.join(NAMES)}", "family": "binomial"}}
+)
 
 
 def federated(table: pandas.DataFrame, study: Study) -> Callable[[], np.ndarray]:
@@ -25,7 +29,9 @@ def federated(table: pandas.DataFrame, study: Study) -> Callable[[], np.ndarray]
     agreed = tables.contract()
 
     def fit() -> np.ndarray:
-        outcome = rounds.run(study, agreed, tables.in_memory(table, agreed, NODES, study), tables.names(NODES))
+        outcome = rounds.run(
+            study, agreed, tables.in_memory(table, agreed, NODES, study), tables.names(NODES)
+        )
         result = outcome.runs[TaskId("a")].result
         assert result is not None
         return np.array([row["estimate"] for row in result.tables["coefficients"].rows])
@@ -49,13 +55,31 @@ def main() -> bool:
     np.testing.assert_allclose(work["cox"](), work["cox floor"](), rtol=1e-8)
     np.testing.assert_allclose(work["glm"](), work["glm floor"](), rtol=1e-8)
     found = timing.least(work, 4)
-    found |= timing.least({"lifelines": lambda: _lifelines(table), "scikit-learn": lambda: _scikit_learn(matrix(intercept=False), died)}, 1)
+    found |= timing.least(
+        {
+            "lifelines": lambda: _lifelines(table),
+            "scikit-learn": lambda: _scikit_learn(matrix(intercept=False), died),
+        },
+        1,
+    )
     said = ", ".join(f"{name} {value:.2f} s" for name, value in found.items())
     met = [
-        timing.report("Cox (Efron) / a blocked Newton on one pooled table", found["cox"] / found["cox floor"], 1.5, said),
+        timing.report(
+            "Cox (Efron) / a blocked Newton on one pooled table",
+            found["cox"] / found["cox floor"],
+            1.5,
+            said,
+        ),
         timing.report("Cox / one pooled lifelines fit", found["cox"] / found["lifelines"], 1, ""),
-        timing.report("logistic / a blocked Newton on one pooled table", found["glm"] / found["glm floor"], 1.5, ""),
-        timing.report("logistic / one pooled scikit-learn fit", found["glm"] / found["scikit-learn"], 1, ""),
+        timing.report(
+            "logistic / a blocked Newton on one pooled table",
+            found["glm"] / found["glm floor"],
+            1.5,
+            "",
+        ),
+        timing.report(
+            "logistic / one pooled scikit-learn fit", found["glm"] / found["scikit-learn"], 1, ""
+        ),
     ]
     return all(met)
 

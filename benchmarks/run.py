@@ -8,12 +8,31 @@ import sys
 
 from benchmarks.timing import ONE_THREAD
 
-PARTS = ("start", "fedavg", "summary", "regression", "memory", "private", "secure_sum", "coverage", "pilots", "training", "deployed")
+PARTS = (
+    "start",
+    "fedavg",
+    "summary",
+    "regression",
+    "memory",
+    "private",
+    "secure_sum",
+    "coverage",
+    "pilots",
+    "training",
+    "deployed",
+)
 
 
 def main() -> None:
     wanted = sys.argv[1:] or PARTS
-    codes = [subprocess.run([sys.executable, "-m", f"benchmarks.{part}"], env={**os.environ, **ONE_THREAD}, check=False).returncode for part in wanted]
+    codes = [
+        subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{part}"],
+            env={**os.environ, **ONE_THREAD},
+            check=False,
+        ).returncode
+        for part in wanted
+    ]
     sys.exit(any(codes))
 
 

@@ -36,7 +36,14 @@ def identity(name: str) -> bytes:
 def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64) -> Cost:
     """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their shares."""
     names = [f"n{i:03d}" for i in range(n)]
-    terms = Terms("benchmark", {name: keys.public_identity(identity(name)) for name in names}, n - dropouts, 1, length, bits)
+    terms = Terms(
+        "benchmark",
+        {name: keys.public_identity(identity(name)) for name in names},
+        n - dropouts,
+        1,
+        length,
+        bits,
+    )
     vector: Words = np.random.default_rng(1).integers(0, 2**24, length, dtype=terms.dtype)
     cost = Cost()
     start = time.process_time()
@@ -50,24 +57,34 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
     vectors = {name: vector.copy() for name in names}
     start = time.process_time()
     for name in names[gone:]:
-        cost.states[name], masked[name] = participant.mask(cost.states[name], dealt, routed[name], vectors[name])
+        cost.states[name], masked[name] = participant.mask(
+            cost.states[name], dealt, routed[name], vectors[name]
+        )
         cost.streams += 1 + len(routed[name])
     for name in names[gone:]:
-        cost.states[name], signatures[name] = participant.sign_survivors(cost.states[name], frozenset(masked))
+        cost.states[name], signatures[name] = participant.sign_survivors(
+            cost.states[name], frozenset(masked)
+        )
     for name in names[gone:]:
         cost.states[name], openings[name] = participant.unmask(cost.states[name], signatures)
     cost.nodes += time.process_time() - start
     start = time.process_time()
     total = aggregation.open_sum(terms, adverts, frozenset(dealt), masked, openings)
     cost.hub = time.process_time() - start
-    cost.streams += len(masked) + sum(len(terms.near(name) & masked.keys()) for name in names[:gone])
+    cost.streams += len(masked) + sum(
+        len(terms.near(name) & masked.keys()) for name in names[:gone]
+    )
     np.testing.assert_array_equal(total, vector * terms.dtype.type(len(masked)))
     return cost
 
 
 def aes_alone(streams: int, length: int, bits: int) -> float:
     """CPU seconds of expanding so many seeds into that many words each, and doing nothing with them."""
-    buffer, zeros, whole = bytearray(masks.CHUNK_BYTES + 15), memoryview(bytes(masks.CHUNK_BYTES)), length * bits // 8
+    buffer, zeros, whole = (
+        bytearray(masks.CHUNK_BYTES + 15),
+        memoryview(bytes(masks.CHUNK_BYTES)),
+        length * bits // 8,
+    )
     start = time.process_time()
     for number in range(streams):
         stream = masks.stream(number.to_bytes(32, "little"))
@@ -79,7 +96,11 @@ def aes_alone(streams: int, length: int, bits: int) -> float:
 def flower(n: int, shares: int, length: int) -> float:
     """CPU seconds of SecAgg+'s own masking and unmasking with so many shares a node, as flwr 1.41 does it: quantise, add the
     node's mask and one for each neighbour, and take the nodes' own masks off at the server."""
-    from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_addition, parameters_mod, parameters_subtraction
+    from flwr.common.secure_aggregation.ndarrays_arithmetic import (
+        parameters_addition,
+        parameters_mod,
+        parameters_subtraction,
+    )
     from flwr.common.secure_aggregation.quantization import quantize
     from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
@@ -95,7 +116,11 @@ def flower(n: int, shares: int, length: int) -> float:
         vector = parameters_addition(vector, pseudo_rand_gen(seed(one), modulus, shape))
         for step in range(1, shares):
             mask = pseudo_rand_gen(seed(one, step), modulus, shape)
-            vector = parameters_addition(vector, mask) if step % 2 else parameters_subtraction(vector, mask)
+            vector = (
+                parameters_addition(vector, mask)
+                if step % 2
+                else parameters_subtraction(vector, mask)
+            )
         vector = parameters_mod(vector, modulus)
         total = vector if total is None else parameters_addition(total, vector)
     for one in range(n):
@@ -111,16 +136,46 @@ def main() -> bool:
         for bits in (32, 64):
             costs = [secure_sum(n, n // 10, LENGTH, bits=bits) for _ in range(3)]
             ours, streams = min(map(_all, costs)), costs[0].streams
-            reference = n * shares + n  # each node's own mask and one for each other that it shares with; the hub takes the own ones off
+            reference = (
+                n * shares + n
+            )  # each node's own mask and one for each other that it shares with; the hub takes the own ones off
             floor = min(aes_alone(reference, LENGTH, bits) for _ in range(3))
             said = f"{ours:.2f} s of CPU for {streams} masks, AES alone {floor:.2f} s for {reference}: {shares} shares each"
-            met.append(timing.report(f"secure sum of 1e6 values of {bits} bits, {n} nodes / expanding its masks by AES alone", ours / floor, 2, said))
+            met.append(
+                timing.report(
+                    f"secure sum of 1e6 values of {bits} bits, {n} nodes / expanding its masks by AES alone",
+                    ours / floor,
+                    2,
+                    said,
+                )
+            )
             if bits == 32:  # as theirs
-                met.append(timing.report("the same / Flower's SecAgg+ arithmetic", ours / theirs, 0.2, f"SecAgg+ {theirs:.2f} s"))
+                met.append(
+                    timing.report(
+                        "the same / Flower's SecAgg+ arithmetic",
+                        ours / theirs,
+                        0.2,
+                        f"SecAgg+ {theirs:.2f} s",
+                    )
+                )
     whole, fewer = (min(_all(secure_sum(50, 5, LENGTH, gone)) for _ in range(2)) for gone in (0, 5))
-    met.append(timing.report("secure sum of 50 nodes with 5 dropped / with none", fewer / whole, 1.2, f"{fewer:.2f} s, {whole:.2f} s"))
+    met.append(
+        timing.report(
+            "secure sum of 50 nodes with 5 dropped / with none",
+            fewer / whole,
+            1.2,
+            f"{fewer:.2f} s, {whole:.2f} s",
+        )
+    )
     large = min((secure_sum(200, 20, 10_000, 20) for _ in range(2)), key=lambda cost: cost.hub)
-    met.append(timing.report("hub of 200 nodes, 20 dropped, 1e4 values, seconds", large.hub, 1, f"the nodes together {large.nodes:.1f} s"))
+    met.append(
+        timing.report(
+            "hub of 200 nodes, 20 dropped, 1e4 values, seconds",
+            large.hub,
+            1,
+            f"the nodes together {large.nodes:.1f} s",
+        )
+    )
     return all(met)
 
 

@@ -58,11 +58,21 @@ def weigh(soak: Soak) -> None:
     pids = {"hub": soak.deployment.processes["hub"].pid, "superlink": _superlink(soak.deployment)}
     start = time.monotonic()
     while not soak.stop.wait(10):
-        soak.memory.append((time.monotonic() - start, {name: deployed.resident_mb(pid) for name, pid in pids.items()}))
+        soak.memory.append(
+            (
+                time.monotonic() - start,
+                {name: deployed.resident_mb(pid) for name, pid in pids.items()},
+            )
+        )
 
 
 def _superlink(deployment: Deployment) -> int:
-    found = subprocess.run(["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(found.stdout.split()[0])
 
 
@@ -73,23 +83,37 @@ def studies(soak: Soak, seconds: float) -> tuple[int, list[str]]:
     with soak.deployment.connect() as hub:
         while time.monotonic() < until:
             number += 1
-            run = hub.submit(deployed.study(f"soak-{number}", {"d": {"run": "describe", "columns": ["ill"]}}), deployed.CONTRACT, deadline_s=5)
+            run = hub.submit(
+                deployed.study(f"soak-{number}", {"d": {"run": "describe", "columns": ["ill"]}}),
+                deployed.CONTRACT,
+                deadline_s=5,
+            )
             try:
                 status = run.watch(lambda _: None)
                 document = run.result().document
             except errors.HdhError as error:
                 wrong.append(f"soak-{number}: {error}")
                 continue
-            answered = [one["node"] for one in document["analyses"]["d"]["nodes"] if one["status"] == "answered"]
-            if status.state != "complete" or document["analyses"]["d"]["n"]["people"] != PEOPLE * len(answered):
-                wrong.append(f"soak-{number}: {status.state}, {document['analyses']['d']['n']} of {len(answered)} nodes")
+            answered = [
+                one["node"]
+                for one in document["analyses"]["d"]["nodes"]
+                if one["status"] == "answered"
+            ]
+            if status.state != "complete" or document["analyses"]["d"]["n"][
+                "people"
+            ] != PEOPLE * len(answered):
+                wrong.append(
+                    f"soak-{number}: {status.state}, {document['analyses']['d']['n']} of {len(answered)} nodes"
+                )
     return number, wrong
 
 
 def main(minutes: float, nodes: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         sites = deployed.sites(Path(folder), nodes)
-        with flower.deployed(sites, Path(folder) / "soak", say=lambda _: None, round_timeout_s=30) as deployment:
+        with flower.deployed(
+            sites, Path(folder) / "soak", say=lambda _: None, round_timeout_s=30
+        ) as deployment:
             soak = Soak(deployment, [site.name for site in sites])
             threads = [threading.Thread(target=work, args=(soak,)) for work in (come_and_go, weigh)]
             for thread in threads:
@@ -108,13 +132,29 @@ def main(minutes: float, nodes: int) -> bool:
         along = [soak.memory[(len(soak.memory) - 1) * fifth // 5][1][name] for fifth in range(6)]
         print(f"memory of the {name} along the way: {', '.join(f'{mb:.0f}' for mb in along)} MB")
     met = [
-        timing.report("studies that went wrong", len(wrong), 0, f"of {number}, with {soak.moves} comings and goings of {nodes} nodes in {minutes:g} minutes")
+        timing.report(
+            "studies that went wrong",
+            len(wrong),
+            0,
+            f"of {number}, with {soak.moves} comings and goings of {nodes} nodes in {minutes:g} minutes",
+        )
     ]
     met += [
-        timing.report(f"memory of the {name}, late / early", late[name] / early[name], GROWS, f"{late[name]:.0f} MB, {early[name]:.0f} MB") for name in late
+        timing.report(
+            f"memory of the {name}, late / early",
+            late[name] / early[name],
+            GROWS,
+            f"{late[name]:.0f} MB, {early[name]:.0f} MB",
+        )
+        for name in late
     ]
     return all(met)
 
 
 if __name__ == "__main__":
-    sys.exit(not main(float(sys.argv[1]) if len(sys.argv) > 1 else 30, int(sys.argv[2]) if len(sys.argv) > 2 else 50))
+    sys.exit(
+        not main(
+            float(sys.argv[1]) if len(sys.argv) > 1 else 30,
+            int(sys.argv[2]) if len(sys.argv) > 2 else 50,
+        )
+    )

@@ -26,7 +26,12 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         met = [
             timing.report("hdh --help, seconds", seconds("--help"), 0.5, "the least of five"),
-            timing.report("hdh simulate dialysis, seconds", seconds("simulate", "dialysis", "--out", folder, repeats=3), 10, "start-up included"),
+            timing.report(
+                "hdh simulate dialysis, seconds",
+                seconds("simulate", "dialysis", "--out", folder, repeats=3),
+                10,
+                "start-up included",
+            ),
         ]
     return all(met)
 

@@ -17,7 +17,9 @@ from tests import federations
 
 ROWS, NODES, BINS = 1_000_000, 4, 20
 NAMES = [f"x{i}" for i in range(tables.COLUMNS)]
-STUDY = federations.study_of({"a": {"run": "describe", "columns": NAMES, "bins": BINS, "quantiles": []}})
+STUDY = federations.study_of(
+    {"a": {"run": "describe", "columns": NAMES, "bins": BINS, "quantiles": []}}
+)
 
 
 def main() -> bool:
@@ -26,14 +28,19 @@ def main() -> bool:
         sites = tables.sites(table, agreed, NODES, Path(folder))
 
         def ours() -> list[float]:
-            outcome = rounds.run(STUDY, agreed, local.ask_of(sites, federations.NOW), tables.names(NODES))
+            outcome = rounds.run(
+                STUDY, agreed, local.ask_of(sites, federations.NOW), tables.names(NODES)
+            )
             result = outcome.runs[TaskId("a")].result
             assert result is not None
             return [row["sd"] for row in result.tables["numbers"].rows]
 
         connection = duckdb.connect(config={"threads": 1})
         moments = ", ".join(f"count({name}), avg({name}), stddev({name})" for name in NAMES)
-        bins = ", ".join(f"histogram(least({BINS - 1}, floor(({name} + 5) * {BINS / 10}))::TINYINT)" for name in NAMES)
+        bins = ", ".join(
+            f"histogram(least({BINS - 1}, floor(({name} + 5) * {BINS / 10}))::TINYINT)"
+            for name in NAMES
+        )
 
         def theirs() -> list[float]:
             connection.execute(f"SELECT {bins} FROM '{folder}/*.parquet'").fetchall()
@@ -43,7 +50,9 @@ def main() -> bool:
         np.testing.assert_allclose(ours(), theirs(), rtol=1e-8)
         found = timing.least({"ours": ours, "duckdb": theirs}, 4)
     said = f"ours {found['ours']:.2f} s of CPU with the contract's checks, DuckDB {found['duckdb']:.2f} s"
-    return timing.report("summary and histograms / DuckDB's own", found["ours"] / found["duckdb"], 2, said)
+    return timing.report(
+        "summary and histograms / DuckDB's own", found["ours"] / found["duckdb"], 2, said
+    )
 
 
 if __name__ == "__main__":

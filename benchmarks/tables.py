@@ -22,14 +22,18 @@ COLUMNS = 20
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
 
 
-def people(rows: int, columns: int = COLUMNS, *, times: int = 1000, seed: int = 1) -> pandas.DataFrame:
+def people(
+    rows: int, columns: int = COLUMNS, *, times: int = 1000, seed: int = 1
+) -> pandas.DataFrame:
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, columns)).clip(-5, 5)
     eta = X @ (0.2 * rng.normal(size=columns))
     table = pandas.DataFrame(X, columns=[f"x{i}" for i in range(columns)])
     table["event"] = rng.random(rows) < 0.3
     table["died"] = rng.random(rows) < 1 / (1 + np.exp(-eta))
-    table["time"] = np.ceil((rng.exponential(size=rows) * np.exp(-eta)).clip(0, 10) / 10 * times).clip(1, times)
+    table["time"] = np.ceil(
+        (rng.exponential(size=rows) * np.exp(-eta)).clip(0, 10) / 10 * times
+    ).clip(1, times)
     table["id"] = np.arange(rows)
     return table
 
@@ -61,10 +65,22 @@ def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Stud
     tasks = registry.plan(study, agreed)
     contexts = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
-        columns = {name: np.ascontiguousarray(table[name].to_numpy(float)[rows]) for name in table if name != "id"}
-        cohort = Cohort(np.arange(len(rows)), len(rows), len(rows), 1, lambda asked, columns=columns: {field.name: columns[field.name] for field in asked})  # type: ignore[misc]
+        columns = {
+            name: np.ascontiguousarray(table[name].to_numpy(float)[rows])
+            for name in table
+            if name != "id"
+        }
+        cohort = Cohort(
+            np.arange(len(rows)),
+            len(rows),
+            len(rows),
+            1,
+            lambda asked, columns=columns: {field.name: columns[field.name] for field in asked},
+        )  # type: ignore[misc]
         site = Site(f"n{node:03d}", {"people": Dataset(agreed, "memory")}, OPEN)
-        contexts.append(NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(1), None)}))
+        contexts.append(
+            NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(1), None)})
+        )
     return lambda query: [service.answer(query, context, federations.NOW) for context in contexts]
 
 

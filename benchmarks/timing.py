@@ -24,13 +24,20 @@ def least(work: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, 
 
 def peak_mb() -> float:
     """Of this program; getrusage would count what the parent weighed when it started us."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 1024
 
 
 def report(what: str, ratio: float, limit: float, detail: str) -> bool:
     met = ratio <= limit
-    print(f"{'met   ' if met else 'MISSED'} {ratio:7.2f} (at most {limit:g})  {what}: {detail}", flush=True)
+    print(
+        f"{'met   ' if met else 'MISSED'} {ratio:7.2f} (at most {limit:g})  {what}: {detail}",
+        flush=True,
+    )
     return met
 
 

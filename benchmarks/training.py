@@ -67,7 +67,13 @@ def once(workers: int) -> None:
         for k in range(NODES):
             pixels, answers = images(IMAGES, k)
             path = Path(folder) / f"n{k}.parquet"
-            frame = pandas.DataFrame({"id": [f"{k}-{i}" for i in range(IMAGES)], "y": answers, "image": [image.tobytes() for image in pixels]})
+            frame = pandas.DataFrame(
+                {
+                    "id": [f"{k}-{i}" for i in range(IMAGES)],
+                    "y": answers,
+                    "image": [image.tobytes() for image in pixels],
+                }
+            )
             duckdb.from_df(frame).to_parquet(str(path))
             sites.append(federations.site(f"n{k}", contract, path))
         seconds, last = [], [0.0]
@@ -87,25 +93,57 @@ def once(workers: int) -> None:
 def fedavg() -> bool:
     def whole(command: list[str]) -> tuple[float, list[float]]:
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "benchmarks.training", *command], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.training", *command],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         wall = time.perf_counter() - start
-        rounds = next(line for line in done.stdout.splitlines() if line.startswith("ROUNDS")).split()[1:]
+        rounds = next(
+            line for line in done.stdout.splitlines() if line.startswith("ROUNDS")
+        ).split()[1:]
         return wall, [float(second) for second in rounds]
 
     figures = {}
-    ways = {"plain torch loop, one process": ["plain", "1"], "plain torch loop, two processes": ["plain", "2"], "hdh, two workers": ["once", "2"]}
+    ways = {
+        "plain torch loop, one process": ["plain", "1"],
+        "plain torch loop, two processes": ["plain", "2"],
+        "hdh, two workers": ["once", "2"],
+    }
     turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in ways}
     for _ in range(3):
         for name, command in ways.items():
             turns[name].append(whole(command))
     for name, found in turns.items():
-        figures[name] = min(wall for wall, _ in found), min(rounds[0] for _, rounds in found), min(statistics.median(rounds[1:]) for _, rounds in found)
-        print("       {}: whole {:.2f} s, first round {:.2f} s, steady round {:.3f} s".format(name, *figures[name]), flush=True)
+        figures[name] = (
+            min(wall for wall, _ in found),
+            min(rounds[0] for _, rounds in found),
+            min(statistics.median(rounds[1:]) for _, rounds in found),
+        )
+        print(
+            "       {}: whole {:.2f} s, first round {:.2f} s, steady round {:.3f} s".format(
+                name, *figures[name]
+            ),
+            flush=True,
+        )
     mine, bare = figures["hdh, two workers"], figures["plain torch loop, two processes"]
     met = [
-        timing.report("FedAvg of a small CNN, a steady round / two bare torch processes", mine[2] / bare[2], 1.1, f"{mine[2]:.3f} s, {bare[2]:.3f} s"),
-        timing.report("the same, the first round / a steady one", mine[1] / mine[2], 1.5, f"{mine[1]:.3f} s"),
-        timing.report("the same, whole process / two bare torch processes", mine[0] / bare[0], 1.25, f"{mine[0]:.2f} s, {bare[0]:.2f} s; blazefl 1.25"),
+        timing.report(
+            "FedAvg of a small CNN, a steady round / two bare torch processes",
+            mine[2] / bare[2],
+            1.1,
+            f"{mine[2]:.3f} s, {bare[2]:.3f} s",
+        ),
+        timing.report(
+            "the same, the first round / a steady one", mine[1] / mine[2], 1.5, f"{mine[1]:.3f} s"
+        ),
+        timing.report(
+            "the same, whole process / two bare torch processes",
+            mine[0] / bare[0],
+            1.25,
+            f"{mine[0]:.2f} s, {bare[0]:.2f} s; blazefl 1.25",
+        ),
     ]
     return all(met)
 
@@ -119,11 +157,15 @@ def plain(processes: int) -> None:
     pipes = []
     for p in range(processes):
         mine, theirs = context.Pipe()
-        context.Process(target=_plain, args=(theirs, list(range(p, NODES, processes))), daemon=True).start()
+        context.Process(
+            target=_plain, args=(theirs, list(range(p, NODES, processes))), daemon=True
+        ).start()
         pipes.append(mine)
     from strategies.learning import networks
 
-    weights = networks.weights(networks.build(networks.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group")))
+    weights = networks.weights(
+        networks.build(networks.Network("cnn", (PIXELS, PIXELS), WIDTHS, "group"))
+    )
     seconds = []
     for pipe in pipes:
         pipe.recv()
@@ -198,11 +240,24 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
 
     def ours() -> None:
         net = mine_
-        found = per_person_gradients.clipped_sum(net, X, people, lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"), 1.0)
-        steps = calibration.to_steps(found.sum.numpy().astype(np.float64), grid) + noise.discrete_gaussian(size, Fraction(grid.variance))
-        networks.put(net, networks.weights(net) - 0.01 * calibration.to_numbers(steps, grid.unit) / people)
+        found = per_person_gradients.clipped_sum(
+            net,
+            X,
+            people,
+            lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"),
+            1.0,
+        )
+        steps = calibration.to_steps(
+            found.sum.numpy().astype(np.float64), grid
+        ) + noise.discrete_gaussian(size, Fraction(grid.variance))
+        networks.put(
+            net, networks.weights(net) - 0.01 * calibration.to_numbers(steps, grid.unit) / people
+        )
 
-    ways: dict[str, Callable[[], None]] = {"without privacy": without, "ours, integer noise included": ours}
+    ways: dict[str, Callable[[], None]] = {
+        "without privacy": without,
+        "ours, integer noise included": ours,
+    }
     for mode in ("hooks", "functorch", "ew", "ghost"):
         ways[f"opacus, {mode}"] = _opacus(copy.deepcopy(net), X, y, mode)
     best = dict.fromkeys(ways, 0.0)
@@ -221,8 +276,15 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
     what = f"DP-SGD, batch {people}, {pixels} x {pixels} pixels, {size} weights: "
     return all(
         [
-            timing.report(f"{what}without privacy / ours", best["without privacy"] / mine, 1 / 0.6, f"{mine:.0f} samples / s"),
-            timing.report(f"{what}Opacus's ghost clipping / ours", best["opacus, ghost"] / mine, 1 / 1.3, ""),
+            timing.report(
+                f"{what}without privacy / ours",
+                best["without privacy"] / mine,
+                1 / 0.6,
+                f"{mine:.0f} samples / s",
+            ),
+            timing.report(
+                f"{what}Opacus's ghost clipping / ours", best["opacus, ghost"] / mine, 1 / 1.3, ""
+            ),
             timing.report(f"{what}the best of Opacus's modes / ours", theirs / mine, 1 / 1.1, ""),
         ]
     )

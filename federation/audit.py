@@ -27,15 +27,25 @@ def write(path: Path, event: str, **what: Any) -> None:
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             last = _last(file)
-            entry = {"seq": last["seq"] + 1, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **what, "prev": last["hash"]}
+            entry = {
+                "seq": last["seq"] + 1,
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "event": event,
+                **what,
+                "prev": last["hash"],
+            }
             entry["hash"] = _digest(entry)
-            file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            file.write(
+                json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            )
             file.flush()
             os.fsync(file.fileno())
             _witness(path).write_text(f"{entry['seq']} {entry['hash']}\n", encoding="ascii")
         os.chmod(path, 0o600)
     except OSError as reason:
-        raise errors.SetupError(f"the audit log {path.name} cannot be written ({reason.strerror}); nothing is answered without it: check the disk") from None
+        raise errors.SetupError(
+            f"the audit log {path.name} cannot be written ({reason.strerror}); nothing is answered without it: check the disk"
+        ) from None
 
 
 def entries(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -49,14 +59,22 @@ def verify(path: Path) -> tuple[int, str]:
     seq, previous = 0, GENESIS
     for entry in entries(path):
         body = {key: value for key, value in entry.items() if key != "hash"}
-        if entry.get("seq") != seq + 1 or entry.get("prev") != previous or entry.get("hash") != _digest(body):
-            raise errors.LedgerError(f"entry {seq + 1} of {path.name} was changed, or one is missing; compare with a backup")
+        if (
+            entry.get("seq") != seq + 1
+            or entry.get("prev") != previous
+            or entry.get("hash") != _digest(body)
+        ):
+            raise errors.LedgerError(
+                f"entry {seq + 1} of {path.name} was changed, or one is missing; compare with a backup"
+            )
         seq, previous = entry["seq"], entry["hash"]
     witness = _witness(path)
     if witness.exists():
         seen = witness.read_text(encoding="ascii").split()
         if int(seen[0]) > seq or (int(seen[0]) == seq and seen[1] != previous):
-            raise errors.LedgerError(f"{path.name} ends at entry {seq}, and its witness has seen entry {seen[0]}: entries were cut off")
+            raise errors.LedgerError(
+                f"{path.name} ends at entry {seq}, and its witness has seen entry {seen[0]}: entries were cut off"
+            )
     return seq, previous
 
 
@@ -86,7 +104,9 @@ def _parse(line: str | bytes) -> Mapping[str, Any]:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _witness(path: Path) -> Path:

@@ -10,7 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import study as studies
-from federation.messages import PHASES, Answer, LedgerHead, NoisedAnswer, Part, Phase, Query, Refusal, Reply, SecAggMessage, State, TaskId
+from federation.messages import (
+    PHASES,
+    Answer,
+    LedgerHead,
+    NoisedAnswer,
+    Part,
+    Phase,
+    Query,
+    Refusal,
+    Reply,
+    SecAggMessage,
+    State,
+    TaskId,
+)
 
 MAGIC = b"HDH1"
 LARGEST_HEADER = 64 * 2**20
@@ -29,7 +42,10 @@ def query_to_bytes(query: Query) -> bytes:
         "contract": query.contract_hash,
         "round": query.round,
         "nodes": list(query.nodes),
-        "states": [[task.analysis, task.node, state.step, packer.add(state.values), list(state.asked)] for task, state in query.states.items()],
+        "states": [
+            [task.analysis, task.node, state.step, packer.add(state.values), list(state.asked)]
+            for task, state in query.states.items()
+        ],
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
         "phase": None if query.phase is None else _phase(query.phase, packer),
     }
@@ -37,17 +53,38 @@ def query_to_bytes(query: Query) -> bytes:
 
 
 def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
-    return {"name": phase.name, "attempt": phase.attempt, "messages": [[task.analysis, task.node, packer.add_bytes(messages)] for task, messages in phase.messages.items()]}
+    return {
+        "name": phase.name,
+        "attempt": phase.attempt,
+        "messages": [
+            [task.analysis, task.node, packer.add_bytes(messages)]
+            for task, messages in phase.messages.items()
+        ],
+    }
 
 
 def query_from_bytes(content: bytes) -> Query:
     header, arrays = _unpack(content, "query")
     try:
-        states = {TaskId(a, n): State(step, arrays.take(values, "f8"), asked=tuple(map(str, asked))) for a, n, step, values, asked in header["states"]}
+        states = {
+            TaskId(a, n): State(step, arrays.take(values, "f8"), asked=tuple(map(str, asked)))
+            for a, n, step, values, asked in header["states"]
+        }
         study = studies.parse(json.dumps(header["study"]))
-        witnesses = {str(node): LedgerHead(int(seq), str(digest)) for node, seq, digest in header["witnesses"]}
+        witnesses = {
+            str(node): LedgerHead(int(seq), str(digest))
+            for node, seq, digest in header["witnesses"]
+        }
         phase = None if header["phase"] is None else _read_phase(header["phase"], arrays)
-        return Query(study, str(header["contract"]), int(header["round"]), tuple(map(str, header["nodes"])), states, witnesses, phase)
+        return Query(
+            study,
+            str(header["contract"]),
+            int(header["round"]),
+            tuple(map(str, header["nodes"])),
+            states,
+            witnesses,
+            phase,
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a query: {type(reason).__name__}") from None
 
@@ -55,7 +92,11 @@ def query_from_bytes(content: bytes) -> Query:
 def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
     if values["name"] not in PHASES:
         raise ValueError("no such phase")
-    return Phase(values["name"], str(values["attempt"]), {TaskId(a, n): arrays.take_bytes(messages) for a, n, messages in values["messages"]})
+    return Phase(
+        values["name"],
+        str(values["attempt"]),
+        {TaskId(a, n): arrays.take_bytes(messages) for a, n, messages in values["messages"]},
+    )
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
@@ -64,7 +105,10 @@ def reply_to_bytes(reply: Reply) -> bytes:
         "kind": "reply",
         "node": reply.node,
         "round": reply.round,
-        "answers": [[task.analysis, task.node, _answer(answer, packer)] for task, answer in reply.answers.items()],
+        "answers": [
+            [task.analysis, task.node, _answer(answer, packer)]
+            for task, answer in reply.answers.items()
+        ],
         "head": reply.head,
         "charged": reply.charged,
     }
@@ -77,19 +121,34 @@ def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
     if isinstance(answer, SecAggMessage):
         return {"messages": packer.add_bytes(answer.items)}
     if isinstance(answer, NoisedAnswer):
-        scales = {name: [repr(answer.units[name]), repr(answer.variances[name])] for name in answer.steps}
+        scales = {
+            name: [repr(answer.units[name]), repr(answer.variances[name])] for name in answer.steps
+        }
         return {"steps": packer.add(answer.steps), "scales": scales, "drawn": answer.drawn}
     assert isinstance(answer, Part), "a sum of several nodes is made at the hub, and sent to nobody"
-    sensitivity = {name: repr(sensitivity) for name, sensitivity in answer.sensitivity.items()}  # infinity is no JSON
-    return {"sums": packer.add(answer.sums), "cells": packer.add(answer.cells), "sensitivity": sensitivity, "parameters": answer.parameters}
+    sensitivity = {
+        name: repr(sensitivity) for name, sensitivity in answer.sensitivity.items()
+    }  # infinity is no JSON
+    return {
+        "sums": packer.add(answer.sums),
+        "cells": packer.add(answer.cells),
+        "sensitivity": sensitivity,
+        "parameters": answer.parameters,
+    }
 
 
 def reply_from_bytes(content: bytes) -> Reply:
     header, arrays = _unpack(content, "reply")
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
-        head = None if header["head"] is None else LedgerHead(int(header["head"][0]), str(header["head"][1]))
-        return Reply(str(header["node"]), int(header["round"]), answers, head, int(header["charged"]))
+        head = (
+            None
+            if header["head"] is None
+            else LedgerHead(int(header["head"][0]), str(header["head"][1]))
+        )
+        return Reply(
+            str(header["node"]), int(header["round"]), answers, head, int(header["charged"])
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a reply: {type(reason).__name__}") from None
 
@@ -101,10 +160,25 @@ def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Answer:
         return SecAggMessage(arrays.take_bytes(answer["messages"]))
     if "steps" in answer:
         steps = arrays.take(answer["steps"], "i8")
-        scales = {name: (float(answer["scales"][name][0]), float(answer["scales"][name][1])) for name in steps}
-        return NoisedAnswer(steps, {name: s[0] for name, s in scales.items()}, {name: s[1] for name, s in scales.items()}, str(answer["drawn"]))
-    sensitivity = {str(name): float(sensitivity) for name, sensitivity in answer["sensitivity"].items()}
-    return Part(arrays.take(answer["sums"], "f8"), arrays.take(answer["cells"], "i8"), sensitivity, int(answer["parameters"]))
+        scales = {
+            name: (float(answer["scales"][name][0]), float(answer["scales"][name][1]))
+            for name in steps
+        }
+        return NoisedAnswer(
+            steps,
+            {name: s[0] for name, s in scales.items()},
+            {name: s[1] for name, s in scales.items()},
+            str(answer["drawn"]),
+        )
+    sensitivity = {
+        str(name): float(sensitivity) for name, sensitivity in answer["sensitivity"].items()
+    }
+    return Part(
+        arrays.take(answer["sums"], "f8"),
+        arrays.take(answer["cells"], "i8"),
+        sensitivity,
+        int(answer["parameters"]),
+    )
 
 
 def noised_to_bytes(noised: NoisedAnswer) -> bytes:
@@ -154,7 +228,11 @@ class _Arrays:
             size = int(np.prod(shape, dtype=object)) if shape else 1
             if stated != code or size < 0 or size * 8 > len(self.content) - self.at:
                 raise CodecError("an array does not fit its bytes")
-            taken[str(name)] = np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape([int(x) for x in shape]).copy()
+            taken[str(name)] = (
+                np.frombuffer(self.content, _DTYPES[code], size, self.at)
+                .reshape([int(x) for x in shape])
+                .copy()
+            )
             self.at += size * 8
         return taken
 

@@ -60,7 +60,11 @@ class Cohort:
 
     def count_people(self, keep: NDArray[np.bool_]) -> int:
         """How many people have a row in `keep` (n_rows,)."""
-        return int(np.count_nonzero(keep)) if self.numbered is None else len(np.unique(self.numbered[keep]))
+        return (
+            int(np.count_nonzero(keep))
+            if self.numbered is None
+            else len(np.unique(self.numbered[keep]))
+        )
 
     def once(self, key: Any, build: Callable[[], T]) -> T:
         """`build()`, kept for the later rounds of the study."""
@@ -77,7 +81,13 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     """A cohort without rows. What an analysis makes of it is the zero of its Parts: their names, shapes and bounds."""
     kinds = {"category": np.int16, "array": np.uint8}
     columns = {f.name: np.empty((0, *f.shape), kinds.get(f.kind, np.float64)) for f in fields}
-    return Cohort(np.empty(0, np.int64), 0, 0, rows_per_person, lambda asked: {f.name: columns[f.name] for f in asked})
+    return Cohort(
+        np.empty(0, np.int64),
+        0,
+        0,
+        rows_per_person,
+        lambda asked: {f.name: columns[f.name] for f in asked},
+    )
 
 
 def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:
@@ -95,7 +105,15 @@ def kept_rows(keep: NDArray[np.bool_]) -> Any:
     return slice(None) if keep.all() else np.flatnonzero(keep)
 
 
-def design(terms: Iterable[Term], columns: Mapping[str, Values], rows: Any, *, centre: Floats, scale: Floats, intercept: bool = False) -> Floats:
+def design(
+    terms: Iterable[Term],
+    columns: Mapping[str, Values],
+    rows: Any,
+    *,
+    centre: Floats,
+    scale: Floats,
+    intercept: bool = False,
+) -> Floats:
     """(n, p), one column after the other in memory: each term's product of factors over `rows`, less its centre, over
     its scale; before them a column of ones if `intercept`."""
     terms = tuple(terms)

@@ -23,7 +23,14 @@ from federation.expression import EVERYTHING, Interval, Kind, quote_name, quote_
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-SQL_TYPE: Mapping[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "string": "VARCHAR", "category": "VARCHAR", "array": "BLOB"}
+SQL_TYPE: Mapping[Kind, str] = {
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "string": "VARCHAR",
+    "category": "VARCHAR",
+    "array": "BLOB",
+}
 
 
 class Frozen(pydantic.BaseModel):
@@ -52,14 +59,20 @@ class Column(Frozen):
     shape: tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...] = ()
     unit: str | None = None
     range: tuple[float, float] | None = None
-    step: float | None = pydantic.Field(None, gt=0)  # the values are recorded in whole steps of this size
+    step: float | None = pydantic.Field(
+        None, gt=0
+    )  # the values are recorded in whole steps of this size
     levels: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # codes that mean "not known"
     outside: Literal["refuse", "missing"] = "refuse"
-    max_missing: float = pydantic.Field(1.0, ge=0, le=1)  # share of rows, above which the data break the contract
+    max_missing: float = pydantic.Field(
+        1.0, ge=0, le=1
+    )  # share of rows, above which the data break the contract
     may_be_empty: bool = False  # a producer may hold no value of it at all
     within_node: bool = False  # no level of this category has rows at two nodes
-    use: tuple[str, ...] = ()  # coordinators who may use this column; empty: whoever may use the dataset
+    use: tuple[
+        str, ...
+    ] = ()  # coordinators who may use this column; empty: whoever may use the dataset
     description: Description = Description()
 
     @pydantic.field_validator("levels", "missing", mode="before")
@@ -72,13 +85,19 @@ class Column(Frozen):
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> Column:
         if (self.type == "category") != bool(self.levels):
-            raise ValueError("a category needs its closed list of `levels`, and no other type has one")
+            raise ValueError(
+                "a category needs its closed list of `levels`, and no other type has one"
+            )
         if len(set(self.levels)) < len(self.levels):
             raise ValueError("a level appears twice; keep one")
         if (self.type == "array") != bool(self.shape) or len(self.shape) > 3:
-            raise ValueError("an array needs its `shape`, of one to three numbers, and no other type has one")
+            raise ValueError(
+                "an array needs its `shape`, of one to three numbers, and no other type has one"
+            )
         if self.type == "array" and (self.range is None or self.step or self.outside != "refuse"):
-            raise ValueError("an array needs the `range` of its numbers, has no `step`, and nothing `outside` is read as missing")
+            raise ValueError(
+                "an array needs the `range` of its numbers, has no `step`, and nothing `outside` is read as missing"
+            )
         if self.type not in ("number", "array") and (self.range or self.step):
             raise ValueError(f"a {self.type} has no `range` or `step`; only a number has")
         if self.range and not self.range[0] < self.range[1]:
@@ -102,19 +121,31 @@ class Contract(Frozen):
     dataset: Slug
     version: int = pydantic.Field(ge=1)
     description: Description = Description()
-    unit: Slug = "person"  # who or what is protected: a person, or a visit where nothing says who came twice
-    person: Name | None = None  # the column that tells whose row it is; none: every row is a unit of its own
-    rows_per_person: int = pydantic.Field(1, ge=1)  # at most; more break the contract, or are left out in mode dp
+    unit: Slug = (
+        "person"  # who or what is protected: a person, or a visit where nothing says who came twice
+    )
+    person: Name | None = (
+        None  # the column that tells whose row it is; none: every row is a unit of its own
+    )
+    rows_per_person: int = pydantic.Field(
+        1, ge=1
+    )  # at most; more break the contract, or are left out in mode dp
     nodes_per_person: int = pydantic.Field(1, ge=1)  # at how many nodes a person may have rows
-    use: tuple[str, ...] = ()  # coordinators who may use the dataset; empty: any that the site admits
+    use: tuple[
+        str, ...
+    ] = ()  # coordinators who may use the dataset; empty: any that the site admits
     columns: Mapping[Name, Column]
 
     @pydantic.model_validator(mode="after")
     def _person_is_a_column(self) -> Contract:
         if self.person is None and (self.unit == "person" or self.rows_per_person > 1):
-            raise ValueError("person: name the column that identifies a person; if there is none, say what a row is, as in `unit: visit`")
+            raise ValueError(
+                "person: name the column that identifies a person; if there is none, say what a row is, as in `unit: visit`"
+            )
         if self.person is not None and self.person not in self.columns:
-            raise ValueError(f"person: {self.person!r} is not among the columns; name the column that identifies a person")
+            raise ValueError(
+                f"person: {self.person!r} is not among the columns; name the column that identifies a person"
+            )
         return self
 
     @cached_property
@@ -122,7 +153,9 @@ class Contract(Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def canonical(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
 
 
 def load(path: Path) -> Contract:
@@ -144,7 +177,9 @@ class Field:
     unit: str | None = None
     within_node: bool = False
     shape: tuple[int, ...] = ()  # of an array
-    index: str | None = None  # SQL of the index of a category's level, where there is a quicker way to it than by its name
+    index: str | None = (
+        None  # SQL of the index of a category's level, where there is a quicker way to it than by its name
+    )
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -168,7 +203,14 @@ class Schema:
         compiled = expression.compile(text, self.fields)
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
-        return expression.Expression(text, _inline(compiled.sql, inlined), compiled.kind, compiled.interval, compiled.levels, needed)
+        return expression.Expression(
+            text,
+            _inline(compiled.sql, inlined),
+            compiled.kind,
+            compiled.interval,
+            compiled.levels,
+            needed,
+        )
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
@@ -176,10 +218,25 @@ class Schema:
 
 def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
     """Derived columns may lean on each other, in any order. Raises DeriveError for the first that is wrong."""
-    fields = {name: Field(name, c.kind, quote_name(name), c.interval, c.levels, c.step, c.unit, c.within_node, c.shape) for name, c in contract.columns.items()}
+    fields = {
+        name: Field(
+            name,
+            c.kind,
+            quote_name(name),
+            c.interval,
+            c.levels,
+            c.step,
+            c.unit,
+            c.within_node,
+            c.shape,
+        )
+        for name, c in contract.columns.items()
+    }
     sources = {name: frozenset([name]) for name in fields}
     if taken := [name for name in derive if name in fields]:
-        raise DeriveError(taken[0], f"column {taken[0]!r} exists already; give the derived column another name")
+        raise DeriveError(
+            taken[0], f"column {taken[0]!r} exists already; give the derived column another name"
+        )
     waiting = dict(derive)
     while waiting:
         made, wrong = _derived(Schema(contract, fields, sources), waiting)
@@ -192,7 +249,9 @@ def schema(contract: Contract, derive: Mapping[str, str]) -> Schema:
     return Schema(contract, fields, sources)
 
 
-def _derived(known: Schema, waiting: Mapping[str, str]) -> tuple[dict[str, expression.Expression], dict[str, expression.ExpressionError]]:
+def _derived(
+    known: Schema, waiting: Mapping[str, str]
+) -> tuple[dict[str, expression.Expression], dict[str, expression.ExpressionError]]:
     """Which of `waiting` can be made of the columns known so far, and what is wrong with the others."""
     made, wrong = {}, {}
     for name, text in waiting.items():
@@ -230,7 +289,9 @@ def _inline(sql: str, definitions: Mapping[str, str]) -> str:
 MANY_LEVELS = 8  # from here on a lookup is quicker than to compare with one after the other
 
 
-def typed(name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False) -> str:
+def typed(
+    name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False
+) -> str:
     """The SQL of a raw column read as its type: missing codes, NaN and (if so declared) outliers become NULL; other outliers
     move to the end of the range if `clamp`.
 
@@ -279,7 +340,9 @@ def outside(name: str, column: Column, raw_type: str) -> str:
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
     raw = _known(name, column, raw_type)
-    if column.kind == "category" and (raw_type in NUMERIC or all(re.fullmatch(r"-?\d+", level) for level in column.levels)):
+    if column.kind == "category" and (
+        raw_type in NUMERIC or all(re.fullmatch(r"-?\d+", level) for level in column.levels)
+    ):
         return f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0+$', '\\1')"  # 3.0 is the level '3'
     if column.kind == "category" and raw_type != "VARCHAR":
         return f"CAST({raw} AS VARCHAR)"
@@ -288,13 +351,26 @@ def _cast(name: str, column: Column, raw_type: str) -> str:
     return f"TRY_CAST({raw} AS {SQL_TYPE[column.kind]})"
 
 
-NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT", "HUGEINT")
+NUMERIC = (
+    "DOUBLE",
+    "FLOAT",
+    "BIGINT",
+    "INTEGER",
+    "SMALLINT",
+    "TINYINT",
+    "UBIGINT",
+    "UINTEGER",
+    "USMALLINT",
+    "UTINYINT",
+    "HUGEINT",
+)
 
 
 def _is_native(column: Column, raw_type: str) -> bool:
     """The source's own type leaves nothing to be read from text."""
     return not column.missing and (
-        (column.kind == "number" and raw_type in NUMERIC) or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind])
+        (column.kind == "number" and raw_type in NUMERIC)
+        or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind])
     )
 
 
@@ -320,15 +396,26 @@ class Check:
     sql: str
 
 
-def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str], weight: str | None = None) -> list[Check]:
+def checks(
+    contract: Contract,
+    names: Sequence[str],
+    raw_types: Mapping[str, str],
+    weight: str | None = None,
+) -> list[Check]:
     """The checks of the named columns, each an aggregate over the raw table; with `weight`, over one whose rows stand for so many."""
 
     def count(condition: str) -> str:
-        return f"count(*) FILTER ({condition})" if weight is None else f"CAST(coalesce(sum({weight}) FILTER ({condition}), 0) AS BIGINT)"
+        return (
+            f"count(*) FILTER ({condition})"
+            if weight is None
+            else f"CAST(coalesce(sum({weight}) FILTER ({condition}), 0) AS BIGINT)"
+        )
 
     found = [Check("", "rows", count("TRUE"))]
     if contract.person is not None:
-        found.append(Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})"))
+        found.append(
+            Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})")
+        )
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         if column.kind == "array":
@@ -337,8 +424,12 @@ def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
         found.append(Check(name, "missing", count(f"{value} IS NULL")))
         if column.kind != "string" and not _is_native(column, raw_type):
-            given = f"trim(CAST({_known(name, column, raw_type)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
-            rule, lost = ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
+            given = (
+                f"trim(CAST({_known(name, column, raw_type)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
+            )
+            rule, lost = (
+                ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
+            )
             found.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
         if column.kind == "number" and column.outside == "refuse":
             low, high = map(_finite, column.interval)
@@ -346,12 +437,21 @@ def checks(contract: Contract, names: Sequence[str], raw_types: Mapping[str, str
     return found
 
 
-def _array_checks(name: str, column: Column, raw_type: str, count: Callable[[str], str]) -> list[Check]:
+def _array_checks(
+    name: str, column: Column, raw_type: str, count: Callable[[str], str]
+) -> list[Check]:
     """No array is missing: what would stand for it?"""
     value, (low, high) = _array(name, column, raw_type), column.interval
-    found = [Check(name, "missing", count("FALSE")), Check(name, "wrong shape", count(f"{value} IS NULL"))]
+    found = [
+        Check(name, "missing", count("FALSE")),
+        Check(name, "wrong shape", count(f"{value} IS NULL")),
+    ]
     if raw_type != "BLOB":
-        found.append(Check(name, "range", count(f"list_min({value}) < {low!r} OR list_max({value}) > {high!r}")))
+        found.append(
+            Check(
+                name, "range", count(f"list_min({value}) < {low!r} OR list_max({value}) > {high!r}")
+            )
+        )
     return found
 
 
@@ -365,11 +465,15 @@ class Finding:
     remedy: str
 
 
-def judge(contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: int) -> list[Finding]:
+def judge(
+    contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: int
+) -> list[Finding]:
     """The rules that `counts` (of `checks`) and `most_rows` (the most rows of one person) break."""
     rows = counts["", "rows"]
     if rows == 0:
-        return [Finding("", "empty", 0, "the table has no rows: check the source's path and filter")]
+        return [
+            Finding("", "empty", 0, "the table has no rows: check the source's path and filter")
+        ]
     found = []
     if max_rows > contract.rows_per_person:
         found.append(
@@ -387,10 +491,17 @@ def judge(contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: i
             found.append(Finding(name, "person missing", count, "every row needs its person"))
         elif rule == "missing" and count == rows and not contract.columns[name].may_be_empty:
             found.append(
-                Finding(name, "all missing", count, "the column holds no value: check its name and its missing codes, or declare that it `may_be_empty`")
+                Finding(
+                    name,
+                    "all missing",
+                    count,
+                    "the column holds no value: check its name and its missing codes, or declare that it `may_be_empty`",
+                )
             )
         elif rule == "missing" and count > contract.columns[name].max_missing * rows:
-            found.append(Finding(name, "too much missing", count, "complete the column or raise max_missing"))
+            found.append(
+                Finding(name, "too much missing", count, "complete the column or raise max_missing")
+            )
     return found
 
 

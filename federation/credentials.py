@@ -48,7 +48,9 @@ def invitation(text: str) -> Invitation:
     except ValueError:
         content = b""
     if not text.strip().startswith(_PREFIX) or len(content) != 64:
-        raise errors.InputError("--token is not an invitation; copy the whole word that `hdh hub invite` printed, from hdh1- on")
+        raise errors.InputError(
+            "--token is not an invitation; copy the whole word that `hdh hub invite` printed, from hdh1- on"
+        )
     return Invitation(content[:32], content[32:])
 
 
@@ -83,13 +85,22 @@ class Credentials:
 def load(folder: Path) -> Credentials:
     try:
         values = json.loads((folder / "hub.json").read_text(encoding="utf-8"))
-        return Credentials(folder, values["name"], values["role"], values["api"], values["fleet"], int(values["flower_id"]))
+        return Credentials(
+            folder,
+            values["name"],
+            values["role"],
+            values["api"],
+            values["fleet"],
+            int(values["flower_id"]),
+        )
     except FileNotFoundError:
         raise errors.SetupError(
             f"{folder}: not enrolled at a hub; ask its operator for an invitation, and use it with `enrol --hub HOST:PORT --token TOKEN`"
         ) from None
     except (OSError, KeyError, ValueError):
-        raise errors.SetupError(f"{folder / 'hub.json'}: cannot be read; enrol again with a new invitation") from None
+        raise errors.SetupError(
+            f"{folder / 'hub.json'}: cannot be read; enrol again with a new invitation"
+        ) from None
 
 
 def are_there(folder: Path) -> bool:
@@ -106,7 +117,9 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
 
     invited = invitation(token)
     authority = fetch_authority(hub, invited.authority)
-    key = ec.generate_private_key(ec.SECP256R1())  # signs each request to Flower, and ten times faster than P-384
+    key = ec.generate_private_key(
+        ec.SECP256R1()
+    )  # signs each request to Flower, and ten times faster than P-384
     csr = request(key)
     request_ = hub_pb2.EnrolRequest(secret=invited.secret, csr=csr, version=version)
     if identity is not None:
@@ -121,7 +134,13 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
     write_secret(folder / "own.key", private_pem(key))
     (folder / "ca.crt").write_bytes(authority)
     (folder / "own.crt").write_text(reply.certificate)
-    hub_file = {"name": reply.name, "role": reply.role, "api": reply.api, "fleet": reply.fleet, "flower_id": str(reply.flower_id)}
+    hub_file = {
+        "name": reply.name,
+        "role": reply.role,
+        "api": reply.api,
+        "fleet": reply.fleet,
+        "flower_id": str(reply.flower_id),
+    }
     (folder / "hub.json").write_text(json.dumps(hub_file, indent=2) + "\n")
     return load(folder)
 
@@ -130,18 +149,28 @@ def fetch_authority(hub: str, fingerprint: bytes) -> bytes:
     """The certificate (PEM) of the hub's authority, as the hub shows it, if it is the one that the invitation names."""
     host, port = address(hub)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # what comes is compared with the fingerprint
+    context.check_hostname, context.verify_mode = (
+        False,
+        ssl.CERT_NONE,
+    )  # what comes is compared with the fingerprint
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection((host, port), timeout=15) as plain, context.wrap_socket(plain, server_hostname=host) as wrapped:
+        with (
+            socket.create_connection((host, port), timeout=15) as plain,
+            context.wrap_socket(plain, server_hostname=host) as wrapped,
+        ):
             shown = _chain(wrapped)
     except OSError as reason:
-        raise errors.SetupError(f"the hub {hub} cannot be reached ({reason}); check the address, the port and the firewall") from None
+        raise errors.SetupError(
+            f"the hub {hub} cannot be reached ({reason}); check the address, the port and the firewall"
+        ) from None
     for one in shown:
         certificate = x509.load_der_x509_certificate(one)
         if certificate.fingerprint(hashes.SHA256()) == fingerprint:
             return certificate.public_bytes(serialization.Encoding.PEM)
-    raise errors.SetupError(f"{hub} is not the hub of this invitation: its authority has another fingerprint. Do not go on; ask the operator")
+    raise errors.SetupError(
+        f"{hub} is not the hub of this invitation: its authority has another fingerprint. Do not go on; ask the operator"
+    )
 
 
 def _chain(wrapped: ssl.SSLSocket) -> Sequence[bytes]:
@@ -166,7 +195,9 @@ def request(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
@@ -213,14 +244,21 @@ def sign_study(key: bytes, study_hash: str) -> bytes:
     return private_key(key).sign(_study_content(study_hash), ec.ECDSA(hashes.SHA256()))
 
 
-def signer_of_study(certificate: bytes, authority: bytes, study_hash: str, signature: bytes, now: datetime | None) -> tuple[str, str] | None:
+def signer_of_study(
+    certificate: bytes, authority: bytes, study_hash: str, signature: bytes, now: datetime | None
+) -> tuple[str, str] | None:
     """Name and key id of the coordinator who signed the study with a certificate of this authority that is valid `now` (None: at
     any time); None if there is no such."""
     try:
-        own, issuer = x509.load_pem_x509_certificate(certificate), x509.load_pem_x509_certificate(authority)
+        own, issuer = (
+            x509.load_pem_x509_certificate(certificate),
+            x509.load_pem_x509_certificate(authority),
+        )
         own.verify_directly_issued_by(issuer)
         key = own.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or (now is not None and not own.not_valid_before_utc <= now <= own.not_valid_after_utc):
+        if not isinstance(key, ec.EllipticCurvePublicKey) or (
+            now is not None and not own.not_valid_before_utc <= now <= own.not_valid_after_utc
+        ):
             return None
         key.verify(signature, _study_content(study_hash), ec.ECDSA(hashes.SHA256()))
     except (ValueError, TypeError, InvalidSignature):
@@ -231,7 +269,11 @@ def signer_of_study(certificate: bytes, authority: bytes, study_hash: str, signa
 
 def key_id(key: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """SHA-256 of the public key: what a certificate and its renewals have in common."""
-    return hashlib.sha256(key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return hashlib.sha256(
+        key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    ).hexdigest()
 
 
 def subject(certificate: x509.Certificate) -> tuple[str, str]:
@@ -241,7 +283,9 @@ def subject(certificate: x509.Certificate) -> tuple[str, str]:
 
 
 def days_left(certificate: bytes, now: datetime | None = None) -> float:
-    return (x509.load_pem_x509_certificate(certificate).not_valid_after_utc - (now or datetime.now(UTC))).total_seconds() / 86400
+    return (
+        x509.load_pem_x509_certificate(certificate).not_valid_after_utc - (now or datetime.now(UTC))
+    ).total_seconds() / 86400
 
 
 def _study_content(study_hash: str) -> bytes:

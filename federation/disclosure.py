@@ -35,22 +35,36 @@ def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal |
     """A cohort, and those left out of it, must each be nobody or at least `min_cell` people."""
     k = rules.min_cell
     if people < k:
-        return Refusal("cohort_size", f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this node out")
+        return Refusal(
+            "cohort_size",
+            f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this node out",
+        )
     if 0 < people_in_dataset - people < k:
-        return Refusal("cohort_complement", f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`")
+        return Refusal(
+            "cohort_complement",
+            f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`",
+        )
     return None
 
 
 def check_part(part: Part, rules: Rules) -> Refusal | None:
     people, k = int(part.cells["people"][0]), rules.min_cell
     if people < k:
-        return Refusal("cohort_size", f"fewer than {k} people of this node have no missing value in the columns used: use fewer columns")
+        return Refusal(
+            "cohort_size",
+            f"fewer than {k} people of this node have no missing value in the columns used: use fewer columns",
+        )
     if part.parameters > rules.max_parameters_per_person * people:
         return Refusal(
-            "parameters", f"{part.parameters} coefficients are more than {rules.max_parameters_per_person:g} of this node's people: use fewer terms"
+            "parameters",
+            f"{part.parameters} coefficients are more than {rules.max_parameters_per_person:g} of this node's people: use fewer terms",
         )
     if not rules.hub_sees_cells:
-        small = [name for name, counts in part.cells.items() if name not in TOTALS and is_small(counts, k).any()]
+        small = [
+            name
+            for name, counts in part.cells.items()
+            if name not in TOTALS and is_small(counts, k).any()
+        ]
         if small:
             return Refusal(
                 "small_cells",
@@ -71,7 +85,10 @@ def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
     Of several nodes' tables, whose sum is shown too, what one withholds all withhold.
     """
     hidden = np.logical_or.reduce([is_small(counts, k) for counts in tables])
-    rows_hidden, columns_hidden = (np.logical_or.reduce([is_small(counts.sum(axis), k) for counts in tables]) for axis in (1, 0))
+    rows_hidden, columns_hidden = (
+        np.logical_or.reduce([is_small(counts.sum(axis), k) for counts in tables])
+        for axis in (1, 0)
+    )
     changed = True
     while changed:
         changed = False
@@ -122,7 +139,9 @@ def merge_steps(curves: Sequence[tuple[Ints, Ints, Ints]], k: int) -> list[int]:
     people, and those left at risk are too. What remains at the end is withheld. Of several nodes' curves over the same
     times, whose sum is shown too, only the times that suit all are released.
     """
-    counts = np.stack([np.stack([events, exits]) for events, exits, _ in curves])  # (nodes, 2, times)
+    counts = np.stack(
+        [np.stack([events, exits]) for events, exits, _ in curves]
+    )  # (nodes, 2, times)
     left = np.stack([remain for _, _, remain in curves])
     released, since = [], np.zeros(counts.shape[:2], np.int64)
     for index in range(counts.shape[2]):

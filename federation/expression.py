@@ -51,7 +51,9 @@ def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     reader = _Reader(text, columns)
     term = reader.disjunction()
     reader.expect_end()
-    return Expression(text, term.sql, term.kind, term.interval, term.levels, frozenset(reader.names))
+    return Expression(
+        text, term.sql, term.kind, term.interval, term.levels, frozenset(reader.names)
+    )
 
 
 _TOKEN = re.compile(
@@ -68,7 +70,9 @@ class _Term:
     kind: Kind
     interval: Interval = EVERYTHING
     levels: tuple[str, ...] = ()
-    literal: str | None = None  # the text of a quoted literal, until it is compared with a category or a date
+    literal: str | None = (
+        None  # the text of a quoted literal, until it is compared with a category or a date
+    )
 
 
 @dataclass
@@ -84,13 +88,17 @@ class _Reader:
 
     def __post_init__(self) -> None:
         if len(self.text) > 2000:
-            raise ExpressionError("the expression is longer than 2,000 characters; derive a column first")
+            raise ExpressionError(
+                "the expression is longer than 2,000 characters; derive a column first"
+            )
         position = 0
         while self.text[position:].strip():
             match = _TOKEN.match(self.text, position)
             if match is None:
                 culprit = self.text[position:].strip()[0]
-                raise ExpressionError(f"cannot read {culprit!r} in {self.text!r}; see docs/coordinator.md for the expressions")
+                raise ExpressionError(
+                    f"cannot read {culprit!r} in {self.text!r}; see docs/coordinator.md for the expressions"
+                )
             self.tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
             position = match.end()
 
@@ -113,13 +121,17 @@ class _Reader:
 
     def expect_end(self) -> None:
         if self.peek()[0] != "end":
-            raise ExpressionError(f"cannot read {self.peek()[1]!r} after a complete expression in {self.text!r}")
+            raise ExpressionError(
+                f"cannot read {self.peek()[1]!r} after a complete expression in {self.text!r}"
+            )
 
     # -- grammar, loosest first
     def disjunction(self) -> _Term:
         self.depth += 1
         if self.depth > 50:
-            raise ExpressionError(f"{self.text!r} is nested more than 50 deep; derive a column first")
+            raise ExpressionError(
+                f"{self.text!r} is nested more than 50 deep; derive a column first"
+            )
         left = self.conjunction()
         while self.take("or"):
             left = self.logical("OR", left, self.conjunction())
@@ -142,7 +154,11 @@ class _Reader:
 
     def comparison(self) -> _Term:
         left = self.sum()
-        negated = self.peek()[1].lower() == "not" and self.at + 1 < len(self.tokens) and self.tokens[self.at + 1][1].lower() == "in"
+        negated = (
+            self.peek()[1].lower() == "not"
+            and self.at + 1 < len(self.tokens)
+            and self.tokens[self.at + 1][1].lower() == "in"
+        )
         if negated:
             self.take("not")
         if self.take("in"):
@@ -176,7 +192,9 @@ class _Reader:
             exponent = self.number(self.sign())
             low, high = exponent.interval
             if low != high:
-                raise ExpressionError(f"the exponent in {self.text!r} must be a number, as in `age ^ 2`")
+                raise ExpressionError(
+                    f"the exponent in {self.text!r} must be a number, as in `age ^ 2`"
+                )
             base = self.number(base)
             return _Term(f"pow({base.sql}, {exponent.sql})", "number", _power(base.interval, low))
         return base
@@ -200,7 +218,11 @@ class _Reader:
             return self.call(token)
         if kind in ("name", "quoted") and token.lower() not in _WORDS:
             return self.column(token.strip("`"))
-        raise ExpressionError(f"a value is missing before {token!r} in {self.text!r}" if token else f"{self.text!r} ends too early")
+        raise ExpressionError(
+            f"a value is missing before {token!r} in {self.text!r}"
+            if token
+            else f"{self.text!r} ends too early"
+        )
 
     def column(self, name: str) -> _Term:
         if name not in self.columns:
@@ -220,7 +242,9 @@ class _Reader:
                 break
         function = _FUNCTIONS.get(name.lower())
         if function is None:
-            raise ExpressionError(f"unknown function {name!r}; the functions are {', '.join(_FUNCTIONS)}")
+            raise ExpressionError(
+                f"unknown function {name!r}; the functions are {', '.join(_FUNCTIONS)}"
+            )
         return function(self, name.lower(), arguments)
 
     # -- types
@@ -228,12 +252,16 @@ class _Reader:
         if term.kind == "boolean":
             return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1))
         if term.kind != "number":
-            raise ExpressionError(f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`")
+            raise ExpressionError(
+                f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`"
+            )
         return term
 
     def boolean(self, term: _Term) -> str:
         if term.kind != "boolean":
-            raise ExpressionError(f"{self.text!r} needs a yes-or-no condition where it has a {term.kind}")
+            raise ExpressionError(
+                f"{self.text!r} needs a yes-or-no condition where it has a {term.kind}"
+            )
         return term.sql
 
     def logical(self, operator: str, left: _Term, right: _Term) -> _Term:
@@ -247,8 +275,16 @@ class _Reader:
         left, right = self.number(left), self.number(right)
         if operator in "/%":
             divisor = f"nullif({right.sql}, 0)"
-            return _Term(f"({left.sql} {operator} {divisor})", "number", _quotient(left.interval, right.interval, operator))
-        return _Term(f"({left.sql} {operator} {right.sql})", "number", _combine(operator, left.interval, right.interval))
+            return _Term(
+                f"({left.sql} {operator} {divisor})",
+                "number",
+                _quotient(left.interval, right.interval, operator),
+            )
+        return _Term(
+            f"({left.sql} {operator} {right.sql})",
+            "number",
+            _combine(operator, left.interval, right.interval),
+        )
 
     def compare(self, left: _Term, operator: str, right: _Term) -> _Term:
         if left.literal is not None and right.literal is None:
@@ -261,7 +297,9 @@ class _Reader:
         if left.kind != right.kind:
             raise ExpressionError(f"{self.text!r} compares a {left.kind} with a {right.kind}")
         if left.kind in ("category", "boolean", "string") and operator not in ("=", "<>"):
-            raise ExpressionError(f"{self.text!r} orders a {left.kind}, which has no order; use = or in")
+            raise ExpressionError(
+                f"{self.text!r} orders a {left.kind}, which has no order; use = or in"
+            )
         return _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1))
 
     def as_kind(self, term: _Term, other: _Term) -> _Term:
@@ -270,13 +308,17 @@ class _Reader:
             return term
         if other.kind == "category":
             if term.literal not in other.levels:
-                raise ExpressionError(f"unknown level {term.literal!r}; the levels are {', '.join(other.levels)}")
+                raise ExpressionError(
+                    f"unknown level {term.literal!r}; the levels are {', '.join(other.levels)}"
+                )
             return _Term(term.sql, "category", literal=term.literal)
         if other.kind == "date":
             try:
                 day = date.fromisoformat(term.literal)
             except ValueError:
-                raise ExpressionError(f"{term.literal!r} is not a date; write it as '2026-01-31'") from None
+                raise ExpressionError(
+                    f"{term.literal!r} is not a date; write it as '2026-01-31'"
+                ) from None
             return _Term(f"DATE '{day.isoformat()}'", "date")
         return term
 
@@ -331,7 +373,9 @@ def _power(base: Interval, exponent: float) -> Interval:
     return (0.0 if base[0] < 0 < base[1] else min(ends), max(ends))
 
 
-def _function(sql: str, interval: Callable[[Interval], Interval]) -> Callable[[_Reader, str, list[_Term]], _Term]:
+def _function(
+    sql: str, interval: Callable[[Interval], Interval]
+) -> Callable[[_Reader, str, list[_Term]], _Term]:
     def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         if len(arguments) != 1:
             raise ExpressionError(f"{name}() takes one value, in {reader.text!r}")
@@ -341,7 +385,9 @@ def _function(sql: str, interval: Callable[[Interval], Interval]) -> Callable[[_
     return apply
 
 
-def _monotone(f: Callable[[float], float], low: float = -math.inf) -> Callable[[Interval], Interval]:
+def _monotone(
+    f: Callable[[float], float], low: float = -math.inf
+) -> Callable[[Interval], Interval]:
     def bound(x: float) -> float:
         try:
             return f(x) if x > low else -math.inf
@@ -362,7 +408,11 @@ def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         raise ExpressionError(f"if() takes a condition and two numbers, in {reader.text!r}")
     yes, no = reader.number(arguments[1]), reader.number(arguments[2])
     hull = (min(yes.interval[0], no.interval[0]), max(yes.interval[1], no.interval[1]))
-    return _Term(f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)", "number", hull)
+    return _Term(
+        f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)",
+        "number",
+        hull,
+    )
 
 
 def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -376,9 +426,14 @@ _FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
     "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", _monotone(math.log, 0.0)),
     "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", _monotone(math.log2, 0.0)),
     "log10": _function("(CASE WHEN {0} > 0 THEN log10({0}) END)", _monotone(math.log10, 0.0)),
-    "sqrt": _function("(CASE WHEN {0} >= 0 THEN sqrt({0}) END)", lambda ends: (0.0, math.sqrt(max(0.0, ends[1])))),
+    "sqrt": _function(
+        "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)", lambda ends: (0.0, math.sqrt(max(0.0, ends[1])))
+    ),
     "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", _monotone(math.exp)),
-    "abs": _function("abs({0})", lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends)))),
+    "abs": _function(
+        "abs({0})",
+        lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends))),
+    ),
     "floor": _function("floor({0})", lambda ends: (ends[0] - 1, ends[1])),
     "missing": _missing,
     "if": _if,

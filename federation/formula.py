@@ -75,7 +75,11 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
         if term == ("1",):
             intercept = True
             continue
-        special = [match for factor in term if (match := _CALL.match(factor)) and match[1] in ("strata", "offset")]
+        special = [
+            match
+            for factor in term
+            if (match := _CALL.match(factor)) and match[1] in ("strata", "offset")
+        ]
         if special and len(term) > 1:
             raise ExpressionError(f"{special[0][0]} cannot be part of an interaction in {text!r}")
         if special and special[0][1] == "strata":
@@ -84,20 +88,32 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
             offset = _number(special[0][2], schema)
         else:
             columns.append(tuple(_factor(factor, schema) for factor in term))
-    return Model(text, survival, response, tuple(_design(columns, intercept)), intercept, tuple(strata), offset)
+    return Model(
+        text,
+        survival,
+        response,
+        tuple(_design(columns, intercept)),
+        intercept,
+        tuple(strata),
+        offset,
+    )
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
     from formulaic.parser import DefaultFormulaParser  # half a second: only when a model is read
 
     if "|" in text or len(text) > 5000:
-        raise ExpressionError(f"cannot read {text!r}: random effects and multi-part formulas are not part of this analysis")
+        raise ExpressionError(
+            f"cannot read {text!r}: random effects and multi-part formulas are not part of this analysis"
+        )
     if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
         raise ExpressionError(f"inside I() write a power as `**`, as in I(age ** 2), in {text!r}")
     try:
         parsed: Any = DefaultFormulaParser(include_intercept=True).get_terms(text)
     except Exception as reason:
-        said = re.sub(r"\s*⧛.*?⧚", "", str(reason).splitlines()[0] if str(reason) else type(reason).__name__)
+        said = re.sub(
+            r"\s*⧛.*?⧚", "", str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        )
         raise ExpressionError(f"cannot read the formula {text!r}: {said}") from None
     if hasattr(parsed, "rhs"):
         sides = (list(parsed.lhs), list(parsed.rhs))
@@ -135,18 +151,26 @@ def _response(text: str, schema: Schema, causes: bool) -> tuple[bool, tuple[Fiel
     *times, event = (schema.field(name) for name in names)
     for time in times:
         if time.kind != "number":
-            raise ExpressionError(f"{time.name!r} in {text} is a {time.kind}; a time must be a number")
+            raise ExpressionError(
+                f"{time.name!r} in {text} is a {time.kind}; a time must be a number"
+            )
     if causes and event.kind != "category":
-        raise ExpressionError(f"{event.name!r} in {text} is a {event.kind}; competing risks need a category: what happened, or that nothing did")
+        raise ExpressionError(
+            f"{event.name!r} in {text} is a {event.kind}; competing risks need a category: what happened, or that nothing did"
+        )
     if not causes and event.kind != "boolean":
-        raise ExpressionError(f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column, derived if need be")
+        raise ExpressionError(
+            f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column, derived if need be"
+        )
     return True, (*times, event)
 
 
 def _stratum(text: str, schema: Schema) -> Field:
     field = schema.field(text)
     if field.kind not in ("category", "boolean"):
-        raise ExpressionError(f"{text!r} is a {field.kind}; strata need a category or a yes-or-no column")
+        raise ExpressionError(
+            f"{text!r} is a {field.kind}; strata need a category or a yes-or-no column"
+        )
     return field
 
 
@@ -173,37 +197,56 @@ def _factor(text: str, schema: Schema) -> Variable:
         if field.kind == "boolean":
             return Variable(field, None)
         if field.kind != "category":
-            raise ExpressionError(f"{name!r} is a {field.kind}; C() needs a category, whose levels the contract lists")
+            raise ExpressionError(
+                f"{name!r} is a {field.kind}; C() needs a category, whose levels the contract lists"
+            )
         return Variable(field, _reference(options, field))
     field = schema.field(text)
     if field.kind not in ("number", "boolean", "category"):
-        raise ExpressionError(f"{text!r} is a {field.kind} and cannot be a term; derive a number, a category or a condition from it")
+        raise ExpressionError(
+            f"{text!r} is a {field.kind} and cannot be a term; derive a number, a category or a condition from it"
+        )
     return Variable(field, 0 if field.kind == "category" else None)
 
 
 def _reference(options: list[str], field: Field) -> int:
     if not options:
         return 0
-    match = re.match(r"^(?:ref\s*=\s*|Treatment\(\s*(?:ref\s*=\s*)?|contr\.treatment\(\s*(?:base\s*=\s*)?)?['\"](.*?)['\"]\)?$", options[0])
+    match = re.match(
+        r"^(?:ref\s*=\s*|Treatment\(\s*(?:ref\s*=\s*)?|contr\.treatment\(\s*(?:base\s*=\s*)?)?['\"](.*?)['\"]\)?$",
+        options[0],
+    )
     if match is None or len(options) > 1:
-        raise ExpressionError(f"cannot read C(..., {', '.join(options)}); only a reference level is offered, as C({field.name}, ref='{field.levels[0]}')")
+        raise ExpressionError(
+            f"cannot read C(..., {', '.join(options)}); only a reference level is offered, as C({field.name}, ref='{field.levels[0]}')"
+        )
     if match[1] not in field.levels:
-        raise ExpressionError(f"unknown level {match[1]!r} of {field.name!r}; the levels are {', '.join(field.levels)}")
+        raise ExpressionError(
+            f"unknown level {match[1]!r} of {field.name!r}; the levels are {', '.join(field.levels)}"
+        )
     return field.levels.index(match[1])
 
 
 def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
     """R's rule: a category within a term loses its reference level if the term without it is in the model too."""
-    present = {frozenset(f.field.name for f in term) for term in terms} | ({frozenset[str]()} if intercept else set())
+    present = {frozenset(f.field.name for f in term) for term in terms} | (
+        {frozenset[str]()} if intercept else set()
+    )
     columns = []
     for term in sorted(terms, key=len):  # main effects first, as R orders them
         products: list[tuple[str, tuple[Factor, ...]]] = [("", ())]
         for factor in term:
             margin = frozenset(f.field.name for f in term if f is not factor)
             spread = _spread(factor, full=margin not in present)
-            products = [(f"{name}:{label}" if name else label, (*made, part)) for name, made in products for label, part in spread]
+            products = [
+                (f"{name}:{label}" if name else label, (*made, part))
+                for name, made in products
+                for label, part in spread
+            ]
         if len(term) == 1 and term[0].reference is not None:
-            present.add(frozenset())  # the levels of a category, spread in full, contain the intercept
+            present.add(
+                frozenset()
+            )  # the levels of a category, spread in full, contain the intercept
         columns += [Term(name, factors) for name, factors in products]
     return columns
 
@@ -212,4 +255,6 @@ def _spread(factor: Variable, *, full: bool) -> list[tuple[str, Factor]]:
     if factor.reference is None:
         return [(factor.field.name, Factor(factor.field))]
     levels = [i for i in range(len(factor.field.levels)) if full or i != factor.reference]
-    return [(f"{factor.field.name}[{factor.field.levels[i]}]", Factor(factor.field, i)) for i in levels]
+    return [
+        (f"{factor.field.name}[{factor.field.levels[i]}]", Factor(factor.field, i)) for i in levels
+    ]

@@ -13,7 +13,12 @@ from pathlib import Path
 class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        said = {
+            "at": at,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said, ensure_ascii=False)
@@ -25,7 +30,11 @@ def start(path: Path, log_format: str, *, megabytes: int = 10) -> None:
     to_file = RotatingFileHandler(path, maxBytes=megabytes * 2**20, backupCount=4, encoding="utf-8")
     to_file.setFormatter(Json())
     to_screen = logging.StreamHandler(sys.stderr)
-    to_screen.setFormatter(Json() if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_screen.setFormatter(
+        Json()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
     logging.basicConfig(level=logging.INFO, handlers=[to_screen, to_file], force=True)
     for noisy in ("httpx", "httpcore", "uvicorn", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -34,9 +34,13 @@ class Purpose(Frozen):
     @classmethod
     def _lawful(cls, category: str) -> str:
         if category in FORBIDDEN:
-            raise ValueError(f"{category!r} is forbidden by the public-health code (article L1461-1 V); no node may answer")
+            raise ValueError(
+                f"{category!r} is forbidden by the public-health code (article L1461-1 V); no node may answer"
+            )
         if category not in PURPOSES:
-            raise ValueError(f"{category!r} is not a purpose; the purposes are {', '.join(p for p in PURPOSES if p not in FORBIDDEN)}")
+            raise ValueError(
+                f"{category!r} is not a purpose; the purposes are {', '.join(p for p in PURPOSES if p not in FORBIDDEN)}"
+            )
         return category
 
 
@@ -80,7 +84,9 @@ class Privacy(Frozen):
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> Privacy:
         if self.noise == "distributed" and (self.secure_sum is None or self.mode != "dp"):
-            raise ValueError("noise: distributed needs mode dp and a secure_sum, under which each node adds a share; write noise: node")
+            raise ValueError(
+                "noise: distributed needs mode dp and a secure_sum, under which each node adds a share; write noise: node"
+            )
         return self
 
     @cached_property
@@ -129,8 +135,12 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _secure_sums_are_of_all_nodes(self) -> Study:
-        if self.privacy.secure_sum and (alone := [name for name, entry in self.analyses.items() if entry.results != "combine"]):
-            raise ValueError(f"analyses.{alone[0]}: a secure sum hides each node's results; write results: combine, or leave out secure_sum")
+        if self.privacy.secure_sum and (
+            alone := [name for name, entry in self.analyses.items() if entry.results != "combine"]
+        ):
+            raise ValueError(
+                f"analyses.{alone[0]}: a secure sum hides each node's results; write results: combine, or leave out secure_sum"
+            )
         return self
 
     @cached_property
@@ -144,7 +154,9 @@ class Study(Frozen):
         return frozenset(entry.run for entry in self.analyses.values())
 
     def canonical(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
 
 
 def load(path: Path) -> tuple[Study, Source]:
@@ -162,4 +174,6 @@ def parse(canonical: str) -> Study:
     try:
         return Study.model_validate_json(canonical)
     except pydantic.ValidationError:
-        raise errors.StudyError("the study received does not follow the schema of this version") from None
+        raise errors.StudyError(
+            "the study received does not follow the schema of this version"
+        ) from None

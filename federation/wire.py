@@ -42,7 +42,12 @@ def query_digest(content: bytes, nonce: bytes) -> str:
 def _record(content: bytes, name: str, beside: bytes) -> RecordDict:
     if len(content) <= LONG:
         return RecordDict({"hdh": ConfigRecord({"bytes": content, name: beside})})
-    return RecordDict({"hdh": ConfigRecord({name: beside}), "long": ArrayRecord({"bytes": Array(np.frombuffer(content, np.uint8))})})
+    return RecordDict(
+        {
+            "hdh": ConfigRecord({name: beside}),
+            "long": ArrayRecord({"bytes": Array(np.frombuffer(content, np.uint8))}),
+        }
+    )
 
 
 def _content(message: Message) -> bytes:

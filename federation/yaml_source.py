@@ -42,7 +42,9 @@ _Strict.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Strict.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+_Strict.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF")
+)
 
 
 def read(path: Path, error: type[errors.InputError]) -> Source:
@@ -65,13 +67,21 @@ def parse(text: str, *, name: str, error: type[errors.InputError]) -> Source:
     except yaml.YAMLError as reason:
         mark = getattr(reason, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise error(f"{where}: not valid YAML: {getattr(reason, 'problem', None) or reason}") from None
+        raise error(
+            f"{where}: not valid YAML: {getattr(reason, 'problem', None) or reason}"
+        ) from None
     except RecursionError:
-        raise error(f"{name}: an alias (*) contains itself, or the nesting is too deep; write it out") from None
+        raise error(
+            f"{name}: an alias (*) contains itself, or the nesting is too deep; write it out"
+        ) from None
     if repeated:
-        raise error(*(f"{name}:{line}: key {key!r} appears twice; keep one" for key, line in repeated))
+        raise error(
+            *(f"{name}:{line}: key {key!r} appears twice; keep one" for key, line in repeated)
+        )
     if not isinstance(values, dict):
-        raise error(f"{name}: holds no `key: value` lines; see `hdh study schema` for the expected keys")
+        raise error(
+            f"{name}: holds no `key: value` lines; see `hdh study schema` for the expected keys"
+        )
     return Source(name, values, lines)
 
 
@@ -91,12 +101,21 @@ def _walk(node: yaml.Node | None, key: Key, lines: dict[Key, int]) -> Iterable[t
             yield from _walk(value, (*key, index), lines)
 
 
-def build(model: type[ModelT], values: Mapping[str, Any], source: Source, *, under: Key, error: type[errors.InputError]) -> ModelT:
+def build(
+    model: type[ModelT],
+    values: Mapping[str, Any],
+    source: Source,
+    *,
+    under: Key,
+    error: type[errors.InputError],
+) -> ModelT:
     """`values` as a frozen `model`; every mistake in them becomes one line of one error."""
     try:
         return model.model_validate(dict(values))
     except pydantic.ValidationError as invalid:
-        raise error(*(_say(problem, model, source, under) for problem in invalid.errors())) from None
+        raise error(
+            *(_say(problem, model, source, under) for problem in invalid.errors())
+        ) from None
 
 
 def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: Key) -> str:
@@ -108,14 +127,24 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
     if problem["type"] == "extra_forbidden" and known:
         near = difflib.get_close_matches(str(last), known, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        return f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
+        return (
+            f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
+        )
     if problem["type"] == "missing":
         return f"{source.at(*key)}: {path}: this key is missing; add it"
     if problem["type"] == "string_pattern_mismatch":
-        shape = "lower-case letters, digits, - and _" if "a-z" in problem["ctx"]["pattern"] else "letters, digits and _"
+        shape = (
+            "lower-case letters, digits, - and _"
+            if "a-z" in problem["ctx"]["pattern"]
+            else "letters, digits and _"
+        )
         return f"{source.at(*key)}: {path.removesuffix('.[key]')}: {problem['input']!r} is no name here: use {shape}, a letter first"
     message = problem["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(problem["input"], dict | list) or problem["type"] == "value_error" else f", not {problem['input']!r}"
+    given = (
+        ""
+        if isinstance(problem["input"], dict | list) or problem["type"] == "value_error"
+        else f", not {problem['input']!r}"
+    )
     return f"{source.at(*key)}: {path}: {message[0].lower()}{message[1:]}{given}"
 
 
@@ -125,7 +154,11 @@ def _fields(model: Any, where: Key) -> list[str]:
         model = _step(model, step)
         if model is None:
             return []
-    return [field.alias or name for name, field in model.model_fields.items()] if hasattr(model, "model_fields") else []
+    return (
+        [field.alias or name for name, field in model.model_fields.items()]
+        if hasattr(model, "model_fields")
+        else []
+    )
 
 
 def _step(model: Any, step: str | int) -> Any:
@@ -140,4 +173,11 @@ def _step(model: Any, step: str | int) -> Any:
 def _first_model(annotation: Any) -> Any:
     if hasattr(annotation, "model_fields"):
         return annotation
-    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _first_model(arg)) is not None), None)
+    return next(
+        (
+            found
+            for arg in getattr(annotation, "__args__", ())
+            if (found := _first_model(arg)) is not None
+        ),
+        None,
+    )

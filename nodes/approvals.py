@@ -66,7 +66,8 @@ class Approvals:
     def decide(self, study_hash: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
         with self._opened() as connection:
             connection.execute(
-                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE study_hash = ?", (verdict, reason, by, at, study_hash)
+                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE study_hash = ?",
+                (verdict, reason, by, at, study_hash),
             )
 
     def end(self, study_hash: str) -> None:
@@ -79,7 +80,10 @@ class Approvals:
 
     def told(self, one: Proposed) -> None:
         with self._opened() as connection:
-            connection.execute("UPDATE proposals SET told = 1 WHERE study_hash = ? AND at = ?", (one.study_hash, one.at))
+            connection.execute(
+                "UPDATE proposals SET told = 1 WHERE study_hash = ? AND at = ?",
+                (one.study_hash, one.at),
+            )
 
     def all(self) -> Sequence[Proposed]:
         """Newest first."""
@@ -87,9 +91,13 @@ class Approvals:
 
     def find(self, named: str) -> Proposed:
         """By hash, its beginning, or name; InputError if it is none or not clear."""
-        found = [one for one in self.all() if one.study_hash.startswith(named)] or [one for one in self.all() if one.study == named]
+        found = [one for one in self.all() if one.study_hash.startswith(named)] or [
+            one for one in self.all() if one.study == named
+        ]
         if not found:
-            raise errors.InputError(f"no study {named!r} was proposed to this node; see `hdh node studies`")
+            raise errors.InputError(
+                f"no study {named!r} was proposed to this node; see `hdh node studies`"
+            )
         waiting = [one for one in found if one.verdict == "waiting" and not one.over] or found[:1]
         if len(waiting) > 1:
             hashes = ", ".join(one.study_hash[:12] for one in waiting)
@@ -98,7 +106,10 @@ class Approvals:
 
     def _query(self, where: str, *values: object) -> list[Proposed]:
         with self._opened() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, study_hash", values).fetchall()
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, study_hash",
+                values,
+            ).fetchall()
         return [Proposed(*row) for row in rows]
 
     @contextmanager
@@ -111,4 +122,6 @@ class Approvals:
                 connection.execute(_TABLE)
                 yield connection
         except sqlite3.Error as reason:
-            raise errors.SetupError(f"{self.path.name} in the state folder cannot be used ({reason}); check the folder's owner and disk") from None
+            raise errors.SetupError(
+                f"{self.path.name} in the state folder cannot be used ({reason}); check the folder's owner and disk"
+            ) from None

@@ -29,7 +29,10 @@ def write(state: Path, out: Path) -> int:
     if not (state / state_folder.IDENTITY).exists():
         raise errors.SetupError(f"{state}: nothing to back up; is this a node's state folder?")
     seq = ledger.head(state_folder.open_ledger(state)).seq
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+    with (
+        os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+        tarfile.open(fileobj=file, mode="w:gz") as archive,
+    ):
         about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "ledger": seq}
         _add(archive, "backup.json", json.dumps(about).encode())
         for path in sorted(state.rglob("*")):
@@ -56,7 +59,9 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 def restore(backup: Path, state: Path) -> int:
     """Into an empty or missing folder; what is there is never overwritten, since it may know of more."""
     if state.exists() and any(state.iterdir()):
-        raise errors.SetupError(f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`): the newer one counts")
+        raise errors.SetupError(
+            f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`): the newer one counts"
+        )
     state_folder.made(state)
     try:
         with tarfile.open(backup, mode="r:gz") as archive:

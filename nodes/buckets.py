@@ -25,20 +25,30 @@ def write(dataset: Dataset, storage: Storage, out: Path, number: int) -> int:
     """Copies the contract's columns into `number` buckets in the new folder `out`. How many rows it has."""
     contract = dataset.contract
     if contract.person is None:
-        raise errors.DataError(f"dataset {contract.dataset!r}: its contract names no person, so no rows belong together; use the source as it is")
+        raise errors.DataError(
+            f"dataset {contract.dataset!r}: its contract names no person, so no rows belong together; use the source as it is"
+        )
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, list(contract.columns))
     key = quote_name(contract.person)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:  # first by bucket, in one pass over the source
+    with tempfile.TemporaryDirectory(
+        dir=out, prefix=".part-"
+    ) as part:  # first by bucket, in one pass over the source
         connection.execute("SET preserve_insertion_order = false")
-        connection.execute(f"COPY (SELECT *, hash({key}) % {number} AS {BUCKET} FROM source) TO {quote_text(part)} (FORMAT parquet, PARTITION_BY ({BUCKET}))")
-        rows = sum(_write_bucket(connection, Path(part), out, bucket, key) for bucket in range(number))
+        connection.execute(
+            f"COPY (SELECT *, hash({key}) % {number} AS {BUCKET} FROM source) TO {quote_text(part)} (FORMAT parquet, PARTITION_BY ({BUCKET}))"
+        )
+        rows = sum(
+            _write_bucket(connection, Path(part), out, bucket, key) for bucket in range(number)
+        )
     (out / LIST).write_text(json.dumps({"person": contract.person, "files": _files(out)}, indent=1))
     return rows
 
 
-def _write_bucket(connection: duckdb.DuckDBPyConnection, part: Path, out: Path, bucket: int, key: str) -> int:
+def _write_bucket(
+    connection: duckdb.DuckDBPyConnection, part: Path, out: Path, bucket: int, key: str
+) -> int:
     """One bucket, by person, with the number of each person's rows."""
     source = part / f"{BUCKET}={bucket}"
     if not source.exists():
@@ -46,8 +56,12 @@ def _write_bucket(connection: duckdb.DuckDBPyConnection, part: Path, out: Path, 
     folder = out / f"{BUCKET}={bucket}"
     folder.mkdir()
     rows = f"SELECT *, CAST(count(*) OVER (PARTITION BY {key}) AS INTEGER) AS {ROWS} FROM read_parquet({quote_text(str(source / '*.parquet'))}) ORDER BY {key}"
-    connection.execute(f"COPY ({rows}) TO {quote_text(str(folder / 'rows.parquet'))} (FORMAT parquet)")
-    ((written,),) = connection.execute(f"SELECT count(*) FROM read_parquet({quote_text(str(folder / 'rows.parquet'))})").fetchall()
+    connection.execute(
+        f"COPY ({rows}) TO {quote_text(str(folder / 'rows.parquet'))} (FORMAT parquet)"
+    )
+    ((written,),) = connection.execute(
+        f"SELECT count(*) FROM read_parquet({quote_text(str(folder / 'rows.parquet'))})"
+    ).fetchall()
     return int(written)
 
 
@@ -69,4 +83,8 @@ def are_whole(dataset: Dataset) -> bool:
         listed = json.loads((path / LIST).read_text())
     except (OSError, ValueError):
         return False
-    return bool(listed.get("person") == dataset.contract.person and listed.get("files") == _files(path) and dataset.rows_where is None)
+    return bool(
+        listed.get("person") == dataset.contract.person
+        and listed.get("files") == _files(path)
+        and dataset.rows_where is None
+    )

@@ -27,31 +27,51 @@ from nodes.site import Dataset, Storage
 CHECKS_PER_SCAN = 60  # planning takes the square of it
 
 
-def examine(dataset: Dataset, storage: Storage, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
+def examine(
+    dataset: Dataset, storage: Storage, columns: Sequence[str]
+) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The counts of every check of `columns`, and the rules that they break. For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
     return _examine(connection, dataset.contract, columns)
 
 
-def _examine(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
+def _examine(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
+) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     checks = contracts.checks(contract, needed(contract, columns), _raw_types(connection))
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
-        counts |= zip([(check.column, check.rule) for check in some], _count(connection, some, "source"), strict=True)
-    most = 1 if _people(contract, counts) == counts["", "rows"] or contract.person is None else _max_rows(connection, contract.person)
+        counts |= zip(
+            [(check.column, check.rule) for check in some],
+            _count(connection, some, "source"),
+            strict=True,
+        )
+    most = (
+        1
+        if _people(contract, counts) == counts["", "rows"] or contract.person is None
+        else _max_rows(connection, contract.person)
+    )
     return counts, contracts.judge(contract, counts, most)
 
 
-def _examine_grouped(connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]) -> tuple[dict[tuple[str, str], int], list[Finding]]:
+def _examine_grouped(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
+) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The same of a source that `tallies.group` has made: the values of each column by themselves, each as many times as it is there."""
     checks = contracts.checks(contract, columns, _raw_types(connection), tallies.ROWS)
     counts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys(check.column for check in checks):
         some = [check for check in checks if check.column == name]
-        values = f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP BY 1)" if name else "source"
-        counts |= zip([(name, check.rule) for check in some], _count(connection, some, values), strict=True)
+        values = (
+            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP BY 1)"
+            if name
+            else "source"
+        )
+        counts |= zip(
+            [(name, check.rule) for check in some], _count(connection, some, values), strict=True
+        )
     return counts, contracts.judge(contract, counts, 1)
 
 
@@ -68,14 +88,20 @@ def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*person, *columns]))
 
 
-def _count(connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relation: str) -> Sequence[int]:
-    (row,) = connection.execute(f"SELECT {', '.join(check.sql for check in checks)} FROM {relation}").fetchall()
+def _count(
+    connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relation: str
+) -> Sequence[int]:
+    (row,) = connection.execute(
+        f"SELECT {', '.join(check.sql for check in checks)} FROM {relation}"
+    ).fetchall()
     return [int(count) for count in row]
 
 
 def _max_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
     key = quote_name(person)
-    rows = connection.execute(f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})").fetchall()
+    rows = connection.execute(
+        f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})"
+    ).fetchall()
     return int(rows[0][0] or 0)
 
 
@@ -90,7 +116,15 @@ class Opened:
     people: Words | None = None
 
 
-def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, *, only_counts: bool = False) -> Opened:
+def open_checked(
+    dataset: Dataset,
+    storage: Storage,
+    schema: Schema,
+    fields: Iterable[Field],
+    where: str | None,
+    *,
+    only_counts: bool = False,
+) -> Opened:
     """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
     they lie. Which rows these are is then not remembered: no one can ask about one of them by its key."""
     contract = dataset.contract
@@ -102,15 +136,40 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     if findings:
         return Opened(_no_one(contract), findings)
     raw_types = _raw_types(connection)
-    whole = {name for name in used if not counts[name, "missing"]}  # checked just now: nothing in them to be read as missing
+    whole = {
+        name for name in used if not counts[name, "missing"]
+    }  # checked just now: nothing in them to be read as missing
     names = needed(contract, used)
-    read = {name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole) for name in names}
+    read = {
+        name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
+        for name in names
+    }
     if in_place:
-        table = tallies.TallySource(connection, dataset, schema, read, schema.express(where).sql if where else None, None, "", grouped=True)
+        table = tallies.TallySource(
+            connection,
+            dataset,
+            schema,
+            read,
+            schema.express(where).sql if where else None,
+            None,
+            "",
+            grouped=True,
+        )
         rows = counts["", "rows"] if where is None else tallies.rows(table)
-        return Opened(Cohort(None, rows, counts["", "rows"], 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
+        return Opened(
+            Cohort(
+                None,
+                rows,
+                counts["", "rows"],
+                1,
+                lambda asked: {},
+                count=lambda asked: tallies.count(table, asked),
+            )
+        )
     typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
-    connection.execute(f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source")
+    connection.execute(
+        f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source"
+    )
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
     keys = _hashes(connection, contract, chosen)
     if contract.rows_per_person == 1:  # checked: every row is another person
@@ -118,30 +177,57 @@ def open_checked(dataset: Dataset, storage: Storage, schema: Schema, fields: Ite
     else:
         once, index = np.unique(keys, return_inverse=True)
         numbered, people = index.astype(np.int64), len(once)
-    cohort = Cohort(numbered, people, _people(contract, counts), contract.rows_per_person, _fetcher(connection, chosen))
+    cohort = Cohort(
+        numbered,
+        people,
+        _people(contract, counts),
+        contract.rows_per_person,
+        _fetcher(connection, chosen),
+    )
     return Opened(cohort, (), once)
 
 
-def keys(dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None) -> list[str]:
+def keys(
+    dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None
+) -> list[str]:
     """The keys of the people of a cohort that `open_checked` has opened, in the order of their numbers. For the producer's eyes."""
     contract = dataset.contract
     connection, used = _connect(dataset, storage, schema, fields, where)
     raw_types, names = _raw_types(connection), needed(contract, used)
-    typed = [f"{contracts.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}" for name in names]
-    connection.execute(f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source")
+    typed = [
+        f"{contracts.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}"
+        for name in names
+    ]
+    connection.execute(
+        f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source"
+    )
     chosen = f" WHERE {schema.express(where).sql}" if where else ""
     key = _person(contract)
-    found = connection.execute(f"SELECT DISTINCT hash({key}) AS number, CAST({key} AS VARCHAR) AS name FROM typed{chosen} ORDER BY number").fetchall()
+    found = connection.execute(
+        f"SELECT DISTINCT hash({key}) AS number, CAST({key} AS VARCHAR) AS name FROM typed{chosen} ORDER BY number"
+    ).fetchall()
     return [str(name) for _, name in found]
 
 
 def _connect(
-    dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, bucketed: bool = False
+    dataset: Dataset,
+    storage: Storage,
+    schema: Schema,
+    fields: Iterable[Field],
+    where: str | None,
+    bucketed: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
     """The source's rows, and the contract columns that are used of them; if `bucketed`, with the number of each person's rows."""
-    used = sorted({column for field in fields for column in schema.columns_of(field.name)} | (schema.columns_of(where) if where else set()))
+    used = sorted(
+        {column for field in fields for column in schema.columns_of(field.name)}
+        | (schema.columns_of(where) if where else set())
+    )
     connection = connectors.connect(storage)
-    connectors.open_rows(connection, dataset, [*needed(dataset.contract, used), *([buckets.ROWS] if bucketed else [])])
+    connectors.open_rows(
+        connection,
+        dataset,
+        [*needed(dataset.contract, used), *([buckets.ROWS] if bucketed else [])],
+    )
     return connection, used
 
 
@@ -163,7 +249,12 @@ def _person(contract: Contract) -> str:
 
 def _hashes(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: str) -> Words:
     """(n_rows,) of the people of the cohort's rows."""
-    return np.asarray(connection.execute(f"SELECT hash({_person(contract)}) AS person FROM typed{chosen}").fetchnumpy()["person"], np.uint64)
+    return np.asarray(
+        connection.execute(
+            f"SELECT hash({_person(contract)}) AS person FROM typed{chosen}"
+        ).fetchnumpy()["person"],
+        np.uint64,
+    )
 
 
 def _fetcher(connection: duckdb.DuckDBPyConnection, chosen: str, rows: Ints | None = None) -> Fetch:
@@ -174,12 +265,19 @@ def _fetcher(connection: duckdb.DuckDBPyConnection, chosen: str, rows: Ints | No
     return fetch
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str) -> Mapping[str, Values]:
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str
+) -> Mapping[str, Values]:
     if not fields:
         return {}
     chosen_columns = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
     arrays = connection.execute(f"SELECT {chosen_columns} FROM typed{chosen}").fetchnumpy()
-    return {field.name: _stacked(arrays[f"c{i}"], field) if field.kind == "array" else np.asarray(arrays[f"c{i}"]) for i, field in enumerate(fields)}
+    return {
+        field.name: _stacked(arrays[f"c{i}"], field)
+        if field.kind == "array"
+        else np.asarray(arrays[f"c{i}"])
+        for i, field in enumerate(fields)
+    }
 
 
 def _stacked(rows: Values, field: Field) -> Values:
@@ -188,14 +286,27 @@ def _stacked(rows: Values, field: Field) -> Values:
     low, high = field.interval
     values = list(np.ma.getdata(rows))
     masked = np.ma.getmaskarray(rows)
-    is_bytes = next((isinstance(value, bytes | bytearray) for value, gone in zip(values, masked, strict=True) if not gone), True)
-    blank = np.full(math.prod(field.shape), min(max(0.0, low), high), np.uint8 if is_bytes else np.float32)
+    is_bytes = next(
+        (
+            isinstance(value, bytes | bytearray)
+            for value, gone in zip(values, masked, strict=True)
+            if not gone
+        ),
+        True,
+    )
+    blank = np.full(
+        math.prod(field.shape), min(max(0.0, low), high), np.uint8 if is_bytes else np.float32
+    )
     if is_bytes:
         zeros = blank.tobytes()
-        joined = b"".join(zeros if gone else value for value, gone in zip(values, masked, strict=True))
+        joined = b"".join(
+            zeros if gone else value for value, gone in zip(values, masked, strict=True)
+        )
         stacked: Values = np.frombuffer(joined, np.uint8)
     else:
-        stacked = np.concatenate([blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))])[len(blank) :]
+        stacked = np.concatenate(
+            [blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))]
+        )[len(blank) :]
     return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
 
 
@@ -219,46 +330,98 @@ def code(field: Field) -> str:
 
 # -- mode dp
 def open_clipped(
-    dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None, salt: str, *, only_counts: bool = False
+    dataset: Dataset,
+    storage: Storage,
+    schema: Schema,
+    fields: Iterable[Field],
+    where: str | None,
+    salt: str,
+    *,
+    only_counts: bool = False,
 ) -> Opened:
     """`salt` decides which of a person's rows stay; it is the node's own, and another for every study. `only_counts`: nothing but
     combinations of categories will be asked for, and rows are counted where they lie."""
     contract = dataset.contract
     fields = list(fields)
-    connection, used = _connect(dataset, storage, schema, fields, where, only_counts and buckets.are_whole(dataset))
+    connection, used = _connect(
+        dataset, storage, schema, fields, where, only_counts and buckets.are_whole(dataset)
+    )
     raw_types, names = _raw_types(connection), needed(contract, used)
-    typed = {name: contracts.typed(name, contract.columns[name], raw_types[name], clamp=True) for name in names}
+    typed = {
+        name: contracts.typed(name, contract.columns[name], raw_types[name], clamp=True)
+        for name in names
+    }
     condition = schema.express(where).sql if where else None
     key = None if contract.person is None else typed[contract.person]
     if only_counts:
-        table = tallies.TallySource(connection, dataset, schema, {name: typed[name] for name in used} or typed, condition, key, salt)
-        return Opened(Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {}, count=lambda asked: tallies.count(table, asked)))
-    moved = " OR ".join(["FALSE", *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used)])
+        table = tallies.TallySource(
+            connection,
+            dataset,
+            schema,
+            {name: typed[name] for name in used} or typed,
+            condition,
+            key,
+            salt,
+        )
+        return Opened(
+            Cohort(
+                None,
+                0,
+                0,
+                contract.rows_per_person,
+                lambda asked: {},
+                count=lambda asked: tallies.count(table, asked),
+            )
+        )
+    moved = " OR ".join(
+        [
+            "FALSE",
+            *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used),
+        ]
+    )
     known = "" if key is None else f" WHERE {key} IS NOT NULL"
     columns = ", ".join(f"{sql} AS {quote_name(name)}" for name, sql in typed.items())
-    connection.execute(f'CREATE TEMP VIEW typed AS SELECT {columns}, ({moved}) AS "hdh moved" FROM source{known}')
+    connection.execute(
+        f'CREATE TEMP VIEW typed AS SELECT {columns}, ({moved}) AS "hdh moved" FROM source{known}'
+    )
     chosen = f" WHERE {condition}" if condition else ""
-    outside = _flags(connection, chosen) if any(contract.columns[name].kind == "number" for name in used) else None
+    outside = (
+        _flags(connection, chosen)
+        if any(contract.columns[name].kind == "number" for name in used)
+        else None
+    )
     if contract.person is None:
         ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
-        return Opened(Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=outside))
+        return Opened(
+            Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=outside)
+        )
     return Opened(_bounded(connection, contract, names, chosen, salt, outside))
 
 
 def _flags(connection: duckdb.DuckDBPyConnection, chosen: str) -> NDArray[np.bool_]:
     """(n_rows,) whose values were moved into their range."""
-    return np.asarray(connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"], np.bool_)
+    return np.asarray(
+        connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"],
+        np.bool_,
+    )
 
 
 def _bounded(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, names: Sequence[str], chosen: str, salt: str, outside: NDArray[np.bool_] | None
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    names: Sequence[str],
+    chosen: str,
+    salt: str,
+    outside: NDArray[np.bool_] | None,
 ) -> Cohort:
     """At most `rows_per_person` rows of each person."""
     everything = ", ".join(quote_name(name) for name in names)
     hashes = f"hash({quote_name(str(contract.person))}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row"
     keys = connection.execute(f"SELECT {hashes} FROM typed{chosen}").fetchnumpy()
     person = np.asarray(keys["person"], np.uint64)
-    kept, lost = row_limit.choose(person, np.asarray(keys["row"], np.uint64), contract.rows_per_person)
+    kept, lost = row_limit.choose(
+        person, np.asarray(keys["row"], np.uint64), contract.rows_per_person
+    )
     clipped = lost if outside is None else outside[kept] | lost
     fetch = _fetcher(connection, chosen, None if len(kept) == len(person) else kept)
     if contract.rows_per_person == 1:

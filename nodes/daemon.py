@@ -28,14 +28,21 @@ STATUS_S = 5.0
 
 def run(path: Path, *, log_format: str = "text") -> None:
     """In the foreground, until SIGTERM or SIGINT. SetupError if the node is not enrolled, runs already, or was revoked."""
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # nothing but the hub is contacted
+    os.environ |= {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }  # nothing but the hub is contacted
     site = sites.load(path)
     assert site.state is not None
     own = credentials.load(state_folder.made(site.state) / state_folder.HUB)
     if own.name != site.name:
-        raise errors.SiteError(f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew")
+        raise errors.SiteError(
+            f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew"
+        )
     logs.start(site.state.parent / "logs" / "node.log", log_format)
-    with lock.alone(site.state / LOCK, "this node runs already in another process; see `hdh node status`"):
+    with lock.alone(
+        site.state / LOCK, "this node runs already in another process; see `hdh node status`"
+    ):
         anew = _run(site, own)
     if anew:
         os.execv(sys.executable, sys.orig_argv)
@@ -55,11 +62,19 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     context = NodeContext(site, approvals=approvals)
     own_line = hub_stream.HubStream(context, approvals, own, pace.wake, stop)
     context.audit("started", version=__version__, hub=own.api)
-    log.info("node %s (hdh %s) with %s; hub %s", site.name, __version__, ", ".join(site.datasets) or "no dataset", own.api)
+    log.info(
+        "node %s (hdh %s) with %s; hub %s",
+        site.name,
+        __version__,
+        ", ".join(site.datasets) or "no dataset",
+        own.api,
+    )
     failed: list[str] = []
     threads = [
         threading.Thread(target=_keep, args=(own_line, failed), name="line", daemon=True),
-        threading.Thread(target=_report, args=(state, own_line, context, stop), name="status", daemon=True),
+        threading.Thread(
+            target=_report, args=(state, own_line, context, stop), name="status", daemon=True
+        ),
     ]
     for thread in threads:
         thread.start()
@@ -71,7 +86,10 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
         rested = not stop.is_set()
         stop.set()
         pace.woken.set()
-        context.audit("stopped", why=failed[0] if failed else "rested, and starts anew" if rested else "asked to")
+        context.audit(
+            "stopped",
+            why=failed[0] if failed else "rested, and starts anew" if rested else "asked to",
+        )
         _write_status(state, {"running": False})
     if failed:
         raise errors.SetupError(failed[0])
@@ -82,13 +100,17 @@ def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
     """SIGTERM and SIGINT end the node. Flower raises SIGINT in its own process when the hub refuses its signature (a wrong clock, a
     revoked key): that is not the staff's wish, and the node goes on trying until the hub's line says why."""
     wanted = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # inherited by all threads, so that only the one below sees them
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, wanted
+    )  # inherited by all threads, so that only the one below sees them
 
     def wait() -> None:
         while not stop.is_set():
             found = signal.sigwaitinfo(wanted)
             if found.si_signo == signal.SIGINT and found.si_pid == os.getpid():
-                log.warning("the SuperLink refuses this node's signature; is the clock right, and the node still enrolled?")
+                log.warning(
+                    "the SuperLink refuses this node's signature; is the clock right, and the node still enrolled?"
+                )
                 continue
             stop.set()
             woken.set()
@@ -125,7 +147,17 @@ def is_running(state: Path) -> bool:
 def _report(state: Path, own_line: Any, context: NodeContext, stop: threading.Event) -> None:
     started = time.time()
     while not stop.is_set():
-        _write_status(state, {"running": True, "pid": os.getpid(), "started": started, "version": __version__, "written": time.time(), **own_line.state})
+        _write_status(
+            state,
+            {
+                "running": True,
+                "pid": os.getpid(),
+                "started": started,
+                "version": __version__,
+                "written": time.time(),
+                **own_line.state,
+            },
+        )
         _write_metrics(state, own_line, context)
         stop.wait(STATUS_S)
 

@@ -20,8 +20,13 @@ def fingerprint(people: Words, salt: bytes) -> bytes:
     """Of the 64-bit hashes of a cohort's people, each given once, in any order; salted (8 bytes) with the node's own secret."""
     people = _mixed(people ^ np.uint64(int.from_bytes(salt, "little")))
     bucket = (people % BUCKETS).astype(np.int64)
-    low, high = (np.bincount(bucket, half.astype(np.float64), BUCKETS) for half in (people & np.uint64(2**32 - 1), people >> np.uint64(32)))
-    sums = low.astype(np.uint64) + (high.astype(np.uint64) << np.uint64(32))  # halves, so that floats add them exactly
+    low, high = (
+        np.bincount(bucket, half.astype(np.float64), BUCKETS)
+        for half in (people & np.uint64(2**32 - 1), people >> np.uint64(32))
+    )
+    sums = low.astype(np.uint64) + (
+        high.astype(np.uint64) << np.uint64(32)
+    )  # halves, so that floats add them exactly
     return sums.tobytes()
 
 

@@ -63,16 +63,23 @@ def keep(hub: HubStream) -> None:
         started = time.monotonic()
         if credentials.days_left(hub.own.certificate) < 0:
             hub.state["line"] = "certificate expired"
-            log.error("this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again")
+            log.error(
+                "this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again"
+            )
         try:
             with credentials.channel(hub.own) as channel:
                 _listen(hub, channel)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise RevokedError(str(error.details()).partition("|")[2] or "the hub does not accept this node's certificate") from None
+                raise RevokedError(
+                    str(error.details()).partition("|")[2]
+                    or "the hub does not accept this node's certificate"
+                ) from None
             if not hub.stop.is_set():
                 log.warning("%s", credentials.hub_error(error, hub.own.api))
-        except errors.HdhError as error:  # this node's own disk, say: what was proposed is proposed again
+        except (
+            errors.HdhError
+        ) as error:  # this node's own disk, say: what was proposed is proposed again
             log.error("%s", error)
         hub.state["line"] = "away"
         delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
@@ -111,7 +118,10 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 
 def _hello(site: Site) -> hub_pb2.Hello:
     holdings = [
-        hub_pb2.Holding(dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0) for name, dataset in sorted(site.datasets.items())
+        hub_pb2.Holding(
+            dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0
+        )
+        for name, dataset in sorted(site.datasets.items())
     ]
     return hub_pb2.Hello(version=__version__, holdings=holdings)
 
@@ -121,14 +131,21 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
     hub.state["skew_s"] = round(skew, 1)
     if abs(skew) > MAX_SKEW_S:
         log.error(
-            "this machine's clock is %.0f s %s the hub's: no study can be answered until it is set (NTP)", abs(skew), "ahead of" if skew > 0 else "behind"
+            "this machine's clock is %.0f s %s the hub's: no study can be answered until it is set (NTP)",
+            abs(skew),
+            "ahead of" if skew > 0 else "behind",
         )
     with suppress(errors.LedgerError):
-        ledger.check_witness(state_folder.open_ledger(hub.context.site.state), LedgerHead(int(welcome.head_seq), welcome.head_hash))
+        ledger.check_witness(
+            state_folder.open_ledger(hub.context.site.state),
+            LedgerHead(int(welcome.head_seq), welcome.head_hash),
+        )
         hub.state.pop("rolled_back", None)
         return
     hub.state["rolled_back"] = True
-    log.error("this node's ledger is older than the one that the hub has seen: no study is answered until the newest copy is restored")
+    log.error(
+        "this node's ledger is older than the one that the hub has seen: no study is answered until the newest copy is restored"
+    )
     hub.context.audit("rolled back", seen=int(welcome.head_seq))
 
 
@@ -137,7 +154,10 @@ def _renew(hub: HubStream, stub: Any) -> None:
     if credentials.days_left(hub.own.certificate) > RENEW_DAYS:
         return
     csr = credentials.request(credentials.private_key(hub.own.key))
-    credentials.write_secret(hub.own.folder / "own.crt", stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode())
+    credentials.write_secret(
+        hub.own.folder / "own.crt",
+        stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode(),
+    )
     hub.context.audit("certificate renewed")
     log.info("the certificate is renewed")
 
@@ -150,23 +170,52 @@ def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | N
         study = studies.parse(proposal.study)
     except errors.StudyError:
         log.error("a proposal is no study of this version; not considered")
-        hub.context.audit("refused", rule="study", why="a proposal that is no study of this version")
+        hub.context.audit(
+            "refused", rule="study", why="a proposal that is no study of this version"
+        )
         return None
     site, approvals = hub.context.site, hub.approvals
-    signer = credentials.signer_of_study(proposal.certificate.encode(), hub.own.authority, study.hash, proposal.signature, now)
+    signer = credentials.signer_of_study(
+        proposal.certificate.encode(), hub.own.authority, study.hash, proposal.signature, now
+    )
     pinned = site.policy.coordinator_keys.get(study.coordinator)
-    if signer is None or signer[0] != study.coordinator or (pinned is not None and pinned != signer[1]):
-        log.error("study %s is not signed by the coordinator that it names; refused", study.hash[:12])
+    if (
+        signer is None
+        or signer[0] != study.coordinator
+        or (pinned is not None and pinned != signer[1])
+    ):
+        log.error(
+            "study %s is not signed by the coordinator that it names; refused", study.hash[:12]
+        )
         hub.context.audit(
-            "refused", study=study.study, study_hash=study.hash, coordinator=study.coordinator, rule="coordinator", why="its signature does not hold"
+            "refused",
+            study=study.study,
+            study_hash=study.hash,
+            coordinator=study.coordinator,
+            rule="coordinator",
+            why="its signature does not hold",
         )
         return _decision(
-            hub, study.hash, "refused", "it is not signed by the coordinator that it names, with the key known here", "policy", proposal.rehearsal
+            hub,
+            study.hash,
+            "refused",
+            "it is not signed by the coordinator that it names, with the key known here",
+            "policy",
+            proposal.rehearsal,
         )
     refused = _policy(study, proposal, site, now)
-    verdict: Verdict = "refused" if refused else "approved" if site.policy.approval == "automatic" else "waiting"
+    verdict: Verdict = (
+        "refused" if refused else "approved" if site.policy.approval == "automatic" else "waiting"
+    )
     if proposal.rehearsal:
-        return _decision(hub, study.hash, verdict, refused or ("" if verdict == "approved" else "waits for the approval of its staff"), "policy", True)
+        return _decision(
+            hub,
+            study.hash,
+            verdict,
+            refused or ("" if verdict == "approved" else "waits for the approval of its staff"),
+            "policy",
+            True,
+        )
     known = approvals.verdict(study.hash)
     kept = approvals.propose(
         Proposed(
@@ -176,9 +225,22 @@ def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | N
     )  # fmt: skip
     if known is None:
         hub.context.audit(
-            "proposed", study=study.study, study_hash=study.hash, coordinator=study.coordinator, key=signer[1], verdict=kept.verdict, why=kept.reason
+            "proposed",
+            study=study.study,
+            study_hash=study.hash,
+            coordinator=study.coordinator,
+            key=signer[1],
+            verdict=kept.verdict,
+            why=kept.reason,
         )
-        log.info("study %s (%s) of %s: %s %s", study.study, study.hash[:12], study.coordinator, kept.verdict, kept.reason)
+        log.info(
+            "study %s (%s) of %s: %s %s",
+            study.study,
+            study.hash[:12],
+            study.coordinator,
+            kept.verdict,
+            kept.reason,
+        )
     elif kept.by == "policy" and kept.verdict != verdict:  # the policy has changed since
         approvals.decide(study.hash, verdict, refused or "", "policy", _now())
         kept = approvals.find(study.hash)
@@ -191,20 +253,51 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
     refused = service.admit_study(study, dataset.contract, proposal.nodes, site, now)
     if refused is not None:
-        return str(refused) if not site.policy.terse else "refused: this node does not answer; ask its producer"
+        return (
+            str(refused)
+            if not site.policy.terse
+            else "refused: this node does not answer; ask its producer"
+        )
     if study.privacy.mode == "dp":
         account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
-        budget_ledger = state_folder.open_ledger(site.state)  # one's own: an SQLite connection belongs to a thread
-        if ledger.remaining(budget_ledger, account) + accounting.equivalent(ledger.spent_by(budget_ledger, account.dataset, study.hash), study.privacy.delta) < study.privacy.rho:
+        budget_ledger = state_folder.open_ledger(
+            site.state
+        )  # one's own: an SQLite connection belongs to a thread
+        if (
+            ledger.remaining(budget_ledger, account)
+            + accounting.equivalent(
+                ledger.spent_by(budget_ledger, account.dataset, study.hash), study.privacy.delta
+            )
+            < study.privacy.rho
+        ):
             return f"budget: the {now.year} budget of {account.dataset} does not hold this study: ask for less, or ask its producer for a grant"
     return None
 
 
-def _decision(hub: HubStream, study_hash: str, verdict: str, reason: str, by: str, rehearsal: bool, at: str = "") -> hub_pb2.Decision:
+def _decision(
+    hub: HubStream,
+    study_hash: str,
+    verdict: str,
+    reason: str,
+    by: str,
+    rehearsal: bool,
+    at: str = "",
+) -> hub_pb2.Decision:
     signature = b""
     if not rehearsal and verdict != "waiting":
-        signature = keys.sign(hub.context.identity, receipts.decision_content(study_hash, verdict, by, at := at or _now()))
-    return hub_pb2.Decision(study_hash=study_hash, verdict=verdict, reason=reason, by=by, at=at, signature=signature, rehearsal=rehearsal)
+        signature = keys.sign(
+            hub.context.identity,
+            receipts.decision_content(study_hash, verdict, by, at := at or _now()),
+        )
+    return hub_pb2.Decision(
+        study_hash=study_hash,
+        verdict=verdict,
+        reason=reason,
+        by=by,
+        at=at,
+        signature=signature,
+        rehearsal=rehearsal,
+    )
 
 
 def _tell_decisions(hub: HubStream) -> None:
@@ -212,7 +305,9 @@ def _tell_decisions(hub: HubStream) -> None:
     while not hub.stop.wait(LOOK_S):
         with suppress(grpc.RpcError, errors.HdhError), credentials.channel(hub.own) as channel:
             for one in hub.approvals.untold() if hub.state.get("line") == "open" else ():
-                decision = _decision(hub, one.study_hash, one.verdict, one.reason, one.by, False, one.at)
+                decision = _decision(
+                    hub, one.study_hash, one.verdict, one.reason, one.by, False, one.at
+                )
                 hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
                 hub.approvals.told(one)
 

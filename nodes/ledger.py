@@ -86,7 +86,9 @@ class Ledger:
 
     connection: sqlite3.Connection
     witness: Path | None = None
-    sums: dict[tuple[str, tuple[object, ...]], tuple[LedgerHead, Cost]] = field(default_factory=dict, repr=False, compare=False)
+    sums: dict[tuple[str, tuple[object, ...]], tuple[LedgerHead, Cost]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -99,7 +101,9 @@ def open_ledger(path: Path) -> Ledger:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_TABLES)
     except sqlite3.Error as reason:
-        raise errors.LedgerError(f"the ledger cannot be opened ({reason}); restore it from the last backup, and tell the hub") from None
+        raise errors.LedgerError(
+            f"the ledger cannot be opened ({reason}); restore it from the last backup, and tell the hub"
+        ) from None
     opened = Ledger(connection, None if in_memory else path.with_name(path.name + ".head"))
     if opened.witness is not None and opened.witness.exists():
         check_witness(opened, _read_witness(opened.witness))
@@ -111,7 +115,9 @@ def _read_witness(path: Path) -> LedgerHead:
         seq, digest = path.read_text(encoding="ascii").split()
         return LedgerHead(int(seq), digest)
     except (OSError, ValueError):
-        raise errors.LedgerError(f"{path.name}, the witness beside the ledger, cannot be read; restore it with the ledger") from None
+        raise errors.LedgerError(
+            f"{path.name}, the witness beside the ledger, cannot be read; restore it with the ledger"
+        ) from None
 
 
 # -- budgets
@@ -125,7 +131,10 @@ def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str, study
 
 
 def granted(ledger: Ledger, account: Account) -> int:
-    row = ledger.connection.execute("SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND dataset = ? AND unit = ? AND year = ?", _key(account))
+    row = ledger.connection.execute(
+        "SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND dataset = ? AND unit = ? AND year = ?",
+        _key(account),
+    )
     return int(row.fetchone()[0])
 
 
@@ -149,7 +158,8 @@ def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
     if last.seq and not _holds(ledger, last):  # another file lies here now
         last, spent = LedgerHead(0, GENESIS), Cost()
     found = ledger.connection.execute(
-        f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? ORDER BY seq", (*values, last.seq)
+        f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? ORDER BY seq",
+        (*values, last.seq),
     )
     for seq, digest, rho, curve in found:
         last, spent = LedgerHead(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
@@ -164,10 +174,15 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
     Raises LedgerError if the same release was charged to another account or at another cost: then it is not the same."""
     cost = claim.cost
     with _transaction(ledger):
-        known = ledger.connection.execute("SELECT dataset, unit, rho, curve FROM entries WHERE kind = 'charge' AND release = ?", (claim.release,)).fetchone()
+        known = ledger.connection.execute(
+            "SELECT dataset, unit, rho, curve FROM entries WHERE kind = 'charge' AND release = ?",
+            (claim.release,),
+        ).fetchone()
         if known is not None:
             if known != (account.dataset, account.unit, cost.rho, _curve(cost)):
-                raise errors.LedgerError("a release of this name was charged otherwise; name each release by the hash of all that decides it")
+                raise errors.LedgerError(
+                    "a release of this name was charged otherwise; name each release by the hash of all that decides it"
+                )
             return None
         refused = would_refuse(ledger, account, claim)
         if refused is None:
@@ -179,16 +194,29 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
 def would_refuse(ledger: Ledger, account: Account, claim: Claim) -> Refusal | None:
     """Why a charge would be refused, without making it."""
     cost = claim.cost
-    if not accounting.fits(spent_by(ledger, account.dataset, claim.study) + cost, claim.most, claim.delta):
-        return Refusal("study_budget", "the study asks for more than the epsilon it declares: submit another study, with a budget of its own")
+    if not accounting.fits(
+        spent_by(ledger, account.dataset, claim.study) + cost, claim.most, claim.delta
+    ):
+        return Refusal(
+            "study_budget",
+            "the study asks for more than the epsilon it declares: submit another study, with a budget of its own",
+        )
     spent = _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account))
     if not accounting.fits(spent + cost, granted(ledger, account), ACCOUNT_DELTA):
-        return Refusal("budget", f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer")
+        return Refusal(
+            "budget",
+            f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer",
+        )
     return None
 
 
 def is_charged(ledger: Ledger, release: str) -> bool:
-    return ledger.connection.execute("SELECT 1 FROM entries WHERE kind = 'charge' AND release = ?", (release,)).fetchone() is not None
+    return (
+        ledger.connection.execute(
+            "SELECT 1 FROM entries WHERE kind = 'charge' AND release = ?", (release,)
+        ).fetchone()
+        is not None
+    )
 
 
 # -- answers
@@ -197,60 +225,101 @@ def store(ledger: Ledger, release: str, content: bytes, at: str) -> bytes:
     with _transaction(ledger):
         if (before := stored(ledger, release)) is not None:
             return before
-        row = ledger.connection.execute("SELECT dataset, unit, year, study FROM entries WHERE kind = 'charge' AND release = ?", (release,)).fetchone()
+        row = ledger.connection.execute(
+            "SELECT dataset, unit, year, study FROM entries WHERE kind = 'charge' AND release = ?",
+            (release,),
+        ).fetchone()
         if row is None:
             raise errors.LedgerError("nothing may be stored that was not charged")
         ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (release, content))
-        _append(ledger, "store", Account(*row[:3]), row[3], release, Cost(), {"sha256": hashlib.sha256(content).hexdigest()}, at)
+        _append(
+            ledger,
+            "store",
+            Account(*row[:3]),
+            row[3],
+            release,
+            Cost(),
+            {"sha256": hashlib.sha256(content).hexdigest()},
+            at,
+        )
     return content
 
 
 def stored(ledger: Ledger, release: str) -> bytes | None:
-    row = ledger.connection.execute("SELECT content FROM answers WHERE release = ?", (release,)).fetchone()
+    row = ledger.connection.execute(
+        "SELECT content FROM answers WHERE release = ?", (release,)
+    ).fetchone()
     return None if row is None else bytes(row[0])
 
 
 # -- what else must not be forgotten
-def remember(ledger: Ledger, kind: str, account: Account, study: str, release: str, content: bytes, at: str) -> bytes:
+def remember(
+    ledger: Ledger, kind: str, account: Account, study: str, release: str, content: bytes, at: str
+) -> bytes:
     """Keeps `content` under a name of its kind ('cohort', 'survivors') for ever; gives what was kept there before, if it was."""
     key = f"{kind}:{release}"
     if (before := stored(ledger, key)) is not None:
         return before
     with _transaction(ledger):
         ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (key, content))
-        _append(ledger, kind, account, study, release, Cost(), {"sha256": hashlib.sha256(content).hexdigest()}, at)
+        _append(
+            ledger,
+            kind,
+            account,
+            study,
+            release,
+            Cost(),
+            {"sha256": hashlib.sha256(content).hexdigest()},
+            at,
+        )
     return content
 
 
 def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
     """All that was kept of a kind for a dataset."""
     found = ledger.connection.execute(
-        "SELECT content FROM entries JOIN answers ON answers.release = entries.kind || ':' || entries.release WHERE kind = ? AND dataset = ?", (kind, dataset)
+        "SELECT content FROM entries JOIN answers ON answers.release = entries.kind || ':' || entries.release WHERE kind = ? AND dataset = ?",
+        (kind, dataset),
     )
     return (bytes(row[0]) for row in found.fetchall())
 
 
 # -- the chain
 def head(ledger: Ledger) -> LedgerHead:
-    row = ledger.connection.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+    row = ledger.connection.execute(
+        "SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
     return LedgerHead(0, GENESIS) if row is None else LedgerHead(int(row[0]), str(row[1]))
 
 
 def check_witness(ledger: Ledger, witness: LedgerHead) -> None:
     """Raises LedgerError if this ledger does not hold an entry that was seen elsewhere: an older copy was put back."""
     if witness.seq and not _holds(ledger, witness):
-        raise errors.LedgerError(f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew")
+        raise errors.LedgerError(
+            f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew"
+        )
 
 
 def _holds(ledger: Ledger, seen: LedgerHead) -> bool:
-    row = ledger.connection.execute("SELECT hash FROM entries WHERE seq = ?", (seen.seq,)).fetchone()
+    row = ledger.connection.execute(
+        "SELECT hash FROM entries WHERE seq = ?", (seen.seq,)
+    ).fetchone()
     return row is not None and row[0] == seen.hash
 
 
 def history(ledger: Ledger) -> Iterator[Entry]:
     for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
         seq, kind, dataset, unit, year, study, release, rho, curve, event, at, _, _ = row
-        yield Entry(seq, kind, Account(dataset, unit, year), study, release, Cost(rho, tuple(json.loads(curve or "[]"))), json.loads(event), at)
+        yield Entry(
+            seq,
+            kind,
+            Account(dataset, unit, year),
+            study,
+            release,
+            Cost(rho, tuple(json.loads(curve or "[]"))),
+            json.loads(event),
+            at,
+        )
 
 
 def verify(ledger: Ledger) -> LedgerHead:
@@ -259,26 +328,40 @@ def verify(ledger: Ledger) -> LedgerHead:
     for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
         seq, kind, dataset, unit, year, _study, release, rho, curve, event, _at, prev, digest = row
         if seq != last + 1 or prev != previous or digest != _digest(row[:-1]):
-            raise errors.LedgerError(f"entry {last + 1} of the ledger was changed, or is missing; restore the newest copy")
+            raise errors.LedgerError(
+                f"entry {last + 1} of the ledger was changed, or is missing; restore the newest copy"
+            )
         account, cost = Account(dataset, unit, year), Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
         if kind == "charge":
             if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
-                raise errors.LedgerError(f"entry {seq} of the ledger does not cost what its events cost; use the version that wrote it")
+                raise errors.LedgerError(
+                    f"entry {seq} of the ledger does not cost what its events cost; use the version that wrote it"
+                )
             charged.add(release)
             spent = spent + cost
         balance[account] = (given + rho if kind == "grant" else given, spent)
-        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (kind == "store" and release not in charged):
-            raise errors.LedgerError(f"entry {seq} of the ledger spends what was not granted, or stores what was not charged")
-        if kind in ("store", "cohort", "survivors") and not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", event):
-            raise errors.LedgerError(f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy")
+        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (
+            kind == "store" and release not in charged
+        ):
+            raise errors.LedgerError(
+                f"entry {seq} of the ledger spends what was not granted, or stores what was not charged"
+            )
+        if kind in ("store", "cohort", "survivors") and not _is_stored(
+            ledger, release if kind == "store" else f"{kind}:{release}", event
+        ):
+            raise errors.LedgerError(
+                f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy"
+            )
         previous, last = digest, seq
     return LedgerHead(last, previous)
 
 
 def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
     content = stored(ledger, key)
-    return content is not None and hashlib.sha256(content).hexdigest() == json.loads(event)["sha256"]
+    return (
+        content is not None and hashlib.sha256(content).hexdigest() == json.loads(event)["sha256"]
+    )
 
 
 @contextmanager
@@ -296,7 +379,9 @@ def _transaction(ledger: Ledger) -> Iterator[None]:
         if ledger.witness is not None and after != before:
             _write_witness(ledger.witness, after)
     except (sqlite3.Error, OSError) as reason:
-        raise errors.LedgerError(f"the ledger cannot be written ({reason}); nothing is answered: check the disk") from None
+        raise errors.LedgerError(
+            f"the ledger cannot be written ({reason}); nothing is answered: check the disk"
+        ) from None
 
 
 def _write_witness(path: Path, seen: LedgerHead) -> None:
@@ -309,11 +394,33 @@ def _write_witness(path: Path, seen: LedgerHead) -> None:
     os.replace(part, path)
 
 
-def _append(ledger: Ledger, kind: str, account: Account, study: str, release: str, cost: Cost, event: object, at: str) -> None:
+def _append(
+    ledger: Ledger,
+    kind: str,
+    account: Account,
+    study: str,
+    release: str,
+    cost: Cost,
+    event: object,
+    at: str,
+) -> None:
     last = head(ledger)
     text = json.dumps(event, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    entry = (last.seq + 1, kind, *_key(account), study, release, cost.rho, _curve(cost), text, at, last.hash)
-    ledger.connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 13)})", (*entry, _digest(entry)))
+    entry = (
+        last.seq + 1,
+        kind,
+        *_key(account),
+        study,
+        release,
+        cost.rho,
+        _curve(cost),
+        text,
+        at,
+        last.hash,
+    )
+    ledger.connection.execute(
+        f"INSERT INTO entries VALUES ({', '.join('?' * 13)})", (*entry, _digest(entry))
+    )
 
 
 def _curve(cost: Cost) -> str:
@@ -321,4 +428,6 @@ def _curve(cost: Cost) -> str:
 
 
 def _digest(entry: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(list(entry), separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(list(entry), separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()

@@ -45,7 +45,15 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     which a share of noise was drawn."""
     digest = hashlib.sha256()
     honest = query.study.privacy.honest(len(query.nodes))  # the grid is as fine as its shares need
-    said = [query.study.hash, query.contract_hash, task_id.analysis, task_id.node, share, honest, state.step]
+    said = [
+        query.study.hash,
+        query.contract_hash,
+        task_id.analysis,
+        task_id.node,
+        share,
+        honest,
+        state.step,
+    ]
     digest.update(json.dumps(said).encode())
     for key in sorted(state.values):
         array = state.values[key]
@@ -54,7 +62,15 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     return digest.hexdigest()
 
 
-def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callable[[], Part], access: BudgetAccess, *, share: bool = False) -> NoisedAnswer | Refusal:
+def release(
+    name_: str,
+    study: Study,
+    grids: Mapping[str, Grid],
+    compute: Callable[[], Part],
+    access: BudgetAccess,
+    *,
+    share: bool = False,
+) -> NoisedAnswer | Refusal:
     """The stored answer, or else: charge, noise, store. `compute` gives the node's part; `share`: under a secure sum this node
     adds its share of the noise only."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
@@ -64,15 +80,27 @@ def release(name_: str, study: Study, grids: Mapping[str, Grid], compute: Callab
         steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
     except OverflowError:
         return Refusal("overflow", "a sum is too large for its grid: narrow the contract's ranges")
-    refused = ledger.charge(access.ledger, access.account, claim(name_, study, grids), access.now.isoformat(timespec="seconds"))
+    refused = ledger.charge(
+        access.ledger,
+        access.account,
+        claim(name_, study, grids),
+        access.now.isoformat(timespec="seconds"),
+    )
     if refused is not None:
         return refused
     content = codec.noised_to_bytes(_noised(steps, grids, access, share))
-    return codec.noised_from_bytes(ledger.store(access.ledger, name_, content, access.now.isoformat(timespec="seconds")))
+    return codec.noised_from_bytes(
+        ledger.store(access.ledger, name_, content, access.now.isoformat(timespec="seconds"))
+    )
 
 
 def inside(
-    name_: str, study: Study, grids: Mapping[str, Grid], step: Grid, train: Callable[[Callable[[Floats], Floats]], Part], access: BudgetAccess
+    name_: str,
+    study: Study,
+    grids: Mapping[str, Grid],
+    step: Grid,
+    train: Callable[[Callable[[Floats], Floats]], Part],
+    access: BudgetAccess,
 ) -> NoisedAnswer | Refusal:
     """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `train` gets what
     noises the sum of a step."""
@@ -84,25 +112,49 @@ def inside(
         return refused
 
     def noised(array: Floats) -> Floats:
-        return calibration.to_numbers(calibration.to_steps(array, step) + noise.discrete_gaussian(step.size, step.variance, access.entropy), step.unit)
+        return calibration.to_numbers(
+            calibration.to_steps(array, step)
+            + noise.discrete_gaussian(step.size, step.variance, access.entropy),
+            step.unit,
+        )
 
     try:
         part = train(noised)
         steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
     except OverflowError:
         return Refusal("overflow", "the weights grow without end: make the learning rate smaller")
-    sent = NoisedAnswer(steps, {key: grid.unit for key, grid in grids.items()}, dict.fromkeys(grids, 0.0), access.now.date().isoformat())
-    return codec.noised_from_bytes(ledger.store(access.ledger, name_, codec.noised_to_bytes(sent), at))
+    sent = NoisedAnswer(
+        steps,
+        {key: grid.unit for key, grid in grids.items()},
+        dict.fromkeys(grids, 0.0),
+        access.now.date().isoformat(),
+    )
+    return codec.noised_from_bytes(
+        ledger.store(access.ledger, name_, codec.noised_to_bytes(sent), at)
+    )
 
 
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
     """A share of distributed noise is charged as the whole: it is private only together with the others' shares."""
-    return Claim(name_, study.hash, study.privacy.rho, {key: grid.event for key, grid in grids.items() if grid.event is not None}, study.privacy.delta)
+    return Claim(
+        name_,
+        study.hash,
+        study.privacy.rho,
+        {key: grid.event for key, grid in grids.items() if grid.event is not None},
+        study.privacy.delta,
+    )
 
 
-def _noised(steps: Mapping[str, Ints], grids: Mapping[str, Grid], access: BudgetAccess, share: bool) -> NoisedAnswer:
-    variances: dict[str, Fraction] = {key: grid.share if share else grid.variance for key, grid in grids.items()}
-    drawn = {key: noise.discrete_gaussian(grid.size, variances[key], access.entropy) for key, grid in grids.items()}
+def _noised(
+    steps: Mapping[str, Ints], grids: Mapping[str, Grid], access: BudgetAccess, share: bool
+) -> NoisedAnswer:
+    variances: dict[str, Fraction] = {
+        key: grid.share if share else grid.variance for key, grid in grids.items()
+    }
+    drawn = {
+        key: noise.discrete_gaussian(grid.size, variances[key], access.entropy)
+        for key, grid in grids.items()
+    }
     return NoisedAnswer(
         {key: array + drawn[key].reshape(array.shape) for key, array in steps.items()},
         {key: grid.unit for key, grid in grids.items()},

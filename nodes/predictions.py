@@ -24,23 +24,41 @@ def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out:
     found = document.get("analyses", {}).get(name, {})
     tables = found.get("tables", {})
     if document.get("study_hash") != study.hash:
-        raise errors.InputError("the result is of another study, or of another version of this one: give the study that it was made with")
+        raise errors.InputError(
+            "the result is of another study, or of another version of this one: give the study that it was made with"
+        )
     if found.get("run") != "mixed_model" or not {"coefficients", "random"} <= tables.keys():
-        raise errors.InputError(f"{name!r} is not a released mixed model of this result; individual predictions are made of one")
+        raise errors.InputError(
+            f"{name!r} is not a released mixed model of this result; individual predictions are made of one"
+        )
     if study.dataset not in site.datasets:
-        raise errors.SiteError(f"this node has no dataset {study.dataset!r}; the datasets are {', '.join(site.datasets)}")
+        raise errors.SiteError(
+            f"this node has no dataset {study.dataset!r}; the datasets are {', '.join(site.datasets)}"
+        )
     dataset = site.datasets[study.dataset]
     task = registry.plan(study, dataset.contract)[name]
     if task.plan.by is not None:
-        raise errors.InputError(f"{name!r} has random effects of {task.plan.by.name}, not of people: there is nothing to predict of each")
+        raise errors.InputError(
+            f"{name!r} has random effects of {task.plan.by.name}, not of people: there is nothing to predict of each"
+        )
     schema = contracts.schema(dataset.contract, study.cohort.derive)
     opened = cohorts.open_checked(dataset, site.storage, schema, task.fields, study.cohort.where)
     if opened.findings:
         raise errors.DataError("the data here break their contract: `hdh node check` says where")
-    persons, own = mixed_model.predict(opened.cohort, task, tables["coefficients"], tables["random"])
+    persons, own = mixed_model.predict(
+        opened.cohort, task, tables["coefficients"], tables["random"]
+    )
     keys = cohorts.keys(dataset, site.storage, schema, task.fields, study.cohort.where)
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="", encoding="utf-8") as file:
+    with os.fdopen(
+        os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        "w",
+        newline="",
+        encoding="utf-8",
+    ) as file:
         writer = csv.writer(file)
         writer.writerow([str(dataset.contract.person), *task.plan.random.names])
-        writer.writerows([keys[person], *map(repr, map(float, values))] for person, values in zip(persons.tolist(), own, strict=True))
+        writer.writerows(
+            [keys[person], *map(repr, map(float, values))]
+            for person, values in zip(persons.tolist(), own, strict=True)
+        )
     return len(persons)

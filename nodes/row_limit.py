@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from federation.messages import Ints
 
 Words = NDArray[np.uint64]
-PERSON_BITS = np.uint64(0xFFFFFFFFFF000000)  # two people whose hashes agree in these 40 bits share their rows' limit
+PERSON_BITS = np.uint64(
+    0xFFFFFFFFFF000000
+)  # two people whose hashes agree in these 40 bits share their rows' limit
 
 
 def choose(person: Words, row: Words, most: int) -> tuple[Ints, NDArray[np.bool_]]:

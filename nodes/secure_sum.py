@@ -43,10 +43,17 @@ class PendingSum:
 def admit(query: Query, site: Site) -> Refusal | None:
     """Whether the hub asks as the study says, and with whom this node would add up."""
     if (query.study.privacy.secure_sum is None) != (query.phase is None):
-        return Refusal("secure_sum", "a part leaves in a secure sum if, and only if, the study has one")
-    strangers = [name for name in query.nodes if name not in site.roster] if query.phase is not None else []
+        return Refusal(
+            "secure_sum", "a part leaves in a secure sum if, and only if, the study has one"
+        )
+    strangers = (
+        [name for name in query.nodes if name not in site.roster] if query.phase is not None else []
+    )
     if strangers:
-        return Refusal("roster", f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: ask them to accept it")
+        return Refusal(
+            "roster",
+            f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: ask them to accept it",
+        )
     return None
 
 
@@ -55,10 +62,16 @@ def admit_study(study: Study, nodes: int, site: Site) -> Refusal | None:
     privacy, policy = study.privacy, site.policy
     if privacy.secure_sum is None:
         if policy.secure_sum == "required":
-            return Refusal("secure_sum", "this site's parts leave in a secure sum only: write `secure_sum: true` in the study's privacy")
+            return Refusal(
+                "secure_sum",
+                "this site's parts leave in a secure sum only: write `secure_sum: true` in the study's privacy",
+            )
         return None
     if privacy.secure_sum.colluders < policy.colluders:
-        return Refusal("colluders", f"this site assumes that {policy.colluders} nodes may side with the hub: write `colluders: {policy.colluders}`")
+        return Refusal(
+            "colluders",
+            f"this site assumes that {policy.colluders} nodes may side with the hub: write `colluders: {policy.colluders}`",
+        )
     honest = nodes - privacy.secure_sum.dropouts - privacy.secure_sum.colluders
     if _adds_share(study, site) and honest < policy.honest_nodes:
         need = f"this site adds a share of the noise only beside {policy.honest_nodes} honest nodes in all"
@@ -71,24 +84,36 @@ def _adds_share(study: Study, site: Site) -> bool:
     return study.privacy.noise == "distributed" and site.policy.noise == "distributed"
 
 
-def answer(query: Query, session: StudySession, context: NodeContext, now: datetime) -> dict[TaskId, Answer]:
+def answer(
+    query: Query, session: StudySession, context: NodeContext, now: datetime
+) -> dict[TaskId, Answer]:
     """One phase of the sums of all tasks of the query."""
     assert query.phase is not None
     answers: dict[TaskId, Answer] = {}
-    vectors = _checked_vectors(query, session) if query.phase.name == "advertise" and query.study.privacy.mode == "exact" else {}
+    vectors = (
+        _checked_vectors(query, session)
+        if query.phase.name == "advertise" and query.study.privacy.mode == "exact"
+        else {}
+    )
     if isinstance(vectors, Refusal):
         return dict.fromkeys(query.states, vectors)
     for task_id, state in query.states.items():
         key = (query.phase.attempt, task_id)
         try:
             if query.phase.name == "advertise":
-                answers[task_id] = _advertise(key, state, vectors.get(task_id), session, query, context, now)
+                answers[task_id] = _advertise(
+                    key, state, vectors.get(task_id), session, query, context, now
+                )
             elif (pending := context.pending_sums.get(key)) is None:
                 raise SecaggError("this node has no seat in that sum; it may have been restarted")
             else:
-                answers[task_id] = _PHASES[query.phase.name](key, pending, query.phase.messages.get(task_id, {}), query, context, now)
+                answers[task_id] = _PHASES[query.phase.name](
+                    key, pending, query.phase.messages.get(task_id, {}), query, context, now
+                )
         except SecaggError as error:
-            context.pending_sums.pop(key, None)  # nothing more is said in a sum that is not as it should be
+            context.pending_sums.pop(
+                key, None
+            )  # nothing more is said in a sum that is not as it should be
             answers[task_id] = Refusal("secure_sum", str(error))
     return answers
 
@@ -102,22 +127,45 @@ def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words]
         part = task.analysis.local(session.cohort, task, state)
         refused = disclosure.check_part(part, session.rules)
         if refused is not None:
-            return replace(refused, remedy=f"{task_id}: {refused.remedy}; under a secure sum this node takes part in all analyses of a study or in none")
-        arrays = {("sums", name): array for name, array in part.sums.items()} | {("cells", name): array for name, array in part.cells.items()}
+            return replace(
+                refused,
+                remedy=f"{task_id}: {refused.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
+            )
+        arrays = {("sums", name): array for name, array in part.sums.items()} | {
+            ("cells", name): array for name, array in part.cells.items()
+        }
         slots = packing.exact_slots(part)
         try:
-            vectors[task_id] = packing.pack(slots, [packing.to_steps(arrays[slot.kind, slot.name], slot) for slot in slots], len(query.nodes))
+            vectors[task_id] = packing.pack(
+                slots,
+                [packing.to_steps(arrays[slot.kind, slot.name], slot) for slot in slots],
+                len(query.nodes),
+            )
         except SecaggError as error:
             return Refusal("secure_sum", f"{task_id}: {error}")
     return vectors
 
 
-def _advertise(key: tuple[str, TaskId], state: State, exact: Words | None, session: StudySession, query: Query, context: NodeContext, now: datetime) -> Answer:
+def _advertise(
+    key: tuple[str, TaskId],
+    state: State,
+    exact: Words | None,
+    session: StudySession,
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     """A seat, and this node's keys in the sum. `exact`: the vector, where it needs no charge."""
     if key in context.pending_sums:
-        raise SecaggError("this round of the sum was answered before, or comes too early; it is answered once, in order")
+        raise SecaggError(
+            "this round of the sum was answered before, or comes too early; it is answered once, in order"
+        )
     share = _adds_share(query.study, context.site)
-    found = (lambda: exact, len(exact)) if exact is not None else _to_be_noised(key, state, session, query, context, now, share)
+    found = (
+        (lambda: exact, len(exact))
+        if exact is not None
+        else _to_be_noised(key, state, session, query, context, now, share)
+    )
     if isinstance(found, Refusal):
         return found
     vector, length = found
@@ -126,11 +174,23 @@ def _advertise(key: tuple[str, TaskId], state: State, exact: Words | None, sessi
     while len(context.pending_sums) >= MAX_PENDING_SUMS:
         context.pending_sums.pop(next(iter(context.pending_sums)))
     context.pending_sums[key] = PendingSum(secagg_state, vector, share)
-    return SecAggMessage({"advert": advert.to_bytes(), "terms": agreed.digest, "noise": b"share" if share else b"whole"})
+    return SecAggMessage(
+        {
+            "advert": advert.to_bytes(),
+            "terms": agreed.digest,
+            "noise": b"share" if share else b"whole",
+        }
+    )
 
 
 def _to_be_noised(
-    key: tuple[str, TaskId], state: State, session: StudySession, query: Query, context: NodeContext, now: datetime, share: bool
+    key: tuple[str, TaskId],
+    state: State,
+    session: StudySession,
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+    share: bool,
 ) -> tuple[Callable[[], Words | Refusal], int] | Refusal:
     """How to get the noised vector when it is asked for, and its length; nothing is charged or drawn yet."""
     task = session.tasks[key[1].analysis]
@@ -138,54 +198,101 @@ def _to_be_noised(
     try:
         grids = noised_answer.grids(query, task, state, zero)
     except ValueError:
-        return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
-    access = BudgetAccess(context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy)
+        return Refusal(
+            "budget",
+            "the study's budget is too small for this round: give it more, or ask for less",
+        )
+    access = BudgetAccess(
+        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+    )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if not ledger.is_charged(context.ledger, name):
-        refused = ledger.would_refuse(context.ledger, access.account, noised_answer.claim(name, query.study, grids))
+        refused = ledger.would_refuse(
+            context.ledger, access.account, noised_answer.claim(name, query.study, grids)
+        )
         if refused is not None:
             return refused
     slots = packing.noised_slots(zero, grids)
 
     def vector() -> Words | Refusal:
-        noised = noised_answer.release(name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access, share=share)
-        return noised if isinstance(noised, Refusal) else packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
+        noised = noised_answer.release(
+            name,
+            query.study,
+            grids,
+            lambda: task.analysis.local(session.cohort, task, state),
+            access,
+            share=share,
+        )
+        return (
+            noised
+            if isinstance(noised, Refusal)
+            else packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
+        )
 
     return vector, packing.length(slots)
 
 
-def _terms(key: tuple[str, TaskId], state: State, query: Query, context: NodeContext, length: int) -> Terms:
+def _terms(
+    key: tuple[str, TaskId], state: State, query: Query, context: NodeContext, length: int
+) -> Terms:
     """From the study and this node's own roster; of the hub's, the attempt alone."""
     secure = query.study.privacy.secure_sum
     assert secure is not None
     roster = {name: context.site.roster[name] for name in query.nodes}
     release = noised_answer.name(query, key[1], state, f"sum {key[0]}")
-    return Terms(release, roster, query.study.privacy.threshold(len(roster)), secure.colluders, length)
+    return Terms(
+        release, roster, query.study.privacy.threshold(len(roster)), secure.colluders, length
+    )
 
 
-def _deal(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+def _deal(
+    key: tuple[str, TaskId],
+    pending: PendingSum,
+    message: Mapping[str, bytes],
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     adverts = {name: terms.advert_from(content) for name, content in message.items()}
     secagg_state, envelopes = participant.deal(pending.secagg_state, adverts)
     context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage(envelopes)
 
 
-def _mask(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+def _mask(
+    key: tuple[str, TaskId],
+    pending: PendingSum,
+    message: Mapping[str, bytes],
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     """Here the rows are added up, and in mode dp charged: before it, nothing that hangs on them has been made."""
     vector = pending.vector()
     if isinstance(vector, Refusal):
         return vector
     envelopes = {name: content for name, content in message.items() if name != LIST}
-    secagg_state, masked = participant.mask(pending.secagg_state, _names(message), envelopes, vector)
+    secagg_state, masked = participant.mask(
+        pending.secagg_state, _names(message), envelopes, vector
+    )
     context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage({"masked": masked.tobytes()})
 
 
-def _sign(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+def _sign(
+    key: tuple[str, TaskId],
+    pending: PendingSum,
+    message: Mapping[str, bytes],
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     survivors = frozenset(_names(message))
     participant.check_survivors(pending.secagg_state, survivors)
     agreed = pending.secagg_state.terms
-    if pending.share and len(survivors) - agreed.colluders < query.study.privacy.honest(len(agreed.roster)):
+    if pending.share and len(survivors) - agreed.colluders < query.study.privacy.honest(
+        len(agreed.roster)
+    ):
         raise SecaggError("too few shares of the noise are left")
     _burn(agreed, survivors, query, context, now)
     secagg_state, signature = participant.sign_survivors(pending.secagg_state, survivors)
@@ -193,22 +300,51 @@ def _sign(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, by
     return SecAggMessage({"signature": signature})
 
 
-def _burn(agreed: Terms, survivors: frozenset[str], query: Query, context: NodeContext, now: datetime) -> None:
+def _burn(
+    agreed: Terms, survivors: frozenset[str], query: Query, context: NodeContext, now: datetime
+) -> None:
     """One set of survivors for a sum, for ever; in exact mode one for all sums of a study, since what two of them differ by
     would tell of the nodes that they differ by. In mode dp each sum has its own noise."""
     contract = context.site.datasets[query.study.dataset].contract
-    about = [query.study.hash, contract.hash] if query.study.privacy.mode == "exact" else [agreed.digest.hex()]
+    about = (
+        [query.study.hash, contract.hash]
+        if query.study.privacy.mode == "exact"
+        else [agreed.digest.hex()]
+    )
     release = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     account = Account(contract.dataset, contract.unit, now.year)
     content = json.dumps(sorted(survivors)).encode()
-    if ledger.remember(context.ledger, "survivors", account, query.study.hash, release, content, now.isoformat(timespec="seconds")) != content:
-        raise SecaggError("a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study")
+    if (
+        ledger.remember(
+            context.ledger,
+            "survivors",
+            account,
+            query.study.hash,
+            release,
+            content,
+            now.isoformat(timespec="seconds"),
+        )
+        != content
+    ):
+        raise SecaggError(
+            "a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study"
+        )
 
 
-def _unmask(key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], query: Query, context: NodeContext, now: datetime) -> Answer:
+def _unmask(
+    key: tuple[str, TaskId],
+    pending: PendingSum,
+    message: Mapping[str, bytes],
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     _, opening = participant.unmask(pending.secagg_state, message)
     context.pending_sums.pop(key)
-    return SecAggMessage({f"seed:{name}": share for name, share in opening.seeds.items()} | {f"key:{name}": share for name, share in opening.keys.items()})
+    return SecAggMessage(
+        {f"seed:{name}": share for name, share in opening.seeds.items()}
+        | {f"key:{name}": share for name, share in opening.keys.items()}
+    )
 
 
 def _names(message: Mapping[str, bytes]) -> list[str]:

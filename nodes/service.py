@@ -30,31 +30,57 @@ MAX_STUDIES = 4  # whose cohorts are kept between rounds
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, Mail."""
     site, study = context.site, query.study
-    mine = {task: state for task, state in query.states.items() if task.node in ("", site.name) and (not state.asked or site.name in state.asked)}
+    mine = {
+        task: state
+        for task, state in query.states.items()
+        if task.node in ("", site.name) and (not state.asked or site.name in state.asked)
+    }
     try:
         refused = admit(query, context, now) or _rolled_back(query, context)
         if refused is None:
             session = _session_of(query, context, now)
             refused = session.refused
-        if refused is None and (unknown := [task for task in mine if task.analysis not in session.tasks]):
-            refused = Refusal("study", f"the study has no analysis {unknown[0].analysis!r}: send the whole study")
+        if refused is None and (
+            unknown := [task for task in mine if task.analysis not in session.tasks]
+        ):
+            refused = Refusal(
+                "study", f"the study has no analysis {unknown[0].analysis!r}: send the whole study"
+            )
         if refused is not None:
             return Reply(site.name, query.round, dict.fromkeys(mine, _said(refused, site)))
         answers = (
             secure_sum.answer(replace(query, states=mine), session, context, now)
             if query.phase
-            else {task: compute(task, state, session, query, context, now) for task, state in mine.items()}
+            else {
+                task: compute(task, state, session, query, context, now)
+                for task, state in mine.items()
+            }
         )
     except errors.LedgerError:
-        return Reply(site.name, query.round, dict.fromkeys(mine, _said(Refusal("ledger", "this node's ledger is not in order: ask its producer"), site)))
+        return Reply(
+            site.name,
+            query.round,
+            dict.fromkeys(
+                mine,
+                _said(
+                    Refusal("ledger", "this node's ledger is not in order: ask its producer"), site
+                ),
+            ),
+        )
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
-    charged = accounting.equivalent(ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta)
+    charged = accounting.equivalent(
+        ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
+    )
     return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
 
 
 def _said(refused: Refusal, site: Site) -> Refusal:
-    return Refusal("refused", "this node does not answer; ask its producer") if site.policy.terse else refused
+    return (
+        Refusal("refused", "this node does not answer; ask its producer")
+        if site.policy.terse
+        else refused
+    )
 
 
 def _keeps_books(study: Study, site: Site) -> bool:
@@ -68,9 +94,15 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
     if dataset is None:
-        return Refusal("dataset", f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it")
+        return Refusal(
+            "dataset",
+            f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it",
+        )
     if dataset.contract.hash != query.contract_hash:
-        return Refusal("contract", f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file")
+        return Refusal(
+            "contract",
+            f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file",
+        )
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
         context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
@@ -83,40 +115,91 @@ def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
         return None
     verdict = context.approvals.verdict(study.hash)
     if verdict is None:
-        return Refusal("approval", "this very study was never proposed here under its coordinator's signature: submit it through the hub")
+        return Refusal(
+            "approval",
+            "this very study was never proposed here under its coordinator's signature: submit it through the hub",
+        )
     return (
         None
         if verdict == "approved"
-        else Refusal("approval", "its producer has not approved this study" if verdict == "waiting" else "its producer refused it")
+        else Refusal(
+            "approval",
+            "its producer has not approved this study"
+            if verdict == "waiting"
+            else "its producer refused it",
+        )
     )
 
 
-def admit_study(study: Study, contract: Contract, nodes: int, site: Site, now: datetime) -> Refusal | None:
+def admit_study(
+    study: Study, contract: Contract, nodes: int, site: Site, now: datetime
+) -> Refusal | None:
     """What can be told before a study runs, of so many nodes together."""
     policy, use, privacy = site.policy, contract.use, study.privacy
     if nodes < (needed := max(policy.min_nodes, study.min_nodes)):
-        return Refusal("min_nodes", f"this site answers this study together with at least {needed - 1} others: add nodes")
+        return Refusal(
+            "min_nodes",
+            f"this site answers this study together with at least {needed - 1} others: add nodes",
+        )
     if study.authorisation.expires < now.date():
-        return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it")
+        return Refusal(
+            "authorisation",
+            f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it",
+        )
     known = policy.authorisations
     if known is not None and study.authorisation.reference not in known:
-        return Refusal("authorisation", f"this site has no authorisation {study.authorisation.reference}: ask the producer to add it")
+        return Refusal(
+            "authorisation",
+            f"this site has no authorisation {study.authorisation.reference}: ask the producer to add it",
+        )
     if known is not None and known[study.authorisation.reference] < now.date():
-        return Refusal("authorisation", f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it")
+        return Refusal(
+            "authorisation",
+            f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
+        )
     if privacy.mode not in policy.modes:
-        return Refusal("privacy", f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}")
-    if privacy.mode == "dp" and not (privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta):
-        return Refusal("epsilon", f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of {policy.max_delta:g} at most: ask for less")
+        return Refusal(
+            "privacy",
+            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}",
+        )
+    if privacy.mode == "dp" and not (
+        privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta
+    ):
+        return Refusal(
+            "epsilon",
+            f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of {policy.max_delta:g} at most: ask for less",
+        )
     if study.purpose.category not in policy.purposes:
-        return Refusal("purpose", f"this site does not take part in studies for {study.purpose.category}")
-    if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (use and study.coordinator not in use):
-        return Refusal("coordinator", f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it")
-    refused = study.runs - registry.NAMES if policy.analyses is None else study.runs.difference(policy.analyses)
+        return Refusal(
+            "purpose", f"this site does not take part in studies for {study.purpose.category}"
+        )
+    if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (
+        use and study.coordinator not in use
+    ):
+        return Refusal(
+            "coordinator",
+            f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it",
+        )
+    refused = (
+        study.runs - registry.NAMES
+        if policy.analyses is None
+        else study.runs.difference(policy.analyses)
+    )
     if refused:
-        return Refusal("analysis", f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it")
-    other = [f"{entry.run} version {entry.version}" for entry in study.analyses.values() if entry.version not in (None, registry.version(entry.run))]
+        return Refusal(
+            "analysis",
+            f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it",
+        )
+    other = [
+        f"{entry.run} version {entry.version}"
+        for entry in study.analyses.values()
+        if entry.version not in (None, registry.version(entry.run))
+    ]
     if other:
-        return Refusal("analysis", f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update")
+        return Refusal(
+            "analysis",
+            f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update",
+        )
     return secure_sum.admit_study(study, nodes, site)
 
 
@@ -128,7 +211,10 @@ def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
     try:
         ledger.check_witness(context.ledger, seen)
     except errors.LedgerError:
-        return Refusal("ledger", "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy")
+        return Refusal(
+            "ledger",
+            "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy",
+        )
     return None
 
 
@@ -143,7 +229,10 @@ def _session_of(query: Query, context: NodeContext, now: datetime) -> StudySessi
 
 def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySession:
     site = context.site
-    dataset, rules = site.datasets[study.dataset], site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
+    dataset, rules = (
+        site.datasets[study.dataset],
+        site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None),
+    )
     nobody = Cohort(None, 0, 0, 1, lambda asked: {})
     try:
         tasks = registry.plan(study, dataset.contract)
@@ -153,50 +242,134 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
             return StudySession(tasks, nobody, rules, restricted)
         fields = [field for task in tasks.values() for field in task.fields]
         only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
-        if study.privacy.mode == "dp":  # whatever the rows are, there is an answer: a refusal would tell about them
-            opened = cohorts.open_clipped(dataset, site.storage, schema, fields, study.cohort.where, context.salt(study.hash).hex(), only_counts=only_counts)
+        if (
+            study.privacy.mode == "dp"
+        ):  # whatever the rows are, there is an answer: a refusal would tell about them
+            opened = cohorts.open_clipped(
+                dataset,
+                site.storage,
+                schema,
+                fields,
+                study.cohort.where,
+                context.salt(study.hash).hex(),
+                only_counts=only_counts,
+            )
             seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
             return StudySession(tasks, replace(opened.cohort, seed=seed), rules, None)
-        opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts)
+        opened = cohorts.open_checked(
+            dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts
+        )
     except errors.StudyError:
-        return StudySession({}, nobody, rules, Refusal("study", "the study does not fit the contract here: check it with `hdh study check`"))
+        return StudySession(
+            {},
+            nobody,
+            rules,
+            Refusal(
+                "study", "the study does not fit the contract here: check it with `hdh study check`"
+            ),
+        )
     except errors.DataError:
-        return StudySession({}, nobody, rules, Refusal("source", "this node's data cannot be read at the moment: ask its producer"))
+        return StudySession(
+            {},
+            nobody,
+            rules,
+            Refusal("source", "this node's data cannot be read at the moment: ask its producer"),
+        )
     if opened.findings:
-        broken = ", ".join(sorted({f"{finding.rule} ({finding.column})" if finding.column else finding.rule for finding in opened.findings}))
-        return StudySession(tasks, nobody, rules, Refusal("data", f"the data here break their contract: {broken}; the producer sees more with `hdh node check`"))
+        broken = ", ".join(
+            sorted(
+                {
+                    f"{finding.rule} ({finding.column})" if finding.column else finding.rule
+                    for finding in opened.findings
+                }
+            )
+        )
+        return StudySession(
+            tasks,
+            nobody,
+            rules,
+            Refusal(
+                "data",
+                f"the data here break their contract: {broken}; the producer sees more with `hdh node check`",
+            ),
+        )
     cohort = opened.cohort
-    refused = disclosure.check_cohort(cohort.people, cohort.people_in_dataset, rules) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
+    refused = disclosure.check_cohort(
+        cohort.people, cohort.people_in_dataset, rules
+    ) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
     return StudySession(tasks, cohort, rules, refused)
 
 
-def _nearly_answered(study: Study, opened: cohorts.Opened, rules: Rules, contract: Contract, context: NodeContext, now: datetime) -> Refusal | None:
+def _nearly_answered(
+    study: Study,
+    opened: cohorts.Opened,
+    rules: Rules,
+    contract: Contract,
+    context: NodeContext,
+    now: datetime,
+) -> Refusal | None:
     """The differencing rule: exact answers over two cohorts tell by subtraction the few people who are in one of them only."""
     if context.site.state is None or opened.people is None:
         return None
     mine = fingerprints.fingerprint(opened.people, context.salt("people")[:8])
     for before in ledger.remembered(context.ledger, "cohort", contract.dataset):
         if 0 < fingerprints.differing(before, mine) < rules.min_cell:
-            return Refusal("differencing", "the cohort is nearly one that was answered before: choose the same, or one that differs clearly")
+            return Refusal(
+                "differencing",
+                "the cohort is nearly one that was answered before: choose the same, or one that differs clearly",
+            )
     at = now.isoformat(timespec="seconds")
-    ledger.remember(context.ledger, "cohort", Account(contract.dataset, contract.unit, now.year), study.hash, hashlib.sha256(mine).hexdigest(), mine, at)
+    ledger.remember(
+        context.ledger,
+        "cohort",
+        Account(contract.dataset, contract.unit, now.year),
+        study.hash,
+        hashlib.sha256(mine).hexdigest(),
+        mine,
+        at,
+    )
     return None
 
 
-def _restricted(study: Study, dataset: Dataset, tasks: dict[str, Task], schema: Schema) -> Refusal | None:
-    used = {column for task in tasks.values() for field in task.fields for column in schema.columns_of(field.name)}
+def _restricted(
+    study: Study, dataset: Dataset, tasks: dict[str, Task], schema: Schema
+) -> Refusal | None:
+    used = {
+        column
+        for task in tasks.values()
+        for field in task.fields
+        for column in schema.columns_of(field.name)
+    }
     if study.cohort.where:
         used |= schema.columns_of(study.cohort.where)
-    closed = sorted(column for column in used if (use := dataset.contract.columns[column].use) and study.coordinator not in use)
+    closed = sorted(
+        column
+        for column in used
+        if (use := dataset.contract.columns[column].use) and study.coordinator not in use
+    )
     if closed:
-        return Refusal("column", f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask the producer")
+        return Refusal(
+            "column",
+            f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask the producer",
+        )
     return None
 
 
-def compute(task_id: TaskId, state: State, session: StudySession, query: Query, context: NodeContext, now: datetime) -> Answer:
+def compute(
+    task_id: TaskId,
+    state: State,
+    session: StudySession,
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> Answer:
     """The rows meet the analysis here, and only here; what it makes of them passes the first door."""
     task = session.tasks[task_id.analysis]
-    return noised(task_id, state, task, session, query, context, now) if query.study.privacy.mode == "dp" else checked(task, state, session)
+    return (
+        noised(task_id, state, task, session, query, context, now)
+        if query.study.privacy.mode == "dp"
+        else checked(task, state, session)
+    )
 
 
 def checked(task: Task, state: State, session: StudySession) -> Part | Refusal:
@@ -204,25 +377,62 @@ def checked(task: Task, state: State, session: StudySession) -> Part | Refusal:
     return disclosure.check_part(part, session.rules) or part
 
 
-def noised(task_id: TaskId, state: State, task: Task, session: StudySession, query: Query, context: NodeContext, now: datetime) -> NoisedAnswer | Refusal:
+def noised(
+    task_id: TaskId,
+    state: State,
+    task: Task,
+    session: StudySession,
+    query: Query,
+    context: NodeContext,
+    now: datetime,
+) -> NoisedAnswer | Refusal:
     try:
         grids = noised_answer.grids(query, task, state, budget.zero(task, state))
     except ValueError:
-        return Refusal("budget", "the study's budget is too small for this round: give it more, or ask for less")
-    access = BudgetAccess(context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy)
+        return Refusal(
+            "budget",
+            "the study's budget is too small for this round: give it more, or ask for less",
+        )
+    access = BudgetAccess(
+        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+    )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     sampling = budget.sampling(task, state)
     if sampling is not None and sampling.inside:
         return _trained(name, task_id, state, task, session, query, grids, access)
-    return noised_answer.release(name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access)
+    return noised_answer.release(
+        name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access
+    )
 
 
-def _trained(name: str, task_id: TaskId, state: State, task: Task, session: StudySession, query: Query, grids: Mapping[str, Grid], access: BudgetAccess) -> NoisedAnswer | Refusal:
+def _trained(
+    name: str,
+    task_id: TaskId,
+    state: State,
+    task: Task,
+    session: StudySession,
+    query: Query,
+    grids: Mapping[str, Grid],
+    access: BudgetAccess,
+) -> NoisedAnswer | Refusal:
     """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
-    first = ledger.stored(access.ledger, noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE))
+    first = ledger.stored(
+        access.ledger,
+        noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE),
+    )
     if first is None:
-        return Refusal("ledger", "this node was not asked for the first round of the training, or has lost it: submit another study")
+        return Refusal(
+            "ledger",
+            "this node was not asked for the first round of the training, or has lost it: submit another study",
+        )
     said = codec.noised_from_bytes(first)
     people = calibration.to_numbers(said.steps["people"], said.units["people"])
     step = budget.step_grid(query.study, task, state)
-    return noised_answer.inside(name, query.study, grids, step, lambda noised: budget.trains(task).inside(session.cohort, task, state, noised, people), access)
+    return noised_answer.inside(
+        name,
+        query.study,
+        grids,
+        step,
+        lambda noised: budget.trains(task).inside(session.cohort, task, state, noised, people),
+        access,
+    )

@@ -42,8 +42,12 @@ class NodeContext:
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
-    pending_sums: dict[tuple[str, TaskId], PendingSum] = field(default_factory=dict, repr=False)  # by attempt and task
-    admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)  # by study, number of nodes, day
+    pending_sums: dict[tuple[str, TaskId], PendingSum] = field(
+        default_factory=dict, repr=False
+    )  # by attempt and task
+    admitted: dict[tuple[str, int, date], Refusal | None] = field(
+        default_factory=dict
+    )  # by study, number of nodes, day
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
 

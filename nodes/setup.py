@@ -50,30 +50,46 @@ def init(folder: Path, name: str) -> Path:
     """node.yaml and the state folder of a new node. SetupError if there is one."""
     path = folder / "node.yaml"
     if path.exists():
-        raise errors.SetupError(f"{path} is there already; choose another folder with --dir, or go on with that node")
+        raise errors.SetupError(
+            f"{path} is there already; choose another folder with --dir, or go on with that node"
+        )
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
-        raise errors.InputError(f"{name!r} is not a node's name: lower-case letters, digits and dashes, and a letter first")
+        raise errors.InputError(
+            f"{name!r} is not a node's name: lower-case letters, digits and dashes, and a letter first"
+        )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
     state_folder.public_identity(state_folder.made(folder / "state"))
     return path
 
 
-def add_dataset(path: Path, contract: Path, source: str, table: str | None, people: int | None) -> str:
+def add_dataset(
+    path: Path, contract: Path, source: str, table: str | None, people: int | None
+) -> str:
     """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else."""
     site = sites.load(path)
     agreed = contracts.load(contract)
     if agreed.dataset in site.datasets:
-        raise errors.SiteError(f"{path}: dataset {agreed.dataset!r} is there already; edit its line, or take it out first")
+        raise errors.SiteError(
+            f"{path}: dataset {agreed.dataset!r} is there already; edit its line, or take it out first"
+        )
     kept = path.parent / "contracts" / f"{agreed.dataset}.yaml"
     kept.parent.mkdir(exist_ok=True)
     if contract.resolve() != kept.resolve():
         shutil.copyfile(contract, kept)
-    entry = {"contract": f"contracts/{agreed.dataset}.yaml", "source": source if "://" in source else _from(path.parent, source)}
+    entry = {
+        "contract": f"contracts/{agreed.dataset}.yaml",
+        "source": source if "://" in source else _from(path.parent, source),
+    }
     entry |= {"table": table} if table else {}
     line = f"  {agreed.dataset}: {json.dumps(entry | ({'people': people} if people else {}), ensure_ascii=False)}\n"
     before = path.read_text(encoding="utf-8")
-    after, changed = re.subn(r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n", lambda found: "datasets:\n" + line, before, count=1)
+    after, changed = re.subn(
+        r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
+        lambda found: "datasets:\n" + line,
+        before,
+        count=1,
+    )
     if not changed:
         raise errors.SiteError(f"{path}: no line `datasets:` to add to; write it yourself:\n{line}")
     _replace(path, after)
@@ -90,7 +106,11 @@ def _from(folder: Path, source: str) -> str:
     full = Path(source).resolve()
     if not full.exists():
         raise errors.InputError(f"--source {source}: no such file or folder")
-    return str(full.relative_to(folder.resolve())) if full.is_relative_to(folder.resolve()) else str(full)
+    return (
+        str(full.relative_to(folder.resolve()))
+        if full.is_relative_to(folder.resolve())
+        else str(full)
+    )
 
 
 def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
@@ -100,9 +120,16 @@ def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
     known = sites.load_roster(roster) if roster.exists() else {}
     merged = {**identities, **known}
     text = "# With whom this node takes part in secure sums. Compare each key with its operator (hdh node identity), by another way.\n"
-    _replace(roster, text + yaml.safe_dump({"nodes": {name: key.hex() for name, key in sorted(merged.items())}}))
+    _replace(
+        roster,
+        text + yaml.safe_dump({"nodes": {name: key.hex() for name, key in sorted(merged.items())}}),
+    )
     if sites.load(path).roster == {}:
-        text, changed = re.subn(r"(?m)^# roster: roster.yaml.*\n", "roster: roster.yaml\n", path.read_text(encoding="utf-8"))
+        text, changed = re.subn(
+            r"(?m)^# roster: roster.yaml.*\n",
+            "roster: roster.yaml\n",
+            path.read_text(encoding="utf-8"),
+        )
         _replace(path, text if changed else text + "roster: roster.yaml\n")
     return [name for name, key in known.items() if identities.get(name, key) != key]
 

@@ -30,21 +30,33 @@ class Policy(Frozen):
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
     coordinators: tuple[str, ...] | None = None  # None: any that the hub admits
-    coordinator_keys: Mapping[str, str] = {}  # by name: `hdh study identity` there; the hub cannot put in another of that name
-    authorisations: Mapping[str, date] | None = None  # reference and last day; None: the study's own word
-    approval: Literal["manual", "automatic"] = "manual"  # automatic: a study that this policy admits needs no word of a person
+    coordinator_keys: Mapping[
+        str, str
+    ] = {}  # by name: `hdh study identity` there; the hub cannot put in another of that name
+    authorisations: Mapping[str, date] | None = (
+        None  # reference and last day; None: the study's own word
+    )
+    approval: Literal["manual", "automatic"] = (
+        "manual"  # automatic: a study that this policy admits needs no word of a person
+    )
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
     modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
-    max_epsilon: float = pydantic.Field(1.0, gt=0)  # of one study, at its delta of at most max_delta
+    max_epsilon: float = pydantic.Field(
+        1.0, gt=0
+    )  # of one study, at its delta of at most max_delta
     max_delta: float = pydantic.Field(1e-5, gt=0, lt=1)
-    max_epsilon_per_year: float | None = pydantic.Field(None, gt=0)  # all grants of a dataset's year together, at a delta of 1e-6
+    max_epsilon_per_year: float | None = pydantic.Field(
+        None, gt=0
+    )  # all grants of a dataset's year together, at a delta of 1e-6
     secure_sum: Literal["optional", "required"] = "optional"
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
     colluders: int = pydantic.Field(1, ge=0)
-    max_parameters_per_person: float = pydantic.Field(0.33, gt=0)  # coefficients fitted, as a share of this node's people
+    max_parameters_per_person: float = pydantic.Field(
+        0.33, gt=0
+    )  # coefficients fitted, as a share of this node's people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
 
@@ -91,7 +103,9 @@ class RosterFile(Frozen):
     def _keys(cls, nodes: Mapping[str, str]) -> Mapping[str, str]:
         for name, key in nodes.items():
             if not re.fullmatch(r"[0-9a-f]{64}", key):
-                raise ValueError(f"the key of {name!r} is not 64 hexadecimal digits; copy the line that its `hdh node identity` prints")
+                raise ValueError(
+                    f"the key of {name!r} is not 64 hexadecimal digits; copy the line that its `hdh node identity` prints"
+                )
         if len(set(nodes.values())) < len(nodes):
             raise ValueError("two nodes have the same key; each node has its own")
         return nodes
@@ -120,7 +134,12 @@ class Site:
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
         policy = self.policy
-        return Rules(max(policy.min_cell, study_min_cell), policy.min_nodes, policy.max_parameters_per_person, policy.hub_sees_cells or in_secure_sum)
+        return Rules(
+            max(policy.min_cell, study_min_cell),
+            policy.min_nodes,
+            policy.max_parameters_per_person,
+            policy.hub_sees_cells or in_secure_sum,
+        )
 
 
 def load(path: Path) -> Site:
@@ -130,7 +149,9 @@ def load(path: Path) -> Site:
     for name, entry in file.datasets.items():
         contract = contracts.load(path.parent / entry.contract)
         if contract.dataset != name:
-            raise errors.SiteError(f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name")
+            raise errors.SiteError(
+                f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
+            )
         local = entry.source if "://" in entry.source else str(path.parent / entry.source)
         datasets[name] = Dataset(contract, local, entry.table, people=entry.people)
     roster = load_roster(path.parent / file.roster) if file.roster else {}

@@ -10,7 +10,13 @@ from federation.secagg import keys
 from nodes import ledger
 from nodes.ledger import Ledger
 
-LEDGER, SECRET, IDENTITY, AUDIT, HUB = "ledger.sqlite", "secret", "identity.key", "audit.jsonl", "hub"
+LEDGER, SECRET, IDENTITY, AUDIT, HUB = (
+    "ledger.sqlite",
+    "secret",
+    "identity.key",
+    "audit.jsonl",
+    "hub",
+)
 
 
 def open_ledger(folder: Path | None) -> Ledger:
@@ -40,7 +46,9 @@ def made(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as reason:
-        raise errors.SetupError(f"the state folder {folder.name!r} cannot be made ({reason.strerror}); correct `state` in node.yaml") from None
+        raise errors.SetupError(
+            f"the state folder {folder.name!r} cannot be made ({reason.strerror}); correct `state` in node.yaml"
+        ) from None
     return folder
 
 
@@ -63,7 +71,11 @@ def _kept(path: Path) -> bytes:
                 part.unlink()
         content = path.read_bytes()
     except OSError as reason:
-        raise errors.SetupError(f"{path.name} in the state folder cannot be read or made ({reason.strerror}); check the folder's owner and disk") from None
+        raise errors.SetupError(
+            f"{path.name} in the state folder cannot be read or made ({reason.strerror}); check the folder's owner and disk"
+        ) from None
     if len(content) != 32:
-        raise errors.SetupError(f"{path.name} in the state folder is damaged; restore it from the last backup")
+        raise errors.SetupError(
+            f"{path.name} in the state folder is damaged; restore it from the last backup"
+        )
     return content

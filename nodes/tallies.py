@@ -23,7 +23,10 @@ from nodes import buckets
 from nodes.row_limit import Words
 from nodes.site import Dataset
 
-RANK_BITS, MIN_PERSON_BITS = 12, 32  # ranks that tie are settled by the cell: still by the person's own rows alone
+RANK_BITS, MIN_PERSON_BITS = (
+    12,
+    32,
+)  # ranks that tie are settled by the cell: still by the person's own rows alone
 MAX_CELLS = 2 ** (64 - RANK_BITS - MIN_PERSON_BITS) - 1
 KEY, ROWS = '"hdh key"', '"hdh rows"'  # no contract column has a space in its name
 AT_ONCE = 20_000_000  # rows that are sorted together
@@ -70,8 +73,12 @@ def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None
     """Puts in place of the view `source` a table of its distinct rows, and how many times each is there: all that counts need, also those of
     the contract's checks."""
     listed = ", ".join(map(quote_name, columns))
-    connection.execute(f"CREATE TEMP TABLE grouped AS SELECT {listed}, count(*) AS {ROWS} FROM source GROUP BY ALL")
-    ((views,),) = connection.execute("SELECT count(*) FROM duckdb_views() WHERE view_name = 'source'").fetchall()
+    connection.execute(
+        f"CREATE TEMP TABLE grouped AS SELECT {listed}, count(*) AS {ROWS} FROM source GROUP BY ALL"
+    )
+    ((views,),) = connection.execute(
+        "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source'"
+    ).fetchall()
     connection.execute(f"DROP {'VIEW' if views else 'TABLE'} source")
     connection.execute("CREATE TEMP VIEW source AS SELECT * FROM grouped")
 
@@ -79,7 +86,9 @@ def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None
 def rows(table: TallySource) -> int:
     """How many rows of a grouped source meet the condition."""
     condition = f"WHERE {table.where}"
-    ((found,),) = table.connection.execute(f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)} {condition}").fetchall()
+    ((found,),) = table.connection.execute(
+        f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)} {condition}"
+    ).fetchall()
     return int(found)
 
 
@@ -89,14 +98,26 @@ def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
     columns = table.columns(fields)
     if table.grouped:
         condition = "" if table.where is None else f" WHERE {table.where}"
-        relation = f"(SELECT *, {ROWS} AS n FROM {table.as_typed(rows, table.typed, ROWS)}{condition})"
+        relation = (
+            f"(SELECT *, {ROWS} AS n FROM {table.as_typed(rows, table.typed, ROWS)}{condition})"
+        )
     elif table.where is None:
         listed = ", ".join(map(quote_name, columns))
-        relation = table.as_typed(f"(SELECT {listed}, count(*) AS n FROM {rows} GROUP BY ALL)", columns, "n")
+        relation = table.as_typed(
+            f"(SELECT {listed}, count(*) AS n FROM {rows} GROUP BY ALL)", columns, "n"
+        )
     else:
-        relation = f"(SELECT *, 1 AS n FROM {table.as_typed(rows, table.typed)} WHERE {table.where})"
-    codes = ", ".join(f"CAST(coalesce({_code(field)}, -1) AS INTEGER) AS c{i}" for i, field in enumerate(fields))
-    rest = f"n FROM {relation}" if table.grouped or table.where is None else f"CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL"
+        relation = (
+            f"(SELECT *, 1 AS n FROM {table.as_typed(rows, table.typed)} WHERE {table.where})"
+        )
+    codes = ", ".join(
+        f"CAST(coalesce({_code(field)}, -1) AS INTEGER) AS c{i}" for i, field in enumerate(fields)
+    )
+    rest = (
+        f"n FROM {relation}"
+        if table.grouped or table.where is None
+        else f"CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL"
+    )
     found = table.connection.execute(f"SELECT {codes}, {rest}").fetchnumpy()
     n = np.asarray(found["n"], np.int64)
     known, cell = np.ones(len(n), np.bool_), np.zeros(len(n), np.int64)
@@ -104,7 +125,9 @@ def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
         code = np.asarray(found[f"c{i}"])
         known &= code >= 0
         cell = cell * size + code
-    cells = np.bincount(cell[known], n[known], math.prod(shape)).astype(np.int64).reshape(shape)  # exact: below 2^53
+    cells = (
+        np.bincount(cell[known], n[known], math.prod(shape)).astype(np.int64).reshape(shape)
+    )  # exact: below 2^53
     return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
 
 
@@ -125,7 +148,12 @@ def _by_words(table: TallySource, fields: Sequence[Field], rows: str, most: int)
     passes = max(1, math.ceil(total / AT_ONCE))
     for number in range(passes):
         some = f" AND hash({KEY}) % {passes} = {number}" if passes > 1 else ""
-        words = np.asarray(table.connection.execute(f"SELECT {word} AS word FROM {relation}{some}").fetchnumpy()["word"], np.uint64)
+        words = np.asarray(
+            table.connection.execute(f"SELECT {word} AS word FROM {relation}{some}").fetchnumpy()[
+                "word"
+            ],
+            np.uint64,
+        )
         found = _count_words(words, bits, size, most)
         cells += found.cells
         people += found.people
@@ -163,4 +191,6 @@ def _count_words(words: Words, bits: int, size: int, most: int) -> Tally:
     if lost:
         cells = cells[np.arange(len(words)) - np.repeat(first, sizes) < most]
     counts = np.bincount(cells, minlength=size + 1)
-    return Tally(counts[1:].astype(np.int64), np.array([len(cells) - counts[0], counts[0], lost], np.int64))
+    return Tally(
+        counts[1:].astype(np.int64), np.array([len(cells) - counts[0], counts[0], lost], np.int64)
+    )

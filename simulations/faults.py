@@ -24,7 +24,9 @@ def silent(ask: Ask, node: str, *, from_round: int = 1) -> Ask:
 
 def twice(ask: Ask, node: str) -> Ask:
     def faulty(query: Query) -> Sequence[Reply]:
-        return [reply for one in ask(query) for reply in ([one, one] if one.node == node else [one])]
+        return [
+            reply for one in ask(query) for reply in ([one, one] if one.node == node else [one])
+        ]
 
     return faulty
 
@@ -33,7 +35,10 @@ def late(ask: Ask, node: str, *, by_rounds: int = 1) -> Ask:
     """`node` answers each round with what it found in an earlier one."""
 
     def faulty(query: Query) -> Sequence[Reply]:
-        return [replace(reply, round=reply.round - by_rounds) if reply.node == node else reply for reply in ask(query)]
+        return [
+            replace(reply, round=reply.round - by_rounds) if reply.node == node else reply
+            for reply in ask(query)
+        ]
 
     return faulty
 
@@ -48,7 +53,13 @@ def garbage(ask: Ask, node: str, spoil: Spoil) -> Ask:
 
 
 def _spoiled(reply: Reply, spoil: Spoil) -> Reply:
-    return replace(reply, answers={task: spoil(answer) if isinstance(answer, Part) else answer for task, answer in reply.answers.items()})
+    return replace(
+        reply,
+        answers={
+            task: spoil(answer) if isinstance(answer, Part) else answer
+            for task, answer in reply.answers.items()
+        },
+    )
 
 
 def drops(send: Send, node: str, phase: str, *, after_answering: bool = False) -> Send:
@@ -60,7 +71,11 @@ def drops(send: Send, node: str, phase: str, *, after_answering: bool = False) -
         last = node in here and here[node].phase is not None and here[node].phase.name == phase  # type: ignore[union-attr]
         if last:
             gone.add(node)
-        asked = here if after_answering or not last else {name: query for name, query in here.items() if name != node}
+        asked = (
+            here
+            if after_answering or not last
+            else {name: query for name, query in here.items() if name != node}
+        )
         return [reply for reply in send(asked) if reply.node not in gone]
 
     return faulty

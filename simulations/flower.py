@@ -66,7 +66,14 @@ class Deployment:
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             values = {**daemon.environment(self.folder), **self.environment, **environment}
-            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=values, stdin=subprocess.DEVNULL, start_new_session=True)
+            self.processes[name] = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=values,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def start_hub(self) -> None:
         """And wait until a study could run."""
@@ -74,7 +81,9 @@ class Deployment:
         until = time.monotonic() + START_S
         while not self.is_serving():
             if time.monotonic() > until or self.processes["hub"].poll() is not None:
-                raise errors.SetupError(f"the hub did not start: {daemon.last_line(self.folder / 'hub.log')}")
+                raise errors.SetupError(
+                    f"the hub did not start: {daemon.last_line(self.folder / 'hub.log')}"
+                )
             time.sleep(0.05)
 
     def is_serving(self) -> bool:
@@ -85,13 +94,19 @@ class Deployment:
         secure = grpc.ssl_channel_credentials((self.hub.pki / "ca.crt").read_bytes())
         with grpc.secure_channel(self.hub.told("enrol"), secure) as channel:
             try:
-                found = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+                found = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=1
+                )
             except grpc.RpcError:
                 return False
         return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
 
     def start_node(self, name: str, **environment: str) -> None:
-        self.start(name, [sys.executable, "-m", "nodes.daemon", str(self.home(name) / "node.yaml")], **environment)
+        self.start(
+            name,
+            [sys.executable, "-m", "nodes.daemon", str(self.home(name) / "node.yaml")],
+            **environment,
+        )
 
     def kill(self, name: str) -> None:
         """With -9; of the hub, its children end too."""
@@ -103,7 +118,9 @@ class Deployment:
         while missing := [name for name in names if not self.is_online(name)]:
             dead = [name for name in missing if self.processes[name].poll() is not None]
             if dead or time.monotonic() > until:
-                raise errors.SetupError(f"{', '.join(dead or missing)} did not come online: {daemon.last_line(self.folder / f'{(dead or missing)[0]}.log')}")
+                raise errors.SetupError(
+                    f"{', '.join(dead or missing)} did not come online: {daemon.last_line(self.folder / f'{(dead or missing)[0]}.log')}"
+                )
             time.sleep(0.05)
 
     def is_online(self, name: str) -> bool:
@@ -112,7 +129,11 @@ class Deployment:
 
     def since(self, name: str) -> float:
         """When the node's process was started."""
-        return Path(f"/proc/{self.processes[name].pid}").stat().st_mtime if self.processes[name].poll() is None else time.time()
+        return (
+            Path(f"/proc/{self.processes[name].pid}").stat().st_mtime
+            if self.processes[name].poll() is None
+            else time.time()
+        )
 
     def connect(self, name: str = COORDINATOR) -> client.Hub:
         return client.connect(self.keys(name))
@@ -130,19 +151,38 @@ class Deployment:
         self.engine.dispose()
 
 
-def run(study: Study, contract: Contract, sites: Sequence[Site], folder: Path, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print) -> Document:
+def run(
+    study: Study,
+    contract: Contract,
+    sites: Sequence[Site],
+    folder: Path,
+    *,
+    notes: Sequence[str] = (),
+    say: Callable[[str], Any] = print,
+) -> Document:
     """The study's released document, run over Flower by `sites`, each in a process of its own."""
     with deployed(sites, folder, say=say) as deployment:
         document = submit(deployment, study, contract, say=say)
     said = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}
-    return document.model_copy(update={"provenance": said, "receipt": None})  # the receipt is of a federation that is gone
+    return document.model_copy(
+        update={"provenance": said, "receipt": None}
+    )  # the receipt is of a federation that is gone
 
 
 @contextlib.contextmanager
-def deployed(sites: Sequence[Site], folder: Path, *, database: str | None = None, say: Callable[[str], Any] = print, **more: Any) -> Iterator[Deployment]:
+def deployed(
+    sites: Sequence[Site],
+    folder: Path,
+    *,
+    database: str | None = None,
+    say: Callable[[str], Any] = print,
+    **more: Any,
+) -> Iterator[Deployment]:
     """A hub and its nodes, up and enrolled; every process is stopped on the way out. `more`: keys of hub.yaml."""
     say("making the hub")
-    hub = settings.init(folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more)
+    hub = settings.init(
+        folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more
+    )
     deployment = Deployment(folder, hub, databases.open_registry(hub.database))
     try:
         deployment.start_hub()
@@ -166,17 +206,27 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
     state = state_folder.made(folder / "state")
-    return credentials.enrol(state / state_folder.HUB, deployment.hub.told("enrol"), invitation.to_text(), state_folder.identity(state), __version__)
+    return credentials.enrol(
+        state / state_folder.HUB,
+        deployment.hub.told("enrol"),
+        invitation.to_text(),
+        state_folder.identity(state),
+        __version__,
+    )
 
 
 def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinator") -> Credentials:
     invitation = enrolment.invite(deployment.hub, deployment.engine, name, role, 1)
-    return credentials.enrol(deployment.keys(name), deployment.hub.told("enrol"), invitation.to_text(), None, __version__)
+    return credentials.enrol(
+        deployment.keys(name), deployment.hub.told("enrol"), invitation.to_text(), None, __version__
+    )
 
 
 def install_rosters(deployment: Deployment, sites: Sequence[Site]) -> None:
     """All identities at each node, as their operators would have accepted them."""
-    identities = {site.name: state_folder.public_identity(deployment.state(site.name)) for site in sites}
+    identities = {
+        site.name: state_folder.public_identity(deployment.state(site.name)) for site in sites
+    }
     for site in sites:
         setup.accept_roster(deployment.home(site.name) / "node.yaml", identities)
 
@@ -185,11 +235,27 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
     """The site as the node.yaml that a producer would write; the share of a split table becomes a file of its own."""
     datasets = {}
     for name, dataset in site.datasets.items():
-        (folder / f"{name}.contract.yaml").write_text(yaml.safe_dump(json.loads(dataset.contract.canonical())))
-        source = _own_file(site, folder) if dataset.rows_where else str(Path(dataset.source).resolve()) if "://" not in dataset.source else dataset.source
-        datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | ({"table": dataset.table} if dataset.table else {})
+        (folder / f"{name}.contract.yaml").write_text(
+            yaml.safe_dump(json.loads(dataset.contract.canonical()))
+        )
+        source = (
+            _own_file(site, folder)
+            if dataset.rows_where
+            else str(Path(dataset.source).resolve())
+            if "://" not in dataset.source
+            else dataset.source
+        )
+        datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | (
+            {"table": dataset.table} if dataset.table else {}
+        )
     policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
-    return {"node": site.name, "datasets": datasets, "policy": policy, "storage": site.storage.model_dump(mode="json"), "state": "state"}
+    return {
+        "node": site.name,
+        "datasets": datasets,
+        "policy": policy,
+        "storage": site.storage.model_dump(mode="json"),
+        "state": "state",
+    }
 
 
 def _own_file(site: Site, folder: Path) -> str:
@@ -204,7 +270,13 @@ def _own_file(site: Site, folder: Path) -> str:
 
 
 def submit(
-    deployment: Deployment, study: Study, contract: Contract, *, say: Callable[[str], Any] = print, nodes: Sequence[str] = (), deadline_s: float = 0
+    deployment: Deployment,
+    study: Study,
+    contract: Contract,
+    *,
+    say: Callable[[str], Any] = print,
+    nodes: Sequence[str] = (),
+    deadline_s: float = 0,
 ) -> Document:
     """The released document; RefusalError or ModelError with the hub's words, if there is none."""
     grant(deployment, study.model_copy(update={"coordinator": COORDINATOR}), contract)
@@ -214,7 +286,9 @@ def submit(
         status = run.watch(say)
         if status.state not in ("complete", "partial") and not _has_result(run):
             kind, _, text = status.reason.partition(": ")
-            raise getattr(errors, kind, errors.RefusalError)(text if hasattr(errors, kind) else status.reason)
+            raise getattr(errors, kind, errors.RefusalError)(
+                text if hasattr(errors, kind) else status.reason
+            )
         return Document.model_validate(run.result().document)
 
 
@@ -232,9 +306,19 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
     now = datetime.now(UTC)
     for party in databases.enrolled(deployment.engine, "node"):
         budget_ledger = state_folder.open_ledger(deployment.state(party.name))
-        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(budget_ledger)):
+        if not any(
+            entry.kind == "grant" and entry.study == study.hash
+            for entry in ledger.history(budget_ledger)
+        ):
             account = Account(contract.dataset, contract.unit, now.year)
-            ledger.grant(budget_ledger, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+            ledger.grant(
+                budget_ledger,
+                account,
+                study.privacy.rho,
+                by="simulation",
+                at=now.isoformat(timespec="seconds"),
+                study=study.hash,
+            )
 
 
 def free_ports(count: int) -> int:

@@ -28,28 +28,46 @@ from nodes.site import Dataset, Policy, Site, Storage
 from simulations.workers import Workers, trains_here
 from strategies import registry
 
-SIMULATED = Policy(min_nodes=1, hub_sees_cells=True, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
+SIMULATED = Policy(
+    min_nodes=1,
+    hub_sees_cells=True,
+    max_epsilon=20,
+    max_delta=1e-3,
+    noise="distributed",
+    honest_nodes=1,
+    colluders=0,
+)
 
 
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
-    return secure_sum.ask_of(send_of(contexts_of(sites), now), lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+    return secure_sum.ask_of(
+        send_of(contexts_of(sites), now),
+        lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract),
+    )
 
 
 @contextmanager
-def asking(sites: Sequence[Site], now: datetime, workers: int = 1, study: Study | None = None) -> Iterator[Ask]:
+def asking(
+    sites: Sequence[Site], now: datetime, workers: int = 1, study: Study | None = None
+) -> Iterator[Ask]:
     """The same, with the nodes in so many worker processes, if more than one."""
     if workers <= 1:
         yield ask_of(sites, now)
         return
     with Workers(contexts_of(sites), now, workers, send_of, study) as pool:
-        yield secure_sum.ask_of(pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract))
+        yield secure_sum.ask_of(
+            pool.send, lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract)
+        )
 
 
 def contexts_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[NodeContext]:
     """Nodes that have accepted one roster: each other's identities, made when a secure sum first needs them."""
     roster = _Roster()
-    made = [NodeContext(site if site.roster else replace(site, roster=roster), entropy=entropy) for site in sorted(sites, key=lambda site: site.name)]
+    made = [
+        NodeContext(site if site.roster else replace(site, roster=roster), entropy=entropy)
+        for site in sorted(sites, key=lambda site: site.name)
+    ]
     roster.contexts = {context.site.name: context for context in made}
     return made
 
@@ -60,7 +78,11 @@ def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
         if "train" in next(iter(queries.values())).study.runs:  # of one study, all of them
             trains_here()
-        return [service.answer(query, granted(by_name[name], query.study, now), now) for name, query in queries.items() if name in by_name]
+        return [
+            service.answer(query, granted(by_name[name], query.study, now), now)
+            for name, query in queries.items()
+            if name in by_name
+        ]
 
     return send
 
@@ -83,15 +105,31 @@ class _Roster(Mapping[str, bytes]):
 
 def granted(context: NodeContext, study: Study, now: datetime) -> NodeContext:
     """A simulated producer, who keeps no ledger on disk, grants each study what it asks for, once."""
-    if study.privacy.mode == "dp" and context.site.state is None and study.dataset in context.site.datasets:
+    if (
+        study.privacy.mode == "dp"
+        and context.site.state is None
+        and study.dataset in context.site.datasets
+    ):
         contract = context.site.datasets[study.dataset].contract
         account = Account(contract.dataset, contract.unit, now.year)
-        if not any(entry.kind == "grant" and entry.study == study.hash for entry in ledger.history(context.ledger)):
-            ledger.grant(context.ledger, account, study.privacy.rho, by="simulation", at=now.isoformat(timespec="seconds"), study=study.hash)
+        if not any(
+            entry.kind == "grant" and entry.study == study.hash
+            for entry in ledger.history(context.ledger)
+        ):
+            ledger.grant(
+                context.ledger,
+                account,
+                study.privacy.rho,
+                by="simulation",
+                at=now.isoformat(timespec="seconds"),
+                study=study.hash,
+            )
     return context
 
 
-def site(name: str, dataset: Dataset, policy: Policy = SIMULATED, storage: Storage | None = None) -> Site:
+def site(
+    name: str, dataset: Dataset, policy: Policy = SIMULATED, storage: Storage | None = None
+) -> Site:
     return Site(name, {dataset.contract.dataset: dataset}, policy, storage or Storage())
 
 
@@ -100,20 +138,33 @@ def split(contract: Contract, path: Path, column: str, nodes: int | None) -> dic
     connection = connectors.connect(Storage())
     whole = Dataset(contract, str(path))
     connectors.open_rows(connection, whole, [column])
-    rows = connection.execute(f"SELECT CAST({quote_name(column)} AS VARCHAR) AS value, count(*) AS n FROM source GROUP BY 1 ORDER BY n DESC, 1").fetchall()
+    rows = connection.execute(
+        f"SELECT CAST({quote_name(column)} AS VARCHAR) AS value, count(*) AS n FROM source GROUP BY 1 ORDER BY n DESC, 1"
+    ).fetchall()
     if any(value is None for value, _ in rows):
-        raise errors.DataError(f"--split-by {column}: some rows have no value there; choose a column without missing values")
+        raise errors.DataError(
+            f"--split-by {column}: some rows have no value there; choose a column without missing values"
+        )
     groups = _groups([(str(value), int(n)) for value, n in rows], nodes, column)
-    return {name: Dataset(contract, str(path), rows_where=_one_of(column, values)) for name, values in groups.items()}
+    return {
+        name: Dataset(contract, str(path), rows_where=_one_of(column, values))
+        for name, values in groups.items()
+    }
 
 
-def _groups(sizes: Sequence[tuple[str, int]], nodes: int | None, column: str) -> dict[str, list[str]]:
+def _groups(
+    sizes: Sequence[tuple[str, int]], nodes: int | None, column: str
+) -> dict[str, list[str]]:
     if nodes is None:
         if len(sizes) > 200:
-            raise errors.InputError(f"--split-by {column} has {len(sizes)} values; give --nodes N to group them into N nodes")
+            raise errors.InputError(
+                f"--split-by {column} has {len(sizes)} values; give --nodes N to group them into N nodes"
+            )
         return {slug(value): [value] for value, _ in sizes}
     if nodes > len(sizes):
-        raise errors.InputError(f"--nodes {nodes} is more than the {len(sizes)} values of {column!r}; give a smaller number")
+        raise errors.InputError(
+            f"--nodes {nodes} is more than the {len(sizes)} values of {column!r}; give a smaller number"
+        )
     groups: list[list[str]] = [[] for _ in range(nodes)]
     weights = [0] * nodes
     for value, n in sizes:  # the largest first, each to the smallest group
@@ -148,5 +199,7 @@ def check_within_node(datasets: Mapping[str, Dataset]) -> None:
 
 
 def _levels(connection: duckdb.DuckDBPyConnection, name: str) -> list[str]:
-    rows = connection.execute(f"SELECT DISTINCT CAST({quote_name(name)} AS VARCHAR) FROM source WHERE {quote_name(name)} IS NOT NULL").fetchall()
+    rows = connection.execute(
+        f"SELECT DISTINCT CAST({quote_name(name)} AS VARCHAR) FROM source WHERE {quote_name(name)} IS NOT NULL"
+    ).fetchall()
     return [str(row[0]) for row in rows]

@@ -38,15 +38,26 @@ TIMEOUT_S = 3600.0
 
 
 def run(
-    study: Study, contract: Contract, sites: Sequence[Site], folder: Path, *, notes: Sequence[str] = (), say: Callable[[str], Any] = print
+    study: Study,
+    contract: Contract,
+    sites: Sequence[Site],
+    folder: Path,
+    *,
+    notes: Sequence[str] = (),
+    say: Callable[[str], Any] = print,
 ) -> release.Document:
     """InputError for what this engine does not carry; SetupError without Ray."""
     check(study)
     if importlib.util.find_spec("ray") is None:
-        raise errors.SetupError("the engine ray comes with the extra `ray`: pip install 'hdh-federation[ray]'")
+        raise errors.SetupError(
+            "the engine ray comes with the extra `ray`: pip install 'hdh-federation[ray]'"
+        )
     placed = [replace(site, state=folder / "nodes" / site.name) for site in sites]
     found: list[release.Document | BaseException] = []
-    server, client = _server(study, contract, [site.name for site in sites], notes, say, found), _client(placed)
+    server, client = (
+        _server(study, contract, [site.name for site in sites], notes, say, found),
+        _client(placed),
+    )
     say("starting Ray")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,11 +78,15 @@ def run(
 
 def check(study: Study) -> None:
     if study.privacy.secure_sum is not None:
-        raise errors.InputError("engine ray: a secure sum needs each node to stay in one process; take --engine local, or leave out secure_sum")
+        raise errors.InputError(
+            "engine ray: a secure sum needs each node to stay in one process; take --engine local, or leave out secure_sum"
+        )
     for name, entry in study.analyses.items():
         kept = entry.options.get("strategy") == "scaffold" or entry.options.get("norm") == "node"
         if entry.run == "train" and kept:
-            raise errors.InputError(f"engine ray: {name} leaves something at each node between rounds (scaffold, norm: node); take --engine local")
+            raise errors.InputError(
+                f"engine ray: {name} leaves something at each node between rounds (scaffold, norm: node); take --engine local"
+            )
 
 
 # -- node
@@ -106,7 +121,12 @@ _KEPT = threading.local()
 
 # -- hub
 def _server(
-    study: Study, contract: Contract, names: Sequence[str], notes: Sequence[str], say: Callable[[str], Any], found: list[release.Document | BaseException]
+    study: Study,
+    contract: Contract,
+    names: Sequence[str],
+    notes: Sequence[str],
+    say: Callable[[str], Any],
+    found: list[release.Document | BaseException],
 ) -> ServerApp:
     app = ServerApp()
 
@@ -120,7 +140,14 @@ def _server(
     return app
 
 
-def _document(grid: Grid, study: Study, contract: Contract, names: Sequence[str], notes: Sequence[str], say: Callable[[str], Any]) -> release.Document:
+def _document(
+    grid: Grid,
+    study: Study,
+    contract: Contract,
+    names: Sequence[str],
+    notes: Sequence[str],
+    say: Callable[[str], Any],
+) -> release.Document:
     post = _Post(grid)
     known = _names(grid, len(names))
     said = list(notes)
@@ -130,8 +157,16 @@ def _document(grid: Grid, study: Study, contract: Contract, names: Sequence[str]
     def ask(query: Query) -> Sequence[Reply]:
         return send(dict.fromkeys(query.nodes, query))
 
-    outcome = rounds.run(study, contract, ask, sorted(known.values()), watch=lambda number, outcome: say(f"round {number} done"))
-    return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=said)
+    outcome = rounds.run(
+        study,
+        contract,
+        ask,
+        sorted(known.values()),
+        watch=lambda number, outcome: say(f"round {number} done"),
+    )
+    return release.clear(
+        outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=said
+    )
 
 
 def _names(grid: Grid, count: int) -> dict[int, str]:
@@ -139,9 +174,20 @@ def _names(grid: Grid, count: int) -> dict[int, str]:
     ids: list[int] = []
     while len(ids) < count:
         ids = list(grid.get_node_ids())
-    messages = [Message(RecordDict({"hdh": ConfigRecord({"hello": True})}), dst_node_id=node_id, message_type=HELLO) for node_id in ids]
+    messages = [
+        Message(
+            RecordDict({"hdh": ConfigRecord({"hello": True})}),
+            dst_node_id=node_id,
+            message_type=HELLO,
+        )
+        for node_id in ids
+    ]
     replies = list(grid.send_and_receive(messages))
-    return {int(reply.metadata.src_node_id): str(reply.content.config_records["hdh"]["name"]) for reply in replies if not reply.has_error()}
+    return {
+        int(reply.metadata.src_node_id): str(reply.content.config_records["hdh"]["name"])
+        for reply in replies
+        if not reply.has_error()
+    }
 
 
 @dataclass
@@ -151,8 +197,14 @@ class _Post:
     grid: Grid
 
     def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
-        records = {id(query): wire.query_record(codec.query_to_bytes(query), b"") for query in queries.values()}
-        messages = [Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND) for node_id, query in queries.items()]
+        records = {
+            id(query): wire.query_record(codec.query_to_bytes(query), b"")
+            for query in queries.values()
+        }
+        messages = [
+            Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND)
+            for node_id, query in queries.items()
+        ]
         return dict(zip(self.grid.push_messages(messages), queries, strict=True))
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:

@@ -35,10 +35,24 @@ class Story:
     def says(self, who: str, command: str, *, shown: str | None = None, quiet: bool = False) -> str:
         """Runs `hdh ...` in the folder of `who`, shows it, and gives what it printed."""
         print(f"{who} $ {shown or command}", flush=True)
-        done = subprocess.run([HDH, *shlex.split(command)[1:]], cwd=self._home(who), env=self._environment(who), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [HDH, *shlex.split(command)[1:]],
+            cwd=self._home(who),
+            env=self._environment(who),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if not quiet:
             lines = done.stdout.rstrip().splitlines()
-            print("\n".join(lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], f"... {len(lines) - MAX_LINES + 1} more lines"]), flush=True)
+            print(
+                "\n".join(
+                    lines
+                    if len(lines) <= MAX_LINES
+                    else [*lines[: MAX_LINES - 1], f"... {len(lines) - MAX_LINES + 1} more lines"]
+                ),
+                flush=True,
+            )
         if done.returncode:
             raise errors.SetupError(f"{who}: {command}: {done.stderr.strip()}")
         return done.stdout
@@ -47,7 +61,15 @@ class Story:
         """A daemon, which goes on in the background."""
         print(f"{who} $ {command} &", flush=True)
         with (self._home(who) / "daemon.out").open("ab") as out:
-            self.daemons.append(subprocess.Popen([HDH, *shlex.split(command)[1:]], cwd=self._home(who), env=self._environment(who), stdout=out, stderr=out))
+            self.daemons.append(
+                subprocess.Popen(
+                    [HDH, *shlex.split(command)[1:]],
+                    cwd=self._home(who),
+                    env=self._environment(who),
+                    stdout=out,
+                    stderr=out,
+                )
+            )
 
     def stop(self) -> None:
         for daemon in reversed(self.daemons):
@@ -85,12 +107,16 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
     story.starts("hub", "hdh hub run .")
     _wait_for_hub(story.folder / "hub")
     for i, (name, path) in enumerate(data.items()):
-        story.scene(f"The operator invites {name}; its data manager enrols, names a dataset, and starts the node")
+        story.scene(
+            f"The operator invites {name}; its data manager enrols, names a dataset, and starts the node"
+        )
         said = story.says("hub", f"hdh hub invite {name}", quiet=i > 0)
         enrol = next(line.strip() for line in said.splitlines() if "hdh node enrol" in line)
         story.says(name, f"hdh node init {name}", quiet=i > 0)
         story.says(name, enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...", quiet=i > 0)
-        story.says(name, f"hdh node dataset add {PILOT / 'dialysis.yaml'} --source {path}", quiet=True)
+        story.says(
+            name, f"hdh node dataset add {PILOT / 'dialysis.yaml'} --source {path}", quiet=True
+        )
         _trust_the_hub(story.folder / name / "node.yaml")
         story.starts(name, "hdh node run")
     story.scene("The operator invites a coordinator, who enrols")
@@ -101,7 +127,9 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
     story.says("hub", "hdh hub nodes")
     story.scene("The coordinator asks what the nodes would say, and submits")
     study = PILOT / "study.yaml"
-    story.says("coordinator", f"hdh study plan {study} --hub", shown="hdh study plan study.yaml --hub")
+    story.says(
+        "coordinator", f"hdh study plan {study} --hub", shown="hdh study plan study.yaml --hub"
+    )
     story.says("coordinator", f"hdh study submit {study}", shown="hdh study submit study.yaml")
     story.says("coordinator", "hdh study status 1")
     for i, name in enumerate(data):
@@ -134,9 +162,17 @@ def _wait_for_hub(folder: Path) -> None:
 
 def _wait_for_nodes(story: Story, number: int) -> None:
     until = time.monotonic() + flower.START_S
-    while sum("is online" in line for line in (story.folder / "hub" / "daemon.out").read_text().splitlines()) < number:
+    while (
+        sum(
+            "is online" in line
+            for line in (story.folder / "hub" / "daemon.out").read_text().splitlines()
+        )
+        < number
+    ):
         if time.monotonic() > until:
-            raise errors.SetupError("the nodes did not come online; see daemon.out in their folders")
+            raise errors.SetupError(
+                "the nodes did not come online; see daemon.out in their folders"
+            )
         time.sleep(0.1)
 
 

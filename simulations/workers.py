@@ -39,7 +39,12 @@ class Workers:
     """A `send` whose nodes answer in `count` processes at once. To be closed."""
 
     def __init__(
-        self, contexts: Sequence[NodeContext], now: datetime, count: int, send_of: Callable[[Sequence[NodeContext], datetime], Send], study: Study | None = None
+        self,
+        contexts: Sequence[NodeContext],
+        now: datetime,
+        count: int,
+        send_of: Callable[[Sequence[NodeContext], datetime], Send],
+        study: Study | None = None,
     ) -> None:
         """`study`, if it is known, so that its networks are warm before the first round."""
         context = _context()
@@ -52,7 +57,11 @@ class Workers:
         for _ in range(count):
             mine, theirs = context.Pipe()
             others = [*self.pipes, mine] if context.get_start_method() == "fork" else []
-            process = context.Process(target=_work, args=(theirs, send_of, list(contexts), now, threads, others, study), daemon=True)
+            process = context.Process(
+                target=_work,
+                args=(theirs, send_of, list(contexts), now, threads, others, study),
+                daemon=True,
+            )
             process.start()
             theirs.close()
             self.pipes.append(mine)
@@ -69,16 +78,29 @@ class Workers:
         replies: dict[str, Reply] = {}
         try:
             for worker, pipe in enumerate(self.pipes):
-                asked = [(name, query) for name, query in queries.items() if self.of.get(name) == worker]
+                asked = [
+                    (name, query) for name, query in queries.items() if self.of.get(name) == worker
+                ]
                 distinct = {id(query): query for _, query in asked}
                 for key, query in distinct.items():
                     packed.setdefault(key, codec.query_to_bytes(query))
-                pipe.send(([name for name, _ in asked], [list(distinct).index(id(query)) for _, query in asked], len(distinct)))
+                pipe.send(
+                    (
+                        [name for name, _ in asked],
+                        [list(distinct).index(id(query)) for _, query in asked],
+                        len(distinct),
+                    )
+                )
                 for key in distinct:
                     pipe.send_bytes(packed[key])
-            waiting = {pipe: [name for name in queries if self.of.get(name) == worker] for worker, pipe in enumerate(self.pipes)}
+            waiting = {
+                pipe: [name for name in queries if self.of.get(name) == worker]
+                for worker, pipe in enumerate(self.pipes)
+            }
             while open_ := [pipe for pipe, names in waiting.items() if names]:
-                for ready in wait(open_):  # whichever has something: a reply is longer than a pipe holds, so its worker waits for us
+                for ready in wait(
+                    open_
+                ):  # whichever has something: a reply is longer than a pipe holds, so its worker waits for us
                     pipe = open_[open_.index(cast(Connection, ready))]
                     replies[waiting[pipe].pop(0)] = codec.reply_from_bytes(pipe.recv_bytes())
         except (EOFError, OSError):
@@ -88,7 +110,12 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for pipe in self.pipes:
             pipe.close()
         for process in self.processes:
@@ -160,6 +187,8 @@ def _warm_up(threads: int, context: NodeContext, study: Study | None) -> None:
     torch.set_num_threads(threads)
     memory.keep_blocks()
     if study is not None and study.dataset in context.site.datasets:
-        for name, task in registry.plan(study, context.site.datasets[study.dataset].contract).items():
+        for name, task in registry.plan(
+            study, context.site.datasets[study.dataset].contract
+        ).items():
             if study.analyses[name].run == "train":
                 local_training.rehearse(task)

@@ -72,13 +72,22 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     """The study's tasks. Raises StudyError with every mistake of the study against the contract."""
     source = source or Source(f"study {study.study}", {}, {})
     if study.dataset != contract.dataset:
-        raise errors.StudyError(f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}")
+        raise errors.StudyError(
+            f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}"
+        )
     schema = cohort_schema(study, contract, source)
     tasks: dict[str, Task] = {}
     problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
-            tasks[name] = task(name, entry, schema, source, is_private=study.privacy.mode == "dp", secure_sum=study.privacy.secure_sum is not None)
+            tasks[name] = task(
+                name,
+                entry,
+                schema,
+                source,
+                is_private=study.privacy.mode == "dp",
+                secure_sum=study.privacy.secure_sum is not None,
+            )
             budget.check(study, tasks[name])
         except errors.StudyError as error:
             problems += error.problems
@@ -93,37 +102,66 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
     try:
         schema = contracts.schema(contract, study.cohort.derive)
     except DeriveError as error:
-        raise errors.StudyError(f"{source.at('cohort', 'derive', error.name)}: cohort.derive.{error.name}: {error}") from None
+        raise errors.StudyError(
+            f"{source.at('cohort', 'derive', error.name)}: cohort.derive.{error.name}: {error}"
+        ) from None
     if study.cohort.where is not None:
         try:
             condition = schema.express(study.cohort.where)
             if condition.kind != "boolean":
-                raise ExpressionError(f"{study.cohort.where!r} is a {condition.kind}, not a condition; compare it with something")
+                raise ExpressionError(
+                    f"{study.cohort.where!r} is a {condition.kind}, not a condition; compare it with something"
+                )
         except ExpressionError as error:
-            raise errors.StudyError(f"{source.at('cohort', 'where')}: cohort.where: {error}") from None
+            raise errors.StudyError(
+                f"{source.at('cohort', 'where')}: cohort.where: {error}"
+            ) from None
     return schema
 
 
-def task(name: str, entry: Entry, schema: Schema, source: Source, *, is_private: bool = False, secure_sum: bool = False) -> Task:
+def task(
+    name: str,
+    entry: Entry,
+    schema: Schema,
+    source: Source,
+    *,
+    is_private: bool = False,
+    secure_sum: bool = False,
+) -> Task:
     key = ("analyses", name)
     if entry.run not in ANALYSES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}")
+        raise errors.StudyError(
+            f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}"
+        )
     if entry.version not in (None, version(entry.run)):
         raise errors.StudyError(
             f"{source.at(*key, 'version')}: analyses.{name}.version: {entry.run} has version {version(entry.run)} here; install the other, or write that"
         )
     if is_private and entry.run in NOT_PRIVATE:
-        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}.run: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}")
+        raise errors.StudyError(
+            f"{source.at(*key, 'run')}: analyses.{name}.run: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}"
+        )
     module = private(entry.run) if is_private else analysis(entry.run)
-    options = yaml_source.build(module.Options, entry.options, source, under=key, error=errors.StudyError)
+    options = yaml_source.build(
+        module.Options, entry.options, source, under=key, error=errors.StudyError
+    )
     try:
         made, fields = module.prepare(options, schema)
     except ExpressionError as error:
-        culprit = next((name for name, value in entry.options.items() if isinstance(value, str) and value in str(error)), "run")
+        culprit = next(
+            (
+                name
+                for name, value in entry.options.items()
+                if isinstance(value, str) and value in str(error)
+            ),
+            "run",
+        )
         raise errors.StudyError(f"{source.at(*key, culprit)}: analyses.{name}: {error}") from None
-    built = Task(name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person)
+    built = Task(
+        name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person
+    )
     why = getattr(module, "refuses", lambda task, secure_sum: None)(built, secure_sum=secure_sum)
     if why is not None:
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {why}")

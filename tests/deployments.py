@@ -34,10 +34,16 @@ def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
     for i, name in enumerate(names):
         rng = np.random.default_rng(i)
         age = rng.uniform(20, 90, 400)
-        frame = pd.DataFrame({"age": age, "ill": rng.uniform(size=400) < 1 / (1 + np.exp((60 - age) / 15))})
+        frame = pd.DataFrame(
+            {"age": age, "ill": rng.uniform(size=400) < 1 / (1 + np.exp((60 - age) / 15))}
+        )
         path = folder / f"{name}.csv"
         frame.to_csv(path, index=False)
-        made.append(local.site(name, Dataset(CONTRACT, str(path)), local.SIMULATED.model_copy(update=policy)))
+        made.append(
+            local.site(
+                name, Dataset(CONTRACT, str(path)), local.SIMULATED.model_copy(update=policy)
+            )
+        )
     return made
 
 

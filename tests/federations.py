@@ -45,10 +45,14 @@ def study_of(analyses: Mapping[str, Any], *, dataset: str = "people", **more: An
         "privacy": {"mode": "exact", "min_cell": 11},
         "analyses": analyses,
     }
-    return study.build(yaml_source.parse(yaml.safe_dump(values | more), name="study.yaml", error=errors.StudyError))
+    return study.build(
+        yaml_source.parse(yaml.safe_dump(values | more), name="study.yaml", error=errors.StudyError)
+    )
 
 
-def site_of(name: str, table: pandas.DataFrame, contract: Contract, folder: Path, policy: Policy = OPEN) -> Site:
+def site_of(
+    name: str, table: pandas.DataFrame, contract: Contract, folder: Path, policy: Policy = OPEN
+) -> Site:
     path = folder / f"{name}.csv"
     table.to_csv(path, index=False)
     return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
@@ -59,7 +63,13 @@ def site(name: str, contract: Contract, path: Path, policy: Policy = OPEN) -> Si
 
 
 def cohort_of(site: Site, contract: Contract, task: Task) -> Cohort:
-    return cohorts.open_checked(site.datasets[contract.dataset], Storage(), contracts.schema(contract, {}), task.fields, None).cohort
+    return cohorts.open_checked(
+        site.datasets[contract.dataset],
+        Storage(),
+        contracts.schema(contract, {}),
+        task.fields,
+        None,
+    ).cohort
 
 
 def people_of(site: Site, contract: Contract, task: Task) -> local_training.People:
@@ -71,9 +81,18 @@ def document(outcome: Outcome) -> release.Document:
     return release.clear(outcome, started=NOW, finished=NOW, engine="local")
 
 
-def sites_of(table: pandas.DataFrame, split: Sequence[Any], contract: Contract, folder: Path, policy: Policy = OPEN) -> list[Site]:
+def sites_of(
+    table: pandas.DataFrame,
+    split: Sequence[Any],
+    contract: Contract,
+    folder: Path,
+    policy: Policy = OPEN,
+) -> list[Site]:
     """One site for each value of `split` (n_rows,)."""
-    return [site_of(f"n{key}", part, contract, folder, policy) for key, part in table.groupby(list(split))]
+    return [
+        site_of(f"n{key}", part, contract, folder, policy)
+        for key, part in table.groupby(list(split))
+    ]
 
 
 def ask_of(sites: Sequence[Site]) -> Ask:

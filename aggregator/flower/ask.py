@@ -28,7 +28,9 @@ class Patience:
     poll_s: float = 0.1
 
 
-def send_of(post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> Send:
+def send_of(
+    post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]
+) -> Send:
     """`names` maps Flower's node ids to the names that the hub enrolled; a reply under another name is dropped."""
     ids = {name: node_id for node_id, name in names.items()}
 
@@ -36,13 +38,25 @@ def send_of(post: Post, names: Mapping[int, str], patience: Patience, note: Call
         wanted = [name for name in queries if name in ids]
         replies: list[Reply] = []
         for first in range(0, len(wanted), WAVE):
-            replies += _wave(post, {ids[name]: queries[name] for name in wanted[first : first + WAVE]}, names, patience, note)
+            replies += _wave(
+                post,
+                {ids[name]: queries[name] for name in wanted[first : first + WAVE]},
+                names,
+                patience,
+                note,
+            )
         return sorted(replies, key=lambda reply: reply.node)
 
     return send
 
 
-def _wave(post: Post, queries: Mapping[int, Query], names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]) -> list[Reply]:
+def _wave(
+    post: Post,
+    queries: Mapping[int, Query],
+    names: Mapping[int, str],
+    patience: Patience,
+    note: Callable[[str], Any],
+) -> list[Reply]:
     waiting = dict(post.push(queries))
     until = time.monotonic() + patience.timeout_s
     replies = []

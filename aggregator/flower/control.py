@@ -15,7 +15,14 @@ from typing import Any
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest, UnregisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.transport_pb2 import Scalar
 from flwr.supercore.control import ControlHttpClient
@@ -23,7 +30,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from federation import errors
 
-BUNDLE = Path(__file__).parent / "bundle.fab"  # `make bundle` makes it of bundle/; nodes know its hash
+BUNDLE = (
+    Path(__file__).parent / "bundle.fab"
+)  # `make bundle` makes it of bundle/; nodes know its hash
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ class Control:
     @cached_property
     def client(self) -> ControlHttpClient:
         interceptors = [RuntimeVersionHttpInterceptor(component_name="CLI"), Bearer(self.token)]
-        return ControlHttpClient.from_server_address(self.admin, False, self.authority.read_bytes(), interceptors)
+        return ControlHttpClient.from_server_address(
+            self.admin, False, self.authority.read_bytes(), interceptors
+        )
 
     @cached_property
     def fab(self) -> bytes:
@@ -56,8 +67,12 @@ class Control:
 
 def register(control: Control, csr: x509.CertificateSigningRequest, name: str) -> int:
     """Flower's id of a node with the key of this request."""
-    public = csr.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return int(_call(control, "RegisterNode", RegisterNodeRequest(public_key=public, name=name)).node_id)
+    public = csr.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return int(
+        _call(control, "RegisterNode", RegisterNodeRequest(public_key=public, name=name)).node_id
+    )
 
 
 def unregister(control: Control, flower_id: int) -> None:
@@ -71,13 +86,20 @@ def unregister(control: Control, flower_id: int) -> None:
 
 def online(control: Control) -> set[int]:
     """Flower's ids of the nodes whose heartbeat is fresh."""
-    return {int(node.node_id) for node in _call(control, "ListNodes", ListNodesRequest()).nodes_info if node.status == "online"}
+    return {
+        int(node.node_id)
+        for node in _call(control, "ListNodes", ListNodesRequest()).nodes_info
+        if node.status == "online"
+    }
 
 
 def start(control: Control, directory: Path, job: str) -> int:
     """Flower's id of the run."""
     values = {"directory": Scalar(string=str(directory)), "job": Scalar(string=job)}
-    request = StartRunRequest(fab=Fab(hash_str=hashlib.sha256(control.fab).hexdigest(), content=control.fab), override_config=values)
+    request = StartRunRequest(
+        fab=Fab(hash_str=hashlib.sha256(control.fab).hexdigest(), content=control.fab),
+        override_config=values,
+    )
     return int(_call(control, "StartRun", request).run_id)
 
 
@@ -100,6 +122,10 @@ def _call(control: Control, name: str, request: Any) -> Any:
         with control.lock:
             return getattr(control.client, name)(request)
     except httpx.HTTPStatusError as error:
-        raise errors.SetupError(f"Flower's control API answered {name} with {error.response.status_code}: {error.response.text[:200]}") from None
+        raise errors.SetupError(
+            f"Flower's control API answered {name} with {error.response.status_code}: {error.response.text[:200]}"
+        ) from None
     except httpx.HTTPError as error:
-        raise errors.SetupError(f"Flower's control API does not answer ({type(error).__name__}); is the hub running?") from None
+        raise errors.SetupError(
+            f"Flower's control API does not answer ({type(error).__name__}); is the hub running?"
+        ) from None

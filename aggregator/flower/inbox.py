@@ -17,9 +17,17 @@ from flwr.app import Message
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError, inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 
-LOOK_S, AGAIN_S = 0.2, 0.03  # a head comes a moment before its body: for so long one look waits for it, asking this often
+LOOK_S, AGAIN_S = (
+    0.2,
+    0.03,
+)  # a head comes a moment before its body: for so long one look waits for it, asking this often
 
 
 class LostError(Exception):
@@ -47,7 +55,9 @@ class Inbox:
     def pull(self, asked: Iterable[str]) -> dict[str, Message | str]:
         """Of the messages `asked`, each that has its reply now: the reply, or why there will be none."""
         wanted = set(asked)
-        self.under_way = {message_id: head for message_id, head in self.under_way.items() if message_id in wanted}
+        self.under_way = {
+            message_id: head for message_id, head in self.under_way.items() if message_id in wanted
+        }
         fresh = wanted - self.under_way.keys()
         until = time.monotonic() + LOOK_S
         self.under_way |= self._heads(fresh) if fresh else {}
@@ -61,17 +71,29 @@ class Inbox:
                 came[message_id] = str(error)
         activated = self._activated() if self.under_way.keys() - came.keys() else {}
         for message_id, head in self.under_way.items():
-            if message_id not in came and activated.get(head.node_id, datetime.max.replace(tzinfo=UTC)) > head.found:
+            if (
+                message_id not in came
+                and activated.get(head.node_id, datetime.max.replace(tzinfo=UTC)) > head.found
+            ):
                 came[message_id] = "it stopped while its reply was on the way"
-        self.under_way = {message_id: head for message_id, head in self.under_way.items() if message_id not in came}
+        self.under_way = {
+            message_id: head
+            for message_id, head in self.under_way.items()
+            if message_id not in came
+        }
         return came
 
     def _heads(self, asked: set[str]) -> dict[str, ReplyHeader]:
-        found = self.grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=sorted(asked)))
+        found = self.grid._runtime_client.PullMessages(
+            PullAppMessagesRequest(message_ids=sorted(asked))
+        )
         now = datetime.now(UTC)
         return {
             one.metadata.reply_to_message_id: ReplyHeader(
-                one.metadata.message_id, one.metadata.src_node_id, tuple(part.object_id for part in iterate_object_tree(tree)), now
+                one.metadata.message_id,
+                one.metadata.src_node_id,
+                tuple(part.object_id for part in iterate_object_tree(tree)),
+                now,
             )
             for one, tree in zip(found.messages_list, found.message_object_trees, strict=True)
         }
@@ -81,7 +103,9 @@ class Inbox:
         client, node, run_id = self.grid._runtime_client, self.grid.node, self.grid.run.run_id
 
         def take(object_id: str) -> bytes:
-            found = client.PullObject(PullObjectRequest(node=node, run_id=run_id, object_id=object_id))
+            found = client.PullObject(
+                PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
+            )
             if not found.object_found:
                 raise LostError("its reply did not come whole")
             if not found.object_available:
@@ -89,12 +113,24 @@ class Inbox:
             head.held[object_id] = found.object_content
             return head.held[object_id]
 
-        pull_objects([one for one in head.objects if one not in head.held], take, initial_backoff=AGAIN_S, max_time=max(0.0, until - time.monotonic()))
-        client.ConfirmMessageReceived(ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=head.message_id))
+        pull_objects(
+            [one for one in head.objects if one not in head.held],
+            take,
+            initial_backoff=AGAIN_S,
+            max_time=max(0.0, until - time.monotonic()),
+        )
+        client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=node, run_id=run_id, message_object_id=head.message_id
+            )
+        )
         message: Any = inflate_object_from_contents(head.message_id, head.held)
         message.metadata.__dict__["_message_id"] = head.message_id
         return message
 
     def _activated(self) -> Mapping[int, datetime]:
         """When each node that is online began its session, by the clock of this machine."""
-        return {node.node_id: datetime.fromisoformat(node.last_activated_at) for node in self.grid.get_nodes()}
+        return {
+            node.node_id: datetime.fromisoformat(node.last_activated_at)
+            for node in self.grid.get_nodes()
+        }

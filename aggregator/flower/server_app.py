@@ -66,10 +66,23 @@ class GridPost:
         contents = {id(query): codec.query_to_bytes(query) for query in queries.values()}
         records = {key: wire.query_record(content, nonce) for key, content in contents.items()}
         digests = {key: wire.query_digest(content, nonce) for key, content in contents.items()}
-        messages = [Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND, group_id=str(query.round)) for node_id, query in queries.items()]
+        messages = [
+            Message(
+                records[id(query)],
+                dst_node_id=node_id,
+                message_type=wire.ROUND,
+                group_id=str(query.round),
+            )
+            for node_id, query in queries.items()
+        ]
         ids = list(self.grid.push_messages(messages))
         for message_id, (node_id, query) in zip(ids, queries.items(), strict=True):
-            self.sent[message_id] = Sent(self.job.nodes[node_id], digests[id(query)], query.round, query.phase.name if query.phase else "")
+            self.sent[message_id] = Sent(
+                self.job.nodes[node_id],
+                digests[id(query)],
+                query.round,
+                query.phase.name if query.phase else "",
+            )
         self.queries += len(ids)
         jobs.ask(self.folder, self.name, self.queries)
         return dict(zip(ids, queries, strict=True))
@@ -89,7 +102,9 @@ class GridPost:
             return str(error)
         digest = receipts.digest(content)
         identity = bytes.fromhex(self.job.identities[sent.node])
-        if not keys.is_signed(identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)):
+        if not keys.is_signed(
+            identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)
+        ):
             return "its signature does not hold for this query; dropped"
         one = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
         self.signed.setdefault(sent.node, []).append(one)
@@ -99,7 +114,11 @@ class GridPost:
     def receipt(self) -> dict[str, Any]:
         """By node: its identity, what the study has cost there in pico-rho, and each reply."""
         return {
-            node: {"identity": self.job.identities[node], "charged_pico_rho": self.charged[node], "replies": [asdict(one) for one in replies]}
+            node: {
+                "identity": self.job.identities[node],
+                "charged_pico_rho": self.charged[node],
+                "replies": [asdict(one) for one in replies],
+            }
             for node, replies in sorted(self.signed.items())
         }
 
@@ -109,7 +128,10 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["directory"]))
     name = str(context.run_config["job"])
     job = jobs.read(folder, name)
-    found: dict[str, Any] = {"error": "SetupError", "message": "the hub stopped on a bug of its own; its log says more"}
+    found: dict[str, Any] = {
+        "error": "SetupError",
+        "message": "the hub stopped on a bug of its own; its log says more",
+    }
     try:
         post = GridPost(grid, job, folder, name)
         document = _run(post)
@@ -135,14 +157,32 @@ def _run(post: GridPost) -> release.Document:
     kept = checkpoints.path(folder / "checkpoints", job.study)
     keep, saved = checkpoints.keeper(kept), checkpoints.load(kept, job.study, job.contract)
     send = flower_ask.send_of(post, job.nodes, Patience(job.timeout_s), notes.append)
-    ask = secure_sum.ask_of(send, lambda study: registry.plan(study, job.contract), lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"))
+    ask = secure_sum.ask_of(
+        send,
+        lambda study: registry.plan(study, job.contract),
+        lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"),
+    )
     witnesses = jobs.witnesses(folder)
     try:
-        outcome = rounds.run(job.study, job.contract, ask, list(job.nodes.values()), watch=watch, witnesses=witnesses, resume=saved.runs if saved else None)
+        outcome = rounds.run(
+            job.study,
+            job.contract,
+            ask,
+            list(job.nodes.values()),
+            watch=watch,
+            witnesses=witnesses,
+            resume=saved.runs if saved else None,
+        )
     finally:
         jobs.keep_witnesses(folder, witnesses)
     kept.unlink(missing_ok=True)
-    return release.clear(outcome, started=started, finished=datetime.now(UTC), engine="flower", notes=[*job.notes, *notes])
+    return release.clear(
+        outcome,
+        started=started,
+        finished=datetime.now(UTC),
+        engine="flower",
+        notes=[*job.notes, *notes],
+    )
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job) -> None:

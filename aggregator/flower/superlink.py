@@ -32,9 +32,18 @@ Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
 THREADS = 1
 IDLE = frozenset(  # layers that do nothing without Flower's enterprise parts, and cost a quarter of each request
-    {"ControlLicenseMiddleware", "RuntimeTracingMiddleware", "ControlEventLogMiddleware", "FleetEventLogMiddleware", "ControlSensitiveResponseMiddleware"}
+    {
+        "ControlLicenseMiddleware",
+        "RuntimeTracingMiddleware",
+        "ControlEventLogMiddleware",
+        "FleetEventLogMiddleware",
+        "ControlSensitiveResponseMiddleware",
+    }
 )
-CLOSED = ("/register-node", "/unregister-node")  # nodes are enrolled by the hub's operator, not by themselves
+CLOSED = (
+    "/register-node",
+    "/unregister-node",
+)  # nodes are enrolled by the hub's operator, not by themselves
 
 
 class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
@@ -43,10 +52,16 @@ class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
     def __init__(self, token: str) -> None:
         self.digest = hashlib.sha256(token.encode()).digest()
 
-    def validate_tokens_in_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> tuple[bool, AccountInfo | None]:
+    def validate_tokens_in_metadata(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[bool, AccountInfo | None]:
         shown = dict(metadata).get(ACCESS_TOKEN_KEY, "")
         given = hashlib.sha256(shown if isinstance(shown, bytes) else shown.encode()).digest()
-        return (True, AccountInfo(NOOP_FLWR_AID, "hub")) if hmac.compare_digest(given, self.digest) else (False, None)
+        return (
+            (True, AccountInfo(NOOP_FLWR_AID, "hub"))
+            if hmac.compare_digest(given, self.digest)
+            else (False, None)
+        )
 
 
 def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
@@ -69,7 +84,12 @@ class FleetOnly:
     def __init__(self, app: Asgi, largest_body: int = LARGEST_BODY) -> None:
         self.app, self.largest_body = app, largest_body
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
@@ -80,7 +100,12 @@ class FleetOnly:
         else:
             await self._fleet(scope, receive, send)
 
-    async def _fleet(self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    async def _fleet(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
         body = await _body(receive, self.largest_body)
         if body is None:
             await _refuse(send, 413, b"too large")
@@ -106,7 +131,9 @@ def _sender_is_author(body: bytes) -> bool:
         request = PushMessagesRequest.FromString(body)
     except Exception:  # protobuf's DecodeError has no stable home
         return False
-    return all(message.metadata.src_node_id == request.node.node_id for message in request.messages_list)
+    return all(
+        message.metadata.src_node_id == request.node.node_id for message in request.messages_list
+    )
 
 
 def _replay(body: bytes, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
@@ -119,7 +146,13 @@ def _replay(body: bytes, receive: Callable[[], Awaitable[Any]]) -> Callable[[], 
 
 
 async def _refuse(send: Callable[[Any], Awaitable[None]], status: int, why: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"text/plain")],
+        }
+    )
     await send({"type": "http.response.body", "body": why})
 
 
@@ -129,9 +162,23 @@ def run(folder: Path, admin: str, public: str) -> None:
     settings = config(folder, host, int(port))
     app: Any = create_app(settings, SuperLinkLifespan)
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in IDLE]
-    tls: dict[str, Any] = {"ssl_certfile": settings.ssl_certfile, "ssl_keyfile": settings.ssl_keyfile, "log_level": "warning", "access_log": False}
+    tls: dict[str, Any] = {
+        "ssl_certfile": settings.ssl_certfile,
+        "ssl_keyfile": settings.ssl_keyfile,
+        "log_level": "warning",
+        "access_log": False,
+    }
     inner = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **tls))
-    outer = uvicorn.Server(uvicorn.Config(FleetOnly(app), host=public_host, port=int(public_port), lifespan="off", limit_concurrency=1000, **tls))
+    outer = uvicorn.Server(
+        uvicorn.Config(
+            FleetOnly(app),
+            host=public_host,
+            port=int(public_port),
+            lifespan="off",
+            limit_concurrency=1000,
+            **tls,
+        )
+    )
     uvloop.run(_both(inner, outer))
 
 

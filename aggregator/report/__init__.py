@@ -31,8 +31,16 @@ def write(document: Document, folder: Path) -> None:
 
 
 def _card(document: Document, name: str, found: AnalysisDocument) -> str:
-    told = {**found.model_dump(mode="json"), "study": document.study, "title": document.title, "question": document.question}
-    return models.card(name, {**told, "provenance": document.provenance, "protection": words.privacy(found.privacy)})
+    told = {
+        **found.model_dump(mode="json"),
+        "study": document.study,
+        "title": document.title,
+        "question": document.question,
+    }
+    return models.card(
+        name,
+        {**told, "provenance": document.provenance, "protection": words.privacy(found.privacy)},
+    )
 
 
 def _write_tables(folder: Path, name: str, found: ReleasedResult) -> None:

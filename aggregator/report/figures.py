@@ -12,7 +12,16 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
-PALETTE = ("#0b5394", "#c1440e", "#2d7d46", "#7a3e9d", "#8c6d1f", "#00798c", "#b0305c", "#555555")  # told apart by colour-blind readers
+PALETTE = (
+    "#0b5394",
+    "#c1440e",
+    "#2d7d46",
+    "#7a3e9d",
+    "#8c6d1f",
+    "#00798c",
+    "#b0305c",
+    "#555555",
+)  # told apart by colour-blind readers
 STYLE = {
     "svg.hashsalt": "hdh", "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#888888", "axes.labelcolor": "#333333", "xtick.color": "#555555", "ytick.color": "#555555", "svg.fonttype": "none",
@@ -36,10 +45,23 @@ def curves(rows: Rows, unit: str = "") -> str:
             shown = [row for row in rows if curve_of(row) == group and row["estimate"] is not None]
             times = [0.0, *(row["time"] for row in shown)]
             colour = PALETTE[index % len(PALETTE)]
-            axes.step(times, [first, *(row["estimate"] for row in shown)], where="post", color=colour, lw=1.8, label=group)
-            low, high = ([first, *(row[name] if row[name] is not None else row["estimate"] for row in shown)] for name in ("conf_low", "conf_high"))
+            axes.step(
+                times,
+                [first, *(row["estimate"] for row in shown)],
+                where="post",
+                color=colour,
+                lw=1.8,
+                label=group,
+            )
+            low, high = (
+                [first, *(row[name] if row[name] is not None else row["estimate"] for row in shown)]
+                for name in ("conf_low", "conf_high")
+            )
             axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
-        highest = max((row["conf_high"] or row["estimate"] for row in rows if row["estimate"] is not None), default=1.0)
+        highest = max(
+            (row["conf_high"] or row["estimate"] for row in rows if row["estimate"] is not None),
+            default=1.0,
+        )
         axes.set(
             ylim=(0, 1.02 if first else min(1.02, 1.3 * highest + 0.01)),
             xlim=(0, None),
@@ -58,13 +80,28 @@ def curve_of(row: Mapping[str, Any]) -> str:
 
 def roc(rows: Rows) -> str:
     """Sensitivity against false alarms, at the cuts that were released."""
-    known = [(1 - row["specificity"], row["sensitivity"]) for row in rows if row.get("sensitivity") is not None and row.get("specificity") is not None]
+    known = [
+        (1 - row["specificity"], row["sensitivity"])
+        for row in rows
+        if row.get("sensitivity") is not None and row.get("specificity") is not None
+    ]
     with rc_context(STYLE):
         figure = Figure(figsize=(4.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
-        axes.plot(*zip(*sorted({(0.0, 0.0), (1.0, 1.0), *known}), strict=True), color=PALETTE[0], lw=1.8, marker="o", ms=3)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="false alarms (1 - specificity)", ylabel="found (sensitivity)")
+        axes.plot(
+            *zip(*sorted({(0.0, 0.0), (1.0, 1.0), *known}), strict=True),
+            color=PALETTE[0],
+            lw=1.8,
+            marker="o",
+            ms=3,
+        )
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+            xlabel="false alarms (1 - specificity)",
+            ylabel="found (sensitivity)",
+        )
         return _svg(figure, "ROC curve")
 
 
@@ -76,7 +113,9 @@ def losses(rows: Rows) -> str:
         for colour, name in zip(PALETTE, ("train_loss", "validation_loss"), strict=False):
             known = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
             if known:
-                axes.plot(*zip(*known, strict=True), color=colour, lw=1.8, label=name.replace("_loss", ""))
+                axes.plot(
+                    *zip(*known, strict=True), color=colour, lw=1.8, label=name.replace("_loss", "")
+                )
         axes.set(xlabel="round", ylabel="log-loss", ylim=(0, None))
         axes.legend(frameon=False)
         return _svg(figure, "Loss by round")
@@ -98,7 +137,9 @@ def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str
 def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:
     """One term: the estimate of each node and of all together, with intervals; a ratio on a log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
-    lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [("all nodes", pooled)]
+    lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [
+        ("all nodes", pooled)
+    ]
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
@@ -106,10 +147,18 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
             last = name == "all nodes"
             colour = PALETTE[1] if last else PALETTE[0]
             axes.plot([row[low], row[high]], [-y, -y], color=colour, lw=1.6)
-            axes.plot(row[ratio or "estimate"], -y, "D" if last else "s", color=colour, ms=7 if last else 5)
+            axes.plot(
+                row[ratio or "estimate"],
+                -y,
+                "D" if last else "s",
+                color=colour,
+                ms=7 if last else 5,
+            )
         axes.axvline(1 if ratio else 0, color="#999999", lw=0.8, ls="--")
         ends = [row[name] for _, row in lines for name in (low, high)]
-        if ratio and max(ends) > 3 * min(ends):  # over a narrow range a log axis is a straight one without ticks
+        if ratio and max(ends) > 3 * min(
+            ends
+        ):  # over a narrow range a log axis is a straight one without ticks
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
@@ -150,10 +199,16 @@ def histogram(rows: Rows, title: str) -> str:
 def pathway(rows: Rows, most: int = 30) -> str:
     """The graph of who goes from which step to which, from a released table of transitions: a step stands where people come to it on
     average, and an arrow is as wide as many take it."""
-    shown = sorted((row for row in rows if row["n"] and "(all)" not in (row["row"], row["column"])), key=lambda row: -row["n"])[:most]
+    shown = sorted(
+        (row for row in rows if row["n"] and "(all)" not in (row["row"], row["column"])),
+        key=lambda row: -row["n"],
+    )[:most]
     steps = list(dict.fromkeys(name for row in shown for name in (row["row"], row["column"])))
     across = _places(shown, steps)
-    down = {name: (-1) ** i * (1 + i // 2) * 0.5 for i, name in enumerate(sorted(steps, key=lambda name: across[name]))}
+    down = {
+        name: (-1) ** i * (1 + i // 2) * 0.5
+        for i, name in enumerate(sorted(steps, key=lambda name: across[name]))
+    }
     down |= dict.fromkeys(("(start)", "(end)"), 0.0)
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
@@ -165,11 +220,29 @@ def pathway(rows: Rows, most: int = 30) -> str:
             bend = 0.25 if row["row"] != row["column"] else 0.9
             if row["row"] == row["column"]:
                 ends[1] = (ends[1][0] + 0.12, ends[1][1] + 0.06)
-            style = {"arrowstyle": "-|>", "lw": width, "color": PALETTE[0], "alpha": 0.55, "shrinkA": 14, "shrinkB": 14, "connectionstyle": f"arc3,rad={bend}"}
+            style = {
+                "arrowstyle": "-|>",
+                "lw": width,
+                "color": PALETTE[0],
+                "alpha": 0.55,
+                "shrinkA": 14,
+                "shrinkB": 14,
+                "connectionstyle": f"arc3,rad={bend}",
+            }
             axes.annotate("", xy=ends[1], xytext=ends[0], arrowprops=style)
         for name in steps:
-            axes.text(across[name], down[name], name, ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": "#888888"})
-        axes.set(xlim=(-0.6, max(across.values(), default=1) + 0.6), ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6))
+            axes.text(
+                across[name],
+                down[name],
+                name,
+                ha="center",
+                va="center",
+                bbox={"boxstyle": "round", "fc": "white", "ec": "#888888"},
+            )
+        axes.set(
+            xlim=(-0.6, max(across.values(), default=1) + 0.6),
+            ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6),
+        )
         axes.axis("off")
         return _svg(figure, "Graph of the pathways")
 
@@ -185,5 +258,7 @@ def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:
             flow[index[row["column"]], index[row["row"]]] += row["n"]
     share = flow / np.maximum(flow.sum(1, keepdims=True), 1e-12)
     comes = (flow.sum(1) > 0).astype(float)
-    places = np.linalg.solve(np.eye(len(steps)) - 0.85 * share, comes)  # less than 1, so that circles end
+    places = np.linalg.solve(
+        np.eye(len(steps)) - 0.85 * share, comes
+    )  # less than 1, so that circles end
     return {name: float(places[i]) for name, i in index.items()}

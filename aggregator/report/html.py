@@ -20,24 +20,44 @@ MAX_ROWS = 400
 def page(document: Document) -> str:
     folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
-        say=words.say, privacy=words.privacy, heading=words.heading, columns=report.columns, max_rows=MAX_ROWS, is_number=_is_number, matrix=_matrix
+        say=words.say,
+        privacy=words.privacy,
+        heading=words.heading,
+        columns=report.columns,
+        max_rows=MAX_ROWS,
+        is_number=_is_number,
+        matrix=_matrix,
     )
-    sections = [{"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]} for name, found in document.analyses.items()]
-    return environment.get_template("page.html.j2").render(document=document, sections=sections, noised=_is_noised(document))
+    sections = [
+        {"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]}
+        for name, found in document.analyses.items()
+    ]
+    return environment.get_template("page.html.j2").render(
+        document=document, sections=sections, noised=_is_noised(document)
+    )
 
 
 def _is_noised(document: Document) -> bool:
     return any(found.privacy["mode"] == "dp" for found in document.analyses.values())
 
 
-def _matrix(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:
+def _matrix(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:
     """A cross-table's tidy rows as its columns, and its lines with their cells."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     cells = {(row["row"], row["column"]): row for row in rows}
-    return columns, [(level, [cells.get((level, column)) for column in columns]) for level in dict.fromkeys(row["row"] for row in rows)]
+    return columns, [
+        (level, [cells.get((level, column)) for column in columns])
+        for level in dict.fromkeys(row["row"] for row in rows)
+    ]
 
 
 def _is_number(value: Any) -> bool:
@@ -52,7 +72,9 @@ def _figures(found: AnalysisDocument) -> list[str]:
         drawn.append(figures.pathway(edges))
     if bins := found.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
-        drawn += [figures.histogram([row for row in bins if row["row"] == name], name) for name in names]
+        drawn += [
+            figures.histogram([row for row in bins if row["row"] == name], name) for name in names
+        ]
     if (roc := found.tables.get("roc")) and found.run == "train":
         drawn.append(figures.roc(roc))
     if (losses := found.tables.get("history")) and found.run == "train":
@@ -62,14 +84,24 @@ def _figures(found: AnalysisDocument) -> list[str]:
 
 
 def _forests(found: AnalysisDocument) -> list[str]:
-    terms = [row for row in found.tables.get("coefficients", ()) if row.get("conf_low") is not None and row["term"] != "(Intercept)"]
+    terms = [
+        row
+        for row in found.tables.get("coefficients", ())
+        if row.get("conf_low") is not None and row["term"] != "(Intercept)"
+    ]
     nodes = {node: _by_term(one) for node, one in found.by_node.items() if one.status == "released"}
     if not nodes:
         return []
     drawn = []
     for row in terms[:12]:
         ratio = next((name for name in RATIOS if name in row), "")
-        drawn.append(figures.forest(row, {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows}, ratio))
+        drawn.append(
+            figures.forest(
+                row,
+                {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows},
+                ratio,
+            )
+        )
     return drawn
 
 

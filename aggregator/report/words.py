@@ -26,7 +26,13 @@ def say(name: str, value: Any) -> str:
         return f"{value:g}"
     if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e6):
         return f"{value:.3g}"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 10_000 else f"{value:,.1f}".replace(",", "\u202f")
+    return (
+        f"{value:.4f}"
+        if abs(value) < 10
+        else f"{value:.2f}"
+        if abs(value) < 10_000
+        else f"{value:,.1f}".replace(",", "\u202f")
+    )
 
 
 def privacy(told: Mapping[str, Any]) -> str:

@@ -13,7 +13,12 @@ import sys
 import time
 
 START = time.time()
-os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -34,7 +39,10 @@ def train(message: Message, context: Context) -> Message:
     y = (rng.random(n) < 0.5).astype(float)
     weights = message.content["weights"]["w"].numpy()
     mu = 1 / (1 + np.exp(-(X @ weights)))
-    content = {"weights": ArrayRecord({"w": Array(n * (weights - RATE / n * (X.T @ (mu - y))))}), "n": MetricRecord({"n": n})}
+    content = {
+        "weights": ArrayRecord({"w": Array(n * (weights - RATE / n * (X.T @ (mu - y))))}),
+        "n": MetricRecord({"n": n}),
+    }
     return Message(RecordDict(content), reply_to=message)
 
 
@@ -46,15 +54,34 @@ def main(grid: Grid, context: Context) -> None:
     for round_ in range(ROUNDS):
         start = time.time()
         record = RecordDict({"weights": ArrayRecord({"w": Array(weights)})})
-        replies = list(grid.send_and_receive([Message(record, dst_node_id=node, message_type="train", group_id=str(round_)) for node in nodes]))
-        weights = sum(reply.content["weights"]["w"].numpy() for reply in replies) / sum(reply.content["n"]["n"] for reply in replies)
+        replies = list(
+            grid.send_and_receive(
+                [
+                    Message(record, dst_node_id=node, message_type="train", group_id=str(round_))
+                    for node in nodes
+                ]
+            )
+        )
+        weights = sum(reply.content["weights"]["w"].numpy() for reply in replies) / sum(
+            reply.content["n"]["n"] for reply in replies
+        )
         seconds.append(time.time() - start)
-    print("RESULT", json.dumps({"total_s": time.time() - START, "round_s": sorted(seconds)[ROUNDS // 2]}), flush=True)
+    print(
+        "RESULT",
+        json.dumps({"total_s": time.time() - START, "round_s": sorted(seconds)[ROUNDS // 2]}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(
-        server, client, NODES, backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False}}
+        server,
+        client,
+        NODES,
+        backend_config={
+            "client_resources": {"num_cpus": 1},
+            "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False},
+        },
     )
     print("TOTAL", time.time() - START)

@@ -11,7 +11,12 @@ import os
 import time
 
 START = time.time()
-os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -52,14 +57,21 @@ def train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     X, y = images(int(context.node_config["partition-id"]))
     net = network()
-    torch.nn.utils.vector_to_parameters(torch.from_numpy(message.content["weights"]["w"].numpy()).float(), net.parameters())
+    torch.nn.utils.vector_to_parameters(
+        torch.from_numpy(message.content["weights"]["w"].numpy()).float(), net.parameters()
+    )
     optimiser = torch.optim.SGD(net.parameters(), 0.05)
     for chosen in torch.randperm(len(X)).split(BATCH):
         optimiser.zero_grad()
-        F.binary_cross_entropy_with_logits(net((X[chosen].float().unsqueeze(1) - 127.5) / 127.5).flatten(), y[chosen]).backward()
+        F.binary_cross_entropy_with_logits(
+            net((X[chosen].float().unsqueeze(1) - 127.5) / 127.5).flatten(), y[chosen]
+        ).backward()
         optimiser.step()
     flat = torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
-    return Message(RecordDict({"weights": ArrayRecord({"w": Array(flat)}), "n": MetricRecord({"n": len(X)})}), reply_to=message)
+    return Message(
+        RecordDict({"weights": ArrayRecord({"w": Array(flat)}), "n": MetricRecord({"n": len(X)})}),
+        reply_to=message,
+    )
 
 
 @server.main()
@@ -71,7 +83,14 @@ def main(grid: Grid, context: Context) -> None:
     for round_ in range(ROUNDS):
         start = time.time()
         record = RecordDict({"weights": ArrayRecord({"w": Array(weights)})})
-        replies = list(grid.send_and_receive([Message(record, dst_node_id=node, message_type="train", group_id=str(round_)) for node in nodes]))
+        replies = list(
+            grid.send_and_receive(
+                [
+                    Message(record, dst_node_id=node, message_type="train", group_id=str(round_))
+                    for node in nodes
+                ]
+            )
+        )
         weights = np.mean([reply.content["weights"]["w"].numpy() for reply in replies], axis=0)
         seconds.append(time.time() - start)
     print("ROUNDS", *(f"{second:.3f}" for second in seconds), flush=True)
@@ -80,6 +99,12 @@ def main(grid: Grid, context: Context) -> None:
 if __name__ == "__main__":
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(
-        server, client, NODES, backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False}}
+        server,
+        client,
+        NODES,
+        backend_config={
+            "client_resources": {"num_cpus": 1},
+            "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False},
+        },
     )
     print(f"WHOLE {time.time() - START:.2f}")

@@ -39,13 +39,19 @@ class Network(nn.Module):
                 layers.append(nn.GroupNorm(8, width, affine=False))
             layers.append(nn.ReLU())
             channels = width
-        self.layers = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+        self.layers = nn.Sequential(
+            *layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 1)
+        )
 
     def loss(self, images: torch.Tensor, answers: torch.Tensor, eval: bool = False) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(self.layers((images.float().unsqueeze(1) - 127.5) / 127.5).flatten(), answers)
+        return F.binary_cross_entropy_with_logits(
+            self.layers((images.float().unsqueeze(1) - 127.5) / 127.5).flatten(), answers
+        )
 
     @torch.no_grad()
-    def metrics(self, images: torch.Tensor, answers: torch.Tensor, eval: bool = True) -> dict[str, Weighted]:
+    def metrics(
+        self, images: torch.Tensor, answers: torch.Tensor, eval: bool = True
+    ) -> dict[str, Weighted]:
         return {"loss": Weighted(float(self.loss(images, answers)) * len(answers), len(answers))}
 
 
@@ -74,12 +80,25 @@ if __name__ == "__main__":
     sampler = get_user_sampler("minimize_reuse", list(held))
     data = FederatedDataset(lambda node: Dataset(raw_data=held[node], user_id=str(node)), sampler)
     net = Network()
-    model = PyTorchModel(net, local_optimizer_create=torch.optim.SGD, central_optimizer=torch.optim.SGD(net.parameters(), 1.0))
-    params = NNAlgorithmParams(central_num_iterations=ROUNDS, evaluation_frequency=1000, train_cohort_size=NODES, val_cohort_size=0)
+    model = PyTorchModel(
+        net,
+        local_optimizer_create=torch.optim.SGD,
+        central_optimizer=torch.optim.SGD(net.parameters(), 1.0),
+    )
+    params = NNAlgorithmParams(
+        central_num_iterations=ROUNDS,
+        evaluation_frequency=1000,
+        train_cohort_size=NODES,
+        val_cohort_size=0,
+    )
     train = NNTrainHyperParams(local_num_epochs=1, local_learning_rate=0.05, local_batch_size=BATCH)
     watch = Watch()
     FederatedAveraging().run(
-        algorithm_params=params, backend=SimulatedBackend(training_data=data, val_data=None), model=model, model_train_params=train, callbacks=[watch]
+        algorithm_params=params,
+        backend=SimulatedBackend(training_data=data, val_data=None),
+        model=model,
+        model_train_params=train,
+        callbacks=[watch],
     )
     print("ROUNDS", *(f"{second:.3f}" for second in watch.seconds))
     print(f"WHOLE {time.time() - START:.2f}")

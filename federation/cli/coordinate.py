@@ -26,7 +26,9 @@ def enrol(hub: str, token: str, folder: Path | None) -> None:
     if credentials.are_there(where):
         print(f"{where} is enrolled already; the new key takes the old one's place")
     own = credentials.enrol(where, hub, token, None, __version__)
-    print(f"enrolled as {own.role} {own.name} at {own.api}; the key lies in {where} and has never left it")
+    print(
+        f"enrolled as {own.role} {own.name} at {own.api}; the key lies in {where} and has never left it"
+    )
     print("Next:\n  hdh study submit study.yaml")
 
 
@@ -38,13 +40,25 @@ def identity(folder: Path | None) -> None:
     print(f"{own.name}: {credentials.key_id(x509.load_pem_x509_certificate(own.certificate))}")
 
 
-def submit(path: Path, contract: Path | None, folder: Path | None, deadline: str, nodes: Sequence[str], watch: bool, out: Path | None) -> None:
+def submit(
+    path: Path,
+    contract: Path | None,
+    folder: Path | None,
+    deadline: str,
+    nodes: Sequence[str],
+    watch: bool,
+    out: Path | None,
+) -> None:
     studies.load(path, contract)  # its mistakes are said here, with their lines
     with client.connect(folder) as hub:
-        run = hub.submit(path, contract, deadline_s=seconds(deadline) if deadline else 0.0, nodes=nodes)
+        run = hub.submit(
+            path, contract, deadline_s=seconds(deadline) if deadline else 0.0, nodes=nodes
+        )
         status = run.status()
         asked = ", ".join(one.node for one in status.nodes)
-        print(f"study {run.study} is at the hub as number {run.number} (hash {status.study_hash[:12]}); asked: {asked}")
+        print(
+            f"study {run.study} is at the hub as number {run.number} (hash {status.study_hash[:12]}); asked: {asked}"
+        )
         if watch or out is not None:
             _watch(run, out)
         else:
@@ -57,7 +71,9 @@ def seconds(text: str) -> float:
     try:
         return float(number) * units[text[len(number) :].strip() or "s"]
     except (ValueError, KeyError):
-        raise errors.InputError(f"{text!r} is not a length of time; write it as 30s, 10m, 2h or 7d") from None
+        raise errors.InputError(
+            f"{text!r} is not a length of time; write it as 30s, 10m, 2h or 7d"
+        ) from None
 
 
 def show_list(folder: Path | None, output: str) -> None:
@@ -70,9 +86,26 @@ def show_list(folder: Path | None, output: str) -> None:
     if not found:
         console.print("No study yet. Submit one with:\n  hdh study submit study.yaml")
         return
-    table = Table("number", "study", "coordinator", "state", "submitted (UTC)", "", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "number",
+        "study",
+        "coordinator",
+        "state",
+        "submitted (UTC)",
+        "",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for one in found:
-        table.add_row(str(one.number), one.study, one.coordinator, one.state, f"{one.submitted:%Y-%m-%d %H:%M}", one.line().partition(": ")[2][:80])
+        table.add_row(
+            str(one.number),
+            one.study,
+            one.coordinator,
+            one.state,
+            f"{one.submitted:%Y-%m-%d %H:%M}",
+            one.line().partition(": ")[2][:80],
+        )
     console.print(table)
 
 
@@ -83,7 +116,11 @@ def show_status(named: str, folder: Path | None, output: str) -> None:
         print(json.dumps(_plain(status), indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
-    console.print(f"{status.study} (number {status.number}, hash {status.study_hash[:12]}): {status.line()}", markup=False, soft_wrap=True)
+    console.print(
+        f"{status.study} (number {status.number}, hash {status.study_hash[:12]}): {status.line()}",
+        markup=False,
+        soft_wrap=True,
+    )
     if status.state == "waiting":
         console.print(f"Approvals are waited for until {status.deadline:%Y-%m-%d %H:%M} UTC.")
     console.print(states_table(status.nodes))
@@ -92,7 +129,12 @@ def show_status(named: str, folder: Path | None, output: str) -> None:
 def states_table(nodes: Sequence[NodeState]) -> Table:
     table = Table("node", "online", "says", "why", box=None, pad_edge=False, header_style="bold")
     for one in nodes:
-        table.add_row(one.node, "yes" if one.online else "no", {"asked": "nothing yet"}.get(one.verdict, one.verdict), one.reason)
+        table.add_row(
+            one.node,
+            "yes" if one.online else "no",
+            {"asked": "nothing yet"}.get(one.verdict, one.verdict),
+            one.reason,
+        )
     return table
 
 
@@ -113,7 +155,9 @@ def _watch(run: Run, out: Path | None) -> None:
     if status.state in ("complete", "partial"):
         _show(run, out, console)
     else:
-        raise errors.RefusalError(f"study {status.study} (number {status.number}) is {status.line()}")
+        raise errors.RefusalError(
+            f"study {status.study} (number {status.number}) is {status.line()}"
+        )
 
 
 def result(named: str, folder: Path | None, out: Path | None, output: str) -> None:
@@ -146,22 +190,48 @@ def verify(path: Path, authority: Path | None, roster: Path | None) -> None:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise errors.InputError(f"{path}: cannot be read as a result; give the result.json of a study") from None
+        raise errors.InputError(
+            f"{path}: cannot be read as a result; give the result.json of a study"
+        ) from None
     ca = authority or (client.home() / "ca.crt" if credentials.are_there(client.home()) else None)
-    wrong = receipts.verify(document, ca.read_bytes() if ca else None, sites.load_roster(roster) if roster else {})
+    wrong = receipts.verify(
+        document, ca.read_bytes() if ca else None, sites.load_roster(roster) if roster else {}
+    )
     if wrong:
         raise errors.LedgerError("\n".join(f"{path}: {one}" for one in wrong))
     nodes = document["receipt"]["nodes"]
-    print(f"{path}: in order. Study {document['study']} ({document['study_hash'][:12]}) of {document['receipt']['coordinator']['name']}")
+    print(
+        f"{path}: in order. Study {document['study']} ({document['study_hash'][:12]}) of {document['receipt']['coordinator']['name']}"
+    )
     for node, said in nodes.items():
         size = sum(one["bytes"] for one in said["replies"])
-        cost = f", charged rho {said['charged_pico_rho'] / 1e12:.6f}" if said["charged_pico_rho"] else ""
-        print(f"  {node}: approved by {said['approval']['by']}; {len(said['replies'])} signed replies, {size:,} bytes{cost}")
-    print("Signed by the hub" + (f", under the authority in {ca}." if ca else "; its authority is the one that the file itself names: give --ca to compare."))
+        cost = (
+            f", charged rho {said['charged_pico_rho'] / 1e12:.6f}"
+            if said["charged_pico_rho"]
+            else ""
+        )
+        print(
+            f"  {node}: approved by {said['approval']['by']}; {len(said['replies'])} signed replies, {size:,} bytes{cost}"
+        )
+    print(
+        "Signed by the hub"
+        + (
+            f", under the authority in {ca}."
+            if ca
+            else "; its authority is the one that the file itself names: give --ca to compare."
+        )
+    )
     if not roster:
-        print("The nodes' identities are those that the hub names; give --roster to compare with your own.")
+        print(
+            "The nodes' identities are those that the hub names; give --roster to compare with your own."
+        )
 
 
 def _plain(status: Status) -> dict[str, Any]:
     values = asdict(status)
-    return {key: value.astimezone(UTC).isoformat(timespec="seconds") if isinstance(value, datetime) else value for key, value in values.items()}
+    return {
+        key: value.astimezone(UTC).isoformat(timespec="seconds")
+        if isinstance(value, datetime)
+        else value
+        for key, value in values.items()
+    }

@@ -38,10 +38,16 @@ def run(folder: Path) -> None:
     elif (folder / "node.yaml").exists():
         found = list(_node(folder / "node.yaml"))
     else:
-        raise errors.SetupError(f"{folder}: neither hub.yaml nor node.yaml is here; name the folder of a hub or of a node")
+        raise errors.SetupError(
+            f"{folder}: neither hub.yaml nor node.yaml is here; name the folder of a hub or of a node"
+        )
     console = Console(highlight=False, soft_wrap=True)
     for finding in found:
-        mark = {"ok": "[green]ok   [/green]", "note": "[yellow]note [/yellow]", "wrong": "[red]WRONG[/red]"}[finding.how]
+        mark = {
+            "ok": "[green]ok   [/green]",
+            "note": "[yellow]note [/yellow]",
+            "wrong": "[red]WRONG[/red]",
+        }[finding.how]
         console.print(f"{mark} {finding.what:<22} ", end="")
         console.print(finding.said, markup=False)
     wrong = [finding.what for finding in found if finding.how == "wrong"]
@@ -63,9 +69,20 @@ def _hub(folder: Path) -> Iterator[Check]:
 
     yield from _machine(folder)
     hub = settings.load(folder)
-    yield _check("keys", lambda: _private([*hub.pki.glob("*.key"), folder / "control.token", folder / "superexec.secret"]))
-    yield _certificate("authority", hub.pki / "ca.crt", "make a new hub: an authority cannot be renewed")
-    yield _certificate("server certificate", hub.pki / "hub.crt", f"hdh hub rotate --hub-dir {folder}, then restart the hub")
+    yield _check(
+        "keys",
+        lambda: _private(
+            [*hub.pki.glob("*.key"), folder / "control.token", folder / "superexec.secret"]
+        ),
+    )
+    yield _certificate(
+        "authority", hub.pki / "ca.crt", "make a new hub: an authority cannot be renewed"
+    )
+    yield _certificate(
+        "server certificate",
+        hub.pki / "hub.crt",
+        f"hdh hub rotate --hub-dir {folder}, then restart the hub",
+    )
 
     def database() -> str:
         engine = databases.open_registry(hub.database)
@@ -75,10 +92,16 @@ def _hub(folder: Path) -> Iterator[Check]:
     yield _check("database", database)
     yield _check("audit log", lambda: f"in order, {audit.verify(hub.audit)[0]} entries")
     running = daemon.is_running(folder)
-    yield Check("process", "ok" if running else "note", "running" if running else f"not running: hdh hub run {folder}")
+    yield Check(
+        "process",
+        "ok" if running else "note",
+        "running" if running else f"not running: hdh hub run {folder}",
+    )
     for which in ("fleet", "api", "enrol", "admin", "metrics"):
         address = getattr(hub.file, which)
-        yield _check(f"port {which}", lambda address=address: _open(address) if running else _free(address))  # type: ignore[misc]
+        yield _check(
+            f"port {which}", lambda address=address: _open(address) if running else _free(address)
+        )  # type: ignore[misc]
 
 
 def _node(path: Path) -> Iterator[Check]:
@@ -89,17 +112,45 @@ def _node(path: Path) -> Iterator[Check]:
     site = sites.load(path)
     assert site.state is not None
     state = site.state
-    yield Check("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, " + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"))
-    yield _check("keys", lambda: _private([one for one in state.rglob("*") if one.suffix == ".key" or one.name == state_folder.SECRET]))
-    yield _check("ledger", lambda: f"in order, {ledger.verify(state_folder.open_ledger(state)).seq} entries")
-    yield _check("audit log", lambda: f"in order, {audit.verify(state / state_folder.AUDIT)[0]} entries")
+    yield Check(
+        "node.yaml",
+        "ok" if site.datasets else "note",
+        f"node {site.name}, "
+        + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"),
+    )
+    yield _check(
+        "keys",
+        lambda: _private(
+            [
+                one
+                for one in state.rglob("*")
+                if one.suffix == ".key" or one.name == state_folder.SECRET
+            ]
+        ),
+    )
+    yield _check(
+        "ledger", lambda: f"in order, {ledger.verify(state_folder.open_ledger(state)).seq} entries"
+    )
+    yield _check(
+        "audit log", lambda: f"in order, {audit.verify(state / state_folder.AUDIT)[0]} entries"
+    )
     running = daemon.status(state)
-    yield Check("process", "ok" if running["running"] else "note", "running" if running["running"] else "not running: hdh node run")
+    yield Check(
+        "process",
+        "ok" if running["running"] else "note",
+        "running" if running["running"] else "not running: hdh node run",
+    )
     if not credentials.are_there(state / state_folder.HUB):
-        yield Check("enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN")
+        yield Check(
+            "enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN"
+        )
         return
     own = credentials.load(state / state_folder.HUB)
-    yield _certificate("certificate", own.folder / "own.crt", "the node renews it by itself when it runs; if it has expired, ask the hub for an invitation")
+    yield _certificate(
+        "certificate",
+        own.folder / "own.crt",
+        "the node renews it by itself when it runs; if it has expired, ask the hub for an invitation",
+    )
     yield _check("hub, API", lambda: _greets(own.api, own))
     yield _check("hub, rounds", lambda: _greets(own.fleet, own))
     yield _check("clock", lambda: _skew(own))
@@ -107,10 +158,17 @@ def _node(path: Path) -> Iterator[Check]:
 
 def _machine(folder: Path) -> Iterator[Check]:
     flower = metadata.version("flwr")
-    yield Check("versions", "ok" if flower == FLOWER else "wrong", f"hdh {__version__}, flwr {flower}, Python {platform.python_version()}")
+    yield Check(
+        "versions",
+        "ok" if flower == FLOWER else "wrong",
+        f"hdh {__version__}, flwr {flower}, Python {platform.python_version()}",
+    )
     free = shutil.disk_usage(folder).free / 1e9
     yield Check(
-        "disk", "ok" if free > LITTLE_DISK_GB else "wrong", f"{free:.0f} GB free" + ("" if free > LITTLE_DISK_GB else ": the ledger and the logs need room")
+        "disk",
+        "ok" if free > LITTLE_DISK_GB else "wrong",
+        f"{free:.0f} GB free"
+        + ("" if free > LITTLE_DISK_GB else ": the ledger and the logs need room"),
     )
     yield Check("time service", *_synchronised())
 
@@ -135,7 +193,11 @@ def _certificate(what: str, path: Path, remedy: str) -> Check:
     days = credentials.days_left(path.read_bytes())
     if days < 0:
         return Check(what, "wrong", f"expired {-days:.0f} days ago: {remedy}")
-    return Check(what, "ok" if days > FEW_DAYS else "note", f"{days:.0f} days left" + ("" if days > FEW_DAYS else f": {remedy}"))
+    return Check(
+        what,
+        "ok" if days > FEW_DAYS else "note",
+        f"{days:.0f} days left" + ("" if days > FEW_DAYS else f": {remedy}"),
+    )
 
 
 def _open(address: str) -> str:
@@ -148,7 +210,9 @@ def _free(address: str) -> str:
     try:
         socket.create_server(credentials.address(address)).close()
     except OSError as reason:
-        raise errors.SetupError(f"{address} cannot be opened ({reason.strerror}); another program has it") from None
+        raise errors.SetupError(
+            f"{address} cannot be opened ({reason.strerror}); another program has it"
+        ) from None
     return f"{address} is free"
 
 
@@ -157,22 +221,36 @@ def _greets(address: str, own: credentials.Credentials) -> str:
     context = ssl.create_default_context(cadata=own.authority.decode())
     context.load_cert_chain(own.folder / "own.crt", own.folder / "own.key")
     try:
-        with socket.create_connection((host, port), timeout=10) as plain, context.wrap_socket(plain, server_hostname=host):
+        with (
+            socket.create_connection((host, port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
             return f"{address} answers, with a certificate of the right authority"
     except ssl.SSLCertVerificationError as reason:
-        raise errors.SetupError(f"{address}: its certificate is not accepted ({reason.verify_message}); check both clocks, or ask the hub's operator") from None
+        raise errors.SetupError(
+            f"{address}: its certificate is not accepted ({reason.verify_message}); check both clocks, or ask the hub's operator"
+        ) from None
     except OSError as reason:
-        raise errors.SetupError(f"{address} cannot be reached ({reason}); check the firewall and the proxy: this node needs to get out to it") from None
+        raise errors.SetupError(
+            f"{address} cannot be reached ({reason}); check the firewall and the proxy: this node needs to get out to it"
+        ) from None
 
 
 def _skew(own: credentials.Credentials) -> str:
     """From the Date that the hub's port writes into its answers, to the second."""
     host, port = credentials.address(own.fleet)
     context = ssl.create_default_context(cadata=own.authority.decode())
-    with socket.create_connection((host, port), timeout=10) as plain, context.wrap_socket(plain, server_hostname=host) as wrapped:
-        wrapped.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    with (
+        socket.create_connection((host, port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as wrapped,
+    ):
+        wrapped.sendall(
+            f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+        )
         answer, now = wrapped.recv(65536).decode(errors="replace"), time.time()
-    said = next((line[5:].strip() for line in answer.splitlines() if line.lower().startswith("date:")), None)
+    said = next(
+        (line[5:].strip() for line in answer.splitlines() if line.lower().startswith("date:")), None
+    )
     if said is None:
         raise errors.SetupError("the hub does not tell its time; is a proxy between?")
     skew = now - parsedate_to_datetime(said).timestamp()

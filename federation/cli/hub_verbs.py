@@ -23,10 +23,19 @@ Hours = Annotated[float, typer.Option("--hours", help="How long the invitation c
 def init(
     folder: Folder,
     host: Annotated[
-        list[str] | None, typer.Option("--host", help="A name or address under which the hub is reached; repeat it, the one to tell others first.")
+        list[str] | None,
+        typer.Option(
+            "--host",
+            help="A name or address under which the hub is reached; repeat it, the one to tell others first.",
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", help="The first of five ports in a row.")] = 8443,
-    database: Annotated[Optional[str], typer.Option("--database", help="postgresql://USER@HOST/NAME; an SQLite file in DIR, if left out.")] = None,  # noqa: UP045
+    database: Annotated[
+        Optional[str],
+        typer.Option(
+            "--database", help="postgresql://USER@HOST/NAME; an SQLite file in DIR, if left out."
+        ),
+    ] = None,
     listen: Annotated[str, typer.Option("--listen", help="The address to listen at.")] = "0.0.0.0",
 ) -> None:
     """Make a hub: its own certificate authority, keys, database and configuration."""
@@ -44,7 +53,11 @@ def run(folder: Folder = Path(), log_format: LogFormat = "text") -> None:
 
 
 @app.command("invite")
-def invite(node: Annotated[str, typer.Argument(metavar="NODE")], hours: Hours = 72.0, hub_dir: HubDir = Path()) -> None:
+def invite(
+    node: Annotated[str, typer.Argument(metavar="NODE")],
+    hours: Hours = 72.0,
+    hub_dir: HubDir = Path(),
+) -> None:
     """Invite a node: prints the command that its staff runs, once."""
     from federation.cli import hub as verb
 
@@ -54,7 +67,9 @@ def invite(node: Annotated[str, typer.Argument(metavar="NODE")], hours: Hours = 
 @coordinator_app.command("add")
 def coordinator_add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    operator: Annotated[bool, typer.Option("--operator", help="Sees and cancels everyone's studies.")] = False,
+    operator: Annotated[
+        bool, typer.Option("--operator", help="Sees and cancels everyone's studies.")
+    ] = False,
     hours: Hours = 72.0,
     hub_dir: HubDir = Path(),
 ) -> None:
@@ -81,7 +96,11 @@ def revoke(name: Annotated[str, typer.Argument(metavar="NAME")], hub_dir: HubDir
 
 
 @app.command("rotate")
-def rotate(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None, hours: Hours = 72.0, hub_dir: HubDir = Path()) -> None:  # noqa: UP045
+def rotate(
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None,
+    hours: Hours = 72.0,
+    hub_dir: HubDir = Path(),
+) -> None:
     """A new key for a node or a coordinator, by a new invitation; without NAME, for the hub's own servers."""
     from federation.cli import hub as verb
 
@@ -89,7 +108,12 @@ def rotate(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = No
 
 
 @audit_app.callback()
-def audit(context: typer.Context, hub_dir: HubDir = Path(), most: Annotated[int, typer.Option("--most", min=1)] = 50, output: Output = "text") -> None:
+def audit(
+    context: typer.Context,
+    hub_dir: HubDir = Path(),
+    most: Annotated[int, typer.Option("--most", min=1)] = 50,
+    output: Output = "text",
+) -> None:
     from federation.cli import hub as verb
 
     if context.invoked_subcommand is None:

@@ -54,7 +54,11 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     from federation import installation
 
     installation.check()
@@ -62,23 +66,69 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 @app.command()
 def simulate(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a pilot (see `hdh pilots`).")],
-    data: Annotated[Optional[Path], typer.Option("--data", help="One table, to be split into nodes by --split-by.")] = None,  # noqa: UP045
-    split_by: Annotated[Optional[str], typer.Option("--split-by", help="The column of --data that says whose row it is.")] = None,  # noqa: UP045
-    node: Annotated[Optional[list[str]], typer.Option("--node", metavar="NAME=FILE", help="A node and its table; repeat it.")] = None,  # noqa: UP045
-    nodes: Annotated[Optional[int], typer.Option("--nodes", min=1, help="Group the values of --split-by into so many nodes.")] = None,  # noqa: UP045
-    contract: Annotated[Optional[Path], typer.Option("--contract", help="The dataset's contract, if not beside the study.")] = None,  # noqa: UP045
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A study.yaml, or the name of a pilot (see `hdh pilots`)."
+        ),
+    ],
+    data: Annotated[
+        Optional[Path],
+        typer.Option("--data", help="One table, to be split into nodes by --split-by."),
+    ] = None,
+    split_by: Annotated[
+        Optional[str],
+        typer.Option("--split-by", help="The column of --data that says whose row it is."),
+    ] = None,
+    node: Annotated[
+        Optional[list[str]],
+        typer.Option("--node", metavar="NAME=FILE", help="A node and its table; repeat it."),
+    ] = None,
+    nodes: Annotated[
+        Optional[int],
+        typer.Option("--nodes", min=1, help="Group the values of --split-by into so many nodes."),
+    ] = None,
+    contract: Annotated[
+        Optional[Path],
+        typer.Option("--contract", help="The dataset's contract, if not beside the study."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="For generators of synthetic people.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Where report.html, result.json, tables and the registry go.")] = Path("out/simulate"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Where report.html, result.json, tables and the registry go."),
+    ] = Path("out/simulate"),
     engine: Annotated[
         Literal["local", "flower", "ray"],
-        typer.Option("--engine", help="local: on this machine's cores. flower: a SuperLink and a process per node. ray: Flower's Ray runtime."),
+        typer.Option(
+            "--engine",
+            help="local: on this machine's cores. flower: a SuperLink and a process per node. ray: Flower's Ray runtime.",
+        ),
     ] = "local",
-    strict: Annotated[bool, typer.Option("--strict", help="Nodes show no small cell to the hub, as real ones by default.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Nodes show no small cell to the hub, as real ones by default."
+        ),
+    ] = False,
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
-    variant: Annotated[str, typer.Option("--variant", help="Of a pilot: study, private (with noise), or real (on real data).")] = "study",
-    size: Annotated[Literal["small", "full"], typer.Option("--size", help="Of a pilot: a few thousand people, or as many as there are.")] = "small",
-    workers: Annotated[Optional[int], typer.Option("--workers", min=1, help="Processes for the nodes of a training; else one for each core.")] = None,  # noqa: UP045
+    variant: Annotated[
+        str,
+        typer.Option(
+            "--variant", help="Of a pilot: study, private (with noise), or real (on real data)."
+        ),
+    ] = "study",
+    size: Annotated[
+        Literal["small", "full"],
+        typer.Option("--size", help="Of a pilot: a few thousand people, or as many as there are."),
+    ] = "small",
+    workers: Annotated[
+        Optional[int],
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes for the nodes of a training; else one for each core.",
+        ),
+    ] = None,
 ) -> None:
     """Run a study on a whole federation on this machine."""
     from federation.cli import simulate as verb
@@ -100,11 +150,18 @@ def pilots_(context: typer.Context) -> None:
 
 @pilots.command("run")
 def pilots_run(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME", help="Which pilots.")] = None,  # noqa: UP045
+    names: Annotated[
+        Optional[list[str]], typer.Argument(metavar="NAME", help="Which pilots.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    small: Annotated[bool, typer.Option("--small/--full", help="A few thousand people each, or as many as there are.")] = True,
+    small: Annotated[
+        bool,
+        typer.Option("--small/--full", help="A few thousand people each, or as many as there are."),
+    ] = True,
     seed: Annotated[int, typer.Option("--seed", help="For the synthetic people.")] = 0,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Write each study's report there.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="Write each study's report there.")
+    ] = None,
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
 ) -> None:
     """Run pilots, and print what each finds beside the planted truth."""
@@ -114,11 +171,21 @@ def pilots_run(
 
     if bool(names) == every:
         raise errors.InputError("name the pilots to run, or write --all")
-    verb.run(running.names() if every else names or [], size="small" if small else "full", seed=seed, out=out, output=output)
+    verb.run(
+        running.names() if every else names or [],
+        size="small" if small else "full",
+        seed=seed,
+        out=out,
+        output=output,
+    )
 
 
 @app.command()
-def doctor(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A hub's folder, or a node's.")] = Path()) -> None:
+def doctor(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A hub's folder, or a node's.")
+    ] = Path(),
+) -> None:
     """Look a hub or a node over: ports, certificates, clock, disk, versions, database. Exit 6 if something is wrong."""
     from federation.cli import doctor as verb
 

@@ -18,16 +18,27 @@ def check(path: Path, only: str | None, output: str) -> None:
     """Exit 3 if a contract is broken. The counts stay on this screen."""
     site = sites.load(path)
     if only is not None and only not in site.datasets:
-        raise errors.SiteError(f"{path}: no dataset {only!r}; the datasets are {', '.join(site.datasets)}")
+        raise errors.SiteError(
+            f"{path}: no dataset {only!r}; the datasets are {', '.join(site.datasets)}"
+        )
     reports = []
     for name, dataset in site.datasets.items():
         if only in (None, name):
-            counts, findings = cohorts.examine(dataset, site.storage, list(dataset.contract.columns))
+            counts, findings = cohorts.examine(
+                dataset, site.storage, list(dataset.contract.columns)
+            )
             reports.append((name, dataset, counts, findings))
     if output == "json":
         print(
             json.dumps(
-                [{"dataset": name, "rows": counts["", "rows"], "findings": [vars(finding) for finding in findings]} for name, _, counts, findings in reports],
+                [
+                    {
+                        "dataset": name,
+                        "rows": counts["", "rows"],
+                        "findings": [vars(finding) for finding in findings],
+                    }
+                    for name, _, counts, findings in reports
+                ],
                 indent=2,
             )
         )
@@ -35,20 +46,29 @@ def check(path: Path, only: str | None, output: str) -> None:
         _show(reports)
     broken = [name for name, _, _, findings in reports if findings]
     if broken:
-        raise errors.DataError(f"{', '.join(broken)}: the data break their contract; a study that uses these columns is refused")
+        raise errors.DataError(
+            f"{', '.join(broken)}: the data break their contract; a study that uses these columns is refused"
+        )
 
 
 def _show(reports: list[tuple[str, sites.Dataset, dict[tuple[str, str], int], list]]) -> None:  # type: ignore[type-arg]
     console = Console(highlight=False, soft_wrap=True)
     for name, dataset, counts, findings in reports:
         contract = dataset.contract
-        people = "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
-        console.print(f"{name} (contract version {contract.version}): {counts['', 'rows']:,} rows{people}", markup=False)
+        people = (
+            "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
+        )
+        console.print(
+            f"{name} (contract version {contract.version}): {counts['', 'rows']:,} rows{people}",
+            markup=False,
+        )
         table = Table("column", "type", "missing", "broken rule", "rows", "remedy")
         for column, rule in contract.columns.items():
             mine = [finding for finding in findings if finding.column == column] or [None]
             for finding in mine:
-                broken = (finding.rule, f"{finding.rows:,}", finding.remedy) if finding else ("", "", "")
+                broken = (
+                    (finding.rule, f"{finding.rows:,}", finding.remedy) if finding else ("", "", "")
+                )
                 table.add_row(column, rule.type, f"{counts[column, 'missing']:,}", *broken)
         if len(contract.columns) <= 60 or findings:
             console.print(table)
@@ -63,9 +83,14 @@ def predict(path: Path, study: Path, result: Path, analysis: str, out: Path) -> 
     try:
         document = json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise errors.InputError(f"{result} is not a result.json: give the file that the study's coordinator sent you") from None
+        raise errors.InputError(
+            f"{result} is not a result.json: give the file that the study's coordinator sent you"
+        ) from None
     count = predictions.write(made, analysis, document, sites.load(path), out)
-    Console(highlight=False, soft_wrap=True).print(f"{out}: {count:,} people, each with their own deviation from the fixed effects", markup=False)
+    Console(highlight=False, soft_wrap=True).print(
+        f"{out}: {count:,} people, each with their own deviation from the fixed effects",
+        markup=False,
+    )
 
 
 def identity(path: Path) -> None:
@@ -84,14 +109,20 @@ def roster(path: Path) -> None:
         digits = key.hex()
         print(f"{name:<24} {' '.join(digits[i : i + 4] for i in range(0, len(digits), 4))}")
     if site.roster.get(site.name) != state_folder.public_identity(site.state):
-        raise errors.SiteError(f"{path}: this node is not in its own roster under its own key; put the line of `hdh node identity` there")
+        raise errors.SiteError(
+            f"{path}: this node is not in its own roster under its own key; put the line of `hdh node identity` there"
+        )
 
 
 def bucket(path: Path, name: str, out: Path, number: int) -> None:
     site = sites.load(path)
     if name not in site.datasets:
-        raise errors.SiteError(f"{path}: no dataset {name!r}; the datasets are {', '.join(site.datasets)}")
+        raise errors.SiteError(
+            f"{path}: no dataset {name!r}; the datasets are {', '.join(site.datasets)}"
+        )
     if out.exists() and any(out.iterdir()):
         raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
     rows = buckets.write(site.datasets[name], site.storage, out, number)
-    print(f"{rows:,} rows in {number} buckets; now write in {path.name}:\n  {name}: {{contract: ..., source: {out}}}")
+    print(
+        f"{rows:,} rows in {number} buckets; now write in {path.name}:\n  {name}: {{contract: ..., source: {out}}}"
+    )

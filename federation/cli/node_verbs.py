@@ -9,10 +9,18 @@ import typer
 
 from federation.cli.options import Format, LogFormat, Output, Site
 
-app = typer.Typer(no_args_is_help=True, help="Run and look after a node, its data, its approvals and its budget.")
-ledger_app = typer.Typer(invoke_without_command=True, help="Show a node's privacy budget: what was granted, charged, and is left.")
+app = typer.Typer(
+    no_args_is_help=True, help="Run and look after a node, its data, its approvals and its budget."
+)
+ledger_app = typer.Typer(
+    invoke_without_command=True,
+    help="Show a node's privacy budget: what was granted, charged, and is left.",
+)
 dataset_app = typer.Typer(no_args_is_help=True, help="The datasets of a node.")
-audit_app = typer.Typer(invoke_without_command=True, help="Show the node's audit log: who asked what, what was answered, what left.")
+audit_app = typer.Typer(
+    invoke_without_command=True,
+    help="Show the node's audit log: who asked what, what was answered, what left.",
+)
 for name, verbs in (("ledger", ledger_app), ("dataset", dataset_app), ("audit", audit_app)):
     app.add_typer(verbs, name=name)
 
@@ -20,7 +28,7 @@ for name, verbs in (("ledger", ledger_app), ("dataset", dataset_app), ("audit", 
 @app.command("check")
 def check(
     site: Annotated[Path, typer.Argument(metavar="NODE.yaml")] = Path("node.yaml"),
-    dataset: Annotated[Optional[str], typer.Option("--dataset", help="Only this dataset.")] = None,  # noqa: UP045
+    dataset: Annotated[Optional[str], typer.Option("--dataset", help="Only this dataset.")] = None,
     output: Annotated[Format, typer.Option("--format")] = "text",
 ) -> None:
     """Check a node's data against their contracts. The report holds counts: it is for the producer, not for the hub."""
@@ -30,7 +38,11 @@ def check(
 
 
 @ledger_app.callback()
-def ledger(context: typer.Context, site: Site = Path("node.yaml"), output: Annotated[Format, typer.Option("--format")] = "text") -> None:
+def ledger(
+    context: typer.Context,
+    site: Site = Path("node.yaml"),
+    output: Annotated[Format, typer.Option("--format")] = "text",
+) -> None:
     from federation.cli import ledger as verb
 
     if context.invoked_subcommand is None:
@@ -48,10 +60,19 @@ def ledger_verify(site: Site = Path("node.yaml")) -> None:
 @app.command("grant")
 def grant(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
-    epsilon: Annotated[float, typer.Option("--epsilon", min=0, help="How much more all studies of the year together may cost a person.")],
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            "--epsilon",
+            min=0,
+            help="How much more all studies of the year together may cost a person.",
+        ),
+    ],
     by: Annotated[str, typer.Option("--by", help="Who decides this; kept in the ledger.")],
     delta: Annotated[float, typer.Option("--delta", min=0, max=1)] = 1e-6,
-    year: Annotated[Optional[int], typer.Option("--year", help="The calendar year; this one, if left out.")] = None,  # noqa: UP045
+    year: Annotated[
+        Optional[int], typer.Option("--year", help="The calendar year; this one, if left out.")
+    ] = None,
     site: Site = Path("node.yaml"),
 ) -> None:
     """Grant a dataset privacy budget for a year. Nothing else ever refills it, and nothing takes it back."""
@@ -64,8 +85,12 @@ def grant(
 def predict(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
     result: Annotated[Path, typer.Argument(metavar="RESULT.json")],
-    analysis: Annotated[str, typer.Argument(metavar="ANALYSIS", help="A mixed model of the study.")],
-    out: Annotated[Path, typer.Option("--out", help="Where to write them; readable by you alone.")] = Path("predictions.csv"),
+    analysis: Annotated[
+        str, typer.Argument(metavar="ANALYSIS", help="A mixed model of the study.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Where to write them; readable by you alone.")
+    ] = Path("predictions.csv"),
     site: Site = Path("node.yaml"),
 ) -> None:
     """Predict each of this node's own people from a released mixed model. The file stays here: nothing is sent."""
@@ -85,7 +110,12 @@ def identity(site: Site = Path("node.yaml")) -> None:
 @app.command("roster")
 def roster(
     site: Site = Path("node.yaml"),
-    from_hub: Annotated[bool, typer.Option("--from-hub", help="Fill in the nodes that the hub knows; a key accepted before stays.")] = False,
+    from_hub: Annotated[
+        bool,
+        typer.Option(
+            "--from-hub", help="Fill in the nodes that the hub knows; a key accepted before stays."
+        ),
+    ] = False,
 ) -> None:
     """Show with whom this node takes part in secure sums, in groups of digits that two operators can compare by telephone."""
     from federation.cli import node as verb
@@ -99,7 +129,12 @@ def roster(
 @app.command("bucket")
 def bucket(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder of Parquet files; name it as `source` afterwards.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="A new folder of Parquet files; name it as `source` afterwards."
+        ),
+    ],
     buckets: Annotated[int, typer.Option("--buckets", min=2, max=4096)] = 32,
     site: Site = Path("node.yaml"),
 ) -> None:
@@ -111,8 +146,12 @@ def bucket(
 
 @app.command("init")
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The node's name, as the hub invites it.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Where node.yaml and the state go.")] = Path(),
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The node's name, as the hub invites it.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Where node.yaml and the state go.")
+    ] = Path(),
 ) -> None:
     """Make a node: node.yaml with safe defaults, and the key of its identity."""
     from federation.cli import producer as verb
@@ -122,8 +161,12 @@ def init(
 
 @app.command("enrol")
 def enrol(
-    hub: Annotated[str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")],
-    token: Annotated[str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")],
+    hub: Annotated[
+        str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")
+    ],
+    token: Annotated[
+        str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")
+    ],
     site: Site = Path("node.yaml"),
 ) -> None:
     """Use an invitation: the node's key is made here and never leaves; the hub certifies it."""
@@ -134,10 +177,23 @@ def enrol(
 
 @dataset_app.command("add")
 def dataset_add(
-    contract: Annotated[Path, typer.Argument(metavar="CONTRACT", help="The dataset's contract; it is copied beside node.yaml.")],
-    source: Annotated[str, typer.Option("--source", help="A CSV or Parquet file, a folder of Parquet, a DuckDB file or a PostgreSQL URL.")],
-    table: Annotated[Optional[str], typer.Option("--table", help="Of a database.")] = None,  # noqa: UP045
-    people: Annotated[Optional[int], typer.Option("--people", min=1, help="About how many, for forecasts.")] = None,  # noqa: UP045
+    contract: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONTRACT", help="The dataset's contract; it is copied beside node.yaml."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            help="A CSV or Parquet file, a folder of Parquet, a DuckDB file or a PostgreSQL URL.",
+        ),
+    ],
+    table: Annotated[Optional[str], typer.Option("--table", help="Of a database.")] = None,
+    people: Annotated[
+        Optional[int], typer.Option("--people", min=1, help="About how many, for forecasts.")
+    ] = None,
     site: Site = Path("node.yaml"),
 ) -> None:
     """Add a dataset to node.yaml, and check that its rows keep its contract."""
@@ -155,7 +211,12 @@ def run(site: Site = Path("node.yaml"), log_format: LogFormat = "text") -> None:
 
 
 @app.command("unit")
-def unit(site: Site = Path("node.yaml"), user: Annotated[str, typer.Option("--user", help="The account that the node runs under.")] = "hdh") -> None:
+def unit(
+    site: Site = Path("node.yaml"),
+    user: Annotated[
+        str, typer.Option("--user", help="The account that the node runs under.")
+    ] = "hdh",
+) -> None:
     """Print a systemd unit for this node."""
     from federation.cli import producer as verb
 
@@ -178,8 +239,15 @@ def studies(site: Site = Path("node.yaml"), output: Output = "text") -> None:
     verb.studies(site, output)
 
 
-Named = Annotated[str, typer.Argument(metavar="STUDY", help="Its hash or a beginning of it, or its name.")]
-By = Annotated[Optional[str], typer.Option("--by", help="Who decides; kept in the audit log. Your account's name, if left out.")]  # noqa: UP045
+Named = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Its hash or a beginning of it, or its name.")
+]
+By = Annotated[
+    Optional[str],
+    typer.Option(
+        "--by", help="Who decides; kept in the audit log. Your account's name, if left out."
+    ),
+]
 
 
 @app.command("show")
@@ -200,7 +268,10 @@ def approve(study: Named, by: By = None, site: Site = Path("node.yaml")) -> None
 
 @app.command("refuse")
 def refuse(
-    study: Named, reason: Annotated[str, typer.Option("--reason", help="Told to the coordinator.")] = "", by: By = None, site: Site = Path("node.yaml")
+    study: Named,
+    reason: Annotated[str, typer.Option("--reason", help="Told to the coordinator.")] = "",
+    by: By = None,
+    site: Site = Path("node.yaml"),
 ) -> None:
     """Keep a study out."""
     from federation.cli import producer as verb
@@ -230,7 +301,9 @@ def audit_verify(site: Site = Path("node.yaml")) -> None:
 
 
 @app.command("backup")
-def backup(out: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")) -> None:
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
+) -> None:
     """Write the node's state (ledger, approvals, audit log, keys) into one file, for its owner only."""
     from federation.cli import producer as verb
 
@@ -238,7 +311,9 @@ def backup(out: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Pa
 
 
 @app.command("restore")
-def restore(file: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")) -> None:
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
+) -> None:
     """Put a backup into an empty state folder. An older one than the hub has seen is told, and nothing is answered from it."""
     from federation.cli import producer as verb
 

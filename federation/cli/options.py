@@ -9,7 +9,16 @@ import typer
 
 Format = Literal["text", "json"]
 Output = Annotated[Format, typer.Option("--format", help="What to print.")]
-Site = Annotated[Path, typer.Option("--site", metavar="NODE.yaml", help="The node's configuration.")]
+Site = Annotated[
+    Path, typer.Option("--site", metavar="NODE.yaml", help="The node's configuration.")
+]
 HubDir = Annotated[Path, typer.Option("--hub-dir", metavar="DIR", help="The hub's folder.")]
-Keys = Annotated[Optional[Path], typer.Option("--keys", metavar="DIR", help="Where your keys lie; HDH_HOME or ~/.hdh, if left out.")]  # noqa: UP045
-LogFormat = Annotated[Format, typer.Option("--log-format", help="Of the log on the screen; the file is JSON lines.")]
+Keys = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--keys", metavar="DIR", help="Where your keys lie; HDH_HOME or ~/.hdh, if left out."
+    ),
+]
+LogFormat = Annotated[
+    Format, typer.Option("--log-format", help="Of the log on the screen; the file is JSON lines.")
+]

@@ -20,8 +20,13 @@ from simulations.pilots.common import Size
 def show_all() -> None:
     console = Console(highlight=False)
     for name in running.names():
-        console.print(f"[bold]{name}[/bold]  {running.load(name).__doc__.splitlines()[0]}  [dim]({', '.join(running.variants(name))})[/dim]")
-    console.print("Run one with: hdh simulate NAME [--variant private]; all of them with: hdh pilots run --all", style="dim")
+        console.print(
+            f"[bold]{name}[/bold]  {running.load(name).__doc__.splitlines()[0]}  [dim]({', '.join(running.variants(name))})[/dim]"
+        )
+    console.print(
+        "Run one with: hdh simulate NAME [--variant private]; all of them with: hdh pilots run --all",
+        style="dim",
+    )
 
 
 def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output: str) -> None:
@@ -35,7 +40,9 @@ def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output
             try:
                 found = running.run(name, variant, seed=seed, size=size)
             except errors.SetupError as reason:  # real data that are not installed
-                console.print(f"{name}, {variant}: left out, {reason}", style="yellow", markup=False)
+                console.print(
+                    f"{name}, {variant}: left out, {reason}", style="yellow", markup=False
+                )
                 continue
             rows.append(found.row)
             if out is not None:
@@ -44,7 +51,9 @@ def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         _table(rows, console)
-    failed = [f"{row['pilot']}, {row['study']}: no estimate" for row in rows if row["estimate"] is None]
+    failed = [
+        f"{row['pilot']}, {row['study']}: no estimate" for row in rows if row["estimate"] is None
+    ]
     if failed:
         raise errors.ModelError("\n".join(failed))
 
@@ -65,10 +74,19 @@ def _table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             "" if row["truth"] is None else f"{row['truth']:.3f}", "" if row["holds"] is None else "in" if row["holds"] else "out", f"{row['seconds']:.2f}",
         )  # fmt: skip
     needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(stderr=console.stderr, highlight=False, width=max(console.width, needed)).print(table)  # no number is cut short
+    Console(stderr=console.stderr, highlight=False, width=max(console.width, needed)).print(
+        table
+    )  # no number is cut short
     for name in dict.fromkeys(row["pilot"] for row in rows):
-        console.print(f"{name}: {'; '.join(dict.fromkeys(row['what'] for row in rows if row['pilot'] == name))}", style="dim", markup=False)
+        console.print(
+            f"{name}: {'; '.join(dict.fromkeys(row['what'] for row in rows if row['pilot'] == name))}",
+            style="dim",
+            markup=False,
+        )
     told = [row for row in rows if row["holds"] is not None]
     if told:
         inside = sum(bool(row["holds"]) for row in told)
-        console.print(f"{inside} of {len(told)} intervals hold the planted truth; one in twenty 95 % intervals does not.", style="dim")
+        console.print(
+            f"{inside} of {len(told)} intervals hold the planted truth; one in twenty 95 % intervals does not.",
+            style="dim",
+        )

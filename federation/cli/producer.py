@@ -35,16 +35,25 @@ def enrol(path: Path, hub: str, token: str) -> None:
     folder = state / state_folder.HUB
     before = credentials.load(folder) if credentials.are_there(folder) else None
     own = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
-    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=before is not None)
+    audit.write(
+        state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=before is not None
+    )
     if own.name != site.name:
         raise errors.SiteError(
             f"{path}: the invitation is for {own.name!r}, and this node is called {site.name!r}; write `node: {own.name}`, or ask for another"
         )
-    print(f"enrolled as node {own.name} at {own.api}; the key lies in {folder} and has never left it")
-    print("Next:\n  hdh node run" + ("   (restart it, if it runs)" if daemon.is_running(state) else ""))
+    print(
+        f"enrolled as node {own.name} at {own.api}; the key lies in {folder} and has never left it"
+    )
+    print(
+        "Next:\n  hdh node run"
+        + ("   (restart it, if it runs)" if daemon.is_running(state) else "")
+    )
 
 
-def add_dataset(path: Path, contract: Path, source: str, table: str | None, people: int | None) -> None:
+def add_dataset(
+    path: Path, contract: Path, source: str, table: str | None, people: int | None
+) -> None:
     name = setup.add_dataset(path, contract, source, table, people)
     print(f"{path}: dataset {name} added; now its rows against its contract:")
     node.check(path, name, "text")
@@ -61,48 +70,113 @@ def status(path: Path, output: str) -> None:
     waiting = [one for one in _approvals(state).all() if one.verdict == "waiting" and not one.over]
     enrolled = credentials.are_there(state / state_folder.HUB)
     if output == "json":
-        print(json.dumps(found | {"node": site.name, "enrolled": enrolled, "waiting": [one.study_hash for one in waiting]}, indent=2))
+        print(
+            json.dumps(
+                found
+                | {
+                    "node": site.name,
+                    "enrolled": enrolled,
+                    "waiting": [one.study_hash for one in waiting],
+                },
+                indent=2,
+            )
+        )
         return
-    print(f"node {site.name}: {'running' if found['running'] else 'not running'}" + ("" if enrolled else ", not enrolled"))
+    print(
+        f"node {site.name}: {'running' if found['running'] else 'not running'}"
+        + ("" if enrolled else ", not enrolled")
+    )
     if enrolled:
         own = credentials.load(state / state_folder.HUB)
-        print(f"  hub {own.api}: certificate expires in {credentials.days_left(own.certificate):.0f} days")
+        print(
+            f"  hub {own.api}: certificate expires in {credentials.days_left(own.certificate):.0f} days"
+        )
     if found["running"]:
         print(
-            f"  line to the hub: {found.get('line', 'not open yet')}" + (f" since {found['since']}" if found.get("line") == "open" and "since" in found else "")
+            f"  line to the hub: {found.get('line', 'not open yet')}"
+            + (
+                f" since {found['since']}"
+                if found.get("line") == "open" and "since" in found
+                else ""
+            )
         )
         if found.get("rolled_back"):
-            print("  the ledger is older than the hub has seen it: restore the newest copy; nothing is answered until then")
+            print(
+                "  the ledger is older than the hub has seen it: restore the newest copy; nothing is answered until then"
+            )
         if abs(found.get("skew_s", 0)) > 5:
-            print(f"  this machine's clock differs from the hub's by {found['skew_s']:.0f} s: set it (NTP)")
+            print(
+                f"  this machine's clock differs from the hub's by {found['skew_s']:.0f} s: set it (NTP)"
+            )
         if path.stat().st_mtime > found.get("started", time.time()):
             print(f"  {path.name} was changed since the node started: restart it to use it")
-    print(f"  studies that wait for you: {', '.join(f'{one.study} ({one.study_hash[:12]})' for one in waiting) or 'none'}")
+    print(
+        f"  studies that wait for you: {', '.join(f'{one.study} ({one.study_hash[:12]})' for one in waiting) or 'none'}"
+    )
 
 
 def studies(path: Path, output: str) -> None:
     _, state = _site(path)
     found = _approvals(state).all()
     if output == "json":
-        print(json.dumps([{key: value for key, value in vars(one).items() if key != "written"} for one in found], indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                [
+                    {key: value for key, value in vars(one).items() if key != "written"}
+                    for one in found
+                ],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     console = Console(highlight=False)
     if not found:
         console.print("No study was proposed to this node yet.")
         return
-    table = Table("study", "hash", "coordinator", "received (UTC)", "here", "by", "", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "study",
+        "hash",
+        "coordinator",
+        "received (UTC)",
+        "here",
+        "by",
+        "",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for one in found:
-        said = "waits for you" if one.verdict == "waiting" and not one.over else "over" if one.verdict == "waiting" else one.verdict
-        table.add_row(one.study, one.study_hash[:12], one.coordinator, one.received[:16].replace("T", " "), said, one.by, one.reason)
+        said = (
+            "waits for you"
+            if one.verdict == "waiting" and not one.over
+            else "over"
+            if one.verdict == "waiting"
+            else one.verdict
+        )
+        table.add_row(
+            one.study,
+            one.study_hash[:12],
+            one.coordinator,
+            one.received[:16].replace("T", " "),
+            said,
+            one.by,
+            one.reason,
+        )
     console.print(table)
     if any(one.verdict == "waiting" and not one.over for one in found):
-        console.print("Read one with `hdh node show STUDY`; then `hdh node approve STUDY`, or `hdh node refuse STUDY --reason ...`.", style="dim")
+        console.print(
+            "Read one with `hdh node show STUDY`; then `hdh node approve STUDY`, or `hdh node refuse STUDY --reason ...`.",
+            style="dim",
+        )
 
 
 def show(path: Path, named: str) -> None:
     _, state = _site(path)
     one = _approvals(state).find(named)
-    print(f"# hash {one.study_hash}\n# signed by {one.coordinator}, whose key is {one.key_id}\n# with {one.nodes - 1} other nodes")
+    print(
+        f"# hash {one.study_hash}\n# signed by {one.coordinator}, whose key is {one.key_id}\n# with {one.nodes - 1} other nodes"
+    )
     print(yaml.safe_dump(json.loads(one.written), sort_keys=False, allow_unicode=True), end="")
 
 
@@ -111,9 +185,22 @@ def decide(path: Path, named: str, verdict: Verdict, reason: str, by: str | None
     approvals = _approvals(state)
     one: Proposed = approvals.find(named)
     who = by or getpass.getuser()
-    audit.write(state / state_folder.AUDIT, verdict, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, by=who, why=reason)
-    approvals.decide(one.study_hash, verdict, reason, who, datetime.now(UTC).isoformat(timespec="seconds"))
-    print(f"{one.study} ({one.study_hash[:12]}) is {verdict} by {who}" + ("" if daemon.is_running(state) else "; the hub is told when the node runs"))
+    audit.write(
+        state / state_folder.AUDIT,
+        verdict,
+        study=one.study,
+        study_hash=one.study_hash,
+        coordinator=one.coordinator,
+        by=who,
+        why=reason,
+    )
+    approvals.decide(
+        one.study_hash, verdict, reason, who, datetime.now(UTC).isoformat(timespec="seconds")
+    )
+    print(
+        f"{one.study} ({one.study_hash[:12]}) is {verdict} by {who}"
+        + ("" if daemon.is_running(state) else "; the hub is told when the node runs")
+    )
 
 
 def show_audit(path: Path, output: str, most: int) -> None:
@@ -130,13 +217,17 @@ def verify_audit(path: Path) -> None:
 def backup(path: Path, out: Path) -> None:
     _, state = _site(path)
     seq = backups.write(state, out)
-    print(f"{out}: the state of this node, with {seq} entries in its ledger. It holds private keys: keep it as you keep those.")
+    print(
+        f"{out}: the state of this node, with {seq} entries in its ledger. It holds private keys: keep it as you keep those."
+    )
 
 
 def restore(path: Path, file: Path) -> None:
     _, state = _site(path)
     seq = backups.restore(file, state)
-    print(f"restored: {seq} entries in the ledger, in order. If the hub has seen a later one, the node says so when it connects, and answers nothing.")
+    print(
+        f"restored: {seq} entries in the ledger, in order. If the hub has seen a later one, the node says so when it connects, and answers nothing."
+    )
 
 
 def fill_roster(path: Path) -> None:
@@ -152,7 +243,9 @@ def fill_roster(path: Path) -> None:
         except grpc.RpcError as error:
             raise credentials.hub_error(error, own.api) from None
     differing = setup.accept_roster(path, dict(found.nodes))
-    print("The hub's word for these keys is not enough: compare each with its operator, by another way.")
+    print(
+        "The hub's word for these keys is not enough: compare each with its operator, by another way."
+    )
     if differing:
         raise errors.SiteError(
             f"{path}: the hub gives {', '.join(differing)} another key than the one accepted here, which stays; ask that operator, then edit roster.yaml"

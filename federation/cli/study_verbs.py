@@ -9,13 +9,15 @@ import typer
 
 from federation.cli.options import Format, Keys, Output
 
-app = typer.Typer(no_args_is_help=True, help="Write, check and plan studies; submit and follow them at a hub.")
+app = typer.Typer(
+    no_args_is_help=True, help="Write, check and plan studies; submit and follow them at a hub."
+)
 
 
 @app.command("check")
 def check(
     study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,  # noqa: UP045
+    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
 ) -> None:
     """Check a study against its dataset's contract; no node is asked."""
     from federation.cli import study as verb
@@ -26,10 +28,20 @@ def check(
 @app.command("plan")
 def plan(
     study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,  # noqa: UP045
-    node: Annotated[Optional[list[Path]], typer.Option("--node", metavar="NODE.yaml", help="A node: its policy, its ledger, its declared size.")] = None,  # noqa: UP045
-    people: Annotated[Optional[list[str]], typer.Option("--people", metavar="NAME=N", help="A node of about N people; repeat it.")] = None,  # noqa: UP045
-    at_hub: Annotated[bool, typer.Option("--hub", help="Ask the nodes that the hub knows what they would say.")] = False,
+    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
+    node: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            "--node", metavar="NODE.yaml", help="A node: its policy, its ledger, its declared size."
+        ),
+    ] = None,
+    people: Annotated[
+        Optional[list[str]],
+        typer.Option("--people", metavar="NAME=N", help="A node of about N people; repeat it."),
+    ] = None,
+    at_hub: Annotated[
+        bool, typer.Option("--hub", help="Ask the nodes that the hub knows what they would say.")
+    ] = False,
     keys: Keys = None,
     output: Annotated[Format, typer.Option("--format")] = "text",
 ) -> None:
@@ -40,7 +52,11 @@ def plan(
 
 
 @app.command("schema")
-def schema(what: Annotated[Literal["study", "contract", "node", "hub", "result"], typer.Argument()] = "study") -> None:
+def schema(
+    what: Annotated[
+        Literal["study", "contract", "node", "hub", "result"], typer.Argument()
+    ] = "study",
+) -> None:
     """Print a JSON Schema, for editors and for readers of results."""
     from federation.cli import study as verb
 
@@ -49,8 +65,12 @@ def schema(what: Annotated[Literal["study", "contract", "node", "hub", "result"]
 
 @app.command("enrol")
 def enrol(
-    hub: Annotated[str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")],
-    token: Annotated[str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")],
+    hub: Annotated[
+        str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")
+    ],
+    token: Annotated[
+        str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")
+    ],
     keys: Keys = None,
 ) -> None:
     """Use an invitation as a coordinator: a key is made here, and certified by the hub."""
@@ -70,11 +90,24 @@ def identity(keys: Keys = None) -> None:
 @app.command("submit")
 def submit(
     study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,  # noqa: UP045
-    deadline: Annotated[str, typer.Option("--deadline", help="How long approvals are waited for, as 30s, 10m, 2h, 7d.")] = "",
-    node: Annotated[Optional[list[str]], typer.Option("--node", help="Ask this node only; repeat it. All that hold the dataset, if left out.")] = None,  # noqa: UP045
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until it is over, and show the result.")] = False,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Where report, result and tables go; implies --watch.")] = None,  # noqa: UP045
+    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
+    deadline: Annotated[
+        str,
+        typer.Option("--deadline", help="How long approvals are waited for, as 30s, 10m, 2h, 7d."),
+    ] = "",
+    node: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--node", help="Ask this node only; repeat it. All that hold the dataset, if left out."
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until it is over, and show the result.")
+    ] = False,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Where report, result and tables go; implies --watch."),
+    ] = None,
     keys: Keys = None,
 ) -> None:
     """Submit a study to the hub, under your signature."""
@@ -83,7 +116,10 @@ def submit(
     verb.submit(study, contract, keys, deadline, node or [], watch, out)
 
 
-Named = Annotated[str, typer.Argument(metavar="STUDY", help="Its number, its hash or a beginning of it, or its name.")]
+Named = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Its number, its hash or a beginning of it, or its name."),
+]
 
 
 @app.command("list")
@@ -103,7 +139,9 @@ def status(study: Named, keys: Keys = None, output: Output = "text") -> None:
 
 
 @app.command("watch")
-def watch(study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = None, keys: Keys = None) -> None:  # noqa: UP045
+def watch(
+    study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = None, keys: Keys = None
+) -> None:
     """Follow a study until it is over, and show its result."""
     from federation.cli import coordinate as verb
 
@@ -111,7 +149,12 @@ def watch(study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = 
 
 
 @app.command("result")
-def result(study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = None, keys: Keys = None, output: Output = "text") -> None:  # noqa: UP045
+def result(
+    study: Named,
+    out: Annotated[Optional[Path], typer.Option("--out")] = None,
+    keys: Keys = None,
+    output: Output = "text",
+) -> None:
     """Fetch and show the result of a study."""
     from federation.cli import coordinate as verb
 
@@ -129,8 +172,13 @@ def cancel(study: Named, keys: Keys = None) -> None:
 @app.command("verify")
 def verify(
     result: Annotated[Path, typer.Argument(metavar="RESULT.json")],
-    ca: Annotated[Optional[Path], typer.Option("--ca", help="The hub's authority; that of your keys, if left out.")] = None,  # noqa: UP045
-    roster: Annotated[Optional[Path], typer.Option("--roster", help="Identities that the nodes must have.")] = None,  # noqa: UP045
+    ca: Annotated[
+        Optional[Path],
+        typer.Option("--ca", help="The hub's authority; that of your keys, if left out."),
+    ] = None,
+    roster: Annotated[
+        Optional[Path], typer.Option("--roster", help="Identities that the nodes must have.")
+    ] = None,
 ) -> None:
     """Check a result's receipt, offline: study, approvals, every node's signature, the hub's."""
     from federation.cli import coordinate as verb

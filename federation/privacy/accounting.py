@@ -23,7 +23,29 @@ from federation import errors
 
 PICO = 10**12  # rho is counted in units of 1e-12, rounded up
 ACCOUNT_DELTA = 1e-6  # at which a producer's budget is read as an epsilon where training on samples is paid from it
-ORDERS = (*range(2, 21), 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 1024)
+ORDERS = (
+    *range(2, 21),
+    22,
+    24,
+    26,
+    28,
+    30,
+    32,
+    36,
+    40,
+    44,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    1024,
+)
 
 
 # -- events, and what they cost
@@ -58,14 +80,22 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         if not (self.curve and other.curve):
             return Cost(self.rho + other.rho, self.curve or other.curve)
-        return Cost(self.rho + other.rho, tuple(a + b for a, b in zip(self.curve, other.curve, strict=True)))
+        return Cost(
+            self.rho + other.rho, tuple(a + b for a, b in zip(self.curve, other.curve, strict=True))
+        )
 
 
 @lru_cache(maxsize=4096)
 def cost(event: DpEvent) -> Cost:
     if isinstance(event, Gaussian):
         return Cost(gaussian_rho(event.sensitivity, event.variance))
-    return Cost(0, tuple(math.ceil(PICO * event.steps * _sampled_divergence(event, order) / order) for order in ORDERS))
+    return Cost(
+        0,
+        tuple(
+            math.ceil(PICO * event.steps * _sampled_divergence(event, order) / order)
+            for order in ORDERS
+        ),
+    )
 
 
 def total(events: Iterable[DpEvent]) -> Cost:
@@ -97,13 +127,22 @@ def _sampled_divergence(event: Sampled, order: int) -> float:
         for k in range(order + 1)
     ]  # fmt: skip
     largest = max(terms)
-    return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+    return max(0.0, largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (
+        order - 1
+    )
 
 
 # -- what a budget holds
 def fits(spent: Cost, rho: int, delta: float) -> bool:
     """Whether a budget of `rho` pico-rho, read as an epsilon at `delta`, holds this."""
-    return spent.rho <= rho if not spent.curve else any(cost_ <= most for cost_, most in zip(_at_orders(spent), max_at_orders(rho, delta), strict=True))
+    return (
+        spent.rho <= rho
+        if not spent.curve
+        else any(
+            cost_ <= most
+            for cost_, most in zip(_at_orders(spent), max_at_orders(rho, delta), strict=True)
+        )
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -152,19 +191,35 @@ TOO_SMALL = "the budget is too small for so many steps: give the study a larger 
 # -- events as the ledger keeps them
 def to_json(event: DpEvent) -> dict[str, Any]:
     if isinstance(event, Gaussian):
-        return {"mechanism": "discrete-gaussian", "sensitivity": str(event.sensitivity), "variance": str(event.variance), "size": event.size}
-    return {"mechanism": "sampled-gaussian", "rate": event.rate, "noise_multiplier": event.noise_multiplier, "steps": event.steps}
+        return {
+            "mechanism": "discrete-gaussian",
+            "sensitivity": str(event.sensitivity),
+            "variance": str(event.variance),
+            "size": event.size,
+        }
+    return {
+        "mechanism": "sampled-gaussian",
+        "rate": event.rate,
+        "noise_multiplier": event.noise_multiplier,
+        "steps": event.steps,
+    }
 
 
 def from_json(values: Mapping[str, Any]) -> DpEvent:
     try:
         if values["mechanism"] == "discrete-gaussian":
-            return Gaussian(Fraction(values["sensitivity"]), Fraction(values["variance"]), int(values["size"]))
+            return Gaussian(
+                Fraction(values["sensitivity"]), Fraction(values["variance"]), int(values["size"])
+            )
         if values["mechanism"] == "sampled-gaussian":
-            return Sampled(float(values["rate"]), float(values["noise_multiplier"]), int(values["steps"]))
+            return Sampled(
+                float(values["rate"]), float(values["noise_multiplier"]), int(values["steps"])
+            )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         pass
-    raise errors.LedgerError("an event of the ledger is of no kind that this version knows; use the version that wrote it")
+    raise errors.LedgerError(
+        "an event of the ledger is of no kind that this version knows; use the version that wrote it"
+    )
 
 
 # -- epsilon, for people
@@ -216,7 +271,13 @@ def tight_epsilon(cost_: Cost, delta: float) -> float:
     """What is shown to people of a batch declared beforehand: the composed Gaussians as one, exactly (dp-accounting), or
     by the curve. At most `epsilon` of the same; never enforced, since tight composition is no filter for later choices."""
     if cost_.curve:
-        found: float = max(0.0, min(at / PICO * order + _conversion(order, delta) for order, at in zip(ORDERS, _at_orders(cost_), strict=True)))
+        found: float = max(
+            0.0,
+            min(
+                at / PICO * order + _conversion(order, delta)
+                for order, at in zip(ORDERS, _at_orders(cost_), strict=True)
+            ),
+        )
         return found
     if not cost_.rho:
         return 0.0

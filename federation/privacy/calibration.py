@@ -18,9 +18,13 @@ from federation.privacy import accounting, noise
 from federation.privacy.accounting import PICO, DpEvent, Gaussian, Sampled
 
 MIN_SIGMA = 8  # grid units, also of a node's share of distributed noise: at 4 already the sum of shares is as good as one draw
-SIGMAS = tuple(4**i for i in range(4, 9))  # of real arrays, so that few noise tables are made: 256 to 65,536
+SIGMAS = tuple(
+    4**i for i in range(4, 9)
+)  # of real arrays, so that few noise tables are made: 256 to 65,536
 WITHIN = 2.0**-24  # the step on which weights leave that were made with noise inside
-ROUNDING = Fraction(1, 100)  # the part of the bound that rounding may take, if a larger sigma can avoid more
+ROUNDING = Fraction(
+    1, 100
+)  # the part of the bound that rounding may take, if a larger sigma can avoid more
 TOO_SMALL = "the budget is too small: give the study a larger epsilon, the analysis a larger share, or narrow the contract's ranges"
 LARGEST_COUNT = 2**52  # what a float still counts in single steps
 
@@ -40,7 +44,9 @@ class Grid:
     @property
     def event(self) -> DpEvent | None:
         """What it costs. `sampled`: as the people in the sum were drawn by chance, or noise is in what the array was made from."""
-        return self.sampled or (Gaussian(self.sensitivity, self.variance, self.size) if self.variance else None)
+        return self.sampled or (
+            Gaussian(self.sensitivity, self.variance, self.size) if self.variance else None
+        )
 
     @property
     def share(self) -> Fraction:
@@ -56,7 +62,9 @@ def grid(sensitivity: float, size: int, rho: int, *, whole: bool, honest: int = 
         raise ValueError("an array without a bound cannot be noised")
     if rho <= 0:
         raise ValueError(TOO_SMALL)
-    return _whole(sensitivity, size, rho, honest) if whole else _real(sensitivity, size, rho, honest)
+    return (
+        _whole(sensitivity, size, rho, honest) if whole else _real(sensitivity, size, rho, honest)
+    )
 
 
 def _whole(sensitivity: float, size: int, rho: int, honest: int) -> Grid:
@@ -67,21 +75,37 @@ def _whole(sensitivity: float, size: int, rho: int, honest: int) -> Grid:
     return _checked(Grid(1 / finer, moved, variance, size, honest))
 
 
-def _real(sensitivity: float, size: int, rho: int, honest: int, rounding: Fraction = ROUNDING) -> Grid:
+def _real(
+    sensitivity: float, size: int, rho: int, honest: int, rounding: Fraction = ROUNDING
+) -> Grid:
     """Both sums of a neighbouring pair are rounded, so each number may move by two halves of a step more, and by two for
     floating-point sums that are a little off."""
     most, rounding = rounding, 2 * Fraction(math.isqrt(size * 2**40) + 1, 2**20)
     for sigma in SIGMAS:
-        moved = Fraction(sigma) * Fraction(math.isqrt(2 * rho * PICO), PICO)  # how far a person may move, in steps
+        moved = Fraction(sigma) * Fraction(
+            math.isqrt(2 * rho * PICO), PICO
+        )  # how far a person may move, in steps
         if rounding <= most * moved and sigma**2 >= MIN_SIGMA**2 * honest:
             break
     if rounding * 2 > moved:
-        raise ValueError("the budget is too small for so long an array of real numbers: give it a larger share, take fewer rounds, or coarsen it")
+        raise ValueError(
+            "the budget is too small for so long an array of real numbers: give it a larger share, take fewer rounds, or coarsen it"
+        )
     unit = sensitivity / float(moved - rounding) * (1 + 2**-40)
-    return _checked(Grid(unit, _upwards(sensitivity) / Fraction(unit) + rounding, Fraction(sigma**2), size, honest))
+    return _checked(
+        Grid(
+            unit,
+            _upwards(sensitivity) / Fraction(unit) + rounding,
+            Fraction(sigma**2),
+            size,
+            honest,
+        )
+    )
 
 
-def step_grid(sensitivity: float, size: int, noise_multiplier: float, rate: float, honest: int = 1) -> Grid:
+def step_grid(
+    sensitivity: float, size: int, noise_multiplier: float, rate: float, honest: int = 1
+) -> Grid:
     """The grid of one step on people drawn with probability `rate`, with noise of at least that multiple of the bound."""
     rho = math.floor(PICO / (2 * noise_multiplier**2))
     made = _real(sensitivity, size, rho, honest, rounding=Fraction(1, 20))

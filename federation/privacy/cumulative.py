@@ -39,7 +39,9 @@ def encode(histogram: Ints) -> Ints:
     bins = histogram.shape[-1]
     column = coefficients(bins)
     flat = histogram.reshape(-1, bins)
-    return np.array([np.convolve(row, column)[:bins] for row in flat], np.int64).reshape(histogram.shape)
+    return np.array([np.convolve(row, column)[:bins] for row in flat], np.int64).reshape(
+        histogram.shape
+    )
 
 
 @lru_cache(maxsize=32)
@@ -62,7 +64,9 @@ def decode(encoded: Floats) -> Floats:
 
 def carried(weights: Floats) -> Floats:
     """(..., bins) by how much each number of the noise on B x moves a weighted sum over the bins of x (..., bins): w B^-1."""
-    moved: Floats = weights @ linalg.toeplitz(inverse(weights.shape[-1]), np.zeros(weights.shape[-1]))
+    moved: Floats = weights @ linalg.toeplitz(
+        inverse(weights.shape[-1]), np.zeros(weights.shape[-1])
+    )
     return moved
 
 

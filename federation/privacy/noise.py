@@ -53,7 +53,9 @@ def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urand
     It is told how many numbers to draw and no sum, so how long it takes tells nothing of the data. Another `entropy` than
     the operating system's is for tests."""
     if not Fraction(1, 4) <= variance <= LARGEST_SIGMA**2:
-        raise ValueError(f"sigma must be from 1/2 to {LARGEST_SIGMA} grid units; choose a finer or a coarser grid")
+        raise ValueError(
+            f"sigma must be from 1/2 to {LARGEST_SIGMA} grid units; choose a finer or a coarser grid"
+        )
     if size <= SHORT and entropy is os.urandom:
         return from_opendp(size, variance)
     return from_table(size, variance, entropy)
@@ -61,7 +63,10 @@ def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urand
 
 def from_opendp(size: int, variance: Fraction) -> Ints:
     """The noise that OpenDP adds to zeros. Its scale is a float: the next one whose square is not below `variance`."""
-    from opendp.domains import atom_domain, vector_domain  # opendp.prelude would import scikit-learn too, which takes a second
+    from opendp.domains import (  # opendp.prelude would import scikit-learn too, which takes a second
+        atom_domain,
+        vector_domain,
+    )
     from opendp.measurements import make_gaussian
     from opendp.metrics import l2_distance
     from opendp.mod import enable_features

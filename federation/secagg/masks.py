@@ -16,7 +16,9 @@ _ZEROS = bytes(CHUNK_BYTES)
 def apply(vector: Words, *, add: Iterable[bytes] = (), subtract: Iterable[bytes] = ()) -> None:
     """Adds and subtracts the streams of seeds in place, a piece of the vector at a time. A seed serves one vector, so its
     counter starts at 0."""
-    streams = [(stream(seed), np.add) for seed in add] + [(stream(seed), np.subtract) for seed in subtract]
+    streams = [(stream(seed), np.add) for seed in add] + [
+        (stream(seed), np.subtract) for seed in subtract
+    ]
     buffer = bytearray(CHUNK_BYTES + 15)
     chunk = CHUNK_BYTES // vector.itemsize
     words = np.frombuffer(buffer, vector.dtype, chunk)

@@ -38,16 +38,28 @@ class Slot:
 
 def exact_slots(zero: Part) -> tuple[Slot, ...]:
     """Of a Part of exact mode, from what nobody's rows give."""
-    sums = [Slot("sums", name, zero.sums[name].shape, _unit(zero.sensitivity[name])) for name in sorted(zero.sums)]
-    return (*sums, *(Slot("cells", name, zero.cells[name].shape, 1.0) for name in sorted(zero.cells)))
+    sums = [
+        Slot("sums", name, zero.sums[name].shape, _unit(zero.sensitivity[name]))
+        for name in sorted(zero.sums)
+    ]
+    return (
+        *sums,
+        *(Slot("cells", name, zero.cells[name].shape, 1.0) for name in sorted(zero.cells)),
+    )
 
 
 def _unit(sensitivity: float) -> float:
-    return 2.0 ** (math.ceil(math.log2(sensitivity)) - BOUNDED_BITS) if 0 < sensitivity < math.inf else 2.0**-FRACTION_BITS
+    return (
+        2.0 ** (math.ceil(math.log2(sensitivity)) - BOUNDED_BITS)
+        if 0 < sensitivity < math.inf
+        else 2.0**-FRACTION_BITS
+    )
 
 
 def noised_slots(zero: Part, grids: Mapping[str, Grid]) -> tuple[Slot, ...]:
-    return tuple(Slot("sums", name, zero.sums[name].shape, grids[name].unit) for name in sorted(grids))
+    return tuple(
+        Slot("sums", name, zero.sums[name].shape, grids[name].unit) for name in sorted(grids)
+    )
 
 
 def length(slots: Sequence[Slot]) -> int:
@@ -76,4 +88,7 @@ def pack(slots: Sequence[Slot], steps: Sequence[Ints], nodes: int) -> Words:
 def unpack(slots: Sequence[Slot], words: Words) -> list[Ints]:
     """The arrays of the sum, in steps."""
     ends = np.cumsum([slot.size for slot in slots])[:-1]
-    return [piece.reshape(slot.shape) for slot, piece in zip(slots, np.split(words.view(np.int64), ends), strict=True)]
+    return [
+        piece.reshape(slot.shape)
+        for slot, piece in zip(slots, np.split(words.view(np.int64), ends), strict=True)
+    ]

@@ -9,9 +9,14 @@ PRIME = 2**521 - 1
 BYTES = 66
 
 
-def split(secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes]) -> dict[int, bytes]:
+def split(
+    secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes]
+) -> dict[int, bytes]:
     """A share for each of `points` (distinct, from 1) of a `secret` of 32 bytes."""
-    coefficients = [int.from_bytes(secret, "little"), *(int.from_bytes(entropy(80), "little") % PRIME for _ in range(threshold - 1))]
+    coefficients = [
+        int.from_bytes(secret, "little"),
+        *(int.from_bytes(entropy(80), "little") % PRIME for _ in range(threshold - 1)),
+    ]
     return {point: _evaluate(coefficients, point).to_bytes(BYTES, "little") for point in points}
 
 
@@ -37,5 +42,8 @@ def weights(points: tuple[int, ...]) -> Mapping[int, int]:
 
 def join(shares: Mapping[int, bytes], weight: Mapping[int, int]) -> bytes:
     """The secret of 32 bytes; with a wrong share among them something else, which the caller must be able to tell."""
-    value = sum(weight[point] * int.from_bytes(share, "little") for point, share in shares.items()) % PRIME
+    value = (
+        sum(weight[point] * int.from_bytes(share, "little") for point, share in shares.items())
+        % PRIME
+    )
     return (value % 2**256).to_bytes(32, "little")

@@ -33,19 +33,27 @@ class Terms:
     threshold: int
     colluders: int
     length: int
-    bits: Literal[32, 64] = 64  # of the integers: 64 for statistics, 32 where the values are known to be small, as clipped updates
+    bits: Literal[32, 64] = (
+        64  # of the integers: 64 for statistics, 32 where the values are known to be small, as clipped updates
+    )
     stated: bytes = b""  # at a hub, which knows no identities: the digest as the nodes state it
 
     def check(self) -> None:
         n = len(self.roster)
         if n < 3:
-            raise SecaggError("a secure sum needs at least three nodes: of two, each knows the other's vector")
+            raise SecaggError(
+                "a secure sum needs at least three nodes: of two, each knows the other's vector"
+            )
         if not self.threshold <= n or not 2 * self.threshold > n + self.colluders:
-            raise SecaggError(f"the threshold must be more than half of nodes and colluders together, and at most {n}")
+            raise SecaggError(
+                f"the threshold must be more than half of nodes and colluders together, and at most {n}"
+            )
         if self.bits not in (32, 64):
             raise SecaggError("a secure sum is over integers of 32 or 64 bits")
         if self.colluders > n - 2:
-            raise SecaggError("a secure sum hides nothing of a node that has no honest other beside it")
+            raise SecaggError(
+                "a secure sum hides nothing of a node that has no honest other beside it"
+            )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -74,7 +82,11 @@ class Terms:
 
     @cached_property
     def ring(self) -> tuple[str, ...]:
-        return tuple(sorted(self.roster, key=lambda name: hashlib.sha256(self.digest + name.encode()).digest()))
+        return tuple(
+            sorted(
+                self.roster, key=lambda name: hashlib.sha256(self.digest + name.encode()).digest()
+            )
+        )
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -92,7 +104,14 @@ class Terms:
     def digest(self) -> bytes:
         if self.stated:
             return self.stated
-        values = [self.release, sorted((name, key.hex()) for name, key in self.roster.items()), self.threshold, self.colluders, self.length, self.bits]
+        values = [
+            self.release,
+            sorted((name, key.hex()) for name, key in self.roster.items()),
+            self.threshold,
+            self.colluders,
+            self.length,
+            self.bits,
+        ]
         return hashlib.sha256(json.dumps(values).encode()).digest()
 
     @cached_property

@@ -23,8 +23,17 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree, no_object_id_recompute
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -38,7 +47,9 @@ logging.getLogger("flwr").setLevel(logging.ERROR)
 BUSY_S = 0.1
 PUSH_TRIES = 6
 FIRST_LOOK_S = 0.03  # a message is announced a moment before its objects are there; Flower would look again after a second
-KNOWN_BUNDLES = frozenset({"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dcaf97b87d6a98"})  # SHA-256 of aggregator/bundle.fab
+KNOWN_BUNDLES = frozenset(
+    {"7a2c56c6d80d19ac9a9574b9f4c992c6f8abf360df0508b458dcaf97b87d6a98"}
+)  # SHA-256 of aggregator/bundle.fab
 
 
 def _stay(_code: int, message: str | None = None, *_: object, **__: object) -> None:
@@ -100,7 +111,9 @@ def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused
         try:
             _session(app, link, stop, pace, refused)
         except Exception as error:
-            log.warning("no connection to the SuperLink %s (%s)", link.superlink, _last_words(error))
+            log.warning(
+                "no connection to the SuperLink %s (%s)", link.superlink, _last_words(error)
+            )
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
         if not stop.is_set() and not pace.is_rested():
             log.info("connecting to %s again in %.0f s", link.superlink, delay)
@@ -112,12 +125,18 @@ def _last_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
 
 
-def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
+def _session(
+    app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused
+) -> None:
     private = credentials.private_key(link.key)
     keys: Any = (private, private.public_key())
     _sign_off(link, keys)
-    with http_request_response(link.superlink, False, str(link.root_certificates), keys, 3, 30.0) as connection:
-        node_id, receive, send, get_run, _never_get_code, pull_object, push_object, confirm = connection
+    with http_request_response(
+        link.superlink, False, str(link.root_certificates), keys, 3, 30.0
+    ) as connection:
+        node_id, receive, send, get_run, _never_get_code, pull_object, push_object, confirm = (
+            connection
+        )
         log.info("connected to the SuperLink %s as Flower node %s", link.superlink, node_id)
         known: dict[int, bool] = {}  # by run: whether its bundle is the thin one
         while not stop.is_set() and not pace.is_rested():
@@ -130,7 +149,11 @@ def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refu
                 if run_id not in known:
                     known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
                 started = time.monotonic()
-                reply = answer(app, message, run_id, node_id, refused) if known[run_id] else _unknown_bundle(message, refused)
+                reply = (
+                    answer(app, message, run_id, node_id, refused)
+                    if known[run_id]
+                    else _unknown_bundle(message, refused)
+                )
                 pace.answered = True
                 pace.wake(pace.stays_busy_s)
                 _push(reply, run_id, time.monotonic() - started, send, push_object, stop)
@@ -138,7 +161,9 @@ def _session(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refu
                 log.info("the run has ended; its message is dropped")
             except httpx.TransportError:
                 raise  # the hub is away
-            except Exception as error:  # the daemon's outermost loop: a message is lost, the node is not
+            except (
+                Exception
+            ) as error:  # the daemon's outermost loop: a message is lost, the node is not
                 log.error("a message was lost: %s", type(error).__name__)
                 stop.wait(1.0)
 
@@ -148,48 +173,80 @@ def _sign_off(link: Link, keys: Any) -> None:
     if not link.flower_id:
         return
     root = link.root_certificates.read_bytes()
-    client = FleetHttpClient.from_server_address(link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)])
+    client = FleetHttpClient.from_server_address(
+        link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)]
+    )
     with client, suppress(httpx.HTTPError):  # there was none
         client.DeactivateNode(DeactivateNodeRequest(node_id=link.flower_id))
 
 
 def _unknown_bundle(message: Message, refused: Refused) -> Message:
     refused("bundle", "the run's bundle is not the one that this version knows")
-    return Message(Error(wire.REFUSED, "this node does not take part in runs of a bundle that it does not know"), reply_to=message)
+    return Message(
+        Error(
+            wire.REFUSED, "this node does not take part in runs of a bundle that it does not know"
+        ),
+        reply_to=message,
+    )
 
 
-def answer(app: ClientApp, message: Message, run_id: int, node_id: int, refused: Refused) -> Message:
+def answer(
+    app: ClientApp, message: Message, run_id: int, node_id: int, refused: Refused
+) -> Message:
     """The installed app's reply. What leaves after a bug of ours is the class of the exception, and no more."""
     if message.metadata.message_type != wire.ROUND:
         refused("message", "not the kind of message that this node answers")
-        return Message(Error(wire.REFUSED, "this node does not answer that kind of message"), reply_to=message)
-    context = Context(run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
+        return Message(
+            Error(wire.REFUSED, "this node does not answer that kind of message"), reply_to=message
+        )
+    context = Context(
+        run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={}
+    )
     try:
         return app(message, context)
-    except Exception as error:  # a bug here must not stop the daemon, nor tell what it was working on
+    except (
+        Exception
+    ) as error:  # a bug here must not stop the daemon, nor tell what it was working on
         log.error("the analysis failed: %s", type(error).__name__)
         return Message(Error(2, type(error).__name__), reply_to=message)
 
 
-def _pull(received: Any, pull_object: Callable[[int, str], bytes], confirm: Callable[[int, str], None]) -> tuple[Message, int]:
+def _pull(
+    received: Any, pull_object: Callable[[int, str], bytes], confirm: Callable[[int, str], None]
+) -> tuple[Message, int]:
     head, tree = received
     run_id, message_id = head.metadata.run_id, head.metadata.message_id
     wanted = [part.object_id for part in iterate_object_tree(tree)]
-    contents = pull_objects(wanted, lambda object_id: pull_object(run_id, object_id), initial_backoff=FIRST_LOOK_S)
+    contents = pull_objects(
+        wanted, lambda object_id: pull_object(run_id, object_id), initial_backoff=FIRST_LOOK_S
+    )
     message: Any = inflate_object_from_contents(message_id, contents)
     message.metadata.__dict__["_message_id"] = message_id
     confirm(run_id, message_id)
     return message, run_id
 
 
-def _push(reply: Message, run_id: int, took_s: float, send: Callable[..., Any], push_object: Callable[..., None], stop: threading.Event) -> None:
+def _push(
+    reply: Message,
+    run_id: int,
+    took_s: float,
+    send: Callable[..., Any],
+    push_object: Callable[..., None],
+    stop: threading.Event,
+) -> None:
     """Objects are addressed by their content, so pushing again is safe; a busy hub's 500 is not retried by Flower."""
     for attempt in range(PUSH_TRIES):
         try:
             with no_object_id_recompute():
                 reply.metadata.__dict__["_message_id"] = reply.object_id
-                needed, session = send(remove_content_from_message(reply), get_object_tree(reply), took_s)
-                push_objects(get_all_nested_objects(reply), partial(push_object, run_id, session), object_ids_to_push=needed)
+                needed, session = send(
+                    remove_content_from_message(reply), get_object_tree(reply), took_s
+                )
+                push_objects(
+                    get_all_nested_objects(reply),
+                    partial(push_object, run_id, session),
+                    object_ids_to_push=needed,
+                )
             return
         except RunNotRunningException:
             raise

@@ -28,16 +28,22 @@ def app_of(context: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
         reply = service.answer(query, context, clock())
         answered = codec.reply_to_bytes(reply)
-        signed = receipts.reply_content(query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered))
+        signed = receipts.reply_content(
+            query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered)
+        )
         _note(context, query, reply, answered)
-        return Message(wire.reply_record(answered, keys.sign(context.identity, signed)), reply_to=message)
+        return Message(
+            wire.reply_record(answered, keys.sign(context.identity, signed)), reply_to=message
+        )
 
     return app
 
 
 def _note(context: NodeContext, query: Query, reply: Reply, answered: bytes) -> None:
     """Before anything is sent: who asked what, what it cost, what leaves."""
-    refused = {str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)}
+    refused = {
+        str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)
+    }
     context.audit(
         "answered" if len(refused) < len(reply.answers) else "refused",
         study=query.study.study, study_hash=query.study.hash, coordinator=query.study.coordinator, round=query.round,

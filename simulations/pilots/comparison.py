@@ -49,9 +49,20 @@ def networks(name: str) -> list[Tried]:
         ready, new = _prepared(name, "study", Path(folder))
         task = next(key for key, entry in ready.study.analyses.items() if entry.run == "train")
         study = _only(ready.study, task)
-        found = [_tried(f"{node} alone", study, ready, {node: dataset}, new) for node, dataset in ready.datasets.items()]
+        found = [
+            _tried(f"{node} alone", study, ready, {node: dataset}, new)
+            for node, dataset in ready.datasets.items()
+        ]
         found.append(_tried("together", study, ready, ready.datasets, new))
-        found.append(_tried("pooled", study, ready, {"all": Dataset(ready.contract, _joined(ready.datasets, Path(folder)))}, new))
+        found.append(
+            _tried(
+                "pooled",
+                study,
+                ready,
+                {"all": Dataset(ready.contract, _joined(ready.datasets, Path(folder)))},
+                new,
+            )
+        )
     return found
 
 
@@ -62,7 +73,15 @@ def epsilons(name: str, wanted: Sequence[float] = EPSILONS) -> list[Tried]:
         found = []
         for epsilon in wanted:
             privacy = ready.study.privacy.model_copy(update={"epsilon": epsilon})
-            found.append(_tried(f"{epsilon:g}", ready.study.model_copy(update={"privacy": privacy}), ready, ready.datasets, new))
+            found.append(
+                _tried(
+                    f"{epsilon:g}",
+                    ready.study.model_copy(update={"privacy": privacy}),
+                    ready,
+                    ready.datasets,
+                    new,
+                )
+            )
     return found
 
 
@@ -80,11 +99,15 @@ def _only(study: Study, task: str) -> Study:
 
 def _joined(datasets: Mapping[str, Dataset], folder: Path) -> str:
     path = str(folder / "all.parquet")
-    duckdb.connect().execute(f"COPY (SELECT * FROM read_parquet({[dataset.source for dataset in datasets.values()]})) TO '{path}' (FORMAT parquet)")
+    duckdb.connect().execute(
+        f"COPY (SELECT * FROM read_parquet({[dataset.source for dataset in datasets.values()]})) TO '{path}' (FORMAT parquet)"
+    )
     return path
 
 
-def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset], new: Sequence[Dataset]) -> Tried:
+def _tried(
+    name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset], new: Sequence[Dataset]
+) -> Tried:
     now = datetime.now(UTC)
     sites = [local.site(node, dataset) for node, dataset in datasets.items()]
     with local.asking(sites, now, workers.wanted(study, len(sites)), study) as ask:
@@ -96,19 +119,29 @@ def _tried(name: str, study: Study, ready: Ready, datasets: Mapping[str, Dataset
     return Tried(name, *scores.area(_scores(study, ready, task_id, result.model.weights, new)))
 
 
-def _scores(study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: Sequence[Dataset]) -> Floats:
+def _scores(
+    study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: Sequence[Dataset]
+) -> Floats:
     """The histogram of the network's scores over all of the new people."""
     entry = study.analyses[task_id.analysis]
-    known = {key: value for key, value in entry.options.items() if key in ("model", "network", "widths", "norm", "rows", "seed")}
+    known = {
+        key: value
+        for key, value in entry.options.items()
+        if key in ("model", "network", "widths", "norm", "rows", "seed")
+    }
     options = studies.AnalysisEntry.model_validate({"run": "train", **known, "validation": 0})
-    plain = study.model_copy(update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}})
+    plain = study.model_copy(
+        update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}}
+    )
     task = registry.plan(plain, ready.contract)[task_id.analysis]
     workers.trains_here()
     total = np.zeros((2, scores.BINS))
     schema = contracts.schema(ready.contract, study.cohort.derive)
     for dataset in new:
         cohort = cohorts.open_checked(dataset, Storage(), schema, task.fields, None).cohort
-        total += task.analysis.local(cohort, task, State("score", {"weights": weights})).sums["scores"]
+        total += task.analysis.local(cohort, task, State("score", {"weights": weights})).sums[
+            "scores"
+        ]
     return total
 
 

@@ -46,10 +46,18 @@ def section(name: str, found: Mapping[str, PilotResult]) -> str:
         made, _ = studies.load(Path(str(pilot.__file__)).parent / f"{variant}.yaml")
         note = pilot.REAL_NOTE if variant == "real" else pilot.NOTE
         analyses = ", ".join(f"`{entry.run}`" for entry in made.analyses.values())
-        lines += [f"**{variant}**: {made.question} ({analyses}; nodes: {', '.join(one.document.provenance['nodes'])}; {note}.)", ""]
+        lines += [
+            f"**{variant}**: {made.question} ({analyses}; nodes: {', '.join(one.document.provenance['nodes'])}; {note}.)",
+            "",
+        ]
     lines += table([one.row for one in found.values()])
     pictures = drawn(name, found)
-    if "private" in found and any(entry.run == "train" for entry in studies.load(Path(str(pilot.__file__)).parent / "study.yaml")[0].analyses.values()):
+    if "private" in found and any(
+        entry.run == "train"
+        for entry in studies.load(Path(str(pilot.__file__)).parent / "study.yaml")[
+            0
+        ].analyses.values()
+    ):
         more, text = trained(name)
         pictures, lines = pictures + more, lines + text
     for label, svg in pictures:
@@ -70,17 +78,31 @@ def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
         "|---|---|---|",
     ]
     lines += [f"| {one.name} | {one.auc:.4f} | {one.std_error:.4f} |" for one in networks]
-    lines += ["", "And the private study at several epsilons (delta and steps as in `private.yaml`), over the same new people:"]
-    rows = [(one.name, one.auc, one.auc - 1.96 * one.std_error, one.auc + 1.96 * one.std_error, None) for one in networks]
+    lines += [
+        "",
+        "And the private study at several epsilons (delta and steps as in `private.yaml`), over the same new people:",
+    ]
+    rows = [
+        (one.name, one.auc, one.auc - 1.96 * one.std_error, one.auc + 1.96 * one.std_error, None)
+        for one in networks
+    ]
     curve = [(float(one.name), one.auc, 1.96 * one.std_error) for one in epsilons]
-    pictures = [("together", figures.intervals(rows, "area under the curve")), ("epsilon", figures.trend(curve, "epsilon", "area under the curve"))]
+    pictures = [
+        ("together", figures.intervals(rows, "area under the curve")),
+        ("epsilon", figures.trend(curve, "epsilon", "area under the curve")),
+    ]
     return pictures, lines
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| study | people | rounds | | epsilon | main estimate | 95 % interval | truth |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| study | people | rounds | | epsilon | main estimate | 95 % interval | truth |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        truth = "" if row["truth"] is None else f"{row['truth']:.3f}, {'in' if row['holds'] else 'out'}"
+        truth = (
+            "" if row["truth"] is None else f"{row['truth']:.3f}, {'in' if row['holds'] else 'out'}"
+        )
         epsilon = "" if row["epsilon"] is None else f"{row['epsilon']:g}"
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         lines.append(
@@ -95,14 +117,19 @@ def drawn(name: str, found: Mapping[str, PilotResult]) -> list[tuple[str, str]]:
     for key, analysis in found["study"].document.analyses.items():
         if curve := analysis.tables.get("curve"):
             pictures.append((key, figures.curves(curve)))
-        elif analysis.run == "pathways" and not analysis.tables.get("indicators", [{}])[0].get("low_95"):
+        elif analysis.run == "pathways" and not analysis.tables.get("indicators", [{}])[0].get(
+            "low_95"
+        ):
             pictures.append((key, figures.pathway(analysis.tables["edges"])))
     return pictures
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> str:
     """Each study's estimate with its interval, and the planted values as dashed lines."""
-    return figures.intervals([(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in rows], rows[0]["what"])
+    return figures.intervals(
+        [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in rows],
+        rows[0]["what"],
+    )
 
 
 if __name__ == "__main__":

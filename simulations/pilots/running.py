@@ -58,23 +58,38 @@ def load(name: str) -> Any:
 def variants(name: str) -> list[str]:
     """The studies of a pilot: `study`, and of most `private` and `real`."""
     folder = Path(load(name).__file__).parent
-    return [variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()]
+    return [
+        variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()
+    ]
 
 
 def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size = "small") -> Ready:
     pilot = load(name)
     if variant not in variants(name):
-        raise errors.InputError(f"{name} has no study {variant!r}; it has {', '.join(variants(name))}")
+        raise errors.InputError(
+            f"{name} has no study {variant!r}; it has {', '.join(variants(name))}"
+        )
     here = Path(pilot.__file__).parent
     made, source = studies.load(here / f"{variant}.yaml")
     agreed = contracts.load(here / f"{made.dataset}.yaml")
     if variant == "real":
         paths, note = pilot.make_real(folder), pilot.REAL_NOTE
     else:
-        make: Callable[..., dict[str, Path]] = getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
-        paths, note = make(folder, seed=seed, **({"size": size} if hasattr(pilot, "SIZES") else {})), pilot.NOTE
+        make: Callable[..., dict[str, Path]] = (
+            getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
+        )
+        paths, note = (
+            make(folder, seed=seed, **({"size": size} if hasattr(pilot, "SIZES") else {})),
+            pilot.NOTE,
+        )
         agreed = pilot.contract(agreed, size) if hasattr(pilot, "contract") else agreed
-    return Ready(made, agreed, source, {node: Dataset(agreed, str(path)) for node, path in paths.items()}, note)
+    return Ready(
+        made,
+        agreed,
+        source,
+        {node: Dataset(agreed, str(path)) for node, path in paths.items()},
+        note,
+    )
 
 
 def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
@@ -83,19 +98,29 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Pilo
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
         sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
-        with local.asking(sites, started, workers.wanted(ready.study, len(sites)), ready.study) as ask:
-            outcome = rounds.run(ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source)
-        document = release.clear(outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note])
+        with local.asking(
+            sites, started, workers.wanted(ready.study, len(sites)), ready.study
+        ) as ask:
+            outcome = rounds.run(
+                ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source
+            )
+        document = release.clear(
+            outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note]
+        )
         seconds = time.perf_counter() - clock
     return PilotResult(summary(name, variant, document, seconds, size), document)
 
 
-def summary(name: str, variant: str, document: Document, seconds: float, size: Size) -> dict[str, Any]:
+def summary(
+    name: str, variant: str, document: Document, seconds: float, size: Size
+) -> dict[str, Any]:
     pilot = load(name)
     main: Main | None = getattr(pilot, "MAIN", {}).get(variant)
     analysis = document.analyses[main.analysis] if main else next(iter(document.analyses.values()))
     row = _row(document, main) if main else {}
-    estimate, low, high = (row.get(column) for column in main.columns) if main else (None, None, None)
+    estimate, low, high = (
+        (row.get(column) for column in main.columns) if main else (None, None, None)
+    )
     planted = None
     if main and main.truth:
         derived = pilot.derived_truth(size) if hasattr(pilot, "derived_truth") else {}
@@ -110,4 +135,6 @@ def summary(name: str, variant: str, document: Document, seconds: float, size: S
 
 def _row(document: Document, main: Main) -> Mapping[str, Any]:
     rows = document.analyses[main.analysis].tables.get(main.table, ())
-    return next((row for row in rows if all(row.get(key) == value for key, value in main.where.items())), {})
+    return next(
+        (row for row in rows if all(row.get(key) == value for key, value in main.where.items())), {}
+    )

@@ -65,32 +65,64 @@ class Plan:
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     treatment = schema.field(options.treatment)
-    if not (treatment.kind == "boolean" or (treatment.kind == "category" and len(treatment.levels) == 2)):
-        raise ExpressionError(f"treatment: {treatment.name!r} is a {treatment.kind}; it must be a yes-or-no column, or a category of two levels")
+    if not (
+        treatment.kind == "boolean" or (treatment.kind == "category" and len(treatment.levels) == 2)
+    ):
+        raise ExpressionError(
+            f"treatment: {treatment.name!r} is a {treatment.kind}; it must be a yes-or-no column, or a category of two levels"
+        )
     weights = Field(WEIGHT, "number", "", (0.0, options.max_weight))
     score = _score_task(options, schema)
     curve = effect = None
     fields = list(score.fields)
     if options.outcome is not None:
         model = f"{options.outcome} ~ {options.treatment}"
-        made, read = kaplan_meier.prepare(kaplan_meier.Options(model=model, grid=options.grid, every=options.every), schema)
+        made, read = kaplan_meier.prepare(
+            kaplan_meier.Options(model=model, grid=options.grid, every=options.every), schema
+        )
         curve = Task("curve", kaplan_meier, options, made, read, 1)  # type: ignore[arg-type]
-        chosen = cox.Options(model=model, strata=options.strata, ties=options.ties, grid=options.grid, robust=True, conf_level=options.conf_level)
+        chosen = cox.Options(
+            model=model,
+            strata=options.strata,
+            ties=options.ties,
+            grid=options.grid,
+            robust=True,
+            conf_level=options.conf_level,
+        )
         planned, read = cox.prepare(chosen, schema)
         fields += read
-        effect = Task("effect", cox, chosen, replace(planned, weights=weights), (*read, weights), schema.contract.rows_per_person)  # type: ignore[arg-type]
+        effect = Task(
+            "effect",
+            cox,
+            chosen,
+            replace(planned, weights=weights),
+            (*read, weights),
+            schema.contract.rows_per_person,
+        )  # type: ignore[arg-type]
     elif options.strata:
         raise ExpressionError("strata: they are of the outcome's model, and no `outcome` is given")
     return Plan(treatment, score, curve, effect, weights), tuple(dict.fromkeys(fields))
 
 
 def _score_task(options: Options, schema: Schema) -> Task:
-    chosen = glm.Options(model=f"{options.treatment} ~ {options.confounders}", family="binomial", conf_level=options.conf_level)
+    chosen = glm.Options(
+        model=f"{options.treatment} ~ {options.confounders}",
+        family="binomial",
+        conf_level=options.conf_level,
+    )
     plan, fields = glm.prepare(chosen, schema)
     if not plan.model.terms:
-        raise ExpressionError(f"confounders: {options.confounders!r} has no term; name what the treatment hangs on")
-    if not plan.model.intercept or plan.model.offset is not None or any(options.treatment in term.name.split(":") for term in plan.model.terms):
-        raise ExpressionError(f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself")
+        raise ExpressionError(
+            f"confounders: {options.confounders!r} has no term; name what the treatment hangs on"
+        )
+    if (
+        not plan.model.intercept
+        or plan.model.offset is not None
+        or any(options.treatment in term.name.split(":") for term in plan.model.terms)
+    ):
+        raise ExpressionError(
+            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
+        )
     return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)  # type: ignore[arg-type]
 
 
@@ -100,13 +132,24 @@ def start(task: Task) -> State:
 
 def _outer(stage: str, inner: State, kept: dict[str, Floats]) -> State:
     """A stage's own state within ours; `kept` is of the stages before."""
-    return State(f"{stage}:{inner.step}", kept | {f"in:{name}": value for name, value in inner.values.items()})
+    return State(
+        f"{stage}:{inner.step}",
+        kept | {f"in:{name}": value for name, value in inner.values.items()},
+    )
 
 
 def _inner(state: State) -> tuple[str, State, dict[str, Floats]]:
     stage, _, step = state.step.partition(":")
-    inner = {name.removeprefix("in:"): value for name, value in state.values.items() if name.startswith("in:")}
-    return stage, State(step, inner), {name: value for name, value in state.values.items() if not name.startswith("in:")}
+    inner = {
+        name.removeprefix("in:"): value
+        for name, value in state.values.items()
+        if name.startswith("in:")
+    }
+    return (
+        stage,
+        State(step, inner),
+        {name: value for name, value in state.values.items() if not name.startswith("in:")},
+    )
 
 
 # -- node
@@ -116,9 +159,19 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     complete = cohort.once(("propensity", task.name), lambda: _complete(cohort, task))
     if stage == "score":
         return glm.local(complete, plan.score, inner)
-    key = ("propensity", task.name, state["score"].tobytes())  # a study that starts anew has other weights
-    weighted = complete.once(key, lambda: _weighted(complete, task, state["score"], float(state["treated"][0])))
-    return _balance(weighted, task) if stage == "weigh" else cox.local(weighted.cohort, plan.effect, inner)  # type: ignore[arg-type]
+    key = (
+        "propensity",
+        task.name,
+        state["score"].tobytes(),
+    )  # a study that starts anew has other weights
+    weighted = complete.once(
+        key, lambda: _weighted(complete, task, state["score"], float(state["treated"][0]))
+    )
+    return (
+        _balance(weighted, task)
+        if stage == "weigh"
+        else cox.local(weighted.cohort, plan.effect, inner)
+    )  # type: ignore[arg-type]
 
 
 def _complete(cohort: Cohort, task: Task) -> Cohort:
@@ -126,9 +179,15 @@ def _complete(cohort: Cohort, task: Task) -> Cohort:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     treatment = columns[task.plan.treatment.name]
-    blank = np.where(keep, treatment, -1).astype(treatment.dtype) if treatment.dtype.kind == "i" else np.where(keep, treatment, np.nan)
+    blank = (
+        np.where(keep, treatment, -1).astype(treatment.dtype)
+        if treatment.dtype.kind == "i"
+        else np.where(keep, treatment, np.nan)
+    )
     known = {**columns, task.plan.treatment.name: blank}
-    return replace(cohort, fetch=lambda asked: {field.name: known[field.name] for field in asked}, kept={})
+    return replace(
+        cohort, fetch=lambda asked: {field.name: known[field.name] for field in asked}, kept={}
+    )
 
 
 @dataclass(frozen=True)
@@ -150,15 +209,34 @@ def _weighted(cohort: Cohort, task: Task, beta: Floats, treated: float) -> Weigh
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = np.flatnonzero(keep)
-    X = cohorts.design(made.model.terms, columns, kept, centre=made.scaling.centre, scale=made.scaling.scale, intercept=True)
+    X = cohorts.design(
+        made.model.terms,
+        columns,
+        kept,
+        centre=made.scaling.centre,
+        scale=made.scaling.scale,
+        intercept=True,
+    )
     score, arm = special.expit(X @ beta), columns[plan.treatment.name][kept].astype(np.int64)
     plain = _weights(score, arm, treated, task.options)
     weight = np.minimum(plain, task.options.max_weight)
     everyone = np.full(cohort.rows, np.nan)
     everyone[kept] = weight
     with_weights = {**columns, WEIGHT: everyone}
-    inner = replace(cohort, fetch=lambda asked: {field.name: with_weights[field.name] for field in asked}, kept={})
-    return Weighted(inner, keep, X[:, 1:], score, arm, weight, int(np.count_nonzero(plain > task.options.max_weight)))
+    inner = replace(
+        cohort,
+        fetch=lambda asked: {field.name: with_weights[field.name] for field in asked},
+        kept={},
+    )
+    return Weighted(
+        inner,
+        keep,
+        X[:, 1:],
+        score,
+        arm,
+        weight,
+        int(np.count_nonzero(plain > task.options.max_weight)),
+    )
 
 
 def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Floats:
@@ -176,18 +254,49 @@ def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Float
 def _balance(weighted: Weighted, task: Task) -> Part:
     """Per arm: sums of 1, x, x^2 plain and weighted, of the weights and their squares; the score's histogram; and the weighted life table."""
     X, arm, w = weighted.X, weighted.arm, weighted.weight
-    plain, heavy = (np.stack([_moments(X[arm == a], weight[arm == a]) for a in (0, 1)]) for weight in (np.ones(len(w)), w))
-    of_weights = np.array([[float(w[arm == a].sum()), float((w[arm == a] ** 2).sum()), float(w[arm == a].max(initial=0.0))] for a in (0, 1)])
+    plain, heavy = (
+        np.stack([_moments(X[arm == a], weight[arm == a]) for a in (0, 1)])
+        for weight in (np.ones(len(w)), w)
+    )
+    of_weights = np.array(
+        [
+            [
+                float(w[arm == a].sum()),
+                float((w[arm == a] ** 2).sum()),
+                float(w[arm == a].max(initial=0.0)),
+            ]
+            for a in (0, 1)
+        ]
+    )
     bin_ = np.minimum((weighted.score * BINS).astype(np.int64), BINS - 1)
     overlap = np.bincount(arm * BINS + bin_, minlength=2 * BINS).reshape(2, BINS)
-    cells = counting.people(weighted.cohort, weighted.keep) | {"arms": np.bincount(arm, minlength=2), "overlap": overlap, "cut": np.array([weighted.cut])}
-    sums = {"plain": plain, "weighted": heavy, "weights": of_weights[:, :2], "overlap": overlap.astype(np.float64)}
+    cells = counting.people(weighted.cohort, weighted.keep) | {
+        "arms": np.bincount(arm, minlength=2),
+        "overlap": overlap,
+        "cut": np.array([weighted.cut]),
+    }
+    sums = {
+        "plain": plain,
+        "weighted": heavy,
+        "weights": of_weights[:, :2],
+        "overlap": overlap.astype(np.float64),
+    }
     if task.plan.curve is not None:
         life, off_grid = _life(weighted, task)
         cells |= {"leaving": life[0].astype(np.int64), "off_grid": np.array([off_grid])}
         sums["life"] = life
-    norm, m, top = math.sqrt(2 * X.shape[1] + 1), float(task.rows_per_person), task.options.max_weight
-    sensitivity = {"plain": m * norm, "weighted": m * top * norm, "weights": m * math.hypot(top, top**2), "overlap": m, "life": m * math.sqrt(1 + top**2 + top**4)}
+    norm, m, top = (
+        math.sqrt(2 * X.shape[1] + 1),
+        float(task.rows_per_person),
+        task.options.max_weight,
+    )
+    sensitivity = {
+        "plain": m * norm,
+        "weighted": m * top * norm,
+        "weights": m * math.hypot(top, top**2),
+        "overlap": m,
+        "life": m * math.sqrt(1 + top**2 + top**4),
+    }
     return Part(sums, cells, {name: sensitivity[name] for name in sums}, parameters=X.shape[1])
 
 
@@ -206,7 +315,10 @@ def _life(weighted: Weighted, task: Task) -> tuple[Floats, int]:
     died = (event > 0) & ~late
     cell = (np.where(died, 0, 1) * 2 + weighted.arm) * plan.grid.size + plan.grid.index(stop)
     w = weighted.weight
-    table = [np.bincount(cell, x, 4 * plan.grid.size).astype(np.float64).reshape(2, 2, -1) for x in (np.ones(len(w)), w, w * w)]
+    table = [
+        np.bincount(cell, x, 4 * plan.grid.size).astype(np.float64).reshape(2, 2, -1)
+        for x in (np.ones(len(w)), w, w * w)
+    ]
     return np.stack(table), plan.grid.off_grid(stop)
 
 
@@ -220,10 +332,16 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         return _outer("score", made, kept) if isinstance(made, State) else _weigh(made, inner, plan)
     if stage == "weigh":
         if not (total.cells["arms"] > 0).all():
-            raise errors.ModelError(f"{task.name}: everyone has the same treatment; choose another cohort")
+            raise errors.ModelError(
+                f"{task.name}: everyone has the same treatment; choose another cohort"
+            )
         kept |= {f"sum:{name}": array for name, array in total.sums.items()}
         kept |= {f"cell:{name}": array.astype(np.float64) for name, array in total.cells.items()}
-        return _result(task, kept, None) if plan.effect is None else _outer("effect", cox.start(plan.effect), kept)
+        return (
+            _result(task, kept, None)
+            if plan.effect is None
+            else _outer("effect", cox.start(plan.effect), kept)
+        )
     made = cox.combine([total], plan.effect, inner)  # type: ignore[arg-type]
     return _outer("effect", made, kept) if isinstance(made, State) else _result(task, kept, made)
 
@@ -235,33 +353,67 @@ def _weigh(found: Result, inner: State, plan: Plan) -> State:
     made: glm.Plan = plan.score.plan
     scaled = np.linalg.solve(newton.unscale(made.names, made.scaling, True), estimate)
     w, wy = inner["moments"][:2]
-    return State("weigh", {"score": scaled, "treated": np.array([wy / w]), "estimate": estimate, "error": error})
+    return State(
+        "weigh",
+        {"score": scaled, "treated": np.array([wy / w]), "estimate": estimate, "error": error},
+    )
 
 
 def _result(task: Task, kept: dict[str, Floats], effect: Result | None) -> Result:
     plan, z = task.plan, float(special.ndtri((1 + task.options.conf_level) / 2))
-    tables = {} if effect is None else {"coefficients": effect.tables["coefficients"], "glance": effect.tables["glance"]}
-    tables["balance"] = Table(_balance_rows(plan.score.plan, kept["sum:plain"], kept["sum:weighted"]))
+    tables = (
+        {}
+        if effect is None
+        else {"coefficients": effect.tables["coefficients"], "glance": effect.tables["glance"]}
+    )
+    tables["balance"] = Table(
+        _balance_rows(plan.score.plan, kept["sum:plain"], kept["sum:weighted"])
+    )
     tables["weights"] = Table(_weight_rows(kept), door="groups")
     off = None
     if plan.curve is not None:
         curve = []
         for arm, label in enumerate(plan.curve.plan.labels):
             rows = _curve(kept["sum:life"][:, :, arm], plan.curve.plan.grid.times, z)
-            curve += [{"group": label, **row} for row in kaplan_meier.thin(rows, task.options.every, plan.curve.plan.grid)]
+            curve += [
+                {"group": label, **row}
+                for row in kaplan_meier.thin(rows, task.options.every, plan.curve.plan.grid)
+            ]
         tables["curve"] = Table(curve, door="curve")
         off = time_grid.exactness_note(plan.curve.plan.grid, int(kept["cell:off_grid"][0]))
     names = plan.score.plan.names
-    tables["score"] = Table(newton.coefficients(names, kept["estimate"], np.diag(kept["error"] ** 2), z=z, exponentiate="odds_ratio"))
+    tables["score"] = Table(
+        newton.coefficients(
+            names, kept["estimate"], np.diag(kept["error"] ** 2), z=z, exponentiate="odds_ratio"
+        )
+    )
     edges = [f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)]
-    overlap = [{"row": ARMS[a], "column": edge, "n": int(n)} for a in (0, 1) for edge, n in zip(edges, kept["sum:overlap"][a], strict=True)]
+    overlap = [
+        {"row": ARMS[a], "column": edge, "n": int(n)}
+        for a in (0, 1)
+        for edge, n in zip(edges, kept["sum:overlap"][a], strict=True)
+    ]
     tables["overlap"] = Table(overlap, door="lines")
-    n = {name: int(kept[f"cell:{name}"][0]) for name in ("people", "rows", "missing")} | ({} if effect is None else {"events": effect.n["events"]})
+    n = {name: int(kept[f"cell:{name}"][0]) for name in ("people", "rows", "missing")} | (
+        {} if effect is None else {"events": effect.n["events"]}
+    )
     cut = int(kept["cell:cut"][0])
     notes = [] if effect is None else list(effect.notes)
-    notes += [f"weights beyond {task.options.max_weight:g} were cut to it: the groups are then not quite comparable"] if cut else []
-    if worst := [row["term"] for row in tables["balance"].rows if row["smd_after"] is not None and abs(row["smd_after"]) > 0.1]:
-        notes.append(f"{', '.join(worst)}: still more than 0.1 standard deviations apart after weighting")
+    notes += (
+        [
+            f"weights beyond {task.options.max_weight:g} were cut to it: the groups are then not quite comparable"
+        ]
+        if cut
+        else []
+    )
+    if worst := [
+        row["term"]
+        for row in tables["balance"].rows
+        if row["smd_after"] is not None and abs(row["smd_after"]) > 0.1
+    ]:
+        notes.append(
+            f"{', '.join(worst)}: still more than 0.1 standard deviations apart after weighting"
+        )
     return Result(tables, n, Exactness(**off) if off else Exactness(), notes)
 
 
@@ -269,21 +421,39 @@ def _balance_rows(plan: glm.Plan, plain: Floats, weighted: Floats) -> list[Row]:
     """Standardised mean differences, before and after, both over the standard deviation before (Austin 2011)."""
     p = len(plan.model.terms)
     before, after = plain[:, 1 : p + 1] / plain[:, :1], weighted[:, 1 : p + 1] / weighted[:, :1]
-    variance = (plain[:, p + 1 :] / plain[:, :1] - before**2) * plain[:, :1] / np.maximum(plain[:, :1] - 1, 1)
+    variance = (
+        (plain[:, p + 1 :] / plain[:, :1] - before**2)
+        * plain[:, :1]
+        / np.maximum(plain[:, :1] - 1, 1)
+    )
     spread = np.sqrt(np.maximum(variance.mean(0), 0.0))
     rows: list[Row] = []
     for j, term in enumerate(plan.model.terms):
         centre, scale = plan.scaling.centre[j], plan.scaling.scale[j]
-        means = {f"{arm}_{when}": float(centre + scale * mean[a, j]) for when, mean in (("before", before), ("after", after)) for a, arm in enumerate(ARMS)}
-        differences = [float((mean[1, j] - mean[0, j]) / spread[j]) if spread[j] > 0 else None for mean in (before, after)]
-        rows.append({"term": term.name, **means, "smd_before": differences[0], "smd_after": differences[1]})
+        means = {
+            f"{arm}_{when}": float(centre + scale * mean[a, j])
+            for when, mean in (("before", before), ("after", after))
+            for a, arm in enumerate(ARMS)
+        }
+        differences = [
+            float((mean[1, j] - mean[0, j]) / spread[j]) if spread[j] > 0 else None
+            for mean in (before, after)
+        ]
+        rows.append(
+            {"term": term.name, **means, "smd_before": differences[0], "smd_after": differences[1]}
+        )
     return rows
 
 
 def _weight_rows(kept: dict[str, Floats]) -> list[Row]:
     """The effective sample size is that of as many equal weights (Kish 1965)."""
     return [
-        {"group": arm, "n": int(kept["cell:arms"][a]), "sum_of_weights": float(total), "effective_n": float(total**2 / squares)}
+        {
+            "group": arm,
+            "n": int(kept["cell:arms"][a]),
+            "sum_of_weights": float(total),
+            "effective_n": float(total**2 / squares),
+        }
         for a, (arm, (total, squares)) in enumerate(zip(ARMS, kept["sum:weights"], strict=True))
     ]
 
@@ -297,8 +467,13 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
     d, Y = w[0], np.where(some, at_risk, 1.0)
     hazard = np.where(some, d / Y, 0.0)
     survival = np.cumprod(np.maximum(1 - hazard, 0.0))
-    rest = np.where(some & (Y - d > 1e-12 * Y), Y - d, np.inf)  # of those who are left; once none is, the curve is at 0
-    increment, own = d / (Y * rest), 1 / rest  # of log S, whose derivative in the hazard is 1 / (1 - hazard)
+    rest = np.where(
+        some & (Y - d > 1e-12 * Y), Y - d, np.inf
+    )  # of those who are left; once none is, the curve is at 0
+    increment, own = (
+        d / (Y * rest),
+        1 / rest,
+    )  # of log S, whose derivative in the hazard is 1 / (1 - hazard)
     passed = np.cumsum(increment)
     gone = np.cumsum(squares[0] * (own - passed) ** 2 + squares[1] * passed**2)
     left = squares.sum(0)[::-1].cumsum()[::-1] - squares.sum(0)
@@ -306,7 +481,13 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
     rows: list[Row] = []
     for i in np.flatnonzero(plain.any(0)):
         events, exits = int(plain[0, i]), int(plain[1, i])
-        row: Row = {"time": float(times[i]), "n_risk": int(n[i]), "n_event": events, "n_censor": exits, "estimate": float(survival[i])}
+        row: Row = {
+            "time": float(times[i]),
+            "n_risk": int(n[i]),
+            "n_event": events,
+            "n_censor": exits,
+            "estimate": float(survival[i]),
+        }
         known = survival[i] > 0 and math.isfinite(relative[i])
         row |= {"std_error": float(survival[i] * relative[i]) if known else None}
         row |= {"conf_low": float(survival[i] * math.exp(-z * relative[i])), "conf_high": min(1.0, float(survival[i] * math.exp(z * relative[i])))} if known else {

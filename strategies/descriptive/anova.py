@@ -42,13 +42,20 @@ class Plan:
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
-    value, (by,) = schema.field(options.value), grouping.fields([options.by], schema, "means are compared by category")
+    value, (by,) = (
+        schema.field(options.value),
+        grouping.fields([options.by], schema, "means are compared by category"),
+    )
     if value.kind != "number":
         raise ExpressionError(f"value: {value.name!r} is a {value.kind}; means are of numbers")
     if options.reference is not None and options.reference not in by.groups:
-        raise ExpressionError(f"reference: unknown group {options.reference!r}; the groups are {', '.join(by.groups)}")
+        raise ExpressionError(
+            f"reference: unknown group {options.reference!r}; the groups are {', '.join(by.groups)}"
+        )
     middle = sum(value.interval) / 2 if all(map(math.isfinite, value.interval)) else 0.0
-    return Plan(value, by, middle, None if options.reference is None else by.groups.index(options.reference)), (value, by)
+    return Plan(
+        value, by, middle, None if options.reference is None else by.groups.index(options.reference)
+    ), (value, by)
 
 
 def start(task: Task) -> State:
@@ -62,10 +69,19 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     group = grouping.combination([plan.by], columns, np.flatnonzero(keep))
     u, size = columns[plan.value.name][keep] - plan.middle, len(plan.by.groups)
     counts = np.bincount(group, minlength=size).astype(np.int64)
-    moments = np.stack([np.bincount(group, weights, size).astype(np.float64) for weights in (u, u * u)])
+    moments = np.stack(
+        [np.bincount(group, weights, size).astype(np.float64) for weights in (u, u * u)]
+    )
     half = (plan.value.interval[1] - plan.value.interval[0]) / 2
-    sensitivity = {"counts": float(task.rows_per_person), "moments": task.rows_per_person * half * math.hypot(1, half)}
-    return Part({"counts": counts.astype(np.float64), "moments": moments}, counting.people(cohort, keep) | {"by_group": counts}, sensitivity)
+    sensitivity = {
+        "counts": float(task.rows_per_person),
+        "moments": task.rows_per_person * half * math.hypot(1, half),
+    }
+    return Part(
+        {"counts": counts.astype(np.float64), "moments": moments},
+        counting.people(cohort, keep) | {"by_group": counts},
+        sensitivity,
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -74,15 +90,31 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     n, (first, second) = total.sums["counts"], total.sums["moments"]
     some = np.flatnonzero(n >= 2)
     if len(some) < 2:
-        raise errors.ModelError(f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people; merge levels, or widen the cohort")
+        raise errors.ModelError(
+            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people; merge levels, or widen the cohort"
+        )
     mean = np.divide(first, n, out=np.zeros_like(first), where=n > 0)
     variance = np.maximum(second - n * mean**2, 0.0) / np.maximum(n - 1, 1)
     level = (1 + task.options.conf_level) / 2
-    groups = [{"group": label, "n": int(k), **_mean(m + plan.middle, v, k, level)} for label, k, m, v in zip(plan.by.groups, n, mean, variance, strict=True)]
+    groups = [
+        {"group": label, "n": int(k), **_mean(m + plan.middle, v, k, level)}
+        for label, k, m, v in zip(plan.by.groups, n, mean, variance, strict=True)
+    ]
     reference = int(some[0]) if plan.reference is None else plan.reference
-    differences = [_difference(int(i), reference, n, mean, variance, plan, level) for i in some if i != reference and n[reference] >= 2]
-    tests = [_classical(n[some], mean[some], variance[some]), _welch(n[some], mean[some], variance[some])]
-    tables = {"groups": Table(groups, door="groups"), "tests": Table(tests), "differences": Table(differences, follows="groups")}
+    differences = [
+        _difference(int(i), reference, n, mean, variance, plan, level)
+        for i in some
+        if i != reference and n[reference] >= 2
+    ]
+    tests = [
+        _classical(n[some], mean[some], variance[some]),
+        _welch(n[some], mean[some], variance[some]),
+    ]
+    tables = {
+        "groups": Table(groups, door="groups"),
+        "tests": Table(tests),
+        "differences": Table(differences, follows="groups"),
+    }
     return Result(tables, counting.reported(total.cells))
 
 
@@ -91,13 +123,24 @@ def _mean(mean: float, variance: float, n: float, level: float) -> Row:
         return dict.fromkeys(("mean", "sd", "std_error", "conf_low", "conf_high"))
     error = math.sqrt(variance / n)
     half = float(special.stdtrit(n - 1, level)) * error
-    return {"mean": float(mean), "sd": math.sqrt(variance), "std_error": error, "conf_low": float(mean) - half, "conf_high": float(mean) + half}
+    return {
+        "mean": float(mean),
+        "sd": math.sqrt(variance),
+        "std_error": error,
+        "conf_low": float(mean) - half,
+        "conf_high": float(mean) + half,
+    }
 
 
 def _classical(n: Floats, mean: Floats, variance: Floats) -> Row:
     between, within = float(n @ (mean - n @ mean / n.sum()) ** 2), float((n - 1) @ variance)
     df = len(n) - 1, int(n.sum()) - len(n)
-    return _f("equal variances", between / df[0] / (within / df[1]) if within > 0 else math.inf, df[0], df[1])
+    return _f(
+        "equal variances",
+        between / df[0] / (within / df[1]) if within > 0 else math.inf,
+        df[0],
+        df[1],
+    )
 
 
 def _welch(n: Floats, mean: Floats, variance: Floats) -> Row:
@@ -110,17 +153,40 @@ def _welch(n: Floats, mean: Floats, variance: Floats) -> Row:
 
 
 def _f(name: str, statistic: float, df: int, df_residual: Any) -> Row:
-    return {"test": name, "statistic": statistic, "df": df, "df_residual": float(df_residual), "p_value": float(special.fdtrc(df, df_residual, statistic))}
+    return {
+        "test": name,
+        "statistic": statistic,
+        "df": df,
+        "df_residual": float(df_residual),
+        "p_value": float(special.fdtrc(df, df_residual, statistic)),
+    }
 
 
-def _difference(i: int, reference: int, n: Floats, mean: Floats, variance: Floats, plan: Plan, level: float) -> Row:
+def _difference(
+    i: int, reference: int, n: Floats, mean: Floats, variance: Floats, plan: Plan, level: float
+) -> Row:
     """Welch's t-test of a group against the reference (Satterthwaite's degrees of freedom)."""
     parts = variance[[i, reference]] / n[[i, reference]]
     estimate, error = float(mean[i] - mean[reference]), math.sqrt(float(parts.sum()))
-    df = float(parts.sum() ** 2 / (parts**2 / (n[[i, reference]] - 1)).sum()) if error > 0 else math.nan
-    row: Row = {"term": plan.by.groups[i], "reference": plan.by.groups[reference], "estimate": estimate, "std_error": error}
+    df = (
+        float(parts.sum() ** 2 / (parts**2 / (n[[i, reference]] - 1)).sum())
+        if error > 0
+        else math.nan
+    )
+    row: Row = {
+        "term": plan.by.groups[i],
+        "reference": plan.by.groups[reference],
+        "estimate": estimate,
+        "std_error": error,
+    }
     if not error > 0:
         return row | dict.fromkeys(("statistic", "df", "p_value", "conf_low", "conf_high"))
     half, statistic = float(special.stdtrit(df, level)) * error, estimate / error
     p_value = 2 * float(special.stdtr(df, -abs(statistic)))
-    return row | {"statistic": statistic, "df": df, "p_value": p_value, "conf_low": estimate - half, "conf_high": estimate + half}
+    return row | {
+        "statistic": statistic,
+        "df": df,
+        "p_value": p_value,
+        "conf_low": estimate - half,
+        "conf_high": estimate + half,
+    }

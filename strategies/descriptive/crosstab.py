@@ -39,9 +39,13 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     fields = schema.field(options.rows), schema.field(options.columns)
     for field in fields:
         if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no columns: derive one")
+            raise ExpressionError(
+                f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no columns: derive one"
+            )
     if fields[0].name == fields[1].name:
-        raise ExpressionError(f"{fields[0].name!r} is both rows and columns; name two different columns")
+        raise ExpressionError(
+            f"{fields[0].name!r} is both rows and columns; name two different columns"
+        )
     return Plan(fields, (fields[0].groups, fields[1].groups)), fields
 
 
@@ -54,10 +58,14 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     n_rows, n_columns = (len(levels) for levels in task.plan.levels)
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    cell = columns[first.name][keep].astype(np.int64) * n_columns + columns[second.name][keep].astype(np.int64)
+    cell = columns[first.name][keep].astype(np.int64) * n_columns + columns[second.name][
+        keep
+    ].astype(np.int64)
     counts = np.bincount(cell, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
     cells = counting.people(cohort, keep) | {"counts": counts.astype(np.int64)}
-    return Part({"counts": counts.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)})
+    return Part(
+        {"counts": counts.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)}
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -67,11 +75,19 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     with np.errstate(invalid="ignore", divide="ignore"):
         share = counts / counts.sum(1, keepdims=True)
     rows: list[Row] = [
-        {"row": a, "column": b, "n": int(counts[i, j]), "row_share": float(share[i, j]) if counts[i].sum() else None}
+        {
+            "row": a,
+            "column": b,
+            "n": int(counts[i, j]),
+            "row_share": float(share[i, j]) if counts[i].sum() else None,
+        }
         for i, a in enumerate(row_levels)
         for j, b in enumerate(column_levels)
     ]
-    tables = {"counts": Table(rows, door="cells"), "chi_squared": Table([_chi_squared(counts, task.options.correct)], follows="counts")}
+    tables = {
+        "counts": Table(rows, door="cells"),
+        "chi_squared": Table([_chi_squared(counts, task.options.correct)], follows="counts"),
+    }
     return Result(tables, counting.reported(total.cells))
 
 
@@ -86,4 +102,9 @@ def _chi_squared(counts: Floats, correct: bool) -> Row:
         distance = distance - min(0.5, float(distance.min()))
     statistic = float((distance**2 / expected).sum())
     df = (used.shape[0] - 1) * (used.shape[1] - 1)
-    return {"statistic": statistic, "df": df, "p_value": float(special.chdtrc(df, statistic)), "smallest_expected": float(expected.min())}
+    return {
+        "statistic": statistic,
+        "df": df,
+        "p_value": float(special.chdtrc(df, statistic)),
+        "smallest_expected": float(expected.min()),
+    }

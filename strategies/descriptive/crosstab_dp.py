@@ -50,20 +50,27 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
-    return counting.crossed(cohort, task.plan.fields, [len(levels) for levels in task.plan.levels], task.rows_per_person)
+    return counting.crossed(
+        cohort, task.plan.fields, [len(levels) for levels in task.plan.levels], task.rows_per_person
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     counts, variance = total.sums["counts"], total.noise["counts"]
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    tables = {"counts": Table(_rows(counts, variance, task.plan.levels, z), door="cells"), "chi_squared": Table([_chi_squared(counts, variance)])}
+    tables = {
+        "counts": Table(_rows(counts, variance, task.plan.levels, z), door="cells"),
+        "chi_squared": Table([_chi_squared(counts, variance)]),
+    }
     counted = counting.estimated(total)
     why = "noise was added to every count; `noise_sd` is its standard deviation, and intervals include it"
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
-def _rows(counts: Floats, variance: float, levels: tuple[tuple[str, ...], tuple[str, ...]], z: float) -> list[Row]:
+def _rows(
+    counts: Floats, variance: float, levels: tuple[tuple[str, ...], tuple[str, ...]], z: float
+) -> list[Row]:
     """The cells, then the totals of rows and of columns."""
     row_levels, column_levels = levels
     rows = []
@@ -71,19 +78,45 @@ def _rows(counts: Floats, variance: float, levels: tuple[tuple[str, ...], tuple[
         whole = float(counts[i].sum())
         for j, column in enumerate(column_levels):
             share = _share(float(counts[i, j]), whole, variance, len(column_levels), z)
-            rows.append({"row": level, "column": column, **interval(float(counts[i, j]), variance, z), **share})
+            rows.append(
+                {
+                    "row": level,
+                    "column": column,
+                    **interval(float(counts[i, j]), variance, z),
+                    **share,
+                }
+            )
     blank = {"row_share": None, "share_low": None, "share_high": None}
     for level, n in zip(row_levels, counts.sum(1).tolist(), strict=True):
-        rows.append({"row": level, "column": "(all)", **interval(n, variance * len(column_levels), z), **blank})
+        rows.append(
+            {
+                "row": level,
+                "column": "(all)",
+                **interval(n, variance * len(column_levels), z),
+                **blank,
+            }
+        )
     for column, n in zip(column_levels, counts.sum(0).tolist(), strict=True):
-        rows.append({"row": "(all)", "column": column, **interval(n, variance * len(row_levels), z), **blank})
+        rows.append(
+            {
+                "row": "(all)",
+                "column": column,
+                **interval(n, variance * len(row_levels), z),
+                **blank,
+            }
+        )
     return rows
 
 
 def interval(count: float, variance: float, z: float) -> Row:
     """A noised count, never below nobody, and the interval that holds the true one."""
     sd = math.sqrt(variance)
-    return {"n": max(0, round(count)), "noise_sd": sd, "conf_low": max(0.0, count - z * sd), "conf_high": max(0.0, count + z * sd)}
+    return {
+        "n": max(0, round(count)),
+        "noise_sd": sd,
+        "conf_low": max(0.0, count - z * sd),
+        "conf_high": max(0.0, count + z * sd),
+    }
 
 
 def _share(count: float, whole: float, variance: float, cells: int, z: float) -> Row:
@@ -97,19 +130,33 @@ def _share(count: float, whole: float, variance: float, cells: int, z: float) ->
 
 def _chi_squared(counts: Floats, variance: float) -> Row:
     """Over the lines whose totals stand clear of the noise; null where fewer than two rows or columns do."""
-    rows, columns = (counts.sum(axis) > SURE * math.sqrt(variance * counts.shape[axis]) for axis in (1, 0))
+    rows, columns = (
+        counts.sum(axis) > SURE * math.sqrt(variance * counts.shape[axis]) for axis in (1, 0)
+    )
     used = counts[rows][:, columns]
-    if min(used.shape) < 2 or used.size > MAX_TESTED or not (used.sum(1).min() > 0 and used.sum(0).min() > 0):
+    if (
+        min(used.shape) < 2
+        or used.size > MAX_TESTED
+        or not (used.sum(1).min() > 0 and used.sum(0).min() > 0)
+    ):
         return {"statistic": None, "df": None, "p_value": None, "smallest_expected": None}
     n = used.sum()
     a, b = used.sum(1) / n, used.sum(0) / n
     expected = n * np.outer(a, b)
     residual = ((used - expected) / np.sqrt(expected)).ravel()
-    Q = np.kron(np.eye(len(a)) - np.outer(np.sqrt(a), np.sqrt(a)), np.eye(len(b)) - np.outer(np.sqrt(b), np.sqrt(b)))
+    Q = np.kron(
+        np.eye(len(a)) - np.outer(np.sqrt(a), np.sqrt(a)),
+        np.eye(len(b)) - np.outer(np.sqrt(b), np.sqrt(b)),
+    )
     covariance = Q @ (np.eye(used.size) + np.diag(variance / expected.ravel())) @ Q
     statistic = float(residual @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ residual)
     df = (len(a) - 1) * (len(b) - 1)
-    return {"statistic": statistic, "df": df, "p_value": float(special.chdtrc(df, statistic)), "smallest_expected": float(expected.min())}
+    return {
+        "statistic": statistic,
+        "df": df,
+        "p_value": float(special.chdtrc(df, statistic)),
+        "smallest_expected": float(expected.min()),
+    }
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:

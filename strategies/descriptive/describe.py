@@ -49,12 +49,22 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     fields = [schema.field(name) for name in dict.fromkeys(options.columns)]
     for field in fields:
         if field.kind in ("string", "date"):
-            raise ExpressionError(f"{field.name!r} is a {field.kind}; describe takes numbers, categories and yes-or-no columns: derive one")
-        if field.kind == "number" and not (math.isfinite(field.interval[0]) and math.isfinite(field.interval[1])):
-            raise ExpressionError(f"the contract gives {field.name!r} no `range`; describe needs one for its bins")
+            raise ExpressionError(
+                f"{field.name!r} is a {field.kind}; describe takes numbers, categories and yes-or-no columns: derive one"
+            )
+        if field.kind == "number" and not (
+            math.isfinite(field.interval[0]) and math.isfinite(field.interval[1])
+        ):
+            raise ExpressionError(
+                f"the contract gives {field.name!r} no `range`; describe needs one for its bins"
+            )
     numbers = tuple(field for field in fields if field.kind == "number")
     categories = tuple(field for field in fields if field.kind != "number")
-    fine = options.bins * max(1, math.ceil(options.quantile_bins / options.bins)) if options.quantiles else options.bins
+    fine = (
+        options.bins * max(1, math.ceil(options.quantile_bins / options.bins))
+        if options.quantiles
+        else options.bins
+    )
     return Plan(numbers, categories, fine), tuple(fields)
 
 
@@ -70,7 +80,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     everyone = np.array([cohort.people])
     cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
     sums, sensitivity = {}, {}
-    known, moments = np.zeros(len(plan.numbers) + len(plan.categories), np.int64), np.zeros((len(plan.numbers), 2))
+    known, moments = (
+        np.zeros(len(plan.numbers) + len(plan.categories), np.int64),
+        np.zeros((len(plan.numbers), 2)),
+    )
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
         values = cohort.columns([field])[field.name]
@@ -136,9 +149,16 @@ def _search(cohort: Cohort, task: Task, state: State) -> Part:
         for q in range(shape[1]):
             edges = bin_edges(state["low"][i, q], state["high"][i, q])
             counts[i, q] = np.diff(np.r_[0, np.searchsorted(values, edges, side="right")])
-    cells = {"people": np.array([cohort.people]), "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64), "search": counts}
+    cells = {
+        "people": np.array([cohort.people]),
+        "rows": np.array([cohort.rows]),
+        "missing": np.zeros(1, np.int64),
+        "search": counts,
+    }
     norm = math.sqrt(shape[0] * shape[1])
-    return Part({"search": counts.astype(np.float64)}, cells, {"search": task.rows_per_person * norm})
+    return Part(
+        {"search": counts.astype(np.float64)}, cells, {"search": task.rows_per_person * norm}
+    )
 
 
 def _sorted(cohort: Cohort, field: Field) -> Floats:
@@ -162,8 +182,15 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     values = {f"cells:{name}": array.astype(np.float64) for name, array in total.cells.items()}
     values["moments"] = total.sums["moments"]
     if task.options.method == "exact" and task.options.quantiles and plan.numbers:
-        low = np.array([[np.nextafter(field.interval[0], -np.inf)] * len(task.options.quantiles) for field in plan.numbers])
-        high = np.array([[field.interval[1]] * len(task.options.quantiles) for field in plan.numbers])
+        low = np.array(
+            [
+                [np.nextafter(field.interval[0], -np.inf)] * len(task.options.quantiles)
+                for field in plan.numbers
+            ]
+        )
+        high = np.array(
+            [[field.interval[1]] * len(task.options.quantiles) for field in plan.numbers]
+        )
         return State("search", values | {"low": low, "high": high})
     return _result(task, values, None)
 
@@ -198,20 +225,44 @@ def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Resu
         middle = sum(field.interval) / 2
         mean = middle + first / n if n else None
         spread = math.sqrt(max(second - first * first / n, 0.0) / (n - 1)) if n > 1 else None
-        numbers.append({"column": field.name, "unit": field.unit, "n": n, "missing": missing, "mean": mean, "sd": spread})
+        numbers.append(
+            {
+                "column": field.name,
+                "unit": field.unit,
+                "n": n,
+                "missing": missing,
+                "mean": mean,
+                "sd": spread,
+            }
+        )
         counts = values["cells:histogram"][i]
         quantiles += _quantiles(field, counts, task, n, None if exact is None else exact[i])
         histogram += _histogram(field, counts, task.options.bins)
     for field in plan.categories:
         counts = values[f"cells:levels:{field.name}"]
         share = counts / counts.sum() if counts.sum() else counts
-        levels += [{"row": field.name, "column": level, "n": int(c), "row_share": float(s)} for level, c, s in zip(field.groups, counts, share, strict=True)]
-    tables = {"numbers": Table(numbers), "quantiles": Table(quantiles), "histogram": Table(histogram, door="lines"), "levels": Table(levels, door="lines")}
+        levels += [
+            {"row": field.name, "column": level, "n": int(c), "row_share": float(s)}
+            for level, c, s in zip(field.groups, counts, share, strict=True)
+        ]
+    tables = {
+        "numbers": Table(numbers),
+        "quantiles": Table(quantiles),
+        "histogram": Table(histogram, door="lines"),
+        "levels": Table(levels, door="lines"),
+    }
     used = {name: table for name, table in tables.items() if table.rows}
     counts_ = {name: int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")}
     rough = bool(quantiles) and exact is None
     return Result(
-        used, counts_, Exactness("approximate", "quantiles are read off a histogram, and are right to the `width` beside them") if rough else Exactness()
+        used,
+        counts_,
+        Exactness(
+            "approximate",
+            "quantiles are read off a histogram, and are right to the `width` beside them",
+        )
+        if rough
+        else Exactness(),
     )
 
 
@@ -221,13 +272,20 @@ def _quantiles(field: Field, counts: Floats, task: Task, n: int, exact: Floats |
     below = np.cumsum(counts)
     rows: list[Row] = []
     for q, p in enumerate(task.options.quantiles):
-        row: Row = {"column": field.name, "probability": p, "n": int(min(p, 1 - p) * n), "n_column": n}
+        row: Row = {
+            "column": field.name,
+            "probability": p,
+            "n": int(min(p, 1 - p) * n),
+            "n_column": n,
+        }
         if exact is not None:
             rows.append(row | {"estimate": float(exact[q]) if n else None, "width": 0.0})
             continue
         at = int(np.searchsorted(below, p * n - 1e-9)) if n else 0
         within = (p * n - (below[at] - counts[at])) / counts[at] if n else 0.0
-        rows.append(row | {"estimate": float(low + width * (at + within)) if n else None, "width": width})
+        rows.append(
+            row | {"estimate": float(low + width * (at + within)) if n else None, "width": width}
+        )
     return rows
 
 
@@ -235,4 +293,7 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
     low, high = field.interval
     edges = low + (high - low) * np.arange(bins + 1) / bins
     coarse = counts.reshape(bins, -1).sum(1)
-    return [{"row": field.name, "column": f"{a:g} to {b:g}", "n": int(c)} for a, b, c in zip(edges[:-1], edges[1:], coarse, strict=True)]
+    return [
+        {"row": field.name, "column": f"{a:g} to {b:g}", "n": int(c)}
+        for a, b, c in zip(edges[:-1], edges[1:], coarse, strict=True)
+    ]

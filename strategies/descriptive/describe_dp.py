@@ -39,7 +39,13 @@ class Options(Frozen):
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     return describe.prepare(
-        describe.Options(columns=options.columns, quantiles=options.quantiles, bins=options.bins, quantile_bins=options.quantile_bins), schema
+        describe.Options(
+            columns=options.columns,
+            quantiles=options.quantiles,
+            bins=options.bins,
+            quantile_bins=options.quantile_bins,
+        ),
+        schema,
     )
 
 
@@ -52,7 +58,11 @@ def rounds(task: Task) -> list[State]:
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
-    used = {"histogram": task.plan.numbers, "moments": task.plan.numbers, "levels": task.plan.categories}
+    used = {
+        "histogram": task.plan.numbers,
+        "moments": task.plan.numbers,
+        "levels": task.plan.categories,
+    }
     weights = {name: weight for name, weight in WEIGHTS.items() if used.get(name, True)}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
@@ -75,7 +85,9 @@ def _sums(cohort: Cohort, task: Task) -> dict[str, Floats | Ints]:
     histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
     for i, field in enumerate(plan.numbers):
         half = (field.interval[1] - field.interval[0]) / 2
-        count, about_middle, histograms[i] = describe.summarise(cohort.columns([field])[field.name], field, plan.fine)
+        count, about_middle, histograms[i] = describe.summarise(
+            cohort.columns([field])[field.name], field, plan.fine
+        )
         moments[i] = about_middle / (half, half * half)
         known.append(count)
     for field in plan.categories:
@@ -112,8 +124,13 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     counted = counting.estimated(total)
     tables = {
         "numbers": Table([_number(column, counted.n["rows"], z) for column in columns]),
-        "quantiles": Table([row for column in columns for row in _quantiles(column, task.options.quantiles, z)]),
-        "histogram": Table([row for column in columns for row in _histogram(column, task.options.bins, z)], door="lines"),
+        "quantiles": Table(
+            [row for column in columns for row in _quantiles(column, task.options.quantiles, z)]
+        ),
+        "histogram": Table(
+            [row for column in columns for row in _histogram(column, task.options.bins, z)],
+            door="lines",
+        ),
         "levels": Table(_levels(total, plan, z), door="lines"),
     }
     why = "noise was added to every sum; intervals include it; quantiles are right to the `width` of a bin beside them"
@@ -129,7 +146,16 @@ def _column(i: int, field: Field, total: Part, plan: Plan) -> ColumnSums:
     weights = np.array([1 / max(total.noise["known"], 1e-300), 1 / max(from_bins, 1e-300)])
     n = max(float(weights @ [total.sums["known"][i], running[-1]]) / weights.sum(), 1.0)
     below = np.clip(optimize.isotonic_regression(running).x, 0.0, n)
-    return ColumnSums(field, n, 1 / weights.sum(), total.sums["moments"][i], below, bins, total.noise["moments"], bins_variance)
+    return ColumnSums(
+        field,
+        n,
+        1 / weights.sum(),
+        total.sums["moments"][i],
+        below,
+        bins,
+        total.noise["moments"],
+        bins_variance,
+    )
 
 
 def _number(column: ColumnSums, rows: int, z: float) -> Row:
@@ -155,11 +181,21 @@ def _quantiles(column: ColumnSums, probabilities: Sequence[float], z: float) -> 
     for p in probabilities:
         at, width = _at(column, p * everyone)
         edge = min(int((at - column.field.interval[0]) / width), len(bins) - 1)
-        noise = math.sqrt(column.bins_variance) * float(cumulative.noise_of((bins <= edge).astype(float) - p))
+        noise = math.sqrt(column.bins_variance) * float(
+            cumulative.noise_of((bins <= edge).astype(float) - p)
+        )
         rank = math.hypot(noise, math.sqrt(everyone * p * (1 - p)))
         ends = [_at(column, p * everyone + side * z * rank)[0] for side in (-1, 1)]
         rows.append(
-            {"column": column.field.name, "probability": p, "estimate": at, "width": width, "rank_noise_sd": noise, "conf_low": ends[0], "conf_high": ends[1]}
+            {
+                "column": column.field.name,
+                "probability": p,
+                "estimate": at,
+                "width": width,
+                "rank_noise_sd": noise,
+                "conf_low": ends[0],
+                "conf_high": ends[1],
+            }
         )
     return rows
 
@@ -184,7 +220,12 @@ def _histogram(column: ColumnSums, bins: int, z: float) -> list[Row]:
     smooth = np.diff(np.r_[0.0, column.below[fine - 1 :: fine]])
     counts = column.bins.reshape(bins, -1).sum(1)
     return [
-        {"row": column.field.name, "column": f"{a:g} to {b:g}", **crosstab_dp.interval(float(count), float(sd) ** 2, z), "n": round(float(n))}
+        {
+            "row": column.field.name,
+            "column": f"{a:g} to {b:g}",
+            **crosstab_dp.interval(float(count), float(sd) ** 2, z),
+            "n": round(float(n)),
+        }
         for a, b, count, sd, n in zip(edges[:-1], edges[1:], counts, sds, smooth, strict=True)
     ]
 
@@ -198,7 +239,14 @@ def _levels(total: Part, plan: Plan, z: float) -> list[Row]:
         everyone = float(np.maximum(counts, 0).sum())
         for level, count in zip(field.groups, counts.tolist(), strict=True):
             share = max(0.0, count) / everyone if everyone > 0 else None
-            rows.append({"row": field.name, "column": level, **crosstab_dp.interval(count, total.noise["levels"], z), "row_share": share})
+            rows.append(
+                {
+                    "row": field.name,
+                    "column": level,
+                    **crosstab_dp.interval(count, total.noise["levels"], z),
+                    "row_share": share,
+                }
+            )
     return rows
 
 
@@ -209,8 +257,17 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     for field in task.plan.numbers:
         half = (field.interval[1] - field.interval[0]) / 2
         errors = half / 2 / math.sqrt(people), half * noise(State(), "moments") / people
-        rows.append({"what": f"mean of {field.name}", "sampling_sd": errors[0], "noise_sd": errors[1], "width": 2 * z * math.hypot(*errors)})
+        rows.append(
+            {
+                "what": f"mean of {field.name}",
+                "sampling_sd": errors[0],
+                "noise_sd": errors[1],
+                "width": 2 * z * math.hypot(*errors),
+            }
+        )
     if task.plan.categories:
         sd = noise(State(), "levels")
-        rows.append({"what": "a count of a level", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd})
+        rows.append(
+            {"what": "a count of a level", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}
+        )
     return rows

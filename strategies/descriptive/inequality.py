@@ -60,15 +60,21 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     value = schema.field(options.value)
     low, high = value.interval
     if value.kind != "number" or not 0 <= low < high < math.inf:
-        raise ExpressionError(f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere")
+        raise ExpressionError(
+            f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere"
+        )
     step = options.step or value.step
     if step is None:
-        raise ExpressionError(f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`")
+        raise ExpressionError(
+            f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`"
+        )
     by = grouping.fields(options.by, schema, "groups are of categories")
     labels = grouping.labels(by)
     size = math.ceil((high - low) / step - 1e-9) + 1
     if len(labels) * size > MAX_CELLS:
-        raise ExpressionError(f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`")
+        raise ExpressionError(
+            f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
+        )
     return Plan(value, by, labels, low, step, size), (value, *by)
 
 
@@ -84,15 +90,21 @@ def count(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
     kept = np.flatnonzero(keep)
     steps = (columns[plan.value.name][kept] - plan.low) / plan.step
     nearest = np.rint(steps)
-    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(nearest, 0, plan.size - 1).astype(np.int64)
-    counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(len(plan.labels), plan.size)
+    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(
+        nearest, 0, plan.size - 1
+    ).astype(np.int64)
+    counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(
+        len(plan.labels), plan.size
+    )
     return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, off_grid = count(cohort, task)
     cells = counting.people(cohort, keep) | {"amounts": counts, "off_grid": np.array([off_grid])}
-    return Part({"amounts": counts.astype(np.float64)}, cells, {"amounts": float(task.rows_per_person)})
+    return Part(
+        {"amounts": counts.astype(np.float64)}, cells, {"amounts": float(task.rows_per_person)}
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -102,10 +114,16 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     tables = measured(total.sums["amounts"], task, None)
     why = f"amounts are counted at the nearest multiple of {task.plan.step:g}"
     off = int(total.cells["off_grid"][0])
-    return Result(tables, counting.reported(total.cells), Exactness("approximate", why) if off else Exactness())
+    return Result(
+        tables,
+        counting.reported(total.cells),
+        Exactness("approximate", why) if off else Exactness(),
+    )
 
 
-Noise = Callable[[Floats], float]  # the variance that noise in the counts gives to a weighted sum over the cells
+Noise = Callable[
+    [Floats], float
+]  # the variance that noise in the counts gives to a weighted sum over the cells
 
 
 def measured(counts: Floats, task: Task, noise: Noise | None) -> dict[str, Table]:
@@ -128,25 +146,55 @@ def measured(counts: Floats, task: Task, noise: Noise | None) -> dict[str, Table
                 **{f"gini_{k}": v for k, v in gini.items()},
             }
         )
-        quantiles += [{"group": label, **_counted(one, p), "probability": p, **one.quantile(p, z)} for p in options.quantiles]
+        quantiles += [
+            {"group": label, **_counted(one, p), "probability": p, **one.quantile(p, z)}
+            for p in options.quantiles
+        ]
         parts = [i / options.lorenz for i in range(1, options.lorenz)]
-        lorenz += [{"group": label, **_counted(one, p), "probability": p, **_said(one, *one.lorenz(p), z)} for p in parts]
+        lorenz += [
+            {"group": label, **_counted(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
+            for p in parts
+        ]
         for share in options.top:
             estimate, weights = one.lorenz(1 - share)
-            top.append({"group": label, **_counted(one, share), "probability": share, **_said(one, 1 - estimate, -weights, z)})
+            top.append(
+                {
+                    "group": label,
+                    **_counted(one, share),
+                    "probability": share,
+                    **_said(one, 1 - estimate, -weights, z),
+                }
+            )
     door = "groups" if noise is None else "estimates"
-    return {"summary": Table(summary, door=door), "quantiles": Table(quantiles), "lorenz": Table(lorenz), "top": Table(top)}  # type: ignore[arg-type]
+    return {
+        "summary": Table(summary, door=door),
+        "quantiles": Table(quantiles),
+        "lorenz": Table(lorenz),
+        "top": Table(top),
+    }  # type: ignore[arg-type]
 
 
 def _counted(one: Distribution, p: float) -> Row:
     """How many people lie beyond: for the door."""
-    return {"n": int(min(p, 1 - p) * one.size), "n_column": round(one.size)} if one.noise is None else {}
+    return (
+        {"n": int(min(p, 1 - p) * one.size), "n_column": round(one.size)}
+        if one.noise is None
+        else {}
+    )
 
 
 def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
-    sampling, noised = float(np.maximum(one.n, 0) @ weights**2), one.noise(weights) if one.noise else 0.0
+    sampling, noised = (
+        float(np.maximum(one.n, 0) @ weights**2),
+        one.noise(weights) if one.noise else 0.0,
+    )
     error = math.sqrt(sampling + noised)
-    row: Row = {"estimate": estimate, "std_error": error, "conf_low": estimate - z * error, "conf_high": estimate + z * error}
+    row: Row = {
+        "estimate": estimate,
+        "std_error": error,
+        "conf_low": estimate - z * error,
+        "conf_high": estimate + z * error,
+    }
     return row if one.noise is None else row | {"noise_sd": math.sqrt(noised)}
 
 
@@ -177,7 +225,9 @@ class Distribution:
         below = np.cumsum(self.n) - self.n / 2  # with half of those who have the same
         held = np.cumsum(self.n * x) - self.n * x / 2
         gini = float(2 * (self.n * x) @ below / (N * T) - 1)
-        influence = 2 * (x * below + (T - held)) / (N * T)  # one more in a cell raises the rank of all above it
+        influence = (
+            2 * (x * below + (T - held)) / (N * T)
+        )  # one more in a cell raises the rank of all above it
         return gini, influence - (gini + 1) * (1 / N + x / T)
 
     def rank(self, p: float) -> int:

@@ -37,7 +37,9 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan, fields = inequality.prepare(options, schema)
     if plan.size > MAX_BINS:
         wide = (plan.size - 1) * plan.step / (MAX_BINS - 1)
-        raise ExpressionError(f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MAX_BINS:,}); write `step: {wide:.3g}` or more")
+        raise ExpressionError(
+            f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MAX_BINS:,}); write `step: {wide:.3g}` or more"
+        )
     return plan, fields
 
 
@@ -56,8 +58,15 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, _ = inequality.count(cohort, task)
     m = task.rows_per_person
-    sensitivity = {"amounts": m * cumulative.norm(task.plan.size), "people": counting.tally_sensitivity(m)}
-    return Part({"amounts": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, sensitivity)
+    sensitivity = {
+        "amounts": m * cumulative.norm(task.plan.size),
+        "people": counting.tally_sensitivity(m),
+    }
+    return Part(
+        {"amounts": cumulative.encode(counts), "people": counting.tally(cohort, keep)},
+        {},
+        sensitivity,
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -68,15 +77,21 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     def noise(weights: Floats) -> float:
         return variance * float((cumulative.carried(weights) ** 2).sum())
 
-    people_sd, total_sd = (math.sqrt(noise(weights)) for weights in (np.ones(plan.size), plan.amounts))
+    people_sd, total_sd = (
+        math.sqrt(noise(weights)) for weights in (np.ones(plan.size), plan.amounts)
+    )
     clear = (counts.sum(1) > CLEAR * people_sd) & (counts @ plan.amounts > CLEAR * total_sd)
     if not clear.any():
-        raise errors.ModelError(f"{task.name}: no group stands out from the noise; use fewer groups or wider cells, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: no group stands out from the noise; use fewer groups or wider cells, or give the analysis more budget"
+        )
     tables = inequality.measured(np.where(clear[:, None], counts, 0.0), task, noise)
     counted = counting.estimated(total)
     drowned = [label for label, seen in zip(plan.labels, clear, strict=True) if not seen]
     notes = [f"{', '.join(drowned)}: not shown, since the noise hides them"] if drowned else []
-    why = f"noise was added to the counts of amounts, in cells of {plan.step:g}; intervals include it"
+    why = (
+        f"noise was added to the counts of amounts, in cells of {plan.step:g}; intervals include it"
+    )
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
 
 
@@ -87,4 +102,11 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     _, weights = inequality.Distribution(each, plan.amounts, None).gini()
     sampling = math.sqrt(float(each @ weights**2))
     sd = noise(State(), "amounts") * math.sqrt(float((cumulative.carried(weights) ** 2).sum()))
-    return [{"what": "a Gini coefficient", "sampling_sd": sampling, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * math.hypot(sampling, sd)}]
+    return [
+        {
+            "what": "a Gini coefficient",
+            "sampling_sd": sampling,
+            "noise_sd": sd,
+            "width": 2 * float(special.ndtri(0.975)) * math.hypot(sampling, sd),
+        }
+    ]

@@ -48,9 +48,13 @@ def numbers(columns: Sequence[str], schema: Schema) -> Plan:
     fields = tuple(schema.field(name) for name in dict.fromkeys(columns))
     for field in fields:
         if field.kind not in ("number", "boolean"):
-            raise ExpressionError(f"columns: {field.name!r} is a {field.kind}; only numbers and yes-or-no columns are offered here")
+            raise ExpressionError(
+                f"columns: {field.name!r} is a {field.kind}; only numbers and yes-or-no columns are offered here"
+            )
         if not all(map(math.isfinite, field.interval)) or not field.interval[0] < field.interval[1]:
-            raise ExpressionError(f"columns: {field.name!r} has no finite `range` in the contract; give it one")
+            raise ExpressionError(
+                f"columns: {field.name!r} has no finite `range` in the contract; give it one"
+            )
     ends = np.array([field.interval for field in fields])
     return Plan(fields, ends.mean(1), np.diff(ends)[:, 0] / 2)
 
@@ -59,7 +63,12 @@ def scaled(cohort: Cohort, plan: Plan) -> tuple[Floats, np.ndarray]:
     """(n, p) the complete rows on [-1, 1], and which rows these are (n_rows,)."""
     columns = cohort.columns(plan.fields)
     keep = cohorts.complete(columns)
-    return np.column_stack([(columns[field.name][keep] - m) / h for field, m, h in zip(plan.fields, plan.middle, plan.half, strict=True)]), keep
+    return np.column_stack(
+        [
+            (columns[field.name][keep] - m) / h
+            for field, m, h in zip(plan.fields, plan.middle, plan.half, strict=True)
+        ]
+    ), keep
 
 
 def start(task: Task) -> State:
@@ -70,7 +79,12 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     U, keep = scaled(cohort, task.plan)
     p, m = U.shape[1], task.rows_per_person
     sums = {"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))}
-    return Part(sums, counting.people(cohort, keep), {"first": m * math.sqrt(p), "second": float(m * p)}, parameters=p)
+    return Part(
+        sums,
+        counting.people(cohort, keep),
+        {"first": m * math.sqrt(p), "second": float(m * p)},
+        parameters=p,
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -80,10 +94,16 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if n < 2:
         raise errors.ModelError(f"{task.name}: fewer than two complete rows; widen the cohort")
     mean = total.sums["first"] / n
-    covariance = (total.sums["second"] - n * np.outer(mean, mean)) / (n - 1) * np.outer(plan.half, plan.half)
+    covariance = (
+        (total.sums["second"] - n * np.outer(mean, mean)) / (n - 1) * np.outer(plan.half, plan.half)
+    )
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    if still := [field.name for field, spread in zip(plan.fields, sd, strict=True) if not spread > 0]:
-        raise errors.ModelError(f"{task.name}: {', '.join(still)} does not vary in this cohort; leave it out")
+    if still := [
+        field.name for field, spread in zip(plan.fields, sd, strict=True) if not spread > 0
+    ]:
+        raise errors.ModelError(
+            f"{task.name}: {', '.join(still)} does not vary in this cohort; leave it out"
+        )
     matrix = covariance / np.outer(sd, sd) if task.options.standardise else covariance
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
@@ -99,9 +119,15 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         for k in shown
     ]
     loadings: list[Row] = [
-        {"component": f"PC{k + 1}", "term": field.name, "estimate": float(vectors[j, k])} for k in shown for j, field in enumerate(plan.fields)
+        {"component": f"PC{k + 1}", "term": field.name, "estimate": float(vectors[j, k])}
+        for k in shown
+        for j, field in enumerate(plan.fields)
     ]
     columns = [
-        {"term": field.name, "mean": float(m + h * u), "sd": float(s)} for field, m, h, u, s in zip(plan.fields, plan.middle, plan.half, mean, sd, strict=True)
+        {"term": field.name, "mean": float(m + h * u), "sd": float(s)}
+        for field, m, h, u, s in zip(plan.fields, plan.middle, plan.half, mean, sd, strict=True)
     ]
-    return Result({"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)}, counting.reported(total.cells))
+    return Result(
+        {"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)},
+        counting.reported(total.cells),
+    )

@@ -53,12 +53,16 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     drug, event = schema.field(options.drug), schema.field(options.event)
     for role, field in (("drug", drug), ("event", event)):
         if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f"{role}: {field.name!r} is a {field.kind}; pairs are of categories, whose levels the contract lists")
+            raise ExpressionError(
+                f"{role}: {field.name!r} is a {field.kind}; pairs are of categories, whose levels the contract lists"
+            )
     if drug.name == event.name:
         raise ExpressionError(f"{drug.name!r} is both drug and event; name two different columns")
     plan = Plan(drug, event)
     if plan.shape[0] * plan.shape[1] > MAX_PAIRS:
-        raise ExpressionError(f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MAX_PAIRS:,} pairs; use coarser events")
+        raise ExpressionError(
+            f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MAX_PAIRS:,} pairs; use coarser events"
+        )
     return plan, (drug, event)
 
 
@@ -81,7 +85,11 @@ def count(cohort: Cohort, task: Task) -> PairCounts:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = cohorts.kept_rows(keep)
-    report, drug, event = cohort.person[kept], columns[plan.drug.name][kept].astype(np.int64), columns[plan.event.name][kept].astype(np.int64)
+    report, drug, event = (
+        cohort.person[kept],
+        columns[plan.drug.name][kept].astype(np.int64),
+        columns[plan.event.name][kept].astype(np.int64),
+    )
     n_drugs, n_events = plan.shape
 
     def distinct(of: Ints, size: int) -> Ints:
@@ -89,13 +97,22 @@ def count(cohort: Cohort, task: Task) -> PairCounts:
         once = of if task.rows_per_person == 1 else np.unique(report * size + of) % size
         return np.bincount(once, minlength=size).astype(np.int64)
 
-    return PairCounts(keep, distinct(drug * n_events + event, n_drugs * n_events).reshape(plan.shape), distinct(drug, n_drugs), distinct(event, n_events))
+    return PairCounts(
+        keep,
+        distinct(drug * n_events + event, n_drugs * n_events).reshape(plan.shape),
+        distinct(drug, n_drugs),
+        distinct(event, n_events),
+    )
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = count(cohort, task)
     counts = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events}
-    return Part({name: array.astype(np.float64) for name, array in counts.items()}, counting.people(cohort, counted.keep) | counts, sensitivity(task))
+    return Part(
+        {name: array.astype(np.float64) for name, array in counts.items()},
+        counting.people(cohort, counted.keep) | counts,
+        sensitivity(task),
+    )
 
 
 def sensitivity(task: Task) -> dict[str, float]:
@@ -109,25 +126,50 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     pairs, reports = total.sums["pairs"], float(total.cells["people"][0])
     drug, event = np.nonzero(pairs >= task.options.min_reports)
     if not len(drug):
-        raise errors.ModelError(f"{task.name}: no pair has {task.options.min_reports} reports; widen the cohort, or use coarser events")
-    a, of_drug, of_event = pairs[drug, event], total.sums["drugs"][drug], total.sums["events"][event]
+        raise errors.ModelError(
+            f"{task.name}: no pair has {task.options.min_reports} reports; widen the cohort, or use coarser events"
+        )
+    a, of_drug, of_event = (
+        pairs[drug, event],
+        total.sums["drugs"][drug],
+        total.sums["events"][event],
+    )
     found = measures(a, of_drug, of_event, reports, (1 - task.options.conf_level) / 2)
     # a pair that nobody reported could not be a signal, but it was looked at: it counts among the tests
-    found["q_value"] = false_discovery_rate(found["p_value"], looked_at=int(np.count_nonzero(pairs)))
+    found["q_value"] = false_discovery_rate(
+        found["p_value"], looked_at=int(np.count_nonzero(pairs))
+    )
     order = np.argsort(-found["ic_low"], kind="stable")
     kept = order[: task.options.top]
-    rows = [_row(plan.drug.groups[drug[i]], plan.event.groups[event[i]], {name: values[i] for name, values in found.items()}) for i in kept]
+    rows = [
+        _row(
+            plan.drug.groups[drug[i]],
+            plan.event.groups[event[i]],
+            {name: values[i] for name, values in found.items()},
+        )
+        for i in kept
+    ]
     signals = (found["prr"] >= 2) & (found["chi_squared"] >= 4) & (a >= 3)
     summary = {
         "reports": int(reports), "drugs": int(np.count_nonzero(total.sums["drugs"])), "events": int(np.count_nonzero(total.sums["events"])),
         "pairs": int(np.count_nonzero(pairs)), "pairs_tested": len(a), "signals_prr": int(signals.sum()), "signals_ic": int((found["ic_low"] > 0).sum()),
         "signals_fdr": int((found["q_value"] < 0.05).sum()),
     }  # fmt: skip
-    notes = [f"{len(order) - len(kept)} further pairs are not shown: raise `top` for them"] if len(order) > len(kept) else []
-    return Result({"pairs": Table(rows, door="listed"), "summary": Table([summary])}, counting.reported(total.cells), notes=notes)
+    notes = (
+        [f"{len(order) - len(kept)} further pairs are not shown: raise `top` for them"]
+        if len(order) > len(kept)
+        else []
+    )
+    return Result(
+        {"pairs": Table(rows, door="listed"), "summary": Table([summary])},
+        counting.reported(total.cells),
+        notes=notes,
+    )
 
 
-def measures(a: Floats, of_drug: Floats, of_event: Floats, reports: float, tail: float) -> dict[str, Floats]:
+def measures(
+    a: Floats, of_drug: Floats, of_event: Floats, reports: float, tail: float
+) -> dict[str, Floats]:
     """Of pairs (n,): how many reports, how many were to be expected if drug and event had nothing to do with each other, and how far
     they are apart. Null (NaN) where a ratio has no other reports to compare with."""
     z = float(special.ndtri(1 - tail))
@@ -139,7 +181,11 @@ def measures(a: Floats, of_drug: Floats, of_event: Floats, reports: float, tail:
         prr_error = np.sqrt(1 / a - 1 / (a + b) + 1 / c - 1 / (c + d))
         ror = np.where((b > 0) & (c > 0) & (d > 0), a * d / (b * c), np.nan)
         ror_error = np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
-        chi = np.maximum(np.abs(a * d - b * c) - reports / 2, 0.0) ** 2 * reports / ((a + b) * (c + d) * (a + c) * (b + d))
+        chi = (
+            np.maximum(np.abs(a * d - b * c) - reports / 2, 0.0) ** 2
+            * reports
+            / ((a + b) * (c + d) * (a + c) * (b + d))
+        )
     return {
         "n": a, "expected": expected, "prr": prr, "prr_low": prr * np.exp(-z * prr_error), "prr_high": prr * np.exp(z * prr_error), "chi_squared": chi,
         "ror": ror, "ror_low": ror * np.exp(-z * ror_error), "ror_high": ror * np.exp(z * ror_error),
@@ -159,6 +205,14 @@ def false_discovery_rate(p: Floats, looked_at: int) -> Floats:
 
 def _row(drug: str, event: str, values: Mapping[str, NDArray[np.float64]]) -> Row:
     row: Row = {"drug": drug, "event": event}
-    row |= {name: None if not np.isfinite(value) else float(value) for name, value in values.items()}
-    signal = row["prr"] is not None and row["prr"] >= 2 and row["chi_squared"] >= 4 and row["n"] >= 3
-    return row | {"n": int(row["n"]), "signal_prr": "yes" if signal else "no", "signal_ic": "yes" if row["ic_low"] > 0 else "no"}
+    row |= {
+        name: None if not np.isfinite(value) else float(value) for name, value in values.items()
+    }
+    signal = (
+        row["prr"] is not None and row["prr"] >= 2 and row["chi_squared"] >= 4 and row["n"] >= 3
+    )
+    return row | {
+        "n": int(row["n"]),
+        "signal_prr": "yes" if signal else "no",
+        "signal_ic": "yes" if row["ic_low"] > 0 else "no",
+    }

@@ -42,13 +42,28 @@ def rounds(task: Task) -> list[State]:
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
-    return {"pairs": 1 - COUNTS - 2 * MARGINS, "drugs": MARGINS, "events": MARGINS, "people": COUNTS}
+    return {
+        "pairs": 1 - COUNTS - 2 * MARGINS,
+        "drugs": MARGINS,
+        "events": MARGINS,
+        "people": COUNTS,
+    }
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = disproportionality.count(cohort, task)
-    sums = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events, "people": counting.tally(cohort, counted.keep)}
-    return Part(sums, {}, disproportionality.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)})
+    sums = {
+        "pairs": counted.pairs,
+        "drugs": counted.drugs,
+        "events": counted.events,
+        "people": counting.tally(cohort, counted.keep),
+    }
+    return Part(
+        sums,
+        {},
+        disproportionality.sensitivity(task)
+        | {"people": counting.tally_sensitivity(task.rows_per_person)},
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -58,15 +73,31 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     reports = max(float(total.sums["people"][0]), 1.0)
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
     pairs = total.sums["pairs"]
-    min_reports = max(task.options.min_reports, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size)))
-    drug, event = np.nonzero((pairs >= min_reports) & (total.sums["drugs"][:, None] > 3 * sd["drugs"]) & (total.sums["events"] > 3 * sd["events"]))
+    min_reports = max(
+        task.options.min_reports, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size))
+    )
+    drug, event = np.nonzero(
+        (pairs >= min_reports)
+        & (total.sums["drugs"][:, None] > 3 * sd["drugs"])
+        & (total.sums["events"] > 3 * sd["events"])
+    )
     if not len(drug):
-        raise errors.ModelError(f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports; use coarser events, or give the analysis more budget")
-    a, of_drug, of_event = pairs[drug, event], total.sums["drugs"][drug], total.sums["events"][event]
+        raise errors.ModelError(
+            f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports; use coarser events, or give the analysis more budget"
+        )
+    a, of_drug, of_event = (
+        pairs[drug, event],
+        total.sums["drugs"][drug],
+        total.sums["events"][event],
+    )
     expected = of_drug * of_event / reports
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     ic = np.log2((a + 0.5) / (expected + 0.5))
-    noised = (sd["pairs"] / (a + 0.5)) ** 2 + (sd["drugs"] / of_drug) ** 2 + (sd["events"] / of_event) ** 2
+    noised = (
+        (sd["pairs"] / (a + 0.5)) ** 2
+        + (sd["drugs"] / of_drug) ** 2
+        + (sd["events"] / of_event) ** 2
+    )
     error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
     order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
     rows: list[Row] = [
@@ -84,7 +115,12 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         "pairs_tested": len(a),
         "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
     }
-    return Result({"pairs": Table(rows), "summary": Table([summary])}, counted.n, Exactness("noised", why), counted.notes)
+    return Result(
+        {"pairs": Table(rows), "summary": Table([summary])},
+        counted.n,
+        Exactness("noised", why),
+        counted.notes,
+    )
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
@@ -92,5 +128,10 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     sd = noise(State(), "pairs")
     min_reports = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))
     return [
-        {"what": f"reports of a pair (it stands out from {min_reports:.0f} on)", "sampling_sd": None, "noise_sd": sd, "width": 2 * float(special.ndtri(0.975)) * sd}
+        {
+            "what": f"reports of a pair (it stands out from {min_reports:.0f} on)",
+            "sampling_sd": None,
+            "noise_sd": sd,
+            "width": 2 * float(special.ndtri(0.975)) * sd,
+        }
     ]

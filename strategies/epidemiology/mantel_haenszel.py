@@ -47,13 +47,17 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     pair = schema.field(options.exposure), schema.field(options.outcome)
     for role, field in zip(("exposure", "outcome"), pair, strict=True):
         if field.kind not in ("category", "boolean") or len(field.groups) != 2:
-            raise ExpressionError(f"{role}: {field.name!r} must be a yes-or-no column, or a category of two levels")
+            raise ExpressionError(
+                f"{role}: {field.name!r} must be a yes-or-no column, or a category of two levels"
+            )
     fields = (*strata, *pair)
     if len({field.name for field in fields}) < len(fields):
         raise ExpressionError("exposure, outcome and strata must be different columns")
     labels = grouping.labels(strata)
     if len(labels) > MAX_STRATA:
-        raise ExpressionError(f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,}: use fewer or coarser columns")
+        raise ExpressionError(
+            f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,}: use fewer or coarser columns"
+        )
     return Plan(fields, labels), fields
 
 
@@ -64,8 +68,15 @@ def start(task: Task) -> State:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = counting.cross(cohort, task.plan.fields)
     counts = counted.cells.reshape(-1, 2, 2)
-    cells = {"people": np.array([cohort.people]), "rows": counted.people[:1], "missing": counted.people[1:2], "counts": counts}
-    return Part({"counts": counts.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)})
+    cells = {
+        "people": np.array([cohort.people]),
+        "rows": counted.people[:1],
+        "missing": counted.people[1:2],
+        "counts": counts,
+    }
+    return Part(
+        {"counts": counts.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)}
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -73,10 +84,15 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     counts = total.sums["counts"]
     used = counts[(counts.sum((1, 2)) > 1)]
     if not (len(used) and _sums(used)[0] > 0 and _sums(used)[1] > 0):
-        raise errors.ModelError(f"{task.name}: no stratum has both exposed and unexposed with and without the outcome; merge strata")
+        raise errors.ModelError(
+            f"{task.name}: no stratum has both exposed and unexposed with and without the outcome; merge strata"
+        )
     estimate, variance = common(used)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    tables = {"common": Table([odds(estimate, math.sqrt(variance), z) | {"strata": len(used)}]), "test": Table([_test(used, task.options.correct)])}
+    tables = {
+        "common": Table([odds(estimate, math.sqrt(variance), z) | {"strata": len(used)}]),
+        "test": Table([_test(used, task.options.correct)]),
+    }
     rows = [
         {"row": f"{label}, {exposure}", "column": outcome, "n": int(counts[s, i, j]), "row_share": _share(counts[s, i], j)}
         for s, label in enumerate(task.plan.labels) for i, exposure in enumerate(("unexposed", "exposed")) for j, outcome in enumerate(("without", "with"))
@@ -92,7 +108,9 @@ def _share(row: Floats, j: int) -> float | None:
 def _sums(counts: Floats) -> tuple[float, float]:
     """The sums over strata of ad / n and bc / n."""
     n = counts.sum((1, 2))
-    return float((counts[:, 1, 1] * counts[:, 0, 0] / n).sum()), float((counts[:, 1, 0] * counts[:, 0, 1] / n).sum())
+    return float((counts[:, 1, 1] * counts[:, 0, 0] / n).sum()), float(
+        (counts[:, 1, 0] * counts[:, 0, 1] / n).sum()
+    )
 
 
 def common(counts: Floats) -> tuple[float, float]:
@@ -100,7 +118,11 @@ def common(counts: Floats) -> tuple[float, float]:
     (d, c), (b, a) = counts[:, 0].T, counts[:, 1].T
     n = counts.sum((1, 2))
     P, Q, R, S = (a + d) / n, (b + c) / n, a * d / n, b * c / n
-    variance = (P * R).sum() / (2 * R.sum() ** 2) + (P * S + Q * R).sum() / (2 * R.sum() * S.sum()) + (Q * S).sum() / (2 * S.sum() ** 2)
+    variance = (
+        (P * R).sum() / (2 * R.sum() ** 2)
+        + (P * S + Q * R).sum() / (2 * R.sum() * S.sum())
+        + (Q * S).sum() / (2 * S.sum() ** 2)
+    )
     return float(np.log(R.sum() / S.sum())), float(variance)
 
 
@@ -116,5 +138,7 @@ def _test(counts: Floats, correct: bool) -> Row:
     exposed, outcome = counts[:, 1].sum(1), counts[:, :, 1].sum(1)
     distance = abs(float((a - exposed * outcome / n).sum()))
     variance = float((exposed * (n - exposed) * outcome * (n - outcome) / (n**2 * (n - 1))).sum())
-    statistic = (max(0.0, distance - 0.5) if correct else distance) ** 2 / variance if variance > 0 else 0.0
+    statistic = (
+        (max(0.0, distance - 0.5) if correct else distance) ** 2 / variance if variance > 0 else 0.0
+    )
     return {"statistic": statistic, "df": 1, "p_value": float(special.chdtrc(1, statistic))}

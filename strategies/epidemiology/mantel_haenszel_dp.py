@@ -55,16 +55,27 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     counts, noise = total.sums["counts"], total.noise["counts"]
     clear = np.asarray((counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1), np.bool_)
     if not clear.any():
-        raise errors.ModelError(f"{task.name}: no stratum stands out from the noise; merge strata, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: no stratum stands out from the noise; merge strata, or give the analysis more budget"
+        )
     estimate, variance = mantel_haenszel.common(counts[clear])
     noised = noise * float((_slopes(counts[clear]) ** 2).sum())
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    row: Row = mantel_haenszel.odds(estimate, math.sqrt(variance + noised), z) | {"noise_sd": math.sqrt(noised), "strata": int(clear.sum())}
+    row: Row = mantel_haenszel.odds(estimate, math.sqrt(variance + noised), z) | {
+        "noise_sd": math.sqrt(noised),
+        "strata": int(clear.sum()),
+    }
     counted = counting.estimated(total)
     left = [label for label, seen in zip(task.plan.labels, clear.tolist(), strict=True) if not seen]
-    notes = [f"{', '.join(left)}: left out, since some cell does not stand out from the noise"] if left else []
+    notes = (
+        [f"{', '.join(left)}: left out, since some cell does not stand out from the noise"]
+        if left
+        else []
+    )
     why = "noise was added to every count; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result({"common": Table([row])}, counted.n, Exactness("noised", why), (*counted.notes, *notes))
+    return Result(
+        {"common": Table([row])}, counted.n, Exactness("noised", why), (*counted.notes, *notes)
+    )
 
 
 def _slopes(counts: Floats) -> Floats:
@@ -86,4 +97,11 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     sd = noise(State(), "counts") * math.sqrt(float((_slopes(even) ** 2).sum()))
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     width = 2 * z * math.hypot(math.sqrt(variance), sd)
-    return [{"what": "the log of the common odds ratio", "sampling_sd": math.sqrt(variance), "noise_sd": sd, "width": width}]
+    return [
+        {
+            "what": "the log of the common odds ratio",
+            "sampling_sd": math.sqrt(variance),
+            "noise_sd": sd,
+            "width": width,
+        }
+    ]

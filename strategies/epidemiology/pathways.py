@@ -69,20 +69,39 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     step, time = schema.field(options.step), schema.field(options.time)
     if step.kind != "category":
-        raise ExpressionError(f"step: {step.name!r} is a {step.kind}; steps are the levels of a category")
+        raise ExpressionError(
+            f"step: {step.name!r} is a {step.kind}; steps are the levels of a category"
+        )
     if time.kind != "number":
-        raise ExpressionError(f"time: {time.name!r} is a {time.kind}; write it as a number, as in `derive: {{day: \"seen - '2020-01-01'\"}}`")
+        raise ExpressionError(
+            f"time: {time.name!r} is a {time.kind}; write it as a number, as in `derive: {{day: \"seen - '2020-01-01'\"}}`"
+        )
     if schema.contract.rows_per_person < 2:
-        raise ExpressionError("a pathway has several steps: the contract must allow several rows of a person, as in `rows_per_person: 30`")
+        raise ExpressionError(
+            "a pathway has several steps: the contract must allow several rows of a person, as in `rows_per_person: 30`"
+        )
     if (len(step.levels) + 1) ** options.beginnings > MAX_CELLS:
-        raise ExpressionError(f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MAX_CELLS:,} sequences; use fewer")
-    by = grouping.fields([options.by], schema, "indicators are compared by category")[0] if options.by else None
+        raise ExpressionError(
+            f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MAX_CELLS:,} sequences; use fewer"
+        )
+    by = (
+        grouping.fields([options.by], schema, "indicators are compared by category")[0]
+        if options.by
+        else None
+    )
     for name, indicator in options.indicators.items():
         for level in (indicator.first, indicator.then):
             if level not in step.levels:
-                raise ExpressionError(f"indicators: {name}: unknown step {level!r}; the steps are {', '.join(step.levels)}")
+                raise ExpressionError(
+                    f"indicators: {name}: unknown step {level!r}; the steps are {', '.join(step.levels)}"
+                )
     found = tuple(
-        (name, step.levels.index(one.first), step.levels.index(one.then), math.inf if one.within is None else one.within)
+        (
+            name,
+            step.levels.index(one.first),
+            step.levels.index(one.then),
+            math.inf if one.within is None else one.within,
+        )
         for name, one in options.indicators.items()
     )
     return Plan(step, time, by, found), (step, time, *([by] if by is not None else []))
@@ -121,10 +140,21 @@ def walks_of(cohort: Cohort, task: Task) -> Walks:
     order = np.lexsort((step, time, cohort.person[kept]))
     kept, step, time = kept[order], step[order], time[order]
     owner = cohort.person[kept]
-    first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(owner) else np.empty(0, np.int64)
+    first = (
+        np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+        if len(owner)
+        else np.empty(0, np.int64)
+    )
     sizes = np.diff(np.r_[first, len(owner)])
-    person, place = np.repeat(np.arange(len(first)), sizes), np.arange(len(owner)) - np.repeat(first, sizes)
-    group = columns[plan.by.name][kept][first].astype(np.int64) if plan.by is not None else np.zeros(len(first), np.int64)
+    person, place = (
+        np.repeat(np.arange(len(first)), sizes),
+        np.arange(len(owner)) - np.repeat(first, sizes),
+    )
+    group = (
+        columns[plan.by.name][kept][first].astype(np.int64)
+        if plan.by is not None
+        else np.zeros(len(first), np.int64)
+    )
     short = place < task.options.max_steps
     cut = np.zeros(cohort.rows, np.bool_)
     cut[kept[np.repeat(sizes > task.options.max_steps, sizes)]] = True
@@ -133,10 +163,25 @@ def walks_of(cohort: Cohort, task: Task) -> Walks:
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     walks = walks_of(cohort, task)
-    edges, sequences, (came, reached) = people_by_edge(walks, task), beginnings(walks, task), indicators(walks, task)
+    edges, sequences, (came, reached) = (
+        people_by_edge(walks, task),
+        beginnings(walks, task),
+        indicators(walks, task),
+    )
     times, delays = _delays(walks, task)
-    cells = counting.people(cohort, walks.keep) | {"edges": edges, "beginnings": sequences, "came": came, "reached": reached}
-    counts = {"edges": edges, "beginnings": sequences, "came": came, "reached": reached, "times": times}
+    cells = counting.people(cohort, walks.keep) | {
+        "edges": edges,
+        "beginnings": sequences,
+        "came": came,
+        "reached": reached,
+    }
+    counts = {
+        "edges": edges,
+        "beginnings": sequences,
+        "came": came,
+        "reached": reached,
+        "times": times,
+    }
     sums = {name: array.astype(np.float64) for name, array in counts.items()} | {"delays": delays}
     return Part(sums, cells, sensitivity(task) | _more_sensitivity(task))
 
@@ -144,7 +189,11 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
 def _edge(walks: Walks, task: Task) -> tuple[Ints, Ints]:
     """Of each transition: its cell in the square of steps with start and end, and its person."""
     K = task.plan.steps
-    last = np.flatnonzero(np.r_[walks.person[1:] != walks.person[:-1], True]) if len(walks.person) else np.empty(0, np.int64)
+    last = (
+        np.flatnonzero(np.r_[walks.person[1:] != walks.person[:-1], True])
+        if len(walks.person)
+        else np.empty(0, np.int64)
+    )
     inside = np.flatnonzero(walks.place > 0)
     origin = np.r_[np.full(walks.people, K), walks.step[inside - 1], walks.step[last]]
     target = np.r_[walks.step[walks.place == 0], walks.step[inside], np.full(walks.people, K)]
@@ -167,7 +216,10 @@ def _delays(walks: Walks, task: Task) -> tuple[Ints, Floats]:
     inside = np.flatnonzero(walks.place > 0)
     cell = walks.step[inside - 1] * K + walks.step[inside]
     delay = walks.time[inside] - walks.time[inside - 1]
-    sums = [np.bincount(cell, weights, K * K).astype(np.float64).reshape(K, K) for weights in (delay, delay * delay)]
+    sums = [
+        np.bincount(cell, weights, K * K).astype(np.float64).reshape(K, K)
+        for weights in (delay, delay * delay)
+    ]
     return np.bincount(cell, minlength=K * K).reshape(K, K).astype(np.int64), np.stack(sums, axis=2)
 
 
@@ -179,7 +231,11 @@ def beginnings(walks: Walks, task: Task) -> Ints:
     index = np.full((walks.people, length), K)
     early = walks.place < length
     index[walks.person[early], walks.place[early]] = walks.step[early]
-    cell = np.ravel_multi_index(tuple(index.T), (K + 1,) * length) if walks.people else np.empty(0, np.int64)
+    cell = (
+        np.ravel_multi_index(tuple(index.T), (K + 1,) * length)
+        if walks.people
+        else np.empty(0, np.int64)
+    )
     return np.bincount(cell, minlength=(K + 1) ** length).astype(np.int64)
 
 
@@ -187,13 +243,20 @@ def indicators(walks: Walks, task: Task) -> tuple[Ints, Ints]:
     """(indicators, groups) how many people come to the first step of each, and how many of them to the second in time."""
     plan: Plan = task.plan
     groups = len(plan.labels)
-    came, reached = np.zeros((len(plan.indicators), groups), np.int64), np.zeros((len(plan.indicators), groups), np.int64)
+    came, reached = (
+        np.zeros((len(plan.indicators), groups), np.int64),
+        np.zeros((len(plan.indicators), groups), np.int64),
+    )
     for i, (_, first, then, within) in enumerate(plan.indicators):
         at = np.flatnonzero(walks.step == first)
         persons, where = np.unique(walks.person[at], return_index=True)
         begun, place = np.full(walks.people, np.inf), np.full(walks.people, np.iinfo(np.int64).max)
         begun[persons], place[persons] = walks.time[at][where], walks.place[at][where]
-        after = (walks.step == then) & (walks.place > place[walks.person]) & (walks.time - begun[walks.person] <= within)
+        after = (
+            (walks.step == then)
+            & (walks.place > place[walks.person])
+            & (walks.time - begun[walks.person] <= within)
+        )
         came[i] = np.bincount(walks.group[persons], minlength=groups)
         reached[i] = np.bincount(walks.group[np.unique(walks.person[after])], minlength=groups)
     return came, reached
@@ -227,7 +290,10 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         raise errors.ModelError(f"{task.name}: nobody in the cohort has a step; widen it")
     tables = {"edges": Table(_edges(total, plan), door="cells")}
     if task.options.beginnings:
-        sequences = [{"sequence": sequence(i, plan, task.options.beginnings), "n": int(n)} for i, n in _largest(total.sums["beginnings"])]
+        sequences = [
+            {"sequence": sequence(i, plan, task.options.beginnings), "n": int(n)}
+            for i, n in _largest(total.sums["beginnings"])
+        ]
         tables["beginnings"] = Table(sequences, door="listed")
     if plan.indicators:
         z = float(special.ndtri((1 + task.options.conf_level) / 2))
@@ -252,11 +318,27 @@ def _edges(total: Part, plan: Plan) -> list[Row]:
     for i, origin in enumerate((*plan.step.levels, START)):
         whole = edges[i].sum()
         for j, target in enumerate((*plan.step.levels, END)):
-            row: Row = {"row": origin, "column": target, "n": int(edges[i, j]), "row_share": float(edges[i, j] / whole) if whole else None}
+            row: Row = {
+                "row": origin,
+                "column": target,
+                "n": int(edges[i, j]),
+                "row_share": float(edges[i, j] / whole) if whole else None,
+            }
             inside = i < plan.steps and j < plan.steps and times[i, j] > 0
             mean = float(delays[i, j, 0] / times[i, j]) if inside else None
-            spread = math.sqrt(max(delays[i, j, 1] / times[i, j] - (mean or 0.0) ** 2, 0.0)) if inside else None
-            rows.append(row | {"times": int(times[i, j]) if inside else None, "delay_mean": mean, "delay_sd": spread})
+            spread = (
+                math.sqrt(max(delays[i, j, 1] / times[i, j] - (mean or 0.0) ** 2, 0.0))
+                if inside
+                else None
+            )
+            rows.append(
+                row
+                | {
+                    "times": int(times[i, j]) if inside else None,
+                    "delay_mean": mean,
+                    "delay_sd": spread,
+                }
+            )
     return rows
 
 
@@ -269,15 +351,26 @@ def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
         for label, n, k in zip(plan.labels, came, reached, strict=True):
             row: Row = {"indicator": name, "group": label, "n": int(n), "n_event": int(k)}
             if not n > 0:
-                rows.append(row | dict.fromkeys(("estimate", "conf_low", "conf_high", "low_95", "high_95")))
+                rows.append(
+                    row | dict.fromkeys(("estimate", "conf_low", "conf_high", "low_95", "high_95"))
+                )
                 continue
             low, high = wilson(float(k), float(n), z)
             half = 1.959963984540054 * math.sqrt(overall * (1 - overall) / n)
-            limits = {"low_95": max(0.0, overall - half), "high_95": min(1.0, overall + half)} if plan.by is not None else {}
-            rows.append(row | {"estimate": float(k / n), "conf_low": low, "conf_high": high, **limits})
+            limits = (
+                {"low_95": max(0.0, overall - half), "high_95": min(1.0, overall + half)}
+                if plan.by is not None
+                else {}
+            )
+            rows.append(
+                row | {"estimate": float(k / n), "conf_low": low, "conf_high": high, **limits}
+            )
     return rows
 
 
 def wilson(k: float, n: float, z: float) -> tuple[float, float]:
-    middle, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4)
+    middle, half = (
+        (k + z * z / 2) / (n + z * z),
+        z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4),
+    )
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -46,17 +46,33 @@ def rounds(task: Task) -> list[State]:
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
-    wanted = {"edges": True, "beginnings": task.options.beginnings > 0, "came": bool(task.plan.indicators), "reached": bool(task.plan.indicators)}
+    wanted = {
+        "edges": True,
+        "beginnings": task.options.beginnings > 0,
+        "came": bool(task.plan.indicators),
+        "reached": bool(task.plan.indicators),
+    }
     weights = {name: WEIGHTS[name] for name, is_wanted in wanted.items() if is_wanted}
-    return {name: (1 - COUNTS) * weight / sum(weights.values()) for name, weight in weights.items()} | {"people": COUNTS}
+    return {
+        name: (1 - COUNTS) * weight / sum(weights.values()) for name, weight in weights.items()
+    } | {"people": COUNTS}
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     walks = pathways.walks_of(cohort, task)
     came, reached = pathways.indicators(walks, task)
-    sums = {"edges": pathways.people_by_edge(walks, task), "beginnings": pathways.beginnings(walks, task), "came": came, "reached": reached}
+    sums = {
+        "edges": pathways.people_by_edge(walks, task),
+        "beginnings": pathways.beginnings(walks, task),
+        "came": came,
+        "reached": reached,
+    }
     people = counting.tally(cohort, walks.keep, walks.cut)
-    return Part(sums | {"people": people}, {}, pathways.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)})
+    return Part(
+        sums | {"people": people},
+        {},
+        pathways.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)},
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -71,7 +87,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         for i, origin in enumerate(names[0]) for j, target in enumerate(names[1]) if edges[i, j] > clear
     ]  # fmt: skip
     if not rows:
-        raise errors.ModelError(f"{task.name}: no transition stands out from the noise; widen the cohort, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: no transition stands out from the noise; widen the cohort, or give the analysis more budget"
+        )
     tables = {"edges": Table(sorted(rows, key=lambda row: -row["n"]))}
     if task.options.beginnings:
         tables["beginnings"] = Table(_beginnings(total, task, z))
@@ -88,7 +106,10 @@ def _beginnings(total: Part, task: Task, z: float) -> list[Row]:
     found = [(cell, float(counts[cell])) for cell in (counts > clear).nonzero()[0]]
     length = task.options.beginnings
     return [
-        {"sequence": pathways.sequence(int(cell), task.plan, length), **crosstab_dp.interval(n, variance, z)}
+        {
+            "sequence": pathways.sequence(int(cell), task.plan, length),
+            **crosstab_dp.interval(n, variance, z),
+        }
         for cell, n in sorted(found, key=lambda pair: -pair[1])
     ]
 
@@ -96,25 +117,52 @@ def _beginnings(total: Part, task: Task, z: float) -> list[Row]:
 def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
-        for label, n, k in zip(plan.labels, total.sums["came"][i].tolist(), total.sums["reached"][i].tolist(), strict=True):
-            row: Row = {"indicator": name, "group": label, "n": max(0, round(n)), "n_event": max(0, round(k))}
+        for label, n, k in zip(
+            plan.labels,
+            total.sums["came"][i].tolist(),
+            total.sums["reached"][i].tolist(),
+            strict=True,
+        ):
+            row: Row = {
+                "indicator": name,
+                "group": label,
+                "n": max(0, round(n)),
+                "n_event": max(0, round(k)),
+            }
             if n <= SURE * math.sqrt(total.noise["came"]) or n <= 1:
-                rows.append(row | dict.fromkeys(("estimate", "std_error", "noise_sd", "conf_low", "conf_high")))
+                rows.append(
+                    row
+                    | dict.fromkeys(("estimate", "std_error", "noise_sd", "conf_low", "conf_high"))
+                )
                 continue
             p = min(max(k / n, 0.0), 1.0)
             noised = (total.noise["reached"] + p * p * total.noise["came"]) / n**2
             error = math.sqrt(max(p * (1 - p), 1 / n) / n + noised)
             ends = {"conf_low": max(0.0, p - z * error), "conf_high": min(1.0, p + z * error)}
-            rows.append(row | {"estimate": p, "std_error": error, "noise_sd": math.sqrt(noised), **ends})
+            rows.append(
+                row | {"estimate": p, "std_error": error, "noise_sd": math.sqrt(noised), **ends}
+            )
     return rows
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """A count of people on a transition; and an indicator of one group, if half of all people come to its first step."""
     z, sd = float(special.ndtri((1 + task.options.conf_level) / 2)), noise(State(), "edges")
-    rows: list[Row] = [{"what": "people on a transition", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]
+    rows: list[Row] = [
+        {"what": "people on a transition", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}
+    ]
     if task.plan.indicators:
         n = people / 2 / len(task.plan.labels)
-        sampling, noised = math.sqrt(0.25 / n), math.hypot(noise(State(), "reached"), noise(State(), "came") / 2) / n
-        rows.append({"what": "an indicator", "sampling_sd": sampling, "noise_sd": noised, "width": 2 * z * math.hypot(sampling, noised)})
+        sampling, noised = (
+            math.sqrt(0.25 / n),
+            math.hypot(noise(State(), "reached"), noise(State(), "came") / 2) / n,
+        )
+        rows.append(
+            {
+                "what": "an indicator",
+                "sampling_sd": sampling,
+                "noise_sd": noised,
+                "width": 2 * z * math.hypot(sampling, noised),
+            }
+        )
     return rows

@@ -62,15 +62,26 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     events, time = schema.field(options.events), schema.field(options.time)
     for role, field in (("events", events), ("time", time)):
         if field.kind not in ("number", "boolean") or field.interval[0] < 0:
-            raise ExpressionError(f"{role}: {field.name!r} must be a number whose contract range starts at 0 or more")
-    by, over = (grouping.fields(names, schema, "rates are given by category") for names in (options.by, options.over))
+            raise ExpressionError(
+                f"{role}: {field.name!r} must be a number whose contract range starts at 0 or more"
+            )
+    by, over = (
+        grouping.fields(names, schema, "rates are given by category")
+        for names in (options.by, options.over)
+    )
     if both := {field.name for field in by} & {field.name for field in over}:
-        raise ExpressionError(f"{sorted(both)[0]!r} is in `by` and in `over`; groups can only be made alike in what does not define them")
+        raise ExpressionError(
+            f"{sorted(both)[0]!r} is in `by` and in `over`; groups can only be made alike in what does not define them"
+        )
     groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MAX_CELLS:
-        raise ExpressionError(f"by and over give {len(groups) * len(strata):,} cells; at most {MAX_CELLS:,}: use fewer or coarser columns")
+        raise ExpressionError(
+            f"by and over give {len(groups) * len(strata):,} cells; at most {MAX_CELLS:,}: use fewer or coarser columns"
+        )
     if options.reference is not None and options.reference not in groups:
-        raise ExpressionError(f"reference: unknown group {options.reference!r}; the groups are {', '.join(groups[:10])}")
+        raise ExpressionError(
+            f"reference: unknown group {options.reference!r}; the groups are {', '.join(groups[:10])}"
+        )
     reference = 0 if options.reference is None else groups.index(options.reference)
     plan = Plan(events, time, by, over, groups, strata, _standard(options, strata), reference)
     return plan, (events, time, *by, *over)
@@ -82,10 +93,15 @@ def _standard(options: Options, strata: Sequence[str]) -> tuple[float, ...] | No
     if not options.over:
         raise ExpressionError("standard: weights need `over`, the strata that they are of")
     if unknown := sorted(options.standard.keys() - set(strata)):
-        raise ExpressionError(f"standard: unknown stratum {unknown[0]!r}; the strata are {', '.join(strata[:10])}")
+        raise ExpressionError(
+            f"standard: unknown stratum {unknown[0]!r}; the strata are {', '.join(strata[:10])}"
+        )
     if missing := [label for label in strata if label not in options.standard]:
         raise ExpressionError(f"standard: no weight for stratum {missing[0]!r}; give one to each")
-    if any(weight < 0 for weight in options.standard.values()) or not sum(options.standard.values()) > 0:
+    if (
+        any(weight < 0 for weight in options.standard.values())
+        or not sum(options.standard.values()) > 0
+    ):
         raise ExpressionError("standard: weights must be 0 or more, and not all 0")
     return tuple(options.standard[label] / sum(options.standard.values()) for label in strata)
 
@@ -111,21 +127,37 @@ def count(cohort: Cohort, task: Task) -> RateCounts:
     kept = np.flatnonzero(keep)
     cell = grouping.combination((*plan.by, *plan.over), columns, kept)
     size = math.prod(plan.shape)
-    events, time = (np.bincount(cell, columns[field.name][kept], size).astype(np.float64).reshape(plan.shape) for field in (plan.events, plan.time))
-    once = cell if cohort.numbered is None else np.unique(np.stack([cohort.person[kept], cell]), axis=1)[1]
-    return RateCounts(keep, events, time, np.bincount(once, minlength=size).reshape(plan.shape).astype(np.int64))
+    events, time = (
+        np.bincount(cell, columns[field.name][kept], size).astype(np.float64).reshape(plan.shape)
+        for field in (plan.events, plan.time)
+    )
+    once = (
+        cell
+        if cohort.numbered is None
+        else np.unique(np.stack([cohort.person[kept], cell]), axis=1)[1]
+    )
+    return RateCounts(
+        keep, events, time, np.bincount(once, minlength=size).reshape(plan.shape).astype(np.int64)
+    )
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = count(cohort, task)
     cells = counting.people(cohort, counted.keep) | {"people_by_group": counted.people}
     cells["events_by_group"] = np.rint(counted.events).astype(np.int64)
-    sums = {"events": counted.events, "time": counted.time, "people_by_group": counted.people.astype(np.float64)}
+    sums = {
+        "events": counted.events,
+        "time": counted.time,
+        "people_by_group": counted.people.astype(np.float64),
+    }
     return Part(sums, cells, sensitivity(task) | {"people_by_group": float(task.rows_per_person)})
 
 
 def sensitivity(task: Task) -> dict[str, float]:
-    return {name: task.rows_per_person * field.interval[1] for name, field in (("events", task.plan.events), ("time", task.plan.time))}
+    return {
+        name: task.rows_per_person * field.interval[1]
+        for name, field in (("events", task.plan.events), ("time", task.plan.time))
+    }
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -133,20 +165,37 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     events, time = total.sums["events"], total.sums["time"]
     if not time.sum() > 0:
-        raise errors.ModelError(f"{task.name}: nobody in the cohort has any person-time; check {plan.time.name!r}")
+        raise errors.ModelError(
+            f"{task.name}: nobody in the cohort has any person-time; check {plan.time.name!r}"
+        )
     per, tail = task.options.per, (1 - task.options.conf_level) / 2
     people = total.sums["people_by_group"].sum(1).astype(np.int64)
-    told = [{"group": label, "n": int(n), "n_event": round(float(e))} for label, n, e in zip(plan.groups, people, events.sum(1), strict=True)]
-    rates = [row | _rate(float(e), float(t), per, tail) for row, e, t in zip(told, events.sum(1), time.sum(1), strict=True)]
+    told = [
+        {"group": label, "n": int(n), "n_event": round(float(e))}
+        for label, n, e in zip(plan.groups, people, events.sum(1), strict=True)
+    ]
+    rates = [
+        row | _rate(float(e), float(t), per, tail)
+        for row, e, t in zip(told, events.sum(1), time.sum(1), strict=True)
+    ]
     tables = {"rates": Table(rates, door="groups")}
     if plan.by:
-        ratios = [_ratio(index, events.sum(1), time.sum(1), plan, tail) for index in range(len(plan.groups)) if index != plan.reference]
+        ratios = [
+            _ratio(index, events.sum(1), time.sum(1), plan, tail)
+            for index in range(len(plan.groups))
+            if index != plan.reference
+        ]
         tables["ratios"] = Table(ratios, follows="rates")
     if plan.over:
         direct = _direct(events, time, plan, per, tail)
-        tables["standardised"] = Table([row | made for row, made in zip(told, direct, strict=True)], door="groups")
+        tables["standardised"] = Table(
+            [row | made for row, made in zip(told, direct, strict=True)], door="groups"
+        )
         if plan.by:
-            tables["funnel"] = Table([row | made for row, made in zip(told, _indirect(events, time, tail), strict=True)], door="groups")
+            tables["funnel"] = Table(
+                [row | made for row, made in zip(told, _indirect(events, time, tail), strict=True)],
+                door="groups",
+            )
     return Result(tables, counting.reported(total.cells))
 
 
@@ -158,17 +207,41 @@ def poisson_interval(events: Floats, tail: float) -> tuple[Floats, Floats]:
 
 def _rate(events: float, time: float, per: float, tail: float) -> Row:
     if not time > 0:
-        return {"person_time": 0.0, "rate": None, "std_error": None, "conf_low": None, "conf_high": None}
+        return {
+            "person_time": 0.0,
+            "rate": None,
+            "std_error": None,
+            "conf_low": None,
+            "conf_high": None,
+        }
     low, high = (float(end) * per / time for end in poisson_interval(np.array(events), tail))
-    return {"person_time": time, "rate": events * per / time, "std_error": math.sqrt(events) * per / time, "conf_low": low, "conf_high": high}
+    return {
+        "person_time": time,
+        "rate": events * per / time,
+        "std_error": math.sqrt(events) * per / time,
+        "conf_low": low,
+        "conf_high": high,
+    }
 
 
 def _ratio(index: int, events: Floats, time: Floats, plan: Plan, tail: float) -> Row:
     row: Row = {"term": plan.groups[index], "reference": plan.groups[plan.reference]}
     e, t = events[[index, plan.reference]], time[[index, plan.reference]]
     if not (e.min() > 0 and t.min() > 0):
-        return row | dict.fromkeys(("estimate", "std_error", "statistic", "p_value", "rate_ratio", "rate_ratio_low", "rate_ratio_high"))
-    return row | log_ratio(math.log(e[0] / t[0]) - math.log(e[1] / t[1]), math.sqrt((1 / e).sum()), tail)
+        return row | dict.fromkeys(
+            (
+                "estimate",
+                "std_error",
+                "statistic",
+                "p_value",
+                "rate_ratio",
+                "rate_ratio_low",
+                "rate_ratio_high",
+            )
+        )
+    return row | log_ratio(
+        math.log(e[0] / t[0]) - math.log(e[1] / t[1]), math.sqrt((1 / e).sum()), tail
+    )
 
 
 def log_ratio(estimate: float, error: float, tail: float) -> Row:
@@ -194,27 +267,69 @@ def _direct(events: Floats, time: Floats, plan: Plan, per: float, tail: float) -
             continue
         w = np.divide(weights, t, out=np.zeros_like(t), where=t > 0)
         rate, variance, most = float(w @ e), float(w * w @ e), float(w.max())
-        low = special.gammaincinv(rate**2 / variance, tail) * variance / rate if variance > 0 else 0.0
+        low = (
+            special.gammaincinv(rate**2 / variance, tail) * variance / rate if variance > 0 else 0.0
+        )
         wider = variance + most**2
         high = special.gammaincinv((rate + most) ** 2 / wider, 1 - tail) * wider / (rate + most)
         crude = float(e.sum() / t.sum())
         ends = {"conf_low": float(low) * per, "conf_high": float(high) * per}
-        rows.append({"rate": crude * per, "estimate": rate * per, "std_error": math.sqrt(variance) * per, **ends})
+        rows.append(
+            {
+                "rate": crude * per,
+                "estimate": rate * per,
+                "std_error": math.sqrt(variance) * per,
+                **ends,
+            }
+        )
     return rows
 
 
 def _indirect(events: Floats, time: Floats, tail: float) -> list[Row]:
     """Observed over expected, were each stratum's rate that of all groups together; and where a group's ratio is as others'."""
-    pooled = np.divide(events.sum(0), time.sum(0), out=np.zeros(time.shape[1]), where=time.sum(0) > 0)
+    pooled = np.divide(
+        events.sum(0), time.sum(0), out=np.zeros(time.shape[1]), where=time.sum(0) > 0
+    )
     rows: list[Row] = []
     for observed, expected in zip(events.sum(1), time @ pooled, strict=True):
         if not expected > 0:
-            rows.append(dict.fromkeys(("expected", "estimate", "conf_low", "conf_high", "low_95", "high_95", "low_998", "high_998", "position")))
+            rows.append(
+                dict.fromkeys(
+                    (
+                        "expected",
+                        "estimate",
+                        "conf_low",
+                        "conf_high",
+                        "low_95",
+                        "high_95",
+                        "low_998",
+                        "high_998",
+                        "position",
+                    )
+                )
+            )
             continue
         low, high = (float(end / expected) for end in poisson_interval(np.array(observed), tail))
-        limits = {name: funnel_limit(float(expected), p) for name, p in (("low_95", 0.025), ("high_95", 0.975), ("low_998", 0.001), ("high_998", 0.999))}
+        limits = {
+            name: funnel_limit(float(expected), p)
+            for name, p in (
+                ("low_95", 0.025),
+                ("high_95", 0.975),
+                ("low_998", 0.001),
+                ("high_998", 0.999),
+            )
+        }
         ratio = float(observed / expected)
-        rows.append({"expected": float(expected), "estimate": ratio, "conf_low": low, "conf_high": high, **limits, "position": position(ratio, limits)})
+        rows.append(
+            {
+                "expected": float(expected),
+                "estimate": ratio,
+                "conf_low": low,
+                "conf_high": high,
+                **limits,
+                "position": position(ratio, limits),
+            }
+        )
     return rows
 
 

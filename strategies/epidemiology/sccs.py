@@ -45,19 +45,34 @@ class Plan:
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema)
-    if model.survival or not model.response or model.response[0].kind not in ("number", "boolean") or model.response[0].interval[0] < 0:
-        raise ExpressionError(f"{options.model!r} needs a number of events, 0 or more by its contract, on the left of ~")
+    if (
+        model.survival
+        or not model.response
+        or model.response[0].kind not in ("number", "boolean")
+        or model.response[0].interval[0] < 0
+    ):
+        raise ExpressionError(
+            f"{options.model!r} needs a number of events, 0 or more by its contract, on the left of ~"
+        )
     if model.strata:
-        raise ExpressionError(f"strata() is not offered by sccs, in {options.model!r}: each person is a stratum of their own")
+        raise ExpressionError(
+            f"strata() is not offered by sccs, in {options.model!r}: each person is a stratum of their own"
+        )
     if model.offset is None:
-        raise ExpressionError(f"{options.model!r} does not say how long a period is; add offset(log(days))")
+        raise ExpressionError(
+            f"{options.model!r} does not say how long a period is; add offset(log(days))"
+        )
     if schema.contract.rows_per_person < 2:
-        raise ExpressionError("sccs compares the periods of a person: the contract must allow several, as in `rows_per_person: 12`")
+        raise ExpressionError(
+            "sccs compares the periods of a person: the contract must allow several, as in `rows_per_person: 12`"
+        )
     newton.need_terms(model.terms, options.model)
     names = tuple(term.name for term in model.terms)
     widths = [term.interval[1] - term.interval[0] for term in model.terms]
     scaled = newton.scaling(model.terms, centred=True)
-    reach = math.sqrt(sum((width / scale) ** 2 for width, scale in zip(widths, scaled.scale, strict=True)))
+    reach = math.sqrt(
+        sum((width / scale) ** 2 for width, scale in zip(widths, scaled.scale, strict=True))
+    )
     return Plan(model, scaled, names, model.offset, reach), tuple(model.fields)
 
 
@@ -88,13 +103,26 @@ def rows_of(cohort: Cohort, task: Task) -> Rows:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns) & np.isfinite(columns[plan.offset.name])
     kept = np.flatnonzero(keep)
-    person, events = cohort.person[kept], columns[plan.model.response[0].name][kept].astype(np.float64)
-    had = np.bincount(person, events, cohort.people)[person] > 0 if len(kept) else np.zeros(0, np.bool_)
+    person, events = (
+        cohort.person[kept],
+        columns[plan.model.response[0].name][kept].astype(np.float64),
+    )
+    had = (
+        np.bincount(person, events, cohort.people)[person] > 0
+        if len(kept)
+        else np.zeros(0, np.bool_)
+    )
     kept, person = kept[had], person[had]
     order = np.argsort(person, kind="stable")
     kept, person = kept[order], person[order]
-    first = np.flatnonzero(np.r_[True, person[1:] != person[:-1]]) if len(kept) else np.empty(0, np.int64)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    first = (
+        np.flatnonzero(np.r_[True, person[1:] != person[:-1]])
+        if len(kept)
+        else np.empty(0, np.int64)
+    )
+    X = cohorts.design(
+        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+    )
     events = columns[plan.model.response[0].name][kept].astype(np.float64)
     totals = np.add.reduceat(events, first) if len(first) else np.empty(0)
     return Rows(X, events, columns[plan.offset.name][kept], first, totals, kept, keep)
@@ -117,7 +145,11 @@ def expect(rows: Rows, beta: Floats) -> Expected:
     whole = np.add.reduceat(e, rows.first) if len(rows.first) else np.empty(0)
     log_share = eta - highest - rows.spread(np.log(whole))
     share = np.exp(log_share)
-    mean = np.add.reduceat(rows.X * share[:, None], rows.first, axis=0) if len(rows.first) else np.empty((0, rows.X.shape[1]))
+    mean = (
+        np.add.reduceat(rows.X * share[:, None], rows.first, axis=0)
+        if len(rows.first)
+        else np.empty((0, rows.X.shape[1]))
+    )
     return Expected(log_share, share, mean)
 
 
@@ -126,8 +158,14 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     cells = cohort.once(("sccs cells", task.name), lambda: _cells(rows, cohort))
     found = expect(rows, state["beta"])
     residual = rows.events - rows.spread(rows.totals) * found.share
-    information = newton.gram(rows.X, rows.spread(rows.totals) * found.share) - newton.gram(found.mean, rows.totals)
-    sums = {"score": rows.X.T @ residual, "information": information, "log_lik": np.array([float(rows.events @ found.log_share)])}
+    information = newton.gram(rows.X, rows.spread(rows.totals) * found.share) - newton.gram(
+        found.mean, rows.totals
+    )
+    sums = {
+        "score": rows.X.T @ residual,
+        "information": information,
+        "log_lik": np.array([float(rows.events @ found.log_share)]),
+    }
     return Part(sums, cells, _sensitivity(task, state["beta"]), parameters=len(task.plan.names))
 
 
@@ -136,7 +174,12 @@ def _cells(rows: Rows, cohort: Cohort) -> dict[str, Ints]:
     missing = int(np.count_nonzero(~rows.keep))
     return {
         name: np.array([int(count)])
-        for name, count in (("people", len(rows.first)), ("rows", len(rows.events)), ("missing", missing), ("events", rows.totals.sum()))
+        for name, count in (
+            ("people", len(rows.first)),
+            ("rows", len(rows.events)),
+            ("missing", missing),
+            ("events", rows.totals.sum()),
+        )
     }
 
 
@@ -151,25 +194,53 @@ def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     N, reach = max_events(task), plan.reach
     low, high = newton.predictor_interval(newton.row_norm(plan.model.terms, False), beta, False)
     longest = plan.offset.interval
-    apart = (high - low) + (longest[1] - longest[0]) if math.isfinite(longest[1] - longest[0]) else math.inf
-    return {"score": N * reach, "information": N * reach**2 / 4, "log_lik": N * (apart + math.log(task.rows_per_person))}
+    apart = (
+        (high - low) + (longest[1] - longest[0])
+        if math.isfinite(longest[1] - longest[0])
+        else math.inf
+    )
+    return {
+        "score": N * reach,
+        "information": N * reach**2 / 4,
+        "log_lik": N * (apart + math.log(task.rows_per_person)),
+    }
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     if not total.cells["people"][0] > 0:
-        raise errors.ModelError(f"{task.name}: nobody in the cohort has an event; widen it, or choose another outcome")
+        raise errors.ModelError(
+            f"{task.name}: nobody in the cohort has an event; widen it, or choose another outcome"
+        )
 
     def diverged(worst: int) -> str:
         return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
 
-    made = newton.climb(state, total.sums["score"], total.sums["information"], float(total.sums["log_lik"][0]), diverged)
+    made = newton.climb(
+        state,
+        total.sums["score"],
+        total.sums["information"],
+        float(total.sums["log_lik"][0]),
+        diverged,
+    )
     if isinstance(made, State):
         return made
     plan: Plan = task.plan
     L = newton.unscale(plan.names, plan.scaling, False)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    rows = newton.coefficients(plan.names, L @ made.beta, newton.spread(L, made.step), z=z, exponentiate="rate_ratio")
+    rows = newton.coefficients(
+        plan.names, L @ made.beta, newton.spread(L, made.step), z=z, exponentiate="rate_ratio"
+    )
     counted = counting.reported(total.cells, "events")
-    glance = {"n": counted["people"], "n_event": counted["events"], "null_log_lik": made.null, "log_lik": made.log_lik, "rounds": made.rounds}
-    return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted, notes=newton.aliased_note(plan.names, made.step.aliased))
+    glance = {
+        "n": counted["people"],
+        "n_event": counted["events"],
+        "null_log_lik": made.null,
+        "log_lik": made.log_lik,
+        "rounds": made.rounds,
+    }
+    return Result(
+        {"coefficients": Table(rows), "glance": Table([glance])},
+        counted,
+        notes=newton.aliased_note(plan.names, made.step.aliased),
+    )

@@ -60,38 +60,67 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     weight = np.minimum(1.0, task.options.max_events / np.maximum(rows.totals, 1e-300))
     totals = rows.totals * weight
     score = rows.X.T @ (rows.events * rows.spread(weight) - rows.spread(totals) * found.share)
-    information = newton.gram(rows.X, rows.spread(totals) * found.share) - newton.gram(found.mean, totals)
+    information = newton.gram(rows.X, rows.spread(totals) * found.share) - newton.gram(
+        found.mean, totals
+    )
     keep, clipped = np.zeros(cohort.rows, np.bool_), np.zeros(cohort.rows, np.bool_)
     keep[rows.place] = True
     clipped[rows.place[rows.spread(weight) < 1]] = True
     packed = newton_dp.pack(information, newton_dp.everywhere(len(information)))
-    return Part({"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)}, {}, _sensitivity(task))
+    return Part(
+        {"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)},
+        {},
+        _sensitivity(task),
+    )
 
 
 def _sensitivity(task: Task) -> dict[str, float]:
     N, reach = min(task.options.max_events, sccs.max_events(task)), task.plan.reach
-    return {"score": N * reach, "information": N * reach**2 / 4, "people": counting.tally_sensitivity(task.rows_per_person)}
+    return {
+        "score": N * reach,
+        "information": N * reach**2 / 4,
+        "people": counting.tally_sensitivity(task.rows_per_person),
+    }
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     plan: Plan = task.plan
     total = messages.add(parts)
-    made = newton_dp.advance(total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names)))
+    made = newton_dp.advance(
+        total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names))
+    )
     if isinstance(made, State):
         return made
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    rows = newton_dp.coefficients(plan.names, plan.scaling, made, intercept=False, z=z, exponentiate="rate_ratio")
+    rows = newton_dp.coefficients(
+        plan.names, plan.scaling, made, intercept=False, z=z, exponentiate="rate_ratio"
+    )
     counted = counting.estimated(total, CUT)
     glance = {"n": counted.n.get("people", counted.n["rows"]), "rounds": task.options.rounds}
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
+    return Result(
+        {"coefficients": Table(rows), "glance": Table([glance])},
+        counted.n,
+        Exactness("noised", why),
+        counted.notes,
+    )
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """As if one person in five had one event, half of it in time that differs in every covariate."""
     plan: Plan = task.plan
     information: Floats = 0.2 * people * newton_dp.expected_squares(task, plan.names, False) / 2
-    score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    score, matrix = (
+        newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information")
+    )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     least = newton_dp.SURE * matrix * math.sqrt(len(information))
-    return newton_dp.forecast_rows(plan.names, plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(
+        plan.names,
+        plan.scaling,
+        intercept=False,
+        information=information,
+        noise=score,
+        z=z,
+        least=least,
+    )

@@ -74,12 +74,18 @@ class Options(Frozen):
     def _named(cls, value: Any) -> Any:
         if value in ("farrington", "ears"):
             return Farrington() if value == "farrington" else Ears()
-        if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("farrington", "ears"):
+        if (
+            isinstance(value, dict)
+            and len(value) == 1
+            and next(iter(value)) in ("farrington", "ears")
+        ):
             name, options = next(iter(value.items()))
             return (Farrington if name == "farrington" else Ears).model_validate(options or {})
         if isinstance(value, Frozen):
             return value
-        raise ValueError("must be farrington or ears, or one of these with its options, as in `ears: {method: C3}`")
+        raise ValueError(
+            "must be farrington or ears, or one of these with its options, as in `ears: {method: C3}`"
+        )
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,15 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
             f"week: {week.name!r} is a {week.kind}; count weeks from some Monday, as in `derive: {{week: \"floor((day - '2018-01-01') / 7)\"}}`"
         )
     if options.weeks is None and not all(map(math.isfinite, week.interval)):
-        raise ExpressionError(f"weeks: {week.name!r} has no range in the contract; write the first and the last week, as in `weeks: [0, 311]`")
+        raise ExpressionError(
+            f"weeks: {week.name!r} has no range in the contract; write the first and the last week, as in `weeks: [0, 311]`"
+        )
     first, last = options.weeks or (math.ceil(week.interval[0]), math.floor(week.interval[1]))
     needed = _history(options.method) + options.test
     if not needed <= last - first + 1 <= MAX_WEEKS:
-        raise ExpressionError(f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MAX_WEEKS}")
+        raise ExpressionError(
+            f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MAX_WEEKS}"
+        )
     by = grouping.fields(options.by, schema, "series are of categories")
     labels = grouping.labels(by)
     if len(labels) * (last - first + 1) > MAX_CELLS:
@@ -110,7 +120,13 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
     number = f"CAST({week.sql} AS BIGINT)"
     index = f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END"
-    weeks = Field(week.name, "category", f"CAST({number} AS VARCHAR)", levels=tuple(str(number) for number in range(first, last + 1)), index=index)
+    weeks = Field(
+        week.name,
+        "category",
+        f"CAST({number} AS VARCHAR)",
+        levels=tuple(str(number) for number in range(first, last + 1)),
+        index=index,
+    )
     return Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by)
 
 
@@ -128,8 +144,15 @@ def start(task: Task) -> State:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     counted = counting.cross(cohort, task.plan.fields)
     rows, missing = int(counted.people[0]), int(counted.people[1])
-    cells = {"people": np.array([cohort.people]), "rows": np.array([rows]), "missing": np.array([missing]), "counts": counted.cells}
-    return Part({"counts": counted.cells.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)})
+    cells = {
+        "people": np.array([cohort.people]),
+        "rows": np.array([rows]),
+        "missing": np.array([missing]),
+        "counts": counted.cells,
+    }
+    return Part(
+        {"counts": counted.cells.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)}
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -137,11 +160,17 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     y = total.sums["counts"].reshape(plan.weeks, -1)
     if not y.any():
-        raise errors.ModelError(f"{task.name}: no row falls in weeks {plan.first} to {plan.first + plan.weeks - 1}; check `week` and `weeks`")
+        raise errors.ModelError(
+            f"{task.name}: no row falls in weeks {plan.first} to {plan.first + plan.weeks - 1}; check `week` and `weeks`"
+        )
     tables = {"alarms": Table([_rounded(row) for row in judge(y, task)])}
     if task.options.series:
         tables["series"] = Table(
-            [{"series": label, "week": plan.first + w, "n": int(y[w, s])} for s, label in enumerate(plan.labels) for w in range(plan.weeks)]
+            [
+                {"series": label, "week": plan.first + w, "n": int(y[w, s])}
+                for s, label in enumerate(plan.labels)
+                for w in range(plan.weeks)
+            ]
         )
     return Result(tables, counting.reported(total.cells))
 
@@ -163,13 +192,36 @@ def judge(y: Floats, task: Task) -> list[Row]:
             tested = bool(found.tested[s]) and math.isfinite(upper)
             row: Row = {"series": label, "week": plan.first + k, "n": float(y[k, s])}
             if not tested:
-                rows.append(row | dict.fromkeys(("expected", "upper", "score", "ratio", "ratio_low", "ratio_high")) | {"alarm": "not tested"})
+                rows.append(
+                    row
+                    | dict.fromkeys(
+                        ("expected", "upper", "score", "ratio", "ratio_low", "ratio_high")
+                    )
+                    | {"alarm": "not tested"}
+                )
                 continue
-            over = (float(y[k, s]) - expected) / (upper - expected) if upper > expected else math.inf if y[k, s] > expected else 0.0
+            over = (
+                (float(y[k, s]) - expected) / (upper - expected)
+                if upper > expected
+                else math.inf
+                if y[k, s] > expected
+                else 0.0
+            )
             alarm = "alarm" if y[k, s] > upper and y[k, s] > 0 else "none"
             found_ratio = _ratio(float(y[k, s]), expected, float(found.spread[s]))
-            rows.append(row | {"expected": expected, "upper": upper, "score": min(over, 1e6), **found_ratio, "alarm": alarm})
-    return sorted(rows, key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
+            rows.append(
+                row
+                | {
+                    "expected": expected,
+                    "upper": upper,
+                    "score": min(over, 1e6),
+                    **found_ratio,
+                    "alarm": alarm,
+                }
+            )
+    return sorted(
+        rows, key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True
+    )
 
 
 def _ratio(n: float, expected: float, spread: float) -> Row:
@@ -177,7 +229,11 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
     if not (n > 0 and expected > 0):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     half = 1.959963984540054 * spread
-    return {"ratio": n / expected, "ratio_low": n / expected * math.exp(-half), "ratio_high": n / expected * math.exp(half)}
+    return {
+        "ratio": n / expected,
+        "ratio_low": n / expected * math.exp(-half),
+        "ratio_high": n / expected * math.exp(half),
+    }
 
 
 @dataclass(frozen=True)
@@ -194,17 +250,25 @@ class Limits:
 # -- EARS
 def ears(y: Floats, k: int, method: Ears) -> Limits:
     """Noise in the counts is in the standard deviation of the weeks before, as it is in the week under test."""
-    z = float(-special.ndtri(method.alpha if method.alpha is not None else 0.025 if method.method == "C3" else 0.001))
+    z = float(
+        -special.ndtri(
+            method.alpha if method.alpha is not None else 0.025 if method.method == "C3" else 0.001
+        )
+    )
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    relative = sd * np.sqrt(1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    relative = sd * np.sqrt(
+        1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2)
+    )
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
     for lag in (1, 2):
         m, s = _before(y, k - lag, method.baseline, gap)
-        earlier += np.maximum(0.0, np.divide(y[k - lag] - m, s, out=np.zeros_like(m), where=s > 0) - 1)
+        earlier += np.maximum(
+            0.0, np.divide(y[k - lag] - m, s, out=np.zeros_like(m), where=s > 0) - 1
+        )
     return Limits(mean, np.maximum(0.0, mean + sd * (z - earlier)), tested, relative)
 
 
@@ -249,7 +313,9 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
     weeks, level = seasons(k, method)
     levels = [one for one in range(1, method.periods + 1) if (level == one).any()]
     counts = np.maximum(y[weeks].T, 0.0)  # (series, n)
-    with_trend = np.column_stack([np.ones(len(weeks)), (weeks - k) / YEAR, *(level == one for one in levels[1:])])
+    with_trend = np.column_stack(
+        [np.ones(len(weeks)), (weeks - k) / YEAR, *(level == one for one in levels[1:])]
+    )
     now = np.r_[1.0, 0.0, [float(one == method.periods) for one in levels[1:]]]
     without, now_without = np.delete(with_trend, 1, axis=1), np.delete(now, 1)
     plain = _reweighted(without, counts, method)
@@ -257,8 +323,15 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
     if method.trend:
         slanted = _reweighted(with_trend, counts, method)
         error = np.sqrt(slanted.scale * slanted.inverse[:, 1, 1])
-        p = 2 * special.stdtr(len(weeks) - with_trend.shape[1], -np.abs(slanted.beta[:, 1]) / np.maximum(error, 1e-300))
-        trended = (p < method.trend_p) & (np.exp(slanted.beta @ now) <= counts.max(1)) & (method.years >= 3)
+        p = 2 * special.stdtr(
+            len(weeks) - with_trend.shape[1],
+            -np.abs(slanted.beta[:, 1]) / np.maximum(error, 1e-300),
+        )
+        trended = (
+            (p < method.trend_p)
+            & (np.exp(slanted.beta @ now) <= counts.max(1))
+            & (method.years >= 3)
+        )
         fits.append((slanted, now))
     eta, error, phi = (np.empty(len(counts)) for _ in range(3))
     for which, (fit, x) in zip((~trended, trended), fits, strict=False):
@@ -267,14 +340,21 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         phi[which] = fit.phi[which]
     expected = np.exp(np.minimum(eta, 50))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    return Limits(expected, upper_limit(expected, error, phi, method), tested, np.sqrt(phi / np.maximum(y[k], 1.0) + error**2))
+    return Limits(
+        expected,
+        upper_limit(expected, error, phi, method),
+        tested,
+        np.sqrt(phi / np.maximum(y[k], 1.0) + error**2),
+    )
 
 
 def upper_limit(expected: Floats, error: Floats, phi: Floats, method: Farrington) -> Floats:
     z = float(-special.ndtri(method.alpha))
     if method.limit == "delta":
         tau = phi + expected * error**2
-        limit: Floats = (expected ** (2 / 3) + z * np.sqrt(4 / 9 * expected ** (1 / 3) * tau)) ** 1.5
+        limit: Floats = (
+            expected ** (2 / 3) + z * np.sqrt(4 / 9 * expected ** (1 / 3) * tau)
+        ) ** 1.5
         return limit
     from scipy import stats  # half a second, of which only the hub has need
 
@@ -289,7 +369,11 @@ def _reweighted(X: Floats, counts: Floats, method: Farrington) -> SeriesFit:
     """Twice: the second time weeks that stand out, as past outbreaks do, weigh less."""
     first = _quasi_poisson(X, counts, np.ones_like(counts))
     leverage = np.einsum("na,sab,nb->sn", X, first.inverse, X, optimize=True) * first.mu
-    residual = 1.5 * (counts ** (2 / 3) * first.mu ** (-1 / 6) - np.sqrt(first.mu)) / np.sqrt(first.phi[:, None] * np.maximum(1 - leverage, 1e-9))
+    residual = (
+        1.5
+        * (counts ** (2 / 3) * first.mu ** (-1 / 6) - np.sqrt(first.mu))
+        / np.sqrt(first.phi[:, None] * np.maximum(1 - leverage, 1e-9))
+    )
     out = residual > method.threshold
     relative = np.where(out, np.maximum(residual, method.threshold) ** -2.0, 1.0)
     weights = relative * (counts.shape[1] / relative.sum(1))[:, None]
@@ -311,7 +395,9 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     for _ in range(ROUNDS):
         W = weights * mu
         A = (W @ products).reshape(-1, p, p)
-        A += ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p  # a season without any case has no level of its own
+        A += (
+            ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p
+        )  # a season without any case has no level of its own
         fitted = np.linalg.solve(A, ((W * eta + weights * (counts - mu)) @ X)[:, :, None])[:, :, 0]
         after: Floats = np.clip(fitted @ X.T, -20.0, 50.0)
         moved = np.abs(after - eta).max(initial=0.0)

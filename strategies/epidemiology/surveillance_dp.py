@@ -45,7 +45,12 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
-    return counting.crossed(cohort, task.plan.fields, [len(field.groups) for field in task.plan.fields], task.rows_per_person)
+    return counting.crossed(
+        cohort,
+        task.plan.fields,
+        [len(field.groups) for field in task.plan.fields],
+        task.rows_per_person,
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -53,17 +58,53 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     y, sd = total.sums["counts"].reshape(plan.weeks, -1), math.sqrt(total.noise["counts"])
     if not y.sum() > 0:
-        raise errors.ModelError(f"{task.name}: no count stands out from the noise; use fewer series, or give the analysis more budget")
-    tables = {"alarms": Table([row | {"n": max(0, round(row["n"])), "noise_sd": sd} for row in surveillance.judge(y, task)])}
+        raise errors.ModelError(
+            f"{task.name}: no count stands out from the noise; use fewer series, or give the analysis more budget"
+        )
+    tables = {
+        "alarms": Table(
+            [
+                row | {"n": max(0, round(row["n"])), "noise_sd": sd}
+                for row in surveillance.judge(y, task)
+            ]
+        )
+    }
     if task.options.series:
-        rows = ((label, week, float(y[week, s])) for s, label in enumerate(plan.labels) for week in range(plan.weeks))
-        tables["series"] = Table([{"series": label, "week": plan.first + week, "n": max(0, round(n)), "noise_sd": sd} for label, week, n in rows])
+        rows = (
+            (label, week, float(y[week, s]))
+            for s, label in enumerate(plan.labels)
+            for week in range(plan.weeks)
+        )
+        tables["series"] = Table(
+            [
+                {"series": label, "week": plan.first + week, "n": max(0, round(n)), "noise_sd": sd}
+                for label, week, n in rows
+            ]
+        )
     counted = counting.estimated(total)
-    return Result(tables, counted.n, Exactness("noised", "noise was added to every weekly count; it is in the limits as it is in the counts"), counted.notes)
+    return Result(
+        tables,
+        counted.n,
+        Exactness(
+            "noised",
+            "noise was added to every weekly count; it is in the limits as it is in the counts",
+        ),
+        counted.notes,
+    )
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
     """A weekly count, if all are alike."""
-    sampling, sd = math.sqrt(people / len(task.plan.labels) / task.plan.weeks), noise(State(), "counts")
+    sampling, sd = (
+        math.sqrt(people / len(task.plan.labels) / task.plan.weeks),
+        noise(State(), "counts"),
+    )
     z = float(special.ndtri(0.975))
-    return [{"what": "a weekly count", "sampling_sd": sampling, "noise_sd": sd, "width": 2 * z * math.hypot(sampling, sd)}]
+    return [
+        {
+            "what": "a weekly count",
+            "sampling_sd": sampling,
+            "noise_sd": sd,
+            "width": 2 * z * math.hypot(sampling, sd),
+        }
+    ]

@@ -58,18 +58,30 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema)
     if model.survival or not model.response or model.strata or model.offset is not None:
-        raise ExpressionError(f"{options.model!r} needs one response on the left of ~, and no strata() or offset()")
+        raise ExpressionError(
+            f"{options.model!r} needs one response on the left of ~, and no strata() or offset()"
+        )
     response = model.response[0]
-    if options.family == "binomial" and not (response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)):
-        raise ExpressionError(f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels")
+    if options.family == "binomial" and not (
+        response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)
+    ):
+        raise ExpressionError(
+            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels"
+        )
     if options.family == "gaussian" and response.kind != "number":
-        raise ExpressionError(f"{response.name!r} is a {response.kind}; family gaussian needs a number")
+        raise ExpressionError(
+            f"{response.name!r} is a {response.kind}; family gaussian needs a number"
+        )
     newton.need_terms(model.terms, options.model)
     for term in model.terms:
         if not all(map(math.isfinite, term.interval)):
-            raise ExpressionError(f"{term.name!r} has no finite range by the contract; its bins need one")
+            raise ExpressionError(
+                f"{term.name!r} has no finite range by the contract; its bins need one"
+            )
     ends = np.array([term.interval for term in model.terms])
-    return Plan(model, tuple(term.name for term in model.terms), ends[:, 0], ends[:, 1]), tuple(model.fields)
+    return Plan(model, tuple(term.name for term in model.terms), ends[:, 0], ends[:, 1]), tuple(
+        model.fields
+    )
 
 
 def start(task: Task) -> State:
@@ -101,10 +113,25 @@ def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
     if task.options.validation:
         numbers = np.unique(cohort.person[keep], return_inverse=True)[1]
         coins = splits.coins(int(numbers.max(initial=-1)) + 1, task.options.seed)[numbers]
-        keep[keep] = (coins >= task.options.validation) if part == "grow" else (coins < task.options.validation)
+        keep[keep] = (
+            (coins >= task.options.validation)
+            if part == "grow"
+            else (coins < task.options.validation)
+        )
     kept = cohorts.kept_rows(keep)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.low, scale=np.maximum(plan.high - plan.low, 1e-300))
-    return Rows(part, X, columns[plan.model.response[0].name][kept].astype(np.float64), counting.people(cohort, keep))
+    X = cohorts.design(
+        plan.model.terms,
+        columns,
+        kept,
+        centre=plan.low,
+        scale=np.maximum(plan.high - plan.low, 1e-300),
+    )
+    return Rows(
+        part,
+        X,
+        columns[plan.model.response[0].name][kept].astype(np.float64),
+        counting.people(cohort, keep),
+    )
 
 
 Made = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
@@ -118,7 +145,11 @@ def _fine_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
     low, high = _response_range(task)
     largest = max(abs(low), abs(high))
     sums = {"fine": counts.astype(np.float64), "response": np.array([float(y.sum()), float(y @ y)])}
-    return sums, {"fine": counts}, {"fine": m * math.sqrt(p), "response": m * math.hypot(largest, largest**2)}
+    return (
+        sums,
+        {"fine": counts},
+        {"fine": m * math.sqrt(p), "response": m * math.hypot(largest, largest**2)},
+    )
 
 
 def _response_range(task: Task) -> tuple[float, float]:
@@ -129,7 +160,16 @@ def _response_range(task: Task) -> tuple[float, float]:
 def _binned(cohort: Cohort, rows: Rows, task: Task, state: State) -> NDArray[np.int64]:
     """(n, p) the bin of each value; kept for the study, under its edges."""
     key = ("boosted_trees bins", task.name, rows.part, state["edges"].tobytes())
-    return cohort.once(key, lambda: np.stack([np.searchsorted(state["edges"][j], rows.X[:, j], side="right") for j in range(rows.X.shape[1])], axis=1))
+    return cohort.once(
+        key,
+        lambda: np.stack(
+            [
+                np.searchsorted(state["edges"][j], rows.X[:, j], side="right")
+                for j in range(rows.X.shape[1])
+            ],
+            axis=1,
+        ),
+    )
 
 
 def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
@@ -141,7 +181,12 @@ def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
     if at < 0 or at > done or forest[: len(sign)] != sign:
         at, margin = 0, np.full(len(rows.y), float(state["base"][0]))
     for tree in range(at, done):
-        margin = margin + state["leaf"][tree][_walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)]
+        margin = (
+            margin
+            + state["leaf"][tree][
+                _walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)
+            ]
+        )
     cohort.kept[key] = (done, forest, margin)
     scores: Floats = margin
     return scores
@@ -161,7 +206,11 @@ def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) ->
 
 def _split_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
     margin, bins = _margin(cohort, rows, task, state), _binned(cohort, rows, task, state)
-    done, level, (B, p) = int(state["done"][0]), int(state["level"][0]), (task.options.bins, rows.X.shape[1])
+    done, level, (B, p) = (
+        int(state["done"][0]),
+        int(state["level"][0]),
+        (task.options.bins, rows.X.shape[1]),
+    )
     branch = _walk(bins, state["feature"][done], state["cut"][done], level)
     gradient, hessian = _slopes(margin, rows.y, task)
     size = 2**level * B
@@ -171,8 +220,14 @@ def _split_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
         for i, weights in enumerate((gradient, hessian, None)):
             found[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
     counts = found[2].astype(np.int64)
-    most = 1.0 if task.options.family == "binomial" else math.inf  # the residual of a sum of trees has no bound of its own
-    return {"histogram": found}, {"counts": counts}, {"histogram": task.rows_per_person * math.sqrt(p) * math.hypot(most, 0.25, 1.0)}
+    most = (
+        1.0 if task.options.family == "binomial" else math.inf
+    )  # the residual of a sum of trees has no bound of its own
+    return (
+        {"histogram": found},
+        {"counts": counts},
+        {"histogram": task.rows_per_person * math.sqrt(p) * math.hypot(most, 0.25, 1.0)},
+    )
 
 
 def _slopes(margin: Floats, y: Floats, task: Task) -> tuple[Floats, Floats]:
@@ -188,10 +243,16 @@ def _score_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
         return {"loss": np.array([float(((rows.y - margin) ** 2).sum())])}, {}, {"loss": math.inf}
     score = special.expit(margin)
     bin_ = np.minimum((score * SCORES).astype(np.int64), SCORES - 1)
-    counts = np.bincount(rows.y.astype(np.int64) * SCORES + bin_, minlength=2 * SCORES).reshape(2, SCORES)
+    counts = np.bincount(rows.y.astype(np.int64) * SCORES + bin_, minlength=2 * SCORES).reshape(
+        2, SCORES
+    )
     loss = float(np.logaddexp(0.0, np.where(rows.y > 0, -margin, margin)).sum())
     m = float(task.rows_per_person)
-    return {"scores": counts.astype(np.float64), "loss": np.array([loss])}, {"scores": counts.astype(np.int64)}, {"scores": m, "loss": math.inf}
+    return (
+        {"scores": counts.astype(np.float64), "loss": np.array([loss])},
+        {"scores": counts.astype(np.int64)},
+        {"scores": m, "loss": math.inf},
+    )
 
 
 _STEPS = {"bins": _fine_step, "split": _split_step, "score": _score_step}
@@ -202,7 +263,11 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     if state.step == "bins":
         return _begin(total, task)
-    return _grow(total, task, dict(state.values)) if state.step == "split" else _result(total, task, state)
+    return (
+        _grow(total, task, dict(state.values))
+        if state.step == "split"
+        else _result(total, task, state)
+    )
 
 
 def _begin(total: Part, task: Task) -> State:
@@ -211,7 +276,9 @@ def _begin(total: Part, task: Task) -> State:
     n, (first, second) = float(total.cells["rows"][0]), total.sums["response"]
     mean = first / n if n else 0.0
     if not n > 0 or not second - n * mean**2 > 0:
-        raise errors.ModelError(f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort")
+        raise errors.ModelError(
+            f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort"
+        )
     p = len(plan.names)
     edges = np.full((p, options.bins - 1), np.inf)
     for j, counts in enumerate(total.sums["fine"]):
@@ -224,8 +291,18 @@ def _begin(total: Part, task: Task) -> State:
         edges[j, : len(cuts)] = cuts
     base = float(special.logit(mean)) if options.family == "binomial" else mean
     inner, leaves = 2**options.depth - 1, 2**options.depth
-    empty = {"feature": np.full((options.trees, inner), -1.0), "cut": np.zeros((options.trees, inner)), "leaf": np.zeros((options.trees, leaves))}
-    more = {"gain": np.zeros(p), "done": np.zeros(1), "level": np.zeros(1), "base": np.array([base]), "edges": edges}
+    empty = {
+        "feature": np.full((options.trees, inner), -1.0),
+        "cut": np.zeros((options.trees, inner)),
+        "leaf": np.zeros((options.trees, leaves)),
+    }
+    more = {
+        "gain": np.zeros(p),
+        "done": np.zeros(1),
+        "level": np.zeros(1),
+        "base": np.array([base]),
+        "edges": edges,
+    }
     return State("split", empty | more)
 
 
@@ -237,7 +314,11 @@ def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
     whole = [values_.sum(2, keepdims=True) for values_ in (G, H, N)]
     right = [all_ - some for all_, some in zip(whole, left, strict=True)]
     l2 = options.l2 + 1e-12
-    gain = left[0] ** 2 / (left[1] + l2) + right[0] ** 2 / (right[1] + l2) - whole[0] ** 2 / (whole[1] + l2)
+    gain = (
+        left[0] ** 2 / (left[1] + l2)
+        + right[0] ** 2 / (right[1] + l2)
+        - whole[0] ** 2 / (whole[1] + l2)
+    )
     gain = np.where((left[2] >= options.min_rows) & (right[2] >= options.min_rows), gain, -np.inf)
     branches, _, cuts = gain.shape
     best = gain.reshape(branches, -1).argmax(1)
@@ -246,14 +327,24 @@ def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
     split = found > 1e-10
     place = 2**level - 1 + np.arange(branches)
     values = {name: array.copy() for name, array in values.items()}
-    values["feature"][tree, place], values["cut"][tree, place] = np.where(split, feature, -1), np.where(split, cut, 0)
+    values["feature"][tree, place], values["cut"][tree, place] = (
+        np.where(split, feature, -1),
+        np.where(split, cut, 0),
+    )
     np.add.at(values["gain"], feature[split], found[split])
     if level < options.depth - 1:
         return State("split", values | {"level": np.array([level + 1.0])})
     rows = np.arange(branches)
     sides = []
     for side, nothing in ((left, whole), (right, None)):
-        g, h = (np.where(split, side[i][rows, feature, cut], nothing[i][:, 0, 0] if nothing is not None else 0.0) for i in (0, 1))
+        g, h = (
+            np.where(
+                split,
+                side[i][rows, feature, cut],
+                nothing[i][:, 0, 0] if nothing is not None else 0.0,
+            )
+            for i in (0, 1)
+        )
         sides.append(-options.learning_rate * g / (h + l2))
     values["leaf"][tree] = np.stack(sides, axis=1).ravel()
     more = {"level": np.zeros(1), "done": np.array([tree + 1.0])}
@@ -267,15 +358,34 @@ def _result(total: Part, task: Task, state: State) -> Result:
     if task.options.family == "gaussian":
         glance |= {"mean_squared_error": float(total.sums["loss"][0]) / n}
     else:
-        glance |= {"log_loss": float(total.sums["loss"][0]) / n, "auc": scores.area(total.sums["scores"])[0]}
+        glance |= {
+            "log_loss": float(total.sums["loss"][0]) / n,
+            "auc": scores.area(total.sums["scores"])[0],
+        }
     importance: list[Row] = [
-        {"term": name, "gain": float(gain), "share": float(gain / state["gain"].sum()) if state["gain"].sum() else 0.0}
-        for name, gain in sorted(zip(plan.names, state["gain"], strict=True), key=lambda pair: -pair[1])
+        {
+            "term": name,
+            "gain": float(gain),
+            "share": float(gain / state["gain"].sum()) if state["gain"].sum() else 0.0,
+        }
+        for name, gain in sorted(
+            zip(plan.names, state["gain"], strict=True), key=lambda pair: -pair[1]
+        )
     ]
-    tables = {"glance": Table([glance]), "importance": Table(importance), "trees": Table(_tree_rows(task, state))}
-    notes = ["the area under the curve is of scores in bins of a thousandth"] if task.options.family == "binomial" else []
+    tables = {
+        "glance": Table([glance]),
+        "importance": Table(importance),
+        "trees": Table(_tree_rows(task, state)),
+    }
+    notes = (
+        ["the area under the curve is of scores in bins of a thousandth"]
+        if task.options.family == "binomial"
+        else []
+    )
     if not task.options.validation:
-        notes.append("the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`")
+        notes.append(
+            "the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`"
+        )
     return Result(tables, counting.reported(total.cells), Exactness(), notes)
 
 
@@ -285,16 +395,35 @@ def _tree_rows(task: Task, state: State) -> list[Row]:
     width = plan.high - plan.low
     rows: list[Row] = []
     for tree in range(task.options.trees):
-        for place, (f, c) in enumerate(zip(state["feature"][tree].astype(int), state["cut"][tree].astype(int), strict=True)):
+        for place, (f, c) in enumerate(
+            zip(state["feature"][tree].astype(int), state["cut"][tree].astype(int), strict=True)
+        ):
             cut = float(plan.low[f] + width[f] * state["edges"][f, c]) if f >= 0 else None
-            rows.append({"tree": tree, "branch": place, "term": plan.names[f] if f >= 0 else "(none)", "below": cut, "value": None})
+            rows.append(
+                {
+                    "tree": tree,
+                    "branch": place,
+                    "term": plan.names[f] if f >= 0 else "(none)",
+                    "below": cut,
+                    "value": None,
+                }
+            )
         rows += [
-            {"tree": tree, "branch": 2**depth - 1 + leaf, "term": "(leaf)", "below": None, "value": float(v)} for leaf, v in enumerate(state["leaf"][tree])
+            {
+                "tree": tree,
+                "branch": 2**depth - 1 + leaf,
+                "term": "(leaf)",
+                "below": None,
+                "value": float(v),
+            }
+            for leaf, v in enumerate(state["leaf"][tree])
         ]
     return rows
 
 
-def predict(trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[str, Floats]) -> Floats:
+def predict(
+    trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[str, Floats]
+) -> Floats:
     """(n,) the score before the logistic function, from a released result's `trees` and `base`, and the design's columns by their terms
     (of a category's level, its indicator)."""
     size = len(next(iter(columns.values())))
@@ -307,7 +436,9 @@ def predict(trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[st
     return margin
 
 
-def _score_of(rows: Mapping[int, Mapping[str, Any]], branch: int, columns: Mapping[str, Floats], size: int) -> Floats:
+def _score_of(
+    rows: Mapping[int, Mapping[str, Any]], branch: int, columns: Mapping[str, Floats], size: int
+) -> Floats:
     row = rows[branch]
     if row["term"] == "(leaf)":
         return np.full(size, row["value"])

@@ -17,10 +17,15 @@ from strategies.learning import scores
 from strategies.numerics import counting
 from strategies.protocol import Task
 
-EXACTNESS = Exactness("approximate", "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds")
+EXACTNESS = Exactness(
+    "approximate",
+    "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds",
+)
 
 
-def result(parts: Sequence[Part], total: Part, task: Task, state: State, model: TrainedModel) -> Result:
+def result(
+    parts: Sequence[Part], total: Part, task: Task, state: State, model: TrainedModel
+) -> Result:
     counts = total.sums["scores"]
     people, loss = float(total.sums["totals"][0]), float(total.sums["totals"][1])
     glance: Row = {**summary(counts), "log_loss": loss / people if people else None}
@@ -28,15 +33,23 @@ def result(parts: Sequence[Part], total: Part, task: Task, state: State, model: 
     if all(part.node for part in parts):
         tables["nodes"] = Table([_of_node(part) for part in parts], door="groups")
     n = counting.reported(total.cells) | {"events": int(min(counts[0].sum(), counts[1].sum()))}
-    notes = ["no privacy noise: a network may remember people whom it was trained on; mode dp bounds what it can tell of any of them"]
+    notes = [
+        "no privacy noise: a network may remember people whom it was trained on; mode dp bounds what it can tell of any of them"
+    ]
     if not task.options.validation:
-        notes.append("the scores are of the people who were trained on, so they flatter: write `validation: 0.2`")
+        notes.append(
+            "the scores are of the people who were trained on, so they flatter: write `validation: 0.2`"
+        )
     return Result(tables, n, EXACTNESS, notes, model)
 
 
 def _history(state: State) -> Table:
     rows: list[Row] = [
-        {"round": i + 1, "train_loss": float(train), "validation_loss": None if math.isnan(valid) else float(valid)}
+        {
+            "round": i + 1,
+            "train_loss": float(train),
+            "validation_loss": None if math.isnan(valid) else float(valid),
+        }
         for i, (train, valid, _, _) in enumerate(state.hub["history"])
     ]
     return Table(rows)
@@ -46,7 +59,11 @@ def _of_node(part: Part) -> Row:
     counts, totals = part.sums["scores"], part.sums["totals"]
     found = summary(counts)
     kept = {name: found[name] for name in ("n", "n_event", "auc", "conf_low", "conf_high")}
-    return {"node": part.node, **kept, "log_loss": float(totals[1] / totals[0]) if totals[0] else None}
+    return {
+        "node": part.node,
+        **kept,
+        "log_loss": float(totals[1] / totals[0]) if totals[0] else None,
+    }
 
 
 def summary(counts: Floats) -> Row:
@@ -56,7 +73,11 @@ def summary(counts: Floats) -> Row:
     n, events = float(counts.sum()), float(counts[1].sum())
     risk = special.expit(scores.middles(counts.shape[1]))
     brier = float(counts[1] @ (1 - risk) ** 2 + counts[0] @ risk**2) / n if n else math.nan
-    ends: list[float] | tuple[float | None, float | None] = [auc - scores.Z * error, auc + scores.Z * error] if math.isfinite(error) else [math.nan, math.nan]
+    ends: list[float] | tuple[float | None, float | None] = (
+        [auc - scores.Z * error, auc + scores.Z * error]
+        if math.isfinite(error)
+        else [math.nan, math.nan]
+    )
     if error == 0 and auc in (0.0, 1.0):  # all are told apart: DeLong's error says nothing then
         rarer = float(min(counts[0].sum(), counts[1].sum()))
         ends = scores.wilson(auc * rarer, rarer)
@@ -72,7 +93,9 @@ def _number(value: float) -> float | int | None:
     return int(value) if float(value).is_integer() and value > 1 else float(value)
 
 
-def of_bands(counts: Floats, task: Task, *, least: float = scores.LEAST, cell: float = scores.CELL) -> dict[str, Table]:
+def of_bands(
+    counts: Floats, task: Task, *, least: float = scores.LEAST, cell: float = scores.CELL
+) -> dict[str, Table]:
     """Calibration, ROC, decision curve, confusion, and for screening what it finds at fixed recall rates."""
     options, bins = task.options, counts.shape[1]
     wanted = scores.threshold_cut(bins, options.threshold)
@@ -84,18 +107,29 @@ def of_bands(counts: Floats, task: Task, *, least: float = scores.LEAST, cell: f
     ends = [*starts, bins]
     roc = [{"threshold": _probability(place, bins), **_shares(counts, place)} for place in ends]
     confusion = [{"asked": options.threshold, **_cut(counts, scores.nearest(starts, wanted))}]
-    screening = [{"asked": rate, **_cut(counts, scores.nearest(ends, place))} for rate, place in recalls.items()]
+    screening = [
+        {"asked": rate, **_cut(counts, scores.nearest(ends, place))}
+        for rate, place in recalls.items()
+    ]
     return {
         "bands": Table(bands, door="groups"),
         "roc": Table(roc, follows="bands"),
         "confusion": Table(confusion, follows="bands"),
         "screening": Table(screening, follows="bands"),
-        "decision": Table([row for place in starts[1:] for row in [_decision(counts, place)]], follows="bands"),
+        "decision": Table(
+            [row for place in starts[1:] for row in [_decision(counts, place)]], follows="bands"
+        ),
     }
 
 
 def _probability(place: int, bins: int) -> float:
-    return 0.0 if place == 0 else 1.0 if place == bins else float(special.expit(-scores.REACH + place * 2 * scores.REACH / bins))
+    return (
+        0.0
+        if place == 0
+        else 1.0
+        if place == bins
+        else float(special.expit(-scores.REACH + place * 2 * scores.REACH / bins))
+    )
 
 
 def _shares(counts: Floats, place: int) -> Row:
@@ -106,7 +140,11 @@ def _shares(counts: Floats, place: int) -> Row:
 def _cut(counts: Floats, place: int) -> Row:
     row = scores.at_cut(counts, place)
     cells = ("true_positive", "false_positive", "false_negative", "true_negative")
-    return {"threshold": _probability(place, counts.shape[1]), **row, **{name: round(row[name]) for name in cells}}
+    return {
+        "threshold": _probability(place, counts.shape[1]),
+        **row,
+        **{name: round(row[name]) for name in cells},
+    }
 
 
 def _decision(counts: Floats, place: int) -> Row:
@@ -117,7 +155,9 @@ def _decision(counts: Floats, place: int) -> Row:
 
 def noise_of_area(counts: Floats, variance: float, draws: int = 200) -> float:
     """How far noise of that variance in each count moves the area: the standard deviation over counts with as much noise again."""
-    again = counts + np.random.default_rng(0).normal(0.0, math.sqrt(variance), (draws, *counts.shape))
+    again = counts + np.random.default_rng(0).normal(
+        0.0, math.sqrt(variance), (draws, *counts.shape)
+    )
     no, yes = again[:, 0], again[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         areas = (yes * (no.cumsum(1) - no / 2)).sum(1) / (no.sum(1) * yes.sum(1))

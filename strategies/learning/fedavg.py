@@ -48,14 +48,25 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if model.survival or not model.response or model.response[0].kind != "boolean":
         raise ExpressionError(f"{options.model!r} needs a yes-or-no response on the left of ~")
     if model.strata or model.offset or not model.terms or not model.intercept:
-        raise ExpressionError(f"{options.model!r}: fedavg takes terms and an intercept, without strata() or offset()")
+        raise ExpressionError(
+            f"{options.model!r}: fedavg takes terms and an intercept, without strata() or offset()"
+        )
     names = ("(Intercept)", *(term.name for term in model.terms))
-    plan = Plan(model, newton.scaling(model.terms, centred=True), names, newton.row_norm(model.terms, True))
+    plan = Plan(
+        model, newton.scaling(model.terms, centred=True), names, newton.row_norm(model.terms, True)
+    )
     return plan, model.fields
 
 
 def start(task: Task) -> State:
-    return State("train", {"weights": np.zeros(len(task.plan.names)), "round": np.zeros(1), "log_loss": np.full(1, math.nan)})
+    return State(
+        "train",
+        {
+            "weights": np.zeros(len(task.plan.names)),
+            "round": np.zeros(1),
+            "log_loss": np.full(1, math.nan),
+        },
+    )
 
 
 def local(cohort: Cohort, task: Task, state: State) -> Part:
@@ -83,7 +94,14 @@ def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = cohorts.kept_rows(keep)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=True)
+    X = cohorts.design(
+        plan.model.terms,
+        columns,
+        kept,
+        centre=plan.scaling.centre,
+        scale=plan.scaling.scale,
+        intercept=True,
+    )
     return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
 
 
@@ -91,8 +109,15 @@ def _sensitivity(task: Task, weights: Floats) -> dict[str, float]:
     """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
     low, high = newton.predictor_interval(norm, weights, True)
-    moved = rows * (math.sqrt(weights @ weights) + rate * norm) if task.options.local_steps == 1 else math.inf
-    return {"weights": moved, "totals": rows * math.hypot(1.0, max(abs(low), abs(high)) + math.log(2))}
+    moved = (
+        rows * (math.sqrt(weights @ weights) + rate * norm)
+        if task.options.local_steps == 1
+        else math.inf
+    )
+    return {
+        "weights": moved,
+        "totals": rows * math.hypot(1.0, max(abs(low), abs(high)) + math.log(2)),
+    }
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -104,7 +129,14 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if rounds[0] < task.options.rounds:
         return State("train", {"weights": weights, "round": rounds, "log_loss": history})
     L = newton.unscale(task.plan.names, task.plan.scaling, True)
-    rows = [{"term": name, "estimate": float(value)} for name, value in zip(task.plan.names, L @ weights, strict=True)]
+    rows = [
+        {"term": name, "estimate": float(value)}
+        for name, value in zip(task.plan.names, L @ weights, strict=True)
+    ]
     losses = [{"round": i + 1, "log_loss": float(loss)} for i, loss in enumerate(history)]
     why = f"{task.options.rounds} rounds of federated averaging approach the pooled fit; `run: glm` gives it"
-    return Result({"coefficients": Table(rows), "history": Table(losses)}, counting.reported(total.cells), Exactness("approximate", why))
+    return Result(
+        {"coefficients": Table(rows), "history": Table(losses)},
+        counting.reported(total.cells),
+        Exactness("approximate", why),
+    )

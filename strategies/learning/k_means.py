@@ -52,7 +52,12 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     people = cohort.once(("k_means people", task.name), lambda: counting.people(cohort, keep))
     p, m, k = U.shape[1], task.rows_per_person, task.options.groups
     if state.step == "moments":
-        return Part({"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))}, people, {"first": m * math.sqrt(p), "second": float(m * p)}, parameters=p)
+        return Part(
+            {"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))},
+            people,
+            {"first": m * math.sqrt(p), "second": float(m * p)},
+            parameters=p,
+        )
     centres, weights = state["centres"], state["weights"]
     counts, sums, inertia = np.zeros(k, np.int64), np.zeros((k, p)), 0.0
     for begin in range(0, len(U), BLOCK):
@@ -63,9 +68,16 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         for j in range(p):
             sums[:, j] += np.bincount(nearest, block[:, j], k)
         inertia += float(distance[np.arange(len(block)), nearest].sum())
-    far = float(((1 + np.abs(centres)) ** 2 * weights).sum(1).max())  # from the farthest corner of the range
+    far = float(
+        ((1 + np.abs(centres)) ** 2 * weights).sum(1).max()
+    )  # from the farthest corner of the range
     sensitivity = {"counts": float(m), "sums": m * math.sqrt(p), "inertia": m * far}
-    return Part({"counts": counts.astype(np.float64), "sums": sums, "inertia": np.array([inertia])}, people | {"sizes": counts}, sensitivity, parameters=k * p)
+    return Part(
+        {"counts": counts.astype(np.float64), "sums": sums, "inertia": np.array([inertia])},
+        people | {"sizes": counts},
+        sensitivity,
+        parameters=k * p,
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -74,27 +86,46 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         return _begin(total, task)
     counts, sums = total.sums["counts"], total.sums["sums"]
     some = counts > 0
-    centres = np.where(some[:, None], sums / np.maximum(counts, 1)[:, None], state["centres"])  # one that nobody is near stays
+    centres = np.where(
+        some[:, None], sums / np.maximum(counts, 1)[:, None], state["centres"]
+    )  # one that nobody is near stays
     number = int(state["rounds"][0]) + 1
     if np.abs(centres - state["centres"]).max() > 1e-10 and number < task.options.rounds:
-        return State("assign", {**state.values, "centres": centres, "rounds": np.array([float(number)])})
+        return State(
+            "assign", {**state.values, "centres": centres, "rounds": np.array([float(number)])}
+        )
     settled = number < task.options.rounds
-    return _result(total, centres, task, number, [] if settled else ["the groups had not settled: raise `rounds`"])
+    return _result(
+        total,
+        centres,
+        task,
+        number,
+        [] if settled else ["the groups had not settled: raise `rounds`"],
+    )
 
 
 def _begin(total: Part, task: Task) -> State:
     n, k = int(total.cells["rows"][0]), task.options.groups
     if n < k:
-        raise errors.ModelError(f"{task.name}: {n} complete rows are fewer than {k} groups; ask for fewer")
+        raise errors.ModelError(
+            f"{task.name}: {n} complete rows are fewer than {k} groups; ask for fewer"
+        )
     mean = total.sums["first"] / n
     covariance = (total.sums["second"] - n * np.outer(mean, mean)) / max(n - 1, 1)
     variance = np.maximum(np.diag(covariance), 1e-12)
-    weights = 1 / variance if task.options.standardise else task.plan.numbers.half**2 / (task.plan.numbers.half**2).max()
+    weights = (
+        1 / variance
+        if task.options.standardise
+        else task.plan.numbers.half**2 / (task.plan.numbers.half**2).max()
+    )
     root = np.sqrt(weights)
     values, vectors = np.linalg.eigh(covariance * np.outer(root, root))
     axis = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
     along = special.ndtri((np.arange(k) + 0.5) / k) * math.sqrt(max(values[-1], 0.0))
-    return State("assign", {"centres": mean + along[:, None] * axis / root, "weights": weights, "rounds": np.zeros(1)})
+    return State(
+        "assign",
+        {"centres": mean + along[:, None] * axis / root, "weights": weights, "rounds": np.zeros(1)},
+    )
 
 
 def _result(total: Part, centres: Floats, task: Task, rounds: int, notes: list[str]) -> Result:
@@ -103,7 +134,25 @@ def _result(total: Part, centres: Floats, task: Task, rounds: int, notes: list[s
     order = np.argsort(-counts, kind="stable")
     rows: list[Row] = []
     for rank, g in enumerate(order):
-        values = {field.name: float(m + h * c) for field, m, h, c in zip(plan.fields, plan.middle, plan.half, centres[g], strict=True)}
-        rows.append({"group": f"group {rank + 1}", "n": int(counts[g]), "share": float(counts[g] / counts.sum()), **values})
-    glance = {"within_sum_of_squares": float(total.sums["inertia"][0]), "n": int(counts.sum()), "rounds": rounds + 1}
-    return Result({"groups": Table(rows, door="groups"), "glance": Table([glance])}, counting.reported(total.cells), notes=notes)
+        values = {
+            field.name: float(m + h * c)
+            for field, m, h, c in zip(plan.fields, plan.middle, plan.half, centres[g], strict=True)
+        }
+        rows.append(
+            {
+                "group": f"group {rank + 1}",
+                "n": int(counts[g]),
+                "share": float(counts[g] / counts.sum()),
+                **values,
+            }
+        )
+    glance = {
+        "within_sum_of_squares": float(total.sums["inertia"][0]),
+        "n": int(counts.sum()),
+        "rounds": rounds + 1,
+    }
+    return Result(
+        {"groups": Table(rows, door="groups"), "glance": Table([glance])},
+        counting.reported(total.cells),
+        notes=notes,
+    )

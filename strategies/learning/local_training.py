@@ -58,7 +58,9 @@ def people(cohort: Cohort, task: Task) -> People:
     if plan.array is not None:
         X = columns[plan.array.name][kept]
     else:
-        X = cohorts.design(plan.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+        X = cohorts.design(
+            plan.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+        )
     index = _index(numbers, cohort.rows_per_person)
     coin = splits.coins(len(index), cohort.seed or task.options.seed)
     return People(X, index, answers, coin >= task.options.validation, counting.people(cohort, keep))
@@ -69,7 +71,11 @@ def _index(numbers: Ints, most: int) -> Ints:
     counts = np.bincount(numbers) if len(numbers) else np.empty(0, np.int64)
     index = np.full((len(counts), int(counts.max(initial=1)) if most > 1 else 1), -1, np.int64)
     order = np.argsort(numbers, kind="stable")
-    place = np.arange(len(numbers)) - np.repeat(np.r_[0, counts.cumsum()[:-1]], counts) if len(numbers) else order
+    place = (
+        np.arange(len(numbers)) - np.repeat(np.r_[0, counts.cumsum()[:-1]], counts)
+        if len(numbers)
+        else order
+    )
     index[numbers[order], place] = order
     return index
 
@@ -84,20 +90,26 @@ class Batch:
     answers: Tensor
 
 
-def batch(found: People, chosen: Ints, task: Task, own: tuple[Floats, Floats] | None = None) -> Batch:
+def batch(
+    found: People, chosen: Ints, task: Task, own: tuple[Floats, Floats] | None = None
+) -> Batch:
     """`own`: mean and standard deviation by which a node brings its inputs to a common scale, if it does."""
     import torch
 
     index = found.index[chosen]
     rows = np.maximum(index, 0).ravel()
     plan = task.plan
-    X = torch.from_numpy(np.ascontiguousarray(found.X[rows], None if found.X.dtype == np.uint8 else np.float32)).float()
+    X = torch.from_numpy(
+        np.ascontiguousarray(found.X[rows], None if found.X.dtype == np.uint8 else np.float32)
+    ).float()
     if plan.array is not None:
         X = (X - plan.middle) / plan.half
     if own is not None:
         X = (X - torch.from_numpy(own[0]).float()) / torch.from_numpy(own[1]).float()
     answers = torch.from_numpy(found.answers[rows].reshape(index.shape).astype(np.float32))
-    return Batch(networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers)
+    return Batch(
+        networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers
+    )
 
 
 def pooled(log_odds: Tensor, made: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,13 +142,22 @@ class Pull:
     correction: Floats | None = None
 
 
-def descend(net: Any, found: People, task: Task, round_: int, pull: Pull, own: tuple[Floats, Floats] | None = None) -> tuple[int, float]:
+def descend(
+    net: Any,
+    found: People,
+    task: Task,
+    round_: int,
+    pull: Pull,
+    own: tuple[Floats, Floats] | None = None,
+) -> tuple[int, float]:
     """Trains `net` in place for the study's local epochs; the number of steps, and the mean loss on the way."""
     import torch
 
     options, parameters = task.options, networks.shared(net)
     net.train()
-    everything = [parameter for parameter in net.parameters() if parameter.requires_grad_(True) is not None]
+    everything = [
+        parameter for parameter in net.parameters() if parameter.requires_grad_(True) is not None
+    ]
     start = [parameter.detach().clone() for parameter in parameters] if pull.proximal else []
     correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
     speed = [torch.zeros_like(parameter) for parameter in everything] if options.momentum else []
@@ -149,7 +170,9 @@ def descend(net: Any, found: People, task: Task, round_: int, pull: Pull, own: t
             if options.weight_decay:
                 torch._foreach_add_(slopes, everything, alpha=options.weight_decay)
             if start:
-                torch._foreach_add_(slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal)
+                torch._foreach_add_(
+                    slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal
+                )
             if correction:
                 torch._foreach_add_(slopes[: len(correction)], correction)
             if speed:
@@ -166,7 +189,11 @@ def orders(n: int, task: Task, round_: int) -> Iterator[Ints]:
     """The batches of a round: every epoch shuffles anew, in the same way for the same seed and number of people."""
     size = task.options.batch or max(n, 1)
     for epoch in range(task.options.local_epochs):
-        shuffled = np.random.default_rng([task.options.seed, round_, epoch]).permutation(n) if task.options.batch else np.arange(n)
+        shuffled = (
+            np.random.default_rng([task.options.seed, round_, epoch]).permutation(n)
+            if task.options.batch
+            else np.arange(n)
+        )
         for first in range(0, n, size):
             yield shuffled[first : first + size]
 
@@ -175,7 +202,10 @@ def _pieces(flat: Floats, parameters: list[Any]) -> list[Tensor]:
     import torch
 
     cuts = np.cumsum([parameter.numel() for parameter in parameters])[:-1]
-    return [torch.from_numpy(piece.astype(np.float32)).view_as(p) for piece, p in zip(np.split(flat, cuts), parameters, strict=True)]
+    return [
+        torch.from_numpy(piece.astype(np.float32)).view_as(p)
+        for piece, p in zip(np.split(flat, cuts), parameters, strict=True)
+    ]
 
 
 def slope(net: Any, found: People, task: Task) -> Floats:
@@ -189,7 +219,9 @@ def slope(net: Any, found: People, task: Task) -> Floats:
     for chosen in _blocks(found.training):
         made = batch(found, chosen, task)
         loss = losses(net(made.rows).reshape(-1), made, task.options.rows == "views").sum()
-        total += np.concatenate([piece.numpy().ravel() for piece in torch.autograd.grad(loss, parameters)])
+        total += np.concatenate(
+            [piece.numpy().ravel() for piece in torch.autograd.grad(loss, parameters)]
+        )
     return total / max(len(found.training), 1)
 
 
@@ -199,7 +231,11 @@ def rehearse(task: Task) -> None:
 
     size = getattr(task.options, "batch", 0) or AT_ONCE // 4
     net = networks.build(task.plan.network)
-    out = net(networks.entry(task.plan.network, torch.zeros(size * task.rows_per_person, *task.plan.network.shape)))
+    out = net(
+        networks.entry(
+            task.plan.network, torch.zeros(size * task.rows_per_person, *task.plan.network.shape)
+        )
+    )
     torch.autograd.grad(out.sum(), networks.shared(net))
 
 
@@ -213,7 +249,9 @@ class Scored:
     loss: float
 
 
-def score(net: Any, found: People, whose: Ints, task: Task, own: tuple[Floats, Floats] | None = None) -> Scored:
+def score(
+    net: Any, found: People, whose: Ints, task: Task, own: tuple[Floats, Floats] | None = None
+) -> Scored:
     import torch
 
     net.eval()
@@ -241,7 +279,9 @@ def own_scale(found: People, task: Task) -> tuple[Floats, Floats] | None:
     plan = task.plan
     if task.options.scale != "node" or not len(found.training):
         return None
-    X = found.X[found.index[found.training].ravel()[found.index[found.training].ravel() >= 0]].astype(np.float64)
+    X = found.X[
+        found.index[found.training].ravel()[found.index[found.training].ravel() >= 0]
+    ].astype(np.float64)
     if plan.array is not None:
         X = (X - plan.middle) / plan.half
     axes = (0, 1) if plan.network.kind in ("gru", "cnn1d") else 0 if plan.array is None else None
@@ -251,7 +291,12 @@ def own_scale(found: People, task: Task) -> tuple[Floats, Floats] | None:
 
 def stay(net: Any) -> dict[str, Any]:
     """The layers that stay here: their weights and statistics, copied."""
-    return {f"{i}.{name}": value.clone() for i, layer in enumerate(net) if networks.stays(layer) for name, value in layer.state_dict().items()}
+    return {
+        f"{i}.{name}": value.clone()
+        for i, layer in enumerate(net)
+        if networks.stays(layer)
+        for name, value in layer.state_dict().items()
+    }
 
 
 def bring_back(net: Any, kept: dict[str, Any]) -> None:

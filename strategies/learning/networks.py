@@ -23,7 +23,13 @@ INPUT: Mapping[Kind, str] = {
     "cnn1d": "a series, an array of shape [times, channels]", "cnn": "an image, an array of shape [height, width]",
 }  # fmt: skip
 AXES: Mapping[Kind, int] = {"logistic": 1, "mlp": 1, "gru": 2, "cnn1d": 2, "cnn": 2}
-WIDTHS: Mapping[Kind, tuple[int, ...]] = {"logistic": (), "mlp": (32, 16), "gru": (16,), "cnn1d": (16, 32), "cnn": (16, 32, 64)}
+WIDTHS: Mapping[Kind, tuple[int, ...]] = {
+    "logistic": (),
+    "mlp": (32, 16),
+    "gru": (16,),
+    "cnn1d": (16, 32),
+    "cnn": (16, 32, 64),
+}
 GROUP = 8  # channels that are normalised together
 
 
@@ -79,7 +85,10 @@ def _layers(network: Network) -> list[Any]:
             width = wide
         return [*layers, nn.Linear(width, 1)]
     if network.kind == "gru":
-        return [last_of_gru()(network.shape[1], widths[0], batch_first=True), nn.Linear(widths[0], 1)]
+        return [
+            last_of_gru()(network.shape[1], widths[0], batch_first=True),
+            nn.Linear(widths[0], 1),
+        ]
     return [*_convolutions(network), nn.Flatten(), nn.Linear(widths[-1], 1)]
 
 
@@ -90,16 +99,23 @@ def _convolutions(network: Network) -> list[Any]:
     layers: list[Any] = []
     channels = 1 if plane else network.shape[1]
     for depth, wide in enumerate(network.widths, 1):
-        layers.append(nn.Conv2d(channels, wide, 3, stride=2, padding=1) if plane else nn.Conv1d(channels, wide, 5, stride=2, padding=2))
-        if network.norm == "group" and depth < len(
-            network.widths
+        layers.append(
+            nn.Conv2d(channels, wide, 3, stride=2, padding=1)
+            if plane
+            else nn.Conv1d(channels, wide, 5, stride=2, padding=2)
+        )
+        if (
+            network.norm == "group" and depth < len(network.widths)
         ):  # after the last, it would level what the maximum looks for; without weights of its own: the next layer has them
             layers.append(nn.GroupNorm(math.gcd(wide, GROUP), wide, affine=False))
         elif network.norm == "node":
             layers.append(nn.BatchNorm2d(wide) if plane else nn.BatchNorm1d(wide))
         layers.append(nn.ReLU())
         channels = wide
-    return [*layers, nn.AdaptiveMaxPool2d(1) if plane else nn.AdaptiveMaxPool1d(1)]  # what is sought is somewhere
+    return [
+        *layers,
+        nn.AdaptiveMaxPool2d(1) if plane else nn.AdaptiveMaxPool1d(1),
+    ]  # what is sought is somewhere
 
 
 def entry(network: Network, rows: Any) -> Any:
@@ -112,7 +128,12 @@ def entry(network: Network, rows: Any) -> Any:
 # -- weights as one array
 def shared(net: Any) -> list[Any]:
     """The parameters that are trained together: all but those of layers that stay at their node."""
-    return [parameter for module in net.modules() if not stays(module) for parameter in module.parameters(recurse=False)]
+    return [
+        parameter
+        for module in net.modules()
+        if not stays(module)
+        for parameter in module.parameters(recurse=False)
+    ]
 
 
 def stays(module: Any) -> bool:
@@ -126,7 +147,9 @@ def size(network: Network) -> int:
 
 
 def weights(net: Any) -> Floats:
-    return np.concatenate([parameter.detach().numpy().ravel() for parameter in shared(net)]).astype(np.float64)
+    return np.concatenate([parameter.detach().numpy().ravel() for parameter in shared(net)]).astype(
+        np.float64
+    )
 
 
 def put(net: Any, flat: Floats) -> None:
@@ -143,7 +166,11 @@ def put(net: Any, flat: Floats) -> None:
 def named(net: Any) -> dict[str, Any]:
     """The shared weights as numpy arrays, by the names of a state dict."""
     kept = {id(parameter) for parameter in shared(net)}
-    return {name: parameter.detach().numpy() for name, parameter in net.named_parameters() if id(parameter) in kept}
+    return {
+        name: parameter.detach().numpy()
+        for name, parameter in net.named_parameters()
+        if id(parameter) in kept
+    }
 
 
 def source(network: Network) -> str:

@@ -50,7 +50,13 @@ def clipped_sum(net: Any, rows: Tensor, people: int, loss: Loss, length: float) 
     losses = loss(out)
     slopes = iter(torch.autograd.grad(losses.sum(), [gave for tap in taps for gave in tap.gave]))
     with torch.no_grad():
-        pieces = [piece for layer in _by_layer(taps) for piece in _in_order([_pieces(tap, [next(slopes) for _ in tap.gave], people) for tap in layer])]
+        pieces = [
+            piece
+            for layer in _by_layer(taps)
+            for piece in _in_order(
+                [_pieces(tap, [next(slopes) for _ in tap.gave], people) for tap in layer]
+            )
+        ]
         squares = torch.stack([piece.squares for piece in pieces]).sum(0)
         scale = (length / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
         total = torch.cat([piece.scaled(scale).reshape(-1) for piece in pieces])
@@ -127,13 +133,21 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
         convolved = (tap.layer, tap.given, slopes[0])
     else:
         slope = torch.stack(slopes, 1) if len(slopes) > 1 else slopes[0]
-        inputs, slope = (tokens.reshape(len(tokens), -1, tokens.shape[-1]) for tokens in (tap.given, slope))
+        inputs, slope = (
+            tokens.reshape(len(tokens), -1, tokens.shape[-1]) for tokens in (tap.given, slope)
+        )
         outputs, convolved = slope.transpose(1, 2), None
     inputs = inputs.reshape(people, -1, inputs.shape[-1])
     if len(outputs) > people:
-        outputs = outputs.reshape(people, -1, *outputs.shape[1:]).transpose(1, 2).reshape(people, outputs.shape[1], -1)
+        outputs = (
+            outputs.reshape(people, -1, *outputs.shape[1:])
+            .transpose(1, 2)
+            .reshape(people, outputs.shape[1], -1)
+        )
     biases = outputs.sum(2)
-    return _matrix(inputs, outputs, convolved), Piece(biases.square().sum(1), lambda scale: scale @ biases)
+    return _matrix(inputs, outputs, convolved), Piece(
+        biases.square().sum(1), lambda scale: scale @ biases
+    )
 
 
 def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tensor] | None) -> Piece:
@@ -145,8 +159,12 @@ def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tenso
     if tokens * (wide + deep) >= wide * deep:
         own = torch.bmm(outputs, inputs).flatten(1)
         ordered = _as_weights(deep, convolved[0]) if convolved else _as_they_are
-        return Piece(torch.linalg.vector_norm(own, dim=1).square(), lambda scale: ordered(scale @ own))
-    squares = (torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
+        return Piece(
+            torch.linalg.vector_norm(own, dim=1).square(), lambda scale: ordered(scale @ own)
+        )
+    squares = (
+        torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)
+    ).sum((1, 2))
     if convolved is None:
         return Piece(squares, lambda scale: torch.einsum("p,pot,pti->oi", scale, outputs, inputs))
     return Piece(squares, lambda scale: _convolved(scale, *convolved))
@@ -168,7 +186,17 @@ def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tenso
     each = scale.repeat_interleave(len(slope) // len(scale)).view(-1, *[1] * (slope.ndim - 1))
     still = [0] * (slope.ndim - 2)
     made: Tensor = torch.ops.aten.convolution_backward(
-        slope * each, given, layer.weight, None, layer.stride, layer.padding, layer.dilation, False, still, 1, [False, True, False]
+        slope * each,
+        given,
+        layer.weight,
+        None,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        False,
+        still,
+        1,
+        [False, True, False],
     )[1]
     return made
 
@@ -180,7 +208,9 @@ def _patches(layer: Any, given: Tensor) -> Tensor:
     kernel, stride, pads = layer.kernel_size, layer.stride, layer.padding
     padded = F.pad(given.movedim(1, -1), [0, 0, *[pad for pad in reversed(pads) for _ in (0, 1)]])
     first, *steps, last = padded.stride()
-    places = [(size - k) // s + 1 for size, k, s in zip(padded.shape[1:-1], kernel, stride, strict=True)]
+    places = [
+        (size - k) // s + 1 for size, k, s in zip(padded.shape[1:-1], kernel, stride, strict=True)
+    ]
     shape = (len(given), *places, *kernel, padded.shape[-1])
     apart = [step * s for step, s in zip(steps, stride, strict=True)]
     if given.shape[1] == 1:  # runs of a kernel's width are short: those of an image's are longer

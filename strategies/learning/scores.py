@@ -41,7 +41,9 @@ def area(scores: Floats) -> tuple[float, float]:
     above = (no.cumsum() - no / 2) / n  # of a yes in each bin: the share of no below it
     below = 1 - (yes.cumsum() - yes / 2) / m
     auc = float(yes @ above / m)
-    spread = float(yes @ (above - auc) ** 2) / max(m * (m - 1), 1) + float(no @ (below - auc) ** 2) / max(n * (n - 1), 1)
+    spread = float(yes @ (above - auc) ** 2) / max(m * (m - 1), 1) + float(
+        no @ (below - auc) ** 2
+    ) / max(n * (n - 1), 1)
     return auc, math.sqrt(max(spread, 0.0))
 
 
@@ -76,10 +78,16 @@ def recall_cut(scores: Floats, rate: float) -> int:
 
 def threshold_cut(bins: int, probability: float) -> int:
     """The first bin that lies at that probability or above."""
-    return int(np.clip(np.ceil((special.logit(probability) + REACH) * (bins / (2 * REACH)) - 1e-9), 0, bins))
+    return int(
+        np.clip(
+            np.ceil((special.logit(probability) + REACH) * (bins / (2 * REACH)) - 1e-9), 0, bins
+        )
+    )
 
 
-def edges(scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LEAST, cell: float = CELL) -> list[int]:
+def edges(
+    scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LEAST, cell: float = CELL
+) -> list[int]:
     """Bins at which bands begin: of `cuts` first, then of the ends of `most` groups of equal size, those that leave `least` people in each
     band, and of either kind nobody or `cell`."""
     counts = np.maximum(scores, 0.0)
@@ -93,7 +101,12 @@ def edges(scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LE
     found = [0, bins]
     for place in [*cuts, *groups.tolist()]:
         i = bisect.bisect_left(found, place)
-        if 0 < place < bins and found[i] != place and is_band(found[i - 1], place) and is_band(place, found[i]):
+        if (
+            0 < place < bins
+            and found[i] != place
+            and is_band(found[i - 1], place)
+            and is_band(place, found[i])
+        ):
             found.insert(i, place)
     return found[:-1]
 
@@ -110,7 +123,9 @@ def bands(scores: Floats, starts: Sequence[int]) -> list[Row]:
     for start, end in zip(starts, [*starts[1:], bins], strict=True):
         no, yes = scores[:, start:end]
         n = float((no + yes).sum())
-        low, high = (float(special.expit(-REACH + place * 2 * REACH / bins)) for place in (start, end))
+        low, high = (
+            float(special.expit(-REACH + place * 2 * REACH / bins)) for place in (start, end)
+        )
         rows.append(
             {
                 "band": len(rows) + 1, "score_low": low if start else 0.0, "score_high": high if end < bins else 1.0, "n": n, "n_event": float(yes.sum()),
@@ -124,8 +139,19 @@ def at_cut(scores: Floats, place: int) -> Row:
     """The four cells at a cut, and the shares that are read off them, with Wilson's intervals."""
     (tn, fp), (fn, tp) = ((float(side[:place].sum()), float(side[place:].sum())) for side in scores)
     n = tn + fp + fn + tp
-    row: Row = {"true_positive": tp, "false_positive": fp, "false_negative": fn, "true_negative": tn, "recall_rate": (tp + fp) / n if n > 0 else None}
-    for name, part, whole in (("sensitivity", tp, tp + fn), ("specificity", tn, tn + fp), ("ppv", tp, tp + fp), ("npv", tn, tn + fn)):
+    row: Row = {
+        "true_positive": tp,
+        "false_positive": fp,
+        "false_negative": fn,
+        "true_negative": tn,
+        "recall_rate": (tp + fp) / n if n > 0 else None,
+    }
+    for name, part, whole in (
+        ("sensitivity", tp, tp + fn),
+        ("specificity", tn, tn + fp),
+        ("ppv", tp, tp + fp),
+        ("npv", tn, tn + fn),
+    ):
         low, high = wilson(part, whole)
         row |= {name: part / whole if whole > 0 else None}
         if name == "sensitivity":
@@ -137,7 +163,10 @@ def wilson(part: float, whole: float) -> tuple[float | None, float | None]:
     if not whole > 0:
         return None, None
     p = min(max(part / whole, 0.0), 1.0)
-    middle, half = (p + Z**2 / (2 * whole)), Z * math.sqrt(p * (1 - p) / whole + Z**2 / (4 * whole**2))
+    middle, half = (
+        (p + Z**2 / (2 * whole)),
+        Z * math.sqrt(p * (1 - p) / whole + Z**2 / (4 * whole**2)),
+    )
     return (middle - half) / (1 + Z**2 / whole), (middle + half) / (1 + Z**2 / whole)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from federation.messages import Floats
 
-Strategy = Literal["fedavg", "fedprox", "scaffold", "fedavgm", "fedadam", "fedyogi", "trimmed_mean", "median"]
+Strategy = Literal[
+    "fedavg", "fedprox", "scaffold", "fedavgm", "fedadam", "fedyogi", "trimmed_mean", "median"
+]
 OF_EACH = ("trimmed_mean", "median")
 
 
@@ -32,18 +34,25 @@ class Steps:
 RATES: Mapping[Strategy, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's; of the others 1
 
 
-def step(strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps) -> tuple[Floats, dict[str, Floats]]:
+def step(
+    strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps
+) -> tuple[Floats, dict[str, Floats]]:
     """The next weights, and what the strategy remembers. `update`: the nodes' mean of (their weights - `weights`)."""
     rate = steps.rate
     if strategy == "fedavgm":  # Hsu et al. 2019
         moving = steps.beta_1 * memory.get("first", np.zeros_like(update)) + update
         return weights + rate * moving, {"first": moving}
-    if strategy in ("fedadam", "fedyogi"):  # Reddi et al. 2021, algorithm 2, with Flower's correction of the early rounds
+    if strategy in (
+        "fedadam",
+        "fedyogi",
+    ):  # Reddi et al. 2021, algorithm 2, with Flower's correction of the early rounds
         return _adaptive(strategy, weights, update, memory, steps)
     return weights + rate * update, {}
 
 
-def _adaptive(strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps) -> tuple[Floats, dict[str, Floats]]:
+def _adaptive(
+    strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps
+) -> tuple[Floats, dict[str, Floats]]:
     beta_1, beta_2 = steps.beta_1, steps.beta_2
     first = beta_1 * memory.get("first", np.zeros_like(update)) + (1 - beta_1) * update
     second = memory.get("second", np.zeros_like(update))
@@ -55,7 +64,11 @@ def _adaptive(strategy: Strategy, weights: Floats, update: Floats, memory: Mappi
     rate = steps.rate
     if strategy == "fedadam":
         rate *= np.sqrt(1 - beta_2 ** (number + 1)) / (1 - beta_1 ** (number + 1))
-    return weights + rate * first / (np.sqrt(second) + steps.tau), {"first": first, "second": second, "count": np.array([number])}
+    return weights + rate * first / (np.sqrt(second) + steps.tau), {
+        "first": first,
+        "second": second,
+        "count": np.array([number]),
+    }
 
 
 def of_each(strategy: Strategy, updates: Sequence[Floats], trim: float) -> Floats:

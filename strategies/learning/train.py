@@ -91,15 +91,21 @@ class Plan:
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if options.patience and not options.validation:
-        raise ExpressionError("patience needs people in `validation` to tell when the training should end")
+        raise ExpressionError(
+            "patience needs people in `validation` to tell when the training should end"
+        )
     if options.scale == "node" and options.strategy == "scaffold":
-        raise ExpressionError("scaffold corrects for differences between nodes; take `scale: contract` with it")
+        raise ExpressionError(
+            "scaffold corrects for differences between nodes; take `scale: contract` with it"
+        )
     return compiled(options, schema, options.norm)
 
 
 def compiled(options: Common, schema: Schema, norm: Norm) -> tuple[Plan, tuple[Field, ...]]:
     if not networks.is_there():
-        raise ExpressionError("training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'")
+        raise ExpressionError(
+            "training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'"
+        )
     left, _, right = options.model.partition("~")
     array = schema.fields.get(right.strip())
     terms: tuple[Term, ...] = ()
@@ -109,28 +115,50 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> tuple[Plan, tuple[F
     else:
         model = formula.compile(options.model, schema)
         if model.survival or not model.response or model.strata or model.offset or not model.terms:
-            raise ExpressionError(f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its right, without strata() or offset()")
+            raise ExpressionError(
+                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its right, without strata() or offset()"
+            )
         array, outcome, terms = None, model.response[0], tuple(model.terms)
         fields = tuple(field for field in model.fields if field != outcome)
     if outcome.kind != "boolean":
-        raise ExpressionError(f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome, derived if need be")
+        raise ExpressionError(
+            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome, derived if need be"
+        )
     shape = (len(terms),) if array is None else array.shape
     if len(shape) != networks.AXES[options.network]:
-        raise ExpressionError(f"network {options.network} takes {networks.INPUT[options.network]}; {options.model!r} gives something else")
+        raise ExpressionError(
+            f"network {options.network} takes {networks.INPUT[options.network]}; {options.model!r} gives something else"
+        )
     if any(not math.isfinite(end) for term in terms for end in term.interval):
         unbounded = next(term.name for term in terms if not all(map(math.isfinite, term.interval)))
-        raise ExpressionError(f"{unbounded!r} has no range in the contract, and a network needs its inputs on one scale: give it a `range`")
+        raise ExpressionError(
+            f"{unbounded!r} has no range in the contract, and a network needs its inputs on one scale: give it a `range`"
+        )
     low, high = (0.0, 1.0) if array is None else array.interval
-    network = Network(options.network, shape, _widths(options), norm if options.network in ("cnn", "cnn1d") else "none")
+    network = Network(
+        options.network,
+        shape,
+        _widths(options),
+        norm if options.network in ("cnn", "cnn1d") else "none",
+    )
     scaling = newton.scaling(terms, centred=True)
-    return Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2), (outcome, *fields)
+    return Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2), (
+        outcome,
+        *fields,
+    )
 
 
 def _widths(options: Common) -> tuple[int, ...]:
     widths = networks.WIDTHS[options.network] if options.widths is None else options.widths
     most = {"logistic": 0, "gru": 1}.get(options.network, 8)
-    if len(widths) > most or (not widths and most and options.network != "mlp") or any(not 1 <= width <= 4096 for width in widths):
-        raise ExpressionError(f"network {options.network} takes {most} widths at most, each from 1 to 4096, as in widths: {list(networks.WIDTHS[options.network])}")
+    if (
+        len(widths) > most
+        or (not widths and most and options.network != "mlp")
+        or any(not 1 <= width <= 4096 for width in widths)
+    ):
+        raise ExpressionError(
+            f"network {options.network} takes {most} widths at most, each from 1 to 4096, as in widths: {list(networks.WIDTHS[options.network])}"
+        )
     return widths
 
 
@@ -150,7 +178,11 @@ def start(task: Task) -> State:
     values = {"weights": weights, "round": np.zeros(1)}
     if task.options.strategy == "scaffold":
         values["control"] = np.zeros_like(weights)
-    return State("train", values, hub={"history": np.empty((0, 4)), "best": weights, "lowest": np.array([math.inf, 0.0])})
+    return State(
+        "train",
+        values,
+        hub={"history": np.empty((0, 4)), "best": weights, "lowest": np.array([math.inf, 0.0])},
+    )
 
 
 def share_asked(task: Task, state: State) -> float:
@@ -161,14 +193,21 @@ def share_asked(task: Task, state: State) -> float:
 # -- node
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     found = cohort.once(("train", task.name), lambda: local_training.people(cohort, task))
-    net = cohort.once(("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed))
+    net = cohort.once(
+        ("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed)
+    )
     networks.put(net, state["weights"])
     kept = cohort.kept.setdefault(("train stays", task.name), {})
     sums = {"train": _trained, "score": _scored}[state.step](net, found, task, state, kept)
     cells = dict(found.cells)
     if "scores" in sums:
         cells["scores"] = sums["scores"].astype(np.int64)
-    return Part(sums, cells, {name: _sensitivity_of(name, task) for name in sums}, task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0)
+    return Part(
+        sums,
+        cells,
+        {name: _sensitivity_of(name, task) for name in sums},
+        task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0,
+    )
 
 
 def _sensitivity_of(name: str, task: Task) -> float:
@@ -176,13 +215,20 @@ def _sensitivity_of(name: str, task: Task) -> float:
     options = task.options
     if name == "scores":
         return 1.0 if options.rows == "views" else float(task.rows_per_person)
-    one_step = options.batch == 0 and options.local_epochs == 1 and not options.weight_decay and options.scale == "contract"
+    one_step = (
+        options.batch == 0
+        and options.local_epochs == 1
+        and not options.weight_decay
+        and options.scale == "contract"
+    )
     if name == "update" and one_step and task.plan.network.kind == "logistic":
         return float(options.learning_rate * newton.row_norm(task.plan.terms, True))
     return math.inf
 
 
-def _trained(net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]) -> dict[str, Floats]:
+def _trained(
+    net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]
+) -> dict[str, Floats]:
     """`kept` is what this node keeps of earlier rounds: its own scale and layers, and SCAFFOLD's control of its own."""
     n, round_ = len(found.training), int(state["round"][0])
     own = kept.setdefault("scale", local_training.own_scale(found, task))
@@ -192,13 +238,24 @@ def _trained(net: Any, found: local_training.People, task: Task, state: State, k
     control = np.zeros(0)
     if task.options.strategy == "scaffold":
         if (control := kept.get(("control", round_), np.zeros(0))).size == 0:
-            control = local_training.slope(net, found, task) if round_ and n else np.zeros_like(state["weights"])
+            control = (
+                local_training.slope(net, found, task)
+                if round_ and n
+                else np.zeros_like(state["weights"])
+            )
         pull = Pull(0.0, state["control"] - control)
     steps, loss = local_training.descend(net, found, task, round_, pull, own)
     moved = networks.weights(net) - state["weights"]
     if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
-        moved, loss, valid = np.zeros_like(moved), LOST, local_training.Scored(valid.log_odds, valid.answers, 0.0)
-    sums = {"update": n * moved, "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss])}
+        moved, loss, valid = (
+            np.zeros_like(moved),
+            LOST,
+            local_training.Scored(valid.log_odds, valid.answers, 0.0),
+        )
+    sums = {
+        "update": n * moved,
+        "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss]),
+    }
     kept[("layers", round_ + 1)] = local_training.stay(net)
     if task.options.strategy == "scaffold":
         new = control - state["control"] - moved / (max(steps, 1) * task.options.learning_rate)
@@ -209,14 +266,31 @@ def _trained(net: Any, found: local_training.People, task: Task, state: State, k
     return sums
 
 
-def _scored(net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]) -> dict[str, Floats]:
+def _scored(
+    net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]
+) -> dict[str, Floats]:
     """Of the people kept for validation; of all, if there are none."""
-    local_training.bring_back(net, next((value for name, value in reversed(kept.items()) if isinstance(name, tuple) and name[0] == "layers"), {}))
+    local_training.bring_back(
+        net,
+        next(
+            (
+                value
+                for name, value in reversed(kept.items())
+                if isinstance(name, tuple) and name[0] == "layers"
+            ),
+            {},
+        ),
+    )
     own = kept.setdefault("scale", local_training.own_scale(found, task))
-    scored = local_training.score(net, found, found.validation if task.options.validation else found.training, task, own)
+    scored = local_training.score(
+        net, found, found.validation if task.options.validation else found.training, task, own
+    )
     counts = scores.count(scored.log_odds, scored.answers, scores.BINS)
     people = len(found.validation) if task.options.validation else len(found.training)
-    return {"scores": counts.astype(np.float64), "totals": np.array([float(people), scored.loss, float(len(found.training)), 0.0])}
+    return {
+        "scores": counts.astype(np.float64),
+        "totals": np.array([float(people), scored.loss, float(len(found.training)), 0.0]),
+    }
 
 
 # -- hub
@@ -227,23 +301,41 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     options, weights = task.options, state["weights"]
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
-        raise errors.ModelError(f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller")
-    history = np.vstack([state.hub["history"], [loss / n, valid / n_valid if n_valid else math.nan, n, len(parts)]])
+        raise errors.ModelError(
+            f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller"
+        )
+    history = np.vstack(
+        [state.hub["history"], [loss / n, valid / n_valid if n_valid else math.nan, n, len(parts)]]
+    )
     if not history[-1, 0] < LOST / n:
-        raise errors.ModelError(f"{task.name}: the loss is no number any more; make the learning rate smaller than {options.learning_rate:g}")
+        raise errors.ModelError(
+            f"{task.name}: the loss is no number any more; make the learning rate smaller than {options.learning_rate:g}"
+        )
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
     if options.strategy in server_optimizers.OF_EACH:
-        update = server_optimizers.of_each(options.strategy, [part.sums["update"] / max(part.sums["totals"][0], 1.0) for part in parts], options.trim)
+        update = server_optimizers.of_each(
+            options.strategy,
+            [part.sums["update"] / max(part.sums["totals"][0], 1.0) for part in parts],
+            options.trim,
+        )
     else:
         update = total.sums["update"] / n
-    values["weights"], memory = server_optimizers.step(options.strategy, weights, update, state.hub, steps_of(options))
+    values["weights"], memory = server_optimizers.step(
+        options.strategy, weights, update, state.hub, steps_of(options)
+    )
     if options.strategy == "scaffold":
         values["control"] = total.sums["control"] / n
     hub = {"history": history, "best": best, "lowest": lowest, **memory}
-    if len(history) < options.rounds and not (options.patience and len(history) - lowest[1] >= options.patience):
+    if len(history) < options.rounds and not (
+        options.patience and len(history) - lowest[1] >= options.patience
+    ):
         return State("train", values, hub=hub)
-    return State("score", {"weights": best if options.patience else values["weights"], "round": values["round"]}, hub=hub)
+    return State(
+        "score",
+        {"weights": best if options.patience else values["weights"], "round": values["round"]},
+        hub=hub,
+    )
 
 
 def _best(weights: Floats, history: Floats, state: State) -> tuple[Floats, Floats]:

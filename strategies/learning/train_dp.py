@@ -25,16 +25,28 @@ from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
 from strategies.budget import TRAINING_SHARE
-from strategies.learning import evaluation, local_training, networks, per_person_gradients, scores, server_optimizers, train
+from strategies.learning import (
+    evaluation,
+    local_training,
+    networks,
+    per_person_gradients,
+    scores,
+    server_optimizers,
+    train,
+)
 from strategies.learning.local_training import People
 from strategies.learning.train import Common, Plan
 from strategies.protocol import Sampling, Task
 
 ONLY_COUNTS = False
 TOLERANT, EACH = train.TOLERANT, train.EACH
-COUNT_SHARE = 0.03  # of the budget, for how many people there are; what training leaves is for the scores
+COUNT_SHARE = (
+    0.03  # of the budget, for how many people there are; what training leaves is for the scores
+)
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
-SLACK = 2.0**-7  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in their lengths
+SLACK = (
+    2.0**-7
+)  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in their lengths
 
 
 class Options(Common):
@@ -51,7 +63,9 @@ class Options(Common):
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if options.momentum and options.local_steps == 1:
-        raise ExpressionError("momentum is of the steps that a node takes by itself; with local_steps: 1 take strategy fedavgm and server_momentum")
+        raise ExpressionError(
+            "momentum is of the steps that a node takes by itself; with local_steps: 1 take strategy fedavgm and server_momentum"
+        )
     return train.compiled(options, schema, options.norm)
 
 
@@ -68,7 +82,10 @@ def start(task: Task) -> State:
 
 def rounds(task: Task) -> Sequence[State]:
     weights = start(task)["weights"]
-    steps = [State(_step(task), {"weights": weights, "round": np.array([float(number)])}) for number in range(task.options.rounds)]
+    steps = [
+        State(_step(task), {"weights": weights, "round": np.array([float(number)])})
+        for number in range(task.options.rounds)
+    ]
     return [State("count", {"weights": weights}), *steps, State("score", {"weights": weights})]
 
 
@@ -89,7 +106,13 @@ def sampling(task: Task, state: State) -> Sampling | None:
     if state.step not in ("step", "descend"):
         return None
     options, alone = task.options, state.step == "descend"
-    return Sampling("update" if alone else "gradient", options.sampling, options.local_steps, options.rounds, alone)
+    return Sampling(
+        "update" if alone else "gradient",
+        options.sampling,
+        options.local_steps,
+        options.rounds,
+        alone,
+    )
 
 
 def step_sensitivity(task: Task) -> float:
@@ -104,11 +127,19 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     if state.step == "score":
         return _scored(found, task, state)
     if state.step == "descend":  # what leaves is made by `inside`
-        return Part({"update": np.zeros_like(state["weights"]), "weight": np.zeros(1)}, {}, {"update": 0.0, "weight": 0.0})
+        return Part(
+            {"update": np.zeros_like(state["weights"]), "weight": np.zeros(1)},
+            {},
+            {"update": 0.0, "weight": 0.0},
+        )
     net = cohort.once(("train net", task.name), lambda: _net(task, state["weights"]))
     networks.put(net, state["weights"])
     chosen = drawn(cohort, found, task, int(state["round"][0]), 0)
-    return Part({"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))}, {}, {"gradient": step_sensitivity(task)})
+    return Part(
+        {"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))},
+        {},
+        {"gradient": step_sensitivity(task)},
+    )
 
 
 def _net(task: Task, weights: Floats) -> Any:
@@ -120,23 +151,35 @@ def _net(task: Task, weights: Floats) -> Any:
 def drawn(cohort: Cohort, found: People, task: Task, round_: int, step: int) -> Ints:
     """Who is in a step: each of those who train by a coin of their own, from this node's secret of this study."""
     about = f"{task.name} {round_} {step}".encode()
-    stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + about).digest(8 * len(found.index))
+    stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + about).digest(
+        8 * len(found.index)
+    )
     coins = np.frombuffer(stream, np.uint64)
     rate = int(task.options.sampling * 2**64)
-    return np.flatnonzero(found.trains & (coins < np.uint64(min(rate, 2**64 - 1)))) if rate < 2**64 else found.training
+    return (
+        np.flatnonzero(found.trains & (coins < np.uint64(min(rate, 2**64 - 1))))
+        if rate < 2**64
+        else found.training
+    )
 
 
 def _clipped_sum(net: Any, found: People, chosen: Ints, task: Task, size: int) -> Floats:
     total = np.zeros(size)
     views = task.options.rows == "views"
     for first in range(0, len(chosen), per_person_gradients.AT_ONCE):
-        made = local_training.batch(found, chosen[first : first + per_person_gradients.AT_ONCE], task)
+        made = local_training.batch(
+            found, chosen[first : first + per_person_gradients.AT_ONCE], task
+        )
         loss = partial(local_training.losses, made=made, views=views)
-        total += per_person_gradients.clipped_sum(net, made.rows, len(made.there), loss, task.options.clip).sum.numpy()
+        total += per_person_gradients.clipped_sum(
+            net, made.rows, len(made.there), loss, task.options.clip
+        ).sum.numpy()
     return total
 
 
-def inside(cohort: Cohort, task: Task, state: State, noised: Callable[[Floats], Floats], people: Floats) -> Part:
+def inside(
+    cohort: Cohort, task: Task, state: State, noised: Callable[[Floats], Floats], people: Floats
+) -> Part:
     """The steps of a round that this node takes by itself. `noised` adds noise to the sum of a step; `people` (1,), what this node has
     said of how many they are: the sum is divided by how many that makes in a step."""
     options, round_ = task.options, int(state["round"][0])
@@ -151,7 +194,11 @@ def inside(cohort: Cohort, task: Task, state: State, noised: Callable[[Floats], 
         weights -= options.learning_rate * speed
         networks.put(net, weights)
     share = max(float(people[0]), 1.0)
-    return Part({"update": share * (weights - state["weights"]), "weight": np.array([share])}, {}, {"update": 0.0, "weight": 0.0})
+    return Part(
+        {"update": share * (weights - state["weights"]), "weight": np.array([share])},
+        {},
+        {"update": 0.0, "weight": 0.0},
+    )
 
 
 def in_a_step(people: float, task: Task) -> float:
@@ -173,18 +220,32 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if state.step == "count":
         people = float(total.sums["people"][0])
         if not people > 3 * math.sqrt(total.noise["people"]):
-            raise errors.ModelError(f"{task.name}: too few people beside the noise; widen the cohort, or give the study a larger epsilon")
-        return State(_step(task), {"weights": state["weights"], "round": np.zeros(1)}, hub={"people": np.array([people, total.noise["people"]])})
+            raise errors.ModelError(
+                f"{task.name}: too few people beside the noise; widen the cohort, or give the study a larger epsilon"
+            )
+        return State(
+            _step(task),
+            {"weights": state["weights"], "round": np.zeros(1)},
+            hub={"people": np.array([people, total.noise["people"]])},
+        )
     if state.step == "score":
         return _result(parts, total, task, state)
     options = task.options
     if state.step == "step":
-        update = -options.learning_rate * total.sums["gradient"] / in_a_step(float(state.hub["people"][0]), task)
+        update = (
+            -options.learning_rate
+            * total.sums["gradient"]
+            / in_a_step(float(state.hub["people"][0]), task)
+        )
     else:
         update = total.sums["update"] / total.sums["weight"][0]
-    weights, memory = server_optimizers.step(options.strategy, state["weights"], update, state.hub, train.steps_of(options))
+    weights, memory = server_optimizers.step(
+        options.strategy, state["weights"], update, state.hub, train.steps_of(options)
+    )
     if not np.isfinite(weights).all():
-        raise errors.ModelError(f"{task.name}: the weights are no numbers any more; make the learning rate smaller than {options.learning_rate:g}")
+        raise errors.ModelError(
+            f"{task.name}: the weights are no numbers any more; make the learning rate smaller than {options.learning_rate:g}"
+        )
     round_ = state["round"] + 1
     hub = {"people": state.hub["people"], **memory}
     if round_[0] < options.rounds:
@@ -195,14 +256,24 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
 def _result(parts: Sequence[Part], total: Part, task: Task, state: State) -> Result:
     counts, variance = total.sums["scores"], total.noise["scores"]
     least = max(scores.LEAST, 5 * math.sqrt(variance * counts.shape[1]))
-    tables = {"glance": Table([_glance(counts, variance)]), **evaluation.of_bands(counts, task, least=least, cell=0.0)}
+    tables = {
+        "glance": Table([_glance(counts, variance)]),
+        **evaluation.of_bands(counts, task, least=least, cell=0.0),
+    }
     if all(part.node for part in parts):
-        tables["nodes"] = Table([{"node": part.node, **_glance(part.sums["scores"], part.noise["scores"])} for part in parts])
+        tables["nodes"] = Table(
+            [
+                {"node": part.node, **_glance(part.sums["scores"], part.noise["scores"])}
+                for part in parts
+            ]
+        )
     why = "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter"
     people, noise = state.hub["people"]
     n, notes = {"people": max(0, round(float(people)))}, list[str]()
     if tables["glance"].rows[0]["auc"] is None:
-        notes.append("too few people are kept for validation beside the noise to tell what the network is worth; give the study a larger epsilon")
+        notes.append(
+            "too few people are kept for validation beside the noise to tell what the network is worth; give the study a larger epsilon"
+        )
     notes += [f"the number of people carries noise of standard deviation {math.sqrt(noise):.1f}"]
     return Result(tables, n, Exactness("noised", why), notes, train.model(task, state))
 
@@ -224,11 +295,24 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil 1982)."""
     n = max(2.0, people * (task.options.validation or 1.0))
     auc, half = 0.8, n / 2
-    sampling_sd = math.sqrt((auc * (1 - auc) + (half - 1) * (auc / (2 - auc) - auc**2 + 2 * auc**2 / (1 + auc) - auc**2)) / half**2)
+    sampling_sd = math.sqrt(
+        (
+            auc * (1 - auc)
+            + (half - 1) * (auc / (2 - auc) - auc**2 + 2 * auc**2 / (1 + auc) - auc**2)
+        )
+        / half**2
+    )
     sd = noise(rounds(task)[-1], "scores")
     middle = scores.middles(scores.COARSE)
     shape = np.exp(-0.5 * (middle[None] - np.array([[-0.6], [0.6]])) ** 2)
     counts = half * shape / shape.sum(1, keepdims=True)
     noise_sd = evaluation.noise_of_area(counts, sd**2)
     width = 2 * scores.Z * math.hypot(sampling_sd, noise_sd)
-    return [{"what": "area under the curve, if 0.8", "sampling_sd": sampling_sd, "noise_sd": noise_sd, "width": width if width < 1 else None}]
+    return [
+        {
+            "what": "area under the curve, if 0.8",
+            "sampling_sd": sampling_sd,
+            "noise_sd": noise_sd,
+            "width": width if width < 1 else None,
+        }
+    ]

@@ -23,7 +23,11 @@ def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
     """The cells that every Part has: people, rows and missing rows of the complete cases `keep` (n_rows,)."""
     rows = int(np.count_nonzero(keep))
     someone = cohort.people if rows == cohort.rows else cohort.count_people(keep)
-    return {"people": np.array([someone]), "rows": np.array([rows]), "missing": np.array([cohort.rows - rows])}
+    return {
+        "people": np.array([someone]),
+        "rows": np.array([rows]),
+        "missing": np.array([cohort.rows - rows]),
+    }
 
 
 def reported(cells: Mapping[str, Ints], *more: str) -> dict[str, int]:
@@ -55,9 +59,14 @@ def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
     columns = cohort.columns(fields)
     keep = cohorts.complete(columns)
     shape = [len(field.groups) for field in fields]
-    cell = np.ravel_multi_index([columns[field.name][keep].astype(np.int64) for field in fields], shape)
+    cell = np.ravel_multi_index(
+        [columns[field.name][keep].astype(np.int64) for field in fields], shape
+    )
     counts = tally(cohort, keep)
-    return Tally(np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int64), counts if len(counts) == 3 else counts[[3, 1, 2]])
+    return Tally(
+        np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int64),
+        counts if len(counts) == 3 else counts[[3, 1, 2]],
+    )
 
 
 def what(rows_per_person: int) -> str:
@@ -70,7 +79,9 @@ def cross_sensitivity(rows_per_person: int) -> float:
     return math.sqrt(1 + rows_per_person**2)
 
 
-def crossed(cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int) -> Part:
+def crossed(
+    cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int
+) -> Part:
     """What `cross` counts, as a Part of `counts` (in that shape) and of who was counted."""
     counted, name = cross(cohort, fields), what(rows_per_person)
     sensitivity = {"counts": float(rows_per_person), name: cross_sensitivity(rows_per_person)}
@@ -93,4 +104,6 @@ def estimated(total: Part, cut: str = CUT) -> Estimated:
     n = {"people": first} if name == "people" else {}
     n |= {"rows": rows[0] if rows else first, "missing": missing, "clipped": clipped}
     share, noise = clipped / max(first, 1), math.sqrt(total.noise[name])
-    return Estimated(n, [cut.format(share=100 * share)] if share >= 0.01 and clipped > 2 * noise else [])
+    return Estimated(
+        n, [cut.format(share=100 * share)] if share >= 0.01 and clipped > 2 * noise else []
+    )

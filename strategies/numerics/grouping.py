@@ -21,7 +21,9 @@ def check(found: Iterable[Field], what: str) -> tuple[Field, ...]:
     groups = tuple(found)
     for field in groups:
         if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f'{field.name!r} is a {field.kind}; {what}: derive one, as in `{{older: "age >= 65"}}`')
+            raise ExpressionError(
+                f'{field.name!r} is a {field.kind}; {what}: derive one, as in `{{older: "age >= 65"}}`'
+            )
     return groups
 
 
@@ -29,7 +31,11 @@ def labels(groups: Sequence[Field]) -> tuple[str, ...]:
     """`sex=f, treated=yes`: one label for each combination of levels; `all` if nothing defines groups."""
     found = [""]
     for field in groups:
-        found = [f"{label}, {field.name}={level}" if label else f"{field.name}={level}" for label in found for level in field.groups]
+        found = [
+            f"{label}, {field.name}={level}" if label else f"{field.name}={level}"
+            for label in found
+            for level in field.groups
+        ]
     return tuple(found) if groups else ("all",)
 
 

@@ -107,10 +107,15 @@ class Top:
 
 def begin(beta: Floats, **more: Floats) -> State:
     """`more` stays in the state through all rounds."""
-    return State("newton", {"beta": beta, "last": beta, "best": np.array([-inf]), "rounds": np.zeros(1), **more})
+    return State(
+        "newton",
+        {"beta": beta, "last": beta, "best": np.array([-inf]), "rounds": np.zeros(1), **more},
+    )
 
 
-def climb(state: State, score: Floats, information: Floats, log_lik: float, diverged: Callable[[int], str]) -> State | Top:
+def climb(
+    state: State, score: Floats, information: Floats, log_lik: float, diverged: Callable[[int], str]
+) -> State | Top:
     """One round of Newton's method, halved where it overshoots. `diverged` says what it means that a coefficient grows without end."""
     values, beta = dict(state.values), state["beta"]
     best, rounds = float(values["best"][0]), int(values["rounds"][0]) + 1
@@ -118,12 +123,16 @@ def climb(state: State, score: Floats, information: Floats, log_lik: float, dive
     if rounds > MAX_ROUNDS:
         raise ModelError(diverged(int(np.argmax(np.abs(beta)))))
     if not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State("newton", values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
+        return State(
+            "newton", values | {"beta": (beta + values["last"]) / 2}
+        )  # overshot: half the way back
     if rounds == 1:
         values["null"] = np.array([log_lik])
     step = newton(score, information)
     if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State("newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
+        return State(
+            "newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
+        )
     return Top(beta + step.beta, step, log_lik, float(values["null"][0]), rounds)
 
 
@@ -162,7 +171,14 @@ def unscale(names: Sequence[str], scaling: Scaling, intercept: bool) -> Floats:
 
 
 def coefficients(
-    names: Sequence[str], beta: Floats, covariance: Floats, *, z: float, exponentiate: str = "", statistic: str = "normal", df: int = 0
+    names: Sequence[str],
+    beta: Floats,
+    covariance: Floats,
+    *,
+    z: float,
+    exponentiate: str = "",
+    statistic: str = "normal",
+    df: int = 0,
 ) -> list[Row]:
     """Tidy rows. `exponentiate` names the column of exp(estimate), as `hazard_ratio`; aliased terms are null."""
     from scipy import special
@@ -170,12 +186,32 @@ def coefficients(
     rows: list[Row] = []
     for name, estimate, variance in zip(names, beta, np.diag(covariance), strict=True):
         if not variance > 0:
-            rows.append({"term": name, "estimate": None, "std_error": None, "statistic": None, "p_value": None, "conf_low": None, "conf_high": None})
+            rows.append(
+                {
+                    "term": name,
+                    "estimate": None,
+                    "std_error": None,
+                    "statistic": None,
+                    "p_value": None,
+                    "conf_low": None,
+                    "conf_high": None,
+                }
+            )
             continue
         error = sqrt(variance)
         ratio = estimate / error
-        p_value = 2 * special.ndtr(-abs(ratio)) if statistic == "normal" else 2 * special.stdtr(df, -abs(ratio))
-        row: Row = {"term": name, "estimate": float(estimate), "std_error": error, "statistic": float(ratio), "p_value": float(p_value)}
+        p_value = (
+            2 * special.ndtr(-abs(ratio))
+            if statistic == "normal"
+            else 2 * special.stdtr(df, -abs(ratio))
+        )
+        row: Row = {
+            "term": name,
+            "estimate": float(estimate),
+            "std_error": error,
+            "statistic": float(ratio),
+            "p_value": float(p_value),
+        }
         row |= {"conf_low": float(estimate - z * error), "conf_high": float(estimate + z * error)}
         if exponentiate:
             row |= {
@@ -188,9 +224,15 @@ def coefficients(
 
 
 def aliased_note(names: Sequence[str], aliased: Mask) -> list[str]:
-    return [f"{name}: not estimated; in this cohort it does not vary, or repeats the terms before it" for name, out in zip(names, aliased, strict=True) if out]
+    return [
+        f"{name}: not estimated; in this cohort it does not vary, or repeats the terms before it"
+        for name, out in zip(names, aliased, strict=True)
+        if out
+    ]
 
 
 def need_terms(terms: Sequence[Term], text: str) -> None:
     if not terms:
-        raise ExpressionError(f"the model {text!r} has no term on the right of ~; name at least one")
+        raise ExpressionError(
+            f"the model {text!r} has no term on the right of ~; name at least one"
+        )

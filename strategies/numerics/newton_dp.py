@@ -73,14 +73,21 @@ def begin(beta: Floats, **more: Floats) -> State:
 
 def states(p: int, rounds: int, **more: Floats) -> list[State]:
     """A state of each round, to know shares, shapes and bounds by."""
-    return [State("newton", {"beta": np.zeros(p), "round": np.array([float(number)]), **more}) for number in range(rounds)]
+    return [
+        State("newton", {"beta": np.zeros(p), "round": np.array([float(number)]), **more})
+        for number in range(rounds)
+    ]
 
 
-def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask) -> State | Fit:
+def advance(
+    total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask
+) -> State | Fit:
     """The next State, or after the last round the Fit. `total` holds the noised `score` (p,) and `information` (packed)."""
     values = state.values
     p, number = len(values["beta"]), int(values["round"][0])
-    late = [values[f"late:{i}"] for i in range(min(number, LATE - 1))]  # rounds before this one, the latest first
+    late = [
+        values[f"late:{i}"] for i in range(min(number, LATE - 1))
+    ]  # rounds before this one, the latest first
     late = [_entry(total, values["beta"], p), *late]
     information, spread = _pooled([_information(entry, support) for entry in late])
     eigenvalues, U = np.linalg.eigh(information)
@@ -92,7 +99,10 @@ def advance(total: Part, state: State, rounds: int, task: Task, names: Sequence[
     step = (U / np.maximum(eigenvalues, max(floor, 1e-9))) @ (U.T @ total.sums["score"])
     step *= min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
     kept = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
-    return State("newton", {**values, "beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept})
+    return State(
+        "newton",
+        {**values, "beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept},
+    )
 
 
 def _entry(total: Part, beta: Floats, p: int) -> Floats:
@@ -109,7 +119,10 @@ def _pooled(found: Sequence[tuple[Floats, float]]) -> tuple[Floats, float]:
     """The mean by precision of matrices with noise of those variances, and the variance of its noise."""
     precision = np.array([1 / max(variance, 1e-300) for _, variance in found])
     weights = precision / precision.sum()
-    mean = sum((weight * matrix for weight, (matrix, _) in zip(weights, found, strict=True)), np.zeros_like(found[0][0]))
+    mean = sum(
+        (weight * matrix for weight, (matrix, _) in zip(weights, found, strict=True)),
+        np.zeros_like(found[0][0]),
+    )
     return mean, float((weights**2 * [variance for _, variance in found]).sum())
 
 
@@ -119,7 +132,13 @@ def _fit(late: Sequence[Floats], information: Floats, spread: float, support: Ma
     precision = np.array([1 / max(entry[0], 1e-300) for entry in late])
     weights = precision / precision.sum()
     steps = [inverse @ entry[2 + p : 2 + 2 * p] for entry in late]
-    beta = sum((w * (entry[2 : 2 + p] + step) for w, entry, step in zip(weights, late, steps, strict=True)), np.zeros(p))
+    beta = sum(
+        (
+            w * (entry[2 : 2 + p] + step)
+            for w, entry, step in zip(weights, late, steps, strict=True)
+        ),
+        np.zeros(p),
+    )
     step = sum((w * step for w, step in zip(weights, steps, strict=True)), np.zeros(p))
     score_variance = float((weights**2 * [entry[0] for entry in late]).sum())
     noise = inverse @ (score_variance * np.eye(p) + carried(step, spread, support)) @ inverse
@@ -137,10 +156,20 @@ def too_noisy(task: Task, name: str) -> str:
     return f"{task.name}: the data say too little about {name!r} beside the noise; leave it out, merge its levels, or give the analysis more budget"
 
 
-def coefficients(names: Sequence[str], scaling: Scaling, fit: Fit, *, intercept: bool, z: float, exponentiate: str) -> list[Row]:
+def coefficients(
+    names: Sequence[str],
+    scaling: Scaling,
+    fit: Fit,
+    *,
+    intercept: bool,
+    z: float,
+    exponentiate: str,
+) -> list[Row]:
     """Tidy rows as in exact mode, with `noise_sd`: the part of the standard error that is the noise."""
     L = newton.unscale(names, scaling, intercept)
-    rows = newton.coefficients(names, L @ fit.beta, L @ fit.covariance @ L.T, z=z, exponentiate=exponentiate)
+    rows = newton.coefficients(
+        names, L @ fit.beta, L @ fit.covariance @ L.T, z=z, exponentiate=exponentiate
+    )
     for row, variance in zip(rows, np.diag(L @ fit.noise @ L.T), strict=True):
         row["noise_sd"] = math.sqrt(variance)
     return rows
@@ -151,7 +180,16 @@ def late_noise(states: Sequence[State], noise: Callable[[State, str], float], ar
     return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
 
 
-def forecast_rows(names: Sequence[str], scaling: Scaling, *, intercept: bool, information: Floats, noise: float, z: float, least: float) -> list[Row]:
+def forecast_rows(
+    names: Sequence[str],
+    scaling: Scaling,
+    *,
+    intercept: bool,
+    information: Floats,
+    noise: float,
+    z: float,
+    least: float,
+) -> list[Row]:
     """The intervals to expect with that information (p,) on each scaled coefficient, and noise of that standard deviation on
     the score; without a `width` if some information is below `least`: then no estimate will be given at all."""
     L = newton.unscale(names, scaling, intercept)
@@ -160,7 +198,9 @@ def forecast_rows(names: Sequence[str], scaling: Scaling, *, intercept: bool, in
     for name, row in zip(names, L, strict=True):
         errors_ = math.sqrt(float(row**2 @ sampling)), math.sqrt(float(row**2 @ noised))
         width = 2 * z * math.hypot(*errors_) if (information >= least).all() else None
-        rows.append({"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": width})
+        rows.append(
+            {"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": width}
+        )
     return rows
 
 
@@ -169,6 +209,8 @@ def expected_squares(task: Task, names: Sequence[str], intercept: bool) -> Float
     category are equally frequent: the assumption of a forecast made before anyone is asked."""
     found = [1.0] if intercept else []
     for term in task.plan.model.terms:
-        numeric = sum(factor.level is None and factor.field.kind == "number" for factor in term.factors)
+        numeric = sum(
+            factor.level is None and factor.field.kind == "number" for factor in term.factors
+        )
         found.append(max(3.0**-numeric, 1e-3))
     return np.array(found)

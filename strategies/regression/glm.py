@@ -46,12 +46,18 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema)
     _check_response(model, options)
     if model.strata:
-        raise ExpressionError(f"strata() belongs to survival models; in {options.model!r} write the column as a term")
+        raise ExpressionError(
+            f"strata() belongs to survival models; in {options.model!r} write the column as a term"
+        )
     if not model.terms and not model.intercept:
-        raise ExpressionError(f"the model {options.model!r} has no term on the right of ~; name at least one")
+        raise ExpressionError(
+            f"the model {options.model!r} has no term on the right of ~; name at least one"
+        )
     weights = schema.field(options.weights) if options.weights else None
     if weights and (weights.kind != "number" or weights.interval[0] < 0):
-        raise ExpressionError(f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more")
+        raise ExpressionError(
+            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
+        )
     names = (*(["(Intercept)"] if model.intercept else []), *(term.name for term in model.terms))
     scaled = newton.scaling(model.terms, centred=model.intercept)
     plan = Plan(model, weights, scaled, names, newton.row_norm(model.terms, model.intercept))
@@ -60,15 +66,25 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
 
 def _check_response(model: Model, options: Options) -> None:
     if model.survival or not model.response:
-        raise ExpressionError(f"{options.model!r} needs one response on the left of ~, as in `died ~ age`")
+        raise ExpressionError(
+            f"{options.model!r} needs one response on the left of ~, as in `died ~ age`"
+        )
     response = model.response[0]
-    two_levels = response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)
+    two_levels = response.kind == "boolean" or (
+        response.kind == "category" and len(response.levels) == 2
+    )
     if options.family == "binomial" and not two_levels:
-        raise ExpressionError(f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels")
+        raise ExpressionError(
+            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels"
+        )
     if options.family != "binomial" and response.kind != "number":
-        raise ExpressionError(f"{response.name!r} is a {response.kind}; family {options.family} needs a number (for yes or no: family binomial)")
+        raise ExpressionError(
+            f"{response.name!r} is a {response.kind}; family {options.family} needs a number (for yes or no: family binomial)"
+        )
     if options.family == "poisson" and response.interval[0] < 0:
-        raise ExpressionError(f"{response.name!r} may be negative by its contract range; family poisson needs counts: give it a range from 0")
+        raise ExpressionError(
+            f"{response.name!r} may be negative by its contract range; family poisson needs counts: give it a range from 0"
+        )
 
 
 def start(task: Task) -> State:
@@ -120,7 +136,14 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
     kept = cohorts.kept_rows(keep)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=plan.model.intercept)
+    X = cohorts.design(
+        plan.model.terms,
+        columns,
+        kept,
+        centre=plan.scaling.centre,
+        scale=plan.scaling.scale,
+        intercept=plan.model.intercept,
+    )
     y = columns[plan.model.response[0].name][kept].astype(np.float64)
     offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
     weights = columns[plan.weights.name][kept] if plan.weights else None
@@ -131,7 +154,14 @@ def _moments(rows: Rows) -> Floats:
     """Sums of w, w y, w y^2, w y log y, w log y!, log w: what the null deviance and the likelihood need."""
     y, w = rows.y, rows.weights if rows.weights is not None else np.ones(len(rows.y))
     counts = np.maximum(y, 0)
-    terms = (w, w * y, w * y * y, w * special.xlogy(counts, counts), w * special.gammaln(counts + 1), np.log(w))
+    terms = (
+        w,
+        w * y,
+        w * y * y,
+        w * special.xlogy(counts, counts),
+        w * special.gammaln(counts + 1),
+        np.log(w),
+    )
     return np.array([float(term.sum()) for term in terms])
 
 
@@ -142,7 +172,11 @@ def _binomial(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
     mu = np.where(eta >= 0, most, least)
     loss = np.maximum(eta, 0.0) - y * eta
     # log(1 + e) summed: -log of products of 512 numbers in [1/2, 1], which cannot underflow
-    log_sum = -float(np.log(np.multiply.reduceat(most, np.arange(0, len(most), 512))).sum()) if w is None else float(w @ np.log1p(e))
+    log_sum = (
+        -float(np.log(np.multiply.reduceat(most, np.arange(0, len(most), 512))).sum())
+        if w is None
+        else float(w @ np.log1p(e))
+    )
     return mu, most * least, 2 * (log_sum + (float(loss.sum()) if w is None else float(w @ loss)))
 
 
@@ -154,7 +188,11 @@ def _poisson(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, 
 
 def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
     residual = y - eta
-    return eta, np.ones_like(eta), float(residual @ residual if w is None else residual @ (w * residual))
+    return (
+        eta,
+        np.ones_like(eta),
+        float(residual @ residual if w is None else residual @ (w * residual)),
+    )
 
 
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
@@ -166,7 +204,9 @@ def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
     if plan.model.offset is not None:
         low, high = low + plan.model.offset.interval[0], high + plan.model.offset.interval[1]
-    y_low, y_high = plan.model.response[0].interval if plan.model.response[0].kind == "number" else (0.0, 1.0)
+    y_low, y_high = (
+        plan.model.response[0].interval if plan.model.response[0].kind == "number" else (0.0, 1.0)
+    )
     heaviest = task.rows_per_person * (plan.weights.interval[1] if plan.weights else 1.0)
     norm, family = plan.norm, task.options.family
     if family == "binomial":
@@ -175,12 +215,20 @@ def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
         top = math.exp(high) if high < 700 else math.inf
         residual, variance = max(top, y_high), top
         far = max(abs(low), abs(high))
-        deviance = math.inf if math.isinf(y_high + far) else 2 * (abs(y_high * math.log(max(y_high, 1))) + 1 + y_high * far + y_high + top)
+        deviance = (
+            math.inf
+            if math.isinf(y_high + far)
+            else 2 * (abs(y_high * math.log(max(y_high, 1))) + 1 + y_high * far + y_high + top)
+        )
     else:
         residual, variance = max(high - y_low, y_high - low), 1.0
         deviance = residual**2
     norm_squared = norm * norm
-    return {"score": heaviest * residual * norm, "information": heaviest * variance * norm_squared, "deviance": heaviest * deviance}
+    return {
+        "score": heaviest * residual * norm,
+        "information": heaviest * variance * norm_squared,
+        "deviance": heaviest * deviance,
+    }
 
 
 def _moment_sensitivity(task: Task) -> float:
@@ -190,7 +238,14 @@ def _moment_sensitivity(task: Task) -> float:
     if plan.weights is not None or not math.isfinite(high - low):
         return math.inf  # log w has no bound where a weight may be next to nothing
     y = max(abs(low), abs(high))
-    terms = (1.0, y, y * y, max(1.0, abs(float(special.xlogy(y, y)))), max(0.13, float(special.gammaln(y + 1))), 0.0)
+    terms = (
+        1.0,
+        y,
+        y * y,
+        max(1.0, abs(float(special.xlogy(y, y)))),
+        max(0.13, float(special.gammaln(y + 1))),
+        0.0,
+    )
     return task.rows_per_person * math.sqrt(sum(term * term for term in terms))
 
 
@@ -201,19 +256,42 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     deviance = float(total.sums["deviance"][0])
     values = dict(state.values)
     if state.step == "moments":
-        values |= {"moments": total.sums["moments"], "rounds": np.zeros(1), "deviance": np.array([math.inf]), "last": state["beta"]}
+        values |= {
+            "moments": total.sums["moments"],
+            "rounds": np.zeros(1),
+            "deviance": np.array([math.inf]),
+            "last": state["beta"],
+        }
     rounds = values["rounds"] = values["rounds"] + 1
     before = float(values["deviance"][0])
     if not math.isfinite(deviance) or deviance > before + 1e-8 * (abs(before) + 1):
         if rounds[0] > newton.MAX_ROUNDS:
             raise errors.ModelError(_diverged(task, state["beta"]))
-        return State("newton", values | {"beta": (state["beta"] + values["last"]) / 2})  # overshot: half the way back
+        return State(
+            "newton", values | {"beta": (state["beta"] + values["last"]) / 2}
+        )  # overshot: half the way back
     scale = np.abs(state["beta"]).max(initial=1.0)
     if np.abs(step.beta).max(initial=0.0) <= 1e-9 * scale:
-        return _result(state["beta"] + step.beta, step, deviance, total, task, values["moments"], int(rounds[0]))
+        return _result(
+            state["beta"] + step.beta,
+            step,
+            deviance,
+            total,
+            task,
+            values["moments"],
+            int(rounds[0]),
+        )
     if rounds[0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, state["beta"]))
-    return State("newton", values | {"beta": state["beta"] + step.beta, "deviance": np.array([deviance]), "last": state["beta"]})
+    return State(
+        "newton",
+        values
+        | {
+            "beta": state["beta"] + step.beta,
+            "deviance": np.array([deviance]),
+            "last": state["beta"],
+        },
+    )
 
 
 def _check_spread(total: Part, task: Task, state: State) -> None:
@@ -222,18 +300,34 @@ def _check_spread(total: Part, task: Task, state: State) -> None:
     w, wy = total.sums["moments"][:2]
     response = task.plan.model.response[0].name
     if task.options.family == "binomial" and not 0 < wy < w:
-        raise errors.ModelError(f"{task.name}: {response!r} has the same value for everyone; choose another response or cohort")
+        raise errors.ModelError(
+            f"{task.name}: {response!r} has the same value for everyone; choose another response or cohort"
+        )
     if task.options.family == "poisson" and not wy > 0:
-        raise errors.ModelError(f"{task.name}: {response!r} is 0 for everyone; choose another response or cohort")
+        raise errors.ModelError(
+            f"{task.name}: {response!r} is 0 for everyone; choose another response or cohort"
+        )
 
 
 def _diverged(task: Task, beta: Floats) -> str:
     worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    why = "it separates the responses (all yes on one side)" if task.options.family == "binomial" else "the data do not bound it"
+    why = (
+        "it separates the responses (all yes on one side)"
+        if task.options.family == "binomial"
+        else "the data do not bound it"
+    )
     return f"{task.name}: the coefficient of {worst!r} grows without end: {why}; leave it out, or merge its levels"
 
 
-def _result(beta: Floats, step: newton.Step, deviance: float, total: Part, task: Task, moments: Floats, rounds: int) -> Result:
+def _result(
+    beta: Floats,
+    step: newton.Step,
+    deviance: float,
+    total: Part,
+    task: Task,
+    moments: Floats,
+    rounds: int,
+) -> Result:
     plan: Plan = task.plan
     n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
     df = n - rank
@@ -244,7 +338,15 @@ def _result(beta: Floats, step: newton.Step, deviance: float, total: Part, task:
     level = (1 + task.options.conf_level) / 2
     z = float(special.stdtrit(df, level) if family == "gaussian" else special.ndtri(level))
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family]
-    rows = newton.coefficients(plan.names, L @ beta, covariance, z=z, exponentiate=ratio, statistic="t" if family == "gaussian" else "normal", df=df)
+    rows = newton.coefficients(
+        plan.names,
+        L @ beta,
+        covariance,
+        z=z,
+        exponentiate=ratio,
+        statistic="t" if family == "gaussian" else "normal",
+        df=df,
+    )
     loglik = _log_likelihood(family, deviance, n, moments)
     glance = {
         "null_deviance": _null_deviance(task, moments), "df_null": n - int(plan.model.intercept), "deviance": deviance,
@@ -261,7 +363,11 @@ def _result(beta: Floats, step: newton.Step, deviance: float, total: Part, task:
 def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> float:
     _, wy, _, wylogy, wlogfactorial, logw = moments
     if family == "gaussian":
-        return float(-0.5 * (n * (math.log(2 * math.pi * deviance / n) + 1) - logw)) if deviance > 0 else math.inf
+        return (
+            float(-0.5 * (n * (math.log(2 * math.pi * deviance / n) + 1) - logw))
+            if deviance > 0
+            else math.inf
+        )
     if family == "poisson":
         return float(-deviance / 2 + wylogy - wy - wlogfactorial)
     return -deviance / 2

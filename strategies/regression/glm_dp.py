@@ -45,10 +45,14 @@ class Options(glm.Options):
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan, fields = glm.prepare(options, schema)
     if plan.weights is not None:
-        raise ExpressionError(f"weights: {options.weights!r}: weights are not offered by glm in mode dp; leave them out")
+        raise ExpressionError(
+            f"weights: {options.weights!r}: weights are not offered by glm in mode dp; leave them out"
+        )
     offset = plan.model.offset
     if offset is not None and not all(map(math.isfinite, offset.interval)):
-        raise ExpressionError(f"offset({offset.name}) has no finite range by the contract; give its columns a range that keeps it finite")
+        raise ExpressionError(
+            f"offset({offset.name}) has no finite range by the contract; give its columns a range that keeps it finite"
+        )
     return plan, fields
 
 
@@ -110,11 +114,22 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     kept = np.flatnonzero(keep)
     if task.rows_per_person > 1:
         kept = kept[np.argsort(cohort.person[kept], kind="stable")]
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=plan.model.intercept)
+    X = cohorts.design(
+        plan.model.terms,
+        columns,
+        kept,
+        centre=plan.scaling.centre,
+        scale=plan.scaling.scale,
+        intercept=plan.model.intercept,
+    )
     y = columns[plan.model.response[0].name][kept].astype(np.float64)
     offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
     person = cohort.person[kept]
-    first = np.flatnonzero(np.r_[True, person[1:] != person[:-1]]) if len(kept) else np.empty(0, np.int64)
+    first = (
+        np.flatnonzero(np.r_[True, person[1:] != person[:-1]])
+        if len(kept)
+        else np.empty(0, np.int64)
+    )
     return Rows(X, y, offset, first, keep, kept)
 
 
@@ -125,7 +140,9 @@ def _moments(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]
     Z = np.column_stack([rows.X, y / half])
     squares = Z * Z
     length = np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)  # of the triangle of z z'
-    cut, by = _factor(length, rows, task.rows_per_person * task.options.clip * newton_dp.triangle_norm(Z.shape[1]))
+    cut, by = _factor(
+        length, rows, task.rows_per_person * task.options.clip * newton_dp.triangle_norm(Z.shape[1])
+    )
     return {"moments": newton_dp.pack(newton.gram(Z, by), newton_dp.everywhere(Z.shape[1]))}, cut
 
 
@@ -134,12 +151,18 @@ def _response_scale(plan: Plan) -> tuple[float, float]:
     low, high = plan.model.response[0].interval
     if plan.model.offset is not None:
         low, high = low - plan.model.offset.interval[1], high - plan.model.offset.interval[0]
-    return (low + high) / 2 if plan.model.intercept else 0.0, (high - low) / 2 if plan.model.intercept else max(abs(low), abs(high))
+    return (low + high) / 2 if plan.model.intercept else 0.0, (
+        high - low
+    ) / 2 if plan.model.intercept else max(abs(low), abs(high))
 
 
 def _mean(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
-    exposure = np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
-    return {"mean": np.array([rows.y.sum() / task.plan.model.response[0].interval[1], exposure.sum()])}, None
+    exposure = (
+        np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
+    )
+    return {
+        "mean": np.array([rows.y.sum() / task.plan.model.response[0].interval[1], exposure.sum()])
+    }, None
 
 
 def _top(plan: Plan) -> float:
@@ -155,11 +178,16 @@ def _newton(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
     squares = rows.X * rows.X
     score_sensitivity, information_sensitivity = _row_sensitivity(task)
     most = task.rows_per_person * task.options.clip
-    cut, by_score = _factor(np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_sensitivity)
+    cut, by_score = _factor(
+        np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_sensitivity
+    )
     length = variance * np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
     _, by_information = _factor(length, rows, most * information_sensitivity)
     information = newton.gram(rows.X, variance * by_information)
-    return {"score": rows.X.T @ (residual * by_score), "information": newton_dp.pack(information, newton_dp.everywhere(len(information)))}, cut
+    return {
+        "score": rows.X.T @ (residual * by_score),
+        "information": newton_dp.pack(information, newton_dp.everywhere(len(information))),
+    }, cut
 
 
 def _mean_and_variance(task: Task, eta: Floats) -> tuple[Floats, Floats]:
@@ -178,10 +206,16 @@ def _factor(length: Floats, rows: Rows, sensitivity: float) -> tuple[Any, Floats
         return np.zeros(0, np.bool_), length
     by_person = np.add.reduceat(length, rows.first)
     factor = np.minimum(1.0, sensitivity / np.maximum(by_person, 1e-300))
-    return by_person > sensitivity * (1 + 1e-12), np.repeat(factor, np.diff(np.r_[rows.first, len(length)]))
+    return by_person > sensitivity * (1 + 1e-12), np.repeat(
+        factor, np.diff(np.r_[rows.first, len(length)])
+    )
 
 
-_STEPS: Mapping[str, Callable[[Rows, Task, State], tuple[dict[str, Any], Any]]] = {"moments": _moments, "mean": _mean, "newton": _newton}
+_STEPS: Mapping[str, Callable[[Rows, Task, State], tuple[dict[str, Any], Any]]] = {
+    "moments": _moments,
+    "mean": _mean,
+    "newton": _newton,
+}
 
 
 def _row_sensitivity(task: Task) -> tuple[float, float]:
@@ -197,11 +231,16 @@ def _sensitivity(task: Task, state: State) -> dict[str, float]:
     if math.isinf(task.plan.norm) or not all(map(math.isfinite, _response_interval(task))):
         return counts | dict.fromkeys(("moments", "mean", "score", "information"), math.inf)
     if state.step == "moments":
-        return counts | {"moments": m * task.options.clip * newton_dp.triangle_norm(len(task.plan.names) + 1)}
+        return counts | {
+            "moments": m * task.options.clip * newton_dp.triangle_norm(len(task.plan.names) + 1)
+        }
     if state.step == "mean":
         return counts | {"mean": m * math.sqrt(2)}
     score, information = _row_sensitivity(task)
-    return counts | {"score": m * task.options.clip * score, "information": m * task.options.clip * information}
+    return counts | {
+        "score": m * task.options.clip * score,
+        "information": m * task.options.clip * information,
+    }
 
 
 def _response_interval(task: Task) -> tuple[float, float]:
@@ -216,7 +255,14 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         return _linear(total, task)
     if state.step == "mean":
         return _from_mean(total, task)
-    made = newton_dp.advance(total, state, task.options.rounds, task, task.plan.names, newton_dp.everywhere(len(task.plan.names)))
+    made = newton_dp.advance(
+        total,
+        state,
+        task.options.rounds,
+        task,
+        task.plan.names,
+        newton_dp.everywhere(len(task.plan.names)),
+    )
     return made if isinstance(made, State) else _result(made, total, task, {})
 
 
@@ -239,7 +285,9 @@ def _linear(total: Part, task: Task) -> Result:
     A, c, variance = M[:p, :p], M[:p, p], total.noise["moments"]
     eigenvalues, U = np.linalg.eigh(A)
     if eigenvalues[0] < max(newton_dp.SURE * math.sqrt(variance * p), 1e-9):
-        raise errors.ModelError(newton_dp.too_noisy(task, plan.names[int(np.argmax(np.abs(U[:, 0])))]))
+        raise errors.ModelError(
+            newton_dp.too_noisy(task, plan.names[int(np.argmax(np.abs(U[:, 0])))])
+        )
     inverse = newton_dp.invert(A)
     beta = inverse @ c
     v = np.r_[-beta, 1.0]
@@ -248,7 +296,9 @@ def _linear(total: Part, task: Task) -> Result:
     dispersion = max(float(v @ M @ v), 0.0) / (n - p)
     origin = np.zeros(p)
     origin[0] = middle  # 0 without an intercept
-    fit = newton_dp.Fit(half * beta + origin, half**2 * (dispersion * inverse + noise), half**2 * noise)
+    fit = newton_dp.Fit(
+        half * beta + origin, half**2 * (dispersion * inverse + noise), half**2 * noise
+    )
     return _result(fit, total, task, {"dispersion": half**2 * dispersion})
 
 
@@ -256,11 +306,22 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
     plan: Plan = task.plan
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[task.options.family]
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    rows = newton_dp.coefficients(plan.names, plan.scaling, fit, intercept=plan.model.intercept, z=z, exponentiate=ratio)
+    rows = newton_dp.coefficients(
+        plan.names, plan.scaling, fit, intercept=plan.model.intercept, z=z, exponentiate=ratio
+    )
     counted = counting.estimated(total)
-    glance = {"n": counted.n["rows"], **more, "rounds": 1 if task.options.family == "gaussian" else task.options.rounds}
+    glance = {
+        "n": counted.n["rows"],
+        **more,
+        "rounds": 1 if task.options.family == "gaussian" else task.options.rounds,
+    }
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result({"coefficients": Table(rows), "glance": Table([glance])}, counted.n, Exactness("noised", why), counted.notes)
+    return Result(
+        {"coefficients": Table(rows), "glance": Table([glance])},
+        counted.n,
+        Exactness("noised", why),
+        counted.notes,
+    )
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
@@ -277,6 +338,16 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     else:
         weight = 0.25 if options.family == "binomial" else 1.0
         information = people * squares * weight
-        score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+        score, matrix = (
+            newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information")
+        )
     least = newton_dp.SURE * matrix * math.sqrt(len(squares))
-    return newton_dp.forecast_rows(plan.names, plan.scaling, intercept=plan.model.intercept, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(
+        plan.names,
+        plan.scaling,
+        intercept=plan.model.intercept,
+        information=information,
+        noise=score,
+        z=z,
+        least=least,
+    )

@@ -81,29 +81,52 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if model.survival or not model.response or model.response[0].kind != "number":
         raise ExpressionError(f"{options.model!r} needs a number on the left of ~")
     if model.strata or model.offset is not None:
-        raise ExpressionError(f"strata() and offset() are not offered by mixed_model, in {options.model!r}; leave them out")
+        raise ExpressionError(
+            f"strata() and offset() are not offered by mixed_model, in {options.model!r}; leave them out"
+        )
     if not model.terms and not model.intercept:
-        raise ExpressionError(f"the model {options.model!r} has no term on the right of ~; name at least one")
+        raise ExpressionError(
+            f"the model {options.model!r} has no term on the right of ~; name at least one"
+        )
     random = formula.compile(f"~ {options.random}", schema)
-    if random.strata or random.offset is not None or not 1 <= len(random.terms) + random.intercept <= MAX_EFFECTS:
-        raise ExpressionError(f"random: {options.random!r} must be 1 to {MAX_EFFECTS} terms, as in `1 + month`")
+    if (
+        random.strata
+        or random.offset is not None
+        or not 1 <= len(random.terms) + random.intercept <= MAX_EFFECTS
+    ):
+        raise ExpressionError(
+            f"random: {options.random!r} must be 1 to {MAX_EFFECTS} terms, as in `1 + month`"
+        )
     by = schema.field(options.by) if options.by else None
     if by is not None and by.kind != "category":
-        raise ExpressionError(f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out")
+        raise ExpressionError(
+            f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out"
+        )
     if by is None and schema.contract.rows_per_person < 2:
-        raise ExpressionError("random effects of a person need several rows of each: the contract must allow them, as in `rows_per_person: 12`")
+        raise ExpressionError(
+            "random effects of a person need several rows of each: the contract must allow them, as in `rows_per_person: 12`"
+        )
     plan = Plan(model.response[0], _design(model), _design(random), by)
     return plan, (*model.fields, *random.fields, *([by] if by else []))
 
 
 def _design(model: Model) -> Design:
-    return Design(model.terms, model.intercept, newton.scaling(model.terms, centred=model.intercept))
+    return Design(
+        model.terms, model.intercept, newton.scaling(model.terms, centred=model.intercept)
+    )
 
 
 def start(task: Task) -> State:
     if task.plan.by is not None:
         return State("levels")
-    return State("people", {"theta": np.eye(len(task.plan.random.names))[np.tril_indices(len(task.plan.random.names))]})
+    return State(
+        "people",
+        {
+            "theta": np.eye(len(task.plan.random.names))[
+                np.tril_indices(len(task.plan.random.names))
+            ]
+        },
+    )
 
 
 # -- node
@@ -137,7 +160,9 @@ def _blocks(cohort: Cohort, task: Task) -> tuple[Blocks, dict[str, Ints]]:
             zw[:, a, c] = np.bincount(group, Z[:, a] * W[:, c], groups)
     cells = counting.people(cohort, keep)
     if task.plan.by is not None:
-        persons = np.unique(np.stack([cohort.person[kept], group]), axis=1)[1] if len(group) else group
+        persons = (
+            np.unique(np.stack([cohort.person[kept], group]), axis=1)[1] if len(group) else group
+        )
         cells["by_level"] = np.bincount(persons, minlength=groups).astype(np.int64)
     return Blocks(zz, zw, newton.gram(W, np.ones(len(W))), len(W)), cells
 
@@ -153,13 +178,34 @@ def _matrices(cohort: Cohort, task: Task) -> tuple[Mask, Ints, Floats, Floats, I
         if not design.terms:
             return np.ones((len(kept), 1))
         scaling = design.scaling
-        return cohorts.design(design.terms, columns, kept, centre=scaling.centre, scale=scaling.scale, intercept=design.intercept)
+        return cohorts.design(
+            design.terms,
+            columns,
+            kept,
+            centre=scaling.centre,
+            scale=scaling.scale,
+            intercept=design.intercept,
+        )
 
     W = np.column_stack([matrix(plan.fixed), columns[plan.response.name][kept].astype(np.float64)])
     if plan.by is not None:
-        return keep, kept, matrix(plan.random), W, columns[plan.by.name][kept].astype(np.int64), len(plan.by.levels)
+        return (
+            keep,
+            kept,
+            matrix(plan.random),
+            W,
+            columns[plan.by.name][kept].astype(np.int64),
+            len(plan.by.levels),
+        )
     _, group = np.unique(cohort.person[kept], return_inverse=True)
-    return keep, kept, matrix(plan.random), W, group.astype(np.int64), int(group.max(initial=-1)) + 1
+    return (
+        keep,
+        kept,
+        matrix(plan.random),
+        W,
+        group.astype(np.int64),
+        int(group.max(initial=-1)) + 1,
+    )
 
 
 def _covariance(theta: Floats, plan: Plan) -> Floats:
@@ -204,7 +250,10 @@ def _sensitivity(task: Task, state: State) -> dict[str, float]:
     """V is at least the identity, so what it weighs down is no longer than unweighted."""
     plan: Plan = task.plan
     m = task.rows_per_person
-    z, w = plan.random.norm, math.hypot(plan.fixed.norm, max(abs(end) for end in plan.response.interval))
+    z, w = (
+        plan.random.norm,
+        math.hypot(plan.fixed.norm, max(abs(end) for end in plan.response.interval)),
+    )
     if not (math.isfinite(z) and math.isfinite(w)):
         return dict.fromkeys(("zz", "zw", "ww") if state.step == "levels" else _NAMES, math.inf)
     if state.step == "levels":
@@ -228,14 +277,20 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     n = int(total.cells["rows"][0])
     if n <= len(task.plan.fixed.names) + 1:
-        raise errors.ModelError(f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)} coefficients; use fewer terms")
+        raise errors.ModelError(
+            f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)} coefficients; use fewer terms"
+        )
     if state.step == "people":
         made = _climb(total.sums, n, task, dict(state.values))
         return made if isinstance(made, State) else _result(made, n, task, total)
     blocks = Blocks(total.sums["zz"], total.sums["zw"], total.sums["ww"], n)
-    values = {"theta": np.eye(len(task.plan.random.names))[np.tril_indices(len(task.plan.random.names))]}
+    values = {
+        "theta": np.eye(len(task.plan.random.names))[np.tril_indices(len(task.plan.random.names))]
+    }
     while True:  # all that is needed is here
-        made = _climb(evaluate(blocks, _covariance(values["theta"], task.plan), task.plan), n, task, values)
+        made = _climb(
+            evaluate(blocks, _covariance(values["theta"], task.plan), task.plan), n, task, values
+        )
         if not isinstance(made, State):
             return _result(made, n, task, total)
         values = dict(made.values)
@@ -263,14 +318,18 @@ def _profile(sums: Any, n: int, task: Task, theta: Floats, rounds: int) -> Profi
     aliased = newton.find_aliased(M[:p, :p])
     kept = np.flatnonzero(~aliased)
     if not len(kept):
-        raise errors.ModelError(f"{task.name}: no column of the model varies in this cohort; choose other terms")
+        raise errors.ModelError(
+            f"{task.name}: no column of the model varies in this cohort; choose other terms"
+        )
     inverse = np.linalg.inv(M[np.ix_(kept, kept)])
     beta = inverse @ M[kept, p]
     v = np.zeros(p + 1)
     v[kept], v[p] = -beta, 1.0
     rss, df = float(v @ M @ v), n - (len(kept) if reml else 0)
     if not rss > 1e-12 * float(M[p, p]):
-        raise errors.ModelError(f"{task.name}: the model fits every row exactly; there is no residual variance to estimate")
+        raise errors.ModelError(
+            f"{task.name}: the model fits every row exactly; there is no residual variance to estimate"
+        )
     moved = np.einsum("kcd,d->kc", M1, v)
     rss1 = moved @ v
     rss2 = np.einsum("c,klcd,d->kl", v, M2, v) - 2 * moved[:, kept] @ inverse @ moved[:, kept].T
@@ -281,7 +340,11 @@ def _profile(sums: Any, n: int, task: Task, theta: Floats, rounds: int) -> Profi
         deviance += float(np.linalg.slogdet(M[np.ix_(kept, kept)])[1])
         turned = inverse @ M1[:, kept][:, :, kept]
         gradient = gradient + np.einsum("kaa->k", turned)
-        hessian = hessian + np.einsum("ab,klba->kl", inverse, M2[:, :, kept][:, :, :, kept]) - np.einsum("kab,lba->kl", turned, turned)
+        hessian = (
+            hessian
+            + np.einsum("ab,klba->kl", inverse, M2[:, :, kept][:, :, :, kept])
+            - np.einsum("kab,lba->kl", turned, turned)
+        )
     spread = np.full((p, p), np.nan)
     spread[np.ix_(kept, kept)] = inverse
     full = np.zeros(p)
@@ -296,9 +359,13 @@ def _climb(sums: Any, n: int, task: Task, values: dict[str, Floats]) -> State | 
     best = float(values.get("best", np.array([math.inf]))[0])
     values["rounds"] = np.array([float(rounds)])
     if rounds > MAX_STEPS:
-        raise errors.ModelError(f"{task.name}: the random effects' variances do not settle; use fewer random terms")
+        raise errors.ModelError(
+            f"{task.name}: the random effects' variances do not settle; use fewer random terms"
+        )
     if not math.isfinite(found.deviance) or found.deviance > best + 1e-9 * (abs(best) + 1):
-        return State("people", values | {"theta": (theta + values["last"]) / 2})  # overshot: half the way back
+        return State(
+            "people", values | {"theta": (theta + values["last"]) / 2}
+        )  # overshot: half the way back
     gradient, hessian = _in_theta(found, task.plan)
     eigenvalues, U = np.linalg.eigh(hessian)
     curved = np.maximum(np.abs(eigenvalues), 1e-9 * np.abs(eigenvalues).max(initial=1.0))
@@ -306,7 +373,10 @@ def _climb(sums: Any, n: int, task: Task, values: dict[str, Floats]) -> State | 
     if np.abs(step).max() <= 1e-9 * max(1.0, float(np.abs(theta).max())):
         return found
     step *= min(1.0, 2.0 * max(1.0, float(np.abs(theta).max())) / float(np.abs(step).max()))
-    return State("people", values | {"theta": theta + step, "last": theta, "best": np.array([found.deviance])})
+    return State(
+        "people",
+        values | {"theta": theta + step, "last": theta, "best": np.array([found.deviance])},
+    )
 
 
 def _in_theta(found: Profile, plan: Plan) -> tuple[Floats, Floats]:
@@ -324,43 +394,66 @@ def _in_theta(found: Profile, plan: Plan) -> tuple[Floats, Floats]:
         jacobian[:, i] = [turned[a, b] for a, b in pairs]
         for j, other in enumerate(units):
             curved = unit @ other.T + other @ unit.T
-            bend[i, j] = sum(slope * curved[a, b] for slope, (a, b) in zip(found.gradient, pairs, strict=True))
+            bend[i, j] = sum(
+                slope * curved[a, b] for slope, (a, b) in zip(found.gradient, pairs, strict=True)
+            )
     return jacobian.T @ found.gradient, jacobian.T @ found.hessian @ jacobian + bend
 
 
 def _result(found: Profile, n: int, task: Task, total: Part) -> Result:
     plan, reml = task.plan, task.options.method == "reml"
     L = plan.fixed.unscale
-    covariance = newton.spread(L, newton.Step(found.beta, 0.0, found.inverse * found.sigma2, found.aliased))
+    covariance = newton.spread(
+        L, newton.Step(found.beta, 0.0, found.inverse * found.sigma2, found.aliased)
+    )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     rows = newton.coefficients(plan.fixed.names, L @ found.beta, covariance, z=z)
-    turned = plan.random.unscale @ _covariance(found.theta, plan) @ plan.random.unscale.T * found.sigma2
+    turned = (
+        plan.random.unscale @ _covariance(found.theta, plan) @ plan.random.unscale.T * found.sigma2
+    )
     deviance = found.deviance - (2 * float(np.linalg.slogdet(L)[1]) if reml else 0.0)
     free = int((~found.aliased).sum()) + len(plan.pairs) + 1
     glance = {
         "sigma": math.sqrt(found.sigma2), "log_lik": -deviance / 2, "method": task.options.method, "aic": deviance + 2 * free,
         "bic": deviance + free * math.log(n), "n": n, "rounds": found.rounds if plan.by is None else 1,
     }  # fmt: skip
-    tables = {"coefficients": Table(rows), "random": Table(_random_rows(turned, plan, found.sigma2)), "glance": Table([glance])}
+    tables = {
+        "coefficients": Table(rows),
+        "random": Table(_random_rows(turned, plan, found.sigma2)),
+        "glance": Table([glance]),
+    }
     notes = newton.aliased_note(plan.fixed.names, found.aliased)
     if np.linalg.eigvalsh(_covariance(found.theta, plan))[0] < 1e-8:
-        notes.append("a variance of the random effects is estimated at 0: the data do not call for all of them")
+        notes.append(
+            "a variance of the random effects is estimated at 0: the data do not call for all of them"
+        )
     return Result(tables, counting.reported(total.cells), notes=notes)
 
 
 def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
     group, names = plan.by.name if plan.by is not None else "person", plan.random.names
     sds = np.sqrt(np.diag(covariance))
-    rows: list[Row] = [{"group": group, "term": f"sd {name}", "estimate": float(sd)} for name, sd in zip(names, sds, strict=True)]
+    rows: list[Row] = [
+        {"group": group, "term": f"sd {name}", "estimate": float(sd)}
+        for name, sd in zip(names, sds, strict=True)
+    ]
     for a in range(len(names)):
         for b in range(a):
             known = sds[a] * sds[b] > 0
             correlation = float(covariance[a, b] / (sds[a] * sds[b])) if known else None
-            rows.append({"group": group, "term": f"correlation {names[b]}, {names[a]}", "estimate": correlation})
+            rows.append(
+                {
+                    "group": group,
+                    "term": f"correlation {names[b]}, {names[a]}",
+                    "estimate": correlation,
+                }
+            )
     return [*rows, {"group": "residual", "term": "sd", "estimate": math.sqrt(sigma2)}]
 
 
-def predict(cohort: Cohort, task: Task, coefficients: Sequence[Row], random: Sequence[Row]) -> tuple[Ints, Floats]:
+def predict(
+    cohort: Cohort, task: Task, coefficients: Sequence[Row], random: Sequence[Row]
+) -> tuple[Ints, Floats]:
     """At the node, from a result's tables: the number in the cohort of each person with complete rows (m,), and their own deviations
     from the fixed effects (m, q), the best linear unbiased predictions. These are never sent."""
     plan: Plan = task.plan
@@ -368,14 +461,20 @@ def predict(cohort: Cohort, task: Task, coefficients: Sequence[Row], random: Seq
     blocks, _ = cohort.once(("mixed_model", task.name), lambda: _blocks(cohort, task))
     q, sigma = len(plan.random.names), float(random[-1]["estimate"])
     raw = np.diag([float(row["estimate"]) for row in random[:q]])
-    for row, (a, b) in zip(random[q:-1], [pair for pair in plan.pairs if pair[0] != pair[1]], strict=True):
+    for row, (a, b) in zip(
+        random[q:-1], [pair for pair in plan.pairs if pair[0] != pair[1]], strict=True
+    ):
         raw[a, b] = raw[b, a] = float(row["estimate"] or 0.0) * raw[a, a] * raw[b, b]
     raw[range(q), range(q)] **= 2
     U = np.linalg.inv(plan.random.unscale)
     D = U @ raw @ U.T / sigma**2
-    beta = np.linalg.solve(plan.fixed.unscale, [float(row["estimate"] or 0.0) for row in coefficients])
+    beta = np.linalg.solve(
+        plan.fixed.unscale, [float(row["estimate"] or 0.0) for row in coefficients]
+    )
     residual = blocks.zw @ np.r_[-beta, 1.0]
-    own = np.einsum("ab,mb->ma", D, np.linalg.solve(np.eye(q) + blocks.zz @ D, residual[:, :, None])[:, :, 0])
+    own = np.einsum(
+        "ab,mb->ma", D, np.linalg.solve(np.eye(q) + blocks.zz @ D, residual[:, :, None])[:, :, 0]
+    )
     persons = np.zeros(len(blocks.zz), np.int64)
     persons[group] = cohort.person[kept]
     return persons, own @ plan.random.unscale.T

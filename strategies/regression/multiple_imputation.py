@@ -52,16 +52,26 @@ class Plan:
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if options.weights is not None:
-        raise ExpressionError(f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out")
-    made, fields = glm.prepare(glm.Options(**options.model_dump(include=set(glm.Options.model_fields))), schema)
+        raise ExpressionError(
+            f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out"
+        )
+    made, fields = glm.prepare(
+        glm.Options(**options.model_dump(include=set(glm.Options.model_fields))), schema
+    )
     impute = tuple(schema.field(name) for name in dict.fromkeys(options.impute))
     for field in impute:
         if field.kind != "number":
-            raise ExpressionError(f"impute: {field.name!r} is a {field.kind}; only numbers are imputed")
+            raise ExpressionError(
+                f"impute: {field.name!r} is a {field.kind}; only numbers are imputed"
+            )
         if field.name not in {one.name for one in fields}:
-            raise ExpressionError(f"impute: {field.name!r} is not a column of {options.model!r} by itself; write it there as a term, or leave it out here")
+            raise ExpressionError(
+                f"impute: {field.name!r} is not a column of {options.model!r} by itself; write it there as a term, or leave it out here"
+            )
         if field.name == made.model.response[0].name:
-            raise ExpressionError(f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out")
+            raise ExpressionError(
+                f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out"
+            )
     predictors = _predictors(fields, {field.name for field in impute})
     fit = Task("fit", glm, options, made, fields, schema.contract.rows_per_person)  # type: ignore[arg-type]
     return Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields
@@ -73,7 +83,13 @@ def _predictors(fields: Sequence[Field], imputed: set[str]) -> tuple[Term, ...]:
         if field.name in imputed:
             continue
         levels = range(1, len(field.levels)) if field.kind == "category" else [None]
-        terms += [Term(field.name if level is None else f"{field.name}[{field.levels[level]}]", (Factor(field, level),)) for level in levels]
+        terms += [
+            Term(
+                field.name if level is None else f"{field.name}[{field.levels[level]}]",
+                (Factor(field, level),),
+            )
+            for level in levels
+        ]
     return tuple(terms)
 
 
@@ -97,7 +113,9 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     cells = counting.people(cohort, rows.keep)
     if state.step == "moments":
         return _moments(cohort, rows, task, cells)
-    cells["imputed"] = np.array([int(np.isnan(column[rows.keep]).sum()) for column in _imputable(cohort, task)])
+    cells["imputed"] = np.array(
+        [int(np.isnan(column[rows.keep]).sum()) for column in _imputable(cohort, task)]
+    )
     found: dict[str, list[Floats]] = {"score": [], "information": [], "deviance": []}
     for m in range(task.options.times):
         key = ("multiple_imputation", task.name, m, state["draws"].tobytes())
@@ -106,7 +124,9 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         for name, values in found.items():
             values.append(part.sums[name])
     sums = {name: np.stack(values) for name, values in found.items()}
-    return Part(sums, cells, dict.fromkeys(sums, math.inf), parameters=len(task.plan.fit.plan.names))  # what is imputed keeps no range
+    return Part(
+        sums, cells, dict.fromkeys(sums, math.inf), parameters=len(task.plan.fit.plan.names)
+    )  # what is imputed keeps no range
 
 
 def _imputable(cohort: Cohort, task: Task) -> list[Floats]:
@@ -118,16 +138,31 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     imputed = {field.name for field in plan.impute}
-    keep = cohorts.complete({name: column for name, column in columns.items() if name not in imputed})
+    keep = cohorts.complete(
+        {name: column for name, column in columns.items() if name not in imputed}
+    )
     kept = np.flatnonzero(keep)
-    Z = cohorts.design(plan.predictors, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale, intercept=True)
-    values = np.stack([columns[field.name][kept].astype(np.float64) for field in task.fields], axis=1)
+    Z = cohorts.design(
+        plan.predictors,
+        columns,
+        kept,
+        centre=plan.scaling.centre,
+        scale=plan.scaling.scale,
+        intercept=True,
+    )
+    values = np.stack(
+        [columns[field.name][kept].astype(np.float64) for field in task.fields], axis=1
+    )
     return Rows(keep, Z, _seeds(np.nan_to_num(values + 0.0, nan=-1.5e300)))
 
 
 def _seeds(values: Floats) -> NDArray[np.uint64]:
     """(n,) a number for each row that follows from its values, and from how many rows before it have the same."""
-    _, group, counts = np.unique(values, axis=0, return_inverse=True, return_counts=True) if len(values) else (0, np.empty(0, np.int64), np.empty(0, np.int64))
+    _, group, counts = (
+        np.unique(values, axis=0, return_inverse=True, return_counts=True)
+        if len(values)
+        else (0, np.empty(0, np.int64), np.empty(0, np.int64))
+    )
     group = np.asarray(group).ravel()
     order = np.argsort(group, kind="stable")
     turn = np.empty(len(values), np.uint64)
@@ -149,13 +184,22 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _moments(cohort: Cohort, rows: Rows, task: Task, cells: dict[str, Any]) -> Part:
     """Per column to impute, the cross-products of (1, predictors, column) over the rows that have it."""
     size = rows.Z.shape[1] + 1
-    found, known = np.zeros((len(task.plan.impute), size, size)), np.zeros(len(task.plan.impute), np.int64)
-    for i, (field, column) in enumerate(zip(task.plan.impute, _imputable(cohort, task), strict=True)):
+    found, known = (
+        np.zeros((len(task.plan.impute), size, size)),
+        np.zeros(len(task.plan.impute), np.int64),
+    )
+    for i, (field, column) in enumerate(
+        zip(task.plan.impute, _imputable(cohort, task), strict=True)
+    ):
         values = column[rows.keep]
         there = ~np.isnan(values)
         W = np.column_stack([rows.Z[there], (values[there] - _middle(field)) / _half(field)])
         found[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
-    finite = all(math.isfinite(end) for one in (*task.plan.predictors, *task.plan.impute) for end in one.interval)
+    finite = all(
+        math.isfinite(end)
+        for one in (*task.plan.predictors, *task.plan.impute)
+        for end in one.interval
+    )
     sensitivity = task.rows_per_person * size * math.sqrt(len(found)) if finite else math.inf
     return Part(
         {"moments": found, "known": known.astype(np.float64)},
@@ -169,7 +213,11 @@ def _middle(field: Field) -> float:
 
 
 def _half(field: Field) -> float:
-    return (field.interval[1] - field.interval[0]) / 2 if all(map(math.isfinite, field.interval)) else 1.0
+    return (
+        (field.interval[1] - field.interval[0]) / 2
+        if all(map(math.isfinite, field.interval))
+        else 1.0
+    )
 
 
 def _complete(cohort: Cohort, rows: Rows, task: Task, draws: Floats, m: int) -> Cohort:
@@ -182,10 +230,14 @@ def _complete(cohort: Cohort, rows: Rows, task: Task, draws: Floats, m: int) -> 
         blank = np.isnan(column[kept])
         salt = _mixed(np.array([(task.options.seed * 1009 + m) * 1009 + i], np.uint64))
         uniform = (_mixed(rows.seeds[blank] ^ salt).astype(np.float64) + 0.5) / 2.0**64
-        drawn = rows.Z[blank] @ np.array(beta) + sigma * special.ndtri(np.clip(uniform, 1e-16, 1 - 1e-16))
+        drawn = rows.Z[blank] @ np.array(beta) + sigma * special.ndtri(
+            np.clip(uniform, 1e-16, 1 - 1e-16)
+        )
         column[kept[blank]] = _middle(field) + _half(field) * drawn
         columns[field.name] = column
-    return replace(cohort, fetch=lambda asked: {field.name: columns[field.name] for field in asked}, kept={})
+    return replace(
+        cohort, fetch=lambda asked: {field.name: columns[field.name] for field in asked}, kept={}
+    )
 
 
 # -- hub
@@ -202,11 +254,15 @@ def _draw(total: Part, task: Task) -> State:
     options, M = task.options, total.sums["moments"]
     q = M.shape[1] - 1
     draws = np.empty((options.times, len(M), q + 1))
-    for i, (field, moments, n) in enumerate(zip(task.plan.impute, M, total.sums["known"].tolist(), strict=True)):
+    for i, (field, moments, n) in enumerate(
+        zip(task.plan.impute, M, total.sums["known"].tolist(), strict=True)
+    ):
         kept = np.flatnonzero(~newton.find_aliased(moments[:q, :q]))
         df = n - len(kept)
         if not df > 0:
-            raise errors.ModelError(f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others; leave it out")
+            raise errors.ModelError(
+                f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others; leave it out"
+            )
         inverse = np.linalg.inv(moments[np.ix_(kept, kept)])
         beta = inverse @ moments[kept, q]
         rss = max(float(moments[q, q] - beta @ moments[kept, q]), 0.0)
@@ -218,7 +274,12 @@ def _draw(total: Part, task: Task) -> State:
             draws[m, i, kept] = beta + sigma * root @ rng.normal(size=len(kept))
             draws[m, i, q] = sigma
     p = len(task.plan.fit.plan.names)
-    begun = {"beta": np.zeros((options.times, p)), "last": np.zeros((options.times, p)), "best": np.full(options.times, np.inf), "rounds": np.zeros(1)}
+    begun = {
+        "beta": np.zeros((options.times, p)),
+        "last": np.zeros((options.times, p)),
+        "best": np.full(options.times, np.inf),
+        "rounds": np.zeros(1),
+    }
     return State("newton", begun | {"draws": draws})
 
 
@@ -228,15 +289,34 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
     values["rounds"] = values["rounds"] + 1
     if values["rounds"][0] > newton.MAX_ROUNDS:
         worst = names[int(np.abs(values["beta"]).max(0).argmax())]
-        raise errors.ModelError(f"{task.name}: the coefficient of {worst!r} grows without end; leave it out, or merge its levels")
+        raise errors.ModelError(
+            f"{task.name}: the coefficient of {worst!r} grows without end; leave it out, or merge its levels"
+        )
     beta, deviance = values["beta"].copy(), total.sums["deviance"][:, 0]
-    over = ~np.isfinite(deviance) | (deviance > values["best"] + 1e-8 * (np.abs(np.where(np.isfinite(values["best"]), values["best"], 0.0)) + 1))
-    steps = [newton.newton(score, information) for score, information in zip(total.sums["score"], total.sums["information"], strict=True)]
-    moved = np.array([0.0 if out else float(np.abs(step.beta).max(initial=0.0)) for step, out in zip(steps, over, strict=True)])
-    after = np.where(over[:, None], (beta + values["last"]) / 2, beta + np.stack([step.beta for step in steps]))
+    over = ~np.isfinite(deviance) | (
+        deviance
+        > values["best"]
+        + 1e-8 * (np.abs(np.where(np.isfinite(values["best"]), values["best"], 0.0)) + 1)
+    )
+    steps = [
+        newton.newton(score, information)
+        for score, information in zip(total.sums["score"], total.sums["information"], strict=True)
+    ]
+    moved = np.array(
+        [
+            0.0 if out else float(np.abs(step.beta).max(initial=0.0))
+            for step, out in zip(steps, over, strict=True)
+        ]
+    )
+    after = np.where(
+        over[:, None], (beta + values["last"]) / 2, beta + np.stack([step.beta for step in steps])
+    )
     if not over.any() and moved.max() <= 1e-9 * np.abs(beta).max(initial=1.0):
         return _result(after, steps, deviance, total, task, int(values["rounds"][0]) + 1)
-    kept = {"last": np.where(over[:, None], values["last"], beta), "best": np.where(over, values["best"], deviance)}
+    kept = {
+        "last": np.where(over[:, None], values["last"], beta),
+        "best": np.where(over, values["best"], deviance),
+    }
     return State("newton", values | kept | {"beta": after})
 
 
@@ -263,30 +343,68 @@ def pool(estimates: Floats, variances: Floats, complete_df: float) -> Pooled:
     return Pooled(estimates.mean(0), total, df, (ratio + 2 / (df + 3)) / (ratio + 1))
 
 
-def _result(beta: Floats, steps: Sequence[newton.Step], deviance: Floats, total: Part, task: Task, rounds: int) -> Result:
+def _result(
+    beta: Floats,
+    steps: Sequence[newton.Step],
+    deviance: Floats,
+    total: Part,
+    task: Task,
+    rounds: int,
+) -> Result:
     made: glm.Plan = task.plan.fit.plan
     n = int(total.cells["rows"][0])
     aliased = np.logical_or.reduce([step.aliased for step in steps])
     df = n - int((~aliased).sum())
-    scale = deviance / df if task.options.family == "gaussian" and df > 0 else np.ones(len(deviance))
+    scale = (
+        deviance / df if task.options.family == "gaussian" and df > 0 else np.ones(len(deviance))
+    )
     L = newton.unscale(made.names, made.scaling, made.model.intercept)
-    variances = np.stack([np.diag(newton.spread(L, step)) * one for step, one in zip(steps, scale, strict=True)])
+    variances = np.stack(
+        [np.diag(newton.spread(L, step)) * one for step, one in zip(steps, scale, strict=True)]
+    )
     pooled = pool(beta @ L.T, variances, float(df))
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[task.options.family]
-    rows = [_row(name, j, pooled, task.options.conf_level, ratio, bool(aliased[j])) for j, name in enumerate(made.names)]
+    rows = [
+        _row(name, j, pooled, task.options.conf_level, ratio, bool(aliased[j]))
+        for j, name in enumerate(made.names)
+    ]
     imputed: list[Row] = [
         {"term": field.name, "n": n, "missing": int(count), "share": float(count / n)}
         for field, count in zip(task.plan.impute, total.cells["imputed"], strict=True)
     ]
     why = f"{task.options.times} imputations; the estimate and its error carry what they leave open"
-    tables = {"coefficients": Table(rows), "imputed": Table(imputed), "glance": Table([{"n": n, "times": task.options.times, "rounds": rounds}])}
-    return Result(tables, counting.reported(total.cells), Exactness("approximate", why), newton.aliased_note(made.names, aliased))
+    tables = {
+        "coefficients": Table(rows),
+        "imputed": Table(imputed),
+        "glance": Table([{"n": n, "times": task.options.times, "rounds": rounds}]),
+    }
+    return Result(
+        tables,
+        counting.reported(total.cells),
+        Exactness("approximate", why),
+        newton.aliased_note(made.names, aliased),
+    )
 
 
 def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, aliased: bool) -> Row:
     if aliased or not pooled.variance[j] > 0:
-        return {"term": name} | dict.fromkeys(("estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high", "missing_information"))
-    estimate, error, df = float(pooled.estimate[j]), math.sqrt(pooled.variance[j]), float(pooled.df[j])
+        return {"term": name} | dict.fromkeys(
+            (
+                "estimate",
+                "std_error",
+                "statistic",
+                "df",
+                "p_value",
+                "conf_low",
+                "conf_high",
+                "missing_information",
+            )
+        )
+    estimate, error, df = (
+        float(pooled.estimate[j]),
+        math.sqrt(pooled.variance[j]),
+        float(pooled.df[j]),
+    )
     half, statistic = float(special.stdtrit(df, (1 + conf_level) / 2)) * error, estimate / error
     row: Row = {
         "term": name,
@@ -296,6 +414,14 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
         "df": df,
         "p_value": 2 * float(special.stdtr(df, -abs(statistic))),
     }
-    row |= {"conf_low": estimate - half, "conf_high": estimate + half, "missing_information": float(pooled.missing[j])}
-    more: Mapping[str, float] = {ratio: estimate, f"{ratio}_low": estimate - half, f"{ratio}_high": estimate + half} if ratio else {}
+    row |= {
+        "conf_low": estimate - half,
+        "conf_high": estimate + half,
+        "missing_information": float(pooled.missing[j]),
+    }
+    more: Mapping[str, float] = (
+        {ratio: estimate, f"{ratio}_low": estimate - half, f"{ratio}_high": estimate + half}
+        if ratio
+        else {}
+    )
     return row | {key: math.exp(value) for key, value in more.items()}

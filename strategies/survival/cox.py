@@ -70,23 +70,39 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
-            raise ExpressionError(f"strata: unknown column {options.strata!r}; write `node`, or a category of the contract")
+            raise ExpressionError(
+                f"strata: unknown column {options.strata!r}; write `node`, or a category of the contract"
+            )
         strata.append(schema.fields[options.strata])
     for field in strata:
         if field.kind not in ("category", "boolean"):
-            raise ExpressionError(f"strata: {field.name!r} is a {field.kind}; strata need a category or a yes-or-no column")
+            raise ExpressionError(
+                f"strata: {field.name!r} is a {field.kind}; strata need a category or a yes-or-no column"
+            )
     weights = schema.field(options.weights) if options.weights else None
     if weights and (weights.kind != "number" or weights.interval[0] < 0):
-        raise ExpressionError(f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more")
+        raise ExpressionError(
+            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
+        )
     within = options.strata == "node" or any(field.within_node for field in strata)
     names = tuple(term.name for term in model.terms)
     grid = time_grid.agree(options.grid, model.response[:-1])
-    plan = Plan(model, tuple(strata), within, grid, weights, newton.scaling(model.terms, centred=True), names)
+    plan = Plan(
+        model,
+        tuple(strata),
+        within,
+        grid,
+        weights,
+        newton.scaling(model.terms, centred=True),
+        names,
+    )
     return plan, (*model.fields, *strata, *([weights] if weights else []))
 
 
 def start(task: Task) -> State:
-    return State("fit" if task.plan.within_node else "risk", {"beta": np.zeros(len(task.plan.names))})
+    return State(
+        "fit" if task.plan.within_node else "risk", {"beta": np.zeros(len(task.plan.names))}
+    )
 
 
 # -- node
@@ -131,18 +147,30 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     kept = np.flatnonzero(keep)
     missing = cohort.rows - len(kept)
     if task.options.landmark is not None:
-        found = landmarks.at(task.options.landmark, starts[0] if starts else None, stop, event, cohort.person, kept)
-        kept, starts, stop, event, keep = found.rows, [], stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
+        found = landmarks.at(
+            task.options.landmark, starts[0] if starts else None, stop, event, cohort.person, kept
+        )
+        kept, starts, stop, event, keep = (
+            found.rows,
+            [],
+            stop.copy(),
+            event.copy(),
+            np.zeros(cohort.rows, np.bool_),
+        )
         stop[kept], event[kept], keep[kept] = found.stop, found.event, True
     time = plan.grid.index(stop[kept])
-    after = stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step  # later than the grid: censored at its end
+    after = (
+        stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step
+    )  # later than the grid: censored at its end
     stratum = _stratum(plan.strata, columns, kept)
     order = np.lexsort((time, stratum))
     kept, time, stratum, after = kept[order], time[order], stratum[order], after[order]
     dead = np.flatnonzero((event[kept] > 0) & ~after)
     begin = plan.grid.index(starts[0][kept]) if starts else None
     cell, entry, strata = _number_cells(plan, stratum, time, begin)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    X = cohorts.design(
+        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+    )
     cells = counting.people(cohort, keep) | {
         "missing": np.array([missing]),
         "events": np.array([len(dead)]),
@@ -161,7 +189,9 @@ def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], kept: Ints) ->
     return stratum
 
 
-def _number_cells(plan: Plan, stratum: Ints, time: Ints, begin: Ints | None) -> tuple[Ints, Ints | None, tuple[tuple[int, int], ...]]:
+def _number_cells(
+    plan: Plan, stratum: Ints, time: Ints, begin: Ints | None
+) -> tuple[Ints, Ints | None, tuple[tuple[int, int], ...]]:
     """Over nodes every stratum has every time of the grid; within a node only the cells in use are numbered."""
     size = plan.grid.size
     full = stratum * size + time
@@ -217,7 +247,9 @@ def _died(rows: Rows, hazard: Floats, beta: Floats) -> dict[str, Floats]:
         died[cell[first], 1:] = np.add.reduceat(X * e[:, None], first, axis=0)
         deaths[cell[first], 0] = np.diff(np.r_[first, len(cell)])
         deaths[cell[first], 1] = np.add.reduceat(w, first)
-    observed = np.array([float(w @ (X @ beta)), *(w @ X)])  # the part of the log-likelihood and score of the dead
+    observed = np.array(
+        [float(w @ (X @ beta)), *(w @ X)]
+    )  # the part of the log-likelihood and score of the dead
     return {"died": died, "deaths": deaths, "observed": observed}
 
 
@@ -240,15 +272,30 @@ def _before(total: Floats, rows: Rows) -> Floats:
     """`total` at each row's entry; 0 for a row that was at risk from the start."""
     assert rows.entry is not None
     inside = rows.entry >= 0
-    return np.where(inside if total.ndim == 1 else inside[:, None], total[np.maximum(rows.entry, 0)], 0.0)
+    return np.where(
+        inside if total.ndim == 1 else inside[:, None], total[np.maximum(rows.entry, 0)], 0.0
+    )
 
 
 def _fit_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     """All of a Newton step, where the node holds its strata alone."""
     risk = _risk(rows, state["beta"])
-    made = risk_sets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+    made = risk_sets.increments(
+        risk["left"],
+        risk.get("entered"),
+        risk["died"],
+        risk["deaths"],
+        risk["observed"],
+        rows.strata,
+        task.options.ties,
+    )
     information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
-    return {"score": made.score, "information": information, "log_lik": np.array([made.log_lik]), "weight": np.array([risk["deaths"][:, 1].sum()])}
+    return {
+        "score": made.score,
+        "information": information,
+        "log_lik": np.array([made.log_lik]),
+        "weight": np.array([risk["deaths"][:, 1].sum()]),
+    }
 
 
 def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
@@ -269,12 +316,22 @@ def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     if task.plan.within_node:
         risk = _risk(rows, state["beta"])
         hazard = risk["hazard"]
-        made = risk_sets.increments(risk["left"], risk.get("entered"), risk["died"], risk["deaths"], risk["observed"], rows.strata, task.options.ties)
+        made = risk_sets.increments(
+            risk["left"],
+            risk.get("entered"),
+            risk["died"],
+            risk["deaths"],
+            risk["observed"],
+            rows.strata,
+            task.options.ties,
+        )
     else:
         hazard = np.exp(rows.X @ state["beta"])
         if rows.weights is not None:
             hazard *= rows.weights
-        made = Increments(state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING)
+        made = Increments(
+            state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING
+        )
     X, dead = rows.X, rows.dead
     passed = risk_sets.within(made.k0, rows.strata)
     mean_passed = passed[rows.cell]
@@ -292,18 +349,31 @@ def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
 
 
 _NOTHING: tuple[Floats, float, Floats] = (np.empty(0), 0.0, np.empty(0))
-_STEPS = {"fit": _fit_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
+_STEPS = {
+    "fit": _fit_step,
+    "risk": _risk_step,
+    "information": _information_step,
+    "robust": _robust_step,
+}
 
 
 def _sensitivity(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
     """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
     sums over those who leave, enter and die have: one cell a row."""
-    low, high = newton.predictor_interval(newton.row_norm(task.plan.model.terms, False), state["beta"], False)
+    low, high = newton.predictor_interval(
+        newton.row_norm(task.plan.model.terms, False), state["beta"], False
+    )
     heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)
     observed = heaviest * math.sqrt(max(low * low, high * high) + p)
-    known = {"left": cell, "entered": cell, "died": cell, "deaths": max(heaviest, task.rows_per_person) * math.sqrt(2), "observed": observed}
+    known = {
+        "left": cell,
+        "entered": cell,
+        "died": cell,
+        "deaths": max(heaviest, task.rows_per_person) * math.sqrt(2),
+        "observed": observed,
+    }
     if state.step == "information":
         known["gram"] = heaviest * top * p * _max_exposure(state, task)
     return {name: known.get(name, math.inf) for name in sums}
@@ -323,14 +393,20 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if state.step == "risk":
         return _hazards(total, task, values)
     if state.step == "fit":
-        score, information, log_lik = total.sums["score"], total.sums["information"], float(total.sums["log_lik"][0])
+        score, information, log_lik = (
+            total.sums["score"],
+            total.sums["information"],
+            float(total.sums["log_lik"][0]),
+        )
         weight = float(total.sums["weight"][0])
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
         information = total.sums["gram"] - values["outer"]
         weight = float(values["weight"][0])
     if not weight > 0:
-        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+        raise errors.ModelError(
+            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
+        )
     return _newton(score, information, log_lik, total, task, values)
 
 
@@ -338,29 +414,64 @@ def _hazards(total: Part, task: Task, values: dict[str, Floats]) -> State:
     size, n_strata = task.plan.grid.size, task.plan.n_strata
     strata = tuple((s * size, (s + 1) * size) for s in range(n_strata))
     sums = total.sums
-    made = risk_sets.increments(sums["left"], sums.get("entered"), sums["died"], sums["deaths"], sums["observed"], strata, task.options.ties)
-    values |= {"h0": made.h0, "h1": made.h1, "score": made.score, "log_lik": np.array([made.log_lik]), "outer": made.outer}
+    made = risk_sets.increments(
+        sums["left"],
+        sums.get("entered"),
+        sums["died"],
+        sums["deaths"],
+        sums["observed"],
+        strata,
+        task.options.ties,
+    )
+    values |= {
+        "h0": made.h0,
+        "h1": made.h1,
+        "score": made.score,
+        "log_lik": np.array([made.log_lik]),
+        "outer": made.outer,
+    }
     values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
     if task.options.robust:
         values |= {"k0": made.k0, "k1": made.k1, "mean": made.mean}
     return State("information", values)
 
 
-def _newton(score: Floats, information: Floats, log_lik: float, total: Part, task: Task, values: dict[str, Floats]) -> State | Result:
+def _newton(
+    score: Floats,
+    information: Floats,
+    log_lik: float,
+    total: Part,
+    task: Task,
+    values: dict[str, Floats],
+) -> State | Result:
     beta = values["beta"]
     again = "fit" if task.plan.within_node else "risk"
     if "rounds" not in values:
-        values |= {"rounds": np.zeros(1), "null_log_lik": np.array([log_lik]), "best": np.array([-math.inf]), "last": beta}
+        values |= {
+            "rounds": np.zeros(1),
+            "null_log_lik": np.array([log_lik]),
+            "best": np.array([-math.inf]),
+            "last": beta,
+        }
     values["rounds"] = values["rounds"] + 1
     best = float(values["best"][0])
     if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, beta))
     if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(again, values | {"beta": (beta + values["last"]) / 2})  # overshot: half the way back
+        return State(
+            again, values | {"beta": (beta + values["last"]) / 2}
+        )  # overshot: half the way back
     step = newton.newton(score, information)
     if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta})
-    values |= {"fitted": beta + step.beta, "fitted_log_lik": np.array([log_lik]), "covariance": step.covariance, "aliased": step.aliased.astype(np.float64)}
+        return State(
+            again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
+        )
+    values |= {
+        "fitted": beta + step.beta,
+        "fitted_log_lik": np.array([log_lik]),
+        "covariance": step.covariance,
+        "aliased": step.aliased.astype(np.float64),
+    }
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
@@ -380,7 +491,9 @@ def _result(total: Part, task: Task, values: Mapping[str, Floats], meat: Floats 
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     spread = L @ covariance @ L.T
     spread[aliased, :] = spread[:, aliased] = np.nan
-    rows = newton.coefficients(plan.names, L @ values["fitted"], spread, z=z, exponentiate="hazard_ratio")
+    rows = newton.coefficients(
+        plan.names, L @ values["fitted"], spread, z=z, exponentiate="hazard_ratio"
+    )
     if meat is not None:
         for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
             row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
@@ -394,4 +507,9 @@ def _result(total: Part, task: Task, values: Mapping[str, Floats], meat: Floats 
     }  # fmt: skip
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
-    return Result(tables, counting.reported(total.cells, "events"), Exactness(**off) if off else Exactness(), newton.aliased_note(plan.names, aliased))
+    return Result(
+        tables,
+        counting.reported(total.cells, "events"),
+        Exactness(**off) if off else Exactness(),
+        newton.aliased_note(plan.names, aliased),
+    )

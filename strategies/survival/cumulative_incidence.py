@@ -47,7 +47,9 @@ class Plan:
 
     @property
     def kinds(self) -> int:
-        return len(self.causes) + len(self.model.response) - 1  # each cause, those who leave, and those who enter
+        return (
+            len(self.causes) + len(self.model.response) - 1
+        )  # each cause, those who leave, and those who enter
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,20 +61,29 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~")
     if model.strata:
-        raise ExpressionError(f"strata() is not offered here, in {options.model!r}; write the column as a group")
-    groups = grouping.check(dict.fromkeys(factor.field for term in model.terms for factor in term.factors), "curves are drawn by category")
+        raise ExpressionError(
+            f"strata() is not offered here, in {options.model!r}; write the column as a group"
+        )
+    groups = grouping.check(
+        dict.fromkeys(factor.field for term in model.terms for factor in term.factors),
+        "curves are drawn by category",
+    )
     causes, nothing = causes_of(model.response[-1], options.nothing)
     grid = time_grid.agree(options.grid, model.response[:-1])
     plan = Plan(model, grid, groups, grouping.labels(groups), causes, nothing)
     if math.prod(plan.shape) > 5_000_000:
-        raise ExpressionError(f"{options.model!r} has more than 5,000,000 cells of cause, group and time; coarsen the grid or use fewer groups")
+        raise ExpressionError(
+            f"{options.model!r} has more than 5,000,000 cells of cause, group and time; coarsen the grid or use fewer groups"
+        )
     return plan, tuple(model.fields)
 
 
 def causes_of(field: Field, nothing: str | None) -> tuple[tuple[str, ...], int]:
     """The levels of `field` that are events, and the index of the one that says that nothing happened."""
     if nothing is not None and nothing not in field.levels:
-        raise ExpressionError(f"nothing: unknown level {nothing!r} of {field.name!r}; the levels are {', '.join(field.levels)}")
+        raise ExpressionError(
+            f"nothing: unknown level {nothing!r} of {field.name!r}; the levels are {', '.join(field.levels)}"
+        )
     index = 0 if nothing is None else field.levels.index(nothing)
     return tuple(level for i, level in enumerate(field.levels) if i != index), index
 
@@ -84,11 +95,15 @@ def start(task: Task) -> State:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | {"leaving": counts, "off_grid": np.array([off_grid])}
-    return Part({"leaving": counts.astype(np.float64)}, cells, {"leaving": leaving_sensitivity(task)})
+    return Part(
+        {"leaving": counts.astype(np.float64)}, cells, {"leaving": leaving_sensitivity(task)}
+    )
 
 
 def leaving_sensitivity(task: Task) -> float:
-    return task.rows_per_person * math.sqrt(len(task.plan.model.response) - 1)  # a row leaves once, and may enter once
+    return task.rows_per_person * math.sqrt(
+        len(task.plan.model.response) - 1
+    )  # a row leaves once, and may enter once
 
 
 def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
@@ -104,10 +119,18 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
     group = grouping.combination(plan.groups, columns, kept)
     kind = kind_of(cause[kept], plan.nothing, len(plan.causes))
     time = stop[kept]
-    kind[time > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(plan.causes)  # later than the grid: leaves at its end
+    kind[time > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(
+        plan.causes
+    )  # later than the grid: leaves at its end
     cell = np.ravel_multi_index((kind, group, plan.grid.index(time)), plan.shape)
     if starts:
-        cell = np.r_[cell, np.ravel_multi_index((np.full(len(kept), plan.kinds - 1), group, plan.grid.index(starts[0][kept])), plan.shape)]
+        cell = np.r_[
+            cell,
+            np.ravel_multi_index(
+                (np.full(len(kept), plan.kinds - 1), group, plan.grid.index(starts[0][kept])),
+                plan.shape,
+            ),
+        ]
     counts = np.bincount(cell, minlength=math.prod(plan.shape)).reshape(plan.shape)
     return keep, counts.astype(np.int64), plan.grid.off_grid(time)
 
@@ -145,11 +168,23 @@ def estimate(events: Floats, n: Floats) -> Estimate:
 
 def variance(found: Estimate, cause: int) -> Floats:
     """(times,) of a cause's cumulative incidence: a multinomial of events at each time, carried to every later one."""
-    F, h, H, n, S = found.incidence[cause], found.hazard[cause], found.hazard.sum(0), np.maximum(found.at_risk, 1e-300), found.before
+    F, h, H, n, S = (
+        found.incidence[cause],
+        found.hazard[cause],
+        found.hazard.sum(0),
+        np.maximum(found.at_risk, 1e-300),
+        found.before,
+    )
     own, mixed = S * S * h * (1 - h) / n, S * h / n
     with np.errstate(divide="ignore", invalid="ignore"):
-        rest = np.where(H < 1, H / (n * (1 - H)), 0.0)  # where everyone has an event, nothing comes after
-    spread = np.cumsum(own + 2 * mixed * F + rest * F * F) - 2 * F * np.cumsum(mixed + rest * F) + F * F * np.cumsum(rest)
+        rest = np.where(
+            H < 1, H / (n * (1 - H)), 0.0
+        )  # where everyone has an event, nothing comes after
+    spread = (
+        np.cumsum(own + 2 * mixed * F + rest * F * F)
+        - 2 * F * np.cumsum(mixed + rest * F)
+        + F * F * np.cumsum(rest)
+    )
     positive: Floats = np.maximum(spread, 0.0)
     return positive
 
@@ -159,7 +194,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     counts, causes = total.sums["leaving"], len(plan.causes)
     if not counts[:causes].sum() > 0:
-        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+        raise errors.ModelError(
+            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
+        )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     n = at_risk(counts, causes)
     curve, summary = [], []
@@ -168,10 +205,19 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         for cause, name in enumerate(plan.causes):
             rows = _curve(found, counts[:, index], cause, plan, z)
             summary.append(_summary(label, name, rows, counts[: causes + 1, index], cause))
-            curve += [{"group": label, "cause": name, **row} for row in kaplan_meier.thin(rows, task.options.every, plan.grid)]
-    counted = counting.reported(total.cells) | {"events": int(min(counts[cause].sum() for cause in range(causes) if counts[cause].any()))}
+            curve += [
+                {"group": label, "cause": name, **row}
+                for row in kaplan_meier.thin(rows, task.options.every, plan.grid)
+            ]
+    counted = counting.reported(total.cells) | {
+        "events": int(min(counts[cause].sum() for cause in range(causes) if counts[cause].any()))
+    }
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
-    return Result({"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")}, counted, Exactness(**off) if off else Exactness())
+    return Result(
+        {"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")},
+        counted,
+        Exactness(**off) if off else Exactness(),
+    )
 
 
 def _curve(found: Estimate, counts: Floats, cause: int, plan: Plan, z: float) -> list[Row]:
@@ -181,8 +227,17 @@ def _curve(found: Estimate, counts: Floats, cause: int, plan: Plan, z: float) ->
     rows = []
     for i in np.flatnonzero(counts.any(0)):
         n, events = int(found.at_risk[i]), counts[:causes, i]
-        row: Row = {"time": float(plan.grid.times[i]), "n_risk": n, "n_event": int(events[cause]), "n_censor": int(counts[causes, i])}
-        rows.append(row | interval(float(found.incidence[cause, i]), float(error[i]), z) | {"n_left": int(n - events.sum() - counts[causes, i])})
+        row: Row = {
+            "time": float(plan.grid.times[i]),
+            "n_risk": n,
+            "n_event": int(events[cause]),
+            "n_censor": int(counts[causes, i]),
+        }
+        rows.append(
+            row
+            | interval(float(found.incidence[cause, i]), float(error[i]), z)
+            | {"n_left": int(n - events.sum() - counts[causes, i])}
+        )
     return rows
 
 
@@ -190,11 +245,24 @@ def interval(estimate: float, error: float, z: float) -> Row:
     if not estimate > 0:
         return {"estimate": 0.0, "std_error": 0.0, "conf_low": None, "conf_high": None}
     ratio = math.exp(z * error / estimate)
-    return {"estimate": estimate, "std_error": error, "conf_low": estimate / ratio, "conf_high": min(estimate * ratio, 1.0)}
+    return {
+        "estimate": estimate,
+        "std_error": error,
+        "conf_low": estimate / ratio,
+        "conf_high": min(estimate * ratio, 1.0),
+    }
 
 
 def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index: int) -> Row:
     """How many had the event by the end of the grid, and the cumulative incidence then."""
     last = rows[-1] if rows else {}
-    end = {name: last.get(name) for name in ("time", "estimate", "std_error", "conf_low", "conf_high")}
-    return {"group": label, "cause": cause, "n": int(leaving.sum()), "n_event": int(leaving[index].sum()), **end}
+    end = {
+        name: last.get(name) for name in ("time", "estimate", "std_error", "conf_low", "conf_high")
+    }
+    return {
+        "group": label,
+        "cause": cause,
+        "n": int(leaving.sum()),
+        "n_event": int(leaving[index].sum()),
+        **end,
+    }

@@ -53,18 +53,27 @@ def shares(task: Task, state: State) -> dict[str, float]:
 def local(cohort: Cohort, task: Task, state: State) -> Part:
     keep, counts, _ = cumulative_incidence.count_leaving(cohort, task)
     sensitivity = {
-        "life": cumulative_incidence.leaving_sensitivity(task) * cumulative.norm(task.plan.grid.size),
+        "life": cumulative_incidence.leaving_sensitivity(task)
+        * cumulative.norm(task.plan.grid.size),
         "people": counting.tally_sensitivity(task.rows_per_person),
     }
-    return Part({"life": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, sensitivity)
+    return Part(
+        {"life": cumulative.encode(counts), "people": counting.tally(cohort, keep)}, {}, sensitivity
+    )
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     plan: Plan = task.plan
     total = messages.add(parts)
-    counts, variance, causes = cumulative.decode(total.sums["life"]), total.noise["life"], len(plan.causes)
+    counts, variance, causes = (
+        cumulative.decode(total.sums["life"]),
+        total.noise["life"],
+        len(plan.causes),
+    )
     if not counts[:causes].sum() > 0:
-        raise errors.ModelError(f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget"
+        )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     at_risk = cumulative_incidence.at_risk(counts, causes)
     later = np.triu(np.ones((plan.grid.size,) * 2))
@@ -76,19 +85,44 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         found = cumulative_incidence.estimate(counts[:causes, index, :end], at_risk[index, :end])
         for cause, name in enumerate(plan.causes):
             rows = _curve(found, counts[:, index], cause, plan, variance, z)
-            summary.append(_summary(label, name, rows, counts[: causes + 1, index], cause, variance))
+            summary.append(
+                _summary(label, name, rows, counts[: causes + 1, index], cause, variance)
+            )
             thinned = kaplan_meier.thin(rows, task.options.every, plan.grid)
-            curve += [{"group": label, "cause": name, **row, **{n: max(0, round(row[n])) for n in ("n_risk", "n_event", "n_censor")}} for row in thinned]
+            curve += [
+                {
+                    "group": label,
+                    "cause": name,
+                    **row,
+                    **{n: max(0, round(row[n])) for n in ("n_risk", "n_event", "n_censor")},
+                }
+                for row in thinned
+            ]
     counted = counting.estimated(total)
     why = f"noise was added to the life table; intervals include it. Times count at the end of their step of the grid ({plan.grid.step:g})"
-    return Result({"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")}, counted.n, Exactness("noised", why), counted.notes)
+    return Result(
+        {"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")},
+        counted.n,
+        Exactness("noised", why),
+        counted.notes,
+    )
 
 
-def _curve(found: Estimate, counts: Floats, cause: int, plan: Plan, variance: float, z: float) -> list[Row]:
+def _curve(
+    found: Estimate, counts: Floats, cause: int, plan: Plan, variance: float, z: float
+) -> list[Row]:
     """One row a time, while those at risk stand clear of the noise. The incidence published never falls, nor leaves [0, 1]."""
     end, causes = len(found.at_risk), len(plan.causes)
-    sampling = np.maximum.accumulate(cumulative_incidence.variance(_sensible(found), cause)) if end else np.empty(0)
-    noise = variance * (cumulative.carried(_influence(found, cause, plan)) ** 2).sum((0, 2)) if end else np.empty(0)
+    sampling = (
+        np.maximum.accumulate(cumulative_incidence.variance(_sensible(found), cause))
+        if end
+        else np.empty(0)
+    )
+    noise = (
+        variance * (cumulative.carried(_influence(found, cause, plan)) ** 2).sum((0, 2))
+        if end
+        else np.empty(0)
+    )
     shown = np.clip(np.maximum.accumulate(found.incidence[cause]), 0.0, 1.0) if end else np.empty(0)
     rows = []
     for i in range(1, end):  # at the origin nothing has happened yet
@@ -100,14 +134,18 @@ def _curve(found: Estimate, counts: Floats, cause: int, plan: Plan, variance: fl
             "n_censor": float(counts[causes, i]),
         }
         ends = {"conf_low": max(0.0, plain - z * error), "conf_high": min(1.0, plain + z * error)}
-        rows.append(row | {"estimate": plain, "std_error": error, "noise_sd": math.sqrt(noise[i]), **ends})
+        rows.append(
+            row | {"estimate": plain, "std_error": error, "noise_sd": math.sqrt(noise[i]), **ends}
+        )
     return rows
 
 
 def _sensible(found: Estimate) -> Estimate:
     """Hazards that noise has made negative count as none in the sampling variance."""
     hazard = np.clip(found.hazard, 0.0, 1.0)
-    return Estimate(found.at_risk, found.before, hazard / np.maximum(1.0, hazard.sum(0)), found.incidence)
+    return Estimate(
+        found.at_risk, found.before, hazard / np.maximum(1.0, hazard.sum(0)), found.incidence
+    )
 
 
 def _influence(found: Estimate, cause: int, plan: Plan) -> Floats:
@@ -119,7 +157,9 @@ def _influence(found: Estimate, cause: int, plan: Plan) -> Floats:
     past = np.tril(np.ones((end, end)))  # of the time t of the estimate, the times s up to it
     lost = past * (F[:, None] - F[None, :]) / left[None, :]  # by an event of any kind at s
     gained = past * S[None, :]  # by one of the cause
-    by_risk = ((lost * found.hazard.sum(0) - gained * found.hazard[cause]) / n).cumsum(1)  # one more at risk up to s
+    by_risk = ((lost * found.hazard.sum(0) - gained * found.hazard[cause]) / n).cumsum(
+        1
+    )  # one more at risk up to s
     influence = np.zeros((plan.kinds, end, size))
     influence[:, :, :end], influence[:, :, end:] = by_risk, by_risk[:, -1:]
     if plan.kinds > causes + 1:
@@ -129,11 +169,22 @@ def _influence(found: Estimate, cause: int, plan: Plan) -> Floats:
     return influence
 
 
-def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index: int, variance: float) -> Row:
+def _summary(
+    label: str, cause: str, rows: Sequence[Row], leaving: Floats, index: int, variance: float
+) -> Row:
     last = rows[-1] if rows else {}
-    end = {name: last.get(name) for name in ("time", "estimate", "std_error", "conf_low", "conf_high")}
+    end = {
+        name: last.get(name) for name in ("time", "estimate", "std_error", "conf_low", "conf_high")
+    }
     sd = math.sqrt(variance) * float(cumulative.noise_of(np.ones(leaving.shape[-1])))
-    return {"group": label, "cause": cause, "n": max(0, round(leaving.sum())), "n_event": max(0, round(leaving[index].sum())), "noise_sd": sd, **end}
+    return {
+        "group": label,
+        "cause": cause,
+        "n": max(0, round(leaving.sum())),
+        "n_event": max(0, round(leaving[index].sum())),
+        "noise_sd": sd,
+        **end,
+    }
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
@@ -146,6 +197,15 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     found = cumulative_incidence.estimate(events, leaving[::-1].cumsum()[::-1])
     half = size // 2
     sampling = math.sqrt(cumulative_incidence.variance(found, 0)[half])
-    sd = noise(State(), "life") * math.sqrt((cumulative.carried(_influence(found, 0, plan)[:, half]) ** 2).sum())
+    sd = noise(State(), "life") * math.sqrt(
+        (cumulative.carried(_influence(found, 0, plan)[:, half]) ** 2).sum()
+    )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    return [{"what": "the incidence of a cause half-way", "sampling_sd": sampling, "noise_sd": sd, "width": 2 * z * math.hypot(sampling, sd)}]
+    return [
+        {
+            "what": "the incidence of a cause half-way",
+            "sampling_sd": sampling,
+            "noise_sd": sd,
+            "width": 2 * z * math.hypot(sampling, sd),
+        }
+    ]

@@ -53,16 +53,30 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema, causes=True)
     if len(model.response) != 2 or not model.survival:
-        raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~; delayed entry is not offered by fine_gray")
+        raise ExpressionError(
+            f"{options.model!r} needs Surv(time, cause) on the left of ~; delayed entry is not offered by fine_gray"
+        )
     if model.strata or model.offset is not None:
-        raise ExpressionError(f"strata() and offset() are not offered by fine_gray, in {options.model!r}; leave them out")
+        raise ExpressionError(
+            f"strata() and offset() are not offered by fine_gray, in {options.model!r}; leave them out"
+        )
     newton.need_terms(model.terms, options.model)
     causes, nothing = cumulative_incidence.causes_of(model.response[-1], options.nothing)
     if options.cause not in causes:
-        raise ExpressionError(f"cause: {options.cause!r} is not an event of {model.response[-1].name!r}; the events are {', '.join(causes)}")
+        raise ExpressionError(
+            f"cause: {options.cause!r} is not an event of {model.response[-1].name!r}; the events are {', '.join(causes)}"
+        )
     grid = time_grid.agree(options.grid, model.response[:1])
     names = tuple(term.name for term in model.terms)
-    return Plan(model, grid, causes, nothing, causes.index(options.cause), newton.scaling(model.terms, centred=True), names), tuple(model.fields)
+    return Plan(
+        model,
+        grid,
+        causes,
+        nothing,
+        causes.index(options.cause),
+        newton.scaling(model.terms, centred=True),
+        names,
+    ), tuple(model.fields)
 
 
 def start(task: Task) -> State:
@@ -96,13 +110,31 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     kept = np.flatnonzero(keep)
     kept = kept[np.argsort(stop[kept], kind="stable")]
     kind = cumulative_incidence.kind_of(cause[kept], plan.nothing, len(plan.causes))
-    kind[stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(plan.causes)  # later than the grid: leaves at its end
+    kind[stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(
+        plan.causes
+    )  # later than the grid: leaves at its end
     time, size = plan.grid.index(stop[kept]), plan.grid.size
-    events, others = np.flatnonzero(kind == plan.cause), np.flatnonzero((kind != plan.cause) & (kind != len(plan.causes)))
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
-    leaving = np.stack([np.bincount(time, minlength=size), np.bincount(time[events], minlength=size), np.bincount(time[others], minlength=size)])
-    cells = counting.people(cohort, keep) | {"events": np.array([len(events)]), "leaving": leaving.astype(np.int64)}
-    return Rows(X, time, events, others, cells | {"off_grid": np.array([plan.grid.off_grid(stop[kept])])})
+    events, others = (
+        np.flatnonzero(kind == plan.cause),
+        np.flatnonzero((kind != plan.cause) & (kind != len(plan.causes))),
+    )
+    X = cohorts.design(
+        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+    )
+    leaving = np.stack(
+        [
+            np.bincount(time, minlength=size),
+            np.bincount(time[events], minlength=size),
+            np.bincount(time[others], minlength=size),
+        ]
+    )
+    cells = counting.people(cohort, keep) | {
+        "events": np.array([len(events)]),
+        "leaving": leaving.astype(np.int64),
+    }
+    return Rows(
+        X, time, events, others, cells | {"off_grid": np.array([plan.grid.off_grid(stop[kept])])}
+    )
 
 
 def _censoring_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
@@ -112,7 +144,13 @@ def _censoring_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
 def _moments(rows: Rows, which: Any, weights: Floats, size: int) -> Floats:
     """(size, 1 + p) the sums of weight (1, x) of rows at each time."""
     X, time = rows.X[which], rows.time[which]
-    return np.stack([np.bincount(time, weights, size), *(np.bincount(time, weights * X[:, j], size) for j in range(X.shape[1]))], axis=1)
+    return np.stack(
+        [
+            np.bincount(time, weights, size),
+            *(np.bincount(time, weights * X[:, j], size) for j in range(X.shape[1])),
+        ],
+        axis=1,
+    )
 
 
 def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
@@ -121,7 +159,11 @@ def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     beyond = hazard[rows.others] / state["observed"][rows.time[rows.others]]
     dead = rows.X[rows.events]
     observed = np.array([float((dead @ state["beta"]).sum()), *dead.sum(0)])
-    return {"left": _moments(rows, slice(None), hazard, size), "beyond": _moments(rows, rows.others, beyond, size), "score": observed}
+    return {
+        "left": _moments(rows, slice(None), hazard, size),
+        "beyond": _moments(rows, rows.others, beyond, size),
+        "score": observed,
+    }
 
 
 def _exposure(rows: Rows, state: State) -> Floats:
@@ -150,44 +192,71 @@ def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     passed[others] += later / state["observed"][time[others], None]
     residual = hazard[:, None] * (passed - X * _exposure(rows, state)[:, None])
     residual[rows.events] += X[rows.events] - state["mean"][time[rows.events]]
-    residual -= state["censored"].cumsum(0)[time]  # a person's expected part of the censoring up to their time
+    residual -= state["censored"].cumsum(0)[
+        time
+    ]  # a person's expected part of the censoring up to their time
     without = np.ones(len(time), np.bool_)
     without[rows.events] = without[others] = False
     residual[without] += state["told"][time[without]]
     return {"meat": residual.T @ residual}
 
 
-_STEPS = {"censoring": _censoring_step, "risk": _risk_step, "information": _information_step, "robust": _robust_step}
+_STEPS = {
+    "censoring": _censoring_step,
+    "risk": _risk_step,
+    "information": _information_step,
+    "robust": _robust_step,
+}
 
 
 def _sensitivity(task: Task, state: State, sums: dict[str, Floats]) -> dict[str, float]:
     """As with Cox's model what is made of risk sets has no bound, and a weight 1 / G has none that is known beforehand."""
-    return {name: task.rows_per_person * np.sqrt(2) if name == "leaving" else np.inf for name in sums}  # among all, and among its kind
+    return {
+        name: task.rows_per_person * np.sqrt(2) if name == "leaving" else np.inf for name in sums
+    }  # among all, and among its kind
 
 
 # -- hub
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     values = dict(state.values)
-    return _finish(total, task, values) if state.step == "robust" else _COMBINE[state.step](total, task, values)
+    return (
+        _finish(total, task, values)
+        if state.step == "robust"
+        else _COMBINE[state.step](total, task, values)
+    )
 
 
 def _begin(total: Part, task: Task, values: dict[str, Floats]) -> State:
     """The chance of still being under observation just before each time: Kaplan and Meier's estimate for leaving without an event."""
     everyone, events, others = total.sums["leaving"]
     if not events.sum() > 0:
-        raise errors.ModelError(f"{task.name}: no {task.options.cause!r} in the cohort; widen it, or choose another event")
+        raise errors.ModelError(
+            f"{task.name}: no {task.options.cause!r} in the cohort; widen it, or choose another event"
+        )
     at_risk = everyone[::-1].cumsum()[::-1]
     hazard = np.where(at_risk > 0, (everyone - events - others) / np.maximum(at_risk, 1), 0.0)
     observed = np.r_[1.0, np.cumprod(1 - hazard)[:-1]]
-    observed = np.where(observed > 0, observed, 1.0)  # once everyone has left it weighs nothing; 1 keeps a division defined
+    observed = np.where(
+        observed > 0, observed, 1.0
+    )  # once everyone has left it weighs nothing; 1 keeps a division defined
     more = {"observed": observed, "at_risk": at_risk, "left": hazard, "d": events}
-    return State("risk", {"beta": np.zeros(len(task.plan.names)), "rounds": np.zeros(1), "loglik": np.array([-np.inf]), **more})
+    return State(
+        "risk",
+        {
+            "beta": np.zeros(len(task.plan.names)),
+            "rounds": np.zeros(1),
+            "loglik": np.array([-np.inf]),
+            **more,
+        },
+    )
 
 
 def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
     left, beyond, sums = (total.sums[name] for name in ("left", "beyond", "score"))
-    before = np.vstack([np.zeros(beyond.shape[1]), beyond.cumsum(0)[:-1]])  # of those who had another event strictly before
+    before = np.vstack(
+        [np.zeros(beyond.shape[1]), beyond.cumsum(0)[:-1]]
+    )  # of those who had another event strictly before
     S = left[::-1].cumsum(0)[::-1] + values["observed"][:, None] * before
     d = values["d"]
     some = d > 0
@@ -196,11 +265,22 @@ def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
     mean[some] = S[some, 1:] / S[some, :1]
     loglik = float(sums[0] - d[some] @ np.log(S[some, 0]))
     values["rounds"] = values["rounds"] + 1
-    if not np.isfinite(loglik) or loglik < values["loglik"][0] - 1e-8 * (abs(values["loglik"][0]) + 1):
+    if not np.isfinite(loglik) or loglik < values["loglik"][0] - 1e-8 * (
+        abs(values["loglik"][0]) + 1
+    ):
         if values["rounds"][0] > newton.MAX_ROUNDS:
             raise errors.ModelError(_diverged(task, values["beta"]))
-        return State("risk", values | {"beta": (values["beta"] + values["last"]) / 2})  # overshot: half the way back
-    made = {"h0": h0, "mean": mean, "score": sums[1:] - d @ mean, "outer": (mean * d[:, None]).T @ mean, "before": before, "loglik": np.array([loglik])}
+        return State(
+            "risk", values | {"beta": (values["beta"] + values["last"]) / 2}
+        )  # overshot: half the way back
+    made = {
+        "h0": h0,
+        "mean": mean,
+        "score": sums[1:] - d @ mean,
+        "outer": (mean * d[:, None]).T @ mean,
+        "before": before,
+        "loglik": np.array([loglik]),
+    }
     first = {} if "null" in values else {"null": np.array([loglik])}
     return State("information", values | made | first)
 
@@ -221,7 +301,9 @@ def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
     from_then = weighted[::-1].cumsum()[::-1]
     means = (weighted[:, None] * values["mean"])[::-1].cumsum(0)[::-1]
     before = values["before"]
-    told = (before[:, 1:] * from_then[:, None] - before[:, :1] * means) / np.maximum(values["at_risk"], 1)[:, None]
+    told = (before[:, 1:] * from_then[:, None] - before[:, :1] * means) / np.maximum(
+        values["at_risk"], 1
+    )[:, None]
     return {"told": told, "censored": values["left"][:, None] * told}
 
 
@@ -238,7 +320,9 @@ def _finish(total: Part, task: Task, values: dict[str, Floats]) -> Result:
     covariance = L @ A @ total.sums["meat"] @ A @ L.T
     covariance[aliased, :] = covariance[:, aliased] = np.nan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    rows = newton.coefficients(plan.names, L @ values["beta"], covariance, z=z, exponentiate="subdistribution_hazard_ratio")
+    rows = newton.coefficients(
+        plan.names, L @ values["beta"], covariance, z=z, exponentiate="subdistribution_hazard_ratio"
+    )
     counted = counting.reported(total.cells, "events")
     glance = {
         "n": counted["rows"], "n_event": counted["events"], "n_competing": int(total.cells["leaving"][2].sum()),
@@ -246,7 +330,12 @@ def _finish(total: Part, task: Task, values: dict[str, Floats]) -> Result:
     }  # fmt: skip
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
-    return Result(tables, counted, Exactness(**off) if off else Exactness(), newton.aliased_note(plan.names, aliased))
+    return Result(
+        tables,
+        counted,
+        Exactness(**off) if off else Exactness(),
+        newton.aliased_note(plan.names, aliased),
+    )
 
 
 _COMBINE = {"censoring": _begin, "risk": _risk, "information": _step}

@@ -48,18 +48,27 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return math.prod(len(field.groups) for field in self.strata), len(self.labels), self.grid.size
+        return (
+            math.prod(len(field.groups) for field in self.strata),
+            len(self.labels),
+            self.grid.size,
+        )
 
 
 def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     model = formula.compile(options.model, schema)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
-    groups = grouping.check(dict.fromkeys(factor.field for term in model.terms for factor in term.factors), "curves are drawn by category")
+    groups = grouping.check(
+        dict.fromkeys(factor.field for term in model.terms for factor in term.factors),
+        "curves are drawn by category",
+    )
     grid = time_grid.agree(options.grid, model.response[:-1])
     plan = Plan(model, grid, groups, model.strata, grouping.labels(groups))
     if math.prod(plan.shape) > 5_000_000:
-        raise ExpressionError(f"{options.model!r} has more than 5,000,000 cells of group and time; coarsen the grid or use fewer groups")
+        raise ExpressionError(
+            f"{options.model!r} has more than 5,000,000 cells of group and time; coarsen the grid or use fewer groups"
+        )
     return plan, tuple(model.fields)
 
 
@@ -89,10 +98,19 @@ def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], in
     late = time > plan.grid.times[-1] + 1e-9 * plan.grid.step
     died = (event[kept] > 0) & ~late
     cell = group * plan.grid.size + plan.grid.index(time)
-    counts = {"events": np.bincount(cell[died], minlength=size), "exits": np.bincount(cell[~died], minlength=size)}
+    counts = {
+        "events": np.bincount(cell[died], minlength=size),
+        "exits": np.bincount(cell[~died], minlength=size),
+    }
     if starts:
-        counts["entries"] = np.bincount(group * plan.grid.size + plan.grid.index(starts[0][kept]), minlength=size)
-    return keep, {name: count.astype(np.int64) for name, count in counts.items()}, plan.grid.off_grid(time)
+        counts["entries"] = np.bincount(
+            group * plan.grid.size + plan.grid.index(starts[0][kept]), minlength=size
+        )
+    return (
+        keep,
+        {name: count.astype(np.int64) for name, count in counts.items()},
+        plan.grid.off_grid(time),
+    )
 
 
 @dataclass(frozen=True)
@@ -118,8 +136,12 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     total = messages.add(parts)
     table = life(total, plan.shape)
     if not table.events.sum() > 0:
-        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
-    together = Life(*(values.sum(0) for values in (table.events, table.exits, table.entries, table.at_risk)))
+        raise errors.ModelError(
+            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
+        )
+    together = Life(
+        *(values.sum(0) for values in (table.events, table.exits, table.entries, table.at_risk))
+    )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     curve, summary = [], []
     for index, label in enumerate(plan.labels):
@@ -130,7 +152,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     if len(plan.labels) > 1:
         tables["log_rank"] = Table([_log_rank(table, plan)])
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
-    return Result(tables, counting.reported(total.cells, "events"), Exactness(**off) if off else Exactness())
+    return Result(
+        tables, counting.reported(total.cells, "events"), Exactness(**off) if off else Exactness()
+    )
 
 
 def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
@@ -138,14 +162,29 @@ def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
     d, c, n = table.events[group], table.exits[group], table.at_risk[group]
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(np.where(n > 0, 1 - d / n, 1.0))
-        relative = np.sqrt(np.cumsum(np.where((d > 0) & (n > d), d / (n * (n - d)), np.where(d > 0, np.inf, 0.0))))
+        relative = np.sqrt(
+            np.cumsum(np.where((d > 0) & (n > d), d / (n * (n - d)), np.where(d > 0, np.inf, 0.0)))
+        )
         error = np.where(survival > 0, survival * relative, np.nan)
-        low, high = survival * np.exp(-z * relative), np.minimum(survival * np.exp(z * relative), 1.0)
+        low, high = (
+            survival * np.exp(-z * relative),
+            np.minimum(survival * np.exp(z * relative), 1.0),
+        )
     rows = []
     for i in np.flatnonzero((d > 0) | (c > 0) | (table.entries[group] > 0)):
-        row: Row = {"time": float(times[i]), "n_risk": int(n[i]), "n_event": int(d[i]), "n_censor": int(c[i]), "estimate": float(survival[i])}
+        row: Row = {
+            "time": float(times[i]),
+            "n_risk": int(n[i]),
+            "n_event": int(d[i]),
+            "n_censor": int(c[i]),
+            "estimate": float(survival[i]),
+        }
         known = np.isfinite(error[i])
-        row |= {"std_error": float(error[i]) if known else None, "conf_low": float(low[i]) if known else None, "conf_high": float(high[i]) if known else None}
+        row |= {
+            "std_error": float(error[i]) if known else None,
+            "conf_low": float(low[i]) if known else None,
+            "conf_high": float(high[i]) if known else None,
+        }
         rows.append(row | {"n_left": int(n[i] - d[i] - c[i])})
     return rows
 
@@ -159,14 +198,21 @@ def thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
         time = grid.origin + every * math.ceil((row["time"] - grid.origin) / every - 1e-9)
         if thinned and thinned[-1]["time"] == time:
             before = thinned.pop()
-            row = row | {name: row[name] + before[name] for name in ("n_event", "n_censor")} | {"n_risk": before["n_risk"]}
+            row = (
+                row
+                | {name: row[name] + before[name] for name in ("n_event", "n_censor")}
+                | {"n_risk": before["n_risk"]}
+            )
         thinned.append(row | {"time": round(time, 12)})
     return thinned
 
 
 def _summary(label: str, rows: list[Row], table: Life, group: int) -> Row:
     def first(name: str) -> float | None:
-        return next((row["time"] for row in rows if row[name] is not None and row[name] <= 0.5 + 1e-12), None)
+        return next(
+            (row["time"] for row in rows if row[name] is not None and row[name] <= 0.5 + 1e-12),
+            None,
+        )
 
     n = int(table.events[group].sum() + table.exits[group].sum())
     return {
@@ -192,5 +238,7 @@ def _log_rank(table: Life, plan: Plan) -> Row:
         V += np.diag((share * factor).sum(1)) - (share * factor) @ share.T
     present = np.flatnonzero(np.diag(V) > 0)[:-1]
     df = len(present)
-    chi2 = float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present])) if df else 0.0
+    chi2 = (
+        float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present])) if df else 0.0
+    )
     return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2)) if df else None}

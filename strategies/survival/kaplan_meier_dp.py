@@ -45,7 +45,9 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
 
 def check_grid(grid: TimeGrid) -> None:
     if grid.size > MAX_TIMES:
-        raise ExpressionError(f"the time grid has {grid.size} times; in mode dp at most {MAX_TIMES}: write a coarser `grid: {{step: ...}}`")
+        raise ExpressionError(
+            f"the time grid has {grid.size} times; in mode dp at most {MAX_TIMES}: write a coarser `grid: {{step: ...}}`"
+        )
 
 
 def start(task: Task) -> State:
@@ -66,7 +68,14 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     table = np.stack([count.reshape(plan.shape) for count in counts.values()])
     sums = {"life": cumulative.encode(table), "people": counting.tally(cohort, keep)}
     cells = math.sqrt(1 + _enter(task))  # a row leaves once, and enters once
-    return Part(sums, {}, {"life": task.rows_per_person * cells * cumulative.norm(plan.grid.size), "people": counting.tally_sensitivity(task.rows_per_person)})
+    return Part(
+        sums,
+        {},
+        {
+            "life": task.rows_per_person * cells * cumulative.norm(plan.grid.size),
+            "people": counting.tally_sensitivity(task.rows_per_person),
+        },
+    )
 
 
 def _enter(task: Task) -> bool:
@@ -91,7 +100,9 @@ class Life:
 
     def clear(self, at_risk: Floats, groups: int = 1) -> int:
         """How many times pass before the number at risk, of so many groups together, drowns in the noise."""
-        drowned = np.flatnonzero(at_risk <= np.maximum(SURE * math.sqrt(groups) * self.at_risk_sd, 1.0))
+        drowned = np.flatnonzero(
+            at_risk <= np.maximum(SURE * math.sqrt(groups) * self.at_risk_sd, 1.0)
+        )
         return int(drowned[0]) if len(drowned) else len(at_risk)
 
 
@@ -106,19 +117,29 @@ def life(counts: Floats, variance: float) -> Life:
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     plan: Plan = task.plan
     total = messages.add(parts)
-    counts, variance = cumulative.decode(total.sums["life"]), total.noise["life"]  # (kinds, strata, groups, times)
+    counts, variance = (
+        cumulative.decode(total.sums["life"]),
+        total.noise["life"],
+    )  # (kinds, strata, groups, times)
     if not counts[0].sum() > 0:
-        raise errors.ModelError(f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget"
+        )
     together = life(counts.sum(1), variance * counts.shape[1])
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     curve, summary = [], []
     for index, label in enumerate(plan.labels):
         rows = _curve(together, index, plan.grid.times, z)
         summary.append(_summary(label, rows, together, index, z))
-        curve += [{"group": label, **_rounded(row)} for row in kaplan_meier.thin(rows, task.options.every, plan.grid)]
+        curve += [
+            {"group": label, **_rounded(row)}
+            for row in kaplan_meier.thin(rows, task.options.every, plan.grid)
+        ]
     tables = {"curve": Table(curve, door="curve"), "summary": Table(summary)}
     if len(plan.labels) > 1:
-        tables["log_rank"] = Table([_log_rank([life(counts[:, stratum], variance) for stratum in range(counts.shape[1])])])
+        tables["log_rank"] = Table(
+            [_log_rank([life(counts[:, stratum], variance) for stratum in range(counts.shape[1])])]
+        )
     counted = counting.estimated(total)
     why = f"noise was added to the life table; intervals include it. Times count at the end of their step of the grid ({plan.grid.step:g})"
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
@@ -130,8 +151,16 @@ def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
     end = table.clear(at_risk)
     d, c, n = table.counts[0, group, :end], table.counts[1, group, :end], at_risk[:end]
     hazard = np.clip(d / n, -0.5, 0.999)
-    survival = np.clip(optimize.isotonic_regression(np.cumprod(1 - hazard), increasing=False).x, 0.0, 1.0) if end else np.empty(0)
-    sampling = np.maximum.accumulate(np.maximum(np.cumsum(d / (n * np.maximum(n - d, 1.0))), 0.0)) if end else np.empty(0)
+    survival = (
+        np.clip(optimize.isotonic_regression(np.cumprod(1 - hazard), increasing=False).x, 0.0, 1.0)
+        if end
+        else np.empty(0)
+    )
+    sampling = (
+        np.maximum.accumulate(np.maximum(np.cumsum(d / (n * np.maximum(n - d, 1.0))), 0.0))
+        if end
+        else np.empty(0)
+    )
     noise = _log_survival_noise(table, n, d)
     relative = np.sqrt(sampling + noise)
     low, high = survival * np.exp(-z * relative), np.minimum(survival * np.exp(z * relative), 1.0)
@@ -152,8 +181,14 @@ def _log_survival_noise(table: Life, n: Floats, d: Floats) -> Floats:
     left = np.maximum(n - d, 1.0)
     by_risk = np.cumsum(d / (n * left))  # what one more at risk up to a time adds
     time = np.arange(size)
-    before = by_risk[np.minimum(time[None, :], np.arange(end)[:, None])] if end else np.empty((0, size))
-    own = np.where(time[None, :] <= np.arange(end)[:, None], np.r_[1 / left, np.zeros(size - end)][None, :], 0.0)
+    before = (
+        by_risk[np.minimum(time[None, :], np.arange(end)[:, None])] if end else np.empty((0, size))
+    )
+    own = np.where(
+        time[None, :] <= np.arange(end)[:, None],
+        np.r_[1 / left, np.zeros(size - end)][None, :],
+        0.0,
+    )
     found = np.zeros(end)
     for kind, sign in enumerate(table.signs):
         weights = sign * before - own if kind == 0 else sign * before
@@ -188,12 +223,20 @@ def _log_rank(strata: Sequence[Life]) -> Row:
         d, n, share = table.counts[0, :, :end].sum(0), n[:end], table.at_risk[:, :end] / n[:end]
         U += (table.counts[0, :, :end] - share * d).sum(1)
         factor = d * np.maximum(n - d, 0.0) / np.maximum(n - 1, 1.0)
-        V += np.diag((share * factor).sum(1)) - (share * factor) @ share.T + _log_rank_noise(table, share, d / n)
+        V += (
+            np.diag((share * factor).sum(1))
+            - (share * factor) @ share.T
+            + _log_rank_noise(table, share, d / n)
+        )
     kept = slice(0, groups - 1)
     if not np.diag(V)[kept].min() > 0:
         return {"statistic": None, "df": groups - 1, "p_value": None}
     statistic = max(0.0, float(U[kept] @ np.linalg.solve(V[kept, kept], U[kept])))
-    return {"statistic": statistic, "df": groups - 1, "p_value": float(special.chdtrc(groups - 1, statistic))}
+    return {
+        "statistic": statistic,
+        "df": groups - 1,
+        "p_value": float(special.chdtrc(groups - 1, statistic)),
+    }
 
 
 def _log_rank_noise(table: Life, share: Floats, hazard: Floats) -> Floats:
@@ -201,10 +244,19 @@ def _log_rank_noise(table: Life, share: Floats, hazard: Floats) -> Floats:
     groups, end = share.shape
     size = table.counts.shape[-1]
     pad = np.zeros((groups, groups, size - end))
-    own = np.concatenate([np.eye(groups)[:, :, None] - share[:, None, :], pad], axis=2)  # (g, h, time): an event of h, in U of g
+    own = np.concatenate(
+        [np.eye(groups)[:, :, None] - share[:, None, :], pad], axis=2
+    )  # (g, h, time): an event of h, in U of g
     risk = np.cumsum(hazard * (np.eye(groups)[:, :, None] - share[:, None, :]), axis=2)
-    risk = np.concatenate([risk, np.repeat(risk[:, :, -1:], size - end, axis=2)], axis=2) if end else pad
-    moved = [cumulative.carried(own - sign * risk if kind == 0 else -sign * risk).reshape(groups, -1) for kind, sign in enumerate(table.signs)]
+    risk = (
+        np.concatenate([risk, np.repeat(risk[:, :, -1:], size - end, axis=2)], axis=2)
+        if end
+        else pad
+    )
+    moved = [
+        cumulative.carried(own - sign * risk if kind == 0 else -sign * risk).reshape(groups, -1)
+        for kind, sign in enumerate(table.signs)
+    ]
     return table.variance * sum((m @ m.T for m in moved), np.zeros((groups, groups)))
 
 
@@ -219,7 +271,21 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     table = life(np.stack([events, exits])[:, None], noise(State(), "life") ** 2 * plan.shape[0])
     rows = _curve(table, 0, plan.grid.times, z)
     if len(rows) <= size // 2:
-        return [{"what": "survival at the middle of the grid", "sampling_sd": None, "noise_sd": None, "width": None}]
+        return [
+            {
+                "what": "survival at the middle of the grid",
+                "sampling_sd": None,
+                "noise_sd": None,
+                "width": None,
+            }
+        ]
     row = rows[size // 2]
     sampling = math.sqrt(max(row["std_error"] ** 2 - row["noise_sd"] ** 2, 0.0))
-    return [{"what": "survival at the middle of the grid", "sampling_sd": sampling, "noise_sd": row["noise_sd"], "width": row["conf_high"] - row["conf_low"]}]
+    return [
+        {
+            "what": "survival at the middle of the grid",
+            "sampling_sd": sampling,
+            "noise_sd": row["noise_sd"],
+            "width": row["conf_high"] - row["conf_low"],
+        }
+    ]

@@ -21,7 +21,9 @@ class Landmark:
     event: Floats
 
 
-def at(landmark: float, start: Floats | None, stop: Floats, event: Floats, person: Ints, rows: Ints) -> Landmark:
+def at(
+    landmark: float, start: Floats | None, stop: Floats, event: Floats, person: Ints, rows: Ints
+) -> Landmark:
     """`start`, `stop`, `event`, `person` of all rows of a cohort; `rows`: those that are complete. Of a person's rows (start, stop] one at
     most covers the landmark; their last row tells how they end."""
     if start is None:

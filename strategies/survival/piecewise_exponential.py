@@ -78,15 +78,24 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
     if model.strata or model.offset is not None:
-        raise ExpressionError(f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential; write a category as a term")
+        raise ExpressionError(
+            f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential; write a category as a term"
+        )
     newton.need_terms(model.terms, options.model)
     edges = _edges(options, model)
-    return _plan(model, edges, newton.scaling(model.terms, centred=True), 0 if options.cuts else options.intervals), model.fields
+    return _plan(
+        model,
+        edges,
+        newton.scaling(model.terms, centred=True),
+        0 if options.cuts else options.intervals,
+    ), model.fields
 
 
 def _plan(model: Model, edges: Sequence[float], scaling: Scaling, wanted: int = 0) -> Plan:
     intervals = tuple(f"interval({low:g} to {high:g}]" for low, high in itertools.pairwise(edges))
-    return Plan(model, tuple(edges), scaling, (*intervals, *(term.name for term in model.terms)), wanted)
+    return Plan(
+        model, tuple(edges), scaling, (*intervals, *(term.name for term in model.terms)), wanted
+    )
 
 
 def joined(plan: Plan, cuts: Floats) -> Plan:
@@ -103,7 +112,10 @@ def choose_cuts(plan: Plan, events: Floats, least: Callable[[int, int], float]) 
     at the end goes to the interval before it."""
     cuts, begin, left = np.zeros(plan.intervals - 1), 0, plan.most
     for end in range(1, plan.intervals):
-        here, fair = events[begin:end].sum(), events[begin:].sum() / left if plan.wanted else -math.inf
+        here, fair = (
+            events[begin:end].sum(),
+            events[begin:].sum() / left if plan.wanted else -math.inf,
+        )
         if left > 1 and here >= fair and here > least(begin, end):
             cuts[end - 1], begin, left = 1.0, end, left - 1
     if begin and not events[begin:].sum() > least(begin, plan.intervals):
@@ -119,7 +131,9 @@ def join(numbers: Floats, cuts: Floats) -> Floats:
 def joined_note(asked: Plan, plan: Plan) -> tuple[str, ...]:
     if plan.intervals == asked.most:
         return ()
-    return (f"the baseline has {plan.intervals} intervals in place of {asked.most}: there were too few events for more",)
+    return (
+        f"the baseline has {plan.intervals} intervals in place of {asked.most}: there were too few events for more",
+    )
 
 
 def _edges(options: Options, model: Model) -> tuple[float, ...]:
@@ -130,11 +144,19 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
     if options.until is not None:
         high = min(high, options.until)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ExpressionError(f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one, or `until`")
+        raise ExpressionError(
+            f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one, or `until`"
+        )
     if not options.cuts:
         return tuple(np.linspace(low, high, PARTS + 1).tolist())
-    if list(options.cuts) != sorted(set(options.cuts)) or not low < options.cuts[0] or not options.cuts[-1] < high:
-        raise ExpressionError(f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, where follow-up begins and ends")
+    if (
+        list(options.cuts) != sorted(set(options.cuts))
+        or not low < options.cuts[0]
+        or not options.cuts[-1] < high
+    ):
+        raise ExpressionError(
+            f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, where follow-up begins and ends"
+        )
     return (low, *options.cuts, high)
 
 
@@ -162,11 +184,22 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         exposure, events = person_time(rows, task.plan)
         sums = {"exposure": exposure.sum(1), "events": events.sum(1)}
         cells = rows.cells | {"events_by_time": sums["events"].astype(np.int64)}
-        return Part(sums, cells, _sensitivity(task, task.plan, None), parameters=task.plan.most + len(task.plan.model.terms))
+        return Part(
+            sums,
+            cells,
+            _sensitivity(task, task.plan, None),
+            parameters=task.plan.most + len(task.plan.model.terms),
+        )
     plan = joined(task.plan, state["cuts"])
     made = sums_of(rows, plan, state["beta"])
-    sums = {"score": made.score, "information": made.information, "log_lik": np.array([made.log_lik])}
-    return Part(sums, rows.cells, _sensitivity(task, plan, state["beta"]), parameters=len(plan.names))
+    sums = {
+        "score": made.score,
+        "information": made.information,
+        "log_lik": np.array([made.log_lik]),
+    }
+    return Part(
+        sums, rows.cells, _sensitivity(task, plan, state["beta"]), parameters=len(plan.names)
+    )
 
 
 def read(cohort: Cohort, task: Task) -> Rows:
@@ -177,7 +210,9 @@ def read(cohort: Cohort, task: Task) -> Rows:
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
     keep &= entry < stop
     kept = np.flatnonzero(keep)
-    X = cohorts.design(plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale)
+    X = cohorts.design(
+        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+    )
     died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
     return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
@@ -209,7 +244,15 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
     score, information, log_lik = np.zeros(p), np.zeros((p, p)), 0.0
     cut = np.zeros(len(rows.stop), np.bool_)
     for block in newton.blocks(len(rows.stop)):
-        some = Rows(rows.X[block], rows.start[block], rows.stop[block], rows.event[block], rows.keep, rows.kept, {})
+        some = Rows(
+            rows.X[block],
+            rows.start[block],
+            rows.stop[block],
+            rows.event[block],
+            rows.keep,
+            rows.kept,
+            {},
+        )
         exposure, events = person_time(some, plan)
         eta = np.minimum(beta[:K, None] + some.X @ beta[K:], LONGEST_ETA)  # (K, n)
         hazard = np.exp(eta) * exposure
@@ -217,7 +260,9 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
             before = np.cumsum(hazard, axis=0)
             cut[block] = before[-1] > max_hazard
             events = events * ~cut[block]
-            hazard = np.maximum(np.minimum(before, max_hazard) - np.minimum(before - hazard, max_hazard), 0.0)
+            hazard = np.maximum(
+                np.minimum(before, max_hazard) - np.minimum(before - hazard, max_hazard), 0.0
+            )
         residual = events - hazard
         score[:K] += residual.sum(1)
         score[K:] += residual.sum(0) @ some.X
@@ -239,8 +284,15 @@ def _sensitivity(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float
     if not math.isfinite(norm):
         return dict.fromkeys(("score", "information", "log_lik"), math.inf)
     hazard = np.exp(np.minimum(beta[: plan.intervals] + high, LONGEST_ETA)) * widths
-    most, eta = float(hazard.sum()), float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high))
-    return {"score": m * (1 + most) * math.sqrt(1 + norm**2), "information": m * most * (1 + norm**2), "log_lik": m * (eta + most)}
+    most, eta = (
+        float(hazard.sum()),
+        float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high)),
+    )
+    return {
+        "score": m * (1 + most) * math.sqrt(1 + norm**2),
+        "information": m * most * (1 + norm**2),
+        "log_lik": m * (eta + most),
+    }
 
 
 # -- hub
@@ -253,7 +305,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
 
 def _begin(total: Part, task: Task) -> State:
     if not total.sums["events"].sum() > 0:
-        raise errors.ModelError(f"{task.name}: no event in the cohort; widen it, or choose another outcome")
+        raise errors.ModelError(
+            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
+        )
     cuts = choose_cuts(task.plan, total.sums["events"], lambda begin, end: 0.0)
     exposure, events = join(total.sums["exposure"], cuts), join(total.sums["events"], cuts)
     beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]
@@ -265,7 +319,13 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
         name = joined(task.plan, state["cuts"]).names[worst]
         return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
 
-    made = newton.climb(state, total.sums["score"], total.sums["information"], float(total.sums["log_lik"][0]), diverged)
+    made = newton.climb(
+        state,
+        total.sums["score"],
+        total.sums["information"],
+        float(total.sums["log_lik"][0]),
+        diverged,
+    )
     return made if isinstance(made, State) else _result(made, total, task, state)
 
 
@@ -274,7 +334,9 @@ def _result(top: newton.Top, total: Part, task: Task, state: State) -> Result:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     L = unscale(plan)
     spread, K = newton.spread(L, top.step), plan.intervals
-    rows = newton.coefficients(plan.names[K:], (L @ top.beta)[K:], spread[K:, K:], z=z, exponentiate="hazard_ratio")
+    rows = newton.coefficients(
+        plan.names[K:], (L @ top.beta)[K:], spread[K:, K:], z=z, exponentiate="hazard_ratio"
+    )
     baseline = baseline_rows(plan, L @ top.beta, spread, z)
     for row, events, exposure in zip(baseline, state["events"], state["exposure"], strict=True):
         row |= {"n_event": int(events), "person_time": float(exposure)}
@@ -303,6 +365,12 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
     rows: list[Row] = []
     for k in range(plan.intervals):
         error = math.sqrt(covariance[k, k]) if covariance[k, k] > 0 else math.nan
-        ends = {"conf_low": math.exp(beta[k] - z * error), "conf_high": math.exp(beta[k] + z * error)} if error > 0 else {"conf_low": None, "conf_high": None}
-        rows.append({"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends})
+        ends = (
+            {"conf_low": math.exp(beta[k] - z * error), "conf_high": math.exp(beta[k] + z * error)}
+            if error > 0
+            else {"conf_low": None, "conf_high": None}
+        )
+        rows.append(
+            {"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends}
+        )
     return rows

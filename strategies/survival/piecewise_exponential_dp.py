@@ -49,7 +49,10 @@ def start(task: Task) -> State:
 def rounds(task: Task) -> list[State]:
     plan: Plan = task.plan
     cuts = np.r_[np.ones(plan.most - 1), np.zeros(plan.intervals - plan.most)]
-    return [start(task), *newton_dp.states(plan.most + len(plan.model.terms), task.options.rounds, cuts=cuts)]
+    return [
+        start(task),
+        *newton_dp.states(plan.most + len(plan.model.terms), task.options.rounds, cuts=cuts),
+    ]
 
 
 def shares(task: Task, state: State) -> dict[str, float]:
@@ -68,12 +71,20 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     if state.step == "life":
         exposure, events = piecewise_exponential.person_time(rows, plan)
         died = events.sum(1).astype(np.int64)
-        return Part({"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)}, {}, sensitivity)
+        return Part(
+            {"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)},
+            {},
+            sensitivity,
+        )
     plan = piecewise_exponential.joined(plan, state["cuts"])
     made = piecewise_exponential.sums_of(rows, plan, state["beta"], MAX_HAZARD)
     clipped = np.zeros(cohort.rows, np.bool_)
     clipped[rows.kept[made.cut]] = True
-    sums = {"score": made.score, "information": newton_dp.pack(made.information, plan.support), "people": counting.tally(cohort, rows.keep, clipped)}
+    sums = {
+        "score": made.score,
+        "information": newton_dp.pack(made.information, plan.support),
+        "people": counting.tally(cohort, rows.keep, clipped),
+    }
     return Part(sums, {}, sensitivity)
 
 
@@ -81,11 +92,18 @@ def _sensitivity(task: Task) -> dict[str, float]:
     """A row has one event at most, and up to the whole of each interval at risk; its score is that of an event at no hazard, or of
     MAX_HAZARD and no event: (e_k, x) in length; its information MAX_HAZARD times (e_k, x)(e_k, x)'."""
     m, terms, K = task.rows_per_person, len(task.plan.model.terms), task.plan.intervals
-    counts = {"people": counting.tally_sensitivity(m), "events": m * cumulative.norm(K), "time": m * math.sqrt(K)}
+    counts = {
+        "people": counting.tally_sensitivity(m),
+        "events": m * cumulative.norm(K),
+        "time": m * math.sqrt(K),
+    }
     if math.isinf(newton.row_norm(task.plan.model.terms, False)):
         return counts | dict.fromkeys(("score", "information"), math.inf)
     score = max(1.0, MAX_HAZARD) * math.sqrt(max(1 + terms, 1 + MAX_HAZARD**2))
-    return counts | {"score": m * score, "information": m * MAX_HAZARD * newton_dp.triangle_norm(1 + terms)}
+    return counts | {
+        "score": m * score,
+        "information": m * MAX_HAZARD * newton_dp.triangle_norm(1 + terms),
+    }
 
 
 def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
@@ -101,17 +119,29 @@ def _begin(total: Part, task: Task) -> State:
     """Intervals whose events will stand clear of the noise in all rounds, and the hazard of each."""
     plan: Plan = task.plan
     K, widths = plan.intervals, np.diff(plan.edges)
-    events, sd, sd_time = cumulative.decode(total.sums["events"]), math.sqrt(total.noise["events"]), math.sqrt(total.noise["time"])
-    later = newton_dp.SURE * _information_noise(task, sd) * math.sqrt(plan.most + len(plan.model.terms))
+    events, sd, sd_time = (
+        cumulative.decode(total.sums["events"]),
+        math.sqrt(total.noise["events"]),
+        math.sqrt(total.noise["time"]),
+    )
+    later = (
+        newton_dp.SURE * _information_noise(task, sd) * math.sqrt(plan.most + len(plan.model.terms))
+    )
 
     def least(begin: int, end: int) -> float:
-        own = cumulative.noise_of(((np.arange(K) >= begin) & (np.arange(K) < end)).astype(np.float64))
+        own = cumulative.noise_of(
+            ((np.arange(K) >= begin) & (np.arange(K) < end)).astype(np.float64)
+        )
         return CLEAR * max(sd * float(own), later)
 
     if not events.sum() > least(0, K):
-        raise errors.ModelError(f"{task.name}: too few events to stand out from the noise; widen the cohort, or give the analysis more budget")
+        raise errors.ModelError(
+            f"{task.name}: too few events to stand out from the noise; widen the cohort, or give the analysis more budget"
+        )
     cuts = piecewise_exponential.choose_cuts(plan, events, least)
-    found = piecewise_exponential.join(np.stack([events, np.maximum(total.sums["time"], sd_time) * widths]), cuts)
+    found = piecewise_exponential.join(
+        np.stack([events, np.maximum(total.sums["time"], sd_time) * widths]), cuts
+    )
     hazard = np.maximum(found[0], 1.0) / found[1]
     return newton_dp.begin(np.r_[np.log(hazard), np.zeros(len(plan.model.terms))], cuts=cuts)
 
@@ -119,16 +149,23 @@ def _begin(total: Part, task: Task) -> State:
 def _information_noise(task: Task, sd: float) -> float:
     """The standard deviation of the information's noise in the rounds that the estimate is made of, from that of the events:
     they differ by bound and share alone."""
-    sensitivity, first, *newton = _sensitivity(task), *(shares(task, state) for state in rounds(task))
+    sensitivity, first, *newton = (
+        _sensitivity(task),
+        *(shares(task, state) for state in rounds(task)),
+    )
     late = sum(one["information"] for one in newton[-newton_dp.LATE :])
-    return sd * sensitivity["information"] / sensitivity["events"] * math.sqrt(first["events"] / late)
+    return (
+        sd * sensitivity["information"] / sensitivity["events"] * math.sqrt(first["events"] / late)
+    )
 
 
 def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     L, K = piecewise_exponential.unscale(plan), plan.intervals
     beta, covariance = L @ fit.beta, L @ fit.covariance @ L.T
-    rows = newton.coefficients(plan.names[K:], beta[K:], covariance[K:, K:], z=z, exponentiate="hazard_ratio")
+    rows = newton.coefficients(
+        plan.names[K:], beta[K:], covariance[K:, K:], z=z, exponentiate="hazard_ratio"
+    )
     for row, variance in zip(rows, np.diag(L @ fit.noise @ L.T)[K:], strict=True):
         row["noise_sd"] = math.sqrt(variance)
     counted = counting.estimated(total, CUT)
@@ -138,7 +175,12 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
         "glance": Table([{"n": counted.n["rows"], "intervals": K, "rounds": task.options.rounds}]),
     }
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan)))
+    return Result(
+        tables,
+        counted.n,
+        Exactness("noised", why),
+        (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan)),
+    )
 
 
 def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
@@ -146,6 +188,16 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     information = 0.3 * people * newton_dp.expected_squares(task, plan.names[K:], False)
-    score, matrix = (newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information"))
+    score, matrix = (
+        newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information")
+    )
     least = newton_dp.SURE * matrix * math.sqrt(plan.most + len(plan.model.terms))
-    return newton_dp.forecast_rows(plan.names[K:], plan.scaling, intercept=False, information=information, noise=score, z=z, least=least)
+    return newton_dp.forecast_rows(
+        plan.names[K:],
+        plan.scaling,
+        intercept=False,
+        information=information,
+        noise=score,
+        z=z,
+        least=least,
+    )

@@ -29,14 +29,22 @@ class Increments:
 
 
 def increments(
-    left: Floats, entered: Floats | None, died: Floats, deaths: Floats, observed: Floats, strata: Sequence[tuple[int, int]], ties: str
+    left: Floats,
+    entered: Floats | None,
+    died: Floats,
+    deaths: Floats,
+    observed: Floats,
+    strata: Sequence[tuple[int, int]],
+    ties: str,
 ) -> Increments:
     """`left`, `entered`, `died` (n_cells, 1 + p): the sums of e^xb (1, x) over those who leave, enter and die in each cell;
     `deaths` (n_cells, 2): their number and weight; `observed` (1 + p,): the sum of w (xb, x) over the dead; `strata`: the
     (first, end) cells of each. Efron: a cell of d deaths is d steps, from each of which a further 1/d of the dead is
     taken back (Therneau & Grambsch 2000, 3.3)."""
     net = left if entered is None else left - entered
-    at_risk = np.empty_like(left)  # in a cell: those who leave then or later, less those who enter then or later
+    at_risk = np.empty_like(
+        left
+    )  # in a cell: those who leave then or later, less those who enter then or later
     for first, end in strata:
         at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
     where = np.flatnonzero(deaths[:, 0])
@@ -49,7 +57,9 @@ def increments(
     denominator = S[cell, 0] - f * D[cell, 0]
     c = (deaths[where, 1] / steps)[cell]
     h, q = c / denominator, c / denominator**2
-    h0, h1, q0, q1, q2 = (np.bincount(cell, values, len(where)) for values in (h, h * f, q, q * f, q * f * f))
+    h0, h1, q0, q1, q2 = (
+        np.bincount(cell, values, len(where)) for values in (h, h * f, q, q * f, q * f * f)
+    )
     S1, D1 = S[:, 1:], D[:, 1:]
     k0, k1 = q0[:, None] * S1 - q1[:, None] * D1, q1[:, None] * S1 - q2[:, None] * D1
     mean = (h0[:, None] * S1 - h1[:, None] * D1) / deaths[where, 1:]
@@ -57,7 +67,16 @@ def increments(
     outer = S1.T @ k0 - D1.T @ k1
     log_lik = float(observed[0] - c @ np.log(denominator))
     everywhere = [_scatter(values, where, len(left)) for values in (h0, h1, k0, k1, mean)]
-    return Increments(everywhere[0], everywhere[1], everywhere[2], everywhere[3], everywhere[4], score, log_lik, outer)
+    return Increments(
+        everywhere[0],
+        everywhere[1],
+        everywhere[2],
+        everywhere[3],
+        everywhere[4],
+        score,
+        log_lik,
+        outer,
+    )
 
 
 def _scatter(values: Any, where: Ints, size: int) -> Floats:

@@ -57,19 +57,28 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
     if grid is None:
         steps = {time.step for time in times}
         if None in steps or len(steps) > 1:
-            raise ExpressionError(f"{names} has no one `step` in the contract; write an agreed time grid, as `grid: {{step: 1}}`")
+            raise ExpressionError(
+                f"{names} has no one `step` in the contract; write an agreed time grid, as `grid: {{step: 1}}`"
+            )
         grid = GridOptions(step=float(steps.pop() or 1))
     if grid.until is not None:
         high = min(high, grid.until)
     if not math.isfinite(high):
-        raise ExpressionError(f"the contract gives {names} no upper `range`; write `grid: {{step: {grid.step:g}, until: ...}}`")
+        raise ExpressionError(
+            f"the contract gives {names} no upper `range`; write `grid: {{step: {grid.step:g}, until: ...}}`"
+        )
     size = math.ceil((high - low) / grid.step - 1e-9) + 1
     if not 2 <= size <= MAX_TIMES:
-        raise ExpressionError(f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MAX_TIMES}: change `step`")
+        raise ExpressionError(
+            f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MAX_TIMES}: change `step`"
+        )
     return TimeGrid(low, grid.step, size)
 
 
 def exactness_note(grid: TimeGrid, off_grid: int) -> Mapping[str, Any] | None:
     if not off_grid:
         return None
-    return {"kind": "approximate", "why": f"times between two points of the agreed grid (step {grid.step:g}) count at the later one"}
+    return {
+        "kind": "approximate",
+        "why": f"times between two points of the agreed grid (step {grid.step:g}) count at the later one",
+    }

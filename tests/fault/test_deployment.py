@@ -31,23 +31,36 @@ NODES = ("brest", "lyon", "nice")
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     sites = deployments.sites(tmp_path_factory.mktemp("data"), *NODES)
-    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=10) as running:
+    with flower.deployed(
+        sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=10
+    ) as running:
         yield running
 
 
 def private(name: str) -> Study:
-    return study(name, deployments.PRIVATE, privacy={"mode": "dp", "epsilon": 10}, coordinator=flower.COORDINATOR)
+    return study(
+        name,
+        deployments.PRIVATE,
+        privacy={"mode": "dp", "epsilon": 10},
+        coordinator=flower.COORDINATOR,
+    )
 
 
 def charges(deployment: Deployment, node: str, asked: Study) -> list[ledger.Entry]:
-    return [entry for entry in ledger.history(state_folder.open_ledger(deployment.state(node))) if entry.kind == "charge" and entry.study == asked.hash]
+    return [
+        entry
+        for entry in ledger.history(state_folder.open_ledger(deployment.state(node)))
+        if entry.kind == "charge" and entry.study == asked.hash
+    ]
 
 
 def at_round(run: client.Run, number: int) -> None:
     deployments.wait(lambda: int((run.status().progress or "0").split()[0]) >= number, 60)
 
 
-def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(deployment: Deployment) -> None:
+def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(
+    deployment: Deployment,
+) -> None:
     asked = private("killed-hub")
     flower.grant(deployment, asked, CONTRACT)
     with deployment.connect() as hub:
@@ -55,7 +68,9 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(deployme
         at_round(run, 2)
         deployment.kill("hub")
         assert any(charges(deployment, node, asked) for node in NODES)
-    deployments.wait(lambda: not _children_of(deployment))  # the SuperLink and its executor died with it
+    deployments.wait(
+        lambda: not _children_of(deployment)
+    )  # the SuperLink and its executor died with it
     deployment.start_hub()
     with deployment.connect() as hub:
         status = client.Run(hub, run.number, run.study).watch(lambda _: None)
@@ -63,16 +78,29 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(deployme
         found = client.Run(hub, run.number, run.study).result().document
     for node in NODES:
         paid = charges(deployment, node, asked)
-        assert len({entry.release for entry in paid}) == len(paid) == found["analyses"]["m"]["rounds"]
+        assert (
+            len({entry.release for entry in paid}) == len(paid) == found["analyses"]["m"]["rounds"]
+        )
         assert sum(entry.cost.rho for entry in paid) <= asked.privacy.rho
         ledger.verify(state_folder.open_ledger(deployment.state(node)))
-    assert [entry["event"] for entry in audit.entries(deployment.hub.audit) if entry.get("number") == run.number].count("started") == 2
+    assert [
+        entry["event"]
+        for entry in audit.entries(deployment.hub.audit)
+        if entry.get("number") == run.number
+    ].count("started") == 2
     audit.verify(deployment.hub.audit)
 
 
 def _children_of(deployment: Deployment) -> list[str]:
     found = subprocess.run(
-        ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}"], capture_output=True, text=True, check=False
+        [
+            "pgrep",
+            "-f",
+            f"aggregator.flower.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return found.stdout.split()
 
@@ -84,7 +112,9 @@ def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) 
     deployment.processes["nice"].terminate()
     deployment.processes["nice"].wait(20)
     deployment.start_node("nice")
-    deployments.wait(lambda: deployments.log(deployment, "nice").count("no connection to the SuperLink") >= 2)
+    deployments.wait(
+        lambda: deployments.log(deployment, "nice").count("no connection to the SuperLink") >= 2
+    )
     time.sleep(6)  # Flower's own exit comes five seconds after it has failed
     assert deployment.processes["nice"].poll() is None
     deployment.start_hub()
@@ -92,29 +122,42 @@ def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) 
 
 
 @pytest.mark.slow
-def test_a_superlink_that_dies_alone_is_started_again_and_the_study_goes_on(deployment: Deployment) -> None:
+def test_a_superlink_that_dies_alone_is_started_again_and_the_study_goes_on(
+    deployment: Deployment,
+) -> None:
     with deployment.connect() as hub:
         run = hub.submit(study("superlink", deployments.LONG), CONTRACT)
         at_round(run, 3)
-        subprocess.run(["pkill", "-9", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"], check=True)
+        subprocess.run(
+            ["pkill", "-9", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"],
+            check=True,
+        )
         status = run.watch(lambda _: None)
         assert status.state == "complete", status.reason
         assert run.result().document["analyses"]["f"]["status"] == "released"
 
 
-def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(deployment: Deployment) -> None:
+def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
+    deployment: Deployment,
+) -> None:
     with deployment.connect() as hub:
         run = hub.submit(study("killed-node", deployments.LONG), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
         assert run.watch(lambda _: None).state == "complete"
-        statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]}
+        statuses = {
+            one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]
+        }
         assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
-        deployment.start_node("lyon")  # at once: the session that it left is signed off, not waited for
+        deployment.start_node(
+            "lyon"
+        )  # at once: the session that it left is signed off, not waited for
         deployment.wait_until_online(["lyon"], 15)
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+            "answered"
+        }
     audit.verify(deployment.state("lyon") / state_folder.AUDIT)
 
 
@@ -160,7 +203,9 @@ class Cable:
         self.open.clear()
 
 
-def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(deployment: Deployment) -> None:
+def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
+    deployment: Deployment,
+) -> None:
     """Flower alone would wait three minutes for the rest of its reply, and for the others' behind it."""
     deployments.restart_stuck(deployment, "brest")
     try:
@@ -168,15 +213,22 @@ def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(deploym
         with deployment.connect() as hub:
             run = hub.submit(study("stuck"), CONTRACT, deadline_s=30)
             assert run.watch(lambda _: None).state == "complete"
-            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["d"]["nodes"]}
+            statuses = {
+                one["node"]: one["status"]
+                for one in run.result().document["analyses"]["d"]["nodes"]
+            }
         assert statuses == {"brest": "silent", "lyon": "answered", "nice": "answered"}
-        assert time.monotonic() - started < 30  # the round's ten seconds, and what starts and ends a study
+        assert (
+            time.monotonic() - started < 30
+        )  # the round's ten seconds, and what starts and ends a study
     finally:
         deployment.kill("brest")
         deployments.restart(deployment, "brest")
 
 
-def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_back(deployment: Deployment) -> None:
+def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_back(
+    deployment: Deployment,
+) -> None:
     mark = deployments.restart_stuck(deployment, "brest")
     with deployment.connect() as hub:
         run = hub.submit(study("killed-upload"), CONTRACT, deadline_s=30)
@@ -184,15 +236,24 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
         deployment.kill("brest")
         deployments.restart(deployment, "brest")
         assert run.watch(lambda _: None).state == "complete"
-        assert "brest: it stopped while its reply was on the way" in run.result().document["provenance"]["notes"]
+        assert (
+            "brest: it stopped while its reply was on the way"
+            in run.result().document["provenance"]["notes"]
+        )
 
 
 @pytest.mark.slow
-def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deployment: Deployment) -> None:
+def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
+    deployment: Deployment,
+) -> None:
     cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
     path = deployment.state("nice") / state_folder.HUB / "hub.json"
     before = path.read_text()
-    path.write_text(json.dumps({**json.loads(before), **{which: cable.address for which, cable in cables.items()}}))
+    path.write_text(
+        json.dumps(
+            {**json.loads(before), **{which: cable.address for which, cable in cables.items()}}
+        )
+    )
     deployments.restart(deployment, "nice")
     try:
         with deployment.connect() as hub:
@@ -201,14 +262,19 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deploymen
             for cable in cables.values():
                 cable.cut()
             assert run.watch(lambda _: None).state == "complete"
-            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]}
+            statuses = {
+                one["node"]: one["status"]
+                for one in run.result().document["analyses"]["f"]["nodes"]
+            }
             assert statuses["nice"] == "silent" and statuses["brest"] == "answered"
             assert "cannot be reached" in deployments.log(deployment, "nice")
             for cable in cables.values():
                 cable.whole = True
             again = hub.submit(study("healed"), CONTRACT, deadline_s=120)
             assert again.watch(lambda _: None).state == "complete"
-            assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+            assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+                "answered"
+            }
     finally:
         path.write_text(before)
         deployments.restart(deployment, "nice")
@@ -216,7 +282,9 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(deploymen
             cable.door.close()
 
 
-def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(deployment: Deployment) -> None:
+def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
+    deployment: Deployment,
+) -> None:
     """The kernel lets the process write no file beyond its present length, as a full disk would not."""
     asked = private("full-disk")
     flower.grant(deployment, asked, CONTRACT)
@@ -228,16 +296,25 @@ def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(deployment:
             run = hub.submit(asked, CONTRACT, deadline_s=5)
             status = run.watch(lambda _: None)
             assert status.state == "complete", status.reason
-            statuses = {one["node"]: one["status"] for one in run.result().document["analyses"]["m"]["nodes"]}
+            statuses = {
+                one["node"]: one["status"]
+                for one in run.result().document["analyses"]["m"]["nodes"]
+            }
             assert statuses.get("brest") in (None, "refused", "silent")
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.prlimit(
+            pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
     deployments.wait(lambda: "cannot be" in deployments.log(deployment, "brest"))
-    assert deployment.processes["brest"].poll() is None  # it is still there, and well when the disk is
+    assert (
+        deployment.processes["brest"].poll() is None
+    )  # it is still there, and well when the disk is
     with deployment.connect() as hub:
         again = hub.submit(study("room-again"), CONTRACT, deadline_s=60)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {"answered"}
+        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+            "answered"
+        }
     assert not charges(deployment, "brest", asked)
     ledger.verify(state_folder.open_ledger(state))
     audit.verify(state / state_folder.AUDIT)
@@ -247,19 +324,36 @@ FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("offset", "said"), [("+3600s", "3600 s ahead of the hub's"), ("-3600s", "3600 s behind the hub's")])
-def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(deployment: Deployment, offset: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [("+3600s", "3600 s ahead of the hub's"), ("-3600s", "3600 s behind the hub's")],
+)
+def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(
+    deployment: Deployment, offset: str, said: str
+) -> None:
     if not Path(FAKETIME).exists():
-        subprocess.run(["sh", "-c", "apt-get update -qq && apt-get install -y -qq faketime"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["sh", "-c", "apt-get update -qq && apt-get install -y -qq faketime"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     deployment.processes["nice"].terminate()
     deployment.processes["nice"].wait(20)
-    deployment.start_node("nice", LD_PRELOAD=FAKETIME, FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    deployment.start_node(
+        "nice", LD_PRELOAD=FAKETIME, FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1"
+    )
     try:
         deployments.wait(lambda: said in deployments.log(deployment, "nice"))
         with deployment.connect() as hub:
-            run = hub.submit(study(f"clock{offset[0]}".replace("+", "-fast").replace("--", "-slow-")), CONTRACT)
+            run = hub.submit(
+                study(f"clock{offset[0]}".replace("+", "-fast").replace("--", "-slow-")), CONTRACT
+            )
             assert run.watch(lambda _: None).state == "complete"
-            assert {one["node"] for one in run.result().document["analyses"]["d"]["nodes"] if one["status"] == "answered"} >= {"brest", "lyon"}
+            assert {
+                one["node"]
+                for one in run.result().document["analyses"]["d"]["nodes"]
+                if one["status"] == "answered"
+            } >= {"brest", "lyon"}
     finally:
         deployments.restart(deployment, "nice")
 
@@ -273,7 +367,9 @@ def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> 
     deployment.processes["nice"].wait(20)
     deployment.start_node("nice")
     try:
-        deployments.wait(lambda: "this node's certificate has expired" in deployments.log(deployment, "nice"))
+        deployments.wait(
+            lambda: "this node's certificate has expired" in deployments.log(deployment, "nice")
+        )
         assert not deployment.is_online("nice")
     finally:
         (folder / "own.crt").write_bytes(before)
@@ -286,10 +382,14 @@ def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
     from federation.secagg import keys
 
     identity = bytes(range(32))
-    content = receipts.reply_content("study", receipts.digest(b"nonce-1" + b"query"), receipts.digest(b"reply"))
+    content = receipts.reply_content(
+        "study", receipts.digest(b"nonce-1" + b"query"), receipts.digest(b"reply")
+    )
     signature = keys.sign(identity, content)
     assert keys.is_signed(keys.public_identity(identity), signature, content)
-    again = receipts.reply_content("study", receipts.digest(b"nonce-2" + b"query"), receipts.digest(b"reply"))
+    again = receipts.reply_content(
+        "study", receipts.digest(b"nonce-2" + b"query"), receipts.digest(b"reply")
+    )
     assert not keys.is_signed(keys.public_identity(identity), signature, again)
 
 
@@ -303,11 +403,16 @@ def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deploym
     request.messages_list.add().metadata.src_node_id = 6
     context = ssl.create_default_context(cafile=str(deployment.hub.pki / "ca.crt"))
     with httpx.Client(verify=context) as http:
-        answer = http.post(f"https://{deployment.public}/v1/fleet/push-messages", content=request.SerializeToString())
+        answer = http.post(
+            f"https://{deployment.public}/v1/fleet/push-messages",
+            content=request.SerializeToString(),
+        )
     assert answer.status_code == 403
 
 
-def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(deployment: Deployment, tmp_path: Path) -> None:
+def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     """Last: the node's ledger is behind afterwards."""
     state = deployment.state("lyon")
     backups.write(state, tmp_path / "backup.tar.gz")
@@ -322,32 +427,59 @@ def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(deploym
         backups.restore(tmp_path / "backup.tar.gz", state)
         deployment.start_node("lyon")
         deployment.wait_until_online(["lyon"])
-        deployments.wait(lambda: "older than the one that the hub has seen" in deployments.log(deployment, "lyon"))
+        deployments.wait(
+            lambda: (
+                "older than the one that the hub has seen" in deployments.log(deployment, "lyon")
+            )
+        )
         run = hub.submit(study("after-the-roll-back"), CONTRACT)
         assert run.watch(lambda _: None).state == "complete"
-        lyon = next(one for one in run.result().document["analyses"]["d"]["nodes"] if one["node"] == "lyon")
-        assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(lyon["reason"])
+        lyon = next(
+            one for one in run.result().document["analyses"]["d"]["nodes"] if one["node"] == "lyon"
+        )
+        assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(
+            lyon["reason"]
+        )
 
 
-TRAINING = {"t": {"run": "train", "model": "ill ~ age", "network": "mlp", "widths": [4], "rounds": 25, "learning_rate": 0.3}}
+TRAINING = {
+    "t": {
+        "run": "train",
+        "model": "ill ~ age",
+        "network": "mlp",
+        "widths": [4],
+        "rounds": 25,
+        "learning_rate": 0.3,
+    }
+}
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(deployment: Deployment) -> None:
+def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
+    deployment: Deployment,
+) -> None:
     with deployment.connect() as hub:
-        longer = {"t": {**TRAINING["t"], "rounds": 150}}  # so that it is still under way when the node is back
+        longer = {
+            "t": {**TRAINING["t"], "rounds": 150}
+        }  # so that it is still under way when the node is back
         run = hub.submit(study("training-node", longer), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
-        at_round(run, int((run.status().progress or "0").split()[0]) + 2)  # one round at least has waited for it in vain
+        at_round(
+            run, int((run.status().progress or "0").split()[0]) + 2
+        )  # one round at least has waited for it in vain
         deployment.start_node("lyon")
         deployment.wait_until_online(["lyon"])
         assert run.watch(lambda _: None).state == "complete"
         document = run.result().document
     found = document["analyses"]["t"]
-    assert found["rounds"] == 151 and [row["node"] for row in found["tables"]["nodes"]] == list(NODES)
+    assert found["rounds"] == 151 and [row["node"] for row in found["tables"]["nodes"]] == list(
+        NODES
+    )
     missed = [event for event in document["provenance"]["events"] if event["node"] == "lyon"]
-    assert 1 <= len(missed) < 150 and all("asked again in the next round" in event["what"] for event in missed)
+    assert 1 <= len(missed) < 150 and all(
+        "asked again in the next round" in event["what"] for event in missed
+    )
 
 
 def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: Deployment) -> None:
@@ -362,5 +494,11 @@ def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: 
         assert again.watch(lambda _: None).state == "complete"
         document = again.result().document
     found = document["analyses"]["t"]
-    assert any("went on from there" in note for note in found["notes"]) and found["rounds"] == 26 and len(found["tables"]["history"]) == 25
-    assert not list(deployment.hub.folder.rglob("*.checkpoint")), "it is removed when the study is done"
+    assert (
+        any("went on from there" in note for note in found["notes"])
+        and found["rounds"] == 26
+        and len(found["tables"]["history"]) == 25
+    )
+    assert not list(deployment.hub.folder.rglob("*.checkpoint")), (
+        "it is removed when the study is done"
+    )

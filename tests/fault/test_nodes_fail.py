@@ -30,7 +30,13 @@ columns:
   g: {type: category, levels: [a, b, c]}
 """)
 RNG = np.random.default_rng(5)
-TABLE = pandas.DataFrame({"id": np.arange(400), "x": np.round(RNG.normal(0, 2, 400), 3), "g": RNG.choice(["a", "b"], 400)})
+TABLE = pandas.DataFrame(
+    {
+        "id": np.arange(400),
+        "x": np.round(RNG.normal(0, 2, 400), 3),
+        "g": RNG.choice(["a", "b"], 400),
+    }
+)
 TABLE["y"] = (RNG.random(400) < 1 / (1 + np.exp(-TABLE["x"]))).astype(int)
 SPLIT = np.arange(400) % 4
 MODEL = {"run": "glm", "model": "y ~ x + g", "family": "binomial"}
@@ -44,14 +50,18 @@ def sites(tmp_path: Path) -> list[Site]:
 def pooled(tmp_path: Path, keep: Sequence[int]) -> list[float]:
     rows = np.isin(SPLIT, keep)
     (tmp_path / "pooled").mkdir(exist_ok=True)
-    sites = federations.sites_of(TABLE[rows], np.zeros(rows.sum(), int), CONTRACT, tmp_path / "pooled")
+    sites = federations.sites_of(
+        TABLE[rows], np.zeros(rows.sum(), int), CONTRACT, tmp_path / "pooled"
+    )
     return estimates(federations.run(federations.study_of({"a": MODEL}), CONTRACT, sites))
 
 
 def estimates(outcome: Outcome) -> list[float]:
     """The coefficients, and the null deviance, which is made in the first round: it tells if a round was kept."""
     tables = federations.result(outcome).tables
-    return [row["estimate"] for row in tables["coefficients"].rows if row["estimate"] is not None] + [tables["glance"].rows[0]["null_deviance"]]
+    return [
+        row["estimate"] for row in tables["coefficients"].rows if row["estimate"] is not None
+    ] + [tables["glance"].rows[0]["null_deviance"]]
 
 
 def run(sites: Sequence[Site], ask: Ask, **study: object) -> Outcome:
@@ -59,8 +69,12 @@ def run(sites: Sequence[Site], ask: Ask, **study: object) -> Outcome:
 
 
 @pytest.mark.parametrize("dies_in", [1, 2, 4])
-def test_a_node_that_dies_is_left_out_and_the_answer_is_that_of_the_others(dies_in: int, sites: list[Site], tmp_path: Path) -> None:
-    outcome = run(sites, faults.silent(federations.ask_of(sites), "n2", from_round=dies_in), min_nodes=3)
+def test_a_node_that_dies_is_left_out_and_the_answer_is_that_of_the_others(
+    dies_in: int, sites: list[Site], tmp_path: Path
+) -> None:
+    outcome = run(
+        sites, faults.silent(federations.ask_of(sites), "n2", from_round=dies_in), min_nodes=3
+    )
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 3]), rel=1e-8)
     assert any(h.node == "n2" and "did not answer" in h.what for h in outcome.events)
 
@@ -104,7 +118,9 @@ def text(part: Part) -> Part:
 
 
 @pytest.mark.parametrize("spoil", [nan, shape, names, negative, text])
-def test_garbage_is_left_out_by_name(spoil: faults.Spoil, sites: list[Site], tmp_path: Path) -> None:
+def test_garbage_is_left_out_by_name(
+    spoil: faults.Spoil, sites: list[Site], tmp_path: Path
+) -> None:
     outcome = run(sites, faults.garbage(federations.ask_of(sites), "n0", spoil), min_nodes=3)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [1, 2, 3]), rel=1e-8)
     assert outcome.runs[TaskId("a")].refusals["n0"].rule == "garbage"
@@ -132,7 +148,9 @@ def test_a_node_of_three_patients_refuses_and_says_why(sites: list[Site], tmp_pa
 
 def test_a_node_that_refuses_everything_leaves_the_study_to_the_others(tmp_path: Path) -> None:
     sites = federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path)
-    closed = Site("n0", sites[0].datasets, Policy(min_nodes=1, hub_sees_cells=True, analyses=("describe",)))
+    closed = Site(
+        "n0", sites[0].datasets, Policy(min_nodes=1, hub_sees_cells=True, analyses=("describe",))
+    )
     outcome = run([closed, *sites[1:]], federations.ask_of([closed, *sites[1:]]), min_nodes=3)
     assert outcome.runs[TaskId("a")].refusals["n0"].rule == "analysis"
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [1, 2, 3]), rel=1e-8)
@@ -154,9 +172,17 @@ def test_too_few_nodes_to_begin_with_is_an_error_before_anyone_is_asked(sites: l
 
 def test_a_failing_analysis_leaves_the_others_their_results(sites: list[Site]) -> None:
     """g = c exists nowhere, and y is constant within y: each is told, and the cross-table is released all the same."""
-    study = federations.study_of({"bad": {"run": "glm", "model": "y ~ x + y", "family": "binomial"}, "good": {"run": "crosstab", "rows": "g", "columns": "y"}})
+    study = federations.study_of(
+        {
+            "bad": {"run": "glm", "model": "y ~ x + y", "family": "binomial"},
+            "good": {"run": "crosstab", "rows": "g", "columns": "y"},
+        }
+    )
     outcome = federations.run(study, CONTRACT, sites)
-    assert "grows without end" in outcome.runs[TaskId("bad")].failed and "'y'" in outcome.runs[TaskId("bad")].failed
+    assert (
+        "grows without end" in outcome.runs[TaskId("bad")].failed
+        and "'y'" in outcome.runs[TaskId("bad")].failed
+    )
     assert federations.result(outcome, "good").n["people"] == 400
 
 
@@ -164,24 +190,39 @@ def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> 
     outcome = run(sites, faults.silent(federations.ask_of(sites), "n2", from_round=2), min_nodes=3)
     now = datetime.now(UTC)
     store = database.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
-    number = database.write(store, release.clear(outcome, started=now, finished=now, engine="local"))
+    number = database.write(
+        store, release.clear(outcome, started=now, finished=now, engine="local")
+    )
     with store.connect() as connection:
-        kept = connection.execute(database.event_rows.select().where(database.event_rows.c.run == number)).fetchall()
+        kept = connection.execute(
+            database.event_rows.select().where(database.event_rows.c.run == number)
+        ).fetchall()
         status = connection.execute(database.runs.select()).one().status
     assert [(row.round, row.node) for row in kept] == [(2, "n2")] and status == "complete"
 
 
-def test_a_refusal_by_a_participant_in_a_later_round_starts_the_analysis_anew(sites: list[Site], tmp_path: Path) -> None:
+def test_a_refusal_by_a_participant_in_a_later_round_starts_the_analysis_anew(
+    sites: list[Site], tmp_path: Path
+) -> None:
     ask = federations.ask_of(sites)
 
     def refuses_later(query: Query) -> Sequence[Reply]:
         no = Refusal("operator", "the producer has withdrawn")
-        return [replace(r, answers=dict.fromkeys(r.answers, no)) if r.node == "n1" and query.round == 3 else r for r in ask(query)]
+        return [
+            replace(r, answers=dict.fromkeys(r.answers, no))
+            if r.node == "n1" and query.round == 3
+            else r
+            for r in ask(query)
+        ]
 
     outcome = run(sites, refuses_later, min_nodes=3)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 2, 3]), rel=1e-8)
 
 
-def test_most_rounds_end_a_loop_that_never_would(sites: list[Site], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_rounds_end_a_loop_that_never_would(
+    sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rounds, "MAX_ROUNDS", 2)
-    assert "no result after 2 rounds" in run(sites, federations.ask_of(sites)).runs[TaskId("a")].failed
+    assert (
+        "no result after 2 rounds" in run(sites, federations.ask_of(sites)).runs[TaskId("a")].failed
+    )

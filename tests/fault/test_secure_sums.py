@@ -34,7 +34,12 @@ NAMES = [f"n{i}" for i in range(5)]
 POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=2)
 CROSSTAB = {"run": "crosstab", "rows": "arm", "columns": "sex"}
 SECURE = {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 1}}
-DISTRIBUTED = {"mode": "dp", "epsilon": 20, "noise": "distributed", "secure_sum": {"dropouts": 1, "colluders": 1}}
+DISTRIBUTED = {
+    "mode": "dp",
+    "epsilon": 20,
+    "noise": "distributed",
+    "secure_sum": {"dropouts": 1, "colluders": 1},
+}
 
 
 @pytest.fixture
@@ -48,21 +53,34 @@ def ask_of(send: Send) -> Ask:
 
 def run(study: Study, sites: Sequence[Site], fault: Any = None) -> Outcome:
     send = local.send_of(local.contexts_of(sites), federations.NOW)
-    return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), [site.name for site in sites])
+    return rounds.run(
+        study, CONTRACT, ask_of(fault(send) if fault else send), [site.name for site in sites]
+    )
 
 
 def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
     """But for what is of each node by itself, which nobody knows under a secure sum."""
-    return [row for name, table in federations.result(outcome).tables.items() if name != "nodes" for row in table.rows]
+    return [
+        row
+        for name, table in federations.result(outcome).tables.items()
+        if name != "nodes"
+        for row in table.rows
+    ]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(name: str, options: dict[str, Any], sites: list[Site], tmp_path: Path) -> None:
+def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(
+    name: str, options: dict[str, Any], sites: list[Site], tmp_path: Path
+) -> None:
     """To 1e-6 of itself: sums are rounded to 2^-24, or to 2^-35 of what one person can add. Networks count in 32 bits."""
     near = 1e-6 if name != "train" else 1e-4
     study = federations.study_of({"a": {"run": name, **options}}, privacy=SECURE)
     (tmp_path / "plain").mkdir()
-    plain = federations.run(federations.study_of({"a": {"run": name, **options}}), CONTRACT, federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path / "plain"))
+    plain = federations.run(
+        federations.study_of({"a": {"run": name, **options}}),
+        CONTRACT,
+        federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path / "plain"),
+    )
     for one, other in zip(rows_of(plain), rows_of(run(study, sites)), strict=True):
         for column, value in one.items():
             if isinstance(value, float):
@@ -71,10 +89,16 @@ def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(name: str, o
                 assert other[column] == value
 
 
-@pytest.mark.parametrize(("name", "options"), [(name, options) for name, options, rows in PRIVATE_CASES if rows == 2])
-def test_every_private_analysis_runs_through_a_secure_sum(name: str, options: dict[str, Any], sites: list[Site]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name, options, rows in PRIVATE_CASES if rows == 2]
+)
+def test_every_private_analysis_runs_through_a_secure_sum(
+    name: str, options: dict[str, Any], sites: list[Site]
+) -> None:
     """With distributed noise; 300 people are few, so an estimate may drown, and then the message says so."""
-    one = run(federations.study_of({"a": {"run": name, **options}}, privacy=DISTRIBUTED), sites).runs[TaskId("a")]
+    one = run(
+        federations.study_of({"a": {"run": name, **options}}, privacy=DISTRIBUTED), sites
+    ).runs[TaskId("a")]
     assert one.nodes == NAMES and not one.refusals and not one.parts, "the hub holds no node's part"
     if one.result is None:
         assert re.search("(beside|from) the noise", one.failed)
@@ -85,63 +109,106 @@ def test_every_private_analysis_runs_through_a_secure_sum(name: str, options: di
 @pytest.mark.parametrize("privacy", [SECURE, {**SECURE, "mode": "dp", "epsilon": 20}, DISTRIBUTED])
 @pytest.mark.parametrize("after_answering", [False, True])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_node_may_drop_at_any_phase(phase: str, after_answering: bool, privacy: dict[str, Any], sites: list[Site]) -> None:
+def test_a_node_may_drop_at_any_phase(
+    phase: str, after_answering: bool, privacy: dict[str, Any], sites: list[Site]
+) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=privacy)
-    outcome = run(study, sites, lambda send: faults.drops(send, "n3", phase, after_answering=after_answering))
+    outcome = run(
+        study, sites, lambda send: faults.drops(send, "n3", phase, after_answering=after_answering)
+    )
     one = outcome.runs[TaskId("a")]
     masked = phase in ("sign", "unmask")  # its letter with the vector had come: it is in the sum
     assert one.nodes == (NAMES if masked else [name for name in NAMES if name != "n3"])
     here = TABLE if masked else TABLE[SPLIT != 3]
-    counts = {(row["row"], row["column"]): row["n"] for row in federations.result(outcome).tables["counts"].rows if "(all)" not in (row["row"], row["column"])}
+    counts = {
+        (row["row"], row["column"]): row["n"]
+        for row in federations.result(outcome).tables["counts"].rows
+        if "(all)" not in (row["row"], row["column"])
+    }
     for (arm, sex), n in counts.items():
         exact = int(((here["arm"] == arm) & (here["sex"] == sex)).sum())
-        assert n == exact if privacy["mode"] == "exact" else abs(n - exact) < 60  # six standard deviations of the noise, and more
+        assert (
+            n == exact if privacy["mode"] == "exact" else abs(n - exact) < 60
+        )  # six standard deviations of the noise, and more
 
 
 def test_two_dropouts_where_one_was_allowed_for_open_nothing(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
-    outcome = run(study, sites, lambda send: faults.drops(faults.drops(send, "n3", "mask"), "n1", "deal"))
+    outcome = run(
+        study, sites, lambda send: faults.drops(faults.drops(send, "n3", "mask"), "n1", "deal")
+    )
     one = outcome.runs[TaskId("a")]
-    assert one.result is None and "3 nodes were left in the phase 'mask', and 4 are needed" in one.failed
+    assert (
+        one.result is None
+        and "3 nodes were left in the phase 'mask', and 4 are needed" in one.failed
+    )
 
 
 def test_strict_mode_ends_at_the_first_dropout(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy={"mode": "exact", "secure_sum": True})
     outcome = run(study, sites, lambda send: faults.drops(send, "n0", "unmask"))
-    assert "4 nodes were left in the phase 'unmask', and 5 are needed" in outcome.runs[TaskId("a")].failed
+    assert (
+        "4 nodes were left in the phase 'unmask', and 5 are needed"
+        in outcome.runs[TaskId("a")].failed
+    )
 
 
-def test_a_node_lost_between_rounds_ends_an_exact_sum_and_not_a_private_one(sites: list[Site]) -> None:
+def test_a_node_lost_between_rounds_ends_an_exact_sum_and_not_a_private_one(
+    sites: list[Site],
+) -> None:
     """Exact sums over five nodes and then over four would tell the fifth's by subtraction."""
     model = {"run": "glm", "model": "died ~ age + sex", "family": "binomial"}
 
     def leaves(send: Send) -> Send:
         def faulty(queries: Mapping[str, Query]) -> Sequence[Reply]:
             later = next(iter(queries.values())).round >= 3
-            return send({name: query for name, query in queries.items() if name != "n2" or not later})
+            return send(
+                {name: query for name, query in queries.items() if name != "n2" or not later}
+            )
 
         return faulty
 
     exact = run(federations.study_of({"a": model}, privacy=SECURE), sites, leaves).runs[TaskId("a")]
-    assert exact.result is None and "a sum over other nodes was opened for this study" in exact.failed
-    private = run(federations.study_of({"a": model}, privacy=DISTRIBUTED), sites, leaves).runs[TaskId("a")]
+    assert (
+        exact.result is None and "a sum over other nodes was opened for this study" in exact.failed
+    )
+    private = run(federations.study_of({"a": model}, privacy=DISTRIBUTED), sites, leaves).runs[
+        TaskId("a")
+    ]
     assert "n2 left in round 3" in private.notes[0] and private.nodes == ["n0", "n1", "n3", "n4"]
 
 
-def test_a_study_of_two_nodes_or_too_many_dropouts_is_refused_before_anyone_is_asked(sites: list[Site]) -> None:
+def test_a_study_of_two_nodes_or_too_many_dropouts_is_refused_before_anyone_is_asked(
+    sites: list[Site],
+) -> None:
     with pytest.raises(errors.StudyError, match="needs at least three nodes, and 2 are there"):
         run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), sites[:2])
-    with pytest.raises(errors.StudyError, match="of 5 nodes with 1 colluders at most 1 may drop out, not 2"):
-        run(federations.study_of({"a": CROSSTAB}, privacy={"mode": "exact", "secure_sum": {"dropouts": 2}}), sites)
+    with pytest.raises(
+        errors.StudyError, match="of 5 nodes with 1 colluders at most 1 may drop out, not 2"
+    ):
+        run(
+            federations.study_of(
+                {"a": CROSSTAB}, privacy={"mode": "exact", "secure_sum": {"dropouts": 2}}
+            ),
+            sites,
+        )
 
 
 # -- policy
 def test_a_site_that_requires_a_secure_sum_answers_no_other_study(sites: list[Site]) -> None:
-    strict = [replace(site, policy=POLICY.model_copy(update={"secure_sum": "required"})) for site in sites]
+    strict = [
+        replace(site, policy=POLICY.model_copy(update={"secure_sum": "required"})) for site in sites
+    ]
     for privacy in ({"mode": "exact"}, {"mode": "dp", "epsilon": 20}):
-        outcome = federations.run(federations.study_of({"a": CROSSTAB}, privacy=privacy), CONTRACT, strict)
-        assert all(refusal.rule == "secure_sum" for refusal in outcome.runs[TaskId("a")].refusals.values())
-    assert run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), strict).runs[TaskId("a")].result
+        outcome = federations.run(
+            federations.study_of({"a": CROSSTAB}, privacy=privacy), CONTRACT, strict
+        )
+        assert all(
+            refusal.rule == "secure_sum" for refusal in outcome.runs[TaskId("a")].refusals.values()
+        )
+    assert (
+        run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), strict).runs[TaskId("a")].result
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +221,9 @@ def test_a_site_that_requires_a_secure_sum_answers_no_other_study(sites: list[Si
         ({"max_delta": 1e-9}, DISTRIBUTED, "epsilon"),
     ],
 )
-def test_a_study_cannot_lower_what_a_site_asks(policy: dict[str, Any], privacy: dict[str, Any], rule: str, sites: list[Site]) -> None:
+def test_a_study_cannot_lower_what_a_site_asks(
+    policy: dict[str, Any], privacy: dict[str, Any], rule: str, sites: list[Site]
+) -> None:
     strict = [replace(sites[0], policy=POLICY.model_copy(update=policy)), *sites[1:]]
     one = run(federations.study_of({"a": CROSSTAB}, privacy=privacy), strict).runs[TaskId("a")]
     assert one.refusals["n0"].rule == rule and one.nodes == NAMES[1:]
@@ -188,17 +257,31 @@ def test_a_node_with_another_roster_is_left_out_by_name(sites: list[Site]) -> No
 def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> None:
     contexts = local.contexts_of(sites[:4])
     strangers = [*contexts, NodeContext(sites[4])]
-    outcome = rounds.run(federations.study_of({"a": CROSSTAB}, privacy=SECURE), CONTRACT, ask_of(local.send_of(strangers, federations.NOW)), NAMES)
+    outcome = rounds.run(
+        federations.study_of({"a": CROSSTAB}, privacy=SECURE),
+        CONTRACT,
+        ask_of(local.send_of(strangers, federations.NOW)),
+        NAMES,
+    )
     refusals = outcome.runs[TaskId("a")].refusals
-    assert all(refusals[name].rule == "roster" and "n4" in refusals[name].remedy for name in NAMES[:4])
+    assert all(
+        refusals[name].rule == "roster" and "n4" in refusals[name].remedy for name in NAMES[:4]
+    )
 
 
 # -- a hub that asks otherwise
-def letters(study: Study, contexts: Sequence[NodeContext], phase: Phase, names: Sequence[str] = NAMES) -> dict[str, Any]:
+def letters(
+    study: Study, contexts: Sequence[NodeContext], phase: Phase, names: Sequence[str] = NAMES
+) -> dict[str, Any]:
     """What each node answers to a query of our own making."""
     task = registry.plan(study, CONTRACT)["a"]
-    query = Query(study, CONTRACT.hash, 1, tuple(names), {TaskId("a"): task.analysis.start(task)}, phase=phase)
-    return {context.site.name: service.answer(query, context, federations.NOW).answers[TaskId("a")] for context in contexts}
+    query = Query(
+        study, CONTRACT.hash, 1, tuple(names), {TaskId("a"): task.analysis.start(task)}, phase=phase
+    )
+    return {
+        context.site.name: service.answer(query, context, federations.NOW).answers[TaskId("a")]
+        for context in contexts
+    }
 
 
 def test_the_hub_asks_for_a_part_alone_of_a_study_with_a_secure_sum(sites: list[Site]) -> None:
@@ -216,14 +299,20 @@ def test_the_hub_asks_twice_within_an_attempt(sites: list[Site]) -> None:
     first = letters(study, contexts, Phase("advertise", "x", {}))
     again = letters(study, contexts, Phase("advertise", "x", {}))
     assert all(isinstance(answer, SecAggMessage) for answer in first.values())
-    assert all(isinstance(answer, Refusal) and "answered once" in answer.remedy for answer in again.values())
+    assert all(
+        isinstance(answer, Refusal) and "answered once" in answer.remedy
+        for answer in again.values()
+    )
 
 
 def test_the_hub_begins_in_the_middle(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     for name in PHASES[1:]:
         answers = letters(study, local.contexts_of(sites), Phase(name, "never begun", {}))
-        assert all(isinstance(answer, Refusal) and "no seat" in answer.remedy for answer in answers.values())
+        assert all(
+            isinstance(answer, Refusal) and "no seat" in answer.remedy
+            for answer in answers.values()
+        )
 
 
 @pytest.mark.parametrize("phase", PHASES[1:])
@@ -233,11 +322,16 @@ def test_mail_that_is_no_mail_is_refused_and_ends_the_seat(phase: str, sites: li
         contexts = local.contexts_of(sites)
         letters(study, contexts, Phase("advertise", "x", {}))
         answers = letters(study, contexts, Phase(phase, "x", {TaskId("a"): junk}))
-        assert all(isinstance(answer, Refusal) and answer.rule == "secure_sum" for answer in answers.values())
+        assert all(
+            isinstance(answer, Refusal) and answer.rule == "secure_sum"
+            for answer in answers.values()
+        )
         assert not any(context.pending_sums for context in contexts)
 
 
-def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: list[Site], tmp_path: Path) -> None:
+def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(
+    sites: list[Site], tmp_path: Path
+) -> None:
     """Nor after the nodes were restarted: who was in the sum is on their disks."""
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     stateful = [replace(site, state=tmp_path / f"state-{site.name}") for site in sites]
@@ -245,8 +339,12 @@ def test_a_second_attempt_over_fewer_nodes_is_not_signed_in_exact_mode(sites: li
     stateful = [replace(site, roster=roster) for site in stateful]
 
     def outcome(fault: Any = None) -> Any:
-        send = local.send_of([NodeContext(site) for site in stateful], federations.NOW)  # new offices: restarted nodes
-        return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), NAMES).runs[TaskId("a")]
+        send = local.send_of(
+            [NodeContext(site) for site in stateful], federations.NOW
+        )  # new offices: restarted nodes
+        return rounds.run(study, CONTRACT, ask_of(fault(send) if fault else send), NAMES).runs[
+            TaskId("a")
+        ]
 
     assert outcome().result is not None
     assert outcome().result is not None, "the same nodes may add up the same again"
@@ -262,7 +360,9 @@ def test_distributed_noise_is_drawn_and_paid_anew_for_every_attempt(sites: list[
     contexts = local.contexts_of(sites)
     send = local.send_of(contexts, federations.NOW)
     assert rounds.run(study, CONTRACT, ask_of(send), NAMES).runs[TaskId("a")].result
-    again = rounds.run(study, CONTRACT, ask_of(faults.drops(send, "n3", "advertise")), NAMES).runs[TaskId("a")]
+    again = rounds.run(study, CONTRACT, ask_of(faults.drops(send, "n3", "advertise")), NAMES).runs[
+        TaskId("a")
+    ]
     assert again.result is None and "more than the epsilon it declares" in again.failed
 
 
@@ -270,7 +370,10 @@ def test_whole_noise_is_drawn_once_and_paid_once(sites: list[Site]) -> None:
     study = federations.study_of({"a": CROSSTAB}, privacy={**DISTRIBUTED, "noise": "node"})
     contexts = local.contexts_of(sites)
     send = local.send_of(contexts, federations.NOW)
-    tables = [federations.result(rounds.run(study, CONTRACT, ask_of(send), NAMES)).tables for _ in range(2)]
+    tables = [
+        federations.result(rounds.run(study, CONTRACT, ask_of(send), NAMES)).tables
+        for _ in range(2)
+    ]
     assert tables[0]["counts"].rows == tables[1]["counts"].rows
     for context in contexts:
         assert [entry.kind for entry in ledger.history(context.ledger)].count("charge") == 1
@@ -288,15 +391,24 @@ def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -
     ask = ask_of(watching)
     study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
     task = registry.plan(study, CONTRACT)["a"]
-    replies = ask(Query(study, CONTRACT.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)}))
+    replies = ask(
+        Query(study, CONTRACT.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
+    )
     assert seen and all(isinstance(answer, SecAggMessage) for answer in seen)
-    totals = {id(answer.total) for reply in replies for answer in reply.answers.values() if isinstance(answer, Within)}
+    totals = {
+        id(answer.total)
+        for reply in replies
+        for answer in reply.answers.values()
+        if isinstance(answer, Within)
+    }
     assert len(totals) == 1 and len(replies) == 5
 
 
 # -- the noise of the total
 @pytest.mark.parametrize(("dropouts", "gone"), [(0, ()), (1, ("n3",))])
-def test_the_total_has_the_noise_of_its_shares_and_no_other(dropouts: int, gone: Sequence[str], tmp_path: Path) -> None:
+def test_the_total_has_the_noise_of_its_shares_and_no_other(
+    dropouts: int, gone: Sequence[str], tmp_path: Path
+) -> None:
     """1,200 cells of nobody: what comes out is the noise. It has the variance that the result states, and 0.7 or 1.3 times the
     scale would be told apart (chi-squared at 1e-6)."""
     levels = [f"l{i}" for i in range(40)]
@@ -305,14 +417,23 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(dropouts: int, gone:
     )
     table = pandas.DataFrame({"id": np.arange(20), "a": "l0", "b": "l0"})
     sites = federations.sites_of(table, np.arange(20) % 5, contract, tmp_path, POLICY)
-    privacy = {"mode": "dp", "epsilon": 1, "noise": "distributed", "secure_sum": {"dropouts": dropouts, "colluders": 1}}
-    study = federations.study_of({"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy)
+    privacy = {
+        "mode": "dp",
+        "epsilon": 1,
+        "noise": "distributed",
+        "secure_sum": {"dropouts": dropouts, "colluders": 1},
+    }
+    study = federations.study_of(
+        {"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy
+    )
     send = local.send_of(local.contexts_of(sites), federations.NOW)
     for name in gone:
         send = faults.drops(send, name, "mask")
     ask = secure_sum.ask_of(send, lambda made: registry.plan(made, contract))
     task = registry.plan(study, contract)["a"]
-    replies = ask(Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)}))
+    replies = ask(
+        Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
+    )
     answer = replies[0].answers[TaskId("a")]
     assert isinstance(answer, Within) and len(answer.nodes) == 5 - len(gone)
     cells = answer.total.sums["counts"].ravel()[1:]

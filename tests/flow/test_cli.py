@@ -28,7 +28,14 @@ analyses:
 
 
 def hdh(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HDH, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+    return subprocess.run(
+        [*HDH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=120,
+    )
 
 
 @pytest.fixture
@@ -42,7 +49,16 @@ def folder(tmp_path: Path) -> Path:
 def test_the_demo_is_the_pooled_answer_of_r(tmp_path: Path) -> None:
     done = hdh("simulate", "dialysis", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
-    for shown in ("0.4127", "0.0615", "grouping into four nodes", "chu-limoges", "Suppressed: 32 rows", "report.html", "result.json", "●"):
+    for shown in (
+        "0.4127",
+        "0.0615",
+        "grouping into four nodes",
+        "chu-limoges",
+        "Suppressed: 32 rows",
+        "report.html",
+        "result.json",
+        "●",
+    ):
         assert shown in done.stdout
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
     expected = json.loads((ORACLE / "expected.json").read_text())["dialysis_stratified"]
@@ -61,7 +77,16 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
     for site, part in table.groupby("site"):
         part.to_csv(folder / f"{site}.csv", index=False)
         named += ["--node", f"{site}={folder / f'{site}.csv'}"]
-    one = hdh("simulate", folder / "study.yaml", "--data", folder / "people.csv", "--split-by", "site", "--out", folder / "a")
+    one = hdh(
+        "simulate",
+        folder / "study.yaml",
+        "--data",
+        folder / "people.csv",
+        "--split-by",
+        "site",
+        "--out",
+        folder / "a",
+    )
     two = hdh("simulate", folder / "study.yaml", *named, "--out", folder / "b", "--format", "json")
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert released(folder / "a") == released(folder / "b") == json.loads(two.stdout)["analyses"]
@@ -69,41 +94,101 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
 
 def test_values_are_grouped_into_so_many_nodes(folder: Path) -> None:
     done = hdh(
-        "simulate", folder / "study.yaml", "--data", folder / "people.csv", "--split-by", "site", "--nodes", "3", "--out", folder / "a", "--format", "json"
+        "simulate",
+        folder / "study.yaml",
+        "--data",
+        folder / "people.csv",
+        "--split-by",
+        "site",
+        "--nodes",
+        "3",
+        "--out",
+        folder / "a",
+        "--format",
+        "json",
     )
     assert json.loads(done.stdout)["provenance"]["nodes"] == ["node-1", "node-2", "node-3"]
 
 
 def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> None:
-    text = STUDY.replace('{run: cox, model: "Surv(stop, event) ~ age + sex", strata: node}', '{run: kaplan_meier, model: "Surv(stop, event) ~ arm"}')
+    text = STUDY.replace(
+        '{run: cox, model: "Surv(stop, event) ~ age + sex", strata: node}',
+        '{run: kaplan_meier, model: "Surv(stop, event) ~ arm"}',
+    )
     (folder / "study.yaml").write_text(text)
-    done = hdh("simulate", folder / "study.yaml", "--data", folder / "people.csv", "--split-by", "site", "--out", folder / "a", "--strict")
-    assert done.returncode == 4 and "RefusalError: model: 0 of the 3 nodes needed gave a part" in done.stderr
+    done = hdh(
+        "simulate",
+        folder / "study.yaml",
+        "--data",
+        folder / "people.csv",
+        "--split-by",
+        "site",
+        "--out",
+        folder / "a",
+        "--strict",
+    )
+    assert (
+        done.returncode == 4
+        and "RefusalError: model: 0 of the 3 nodes needed gave a part" in done.stderr
+    )
     assert "small_cells" in done.stdout and "coarsen the grid" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["simulate", "nowhere.yaml"], 2, "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac, deep_piste, deepsarc, dialysis"),
+        (
+            ["simulate", "nowhere.yaml"],
+            2,
+            "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac, deep_piste, deepsarc, dialysis",
+        ),
         (["simulate", "study.yaml"], 2, "where are the data? Give --data FILE --split-by COLUMN"),
-        (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "ward"], 3, "no column 'ward'"),
-        (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "site", "--nodes", "9"], 2, "--nodes 9 is more than the 4 values"),
-        (["simulate", "study.yaml", "--data", "people.csv", "--split-by", "arm"], 3, "split by site, or drop `within_node`"),
+        (
+            ["simulate", "study.yaml", "--data", "people.csv", "--split-by", "ward"],
+            3,
+            "no column 'ward'",
+        ),
+        (
+            [
+                "simulate",
+                "study.yaml",
+                "--data",
+                "people.csv",
+                "--split-by",
+                "site",
+                "--nodes",
+                "9",
+            ],
+            2,
+            "--nodes 9 is more than the 4 values",
+        ),
+        (
+            ["simulate", "study.yaml", "--data", "people.csv", "--split-by", "arm"],
+            3,
+            "split by site, or drop `within_node`",
+        ),
         (["simulate", "study.yaml", "--node", "Limoges"], 2, "write it as NAME=FILE"),
         (["simulate", "dialysis", "--nodes", "3"], 2, "give it with --data FILE"),
-        (["study", "check", "broken.yaml"], 2, "StudyError: broken.yaml:10: analyses.model: unknown column 'agee'"),
+        (
+            ["study", "check", "broken.yaml"],
+            2,
+            "StudyError: broken.yaml:10: analyses.model: unknown column 'agee'",
+        ),
         (["study", "check", "alone/study.yaml"], 2, "no contract alone/people.yaml"),
         (["node", "check", "node.yaml"], 3, "the data break their contract"),
         (["node", "check", "absent.yaml"], 2, "SiteError: absent.yaml: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(arguments: list[str], code: int, said: str, folder: Path) -> None:
+def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(
+    arguments: list[str], code: int, said: str, folder: Path
+) -> None:
     (folder / "broken.yaml").write_text(STUDY.replace("~ age", "~ agee"))
     (folder / "alone").mkdir()
     (folder / "alone" / "study.yaml").write_text(STUDY)
     (folder / "bad.csv").write_text((folder / "people.csv").read_text().replace(",f,", ",woman,"))
-    (folder / "node.yaml").write_text("node: limoges\ndatasets:\n  people: {contract: people.yaml, source: bad.csv}\n")
+    (folder / "node.yaml").write_text(
+        "node: limoges\ndatasets:\n  people: {contract: people.yaml, source: bad.csv}\n"
+    )
     done = hdh(*arguments, cwd=folder)
     assert done.returncode == code, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
@@ -111,15 +196,25 @@ def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(arguments: lis
 
 def test_node_check_tells_the_producer_what_is_wrong(folder: Path) -> None:
     (folder / "bad.csv").write_text((folder / "people.csv").read_text().replace(",f,", ",woman,"))
-    (folder / "node.yaml").write_text("node: limoges\ndatasets:\n  people: {contract: people.yaml, source: bad.csv}\n")
+    (folder / "node.yaml").write_text(
+        "node: limoges\ndatasets:\n  people: {contract: people.yaml, source: bad.csv}\n"
+    )
     done = hdh("node", "check", "node.yaml", "--format", "json", cwd=folder)
     (found,) = json.loads(done.stdout)[0]["findings"]
-    assert (found["column"], found["rule"]) == ("sex", "unknown level") and found["rows"] > 100 and "woman" not in done.stdout
+    assert (
+        (found["column"], found["rule"]) == ("sex", "unknown level")
+        and found["rows"] > 100
+        and "woman" not in done.stdout
+    )
 
 
 def test_a_study_in_order_is_said_to_be(folder: Path) -> None:
     done = hdh("study", "check", "study.yaml", cwd=folder)
-    assert done.returncode == 0 and "is in order" in done.stdout and "nothing was asked of a node" in done.stdout
+    assert (
+        done.returncode == 0
+        and "is in order" in done.stdout
+        and "nothing was asked of a node" in done.stdout
+    )
 
 
 def test_help_starts_in_half_a_second() -> None:

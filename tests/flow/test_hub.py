@@ -34,7 +34,9 @@ NODES = ("brest", "lyon", "nice")
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     sites = deployments.sites(tmp_path_factory.mktemp("data"), *NODES)
-    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=20) as running:
+    with flower.deployed(
+        sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=20
+    ) as running:
         yield running
 
 
@@ -52,7 +54,9 @@ def invite(deployment: Deployment, name: str, role: str, hours: float = 1.0) -> 
     return enrolment.invite(deployment.hub, deployment.engine, name, role, hours)
 
 
-def enrol(deployment: Deployment, folder: Path, token: str, identity: bytes | None = None) -> credentials.Credentials:
+def enrol(
+    deployment: Deployment, folder: Path, token: str, identity: bytes | None = None
+) -> credentials.Credentials:
     return credentials.enrol(folder, deployment.hub.told("enrol"), token, identity, __version__)
 
 
@@ -72,7 +76,9 @@ def test_an_invitation_expires(deployment: Deployment, tmp_path: Path) -> None:
         enrol(deployment, tmp_path / "late", token)
 
 
-def test_a_hub_of_another_authority_is_told_from_the_right_one(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_hub_of_another_authority_is_told_from_the_right_one(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     """Before the secret is sent: a man in the middle learns nothing that counts."""
     right = invite(deployment, "careful", "coordinator")
     wrong = Invitation(right.secret, bytes(32))
@@ -88,23 +94,32 @@ def test_a_node_must_show_an_identity_that_it_has(deployment: Deployment) -> Non
     with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
         for asked in (
             hub_pb2.EnrolRequest(secret=invited.secret, csr=csr),
-            hub_pb2.EnrolRequest(secret=invited.secret, csr=csr, identity=bytes(32), signature=bytes(64)),
+            hub_pb2.EnrolRequest(
+                secret=invited.secret, csr=csr, identity=bytes(32), signature=bytes(64)
+            ),
         ):
             with pytest.raises(grpc.RpcError) as refused:
                 hub_pb2_grpc.EnrolmentStub(channel).Enrol(asked)
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_else(deployment: Deployment) -> None:
+def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_else(
+    deployment: Deployment,
+) -> None:
     secure = grpc.ssl_channel_credentials((deployment.hub.pki / "ca.crt").read_bytes())
-    with grpc.secure_channel(deployment.hub.told("api"), secure) as channel, pytest.raises(grpc.RpcError) as refused:
+    with (
+        grpc.secure_channel(deployment.hub.told("api"), secure) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
         hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE  # the handshake fails
     with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
         with pytest.raises(grpc.RpcError) as refused:
             hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        found = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="hdh.v1.Coordination"), timeout=5)
+        found = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="hdh.v1.Coordination"), timeout=5
+        )
         assert found.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -112,7 +127,11 @@ def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_el
 def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: Deployment) -> None:
     for name, role in (("alice", "coordinator"), ("bob", "coordinator"), ("olga", "operator")):
         flower.enrol_coordinator(deployment, name, role)
-    with deployment.connect("alice") as alice, deployment.connect("bob") as bob, deployment.connect("olga") as olga:
+    with (
+        deployment.connect("alice") as alice,
+        deployment.connect("bob") as bob,
+        deployment.connect("olga") as olga,
+    ):
         number = alice.submit(study("of-alice"), CONTRACT).number
         assert number in {one.number for one in alice.list()} & {one.number for one in olga.list()}
         assert number not in {one.number for one in bob.list()}
@@ -137,8 +156,12 @@ def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Depl
 def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Deployment) -> None:
     with deployment.connect() as hub:
         mine = study("signed", coordinator=flower.COORDINATOR)
-        other = credentials.sign_study(hub.own.key, study("another", coordinator=flower.COORDINATOR).hash)
-        request = hub_pb2.SubmitRequest(study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other)
+        other = credentials.sign_study(
+            hub.own.key, study("another", coordinator=flower.COORDINATOR).hash
+        )
+        request = hub_pb2.SubmitRequest(
+            study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
+        )
         with pytest.raises(grpc.RpcError, match="signature over it does not hold"):
             hub_pb2_grpc.CoordinationStub(hub.channel).Submit(request)
 
@@ -153,20 +176,42 @@ def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None
 
 
 # -- results
-def test_a_result_comes_as_frames_and_with_a_receipt(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_result_comes_as_frames_and_with_a_receipt(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     with deployment.connect() as hub:
-        run = hub.submit(study("frames", {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}), CONTRACT)
+        run = hub.submit(
+            study("frames", {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}),
+            CONTRACT,
+        )
         assert run.watch(lambda _: None).state == "complete"
         found = run.result()
         table = found.table("coefficients")
         assert isinstance(table, pandas.DataFrame) and list(table["term"]) == ["(Intercept)", "age"]
         assert "coefficients" in found._repr_html_() and "brest" in run._repr_html_()
-        with pytest.raises(errors.InputError, match="no table 'nothing'; there are m: coefficients"):
+        with pytest.raises(
+            errors.InputError, match="no table 'nothing'; there are m: coefficients"
+        ):
             found.table("nothing")
     path = tmp_path / "result.json"
     found.save(path)
-    assert receipts.verify(json.loads(path.read_text()), (deployment.hub.pki / "ca.crt").read_bytes(), roster(deployment)) == []
-    said = hdh("study", "verify", str(path), "--ca", str(deployment.hub.pki / "ca.crt"), "--roster", str(deployment.home("lyon") / "roster.yaml"))
+    assert (
+        receipts.verify(
+            json.loads(path.read_text()),
+            (deployment.hub.pki / "ca.crt").read_bytes(),
+            roster(deployment),
+        )
+        == []
+    )
+    said = hdh(
+        "study",
+        "verify",
+        str(path),
+        "--ca",
+        str(deployment.hub.pki / "ca.crt"),
+        "--roster",
+        str(deployment.home("lyon") / "roster.yaml"),
+    )
     assert "in order" in said and "approved by policy" in said
 
 
@@ -187,7 +232,15 @@ def test_a_receipt_tells_every_change(deployment: Deployment) -> None:
         for key in path[:-1]:
             holder = holder[key]
         value = holder[path[-1]]
-        holder[path[-1]] = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "x" if value is None else other(value)
+        holder[path[-1]] = (
+            (not value)
+            if isinstance(value, bool)
+            else value + 1
+            if isinstance(value, int | float)
+            else "x"
+            if value is None
+            else other(value)
+        )
         assert receipts.verify(changed, authority, roster(deployment)), path
 
 
@@ -206,10 +259,14 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     document = finished(deployment, "names").document
     strange = {**roster(deployment), "nice": bytes(32)}
-    assert receipts.verify(document, None, strange) == ["nice: its identity is not the one of the roster"]
+    assert receipts.verify(document, None, strange) == [
+        "nice: its identity is not the one of the roster"
+    ]
     document["receipt"]["nodes"]["brest"]["replies"][0]["reply"] = "0" * 64
     assert "brest: its reply of round 1 is not signed by it" in receipts.verify(document, None, {})
-    assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith("it has no receipt")
+    assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith(
+        "it has no receipt"
+    )
 
 
 def finished(deployment: Deployment, name: str) -> client.StudyResult:
@@ -223,7 +280,14 @@ def test_two_studies_at_once_both_end_with_their_own_result(deployment: Deployme
     with deployment.connect() as hub:
         runs = [
             hub.submit(
-                study(f"twin-{i}", {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}, "d": {"run": "describe", "columns": ["ill"]}}), CONTRACT
+                study(
+                    f"twin-{i}",
+                    {
+                        "m": {"run": "glm", "family": "binomial", "model": "ill ~ age"},
+                        "d": {"run": "describe", "columns": ["ill"]},
+                    },
+                ),
+                CONTRACT,
             )
             for i in range(2)
         ]
@@ -264,7 +328,17 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
             assert again.watch(lambda _: None).state == "complete"
             edited = hub.submit(study("asks", question="another?"), CONTRACT)
             deployments.wait(lambda: edited.status().line() == "waiting for nice")
-            hdh("node", "refuse", "asks", "--reason", "not for this", "--by", "Dr Who", "--site", site)
+            hdh(
+                "node",
+                "refuse",
+                "asks",
+                "--reason",
+                "not for this",
+                "--by",
+                "Dr Who",
+                "--site",
+                site,
+            )
             status = edited.watch(lambda _: None)
             assert status.state == "complete"  # with the other two: min_nodes allows it
             assert next(one for one in status.nodes if one.node == "nice").reason == "not for this"
@@ -272,46 +346,71 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
         deployments.restart(deployment, "nice")
-    events = [(entry["event"], entry.get("by")) for entry in audit.entries(deployment.state("nice") / state_folder.AUDIT)]
+    events = [
+        (entry["event"], entry.get("by"))
+        for entry in audit.entries(deployment.state("nice") / state_folder.AUDIT)
+    ]
     assert ("approved", "Dr Who") in events and ("refused", "Dr Who") in events
 
 
-def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(deployment: Deployment) -> None:
+def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
+    deployment: Deployment,
+) -> None:
     deployments.set_policy(deployment, "nice", approval="manual")
     deployments.restart(deployment, "nice")
     try:
         with deployment.connect() as hub:
             enough = hub.submit(study("two-are-enough"), CONTRACT, deadline_s=2)
             status = enough.watch(lambda _: None)
-            assert status.state == "complete" and status.started is not None and (status.started - status.submitted).total_seconds() >= 2
+            assert (
+                status.state == "complete"
+                and status.started is not None
+                and (status.started - status.submitted).total_seconds() >= 2
+            )
             all_three = hub.submit(study("three-are-needed", min_nodes=3), CONTRACT, deadline_s=2)
             status = all_three.watch(lambda _: None)
             assert status.state == "refused"
-            assert "the deadline for approvals has passed: 2 of the 3 nodes needed have approved" in status.reason and "nice: gave no word" in status.reason
+            assert (
+                "the deadline for approvals has passed: 2 of the 3 nodes needed have approved"
+                in status.reason
+                and "nice: gave no word" in status.reason
+            )
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
         deployments.restart(deployment, "nice")
 
 
 def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment) -> None:
-    deployments.set_policy(deployment, "brest", purposes=["research"], analyses=["cox"], min_nodes=1)
+    deployments.set_policy(
+        deployment, "brest", purposes=["research"], analyses=["cox"], min_nodes=1
+    )
     deployments.restart(deployment, "brest")
     try:
         with deployment.connect() as hub:
-            said = {one.node: (one.verdict, one.reason) for one in hub.plan(study("planned"), CONTRACT)}
-            assert said["brest"] == ("refused", "analysis: this site does not run describe: leave it out, or ask the producer to allow it")
+            said = {
+                one.node: (one.verdict, one.reason) for one in hub.plan(study("planned"), CONTRACT)
+            }
+            assert said["brest"] == (
+                "refused",
+                "analysis: this site does not run describe: leave it out, or ask the producer to allow it",
+            )
             assert said["lyon"] == ("approved", "")
             assert not any(one.study == "planned" for one in hub.list())
             run = hub.submit(study("planned"), CONTRACT)
             assert run.watch(lambda _: None).state == "complete"  # with the other two
-        assert Approvals(deployment.state("lyon") / "approvals.sqlite").find("planned").verdict == "approved"
+        assert (
+            Approvals(deployment.state("lyon") / "approvals.sqlite").find("planned").verdict
+            == "approved"
+        )
     finally:
         deployments.set_policy(deployment, "brest", analyses=None)
         deployments.restart(deployment, "brest")
 
 
 # -- keys
-def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is_dead(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is_dead(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     state = deployment.state("brest")
     old = {name: (state / state_folder.HUB / name).read_bytes() for name in credentials.FILES}
     token = invite(deployment, "brest", "node").to_text()
@@ -321,7 +420,10 @@ def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is
     (tmp_path / "old").mkdir()
     for name, content in old.items():
         (tmp_path / "old" / name).write_bytes(content)
-    with credentials.channel(credentials.load(tmp_path / "old")) as channel, pytest.raises(grpc.RpcError, match="revoked or replaced"):
+    with (
+        credentials.channel(credentials.load(tmp_path / "old")) as channel,
+        pytest.raises(grpc.RpcError, match="revoked or replaced"),
+    ):
         next(iter(hub_pb2_grpc.NodesStub(channel).Watch(hub_pb2.Hello(), timeout=5)))
 
 
@@ -329,23 +431,41 @@ def test_a_renewed_certificate_is_for_the_same_key(deployment: Deployment) -> No
     own = credentials.load(deployment.state("lyon") / state_folder.HUB)
     with credentials.channel(own) as channel:
         stub = hub_pb2_grpc.NodesStub(channel)
-        renewed = stub.Renew(hub_pb2.RenewRequest(csr=credentials.request(credentials.private_key(own.key))))
+        renewed = stub.Renew(
+            hub_pb2.RenewRequest(csr=credentials.request(credentials.private_key(own.key)))
+        )
         assert credentials.days_left(renewed.certificate.encode()) > 364
-        strange = credentials.request(credentials.ec.generate_private_key(credentials.ec.SECP256R1()))
+        strange = credentials.request(
+            credentials.ec.generate_private_key(credentials.ec.SECP256R1())
+        )
         with pytest.raises(grpc.RpcError, match="for the same key"):
             stub.Renew(hub_pb2.RenewRequest(csr=strange))
 
 
 # -- looking after it
-def test_the_audit_logs_of_both_sides_are_in_order_and_tell_the_story(deployment: Deployment) -> None:
+def test_the_audit_logs_of_both_sides_are_in_order_and_tell_the_story(
+    deployment: Deployment,
+) -> None:
     finished(deployment, "audited")
     for path in (deployment.hub.audit, deployment.state("lyon") / state_folder.AUDIT):
         assert audit.verify(path)[0] > 3
-    hub = [entry for entry in audit.entries(deployment.hub.audit) if entry.get("study") == "audited" or entry["event"] == "complete"]
+    hub = [
+        entry
+        for entry in audit.entries(deployment.hub.audit)
+        if entry.get("study") == "audited" or entry["event"] == "complete"
+    ]
     assert {"submitted", "complete"} <= {entry["event"] for entry in hub}
-    node = [entry for entry in audit.entries(deployment.state("lyon") / state_folder.AUDIT) if entry.get("study") == "audited"]
+    node = [
+        entry
+        for entry in audit.entries(deployment.state("lyon") / state_folder.AUDIT)
+        if entry.get("study") == "audited"
+    ]
     assert [entry["event"] for entry in node] == ["proposed", "answered"]
-    assert node[1]["coordinator"] == flower.COORDINATOR and node[1]["bytes"] > 0 and len(node[1]["sha256"]) == 64
+    assert (
+        node[1]["coordinator"] == flower.COORDINATOR
+        and node[1]["bytes"] > 0
+        and len(node[1]["sha256"]) == 64
+    )
     assert "in order" in hdh("hub", "audit", "verify", "--hub-dir", str(deployment.hub.folder))
     assert "audited" in hdh("node", "audit", "--site", str(deployment.home("lyon") / "node.yaml"))
 
@@ -354,7 +474,11 @@ def test_doctor_finds_a_running_hub_and_node_in_order(deployment: Deployment) ->
     said = hdh("doctor", str(deployment.hub.folder))
     assert "is open" in said and "WRONG" not in said
     said = hdh("doctor", str(deployment.home("lyon")))
-    assert "answers, with a certificate of the right authority" in said and "agrees with the hub's" in said and "WRONG" not in said
+    assert (
+        "answers, with a certificate of the right authority" in said
+        and "agrees with the hub's" in said
+        and "WRONG" not in said
+    )
 
 
 def test_doctor_names_what_is_wrong(deployment: Deployment) -> None:
@@ -362,20 +486,33 @@ def test_doctor_names_what_is_wrong(deployment: Deployment) -> None:
     key.chmod(0o644)
     try:
         said = hdh("doctor", str(deployment.home("lyon")), code=6)
-        assert "others can read identity.key: chmod 600" in said and "1 thing(s) not in order: keys" in said
+        assert (
+            "others can read identity.key: chmod 600" in said
+            and "1 thing(s) not in order: keys" in said
+        )
     finally:
         key.chmod(0o600)
     assert "neither hub.yaml nor node.yaml" in hdh("doctor", str(deployment.folder), code=6)
 
 
 def test_metrics_count_studies_and_nodes(deployment: Deployment) -> None:
-    with urllib.request.urlopen(f"http://{deployment.hub.file.metrics}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(
+        f"http://{deployment.hub.file.metrics}/metrics", timeout=5
+    ) as answer:
         text = answer.read().decode()
-    assert 'hdh_node_online{node="lyon"} 1.0' in text and 'hdh_studies{state="complete"}' in text and "hdh_certificate_days" in text
-    deployments.wait(lambda: "hdh_node_line_open 1" in (deployment.state("lyon") / "metrics.prom").read_text())
+    assert (
+        'hdh_node_online{node="lyon"} 1.0' in text
+        and 'hdh_studies{state="complete"}' in text
+        and "hdh_certificate_days" in text
+    )
+    deployments.wait(
+        lambda: "hdh_node_line_open 1" in (deployment.state("lyon") / "metrics.prom").read_text()
+    )
 
 
-def test_the_command_line_tells_a_coordinators_story(deployment: Deployment, tmp_path: Path) -> None:
+def test_the_command_line_tells_a_coordinators_story(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     home, path = deployment.keys(), tmp_path / "study.yaml"
     path.write_text(json.dumps(study("by-hand").model_dump(mode="json", exclude={"coordinator"})))
     (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
@@ -383,7 +520,9 @@ def test_the_command_line_tells_a_coordinators_story(deployment: Deployment, tmp
     said = hdh("study", "watch", "by-hand", "--out", str(tmp_path / "out"), home=home)
     assert "What each node gave" in said and (tmp_path / "out" / "report.html").exists()
     assert "in order" in hdh("study", "verify", str(tmp_path / "out" / "result.json"), home=home)
-    assert "by-hand" in hdh("study", "list", home=home) and "complete" in hdh("study", "status", "by-hand", home=home)
+    assert "by-hand" in hdh("study", "list", home=home) and "complete" in hdh(
+        "study", "status", "by-hand", home=home
+    )
     plan = json.loads(hdh("study", "plan", str(path), "--hub", "--format", "json", home=home))
     assert {one["node"]: one["refuses"] for one in plan["nodes"]} == dict.fromkeys(NODES)
     assert "not enrolled at a hub" in hdh("study", "list", home=tmp_path / "nobody", code=6)
@@ -396,5 +535,8 @@ def test_a_revoked_node_stops_and_says_why(deployment: Deployment) -> None:
     assert deployments.wait(lambda: deployment.processes["nice"].poll() is not None, 40) is True
     assert "the hub has closed its door to this node" in deployments.log(deployment, "nice")
     assert deployments.wait(lambda: not database.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
-    with deployment.connect() as hub, pytest.raises(errors.InputError, match="no node 'nice' is enrolled"):
+    with (
+        deployment.connect() as hub,
+        pytest.raises(errors.InputError, match="no node 'nice' is enrolled"),
+    ):
         hub.submit(study("without-it"), CONTRACT, nodes=["nice", "lyon"])

@@ -15,12 +15,20 @@ def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyp
     with postgresql.running(tmp_path_factory.mktemp("postgresql")) as url:
         with flower.deployed(sites, folder, database=url, say=lambda _: None) as deployment:
             assert deployment.engine.dialect.name == "postgresql"
-            document = flower.submit(deployment, deployments.study("on-postgresql"), deployments.CONTRACT, say=lambda _: None)
+            document = flower.submit(
+                deployment,
+                deployments.study("on-postgresql"),
+                deployments.CONTRACT,
+                say=lambda _: None,
+            )
             deployment.processes["hub"].terminate()
             deployment.processes["hub"].wait(30)
             deployment.start_hub()
             with deployment.connect() as hub:
-                assert hub.run("on-postgresql").result().document["analyses"] == document.model_dump(mode="json")["analyses"]
+                assert (
+                    hub.run("on-postgresql").result().document["analyses"]
+                    == document.model_dump(mode="json")["analyses"]
+                )
             assert not (deployment.hub.folder / "registry.db").exists()
         engine = database.open_registry(url)
         assert [one.state for one in database.newest(engine, None, 5)] == ["complete"]

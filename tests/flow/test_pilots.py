@@ -13,13 +13,33 @@ import pytest
 
 from simulations.pilots import comparison, running
 
-FIELDS = ["pilot", "study", "nodes", "people", "rounds", "exactness", "epsilon", "what", "estimate", "low", "high", "truth", "holds", "seconds"]
+FIELDS = [
+    "pilot",
+    "study",
+    "nodes",
+    "people",
+    "rounds",
+    "exactness",
+    "epsilon",
+    "what",
+    "estimate",
+    "low",
+    "high",
+    "truth",
+    "holds",
+    "seconds",
+]
 STUDIES = [(name, variant) for name in running.names() for variant in running.variants(name)]
 PLANTED = [(name, variant) for name, variant in STUDIES if running.load(name).MAIN[variant].truth]
 
 
 def hdh(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "federation.cli.main", *words], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "federation.cli.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +75,40 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "variant"), [one for one in STUDIES if one != ("deep_piste", "private")])
+@pytest.mark.parametrize(
+    ("name", "variant"), [one for one in STUDIES if one != ("deep_piste", "private")]
+)
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
     """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the shorter one: 300 rounds of a secure sum take
     ten minutes."""
     made = {}
     for engine in ("local", "flower"):
-        done = hdh("simulate", name, "--variant", variant, "--engine", engine, "--out", str(tmp_path / engine), "--format", "json")
+        done = hdh(
+            "simulate",
+            name,
+            "--variant",
+            variant,
+            "--engine",
+            engine,
+            "--out",
+            str(tmp_path / engine),
+            "--format",
+            "json",
+        )
         assert done.returncode == 0, done.stderr
         made[engine] = json.loads(done.stdout)["analyses"]
     if variant != "private":
-        assert [one["tables"] for one in made["local"].values()] == [one["tables"] for one in made["flower"].values()]
+        assert [one["tables"] for one in made["local"].values()] == [
+            one["tables"] for one in made["flower"].values()
+        ]
     assert all(one["status"] == "released" for one in made["flower"].values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["deep_piste", "hydro"])
-def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_worth(name: str) -> None:
+def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_worth(
+    name: str,
+) -> None:
     """Over people whom no training has seen. 0.01 is the promised figure; hydro's nodes alone are within it of each other, so there the best may
     come near."""
     found = {tried.name: tried for tried in comparison.networks(name)}

@@ -16,7 +16,19 @@ from tests import federations
 
 
 def simulate(engine: str, out: Path, *words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "federation.cli.main", "simulate", *words, "--engine", engine, "--out", str(out), "--format", "json"]
+    command = [
+        sys.executable,
+        "-m",
+        "federation.cli.main",
+        "simulate",
+        *words,
+        "--engine",
+        engine,
+        "--out",
+        str(out),
+        "--format",
+        "json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -24,10 +36,18 @@ def simulate(engine: str, out: Path, *words: str) -> dict[str, Any]:
 
 
 def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
-    documents = {engine: simulate(engine, tmp_path / engine, "deep_piste", "--variant", "real") for engine in ("local", "ray")}
-    models = {engine: document["analyses"]["lecture"]["model"]["sha256"] for engine, document in documents.items()}
+    documents = {
+        engine: simulate(engine, tmp_path / engine, "deep_piste", "--variant", "real")
+        for engine in ("local", "ray")
+    }
+    models = {
+        engine: document["analyses"]["lecture"]["model"]["sha256"]
+        for engine, document in documents.items()
+    }
     assert len(set(models.values())) == 1, models
-    tables = {engine: document["analyses"]["lecture"]["tables"] for engine, document in documents.items()}
+    tables = {
+        engine: document["analyses"]["lecture"]["tables"] for engine, document in documents.items()
+    }
     assert tables["local"] == tables["ray"]
     assert (tmp_path / "ray" / "lecture.safetensors").exists()
 
@@ -35,11 +55,19 @@ def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"privacy": {"mode": "exact", "secure_sum": True}}, "a secure sum needs each node to stay"),
-        ({"analyses": {"a": {"run": "train", "model": "y ~ x", "strategy": "scaffold"}}}, "leaves something at each node"),
+        (
+            {"privacy": {"mode": "exact", "secure_sum": True}},
+            "a secure sum needs each node to stay",
+        ),
+        (
+            {"analyses": {"a": {"run": "train", "model": "y ~ x", "strategy": "scaffold"}}},
+            "leaves something at each node",
+        ),
     ],
 )
 def test_what_ray_cannot_carry_is_refused(more: dict[str, Any], said: str) -> None:
-    study = federations.study_of(**{"analyses": {"a": {"run": "describe", "columns": ["x"]}}, **more})
+    study = federations.study_of(
+        **{"analyses": {"a": {"run": "describe", "columns": ["x"]}}, **more}
+    )
     with pytest.raises(errors.InputError, match=said):
         ray.check(study)

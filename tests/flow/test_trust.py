@@ -68,7 +68,9 @@ def main(grid, context):
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     sites = deployments.sites(tmp_path_factory.mktemp("data"), *NODES)
-    with flower.deployed(sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=20) as running:
+    with flower.deployed(
+        sites, tmp_path_factory.mktemp("hub"), say=lambda _: None, round_timeout_s=20
+    ) as running:
         yield running
 
 
@@ -81,12 +83,20 @@ def control(deployment: Deployment) -> Iterator[Control]:
 
 
 def refusals(deployment: Deployment, node: str) -> list[tuple[str, str]]:
-    return [(entry.get("rule", ""), entry.get("why", "")) for entry in audit.entries(deployment.state(node) / state_folder.AUDIT) if entry["event"] == "refused"]
+    return [
+        (entry.get("rule", ""), entry.get("why", ""))
+        for entry in audit.entries(deployment.state(node) / state_folder.AUDIT)
+        if entry["event"] == "refused"
+    ]
 
 
 @pytest.mark.parametrize("name", ["evil-bundle", "hdh-bundle"])  # a name proves nothing
 def test_a_malicious_bundle_is_refused_logged_and_not_executed(
-    name: str, deployment: Deployment, control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    deployment: Deployment,
+    control: Control,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mark, said = tmp_path / "mark", tmp_path / "said"
     bundle = tmp_path / "bundle"
@@ -100,16 +110,29 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
     before = {node: len(refusals(deployment, node)) for node in NODES}
     flower_control.start(control, tmp_path, "none")
     deployments.wait(said.exists, 60)
-    assert said.read_text().splitlines() == ["100 this node does not take part in runs of a bundle that it does not know"] * 6
+    assert (
+        said.read_text().splitlines()
+        == ["100 this node does not take part in runs of a bundle that it does not know"] * 6
+    )
     assert not mark.exists()
     for node in NODES:
-        assert refusals(deployment, node)[before[node] :] == [("bundle", "the run's bundle is not the one that this version knows")] * 3
+        assert (
+            refusals(deployment, node)[before[node] :]
+            == [("bundle", "the run's bundle is not the one that this version knows")] * 3
+        )
 
 
 def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -> dict[str, object]:
     """The thin bundle with a study that nobody submitted: what the hub's own process makes of it."""
     parties = database.enrolled(deployment.engine, "node")
-    job = jobs.Job(asked, CONTRACT, {one.flower_id: one.name for one in parties}, {one.name: one.identity for one in parties}, 10, 20)
+    job = jobs.Job(
+        asked,
+        CONTRACT,
+        {one.flower_id: one.name for one in parties},
+        {one.name: one.identity for one in parties},
+        10,
+        20,
+    )
     jobs.write(deployment.hub.jobs, name, job)
     flower_control.start(control, deployment.hub.jobs, name)
     found = deployments.wait(lambda: jobs.read_result(deployment.hub.jobs, name), 60)
@@ -117,29 +140,59 @@ def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -
     return found
 
 
-def test_a_study_that_no_coordinator_signed_is_refused_at_every_node(deployment: Deployment, control: Control) -> None:
+def test_a_study_that_no_coordinator_signed_is_refused_at_every_node(
+    deployment: Deployment, control: Control
+) -> None:
     """Also one that borrows an enrolled coordinator's name."""
     for coordinator in ("nobody", flower.COORDINATOR):
-        found = run_job(deployment, control, study("unsigned", coordinator=coordinator), f"unsigned-{coordinator}")
+        found = run_job(
+            deployment,
+            control,
+            study("unsigned", coordinator=coordinator),
+            f"unsigned-{coordinator}",
+        )
         text = json.dumps(found)
-        assert "was never proposed here under its coordinator's signature" in text and '"released"' not in text
+        assert (
+            "was never proposed here under its coordinator's signature" in text
+            and '"released"' not in text
+        )
     for node in NODES:
-        last = [entry for entry in audit.entries(deployment.state(node) / state_folder.AUDIT) if entry.get("study") == "unsigned"]
-        assert [entry["event"] for entry in last] == ["refused", "refused"] and last[0]["refused"] == {"d": "approval"}
+        last = [
+            entry
+            for entry in audit.entries(deployment.state(node) / state_folder.AUDIT)
+            if entry.get("study") == "unsigned"
+        ]
+        assert [entry["event"] for entry in last] == ["refused", "refused"] and last[0][
+            "refused"
+        ] == {"d": "approval"}
 
 
-def test_an_approved_study_that_was_edited_is_another_one(deployment: Deployment, control: Control) -> None:
+def test_an_approved_study_that_was_edited_is_another_one(
+    deployment: Deployment, control: Control
+) -> None:
     with deployment.connect() as hub:
         assert hub.submit(study("edited"), CONTRACT).watch(lambda _: None).state == "complete"
-    found = run_job(deployment, control, study("edited", question="more?", coordinator=flower.COORDINATOR), "edited")
+    found = run_job(
+        deployment,
+        control,
+        study("edited", question="more?", coordinator=flower.COORDINATOR),
+        "edited",
+    )
     assert "was never proposed here" in json.dumps(found)
-    again = run_job(deployment, control, study("edited", coordinator=flower.COORDINATOR), "not-edited")
+    again = run_job(
+        deployment, control, study("edited", coordinator=flower.COORDINATOR), "not-edited"
+    )
     assert '"released"' in json.dumps(again)  # the same one, by the same way
 
 
-def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(deployment: Deployment, control: Control) -> None:
+def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(
+    deployment: Deployment, control: Control
+) -> None:
     later = study("later", {"d": {"run": "describe", "version": 2, "columns": ["ill"]}})
-    with deployment.connect() as hub, pytest.raises(errors.StudyError, match="describe has version 1 here"):
+    with (
+        deployment.connect() as hub,
+        pytest.raises(errors.StudyError, match="describe has version 1 here"),
+    ):
         hub.submit(later, CONTRACT)
     deployments.set_policy(deployment, "lyon", analyses=["describe"])
     from nodes import service
@@ -147,7 +200,11 @@ def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(deployment
 
     site = sites.load(deployment.home("lyon") / "node.yaml")
     refused = service.admit_study(later, CONTRACT, 2, site, flower.datetime.now(flower.UTC))
-    assert refused is not None and refused.rule == "analysis" and "has not installed describe version 2" in str(refused)
+    assert (
+        refused is not None
+        and refused.rule == "analysis"
+        and "has not installed describe version 2" in str(refused)
+    )
 
 
 def test_a_coordinator_whose_key_is_not_the_pinned_one_is_refused(deployment: Deployment) -> None:
@@ -158,7 +215,11 @@ def test_a_coordinator_whose_key_is_not_the_pinned_one_is_refused(deployment: De
         with deployment.connect() as hub:
             run = hub.submit(study("pinned"), CONTRACT)
             status = run.watch(lambda _: None)
-            assert status.state == "refused" and "lyon: it is not signed by the coordinator that it names, with the key known here" in status.reason
+            assert (
+                status.state == "refused"
+                and "lyon: it is not signed by the coordinator that it names, with the key known here"
+                in status.reason
+            )
     finally:
         deployments.set_policy(deployment, "lyon", coordinator_keys={})
         deployments.restart(deployment, "lyon")
@@ -166,11 +227,20 @@ def test_a_coordinator_whose_key_is_not_the_pinned_one_is_refused(deployment: De
 
 def test_the_control_port_asks_for_the_token(deployment: Deployment, control: Control) -> None:
     strange = Control(control.admin, control.authority, "not the token")
-    for call in (lambda: flower_control.online(strange), lambda: flower_control.start(strange, Path(), "x")):
+    for call in (
+        lambda: flower_control.online(strange),
+        lambda: flower_control.start(strange, Path(), "x"),
+    ):
         with pytest.raises(errors.SetupError, match="401"):
             call()
     strange.client.close()
-    assert deployments.wait(lambda: len(flower_control.online(control)) == 2)  # a node that is late to say so is still online
+    assert deployments.wait(
+        lambda: len(flower_control.online(control)) == 2
+    )  # a node that is late to say so is still online
     assert deployment.hub.file.admin.startswith("127.0.0.1:")
     with httpx.Client(verify=ssl.create_default_context(cafile=str(control.authority))) as client:
-        assert client.post(f"https://{control.admin}/v1/control/list-runs").status_code in (400, 401, 415)
+        assert client.post(f"https://{control.admin}/v1/control/list-runs").status_code in (
+            400,
+            401,
+            415,
+        )

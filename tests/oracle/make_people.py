@@ -6,7 +6,9 @@ import numpy as np
 
 rng = np.random.default_rng(20261124)
 n = 600
-site = np.repeat(rng.choice(["ansm", "curie", "limoges", "spf"], n, p=[0.4, 0.3, 0.2, 0.1])[::2], 2)  # a person is at one node
+site = np.repeat(
+    rng.choice(["ansm", "curie", "limoges", "spf"], n, p=[0.4, 0.3, 0.2, 0.1])[::2], 2
+)  # a person is at one node
 age = np.round(rng.normal(60, 12, n).clip(20, 95), 1)
 dose = np.round(rng.gamma(2.0, 1.5, n).clip(0.1, 20), 2)
 sex = rng.choice(["f", "m"], n)
@@ -24,7 +26,22 @@ visits = rng.poisson(exposure * np.exp(0.2 * eta))
 died = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(int)
 person = np.arange(n) // 2  # two rows each, for the robust variance
 names = "person,site,age,dose,sex,arm,start,stop,event,weight,score,exposure,visits,died"
-columns = (person, site, age, dose, sex, arm, start, stop, event, weight, score, exposure, visits, died)
+columns = (
+    person,
+    site,
+    age,
+    dose,
+    sex,
+    arm,
+    start,
+    stop,
+    event,
+    weight,
+    score,
+    exposure,
+    visits,
+    died,
+)
 rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
 for i in rng.choice(n, 15, replace=False):  # some ages are not known
     cells = rows[i].split(",")

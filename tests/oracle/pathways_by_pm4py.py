@@ -10,7 +10,25 @@ import pm4py  # type: ignore[import-not-found]
 LEVELS = ["emergency", "ward", "surgery", "home"]
 table = pandas.read_csv(Path(__file__).parent / "visits.csv")
 table["rank"] = table["step"].map(LEVELS.index)
-table["when"] = pandas.Timestamp("2026-01-01") + pandas.to_timedelta(table["day"], "D") + pandas.to_timedelta(table["rank"], "s")
-log = pm4py.format_dataframe(table.sort_values(["person", "when"]), case_id="person", activity_key="step", timestamp_key="when")
+table["when"] = (
+    pandas.Timestamp("2026-01-01")
+    + pandas.to_timedelta(table["day"], "D")
+    + pandas.to_timedelta(table["rank"], "s")
+)
+log = pm4py.format_dataframe(
+    table.sort_values(["person", "when"]),
+    case_id="person",
+    activity_key="step",
+    timestamp_key="when",
+)
 edges, begin, end = pm4py.discover_dfg(log)
-print(json.dumps({"edges": {f"{a} > {b}": int(n) for (a, b), n in sorted(edges.items())}, "begin": begin, "end": end}, indent=1))
+print(
+    json.dumps(
+        {
+            "edges": {f"{a} > {b}": int(n) for (a, b), n in sorted(edges.items())},
+            "begin": begin,
+            "end": end,
+        },
+        indent=1,
+    )
+)

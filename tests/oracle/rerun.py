@@ -27,31 +27,53 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tables = real_tables(Path(folder))
         compare("recipe.R", "expected.json", str(tables["dialysis"]))
-        compare("vocabulary.R", "vocabulary.json", *(str(tables[name]) for name in ("divat", "oropharynx", "trace")))
+        compare(
+            "vocabulary.R",
+            "vocabulary.json",
+            *(str(tables[name]) for name in ("divat", "oropharynx", "trace")),
+        )
 
 
 def real_tables(folder: Path) -> dict[str, Path]:
     """The pilots' real data, pooled."""
-    makers = {"dialysis": partial(dialysis.make, seed=0), "divat": rexetris.make_real, "oropharynx": deepsarc.make_real, "trace": parcours_idm.make_real}
+    makers = {
+        "dialysis": partial(dialysis.make, seed=0),
+        "divat": rexetris.make_real,
+        "oropharynx": deepsarc.make_real,
+        "trace": parcours_idm.make_real,
+    }
     pooled = {}
     for name, make in makers.items():
         (folder / name).mkdir()
         paths = make(folder / name)
-        tables = [pandas.read_csv(path) if path.suffix == ".csv" else duckdb.read_parquet(str(path)).df() for path in paths.values()]
+        tables = [
+            pandas.read_csv(path) if path.suffix == ".csv" else duckdb.read_parquet(str(path)).df()
+            for path in paths.values()
+        ]
         pooled[name] = folder / f"{name}.csv"
         pandas.concat(tables).to_csv(pooled[name], index=False)
     return pooled
 
 
 def compare(recipe: str, numbers: str, *arguments: str) -> None:
-    done = subprocess.run(["Rscript", str(HERE / recipe), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["Rscript", str(HERE / recipe), *arguments], capture_output=True, text=True, check=True
+    )
     found, expected = json.loads(done.stdout), json.loads((HERE / numbers).read_text())
     assert found.keys() == expected.keys()
     for entry, values in expected.items():
         for name, value in values.items():
             # 1e-10: the order of the rows moves R's own last bits
-            np.testing.assert_allclose(np.array(found[entry][name], float), np.array(value, float), rtol=1e-10, atol=1e-12, err_msg=f"{entry}.{name}")
-    print(f"R agrees with {numbers} on {sum(map(len, expected.values()))} entries of {len(expected)} fits")
+            np.testing.assert_allclose(
+                np.array(found[entry][name], float),
+                np.array(value, float),
+                rtol=1e-10,
+                atol=1e-12,
+                err_msg=f"{entry}.{name}",
+            )
+    print(
+        f"R agrees with {numbers} on {sum(map(len, expected.values()))} entries of {len(expected)} fits"
+    )
 
 
 if __name__ == "__main__":

@@ -83,7 +83,15 @@ def others() -> pandas.DataFrame:
 TARGET = {"id": "target", "x": 3, "z": 3, "g": "b", "y": 1, "k": 10, "time": 1, "event": 1}
 
 
-LOGISTIC = {"run": "train", "model": "y ~ x", "network": "logistic", "sampling": 1.0, "validation": 0, "clip": 0.2, "learning_rate": 0.1}
+LOGISTIC = {
+    "run": "train",
+    "model": "y ~ x",
+    "network": "logistic",
+    "sampling": 1.0,
+    "validation": 0,
+    "clip": 0.2,
+    "learning_rate": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class Case:
     target: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
-    other: Mapping[str, Any] = field(default_factory=dict)  # in what the person's last row differs from the first
+    other: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # in what the person's last row differs from the first
 
 
 CASES = (
@@ -130,7 +140,10 @@ class AttackResult:
     @property
     def epsilons(self) -> tuple[float, float]:
         """Claimed, and the lower bound, at delta 1e-6."""
-        return tuple(accounting.tight_epsilon(Cost(round(accounting.PICO * mu * mu / 2)), 1e-6) for mu in (self.claimed, self.lower_bound))  # type: ignore[return-value]
+        return tuple(
+            accounting.tight_epsilon(Cost(round(accounting.PICO * mu * mu / 2)), 1e-6)
+            for mu in (self.claimed, self.lower_bound)
+        )  # type: ignore[return-value]
 
     @property
     def holds(self) -> bool:
@@ -142,22 +155,38 @@ class AttackResult:
         return f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack, {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
 
 
-def audit(case: Case, runs: int, folder: Path, *, bend: Callable[[Task], Task] = lambda task: task, entropy: Entropy = os.urandom) -> AttackResult:
+def audit(
+    case: Case,
+    runs: int,
+    folder: Path,
+    *,
+    bend: Callable[[Task], Task] = lambda task: task,
+    entropy: Entropy = os.urandom,
+) -> AttackResult:
     """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
     task = bend(registry.plan(study, CONTRACT)["a"])
     rest = others()
     if case.soon:
         rest = rest.assign(time=1 + rest["time"] // 4, event=1)
-    person = [{**TARGET, **case.target}] * (case.rows - 1) + [{**TARGET, **case.target, **case.other}]
+    person = [{**TARGET, **case.target}] * (case.rows - 1) + [
+        {**TARGET, **case.target, **case.other}
+    ]
     table = pandas.concat([rest, pandas.DataFrame(person)], ignore_index=True)
     here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
-    ratios = [np.array([_ratio(study, task, cohort, here, entropy) for _ in range(runs)]) for cohort in here]
+    ratios = [
+        np.array([_ratio(study, task, cohort, here, entropy) for _ in range(runs)])
+        for cohort in here
+    ]
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
     least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
-    most = stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    most = (
+        stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    )
     lower_bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
-    return AttackResult(case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs)
+    return AttackResult(
+        case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs
+    )
 
 
 def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
@@ -165,14 +194,24 @@ def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
     table.to_csv(path, index=False)
     only_counts = budget.private(task).ONLY_COUNTS
     return cohorts.open_clipped(
-        Dataset(CONTRACT, str(path)), Storage(), contracts.schema(CONTRACT, {}), task.fields, None, "salt", only_counts=only_counts
+        Dataset(CONTRACT, str(path)),
+        Storage(),
+        contracts.schema(CONTRACT, {}),
+        task.fields,
+        None,
+        "salt",
+        only_counts=only_counts,
     ).cohort
 
 
 def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: Entropy) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
     heard: list[tuple[State, NoisedAnswer]] = []
-    context = NodeContext(Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY), {study.hash: StudySession({"a": task}, cohort, _RULES, None)}, entropy=entropy)
+    context = NodeContext(
+        Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY),
+        {study.hash: StudySession({"a": task}, cohort, _RULES, None)},
+        entropy=entropy,
+    )
     send = local.send_of([context], federations.NOW)
 
     def listening(queries: Mapping[str, Query]) -> Sequence[Reply]:
@@ -191,19 +230,36 @@ def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: 
             continue
         parts = [task.analysis.local(one, task, state) for one in both]
         for name, steps in answer.steps.items():
-            off = [(steps - np.rint(part.sums[name] / answer.units[name])).astype(float) for part in parts]
+            off = [
+                (steps - np.rint(part.sums[name] / answer.units[name])).astype(float)
+                for part in parts
+            ]
             total += float((off[1] ** 2).sum() - (off[0] ** 2).sum()) / (2 * answer.variances[name])
     return total
 
 
-def _of_steps(study: Study, task: Task, state: State, answer: NoisedAnswer, first: NoisedAnswer, both: Sequence[Any]) -> float:
+def _of_steps(
+    study: Study,
+    task: Task,
+    state: State,
+    answer: NoisedAnswer,
+    first: NoisedAnswer,
+    both: Sequence[Any],
+) -> float:
     """The same of steps that the node took by itself: where they led, less where they would have led without noise. Exact for a single
     step; of several, the noise of each also turns the next a little, which is left out."""
     people = first.steps["people"] * first.units["people"]
     went = answer.steps["update"] * answer.units["update"]
-    led = [budget.trains(task).inside(cohort, task, state, lambda slope: slope, people).sums["update"] for cohort in both]
+    led = [
+        budget.trains(task).inside(cohort, task, state, lambda slope: slope, people).sums["update"]
+        for cohort in both
+    ]
     step, options = budget.step_grid(study, task, state), task.options
-    each = max(float(people[0]), 1.0) * options.learning_rate / budget.trains(task).in_a_step(float(people[0]), task)  # type: ignore[attr-defined]
+    each = (
+        max(float(people[0]), 1.0)
+        * options.learning_rate
+        / budget.trains(task).in_a_step(float(people[0]), task)
+    )  # type: ignore[attr-defined]
     variance = options.local_steps * float(step.variance) * (step.unit * each) ** 2
     return float(((went - led[1]) ** 2).sum() - ((went - led[0]) ** 2).sum()) / (2 * variance)
 
@@ -217,23 +273,39 @@ def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float
     table = pandas.concat([rest, pandas.DataFrame([TARGET] * 2)], ignore_index=True)
     loss = np.empty((2, runs))
     noisy = {**LOGISTIC, "sampling": 0.5, "rounds": 4, "learning_rate": 3.0}
-    plain = {"run": "train", "model": "y ~ x", "network": "logistic", "validation": 0, "rounds": 4, "learning_rate": 3.0, "batch": 0}
+    plain = {
+        "run": "train",
+        "model": "y ~ x",
+        "network": "logistic",
+        "validation": 0,
+        "rounds": 4,
+        "learning_rate": 3.0,
+        "batch": 0,
+    }
     for row, some in enumerate((table, rest)):
         (folder / str(row)).mkdir(exist_ok=True)
         sites = federations.sites_of(some, np.zeros(len(some), int), CONTRACT, folder / str(row))
         for run in range(runs):
             privacy = {"mode": "exact"} if epsilon is None else {"mode": "dp", "epsilon": epsilon}
-            study = federations.study_of({"a": plain if epsilon is None else noisy}, privacy=privacy, title=str(run))
-            result = federations.result(federations.run(study, CONTRACT, [replace(site, policy=POLICY) for site in sites]))
+            study = federations.study_of(
+                {"a": plain if epsilon is None else noisy}, privacy=privacy, title=str(run)
+            )
+            result = federations.result(
+                federations.run(study, CONTRACT, [replace(site, policy=POLICY) for site in sites])
+            )
             assert result.model is not None
-            loss[row, run] = -float(result.model.weights[0] + result.model.weights[1])  # of x at the end of its range, and the answer yes
+            loss[row, run] = -float(
+                result.model.weights[0] + result.model.weights[1]
+            )  # of x at the end of its range, and the answer yes
             if epsilon is None:
                 loss[row] = loss[row, 0]
                 break
     cut = float(np.median(loss)) if epsilon is not None else float(loss.mean())
     true, false = (int(np.count_nonzero(values < cut)) for values in loss)
     least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
-    most = stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    most = (
+        stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
+    )
     return max(0.0, math.log(max(least - 1e-6, 1e-9) / most)), (true - false) / runs
 
 
@@ -244,20 +316,29 @@ _RULES = Site("n", {}, POLICY).rules(1)
 @contextlib.contextmanager
 def half_the_noise() -> Iterator[None]:
     sound = noise.discrete_gaussian
-    with mock.patch.object(noise, "discrete_gaussian", lambda size, variance, entropy: sound(size, Fraction(variance) / 4, entropy)):
+    with mock.patch.object(
+        noise,
+        "discrete_gaussian",
+        lambda size, variance, entropy: sound(size, Fraction(variance) / 4, entropy),
+    ):
         yield
 
 
 @contextlib.contextmanager
 def values_not_clipped() -> Iterator[None]:
     sound = contracts.typed
-    with mock.patch.object(contracts, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})):
+    with mock.patch.object(
+        contracts, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})
+    ):
         yield
 
 
 @contextlib.contextmanager
 def rows_not_limited() -> Iterator[None]:
-    everyone: Callable[..., Any] = lambda person, row, most: (np.arange(len(person)), np.zeros(len(person), np.bool_))  # noqa: E731
+    everyone: Callable[..., Any] = lambda person, row, most: (
+        np.arange(len(person)),
+        np.zeros(len(person), np.bool_),
+    )
     with mock.patch.object(row_limit, "choose", everyone):
         yield
 
@@ -265,7 +346,11 @@ def rows_not_limited() -> Iterator[None]:
 @contextlib.contextmanager
 def follow_up_not_ended() -> Iterator[None]:
     sound = piecewise_exponential.sums_of
-    with mock.patch.object(piecewise_exponential_dp.piecewise_exponential, "sums_of", lambda rows, plan, beta, most: sound(rows, plan, beta)):
+    with mock.patch.object(
+        piecewise_exponential_dp.piecewise_exponential,
+        "sums_of",
+        lambda rows, plan, beta, most: sound(rows, plan, beta),
+    ):
         yield
 
 
@@ -279,7 +364,12 @@ def halved_bounds(task: Task) -> Task:
 
         def local(self, cohort: Any, task: Task, state: State) -> Part:
             part = sound.local(cohort, task, state)
-            return replace(part, sensitivity={name: lower_bound / 2 for name, lower_bound in part.sensitivity.items()})
+            return replace(
+                part,
+                sensitivity={
+                    name: lower_bound / 2 for name, lower_bound in part.sensitivity.items()
+                },
+            )
 
     return replace(task, analysis=Bent())  # type: ignore[arg-type]
 
@@ -317,7 +407,10 @@ def main() -> bool:
             )
             sound = sound and shown <= epsilon
         shown, advantage = membership(200, folder, epsilon=None)
-        print(f"{'caught' if advantage > 0.9 else 'MISSED'} no noise, membership in a released network (advantage {advantage:.2f})", flush=True)
+        print(
+            f"{'caught' if advantage > 0.9 else 'MISSED'} no noise, membership in a released network (advantage {advantage:.2f})",
+            flush=True,
+        )
         sound = sound and advantage > 0.9
     return sound
 

@@ -30,10 +30,14 @@ def test_every_private_analysis_is_attacked() -> None:
 def test_no_attack_shows_more_than_is_claimed(case: audit.Case, tmp_path: Path) -> None:
     found = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
     assert found.holds, found
-    assert found.lower_bound > 0.05, "an attack that finds nothing at all does not look where it should"
+    assert found.lower_bound > 0.05, (
+        "an attack that finds nothing at all does not look where it should"
+    )
 
 
-def test_a_released_network_tells_no_more_of_a_person_than_its_epsilon_and_one_without_noise_does(tmp_path: Path) -> None:
+def test_a_released_network_tells_no_more_of_a_person_than_its_epsilon_and_one_without_noise_does(
+    tmp_path: Path,
+) -> None:
     shown, advantage = audit.membership(20, tmp_path, epsilon=1.0)
     assert shown <= 1.0 and advantage < 0.9
     assert audit.membership(20, tmp_path, epsilon=None)[1] == 1.0
@@ -43,5 +47,7 @@ def test_a_released_network_tells_no_more_of_a_person_than_its_epsilon_and_one_w
 def test_a_broken_engine_is_caught(fault: str, tmp_path: Path) -> None:
     case, broken, bend = audit.FAULTS[fault]
     with broken():
-        found = audit.audit(case, 2 * RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes)
+        found = audit.audit(
+            case, 2 * RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes
+        )
     assert not found.holds, found

@@ -26,19 +26,25 @@ def made(sensitivity: float, size: int, rho: int, **more: object) -> Grid:
 
 
 @given(BOUNDS, st.integers(1, 5000), RHOS, st.integers(1, 100))
-def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(sensitivity: float, size: int, rho: int, honest: int) -> None:
+def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(
+    sensitivity: float, size: int, rho: int, honest: int
+) -> None:
     grid = made(sensitivity, size, rho, whole=False, honest=honest)
     assert accounting.cost(grid.event).rho <= rho
     assert grid.share >= 64  # eight steps, at which the sum of shares is as good as one draw
     moved = float(grid.sensitivity) * grid.unit
-    assert moved >= sensitivity + 2 * math.sqrt(size) * grid.unit * (1 - 1e-9)  # rounding both sums of a pair of neighbours
+    assert moved >= sensitivity + 2 * math.sqrt(size) * grid.unit * (
+        1 - 1e-9
+    )  # rounding both sums of a pair of neighbours
     sd = math.sqrt(float(grid.variance)) * grid.unit
     least = sensitivity / math.sqrt(2 * rho / 1e12)
     assert least <= sd <= 2.01 * least  # twice, where no grid is fine enough for less
 
 
 @given(st.integers(1, 50), st.integers(1, 100_000), RHOS, st.integers(1, 100))
-def test_a_grid_of_integers_keeps_them_and_loses_nothing(sensitivity: int, size: int, rho: int, honest: int) -> None:
+def test_a_grid_of_integers_keeps_them_and_loses_nothing(
+    sensitivity: int, size: int, rho: int, honest: int
+) -> None:
     grid = made(sensitivity, size, rho, whole=True, honest=honest)
     steps = calibration.to_steps(np.arange(-20, 20), grid)
     assert (steps == np.arange(-20, 20) * round(1 / grid.unit)).all()
@@ -55,7 +61,9 @@ def test_rounding_is_to_the_nearest_step(values: list[float], sensitivity: float
 
 
 @given(st.data(), st.integers(1, 30))
-def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(data: st.DataObject, size: int) -> None:
+def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(
+    data: st.DataObject, size: int
+) -> None:
     """Whatever the sums are: a person moves them by `bound`, and rounding by as much again as the grid allows for."""
     grid = made(3.0, size, 10**10, whole=False)
     one = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
@@ -66,7 +74,9 @@ def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(data: st.DataObj
     assert Fraction(int((moved**2).sum())) <= grid.sensitivity**2
 
 
-@pytest.mark.parametrize(("bound", "rho"), [(0.0, 10**9), (math.inf, 10**9), (math.nan, 10**9), (1.0, 0), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("bound", "rho"), [(0.0, 10**9), (math.inf, 10**9), (math.nan, 10**9), (1.0, 0), (1.0, 1)]
+)
 def test_what_has_no_grid_is_an_error(sensitivity: float, rho: int) -> None:
     with pytest.raises(ValueError, match=r"bound|budget"):
         calibration.grid(sensitivity, 10, rho, whole=True)
@@ -78,7 +88,10 @@ def test_a_sum_that_no_grid_holds_is_an_error(value: float) -> None:
         calibration.to_steps(np.array([value]), calibration.grid(1.0, 1, 10**10, whole=False))
 
 
-@given(st.integers(0, 10**13), st.dictionaries(st.text(max_size=3), st.floats(0.01, 100), min_size=1, max_size=6))
+@given(
+    st.integers(0, 10**13),
+    st.dictionaries(st.text(max_size=3), st.floats(0.01, 100), min_size=1, max_size=6),
+)
 def test_a_budget_shared_out_is_never_exceeded(rho: int, weights: dict[str, float]) -> None:
     shares = calibration.divide(rho, weights)
     assert sum(shares.values()) <= rho and sum(shares.values()) >= rho - len(weights) - rho * 1e-12
@@ -95,7 +108,10 @@ def test_a_histogram_comes_back_from_its_encoding(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("bins", [1, 2, 12, 100, 1000])
 def test_one_person_moves_an_encoded_histogram_by_its_norm_at_most(bins: int) -> None:
-    moved = [float(np.linalg.norm(cumulative.encode(row))) for row in np.eye(bins, dtype=np.int64)[:: max(1, bins // 10)]]
+    moved = [
+        float(np.linalg.norm(cumulative.encode(row)))
+        for row in np.eye(bins, dtype=np.int64)[:: max(1, bins // 10)]
+    ]
     assert max(moved) == pytest.approx(cumulative.norm(bins), rel=1e-12)
 
 

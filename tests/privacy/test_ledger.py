@@ -29,7 +29,12 @@ NOW = "2026-11-24T10:00:00Z"
 
 def claim(release: str, rho: int, *, study: str = "s", most: int = 10**15) -> Claim:
     """A release that costs `rho` pico-rho: bound 1, variance 10^12 / (2 rho)."""
-    return Claim(release, study, most, {"sum": Gaussian(Fraction(1), Fraction(10**12, 2 * rho))} if rho else {})
+    return Claim(
+        release,
+        study,
+        most,
+        {"sum": Gaussian(Fraction(1), Fraction(10**12, 2 * rho))} if rho else {},
+    )
 
 
 @pytest.fixture
@@ -42,13 +47,25 @@ def budget_ledger(tmp_path: Path) -> Ledger:
 def test_a_charge_beyond_the_budget_is_refused_and_leaves_no_entry(budget_ledger: Ledger) -> None:
     assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW) is None
     refusal = ledger.charge(budget_ledger, ACCOUNT, claim("b", 41), NOW)
-    assert isinstance(refusal, Refusal) and refusal.rule == "budget" and "40" not in refusal.remedy and "41" not in refusal.remedy
+    assert (
+        isinstance(refusal, Refusal)
+        and refusal.rule == "budget"
+        and "40" not in refusal.remedy
+        and "41" not in refusal.remedy
+    )
     assert ledger.remaining(budget_ledger, ACCOUNT) == 40 and ledger.head(budget_ledger).seq == 2
-    assert ledger.charge(budget_ledger, ACCOUNT, claim("b", 40), NOW) is None and ledger.remaining(budget_ledger, ACCOUNT) == 0
+    assert (
+        ledger.charge(budget_ledger, ACCOUNT, claim("b", 40), NOW) is None
+        and ledger.remaining(budget_ledger, ACCOUNT) == 0
+    )
 
 
 def test_accounts_do_not_lend_to_each_other(budget_ledger: Ledger) -> None:
-    for other in (Account("other", "person", 2026), Account("dialysis", "visit", 2026), Account("dialysis", "person", 2027)):
+    for other in (
+        Account("other", "person", 2026),
+        Account("dialysis", "visit", 2026),
+        Account("dialysis", "person", 2027),
+    ):
         assert isinstance(ledger.charge(budget_ledger, other, claim(f"{other}", 1), NOW), Refusal)
 
 
@@ -56,7 +73,10 @@ def test_the_same_release_costs_once_and_gives_the_same_bytes(budget_ledger: Led
     for draw in (b"first", b"second"):
         assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW) is None
         assert ledger.store(budget_ledger, "a", draw, NOW) == b"first"
-    assert ledger.remaining(budget_ledger, ACCOUNT) == 40 and ledger.stored(budget_ledger, "a") == b"first"
+    assert (
+        ledger.remaining(budget_ledger, ACCOUNT) == 40
+        and ledger.stored(budget_ledger, "a") == b"first"
+    )
 
 
 def test_a_release_charged_otherwise_is_not_the_same(budget_ledger: Ledger) -> None:
@@ -108,7 +128,9 @@ def test_a_price_that_is_not_its_events_is_told(budget_ledger: Ledger) -> None:
     row = list(budget_ledger.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
     row[7] = 1
     row[-1] = ledger._digest(row[:-1])
-    budget_ledger.connection.execute("UPDATE entries SET rho = 1, hash = ? WHERE seq = 2", (row[-1],))
+    budget_ledger.connection.execute(
+        "UPDATE entries SET rho = 1, hash = ? WHERE seq = 2", (row[-1],)
+    )
     with pytest.raises(errors.LedgerError, match="does not cost what its events cost"):
         ledger.verify(budget_ledger)
 
@@ -127,10 +149,17 @@ def test_training_on_samples_is_paid_at_its_best_order(budget_ledger: Ledger) ->
     grown = Account("images", "woman", 2026)
     ledger.grant(budget_ledger, grown, 10**12, by="dpo", at=NOW)
     for name in ("one", "two"):
-        assert ledger.charge(budget_ledger, grown, Claim(name, "s", 10**12, {"model": event}), NOW) is None
+        assert (
+            ledger.charge(budget_ledger, grown, Claim(name, "s", 10**12, {"model": event}), NOW)
+            is None
+        )
     assert ledger.charge(budget_ledger, grown, claim("three", 1000, most=10**12), NOW) is None
     whole = accounting.total([event, event]) + Cost(1000)
-    assert 10**12 - ledger.remaining(budget_ledger, grown) == accounting.equivalent(whole, accounting.ACCOUNT_DELTA) > 1000
+    assert (
+        10**12 - ledger.remaining(budget_ledger, grown)
+        == accounting.equivalent(whole, accounting.ACCOUNT_DELTA)
+        > 1000
+    )
     too_much = Claim("four", "t", 10**20, {"model": Sampled(0.5, 0.5, 1000)})
     refused = ledger.charge(budget_ledger, grown, too_much, NOW)
     assert isinstance(refused, Refusal) and refused.rule == "budget"
@@ -145,12 +174,21 @@ def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(budget_ledger
     grown = Account("images", "woman", 2026)
     ledger.grant(budget_ledger, grown, 10**14, by="dpo", at=NOW)
     rho, event, done = accounting.rho_for(epsilon, delta), Sampled(0.02, 2.0, 10), 0
-    while ledger.charge(budget_ledger, grown, Claim(f"{done}", "s", rho, {"model": event}, delta), NOW) is None:
+    while (
+        ledger.charge(
+            budget_ledger, grown, Claim(f"{done}", "s", rho, {"model": event}, delta), NOW
+        )
+        is None
+    ):
         done += 1
     accountant = dp_accounting.rdp.RdpAccountant(orders=list(accounting.ORDERS))
-    accountant.compose(dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(2.0)), 10 * done)
+    accountant.compose(
+        dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(2.0)), 10 * done
+    )
     assert 0.9 * epsilon < accountant.get_epsilon(delta) <= epsilon
-    accountant.compose(dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(2.0)), 10)
+    accountant.compose(
+        dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(2.0)), 10
+    )
     assert accountant.get_epsilon(delta) > epsilon
 
 
@@ -161,9 +199,17 @@ def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
     ledger.grant(one, ACCOUNT, 10**13, by="dpo", at=NOW)
     for i in range(20):
         budget_ledger = (one, other)[i % 3 == 0]
-        made = claim(f"{i}", 10 + i, study="x") if i % 2 else Claim(f"{i}", "x", 10**15, {"model": Sampled(0.01, 2.0, 1 + i)})
+        made = (
+            claim(f"{i}", 10 + i, study="x")
+            if i % 2
+            else Claim(f"{i}", "x", 10**15, {"model": Sampled(0.01, 2.0, 1 + i)})
+        )
         assert ledger.charge(budget_ledger, ACCOUNT, made, NOW) is None
-        assert ledger.spent_by(one, "dialysis", "x") == ledger.spent_by(other, "dialysis", "x") == ledger.spent_by(ledger.open_ledger(path), "dialysis", "x")
+        assert (
+            ledger.spent_by(one, "dialysis", "x")
+            == ledger.spent_by(other, "dialysis", "x")
+            == ledger.spent_by(ledger.open_ledger(path), "dialysis", "x")
+        )
         assert ledger.remaining(one, ACCOUNT) == ledger.remaining(ledger.open_ledger(path), ACCOUNT)
 
 
@@ -184,19 +230,28 @@ def test_a_charge_takes_no_longer_for_those_before_it() -> None:
     def seconds(first: int) -> float:
         started = time.process_time()
         for i in range(first, first + 200):
-            ledger.charge(budget_ledger, ACCOUNT, Claim(f"{i}", "x", 10**17, {"model": Sampled(0.01, 2.0, 1)}), NOW)
+            ledger.charge(
+                budget_ledger,
+                ACCOUNT,
+                Claim(f"{i}", "x", 10**17, {"model": Sampled(0.01, 2.0, 1)}),
+                NOW,
+            )
         return time.process_time() - started
 
     early = min(seconds(0), seconds(200))
     for i in range(10):
         seconds(400 + 200 * i)
-    assert min(seconds(3000), seconds(3200)) < 3 * early  # read anew each time, it takes twenty times as long
+    assert (
+        min(seconds(3000), seconds(3200)) < 3 * early
+    )  # read anew each time, it takes twenty times as long
 
 
 def test_what_is_remembered_is_never_replaced(budget_ledger: Ledger) -> None:
     assert ledger.remember(budget_ledger, "survivors", ACCOUNT, "s", "sum", b"all", NOW) == b"all"
     assert ledger.remember(budget_ledger, "survivors", ACCOUNT, "s", "sum", b"fewer", NOW) == b"all"
-    assert list(ledger.remembered(budget_ledger, "survivors", "dialysis")) == [b"all"] and not list(ledger.remembered(budget_ledger, "survivors", "other"))
+    assert list(ledger.remembered(budget_ledger, "survivors", "dialysis")) == [b"all"] and not list(
+        ledger.remembered(budget_ledger, "survivors", "other")
+    )
 
 
 def test_an_older_file_put_back_is_told_by_the_witness_beside_it(tmp_path: Path) -> None:
@@ -238,7 +293,9 @@ def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path
     old = ledger.open_ledger(tmp_path / "snapshot.sqlite")
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
-    ledger.charge(old, ACCOUNT, claim("b", 10), NOW)  # the same length as what was seen, and another content
+    ledger.charge(
+        old, ACCOUNT, claim("b", 10), NOW
+    )  # the same length as what was seen, and another content
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
 
@@ -288,17 +345,30 @@ def kill_writers(path: Path, kills: int, seed: int) -> None:
     ledger.grant(budget_ledger, account, 10**9, by="dpo", at=NOW)
     acknowledged: set[str] = set()
     for start in range(kills):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(start * 10**6)], stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(start * 10**6)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
             assert writer.stdout is not None
             acknowledged.add(writer.stdout.readline().split()[1])  # it is at work
             time.sleep(rng.uniform(0, 0.02))
             writer.send_signal(signal.SIGKILL)
-            lines = [line.split() for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+            lines = [
+                line.split()
+                for line in writer.stdout.read().splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
         acknowledged |= {line[1] for line in lines}
         for line in lines:
             if line[0] == "sent":
                 assert ledger.stored(budget_ledger, f"r{line[1]}") == line[2].encode()
-    charged = {row[0][1:] for row in budget_ledger.connection.execute("SELECT release FROM entries WHERE kind = 'charge'")}
+    charged = {
+        row[0][1:]
+        for row in budget_ledger.connection.execute(
+            "SELECT release FROM entries WHERE kind = 'charge'"
+        )
+    }
     assert acknowledged <= charged
     assert ledger.remaining(budget_ledger, account) == 10**9 - 7 * len(charged)
     ledger.verify(budget_ledger)
@@ -315,9 +385,16 @@ def test_a_thousand_killed_writers_lose_no_acknowledged_charge(tmp_path: Path) -
 
 def test_two_writers_at_once_spend_no_more_than_there_is(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    ledger.grant(ledger.open_ledger(path), Account("d", "person", 2026), 7 * 60 + 3, by="dpo", at=NOW)
+    ledger.grant(
+        ledger.open_ledger(path), Account("d", "person", 2026), 7 * 60 + 3, by="dpo", at=NOW
+    )
     code = WRITER.replace("while True:", "while n < int(sys.argv[2]) + 50:")
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(start)], stdout=subprocess.DEVNULL) for start in (0, 1000)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(path), str(start)], stdout=subprocess.DEVNULL
+        )
+        for start in (0, 1000)
+    ]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     budget_ledger = ledger.open_ledger(path)
     assert ledger.remaining(budget_ledger, Account("d", "person", 2026)) == 3

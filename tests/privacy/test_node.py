@@ -23,7 +23,17 @@ from scipy import stats
 
 from aggregator import rounds, secure_sum
 from federation import codec
-from federation.messages import Answer, LedgerHead, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import (
+    Answer,
+    LedgerHead,
+    NoisedAnswer,
+    Part,
+    Query,
+    Refusal,
+    Reply,
+    State,
+    TaskId,
+)
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import fingerprints, ledger, service, state_folder
@@ -47,7 +57,14 @@ columns:
 CONTRACT = federations.contract_of(TEXT)
 RNG = np.random.default_rng(6)
 N = 300
-TABLE = pandas.DataFrame({"id": [f"p{i}" for i in range(N)], "g": RNG.choice(["a", "b"], N), "y": RNG.integers(0, 2, N), "x": np.arange(N) % 100})
+TABLE = pandas.DataFrame(
+    {
+        "id": [f"p{i}" for i in range(N)],
+        "g": RNG.choice(["a", "b"], N),
+        "y": RNG.integers(0, 2, N),
+        "x": np.arange(N) % 100,
+    }
+)
 MODEL = {"run": "glm", "model": "y ~ x", "family": "binomial"}
 CROSSTAB = {"run": "crosstab", "rows": "g", "columns": "y"}
 POLICY = Policy(min_nodes=1, max_epsilon=2, hub_sees_cells=True)
@@ -60,8 +77,16 @@ def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **m
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    made = replace(federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY), state=tmp_path / "state")
-    ledger.grant(state_folder.open_ledger(made.state), ACCOUNT, accounting.rho_for(4, 1e-6), by="dpo", at="2026-01-01")
+    made = replace(
+        federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY), state=tmp_path / "state"
+    )
+    ledger.grant(
+        state_folder.open_ledger(made.state),
+        ACCOUNT,
+        accounting.rho_for(4, 1e-6),
+        by="dpo",
+        at="2026-01-01",
+    )
     return made
 
 
@@ -74,9 +99,17 @@ def ask(site: Site | NodeContext, study: Study, state: State | None = None, **mo
     return reply_of(context, study, state, **more).answers[TaskId("a")]
 
 
-def reply_of(context: NodeContext, study: Study, state: State | None = None, now: Any = federations.NOW, **more: Any) -> Reply:
+def reply_of(
+    context: NodeContext,
+    study: Study,
+    state: State | None = None,
+    now: Any = federations.NOW,
+    **more: Any,
+) -> Reply:
     task = registry.plan(study, CONTRACT)["a"]
-    query = Query(study, CONTRACT.hash, 1, ("n",), {TaskId("a"): state or task.analysis.start(task)}, **more)
+    query = Query(
+        study, CONTRACT.hash, 1, ("n",), {TaskId("a"): state or task.analysis.start(task)}, **more
+    )
     return service.answer(query, context, now)
 
 
@@ -93,10 +126,16 @@ def bytes_of(answer: Answer) -> bytes:
 def test_only_noised_steps_leave_and_the_study_pays_for_them(site: Site) -> None:
     reply = reply_of(NodeContext(site), private())
     answer = reply.answers[TaskId("a")]
-    assert isinstance(answer, NoisedAnswer) and set(answer.steps) == {"counts", "people"} and all(a.dtype == np.int64 for a in answer.steps.values())
+    assert (
+        isinstance(answer, NoisedAnswer)
+        and set(answer.steps) == {"counts", "people"}
+        and all(a.dtype == np.int64 for a in answer.steps.values())
+    )
     assert 0.99 * private().privacy.rho < spent(site) <= private().privacy.rho
     assert reply.head == ledger.head(book_of(site))
-    assert codec.reply_to_bytes(codec.reply_from_bytes(codec.reply_to_bytes(reply))) == codec.reply_to_bytes(reply)
+    assert codec.reply_to_bytes(
+        codec.reply_from_bytes(codec.reply_to_bytes(reply))
+    ) == codec.reply_to_bytes(reply)
 
 
 def test_whoever_asks_again_gets_the_same_bytes_for_nothing(site: Site, tmp_path: Path) -> None:
@@ -115,18 +154,28 @@ def test_another_question_is_another_charge_up_to_what_the_study_declares(site: 
     state = task.analysis.start(task)
     bytes_of(ask(site, study, state))
     rules = []
-    for number in range(60):  # the same first round, at other coefficients: each costs what a first round costs
+    for number in range(
+        60
+    ):  # the same first round, at other coefficients: each costs what a first round costs
         moved = State(state.step, {**state.values, "beta": np.array([0.01 * number, 0.5])})
         answer = ask(site, study, moved)
         rules.append(answer.rule if isinstance(answer, Refusal) else "")
-    assert 20 < rules.index("study_budget") < 50 and set(rules[rules.index("study_budget") :]) == {"study_budget"}
+    assert 20 < rules.index("study_budget") < 50 and set(rules[rules.index("study_budget") :]) == {
+        "study_budget"
+    }
     assert spent(site) <= study.privacy.rho
 
 
 def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) -> None:
     for other in (replace(site, state=site.state / "fresh"), site):  # type: ignore[operator]
-        now = federations.NOW if other is not site else federations.NOW.replace(year=2027)  # a grant is for its year
-        answer = reply_of(NodeContext(other), private(authorisation={"reference": "r", "expires": "2028-01-01"}), now=now).answers[TaskId("a")]
+        now = (
+            federations.NOW if other is not site else federations.NOW.replace(year=2027)
+        )  # a grant is for its year
+        answer = reply_of(
+            NodeContext(other),
+            private(authorisation={"reference": "r", "expires": "2028-01-01"}),
+            now=now,
+        ).answers[TaskId("a")]
         assert isinstance(answer, Refusal) and answer.rule == "budget"
     assert spent(site) == 0
 
@@ -135,7 +184,9 @@ def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None
     """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never passed."""
     answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
     answered = sum(isinstance(answer, NoisedAnswer) for answer in answers)
-    assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(site) <= ledger.granted(book_of(site), ACCOUNT)
+    assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(
+        site
+    ) <= ledger.granted(book_of(site), ACCOUNT)
     ledger.verify(book_of(site))
 
 
@@ -151,14 +202,25 @@ def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None
         TABLE.assign(x="x"),
         TABLE.assign(y=""),
     ],
-    ids=["one person", "nobody", "far outside", "unknown level", "one person, many rows", "no person", "unreadable", "all missing"],
+    ids=[
+        "one person",
+        "nobody",
+        "far outside",
+        "unknown level",
+        "one person, many rows",
+        "no person",
+        "unreadable",
+        "all missing",
+    ],
 )
 def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path: Path) -> None:
     """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs on."""
     rows.to_csv(tmp_path / "n.csv", index=False)
     for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
         assert isinstance(ask(site, private(analysis, title=str(analysis))), NoisedAnswer)
-    exact = federations.study_of({"a": CROSSTAB if "?" in set(rows["g"]) else {"run": "describe", "columns": ["x", "y"]}})
+    exact = federations.study_of(
+        {"a": CROSSTAB if "?" in set(rows["g"]) else {"run": "describe", "columns": ["x", "y"]}}
+    )
     assert isinstance(ask(replace(site, state=None), exact), Refusal)
 
 
@@ -168,15 +230,23 @@ def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: P
         f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type: category, levels: {[f'g{i}' for i in range(50)]}}}\n"
         f"  h: {{type: category, levels: {[f'h{i}' for i in range(30)]}}}\n"
     )
-    site = federations.site_of("n", pandas.DataFrame({"id": ["p"], "g": ["g0"], "h": ["h0"]}), wide, tmp_path, POLICY)
+    site = federations.site_of(
+        "n", pandas.DataFrame({"id": ["p"], "g": ["g0"], "h": ["h0"]}), wide, tmp_path, POLICY
+    )
     study = private({"run": "crosstab", "rows": "g", "columns": "h"})
     context = NodeContext(site)
     ledger.grant(context.ledger, ACCOUNT, study.privacy.rho, by="dpo", at="now")
     task = registry.plan(study, wide)["a"]
-    answer = service.answer(Query(study, wide.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)}), context, federations.NOW).answers[TaskId("a")]
+    answer = service.answer(
+        Query(study, wide.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)}),
+        context,
+        federations.NOW,
+    ).answers[TaskId("a")]
     assert isinstance(answer, NoisedAnswer)
     cells = answer.steps["counts"].ravel()[1:].astype(float)
-    (event,) = [entry.event["counts"] for entry in ledger.history(context.ledger) if entry.kind == "charge"]
+    (event,) = [
+        entry.event["counts"] for entry in ledger.history(context.ledger) if entry.kind == "charge"
+    ]
     charged = accounting.from_json(event)
     assert isinstance(charged, accounting.Gaussian)
     variance = float(charged.variance)
@@ -187,21 +257,32 @@ def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: P
 
     assert p_value(1.0) > 1e-6 and p_value(0.7) < 1e-6 and p_value(1.3) < 1e-6
     sigma = math.sqrt(variance) * answer.units["counts"]
-    assert 1 / (2 * sigma**2) == pytest.approx(0.95 * study.privacy.rho / 1e12, rel=1e-3)  # one person, one cell: rho = 1 / (2 sigma^2)
+    assert 1 / (2 * sigma**2) == pytest.approx(
+        0.95 * study.privacy.rho / 1e12, rel=1e-3
+    )  # one person, one cell: rho = 1 / (2 sigma^2)
 
 
 # -- policy
 @pytest.mark.parametrize(
     ("policy", "study", "rule"),
-    [({"max_epsilon": 0.5}, private(), "epsilon"), ({"max_delta": 1e-8}, private(), "epsilon"), ({"modes": ("exact",)}, private(), "privacy")],
+    [
+        ({"max_epsilon": 0.5}, private(), "epsilon"),
+        ({"max_delta": 1e-8}, private(), "epsilon"),
+        ({"modes": ("exact",)}, private(), "privacy"),
+    ],
 )
-def test_the_site_says_how_much_privacy_it_wants(policy: dict[str, Any], study: Study, rule: str, site: Site) -> None:
+def test_the_site_says_how_much_privacy_it_wants(
+    policy: dict[str, Any], study: Study, rule: str, site: Site
+) -> None:
     answer = ask(replace(site, policy=POLICY.model_copy(update=policy)), study)
     assert isinstance(answer, Refusal) and answer.rule == rule and spent(site) == 0
 
 
 def test_a_site_may_answer_in_mode_dp_only(site: Site) -> None:
-    answer = ask(replace(site, policy=POLICY.model_copy(update={"modes": ("dp",)})), federations.study_of({"a": CROSSTAB}))
+    answer = ask(
+        replace(site, policy=POLICY.model_copy(update={"modes": ("dp",)})),
+        federations.study_of({"a": CROSSTAB}),
+    )
     assert isinstance(answer, Refusal) and answer.rule == "privacy"
 
 
@@ -223,7 +304,11 @@ def test_a_ledger_older_than_the_hub_has_seen_is_refused(site: Site) -> None:
     assert isinstance(ask(site, private(), witnesses={"n": seen}), NoisedAnswer)
     later = LedgerHead(seen.seq + 40, "f" * 64)
     answer = ask(site, private(), witnesses={"n": later})
-    assert isinstance(answer, Refusal) and answer.rule == "ledger" and "restore the newest copy" in answer.remedy
+    assert (
+        isinstance(answer, Refusal)
+        and answer.rule == "ledger"
+        and "restore the newest copy" in answer.remedy
+    )
 
 
 def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
@@ -233,33 +318,65 @@ def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
 
     def older(queries: Mapping[str, Query]) -> Sequence[Reply]:
         replies = send(queries)
-        return [replace(reply, head=LedgerHead(1, "0" * 64)) if reply.node == "n1" and reply.round == 2 else reply for reply in replies]
+        return [
+            replace(reply, head=LedgerHead(1, "0" * 64))
+            if reply.node == "n1" and reply.round == 2
+            else reply
+            for reply in replies
+        ]
 
     study = private(MODEL)
-    outcome = rounds.run(study, CONTRACT, secure_sum.ask_of(older, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"])
-    assert any(h.node == "n1" and "older than the one seen before" in h.what for h in outcome.events)
+    outcome = rounds.run(
+        study,
+        CONTRACT,
+        secure_sum.ask_of(older, lambda made: registry.plan(made, CONTRACT)),
+        ["n0", "n1", "n2"],
+    )
+    assert any(
+        h.node == "n1" and "older than the one seen before" in h.what for h in outcome.events
+    )
     witnesses = {"n0": LedgerHead(99, "a" * 64)}
-    rounds.run(private(title="x"), CONTRACT, secure_sum.ask_of(send, lambda made: registry.plan(made, CONTRACT)), ["n0", "n1", "n2"], witnesses=witnesses)
-    assert witnesses["n0"] == LedgerHead(99, "a" * 64) and witnesses["n1"] == ledger.head(contexts[1].ledger)
+    rounds.run(
+        private(title="x"),
+        CONTRACT,
+        secure_sum.ask_of(send, lambda made: registry.plan(made, CONTRACT)),
+        ["n0", "n1", "n2"],
+        witnesses=witnesses,
+    )
+    assert witnesses["n0"] == LedgerHead(99, "a" * 64) and witnesses["n1"] == ledger.head(
+        contexts[1].ledger
+    )
 
 
 # -- nearly the same people, in exact mode
 def exact(where: str | None, **more: Any) -> Study:
-    return federations.study_of({"a": {"run": "describe", "columns": ["x"]}}, cohort={"where": where} if where else {}, **more)
+    return federations.study_of(
+        {"a": {"run": "describe", "columns": ["x"]}},
+        cohort={"where": where} if where else {},
+        **more,
+    )
 
 
-def test_two_exact_answers_over_nearly_the_same_people_are_not_given(site: Site, tmp_path: Path) -> None:
+def test_two_exact_answers_over_nearly_the_same_people_are_not_given(
+    site: Site, tmp_path: Path
+) -> None:
     """Three people have each x: `x >= 40` leaves out 120, `x >= 41` 123, and the difference is three people's sums."""
     assert isinstance(ask(site, exact("x >= 40")), Part)
     answer = ask(site, exact("x >= 41"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing"
     assert isinstance(ask(site, exact("x >= 44")), Part), "twelve people more or fewer are enough"
     answer = ask(NodeContext(site), exact("x >= 43", title="another day"))
-    assert isinstance(answer, Refusal) and answer.rule == "differencing", "after a restart, and against every cohort before"
+    assert isinstance(answer, Refusal) and answer.rule == "differencing", (
+        "after a restart, and against every cohort before"
+    )
     assert isinstance(ask(site, exact("x >= 40", title="the same people")), Part)
-    assert isinstance(ask(site, exact("not (x < 40)", title="the same people, said otherwise")), Part)
+    assert isinstance(
+        ask(site, exact("not (x < 40)", title="the same people, said otherwise")), Part
+    )
     ledger.verify(book_of(site))
-    pandas.concat([TABLE, TABLE.tail(2).assign(id=["new1", "new2"], x=99)]).to_csv(tmp_path / "n.csv", index=False)
+    pandas.concat([TABLE, TABLE.tail(2).assign(id=["new1", "new2"], x=99)]).to_csv(
+        tmp_path / "n.csv", index=False
+    )
     answer = ask(site, exact("x >= 40", title="two people more since"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing"
 
@@ -274,9 +391,17 @@ def test_in_mode_dp_the_same_costs_budget_instead(site: Site) -> None:
 def test_fingerprints_differ_by_no_more_than_the_people_do(apart: int) -> None:
     people = np.random.default_rng(apart).integers(0, 2**64, 20_000, dtype=np.uint64)
     one, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
-    found = fingerprints.differing(fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(np.flip(other), b"saltsalt"))
+    found = fingerprints.differing(
+        fingerprints.fingerprint(one, b"saltsalt"),
+        fingerprints.fingerprint(np.flip(other), b"saltsalt"),
+    )
     assert found <= apart and found >= apart - max(0, apart * apart // 4096)
-    assert fingerprints.differing(fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(one, b"pepper!!")) > 4000
+    assert (
+        fingerprints.differing(
+            fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(one, b"pepper!!")
+        )
+        > 4000
+    )
 
 
 # -- killed at any instant
@@ -312,22 +437,36 @@ def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
             assert node.stdout is not None and node.stdout.readline() == "ready\n"
             time.sleep(rng.uniform(0, 0.15))
             node.send_signal(signal.SIGKILL)
-            lines = [line.split() for line in node.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+            lines = [
+                line.split()
+                for line in node.stdout.read().splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
         sent |= {int(line[1]): line[2] for line in lines}
     assert len(sent) >= kills / 2
     budget_ledger = book_of(site)
-    charged = {entry.study: entry.cost.rho for entry in ledger.history(budget_ledger) if entry.kind == "charge"}
+    charged = {
+        entry.study: entry.cost.rho
+        for entry in ledger.history(budget_ledger)
+        if entry.kind == "charge"
+    }
     before = ledger.remaining(budget_ledger, ACCOUNT)
     context = NodeContext(site)
     for number, digest in sent.items():
         study = private(title=f"study {number}", epsilon=0.05)
         assert study.hash in charged
         assert hashlib.sha256(bytes_of(ask(context, study))).hexdigest() == digest
-    assert ledger.remaining(budget_ledger, ACCOUNT) == before == ledger.granted(budget_ledger, ACCOUNT) - sum(charged.values())
+    assert (
+        ledger.remaining(budget_ledger, ACCOUNT)
+        == before
+        == ledger.granted(budget_ledger, ACCOUNT) - sum(charged.values())
+    )
     ledger.verify(budget_ledger)
 
 
-def test_killed_nodes_have_sent_nothing_uncharged_and_send_the_same_again(site: Site, tmp_path: Path) -> None:
+def test_killed_nodes_have_sent_nothing_uncharged_and_send_the_same_again(
+    site: Site, tmp_path: Path
+) -> None:
     kill_nodes(site, tmp_path, 8, seed=1)
 
 

@@ -20,7 +20,9 @@ def seeded(seed: int) -> Entropy:
     count = iter(range(10**9))
 
     def entropy(size: int) -> bytes:
-        blocks = (hashlib.sha256(f"{seed}:{next(count)}".encode()).digest() for _ in range(-(-size // 32)))
+        blocks = (
+            hashlib.sha256(f"{seed}:{next(count)}".encode()).digest() for _ in range(-(-size // 32))
+        )
         return b"".join(blocks)[:size]
 
     return entropy
@@ -54,7 +56,9 @@ def test_the_right_scale_passes_and_others_fail(sigma: float) -> None:
 
 
 def test_operating_system_entropy_gives_the_same_law() -> None:
-    assert p_value(noise.discrete_gaussian(200_000, Fraction(9)), 3.0) > 1e-6  # fails by chance once in a million runs
+    assert (
+        p_value(noise.discrete_gaussian(200_000, Fraction(9)), 3.0) > 1e-6
+    )  # fails by chance once in a million runs
 
 
 def test_a_large_scale_has_its_moments() -> None:
@@ -94,8 +98,19 @@ def test_ties_of_the_first_64_bits_are_decided_by_the_next() -> None:
 
 def test_extreme_words_stay_within_the_table() -> None:
     law = noise.tabulate(Fraction(4))
-    assert noise.discrete_gaussian(1, Fraction(4), lambda size: b"\x00" * size).tolist() == [-law.reach + int(np.argmax((law.high > 0) | (law.low > 0)))]
-    assert abs(int(noise.discrete_gaussian(1, Fraction(4), lambda size: b"\xff" * 7 + b"\xfe" if size == 8 else b"")[0])) <= law.reach
+    assert noise.discrete_gaussian(1, Fraction(4), lambda size: b"\x00" * size).tolist() == [
+        -law.reach + int(np.argmax((law.high > 0) | (law.low > 0)))
+    ]
+    assert (
+        abs(
+            int(
+                noise.discrete_gaussian(
+                    1, Fraction(4), lambda size: b"\xff" * 7 + b"\xfe" if size == 8 else b""
+                )[0]
+            )
+        )
+        <= law.reach
+    )
 
 
 @pytest.mark.parametrize("variance", [Fraction(1, 5), Fraction(0), Fraction(2**33)])
@@ -116,17 +131,32 @@ def test_opendp_follows_the_same_law_and_other_scales_fail(sigma: float) -> None
 @pytest.mark.parametrize("sigma", [2.0, 9.0])
 def test_the_two_samplers_are_one_law(sigma: float) -> None:
     """Chi-squared of two samples, over values that each has at least ten times (once in a million by chance)."""
-    table, opendp = noise.from_table(50_000, Fraction(sigma) ** 2), noise.from_opendp(50_000, Fraction(sigma) ** 2)
+    table, opendp = (
+        noise.from_table(50_000, Fraction(sigma) ** 2),
+        noise.from_opendp(50_000, Fraction(sigma) ** 2),
+    )
     values = np.arange(-int(6 * sigma), int(6 * sigma) + 1)
-    counts = np.array([[np.count_nonzero(draws == value) for value in values] for draws in (table, opendp)])
+    counts = np.array(
+        [[np.count_nonzero(draws == value) for value in values] for draws in (table, opendp)]
+    )
     often = (counts >= 10).all(0)
     assert stats.chi2_contingency(counts[:, often])[1] > 1e-6
 
 
-def test_short_vectors_come_from_opendp_and_long_ones_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_vectors_come_from_opendp_and_long_ones_from_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn = []
-    monkeypatch.setattr(noise, "from_opendp", lambda size, variance: drawn.append(("opendp", size)) or np.zeros(size, np.int64))
-    monkeypatch.setattr(noise, "from_table", lambda size, variance, entropy: drawn.append(("table", size)) or np.zeros(size, np.int64))
+    monkeypatch.setattr(
+        noise,
+        "from_opendp",
+        lambda size, variance: drawn.append(("opendp", size)) or np.zeros(size, np.int64),
+    )
+    monkeypatch.setattr(
+        noise,
+        "from_table",
+        lambda size, variance, entropy: drawn.append(("table", size)) or np.zeros(size, np.int64),
+    )
     for size in (1, noise.SHORT, noise.SHORT + 1):
         noise.discrete_gaussian(size, Fraction(100))
     assert drawn == [("opendp", 1), ("opendp", noise.SHORT), ("table", noise.SHORT + 1)]
@@ -139,7 +169,9 @@ def test_opendp_states_the_cost_that_we_charge() -> None:
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
     for sigma, sensitivity in ((3.0, 1), (70.5, 4)):
         stated = (space >> dp.m.then_gaussian(sigma)).map(sensitivity)
-        assert accounting.gaussian_rho(Fraction(sensitivity), Fraction(sigma) ** 2) == pytest.approx(stated * accounting.PICO, rel=1e-9)
+        assert accounting.gaussian_rho(
+            Fraction(sensitivity), Fraction(sigma) ** 2
+        ) == pytest.approx(stated * accounting.PICO, rel=1e-9)
 
 
 # -- the floating-point attack
@@ -154,11 +186,19 @@ def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> Non
     was not 1. What leaves a node is an integer that both values give, and its low digits are as frequent for both (chi-squared
     at 1e-6)."""
     rng, n = np.random.default_rng(1), 100_000
-    assert share_with_low_bits(rng.normal(0, 1, n)) > 0.05 and share_with_low_bits(1 + rng.normal(0, 1, n)) == 0  # the attack works
+    assert (
+        share_with_low_bits(rng.normal(0, 1, n)) > 0.05
+        and share_with_low_bits(1 + rng.normal(0, 1, n)) == 0
+    )  # the attack works
     grid = calibration.grid(1.0, 1, accounting.PICO // 2, whole=False)  # sigma 1
-    steps = [calibration.to_steps(np.full(n, x), grid) + noise.from_table(n, grid.variance) for x in (0.0, 1.0)]
+    steps = [
+        calibration.to_steps(np.full(n, x), grid) + noise.from_table(n, grid.variance)
+        for x in (0.0, 1.0)
+    ]
     reach = noise.tabulate(grid.variance).reach - round(1 / grid.unit)
-    assert all(one.dtype == np.int64 and np.abs(one).max() < reach for one in steps)  # each may have come from either
+    assert all(
+        one.dtype == np.int64 and np.abs(one).max() < reach for one in steps
+    )  # each may have come from either
     for modulus in (2, 16, 97):
         counts = np.array([np.bincount(one % modulus, minlength=modulus) for one in steps])
         assert stats.chi2_contingency(counts)[1] > 1e-6

@@ -26,7 +26,9 @@ def identity(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-def terms_of(n: int, threshold: int, *, colluders: int = 0, length: int = 50, bits: Any = 64) -> Terms:
+def terms_of(
+    n: int, threshold: int, *, colluders: int = 0, length: int = 50, bits: Any = 64
+) -> Terms:
     roster = {f"n{i:03d}": keys.public_identity(identity(f"n{i:03d}")) for i in range(n)}
     return Terms("release-1", roster, threshold, colluders, length, bits)
 
@@ -46,7 +48,9 @@ class Sum:
 
     def advertise(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.terms.roster.keys() - gone:
-            self.states[name], self.adverts[name] = participant.advertise(self.terms, name, identity(name))
+            self.states[name], self.adverts[name] = participant.advertise(
+                self.terms, name, identity(name)
+            )
 
     def deal(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.adverts.keys() - gone:
@@ -55,23 +59,35 @@ class Sum:
     def mask(self, gone: frozenset[str] = frozenset()) -> None:
         routed = aggregation.route(self.terms, self.dealt)
         for name in self.dealt.keys() - gone:
-            self.states[name], self.masked[name] = participant.mask(self.states[name], self.dealt, routed[name], self.vectors[name].copy())
+            self.states[name], self.masked[name] = participant.mask(
+                self.states[name], self.dealt, routed[name], self.vectors[name].copy()
+            )
 
     def sign(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.masked.keys() - gone:
-            self.states[name], self.signatures[name] = participant.sign_survivors(self.states[name], frozenset(self.masked))
+            self.states[name], self.signatures[name] = participant.sign_survivors(
+                self.states[name], frozenset(self.masked)
+            )
 
     def unmask(self, gone: frozenset[str] = frozenset()) -> None:
         for name in self.signatures.keys() - gone:
-            self.states[name], self.openings[name] = participant.unmask(self.states[name], self.signatures)
+            self.states[name], self.openings[name] = participant.unmask(
+                self.states[name], self.signatures
+            )
 
     def total(self) -> Words:
-        return aggregation.open_sum(self.terms, self.adverts, frozenset(self.dealt), self.masked, self.openings)
+        return aggregation.open_sum(
+            self.terms, self.adverts, frozenset(self.dealt), self.masked, self.openings
+        )
 
 
-def begin(n: int = 5, threshold: int = 3, *, colluders: int = 0, length: int = 50, bits: Any = 64) -> Sum:
+def begin(
+    n: int = 5, threshold: int = 3, *, colluders: int = 0, length: int = 50, bits: Any = 64
+) -> Sum:
     terms = terms_of(n, threshold, colluders=colluders, length=length, bits=bits)
-    return Sum(terms, {name: RNG.integers(0, 2**bits, length, dtype=terms.dtype) for name in terms.roster})
+    return Sum(
+        terms, {name: RNG.integers(0, 2**bits, length, dtype=terms.dtype) for name in terms.roster}
+    )
 
 
 def through(one: Sum, until: str) -> Sum:
@@ -94,7 +110,9 @@ PHASES = ["advertise", "deal", "mask", "sign", "unmask"]
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("phase", [None, *PHASES])
-def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(phase: str | None, bits: int) -> None:
+def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(
+    phase: str | None, bits: int
+) -> None:
     one = begin(5, 3, length=masks.CHUNK_BYTES * 8 // bits + 7, bits=bits)
     for name in PHASES:
         getattr(one, name)(frozenset({"n001", "n004"}) if name == phase else frozenset())
@@ -104,13 +122,25 @@ def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(phase: str | No
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(3, 9), st.data())
-def test_any_dropouts_that_leave_a_threshold_leave_the_sum_exact(n: int, data: st.DataObject) -> None:
+def test_any_dropouts_that_leave_a_threshold_leave_the_sum_exact(
+    n: int, data: st.DataObject
+) -> None:
     threshold = n // 2 + 1
     one = begin(n, threshold, length=3)
     spare = n - threshold
     for phase in PHASES:
-        present = sorted({"advertise": one.terms.roster, "deal": one.adverts, "mask": one.dealt, "sign": one.masked, "unmask": one.signatures}[phase])
-        gone = data.draw(st.lists(st.sampled_from(present), max_size=spare, unique=True), label=phase)
+        present = sorted(
+            {
+                "advertise": one.terms.roster,
+                "deal": one.adverts,
+                "mask": one.dealt,
+                "sign": one.masked,
+                "unmask": one.signatures,
+            }[phase]
+        )
+        gone = data.draw(
+            st.lists(st.sampled_from(present), max_size=spare, unique=True), label=phase
+        )
         spare -= len(gone)
         getattr(one, phase)(frozenset(gone))
     np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
@@ -140,31 +170,48 @@ def test_the_hub_swaps_a_nodes_keys_for_its_own() -> None:
     one = through(begin(), "advertise")
     own = keys.pair(identity("hub"))
     one.adverts["n001"] = replace(one.adverts["n001"], mask=own.public)
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts))
+    refused(
+        "keys shown for n001 are not signed",
+        lambda: participant.deal(one.states["n000"], one.adverts),
+    )
 
 
 def test_the_hub_shows_a_node_other_keys_than_its_own() -> None:
     one = through(begin(), "advertise")
     _, other = participant.advertise(one.terms, "n000", identity("n000"))
-    refused("other keys than this node's own", lambda: participant.deal(one.states["n000"], one.adverts | {"n000": other}))
+    refused(
+        "other keys than this node's own",
+        lambda: participant.deal(one.states["n000"], one.adverts | {"n000": other}),
+    )
 
 
 def test_the_hub_inserts_a_node() -> None:
     one = through(begin(), "advertise")
-    refused("not in the roster", lambda: participant.deal(one.states["n000"], one.adverts | {"ghost": one.adverts["n001"]}))
+    refused(
+        "not in the roster",
+        lambda: participant.deal(one.states["n000"], one.adverts | {"ghost": one.adverts["n001"]}),
+    )
 
 
 def test_the_hub_changes_the_roster_for_some() -> None:
     """The roster is part of what every key and signature is bound to: another roster, another sum."""
     one = through(begin(5, 4), "advertise")
-    other = replace(one.terms, roster={**one.terms.roster, "ghost": keys.public_identity(identity("ghost"))})
+    other = replace(
+        one.terms, roster={**one.terms.roster, "ghost": keys.public_identity(identity("ghost"))}
+    )
     _, advert = participant.advertise(other, "n001", identity("n001"))
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": advert}))
+    refused(
+        "keys shown for n001 are not signed",
+        lambda: participant.deal(one.states["n000"], one.adverts | {"n001": advert}),
+    )
 
 
 def test_the_hub_gives_one_nodes_keys_as_anothers() -> None:
     one = through(begin(), "advertise")
-    refused("not signed by its identity", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": one.adverts["n002"]}))
+    refused(
+        "not signed by its identity",
+        lambda: participant.deal(one.states["n000"], one.adverts | {"n001": one.adverts["n002"]}),
+    )
 
 
 def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
@@ -172,7 +219,12 @@ def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
     one = begin()
     one.terms = replace(one.terms, release="release-2")
     one.advertise()
-    refused("keys shown for n001 are not signed", lambda: participant.deal(one.states["n000"], one.adverts | {"n001": before.adverts["n001"]}))
+    refused(
+        "keys shown for n001 are not signed",
+        lambda: participant.deal(
+            one.states["n000"], one.adverts | {"n001": before.adverts["n001"]}
+        ),
+    )
 
 
 def test_the_hub_changes_or_misdirects_an_envelope() -> None:
@@ -181,7 +233,10 @@ def test_the_hub_changes_or_misdirects_an_envelope() -> None:
     broken = bytes([routed["n001"][0] ^ 1]) + routed["n001"][1:]
     for envelopes in (routed | {"n001": broken}, routed | {"n001": routed["n002"]}):
         refused(
-            "was changed, or is meant for another", lambda envelopes=envelopes: participant.mask(one.states["n000"], one.dealt, envelopes, one.vectors["n000"].copy())
+            "was changed, or is meant for another",
+            lambda envelopes=envelopes: participant.mask(
+                one.states["n000"], one.dealt, envelopes, one.vectors["n000"].copy()
+            ),
         )
 
 
@@ -190,29 +245,52 @@ def test_the_hub_withholds_an_envelope() -> None:
     one = through(begin(), "deal")
     routed = aggregation.route(one.terms, one.dealt)["n000"]
     del routed["n001"]
-    refused("envelopes are not those of this node's neighbours", lambda: participant.mask(one.states["n000"], one.dealt, routed, one.vectors["n000"].copy()))
+    refused(
+        "envelopes are not those of this node's neighbours",
+        lambda: participant.mask(one.states["n000"], one.dealt, routed, one.vectors["n000"].copy()),
+    )
 
 
 def test_the_hub_tells_nodes_of_different_dealers() -> None:
     """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the others that all did. The streams
     between the two groups then do not cancel, and what it opens is noise."""
     one = through(begin(5, 3), "deal")
-    told = {name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt)) for name in one.dealt}
+    told = {
+        name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt))
+        for name in one.dealt
+    }
     for name, dealers in told.items():
         envelopes = {sender: one.dealt[sender][name] for sender in dealers - {name}}
-        one.states[name], one.masked[name] = participant.mask(one.states[name], dealers, envelopes, one.vectors[name].copy())
+        one.states[name], one.masked[name] = participant.mask(
+            one.states[name], dealers, envelopes, one.vectors[name].copy()
+        )
     for name in one.dealt.keys() - {"n000", "n001"}:
-        one.states[name], one.signatures[name] = participant.sign_survivors(one.states[name], frozenset(one.masked))
-    refused("must be nodes that dealt", lambda: participant.sign_survivors(one.states["n000"], frozenset(one.masked)))
+        one.states[name], one.signatures[name] = participant.sign_survivors(
+            one.states[name], frozenset(one.masked)
+        )
+    refused(
+        "must be nodes that dealt",
+        lambda: participant.sign_survivors(one.states["n000"], frozenset(one.masked)),
+    )
     one.unmask()
     opened = one.total()
     assert not np.array_equal(opened, plain(one, set(one.masked)))
-    assert np.unpackbits((opened ^ plain(one, set(one.masked))).view(np.uint8)).mean() == pytest.approx(0.5, abs=0.05)  # 3,200 bits: 5 sd
+    assert np.unpackbits(
+        (opened ^ plain(one, set(one.masked))).view(np.uint8)
+    ).mean() == pytest.approx(0.5, abs=0.05)  # 3,200 bits: 5 sd
 
 
 def test_the_hub_asks_for_a_masked_vector_twice() -> None:
     one = through(begin(), "mask")
-    refused("answered once", lambda: participant.mask(one.states["n000"], one.dealt, aggregation.route(one.terms, one.dealt)["n000"], one.vectors["n000"].copy()))
+    refused(
+        "answered once",
+        lambda: participant.mask(
+            one.states["n000"],
+            one.dealt,
+            aggregation.route(one.terms, one.dealt)["n000"],
+            one.vectors["n000"].copy(),
+        ),
+    )
 
 
 def test_the_hub_claims_that_a_survivor_dropped() -> None:
@@ -229,9 +307,17 @@ def test_the_hub_sends_two_survivor_sets() -> None:
     one = through(begin(5, 3), "mask")
     everyone, without = frozenset(one.masked), frozenset(one.masked) - {"n004"}
     signatures = {}
-    for name, said in {"n000": everyone, "n001": everyone, "n002": everyone, "n003": without}.items():
+    for name, said in {
+        "n000": everyone,
+        "n001": everyone,
+        "n002": everyone,
+        "n003": without,
+    }.items():
         one.states[name], signatures[name] = participant.sign_survivors(one.states[name], said)
-    refused("too few survivors have signed the same set", lambda: participant.unmask(one.states["n003"], signatures))
+    refused(
+        "too few survivors have signed the same set",
+        lambda: participant.unmask(one.states["n003"], signatures),
+    )
     _, opening = participant.unmask(one.states["n000"], signatures)
     assert not opening.keys  # for the set that did find enough, nobody's key is opened
 
@@ -256,13 +342,26 @@ def test_no_node_ever_gives_both_shares_of_one() -> None:
         assert set(opening.keys) == {"n003"} and not set(opening.seeds) & set(opening.keys)
 
 
-@pytest.mark.parametrize(("n", "threshold", "colluders"), [(2, 2, 0), (5, 2, 0), (4, 2, 0), (5, 3, 1), (5, 6, 0), (4, 4, 3)])
-def test_terms_that_would_let_two_sets_open_are_refused(n: int, threshold: int, colluders: int) -> None:
-    refused("secure sum needs|threshold must|hides nothing", lambda: participant.advertise(terms_of(n, threshold, colluders=colluders), "n000", identity("n000")))
+@pytest.mark.parametrize(
+    ("n", "threshold", "colluders"),
+    [(2, 2, 0), (5, 2, 0), (4, 2, 0), (5, 3, 1), (5, 6, 0), (4, 4, 3)],
+)
+def test_terms_that_would_let_two_sets_open_are_refused(
+    n: int, threshold: int, colluders: int
+) -> None:
+    refused(
+        "secure sum needs|threshold must|hides nothing",
+        lambda: participant.advertise(
+            terms_of(n, threshold, colluders=colluders), "n000", identity("n000")
+        ),
+    )
 
 
 def test_a_node_sits_only_under_its_own_identity() -> None:
-    refused("under its own identity", lambda: participant.advertise(terms_of(4, 3), "n000", identity("n001")))
+    refused(
+        "under its own identity",
+        lambda: participant.advertise(terms_of(4, 3), "n000", identity("n001")),
+    )
 
 
 def test_a_low_order_key_is_refused() -> None:
@@ -277,7 +376,10 @@ def test_a_wrong_share_is_told(what: str, whose: str) -> None:
     one.sign()
     one.unmask()
     liar = sorted(one.openings)[0]
-    one.openings[liar] = replace(one.openings[liar], **{what: {**getattr(one.openings[liar], what), whose: b"\x01" * shares.BYTES}})
+    one.openings[liar] = replace(
+        one.openings[liar],
+        **{what: {**getattr(one.openings[liar], what), whose: b"\x01" * shares.BYTES}},
+    )
     refused(f"a share of {whose}'s {what[:-1]} is wrong", one.total)
 
 
@@ -301,7 +403,10 @@ def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
     wanted = int.from_bytes(b"\x07" * 32, "little")
     known = sum(weight[point] * int.from_bytes(dealt[point], "little") for point in (1, 2))
     third = (wanted - known) * pow(weight[3], -1, shares.PRIME) % shares.PRIME
-    assert shares.join({1: dealt[1], 2: dealt[2], 3: third.to_bytes(shares.BYTES, "little")}, weight) == b"\x07" * 32
+    assert (
+        shares.join({1: dealt[1], 2: dealt[2], 3: third.to_bytes(shares.BYTES, "little")}, weight)
+        == b"\x07" * 32
+    )
 
 
 def part_of(values: list[float], sensitivity: float) -> Part:
@@ -313,9 +418,14 @@ def part_of(values: list[float], sensitivity: float) -> Part:
 def test_fixed_point_is_right_to_half_a_unit(values: list[float], nodes: int) -> None:
     part = part_of(values, np.inf)
     slots = packing.exact_slots(part)
-    words = packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], nodes)
+    words = packing.pack(
+        slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], nodes
+    )
     back, people = packing.unpack(slots, words)
-    assert np.abs(back * slots[0].unit - part.sums["x"]).max() <= 2.0**-25 * (1 + 1e-9) + np.abs(part.sums["x"]).max() * 2**-52
+    assert (
+        np.abs(back * slots[0].unit - part.sums["x"]).max()
+        <= 2.0**-25 * (1 + 1e-9) + np.abs(part.sums["x"]).max() * 2**-52
+    )
     assert people.tolist() == [7]
 
 
@@ -323,7 +433,12 @@ def test_fixed_point_is_right_to_half_a_unit(values: list[float], nodes: int) ->
 def test_what_does_not_fit_is_refused(value: float) -> None:
     part = part_of([value], np.inf)
     slots = packing.exact_slots(part)
-    refused("too large", lambda: packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3))
+    refused(
+        "too large",
+        lambda: packing.pack(
+            slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3
+        ),
+    )
 
 
 def test_the_unit_follows_what_one_person_can_do() -> None:
@@ -331,8 +446,18 @@ def test_the_unit_follows_what_one_person_can_do() -> None:
     part = part_of([1e19, -3e11], 1e12)
     slots = packing.exact_slots(part)
     assert slots[0].unit == 2.0**5
-    words = sum((packing.pack(slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3) for _ in range(3)), np.zeros(3, np.uint64))
-    assert (packing.unpack(slots, words)[0] * slots[0].unit).tolist() == pytest.approx([3e19, -9e11], rel=1e-9)
+    words = sum(
+        (
+            packing.pack(
+                slots, [packing.to_steps(part.sums["x"], slots[0]), part.cells["people"]], 3
+            )
+            for _ in range(3)
+        ),
+        np.zeros(3, np.uint64),
+    )
+    assert (packing.unpack(slots, words)[0] * slots[0].unit).tolist() == pytest.approx(
+        [3e19, -9e11], rel=1e-9
+    )
 
 
 # -- large rosters: neighbours on a ring
@@ -346,18 +471,27 @@ def connected(names: set[str], terms: Terms) -> bool:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(33, 120), st.integers(0, 25), st.integers(0, 4), st.randoms(use_true_random=False))
-def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(n: int, dropouts: int, colluders: int, rng: object) -> None:
+@given(
+    st.integers(33, 120), st.integers(0, 25), st.integers(0, 4), st.randoms(use_true_random=False)
+)
+def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
+    n: int, dropouts: int, colluders: int, rng: object
+) -> None:
     """Whichever they are: the worst choice, a stretch of the ring, as well as any other."""
     terms = Terms("r", {f"n{i:03d}": bytes([i]) * 32 for i in range(n)}, n - dropouts, colluders, 1)
     if not 2 * terms.threshold > n + colluders:
         return
     terms.check()
-    assert all(name in terms.near(other) for name in terms.ring for other in terms.near(name))  # both ways
+    assert all(
+        name in terms.near(other) for name in terms.ring for other in terms.near(name)
+    )  # both ways
     assert {len(terms.near(name)) for name in terms.ring} == {terms.neighbours}
     assert terms.shares_needed > colluders
     taken = dropouts + colluders
-    stretches = [set(terms.ring[:taken]), set(terms.ring[1 : 1 + taken // 2]) | set(terms.ring[n // 2 : n // 2 + taken - taken // 2])]
+    stretches = [
+        set(terms.ring[:taken]),
+        set(terms.ring[1 : 1 + taken // 2]) | set(terms.ring[n // 2 : n // 2 + taken - taken // 2]),
+    ]
     for out in [*stretches, *(set(rng.sample(terms.ring, taken)) for _ in range(5))]:  # type: ignore[attr-defined]
         assert connected(set(terms.roster) - out, terms)
 
@@ -366,15 +500,28 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(n: int, drop
 def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
     one = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
     assert one.terms.neighbours == 12
-    gone = frozenset(one.terms.ring[:5])  # neighbours of each other: the most shares lost in one place
+    gone = frozenset(
+        one.terms.ring[:5]
+    )  # neighbours of each other: the most shares lost in one place
     for name in PHASES:
         getattr(one, name)(gone if name == phase else frozenset())
     np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
 
 
 @pytest.mark.parametrize(
-    "encoding", [bytes(32), b"\x01" + bytes(31), (2**255 - 20).to_bytes(32, "little"), (2**255 - 19).to_bytes(32, "little"), bytes(31) + b"\x80"]
+    "encoding",
+    [
+        bytes(32),
+        b"\x01" + bytes(31),
+        (2**255 - 20).to_bytes(32, "little"),
+        (2**255 - 19).to_bytes(32, "little"),
+        bytes(31) + b"\x80",
+    ],
 )
 def test_an_identity_of_small_order_signs_nothing(encoding: bytes) -> None:
     """Plain Ed25519 accepts the zero signature under some of them, for one message in a few."""
-    assert not any(keys.is_signed(encoding, bytes([1, *bytes(63)]), bytes([i])) or keys.is_signed(encoding, bytes(64), bytes([i])) for i in range(64))
+    assert not any(
+        keys.is_signed(encoding, bytes([1, *bytes(63)]), bytes([i]))
+        or keys.is_signed(encoding, bytes(64), bytes([i]))
+        for i in range(64)
+    )

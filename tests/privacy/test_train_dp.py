@@ -41,19 +41,41 @@ columns:
   y: {type: boolean}
 """)
 N = 600
-MLP = {"run": "train", "model": "y ~ x + z", "network": "mlp", "widths": [4], "rounds": 5, "sampling": 0.2, "clip": 0.5, "learning_rate": 0.3}
+MLP = {
+    "run": "train",
+    "model": "y ~ x + z",
+    "network": "mlp",
+    "widths": [4],
+    "rounds": 5,
+    "sampling": 0.2,
+    "clip": 0.5,
+    "learning_rate": 0.3,
+}
 ALONE = {**MLP, "local_steps": 4}
-POLICY = Policy(min_nodes=1, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0)
+POLICY = Policy(
+    min_nodes=1, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0
+)
 
 
 def table(n: int = N) -> pandas.DataFrame:
     rng = np.random.default_rng(1)
     x, z = rng.uniform(-3, 3, (2, 2 * n)).round(3)
-    return pandas.DataFrame({"id": [f"p{i // 2}" for i in range(2 * n)], "x": x, "z": z, "y": (rng.random(2 * n) < 1 / (1 + np.exp(-2 * x))).astype(int)})
+    return pandas.DataFrame(
+        {
+            "id": [f"p{i // 2}" for i in range(2 * n)],
+            "x": x,
+            "z": z,
+            "y": (rng.random(2 * n) < 1 / (1 + np.exp(-2 * x))).astype(int),
+        }
+    )
 
 
-def study_of(options: dict[str, Any], epsilon: float = 4.0, delta: float = 1e-5, **privacy: Any) -> Study:
-    return federations.study_of({"a": options}, privacy={"mode": "dp", "epsilon": epsilon, "delta": delta, **privacy})
+def study_of(
+    options: dict[str, Any], epsilon: float = 4.0, delta: float = 1e-5, **privacy: Any
+) -> Study:
+    return federations.study_of(
+        {"a": options}, privacy={"mode": "dp", "epsilon": epsilon, "delta": delta, **privacy}
+    )
 
 
 def sites_of(folder: Path, nodes: int = 1, n: int = N) -> list[Site]:
@@ -67,9 +89,15 @@ def task_of(options: dict[str, Any]) -> Task:
 
 # -- what it costs
 @pytest.mark.parametrize("delta", [1e-5, 1e-6])
-@pytest.mark.parametrize("options", [MLP, ALONE, {**MLP, "rounds": 300, "sampling": 0.01}], ids=["steps", "alone", "many"])
+@pytest.mark.parametrize(
+    "options",
+    [MLP, ALONE, {**MLP, "rounds": 300, "sampling": 0.01}],
+    ids=["steps", "alone", "many"],
+)
 @pytest.mark.filterwarnings("ignore")  # Opacus's own
-def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(options: dict[str, Any], delta: float) -> None:
+def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(
+    options: dict[str, Any], delta: float
+) -> None:
     """Its Renyi accountant, on the events that the ledger would hold, with the two counts as Gaussians of their own."""
     from opacus.accountants import RDPAccountant
 
@@ -83,7 +111,9 @@ def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(options: 
             if isinstance(event, Sampled):
                 theirs.history.append((event.noise_multiplier, event.rate, event.steps))
             else:
-                theirs.history.append((math.sqrt(event.variance) / float(event.sensitivity), 1.0, 1))
+                theirs.history.append(
+                    (math.sqrt(event.variance) / float(event.sensitivity), 1.0, 1)
+                )
     assert accounting.fits(ours, study.privacy.rho, delta)
     epsilon = theirs.get_epsilon(delta, alphas=[float(order) for order in accounting.ORDERS])
     assert 0.85 * study.privacy.epsilon < epsilon <= study.privacy.epsilon
@@ -91,13 +121,21 @@ def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(options: 
 
 def test_a_study_of_two_trainings_and_a_count_keeps_its_epsilon() -> None:
     study = federations.study_of(
-        {"a": MLP, "b": {**ALONE, "budget": 2}, "c": {"run": "describe", "columns": ["x"]}}, privacy={"mode": "dp", "epsilon": 3.0, "delta": 1e-6}
+        {"a": MLP, "b": {**ALONE, "budget": 2}, "c": {"run": "describe", "columns": ["x"]}},
+        privacy={"mode": "dp", "epsilon": 3.0, "delta": 1e-6},
     )
     total = accounting.Cost()
     for task in registry.plan(study, CONTRACT).values():
         for state in budget.private(task).rounds(task):
-            total += accounting.total(grid.event for grid in budget.grids(study, task, state, budget.zero(task, state), 1).values() if grid.event)
-    assert accounting.fits(total, study.privacy.rho, 1e-6) and accounting.tight_epsilon(total, 1e-6) > 2.4
+            total += accounting.total(
+                grid.event
+                for grid in budget.grids(study, task, state, budget.zero(task, state), 1).values()
+                if grid.event
+            )
+    assert (
+        accounting.fits(total, study.privacy.rho, 1e-6)
+        and accounting.tight_epsilon(total, 1e-6) > 2.4
+    )
 
 
 def test_more_steps_need_more_noise_and_more_epsilon_less() -> None:
@@ -116,17 +154,31 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
     """(runs, size) what the noise of a released step was, in units of its bound, by taking the exact sum from it; and what it should be."""
     study, task = study_of(options), task_of(options)
     (site,) = sites_of(folder)
-    found, state = [], State("step", {"weights": train.zoo.weights(train.zoo.build(task.plan.network)), "round": np.zeros(1)})
+    found, state = (
+        [],
+        State(
+            "step",
+            {
+                "weights": train.zoo.weights(train.zoo.build(task.plan.network)),
+                "round": np.zeros(1),
+            },
+        ),
+    )
     grid = budget.grids(study, task, state, budget.zero(task, state), 1)["gradient"]
     for run in range(runs):
         context = NodeContext(site, entropy=np.random.default_rng(run).bytes)
         again = study.model_copy(update={"title": str(run)})
         query = Query(again, CONTRACT.hash, 2, (site.name,), {TaskId("a"): state})
-        answer = service.answer(query, local.granted(context, again, federations.NOW), federations.NOW).answers[TaskId("a")]
+        answer = service.answer(
+            query, local.granted(context, again, federations.NOW), federations.NOW
+        ).answers[TaskId("a")]
         assert isinstance(answer, NoisedAnswer), answer
         session = context.sessions[again.hash]
         part = session.tasks["a"].analysis.local(session.cohort, session.tasks["a"], state)
-        found.append((answer.steps["gradient"] * grid.unit - part.sums["gradient"]) / train_dp.step_sensitivity(task))
+        found.append(
+            (answer.steps["gradient"] * grid.unit - part.sums["gradient"])
+            / train_dp.step_sensitivity(task)
+        )
     drawn = budget.sampling(task, state)
     assert drawn is not None
     return np.array(found), budget.noise_multiplier(study, task, drawn)
@@ -140,7 +192,10 @@ def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
     def passes(scale: float) -> bool:
         least, most = (stats.chi2.ppf(p, noise.size) for p in (1e-4, 1 - 1e-4))
         found = float((noise**2).sum())
-        return bool(least <= found / (noise_multiplier * scale) ** 2 and found / (noise_multiplier * 1.05 * scale) ** 2 <= most)
+        return bool(
+            least <= found / (noise_multiplier * scale) ** 2
+            and found / (noise_multiplier * 1.05 * scale) ** 2 <= most
+        )
 
     assert passes(1.0) and not passes(0.7) and not passes(1.3)
 
@@ -154,14 +209,21 @@ def test_a_node_that_takes_its_own_steps_adds_noise_to_each(tmp_path: Path) -> N
     for run in range(30):
         again = study.model_copy(update={"title": str(run)})
         context = NodeContext(site, entropy=np.random.default_rng(run).bytes)
-        outcome = rounds.run(again, CONTRACT, local.ask_of([site], federations.NOW) if run < 0 else _asking(context), [site.name])
+        outcome = rounds.run(
+            again,
+            CONTRACT,
+            local.ask_of([site], federations.NOW) if run < 0 else _asking(context),
+            [site.name],
+        )
         (one,) = outcome.runs.values()
         assert one.result is not None and one.result.model is not None, one.failed
         ends.append(one.result.model.weights)
     drawn = budget.sampling(task, train_dp.rounds(task)[1])
     assert drawn is not None
     step = budget.noise_multiplier(study, task, drawn) * train_dp.step_sensitivity(task)
-    expected = 1e-3 * step * math.sqrt(options["local_steps"]) / N  # by how many a step is expected to hold; their count carries little noise
+    expected = (
+        1e-3 * step * math.sqrt(options["local_steps"]) / N
+    )  # by how many a step is expected to hold; their count carries little noise
     ratio = np.array(ends).std(axis=0, ddof=1).mean() / expected
     assert 0.85 < ratio < 1.15
 
@@ -179,9 +241,13 @@ def test_shares_of_noise_add_up_to_one_nodes_under_a_secure_sum(tmp_path: Path) 
     grid = budget.grids(study, task, state, budget.zero(task, state), 4)["gradient"]
     assert float(grid.share * 3) == pytest.approx(float(grid.variance))
     alone = budget.grids(study_of(MLP), task, state, budget.zero(task, state), 4)["gradient"]
-    assert math.sqrt(grid.variance) * grid.unit == pytest.approx(math.sqrt(alone.variance) * alone.unit, rel=0.05)
+    assert math.sqrt(grid.variance) * grid.unit == pytest.approx(
+        math.sqrt(alone.variance) * alone.unit, rel=0.05
+    )
     sites = sites_of(tmp_path, 4)
-    outcome = rounds.run(study, CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites])
+    outcome = rounds.run(
+        study, CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites]
+    )
     (one,) = outcome.runs.values()
     assert one.result is not None, one.failed
 
@@ -197,8 +263,14 @@ def test_everyone_is_in_a_step_by_a_coin_of_their_own(tmp_path: Path) -> None:
     for round_ in range(400):
         times[train_dp.drawn(seeded, found, task, round_, 0)] += 1
     observed = np.bincount(times.astype(int), minlength=160)[60:101]
-    assert observed.sum() > 0.98 * len(found.index) and stats.chisquare(observed, _binomial(400, 0.2, 60, 101, int(observed.sum()))).pvalue > 1e-4
-    one, same, other = (train_dp.drawn(replace(cohort, seed=seed), found, task, 0, 0) for seed in (1, 1, 2))
+    assert (
+        observed.sum() > 0.98 * len(found.index)
+        and stats.chisquare(observed, _binomial(400, 0.2, 60, 101, int(observed.sum()))).pvalue
+        > 1e-4
+    )
+    one, same, other = (
+        train_dp.drawn(replace(cohort, seed=seed), found, task, 0, 0) for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, same) and not np.array_equal(one, other)
     assert not np.array_equal(one, train_dp.drawn(replace(cohort, seed=1), found, task, 0, 1))
 
@@ -215,7 +287,9 @@ def test_the_coins_are_the_nodes_own(tmp_path: Path) -> None:
     seeds = set()
     for context, title in ((contexts[0], "t"), (contexts[1], "t"), (contexts[0], "u")):
         again = study.model_copy(update={"title": title})
-        query = Query(again, CONTRACT.hash, 1, (site.name,), {TaskId("a"): train_dp.start(task_of(MLP))})
+        query = Query(
+            again, CONTRACT.hash, 1, (site.name,), {TaskId("a"): train_dp.start(task_of(MLP))}
+        )
         service.answer(query, local.granted(context, again, federations.NOW), federations.NOW)
         seeds.add(context.sessions[again.hash].cohort.seed)
     assert len(seeds) == 3 and all(seed > 2**64 for seed in seeds)
@@ -223,7 +297,9 @@ def test_the_coins_are_the_nodes_own(tmp_path: Path) -> None:
 
 # -- the ledger
 @pytest.mark.parametrize("options", [MLP, ALONE], ids=["steps", "alone"])
-def test_a_whole_training_is_charged_and_the_same_question_gets_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_whole_training_is_charged_and_the_same_question_gets_the_same_bytes(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     (site,) = sites_of(tmp_path)
     context, study = NodeContext(site), study_of(options)
     outcomes = [rounds.run(study, CONTRACT, _asking(context), [site.name]) for _ in range(2)]
@@ -232,11 +308,16 @@ def test_a_whole_training_is_charged_and_the_same_question_gets_the_same_bytes(o
     charges = [entry for entry in ledger.history(context.ledger) if entry.kind == "charge"]
     assert len(charges) == 5 + 2
     spent = ledger.spent_by(context.ledger, "people", study.hash)
-    assert accounting.fits(spent, study.privacy.rho, study.privacy.delta) and accounting.tight_epsilon(spent, 1e-5) > 0.85 * 4
+    assert (
+        accounting.fits(spent, study.privacy.rho, study.privacy.delta)
+        and accounting.tight_epsilon(spent, 1e-5) > 0.85 * 4
+    )
     ledger.verify(context.ledger)
 
 
-def test_steps_of_its_own_are_charged_before_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_its_own_are_charged_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (site,) = sites_of(tmp_path)
     context, study = NodeContext(site), study_of(ALONE)
     monkeypatch.setattr(train_dp, "_clipped_sum", _stops)
@@ -253,8 +334,12 @@ def _stops(*given: Any) -> Any:
 def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path)
     context, study = NodeContext(site), study_of(ALONE)
-    query = Query(study, CONTRACT.hash, 3, (site.name,), {TaskId("a"): train_dp.rounds(task_of(ALONE))[1]})
-    answer = service.answer(query, local.granted(context, study, federations.NOW), federations.NOW).answers[TaskId("a")]
+    query = Query(
+        study, CONTRACT.hash, 3, (site.name,), {TaskId("a"): train_dp.rounds(task_of(ALONE))[1]}
+    )
+    answer = service.answer(
+        query, local.granted(context, study, federations.NOW), federations.NOW
+    ).answers[TaskId("a")]
     assert isinstance(answer, Refusal) and answer.rule == "ledger"
 
 
@@ -271,23 +356,39 @@ def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_privacy_cannot_carry_is_refused_with_the_reason(more: dict[str, Any], privacy: dict[str, Any], said: str) -> None:
+def test_what_privacy_cannot_carry_is_refused_with_the_reason(
+    more: dict[str, Any], privacy: dict[str, Any], said: str
+) -> None:
     with pytest.raises(errors.StudyError, match=said):
         registry.plan(study_of({**MLP, **more}, **privacy), CONTRACT)
 
 
 def test_too_few_people_beside_the_noise_are_told(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path, n=20)
-    (one,) = rounds.run(study_of(MLP, 0.2), CONTRACT, _asking(NodeContext(site)), [site.name]).runs.values()
+    (one,) = rounds.run(
+        study_of(MLP, 0.2), CONTRACT, _asking(NodeContext(site)), [site.name]
+    ).runs.values()
     assert "too few people beside the noise" in one.failed
 
 
 def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path: Path) -> None:
     sites = sites_of(tmp_path, 3, 6000)
-    for options in ({**MLP, "rounds": 60, "clip": 1.0, "learning_rate": 1.0}, {**ALONE, "rounds": 20, "clip": 1.0, "learning_rate": 1.0}):
-        outcome = rounds.run(study_of(options, 20.0, 1e-3), CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites])
+    for options in (
+        {**MLP, "rounds": 60, "clip": 1.0, "learning_rate": 1.0},
+        {**ALONE, "rounds": 20, "clip": 1.0, "learning_rate": 1.0},
+    ):
+        outcome = rounds.run(
+            study_of(options, 20.0, 1e-3),
+            CONTRACT,
+            local.ask_of(sites, federations.NOW),
+            [site.name for site in sites],
+        )
         row = federations.result(outcome).tables["glance"].rows[0]
-        assert row["auc"] > 0.85 and row["conf_low"] < row["auc"] < row["conf_high"] and row["noise_sd"] > 0
+        assert (
+            row["auc"] > 0.85
+            and row["conf_low"] < row["auc"] < row["conf_high"]
+            and row["noise_sd"] > 0
+        )
 
 
 def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
@@ -296,4 +397,8 @@ def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
     for options, steps in ((MLP, 5), (ALONE, 20)):
         study = study_of(options)
         (row,) = plan._trainings(study, registry.plan(study, CONTRACT))
-        assert (row["steps"], row["sampling"], row["epochs"]) == (steps, 0.2, pytest.approx(steps * 0.2)) and row["noise_multiplier"] > 0.3
+        assert (row["steps"], row["sampling"], row["epochs"]) == (
+            steps,
+            0.2,
+            pytest.approx(steps * 0.2),
+        ) and row["noise_multiplier"] > 0.3

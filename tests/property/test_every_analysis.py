@@ -22,7 +22,9 @@ from tests import federations
 ORACLE = Path(__file__).parents[1] / "oracle"
 TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
 TEXT = (ORACLE / "people.yaml").read_text()
-CONTRACT = federations.contract_of(TEXT.replace(", within_node: true", ""))  # so that any split is allowed
+CONTRACT = federations.contract_of(
+    TEXT.replace(", within_node: true", "")
+)  # so that any split is allowed
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "describe": [{"columns": ["age", "sex", "died"]}, {"columns": ["dose"], "method": "exact"}],
     "crosstab": [{"rows": "arm", "columns": "sex"}],
@@ -34,29 +36,67 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "cox": [
         {"model": "Surv(stop, event) ~ age + sex"},
-        {"model": "Surv(start, stop, event) ~ dose + arm", "strata": "sex", "robust": True, "weights": "weight"},
+        {
+            "model": "Surv(start, stop, event) ~ dose + arm",
+            "strata": "sex",
+            "robust": True,
+            "weights": "weight",
+        },
         {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
         {"model": "Surv(stop, event) ~ age", "landmark": 6},
     ],
-    "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1"}],
+    "kaplan_meier": [
+        {"model": "Surv(stop, event) ~ arm"},
+        {"model": "Surv(start, stop, event) ~ 1"},
+    ],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + arm", "cuts": [6, 24]},
         {"model": "Surv(start, stop, event) ~ dose", "cuts": [8]},
         {"model": "Surv(stop, event) ~ age", "intervals": 3},
     ],
-    "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 4}}],
-    "fine_gray": [{"model": "Surv(stop, arm) ~ age + sex", "cause": "b"}, {"model": "Surv(stop, arm) ~ dose", "cause": "a", "nothing": "c"}],
-    "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
+    "cumulative_incidence": [
+        {"model": "Surv(stop, arm) ~ sex"},
+        {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 4}},
+    ],
+    "fine_gray": [
+        {"model": "Surv(stop, arm) ~ age + sex", "cause": "b"},
+        {"model": "Surv(stop, arm) ~ dose", "cause": "a", "nothing": "c"},
+    ],
+    "rates": [
+        {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100},
+        {"events": "died", "time": "exposure"},
+    ],
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))"}],
-    "mixed_model": [{"model": "score ~ dose + sex", "random": "1"}, {"model": "score ~ dose", "random": "1 + age", "by": "site", "method": "ml"}],
+    "mixed_model": [
+        {"model": "score ~ dose + sex", "random": "1"},
+        {"model": "score ~ dose", "random": "1 + age", "by": "site", "method": "ml"},
+    ],
     "surveillance": [
-        {"week": "stop", "by": ["sex"], "test": 3, "method": {"ears": {"method": "C3"}}, "series": True},
-        {"week": "stop", "weeks": [-60, 60], "method": {"farrington": {"years": 1, "periods": 2, "recent": 8}}},
+        {
+            "week": "stop",
+            "by": ["sex"],
+            "test": 3,
+            "method": {"ears": {"method": "C3"}},
+            "series": True,
+        },
+        {
+            "week": "stop",
+            "weeks": [-60, 60],
+            "method": {"farrington": {"years": 1, "periods": 2, "recent": 8}},
+        },
     ],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
     "inequality": [{"value": "visits", "by": ["sex"], "step": 1}],
     "pathways": [
-        {"step": "arm", "time": "stop", "by": "sex", "indicators": {"on": {"first": "a", "then": "b", "within": 12}, "off": {"first": "b", "then": "c"}}},
+        {
+            "step": "arm",
+            "time": "stop",
+            "by": "sex",
+            "indicators": {
+                "on": {"first": "a", "then": "b", "within": 12},
+                "off": {"first": "b", "then": "c"},
+            },
+        },
         {"step": "arm", "time": "stop", "beginnings": 0},
     ],
     "propensity": [
@@ -76,8 +116,22 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "died ~ age + dose", "family": "binomial", "impute": ["age", "dose"], "times": 2},
     ],
     "train": [
-        {"model": "died ~ age + sex", "network": "logistic", "rounds": 2, "batch": 0, "validation": 0, "learning_rate": 1.0},
-        {"model": "died ~ age * arm", "network": "mlp", "rounds": 2, "batch": 0, "validation": 0, "strategy": "fedadam"},
+        {
+            "model": "died ~ age + sex",
+            "network": "logistic",
+            "rounds": 2,
+            "batch": 0,
+            "validation": 0,
+            "learning_rate": 1.0,
+        },
+        {
+            "model": "died ~ age * arm",
+            "network": "mlp",
+            "rounds": 2,
+            "batch": 0,
+            "validation": 0,
+            "strategy": "fedadam",
+        },
     ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }
@@ -88,28 +142,43 @@ def test_no_analysis_goes_untested() -> None:
     assert set(EXAMPLES) == set(registry.ANALYSES)
 
 
-def pooled_and_split(options: dict[str, Any], split: np.ndarray, folder: Path) -> tuple[Result, Result]:
+def pooled_and_split(
+    options: dict[str, Any], split: np.ndarray, folder: Path
+) -> tuple[Result, Result]:
     study = federations.study_of({"a": options})
     (folder / "whole").mkdir(exist_ok=True)
     whole = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACT, folder / "whole")
     parts = federations.sites_of(TABLE, split, CONTRACT, folder)
-    return federations.result(federations.run(study, CONTRACT, whole)), federations.result(federations.run(study, CONTRACT, parts))
+    return federations.result(federations.run(study, CONTRACT, whole)), federations.result(
+        federations.run(study, CONTRACT, parts)
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 5))
-def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[str, Any], seed: int, nodes: int, tmp_path: Path) -> None:
+def test_any_split_of_the_rows_gives_the_pooled_answer(
+    name: str, options: dict[str, Any], seed: int, nodes: int, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(seed)
     person = TABLE["person"].astype(int).to_numpy()  # all rows of a person lie at one node
     split = rng.choice(nodes, person.max() + 1, p=rng.dirichlet(np.full(nodes, 5.0)))[person]
-    split[person < 30 * nodes] = person[person < 30 * nodes] % nodes  # every node has people enough to answer
+    split[person < 30 * nodes] = (
+        person[person < 30 * nodes] % nodes
+    )  # every node has people enough to answer
     pooled, federated = pooled_and_split({"run": name, **options}, split, tmp_path)
     assert pooled.n == federated.n
     assert pooled.tables.keys() == federated.tables.keys()
     for table, expected in pooled.tables.items():
         if table != "nodes":  # of each node by itself
-            _check_rows(expected.rows, federated.tables[table].rows, 1e-8 if name != "train" else 1e-4)  # networks count in 32 bits
+            _check_rows(
+                expected.rows, federated.tables[table].rows, 1e-8 if name != "train" else 1e-4
+            )  # networks count in 32 bits
 
 
 def _check_rows(expected: Any, found: Any, rel: float) -> None:
@@ -117,7 +186,9 @@ def _check_rows(expected: Any, found: Any, rel: float) -> None:
     for one, other in zip(expected, found, strict=True):
         for column, value in one.items():
             if isinstance(value, float) and column != "rounds":
-                assert other[column] == pytest.approx(value, rel=rel, abs=rel / 100)  # sums in another order, then Newton to 1e-9
+                assert other[column] == pytest.approx(
+                    value, rel=rel, abs=rel / 100
+                )  # sums in another order, then Newton to 1e-9
             elif column != "rounds":
                 assert other[column] == value
 
@@ -131,13 +202,27 @@ def cohort_of(table: pandas.DataFrame, task: Task) -> Cohort:
 
     def column(field: Any) -> Any:
         if field.kind == "category":
-            return np.array([field.levels.index(level) if level in field.levels else -1 for level in table[field.name]], np.int16)
+            return np.array(
+                [
+                    field.levels.index(level) if level in field.levels else -1
+                    for level in table[field.name]
+                ],
+                np.int16,
+            )
         if field.name in table:
             return table[field.name].astype(float).to_numpy()
-        return np.log(table["exposure"].astype(float).to_numpy() + 1)  # the one derived column of EXAMPLES
+        return np.log(
+            table["exposure"].astype(float).to_numpy() + 1
+        )  # the one derived column of EXAMPLES
 
     number = np.unique(person, return_inverse=True)[1]
-    return Cohort(number, len(set(person)), len(set(person)), CONTRACT.rows_per_person, lambda asked: {field.name: column(field) for field in asked})
+    return Cohort(
+        number,
+        len(set(person)),
+        len(set(person)),
+        CONTRACT.rows_per_person,
+        lambda asked: {field.name: column(field) for field in asked},
+    )
 
 
 def states(task: Task, table: pandas.DataFrame) -> list[State]:
@@ -145,7 +230,9 @@ def states(task: Task, table: pandas.DataFrame) -> list[State]:
     state, found = task.analysis.start(task), []
     while isinstance(state, State) and len(found) < 4:
         found.append(state)
-        made = task.analysis.combine([task.analysis.local(cohort_of(table, task), task, state)], task, state)
+        made = task.analysis.combine(
+            [task.analysis.local(cohort_of(table, task), task, state)], task, state
+        )
         if isinstance(made, Result):
             break
         state = made
@@ -177,7 +264,9 @@ def test_no_person_moves_a_sum_by_more_than_its_bound(name: str, options: dict[s
         for state in states(task, table):
             with_all = task.analysis.local(cohort_of(table, task), task, state)
             for person in list(dict.fromkeys(table["person"]))[:12]:
-                without = task.analysis.local(cohort_of(table[table["person"] != person], task), task, state)
+                without = task.analysis.local(
+                    cohort_of(table[table["person"] != person], task), task, state
+                )
                 finite += check_bounds(with_all, without)
     assert finite, "no array of this analysis has a finite bound"
 
@@ -187,7 +276,9 @@ def check_bounds(one: Part, other: Part) -> int:
     assert one.sums.keys() == one.sensitivity.keys()
     for array, bound in one.sensitivity.items():
         moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
-        assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of the sums
+        assert moved <= bound * (1 + 1e-9) + 1e-9, (
+            f"{array} moved by {moved}, and its bound is {bound}"
+        )  # rounding of the sums
         finite += np.isfinite(bound)
     return finite
 
@@ -197,6 +288,11 @@ def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]
     """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a real Part."""
     task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
     state = task.analysis.start(task)
-    zero, real = (task.analysis.local(cohort, task, state) for cohort in (cohorts.empty(task.fields, task.rows_per_person), cohort_of(SMALL, task)))
-    assert {key: array.shape for key, array in zero.sums.items()} == {key: array.shape for key, array in real.sums.items()}
+    zero, real = (
+        task.analysis.local(cohort, task, state)
+        for cohort in (cohorts.empty(task.fields, task.rows_per_person), cohort_of(SMALL, task))
+    )
+    assert {key: array.shape for key, array in zero.sums.items()} == {
+        key: array.shape for key, array in real.sums.items()
+    }
     assert all(not array.any() for array in zero.sums.values())

@@ -25,7 +25,10 @@ from tests import federations
 ORACLE = Path(__file__).parents[1] / "oracle"
 TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
 TEXT = (ORACLE / "people.yaml").read_text().replace(", within_node: true", "")
-CONTRACTS = {rows: federations.contract_of(TEXT.replace("rows_per_person: 2", f"rows_per_person: {rows}")) for rows in (1, 2)}
+CONTRACTS = {
+    rows: federations.contract_of(TEXT.replace("rows_per_person: 2", f"rows_per_person: {rows}"))
+    for rows in (1, 2)
+}
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "describe": [{"columns": ["age", "dose", "sex", "died"]}, {"columns": ["dose"], "bins": 7}],
     "crosstab": [{"rows": "arm", "columns": "sex"}],
@@ -37,21 +40,54 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson"},
         {"model": "visits ~ 0 + dose + sex", "family": "poisson", "clip": 0.2},
     ],
-    "kaplan_meier": [{"model": "Surv(stop, event) ~ arm"}, {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}}],
-    "cumulative_incidence": [{"model": "Surv(stop, arm) ~ sex"}, {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}}],
-    "rates": [{"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100}, {"events": "died", "time": "exposure"}],
+    "kaplan_meier": [
+        {"model": "Surv(stop, event) ~ arm"},
+        {"model": "Surv(start, stop, event) ~ 1 + strata(sex)", "grid": {"step": 7}},
+    ],
+    "cumulative_incidence": [
+        {"model": "Surv(stop, arm) ~ sex"},
+        {"model": "Surv(start, stop, arm) ~ 1", "nothing": "b", "grid": {"step": 7}},
+    ],
+    "rates": [
+        {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"], "per": 100},
+        {"events": "died", "time": "exposure"},
+    ],
     "sccs": [{"model": "visits ~ dose + arm + offset(log(exposure + 1))", "max_events": 5}],
     "surveillance": [{"week": "stop", "by": ["sex"], "test": 3, "method": "ears", "series": True}],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
     "inequality": [{"value": "visits", "by": ["sex"], "step": 2}],
     "pathways": [
-        {"step": "arm", "time": "stop", "by": "sex", "indicators": {"on": {"first": "a", "then": "b", "within": 12}, "off": {"first": "b", "then": "c"}}},
+        {
+            "step": "arm",
+            "time": "stop",
+            "by": "sex",
+            "indicators": {
+                "on": {"first": "a", "then": "b", "within": 12},
+                "off": {"first": "b", "then": "c"},
+            },
+        },
         {"step": "arm", "time": "stop", "beginnings": 0},
     ],
     "mantel_haenszel": [{"exposure": "sex", "outcome": "died", "strata": ["arm"]}],
     "train": [
-        {"model": "died ~ age + sex", "network": "mlp", "widths": [4], "rounds": 2, "sampling": 1.0, "validation": 0, "clip": 0.05},
-        {"model": "died ~ age * arm", "network": "logistic", "rounds": 3, "sampling": 1.0, "validation": 0, "rows": "views", "strategy": "fedavgm"},
+        {
+            "model": "died ~ age + sex",
+            "network": "mlp",
+            "widths": [4],
+            "rounds": 2,
+            "sampling": 1.0,
+            "validation": 0,
+            "clip": 0.05,
+        },
+        {
+            "model": "died ~ age * arm",
+            "network": "logistic",
+            "rounds": 3,
+            "sampling": 1.0,
+            "validation": 0,
+            "rows": "views",
+            "strategy": "fedavgm",
+        },
     ],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},
@@ -59,36 +95,62 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "Surv(stop, event) ~ age", "intervals": 3},
     ],
 }
-CASES = [(name, options, rows) for name, examples in EXAMPLES.items() for options in examples for rows in ((2,) if name in ("sccs", "pathways") else (1, 2))]
+CASES = [
+    (name, options, rows)
+    for name, examples in EXAMPLES.items()
+    for options in examples
+    for rows in ((2,) if name in ("sccs", "pathways") else (1, 2))
+]
 
 
 def test_no_private_analysis_goes_untested() -> None:
-    assert set(EXAMPLES) == set(registry.PRIVATE) and set(registry.PRIVATE) | set(registry.NOT_PRIVATE) == set(registry.ANALYSES)
+    assert set(EXAMPLES) == set(registry.PRIVATE) and set(registry.PRIVATE) | set(
+        registry.NOT_PRIVATE
+    ) == set(registry.ANALYSES)
 
 
 def study_of(name: str, options: dict[str, Any]) -> Study:
-    return federations.study_of({"a": {"run": name, **options}}, privacy={"mode": "dp", "epsilon": 8})
+    return federations.study_of(
+        {"a": {"run": name, **options}}, privacy={"mode": "dp", "epsilon": 8}
+    )
 
 
 def task_of(name: str, options: dict[str, Any], rows: int) -> Task:
     return registry.plan(study_of(name, options), CONTRACTS[rows])["a"]
 
 
-def cohort_of(table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt: str = "salt") -> Any:
+def cohort_of(
+    table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt: str = "salt"
+) -> Any:
     """As a node opens it: clipped to the contract, whatever the table holds."""
     path = folder / "table.csv"
     table.to_csv(path, index=False)
     contract = CONTRACTS[rows]
     only_counts = budget.private(task).ONLY_COUNTS
     return cohorts.open_clipped(
-        Dataset(contract, str(path)), Storage(), contracts.schema(contract, {}), task.fields, None, salt, only_counts=only_counts
+        Dataset(contract, str(path)),
+        Storage(),
+        contracts.schema(contract, {}),
+        task.fields,
+        None,
+        salt,
+        only_counts=only_counts,
     ).cohort
 
 
 def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]:
     """What would be released with next to no noise: the arrays that are, and no others."""
     names = budget.private(task).shares(task, state)
-    return [Part({n: p.sums[n].astype(float) for n in names}, {}, p.sensitivity, 0, dict.fromkeys(names, 1e-12)) for p in parts]
+    return [
+        Part(
+            {n: p.sums[n].astype(float) for n in names},
+            {},
+            p.sensitivity,
+            0,
+            dict.fromkeys(names, 1e-12),
+        )
+        for p in parts
+    ]
 
 
 def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
@@ -96,7 +158,9 @@ def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
     while True:
         passed.append(state)
         parts = [task.analysis.local(cohort, task, state) for cohort in cohorts_]
-        assert all(not part.cells for part in parts), "an exact count would leave beside the noised ones"
+        assert all(not part.cells for part in parts), (
+            "an exact count would leave beside the noised ones"
+        )
         made = task.analysis.combine(without_noise(parts, task, state), task, state)
         if isinstance(made, Result):
             return made, passed
@@ -104,19 +168,28 @@ def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_any_split_of_the_rows_gives_the_pooled_answer(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_any_split_of_the_rows_gives_the_pooled_answer(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     task = task_of(name, options, rows)
     rng = np.random.default_rng(len(str(options)) + rows)
     person = TABLE["person"].astype(int).to_numpy()
     split = rng.integers(0, 3, person.max() + 1)[person]
     pooled, _ = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
-    federated, _ = answer([cohort_of(TABLE[split == node], task, rows, tmp_path) for node in range(3)], task)
+    federated, _ = answer(
+        [cohort_of(TABLE[split == node], task, rows, tmp_path) for node in range(3)], task
+    )
     assert pooled.n == federated.n
     for table, expected in pooled.tables.items():
         for one, other in zip(expected.rows, federated.tables[table].rows, strict=True):
             for column, value in one.items():
-                if isinstance(value, float) and "noise" not in column:  # three nodes have three times the noise's variance
-                    assert other[column] == pytest.approx(value, rel=1e-5, abs=1e-5), (table, column)  # which is 1e-12 a node
+                if (
+                    isinstance(value, float) and "noise" not in column
+                ):  # three nodes have three times the noise's variance
+                    assert other[column] == pytest.approx(value, rel=1e-5, abs=1e-5), (
+                        table,
+                        column,
+                    )  # which is 1e-12 a node
                 elif not isinstance(value, float):
                     assert other[column] == value
 
@@ -125,58 +198,125 @@ EXACT_TOO = [
     ("crosstab", {"rows": "arm", "columns": "sex"}, ("n", "row_share")),
     ("describe", {"columns": ["age", "dose", "sex"]}, ("n", "mean", "sd", "row_share")),
     ("glm", {"model": "score ~ age + dose + arm"}, ("estimate", "std_error")),
-    ("glm", {"model": "died ~ age + sex", "family": "binomial", "rounds": 6}, ("estimate", "std_error", "odds_ratio")),
-    ("glm", {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8}, ("estimate", "std_error")),
-    ("kaplan_meier", {"model": "Surv(stop, event) ~ arm"}, ("estimate", "std_error", "conf_low", "statistic")),
+    (
+        "glm",
+        {"model": "died ~ age + sex", "family": "binomial", "rounds": 6},
+        ("estimate", "std_error", "odds_ratio"),
+    ),
+    (
+        "glm",
+        {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson", "rounds": 8},
+        ("estimate", "std_error"),
+    ),
+    (
+        "kaplan_meier",
+        {"model": "Surv(stop, event) ~ arm"},
+        ("estimate", "std_error", "conf_low", "statistic"),
+    ),
     ("cumulative_incidence", {"model": "Surv(stop, arm) ~ sex"}, ("estimate", "std_error")),
-    ("sccs", {"model": "visits ~ dose + arm + offset(log(exposure + 1))", "rounds": 8, "max_events": 200}, ("estimate", "std_error", "rate_ratio")),
+    (
+        "sccs",
+        {
+            "model": "visits ~ dose + arm + offset(log(exposure + 1))",
+            "rounds": 8,
+            "max_events": 200,
+        },
+        ("estimate", "std_error", "rate_ratio"),
+    ),
     ("disproportionality", {"drug": "arm", "event": "sex"}, ("expected", "ic")),
-    ("inequality", {"value": "visits", "by": ["sex"], "step": 1}, ("mean", "gini", "gini_std_error", "estimate", "std_error")),
-    ("mantel_haenszel", {"exposure": "sex", "outcome": "died", "strata": ["arm"]}, ("estimate", "std_error", "odds_ratio", "odds_ratio_low")),
-    ("rates", {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"]}, ("rate", "std_error", "estimate", "rate_ratio", "p_value")),
+    (
+        "inequality",
+        {"value": "visits", "by": ["sex"], "step": 1},
+        ("mean", "gini", "gini_std_error", "estimate", "std_error"),
+    ),
+    (
+        "mantel_haenszel",
+        {"exposure": "sex", "outcome": "died", "strata": ["arm"]},
+        ("estimate", "std_error", "odds_ratio", "odds_ratio_low"),
+    ),
+    (
+        "rates",
+        {"events": "visits", "time": "exposure", "by": ["arm"], "over": ["sex"]},
+        ("rate", "std_error", "estimate", "rate_ratio", "p_value"),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "options", "columns"), EXACT_TOO)
-def test_without_noise_the_answer_is_the_exact_one(name: str, options: dict[str, Any], columns: Sequence[str], tmp_path: Path) -> None:
+def test_without_noise_the_answer_is_the_exact_one(
+    name: str, options: dict[str, Any], columns: Sequence[str], tmp_path: Path
+) -> None:
     """Which R gives (tests/oracle). To 1e-6: sums that go to a grid of next to no noise, and a fixed number of Newton's steps."""
     private, _ = answer([cohort_of(TABLE, task := task_of(name, options, 2), 2, tmp_path)], task)
     known = {key: value for key, value in options.items() if key not in ("rounds", "max_events")}
     sites = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACTS[2], tmp_path)
-    exact = federations.result(federations.run(federations.study_of({"a": {"run": name, **known}}), CONTRACTS[2], sites))
+    exact = federations.result(
+        federations.run(federations.study_of({"a": {"run": name, **known}}), CONTRACTS[2], sites)
+    )
     compared = 0
-    for table in set(exact.tables) & set(private.tables) - {"histogram", "quantiles", "glance", "chi_squared"}:
+    for table in set(exact.tables) & set(private.tables) - {
+        "histogram",
+        "quantiles",
+        "glance",
+        "chi_squared",
+    }:
         mine = {key_of(row): row for row in private.tables[table].rows}
         for row in exact.tables[table].rows:
             for column in columns:
                 if isinstance(row.get(column), float) and key_of(row) in mine:
-                    assert mine[key_of(row)][column] == pytest.approx(row[column], rel=1e-6, abs=1e-6), (table, column, row)
+                    assert mine[key_of(row)][column] == pytest.approx(
+                        row[column], rel=1e-6, abs=1e-6
+                    ), (table, column, row)
                     compared += 1
     assert compared >= 4
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("term", "row", "column", "group", "cause", "time", "drug", "event", "probability"))
+    return tuple(
+        row.get(name)
+        for name in (
+            "term",
+            "row",
+            "column",
+            "group",
+            "cause",
+            "time",
+            "drug",
+            "event",
+            "probability",
+        )
+    )
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_the_shares_of_a_whole_run_add_up_to_the_budget(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_the_shares_of_a_whole_run_add_up_to_the_budget(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     task = task_of(name, options, rows)
     _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
-    assert sum(sum(budget.private(task).shares(task, state).values()) for state in passed) == pytest.approx(1)
+    assert sum(
+        sum(budget.private(task).shares(task, state).values()) for state in passed
+    ) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_the_grids_of_every_round_are_known_before_the_first(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_the_grids_of_every_round_are_known_before_the_first(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     """So that no study runs out of budget half-way: what `rounds` promises is what a run goes through."""
     task, study = task_of(name, options, rows), study_of(name, options)
     _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
-    grids = [[budget.grids(study, task, state, budget.zero(task, state), 3) for state in states] for states in (budget.private(task).rounds(task), passed)]
+    grids = [
+        [budget.grids(study, task, state, budget.zero(task, state), 3) for state in states]
+        for states in (budget.private(task).rounds(task), passed)
+    ]
     assert grids[0] == grids[1]
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_nobodys_part_is_the_zero_of_addition(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     """The hub works out every grid from it: names, shapes, kinds of number and bounds must be those of a real Part."""
     task = task_of(name, options, rows)
     cohort = cohort_of(TABLE, task, rows, tmp_path)
@@ -185,14 +325,21 @@ def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]
         zero, real = budget.zero(task, state), task.analysis.local(cohort, task, state)
         for array in budget.private(task).shares(task, state):
             assert not zero.sums[array].any() and zero.sensitivity[array] == real.sensitivity[array]
-            assert (zero.sums[array].shape, zero.sums[array].dtype.kind) == (real.sums[array].shape, real.sums[array].dtype.kind)
+            assert (zero.sums[array].shape, zero.sums[array].dtype.kind) == (
+                real.sums[array].shape,
+                real.sums[array].dtype.kind,
+            )
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_intervals_can_be_foreseen_and_more_people_make_them_narrower(name: str, options: dict[str, Any], rows: int) -> None:
+def test_intervals_can_be_foreseen_and_more_people_make_them_narrower(
+    name: str, options: dict[str, Any], rows: int
+) -> None:
     study, task = study_of(name, options), task_of(name, options, rows)
     few, many = (budget.forecast(study, {"a": task}, people, 3) for people in (20_000, 2_000_000))
-    assert few and [row["what"] for row in few][1:] == [row["what"] for row in many][1:]  # the first may say a number of people
+    assert (
+        few and [row["what"] for row in few][1:] == [row["what"] for row in many][1:]
+    )  # the first may say a number of people
     for one, other in zip(few, many, strict=True):
         if one["width"] is not None and one["sampling_sd"] and "count" not in one["what"]:
             assert 0 < other["width"] < one["width"]
@@ -220,7 +367,9 @@ def tables() -> tuple[pandas.DataFrame, ...]:
         table.loc[first, "arm"] = "c"
         made.append(table)
     table = SMALL.copy()
-    one, other, *_ = table.index[first]  # a person whose rows lie at opposite corners, with all events in the shorter period
+    one, other, *_ = table.index[
+        first
+    ]  # a person whose rows lie at opposite corners, with all events in the shorter period
     for name in numbers:
         table.loc[[one, other], name] = [str(end) for end in CONTRACTS[2].columns[name].range or ()]
     table.loc[[one, other], ["visits", "exposure", "arm"]] = [["100", "0", "b"], ["0", "5", "c"]]
@@ -238,34 +387,55 @@ def tables() -> tuple[pandas.DataFrame, ...]:
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_no_person_moves_an_array_by_more_than_its_bound(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_no_person_moves_an_array_by_more_than_its_bound(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     task = task_of(name, options, rows)
     _, passed = answer([cohort_of(TABLE, task, rows, tmp_path)], task)
     for number, table in enumerate(tables()):
         whole = cohort_of(table, task, rows, tmp_path)
-        for person in list(dict.fromkeys(table["person"]))[: None if number == 0 else 1]:  # each person of an ordinary table
+        for person in list(dict.fromkeys(table["person"]))[
+            : None if number == 0 else 1
+        ]:  # each person of an ordinary table
             rest = cohort_of(table[table["person"] != person], task, rows, tmp_path)
             for state in (passed[0], *passed[1:2], passed[-1]):
-                check(task, state, task.analysis.local(whole, task, state), task.analysis.local(rest, task, state))
+                check(
+                    task,
+                    state,
+                    task.analysis.local(whole, task, state),
+                    task.analysis.local(rest, task, state),
+                )
 
 
 def check(task: Task, state: State, one: Part, other: Part) -> None:
     for array in budget.private(task).shares(task, state):
         moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
         bound = one.sensitivity[array]
-        assert np.isfinite(bound) and bound == other.sensitivity[array], "a bound must not hang on the rows"
-        assert moved <= bound * (1 + 1e-9) + 1e-9, f"{array} moved by {moved}, and its bound is {bound}"  # rounding of float sums
+        assert np.isfinite(bound) and bound == other.sensitivity[array], (
+            "a bound must not hang on the rows"
+        )
+        assert moved <= bound * (1 + 1e-9) + 1e-9, (
+            f"{array} moved by {moved}, and its bound is {bound}"
+        )  # rounding of float sums
 
 
 @pytest.mark.parametrize(("name", "options", "rows"), CASES)
-def test_some_person_moves_some_array_nearly_that_far(name: str, options: dict[str, Any], rows: int, tmp_path: Path) -> None:
+def test_some_person_moves_some_array_nearly_that_far(
+    name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
     """A bound that nobody comes near would cost noise for nothing."""
     task = task_of(name, options, rows)
     state = task.analysis.start(task)
     farthest = 0.0
     for table in tables():
         person = table["person"].iloc[0]
-        one, other = (task.analysis.local(cohort_of(part, task, rows, tmp_path), task, state) for part in (table, table[table["person"] != person]))
+        one, other = (
+            task.analysis.local(cohort_of(part, task, rows, tmp_path), task, state)
+            for part in (table, table[table["person"] != person])
+        )
         for array in budget.private(task).shares(task, state):
-            farthest = max(farthest, float(np.linalg.norm(one.sums[array] - other.sums[array])) / one.sensitivity[array])
+            farthest = max(
+                farthest,
+                float(np.linalg.norm(one.sums[array] - other.sums[array])) / one.sensitivity[array],
+            )
     assert farthest > 0.5

@@ -30,13 +30,21 @@ TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
 )
 def test_a_nodes_result_is_that_of_the_node_alone(options: dict[str, Any], tmp_path: Path) -> None:
     sites = federations.sites_of(TABLE, TABLE["site"], CONTRACT, tmp_path)
-    both = federations.run(federations.study_of({"a": {**options, "results": "both"}}), CONTRACT, sites)
-    pooled = federations.result(federations.run(federations.study_of({"a": options}), CONTRACT, sites))
+    both = federations.run(
+        federations.study_of({"a": {**options, "results": "both"}}), CONTRACT, sites
+    )
+    pooled = federations.result(
+        federations.run(federations.study_of({"a": options}), CONTRACT, sites)
+    )
     assert federations.result(both).tables == pooled.tables
-    split = federations.run(federations.study_of({"a": {**options, "results": "split"}}), CONTRACT, sites)
+    split = federations.run(
+        federations.study_of({"a": {**options, "results": "split"}}), CONTRACT, sites
+    )
     assert TaskId("a") not in split.runs
     for site in sites:
-        alone = federations.result(federations.run(federations.study_of({"a": options}), CONTRACT, [site]))
+        alone = federations.result(
+            federations.run(federations.study_of({"a": options}), CONTRACT, [site])
+        )
         for outcome in (both, split):
             mine = outcome.runs[TaskId("a", site.name)].result
             assert isinstance(mine, Result) and mine.tables == alone.tables and mine.n == alone.n

@@ -37,7 +37,14 @@ def table(n: int = 10) -> pandas.DataFrame:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, 16, dtype=np.uint8).tobytes() for _ in range(n)]
     series = [rng.uniform(-3, 3, 6).astype(np.float32) for _ in range(n)]
-    return pandas.DataFrame({"id": [f"p{i // 4}" for i in range(n)], "image": images, "series": series, "y": rng.random(n) < 0.5})
+    return pandas.DataFrame(
+        {
+            "id": [f"p{i // 4}" for i in range(n)],
+            "image": images,
+            "series": series,
+            "y": rng.random(n) < 0.5,
+        }
+    )
 
 
 def written(frame: pandas.DataFrame, folder: Path) -> Dataset:
@@ -48,7 +55,9 @@ def written(frame: pandas.DataFrame, folder: Path) -> Dataset:
 
 def test_bytes_and_lists_become_arrays_of_the_contracts_shape(tmp_path: Path) -> None:
     frame = table()
-    opened = cohorts.open_checked(written(frame, tmp_path), Storage(), SCHEMA, FIELDS, "y = true or y = false")
+    opened = cohorts.open_checked(
+        written(frame, tmp_path), Storage(), SCHEMA, FIELDS, "y = true or y = false"
+    )
     assert not opened.findings and opened.cohort.people == 3
     columns = opened.cohort.columns(FIELDS)
     assert columns["image"].dtype == np.uint8 and columns["image"].shape == (10, 4, 4)
@@ -74,23 +83,35 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("column", "value", "rule"), BROKEN, ids=lambda value: str(value)[:20])
-def test_in_exact_mode_a_row_that_breaks_the_contract_is_found(column: str, value: Any, rule: str, tmp_path: Path) -> None:
+def test_in_exact_mode_a_row_that_breaks_the_contract_is_found(
+    column: str, value: Any, rule: str, tmp_path: Path
+) -> None:
     frame = table()
     replaced(column, value)(frame)
     found = cohorts.open_checked(written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None).findings
-    assert [(finding.column, finding.rule, finding.rows) for finding in found] == [(column, rule, 1)]
+    assert [(finding.column, finding.rule, finding.rows) for finding in found] == [
+        (column, rule, 1)
+    ]
 
 
 @pytest.mark.parametrize(("column", "value", "rule"), BROKEN, ids=lambda value: str(value)[:20])
-def test_in_mode_dp_it_is_made_to_keep_it_and_the_others_stay_as_they_are(column: str, value: Any, rule: str, tmp_path: Path) -> None:
+def test_in_mode_dp_it_is_made_to_keep_it_and_the_others_stay_as_they_are(
+    column: str, value: Any, rule: str, tmp_path: Path
+) -> None:
     frame = table()
-    whole = cohorts.open_clipped(written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None, "salt").cohort.columns(FIELDS)[column]
+    whole = cohorts.open_clipped(
+        written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None, "salt"
+    ).cohort.columns(FIELDS)[column]
     replaced(column, value)(frame)
-    cohort = cohorts.open_clipped(written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None, "salt").cohort
+    cohort = cohorts.open_clipped(
+        written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None, "salt"
+    ).cohort
     mended = cohort.columns(FIELDS)[column]
     others = np.arange(10) != 3
     assert mended.shape == whole.shape and np.array_equal(mended[others], whole[others])
-    assert mended[3].max() <= FIELDS[0 if column == "image" else 1].interval[1] and (rule == "range" or not mended[3].any())
+    assert mended[3].max() <= FIELDS[0 if column == "image" else 1].interval[1] and (
+        rule == "range" or not mended[3].any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,13 +126,27 @@ def test_in_mode_dp_it_is_made_to_keep_it_and_the_others_stay_as_they_are(column
 )
 def test_a_contract_that_says_too_little_of_an_array_is_refused(column: str, said: str) -> None:
     with pytest.raises(errors.ContractError, match=said):
-        federations.contract_of(TEXT.replace("{type: array, shape: [4, 4], range: [0, 255]}", column))
+        federations.contract_of(
+            TEXT.replace("{type: array, shape: [4, 4], range: [0, 255]}", column)
+        )
 
 
 def test_an_array_is_no_term_of_a_model_and_no_part_of_a_condition() -> None:
     from strategies import registry
 
     with pytest.raises(errors.StudyError, match="cannot be a term"):
-        registry.plan(federations.study_of({"a": {"run": "glm", "model": "y ~ image", "family": "binomial"}}, dataset="d"), CONTRACT)
+        registry.plan(
+            federations.study_of(
+                {"a": {"run": "glm", "model": "y ~ image", "family": "binomial"}}, dataset="d"
+            ),
+            CONTRACT,
+        )
     with pytest.raises(errors.StudyError, match="image"):
-        registry.plan(federations.study_of({"a": {"run": "describe", "columns": ["y"]}}, dataset="d", cohort={"where": "image > 3"}), CONTRACT)
+        registry.plan(
+            federations.study_of(
+                {"a": {"run": "describe", "columns": ["y"]}},
+                dataset="d",
+                cohort={"where": "image > 3"},
+            ),
+            CONTRACT,
+        )

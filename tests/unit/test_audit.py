@@ -50,7 +50,12 @@ def test_a_line_cut_short_by_a_crash_is_taken_off_and_the_next_goes_on(path: Pat
 
 
 def test_many_writers_make_one_chain(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=lambda i=i: [audit.write(tmp_path / "log", "x", by=i) for _ in range(10)]) for i in range(5)]  # type: ignore[misc]
+    threads = [
+        threading.Thread(
+            target=lambda i=i: [audit.write(tmp_path / "log", "x", by=i) for _ in range(10)]
+        )
+        for i in range(5)
+    ]  # type: ignore[misc]
     for thread in threads:
         thread.start()
     for thread in threads:

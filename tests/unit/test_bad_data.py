@@ -36,13 +36,28 @@ RNG = np.random.default_rng(11)
 
 def table() -> pandas.DataFrame:
     made = pandas.DataFrame(
-        {"id": np.arange(N), "x": RNG.normal(0, 2, N).round(3), "z": 1.0, "g": RNG.choice(["a", "b"], N), "t": RNG.integers(1, 30, N), "day": "2026-01-31"}
+        {
+            "id": np.arange(N),
+            "x": RNG.normal(0, 2, N).round(3),
+            "z": 1.0,
+            "g": RNG.choice(["a", "b"], N),
+            "t": RNG.integers(1, 30, N),
+            "day": "2026-01-31",
+        }
     )
     return made.assign(y=(RNG.random(N) < 0.5).astype(int)).astype(object)
 
 
-def run(tmp_path: Path, data: pandas.DataFrame, options: dict[str, Any], contract: Contract = CONTRACT, split: Any = None) -> Outcome:
-    sites = federations.sites_of(data, np.arange(len(data)) % 3 if split is None else split, contract, tmp_path)
+def run(
+    tmp_path: Path,
+    data: pandas.DataFrame,
+    options: dict[str, Any],
+    contract: Contract = CONTRACT,
+    split: Any = None,
+) -> Outcome:
+    sites = federations.sites_of(
+        data, np.arange(len(data)) % 3 if split is None else split, contract, tmp_path
+    )
     return federations.run(federations.study_of({"a": options}), contract, sites)
 
 
@@ -68,7 +83,9 @@ DESCRIBE = {"run": "describe", "columns": ["x", "z", "y", "g", "t"]}
         (put("x", "", N), "all missing", "x"),
     ],
 )
-def test_broken_data_are_refused_by_rule_and_column(data: pandas.DataFrame, rule: str, column: str, tmp_path: Path) -> None:
+def test_broken_data_are_refused_by_rule_and_column(
+    data: pandas.DataFrame, rule: str, column: str, tmp_path: Path
+) -> None:
     outcome = run(tmp_path, data, DESCRIBE)
     refusal = next(iter(outcome.runs[TaskId("a")].refusals.values()))
     assert refusal.rule == "data" and f"{rule} ({column})" in refusal.remedy
@@ -78,8 +95,12 @@ def test_broken_data_are_refused_by_rule_and_column(data: pandas.DataFrame, rule
 def test_the_producer_sees_how_many_rows_break_a_rule(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     put("x", "abc", 7).to_csv(path, index=False)
-    counts, findings = cohorts.examine(Dataset(CONTRACT, str(path)), Storage(), list(CONTRACT.columns))
-    assert [(f.column, f.rule, f.rows) for f in findings] == [("x", "wrong type", 7)] and counts["", "rows"] == N
+    counts, findings = cohorts.examine(
+        Dataset(CONTRACT, str(path)), Storage(), list(CONTRACT.columns)
+    )
+    assert [(f.column, f.rule, f.rows) for f in findings] == [("x", "wrong type", 7)] and counts[
+        "", "rows"
+    ] == N
     assert "missing" in findings[0].remedy
 
 
@@ -106,21 +127,41 @@ def test_a_level_written_as_a_decimal_number_is_the_level(tmp_path: Path) -> Non
     """pandas writes 3.0 for the level 3 of a column that lacks a value."""
     contract = federations.contract_of(TEXT.replace("levels: [a, b, c]", "levels: [1, 2, 3]"))
     data = table().assign(g=np.where(np.arange(N) < 100, "1.0", "2"))
-    rows = federations.result(run(tmp_path, data, {"run": "describe", "columns": ["g"]}, contract)).tables["levels"].rows
+    rows = (
+        federations.result(run(tmp_path, data, {"run": "describe", "columns": ["g"]}, contract))
+        .tables["levels"]
+        .rows
+    )
     assert [row["n"] for row in rows] == [100, N - 100, 0]
 
 
 def test_outliers_declared_missing_are_missing(tmp_path: Path) -> None:
     contract = federations.contract_of(TEXT.replace('missing: ["-9"]', "outside: missing"))
-    assert federations.result(run(tmp_path, put("x", 55, 15), DESCRIBE, contract)).tables["numbers"].rows[0]["missing"] == 15
+    assert (
+        federations.result(run(tmp_path, put("x", 55, 15), DESCRIBE, contract))
+        .tables["numbers"]
+        .rows[0]["missing"]
+        == 15
+    )
 
 
 def coefficients(outcome: Outcome) -> dict[str, Any]:
-    return {row["term"]: row["estimate"] for row in federations.result(outcome).tables["coefficients"].rows}
+    return {
+        row["term"]: row["estimate"]
+        for row in federations.result(outcome).tables["coefficients"].rows
+    }
 
 
-@pytest.mark.parametrize("options", [{"run": "glm", "model": "y ~ x + z", "family": "binomial"}, {"run": "cox", "model": "Surv(t, y) ~ x + z"}])
-def test_a_constant_covariate_is_left_out_with_a_note(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run": "glm", "model": "y ~ x + z", "family": "binomial"},
+        {"run": "cox", "model": "Surv(t, y) ~ x + z"},
+    ],
+)
+def test_a_constant_covariate_is_left_out_with_a_note(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     outcome = run(tmp_path, table(), options)
     found = coefficients(outcome)
     assert found["z"] is None and found["x"] is not None
@@ -128,27 +169,47 @@ def test_a_constant_covariate_is_left_out_with_a_note(options: dict[str, Any], t
 
 
 def test_a_covariate_given_twice_is_left_out_once(tmp_path: Path) -> None:
-    found = coefficients(run(tmp_path, table(), {"run": "glm", "model": "y ~ x + I(2 * x)", "family": "binomial"}))
+    found = coefficients(
+        run(tmp_path, table(), {"run": "glm", "model": "y ~ x + I(2 * x)", "family": "binomial"})
+    )
     assert found["x"] is not None and found["I(2 * x)"] is None
 
 
-def test_a_level_that_nobody_has_is_left_out_and_one_that_a_node_lacks_is_not(tmp_path: Path) -> None:
+def test_a_level_that_nobody_has_is_left_out_and_one_that_a_node_lacks_is_not(
+    tmp_path: Path,
+) -> None:
     data = table().sort_values("g", kind="stable")
     split = np.where(data["g"] == "a", 0, np.arange(N) % 2 + 1)  # node 0 has no b at all
-    outcome = run(tmp_path, data, {"run": "glm", "model": "y ~ g", "family": "binomial"}, split=split)
+    outcome = run(
+        tmp_path, data, {"run": "glm", "model": "y ~ g", "family": "binomial"}, split=split
+    )
     found = coefficients(outcome)
     assert found["g[c]"] is None
     share = {level: data.loc[data["g"] == level, "y"].mean() for level in "ab"}
-    assert found["g[b]"] == pytest.approx(np.log(share["b"] / (1 - share["b"])) - np.log(share["a"] / (1 - share["a"])), rel=1e-8)
+    assert found["g[b]"] == pytest.approx(
+        np.log(share["b"] / (1 - share["b"])) - np.log(share["a"] / (1 - share["a"])), rel=1e-8
+    )
 
 
-@pytest.mark.parametrize("options", [{"run": "glm", "model": "y ~ x", "family": "binomial"}, {"run": "cox", "model": "Surv(t, y) ~ x"}])
-def test_separation_is_an_error_that_names_the_term(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run": "glm", "model": "y ~ x", "family": "binomial"},
+        {"run": "cox", "model": "Surv(t, y) ~ x"},
+    ],
+)
+def test_separation_is_an_error_that_names_the_term(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     data = table()
     data["y"] = (data["x"].astype(float) > 0).astype(int)
     data["t"] = np.where(data["y"] == 1, 1, 29)
     if options["run"] == "cox":
-        data["t"] = np.where(data["y"] == 1, (20 - 10 * np.argsort(np.argsort(data["x"].astype(float))) / N).round(), 29)
+        data["t"] = np.where(
+            data["y"] == 1,
+            (20 - 10 * np.argsort(np.argsort(data["x"].astype(float))) / N).round(),
+            29,
+        )
         data["x"] = np.where(data["y"] == 1, 1.0, 0.0)
     failed = run(tmp_path, data, options).runs[TaskId("a")].failed
     assert "the coefficient of 'x' grows without end" in failed and "leave it out" in failed
@@ -163,25 +224,36 @@ def test_separation_is_an_error_that_names_the_term(options: dict[str, Any], tmp
     ],
 )
 def test_no_event_is_an_error(options: dict[str, Any], tmp_path: Path) -> None:
-    assert "no event in the cohort" in run(tmp_path, put("y", 0, N), options).runs[TaskId("a")].failed
+    assert (
+        "no event in the cohort" in run(tmp_path, put("y", 0, N), options).runs[TaskId("a")].failed
+    )
 
 
 def test_a_stratum_without_event_adds_nothing_and_breaks_nothing(tmp_path: Path) -> None:
     data = table()
     data.loc[data["g"] == "b", "y"] = 0
     both = coefficients(run(tmp_path, data, {"run": "cox", "model": "Surv(t, y) ~ x + strata(g)"}))
-    only = coefficients(run(tmp_path, data[data["g"] == "a"], {"run": "cox", "model": "Surv(t, y) ~ x"}))
+    only = coefficients(
+        run(tmp_path, data[data["g"] == "a"], {"run": "cox", "model": "Surv(t, y) ~ x"})
+    )
     assert both["x"] == pytest.approx(only["x"], rel=1e-8)
 
 
 def test_the_same_response_for_everyone_is_an_error(tmp_path: Path) -> None:
-    assert "the same value for everyone" in run(tmp_path, put("y", 1, N), {"run": "glm", "model": "y ~ x", "family": "binomial"}).runs[TaskId("a")].failed
+    assert (
+        "the same value for everyone"
+        in run(tmp_path, put("y", 1, N), {"run": "glm", "model": "y ~ x", "family": "binomial"})
+        .runs[TaskId("a")]
+        .failed
+    )
 
 
 def test_ten_thousand_columns_are_checked_and_only_the_named_ones_read(tmp_path: Path) -> None:
     names = [f"c{i}" for i in range(10_000)]
     columns = "".join(f"  {name}: {{type: number, range: [0, 1]}}\n" for name in names)
-    contract = federations.contract_of(f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}")
+    contract = federations.contract_of(
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}"
+    )
     data = pandas.DataFrame(RNG.random((60, 10_000)), columns=names).assign(id=np.arange(60))
     data["c9999"] = 7.0  # broken, and not named by the study
     outcome = run(tmp_path, data, {"run": "describe", "columns": ["c17"]}, contract)
@@ -194,9 +266,13 @@ def test_where_and_derive_choose_the_rows(tmp_path: Path) -> None:
     sites = federations.sites_of(table(), np.arange(N) % 3, CONTRACT, tmp_path)
     data = pandas.concat([pandas.read_csv(site.datasets["people"].source) for site in sites])
     study = federations.study_of(
-        {"a": {"run": "describe", "columns": ["big"]}}, cohort={"derive": {"double": "2 * x", "big": "double > 1"}, "where": "g = 'a' and t < 25"}
+        {"a": {"run": "describe", "columns": ["big"]}},
+        cohort={"derive": {"double": "2 * x", "big": "double > 1"}, "where": "g = 'a' and t < 25"},
     )
     result = federations.result(federations.run(study, CONTRACT, sites))
     chosen = data[(data["g"] == "a") & (data["t"] < 25)]
     assert result.n["people"] == len(chosen)
-    assert [row["n"] for row in result.tables["levels"].rows] == [(chosen["x"] <= 0.5).sum(), (chosen["x"] > 0.5).sum()]
+    assert [row["n"] for row in result.tables["levels"].rows] == [
+        (chosen["x"] <= 0.5).sum(),
+        (chosen["x"] > 0.5).sum(),
+    ]

@@ -36,7 +36,8 @@ TABLE = pandas.DataFrame(
         "x": RNG.normal(0, 2, 300),
         "g": RNG.choice(["1", "2", "é'"], 300),
         "y": RNG.random(300) < 0.5,
-        "day": pandas.to_datetime("2026-01-01") + pandas.to_timedelta(RNG.integers(0, 300, 300), "D"),
+        "day": pandas.to_datetime("2026-01-01")
+        + pandas.to_timedelta(RNG.integers(0, 300, 300), "D"),
         "secret": "never read",
     }
 )
@@ -59,9 +60,13 @@ def check(dataset: Dataset) -> None:
     mine = np.argsort(found["x"])
     np.testing.assert_array_equal(found["x"][mine], TABLE["x"].to_numpy()[order])  # to the last bit
     levels = {"1": 0, "2": 1, "é'": 2}
-    np.testing.assert_array_equal(found["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order])
+    np.testing.assert_array_equal(
+        found["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order]
+    )
     np.testing.assert_array_equal(found["y"][mine], TABLE["y"].to_numpy(float)[order])
-    np.testing.assert_array_equal(found["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order])
+    np.testing.assert_array_equal(
+        found["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order]
+    )
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -72,7 +77,9 @@ def test_csv(tmp_path: Path) -> None:
 def test_parquet_in_one_file_and_in_a_folder(tmp_path: Path) -> None:
     rows = TABLE
     duckdb.sql(f"COPY rows TO '{tmp_path / 'p.parquet'}' (FORMAT parquet)")
-    duckdb.sql(f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g), WRITE_PARTITION_COLUMNS true)")
+    duckdb.sql(
+        f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g), WRITE_PARTITION_COLUMNS true)"
+    )
     check(Dataset(CONTRACT, str(tmp_path / "p.parquet")))
     check(Dataset(CONTRACT, str(tmp_path / "folder")))
     assert len(rows) == 300
@@ -96,24 +103,50 @@ def test_postgresql(postgresql: str) -> None:
     import psycopg
 
     with psycopg.connect(postgresql) as server, server.cursor() as cursor:
-        cursor.execute("CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text, y boolean, day date, secret text)")
+        cursor.execute(
+            "CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text, y boolean, day date, secret text)"
+        )
         with cursor.copy("COPY care.people FROM STDIN") as copy:
             for row in TABLE.itertuples(index=False):
-                copy.write_row([row.id, None if np.isnan(row.x) else row.x, row.g if isinstance(row.g, str) else None, bool(row.y), row.day.date(), row.secret])
-        cursor.execute("CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x, g, y, day) ON care.people TO reader")
+                copy.write_row(
+                    [
+                        row.id,
+                        None if np.isnan(row.x) else row.x,
+                        row.g if isinstance(row.g, str) else None,
+                        bool(row.y),
+                        row.day.date(),
+                        row.secret,
+                    ]
+                )
+        cursor.execute(
+            "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x, g, y, day) ON care.people TO reader"
+        )
     check(Dataset(CONTRACT, postgresql, "care.people"))
-    check(Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people"))  # may not read `secret`, and need not
+    check(
+        Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people")
+    )  # may not read `secret`, and need not
     for dataset, said in [
         (Dataset(CONTRACT, postgresql, "care.persons"), "has no table 'care.persons'"),
         (Dataset(CONTRACT, postgresql), "needs its `table`"),
-        (Dataset(CONTRACT, "postgresql:///postgres?host=/nowhere&user=hdh", "care.people"), "does not answer"),
         (
-            Dataset(federations.contract_of("dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type: string}"), postgresql, "care.people"),
+            Dataset(CONTRACT, "postgresql:///postgres?host=/nowhere&user=hdh", "care.people"),
+            "does not answer",
+        ),
+        (
+            Dataset(
+                federations.contract_of(
+                    "dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type: string}"
+                ),
+                postgresql,
+                "care.people",
+            ),
             "no column 'nobody'",
         ),
     ]:
         with pytest.raises(errors.DataError, match=said):
-            connectors.open_rows(connectors.connect(Storage()), dataset, list(dataset.contract.columns))
+            connectors.open_rows(
+                connectors.connect(Storage()), dataset, list(dataset.contract.columns)
+            )
 
 
 def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> None:
@@ -124,7 +157,9 @@ def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> No
 
 
 def test_the_engines_limits_are_set(tmp_path: Path) -> None:
-    connection = connectors.connect(Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB"))
+    connection = connectors.connect(
+        Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB")
+    )
     row = connection.execute(
         "SELECT current_setting('memory_limit'), current_setting('temp_directory'), current_setting('max_temp_directory_size')"
     ).fetchall()[0]
@@ -132,13 +167,27 @@ def test_the_engines_limits_are_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"), [("gone.csv", "does not exist"), ("p.xlsx", "unknown kind of source"), ("broken.parquet", "cannot be read"), ("p.csv", "no column 'x'")]
+    ("source", "said"),
+    [
+        ("gone.csv", "does not exist"),
+        ("p.xlsx", "unknown kind of source"),
+        ("broken.parquet", "cannot be read"),
+        ("p.csv", "no column 'x'"),
+    ],
 )
-def test_a_source_that_cannot_be_read_says_what_to_do(source: str, said: str, tmp_path: Path) -> None:
-    for name, content in (("p.xlsx", b"PK"), ("broken.parquet", b"no parquet"), ("p.csv", b"id,other\n1,2\n")):
+def test_a_source_that_cannot_be_read_says_what_to_do(
+    source: str, said: str, tmp_path: Path
+) -> None:
+    for name, content in (
+        ("p.xlsx", b"PK"),
+        ("broken.parquet", b"no parquet"),
+        ("p.csv", b"id,other\n1,2\n"),
+    ):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError, match=said) as caught:
-        connectors.open_rows(connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / source)), ["id", "x"])
+        connectors.open_rows(
+            connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / source)), ["id", "x"]
+        )
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -158,13 +207,17 @@ columns:
 @pytest.mark.parametrize("kind", ["parquet", "duckdb", "csv"])
 @pytest.mark.parametrize("where", [None, "few in ('a', 'b', 'c', 'd', 'e')"])
 @pytest.mark.parametrize("clipped", [False, True])
-def test_columns_and_people_keep_one_order_over_many_row_groups(kind: str, where: str | None, clipped: bool, tmp_path: Path) -> None:
+def test_columns_and_people_keep_one_order_over_many_row_groups(
+    kind: str, where: str | None, clipped: bool, tmp_path: Path
+) -> None:
     """They are read by several queries, on several threads. Rows tell their own place: x is it, and all else follows from it. (DuckDB turns
     `IN` with five values into a join, which loses the order, unless it is told not to.)"""
     size = 500_000
     place = np.arange(size)
     few = np.where(place % 11 == 0, "-3", np.array(list("abcdef"))[place % 6])
-    table = pandas.DataFrame({"id": place // 2, "x": place, "few": few, "many": [f"l{i}" for i in place % 12]})
+    table = pandas.DataFrame(
+        {"id": place // 2, "x": place, "few": few, "many": [f"l{i}" for i in place % 12]}
+    )
     path = tmp_path / f"t.{kind}"
     if kind == "parquet":
         duckdb.from_df(table).to_parquet(str(path), row_group_size=50_000)
@@ -178,12 +231,20 @@ def test_columns_and_people_keep_one_order_over_many_row_groups(kind: str, where
     schema = contracts.schema(MANY, {})
     fields = [schema.fields[name] for name in ("x", "few", "many")]
     opened = (
-        cohorts.open_clipped(dataset, Storage(), schema, fields, where, "salt") if clipped else cohorts.open_checked(dataset, Storage(), schema, fields, where)
+        cohorts.open_clipped(dataset, Storage(), schema, fields, where, "salt")
+        if clipped
+        else cohorts.open_checked(dataset, Storage(), schema, fields, where)
     )
     assert not opened.findings
     columns, person = opened.cohort.columns(fields), opened.cohort.person
     x = columns["x"].astype(int)
     expected = place[(few != "-3") & (few != "f")] if where else place
     assert len(x) == len(expected) and (np.sort(x) == expected).all()
-    assert (columns["few"] == np.where(x % 11 == 0, -1, x % 6)).all() and (columns["many"] == x % 12).all()
-    assert len(np.unique(person)) == len(np.unique(x // 2)) == len(np.unique(np.stack([person, x // 2]), axis=1)[0])
+    assert (columns["few"] == np.where(x % 11 == 0, -1, x % 6)).all() and (
+        columns["many"] == x % 12
+    ).all()
+    assert (
+        len(np.unique(person))
+        == len(np.unique(x // 2))
+        == len(np.unique(np.stack([person, x // 2]), axis=1)[0])
+    )

@@ -44,10 +44,19 @@ TABLE = pandas.DataFrame(
 WHERE = "age >= 40"
 
 
-def count(dataset: Dataset, contract: Contract, where: str | None = None, *, only_counts: bool = True, salt: str = "s") -> Tally:
+def count(
+    dataset: Dataset,
+    contract: Contract,
+    where: str | None = None,
+    *,
+    only_counts: bool = True,
+    salt: str = "s",
+) -> Tally:
     schema = contracts.schema(contract, {"older": "age >= 65"})
     fields = [schema.field("g"), schema.field("h")]
-    cohort = cohorts.open_clipped(dataset, Storage(), schema, fields, where, salt, only_counts=only_counts).cohort
+    cohort = cohorts.open_clipped(
+        dataset, Storage(), schema, fields, where, salt, only_counts=only_counts
+    ).cohort
     if cohort.count is not None:
         return cohort.count(fields)
     from strategies.numerics import counting
@@ -75,12 +84,17 @@ def test_units_without_a_person_all_count(where: str | None, tmp_path: Path) -> 
     chosen = TABLE if where is None else TABLE[TABLE["age"] >= 40]
     np.testing.assert_array_equal(found.cells, expected(chosen))
     np.testing.assert_array_equal(read.cells, found.cells)
-    assert found.people[:2].tolist() == [expected(chosen).sum(), len(chosen) - expected(chosen).sum()]
+    assert found.people[:2].tolist() == [
+        expected(chosen).sum(),
+        len(chosen) - expected(chosen).sum(),
+    ]
 
 
 @pytest.mark.parametrize("where", [None, WHERE])
 @pytest.mark.parametrize("bucketed", [False, True])
-def test_each_person_keeps_at_most_so_many_rows(where: str | None, bucketed: bool, tmp_path: Path) -> None:
+def test_each_person_keeps_at_most_so_many_rows(
+    where: str | None, bucketed: bool, tmp_path: Path
+) -> None:
     dataset = csv_of(TABLE, CONTRACT, tmp_path)
     if bucketed:
         assert buckets.write(dataset, Storage(), tmp_path / "b", 4) == N
@@ -91,9 +105,13 @@ def test_each_person_keeps_at_most_so_many_rows(where: str | None, bucketed: boo
     assert rows_of.max() > 50 > 3
     found, read = (count(dataset, CONTRACT, where, only_counts=only) for only in (True, False))
     kept = int(rows_of.clip(upper=3).sum())
-    assert found.people[:2].sum() == read.people[:2].sum() == kept  # complete and missing rows together
+    assert (
+        found.people[:2].sum() == read.people[:2].sum() == kept
+    )  # complete and missing rows together
     assert found.people[2] == (rows_of > 3).sum()  # those who lost rows
-    assert where or read.people[2] <= found.people[2]  # read row by row: if a complete one stays, and ages moved count too
+    assert (
+        where or read.people[2] <= found.people[2]
+    )  # read row by row: if a complete one stays, and ages moved count too
     assert (found.cells <= expected(chosen)).all() and (read.cells <= expected(chosen)).all()
     few = chosen[chosen["id"].map(rows_of) <= 3]
     assert (found.cells >= expected(few)).all()  # whoever has few keeps all
@@ -120,10 +138,20 @@ def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
     buckets.write(csv_of(TABLE, CONTRACT, tmp_path), Storage(), tmp_path / "b", 4)
     dataset = Dataset(CONTRACT, str(tmp_path / "b"))
     path = next((tmp_path / "b").glob("**/*.parquet"))
-    many = pandas.DataFrame({"id": ["new"] * 500, "g": ["a"] * 500, "h": ["true"] * 500, "age": [50] * 500, "hdh_rows": [1] * 500})
+    many = pandas.DataFrame(
+        {
+            "id": ["new"] * 500,
+            "g": ["a"] * 500,
+            "h": ["true"] * 500,
+            "age": [50] * 500,
+            "hdh_rows": [1] * 500,
+        }
+    )
     import duckdb
 
-    duckdb.sql(f"COPY (SELECT * EXCLUDE (hdh_bucket) FROM '{path}' UNION ALL BY NAME SELECT * FROM many) TO '{path}.new' (FORMAT parquet)")
+    duckdb.sql(
+        f"COPY (SELECT * EXCLUDE (hdh_bucket) FROM '{path}' UNION ALL BY NAME SELECT * FROM many) TO '{path}.new' (FORMAT parquet)"
+    )
     assert len(many)
     Path(f"{path}.new").replace(path)
     assert not buckets.are_whole(dataset)
@@ -138,10 +166,21 @@ def test_buckets_need_a_person(tmp_path: Path) -> None:
 
 # -- the rows that stay, of a table that is read
 def test_who_else_is_there_changes_nothing_for_a_person() -> None:
-    person, row = RNG.integers(0, 2**63, 300).astype(np.uint64)[RNG.integers(0, 300, 2000)], RNG.integers(0, 2**63, 2000).astype(np.uint64)
+    person, row = (
+        RNG.integers(0, 2**63, 300).astype(np.uint64)[RNG.integers(0, 300, 2000)],
+        RNG.integers(0, 2**63, 2000).astype(np.uint64),
+    )
     kept, lost = row_limit.choose(person, row, 2)
-    assert np.unique(person[kept], return_counts=True)[1].max() == 2 and set(person[kept]) == set(person)
-    np.testing.assert_array_equal(lost, np.isin(person[kept], [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]))
+    assert np.unique(person[kept], return_counts=True)[1].max() == 2 and set(person[kept]) == set(
+        person
+    )
+    np.testing.assert_array_equal(
+        lost,
+        np.isin(
+            person[kept],
+            [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2],
+        ),
+    )
     for gone in np.unique(person)[:20]:
         rest = np.flatnonzero(person != gone)
         again, _ = row_limit.choose(person[rest], row[rest], 2)
@@ -149,7 +188,10 @@ def test_who_else_is_there_changes_nothing_for_a_person() -> None:
 
 
 def test_rows_that_tie_are_settled_by_their_order() -> None:
-    person, row = np.array([7] * 6 + [9] * 2, np.uint64) << np.uint64(40), np.array([1, 1, 1, 1, 1, 1, 5, 4], np.uint64)
+    person, row = (
+        np.array([7] * 6 + [9] * 2, np.uint64) << np.uint64(40),
+        np.array([1, 1, 1, 1, 1, 1, 5, 4], np.uint64),
+    )
     kept, _ = row_limit.choose(person, row, 2)
     assert kept.tolist() == [0, 1, 6, 7]
     kept, _ = row_limit.choose(person[2:], row[2:], 2)
@@ -158,14 +200,23 @@ def test_rows_that_tie_are_settled_by_their_order() -> None:
 
 @pytest.mark.parametrize("where", [None, WHERE])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(where: str | None, kind: str, tmp_path: Path) -> None:
+def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(
+    where: str | None, kind: str, tmp_path: Path
+) -> None:
     """The contract's checks then run over distinct rows, each as many times as it is there."""
     table = TABLE[(TABLE["g"] != "other") & TABLE["age"].between(0, 110)]
     path = tmp_path / f"t.{kind}"
-    table.to_csv(path, index=False) if kind == "csv" else duckdb.from_df(table).to_parquet(str(path))
+    table.to_csv(path, index=False) if kind == "csv" else duckdb.from_df(table).to_parquet(
+        str(path)
+    )
     schema = contracts.schema(VISITS, {})
     fields = [schema.field("g"), schema.field("h")]
-    opened = [cohorts.open_checked(Dataset(VISITS, str(path)), Storage(), schema, fields, where, only_counts=only) for only in (True, False)]
+    opened = [
+        cohorts.open_checked(
+            Dataset(VISITS, str(path)), Storage(), schema, fields, where, only_counts=only
+        )
+        for only in (True, False)
+    ]
     assert [one.findings for one in opened] == [(), ()]
     found, read = (counting.cross(one.cohort, fields) for one in opened)
     chosen = table if where is None else table[table["age"] >= 40]
@@ -179,7 +230,17 @@ def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> N
     path = tmp_path / "t.csv"
     TABLE.to_csv(path, index=False)
     schema = contracts.schema(VISITS, {})
-    opened = [cohorts.open_checked(Dataset(VISITS, str(path)), Storage(), schema, [schema.field("g")], WHERE, only_counts=only) for only in (True, False)]
+    opened = [
+        cohorts.open_checked(
+            Dataset(VISITS, str(path)),
+            Storage(),
+            schema,
+            [schema.field("g")],
+            WHERE,
+            only_counts=only,
+        )
+        for only in (True, False)
+    ]
     assert opened[0].findings == opened[1].findings != ()
     assert {(one.rule, one.rows) for one in opened[0].findings} == {
         ("unknown level", int((TABLE["g"] == "other").sum())), ("range", int((~TABLE["age"].between(0, 110)).sum())),

@@ -25,7 +25,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.db'}" if request.param == "sqlite" else postgresql.fresh_database(request.getfixturevalue("server"))
+    return (
+        f"sqlite:///{tmp_path / 'registry.db'}"
+        if request.param == "sqlite"
+        else postgresql.fresh_database(request.getfixturevalue("server"))
+    )
 
 
 def values(study: str, coordinator: str = "alice") -> dict[str, object]:
@@ -38,8 +42,13 @@ def values(study: str, coordinator: str = "alice") -> dict[str, object]:
 def test_an_invitation_is_used_once(url: str) -> None:
     engine = database.open_registry(url)
     database.invite(engine, "h1", "lyon", "node", 0.0, 100.0)
-    assert database.invitation(engine, "h1", 50.0) == ("lyon", "node") and database.invitation(engine, "h1", 101.0) is None
-    assert database.use_invitation(engine, "h1", 50.0) and not database.use_invitation(engine, "h1", 50.0)
+    assert (
+        database.invitation(engine, "h1", 50.0) == ("lyon", "node")
+        and database.invitation(engine, "h1", 101.0) is None
+    )
+    assert database.use_invitation(engine, "h1", 50.0) and not database.use_invitation(
+        engine, "h1", 50.0
+    )
     database.invite(engine, "h2", "lyon", "node", 0.0, 100.0)
     database.invite(engine, "h3", "lyon", "node", 0.0, 100.0)
     assert database.invitation(engine, "h2", 50.0) is None  # the newer one has replaced it
@@ -52,7 +61,9 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
     database.enrol(engine, "lyon", "node", "k2", "ab", 7, "0.1", 2.0)
     found = database.party(engine, "lyon")
     assert found is not None and found.flower_id == 7 and found.former_flower_ids == [2**63 + 5]
-    assert database.party_by_key(engine, "k1") is None and database.party_by_key(engine, "k2") == found
+    assert (
+        database.party_by_key(engine, "k1") is None and database.party_by_key(engine, "k2") == found
+    )
     database.revoke(engine, "lyon", 3.0)
     found = database.party(engine, "lyon")
     assert found is not None and found.revoked == 3.0 and found.former_flower_ids == [2**63 + 5, 7]
@@ -65,20 +76,32 @@ def test_studies_are_found_by_number_hash_and_name_and_only_ones_own(url: str) -
     engine = database.open_registry(url)
     one, two = (database.submit(engine, values("s"), ["lyon"]) for _ in range(2))
     other = database.submit(engine, values("s", "bob"), ["lyon"])
-    assert database.find(engine, str(one.number), "alice") == one and database.find(engine, str(other.number), "alice") is None
-    assert database.find(engine, "s", "alice") == two and database.find(engine, "abab", None) == other
+    assert (
+        database.find(engine, str(one.number), "alice") == one
+        and database.find(engine, str(other.number), "alice") is None
+    )
+    assert (
+        database.find(engine, "s", "alice") == two and database.find(engine, "abab", None) == other
+    )
     assert database.find(engine, "%", None) is None  # no pattern of the database's
-    assert [found.number for found in database.newest(engine, "alice", 10)] == [two.number, one.number]
+    assert [found.number for found in database.newest(engine, "alice", 10)] == [
+        two.number,
+        one.number,
+    ]
     engine.dispose()
 
 
 def test_a_study_moves_once_and_a_word_counts_if_it_is_news(url: str) -> None:
     engine = database.open_registry(url)
     one = database.submit(engine, values("s"), ["lyon"])
-    assert database.move(engine, one.number, "running", out_of=("waiting",)) and not database.move(engine, one.number, "running", out_of=("waiting",))
+    assert database.move(engine, one.number, "running", out_of=("waiting",)) and not database.move(
+        engine, one.number, "running", out_of=("waiting",)
+    )
     word = database.Decided(one.number, "lyon", "approved", "", "policy", "now", "00")
     assert database.decide(engine, word) and not database.decide(engine, word)
-    assert not database.decide(engine, database.Decided(one.number, "nice", "approved", "", "policy", "now", "00"))  # was not asked
+    assert not database.decide(
+        engine, database.Decided(one.number, "nice", "approved", "", "policy", "now", "00")
+    )  # was not asked
     assert database.decided(engine, one.number) == [word]
     engine.dispose()
 
@@ -88,7 +111,17 @@ def test_the_migrations_lead_to_the_schema(url: str) -> None:
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         database.metadata.create_all(connection, tables=[database.runs, database.event_rows])
-        connection.execute(database.runs.insert().values(study="s", study_hash="h", engine="local", started="", finished="", status="complete", result="kept"))
+        connection.execute(
+            database.runs.insert().values(
+                study="s",
+                study_hash="h",
+                engine="local",
+                started="",
+                finished="",
+                status="complete",
+                result="kept",
+            )
+        )
     engine.dispose()
     opened = database.open_registry(url)
     with opened.connect() as connection:
@@ -107,7 +140,9 @@ def test_a_newer_database_is_not_touched(url: str) -> None:
         database.open_registry(url)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # psycopg drops the connection that it could not open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)  # psycopg drops the connection that it could not open
 def test_a_database_that_is_away_is_named_without_its_password() -> None:
     started = time.monotonic()
     with pytest.raises(errors.SetupError, match="cannot be used") as told:

@@ -18,14 +18,31 @@ K = 11
 
 
 def part(people: int, parameters: int = 0, **cells: list[int]) -> Part:
-    return Part({}, {"people": np.array([people]), **{name: np.array(counts) for name, counts in cells.items()}}, {}, parameters)
+    return Part(
+        {},
+        {
+            "people": np.array([people]),
+            **{name: np.array(counts) for name, counts in cells.items()},
+        },
+        {},
+        parameters,
+    )
 
 
 @pytest.mark.parametrize(
     ("people", "everyone", "rule"),
-    [(10, 500, "cohort_size"), (0, 0, "cohort_size"), (495, 500, "cohort_complement"), (500, 500, None), (489, 500, None), (11, 22, None)],
+    [
+        (10, 500, "cohort_size"),
+        (0, 0, "cohort_size"),
+        (495, 500, "cohort_complement"),
+        (500, 500, None),
+        (489, 500, None),
+        (11, 22, None),
+    ],
 )
-def test_a_cohort_and_its_complement_are_nobody_or_enough(people: int, everyone: int, rule: str | None) -> None:
+def test_a_cohort_and_its_complement_are_nobody_or_enough(
+    people: int, everyone: int, rule: str | None
+) -> None:
     refusal = disclosure.check_cohort(people, everyone, Rules(K))
     assert (refusal.rule if refusal else None) == rule
 
@@ -49,10 +66,14 @@ def test_a_refusal_names_no_count() -> None:
         disclosure.check_part(part(100, counts=[93, 7]), Rules(K)),
         disclosure.check_part(part(8), Rules(K)),
     ):
-        assert refusal is not None and not {"7", "8", "93"} & set(str(refusal).replace(":", " ").replace(",", " ").split())
+        assert refusal is not None and not {"7", "8", "93"} & set(
+            str(refusal).replace(":", " ").replace(",", " ").split()
+        )
 
 
-tables = hnp.arrays(np.int64, st.tuples(st.integers(2, 4), st.integers(2, 4)), elements=st.integers(0, 30))
+tables = hnp.arrays(
+    np.int64, st.tuples(st.integers(2, 4), st.integers(2, 4)), elements=st.integers(0, 30)
+)
 
 
 @settings(max_examples=300)
@@ -61,25 +82,34 @@ def test_no_line_gives_away_what_it_withholds(counts: np.ndarray) -> None:
     """With its total shown, a line withholds nothing, or at least two cells that together hold k people."""
     hidden, rows_hidden, columns_hidden = disclosure.suppress_tables([counts], K)
     assert (hidden | ~disclosure.is_small(counts, K)).all()
-    for lines, masks, totals_hidden in ((counts, hidden, rows_hidden), (counts.T, hidden.T, columns_hidden)):
+    for lines, masks, totals_hidden in (
+        (counts, hidden, rows_hidden),
+        (counts.T, hidden.T, columns_hidden),
+    ):
         for line, mask, total_hidden in zip(lines, masks, totals_hidden, strict=True):
             assert total_hidden or not mask.any() or (mask.sum() >= 2 and line[mask].sum() >= K)
             assert total_hidden or not disclosure.is_small(np.array([line.sum()]), K).any()
 
 
 def test_a_table_without_small_cells_is_shown_whole() -> None:
-    hidden, rows_hidden, columns_hidden = disclosure.suppress_tables([np.array([[20, 0], [11, 50]])], K)
+    hidden, rows_hidden, columns_hidden = disclosure.suppress_tables(
+        [np.array([[20, 0], [11, 50]])], K
+    )
     assert not (hidden.any() or rows_hidden.any() or columns_hidden.any())
 
 
 def test_secondary_suppression_takes_the_smallest_other_cell() -> None:
-    hidden, _, _ = disclosure.suppress_tables([np.array([[5, 40, 60], [70, 30, 80], [90, 95, 99]])], K)
+    hidden, _, _ = disclosure.suppress_tables(
+        [np.array([[5, 40, 60], [70, 30, 80], [90, 95, 99]])], K
+    )
     assert hidden.tolist() == [[True, True, False], [True, True, False], [False, False, False]]
 
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), min_size=1, max_size=12))
-def test_between_released_times_of_a_curve_nobody_or_enough_leave(steps: list[tuple[int, int]]) -> None:
+def test_between_released_times_of_a_curve_nobody_or_enough_leave(
+    steps: list[tuple[int, int]],
+) -> None:
     events, exits = (np.array(column) for column in zip(*steps, strict=True))
     left = (events + exits).sum() - np.cumsum(events + exits)
     released = disclosure.merge_steps([(events, exits, left)], K)

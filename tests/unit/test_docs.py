@@ -13,7 +13,9 @@ from strategies import registry
 
 ROOT = Path(__file__).parents[2]
 PRIVACY = (ROOT / "docs" / "privacy.md").read_text()
-TABLE = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PRIVACY, re.MULTILINE)
+TABLE = re.findall(
+    r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PRIVACY, re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("row", TABLE)
@@ -36,7 +38,11 @@ def test_every_analysis_is_described_in_both_modes() -> None:
 
 
 def test_every_rule_by_which_a_node_refuses_is_listed_for_producers() -> None:
-    code = "".join(path.read_text() for folder in ("nodes", "federation") for path in (ROOT / folder).rglob("*.py"))
+    code = "".join(
+        path.read_text()
+        for folder in ("nodes", "federation")
+        for path in (ROOT / folder).rglob("*.py")
+    )
     rules = set(re.findall(r'Refusal\(\s*"(\w+)"', code)) - {"refused"}  # what a terse site says
     listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "producer.md").read_text()))
     assert rules <= listed, rules - listed
@@ -70,7 +76,9 @@ def test_every_key_of_hub_yaml_and_of_the_policy_is_described() -> None:
     from nodes.setup import TEMPLATE
     from nodes.site import Policy
 
-    operator, producer = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("hub-operator", "producer"))
+    operator, producer = (
+        (ROOT / "docs" / f"{name}.md").read_text() for name in ("hub-operator", "producer")
+    )
     assert [key for key in HubFile.model_fields if f"`{key}`" not in operator] == []
     assert [key for key in Policy.model_fields if f"{key}:" not in producer + TEMPLATE] == []
 
@@ -81,5 +89,10 @@ def test_every_pilot_and_study_is_in_the_gallery() -> None:
     gallery = (ROOT / "docs" / "pilots.md").read_text()
     for name in running.names():
         section = gallery.split(f"\n## {name}\n")[1].split("\n## ")[0]
-        assert all(f"**{variant}**" in section and f"\n| {variant} |" in section for variant in running.variants(name)), name
-    assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\((figures/[^)]+)\)", gallery))
+        assert all(
+            f"**{variant}**" in section and f"\n| {variant} |" in section
+            for variant in running.variants(name)
+        ), name
+    assert all(
+        (ROOT / "docs" / path).exists() for path in re.findall(r"\((figures/[^)]+)\)", gallery)
+    )

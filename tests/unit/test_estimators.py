@@ -48,36 +48,61 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pandas.Dat
         "values": {"run": "boosted_trees", "model": model.format("z"), "family": "gaussian", "trees": 8}, "table": {"run": "crosstab", "rows": "sex", "columns": "y"},
     }  # fmt: skip
     sites = federations.sites_of(frame, rng.integers(0, 3, n), CONTRACT, folder)
-    report.write(federations.document(federations.run(federations.study_of(analyses), CONTRACT, sites)), folder / "out")
+    report.write(
+        federations.document(federations.run(federations.study_of(analyses), CONTRACT, sites)),
+        folder / "out",
+    )
     return folder / "out" / "result.json", frame.assign(**{"sex[f]": f.astype(float)})
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "outcome"),
-    [("logistic", LogisticRegression(C=np.inf, tol=1e-10), "y"), ("linear", LinearRegression(), "z"), ("counts", PoissonRegressor(alpha=0, tol=1e-10), "k")],
+    [
+        ("logistic", LogisticRegression(C=np.inf, tol=1e-10), "y"),
+        ("linear", LinearRegression(), "z"),
+        ("counts", PoissonRegressor(alpha=0, tol=1e-10), "k"),
+    ],
 )
-def test_a_linear_model_predicts_what_scikit_learns_pooled_fit_predicts(released: tuple[Path, pandas.DataFrame], name: str, kind: Any, outcome: str) -> None:
+def test_a_linear_model_predicts_what_scikit_learns_pooled_fit_predicts(
+    released: tuple[Path, pandas.DataFrame], name: str, kind: Any, outcome: str
+) -> None:
     path, frame = released
     model = estimators.load(path, name)
     X = frame[list(model.feature_names_in_)]
     fit = kind.fit(X, frame[outcome])
     predict = "predict_proba" if name == "logistic" else "predict"
-    assert isinstance(model, type(kind)) and np.allclose(getattr(model, predict)(X), getattr(fit, predict)(X), rtol=1e-4, atol=1e-4)  # their solvers' tolerance
+    assert isinstance(model, type(kind)) and np.allclose(
+        getattr(model, predict)(X), getattr(fit, predict)(X), rtol=1e-4, atol=1e-4
+    )  # their solvers' tolerance
 
 
-def test_boosted_trees_predict_with_names_or_in_their_order(released: tuple[Path, pandas.DataFrame]) -> None:
+def test_boosted_trees_predict_with_names_or_in_their_order(
+    released: tuple[Path, pandas.DataFrame],
+) -> None:
     path, frame = released
     model = estimators.load(path, "trees")
     X = frame[list(model.feature_names_in_)]
     risk = model.predict_proba(X)[:, 1]
-    assert np.array_equal(risk, model.predict_proba(X.to_numpy())[:, 1]) and model.score(X, frame["y"] == 1) > 0.7
-    told = next(iter(__import__("json").loads(path.read_text())["analyses"]["trees"]["tables"]["glance"]))["auc"]
-    assert roc_auc_score(frame["y"], risk) == pytest.approx(told, abs=1e-3)  # counted in bins of a thousandth
+    assert (
+        np.array_equal(risk, model.predict_proba(X.to_numpy())[:, 1])
+        and model.score(X, frame["y"] == 1) > 0.7
+    )
+    told = next(
+        iter(__import__("json").loads(path.read_text())["analyses"]["trees"]["tables"]["glance"])
+    )["auc"]
+    assert roc_auc_score(frame["y"], risk) == pytest.approx(
+        told, abs=1e-3
+    )  # counted in bins of a thousandth
     assert estimators.load(path, "values").score(X, frame["z"]) > 0.8
 
 
-@pytest.mark.parametrize(("name", "said"), [("nothing", "it has counts, linear"), ("table", "estimators are made of glm, boosted_trees")])
-def test_what_is_no_model_is_told(released: tuple[Path, pandas.DataFrame], name: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nothing", "it has counts, linear"), ("table", "estimators are made of glm, boosted_trees")],
+)
+def test_what_is_no_model_is_told(
+    released: tuple[Path, pandas.DataFrame], name: str, said: str
+) -> None:
     with pytest.raises(errors.InputError, match=said):
         estimators.load(released[0], name)
 

@@ -24,7 +24,12 @@ ROWS = "(VALUES (30.0, 1.0, 'f', true, DATE '2026-01-01', 'a'), (70.0, 10.0, 'it
 
 
 def values(text: str) -> list[object]:
-    return [row[0] for row in duckdb.sql(f"SELECT {expression.compile(text, COLUMNS).sql} FROM {ROWS}").fetchall()]
+    return [
+        row[0]
+        for row in duckdb.sql(
+            f"SELECT {expression.compile(text, COLUMNS).sql} FROM {ROWS}"
+        ).fetchall()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,9 @@ def values(text: str) -> list[object]:
 )
 def test_an_expression_means_what_it_says(text: str, expected: list[object] | None) -> None:
     if expected is None:
-        with pytest.raises(ExpressionError, match="unknown column 'disease_free'; the columns are age"):
+        with pytest.raises(
+            ExpressionError, match="unknown column 'disease_free'; the columns are age"
+        ):
             values(text)
     else:
         assert values(text) == pytest.approx(expected)
@@ -119,6 +126,9 @@ def test_no_text_reaches_sql_as_it_stands(text: str) -> None:
 )
 def test_values_lie_in_the_stated_interval(text: str, age: float, dose: float, died: bool) -> None:
     made = expression.compile(text, COLUMNS)
-    row = duckdb.execute(f"SELECT {made.sql} FROM (SELECT ?::DOUBLE AS age, ?::DOUBLE AS dose, ?::BOOLEAN AS died)", [age, dose, died]).fetchall()[0]
+    row = duckdb.execute(
+        f"SELECT {made.sql} FROM (SELECT ?::DOUBLE AS age, ?::DOUBLE AS dose, ?::BOOLEAN AS died)",
+        [age, dose, died],
+    ).fetchall()[0]
     slack = 1e-9 * (1 + abs(row[0]))  # the last bit of floating-point arithmetic
     assert made.interval[0] - slack <= row[0] <= made.interval[1] + slack

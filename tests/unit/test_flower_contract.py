@@ -30,7 +30,16 @@ def test_a_connection_yields_the_eight_callables_in_this_order() -> None:
     found = re.search(r"yield \(\s*(.*?)\)", source, re.DOTALL)
     assert found is not None
     names = [name.strip() for name in found.group(1).split(",") if name.strip()]
-    assert names == ["node.node_id", "receive", "send", "get_run", "get_fab", "pull_object", "push_object", "confirm_message_received"]
+    assert names == [
+        "node.node_id",
+        "receive",
+        "send",
+        "get_run",
+        "get_fab",
+        "pull_object",
+        "push_object",
+        "confirm_message_received",
+    ]
     assert list(inspect.signature(http_request_response).parameters) == [
         "server_address",
         "insecure",
@@ -59,9 +68,14 @@ def test_a_failed_connection_is_an_error_and_not_the_end_of_the_process() -> Non
 
     from nodes.flower import client as flower_client
 
-    assert inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1 and fleet_http_connection.flwr_exit is flower_client._stay
+    assert (
+        inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1
+        and fleet_http_connection.flwr_exit is flower_client._stay
+    )
     with pytest.raises(ConnectionError, match="it is not there"):
-        flower_client._stay(305, "Failed to initialize the connection to the SuperLink.\nit is not there")
+        flower_client._stay(
+            305, "Failed to initialize the connection to the SuperLink.\nit is not there"
+        )
 
 
 def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> None:
@@ -82,7 +96,9 @@ def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them
 
     source = inspect.getsource(HttpGrid.pull_messages)
     called = re.findall(r"self\._runtime_client\.(\w+)", source)
-    assert called == ["PullMessages", "PullObject", "ConfirmMessageReceived"] and "self.node" in source
+    assert (
+        called == ["PullMessages", "PullObject", "ConfirmMessageReceived"] and "self.node" in source
+    )
     assert {"initial_backoff", "max_time"} <= inspect.signature(pull_objects).parameters.keys()
 
 
@@ -102,7 +118,17 @@ def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -
 def test_the_control_api_has_the_calls_that_we_make() -> None:
     from flwr.supercore.control import ControlHttpClient
 
-    assert all(hasattr(ControlHttpClient, name) for name in ("RegisterNode", "UnregisterNode", "ListNodes", "StartRun", "StopRun", "ListRuns"))
+    assert all(
+        hasattr(ControlHttpClient, name)
+        for name in (
+            "RegisterNode",
+            "UnregisterNode",
+            "ListNodes",
+            "StartRun",
+            "StopRun",
+            "ListRuns",
+        )
+    )
 
 
 def test_a_pushed_message_names_its_sender_where_our_filter_looks() -> None:
@@ -125,11 +151,28 @@ def test_a_pickled_array_is_not_loaded() -> None:
 
 def test_the_nodes_code_has_no_loader() -> None:
     """No name by which code could be fetched, unpacked, imported by text, or run."""
-    forbidden = {"get_fab", "install_from_fab", "load_app", "importlib", "exec", "eval", "compile", "subprocess", "pickle", "runpy", "__import__"}
+    forbidden = {
+        "get_fab",
+        "install_from_fab",
+        "load_app",
+        "importlib",
+        "exec",
+        "eval",
+        "compile",
+        "subprocess",
+        "pickle",
+        "runpy",
+        "__import__",
+    }
     for path in Path(str(nodes.__file__)).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        used |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+        used |= {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
         assert not used & forbidden, path.name
 
 

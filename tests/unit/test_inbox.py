@@ -29,36 +29,56 @@ class SuperLink:
     objects: dict[str, bytes | None] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     confirmed: list[str] = field(default_factory=list)
-    sessions: dict[int, datetime] = field(default_factory=lambda: dict.fromkeys(NODES, datetime.now(UTC) - timedelta(minutes=1)))
+    sessions: dict[int, datetime] = field(
+        default_factory=lambda: dict.fromkeys(NODES, datetime.now(UTC) - timedelta(minutes=1))
+    )
 
     node, run = None, SimpleNamespace(run_id=1)
 
     @property
     def _runtime_client(self) -> Any:
-        return SimpleNamespace(PullMessages=self.heads, PullObject=self.body, ConfirmMessageReceived=lambda said: self.confirmed.append(said.message_object_id))
+        return SimpleNamespace(
+            PullMessages=self.heads,
+            PullObject=self.body,
+            ConfirmMessageReceived=lambda said: self.confirmed.append(said.message_object_id),
+        )
 
     def get_nodes(self) -> list[Any]:
-        return [SimpleNamespace(node_id=node, last_activated_at=at.isoformat()) for node, at in self.sessions.items()]
+        return [
+            SimpleNamespace(node_id=node, last_activated_at=at.isoformat())
+            for node, at in self.sessions.items()
+        ]
 
     def announce(self, node: int, content: bytes) -> tuple[str, dict[str, bytes]]:
         """The id of what the reply is to, and its objects, none of which is there yet."""
         asked = f"to {node}, {len(self.objects)}"
         about = Metadata(1, "", node, 1, asked, "", datetime.now(UTC).timestamp(), 60.0, "query")
-        reply = make_message(about, content=RecordDict({"reply": ConfigRecord({"content": content})}))
+        reply = make_message(
+            about, content=RecordDict({"reply": ConfigRecord({"content": content})})
+        )
         reply.metadata.__dict__["_message_id"] = reply.object_id
         whole = {key: one.deflate() for key, one in get_all_nested_objects(reply).items()}
-        self.announced[asked] = message_to_proto(remove_content_from_message(reply)), get_object_tree(reply)
+        self.announced[asked] = (
+            message_to_proto(remove_content_from_message(reply)),
+            get_object_tree(reply),
+        )
         self.objects |= dict.fromkeys(whole)
         return asked, whole
 
     def heads(self, request: Any) -> Any:
         found = [self.announced.pop(one) for one in request.message_ids if one in self.announced]
-        return SimpleNamespace(messages_list=[one[0] for one in found], message_object_trees=[one[1] for one in found])
+        return SimpleNamespace(
+            messages_list=[one[0] for one in found], message_object_trees=[one[1] for one in found]
+        )
 
     def body(self, request: Any) -> PullObjectResponse:
         self.asked[request.object_id] += 1
         content = self.objects.get(request.object_id)
-        return PullObjectResponse(object_found=request.object_id in self.objects, object_available=content is not None, object_content=content or b"")
+        return PullObjectResponse(
+            object_found=request.object_id in self.objects,
+            object_available=content is not None,
+            object_content=content or b"",
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +100,15 @@ def test_a_reply_on_its_way_holds_up_no_other_and_is_taken_when_it_is_whole() ->
     link.objects[first] = pieces[first]
     box = Inbox(link)
     came = box.pull([slow, quick])
-    assert list(came) == [quick] and content_of(came[quick]) == b"quick" and len(link.confirmed) == 1
+    assert (
+        list(came) == [quick] and content_of(came[quick]) == b"quick" and len(link.confirmed) == 1
+    )
     link.objects |= {key: pieces[key] for key in rest}
-    assert content_of(box.pull([slow])[slow]) == b"slow" and len(link.confirmed) == 2 and not box.under_way
+    assert (
+        content_of(box.pull([slow])[slow]) == b"slow"
+        and len(link.confirmed) == 2
+        and not box.under_way
+    )
     assert link.asked[first] == 1  # what has come is not asked for again
 
 
@@ -98,7 +124,11 @@ def test_a_reply_that_will_not_come_is_given_up(how: str) -> None:
         link.sessions[7] = datetime.now(UTC)
     else:
         del link.objects[next(iter(pieces))]
-    assert "did not come whole" in str(box.pull([asked])[asked]) if how == "lost" else box.pull([asked]) == {asked: "it stopped while its reply was on the way"}
+    assert (
+        "did not come whole" in str(box.pull([asked])[asked])
+        if how == "lost"
+        else box.pull([asked]) == {asked: "it stopped while its reply was on the way"}
+    )
     assert not box.under_way and not link.confirmed
 
 

@@ -11,11 +11,18 @@ import pytest
 from federation import errors, lock
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ends(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ends(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "lock"
     assert not lock.is_held(path)
     code = f"from pathlib import Path; from federation import lock\nwith lock.alone(Path({str(path)!r}), 'taken'): print('held', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, cwd=Path(__file__).parents[2]) as first:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as first:
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
         assert lock.is_held(path)
         with pytest.raises(errors.SetupError, match="taken"), lock.alone(path, "taken"):

@@ -53,7 +53,9 @@ def test_a_second_init_changes_nothing(path: Path) -> None:
 
 def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path) -> None:
     before = path.read_text()
-    assert setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
+    assert (
+        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
+    )
     site = sites.load(path)
     assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
@@ -61,7 +63,9 @@ def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path)
     with pytest.raises(errors.SiteError, match="is there already"):
         setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
     with pytest.raises(errors.InputError, match="no such file"):
-        setup.add_dataset(setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None)
+        setup.add_dataset(
+            setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None
+        )
 
 
 def test_a_second_dataset_goes_beside_the_first(path: Path, contract: Path) -> None:
@@ -74,20 +78,29 @@ def test_a_second_dataset_goes_beside_the_first(path: Path, contract: Path) -> N
 
 def test_a_key_accepted_before_stays_whatever_the_hub_says(path: Path) -> None:
     assert setup.accept_roster(path, {"lyon": b"a" * 32, "nice": b"b" * 32}) == []
-    assert setup.accept_roster(path, {"lyon": b"a" * 32, "nice": b"c" * 32, "brest": b"d" * 32}) == ["nice"]
+    assert setup.accept_roster(
+        path, {"lyon": b"a" * 32, "nice": b"c" * 32, "brest": b"d" * 32}
+    ) == ["nice"]
     assert sites.load(path).roster == {"lyon": b"a" * 32, "nice": b"b" * 32, "brest": b"d" * 32}
 
 
 def test_the_unit_restarts_always_and_writes_nowhere_else(path: Path) -> None:
     unit = setup.unit(path, "hdh")
-    assert "Restart=always" in unit and "StartLimitIntervalSec=0" in unit and f"ReadWritePaths={path.resolve().parent}" in unit and "User=hdh" in unit
+    assert (
+        "Restart=always" in unit
+        and "StartLimitIntervalSec=0" in unit
+        and f"ReadWritePaths={path.resolve().parent}" in unit
+        and "User=hdh" in unit
+    )
 
 
 def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_path: Path) -> None:
     state = path.parent / "state"
     budget_ledger = state_folder.open_ledger(state)
     ledger.grant(budget_ledger, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
-    Approvals(state / "approvals.sqlite").propose(Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", ""))
+    Approvals(state / "approvals.sqlite").propose(
+        Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", "")
+    )
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
     assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
@@ -106,13 +119,25 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
 def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> None:
     approvals = Approvals(tmp_path / "approvals.sqlite")
     for digit in "ab":
-        approvals.propose(Proposed(digit * 64, "s", "{}", "alice", "k", 3, f"now{digit}", 1.0, 0, "waiting", "", "", ""))
+        approvals.propose(
+            Proposed(
+                digit * 64, "s", "{}", "alice", "k", 3, f"now{digit}", 1.0, 0, "waiting", "", "", ""
+            )
+        )
     with pytest.raises(errors.InputError, match="may mean bbbbbbbbbbbb, aaaaaaaaaaaa"):
         approvals.find("s")
     approvals.decide("a" * 64, "approved", "", "dpo", "then")
-    assert approvals.verdict("a" * 64) == "approved" and approvals.verdict("b" * 64) == "waiting" and approvals.verdict("c" * 64) is None
+    assert (
+        approvals.verdict("a" * 64) == "approved"
+        and approvals.verdict("b" * 64) == "waiting"
+        and approvals.verdict("c" * 64) is None
+    )
     assert [one.study_hash for one in approvals.untold()] == ["a" * 64]
     approvals.told(approvals.untold()[0])
     assert not approvals.untold()
-    approvals.propose(Proposed("a" * 64, "s", "{}", "alice", "k", 3, "later", 9.0, 0, "waiting", "", "", ""))
-    assert approvals.verdict("a" * 64) == "approved"  # proposed again after a reconnection: the word counts
+    approvals.propose(
+        Proposed("a" * 64, "s", "{}", "alice", "k", 3, "later", 9.0, 0, "waiting", "", "", "")
+    )
+    assert (
+        approvals.verdict("a" * 64) == "approved"
+    )  # proposed again after a reconnection: the word counts

@@ -19,11 +19,17 @@ def test_the_spread_of_real_medical_costs_is_that_of_the_pooled_people() -> None
     x = np.sort(table["depenses"].to_numpy(float))
     n = len(x)
     gini = 2 * (np.arange(1, n + 1) @ x) / (n * x.sum()) - (n + 1) / n
-    assert found.row["estimate"] == pytest.approx(gini, rel=1e-9) and found.row["people"] == n and found.row["nodes"] == site.nunique() == 6
+    assert (
+        found.row["estimate"] == pytest.approx(gini, rel=1e-9)
+        and found.row["people"] == n
+        and found.row["nodes"] == site.nunique() == 6
+    )
     rows = {row["group"]: row for row in found.document.analyses["par_part"].tables["summary"]}
     for part, some in table.groupby("part"):
         assert rows[f"part={part}"]["mean"] == pytest.approx(some["depenses"].mean(), rel=1e-9)
-    assert rows["part=0"]["mean"] > rows["part=95 or 100"]["mean"], "free care was used more: the experiment's own finding"
+    assert rows["part=0"]["mean"] > rows["part=95 or 100"]["mean"], (
+        "free care was used more: the experiment's own finding"
+    )
 
 
 def test_the_fit_to_real_voices_is_statsmodels_pooled_one() -> None:
@@ -40,5 +46,11 @@ def test_the_fit_to_real_voices_is_statsmodels_pooled_one() -> None:
 def test_the_network_tells_real_eights_better_than_a_line_through_their_pixels() -> None:
     found = running.run("deep_piste", "real")
     digits = load_digits()
-    line = cross_val_predict(LogisticRegression(C=0.01, max_iter=2000), digits.data / 16, digits.target == 8, method="decision_function", cv=5)
+    line = cross_val_predict(
+        LogisticRegression(C=0.01, max_iter=2000),
+        digits.data / 16,
+        digits.target == 8,
+        method="decision_function",
+        cv=5,
+    )
     assert found.row["estimate"] > roc_auc_score(digits.target == 8, line) > 0.9

@@ -28,49 +28,89 @@ def cleared(table: Table, **more: Table) -> dict[str, Any]:
 
 
 def cells(counts: list[list[int]]) -> Table:
-    return Table([{"row": f"r{i}", "column": f"c{j}", "n": n, "row_share": 0.5} for i, row in enumerate(counts) for j, n in enumerate(row)], door="cells")
+    return Table(
+        [
+            {"row": f"r{i}", "column": f"c{j}", "n": n, "row_share": 0.5}
+            for i, row in enumerate(counts)
+            for j, n in enumerate(row)
+        ],
+        door="cells",
+    )
 
 
 def test_a_small_cell_is_null_with_the_reason_beside_it_never_zero() -> None:
     rows = cleared(cells([[5, 100, 100], [100, 100, 100], [100, 100, 100]]))["t"]
     first = next(row for row in rows if (row["row"], row["column"]) == ("r0", "c0"))
     assert first == {"row": "r0", "column": "c0", "n": None, "row_share": None, "suppressed": "<11"}
-    assert sum(row.get("suppressed") == "withheld" for row in rows) == 3  # one more in its row, its column, and theirs
+    assert (
+        sum(row.get("suppressed") == "withheld" for row in rows) == 3
+    )  # one more in its row, its column, and theirs
 
 
 def test_an_empty_cell_is_zero() -> None:
-    assert next(row for row in cleared(cells([[0, 50], [50, 50]]))["t"] if row["column"] == "c0")["n"] == 0
+    assert (
+        next(row for row in cleared(cells([[0, 50], [50, 50]]))["t"] if row["column"] == "c0")["n"]
+        == 0
+    )
 
 
 def test_a_test_over_a_table_with_withheld_cells_is_withheld() -> None:
     chi = Table([{"statistic": 3.1, "df": 1}], follows="t")
-    assert cleared(cells([[5, 100], [100, 100]]), chi=chi)["chi"] == [{"statistic": None, "df": None, "suppressed": "withheld"}]
+    assert cleared(cells([[5, 100], [100, 100]]), chi=chi)["chi"] == [
+        {"statistic": None, "df": None, "suppressed": "withheld"}
+    ]
     assert cleared(cells([[50, 100], [100, 100]]), chi=chi)["chi"] == [{"statistic": 3.1, "df": 1}]
 
 
 def test_a_curve_keeps_its_estimates_and_merges_small_steps() -> None:
-    rows = [{"group": "g", "time": float(t), "n_risk": 100 - 8 * t, "n_event": 4, "n_censor": 4, "n_left": 92 - 8 * t, "estimate": 0.99**t} for t in range(11)]
+    rows = [
+        {
+            "group": "g",
+            "time": float(t),
+            "n_risk": 100 - 8 * t,
+            "n_event": 4,
+            "n_censor": 4,
+            "n_left": 92 - 8 * t,
+            "estimate": 0.99**t,
+        }
+        for t in range(11)
+    ]
     shown = cleared(Table(rows, door="curve"))["t"]
     kept = [row for row in shown if "suppressed" not in row]
     assert kept and all(row["n_event"] >= K and row["n_censor"] >= K for row in kept)
     assert all(row["estimate"] == 0.99 ** row["time"] for row in kept)
-    assert kept[1]["n_risk"] == kept[0]["n_risk"] - kept[0]["n_event"] - kept[0]["n_censor"]  # of the merged step's start
-    assert shown[-1]["suppressed"] == "<11" and shown[-1]["estimate"] is None and "n_left" not in shown[0]
+    assert (
+        kept[1]["n_risk"] == kept[0]["n_risk"] - kept[0]["n_event"] - kept[0]["n_censor"]
+    )  # of the merged step's start
+    assert (
+        shown[-1]["suppressed"] == "<11"
+        and shown[-1]["estimate"] is None
+        and "n_left" not in shown[0]
+    )
 
 
 def test_estimates_of_few_people_are_null() -> None:
-    shown = cleared(Table([{"column": "x", "n": 7, "mean": 3.2}, {"column": "y", "n": 70, "mean": 3.4}]))["t"]
-    assert shown[0] == {"column": "x", "n": None, "mean": None, "suppressed": "<11"} and shown[1]["mean"] == 3.4
+    shown = cleared(
+        Table([{"column": "x", "n": 7, "mean": 3.2}, {"column": "y", "n": 70, "mean": 3.4}])
+    )["t"]
+    assert (
+        shown[0] == {"column": "x", "n": None, "mean": None, "suppressed": "<11"}
+        and shown[1]["mean"] == 3.4
+    )
 
 
 def test_an_extreme_quantile_that_few_people_lie_beyond_is_null() -> None:
-    shown = cleared(Table([{"column": "x", "probability": 0.01, "n": 5, "n_column": 500, "estimate": 1.0}]))["t"]
+    shown = cleared(
+        Table([{"column": "x", "probability": 0.01, "n": 5, "n_column": 500, "estimate": 1.0}])
+    )["t"]
     assert shown[0]["estimate"] is None and shown[0]["suppressed"] == "<11"
 
 
 def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None:
     """Three nodes with 30, 25 and 5 in a cell, and 60 in the pooled table: 60 - 30 - 25 would tell the 5."""
-    nodes = {f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))}
+    nodes = {
+        f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))
+    }
     found = release.clear_tables(nodes, K)
     patterns = {tuple("suppressed" in row for row in tables["t"]) for tables, _ in found.values()}
     assert len(patterns) == 1 and found["n0"][0]["t"][0]["n"] is None
@@ -79,11 +119,19 @@ def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None
 def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: Path) -> None:
     """Node n0 has few events: with the pooled number of events, those of n1 and n2 would tell how many."""
     table = pandas.DataFrame({"id": np.arange(300), "x": np.arange(300) % 97, "g": "a", "y": 0})
-    table.loc[(table["id"] % 3 == 0) & (table["id"] < 15) | (table["id"] % 3 > 0) & (table["id"] % 2 == 0), "y"] = 1
+    table.loc[
+        (table["id"] % 3 == 0) & (table["id"] < 15)
+        | (table["id"] % 3 > 0) & (table["id"] % 2 == 0),
+        "y",
+    ] = 1
     sites = federations.sites_of(table, np.arange(300) % 3, CONTRACT, tmp_path)
-    study = federations.study_of({"a": {"run": "glm", "model": "y ~ x", "family": "binomial", "results": "both"}})
+    study = federations.study_of(
+        {"a": {"run": "glm", "model": "y ~ x", "family": "binomial", "results": "both"}}
+    )
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    found = release.clear(federations.run(study, CONTRACT, sites), started=now, finished=now, engine="local").analyses["a"]
+    found = release.clear(
+        federations.run(study, CONTRACT, sites), started=now, finished=now, engine="local"
+    ).analyses["a"]
     assert found.by_node["n0"].status == "withheld"
     assert found.by_node["n1"].n == {} and list(found.by_node["n1"].tables) == ["coefficients"]
     assert found.n["events"] == 105
@@ -93,7 +141,15 @@ def test_curves_of_nodes_are_released_at_times_that_suit_them_all() -> None:
     def curve(events: list[int]) -> Result:
         left = 400 - np.cumsum(events)
         rows = [
-            {"group": "g", "time": float(t), "n_risk": int(left[t] + d), "n_event": d, "n_censor": 0, "n_left": int(left[t]), "estimate": 0.5}
+            {
+                "group": "g",
+                "time": float(t),
+                "n_risk": int(left[t] + d),
+                "n_event": d,
+                "n_censor": 0,
+                "n_left": int(left[t]),
+                "estimate": 0.5,
+            }
             for t, d in enumerate(events)
         ]
         return Result({"t": Table(rows, door="curve")}, N)
@@ -115,9 +171,16 @@ columns:
 """)
 
 
-def document(tmp_path: Path, analyses: dict[str, Any], *, events: int = 60, missing: int = 0) -> Document:
+def document(
+    tmp_path: Path, analyses: dict[str, Any], *, events: int = 60, missing: int = 0
+) -> Document:
     table = pandas.DataFrame(
-        {"id": np.arange(300), "x": np.arange(300) % 97, "g": np.where(np.arange(300) % 3 == 0, "a", "b"), "y": (np.arange(300) < events).astype(int)}
+        {
+            "id": np.arange(300),
+            "x": np.arange(300) % 97,
+            "g": np.where(np.arange(300) % 3 == 0, "a", "b"),
+            "y": (np.arange(300) < events).astype(int),
+        }
     ).astype(object)
     table.loc[table.index[:missing], "x"] = ""
     sites = federations.sites_of(table, np.arange(300) % 3, CONTRACT, tmp_path)
@@ -127,12 +190,21 @@ def document(tmp_path: Path, analyses: dict[str, Any], *, events: int = 60, miss
 
 
 def test_a_model_of_few_events_is_withheld_whole(tmp_path: Path) -> None:
-    found = document(tmp_path, {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}}, events=6).analyses["a"]
-    assert found.status == "withheld" and found.tables == {} and "fewer than 11 events" in str(found.reason)
+    found = document(
+        tmp_path, {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}}, events=6
+    ).analyses["a"]
+    assert (
+        found.status == "withheld"
+        and found.tables == {}
+        and "fewer than 11 events" in str(found.reason)
+    )
 
 
 def test_the_number_of_few_missing_rows_is_null(tmp_path: Path) -> None:
-    analyses = {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}, "d": {"run": "describe", "columns": ["x"]}}
+    analyses = {
+        "a": {"run": "glm", "model": "y ~ x", "family": "binomial"},
+        "d": {"run": "describe", "columns": ["x"]},
+    }
     found = document(tmp_path, analyses, missing=4).analyses
     assert found["a"].n == {"people": 296, "rows": 296, "missing": None, "events": 56}
     row = found["d"].tables["numbers"][0]
@@ -141,8 +213,15 @@ def test_the_number_of_few_missing_rows_is_null(tmp_path: Path) -> None:
 
 
 def test_no_minimum_or_maximum_is_ever_released(tmp_path: Path) -> None:
-    found = document(tmp_path, {"a": {"run": "describe", "columns": ["x"], "method": "exact"}}).analyses["a"]
-    assert not {name for rows in found.tables.values() for row in rows for name in row} & {"min", "max", "minimum", "maximum"}
+    found = document(
+        tmp_path, {"a": {"run": "describe", "columns": ["x"], "method": "exact"}}
+    ).analyses["a"]
+    assert not {name for rows in found.tables.values() for row in rows for name in row} & {
+        "min",
+        "max",
+        "minimum",
+        "maximum",
+    }
 
 
 def test_result_json_keeps_to_its_committed_schema() -> None:
@@ -154,17 +233,32 @@ def test_result_json_keeps_to_its_committed_schema() -> None:
 
 def test_the_files_of_a_report(tmp_path: Path) -> None:
     made = document(
-        tmp_path, {"a": {"run": "glm", "model": "y ~ x + g", "family": "binomial", "results": "both"}, "d": {"run": "describe", "columns": ["x", "g"]}}
+        tmp_path,
+        {
+            "a": {"run": "glm", "model": "y ~ x + g", "family": "binomial", "results": "both"},
+            "d": {"run": "describe", "columns": ["x", "g"]},
+        },
     )
     report.write(made, tmp_path / "out")
     text = (tmp_path / "out" / "result.json").read_text()
-    assert Document.model_validate_json(text).model_dump(mode="json") == made.model_dump(mode="json")
+    assert Document.model_validate_json(text).model_dump(mode="json") == made.model_dump(
+        mode="json"
+    )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") >= 2
-    assert not re.search(r"<(script|link|iframe|img)\b|@import|(src|href)=.?(http|//)|url\(.?http", page)  # nothing is loaded from anywhere
+    assert not re.search(
+        r"<(script|link|iframe|img)\b|@import|(src|href)=.?(http|//)|url\(.?http", page
+    )  # nothing is loaded from anywhere
     assert "<b>bold</b>" not in page and "&lt;b&gt;bold" in page and "<script>" not in page
     rows = pandas.read_csv(tmp_path / "out" / "tables" / "a.coefficients.csv")
-    np.testing.assert_allclose(rows["estimate"].dropna(), [row["estimate"] for row in made.analyses["a"].tables["coefficients"] if row["estimate"] is not None])
+    np.testing.assert_allclose(
+        rows["estimate"].dropna(),
+        [
+            row["estimate"]
+            for row in made.analyses["a"].tables["coefficients"]
+            if row["estimate"] is not None
+        ],
+    )
     assert (tmp_path / "out" / "tables" / "a@n0.coefficients.csv").exists()
 
 
@@ -175,7 +269,13 @@ def test_schemas_for_editors_are_whole(what: str) -> None:
 
 
 def groups(pairs: list[tuple[int, int]]) -> Table:
-    return Table([{"group": f"g{i}", "n": n, "n_event": events, "rate": 0.5} for i, (n, events) in enumerate(pairs)], door="groups")
+    return Table(
+        [
+            {"group": f"g{i}", "n": n, "n_event": events, "rate": 0.5}
+            for i, (n, events) in enumerate(pairs)
+        ],
+        door="groups",
+    )
 
 
 def test_a_small_group_takes_another_with_it_since_their_total_is_known() -> None:
@@ -185,25 +285,45 @@ def test_a_small_group_takes_another_with_it_since_their_total_is_known() -> Non
 
 
 def test_few_events_in_a_large_group_hide_it_too() -> None:
-    assert [row.get("suppressed") for row in cleared(groups([(500, 3), (100, 50), (120, 20)]))["t"]] == ["<11", "withheld", None]
+    assert [
+        row.get("suppressed") for row in cleared(groups([(500, 3), (100, 50), (120, 20)]))["t"]
+    ] == ["<11", "withheld", None]
 
 
 def test_a_row_that_is_listed_only_if_someone_is_in_it_is_left_out_with_its_words() -> None:
-    table = Table([{"drug": "x", "event": "rash", "n": 3}, {"drug": "x", "event": "pain", "n": 30}], door="listed")
+    table = Table(
+        [{"drug": "x", "event": "rash", "n": 3}, {"drug": "x", "event": "pain", "n": 30}],
+        door="listed",
+    )
     assert cleared(table)["t"] == [{"drug": "x", "event": "pain", "n": 30}]
 
 
 def test_of_two_nodes_what_is_not_listed_of_one_is_not_of_the_other() -> None:
     """Else the sum less the one would show the other. What was found (`signal_ic`) does not make it another row."""
-    one, other = (Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed") for n, signal in ((3, "no"), (30, "yes")))
-    cleared_ = release.clear_tables({node: Result({"t": table}, N) for node, table in (("a", one), ("b", other))}, K)
+    one, other = (
+        Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed")
+        for n, signal in ((3, "no"), (30, "yes"))
+    )
+    cleared_ = release.clear_tables(
+        {node: Result({"t": table}, N) for node, table in (("a", one), ("b", other))}, K
+    )
     assert [tables["t"] for tables, _ in cleared_.values()] == [[], []]
 
 
 def test_an_alarm_on_a_suppressed_count_is_not_told_and_other_weeks_stay() -> None:
-    rows = [{"series": "s", "week": week, "n": n, "upper": 9.5, "alarm": "alarm"} for week, n in ((1, 10), (2, 40))]
+    rows = [
+        {"series": "s", "week": week, "n": n, "upper": 9.5, "alarm": "alarm"}
+        for week, n in ((1, 10), (2, 40))
+    ]
     shown = cleared(Table(rows))["t"]
-    assert shown[0] == {"series": "s", "week": 1, "n": None, "upper": None, "alarm": None, "suppressed": "<11"}
+    assert shown[0] == {
+        "series": "s",
+        "week": 1,
+        "n": None,
+        "upper": None,
+        "alarm": None,
+        "suppressed": "<11",
+    }
     assert shown[1] == rows[1]
 
 
@@ -214,5 +334,8 @@ def test_the_curves_of_competing_causes_are_released_at_the_same_times() -> None
         for cause, events in (("relapse", 6), ("death", 24)) for t in range(1, 5)
     ]  # fmt: skip
     shown = [row for row in cleared(Table(rows, door="curve"))["t"] if "suppressed" not in row]
-    assert {cause: [row["time"] for row in shown if row["cause"] == cause] for cause in ("relapse", "death")} == {"relapse": [2.0, 4.0], "death": [2.0, 4.0]}
+    assert {
+        cause: [row["time"] for row in shown if row["cause"] == cause]
+        for cause in ("relapse", "death")
+    } == {"relapse": [2.0, 4.0], "death": [2.0, 4.0]}
     assert [row["n_event"] for row in shown] == [12, 12, 48, 48]

@@ -29,18 +29,36 @@ columns:
   y: {type: boolean}
 """)
 TABLE = pandas.DataFrame(
-    {"id": np.arange(100), "g": np.where(np.arange(100) < 8, "a", "b"), "h": np.where(np.arange(100) < 50, "c", "d"), "y": np.arange(100) % 2}
+    {
+        "id": np.arange(100),
+        "g": np.where(np.arange(100) < 8, "a", "b"),
+        "h": np.where(np.arange(100) < 50, "c", "d"),
+        "y": np.arange(100) % 2,
+    }
 )
 OPTIONS = {"run": "crosstab", "rows": "g", "columns": "y"}
 
 
 def ask(
-    tmp_path: Path, *, policy: dict[str, Any] | None = None, query: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **study: Any
+    tmp_path: Path,
+    *,
+    policy: dict[str, Any] | None = None,
+    query: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    **study: Any,
 ) -> Any:
-    site = federations.site_of("n1", TABLE, CONTRACT, tmp_path, Policy(**({"min_nodes": 1, "hub_sees_cells": True} | (policy or {}))))
+    site = federations.site_of(
+        "n1",
+        TABLE,
+        CONTRACT,
+        tmp_path,
+        Policy(**({"min_nodes": 1, "hub_sees_cells": True} | (policy or {}))),
+    )
     made = federations.study_of({"a": options or OPTIONS}, **study)
     task = registry.plan(made, CONTRACT)["a"]
-    full = Query(made, CONTRACT.hash, 1, ("n1", "n2", "n3"), {TaskId("a"): task.analysis.start(task)})
+    full = Query(
+        made, CONTRACT.hash, 1, ("n1", "n2", "n3"), {TaskId("a"): task.analysis.start(task)}
+    )
     reply = service.answer(replace(full, **(query or {})), NodeContext(site), federations.NOW)
     return reply.answers[TaskId("a")]
 
@@ -72,7 +90,9 @@ def test_an_admitted_study_is_answered(tmp_path: Path) -> None:
 def test_a_no_names_its_rule(rule: str, change: dict[str, Any], tmp_path: Path) -> None:
     if rule == "study":
         site = federations.site_of("n1", TABLE, CONTRACT, tmp_path)
-        query = Query(federations.study_of({"a": OPTIONS}), CONTRACT.hash, 1, ("n1",), {TaskId("b"): State()})
+        query = Query(
+            federations.study_of({"a": OPTIONS}), CONTRACT.hash, 1, ("n1",), {TaskId("b"): State()}
+        )
         answer = service.answer(query, NodeContext(site), federations.NOW).answers[TaskId("b")]
     else:
         answer = ask(tmp_path, **change)
@@ -80,27 +100,47 @@ def test_a_no_names_its_rule(rule: str, change: dict[str, Any], tmp_path: Path) 
 
 
 def test_alice_may_use_what_others_may_not(tmp_path: Path) -> None:
-    assert not isinstance(ask(tmp_path, options={"run": "crosstab", "rows": "h", "columns": "y"}, coordinator="alice"), Refusal)
+    assert not isinstance(
+        ask(
+            tmp_path, options={"run": "crosstab", "rows": "h", "columns": "y"}, coordinator="alice"
+        ),
+        Refusal,
+    )
 
 
 def test_the_last_day_of_an_authorisation_counts(tmp_path: Path) -> None:
-    assert not isinstance(ask(tmp_path, authorisation={"reference": "DR-1", "expires": date(2026, 11, 24).isoformat()}), Refusal)
+    assert not isinstance(
+        ask(
+            tmp_path, authorisation={"reference": "DR-1", "expires": date(2026, 11, 24).isoformat()}
+        ),
+        Refusal,
+    )
 
 
 def test_the_stricter_min_cell_wins_either_way(tmp_path: Path) -> None:
     for site, study in ((11, 101), (101, 11)):
-        answer = ask(tmp_path, policy={"min_cell": site}, privacy={"mode": "exact", "min_cell": study})
+        answer = ask(
+            tmp_path, policy={"min_cell": site}, privacy={"mode": "exact", "min_cell": study}
+        )
         assert isinstance(answer, Refusal) and answer.rule == "cohort_size"
 
 
 def test_a_terse_site_says_no_and_no_more(tmp_path: Path) -> None:
     answer = ask(tmp_path, policy={"terse": True, "purposes": ()})
-    assert isinstance(answer, Refusal) and answer.rule == "refused" and "purpose" not in answer.remedy
+    assert (
+        isinstance(answer, Refusal) and answer.rule == "refused" and "purpose" not in answer.remedy
+    )
 
 
 def test_a_task_addressed_to_another_node_is_not_answered(tmp_path: Path) -> None:
     site = federations.site_of("n1", TABLE, CONTRACT, tmp_path)
-    query = Query(federations.study_of({"a": OPTIONS}), CONTRACT.hash, 1, ("n1", "n2"), {TaskId("a", "n2"): State()})
+    query = Query(
+        federations.study_of({"a": OPTIONS}),
+        CONTRACT.hash,
+        1,
+        ("n1", "n2"),
+        {TaskId("a", "n2"): State()},
+    )
     assert service.answer(query, NodeContext(site), federations.NOW).answers == {}
 
 

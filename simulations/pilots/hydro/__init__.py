@@ -41,22 +41,34 @@ def _make(directory: Path, seed: int, n: int) -> dict[str, Path]:
     return common.write(common.by_node(table, node), directory)
 
 
-def people(rng: np.random.Generator, n: int, planted: Mapping[str, float]) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def people(
+    rng: np.random.Generator, n: int, planted: Mapping[str, float]
+) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """The telemonitoring table, a row for each patient and day; and the stays."""
     decline = np.zeros((n, DAYS), np.float32)
     number, day = np.nonzero(rng.random((n, DAYS // AHEAD)) < planted["crises_per_fortnight"])
     crisis = day * AHEAD + rng.integers(0, AHEAD, len(day))
-    for back in range(int(planted["warning_days"])):  # it grows until the day of the stay, and is over after it
+    for back in range(
+        int(planted["warning_days"])
+    ):  # it grows until the day of the stay, and is over after it
         before = crisis - back
         known = before >= 0
-        decline[number[known], before[known]] = np.maximum(decline[number[known], before[known]], 1 - back / planted["warning_days"])
+        decline[number[known], before[known]] = np.maximum(
+            decline[number[known], before[known]], 1 - back / planted["warning_days"]
+        )
     own = rng.standard_normal((n, 1, 4), dtype=np.float32) * np.float32(planted["patients_differ"])
     slow = np.cumsum(rng.standard_normal((n, DAYS, 4), dtype=np.float32), axis=1) * np.float32(0.04)
     noise = rng.standard_normal((n, DAYS, 4), dtype=np.float32) * np.float32(planted["daily_noise"])
     direction = np.array([-1.0, 0.8, -0.6, -1.2], np.float32) * np.float32(planted["signal"])
     series = np.clip(own + slow + noise + decline[:, :, None] * direction, -6, 6)
     patient, days = np.repeat(np.arange(n), DAYS), np.tile(np.arange(DAYS), n)
-    daily = pandas.DataFrame({"patient": patient, "jour": days, **{name: series[:, :, j].ravel() for j, name in enumerate(CHANNELS)}})
+    daily = pandas.DataFrame(
+        {
+            "patient": patient,
+            "jour": days,
+            **{name: series[:, :, j].ravel() for j, name in enumerate(CHANNELS)},
+        }
+    )
     return daily, pandas.DataFrame({"patient": number, "entree": crisis})
 
 

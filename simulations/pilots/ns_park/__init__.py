@@ -17,10 +17,24 @@ REAL_NOTE = "252 real people, 188 of them with Parkinson's disease, who spoke a 
 SIZES: Mapping[Size, int] = {"small": 3000, "full": 20_000}
 NODES = {"chu-lille": 0.2, "chu-toulouse": 0.2, "hcl-lyon": 0.2, "pitie-salpetriere": 0.4}
 MAIN = {
-    "study": Main("points a year less under an agonist", "cours", where={"term": "annees:agoniste"}, truth="agonist_per_year"),
-    "private": Main("points a year less under an agonist, from slopes", "cours", where={"term": "agoniste"}, truth="agonist_per_year"),
+    "study": Main(
+        "points a year less under an agonist",
+        "cours",
+        where={"term": "annees:agoniste"},
+        truth="agonist_per_year",
+    ),
+    "private": Main(
+        "points a year less under an agonist, from slopes",
+        "cours",
+        where={"term": "agoniste"},
+        truth="agonist_per_year",
+    ),
 }
-MAIN["real"] = Main("log-odds of Parkinson's disease for a tenth more pitch period entropy", "voix", where={"term": "ppe"})
+MAIN["real"] = Main(
+    "log-odds of Parkinson's disease for a tenth more pitch period entropy",
+    "voix",
+    where={"term": "ppe"},
+)
 VISITS = np.array([0, 0.5, 1, 2, 3, 4, 6, 8.0])
 
 
@@ -32,10 +46,22 @@ def visits(seed: int, size: Size) -> tuple[pandas.DataFrame, Ints]:
     level, slope = rng.normal(24, planted["sd_level"], n), rng.normal(0, planted["sd_slope"], n)
     years = VISITS + np.where(VISITS > 0, rng.uniform(-0.2, 0.2, (n, len(VISITS))), 0.0)
     rate = planted["points_per_year"] + planted["agonist_per_year"] * agonist + slope
-    score = level[:, None] + 1.5 * (age[:, None] - 62) / 10 + rate[:, None] * years + rng.normal(0, planted["sd_visit"], years.shape)
+    score = (
+        level[:, None]
+        + 1.5 * (age[:, None] - 62) / 10
+        + rate[:, None] * years
+        + rng.normal(0, planted["sd_visit"], years.shape)
+    )
     came = rng.random(years.shape) < 0.9
     who = np.repeat(np.arange(n), len(VISITS))[came.ravel()]
-    table = pandas.DataFrame({"annees": years[came].round(3), "updrs": np.clip(score[came], -30, 132).round(2), "agoniste": agonist[who], "age": age[who]})
+    table = pandas.DataFrame(
+        {
+            "annees": years[came].round(3),
+            "updrs": np.clip(score[came], -30, 132).round(2),
+            "agoniste": agonist[who],
+            "age": age[who],
+        }
+    )
     table.insert(0, "patient", np.char.add("n", who.astype(str)))
     return table, who
 
@@ -50,26 +76,44 @@ def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[st
     """What each centre works out of the visits: a slope for each patient with three or more."""
     table, who = visits(seed, size)
     n = np.bincount(who)
-    sums = {name: np.bincount(who, values) for name, values in (("t", table["annees"]), ("y", table["updrs"]))}
-    cross, square = np.bincount(who, table["annees"] * table["updrs"]), np.bincount(who, table["annees"] ** 2)
+    sums = {
+        name: np.bincount(who, values)
+        for name, values in (("t", table["annees"]), ("y", table["updrs"]))
+    }
+    cross, square = (
+        np.bincount(who, table["annees"] * table["updrs"]),
+        np.bincount(who, table["annees"] ** 2),
+    )
     spread = square - sums["t"] ** 2 / np.maximum(n, 1)
     known = (n >= 3) & (spread > 4)  # over two years and more
     slope = (cross - sums["t"] * sums["y"] / np.maximum(n, 1))[known] / spread[known]
     agonist = np.bincount(who, table["agoniste"])[known] > 0
-    one = pandas.DataFrame({"patient": np.char.add("n", np.flatnonzero(known).astype(str)), "pente": np.clip(slope, -8, 12).round(3), "agoniste": agonist})
+    one = pandas.DataFrame(
+        {
+            "patient": np.char.add("n", np.flatnonzero(known).astype(str)),
+            "pente": np.clip(slope, -8, 12).round(3),
+            "agoniste": agonist,
+        }
+    )
     node = common.spread(np.random.default_rng([seed, 70]), SIZES[size], NODES)
     return common.write(common.by_node(one, node[np.flatnonzero(known)]), directory)
 
 
 def make_real(directory: Path) -> dict[str, Path]:
     table = voices()
-    return common.write(common.by_node(table, np.array(list(NODES)[:3])[np.arange(len(table)) % 3]), directory)
+    return common.write(
+        common.by_node(table, np.array(list(NODES)[:3])[np.arange(len(table)) % 3]), directory
+    )
 
 
 def voices() -> pandas.DataFrame:
     """In tenths, so that a step of each is one that voices differ by."""
     raw = common.real_of_r("modeldata", "pd_speech")
     measured = {"ppe": "PPE", "dfa": "DFA", "rpde": "RPDE"}
-    table = pandas.DataFrame({name: (10 * raw[column]).round(4) for name, column in measured.items()})
+    table = pandas.DataFrame(
+        {name: (10 * raw[column]).round(4) for name, column in measured.items()}
+    )
     table.insert(0, "patient", [f"v{number}" for number in raw["rownames"]])
-    return table.assign(homme=raw["gender"].astype(int) == 1, parkinson=raw["class"].astype(str) == "PD")
+    return table.assign(
+        homme=raw["gender"].astype(int) == 1, parkinson=raw["class"].astype(str) == "PD"
+    )

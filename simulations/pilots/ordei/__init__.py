@@ -19,13 +19,33 @@ DRUGS: Mapping[Size, int] = {"small": 60, "full": 12_000}
 EVENTS: Mapping[Size, int] = {"small": 30, "full": 337}  # high-level groups of terms
 PAIR = {"drug": "m0004", "event": "e003"}
 MAIN = {
-    "study": Main("reporting odds ratio of the planted pair", "signaux", "pairs", PAIR, ("ror", "ror_low", "ror_high"), "odds_ratio"),
-    "private": Main("information component of the planted pair", "signaux", "pairs", PAIR, ("ic", "ic_low", "ic_high"), "ic"),
+    "study": Main(
+        "reporting odds ratio of the planted pair",
+        "signaux",
+        "pairs",
+        PAIR,
+        ("ror", "ror_low", "ror_high"),
+        "odds_ratio",
+    ),
+    "private": Main(
+        "information component of the planted pair",
+        "signaux",
+        "pairs",
+        PAIR,
+        ("ic", "ic_low", "ic_high"),
+        "ic",
+    ),
 }
 
 
 def contract(agreed: Contract, size: Size) -> Contract:
-    return common.with_levels(agreed, {"medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])], "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])]})
+    return common.with_levels(
+        agreed,
+        {
+            "medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])],
+            "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])],
+        },
+    )
 
 
 def shares(size: Size) -> tuple[Floats, Floats]:
@@ -49,15 +69,42 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     second = np.flatnonzero(rng.random(n) < 0.3)
     also = rng.choice(others, len(second))
     report = np.r_[np.arange(n), second]
-    pairs = pandas.DataFrame({"dossier": report, "nature": "signalement", "medicament": np.r_[drug, drug[second]], "effet": np.r_[event, also]})
+    pairs = pandas.DataFrame(
+        {
+            "dossier": report,
+            "nature": "signalement",
+            "medicament": np.r_[drug, drug[second]],
+            "effet": np.r_[event, also],
+        }
+    )
     pairs = pairs.drop_duplicates()
     node = common.spread(rng, n, {"ansm": 0.6, "crpv-lyon": 0.4})
-    exposed = rng.choice(DRUGS[size], round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)), p=of_drug)
-    people = pandas.DataFrame({"dossier": np.arange(len(exposed)), "nature": "exposition", "medicament": exposed, "effet": -1})
-    tables = common.by_node(pairs, node[pairs["dossier"].to_numpy()]) | common.by_node(people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15}))
-    drugs, events = np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])]), np.array([*(f"e{i + 1:03d}" for i in range(EVENTS[size])), ""])
+    exposed = rng.choice(
+        DRUGS[size],
+        round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)),
+        p=of_drug,
+    )
+    people = pandas.DataFrame(
+        {
+            "dossier": np.arange(len(exposed)),
+            "nature": "exposition",
+            "medicament": exposed,
+            "effet": -1,
+        }
+    )
+    tables = common.by_node(pairs, node[pairs["dossier"].to_numpy()]) | common.by_node(
+        people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15})
+    )
+    drugs, events = (
+        np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])]),
+        np.array([*(f"e{i + 1:03d}" for i in range(EVENTS[size])), ""]),
+    )
     named = {
-        name: table.assign(dossier=name[0] + table["dossier"].astype(str), medicament=drugs[table["medicament"]], effet=events[table["effet"]])
+        name: table.assign(
+            dossier=name[0] + table["dossier"].astype(str),
+            medicament=drugs[table["medicament"]],
+            effet=events[table["effet"]],
+        )
         for name, table in tables.items()
     }
     return common.write(named, directory)
@@ -67,6 +114,9 @@ def derived_truth(size: Size) -> dict[str, float]:
     """The information component that the planted odds ratio comes to, without shrinkage."""
     planted = common.truth(__file__)
     of_drug, of_event = shares(size)
-    d, p = float(of_drug[int(planted["drug"][1:]) - 1]), float(of_event[int(planted["event"][1:]) - 1])
+    d, p = (
+        float(of_drug[int(planted["drug"][1:]) - 1]),
+        float(of_event[int(planted["event"][1:]) - 1]),
+    )
     raised = planted["odds_ratio"] * p / (1 - p + planted["odds_ratio"] * p)
     return {"ic": float(np.log2(raised / (d * raised + (1 - d) * p)))}

@@ -15,11 +15,23 @@ from simulations.pilots.common import Main, Size
 NOTE = "synthetic pathways with planted shares; columns approximate what is published of e-MUST and the SNDS"
 REAL_NOTE = "1,878 real patients of the TRACE study (SurvSet), which name no hospital: they go round four nodes"
 SIZES: Mapping[Size, int] = {"small": 4000, "full": 60_000}
-REGIONS = {"ars-bretagne": "bretagne", "ars-idf": "idf", "ars-occitanie": "occitanie", "ars-paca": "paca"}
+REGIONS = {
+    "ars-bretagne": "bretagne",
+    "ars-idf": "idf",
+    "ars-occitanie": "occitanie",
+    "ars-paca": "paca",
+}
 ROW = {"indicator": "statine", "group": "all"}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
-MAIN = {name: Main("statin within 30 days of angioplasty", "parcours", "indicators", ROW, truth="statin") for name in ("study", "private")} | {
-    "real": Main("hazard ratio of death with heart failure", "modele", where={"term": "chf"}, columns=RATIO)
+MAIN = {
+    name: Main(
+        "statin within 30 days of angioplasty", "parcours", "indicators", ROW, truth="statin"
+    )
+    for name in ("study", "private")
+} | {
+    "real": Main(
+        "hazard ratio of death with heart failure", "modele", where={"term": "chf"}, columns=RATIO
+    )
 }
 
 
@@ -35,16 +47,30 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     steps.append(_step("coronarographie", np.flatnonzero(viewed), seen))
     soon = rng.random(n) < planted["angioplasty_in_a_day"]
     late = ~soon & (rng.random(n) < 0.4)
-    opened, opened_at = viewed & (soon | late), seen + np.where(soon, rng.uniform(0, 0.95, n), rng.uniform(1.5, 10, n))
+    opened, opened_at = (
+        viewed & (soon | late),
+        seen + np.where(soon, rng.uniform(0, 0.95, n), rng.uniform(1.5, 10, n)),
+    )
     steps.append(_step("angioplastie", np.flatnonzero(opened), opened_at))
     steps.append(_step("usic", np.flatnonzero(rng.random(n) < 0.7), seen + rng.uniform(0.5, 2, n)))
     treated = rng.random(n) < planted["statin"]
     after = np.where(treated, rng.uniform(0.5, 29.5, n), rng.uniform(31, 120, n))
-    steps.append(_step("statine", np.flatnonzero(opened & (treated | (rng.random(n) < 0.5))), opened_at + after))
+    steps.append(
+        _step(
+            "statine", np.flatnonzero(opened & (treated | (rng.random(n) < 0.5))), opened_at + after
+        )
+    )
     for name, share, low, high in (("consultation", 0.8, 20, 90), ("readaptation", 0.35, 15, 60)):
-        steps.append(_step(name, np.flatnonzero(rng.random(n) < share), seen + rng.uniform(low, high, n)))
-    table = pandas.concat(steps).sort_values(["patient", "jour"], kind="stable").reset_index(drop=True)
-    died, back, end = (rng.exponential(1 / rate, n) for rate in (planted["death_per_month"], planted["readmission_per_month"], 1 / 60))
+        steps.append(
+            _step(name, np.flatnonzero(rng.random(n) < share), seen + rng.uniform(low, high, n))
+        )
+    table = (
+        pandas.concat(steps).sort_values(["patient", "jour"], kind="stable").reset_index(drop=True)
+    )
+    died, back, end = (
+        rng.exponential(1 / rate, n)
+        for rate in (planted["death_per_month"], planted["readmission_per_month"], 1 / 60)
+    )
     end = np.minimum(end, 24)
     first = np.minimum(died, back)
     issue = np.where(first > end, "aucune", np.where(died < back, "deces", "readmission"))
@@ -52,9 +78,14 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     who = table["patient"].to_numpy()
     table["suivi"] = np.where(begins, common.month_grid(np.minimum(first, end), 24)[who], np.nan)
     table["issue"] = np.where(begins, issue[who], "")
-    node = common.spread(rng, n, {"ars-bretagne": 0.15, "ars-idf": 0.4, "ars-occitanie": 0.2, "ars-paca": 0.25})
+    node = common.spread(
+        rng, n, {"ars-bretagne": 0.15, "ars-idf": 0.4, "ars-occitanie": 0.2, "ars-paca": 0.25}
+    )
     table["region"] = np.array([REGIONS[name] for name in node])[who]
-    return common.write(common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]), directory)
+    return common.write(
+        common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]),
+        directory,
+    )
 
 
 def _step(name: str, who: Ints, at: Floats) -> pandas.DataFrame:
@@ -63,6 +94,13 @@ def _step(name: str, who: Ints, at: Floats) -> pandas.DataFrame:
 
 def make_real(directory: Path) -> dict[str, Path]:
     raw = common.real("TRACE")
-    flags = {name: raw[f"fac_{name}"].astype(float).astype(int) for name in ("chf", "diabetes", "vf")}
-    table = raw[["pid", "time", "event"]].assign(time=raw["time"].astype(float).round(3), age=raw["num_age"], wmi=raw["num_wmi"], **flags)
-    return common.write(common.by_node(table, np.array(list(REGIONS))[np.arange(len(table)) % len(REGIONS)]), directory)
+    flags = {
+        name: raw[f"fac_{name}"].astype(float).astype(int) for name in ("chf", "diabetes", "vf")
+    }
+    table = raw[["pid", "time", "event"]].assign(
+        time=raw["time"].astype(float).round(3), age=raw["num_age"], wmi=raw["num_wmi"], **flags
+    )
+    return common.write(
+        common.by_node(table, np.array(list(REGIONS))[np.arange(len(table)) % len(REGIONS)]),
+        directory,
+    )

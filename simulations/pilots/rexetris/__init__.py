@@ -19,9 +19,26 @@ SIZES: Mapping[Size, int] = {"small": 8000, "full": 20_000}
 NODES = {"agence-biomedecine": 0.3, "chu-bordeaux": 0.2, "chu-limoges": 0.2, "chu-toulouse": 0.3}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
-    "study": Main("hazard ratio of graft loss per 50 mg.h/L", "modele", where={"term": "exposition"}, columns=RATIO, truth="hr_per_50"),
-    "private": Main("hazard ratio of graft loss per 50 mg.h/L", "modele", where={"term": "exposition"}, columns=RATIO, truth="hr_per_50"),
-    "real": Main("hazard ratio of failure after an earlier graft", "modele", where={"term": "graft"}, columns=RATIO),
+    "study": Main(
+        "hazard ratio of graft loss per 50 mg.h/L",
+        "modele",
+        where={"term": "exposition"},
+        columns=RATIO,
+        truth="hr_per_50",
+    ),
+    "private": Main(
+        "hazard ratio of graft loss per 50 mg.h/L",
+        "modele",
+        where={"term": "exposition"},
+        columns=RATIO,
+        truth="hr_per_50",
+    ),
+    "real": Main(
+        "hazard ratio of failure after an earlier graft",
+        "modele",
+        where={"term": "graft"},
+        columns=RATIO,
+    ),
 }
 VISITS = np.array([0, 6, 24, 60, 120.0])  # months of the intervals' ends
 
@@ -30,21 +47,37 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     rng, n = np.random.default_rng([seed, 1]), SIZES[size]
     planted = common.truth(__file__)
     donor, delayed = np.clip(rng.normal(52, 15, n), 10, 90).round(), rng.random(n) < 0.25
-    level = np.clip(rng.normal(150, 45, n), 40, 280)[:, None] + rng.normal(0, 40, (n, len(VISITS) - 1))  # at each visit
+    level = np.clip(rng.normal(150, 45, n), 40, 280)[:, None] + rng.normal(
+        0, 40, (n, len(VISITS) - 1)
+    )  # at each visit
     widths = np.diff(VISITS)
-    mean_so_far = np.clip((np.maximum(level, 0) * widths).cumsum(1) / widths.cumsum(), 0, 300).round(1)
+    mean_so_far = np.clip(
+        (np.maximum(level, 0) * widths).cumsum(1) / widths.cumsum(), 0, 300
+    ).round(1)
     fixed = planted["hr_donor_age_10"] ** ((donor - 50) / 10) * planted["hr_delayed"] ** delayed
-    loss = planted["loss_per_month"] * fixed[:, None] * planted["hr_per_50"] ** ((mean_so_far - 150) / 50)
+    loss = (
+        planted["loss_per_month"]
+        * fixed[:, None]
+        * planted["hr_per_50"] ** ((mean_so_far - 150) / 50)
+    )
     death = np.broadcast_to(planted["death_per_month"] * 1.04 ** (donor - 50)[:, None], loss.shape)
     table = intervals(rng, loss, death, rng.uniform(24, 120, n))
     who = table["patient"].to_numpy()
-    table["auc_tacrolimus"], table["age_donneur"] = mean_so_far[who, table.pop("interval")], donor[who]
+    table["auc_tacrolimus"], table["age_donneur"] = (
+        mean_so_far[who, table.pop("interval")],
+        donor[who],
+    )
     table["reprise_retardee"] = delayed[who]
     node = common.spread(rng, n, NODES)
-    return common.write(common.by_node(table.assign(patient="g" + table["patient"].astype(str)), node[who]), directory)
+    return common.write(
+        common.by_node(table.assign(patient="g" + table["patient"].astype(str)), node[who]),
+        directory,
+    )
 
 
-def intervals(rng: np.random.Generator, loss: Floats, death: Floats, end: Floats) -> pandas.DataFrame:
+def intervals(
+    rng: np.random.Generator, loss: Floats, death: Floats, end: Floats
+) -> pandas.DataFrame:
     """Rows (patient, interval) until the first event or `end`: a time is drawn in each interval from its constant hazards, and the month
     in which it falls is recorded."""
     rows = []
@@ -56,13 +89,33 @@ def intervals(rng: np.random.Generator, loss: Floats, death: Floats, end: Floats
         events = (start + wait <= stop) & (start + wait <= end[who])
         of_loss = rng.random(len(who)) < loss[who, i] / (loss[who, i] + death[who, i])
         issue = np.where(events, np.where(of_loss, "perte", "deces"), "aucune")
-        rows.append(pandas.DataFrame({"patient": who, "interval": i, "debut": start, "fin": np.ceil(until), "issue": issue}))
+        rows.append(
+            pandas.DataFrame(
+                {
+                    "patient": who,
+                    "interval": i,
+                    "debut": start,
+                    "fin": np.ceil(until),
+                    "issue": issue,
+                }
+            )
+        )
         alive[who[events | (until >= end[who])]] = False
     return pandas.concat(rows, ignore_index=True)
 
 
 def make_real(directory: Path) -> dict[str, Path]:
-    raw = common.real("dataDIVAT1").rename(columns={"num_ageR": "age", "fac_sexR": "sex", "fac_graft": "graft"})
+    raw = common.real("dataDIVAT1").rename(
+        columns={"num_ageR": "age", "fac_sexR": "sex", "fac_graft": "graft"}
+    )
     year = raw["num_year_tx"].astype(int).to_numpy()
     node = np.array(list(NODES))[np.digitize(year, [2001, 2004, 2007])]
-    return common.write(common.by_node(raw[["pid", "time", "event", "age", "sex", "graft"]].assign(graft=raw["graft"].astype(int)), node), directory)
+    return common.write(
+        common.by_node(
+            raw[["pid", "time", "event", "age", "sex", "graft"]].assign(
+                graft=raw["graft"].astype(int)
+            ),
+            node,
+        ),
+        directory,
+    )
