@@ -335,10 +335,9 @@ def values_not_clipped() -> Iterator[None]:
 
 @contextlib.contextmanager
 def rows_not_limited() -> Iterator[None]:
-    everyone: Callable[..., Any] = lambda person, row, most: (
-        np.arange(len(person)),
-        np.zeros(len(person), np.bool_),
-    )
+    def everyone(person: Any, row: Any, most: int) -> tuple[Any, Any]:
+        return np.arange(len(person)), np.zeros(len(person), np.bool_)
+
     with mock.patch.object(row_limit, "choose", everyone):
         yield
 
