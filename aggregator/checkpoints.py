@@ -21,8 +21,9 @@ import numpy as np
 from aggregator import rounds
 from aggregator.rounds import Outcome, Resumed, TaskRun
 from federation.contract import Contract
-from federation.messages import Floats, State, TaskId
+from federation.messages import Floats, TaskId
 from federation.study import Study
+from strategies.protocol import HubState
 
 EVERY_S = 2.0
 
@@ -84,7 +85,7 @@ def save(file: Path, number: int, outcome: Outcome) -> None:
 
 
 def _told(index: int, task_id: TaskId, one: TaskRun, arrays: dict[str, Floats]) -> dict[str, Any]:
-    for kind, values in (("values", one.state.values), ("hub", one.state.hub)):
+    for kind, values in (("values", one.state.values), ("hub", one.memory)):
         arrays |= {f"{index} {kind} {name}": array for name, array in values.items()}
     return {
         "task": list(task_id),
@@ -116,6 +117,6 @@ def load(file: Path, study: Study, contract: Contract) -> Saved | None:
             }
             for kind in ("values", "hub")
         )
-        state = State(told["step"], values, hub=more, asked=tuple(told["asked"]))
-        runs[TaskId(*told["task"])] = (state, told["rounds"], told["nodes"], told["notes"])
+        state = HubState(told["step"], values, tuple(told["asked"]), more)
+        runs[TaskId(*told["task"])] = Resumed(state, told["rounds"], told["nodes"], told["notes"])
     return Saved(header["round"], runs)

@@ -227,11 +227,11 @@ def write(engine: sa.Engine, document: Document) -> int:
         "finished": provenance["finished"],
     }
     with engine.begin() as connection:
-        run = int(
-            connection.execute(
-                runs.insert().values(**row, status=status_of(document), result=text)
-            ).inserted_primary_key[0]
-        )  # type: ignore[index]
+        inserted = connection.execute(
+            runs.insert().values(**row, status=status_of(document), result=text)
+        ).inserted_primary_key
+        assert inserted is not None, "one row was inserted"
+        run = int(inserted[0])
         events: list[dict[str, Any]] = [{"run": run, **event} for event in provenance["events"]]
         if events:
             connection.execute(event_rows.insert(), events)

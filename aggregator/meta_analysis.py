@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats, Row
+from federation.messages import Floats
+from federation.results import Row
 
 Z = 1.959963984540054
 LEAST = 2  # nodes

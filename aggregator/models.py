@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import errors
-from federation.messages import TrainedModel
+from federation.results import TrainedModel
 from strategies.learning import networks
 from strategies.learning.networks import Network
 

@@ -15,10 +15,12 @@ from aggregator import meta_analysis, models
 from aggregator.rounds import Outcome, TaskRun
 from federation import __version__, disclosure
 from federation.contract import Frozen
-from federation.messages import Part, Result, Row, Table, TaskId
+from federation.messages import TaskId
 from federation.privacy import accounting
+from federation.results import Result, Row, Table
 from federation.study import Study
 from strategies import budget
+from strategies.protocol import Total
 
 SCHEMA_VERSION = 1
 
@@ -159,7 +161,7 @@ def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Co
     found = []
     for node in outcome.nodes:
         part = next(
-            (one.parts[node] for one in runs if node in one.nodes and node in one.parts), None
+            (one.first[node] for one in runs if node in one.nodes and node in one.first), None
         )
         refusal = next((one.refusals[node] for one in runs if node in one.refusals), None)
         people = _people(part) if part else None
@@ -182,7 +184,7 @@ def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Co
     return found
 
 
-def _people(part: Part) -> int | None:
+def _people(part: Total) -> int | None:
     """Counted, or as noised as all that the node gave."""
     if "people" in part.cells:
         return int(part.cells["people"][0])
@@ -200,7 +202,7 @@ def _noised_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedRe
         told = {
             "exactness": result.exactness.kind,
             "why": result.exactness.why or None,
-            "n": dict(result.n),
+            "n": dict(result.n.items()),
             "notes": (*result.notes, *one.notes, *_again(one)),
         }
         found[node] = blank.model_copy(
@@ -245,14 +247,14 @@ def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedRes
     of one node it withholds of all: else the others, taken from the sum, would show it."""
     results = {node: one.result for node, one in runs.items() if one.result is not None}
     scarce = {
-        node: [name for name in ("people", "events") if 0 < result.n.get(name, k) < k]
+        node: [name for name in ("people", "events") if 0 < _count(result, name, k) < k]
         for node, result in results.items()
     }
     open_ = {node: result for node, result in results.items() if not scarce[node]}
     if any(scarce.values()):
         open_ = {node: _coefficients_only(result) for node, result in open_.items()}
     tables = clear_tables(open_, k)
-    few_missing = any(0 < result.n["missing"] < k for result in open_.values())
+    few_missing = any(0 < _count(result, "missing", 0) < k for result in open_.values())
     found = {}
     for node, one in runs.items():
         blank = _nothing().model_copy(update={"rounds": one.rounds})
@@ -275,6 +277,10 @@ def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedRes
             reason = f"fewer than {k} {' and '.join(scarce[node])}: widen the cohort, or choose a more frequent outcome"
             found[node] = blank.model_copy(update={"status": "withheld", "reason": reason})
     return found
+
+
+def _count(result: Result, name: str, default: int) -> int:
+    return dict(result.n.items()).get(name, default)
 
 
 def _coefficients_only(result: Result) -> Result:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from aggregator.replies import Summed, SummedReply
 from aggregator.rounds import Ask
 from federation.messages import (
     PHASES,
@@ -24,7 +25,6 @@ from federation.messages import (
     SecAggMessage,
     State,
     TaskId,
-    Within,
 )
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
@@ -35,7 +35,7 @@ from federation.secagg.packing import Slot
 from federation.secagg.terms import Advert, Opening, Terms
 from federation.study import Study
 from strategies import budget
-from strategies.protocol import Task
+from strategies.protocol import AnyTask, Total
 
 Send = Callable[[Mapping[str, Query]], Sequence[Reply]]  # to each node its own query
 LIST = ""  # the item of a mail that lists names
@@ -43,11 +43,11 @@ LIST = ""  # the item of a mail that lists names
 
 def ask_of(
     send: Send,
-    plan: Callable[[Study], Mapping[str, Task]],
+    plan: Callable[[Study], Mapping[str, AnyTask]],
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Ask:
     """Plain where the study has no secure sum. `plan` gives the study's tasks, once; `watch` is told of each phase."""
-    planned: dict[str, Mapping[str, Task]] = {}
+    planned: dict[str, Mapping[str, AnyTask]] = {}
 
     def ask(query: Query) -> Sequence[Reply]:
         if query.study.privacy.secure_sum is None:
@@ -63,7 +63,7 @@ def ask_of(
 class PendingTotal:
     """One task's sum under way, as the hub sees it: whose letters came, and what nodes said instead."""
 
-    task: Task
+    task: AnyTask
     terms: Terms
     slots: Sequence[Slot]
     grids: Mapping[str, Grid]
@@ -78,11 +78,11 @@ class PendingTotal:
     openings: dict[str, Opening] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     failed: str = ""
-    total: Part | None = None
+    total: Total | None = None
 
 
 def _sums(
-    query: Query, send: Send, tasks: Mapping[str, Task], watch: Callable[[str], None]
+    query: Query, send: Send, tasks: Mapping[str, AnyTask], watch: Callable[[str], None]
 ) -> list[Reply]:
     attempt = secrets.token_hex(16)
     sums = {
@@ -105,7 +105,7 @@ def _sums(
     return _replies(query, sums, heads)
 
 
-def _begin(query: Query, task: Task, state: State) -> PendingTotal:
+def _begin(query: Query, task: AnyTask, state: State) -> PendingTotal:
     """The hub carries letters without knowing the nodes' identities: what they agree on, they state as a digest."""
     zero = budget.zero(task, state)
     grids = (
@@ -223,7 +223,7 @@ def _close(one: PendingTotal, name: str) -> None:
         except SecaggError as error:
             one.failed = f"the secure sum was not opened: {error}"
         else:
-            one.total = _part(one, words)
+            one.total = _total(one, words)
 
 
 def _agree(one: PendingTotal) -> None:
@@ -244,42 +244,43 @@ def _open(one: PendingTotal) -> Words:
     )
 
 
-def _part(one: PendingTotal, words: Words) -> Part:
-    arrays = packing.unpack(one.slots, words)
-    sums = {
-        slot.name: calibration.to_numbers(steps, slot.unit)
-        for slot, steps in zip(one.slots, arrays, strict=True)
-        if slot.kind == "sums"
-    }
-    cells = {
-        slot.name: steps
-        for slot, steps in zip(one.slots, arrays, strict=True)
-        if slot.kind == "cells"
-    }
-    noise = {
-        name: sum(float(grid.share if node in one.shares else grid.variance) for node in one.masked)
-        * grid.unit**2
-        for name, grid in one.grids.items()
-    }
-    return Part(sums, cells, one.zero.sensitivity, one.zero.parameters, noise)
+def _total(pending: PendingTotal, words: Words) -> Total:
+    """The numbers that the opened vector stands for, with the variance of the noise that the nodes added."""
+    arrays = list(zip(pending.slots, packing.unpack(pending.slots, words), strict=True))
+    return Total(
+        {
+            slot.name: calibration.to_numbers(steps, slot.unit)
+            for slot, steps in arrays
+            if slot.kind == "sums"
+        },
+        {slot.name: steps for slot, steps in arrays if slot.kind == "cells"},
+        pending.zero.sensitivity,
+        pending.zero.parameters,
+        {name: _variance(pending, grid) for name, grid in pending.grids.items()},
+    )
+
+
+def _variance(pending: PendingTotal, grid: Grid) -> float:
+    each = (grid.share if node in pending.shares else grid.variance for node in pending.masked)
+    return sum(map(float, each)) * grid.unit**2
 
 
 def _replies(
     query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[str, Reply]
 ) -> list[Reply]:
-    """What the round loop needs: of each node, that its part is within the total, or why not."""
-    replies = []
+    """For each node: the totals that hold its part, or the reason why one does not."""
+    replies: list[Reply] = []
     for node in query.nodes:
         answers: dict[TaskId, Answer] = {}
-        for task_id, one in sums.items():
-            if node in one.refusals:
-                answers[task_id] = one.refusals[node]
-            if one.total is not None and node in one.masked:
-                answers[task_id] = Within(one.total, frozenset(one.masked))
-            elif one.failed and node in one.adverts and task_id not in answers:
-                answers[task_id] = Refusal("secure_sum", one.failed)
-        if node in heads or answers:
-            replies.append(
-                Reply(node, query.round, answers, heads[node].head if node in heads else None)
-            )
+        summed: dict[TaskId, Summed] = {}
+        for task_id, pending in sums.items():
+            if pending.total is not None and node in pending.masked:
+                summed[task_id] = Summed(pending.total, frozenset(pending.masked))
+            elif node in pending.refusals:
+                answers[task_id] = pending.refusals[node]
+            elif pending.failed and node in pending.adverts:
+                answers[task_id] = Refusal("secure_sum", pending.failed)
+        if node in heads or answers or summed:
+            head = heads[node].head if node in heads else None
+            replies.append(SummedReply(node, query.round, answers, head, summed=summed))
     return replies

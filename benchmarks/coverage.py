@@ -20,7 +20,8 @@ from aggregator import rounds, secure_sum
 from benchmarks import timing
 from federation.cohort import Cohort
 from federation.contract import Column, Contract
-from federation.messages import Result, TaskId
+from federation.messages import TaskId
+from federation.results import Result
 from federation.study import Study
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site

@@ -6,9 +6,9 @@ A number or a yes-or-no column is float64 with NaN where missing; a category is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +32,54 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Key(Generic[T]):
+    """The name of a cached value, which carries the value's type."""
+
+    name: str
+    task: str
+    detail: Hashable = ()
+
+
+class Cache:
+    """Values that an analysis derives at a node and uses again in later rounds of the study.
+
+    The node drops the cache with the study's session, so an analysis derives each value anew when it is
+    missing, or can do without it."""
+
+    def __init__(self) -> None:
+        self._values: dict[Key[Any], Any] = {}
+
+    def once(self, key: Key[T], build: Callable[[], T]) -> T:
+        """The value of `key`; built now if it is missing."""
+        if key not in self._values:
+            self._values[key] = build()
+        value: T = self._values[key]
+        return value
+
+    def get(self, key: Key[T], default: T) -> T:
+        value: T = self._values.get(key, default)
+        return value
+
+    def put(self, key: Key[T], value: T) -> None:
+        self._values[key] = value
+
+
+@dataclass(frozen=True)
 class Cohort:
-    """`numbered` (n_rows,) numbers the people from 0; None where every row is another person's. `fetch` reads columns of all
-        rows. Under differential privacy `clipped`
-        (n_rows,) marks the rows of people whose values or rows were cut to what the contract allows. `count`, where it is
-        given, counts combinations of categories without reading columns. `seed`: of coins that no one outside may foresee, where
-    differential privacy hangs on them; 0 in exact mode."""
+    """The rows of a study at a node.
+
+    `numbered` (n_rows,): the person of each row, numbered from 0; None where each row is another person's.
+    `fetch`: reads columns of all rows.
+    `clipped` (n_rows,): in mode dp, True for the rows of people whose values or rows were cut to the contract.
+    `count`: counts combinations of categories without reading columns, where the source can.
+    `seed`: of the coins of sampling in mode dp, which nobody outside may foresee; 0 in exact mode."""
 
     numbered: Ints | None
     people: int
     people_in_dataset: int
     rows_per_person: int
     fetch: Fetch
-    kept: dict[Any, Any] = field(default_factory=dict)
+    cache: Cache = field(default_factory=Cache, repr=False)
     clipped: NDArray[np.bool_] | None = None
     count: Callable[[Sequence[Field]], Tally] | None = None
     seed: int = field(default=0, repr=False)
@@ -66,19 +101,17 @@ class Cohort:
             else len(np.unique(self.numbered[keep]))
         )
 
-    def once(self, key: Any, build: Callable[[], T]) -> T:
-        """`build()`, kept for the later rounds of the study."""
-        if key not in self.kept:
-            self.kept[key] = build()
-        found: T = self.kept[key]
-        return found
+    def once(self, key: Key[T], build: Callable[[], T]) -> T:
+        """The cached value of `key`; built now if it is missing."""
+        return self.cache.once(key, build)
 
     def columns(self, fields: Iterable[Field]) -> Mapping[str, Values]:
         return self.fetch(tuple(fields))
 
 
 def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
-    """A cohort without rows. What an analysis makes of it is the zero of its Parts: their names, shapes and bounds."""
+    """A cohort without rows. The part that an analysis computes from it is the zero of addition: it has the
+    names, shapes and sensitivities of every part."""
     kinds = {"category": np.int16, "array": np.uint8}
     columns = {f.name: np.empty((0, *f.shape), kinds.get(f.kind, np.float64)) for f in fields}
     return Cohort(
@@ -101,7 +134,7 @@ def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:
 
 
 def kept_rows(keep: NDArray[np.bool_]) -> Any:
-    """What picks the rows of `keep` from a column: a slice where it is all of them, which copies nothing."""
+    """An index for the rows of `keep`: a slice if it holds all rows, since a slice copies nothing."""
     return slice(None) if keep.all() else np.flatnonzero(keep)
 
 
@@ -114,8 +147,8 @@ def design(
     scale: Floats,
     intercept: bool = False,
 ) -> Floats:
-    """(n, p), one column after the other in memory: each term's product of factors over `rows`, less its centre, over
-    its scale; before them a column of ones if `intercept`."""
+    """(n, p), in column order: (product of the term's factors - centre) / scale for each term over `rows`, after
+    a column of ones if `intercept`."""
     terms = tuple(terms)
     first = next(iter(columns.values()))[rows]
     matrix = np.empty((len(first), len(terms) + intercept), order="F")

@@ -20,7 +20,7 @@ from federation.study import Study
 from nodes import ledger
 from nodes.ledger import Account, Claim, Ledger
 from strategies import budget
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 WHOLE = "node"  # the noise that makes the release private by itself
 
@@ -163,6 +163,6 @@ def _noised(
     )
 
 
-def grids(query: Query, task: Task, state: State, part: Part) -> dict[str, Grid]:
+def grids(query: Query, task: AnyTask, state: State, part: Part) -> dict[str, Grid]:
     """ValueError where the budget is too small for the round."""
     return budget.grids(query.study, task, state, part, len(query.nodes))

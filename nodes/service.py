@@ -22,7 +22,7 @@ from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
 from strategies import budget, registry
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
@@ -241,7 +241,7 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
         if restricted:
             return StudySession(tasks, nobody, rules, restricted)
         fields = [field for task in tasks.values() for field in task.fields]
-        only_counts = all(getattr(task.analysis, "ONLY_COUNTS", False) for task in tasks.values())
+        only_counts = all(task.analysis.TRAITS.only_counts for task in tasks.values())
         if (
             study.privacy.mode == "dp"
         ):  # whatever the rows are, there is an answer: a refusal would tell about them
@@ -332,7 +332,7 @@ def _nearly_answered(
 
 
 def _restricted(
-    study: Study, dataset: Dataset, tasks: dict[str, Task], schema: Schema
+    study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
 ) -> Refusal | None:
     used = {
         column
@@ -372,7 +372,7 @@ def compute(
     )
 
 
-def checked(task: Task, state: State, session: StudySession) -> Part | Refusal:
+def checked(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     part = task.analysis.local(session.cohort, task, state)
     return disclosure.check_part(part, session.rules) or part
 
@@ -380,7 +380,7 @@ def checked(task: Task, state: State, session: StudySession) -> Part | Refusal:
 def noised(
     task_id: TaskId,
     state: State,
-    task: Task,
+    task: AnyTask,
     session: StudySession,
     query: Query,
     context: NodeContext,
@@ -409,7 +409,7 @@ def _trained(
     name: str,
     task_id: TaskId,
     state: State,
-    task: Task,
+    task: AnyTask,
     session: StudySession,
     query: Query,
     grids: Mapping[str, Grid],
@@ -433,6 +433,6 @@ def _trained(
         query.study,
         grids,
         step,
-        lambda noised: budget.trains(task).inside(session.cohort, task, state, noised, people),
+        lambda noised: budget.training(task).inside(session.cohort, task, state, noised, people),
         access,
     )

@@ -19,7 +19,7 @@ from nodes import state_folder
 from nodes.approvals import Approvals
 from nodes.ledger import Ledger
 from nodes.site import Site
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 if TYPE_CHECKING:
     from nodes.secure_sum import PendingSum
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class StudySession:
     """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
 
-    tasks: dict[str, Task]
+    tasks: dict[str, AnyTask]
     cohort: Cohort
     rules: Rules
     refused: Refusal | None

@@ -47,7 +47,7 @@ class Workers:
         study: Study | None = None,
     ) -> None:
         """`study`, if it is known, so that its networks are warm before the first round."""
-        context = _context()
+        multiprocess = _multiprocessing()
         for context in contexts:
             _ = context.identity  # the same in every worker
         self.of = {context.site.name: i % count for i, context in enumerate(contexts)}
@@ -55,9 +55,9 @@ class Workers:
         self.processes = []
         threads = max(1, cores() // count)
         for _ in range(count):
-            mine, theirs = context.Pipe()
-            others = [*self.pipes, mine] if context.get_start_method() == "fork" else []
-            process = context.Process(
+            mine, theirs = multiprocess.Pipe()
+            others = [*self.pipes, mine] if multiprocess.get_start_method() == "fork" else []
+            process = multiprocess.Process(
                 target=_work,
                 args=(theirs, send_of, list(contexts), now, threads, others, study),
                 daemon=True,
@@ -135,7 +135,7 @@ def trains_here() -> None:
         setattr(sys.modules["torch"], _SINGLE, False)
 
 
-def _context() -> Any:
+def _multiprocessing() -> Any:
     """Workers are forked from this process once it has imported what they need: that is the quickest. If it has trained anything itself,
     they come from a process that is made for it."""
     if importlib.util.find_spec("torch") is None:
@@ -148,9 +148,9 @@ def _context() -> Any:
     registry.preload(["train"])
     if getattr(sys.modules["torch"], _SINGLE, False):
         return multiprocessing.get_context("fork")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
-    return context
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
+    return forkserver
 
 
 def _work(

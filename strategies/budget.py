@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
-from typing import cast
+from functools import cache, partial
+from weakref import WeakKeyDictionary
 
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
-from federation.messages import Part, Row, State
+from federation.messages import Part, State
 from federation.privacy import accounting, calibration
 from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
+from federation.results import Row
 from federation.study import Study
-from strategies.protocol import PrivateAnalysis, PrivateTraining, Sampling, Task
+from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Sampling
 
 
 def of_analysis(study: Study, name: str) -> int:
@@ -26,7 +27,7 @@ def of_analysis(study: Study, name: str) -> int:
     return calibration.divide(study.privacy.rho, weights)[name] // tasks_of(study, name)
 
 
-def grids(study: Study, task: Task, state: State, part: Part, nodes: int) -> dict[str, Grid]:
+def grids(study: Study, task: AnyTask, state: State, part: Part, nodes: int) -> dict[str, Grid]:
     """The grid of each array that may leave a node in this round, of `nodes` that take part. `part` may be nobody's: only its
     shapes, types and bounds count. ValueError where the budget is too small."""
     rho, honest = of_analysis(study, task.name), study.privacy.honest(nodes)
@@ -50,15 +51,14 @@ def grids(study: Study, task: Task, state: State, part: Part, nodes: int) -> dic
 TRAINING_SHARE = 0.82  # of what an analysis that trains may spend; the rest is for counts
 
 
-def sampling(task: Task, state: State) -> Sampling | None:
-    """How the round draws its people by chance, if it does."""
-    found: Sampling | None = getattr(task.analysis, "sampling", lambda task, state: None)(
-        task, state
-    )
-    return found
+def sampling(task: AnyTask, state: State) -> Sampling | None:
+    """How the round draws people at random; None if it reads everyone."""
+    return None if task.training is None else task.training.sampling(task, state)
 
 
-def _sampled(study: Study, task: Task, drawn: Sampling, name: str, part: Part, honest: int) -> Grid:
+def _sampled(
+    study: Study, task: AnyTask, drawn: Sampling, name: str, part: Part, honest: int
+) -> Grid:
     z = noise_multiplier(study, task, drawn)
     if not drawn.inside:
         return calibration.step_grid(
@@ -68,20 +68,20 @@ def _sampled(study: Study, task: Task, drawn: Sampling, name: str, part: Part, h
     return calibration.carried(part.sums[name].size, event)
 
 
-def step_grid(study: Study, task: Task, state: State) -> Grid:
+def step_grid(study: Study, task: AnyTask, state: State) -> Grid:
     """Of one of the steps that a node takes by itself."""
     drawn = sampling(task, state)
     assert drawn is not None
     part = zero(task, state)
     return calibration.step_grid(
-        trains(task).step_sensitivity(task),
+        training(task).step_sensitivity(task),
         part.sums[drawn.array].size,
         noise_multiplier(study, task, drawn),
         drawn.rate,
     )
 
 
-def noise_multiplier(study: Study, task: Task, drawn: Sampling) -> float:
+def noise_multiplier(study: Study, task: AnyTask, drawn: Sampling) -> float:
     """How many times its bound the noise of each step is, so that all steps keep what the study leaves them. ValueError if nothing does.
 
     Costs of training add up at one order only. A study that trains once takes the order that needs the least noise; of several trainings
@@ -118,16 +118,22 @@ def _noise_multiplier(
     rho: int, delta: float, flat: int, share: float, alone: bool, rate: float, steps: int
 ) -> float:
     """Also at the delta of a producer's account, which may just hold the study's budget."""
-    found = []
-    for each in {delta, accounting.ACCOUNT_DELTA}:
-        most = [share * (at - flat) for at in accounting.max_at_orders(rho, each)]
-        best = max(range(len(most)), key=most.__getitem__)
-        found.append(
-            accounting.noise_multiplier_for(
-                rate, steps, lambda i, most=most, best=best: most[i] if alone or i == best else -1.0
-            )
-        )  # type: ignore[misc]
-    return max(found)
+    return max(
+        _noise_multiplier_at(rho, at_delta, flat, share, alone, rate, steps)
+        for at_delta in {delta, accounting.ACCOUNT_DELTA}
+    )
+
+
+def _noise_multiplier_at(
+    rho: int, delta: float, flat: int, share: float, alone: bool, rate: float, steps: int
+) -> float:
+    limits = [share * (limit - flat) for limit in accounting.max_at_orders(rho, delta)]
+    best = max(range(len(limits)), key=limits.__getitem__)
+
+    def limit_at(order: int) -> float:
+        return limits[order] if alone or order == best else -1.0
+
+    return accounting.noise_multiplier_for(rate, steps, limit_at)
 
 
 def tasks_of(study: Study, name: str) -> int:
@@ -135,24 +141,32 @@ def tasks_of(study: Study, name: str) -> int:
     return 2 if study.analyses[name].results == "both" else 1
 
 
-def trains(task: Task) -> PrivateTraining:
-    return cast(PrivateTraining, task.analysis)
+def private(task: AnyTask) -> AnyPrivateAnalysis:
+    """The private protocol of a task in mode dp."""
+    assert task.private is not None, "only a task in mode dp has a private protocol"
+    return task.private
 
 
-def private(task: Task) -> PrivateAnalysis:
-    return cast(PrivateAnalysis, task.analysis)
+def training(task: AnyTask) -> AnyPrivateTraining:
+    """The private protocol of a task that trains on samples."""
+    assert task.training is not None, "only an analysis that trains has this protocol"
+    return task.training
 
 
-def zero(task: Task, state: State) -> Part:
-    """What nobody's rows give: the names, shapes, types and bounds of a Part. Kept with the state, for all who see this very one."""
-    found: Part = state.once(
-        ("zero", task.name),
-        lambda: task.analysis.local(cohorts.empty(task.fields, task.rows_per_person), task, state),
-    )
-    return found
+_ZEROS: WeakKeyDictionary[State, dict[str, Part]] = WeakKeyDictionary()
 
 
-def check(study: Study, task: Task) -> None:
+def zero(task: AnyTask, state: State) -> Part:
+    """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the round.
+    Computed once for a state object, since all nodes of a simulation see the same one."""
+    by_task = _ZEROS.setdefault(state, {})
+    if task.name not in by_task:
+        nobody = cohorts.empty(task.fields, task.rows_per_person)
+        by_task[task.name] = task.analysis.local(nobody, task, state)
+    return by_task[task.name]
+
+
+def check(study: Study, task: AnyTask) -> None:
     """ExpressionError if differential privacy cannot carry the analysis: something is unbounded, or the budget too small."""
     if study.privacy.mode != "dp":
         return
@@ -177,7 +191,7 @@ def check(study: Study, task: Task) -> None:
         raise ExpressionError(str(reason)) from None
 
 
-def _distinct(task: Task) -> list[State]:
+def _distinct(task: AnyTask) -> list[State]:
     """The states of a whole run; of those that train on samples, and are all alike, one."""
     states = private(task).rounds(task)
     return [
@@ -187,24 +201,24 @@ def _distinct(task: Task) -> list[State]:
     ]
 
 
-def noise(study: Study, task: Task, state: State, array: str, nodes: int) -> float:
+def noise(study: Study, task: AnyTask, state: State, array: str, nodes: int) -> float:
     """The standard deviation of the noise in each number of an array, summed over nodes that all answer."""
     made = grids(study, task, state, zero(task, state), nodes)[array]
     return math.sqrt(nodes * float(made.share)) * made.unit
 
 
-def forecast(study: Study, tasks: Mapping[str, Task], people: int, nodes: int) -> list[Row]:
+def _noise_of(study: Study, task: AnyTask, nodes: int, state: State, array: str) -> float:
+    return noise(study, task, state, array, nodes)
+
+
+def forecast(study: Study, tasks: Mapping[str, AnyTask], people: int, nodes: int) -> list[Row]:
     """The intervals to expect of so many people at so many nodes, from the contract alone: `sampling_sd`, `noise_sd`, and the
     `width` of an interval from end to end; null where the budget is too small to say."""
     found: list[Row] = []
     for name, task in tasks.items():
         entry = study.analyses[name]
         try:
-            rows = private(task).forecast(
-                task,
-                people,
-                lambda state, array, task=task: noise(study, task, state, array, nodes),
-            )  # type: ignore[misc]
+            rows = private(task).forecast(task, people, partial(_noise_of, study, task, nodes))
         except ValueError:
             rows = [
                 {

@@ -1,33 +1,184 @@
-"""A task: one analysis of a study with its options and columns checked, the same at the hub and at every node."""
+"""The typed contract of an analysis: all that a module may define, and the defaults of what it may leave out.
+
+An analysis is a module. `registry.py` lists the modules in one table, where mypy checks each against the
+protocols below and names the member that is missing or has another type.
+
+    prepare   once, hub and node   options and columns -> what the rounds need; a bad model ends here
+    start     once, hub            the first state
+    local     each round, node     rows -> a Part that adds over nodes
+    combine   each round, hub      the total of the parts -> the next state, or the result
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
-from federation.messages import Floats, Part, Result, Row, State
+from federation.messages import Floats, Part, State, Sum
+from federation.results import Result, Row
+
+O = TypeVar("O", bound=Frozen)
+P = TypeVar("P")
+O_co = TypeVar("O_co", bound=Frozen, covariant=True)
+P_co = TypeVar("P_co", covariant=True)
+
+
+class Prepared(NamedTuple, Generic[P]):
+    """What an analysis compiled from its options, and the columns that it reads."""
+
+    plan: P
+    fields: tuple[Field, ...]
 
 
 @dataclass(frozen=True)
-class Task:
-    """`plan` is what the analysis compiled from `options`; `fields` are the columns it reads."""
+class Task(Generic[O_co, P_co]):
+    """One analysis of a study with its options and columns checked, the same at the hub and at
+    every node. `private` is the protocol under differential privacy, in mode dp only; `training`
+    is the same module if it trains on samples."""
 
     name: str
-    analysis: Analysis
-    options: Any
-    plan: Any
+    analysis: AnyAnalysis
+    options: O_co
+    plan: P_co
     fields: tuple[Field, ...]
     rows_per_person: int
+    private: AnyPrivateAnalysis | None = None
+    training: AnyPrivateTraining | None = None
+
+
+AnyTask = Task[Any, Any]
+
+
+# -- at the hub only
+@dataclass(frozen=True)
+class Total:
+    """The sum of the parts of a round, as `combine` sees it; never sent to a node.
+
+    `sums`, `cells`, `sensitivity` and `parameters` are those of a Part. `noise` holds the variance of
+    the noise in each number of an array, and is empty in exact mode. `by_node` holds the total of each
+    node, for an analysis with the trait `each` where the hub may see single nodes."""
+
+    sums: Mapping[str, Sum]
+    cells: Mapping[str, Any]
+    sensitivity: Mapping[str, float]
+    parameters: int = 0
+    noise: Mapping[str, float] = field(default_factory=dict)
+    by_node: Mapping[str, Total] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class HubState(State):
+    """A state together with the arrays that the analysis keeps at the hub from round to round."""
+
+    memory: Mapping[str, Floats] = field(default_factory=dict, repr=False)
+
+
+def total_of(part: Part) -> Total:
+    """The total of a single part without noise."""
+    return Total(part.sums, part.cells, part.sensitivity, part.parameters)
+
+
+STACKED = (
+    100_000  # numbers that are added as one array; larger sums are added in place, to save a copy
+)
+
+
+def add(totals: Sequence[Total]) -> Total:
+    """The sum of `totals`, in their order (which fixes the last bit)."""
+    first = totals[0]
+    if len(totals) == 1:
+        return first
+    return Total(
+        sums={name: _added([total.sums[name] for total in totals]) for name in first.sums},
+        cells={name: _added([total.cells[name] for total in totals]) for name in first.cells},
+        sensitivity=first.sensitivity,
+        parameters=first.parameters,
+        noise={name: sum(total.noise[name] for total in totals) for name in first.noise},
+    )
+
+
+def _added(arrays: Sequence[Sum]) -> Sum:
+    if len(arrays) * arrays[0].size <= STACKED:
+        stacked: Sum = np.add.reduce(np.array(arrays), axis=0)
+        return stacked
+    running = arrays[0].copy()
+    for array in arrays[1:]:
+        running += array
+    return running
+
+
+# -- what a module may leave out
+def _every_node(task: AnyTask, state: State) -> float:
+    return 1.0
+
+
+def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Traits:
+    """The properties of an analysis on which the framework acts, with their defaults.
+
+    `version`: raised when the same question gets another answer than before.
+    `tolerant`: the analysis goes on when nodes are missing from some rounds.
+    `each`: `combine` wants the total of each node, where the hub may see it.
+    `only_counts`: `local` asks its cohort for combinations of categories only, so rows need not be read.
+    `share_asked(task, state)`: the fraction of the nodes that the next round asks.
+    `refuses(task, secure_sum)`: the reason why the study cannot be run as it is written, or None."""
+
+    version: int = 1
+    tolerant: bool = False
+    each: bool = False
+    only_counts: bool = False
+    share_asked: Callable[[AnyTask, State], float] = _every_node
+    refuses: Callable[[AnyTask, bool], str | None] = _nothing
+
+
+# -- what a module must define
+class Analysis(Protocol[O, P]):
+    """A module of `strategies/`. `prepare` raises ExpressionError(message) for a model that the columns
+    cannot carry; `combine` raises ModelError(message) when the data give no answer."""
+
+    @property
+    def TRAITS(self) -> Traits: ...
+    @property
+    def Options(self) -> type[O]: ...
+    def prepare(self, options: O, schema: Schema, /) -> Prepared[P]: ...
+    def start(self, task: Task[O, P], /) -> State: ...
+    def local(self, cohort: Cohort, task: Task[O, P], state: State, /) -> Part: ...
+    def combine(self, total: Total, task: Task[O, P], state: HubState, /) -> State | Result: ...
+
+
+Noise = Callable[[State, str], float]
+
+
+class PrivateAnalysis(Analysis[O, P], Protocol[O, P]):
+    """The protocol of an analysis under differential privacy. Its Parts hold no cells, only arrays of
+    bounded sensitivity.
+
+    `rounds`: one state for each round of a whole run, with the shares, shapes and sensitivities of the real ones.
+    `shares`: the fraction of the analysis's budget that each array of this round takes; only these arrays
+    leave the node. Over a whole run the fractions add up to 1.
+    `forecast`: the intervals to expect with `people` persons in all, from the contract alone;
+    `noise(state, array)` is the standard deviation of the array's noise, summed over nodes."""
+
+    def rounds(self, task: Task[O, P], /) -> Sequence[State]: ...
+    def shares(self, task: Task[O, P], state: State, /) -> Mapping[str, float]: ...
+    def forecast(self, task: Task[O, P], people: int, noise: Noise, /) -> list[Row]: ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Training under differential privacy: `rounds` of `steps` each, of which each is on people drawn with probability `rate`. With `inside`
-    a node takes all steps of a round by itself, each with noise of its own, and sends where they led; else a round is one step, and what
-    leaves is its noised sum. `array` is what costs."""
+    """How training under differential privacy draws people: `rounds` of `steps` steps each, every step on
+    people drawn with probability `rate`. With `inside` a node takes all steps of a round by itself, each
+    with noise of its own, and sends the result; otherwise a round is one step, whose noised sum leaves the
+    node. `array` names the array that is charged."""
 
     array: str
     rate: float
@@ -36,49 +187,27 @@ class Sampling:
     inside: bool
 
 
-class Analysis(Protocol):
-    """A module of strategies/: three pure functions, the options that they take, and their plan.
+class PrivateTraining(PrivateAnalysis[O, P], Protocol[O, P]):
+    """A private analysis that trains on samples.
 
-    `prepare` raises ExpressionError(message) for a model that the columns cannot carry.
-    """
+    `sampling`: how a round draws people, or None if it reads everyone.
+    `step_sensitivity`: the sensitivity of the sum of a single step.
+    `inside`: the part of a round in which the node takes the steps by itself; `noised` adds the noise to
+    the sum of a step, and `people` (1,) is the noised number of people that the node has released."""
 
-    Options: type[Frozen]
-
-    def prepare(self, options: Any, schema: Schema) -> tuple[Any, tuple[Field, ...]]: ...
-    def start(self, task: Task) -> State: ...
-    def local(self, cohort: Cohort, task: Task, state: State) -> Part: ...
-    def combine(self, parts: Sequence[Part], task: Task, state: State) -> State | Result: ...
-
-
-class PrivateAnalysis(Analysis, Protocol):
-    """The protocol of an analysis under differential privacy. Its Parts hold no cells, only bounded arrays.
-
-    `rounds`: a state of each round of a whole run, whose shares, shapes and bounds are those of the run's own.
-    `shares`: of the analysis's budget, what each array of this round takes; only these arrays leave the node. Over a whole
-    run they add up to 1. `forecast`: the intervals to expect of `people` persons in all, from the contract alone; `noise`
-    gives the standard deviation of each array's noise, summed over nodes.
-    """
-
-    ONLY_COUNTS: bool  # combinations of categories are all that `local` asks of a cohort: rows need not be read
-
-    def rounds(self, task: Task) -> Sequence[State]: ...
-    def shares(self, task: Task, state: State) -> Mapping[str, float]: ...
-    def forecast(
-        self, task: Task, people: int, noise: Callable[[State, str], float]
-    ) -> list[Row]: ...
-
-
-class PrivateTraining(PrivateAnalysis, Protocol):
-    """One that trains on samples. `sampling` says how a round draws its people, if it does. Where a node takes steps by itself, `inside`
-    makes its part, with what noises the sum of a step and how many people it has said to have; `step_bound` is that sum's."""
-
-    def sampling(self, task: Task, state: State) -> Sampling | None: ...
-    def step_sensitivity(self, task: Task) -> float: ...
+    def sampling(self, task: Task[O, P], state: State, /) -> Sampling | None: ...
+    def step_sensitivity(self, task: Task[O, P], /) -> float: ...
     def inside(
         self,
         cohort: Cohort,
-        task: Task,
+        task: Task[O, P],
         state: State,
         noised: Callable[[Floats], Floats],
         people: Floats,
+        /,
     ) -> Part: ...
+
+
+AnyAnalysis = Analysis[Any, Any]
+AnyPrivateAnalysis = PrivateAnalysis[Any, Any]
+AnyPrivateTraining = PrivateTraining[Any, Any]

@@ -1,74 +1,285 @@
-"""The analyses by name, and a study's tasks: the one place where a study meets the code that it may run."""
+"""The analyses by name, and a study's tasks: the one place where a study meets the code that it may run.
+
+The table is static, so mypy checks every module against the protocols of `protocol.py`. A row imports its
+modules when a study first needs them, so that a command loads no analysis that it does not run.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from federation import contract as contracts
 from federation import errors, yaml_source
 from federation.contract import Contract, DeriveError, Schema
 from federation.expression import ExpressionError
-from federation.study import AnalysisEntry as Entry
-from federation.study import Study
+from federation.study import AnalysisEntry, Study
 from federation.yaml_source import Source
 from strategies import budget
-from strategies.protocol import Analysis, PrivateAnalysis, Task
+from strategies.protocol import AnyAnalysis, AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Task
 
-ANALYSES = (
-    "anova", "boosted_trees", "cox", "crosstab", "cumulative_incidence", "describe", "disproportionality", "fedavg", "fine_gray", "glm", "inequality", "k_means",
-    "kaplan_meier", "mantel_haenszel", "mixed_model", "multiple_imputation", "pathways", "pca", "piecewise_exponential", "propensity", "rates", "sccs", "surveillance", "train",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Row:
+    """The modules of one analysis: the exact protocol, and the private one, which may be a training."""
+
+    exact: AnyAnalysis
+    private: AnyPrivateAnalysis | None = None
+    training: AnyPrivateTraining | None = None
+
+    @property
+    def dp(self) -> AnyPrivateAnalysis | None:
+        return self.training or self.private
+
+
+_TABLE: dict[str, Callable[[], Row]] = {}
+NOT_PRIVATE: dict[str, str] = {}
+
+
+def _analysis(*, not_private: str = "") -> Callable[[Callable[[], Row]], Callable[[], Row]]:
+    """A row of the table, under the function's name. `not_private`: why mode dp does not offer it."""
+
+    def enter(row: Callable[[], Row]) -> Callable[[], Row]:
+        _TABLE[row.__name__] = cache(row)
+        if not_private:
+            NOT_PRIVATE[row.__name__] = not_private
+        return row
+
+    return enter
+
+
+# -- descriptive
+@_analysis(
+    not_private="run: glm with the groups in the model gives their differences, with intervals "
+    "that include the noise"
+)
+def anova() -> Row:
+    from strategies.descriptive import anova
+
+    return Row(anova)
+
+
+@_analysis()
+def crosstab() -> Row:
+    from strategies.descriptive import crosstab, crosstab_dp
+
+    return Row(crosstab, private=crosstab_dp)
+
+
+@_analysis()
+def describe() -> Row:
+    from strategies.descriptive import describe, describe_dp
+
+    return Row(describe, private=describe_dp)
+
+
+@_analysis()
+def inequality() -> Row:
+    from strategies.descriptive import inequality, inequality_dp
+
+    return Row(inequality, private=inequality_dp)
+
+
+@_analysis(
+    not_private="noise rotates the components, and no interval says how far; run: describe "
+    "shows each column"
+)
+def pca() -> Row:
+    from strategies.descriptive import pca
+
+    return Row(pca)
+
+
+# -- regression
+@_analysis()
+def glm() -> Row:
+    from strategies.regression import glm, glm_dp
+
+    return Row(glm, private=glm_dp)
+
+
+@_analysis(
+    not_private="each round needs the whole trajectory of every person; run: glm gives the "
+    "fixed effects, with all rows of a person bounded together"
+)
+def mixed_model() -> Row:
+    from strategies.regression import mixed_model
+
+    return Row(mixed_model)
+
+
+@_analysis(
+    not_private="its draws depend on fits that would carry noise; run: glm takes the complete rows"
+)
+def multiple_imputation() -> Row:
+    from strategies.regression import multiple_imputation
+
+    return Row(multiple_imputation)
+
+
+# -- survival
+@_analysis(
+    not_private="a person is in the risk set of every earlier event, so the noise would drown "
+    "the answer; run: piecewise_exponential gives hazard ratios"
+)
+def cox() -> Row:
+    from strategies.survival import cox
+
+    return Row(cox)
+
+
+@_analysis()
+def cumulative_incidence() -> Row:
+    from strategies.survival import cumulative_incidence, cumulative_incidence_dp
+
+    return Row(cumulative_incidence, private=cumulative_incidence_dp)
+
+
+@_analysis(
+    not_private="a person is weighted in the risk set of every later event; run: "
+    "cumulative_incidence shows the curves of each group"
+)
+def fine_gray() -> Row:
+    from strategies.survival import fine_gray
+
+    return Row(fine_gray)
+
+
+@_analysis()
+def kaplan_meier() -> Row:
+    from strategies.survival import kaplan_meier, kaplan_meier_dp
+
+    return Row(kaplan_meier, private=kaplan_meier_dp)
+
+
+@_analysis()
+def piecewise_exponential() -> Row:
+    from strategies.survival import piecewise_exponential, piecewise_exponential_dp
+
+    return Row(piecewise_exponential, private=piecewise_exponential_dp)
+
+
+# -- epidemiology
+@_analysis()
+def disproportionality() -> Row:
+    from strategies.epidemiology import disproportionality, disproportionality_dp
+
+    return Row(disproportionality, private=disproportionality_dp)
+
+
+@_analysis()
+def mantel_haenszel() -> Row:
+    from strategies.epidemiology import mantel_haenszel, mantel_haenszel_dp
+
+    return Row(mantel_haenszel, private=mantel_haenszel_dp)
+
+
+@_analysis()
+def pathways() -> Row:
+    from strategies.epidemiology import pathways, pathways_dp
+
+    return Row(pathways, private=pathways_dp)
+
+
+@_analysis()
+def rates() -> Row:
+    from strategies.epidemiology import rates, rates_dp
+
+    return Row(rates, private=rates_dp)
+
+
+@_analysis()
+def sccs() -> Row:
+    from strategies.epidemiology import sccs, sccs_dp
+
+    return Row(sccs, private=sccs_dp)
+
+
+@_analysis()
+def surveillance() -> Row:
+    from strategies.epidemiology import surveillance, surveillance_dp
+
+    return Row(surveillance, private=surveillance_dp)
+
+
+# -- causal
+@_analysis(
+    not_private="each weight depends on a fit that carries noise; run: piecewise_exponential "
+    "with the confounders in the model adjusts for them"
+)
+def propensity() -> Row:
+    from strategies.causal import propensity
+
+    return Row(propensity)
+
+
+# -- learning
+@_analysis(
+    not_private="each split would need noise of its own, and noised trees predict little; run: "
+    "glm spends the same budget better"
+)
+def boosted_trees() -> Row:
+    from strategies.learning import boosted_trees
+
+    return Row(boosted_trees)
+
+
+@_analysis(not_private="use run: glm, which spends the same budget better")
+def fedavg() -> Row:
+    from strategies.learning import fedavg
+
+    return Row(fedavg)
+
+
+@_analysis(
+    not_private="noise in each round moves people from group to group, and no interval says how far"
+)
+def k_means() -> Row:
+    from strategies.learning import k_means
+
+    return Row(k_means)
+
+
+@_analysis()
+def train() -> Row:
+    from strategies.learning import train, train_dp
+
+    return Row(train, training=train_dp)
+
+
+ANALYSES = tuple(sorted(_TABLE))
 NAMES = frozenset(ANALYSES)
-PRIVATE = (
-    "crosstab", "cumulative_incidence", "describe", "disproportionality", "glm", "inequality", "kaplan_meier", "mantel_haenszel", "pathways",
-    "piecewise_exponential", "rates", "sccs", "surveillance", "train",
-)  # fmt: skip
-NOT_PRIVATE = {
-    "boosted_trees": "each split would need noise of its own, and trees on noise say little; run: glm spends the same budget better",
-    "anova": "run: glm with the groups in the model gives their differences, with intervals that include the noise",
-    "k_means": "noise in each round moves people from group to group, and no interval tells how far",
-    "pca": "noise turns the components, and no interval tells how far; run: describe shows each column",
-    "cox": "a person is in the risk set of every earlier event, so the noise would drown the answer; run: piecewise_exponential gives hazard ratios",
-    "fine_gray": "it weighs people in the risk set of every later event; run: cumulative_incidence shows the curves of each group",
-    "multiple_imputation": "its draws hang on fits that would carry noise; run: glm takes the rows that lack nothing",
-    "mixed_model": "each round needs the whole trajectory of every person; run: glm gives the fixed effects, with all rows of a person bounded as one",
-    "propensity": "each weight hangs on a fit that carries noise; run: piecewise_exponential with the confounders in the model compares like with like",
-    "fedavg": "use run: glm, which spends the same budget better",
-}
+PRIVATE = tuple(name for name in ANALYSES if name not in NOT_PRIVATE)
 
 
-@cache
-def analysis(name: str) -> Analysis:
-    module: Any = importlib.import_module(f"strategies.{name}")
-    return module  # type: ignore[no-any-return]
+def analysis(name: str) -> AnyAnalysis:
+    return _TABLE[name]().exact
 
 
-@cache
-def private(name: str) -> PrivateAnalysis:
-    """The protocol of an analysis of PRIVATE under differential privacy: a file of its own beside the exact one."""
-    module: Any = importlib.import_module(f"strategies.private_{name}")
-    return module  # type: ignore[no-any-return]
+def private(name: str) -> AnyPrivateAnalysis:
+    """The protocol of an analysis under differential privacy. KeyError if it has none."""
+    module = _TABLE[name]().dp
+    if module is None:
+        raise KeyError(name)
+    return module
 
 
 def preload(names: Iterable[str] = ANALYSES) -> None:
-    """Imports what a study of these analyses may need, so that the first one does not wait for it."""
+    """Imports what a study of these analyses may need, so that the first study does not wait for it."""
     importlib.import_module("formulaic")
     for name in NAMES.intersection(names):
-        analysis(name)
-        if name in PRIVATE:
-            private(name)
+        _TABLE[name]()
 
 
 def version(name: str) -> int:
-    """Raised when an analysis gives another answer to the same question than before."""
-    return int(getattr(analysis(name), "VERSION", 1)) if name in NAMES else 0
+    """The trait `version` of an analysis; 0 for a name that is not installed."""
+    return analysis(name).TRAITS.version if name in NAMES else 0
 
 
-def plan(study: Study, contract: Contract, source: Source | None = None) -> dict[str, Task]:
+def plan(study: Study, contract: Contract, source: Source | None = None) -> dict[str, AnyTask]:
     """The study's tasks. Raises StudyError with every mistake of the study against the contract."""
     source = source or Source(f"study {study.study}", {}, {})
     if study.dataset != contract.dataset:
@@ -76,7 +287,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
             f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}"
         )
     schema = cohort_schema(study, contract, source)
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, AnyTask] = {}
     problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
@@ -121,48 +332,64 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
 
 def task(
     name: str,
-    entry: Entry,
+    entry: AnalysisEntry,
     schema: Schema,
     source: Source,
     *,
     is_private: bool = False,
     secure_sum: bool = False,
-) -> Task:
+) -> AnyTask:
+    """StudyError with the line and the culprit if the entry cannot be run on these columns."""
     key = ("analyses", name)
-    if entry.run not in ANALYSES:
-        near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise errors.StudyError(
-            f"{source.at(*key, 'run')}: analyses.{name}.run: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}"
-        )
-    if entry.version not in (None, version(entry.run)):
-        raise errors.StudyError(
-            f"{source.at(*key, 'version')}: analyses.{name}.version: {entry.run} has version {version(entry.run)} here; install the other, or write that"
-        )
-    if is_private and entry.run in NOT_PRIVATE:
-        raise errors.StudyError(
-            f"{source.at(*key, 'run')}: analyses.{name}.run: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}"
-        )
-    module = private(entry.run) if is_private else analysis(entry.run)
+    _check_entry(name, entry, source, is_private)
+    row = _TABLE[entry.run]()
+    module = private(entry.run) if is_private else row.exact
     options = yaml_source.build(
         module.Options, entry.options, source, under=key, error=errors.StudyError
     )
     try:
-        made, fields = module.prepare(options, schema)
+        plan_, fields = module.prepare(options, schema)
     except ExpressionError as error:
-        culprit = next(
-            (
-                name
-                for name, value in entry.options.items()
-                if isinstance(value, str) and value in str(error)
-            ),
-            "run",
-        )
-        raise errors.StudyError(f"{source.at(*key, culprit)}: analyses.{name}: {error}") from None
-    built = Task(
-        name, module, options, made, tuple(dict.fromkeys(fields)), schema.contract.rows_per_person
+        where = source.at(*key, _culprit(entry, str(error)))
+        raise errors.StudyError(f"{where}: analyses.{name}: {error}") from None
+    prepared: AnyTask = Task(
+        name,
+        module,
+        options,
+        plan_,
+        tuple(dict.fromkeys(fields)),
+        schema.contract.rows_per_person,
+        row.dp if is_private else None,
+        row.training if is_private else None,
     )
-    why = getattr(module, "refuses", lambda task, secure_sum: None)(built, secure_sum=secure_sum)
-    if why is not None:
-        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {why}")
-    return built
+    reason = module.TRAITS.refuses(prepared, secure_sum)
+    if reason is not None:
+        raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {reason}")
+    return prepared
+
+
+def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bool) -> None:
+    """Is there such an analysis, in this version and this mode?"""
+    key = ("analyses", name)
+    run = f"{source.at(*key, 'run')}: analyses.{name}.run"
+    if entry.run not in NAMES:
+        near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise errors.StudyError(
+            f"{run}: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}"
+        )
+    if entry.version not in (None, version(entry.run)):
+        raise errors.StudyError(
+            f"{source.at(*key, 'version')}: analyses.{name}.version: {entry.run} has version "
+            f"{version(entry.run)} here; install the other version, or write this one"
+        )
+    if is_private and entry.run in NOT_PRIVATE:
+        raise errors.StudyError(
+            f"{run}: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}"
+        )
+
+
+def _culprit(entry: AnalysisEntry, message: str) -> str:
+    """The option whose text the message quotes, or `run`."""
+    texts = ((name, value) for name, value in entry.options.items() if isinstance(value, str))
+    return next((name for name, value in texts if value in message), "run")

@@ -16,13 +16,14 @@ from federation import contract as contracts
 from federation import errors, study, yaml_source
 from federation.cohort import Cohort
 from federation.contract import Contract
-from federation.messages import Result, TaskId
+from federation.messages import TaskId
+from federation.results import Result
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
 from strategies.learning import local_training
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
@@ -62,7 +63,7 @@ def site(name: str, contract: Contract, path: Path, policy: Policy = OPEN) -> Si
     return Site(name, {contract.dataset: Dataset(contract, str(path))}, policy)
 
 
-def cohort_of(site: Site, contract: Contract, task: Task) -> Cohort:
+def cohort_of(site: Site, contract: Contract, task: AnyTask) -> Cohort:
     return cohorts.open_checked(
         site.datasets[contract.dataset],
         Storage(),
@@ -72,7 +73,7 @@ def cohort_of(site: Site, contract: Contract, task: Task) -> Cohort:
     ).cohort
 
 
-def people_of(site: Site, contract: Contract, task: Task) -> local_training.People:
+def people_of(site: Site, contract: Contract, task: AnyTask) -> local_training.People:
     """Those whom a task trains on and tries at a site."""
     return local_training.people(cohort_of(site, contract, task), task)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -99,9 +100,7 @@ def _hub(folder: Path) -> Iterator[Check]:
     )
     for which in ("fleet", "api", "enrol", "admin", "metrics"):
         address = getattr(hub.file, which)
-        yield _check(
-            f"port {which}", lambda address=address: _open(address) if running else _free(address)
-        )  # type: ignore[misc]
+        yield _check(f"port {which}", partial(_open if running else _free, address))
 
 
 def _node(path: Path) -> Iterator[Check]:

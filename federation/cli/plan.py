@@ -18,16 +18,17 @@ from aggregator.report import words
 from federation import client, credentials, errors
 from federation.cli import study as studies
 from federation.contract import Contract
-from federation.messages import Refusal, Row
+from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost
+from federation.results import Row
 from federation.study import Privacy, Study
 from nodes import ledger, service, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
 from nodes.site import Site
 from strategies import budget, registry
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))
 
@@ -148,7 +149,7 @@ Forecasts = Mapping[str, Sequence[Row]]
 
 
 def _forecasts(
-    study: Study, contract: Contract, tasks: Mapping[str, Task], nodes: Sequence[Planned]
+    study: Study, contract: Contract, tasks: Mapping[str, AnyTask], nodes: Sequence[Planned]
 ) -> Forecasts:
     """By label of SCALES; empty without noise, or without sizes."""
     answering = [node for node in nodes if node.refusal is None]
@@ -172,7 +173,7 @@ def _at(study: Study, scale: float) -> Study:
 def _document(
     study: Study,
     contract: Contract,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, AnyTask],
     nodes: Sequence[Planned],
     forecasts: Forecasts,
 ) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def _several(study: Study, contract: Contract) -> float | None:
 def _show(
     study: Study,
     contract: Contract,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, AnyTask],
     nodes: Sequence[Planned],
     forecasts: Forecasts,
     console: Console,
@@ -272,7 +273,7 @@ def _costs(study: Study) -> Table:
     return table
 
 
-def _trainings(study: Study, tasks: Mapping[str, Task]) -> list[Row]:
+def _trainings(study: Study, tasks: Mapping[str, AnyTask]) -> list[Row]:
     """What the planned steps of each training are, and the noise that keeps them within the study's epsilon."""
     rows: list[Row] = []
     for name, task in tasks.items():

@@ -9,7 +9,6 @@ Zaslavsky 2018; in federations: Ogier du Terrail et al. 2025).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,13 +17,14 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
-from federation.cohort import Cohort
+from federation import errors
+from federation.cohort import Cache, Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Counts, Exactness, Result, Row, Table
 from strategies.numerics import counting, newton
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
@@ -32,6 +32,7 @@ from strategies.survival.time_grid import GridOptions
 BINS = 20  # of the propensity score's histogram
 WEIGHT = "(weight)"
 ARMS = ("control", "treated")
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -57,13 +58,13 @@ class Plan:
     """`score`, `curve` and `effect` are the tasks of the stages; `weights`, the field that the weighted stages read."""
 
     treatment: Field
-    score: Task
-    curve: Task | None
-    effect: Task | None
+    score: Task[glm.Options, glm.Plan]
+    curve: Task[Options, kaplan_meier.Plan] | None
+    effect: Task[cox.Options, cox.Plan] | None
     weights: Field
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     treatment = schema.field(options.treatment)
     if not (
         treatment.kind == "boolean" or (treatment.kind == "category" and len(treatment.levels) == 2)
@@ -73,14 +74,15 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
     weights = Field(WEIGHT, "number", "", (0.0, options.max_weight))
     score = _score_task(options, schema)
-    curve = effect = None
+    curve: Task[Options, kaplan_meier.Plan] | None = None
+    effect: Task[cox.Options, cox.Plan] | None = None
     fields = list(score.fields)
     if options.outcome is not None:
         model = f"{options.outcome} ~ {options.treatment}"
         made, read = kaplan_meier.prepare(
             kaplan_meier.Options(model=model, grid=options.grid, every=options.every), schema
         )
-        curve = Task("curve", kaplan_meier, options, made, read, 1)  # type: ignore[arg-type]
+        curve = Task("curve", kaplan_meier, options, made, read, 1)
         chosen = cox.Options(
             model=model,
             strata=options.strata,
@@ -98,13 +100,13 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
             replace(planned, weights=weights),
             (*read, weights),
             schema.contract.rows_per_person,
-        )  # type: ignore[arg-type]
+        )
     elif options.strata:
         raise ExpressionError("strata: they are of the outcome's model, and no `outcome` is given")
-    return Plan(treatment, score, curve, effect, weights), tuple(dict.fromkeys(fields))
+    return Prepared(Plan(treatment, score, curve, effect, weights), tuple(dict.fromkeys(fields)))
 
 
-def _score_task(options: Options, schema: Schema) -> Task:
+def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]:
     chosen = glm.Options(
         model=f"{options.treatment} ~ {options.confounders}",
         family="binomial",
@@ -123,10 +125,10 @@ def _score_task(options: Options, schema: Schema) -> Task:
         raise ExpressionError(
             f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
         )
-    return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)  # type: ignore[arg-type]
+    return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return _outer("score", glm.start(task.plan.score), {})
 
 
@@ -153,28 +155,23 @@ def _inner(state: State) -> tuple[str, State, dict[str, Floats]]:
 
 
 # -- node
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     stage, inner, _ = _inner(state)
     plan: Plan = task.plan
-    complete = cohort.once(("propensity", task.name), lambda: _complete(cohort, task))
+    complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
     if stage == "score":
         return glm.local(complete, plan.score, inner)
-    key = (
-        "propensity",
-        task.name,
-        state["score"].tobytes(),
-    )  # a study that starts anew has other weights
+    score = state["score"]  # part of the key: a study that starts anew has other weights
     weighted = complete.once(
-        key, lambda: _weighted(complete, task, state["score"], float(state["treated"][0]))
+        Key("propensity weights", task.name, score.tobytes()),
+        lambda: _weighted(complete, task, score, float(state["treated"][0])),
     )
-    return (
-        _balance(weighted, task)
-        if stage == "weigh"
-        else cox.local(weighted.cohort, plan.effect, inner)
-    )  # type: ignore[arg-type]
+    if plan.effect is None or stage == "weigh":
+        return _balance(weighted, task)
+    return cox.local(weighted.cohort, plan.effect, inner)
 
 
-def _complete(cohort: Cohort, task: Task) -> Cohort:
+def _complete(cohort: Cohort, task: Task[Options, Plan]) -> Cohort:
     """The cohort with a missing treatment wherever any column of any stage is missing: all stages have the same people."""
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -186,7 +183,9 @@ def _complete(cohort: Cohort, task: Task) -> Cohort:
     )
     known = {**columns, task.plan.treatment.name: blank}
     return replace(
-        cohort, fetch=lambda asked: {field.name: known[field.name] for field in asked}, kept={}
+        cohort,
+        fetch=lambda asked: {field.name: known[field.name] for field in asked},
+        cache=Cache(),
     )
 
 
@@ -203,7 +202,7 @@ class Weighted:
     cut: int
 
 
-def _weighted(cohort: Cohort, task: Task, beta: Floats, treated: float) -> Weighted:
+def _weighted(cohort: Cohort, task: Task[Options, Plan], beta: Floats, treated: float) -> Weighted:
     plan: Plan = task.plan
     made: glm.Plan = plan.score.plan
     columns = cohort.columns(task.fields)
@@ -226,7 +225,7 @@ def _weighted(cohort: Cohort, task: Task, beta: Floats, treated: float) -> Weigh
     inner = replace(
         cohort,
         fetch=lambda asked: {field.name: with_weights[field.name] for field in asked},
-        kept={},
+        cache=Cache(),
     )
     return Weighted(
         inner,
@@ -251,7 +250,7 @@ def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Float
     return weights
 
 
-def _balance(weighted: Weighted, task: Task) -> Part:
+def _balance(weighted: Weighted, task: Task[Options, Plan]) -> Part:
     """Per arm: sums of 1, x, x^2 plain and weighted, of the weights and their squares; the score's histogram; and the weighted life table."""
     X, arm, w = weighted.X, weighted.arm, weighted.weight
     plain, heavy = (
@@ -305,10 +304,12 @@ def _moments(X: Floats, w: Floats) -> Floats:
     return np.concatenate([[w.sum()], w @ X, w @ (X * X)])
 
 
-def _life(weighted: Weighted, task: Task) -> tuple[Floats, int]:
+def _life(weighted: Weighted, task: Task[Options, Plan]) -> tuple[Floats, int]:
     """(3, 2, 2, times): plain, weighted and with squared weights, of events and other exits, by arm and time."""
-    plan: kaplan_meier.Plan = task.plan.curve.plan
-    columns = weighted.cohort.columns(task.plan.curve.fields)
+    curve = task.plan.curve
+    assert curve is not None, "only a study with an outcome has a curve"
+    plan = curve.plan
+    columns = weighted.cohort.columns(curve.fields)
     kept = np.flatnonzero(weighted.keep)
     stop, event = (columns[field.name][kept] for field in plan.model.response[-2:])
     late = stop > plan.grid.times[-1] + 1e-9 * plan.grid.step
@@ -323,12 +324,11 @@ def _life(weighted: Weighted, task: Task) -> tuple[Floats, int]:
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     stage, inner, kept = _inner(state)
     plan: Plan = task.plan
     if stage == "score":
-        made = glm.combine([total], plan.score, inner)
+        made = glm.combine(total, plan.score, inner)
         return _outer("score", made, kept) if isinstance(made, State) else _weigh(made, inner, plan)
     if stage == "weigh":
         if not (total.cells["arms"] > 0).all():
@@ -342,7 +342,8 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
             if plan.effect is None
             else _outer("effect", cox.start(plan.effect), kept)
         )
-    made = cox.combine([total], plan.effect, inner)  # type: ignore[arg-type]
+    assert plan.effect is not None, "only a study with an outcome comes to this stage"
+    made = cox.combine(total, plan.effect, inner)
     return _outer("effect", made, kept) if isinstance(made, State) else _result(task, kept, made)
 
 
@@ -359,7 +360,7 @@ def _weigh(found: Result, inner: State, plan: Plan) -> State:
     )
 
 
-def _result(task: Task, kept: dict[str, Floats], effect: Result | None) -> Result:
+def _result(task: Task[Options, Plan], kept: dict[str, Floats], effect: Result | None) -> Result:
     plan, z = task.plan, float(special.ndtri((1 + task.options.conf_level) / 2))
     tables = (
         {}
@@ -394,8 +395,11 @@ def _result(task: Task, kept: dict[str, Floats], effect: Result | None) -> Resul
         for edge, n in zip(edges, kept["sum:overlap"][a], strict=True)
     ]
     tables["overlap"] = Table(overlap, door="lines")
-    n = {name: int(kept[f"cell:{name}"][0]) for name in ("people", "rows", "missing")} | (
-        {} if effect is None else {"events": effect.n["events"]}
+    n = Counts(
+        people=int(kept["cell:people"][0]),
+        rows=int(kept["cell:rows"][0]),
+        missing=int(kept["cell:missing"][0]),
+        events=None if effect is None else effect.n.events,
     )
     cut = int(kept["cell:cut"][0])
     notes = [] if effect is None else list(effect.notes)

@@ -7,7 +7,6 @@ Exact (Fisher 1925; Welch 1951; for two groups these are Student's and Welch's t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,16 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, grouping
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -41,7 +43,7 @@ class Plan:
     reference: int | None
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     value, (by,) = (
         schema.field(options.value),
         grouping.fields([options.by], schema, "means are compared by category"),
@@ -53,16 +55,22 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
             f"reference: unknown group {options.reference!r}; the groups are {', '.join(by.groups)}"
         )
     middle = sum(value.interval) / 2 if all(map(math.isfinite, value.interval)) else 0.0
-    return Plan(
-        value, by, middle, None if options.reference is None else by.groups.index(options.reference)
-    ), (value, by)
+    return Prepared(
+        Plan(
+            value,
+            by,
+            middle,
+            None if options.reference is None else by.groups.index(options.reference),
+        ),
+        (value, by),
+    )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -84,9 +92,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     n, (first, second) = total.sums["counts"], total.sums["moments"]
     some = np.flatnonzero(n >= 2)
     if len(some) < 2:

@@ -5,20 +5,21 @@ Node: people (rows, where a person has several) in each cell. Hub: their sums. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import messages
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -35,7 +36,7 @@ class Plan:
     levels: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     fields = schema.field(options.rows), schema.field(options.columns)
     for field in fields:
         if field.kind not in ("category", "boolean"):
@@ -46,14 +47,14 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"{fields[0].name!r} is both rows and columns; name two different columns"
         )
-    return Plan(fields, (fields[0].groups, fields[1].groups)), fields
+    return Prepared(Plan(fields, (fields[0].groups, fields[1].groups)), fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     first, second = task.plan.fields
     n_rows, n_columns = (len(levels) for levels in task.plan.levels)
     columns = cohort.columns(task.fields)
@@ -68,8 +69,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts = total.sums["counts"]
     row_levels, column_levels = task.plan.levels
     with np.errstate(invalid="ignore", divide="ignore"):

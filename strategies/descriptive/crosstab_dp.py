@@ -7,24 +7,23 @@ Pearson's with the noise in the covariance of its residuals (Kifer, Rogers 2017)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import messages
 from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.contract import Frozen, Schema
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
-ONLY_COUNTS = True
 SURE = 3.0  # noise standard deviations that a total must pass, to be divided by
 MAX_TESTED = 1000  # cells of a table that is tested: the covariance has the square of it
+TRAITS = Traits(only_counts=True)
 
 
 class Options(Frozen):
@@ -33,30 +32,29 @@ class Options(Frozen):
     conf_level: float = 0.95
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return crosstab.prepare(crosstab.Options(rows=options.rows, columns=options.columns), schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     return counting.crossed(
         cohort, task.plan.fields, [len(levels) for levels in task.plan.levels], task.rows_per_person
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts, variance = total.sums["counts"], total.noise["counts"]
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     tables = {
@@ -159,7 +157,7 @@ def _chi_squared(counts: Floats, variance: float) -> Row:
     }
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     sd = noise(State(), "counts")
     return [{"what": "a count", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]

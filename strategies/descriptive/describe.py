@@ -8,22 +8,23 @@ searched by counting in ever finer bins. Approximate: quantiles from the histogr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
 
-from federation import messages
-from federation.cohort import Cohort
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
-from strategies.protocol import Task
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Counts, Exactness, Result, Row, Table
+from strategies.protocol import Prepared, Task, Total, Traits
 
 FINER = 64  # bins of each round of the search for an exact quantile
 Probability = Annotated[float, pydantic.Field(gt=0, lt=1)]
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -45,7 +46,7 @@ class Plan:
     fine: int
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     fields = [schema.field(name) for name in dict.fromkeys(options.columns)]
     for field in fields:
         if field.kind in ("string", "date"):
@@ -65,15 +66,15 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         if options.quantiles
         else options.bins
     )
-    return Plan(numbers, categories, fine), tuple(fields)
+    return Prepared(Plan(numbers, categories, fine), tuple(fields))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
 # -- node
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     if state.step == "search":
         return _search(cohort, task, state)
     plan: Plan = task.plan
@@ -139,13 +140,13 @@ def _moment_norm(plan: Plan) -> float:
     return math.sqrt(sum(half**2 + half**4 for half in halves))
 
 
-def _search(cohort: Cohort, task: Task, state: State) -> Part:
+def _search(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     """Counts at or below, and in FINER equal bins of, the interval where each quantile lies."""
     plan: Plan = task.plan
     shape = state["low"].shape
     counts = np.zeros((*shape, FINER + 1), np.int64)
     for i, field in enumerate(plan.numbers):
-        values = cohort.once(("sorted", field.name), lambda f=field: _sorted(cohort, f))  # type: ignore[misc]
+        values = cohort.once(Key("sorted", task.name, field.name), partial(_sorted, cohort, field))
         for q in range(shape[1]):
             edges = bin_edges(state["low"][i, q], state["high"][i, q])
             counts[i, q] = np.diff(np.r_[0, np.searchsorted(values, edges, side="right")])
@@ -174,8 +175,7 @@ def bin_edges(low: float, high: float) -> Floats:
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     if state.step == "search":
         return _narrow(total, task, state)
@@ -195,7 +195,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return _result(task, values, None)
 
 
-def _narrow(total: Part, task: Task, state: State) -> State | Result:
+def _narrow(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     """The bin where the count first reaches the rank; done when no float lies between its edges."""
     low, high = state["low"].copy(), state["high"].copy()
     known = state["cells:known"]
@@ -213,7 +213,7 @@ def _narrow(total: Part, task: Task, state: State) -> State | Result:
     return State("search", values)
 
 
-def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Result:
+def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats | None) -> Result:
     plan: Plan = task.plan
     numbers: list[Row] = []
     quantiles: list[Row] = []
@@ -252,11 +252,13 @@ def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Resu
         "levels": Table(levels, door="lines"),
     }
     used = {name: table for name, table in tables.items() if table.rows}
-    counts_ = {name: int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")}
+    people, rows, missing = (
+        int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")
+    )
     rough = bool(quantiles) and exact is None
     return Result(
         used,
-        counts_,
+        Counts(people=people, rows=rows, missing=missing),
         Exactness(
             "approximate",
             "quantiles are read off a histogram, and are right to the `width` beside them",
@@ -266,7 +268,9 @@ def _result(task: Task, values: dict[str, Floats], exact: Floats | None) -> Resu
     )
 
 
-def _quantiles(field: Field, counts: Floats, task: Task, n: int, exact: Floats | None) -> list[Row]:
+def _quantiles(
+    field: Field, counts: Floats, task: Task[Options, Plan], n: int, exact: Floats | None
+) -> list[Row]:
     low, high = field.interval
     width = (high - low) / len(counts)
     below = np.cumsum(counts)

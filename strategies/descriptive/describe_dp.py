@@ -8,25 +8,25 @@ consistent (running sums that never fall, from nobody to everyone); means from t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pydantic
 from scipy import optimize, special
 
-from federation import messages
-from federation.cohort import Cohort
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
 from federation.privacy import cumulative
+from federation.results import Exactness, Result, Row, Table
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan, Probability
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -37,7 +37,7 @@ class Options(Frozen):
     conf_level: float = 0.95
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return describe.prepare(
         describe.Options(
             columns=options.columns,
@@ -49,15 +49,15 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     used = {
         "histogram": task.plan.numbers,
         "moments": task.plan.numbers,
@@ -68,9 +68,9 @@ def shares(task: Task, state: State) -> dict[str, float]:
 
 
 # -- node
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     plan, m = task.plan, task.rows_per_person
-    sums = cohort.once(("private describe", task.name), lambda: _sums(cohort, task))
+    sums = cohort.once(Key("private describe", task.name), lambda: _sums(cohort, task))
     fields, numbers = len(plan.numbers) + len(plan.categories), len(plan.numbers)
     sensitivity = {
         "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine), "moments": m * math.sqrt(2 * numbers),
@@ -79,7 +79,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, {}, sensitivity)
 
 
-def _sums(cohort: Cohort, task: Task) -> dict[str, Floats | Ints]:
+def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]:
     plan: Plan = task.plan
     moments, known = np.zeros((len(plan.numbers), 2)), []
     histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
@@ -116,14 +116,13 @@ class ColumnSums:
     bins_variance: float
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     columns = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
     counted = counting.estimated(total)
     tables = {
-        "numbers": Table([_number(column, counted.n["rows"], z) for column in columns]),
+        "numbers": Table([_number(column, counted.rows, z) for column in columns]),
         "quantiles": Table(
             [row for column in columns for row in _quantiles(column, task.options.quantiles, z)]
         ),
@@ -138,7 +137,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(used, counted.n, Exactness("noised", why), counted.notes)
 
 
-def _column(i: int, field: Field, total: Part, plan: Plan) -> ColumnSums:
+def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:
     bins = cumulative.decode(total.sums["histogram"][i])
     bins_variance = total.noise["histogram"]
     running = np.cumsum(bins)
@@ -230,7 +229,7 @@ def _histogram(column: ColumnSums, bins: int, z: float) -> list[Row]:
     ]
 
 
-def _levels(total: Part, plan: Plan, z: float) -> list[Row]:
+def _levels(total: Total, plan: Plan, z: float) -> list[Row]:
     rows: list[Row] = []
     at = 0
     for field in plan.categories:
@@ -250,7 +249,7 @@ def _levels(total: Part, plan: Plan, z: float) -> list[Row]:
     return rows
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """As if a standard deviation were a quarter of the range."""
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     rows: list[Row] = []

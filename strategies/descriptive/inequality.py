@@ -7,7 +7,7 @@ their linearised standard errors (Davidson 2009; quantiles: Woodruff 1952). Exac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,17 +16,19 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Door, Exactness, Result, Row, Table
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
 Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -56,7 +58,7 @@ class Plan:
         return np.array([round(self.low + self.step * i, 12) for i in range(self.size)])
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     value = schema.field(options.value)
     low, high = value.interval
     if value.kind != "number" or not 0 <= low < high < math.inf:
@@ -75,14 +77,14 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
         )
-    return Plan(value, by, labels, low, step, size), (value, *by)
+    return Prepared(Plan(value, by, labels, low, step, size), (value, *by))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def count(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
+def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     """The complete rows (n_rows,); rows by group and cell; and how many amounts are not on the grid."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
@@ -99,7 +101,7 @@ def count(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
     return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, off_grid = count(cohort, task)
     cells = counting.people(cohort, keep) | {"amounts": counts, "off_grid": np.array([off_grid])}
     return Part(
@@ -107,8 +109,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if not total.sums["amounts"].sum() > 0:
         raise errors.ModelError(f"{task.name}: nobody in the cohort has an amount; widen it")
     tables = measured(total.sums["amounts"], task, None)
@@ -121,12 +122,14 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-Noise = Callable[
+NoiseOfSum = Callable[
     [Floats], float
 ]  # the variance that noise in the counts gives to a weighted sum over the cells
 
 
-def measured(counts: Floats, task: Task, noise: Noise | None) -> dict[str, Table]:
+def measured(
+    counts: Floats, task: Task[Options, Plan], noise: NoiseOfSum | None
+) -> dict[str, Table]:
     """The tables, from counts (groups, cells)."""
     plan, options = task.plan, task.options
     z = float(special.ndtri((1 + options.conf_level) / 2))
@@ -165,13 +168,13 @@ def measured(counts: Floats, task: Task, noise: Noise | None) -> dict[str, Table
                     **_said(one, 1 - estimate, -weights, z),
                 }
             )
-    door = "groups" if noise is None else "estimates"
+    door: Door = "groups" if noise is None else "estimates"
     return {
         "summary": Table(summary, door=door),
         "quantiles": Table(quantiles),
         "lorenz": Table(lorenz),
         "top": Table(top),
-    }  # type: ignore[arg-type]
+    }
 
 
 def _counted(one: Distribution, p: float) -> Row:
@@ -205,7 +208,7 @@ class Distribution:
 
     n: Floats
     amounts: Floats
-    noise: Noise | None
+    noise: NoiseOfSum | None
 
     @property
     def size(self) -> float:

@@ -7,55 +7,55 @@ whose cells may be below zero, since cutting them off at zero would bias what ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
+from federation.contract import Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Part, Result, Row, State
+from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
+from federation.results import Exactness, Result, Row
 from strategies.descriptive import inequality
 from strategies.descriptive.inequality import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
 MAX_BINS = 2000
 CLEAR = 10.0  # noise standard deviations that a group's people and total must pass
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(inequality.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = inequality.prepare(options, schema)
     if plan.size > MAX_BINS:
         wide = (plan.size - 1) * plan.step / (MAX_BINS - 1)
         raise ExpressionError(
             f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MAX_BINS:,}); write `step: {wide:.3g}` or more"
         )
-    return plan, fields
+    return Prepared(plan, fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"amounts": 1 - COUNTS, "people": COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, _ = inequality.count(cohort, task)
     m = task.rows_per_person
     sensitivity = {
@@ -69,9 +69,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     variance, counts = total.noise["amounts"], cumulative.decode(total.sums["amounts"])
 
     def noise(weights: Floats) -> float:
@@ -95,7 +94,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their range."""
     plan: Plan = task.plan
     each = np.full(plan.size, people / len(plan.labels) / plan.size)

@@ -14,13 +14,16 @@ import numpy as np
 import pydantic
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, newton
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -38,9 +41,9 @@ class Plan:
     half: Floats
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan = numbers(options.columns, schema)
-    return plan, plan.fields
+    return Prepared(plan, plan.fields)
 
 
 def numbers(columns: Sequence[str], schema: Schema) -> Plan:
@@ -71,11 +74,11 @@ def scaled(cohort: Cohort, plan: Plan) -> tuple[Floats, np.ndarray]:
     ), keep
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     U, keep = scaled(cohort, task.plan)
     p, m = U.shape[1], task.rows_per_person
     sums = {"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))}
@@ -87,9 +90,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     n = int(total.cells["rows"][0])
     if n < 2:
         raise errors.ModelError(f"{task.name}: fewer than two complete rows; widen the cohort")

@@ -7,7 +7,7 @@ Hochberg 1995, on the Poisson tail of a pair's count).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -49,7 +51,7 @@ class Plan:
         return len(self.drug.groups), len(self.event.groups)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     drug, event = schema.field(options.drug), schema.field(options.event)
     for role, field in (("drug", drug), ("event", event)):
         if field.kind not in ("category", "boolean"):
@@ -63,10 +65,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MAX_PAIRS:,} pairs; use coarser events"
         )
-    return plan, (drug, event)
+    return Prepared(plan, (drug, event))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
@@ -80,7 +82,7 @@ class PairCounts:
     events: Ints
 
 
-def count(cohort: Cohort, task: Task) -> PairCounts:
+def count(cohort: Cohort, task: Task[Options, Plan]) -> PairCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -105,7 +107,7 @@ def count(cohort: Cohort, task: Task) -> PairCounts:
     )
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = count(cohort, task)
     counts = {"pairs": counted.pairs, "drugs": counted.drugs, "events": counted.events}
     return Part(
@@ -115,14 +117,13 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def sensitivity(task: Task) -> dict[str, float]:
+def sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     """Of m rows a report names m different pairs at most, once each."""
     return dict.fromkeys(("pairs", "drugs", "events"), float(np.sqrt(task.rows_per_person)))
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     pairs, reports = total.sums["pairs"], float(total.cells["people"][0])
     drug, event = np.nonzero(pairs >= task.options.min_reports)
     if not len(drug):

@@ -7,41 +7,41 @@ information component, with an interval that includes the noise. Noised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Part, Result, Row, State, Table
+from federation.contract import Schema
+from federation.messages import Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.epidemiology import disproportionality
 from strategies.epidemiology.disproportionality import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS, MARGINS = 0.05, 0.1  # of the budget, to the number of reports and to each margin
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(disproportionality.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return disproportionality.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {
         "pairs": 1 - COUNTS - 2 * MARGINS,
         "drugs": MARGINS,
@@ -50,7 +50,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
     }
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = disproportionality.count(cohort, task)
     sums = {
         "pairs": counted.pairs,
@@ -66,9 +66,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     counted = counting.estimated(total)
     reports = max(float(total.sums["people"][0]), 1.0)
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
@@ -123,7 +122,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """How many reports a pair needs to stand out."""
     sd = noise(State(), "pairs")
     min_reports = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))

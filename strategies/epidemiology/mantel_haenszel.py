@@ -7,21 +7,22 @@ the chi-squared test. Exact: counts add.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, grouping
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_STRATA = 10_000
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -40,7 +41,7 @@ class Plan:
     labels: tuple[str, ...]
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     strata = grouping.fields(options.strata, schema, "strata are of categories")
     if not strata:
         raise ExpressionError("strata: name at least one column; without strata, run: crosstab")
@@ -58,14 +59,14 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,}: use fewer or coarser columns"
         )
-    return Plan(fields, labels), fields
+    return Prepared(Plan(fields, labels), fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = counting.cross(cohort, task.plan.fields)
     counts = counted.cells.reshape(-1, 2, 2)
     cells = {
@@ -79,8 +80,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts = total.sums["counts"]
     used = counts[(counts.sum((1, 2)) > 1)]
     if not (len(used) and _sums(used)[0] > 0 and _sums(used)[1] > 0):

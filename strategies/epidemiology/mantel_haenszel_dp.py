@@ -7,51 +7,50 @@ variance plus the noise, carried through (delta method). Noised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.contract import Schema
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.epidemiology import mantel_haenszel
 from strategies.epidemiology.mantel_haenszel import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
 SURE = 3.0  # noise standard deviations that each cell of a stratum must pass
-ONLY_COUNTS = True
+TRAITS = Traits(only_counts=True)
 
 
 class Options(mantel_haenszel.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return mantel_haenszel.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     return counting.crossed(cohort, task.plan.fields, (-1, 2, 2), task.rows_per_person)
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts, noise = total.sums["counts"], total.noise["counts"]
     clear = np.asarray((counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1), np.bool_)
     if not clear.any():
@@ -90,7 +89,7 @@ def _slopes(counts: Floats) -> Floats:
     return found
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """If all cells are alike."""
     even = np.full((len(task.plan.labels), 2, 2), people / len(task.plan.labels) / 4)
     _, variance = mantel_haenszel.common(even)

@@ -8,7 +8,7 @@ Exact: the directly-follows graph of the pooled log (van der Aalst 2016, 6.4).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +16,19 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
+TRAITS = Traits()
 
 
 class Indicator(Frozen):
@@ -66,7 +68,7 @@ class Plan:
         return grouping.labels([] if self.by is None else [self.by])
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     step, time = schema.field(options.step), schema.field(options.time)
     if step.kind != "category":
         raise ExpressionError(
@@ -104,10 +106,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
         for name, one in options.indicators.items()
     )
-    return Plan(step, time, by, found), (step, time, *([by] if by is not None else []))
+    return Prepared(Plan(step, time, by, found), (step, time, *([by] if by is not None else [])))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
@@ -131,7 +133,7 @@ class Walks:
         return int(self.person[-1]) + 1 if len(self.person) else 0
 
 
-def walks_of(cohort: Cohort, task: Task) -> Walks:
+def walks_of(cohort: Cohort, task: Task[Options, Plan]) -> Walks:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -161,7 +163,7 @@ def walks_of(cohort: Cohort, task: Task) -> Walks:
     return Walks(step[short], time[short], person[short], place[short], group, keep, cut)
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     walks = walks_of(cohort, task)
     edges, sequences, (came, reached) = (
         people_by_edge(walks, task),
@@ -186,7 +188,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, cells, sensitivity(task) | _more_sensitivity(task))
 
 
-def _edge(walks: Walks, task: Task) -> tuple[Ints, Ints]:
+def _edge(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     """Of each transition: its cell in the square of steps with start and end, and its person."""
     K = task.plan.steps
     last = (
@@ -201,7 +203,7 @@ def _edge(walks: Walks, task: Task) -> tuple[Ints, Ints]:
     return origin * (K + 1) + target, person
 
 
-def people_by_edge(walks: Walks, task: Task) -> Ints:
+def people_by_edge(walks: Walks, task: Task[Options, Plan]) -> Ints:
     """(steps + 1, steps + 1) how many people go from one step to another at least once; the last row is the start, the last column the
     end of a pathway."""
     size = (task.plan.steps + 1) ** 2
@@ -210,7 +212,7 @@ def people_by_edge(walks: Walks, task: Task) -> Ints:
     return np.bincount(once, minlength=size).reshape(task.plan.steps + 1, -1).astype(np.int64)
 
 
-def _delays(walks: Walks, task: Task) -> tuple[Ints, Floats]:
+def _delays(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Floats]:
     """Per pair of steps: how many times, and the sums of the delay and of its square (steps, steps, 2)."""
     K = task.plan.steps
     inside = np.flatnonzero(walks.place > 0)
@@ -223,7 +225,7 @@ def _delays(walks: Walks, task: Task) -> tuple[Ints, Floats]:
     return np.bincount(cell, minlength=K * K).reshape(K, K).astype(np.int64), np.stack(sums, axis=2)
 
 
-def beginnings(walks: Walks, task: Task) -> Ints:
+def beginnings(walks: Walks, task: Task[Options, Plan]) -> Ints:
     """How many people begin with each sequence of so many steps; shorter pathways end with nothing."""
     K, length = task.plan.steps, task.options.beginnings
     if length == 0:
@@ -239,7 +241,7 @@ def beginnings(walks: Walks, task: Task) -> Ints:
     return np.bincount(cell, minlength=(K + 1) ** length).astype(np.int64)
 
 
-def indicators(walks: Walks, task: Task) -> tuple[Ints, Ints]:
+def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     """(indicators, groups) how many people come to the first step of each, and how many of them to the second in time."""
     plan: Plan = task.plan
     groups = len(plan.labels)
@@ -262,18 +264,18 @@ def indicators(walks: Walks, task: Task) -> tuple[Ints, Ints]:
     return came, reached
 
 
-def longest(task: Task) -> int:
+def longest(task: Task[Options, Plan]) -> int:
     return int(min(task.rows_per_person, task.options.max_steps))
 
 
-def sensitivity(task: Task) -> dict[str, float]:
+def sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     """A pathway of L steps has L + 1 different transitions at most, with its start and end; it begins once; and of each indicator a
     person is in one group."""
     each = math.sqrt(max(len(task.plan.indicators), 1))
     return {"edges": math.sqrt(longest(task) + 1), "beginnings": 1.0, "came": each, "reached": each}
 
 
-def _more_sensitivity(task: Task) -> dict[str, float]:
+def _more_sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     """All transitions of a pathway may be the same, and its delays add up to no more than the range of time."""
     L, (low, high) = longest(task), task.plan.time.interval
     span = high - low
@@ -282,9 +284,8 @@ def _more_sensitivity(task: Task) -> dict[str, float]:
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     edges = total.sums["edges"]
     if not edges.any():
         raise errors.ModelError(f"{task.name}: nobody in the cohort has a step; widen it")
@@ -311,7 +312,7 @@ def sequence(cell: int, plan: Plan, length: int) -> str:
     return " > ".join(plan.step.levels[int(step)] for step in steps if step < plan.steps)
 
 
-def _edges(total: Part, plan: Plan) -> list[Row]:
+def _edges(total: Total, plan: Plan) -> list[Row]:
     """All pairs, with the number of people, of times, and the delay; `row_share` of those who leave a step."""
     edges, times, delays = total.sums["edges"], total.sums["times"], total.sums["delays"]
     rows: list[Row] = []
@@ -342,7 +343,7 @@ def _edges(total: Part, plan: Plan) -> list[Row]:
     return rows
 
 
-def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
+def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
     """Shares with Wilson's interval, and the limits within which a group is as all others together."""
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):

@@ -8,44 +8,44 @@ bound of a use. Noised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Part, Result, Row, State, Table
+from federation.contract import Schema
+from federation.messages import Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.descriptive import crosstab_dp
 from strategies.epidemiology import pathways
 from strategies.epidemiology.pathways import END, START, Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
 WEIGHTS = {"edges": 3.0, "beginnings": 2.0, "came": 1.0, "reached": 1.0}  # of the rest
 SURE = 5.0  # noise standard deviations that a divisor must pass
-ONLY_COUNTS = False
 CUT = "about {share:.0f} % of the people were clipped: pathways longer than `max_steps`, or rows beyond rows_per_person"
+TRAITS = Traits()
 
 
 class Options(pathways.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return pathways.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     wanted = {
         "edges": True,
         "beginnings": task.options.beginnings > 0,
@@ -58,7 +58,7 @@ def shares(task: Task, state: State) -> dict[str, float]:
     } | {"people": COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     walks = pathways.walks_of(cohort, task)
     came, reached = pathways.indicators(walks, task)
     sums = {
@@ -75,9 +75,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     edges, variance = total.sums["edges"], total.noise["edges"]
     clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / edges.size))
@@ -100,7 +99,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
-def _beginnings(total: Part, task: Task, z: float) -> list[Row]:
+def _beginnings(total: Total, task: Task[Options, Plan], z: float) -> list[Row]:
     counts, variance = total.sums["beginnings"], total.noise["beginnings"]
     clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / counts.size))
     found = [(cell, float(counts[cell])) for cell in (counts > clear).nonzero()[0]]
@@ -114,7 +113,7 @@ def _beginnings(total: Part, task: Task, z: float) -> list[Row]:
     ]
 
 
-def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
+def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
         for label, n, k in zip(
@@ -145,7 +144,7 @@ def _indicators(total: Part, plan: Plan, z: float) -> list[Row]:
     return rows
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """A count of people on a transition; and an indicator of one group, if half of all people come to its first step."""
     z, sd = float(special.ndtri((1 + task.options.conf_level) / 2)), noise(State(), "edges")
     rows: list[Row] = [

@@ -16,16 +16,18 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 100_000
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -58,7 +60,7 @@ class Plan:
         return len(self.groups), len(self.strata)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     events, time = schema.field(options.events), schema.field(options.time)
     for role, field in (("events", events), ("time", time)):
         if field.kind not in ("number", "boolean") or field.interval[0] < 0:
@@ -84,7 +86,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
     reference = 0 if options.reference is None else groups.index(options.reference)
     plan = Plan(events, time, by, over, groups, strata, _standard(options, strata), reference)
-    return plan, (events, time, *by, *over)
+    return Prepared(plan, (events, time, *by, *over))
 
 
 def _standard(options: Options, strata: Sequence[str]) -> tuple[float, ...] | None:
@@ -106,7 +108,7 @@ def _standard(options: Options, strata: Sequence[str]) -> tuple[float, ...] | No
     return tuple(options.standard[label] / sum(options.standard.values()) for label in strata)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
@@ -120,7 +122,7 @@ class RateCounts:
     people: Ints
 
 
-def count(cohort: Cohort, task: Task) -> RateCounts:
+def count(cohort: Cohort, task: Task[Options, Plan]) -> RateCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -141,7 +143,7 @@ def count(cohort: Cohort, task: Task) -> RateCounts:
     )
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = count(cohort, task)
     cells = counting.people(cohort, counted.keep) | {"people_by_group": counted.people}
     cells["events_by_group"] = np.rint(counted.events).astype(np.int64)
@@ -153,16 +155,15 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, cells, sensitivity(task) | {"people_by_group": float(task.rows_per_person)})
 
 
-def sensitivity(task: Task) -> dict[str, float]:
+def sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     return {
         name: task.rows_per_person * field.interval[1]
         for name, field in (("events", task.plan.events), ("time", task.plan.time))
     }
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     events, time = total.sums["events"], total.sums["time"]
     if not time.sum() > 0:
         raise errors.ModelError(

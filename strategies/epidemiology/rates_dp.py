@@ -7,56 +7,55 @@ method). Noised; a group whose person-time does not stand clear of the noise has
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import messages
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
+from federation.contract import Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.epidemiology import rates
 from strategies.epidemiology.rates import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS, TIME = (
     0.05,
     0.3,
 )  # of the budget, to the number of people and to person-time; the rest to events
 SURE = 5.0  # noise standard deviations that a divisor must pass
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(rates.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = rates.prepare(options, schema)
     for role, field in (("events", plan.events), ("time", plan.time)):
         if not math.isfinite(field.interval[1]):
             raise ExpressionError(
                 f"{role}: {field.name!r} has no upper `range` in the contract; mode dp needs one"
             )
-    return plan, fields
+    return Prepared(plan, fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"events": 1 - COUNTS - TIME, "time": TIME, "people": COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = rates.count(cohort, task)
     sums = {
         "events": counted.events,
@@ -70,9 +69,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     events, time, noise = (
         total.sums["events"],
         total.sums["time"],
@@ -204,7 +202,7 @@ def _direct(
     return rows
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """A group's rate, if groups are equal, everyone is followed for half of the range of time, and one person in ten has an event."""
     plan: Plan = task.plan
     each = people / len(plan.groups)

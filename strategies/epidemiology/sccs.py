@@ -8,23 +8,25 @@ Poisson model).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
+from federation import errors, formula
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Floats, Ints, Part, Result, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -43,7 +45,7 @@ class Plan:
     reach: float  # how far two rows' scaled covariates can lie apart
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if (
         model.survival
@@ -73,10 +75,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     reach = math.sqrt(
         sum((width / scale) ** 2 for width, scale in zip(widths, scaled.scale, strict=True))
     )
-    return Plan(model, scaled, names, model.offset, reach), tuple(model.fields)
+    return Prepared(Plan(model, scaled, names, model.offset, reach), tuple(model.fields))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return newton.begin(np.zeros(len(task.plan.names)))
 
 
@@ -98,7 +100,7 @@ class Rows:
         return np.repeat(by_person, np.diff(np.r_[self.first, len(self.events)]))
 
 
-def rows_of(cohort: Cohort, task: Task) -> Rows:
+def rows_of(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns) & np.isfinite(columns[plan.offset.name])
@@ -153,9 +155,9 @@ def expect(rows: Rows, beta: Floats) -> Expected:
     return Expected(log_share, share, mean)
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("sccs", task.name), lambda: rows_of(cohort, task))
-    cells = cohort.once(("sccs cells", task.name), lambda: _cells(rows, cohort))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("sccs", task.name), lambda: rows_of(cohort, task))
+    cells = cohort.once(Key("sccs cells", task.name), lambda: _cells(rows, cohort))
     found = expect(rows, state["beta"])
     residual = rows.events - rows.spread(rows.totals) * found.share
     information = newton.gram(rows.X, rows.spread(rows.totals) * found.share) - newton.gram(
@@ -183,11 +185,11 @@ def _cells(rows: Rows, cohort: Cohort) -> dict[str, Ints]:
     }
 
 
-def max_events(task: Task) -> float:
+def max_events(task: Task[Options, Plan]) -> float:
     return float(task.rows_per_person * task.plan.model.response[0].interval[1])
 
 
-def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     """Of N events: the score moves by N times the distance of two rows at most, the information by N times the largest variance
     of covariates that lie so far apart, and a share of a period by what the contract's ranges leave."""
     plan: Plan = task.plan
@@ -206,8 +208,7 @@ def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     }
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if not total.cells["people"][0] > 0:
         raise errors.ModelError(
             f"{task.name}: nobody in the cohort has an event; widen it, or choose another outcome"
@@ -231,10 +232,10 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     rows = newton.coefficients(
         plan.names, L @ made.beta, newton.spread(L, made.step), z=z, exponentiate="rate_ratio"
     )
-    counted = counting.reported(total.cells, "events")
+    counted = counting.reported(total.cells, events=True)
     glance = {
-        "n": counted["people"],
-        "n_event": counted["events"],
+        "n": counted.people,
+        "n_event": counted.events,
         "null_log_lik": made.null,
         "log_lik": made.log_lik,
         "rounds": made.rounds,

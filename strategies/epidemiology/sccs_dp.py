@@ -7,25 +7,24 @@ Hub: noisy Newton steps; standard errors and intervals include the noise. Noised
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pydantic
 from scipy import special
 
-from federation import messages
-from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.cohort import Cohort, Key
+from federation.contract import Schema
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.epidemiology import sccs
 from strategies.epidemiology.sccs import Plan
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
 INFORMATION = 0.25  # of a round, to the information; the rest to the score
-ONLY_COUNTS = False
 CUT = "about {share:.0f} % of the people were clipped: more events than `max_events`, values moved into the contract's ranges, or rows beyond rows_per_person"
+TRAITS = Traits()
 
 
 class Options(sccs.Options):
@@ -35,27 +34,27 @@ class Options(sccs.Options):
     max_events: int = pydantic.Field(3, ge=1)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return sccs.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return newton_dp.begin(np.zeros(len(task.plan.names)))
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return newton_dp.states(len(task.plan.names), task.options.rounds)
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     number = int(state["round"][0])
     share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS)
     found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
     return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
     found = sccs.expect(rows, state["beta"])
     weight = np.minimum(1.0, task.options.max_events / np.maximum(rows.totals, 1e-300))
     totals = rows.totals * weight
@@ -74,7 +73,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def _sensitivity(task: Task) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     N, reach = min(task.options.max_events, sccs.max_events(task)), task.plan.reach
     return {
         "score": N * reach,
@@ -83,9 +82,8 @@ def _sensitivity(task: Task) -> dict[str, float]:
     }
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     made = newton_dp.advance(
         total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names))
     )
@@ -96,7 +94,10 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         plan.names, plan.scaling, made, intercept=False, z=z, exponentiate="rate_ratio"
     )
     counted = counting.estimated(total, CUT)
-    glance = {"n": counted.n.get("people", counted.n["rows"]), "rounds": task.options.rounds}
+    glance = {
+        "n": counted.n.rows if counted.n.people is None else counted.n.people,
+        "rounds": task.options.rounds,
+    }
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
     return Result(
         {"coefficients": Table(rows), "glance": Table([glance])},
@@ -106,7 +107,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """As if one person in five had one event, half of it in time that differs in every covariate."""
     plan: Plan = task.plan
     information: Floats = 0.2 * people * newton_dp.expected_squares(task, plan.names, False) / 2

@@ -8,7 +8,6 @@ deviation of the weeks before (EARS C1, C2, C3; Hutwagner et al. 2003). Exact: c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,18 +15,19 @@ import numpy as np
 import pydantic
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, grouping
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
-ONLY_COUNTS = True
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
+TRAITS = Traits(only_counts=True)
 
 
 class Farrington(Frozen):
@@ -96,7 +96,7 @@ class Plan:
     weeks: int
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     week = schema.field(options.week)
     if week.kind != "number":
         raise ExpressionError(
@@ -127,7 +127,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         levels=tuple(str(number) for number in range(first, last + 1)),
         index=index,
     )
-    return Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by)
+    return Prepared(Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by))
 
 
 def _history(method: Farrington | Ears) -> int:
@@ -137,11 +137,11 @@ def _history(method: Farrington | Ears) -> int:
     return method.baseline + {"C1": 0, "C2": 2, "C3": 4}[method.method]
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     counted = counting.cross(cohort, task.plan.fields)
     rows, missing = int(counted.people[0]), int(counted.people[1])
     cells = {
@@ -155,9 +155,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     y = total.sums["counts"].reshape(plan.weeks, -1)
     if not y.any():
         raise errors.ModelError(
@@ -179,14 +178,13 @@ def _rounded(row: Row) -> Row:
     return row | {"n": round(row["n"])}
 
 
-def judge(y: Floats, task: Task) -> list[Row]:
+def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
     """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series)."""
     plan: Plan = task.plan
     method = task.options.method
-    limits = farrington if isinstance(method, Farrington) else ears
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        found = limits(y, k, method)
+        found = farrington(y, k, method) if isinstance(method, Farrington) else ears(y, k, method)
         for s, label in enumerate(plan.labels):
             upper, expected = float(found.upper[s]), float(found.expected[s])
             tested = bool(found.tested[s]) and math.isfinite(upper)

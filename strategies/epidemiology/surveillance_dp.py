@@ -7,44 +7,44 @@ under test, so it widens the limits by itself; small series drown, and say so by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Part, Result, Row, State, Table
+from federation.contract import Schema
+from federation.messages import Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.epidemiology import surveillance
 from strategies.epidemiology.surveillance import Plan
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
-ONLY_COUNTS = True
+TRAITS = Traits(only_counts=True)
 
 
 class Options(surveillance.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return surveillance.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     return counting.crossed(
         cohort,
         task.plan.fields,
@@ -53,9 +53,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     y, sd = total.sums["counts"].reshape(plan.weeks, -1), math.sqrt(total.noise["counts"])
     if not y.sum() > 0:
         raise errors.ModelError(
@@ -93,7 +92,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """A weekly count, if all are alike."""
     sampling, sd = (
         math.sqrt(people / len(task.plan.labels) / task.plan.weeks),

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation import errors, formula
+from federation.cohort import Cohort, Key
+from federation.contract import Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.learning import scores, splits
 from strategies.numerics import counting, newton
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -55,7 +57,7 @@ class Plan:
     high: Floats
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if model.survival or not model.response or model.strata or model.offset is not None:
         raise ExpressionError(
@@ -79,12 +81,13 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
                 f"{term.name!r} has no finite range by the contract; its bins need one"
             )
     ends = np.array([term.interval for term in model.terms])
-    return Plan(model, tuple(term.name for term in model.terms), ends[:, 0], ends[:, 1]), tuple(
-        model.fields
+    return Prepared(
+        Plan(model, tuple(term.name for term in model.terms), ends[:, 0], ends[:, 1]),
+        tuple(model.fields),
     )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("bins")
 
 
@@ -99,14 +102,14 @@ class Rows:
     cells: dict[str, Ints]
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     part = "try" if state.step == "score" and task.options.validation else "grow"
-    rows = cohort.once(("boosted_trees", task.name, part), lambda: _rows(cohort, task, part))
+    rows = cohort.once(Key("boosted_trees", task.name, part), lambda: _rows(cohort, task, part))
     sums, cells, sensitivity = _STEPS[state.step](cohort, rows, task, state)
     return Part(sums, rows.cells | cells, sensitivity, parameters=len(task.plan.names))
 
 
-def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan], part: str) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -137,7 +140,7 @@ def _rows(cohort: Cohort, task: Task, part: str) -> Rows:
 Made = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
 
 
-def _fine_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+def _fine_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
     p, m = rows.X.shape[1], task.rows_per_person
     fine = np.minimum((rows.X * FINE).astype(np.int64), FINE - 1)
     counts = np.stack([np.bincount(fine[:, j], minlength=FINE) for j in range(p)]).astype(np.int64)
@@ -152,16 +155,17 @@ def _fine_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
     )
 
 
-def _response_range(task: Task) -> tuple[float, float]:
+def _response_range(task: Task[Options, Plan]) -> tuple[float, float]:
     response = task.plan.model.response[0]
     return response.interval if response.kind == "number" else (0.0, 1.0)
 
 
-def _binned(cohort: Cohort, rows: Rows, task: Task, state: State) -> NDArray[np.int64]:
+def _binned(
+    cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State
+) -> NDArray[np.int64]:
     """(n, p) the bin of each value; kept for the study, under its edges."""
-    key = ("boosted_trees bins", task.name, rows.part, state["edges"].tobytes())
     return cohort.once(
-        key,
+        Key("boosted_trees bins", task.name, (rows.part, state["edges"].tobytes())),
         lambda: np.stack(
             [
                 np.searchsorted(state["edges"][j], rows.X[:, j], side="right")
@@ -172,11 +176,12 @@ def _binned(cohort: Cohort, rows: Rows, task: Task, state: State) -> NDArray[np.
     )
 
 
-def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
+def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Floats:
     """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at most."""
-    key, done = ("boosted_trees margin", task.name, rows.part), int(state["done"][0])
+    key = Key[tuple[int, bytes, Floats]]("boosted_trees margin", task.name, rows.part)
+    done = int(state["done"][0])
     bins = _binned(cohort, rows, task, state)
-    at, sign, margin = cohort.kept.get(key, (-1, b"", np.empty(0)))
+    at, sign, margin = cohort.cache.get(key, (-1, b"", np.empty(0)))
     forest = state["leaf"][:done].tobytes()
     if at < 0 or at > done or forest[: len(sign)] != sign:
         at, margin = 0, np.full(len(rows.y), float(state["base"][0]))
@@ -187,7 +192,7 @@ def _margin(cohort: Cohort, rows: Rows, task: Task, state: State) -> Floats:
                 _walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)
             ]
         )
-    cohort.kept[key] = (done, forest, margin)
+    cohort.cache.put(key, (done, forest, margin))
     scores: Floats = margin
     return scores
 
@@ -204,7 +209,7 @@ def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) ->
     return branch
 
 
-def _split_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+def _split_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
     margin, bins = _margin(cohort, rows, task, state), _binned(cohort, rows, task, state)
     done, level, (B, p) = (
         int(state["done"][0]),
@@ -230,14 +235,14 @@ def _split_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
     )
 
 
-def _slopes(margin: Floats, y: Floats, task: Task) -> tuple[Floats, Floats]:
+def _slopes(margin: Floats, y: Floats, task: Task[Options, Plan]) -> tuple[Floats, Floats]:
     if task.options.family == "gaussian":
         return margin - y, np.ones_like(y)
     mu = special.expit(margin)
     return mu - y, mu * (1 - mu)
 
 
-def _score_step(cohort: Cohort, rows: Rows, task: Task, state: State) -> Made:
+def _score_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
     margin = _margin(cohort, rows, task, state)
     if task.options.family == "gaussian":
         return {"loss": np.array([float(((rows.y - margin) ** 2).sum())])}, {}, {"loss": math.inf}
@@ -259,8 +264,7 @@ _STEPS = {"bins": _fine_step, "split": _split_step, "score": _score_step}
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "bins":
         return _begin(total, task)
     return (
@@ -270,7 +274,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def _begin(total: Part, task: Task) -> State:
+def _begin(total: Total, task: Task[Options, Plan]) -> State:
     """Edges at which the rows are cut into bins of about equal size; the model without a tree."""
     plan, options = task.plan, task.options
     n, (first, second) = float(total.cells["rows"][0]), total.sums["response"]
@@ -306,7 +310,7 @@ def _begin(total: Part, task: Task) -> State:
     return State("split", empty | more)
 
 
-def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
+def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
     """The best split of each branch of a level; of the last level, the leaves too."""
     options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
     G, H, N = total.sums["histogram"]  # (branches, p, bins)
@@ -351,7 +355,7 @@ def _grow(total: Part, task: Task, values: dict[str, Floats]) -> State:
     return State("split" if tree + 1 < options.trees else "score", values | more)
 
 
-def _result(total: Part, task: Task, state: State) -> Result:
+def _result(total: Total, task: Task[Options, Plan], state: State) -> Result:
     plan: Plan = task.plan
     n = int(total.cells["rows"][0])
     glance: Row = {"n": n, "trees": task.options.trees, "base": float(state["base"][0])}
@@ -389,7 +393,7 @@ def _result(total: Part, task: Task, state: State) -> Result:
     return Result(tables, counting.reported(total.cells), Exactness(), notes)
 
 
-def _tree_rows(task: Task, state: State) -> list[Row]:
+def _tree_rows(task: Task[Options, Plan], state: State) -> list[Row]:
     """Branch after branch: `term` and the value up to which a row goes left; leaves have a `value`."""
     plan, depth = task.plan, task.options.depth
     width = plan.high - plan.low

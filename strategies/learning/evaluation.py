@@ -7,15 +7,16 @@ the bands do, and the door that looks at the bands looks at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import special
 
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table, TrainedModel
+from federation.messages import Floats
+from federation.results import Exactness, Result, Row, Table, TrainedModel
 from strategies.learning import scores
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import AnyTask, Total
 
 EXACTNESS = Exactness(
     "approximate",
@@ -23,16 +24,16 @@ EXACTNESS = Exactness(
 )
 
 
-def result(
-    parts: Sequence[Part], total: Part, task: Task, state: State, model: TrainedModel
-) -> Result:
+def result(total: Total, task: AnyTask, history: Floats, model: TrainedModel) -> Result:
     counts = total.sums["scores"]
     people, loss = float(total.sums["totals"][0]), float(total.sums["totals"][1])
     glance: Row = {**summary(counts), "log_loss": loss / people if people else None}
-    tables = {"glance": Table([glance]), **of_bands(counts, task), "history": _history(state)}
-    if all(part.node for part in parts):
-        tables["nodes"] = Table([_of_node(part) for part in parts], door="groups")
-    n = counting.reported(total.cells) | {"events": int(min(counts[0].sum(), counts[1].sum()))}
+    tables = {"glance": Table([glance]), **of_bands(counts, task), "history": _history(history)}
+    if total.by_node:
+        rows = [_of_node(node, part) for node, part in total.by_node.items()]
+        tables["nodes"] = Table(rows, door="groups")
+    rarer = int(min(counts[0].sum(), counts[1].sum()))
+    n = replace(counting.reported(total.cells), events=rarer)
     notes = [
         "no privacy noise: a network may remember people whom it was trained on; mode dp bounds what it can tell of any of them"
     ]
@@ -43,24 +44,24 @@ def result(
     return Result(tables, n, EXACTNESS, notes, model)
 
 
-def _history(state: State) -> Table:
+def _history(history: Floats) -> Table:
     rows: list[Row] = [
         {
             "round": i + 1,
             "train_loss": float(train),
             "validation_loss": None if math.isnan(valid) else float(valid),
         }
-        for i, (train, valid, _, _) in enumerate(state.hub["history"])
+        for i, (train, valid, _, _) in enumerate(history)
     ]
     return Table(rows)
 
 
-def _of_node(part: Part) -> Row:
+def _of_node(node: str, part: Total) -> Row:
     counts, totals = part.sums["scores"], part.sums["totals"]
     found = summary(counts)
     kept = {name: found[name] for name in ("n", "n_event", "auc", "conf_low", "conf_high")}
     return {
-        "node": part.node,
+        "node": node,
         **kept,
         "log_loss": float(totals[1] / totals[0]) if totals[0] else None,
     }
@@ -94,7 +95,7 @@ def _number(value: float) -> float | int | None:
 
 
 def of_bands(
-    counts: Floats, task: Task, *, least: float = scores.LEAST, cell: float = scores.CELL
+    counts: Floats, task: AnyTask, *, least: float = scores.LEAST, cell: float = scores.CELL
 ) -> dict[str, Table]:
     """Calibration, ROC, decision curve, confusion, and for screening what it finds at fixed recall rates."""
     options, bins = task.options, counts.shape[1]

@@ -8,7 +8,6 @@ Approximate: with more than one local step the limit is near the pooled fit, not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +16,18 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import formula, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation import formula
+from federation.cohort import Cohort, Key
+from federation.contract import Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Part, Result, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -43,7 +45,7 @@ class Plan:
     norm: float
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if model.survival or not model.response or model.response[0].kind != "boolean":
         raise ExpressionError(f"{options.model!r} needs a yes-or-no response on the left of ~")
@@ -55,10 +57,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     plan = Plan(
         model, newton.scaling(model.terms, centred=True), names, newton.row_norm(model.terms, True)
     )
-    return plan, model.fields
+    return Prepared(plan, model.fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State(
         "train",
         {
@@ -69,8 +71,8 @@ def start(task: Task) -> State:
     )
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    X, y, cells = cohort.once(("fedavg", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    X, y, cells = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
     start = weights = state["weights"]
     n = float(len(y))
     rate = task.options.learning_rate / max(n, 1.0)
@@ -85,11 +87,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
         gradient *= rate
         weights = weights - gradient
     sums = {"weights": n * weights, "totals": np.array([n, loss])}
-    sensitivity = state.once(("bounds", task.name), lambda: _sensitivity(task, start))
-    return Part(sums, cells, sensitivity, parameters=len(start))
+    return Part(sums, cells, _sensitivity(task, start), parameters=len(start))
 
 
-def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Floats, Floats, Any]:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -105,7 +106,7 @@ def _rows(cohort: Cohort, task: Task) -> tuple[Floats, Floats, Any]:
     return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
 
 
-def _sensitivity(task: Task, weights: Floats) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]:
     """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
     low, high = newton.predictor_interval(norm, weights, True)
@@ -120,8 +121,7 @@ def _sensitivity(task: Task, weights: Floats) -> dict[str, float]:
     }
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     n, loss = (float(x) for x in total.sums["totals"])
     weights = total.sums["weights"] / n
     rounds = state["round"] + 1

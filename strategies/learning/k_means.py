@@ -8,22 +8,23 @@ Hub: centres spread along the first principal component to begin with, then the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pydantic
 from scipy import special
 
-from federation import errors, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
-from federation.messages import Floats, Part, Result, Row, State, Table
+from federation import errors
+from federation.cohort import Cohort, Key
+from federation.contract import Frozen, Schema
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, Table
 from strategies.descriptive import pca
 from strategies.numerics import counting, newton
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 BLOCK = 65_536
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -38,18 +39,18 @@ class Plan:
     numbers: pca.Plan
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan = Plan(pca.numbers(options.columns, schema))
-    return plan, plan.numbers.fields
+    return Prepared(plan, plan.numbers.fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("moments")
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    U, keep = cohort.once(("k_means", task.name), lambda: pca.scaled(cohort, task.plan.numbers))
-    people = cohort.once(("k_means people", task.name), lambda: counting.people(cohort, keep))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    U, keep = cohort.once(Key("k_means", task.name), lambda: pca.scaled(cohort, task.plan.numbers))
+    people = cohort.once(Key("k_means people", task.name), lambda: counting.people(cohort, keep))
     p, m, k = U.shape[1], task.rows_per_person, task.options.groups
     if state.step == "moments":
         return Part(
@@ -80,8 +81,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "moments":
         return _begin(total, task)
     counts, sums = total.sums["counts"], total.sums["sums"]
@@ -104,7 +104,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def _begin(total: Part, task: Task) -> State:
+def _begin(total: Total, task: Task[Options, Plan]) -> State:
     n, k = int(total.cells["rows"][0]), task.options.groups
     if n < k:
         raise errors.ModelError(
@@ -128,7 +128,9 @@ def _begin(total: Part, task: Task) -> State:
     )
 
 
-def _result(total: Part, centres: Floats, task: Task, rounds: int, notes: list[str]) -> Result:
+def _result(
+    total: Total, centres: Floats, task: Task[Options, Plan], rounds: int, notes: list[str]
+) -> Result:
     plan: pca.Plan = task.plan.numbers
     counts = total.sums["counts"]
     order = np.argsort(-counts, kind="stable")

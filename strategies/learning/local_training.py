@@ -19,7 +19,7 @@ from federation.cohort import Cohort
 from federation.messages import Floats, Ints
 from strategies.learning import networks, splits
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 
 Tensor = Any  # torch.Tensor: torch is imported where it is used
 
@@ -46,7 +46,7 @@ class People:
         return np.flatnonzero(~self.trains)
 
 
-def people(cohort: Cohort, task: Task) -> People:
+def people(cohort: Cohort, task: AnyTask) -> People:
     """Whoever has a row without a missing value. In mode dp a secret coin of this study decides for each who is for validation; else a
     public one, so that the split is the same every time."""
     plan = task.plan
@@ -91,7 +91,7 @@ class Batch:
 
 
 def batch(
-    found: People, chosen: Ints, task: Task, own: tuple[Floats, Floats] | None = None
+    found: People, chosen: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
 ) -> Batch:
     """`own`: mean and standard deviation by which a node brings its inputs to a common scale, if it does."""
     import torch
@@ -145,7 +145,7 @@ class Pull:
 def descend(
     net: Any,
     found: People,
-    task: Task,
+    task: AnyTask,
     round_: int,
     pull: Pull,
     own: tuple[Floats, Floats] | None = None,
@@ -185,7 +185,7 @@ def descend(
     return steps, total / max(seen, 1)
 
 
-def orders(n: int, task: Task, round_: int) -> Iterator[Ints]:
+def orders(n: int, task: AnyTask, round_: int) -> Iterator[Ints]:
     """The batches of a round: every epoch shuffles anew, in the same way for the same seed and number of people."""
     size = task.options.batch or max(n, 1)
     for epoch in range(task.options.local_epochs):
@@ -208,7 +208,7 @@ def _pieces(flat: Floats, parameters: list[Any]) -> list[Tensor]:
     ]
 
 
-def slope(net: Any, found: People, task: Task) -> Floats:
+def slope(net: Any, found: People, task: AnyTask) -> Floats:
     """(weights,) the gradient of the mean loss of all who train."""
     import torch
 
@@ -225,7 +225,7 @@ def slope(net: Any, found: People, task: Task) -> Floats:
     return total / max(len(found.training), 1)
 
 
-def rehearse(task: Task) -> None:
+def rehearse(task: AnyTask) -> None:
     """A step on nobody's rows, of the shape that a batch has."""
     import torch
 
@@ -250,7 +250,7 @@ class Scored:
 
 
 def score(
-    net: Any, found: People, whose: Ints, task: Task, own: tuple[Floats, Floats] | None = None
+    net: Any, found: People, whose: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
 ) -> Scored:
     import torch
 
@@ -274,7 +274,7 @@ def _blocks(whose: Ints) -> Iterator[Ints]:
 
 
 # -- what stays at a node
-def own_scale(found: People, task: Task) -> tuple[Floats, Floats] | None:
+def own_scale(found: People, task: AnyTask) -> tuple[Floats, Floats] | None:
     """Mean and standard deviation of the inputs of those who train here: by column, by channel of a series, or of all points of an image."""
     plan = task.plan
     if task.options.scale != "node" or not len(found.training):

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats, Ints, Row
+from federation.messages import Floats, Ints
+from federation.results import Row
 
 REACH = 8.0  # log-odds beyond this count as this: one in 3,000
 BINS = 1000

@@ -11,30 +11,32 @@ Nodes may come and go: whoever does not answer a round is asked again in the nex
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
 
-from federation import errors, formula, messages
-from federation.cohort import Cohort
+from federation import errors, formula
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Term
-from federation.messages import Floats, Part, Result, Row, State, TrainedModel
+from federation.messages import Floats, Part, State
+from federation.results import Result, Row, TrainedModel
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
 from strategies.learning.server_optimizers import Steps, Strategy
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import HubState, Prepared, Task, Total, Traits
 
 LOST = 1e100  # the loss of a node whose weights are no numbers any more
-TOLERANT = True  # a node that leaves, and comes back, does not end the training
-EACH = True  # where the hub may know each node's part, it is given each
+
+
+T = TypeVar("T")
 
 
 class Common(Frozen):
@@ -57,6 +59,7 @@ class Common(Frozen):
     threshold: float = pydantic.Field(0.5, gt=0, lt=1)
     recall_rates: tuple[Annotated[float, pydantic.Field(gt=0, lt=1)], ...] = (0.03, 0.05, 0.1, 0.2)
     seed: int = pydantic.Field(0, ge=0)
+    strategy: Strategy = "fedavg"
 
 
 class Options(Common):
@@ -65,7 +68,6 @@ class Options(Common):
 
     norm: Norm = "group"
     scale: Literal["contract", "node"] = "contract"
-    strategy: Strategy = "fedavg"
     local_epochs: int = pydantic.Field(1, ge=1, le=1000)
     batch: int = pydantic.Field(64, ge=0)
     momentum: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -74,6 +76,15 @@ class Options(Common):
     trim: float = pydantic.Field(0.2, ge=0, lt=0.5)
     sample: float = pydantic.Field(1.0, gt=0, le=1)
     patience: int = pydantic.Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class NodeMemory:
+    """What a node remembers between the rounds of a training, by the round that will use it: the layers
+    that stay at the node, and SCAFFOLD's control variate of the node."""
+
+    layers: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    controls: Mapping[int, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class Plan:
     half: float
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.patience and not options.validation:
         raise ExpressionError(
             "patience needs people in `validation` to tell when the training should end"
@@ -101,7 +112,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     return compiled(options, schema, options.norm)
 
 
-def compiled(options: Common, schema: Schema, norm: Norm) -> tuple[Plan, tuple[Field, ...]]:
+def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
     if not networks.is_there():
         raise ExpressionError(
             "training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'"
@@ -142,9 +153,12 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> tuple[Plan, tuple[F
         norm if options.network in ("cnn", "cnn1d") else "none",
     )
     scaling = newton.scaling(terms, centred=True)
-    return Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2), (
-        outcome,
-        *fields,
+    return Prepared(
+        Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2),
+        (
+            outcome,
+            *fields,
+        ),
     )
 
 
@@ -162,7 +176,7 @@ def _widths(options: Common) -> tuple[int, ...]:
     return widths
 
 
-def refuses(task: Task, *, secure_sum: bool) -> str | None:
+def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
     """Why the analysis cannot run under a secure sum, or not without one."""
     options = task.options
     if secure_sum and options.strategy in server_optimizers.OF_EACH:
@@ -172,33 +186,41 @@ def refuses(task: Task, *, secure_sum: bool) -> str | None:
     return None
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> HubState:
     plan: Plan = task.plan
     weights = networks.weights(networks.build(plan.network, task.options.seed))
     values = {"weights": weights, "round": np.zeros(1)}
     if task.options.strategy == "scaffold":
         values["control"] = np.zeros_like(weights)
-    return State(
+    return HubState(
         "train",
         values,
-        hub={"history": np.empty((0, 4)), "best": weights, "lowest": np.array([math.inf, 0.0])},
+        memory={"history": np.empty((0, 4)), "best": weights, "lowest": np.array([math.inf, 0.0])},
     )
 
 
-def share_asked(task: Task, state: State) -> float:
+def share_asked(task: Task[Options, Plan], state: State) -> float:
     """Of the nodes, how many this round asks. The first hears all, and the last."""
     return float(task.options.sample) if state.step == "train" and state["round"][0] > 0 else 1.0
 
 
 # -- node
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    found = cohort.once(("train", task.name), lambda: local_training.people(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
     net = cohort.once(
-        ("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed)
+        Key("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed)
     )
     networks.put(net, state["weights"])
-    kept = cohort.kept.setdefault(("train stays", task.name), {})
-    sums = {"train": _trained, "score": _scored}[state.step](net, found, task, state, kept)
+    scale = cohort.once(
+        Key("train scale", task.name), lambda: local_training.own_scale(found, task)
+    )
+    key = Key[NodeMemory]("train memory", task.name)
+    memory = cohort.cache.get(key, NodeMemory())
+    if state.step == "train":
+        sums, memory = _trained(net, found, task, state, scale, memory)
+        cohort.cache.put(key, memory)
+    else:
+        sums = _scored(net, found, task, scale, memory)
     cells = dict(found.cells)
     if "scores" in sums:
         cells["scores"] = sums["scores"].astype(np.int64)
@@ -210,7 +232,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def _sensitivity_of(name: str, task: Task) -> float:
+def _sensitivity_of(name: str, task: Task[Options, Plan]) -> float:
     """Scores are counts; and one step of a logistic model with all people is a sum over them of what is no longer than their rows."""
     options = task.options
     if name == "scores":
@@ -227,24 +249,28 @@ def _sensitivity_of(name: str, task: Task) -> float:
 
 
 def _trained(
-    net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]
-) -> dict[str, Floats]:
-    """`kept` is what this node keeps of earlier rounds: its own scale and layers, and SCAFFOLD's control of its own."""
+    net: Any,
+    found: local_training.People,
+    task: Task[Options, Plan],
+    state: State,
+    scale: Any,
+    memory: NodeMemory,
+) -> tuple[dict[str, Floats], NodeMemory]:
+    """The sums of a round, and what this node remembers for the next one."""
     n, round_ = len(found.training), int(state["round"][0])
-    own = kept.setdefault("scale", local_training.own_scale(found, task))
-    local_training.bring_back(net, kept.get(("layers", round_), {}))
-    valid = local_training.score(net, found, found.validation, task, own)
+    local_training.bring_back(net, memory.layers.get(round_, {}))
+    valid = local_training.score(net, found, found.validation, task, scale)
     pull = Pull(task.options.proximal if task.options.strategy == "fedprox" else 0.0)
     control = np.zeros(0)
     if task.options.strategy == "scaffold":
-        if (control := kept.get(("control", round_), np.zeros(0))).size == 0:
+        if (control := memory.controls.get(round_, np.zeros(0))).size == 0:
             control = (
                 local_training.slope(net, found, task)
                 if round_ and n
                 else np.zeros_like(state["weights"])
             )
         pull = Pull(0.0, state["control"] - control)
-    steps, loss = local_training.descend(net, found, task, round_, pull, own)
+    steps, loss = local_training.descend(net, found, task, round_, pull, scale)
     moved = networks.weights(net) - state["weights"]
     if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
         moved, loss, valid = (
@@ -256,34 +282,34 @@ def _trained(
         "update": n * moved,
         "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss]),
     }
-    kept[("layers", round_ + 1)] = local_training.stay(net)
+    layers, controls = (
+        {**memory.layers, round_ + 1: local_training.stay(net)},
+        dict(memory.controls),
+    )
     if task.options.strategy == "scaffold":
         new = control - state["control"] - moved / (max(steps, 1) * task.options.learning_rate)
-        kept[("control", round_ + 1)] = new
+        controls[round_ + 1] = new
         sums["control"] = n * new
-    for name in [name for name in kept if isinstance(name, tuple) and name[1] < round_]:
-        del kept[name]
-    return sums
+    return sums, NodeMemory(_since(layers, round_), _since(controls, round_))
+
+
+def _since(by_round: Mapping[int, T], round_: int) -> dict[int, T]:
+    """Without rounds before `round_`, which no retry can ask for again."""
+    return {number: value for number, value in by_round.items() if number >= round_}
 
 
 def _scored(
-    net: Any, found: local_training.People, task: Task, state: State, kept: dict[Any, Any]
+    net: Any,
+    found: local_training.People,
+    task: Task[Options, Plan],
+    scale: Any,
+    memory: NodeMemory,
 ) -> dict[str, Floats]:
-    """Of the people kept for validation; of all, if there are none."""
-    local_training.bring_back(
-        net,
-        next(
-            (
-                value
-                for name, value in reversed(kept.items())
-                if isinstance(name, tuple) and name[0] == "layers"
-            ),
-            {},
-        ),
-    )
-    own = kept.setdefault("scale", local_training.own_scale(found, task))
+    """Scores of the people held out for validation; of everyone if there are none."""
+    if memory.layers:
+        local_training.bring_back(net, memory.layers[max(memory.layers)])
     scored = local_training.score(
-        net, found, found.validation if task.options.validation else found.training, task, own
+        net, found, found.validation if task.options.validation else found.training, task, scale
     )
     counts = scores.count(scored.log_odds, scored.answers, scores.BINS)
     people = len(found.validation) if task.options.validation else len(found.training)
@@ -294,69 +320,72 @@ def _scored(
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
-    if state.step == "score":
-        return evaluation.result(parts, total, task, state, model(task, state))
+def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     options, weights = task.options, state["weights"]
+    if state.step == "score":
+        trained = model(task, state, options.scale)
+        return evaluation.result(total, task, state.memory["history"], trained)
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
             f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller"
         )
-    history = np.vstack(
-        [state.hub["history"], [loss / n, valid / n_valid if n_valid else math.nan, n, len(parts)]]
-    )
+    nodes = list(total.by_node.values()) or [total]
+    this_round = [loss / n, valid / n_valid if n_valid else math.nan, n, len(nodes)]
+    history = np.vstack([state.memory["history"], this_round])
     if not history[-1, 0] < LOST / n:
         raise errors.ModelError(
-            f"{task.name}: the loss is no number any more; make the learning rate smaller than {options.learning_rate:g}"
+            f"{task.name}: the loss became NaN: lower the learning rate, which is {options.learning_rate:g}"
         )
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
     if options.strategy in server_optimizers.OF_EACH:
         update = server_optimizers.of_each(
             options.strategy,
-            [part.sums["update"] / max(part.sums["totals"][0], 1.0) for part in parts],
+            [node.sums["update"] / max(node.sums["totals"][0], 1.0) for node in nodes],
             options.trim,
         )
     else:
         update = total.sums["update"] / n
     values["weights"], memory = server_optimizers.step(
-        options.strategy, weights, update, state.hub, steps_of(options)
+        options.strategy, weights, update, state.memory, steps_of(options)
     )
     if options.strategy == "scaffold":
         values["control"] = total.sums["control"] / n
-    hub = {"history": history, "best": best, "lowest": lowest, **memory}
+    kept = {"history": history, "best": best, "lowest": lowest, **memory}
     if len(history) < options.rounds and not (
         options.patience and len(history) - lowest[1] >= options.patience
     ):
-        return State("train", values, hub=hub)
-    return State(
+        return HubState("train", values, memory=kept)
+    return HubState(
         "score",
         {"weights": best if options.patience else values["weights"], "round": values["round"]},
-        hub=hub,
+        memory=kept,
     )
 
 
-def _best(weights: Floats, history: Floats, state: State) -> tuple[Floats, Floats]:
+def _best(weights: Floats, history: Floats, state: HubState) -> tuple[Floats, Floats]:
     """The weights with the lowest loss in validation so far; that loss, and how many rounds were done when they were tried."""
-    if history[-1, 1] < state.hub["lowest"][0]:
+    if history[-1, 1] < state.memory["lowest"][0]:
         return weights, np.array([history[-1, 1], float(len(history))])
-    return state.hub["best"], state.hub["lowest"]
+    return state.memory["best"], state.memory["lowest"]
 
 
-def steps_of(options: Options) -> Steps:
+def steps_of(options: Common) -> Steps:
     rate = options.server_learning_rate or server_optimizers.RATES.get(options.strategy, 1.0)
     return Steps(rate, options.server_momentum, options.beta_2, options.tau)
 
 
-def model(task: Task, state: State) -> TrainedModel:
+def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
     """What is released: the network, how its inputs are scaled, and its weights."""
     plan: Plan = task.plan
     about: Row = {
         "network": plan.network.kind, "shape": list(plan.network.shape), "widths": list(plan.network.widths), "norm": plan.network.norm,
-        "outcome": plan.outcome.name, "rows": task.options.rows, "strategy": task.options.strategy, "scale": getattr(task.options, "scale", "contract"),
+        "outcome": plan.outcome.name, "rows": task.options.rows, "strategy": task.options.strategy, "scale": scale,
         "inputs": [term.name for term in plan.terms] or [str(plan.array.name if plan.array else "")],
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
     return TrainedModel(about, state["weights"])
+
+
+TRAITS = Traits(tolerant=True, each=True, share_asked=share_asked, refuses=refuses)

@@ -19,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from federation import errors, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Schema
+from federation import errors
+from federation.cohort import Cohort, Key
+from federation.contract import Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Counts, Exactness, Result, Row, Table
 from strategies.budget import TRAINING_SHARE
 from strategies.learning import (
     evaluation,
@@ -36,10 +37,8 @@ from strategies.learning import (
 )
 from strategies.learning.local_training import People
 from strategies.learning.train import Common, Plan
-from strategies.protocol import Sampling, Task
+from strategies.protocol import HubState, Noise, Prepared, Sampling, Task, Total, Traits
 
-ONLY_COUNTS = False
-TOLERANT, EACH = train.TOLERANT, train.EACH
 COUNT_SHARE = (
     0.03  # of the budget, for how many people there are; what training leaves is for the scores
 )
@@ -61,7 +60,7 @@ class Options(Common):
     momentum: float = pydantic.Field(0.0, ge=0, lt=1)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.momentum and options.local_steps == 1:
         raise ExpressionError(
             "momentum is of the steps that a node takes by itself; with local_steps: 1 take strategy fedavgm and server_momentum"
@@ -69,18 +68,18 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     return train.compiled(options, schema, options.norm)
 
 
-def refuses(task: Task, *, secure_sum: bool) -> str | None:
+def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
     if secure_sum and task.options.local_steps > 1:
         return "steps that a node takes by itself need all of the noise each, so a secure sum would gain nothing: write local_steps: 1"
     return None
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     weights = networks.weights(networks.build(task.plan.network, task.options.seed))
-    return State("count", {"weights": weights}, hub={})
+    return State("count", {"weights": weights})
 
 
-def rounds(task: Task) -> Sequence[State]:
+def rounds(task: Task[Options, Plan]) -> Sequence[State]:
     weights = start(task)["weights"]
     steps = [
         State(_step(task), {"weights": weights, "round": np.array([float(number)])})
@@ -89,11 +88,11 @@ def rounds(task: Task) -> Sequence[State]:
     return [State("count", {"weights": weights}), *steps, State("score", {"weights": weights})]
 
 
-def _step(task: Task) -> str:
+def _step(task: Task[Options, Plan]) -> str:
     return "step" if task.options.local_steps == 1 else "descend"
 
 
-def shares(task: Task, state: State) -> Mapping[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> Mapping[str, float]:
     if state.step == "count":
         return {"people": COUNT_SHARE}
     if state.step == "score":
@@ -102,7 +101,7 @@ def shares(task: Task, state: State) -> Mapping[str, float]:
     return {"gradient": share} if state.step == "step" else {"update": share, "weight": 0.0}
 
 
-def sampling(task: Task, state: State) -> Sampling | None:
+def sampling(task: Task[Options, Plan], state: State) -> Sampling | None:
     if state.step not in ("step", "descend"):
         return None
     options, alone = task.options, state.step == "descend"
@@ -115,13 +114,13 @@ def sampling(task: Task, state: State) -> Sampling | None:
     )
 
 
-def step_sensitivity(task: Task) -> float:
+def step_sensitivity(task: Task[Options, Plan]) -> float:
     return float(task.options.clip * (1 + SLACK))
 
 
 # -- node
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    found = cohort.once(("train", task.name), lambda: local_training.people(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
     if state.step == "count":
         return Part({"people": np.array([len(found.index)])}, {}, {"people": 1.0})
     if state.step == "score":
@@ -132,7 +131,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
             {},
             {"update": 0.0, "weight": 0.0},
         )
-    net = cohort.once(("train net", task.name), lambda: _net(task, state["weights"]))
+    net = cohort.once(Key("train net", task.name), lambda: _net(task, state["weights"]))
     networks.put(net, state["weights"])
     chosen = drawn(cohort, found, task, int(state["round"][0]), 0)
     return Part(
@@ -142,13 +141,13 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def _net(task: Task, weights: Floats) -> Any:
+def _net(task: Task[Options, Plan], weights: Floats) -> Any:
     net = networks.build(task.plan.network, task.options.seed)
     networks.put(net, weights)
     return net
 
 
-def drawn(cohort: Cohort, found: People, task: Task, round_: int, step: int) -> Ints:
+def drawn(cohort: Cohort, found: People, task: Task[Options, Plan], round_: int, step: int) -> Ints:
     """Who is in a step: each of those who train by a coin of their own, from this node's secret of this study."""
     about = f"{task.name} {round_} {step}".encode()
     stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + about).digest(
@@ -163,7 +162,9 @@ def drawn(cohort: Cohort, found: People, task: Task, round_: int, step: int) -> 
     )
 
 
-def _clipped_sum(net: Any, found: People, chosen: Ints, task: Task, size: int) -> Floats:
+def _clipped_sum(
+    net: Any, found: People, chosen: Ints, task: Task[Options, Plan], size: int
+) -> Floats:
     total = np.zeros(size)
     views = task.options.rows == "views"
     for first in range(0, len(chosen), per_person_gradients.AT_ONCE):
@@ -178,12 +179,16 @@ def _clipped_sum(net: Any, found: People, chosen: Ints, task: Task, size: int) -
 
 
 def inside(
-    cohort: Cohort, task: Task, state: State, noised: Callable[[Floats], Floats], people: Floats
+    cohort: Cohort,
+    task: Task[Options, Plan],
+    state: State,
+    noised: Callable[[Floats], Floats],
+    people: Floats,
 ) -> Part:
     """The steps of a round that this node takes by itself. `noised` adds noise to the sum of a step; `people` (1,), what this node has
     said of how many they are: the sum is divided by how many that makes in a step."""
     options, round_ = task.options, int(state["round"][0])
-    found = cohort.once(("train", task.name), lambda: local_training.people(cohort, task))
+    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
     expected = in_a_step(float(people[0]), task)
     net, weights = _net(task, state["weights"]), state["weights"].copy()
     speed = np.zeros_like(weights)
@@ -201,12 +206,12 @@ def inside(
     )
 
 
-def in_a_step(people: float, task: Task) -> float:
+def in_a_step(people: float, task: Task[Options, Plan]) -> float:
     """How many people a step is expected to hold."""
     return float(max(people * (1 - task.options.validation) * task.options.sampling, 1.0))
 
 
-def _scored(found: People, task: Task, state: State) -> Part:
+def _scored(found: People, task: Task[Options, Plan], state: State) -> Part:
     whose = found.validation if task.options.validation else found.training
     scored = local_training.score(_net(task, state["weights"]), found, whose, task)
     counts = scores.count(scored.log_odds, scored.answers, scores.COARSE)
@@ -215,67 +220,67 @@ def _scored(found: People, task: Task, state: State) -> Part:
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     if state.step == "count":
         people = float(total.sums["people"][0])
         if not people > 3 * math.sqrt(total.noise["people"]):
             raise errors.ModelError(
                 f"{task.name}: too few people beside the noise; widen the cohort, or give the study a larger epsilon"
             )
-        return State(
+        return HubState(
             _step(task),
             {"weights": state["weights"], "round": np.zeros(1)},
-            hub={"people": np.array([people, total.noise["people"]])},
+            memory={"people": np.array([people, total.noise["people"]])},
         )
     if state.step == "score":
-        return _result(parts, total, task, state)
+        return _result(total, task, state)
     options = task.options
     if state.step == "step":
         update = (
             -options.learning_rate
             * total.sums["gradient"]
-            / in_a_step(float(state.hub["people"][0]), task)
+            / in_a_step(float(state.memory["people"][0]), task)
         )
     else:
         update = total.sums["update"] / total.sums["weight"][0]
-    weights, memory = server_optimizers.step(
-        options.strategy, state["weights"], update, state.hub, train.steps_of(options)
+    weights, momentum = server_optimizers.step(
+        options.strategy, state["weights"], update, state.memory, train.steps_of(options)
     )
     if not np.isfinite(weights).all():
         raise errors.ModelError(
-            f"{task.name}: the weights are no numbers any more; make the learning rate smaller than {options.learning_rate:g}"
+            f"{task.name}: the weights became NaN: lower the learning rate, which is {options.learning_rate:g}"
         )
     round_ = state["round"] + 1
-    hub = {"people": state.hub["people"], **memory}
+    memory = {"people": state.memory["people"], **momentum}
     if round_[0] < options.rounds:
-        return State(state.step, {"weights": weights, "round": round_}, hub=hub)
-    return State("score", {"weights": weights}, hub=hub)
+        return HubState(state.step, {"weights": weights, "round": round_}, memory=memory)
+    return HubState("score", {"weights": weights}, memory=memory)
 
 
-def _result(parts: Sequence[Part], total: Part, task: Task, state: State) -> Result:
+def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:
     counts, variance = total.sums["scores"], total.noise["scores"]
     least = max(scores.LEAST, 5 * math.sqrt(variance * counts.shape[1]))
     tables = {
         "glance": Table([_glance(counts, variance)]),
         **evaluation.of_bands(counts, task, least=least, cell=0.0),
     }
-    if all(part.node for part in parts):
+    if total.by_node:
         tables["nodes"] = Table(
             [
-                {"node": part.node, **_glance(part.sums["scores"], part.noise["scores"])}
-                for part in parts
+                {"node": node, **_glance(part.sums["scores"], part.noise["scores"])}
+                for node, part in total.by_node.items()
             ]
         )
     why = "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter"
-    people, noise = state.hub["people"]
-    n, notes = {"people": max(0, round(float(people)))}, list[str]()
+    people, noise = state.memory["people"]
+    n = Counts(people=max(0, round(float(people))), rows=None, missing=None)
+    notes = list[str]()
     if tables["glance"].rows[0]["auc"] is None:
         notes.append(
             "too few people are kept for validation beside the noise to tell what the network is worth; give the study a larger epsilon"
         )
     notes += [f"the number of people carries noise of standard deviation {math.sqrt(noise):.1f}"]
-    return Result(tables, n, Exactness("noised", why), notes, train.model(task, state))
+    return Result(tables, n, Exactness("noised", why), notes, train.model(task, state, "contract"))
 
 
 def _glance(counts: Floats, variance: float) -> Row:
@@ -291,7 +296,7 @@ def _glance(counts: Floats, variance: float) -> Row:
     return {**row, "auc": min(max(row["auc"], 0.0), 1.0), **ends, "noise_sd": noise}
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil 1982)."""
     n = max(2.0, people * (task.options.validation or 1.0))
     auc, half = 0.8, n / 2
@@ -316,3 +321,6 @@ def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> l
             "width": width if width < 1 else None,
         }
     ]
+
+
+TRAITS = Traits(tolerant=True, each=True, refuses=refuses)

@@ -14,6 +14,8 @@ from federation import cohort as cohorts
 from federation.cohort import Cohort, Tally
 from federation.contract import Field
 from federation.messages import Ints, Part
+from federation.results import Counts
+from strategies.protocol import Total
 
 Mask = NDArray[np.bool_]
 CUT = "about {share:.0f} % of the people were clipped: values moved into the contract's ranges, rows beyond rows_per_person, or the analysis's own bound"
@@ -30,8 +32,15 @@ def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
     }
 
 
-def reported(cells: Mapping[str, Ints], *more: str) -> dict[str, int]:
-    return {name: int(cells[name].sum()) for name in ("people", "rows", "missing", *more)}
+def reported(cells: Mapping[str, Ints], *, events: bool = False) -> Counts:
+    """The counts of a result from the cells of its total."""
+    people, rows, missing = (int(cells[name].sum()) for name in ("people", "rows", "missing"))
+    return Counts(
+        people=people,
+        rows=rows,
+        missing=missing,
+        events=int(cells["events"].sum()) if events else None,
+    )
 
 
 # -- under differential privacy
@@ -90,20 +99,24 @@ def crossed(
 
 @dataclass(frozen=True)
 class Estimated:
-    """A result's `n` from the noised tally of all nodes, and what is to be said of it."""
+    """The counts of a result from the noised tally of all nodes, the number of rows, and notes for the reader."""
 
-    n: dict[str, int]
+    n: Counts
+    rows: int
     notes: Sequence[str]
 
 
-def estimated(total: Part, cut: str = CUT) -> Estimated:
-    """`cut` says what happened to those who were clipped: it is said where it stands clear of the noise, from one in a hundred
-    on, where clipping may move an estimate visibly."""
+def estimated(total: Total, cut: str = CUT) -> Estimated:
+    """`cut` describes how people were clipped. The note appears where their share stands clear of the noise and
+    is at least one in a hundred, since clipping may then move an estimate visibly."""
     name = "people" if "people" in total.sums else "rows"
-    first, missing, clipped, *rows = (max(0, round(value)) for value in total.sums[name].tolist())
-    n = {"people": first} if name == "people" else {}
-    n |= {"rows": rows[0] if rows else first, "missing": missing, "clipped": clipped}
+    first, missing, clipped, *more = (max(0, round(value)) for value in total.sums[name].tolist())
+    rows = more[0] if more else first
+    people = first if name == "people" else None
     share, noise = clipped / max(first, 1), math.sqrt(total.noise[name])
+    clear = share >= 0.01 and clipped > 2 * noise
     return Estimated(
-        n, [cut.format(share=100 * share)] if share >= 0.01 and clipped > 2 * noise else []
+        Counts(people=people, rows=rows, missing=missing, clipped=clipped),
+        rows,
+        [cut.format(share=100 * share)] if clear else [],
     )

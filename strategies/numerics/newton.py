@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from federation.errors import ModelError
 from federation.expression import ExpressionError, Interval
 from federation.formula import Term
-from federation.messages import Floats, Row, State
+from federation.messages import Floats, State
+from federation.results import Row
 
 BLOCK = 4096  # rows: with 20 columns a block of float64 stays in a core's cache
 ALIASED = 1e-9  # share of a column's information that the columns before it leave, below which it repeats them

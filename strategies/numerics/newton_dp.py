@@ -9,16 +9,17 @@ the information, both carried through the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from federation import errors
-from federation.messages import Floats, Part, Row, State
+from federation.messages import Floats, State
+from federation.results import Row
 from strategies.numerics import newton
 from strategies.numerics.newton import Mask, Scaling
-from strategies.protocol import Task
+from strategies.protocol import AnyTask, Noise, Total
 
 GROWTH = 3.0  # each round's share over the one before
 LATE = 2  # rounds that the estimate is made of
@@ -80,7 +81,7 @@ def states(p: int, rounds: int, **more: Floats) -> list[State]:
 
 
 def advance(
-    total: Part, state: State, rounds: int, task: Task, names: Sequence[str], support: Mask
+    total: Total, state: State, rounds: int, task: AnyTask, names: Sequence[str], support: Mask
 ) -> State | Fit:
     """The next State, or after the last round the Fit. `total` holds the noised `score` (p,) and `information` (packed)."""
     values = state.values
@@ -105,7 +106,7 @@ def advance(
     )
 
 
-def _entry(total: Part, beta: Floats, p: int) -> Floats:
+def _entry(total: Total, beta: Floats, p: int) -> Floats:
     """A round's numbers in one array: variances of score and information, beta, score, information."""
     noise = [total.noise["score"], total.noise["information"]]
     return np.concatenate([noise, beta, total.sums["score"], total.sums["information"]])
@@ -152,7 +153,7 @@ def carried(v: Floats, variance: float, support: Mask) -> Floats:
     return np.asarray(variance * off)
 
 
-def too_noisy(task: Task, name: str) -> str:
+def too_noisy(task: AnyTask, name: str) -> str:
     return f"{task.name}: the data say too little about {name!r} beside the noise; leave it out, merge its levels, or give the analysis more budget"
 
 
@@ -175,7 +176,7 @@ def coefficients(
     return rows
 
 
-def late_noise(states: Sequence[State], noise: Callable[[State, str], float], array: str) -> float:
+def late_noise(states: Sequence[State], noise: Noise, array: str) -> float:
     """The standard deviation of an array's mean by precision over the rounds that the estimate is made of."""
     return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
 
@@ -204,7 +205,7 @@ def forecast_rows(
     return rows
 
 
-def expected_squares(task: Task, names: Sequence[str], intercept: bool) -> Floats:
+def expected_squares(task: AnyTask, names: Sequence[str], intercept: bool) -> Floats:
     """(p,) what x^2 of each scaled column is on average if numbers are spread evenly over their ranges and the levels of a
     category are equally frequent: the assumption of a forecast made before anyone is asked."""
     found = [1.0] if intercept else []

@@ -7,23 +7,25 @@ Exact: the sums are those of the pooled rows, so the estimate is the pooled one 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
+from federation import errors, formula
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Part, Result, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -42,7 +44,7 @@ class Plan:
     norm: float
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     _check_response(model, options)
     if model.strata:
@@ -61,7 +63,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
     names = (*(["(Intercept)"] if model.intercept else []), *(term.name for term in model.terms))
     scaled = newton.scaling(model.terms, centred=model.intercept)
     plan = Plan(model, weights, scaled, names, newton.row_norm(model.terms, model.intercept))
-    return plan, (*model.fields, *([weights] if weights else []))
+    return Prepared(plan, (*model.fields, *([weights] if weights else [])))
 
 
 def _check_response(model: Model, options: Options) -> None:
@@ -87,7 +89,7 @@ def _check_response(model: Model, options: Options) -> None:
         )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("moments", {"beta": np.zeros(len(task.plan.names))})
 
 
@@ -102,8 +104,8 @@ class Rows:
     cells: dict[str, Any]
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("glm", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
     beta = state["beta"]
     p = len(beta)
     score, information, deviance = np.zeros(p), np.zeros((p, p)), 0.0
@@ -124,12 +126,12 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
     sensitivity = _sensitivity(task, beta)
     if state.step == "moments":
-        sums["moments"] = cohort.once(("glm moments", task.name), lambda: _moments(rows))
+        sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
         sensitivity["moments"] = _moment_sensitivity(task)
     return Part(sums, rows.cells, sensitivity, parameters=p)
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -198,7 +200,7 @@ def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
 
 
-def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     """How far one person moves each sum: from the contract's ranges, and where they put the linear predictor."""
     plan: Plan = task.plan
     low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
@@ -231,7 +233,7 @@ def _sensitivity(task: Task, beta: Floats) -> dict[str, float]:
     }
 
 
-def _moment_sensitivity(task: Task) -> float:
+def _moment_sensitivity(task: Task[Options, Plan]) -> float:
     plan: Plan = task.plan
     response = plan.model.response[0]
     low, high = response.interval if response.kind == "number" else (0.0, 1.0)
@@ -249,8 +251,7 @@ def _moment_sensitivity(task: Task) -> float:
     return task.rows_per_person * math.sqrt(sum(term * term for term in terms))
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     _check_spread(total, task, state)
     step = newton.newton(total.sums["score"], total.sums["information"])
     deviance = float(total.sums["deviance"][0])
@@ -294,7 +295,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def _check_spread(total: Part, task: Task, state: State) -> None:
+def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None:
     if state.step != "moments":
         return
     w, wy = total.sums["moments"][:2]
@@ -309,7 +310,7 @@ def _check_spread(total: Part, task: Task, state: State) -> None:
         )
 
 
-def _diverged(task: Task, beta: Floats) -> str:
+def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
     worst = task.plan.names[int(np.argmax(np.abs(beta)))]
     why = (
         "it separates the responses (all yes on one side)"
@@ -323,8 +324,8 @@ def _result(
     beta: Floats,
     step: newton.Step,
     deviance: float,
-    total: Part,
-    task: Task,
+    total: Total,
+    task: Task[Options, Plan],
     moments: Floats,
     rounds: int,
 ) -> Result:
@@ -356,7 +357,7 @@ def _result(
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
     counted = counting.reported(total.cells)
     if family == "binomial" and plan.weights is None:
-        counted["events"] = round(min(moments[1], moments[0] - moments[1]))
+        counted = replace(counted, events=round(min(moments[1], moments[0] - moments[1])))
     return Result(tables, counted, Exactness(), newton.aliased_note(plan.names, step.aliased))
 
 
@@ -373,7 +374,7 @@ def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> fl
     return -deviance / 2
 
 
-def _null_deviance(task: Task, moments: Floats) -> float | None:
+def _null_deviance(task: Task[Options, Plan], moments: Floats) -> float | None:
     """Of the model with an intercept alone; with an offset it would need rounds of its own, and is not given."""
     w, wy, wyy, wylogy, _, _ = (float(moment) for moment in moments)
     if task.plan.model.offset is not None or not task.plan.model.intercept:

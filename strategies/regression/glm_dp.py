@@ -9,7 +9,7 @@ part of the covariance is carried through the step).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +18,21 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Schema
+from federation import errors
+from federation.cohort import Cohort, Key
+from federation.contract import Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.regression import glm
 from strategies.regression.glm import Plan
 
 COUNTS = 0.05  # of the budget goes to the number of people
 START = 0.05  # to the mean that a Poisson model begins with
 INFORMATION = 0.25  # of a round, to the information; the rest to the score
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(glm.Options):
@@ -42,7 +43,7 @@ class Options(glm.Options):
     clip: float = pydantic.Field(1.0, gt=0, le=1)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = glm.prepare(options, schema)
     if plan.weights is not None:
         raise ExpressionError(
@@ -53,10 +54,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"offset({offset.name}) has no finite range by the contract; give its columns a range that keeps it finite"
         )
-    return plan, fields
+    return Prepared(plan, fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     if task.options.family == "gaussian":
         return State("moments")
     if task.options.family == "poisson" and task.plan.model.intercept:
@@ -64,7 +65,7 @@ def start(task: Task) -> State:
     return newton_dp.begin(np.zeros(len(task.plan.names)))
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     first = start(task)
     if first.step == "moments":
         return [first]
@@ -72,7 +73,7 @@ def rounds(task: Task) -> list[State]:
     return newton if first.step == "newton" else [first, *newton]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     if state.step == "moments":
         return {"moments": 1 - COUNTS, "people": COUNTS}
     if state.step == "mean":
@@ -97,8 +98,8 @@ class Rows:
     order: Any
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("private glm", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("private glm", task.name), lambda: _rows(cohort, task))
     sums, cut = _STEPS[state.step](rows, task, state)
     clipped = np.zeros(cohort.rows, np.bool_)
     if cut is not None and len(rows.y):
@@ -107,7 +108,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, {}, _sensitivity(task, state))
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -133,7 +134,7 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     return Rows(X, y, offset, first, keep, kept)
 
 
-def _moments(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+def _moments(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
     """The packed upper triangle of the sum of z z', z = (x, y), y on [-1, 1]."""
     middle, half = _response_scale(task.plan)
     y = rows.y - middle if rows.offset is None else rows.y - rows.offset - middle
@@ -156,7 +157,7 @@ def _response_scale(plan: Plan) -> tuple[float, float]:
     ) / 2 if plan.model.intercept else max(abs(low), abs(high))
 
 
-def _mean(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+def _mean(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
     exposure = (
         np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
     )
@@ -169,7 +170,7 @@ def _top(plan: Plan) -> float:
     return plan.model.offset.interval[1] if plan.model.offset is not None else 0.0
 
 
-def _newton(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
+def _newton(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
     eta = rows.X @ state["beta"]
     if rows.offset is not None:
         eta = eta + rows.offset
@@ -190,7 +191,7 @@ def _newton(rows: Rows, task: Task, state: State) -> tuple[dict[str, Any], Any]:
     }, cut
 
 
-def _mean_and_variance(task: Task, eta: Floats) -> tuple[Floats, Floats]:
+def _mean_and_variance(task: Task[Options, Plan], eta: Floats) -> tuple[Floats, Floats]:
     """A Poisson mean stays within the contract's range of counts, as any right one does."""
     if task.options.family == "binomial":
         mu = special.expit(eta)
@@ -211,14 +212,15 @@ def _factor(length: Floats, rows: Rows, sensitivity: float) -> tuple[Any, Floats
     )
 
 
-_STEPS: Mapping[str, Callable[[Rows, Task, State], tuple[dict[str, Any], Any]]] = {
+Step = Callable[[Rows, Task[Options, Plan], State], tuple[dict[str, Any], Any]]
+_STEPS: Mapping[str, Step] = {
     "moments": _moments,
     "mean": _mean,
     "newton": _newton,
 }
 
 
-def _row_sensitivity(task: Task) -> tuple[float, float]:
+def _row_sensitivity(task: Task[Options, Plan]) -> tuple[float, float]:
     """How long one row's score and information can be, unclipped."""
     p = len(task.plan.names)
     most = 1.0 if task.options.family == "binomial" else task.plan.model.response[0].interval[1]
@@ -226,7 +228,7 @@ def _row_sensitivity(task: Task) -> tuple[float, float]:
     return most * math.sqrt(p), spread * newton_dp.triangle_norm(p)
 
 
-def _sensitivity(task: Task, state: State) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], state: State) -> dict[str, float]:
     m, counts = task.rows_per_person, {"people": counting.tally_sensitivity(task.rows_per_person)}
     if math.isinf(task.plan.norm) or not all(map(math.isfinite, _response_interval(task))):
         return counts | dict.fromkeys(("moments", "mean", "score", "information"), math.inf)
@@ -243,14 +245,13 @@ def _sensitivity(task: Task, state: State) -> dict[str, float]:
     }
 
 
-def _response_interval(task: Task) -> tuple[float, float]:
+def _response_interval(task: Task[Options, Plan]) -> tuple[float, float]:
     response = task.plan.model.response[0]
     return response.interval if response.kind == "number" else (0.0, 1.0)
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "moments":
         return _linear(total, task)
     if state.step == "mean":
@@ -266,7 +267,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return made if isinstance(made, State) else _result(made, total, task, {})
 
 
-def _from_mean(total: Part, task: Task) -> State:
+def _from_mean(total: Total, task: Task[Options, Plan]) -> State:
     plan: Plan = task.plan
     least = math.sqrt(total.noise["mean"])  # less than this is noise
     events, exposure = (max(float(x), least, 1e-9) for x in total.sums["mean"])
@@ -275,7 +276,7 @@ def _from_mean(total: Part, task: Task) -> State:
     return newton_dp.begin(beta)
 
 
-def _linear(total: Part, task: Task) -> Result:
+def _linear(total: Total, task: Task[Options, Plan]) -> Result:
     """The normal equations; the noise moves the coefficients by A^-1 E (-b, 1)."""
     plan: Plan = task.plan
     p = len(plan.names)
@@ -302,7 +303,7 @@ def _linear(total: Part, task: Task) -> Result:
     return _result(fit, total, task, {"dispersion": half**2 * dispersion})
 
 
-def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
+def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], more: Row) -> Result:
     plan: Plan = task.plan
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[task.options.family]
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
@@ -311,7 +312,7 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
     )
     counted = counting.estimated(total)
     glance = {
-        "n": counted.n["rows"],
+        "n": counted.rows,
         **more,
         "rounds": 1 if task.options.family == "gaussian" else task.options.rounds,
     }
@@ -324,7 +325,7 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, more: Row) -> Result:
     )
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """As if half of the answers were yes, counts had a mean of 1, and a gaussian response left a quarter of its range."""
     plan, options = task.plan, task.options
     squares = newton_dp.expected_squares(task, plan.names, plan.model.intercept)

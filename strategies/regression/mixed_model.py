@@ -17,19 +17,21 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
+from federation import errors, formula
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model, Term
-from federation.messages import Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Result, Row, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_EFFECTS = 3
 MAX_STEPS = 60
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -76,7 +78,7 @@ class Plan:
         return [(a, b) for a in range(len(self.random.names)) for b in range(a + 1)]
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if model.survival or not model.response or model.response[0].kind != "number":
         raise ExpressionError(f"{options.model!r} needs a number on the left of ~")
@@ -107,7 +109,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
             "random effects of a person need several rows of each: the contract must allow them, as in `rows_per_person: 12`"
         )
     plan = Plan(model.response[0], _design(model), _design(random), by)
-    return plan, (*model.fields, *random.fields, *([by] if by else []))
+    return Prepared(plan, (*model.fields, *random.fields, *([by] if by else [])))
 
 
 def _design(model: Model) -> Design:
@@ -116,7 +118,7 @@ def _design(model: Model) -> Design:
     )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     if task.plan.by is not None:
         return State("levels")
     return State(
@@ -140,8 +142,8 @@ class Blocks:
     n: int
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    blocks, cells = cohort.once(("mixed_model", task.name), lambda: _blocks(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    blocks, cells = cohort.once(Key("mixed_model", task.name), lambda: _blocks(cohort, task))
     if state.step == "levels":
         sums = {"zz": blocks.zz, "zw": blocks.zw, "ww": blocks.ww}
     else:
@@ -149,7 +151,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, cells, _sensitivity(task, state), parameters=len(task.plan.fixed.names))
 
 
-def _blocks(cohort: Cohort, task: Task) -> tuple[Blocks, dict[str, Ints]]:
+def _blocks(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Blocks, dict[str, Ints]]:
     keep, kept, Z, W, group, groups = _matrices(cohort, task)
     q, width = Z.shape[1], W.shape[1]
     zz, zw = np.empty((groups, q, q)), np.empty((groups, q, width))
@@ -167,7 +169,9 @@ def _blocks(cohort: Cohort, task: Task) -> tuple[Blocks, dict[str, Ints]]:
     return Blocks(zz, zw, newton.gram(W, np.ones(len(W))), len(W)), cells
 
 
-def _matrices(cohort: Cohort, task: Task) -> tuple[Mask, Ints, Floats, Floats, Ints, int]:
+def _matrices(
+    cohort: Cohort, task: Task[Options, Plan]
+) -> tuple[Mask, Ints, Floats, Floats, Ints, int]:
     """The complete rows; Z (n, q) and W = (X, y) (n, p + 1), scaled; the group of each row, and how many there are."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
@@ -246,7 +250,7 @@ def _basis(plan: Plan) -> Floats:
     return basis
 
 
-def _sensitivity(task: Task, state: State) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], state: State) -> dict[str, float]:
     """V is at least the identity, so what it weighs down is no longer than unweighted."""
     plan: Plan = task.plan
     m = task.rows_per_person
@@ -273,8 +277,7 @@ _NAMES = ("moments", "moments_1", "moments_2", "log_det", "log_det_1", "log_det_
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     n = int(total.cells["rows"][0])
     if n <= len(task.plan.fixed.names) + 1:
         raise errors.ModelError(
@@ -311,7 +314,7 @@ class Profile:
     rounds: int
 
 
-def _profile(sums: Any, n: int, task: Task, theta: Floats, rounds: int) -> Profile:
+def _profile(sums: Any, n: int, task: Task[Options, Plan], theta: Floats, rounds: int) -> Profile:
     """With v = (-b, 1), the residual sum of squares is v'Mv, and b moves so that its first derivative is that of M alone."""
     reml, p = task.options.method == "reml", len(task.plan.fixed.names)
     M, M1, M2 = sums["moments"], sums["moments_1"], sums["moments_2"]
@@ -352,7 +355,9 @@ def _profile(sums: Any, n: int, task: Task, theta: Floats, rounds: int) -> Profi
     return Profile(deviance, gradient, hessian, full, rss / df, spread, aliased, theta, rounds)
 
 
-def _climb(sums: Any, n: int, task: Task, values: dict[str, Floats]) -> State | Profile:
+def _climb(
+    sums: Any, n: int, task: Task[Options, Plan], values: dict[str, Floats]
+) -> State | Profile:
     """One step of Newton's method in theta, halved where it overshoots."""
     theta, rounds = values["theta"], int(values.get("rounds", np.zeros(1))[0]) + 1
     found = _profile(sums, n, task, theta, rounds)
@@ -400,7 +405,7 @@ def _in_theta(found: Profile, plan: Plan) -> tuple[Floats, Floats]:
     return jacobian.T @ found.gradient, jacobian.T @ found.hessian @ jacobian + bend
 
 
-def _result(found: Profile, n: int, task: Task, total: Part) -> Result:
+def _result(found: Profile, n: int, task: Task[Options, Plan], total: Total) -> Result:
     plan, reml = task.plan, task.options.method == "reml"
     L = plan.fixed.unscale
     covariance = newton.spread(
@@ -452,13 +457,13 @@ def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
 
 
 def predict(
-    cohort: Cohort, task: Task, coefficients: Sequence[Row], random: Sequence[Row]
+    cohort: Cohort, task: Task[Options, Plan], coefficients: Sequence[Row], random: Sequence[Row]
 ) -> tuple[Ints, Floats]:
     """At the node, from a result's tables: the number in the cohort of each person with complete rows (m,), and their own deviations
     from the fixed effects (m, q), the best linear unbiased predictions. These are never sent."""
     plan: Plan = task.plan
     _, kept, _, _, group, _ = _matrices(cohort, task)
-    blocks, _ = cohort.once(("mixed_model", task.name), lambda: _blocks(cohort, task))
+    blocks, _ = cohort.once(Key("mixed_model", task.name), lambda: _blocks(cohort, task))
     q, sigma = len(plan.random.names), float(random[-1]["estimate"])
     raw = np.diag([float(row["estimate"]) for row in random[:q]])
     for row, (a, b) in zip(

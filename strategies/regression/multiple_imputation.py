@@ -8,9 +8,11 @@ What is drawn for a row follows from its own values and the seed, so that it is 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,16 +21,19 @@ from numpy.typing import NDArray
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, messages
-from federation.cohort import Cohort
+from federation import errors
+from federation.cohort import Cache, Cohort, Key
 from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.formula import Factor, Term
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.regression import glm
+
+TRAITS = Traits()
 
 
 class Options(glm.Options):
@@ -44,13 +49,13 @@ class Options(glm.Options):
 class Plan:
     """`fit`: the model's own task; `impute`, what is filled in; `predictors`, the design columns that this is made of."""
 
-    fit: Task
+    fit: Task[glm.Options, glm.Plan]
     impute: tuple[Field, ...]
     predictors: tuple[Term, ...]
     scaling: Scaling
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.weights is not None:
         raise ExpressionError(
             f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out"
@@ -73,8 +78,8 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
                 f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out"
             )
     predictors = _predictors(fields, {field.name for field in impute})
-    fit = Task("fit", glm, options, made, fields, schema.contract.rows_per_person)  # type: ignore[arg-type]
-    return Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields
+    fit = Task("fit", glm, options, made, fields, schema.contract.rows_per_person)
+    return Prepared(Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields)
 
 
 def _predictors(fields: Sequence[Field], imputed: set[str]) -> tuple[Term, ...]:
@@ -93,7 +98,7 @@ def _predictors(fields: Sequence[Field], imputed: set[str]) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("moments")
 
 
@@ -108,8 +113,8 @@ class Rows:
     seeds: NDArray[np.uint64]
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("multiple_imputation", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("multiple_imputation", task.name), lambda: _rows(cohort, task))
     cells = counting.people(cohort, rows.keep)
     if state.step == "moments":
         return _moments(cohort, rows, task, cells)
@@ -118,8 +123,10 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
     found: dict[str, list[Floats]] = {"score": [], "information": [], "deviance": []}
     for m in range(task.options.times):
-        key = ("multiple_imputation", task.name, m, state["draws"].tobytes())
-        completed = cohort.once(key, lambda m=m: _complete(cohort, rows, task, state["draws"], m))  # type: ignore[misc]
+        completed = cohort.once(
+            Key("multiple_imputation draw", task.name, (m, state["draws"].tobytes())),
+            partial(_complete, cohort, rows, task, state["draws"], m),
+        )
         part = glm.local(completed, task.plan.fit, State("newton", {"beta": state["beta"][m]}))
         for name, values in found.items():
             values.append(part.sums[name])
@@ -129,12 +136,12 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )  # what is imputed keeps no range
 
 
-def _imputable(cohort: Cohort, task: Task) -> list[Floats]:
+def _imputable(cohort: Cohort, task: Task[Options, Plan]) -> list[Floats]:
     columns = cohort.columns(task.fields)
     return [columns[field.name] for field in task.plan.impute]
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     imputed = {field.name for field in plan.impute}
@@ -181,7 +188,7 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _moments(cohort: Cohort, rows: Rows, task: Task, cells: dict[str, Any]) -> Part:
+def _moments(cohort: Cohort, rows: Rows, task: Task[Options, Plan], cells: dict[str, Any]) -> Part:
     """Per column to impute, the cross-products of (1, predictors, column) over the rows that have it."""
     size = rows.Z.shape[1] + 1
     found, known = (
@@ -195,11 +202,9 @@ def _moments(cohort: Cohort, rows: Rows, task: Task, cells: dict[str, Any]) -> P
         there = ~np.isnan(values)
         W = np.column_stack([rows.Z[there], (values[there] - _middle(field)) / _half(field)])
         found[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
-    finite = all(
-        math.isfinite(end)
-        for one in (*task.plan.predictors, *task.plan.impute)
-        for end in one.interval
-    )
+    intervals = [term.interval for term in task.plan.predictors]
+    intervals += [field.interval for field in task.plan.impute]
+    finite = all(map(math.isfinite, itertools.chain(*intervals)))
     sensitivity = task.rows_per_person * size * math.sqrt(len(found)) if finite else math.inf
     return Part(
         {"moments": found, "known": known.astype(np.float64)},
@@ -220,7 +225,9 @@ def _half(field: Field) -> float:
     )
 
 
-def _complete(cohort: Cohort, rows: Rows, task: Task, draws: Floats, m: int) -> Cohort:
+def _complete(
+    cohort: Cohort, rows: Rows, task: Task[Options, Plan], draws: Floats, m: int
+) -> Cohort:
     """The cohort with what is missing drawn; other rows lack what they lacked."""
     columns = dict(cohort.columns(task.fields))
     for i, field in enumerate(task.plan.impute):
@@ -236,19 +243,20 @@ def _complete(cohort: Cohort, rows: Rows, task: Task, draws: Floats, m: int) -> 
         column[kept[blank]] = _middle(field) + _half(field) * drawn
         columns[field.name] = column
     return replace(
-        cohort, fetch=lambda asked: {field.name: columns[field.name] for field in asked}, kept={}
+        cohort,
+        fetch=lambda asked: {field.name: columns[field.name] for field in asked},
+        cache=Cache(),
     )
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "moments":
         return _draw(total, task)
     return _newton(total, task, state)
 
 
-def _draw(total: Part, task: Task) -> State:
+def _draw(total: Total, task: Task[Options, Plan]) -> State:
     """(times, columns, q + 1) coefficients and residual standard deviation of each imputation model, from their posterior under the usual
     vague prior."""
     options, M = task.options, total.sums["moments"]
@@ -283,7 +291,7 @@ def _draw(total: Part, task: Task) -> State:
     return State("newton", begun | {"draws": draws})
 
 
-def _newton(total: Part, task: Task, state: State) -> State | Result:
+def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     """A step in each completed table; half the way back where it overshot."""
     values, names = dict(state.values), task.plan.fit.plan.names
     values["rounds"] = values["rounds"] + 1
@@ -347,8 +355,8 @@ def _result(
     beta: Floats,
     steps: Sequence[newton.Step],
     deviance: Floats,
-    total: Part,
-    task: Task,
+    total: Total,
+    task: Task[Options, Plan],
     rounds: int,
 ) -> Result:
     made: glm.Plan = task.plan.fit.plan

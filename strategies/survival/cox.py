@@ -18,18 +18,21 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
+from federation import errors, formula
+from federation.cohort import Cohort, Key
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -60,7 +63,7 @@ class Plan:
         return math.prod(len(field.groups) for field in self.strata)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
@@ -96,10 +99,10 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         newton.scaling(model.terms, centred=True),
         names,
     )
-    return plan, (*model.fields, *strata, *([weights] if weights else []))
+    return Prepared(plan, (*model.fields, *strata, *([weights] if weights else [])))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State(
         "fit" if task.plan.within_node else "risk", {"beta": np.zeros(len(task.plan.names))}
     )
@@ -129,13 +132,13 @@ class Rows:
         return self.strata[-1][1] if self.strata else 0
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("cox", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("cox", task.name), lambda: _rows(cohort, task))
     sums = _STEPS[state.step](rows, task, state)
     return Part(sums, rows.cells, _sensitivity(task, state, sums), parameters=len(task.plan.names))
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -277,7 +280,7 @@ def _before(total: Floats, rows: Rows) -> Floats:
     )
 
 
-def _fit_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     """All of a Newton step, where the node holds its strata alone."""
     risk = _risk(rows, state["beta"])
     made = risk_sets.increments(
@@ -298,20 +301,20 @@ def _fit_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
     }
 
 
-def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _risk_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     risk = _risk(rows, state["beta"])
     del risk["hazard"]
     return risk
 
 
-def _information_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     hazard = np.exp(rows.X @ state["beta"])
     if rows.weights is not None:
         hazard *= rows.weights
     return {"gram": _information(rows, hazard, state["h0"], state["h1"])}
 
 
-def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     """(p, p) sum over people of u u', u a person's score residual summed over their rows."""
     if task.plan.within_node:
         risk = _risk(rows, state["beta"])
@@ -357,7 +360,9 @@ _STEPS = {
 }
 
 
-def _sensitivity(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[str, float]:
+def _sensitivity(
+    task: Task[Options, Plan], state: State, sums: Mapping[str, Floats]
+) -> dict[str, float]:
     """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
     sums over those who leave, enter and die have: one cell a row."""
     low, high = newton.predictor_interval(
@@ -379,14 +384,13 @@ def _sensitivity(task: Task, state: State, sums: Mapping[str, Floats]) -> dict[s
     return {name: known.get(name, math.inf) for name in sums}
 
 
-def _max_exposure(state: State, task: Task) -> float:
+def _max_exposure(state: State, task: Task[Options, Plan]) -> float:
     """The increments of all times of the stratum that has most of them."""
     return float(state["h0"].reshape(-1, task.plan.grid.size).sum(1).max())
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     values = dict(state.values)
     if state.step == "robust":
         return _result(total, task, values, total.sums["meat"])
@@ -410,7 +414,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return _newton(score, information, log_lik, total, task, values)
 
 
-def _hazards(total: Part, task: Task, values: dict[str, Floats]) -> State:
+def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
     size, n_strata = task.plan.grid.size, task.plan.n_strata
     strata = tuple((s * size, (s + 1) * size) for s in range(n_strata))
     sums = total.sums
@@ -440,8 +444,8 @@ def _newton(
     score: Floats,
     information: Floats,
     log_lik: float,
-    total: Part,
-    task: Task,
+    total: Total,
+    task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
     beta = values["beta"]
@@ -477,12 +481,14 @@ def _newton(
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task, beta: Floats) -> str:
+def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
     worst = task.plan.names[int(np.argmax(np.abs(beta)))]
     return f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
 
 
-def _result(total: Part, task: Task, values: Mapping[str, Floats], meat: Floats | None) -> Result:
+def _result(
+    total: Total, task: Task[Options, Plan], values: Mapping[str, Floats], meat: Floats | None
+) -> Result:
     plan: Plan = task.plan
     aliased = values["aliased"] > 0
     L = newton.unscale(plan.names, plan.scaling, False)
@@ -509,7 +515,7 @@ def _result(total: Part, task: Task, values: Mapping[str, Floats], meat: Floats 
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
     return Result(
         tables,
-        counting.reported(total.cells, "events"),
+        counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
         newton.aliased_note(plan.names, aliased),
     )

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
+from federation import errors, formula
 from federation.cohort import Cohort
 from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import kaplan_meier, time_grid
 from strategies.survival.time_grid import TimeGrid
+
+TRAITS = Traits()
 
 
 class Options(kaplan_meier.Options):
@@ -56,7 +59,7 @@ class Plan:
         return self.kinds, len(self.labels), self.grid.size
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema, causes=True)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~")
@@ -75,7 +78,7 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"{options.model!r} has more than 5,000,000 cells of cause, group and time; coarsen the grid or use fewer groups"
         )
-    return plan, tuple(model.fields)
+    return Prepared(plan, tuple(model.fields))
 
 
 def causes_of(field: Field, nothing: str | None) -> tuple[tuple[str, ...], int]:
@@ -88,11 +91,11 @@ def causes_of(field: Field, nothing: str | None) -> tuple[tuple[str, ...], int]:
     return tuple(level for i, level in enumerate(field.levels) if i != index), index
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | {"leaving": counts, "off_grid": np.array([off_grid])}
     return Part(
@@ -100,13 +103,13 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def leaving_sensitivity(task: Task) -> float:
+def leaving_sensitivity(task: Task[Options, Plan]) -> float:
     return task.rows_per_person * math.sqrt(
         len(task.plan.model.response) - 1
     )  # a row leaves once, and may enter once
 
 
-def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, Ints, int]:
+def count_leaving(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     """The complete rows (n_rows,); who has each event, leaves without, (enters,) per group and time (kinds, groups, times); and
     how many times lie between two of the grid."""
     plan: Plan = task.plan
@@ -189,9 +192,8 @@ def variance(found: Estimate, cause: int) -> Floats:
     return positive
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     counts, causes = total.sums["leaving"], len(plan.causes)
     if not counts[:causes].sum() > 0:
         raise errors.ModelError(
@@ -209,9 +211,8 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
                 {"group": label, "cause": name, **row}
                 for row in kaplan_meier.thin(rows, task.options.every, plan.grid)
             ]
-    counted = counting.reported(total.cells) | {
-        "events": int(min(counts[cause].sum() for cause in range(causes) if counts[cause].any()))
-    }
+    rarer = min(counts[cause].sum() for cause in range(causes) if counts[cause].any())
+    counted = replace(counting.reported(total.cells), events=int(rarer))
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
     return Result(
         {"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")},

@@ -8,49 +8,50 @@ number at risk (delta method). Noised; a curve ends where the number at risk no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.contract import Schema
+from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import cumulative_incidence, kaplan_meier, kaplan_meier_dp
 from strategies.survival.cumulative_incidence import Estimate, Plan
 
 COUNTS = 0.05
 SURE = kaplan_meier_dp.SURE
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(cumulative_incidence.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = cumulative_incidence.prepare(options, schema)
     kaplan_meier_dp.check_grid(plan.grid)
-    return plan, fields
+    return Prepared(plan, fields)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"life": 1 - COUNTS, "people": COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, _ = cumulative_incidence.count_leaving(cohort, task)
     sensitivity = {
         "life": cumulative_incidence.leaving_sensitivity(task)
@@ -62,9 +63,8 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     counts, variance, causes = (
         cumulative.decode(total.sums["life"]),
         total.noise["life"],
@@ -187,7 +187,7 @@ def _summary(
     }
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The incidence of a cause half-way, in each of equal groups, if by the end half of them have had one of equally frequent events."""
     plan: Plan = task.plan
     causes, groups, size = len(plan.causes), len(plan.labels), plan.grid.size

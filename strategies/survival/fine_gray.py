@@ -8,7 +8,6 @@ Exact: all are sums over people (Fine & Gray 1999; the estimate and variance of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,20 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation import errors, formula
+from federation.cohort import Cohort, Key
+from federation.contract import Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Ints, Part, Result, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import cumulative_incidence, time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -50,7 +52,7 @@ class Plan:
     names: tuple[str, ...]
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema, causes=True)
     if len(model.response) != 2 or not model.survival:
         raise ExpressionError(
@@ -68,18 +70,21 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
     grid = time_grid.agree(options.grid, model.response[:1])
     names = tuple(term.name for term in model.terms)
-    return Plan(
-        model,
-        grid,
-        causes,
-        nothing,
-        causes.index(options.cause),
-        newton.scaling(model.terms, centred=True),
-        names,
-    ), tuple(model.fields)
+    return Prepared(
+        Plan(
+            model,
+            grid,
+            causes,
+            nothing,
+            causes.index(options.cause),
+            newton.scaling(model.terms, centred=True),
+            names,
+        ),
+        tuple(model.fields),
+    )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("censoring")
 
 
@@ -96,13 +101,13 @@ class Rows:
     cells: dict[str, Ints]
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("fine_gray", task.name), lambda: _rows(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("fine_gray", task.name), lambda: _rows(cohort, task))
     sums = _STEPS[state.step](rows, task, state)
     return Part(sums, rows.cells, _sensitivity(task, state, sums), parameters=len(task.plan.names))
 
 
-def _rows(cohort: Cohort, task: Task) -> Rows:
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -137,7 +142,7 @@ def _rows(cohort: Cohort, task: Task) -> Rows:
     )
 
 
-def _censoring_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _censoring_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     return {"leaving": rows.cells["leaving"].astype(np.float64)}
 
 
@@ -153,7 +158,7 @@ def _moments(rows: Rows, which: Any, weights: Floats, size: int) -> Floats:
     )
 
 
-def _risk_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _risk_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     size = task.plan.grid.size
     hazard = np.exp(rows.X @ state["beta"])
     beyond = hazard[rows.others] / state["observed"][rows.time[rows.others]]
@@ -180,11 +185,11 @@ def _after(increments: Floats) -> Floats:
     return increments[::-1].cumsum(0)[::-1] - increments
 
 
-def _information_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     return {"gram": newton.gram(rows.X, np.exp(rows.X @ state["beta"]) * _exposure(rows, state))}
 
 
-def _robust_step(rows: Rows, task: Task, state: State) -> dict[str, Floats]:
+def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     """(p, p) sum over people of u u': the score residual, and what a person tells about the censoring curve."""
     hazard, X, time, others = np.exp(rows.X @ state["beta"]), rows.X, rows.time, rows.others
     passed = (state["h0"][:, None] * state["mean"]).cumsum(0)[time]
@@ -209,7 +214,9 @@ _STEPS = {
 }
 
 
-def _sensitivity(task: Task, state: State, sums: dict[str, Floats]) -> dict[str, float]:
+def _sensitivity(
+    task: Task[Options, Plan], state: State, sums: dict[str, Floats]
+) -> dict[str, float]:
     """As with Cox's model what is made of risk sets has no bound, and a weight 1 / G has none that is known beforehand."""
     return {
         name: task.rows_per_person * np.sqrt(2) if name == "leaving" else np.inf for name in sums
@@ -217,8 +224,7 @@ def _sensitivity(task: Task, state: State, sums: dict[str, Floats]) -> dict[str,
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     values = dict(state.values)
     return (
         _finish(total, task, values)
@@ -227,7 +233,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     )
 
 
-def _begin(total: Part, task: Task, values: dict[str, Floats]) -> State:
+def _begin(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
     """The chance of still being under observation just before each time: Kaplan and Meier's estimate for leaving without an event."""
     everyone, events, others = total.sums["leaving"]
     if not events.sum() > 0:
@@ -252,7 +258,7 @@ def _begin(total: Part, task: Task, values: dict[str, Floats]) -> State:
     )
 
 
-def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
+def _risk(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
     left, beyond, sums = (total.sums[name] for name in ("left", "beyond", "score"))
     before = np.vstack(
         [np.zeros(beyond.shape[1]), beyond.cumsum(0)[:-1]]
@@ -285,7 +291,7 @@ def _risk(total: Part, task: Task, values: dict[str, Floats]) -> State:
     return State("information", values | made | first)
 
 
-def _step(total: Part, task: Task, values: dict[str, Floats]) -> State:
+def _step(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
     step = newton.newton(values["score"], total.sums["gram"] - values["outer"])
     if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(_diverged(task, values["beta"]))
@@ -307,12 +313,12 @@ def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
     return {"told": told, "censored": values["left"][:, None] * told}
 
 
-def _diverged(task: Task, beta: Floats) -> str:
+def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
     worst = task.plan.names[int(np.argmax(np.abs(beta)))]
     return f"{task.name}: the coefficient of {worst!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
 
 
-def _finish(total: Part, task: Task, values: dict[str, Floats]) -> Result:
+def _finish(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> Result:
     plan: Plan = task.plan
     A = np.where(np.isnan(values["covariance"]), 0.0, values["covariance"])
     aliased = np.isnan(np.diag(values["covariance"]))
@@ -323,9 +329,9 @@ def _finish(total: Part, task: Task, values: dict[str, Floats]) -> Result:
     rows = newton.coefficients(
         plan.names, L @ values["beta"], covariance, z=z, exponentiate="subdistribution_hazard_ratio"
     )
-    counted = counting.reported(total.cells, "events")
+    counted = counting.reported(total.cells, events=True)
     glance = {
-        "n": counted["rows"], "n_event": counted["events"], "n_competing": int(total.cells["leaving"][2].sum()),
+        "n": counted.rows, "n_event": counted.events, "n_competing": int(total.cells["leaving"][2].sum()),
         "null_log_lik": float(values["null"][0]), "log_lik": float(values["loglik"][0]), "rounds": int(values["rounds"][0]),
     }  # fmt: skip
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))

@@ -8,7 +8,6 @@ log-rank: Mantel 1966; stratified by summing over strata).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +15,20 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
+from federation import errors, formula
 from federation.cohort import Cohort
 from federation.contract import Field, Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Ints, Part, Result, Row, State, Table
+from federation.messages import Floats, Ints, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
+
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -55,7 +57,7 @@ class Plan:
         )
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
@@ -69,21 +71,21 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         raise ExpressionError(
             f"{options.model!r} has more than 5,000,000 cells of group and time; coarsen the grid or use fewer groups"
         )
-    return plan, tuple(model.fields)
+    return Prepared(plan, tuple(model.fields))
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | counts | {"off_grid": np.array([off_grid])}
     sums = {name: count.astype(np.float64) for name, count in counts.items()}
     return Part(sums, cells, dict.fromkeys(sums, float(task.rows_per_person)))
 
 
-def count_leaving(cohort: Cohort, task: Task) -> tuple[Mask, dict[str, Ints], int]:
+def count_leaving(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, dict[str, Ints], int]:
     """The complete rows (n_rows,); events, exits and, for (start, stop], entries per stratum, group and time, flat; and how
     many times lie between two of the grid."""
     plan: Plan = task.plan
@@ -123,7 +125,7 @@ class Life:
     at_risk: Floats
 
 
-def life(total: Part, shape: tuple[int, int, int]) -> Life:
+def life(total: Total, shape: tuple[int, int, int]) -> Life:
     """The life table of each stratum and group: (n_strata, n_groups, n_times)."""
     events, exits = (total.sums[name].reshape(shape) for name in ("events", "exits"))
     entries = total.sums["entries"].reshape(shape) if "entries" in total.sums else np.zeros(shape)
@@ -131,9 +133,8 @@ def life(total: Part, shape: tuple[int, int, int]) -> Life:
     return Life(events, exits, entries, net[..., ::-1].cumsum(-1)[..., ::-1])
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     table = life(total, plan.shape)
     if not table.events.sum() > 0:
         raise errors.ModelError(
@@ -153,7 +154,9 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
         tables["log_rank"] = Table([_log_rank(table, plan)])
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
     return Result(
-        tables, counting.reported(total.cells, "events"), Exactness(**off) if off else Exactness()
+        tables,
+        counting.reported(total.cells, events=True),
+        Exactness(**off) if off else Exactness(),
     )
 
 

@@ -9,20 +9,21 @@ no longer stands clear of the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special
 
-from federation import errors, messages
+from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
+from federation.contract import Schema
 from federation.expression import ExpressionError
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import kaplan_meier
 from strategies.survival.kaplan_meier import Plan
 from strategies.survival.time_grid import TimeGrid
@@ -30,17 +31,17 @@ from strategies.survival.time_grid import TimeGrid
 COUNTS = 0.05
 MAX_TIMES = 1500  # the noise's covariance has the square of it
 SURE = 5.0  # noise standard deviations that a number at risk must pass, to be divided by
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(kaplan_meier.Options):
     pass
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = kaplan_meier.prepare(options, schema)
     check_grid(plan.grid)
-    return plan, fields
+    return Prepared(plan, fields)
 
 
 def check_grid(grid: TimeGrid) -> None:
@@ -50,19 +51,19 @@ def check_grid(grid: TimeGrid) -> None:
         )
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State()
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     return [start(task)]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     return {"life": 1 - COUNTS, "people": COUNTS}
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     plan: Plan = task.plan
     keep, counts, _ = kaplan_meier.count_leaving(cohort, task)
     table = np.stack([count.reshape(plan.shape) for count in counts.values()])
@@ -78,7 +79,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def _enter(task: Task) -> bool:
+def _enter(task: Task[Options, Plan]) -> bool:
     return len(task.plan.model.response) == 3
 
 
@@ -114,9 +115,8 @@ def life(counts: Floats, variance: float) -> Life:
     return Life(counts, net[..., ::-1].cumsum(-1)[..., ::-1], sd, variance)
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    total = messages.add(parts)
     counts, variance = (
         cumulative.decode(total.sums["life"]),
         total.noise["life"],
@@ -260,7 +260,7 @@ def _log_rank_noise(table: Life, share: Floats, hazard: Floats) -> Floats:
     return table.variance * sum((m @ m.T for m in moved), np.zeros((groups, groups)))
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """Survival at the grid's middle, as if half of each group (all of equal size) were still at risk then and 30 % had the
     event, evenly."""
     z = float(special.ndtri((1 + task.options.conf_level) / 2))

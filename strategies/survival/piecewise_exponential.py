@@ -18,19 +18,21 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation import errors, formula
+from federation.cohort import Cohort, Key
+from federation.contract import Frozen, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Exactness, Floats, Part, Result, Row, State, Table
+from federation.messages import Floats, Part, State
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Task
+from strategies.protocol import Prepared, Task, Total, Traits
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
+TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -73,7 +75,7 @@ class Plan:
         return found
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
     if not model.survival:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
@@ -83,12 +85,15 @@ def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
         )
     newton.need_terms(model.terms, options.model)
     edges = _edges(options, model)
-    return _plan(
-        model,
-        edges,
-        newton.scaling(model.terms, centred=True),
-        0 if options.cuts else options.intervals,
-    ), model.fields
+    return Prepared(
+        _plan(
+            model,
+            edges,
+            newton.scaling(model.terms, centred=True),
+            0 if options.cuts else options.intervals,
+        ),
+        model.fields,
+    )
 
 
 def _plan(model: Model, edges: Sequence[float], scaling: Scaling, wanted: int = 0) -> Plan:
@@ -160,7 +165,7 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
     return (low, *options.cuts, high)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("life")
 
 
@@ -178,8 +183,8 @@ class Rows:
     cells: dict[str, Any]
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("piecewise", task.name), lambda: read(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
     if state.step == "life":
         exposure, events = person_time(rows, task.plan)
         sums = {"exposure": exposure.sum(1), "events": events.sum(1)}
@@ -202,7 +207,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     )
 
 
-def read(cohort: Cohort, task: Task) -> Rows:
+def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -274,7 +279,7 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
     return Sums(score, information, log_lik, cut)
 
 
-def _sensitivity(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> dict[str, float]:
     """From the contract's ranges: the most hazard that a row can gather."""
     m, widths = task.rows_per_person, np.diff(plan.edges)
     if beta is None:
@@ -296,14 +301,13 @@ def _sensitivity(task: Task, plan: Plan, beta: Floats | None) -> dict[str, float
 
 
 # -- hub
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "life":
         return _begin(total, task)
     return _newton(total, task, state)
 
 
-def _begin(total: Part, task: Task) -> State:
+def _begin(total: Total, task: Task[Options, Plan]) -> State:
     if not total.sums["events"].sum() > 0:
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
@@ -314,7 +318,7 @@ def _begin(total: Part, task: Task) -> State:
     return newton.begin(beta, cuts=cuts, exposure=exposure, events=events)
 
 
-def _newton(total: Part, task: Task, state: State) -> State | Result:
+def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     def diverged(worst: int) -> str:
         name = joined(task.plan, state["cuts"]).names[worst]
         return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
@@ -329,7 +333,7 @@ def _newton(total: Part, task: Task, state: State) -> State | Result:
     return made if isinstance(made, State) else _result(made, total, task, state)
 
 
-def _result(top: newton.Top, total: Part, task: Task, state: State) -> Result:
+def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
     plan = joined(task.plan, state["cuts"])
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     L = unscale(plan)
@@ -348,7 +352,7 @@ def _result(top: newton.Top, total: Part, task: Task, state: State) -> Result:
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
     notes = (*joined_note(task.plan, plan), *newton.aliased_note(plan.names, top.step.aliased))
-    return Result(tables, counting.reported(total.cells, "events"), Exactness(), notes)
+    return Result(tables, counting.reported(total.cells, events=True), Exactness(), notes)
 
 
 def unscale(plan: Plan) -> Floats:

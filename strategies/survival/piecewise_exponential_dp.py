@@ -9,19 +9,19 @@ intervals that include the noise. Noised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pydantic
 from scipy import special
 
-from federation import errors, messages
-from federation.cohort import Cohort
-from federation.contract import Field, Schema
-from federation.messages import Exactness, Part, Result, Row, State, Table
+from federation import errors
+from federation.cohort import Cohort, Key
+from federation.contract import Schema
+from federation.messages import Part, State
 from federation.privacy import cumulative
+from federation.results import Exactness, Result, Row, Table
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Task
+from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import piecewise_exponential
 from strategies.survival.piecewise_exponential import Plan
 
@@ -31,22 +31,22 @@ INFORMATION = 0.25  # of a round
 CUT = "about {share:.0f} % of the people were cut: their follow-up ends where their cumulative hazard reaches 1 (no bias, fewer events), or values were clipped"
 MAX_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
 CLEAR = 4.0  # noise standard deviations
-ONLY_COUNTS = False
+TRAITS = Traits()
 
 
 class Options(piecewise_exponential.Options):
     rounds: int = pydantic.Field(4, ge=2, le=20)
 
 
-def prepare(options: Options, schema: Schema) -> tuple[Plan, tuple[Field, ...]]:
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return piecewise_exponential.prepare(options, schema)
 
 
-def start(task: Task) -> State:
+def start(task: Task[Options, Plan]) -> State:
     return State("life")
 
 
-def rounds(task: Task) -> list[State]:
+def rounds(task: Task[Options, Plan]) -> list[State]:
     plan: Plan = task.plan
     cuts = np.r_[np.ones(plan.most - 1), np.zeros(plan.intervals - plan.most)]
     return [
@@ -55,7 +55,7 @@ def rounds(task: Task) -> list[State]:
     ]
 
 
-def shares(task: Task, state: State) -> dict[str, float]:
+def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     if state.step == "life":
         return {"events": START * (1 - TIME), "time": START * TIME}
     number = int(state["round"][0])
@@ -64,8 +64,10 @@ def shares(task: Task, state: State) -> dict[str, float]:
     return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
 
 
-def local(cohort: Cohort, task: Task, state: State) -> Part:
-    rows = cohort.once(("piecewise", task.name), lambda: piecewise_exponential.read(cohort, task))
+def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
+    rows = cohort.once(
+        Key("piecewise", task.name), lambda: piecewise_exponential.read(cohort, task)
+    )
     plan: Plan = task.plan
     sensitivity = _sensitivity(task)
     if state.step == "life":
@@ -88,7 +90,7 @@ def local(cohort: Cohort, task: Task, state: State) -> Part:
     return Part(sums, {}, sensitivity)
 
 
-def _sensitivity(task: Task) -> dict[str, float]:
+def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     """A row has one event at most, and up to the whole of each interval at risk; its score is that of an event at no hazard, or of
     MAX_HAZARD and no event: (e_k, x) in length; its information MAX_HAZARD times (e_k, x)(e_k, x)'."""
     m, terms, K = task.rows_per_person, len(task.plan.model.terms), task.plan.intervals
@@ -106,8 +108,7 @@ def _sensitivity(task: Task) -> dict[str, float]:
     }
 
 
-def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
-    total = messages.add(parts)
+def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "life":
         return _begin(total, task)
     plan = piecewise_exponential.joined(task.plan, state["cuts"])
@@ -115,7 +116,7 @@ def combine(parts: Sequence[Part], task: Task, state: State) -> State | Result:
     return made if isinstance(made, State) else _result(made, total, task, plan)
 
 
-def _begin(total: Part, task: Task) -> State:
+def _begin(total: Total, task: Task[Options, Plan]) -> State:
     """Intervals whose events will stand clear of the noise in all rounds, and the hazard of each."""
     plan: Plan = task.plan
     K, widths = plan.intervals, np.diff(plan.edges)
@@ -146,7 +147,7 @@ def _begin(total: Part, task: Task) -> State:
     return newton_dp.begin(np.r_[np.log(hazard), np.zeros(len(plan.model.terms))], cuts=cuts)
 
 
-def _information_noise(task: Task, sd: float) -> float:
+def _information_noise(task: Task[Options, Plan], sd: float) -> float:
     """The standard deviation of the information's noise in the rounds that the estimate is made of, from that of the events:
     they differ by bound and share alone."""
     sensitivity, first, *newton = (
@@ -159,7 +160,7 @@ def _information_noise(task: Task, sd: float) -> float:
     )
 
 
-def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
+def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], plan: Plan) -> Result:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     L, K = piecewise_exponential.unscale(plan), plan.intervals
     beta, covariance = L @ fit.beta, L @ fit.covariance @ L.T
@@ -172,7 +173,7 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
     tables = {
         "coefficients": Table(rows),
         "baseline": Table(piecewise_exponential.baseline_rows(plan, beta, covariance, z)),
-        "glance": Table([{"n": counted.n["rows"], "intervals": K, "rounds": task.options.rounds}]),
+        "glance": Table([{"n": counted.rows, "intervals": K, "rounds": task.options.rounds}]),
     }
     why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
     return Result(
@@ -183,7 +184,7 @@ def _result(fit: newton_dp.Fit, total: Part, task: Task, plan: Plan) -> Result:
     )
 
 
-def forecast(task: Task, people: int, noise: Callable[[State, str], float]) -> list[Row]:
+def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """Of hazard ratios, as if 30 % of the people had the event."""
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))

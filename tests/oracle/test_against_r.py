@@ -14,7 +14,7 @@ import pandas
 import pytest
 
 from federation import contract as contracts
-from federation.messages import Result
+from federation.results import Result
 from tests import federations
 
 HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ from scipy import stats
 from aggregator import meta_analysis
 from federation import contract as contracts
 from federation import errors
-from federation.messages import Result
+from federation.results import Result
 from nodes import predictions
 from nodes.site import Dataset, Site
 from simulations.pilots import running

@@ -41,7 +41,7 @@ from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
 from strategies import budget, registry
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
@@ -160,7 +160,7 @@ def audit(
     runs: int,
     folder: Path,
     *,
-    bend: Callable[[Task], Task] = lambda task: task,
+    bend: Callable[[AnyTask], AnyTask] = lambda task: task,
     entropy: Entropy = os.urandom,
 ) -> AttackResult:
     """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
@@ -189,10 +189,10 @@ def audit(
     )
 
 
-def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
+def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
     path = folder / "audited.csv"
     table.to_csv(path, index=False)
-    only_counts = budget.private(task).ONLY_COUNTS
+    only_counts = task.analysis.TRAITS.only_counts
     return cohorts.open_clipped(
         Dataset(CONTRACT, str(path)),
         Storage(),
@@ -204,7 +204,9 @@ def cohort_of(table: pandas.DataFrame, task: Task, folder: Path) -> Any:
     ).cohort
 
 
-def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: Entropy) -> float:
+def _ratio(
+    study: Study, task: AnyTask, cohort: Any, both: Sequence[Any], entropy: Entropy
+) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
     heard: list[tuple[State, NoisedAnswer]] = []
     context = NodeContext(
@@ -240,7 +242,7 @@ def _ratio(study: Study, task: Task, cohort: Any, both: Sequence[Any], entropy: 
 
 def _of_steps(
     study: Study,
-    task: Task,
+    task: AnyTask,
     state: State,
     answer: NoisedAnswer,
     first: NoisedAnswer,
@@ -251,14 +253,16 @@ def _of_steps(
     people = first.steps["people"] * first.units["people"]
     went = answer.steps["update"] * answer.units["update"]
     led = [
-        budget.trains(task).inside(cohort, task, state, lambda slope: slope, people).sums["update"]
+        budget.training(task)
+        .inside(cohort, task, state, lambda slope: slope, people)
+        .sums["update"]
         for cohort in both
     ]
     step, options = budget.step_grid(study, task, state), task.options
     each = (
         max(float(people[0]), 1.0)
         * options.learning_rate
-        / budget.trains(task).in_a_step(float(people[0]), task)
+        / budget.training(task).in_a_step(float(people[0]), task)
     )  # type: ignore[attr-defined]
     variance = options.local_steps * float(step.variance) * (step.unit * each) ** 2
     return float(((went - led[1]) ** 2).sum() - ((went - led[0]) ** 2).sum()) / (2 * variance)
@@ -353,7 +357,7 @@ def follow_up_not_ended() -> Iterator[None]:
         yield
 
 
-def halved_bounds(task: Task) -> Task:
+def halved_bounds(task: AnyTask) -> AnyTask:
     """The analysis states half of what one person can do."""
     sound = task.analysis
 
@@ -361,7 +365,7 @@ def halved_bounds(task: Task) -> Task:
         def __getattr__(self, name: str) -> Any:
             return getattr(sound, name)
 
-        def local(self, cohort: Any, task: Task, state: State) -> Part:
+        def local(self, cohort: Any, task: AnyTask, state: State) -> Part:
             part = sound.local(cohort, task, state)
             return replace(
                 part,
@@ -373,7 +377,7 @@ def halved_bounds(task: Task) -> Task:
     return replace(task, analysis=Bent())  # type: ignore[arg-type]
 
 
-FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[Task], Task]]] = {
+FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[AnyTask], AnyTask]]] = {
     **{f"half the noise, {case.name}": (case, half_the_noise, lambda task: task) for case in CASES},
     "values not clipped": (replace(CASES[7], target={"x": 30}), values_not_clipped, lambda task: task),
     "rows not limited": (Case("describe", CASES[0].analysis, {"x": -3}, rows=6), rows_not_limited, lambda task: task),

@@ -25,7 +25,7 @@ from nodes.site import Policy, Site
 from simulations import local
 from strategies import budget, registry
 from strategies.learning import train, train_dp
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 from tests import federations
 
 torch.set_num_threads(1)
@@ -83,7 +83,7 @@ def sites_of(folder: Path, nodes: int = 1, n: int = N) -> list[Site]:
     return federations.sites_of(rows, (np.arange(len(rows)) // 2) % nodes, CONTRACT, folder, POLICY)
 
 
-def task_of(options: dict[str, Any]) -> Task:
+def task_of(options: dict[str, Any]) -> AnyTask:
     return registry.plan(study_of(options), CONTRACT)["a"]
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from federation import cohort as cohorts
 from federation.cohort import Cohort
-from federation.messages import Part, Result, State
+from federation.messages import Part, State
+from federation.results import Result
 from strategies import registry
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"
@@ -197,7 +198,7 @@ def _check_rows(expected: Any, found: Any, rel: float) -> None:
 SMALL = TABLE[TABLE["age"] != ""].head(60)
 
 
-def cohort_of(table: pandas.DataFrame, task: Task) -> Cohort:
+def cohort_of(table: pandas.DataFrame, task: AnyTask) -> Cohort:
     person = table["person"].astype(int).to_numpy()
 
     def column(field: Any) -> Any:
@@ -225,7 +226,7 @@ def cohort_of(table: pandas.DataFrame, task: Task) -> Cohort:
     )
 
 
-def states(task: Task, table: pandas.DataFrame) -> list[State]:
+def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
     """The states of the first rounds: where the bounds depend on the coefficients, they are not the first ones only."""
     state, found = task.analysis.start(task), []
     while isinstance(state, State) and len(found) < 4:

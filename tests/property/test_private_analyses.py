@@ -14,12 +14,13 @@ import pandas
 import pytest
 
 from federation import contract as contracts
-from federation.messages import Part, Result, State
+from federation.messages import Part, State
+from federation.results import Result
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Storage
 from strategies import budget, registry
-from strategies.protocol import Task
+from strategies.protocol import AnyTask
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"
@@ -115,18 +116,18 @@ def study_of(name: str, options: dict[str, Any]) -> Study:
     )
 
 
-def task_of(name: str, options: dict[str, Any], rows: int) -> Task:
+def task_of(name: str, options: dict[str, Any], rows: int) -> AnyTask:
     return registry.plan(study_of(name, options), CONTRACTS[rows])["a"]
 
 
 def cohort_of(
-    table: pandas.DataFrame, task: Task, rows: int, folder: Path, salt: str = "salt"
+    table: pandas.DataFrame, task: AnyTask, rows: int, folder: Path, salt: str = "salt"
 ) -> Any:
     """As a node opens it: clipped to the contract, whatever the table holds."""
     path = folder / "table.csv"
     table.to_csv(path, index=False)
     contract = CONTRACTS[rows]
-    only_counts = budget.private(task).ONLY_COUNTS
+    only_counts = task.analysis.TRAITS.only_counts
     return cohorts.open_clipped(
         Dataset(contract, str(path)),
         Storage(),
@@ -138,7 +139,7 @@ def cohort_of(
     ).cohort
 
 
-def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]:
+def without_noise(parts: Sequence[Part], task: AnyTask, state: State) -> list[Part]:
     """What would be released with next to no noise: the arrays that are, and no others."""
     names = budget.private(task).shares(task, state)
     return [
@@ -153,7 +154,7 @@ def without_noise(parts: Sequence[Part], task: Task, state: State) -> list[Part]
     ]
 
 
-def answer(cohorts_: Sequence[Any], task: Task) -> tuple[Result, list[State]]:
+def answer(cohorts_: Sequence[Any], task: AnyTask) -> tuple[Result, list[State]]:
     state, passed = task.analysis.start(task), []
     while True:
         passed.append(state)
@@ -407,7 +408,7 @@ def test_no_person_moves_an_array_by_more_than_its_bound(
                 )
 
 
-def check(task: Task, state: State, one: Part, other: Part) -> None:
+def check(task: AnyTask, state: State, one: Part, other: Part) -> None:
     for array in budget.private(task).shares(task, state):
         moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
         bound = one.sensitivity[array]

@@ -9,7 +9,8 @@ import pandas
 import pytest
 
 from federation import contract as contracts
-from federation.messages import Result, TaskId
+from federation.messages import TaskId
+from federation.results import Result
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"

@@ -11,7 +11,8 @@ import pytest
 
 from aggregator.rounds import Outcome
 from federation.contract import Contract
-from federation.messages import Result, TaskId
+from federation.messages import TaskId
+from federation.results import Result
 from nodes import cohorts
 from nodes.site import Dataset, Storage
 from tests import federations

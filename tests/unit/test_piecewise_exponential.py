@@ -10,7 +10,8 @@ import pandas
 import pytest
 
 from aggregator import rounds
-from federation.messages import Result, State, TaskId
+from federation.messages import State, TaskId
+from federation.results import Result
 from nodes.site import Policy
 from strategies import budget, registry
 from strategies.survival import piecewise_exponential

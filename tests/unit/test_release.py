@@ -15,7 +15,7 @@ import pytest
 from aggregator import release, report
 from aggregator.release import Document
 from federation.cli import study as studies
-from federation.messages import Result, Table
+from federation.results import Result, Table
 from tests import federations
 
 K = 11

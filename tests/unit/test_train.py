@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from aggregator import checkpoints, models, report, rounds
 from aggregator.rounds import Outcome
 from federation import errors
-from federation.messages import Query, Reply, Result
+from federation.messages import Query, Reply
+from federation.results import Result
 from nodes.site import Site
 from simulations import local
 from strategies import registry

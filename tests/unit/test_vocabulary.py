@@ -13,7 +13,7 @@ from scipy import stats
 
 from federation import errors
 from federation.contract import Contract
-from federation.messages import Result
+from federation.results import Result
 from simulations.pilots import running
 from strategies import registry
 from strategies.epidemiology import disproportionality
