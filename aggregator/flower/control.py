@@ -31,7 +31,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from federation import errors
 
 BUNDLE = (
-    Path(__file__).parent / "bundle.fab"
+    Path(__file__).parents[1] / "bundle.fab"
 )  # `make bundle` makes it of bundle/; nodes know its hash
 
 

@@ -183,7 +183,7 @@ def test_a_failing_analysis_leaves_the_others_their_results(sites: list[Site]) -
         "grows without end" in outcome.runs[TaskId("bad")].failed
         and "'y'" in outcome.runs[TaskId("bad")].failed
     )
-    assert federations.result(outcome, "good").n["people"] == 400
+    assert federations.result(outcome, "good").n.people == 400
 
 
 def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> None:

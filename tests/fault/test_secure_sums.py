@@ -14,10 +14,11 @@ import pytest
 from scipy import stats
 
 from aggregator import rounds, secure_sum
+from aggregator.replies import SummedReply
 from aggregator.rounds import Ask, Outcome
 from aggregator.secure_sum import Send
 from federation import errors
-from federation.messages import PHASES, Phase, Query, Refusal, Reply, SecAggMessage, TaskId, Within
+from federation.messages import PHASES, Phase, Query, Refusal, Reply, SecAggMessage, TaskId
 from federation.study import Study
 from nodes import ledger, service, state_folder
 from nodes.session import NodeContext
@@ -99,7 +100,7 @@ def test_every_private_analysis_runs_through_a_secure_sum(
     one = run(
         federations.study_of({"a": {"run": name, **options}}, privacy=DISTRIBUTED), sites
     ).runs[TaskId("a")]
-    assert one.nodes == NAMES and not one.refusals and not one.parts, "the hub holds no node's part"
+    assert one.nodes == NAMES and not one.refusals and not one.first, "the hub holds no node's part"
     if one.result is None:
         assert re.search("(beside|from) the noise", one.failed)
     else:
@@ -396,10 +397,10 @@ def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -
     )
     assert seen and all(isinstance(answer, SecAggMessage) for answer in seen)
     totals = {
-        id(answer.total)
+        id(summed.total)
         for reply in replies
-        for answer in reply.answers.values()
-        if isinstance(answer, Within)
+        if isinstance(reply, SummedReply)
+        for summed in reply.summed.values()
     }
     assert len(totals) == 1 and len(replies) == 5
 
@@ -434,8 +435,10 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(
     replies = ask(
         Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
     )
-    answer = replies[0].answers[TaskId("a")]
-    assert isinstance(answer, Within) and len(answer.nodes) == 5 - len(gone)
+    reply = replies[0]
+    assert isinstance(reply, SummedReply)
+    answer = reply.summed[TaskId("a")]
+    assert len(answer.nodes) == 5 - len(gone)
     cells = answer.total.sums["counts"].ravel()[1:]
     stated = answer.total.noise["counts"]
 

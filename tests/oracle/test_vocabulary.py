@@ -166,7 +166,7 @@ def test_sccs_is_the_conditional_poisson_fit_of_gnm(visits: Any) -> None:
         column(result, "coefficients", "estimate"), expected["coef"], **EXACT
     )
     np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
-    assert [result.n["people"], result.n["events"]] == [expected["people"], expected["events"]]
+    assert [result.n.people, result.n.events] == [expected["people"], expected["events"]]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from federation import cohort as cohorts
 from federation.cohort import Cohort
 from federation.messages import Part, State
 from federation.results import Result
-from strategies import registry
+from strategies import protocol, registry
 from strategies.protocol import AnyTask
 from tests import federations
 
@@ -231,9 +231,8 @@ def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
     state, found = task.analysis.start(task), []
     while isinstance(state, State) and len(found) < 4:
         found.append(state)
-        made = task.analysis.combine(
-            [task.analysis.local(cohort_of(table, task), task, state)], task, state
-        )
+        part = task.analysis.local(cohort_of(table, task), task, state)
+        made = task.analysis.combine(protocol.total_of(part), task, state)
         if isinstance(made, Result):
             break
         state = made

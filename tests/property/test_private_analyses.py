@@ -19,8 +19,8 @@ from federation.results import Result
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Storage
-from strategies import budget, registry
-from strategies.protocol import AnyTask
+from strategies import budget, protocol, registry
+from strategies.protocol import AnyTask, Total
 from tests import federations
 
 ORACLE = Path(__file__).parents[1] / "oracle"
@@ -139,19 +139,20 @@ def cohort_of(
     ).cohort
 
 
-def without_noise(parts: Sequence[Part], task: AnyTask, state: State) -> list[Part]:
-    """What would be released with next to no noise: the arrays that are, and no others."""
+def without_noise(parts: Sequence[Part], task: AnyTask, state: State) -> Total:
+    """The total that would be released with next to no noise: the arrays that leave the nodes, and no others."""
     names = budget.private(task).shares(task, state)
-    return [
-        Part(
-            {n: p.sums[n].astype(float) for n in names},
-            {},
-            p.sensitivity,
-            0,
-            dict.fromkeys(names, 1e-12),
-        )
-        for p in parts
-    ]
+    return protocol.add(
+        [
+            Total(
+                {name: part.sums[name].astype(float) for name in names},
+                {},
+                part.sensitivity,
+                noise=dict.fromkeys(names, 1e-12),
+            )
+            for part in parts
+        ]
+    )
 
 
 def answer(cohorts_: Sequence[Any], task: AnyTask) -> tuple[Result, list[State]]:

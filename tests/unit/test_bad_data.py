@@ -118,7 +118,7 @@ def test_nan_and_missing_codes_are_missing_and_are_left_out(tmp_path: Path) -> N
     data.loc[data.index[20:40], "x"] = "-9"
     data.loc[data.index[40:60], "x"] = ""
     result = federations.result(run(tmp_path, data, {"run": "glm", "model": "z ~ 1 + x"}))
-    assert result.n["missing"] == 60 and result.n["people"] == N - 60
+    assert result.n.missing == 60 and result.n.people == N - 60
     expected = pandas.to_numeric(data["x"].iloc[60:]).mean()
     described = federations.result(run(tmp_path, data, DESCRIBE)).tables["numbers"].rows[0]
     assert described["mean"] == pytest.approx(expected, rel=1e-12) and described["missing"] == 60
@@ -272,7 +272,7 @@ def test_where_and_derive_choose_the_rows(tmp_path: Path) -> None:
     )
     result = federations.result(federations.run(study, CONTRACT, sites))
     chosen = data[(data["g"] == "a") & (data["t"] < 25)]
-    assert result.n["people"] == len(chosen)
+    assert result.n.people == len(chosen)
     assert [row["n"] for row in result.tables["levels"].rows] == [
         (chosen["x"] <= 0.5).sum(),
         (chosen["x"] > 0.5).sum(),

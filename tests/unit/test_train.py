@@ -394,7 +394,7 @@ def test_a_faulty_node_cannot_spoil_a_median_or_a_trimmed_mean(
 
 def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
     (one,) = run({**MLP, "learning_rate": 1e20, "rounds": 5}, sites_of(tmp_path)).runs.values()
-    assert "make the learning rate smaller" in one.failed
+    assert "lower the learning rate" in one.failed
 
 
 # -- bad studies

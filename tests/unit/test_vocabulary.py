@@ -57,7 +57,7 @@ def test_a_report_counts_once_for_each_drug_event_and_pair(tmp_path: Path) -> No
         run="disproportionality",
         drug="drug",
         event="event",
-        least=1,
+        min_reports=1,
     )
     found = {
         (row["drug"], row["event"]): (row["n"], row["expected"])
@@ -84,7 +84,7 @@ def test_too_few_reports_of_any_pair_is_said(tmp_path: Path) -> None:
         "event": ["rash", "fever", "pain"] * 4,
     }
     with pytest.raises(AssertionError, match="no pair has 5 reports"):
-        run(REPORTS, rows, tmp_path, run="disproportionality", drug="drug", event="event", least=5)
+        run(REPORTS, rows, tmp_path, run="disproportionality", drug="drug", event="event", min_reports=5)
 
 
 WEEKS = "dataset: weeks\nversion: 1\nunit: visit\ncolumns:\n  week: {type: number, range: [0, 259]}\n  region: {type: category, levels: [a, b]}\n"
@@ -324,7 +324,7 @@ def test_trees_leave_enough_people_on_both_sides(tmp_path: Path) -> None:
     table = trees_table(3, 400)
     contract = federations.contract_of(TREES)
     site = federations.site_of("n0", table, contract, tmp_path)
-    options = {"run": "boosted_trees", "model": "y ~ a + b", "trees": 1, "depth": 3, "least": 60}
+    options = {"run": "boosted_trees", "model": "y ~ a + b", "trees": 1, "depth": 3, "min_rows": 60}
     trees = (
         federations.result(
             federations.run(federations.study_of({"a": options}, dataset="rows"), contract, [site])
