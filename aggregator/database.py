@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.release import Document
+from aggregator.document import Document
 from federation import errors
 
 VERSION = "0002"  # the newest of migrations/versions

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 
 from aggregator import database, enrolment, jobs
 from aggregator.database import Decided, Party, Submitted
+from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
-from aggregator.release import Document
 from aggregator.settings import HubSettings
 from federation import audit, errors, receipts
 from federation import study as studies

@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.contract import Field
 from federation.formula import Factor, Term
 from federation.messages import Floats, Ints
+from federation.schema import Field
 
 Values = NDArray[Any]
 Fetch = Callable[[Iterable[Field]], Mapping[str, Values]]

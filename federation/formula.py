@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from federation.contract import Field, Schema
 from federation.expression import ExpressionError, Interval, product
+from federation.schema import Field, Schema
 
 
 @dataclass(frozen=True)

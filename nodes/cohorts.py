@@ -15,12 +15,13 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from federation import contract as contracts
 from federation.cohort import Cohort, Fetch, Values
-from federation.contract import Check, Contract, Field, Finding, Schema
+from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
-from nodes import buckets, connectors, row_limit, tallies
+from federation.schema import Field, Schema
+from nodes import buckets, connectors, contract_sql, row_limit, tallies
+from nodes.contract_sql import Check, Finding
 from nodes.row_limit import Words
 from nodes.site import Dataset, Storage
 
@@ -39,7 +40,7 @@ def examine(
 def _examine(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    checks = contracts.checks(contract, needed(contract, columns), _raw_types(connection))
+    checks = contract_sql.checks(contract, needed(contract, columns), _raw_types(connection))
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
@@ -53,14 +54,14 @@ def _examine(
         if _people(contract, counts) == counts["", "rows"] or contract.person is None
         else _max_rows(connection, contract.person)
     )
-    return counts, contracts.judge(contract, counts, most)
+    return counts, contract_sql.judge(contract, counts, most)
 
 
 def _examine_grouped(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The same of a source that `tallies.group` has made: the values of each column by themselves, each as many times as it is there."""
-    checks = contracts.checks(contract, columns, _raw_types(connection), tallies.ROWS)
+    checks = contract_sql.checks(contract, columns, _raw_types(connection), tallies.ROWS)
     counts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys(check.column for check in checks):
         some = [check for check in checks if check.column == name]
@@ -72,7 +73,7 @@ def _examine_grouped(
         counts |= zip(
             [(name, check.rule) for check in some], _count(connection, some, values), strict=True
         )
-    return counts, contracts.judge(contract, counts, 1)
+    return counts, contract_sql.judge(contract, counts, 1)
 
 
 def _people(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
@@ -141,7 +142,7 @@ def open_checked(
     }  # checked just now: nothing in them to be read as missing
     names = needed(contract, used)
     read = {
-        name: contracts.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
+        name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
         for name in names
     }
     if in_place:
@@ -195,7 +196,7 @@ def keys(
     connection, used = _connect(dataset, storage, schema, fields, where)
     raw_types, names = _raw_types(connection), needed(contract, used)
     typed = [
-        f"{contracts.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}"
+        f"{contract_sql.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}"
         for name in names
     ]
     connection.execute(
@@ -348,7 +349,7 @@ def open_clipped(
     )
     raw_types, names = _raw_types(connection), needed(contract, used)
     typed = {
-        name: contracts.typed(name, contract.columns[name], raw_types[name], clamp=True)
+        name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
         for name in names
     }
     condition = schema.express(where).sql if where else None
@@ -376,7 +377,7 @@ def open_clipped(
     moved = " OR ".join(
         [
             "FALSE",
-            *(contracts.outside(name, contract.columns[name], raw_types[name]) for name in used),
+            *(contract_sql.outside(name, contract.columns[name], raw_types[name]) for name in used),
         ]
     )
     known = "" if key is None else f" WHERE {key} IS NOT NULL"

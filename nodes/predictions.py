@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from federation import contract as contracts
 from federation import errors
+from federation import schema as schemas
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Site
@@ -41,7 +41,7 @@ def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out:
         raise errors.InputError(
             f"{name!r} has random effects of {task.plan.by.name}, not of people: there is nothing to predict of each"
         )
-    schema = contracts.schema(dataset.contract, study.cohort.derive)
+    schema = schemas.build(dataset.contract, study.cohort.derive)
     opened = cohorts.open_checked(dataset, site.storage, schema, task.fields, study.cohort.where)
     if opened.findings:
         raise errors.DataError("the data here break their contract: `hdh node check` says where")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from federation import disclosure
+from federation.disclosure import node_door
 from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
@@ -125,7 +125,7 @@ def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words]
     for task_id, state in query.states.items():
         task = session.tasks[task_id.analysis]
         part = task.analysis.local(session.cohort, task, state)
-        refused = disclosure.check_part(part, session.rules)
+        refused = node_door.check_part(part, session.rules)
         if refused is not None:
             return replace(
                 refused,

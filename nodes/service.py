@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from federation import codec, disclosure, errors
-from federation import contract as contracts
+from federation import codec, errors
+from federation import schema as schemas
 from federation.cohort import Cohort
-from federation.contract import Contract, Schema
-from federation.disclosure import Rules
+from federation.contract import Contract
+from federation.disclosure import node_door
+from federation.disclosure.rules import Rules
 from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
+from federation.schema import Schema
 from federation.study import Study
 from nodes import cohorts, fingerprints, ledger, noised_answer, secure_sum
 from nodes.ledger import Account
@@ -236,7 +238,7 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
     nobody = Cohort(None, 0, 0, 1, lambda asked: {})
     try:
         tasks = registry.plan(study, dataset.contract)
-        schema = contracts.schema(dataset.contract, study.cohort.derive)
+        schema = schemas.build(dataset.contract, study.cohort.derive)
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
             return StudySession(tasks, nobody, rules, restricted)
@@ -294,7 +296,7 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
             ),
         )
     cohort = opened.cohort
-    refused = disclosure.check_cohort(
+    refused = node_door.check_cohort(
         cohort.people, cohort.people_in_dataset, rules
     ) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
     return StudySession(tasks, cohort, rules, refused)
@@ -374,7 +376,7 @@ def compute(
 
 def checked(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     part = task.analysis.local(session.cohort, task, state)
-    return disclosure.check_part(part, session.rules) or part
+    return node_door.check_part(part, session.rules) or part
 
 
 def noised(

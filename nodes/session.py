@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation import audit
 from federation.cohort import Cohort
-from federation.disclosure import Rules
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
 from nodes import state_folder

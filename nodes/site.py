@@ -14,7 +14,7 @@ import pydantic
 from federation import contract as contracts
 from federation import errors, yaml_source
 from federation.contract import Contract, Frozen, Slug
-from federation.disclosure import Rules
+from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 
 

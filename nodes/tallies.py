@@ -16,9 +16,9 @@ import duckdb
 import numpy as np
 
 from federation.cohort import Tally
-from federation.contract import Field, Schema
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
+from federation.schema import Field, Schema
 from nodes import buckets
 from nodes.row_limit import Words
 from nodes.site import Dataset

@@ -26,7 +26,7 @@ import yaml
 
 from aggregator import daemon, enrolment, settings
 from aggregator import database as databases
-from aggregator.release import Document
+from aggregator.document import Document
 from aggregator.settings import HubSettings
 from federation import __version__, client, credentials, errors
 from federation.contract import Contract

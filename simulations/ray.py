@@ -22,6 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from aggregator import release, rounds
+from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Patience
 from federation import codec, errors, wire
@@ -45,7 +46,7 @@ def run(
     *,
     notes: Sequence[str] = (),
     say: Callable[[str], Any] = print,
-) -> release.Document:
+) -> Document:
     """InputError for what this engine does not carry; SetupError without Ray."""
     check(study)
     if importlib.util.find_spec("ray") is None:
@@ -53,7 +54,7 @@ def run(
             "the engine ray comes with the extra `ray`: pip install 'hdh-federation[ray]'"
         )
     placed = [replace(site, state=folder / "nodes" / site.name) for site in sites]
-    found: list[release.Document | BaseException] = []
+    found: list[Document | BaseException] = []
     server, client = (
         _server(study, contract, [site.name for site in sites], notes, say, found),
         _client(placed),
@@ -126,7 +127,7 @@ def _server(
     names: Sequence[str],
     notes: Sequence[str],
     say: Callable[[str], Any],
-    found: list[release.Document | BaseException],
+    found: list[Document | BaseException],
 ) -> ServerApp:
     app = ServerApp()
 
@@ -147,7 +148,7 @@ def _document(
     names: Sequence[str],
     notes: Sequence[str],
     say: Callable[[str], Any],
-) -> release.Document:
+) -> Document:
     post = _Post(grid)
     known = _names(grid, len(names))
     said = list(notes)

@@ -18,9 +18,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.messages import Floats, Part, State, Sum
 from federation.results import Result, Row
+from federation.schema import Field, Schema
 
 O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from federation import contract as contracts
 from federation import errors, yaml_source
-from federation.contract import Contract, DeriveError, Schema
+from federation import schema as schemas
+from federation.contract import Contract
 from federation.expression import ExpressionError
+from federation.schema import DeriveError, Schema
 from federation.study import AnalysisEntry, Study
 from federation.yaml_source import Source
 from strategies import budget
@@ -311,7 +312,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
 
 def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
     try:
-        schema = contracts.schema(contract, study.cohort.derive)
+        schema = schemas.build(contract, study.cohort.derive)
     except DeriveError as error:
         raise errors.StudyError(
             f"{source.at('cohort', 'derive', error.name)}: cohort.derive.{error.name}: {error}"

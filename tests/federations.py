@@ -11,9 +11,10 @@ import pandas
 import yaml
 
 from aggregator import release, rounds
+from aggregator.document import Document
 from aggregator.rounds import Ask, Outcome
-from federation import contract as contracts
 from federation import errors, study, yaml_source
+from federation import schema as schemas
 from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.messages import TaskId
@@ -67,7 +68,7 @@ def cohort_of(site: Site, contract: Contract, task: AnyTask) -> Cohort:
     return cohorts.open_checked(
         site.datasets[contract.dataset],
         Storage(),
-        contracts.schema(contract, {}),
+        schemas.build(contract, {}),
         task.fields,
         None,
     ).cohort
@@ -78,7 +79,7 @@ def people_of(site: Site, contract: Contract, task: AnyTask) -> local_training.P
     return local_training.people(cohort_of(site, contract, task), task)
 
 
-def document(outcome: Outcome) -> release.Document:
+def document(outcome: Outcome) -> Document:
     return release.clear(outcome, started=NOW, finished=NOW, engine="local")
 
 

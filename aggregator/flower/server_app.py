@@ -16,6 +16,7 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from aggregator import checkpoints, jobs, release, rounds, secure_sum
+from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Patience
 from aggregator.flower.inbox import Inbox
@@ -142,7 +143,7 @@ def main(grid: Grid, context: Context) -> None:
         jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
 
 
-def _run(post: GridPost) -> release.Document:
+def _run(post: GridPost) -> Document:
     job, folder, name = post.job, post.folder, post.name
     notes: list[str] = []
     _wait_for_nodes(post.grid, job)

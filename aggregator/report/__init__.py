@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import models
-from aggregator.release import AnalysisDocument, Document, ReleasedResult
+from aggregator.document import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import words
 
 

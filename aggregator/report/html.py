@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from aggregator import report
-from aggregator.release import AnalysisDocument, Document, ReleasedResult
+from aggregator.document import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import figures, words
 
 RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import report
-from aggregator.release import Document
+from aggregator.document import Document
 from federation import __version__, client, credentials, errors, receipts
 from federation.cli import show
 from federation.cli import study as studies

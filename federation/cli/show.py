@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator import report
-from aggregator.release import AnalysisDocument, Document
+from aggregator.document import AnalysisDocument, Document
 from aggregator.report import words
 
 Rows = Sequence[Mapping[str, Any]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from aggregator import checkpoints, database, release, report, rounds
+from aggregator.document import Document
 from aggregator.rounds import Outcome
 from federation import errors
 from federation.cli import show
@@ -101,7 +102,7 @@ def _trust(made: Study) -> list[str]:
     return []
 
 
-def _answered(document: release.Document) -> bool:
+def _answered(document: Document) -> bool:
     return any(
         one.status == "answered" for found in document.analyses.values() for one in found.nodes
     )
@@ -128,7 +129,7 @@ def _run(
     console: Console,
     workers_: int | None,
     out: Path,
-) -> release.Document:
+) -> Document:
     with console.status("checking the study") as status:
 
         def watch(number: int, outcome: Outcome) -> None:

@@ -47,7 +47,7 @@ def schema(what: str) -> None:
 
 
 def schema_of(what: str) -> dict[str, object]:
-    from aggregator.release import Document
+    from aggregator.document import Document
     from aggregator.settings import HubFile
     from nodes.site import SiteFile
 

@@ -17,8 +17,8 @@ import duckdb
 import numpy as np
 
 from aggregator import rounds
-from federation import contract as contracts
 from federation import errors
+from federation import schema as schemas
 from federation import study as studies
 from federation.messages import Floats, State, TaskId
 from federation.study import Study
@@ -136,7 +136,7 @@ def _scores(
     task = registry.plan(plain, ready.contract)[task_id.analysis]
     workers.trains_here()
     total = np.zeros((2, scores.BINS))
-    schema = contracts.schema(ready.contract, study.cohort.derive)
+    schema = schemas.build(ready.contract, study.cohort.derive)
     for dataset in new:
         cohort = cohorts.open_checked(dataset, Storage(), schema, task.fields, None).cohort
         total += task.analysis.local(cohort, task, State("score", {"weights": weights})).sums[

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import release, rounds
-from aggregator.release import Document
+from aggregator.document import Document
 from federation import contract as contracts
 from federation import errors
 from federation import study as studies

@@ -19,10 +19,11 @@ from scipy import special
 from federation import cohort as cohorts
 from federation import errors
 from federation.cohort import Cache, Cohort, Key
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.regression import glm

@@ -12,10 +12,11 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation.cohort import Cohort
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.numerics import counting
 from strategies.protocol import Prepared, Task, Total, Traits
 

@@ -12,9 +12,10 @@ import numpy as np
 from scipy import special
 
 from federation.cohort import Cohort
-from federation.contract import Frozen, Schema
+from federation.contract import Frozen
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
 from strategies.numerics import counting

@@ -16,10 +16,11 @@ import numpy as np
 import pydantic
 
 from federation.cohort import Cohort, Key
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.protocol import Prepared, Task, Total, Traits
 
 FINER = 64  # bins of each round of the search for an exact quantile

@@ -16,10 +16,11 @@ import pydantic
 from scipy import optimize, special
 
 from federation.cohort import Cohort, Key
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.messages import Floats, Ints, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan, Probability
 from strategies.numerics import counting

@@ -13,11 +13,11 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row
+from federation.schema import Schema
 from strategies.descriptive import inequality
 from strategies.descriptive.inequality import Plan
 from strategies.numerics import counting

@@ -13,9 +13,9 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.epidemiology import mantel_haenszel
 from strategies.epidemiology.mantel_haenszel import Plan
 from strategies.numerics import counting

@@ -13,9 +13,9 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.descriptive import crosstab_dp
 from strategies.epidemiology import pathways
 from strategies.epidemiology.pathways import END, START, Plan

@@ -12,10 +12,10 @@ import numpy as np
 from scipy import special
 
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.epidemiology import rates
 from strategies.epidemiology.rates import Plan
 from strategies.numerics import counting

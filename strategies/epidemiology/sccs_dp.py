@@ -13,9 +13,9 @@ import pydantic
 from scipy import special
 
 from federation.cohort import Cohort, Key
-from federation.contract import Schema
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.epidemiology import sccs
 from strategies.epidemiology.sccs import Plan
 from strategies.numerics import counting, newton, newton_dp

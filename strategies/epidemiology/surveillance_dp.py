@@ -12,9 +12,9 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.epidemiology import surveillance
 from strategies.epidemiology.surveillance import Plan
 from strategies.numerics import counting

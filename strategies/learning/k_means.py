@@ -16,9 +16,10 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort, Key
-from federation.contract import Frozen, Schema
+from federation.contract import Frozen
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
+from federation.schema import Schema
 from strategies.descriptive import pca
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits

@@ -20,11 +20,12 @@ import pydantic
 
 from federation import errors, formula
 from federation.cohort import Cohort, Key
-from federation.contract import Field, Frozen, Schema
+from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Term
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, TrainedModel
+from federation.schema import Field, Schema
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm

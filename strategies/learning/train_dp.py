@@ -21,10 +21,10 @@ import pydantic
 
 from federation import errors
 from federation.cohort import Cohort, Key
-from federation.contract import Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.budget import TRAINING_SHARE
 from strategies.learning import (
     evaluation,

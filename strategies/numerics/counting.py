@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from federation import cohort as cohorts
 from federation.cohort import Cohort, Tally
-from federation.contract import Field
 from federation.messages import Ints, Part
 from federation.results import Counts
+from federation.schema import Field
 from strategies.protocol import Total
 
 Mask = NDArray[np.bool_]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.messages import Ints
+from federation.schema import Field, Schema
 
 
 def fields(names: Iterable[str], schema: Schema, what: str) -> tuple[Field, ...]:

@@ -20,10 +20,10 @@ from scipy import special
 from federation import cohort as cohorts
 from federation import errors
 from federation.cohort import Cohort, Key
-from federation.contract import Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.numerics import counting, newton, newton_dp
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.regression import glm

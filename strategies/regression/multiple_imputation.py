@@ -23,11 +23,11 @@ from scipy import special
 from federation import cohort as cohorts
 from federation import errors
 from federation.cohort import Cache, Cohort, Key
-from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.formula import Factor, Term
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits

@@ -17,11 +17,11 @@ from scipy import special
 from federation import cohort as cohorts
 from federation import errors, formula
 from federation.cohort import Cohort
-from federation.contract import Field, Schema
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Field, Schema
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits

@@ -15,10 +15,10 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import cumulative_incidence, kaplan_meier, kaplan_meier_dp

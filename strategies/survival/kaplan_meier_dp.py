@@ -17,11 +17,11 @@ from scipy import optimize, special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.contract import Schema
 from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import kaplan_meier

@@ -16,10 +16,10 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort, Key
-from federation.contract import Schema
 from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
+from federation.schema import Schema
 from strategies.numerics import counting, newton, newton_dp
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import piecewise_exponential

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from federation.contract import Field, Frozen
+from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.messages import Floats, Ints
+from federation.schema import Field
 
 MAX_TIMES = 200_000
 

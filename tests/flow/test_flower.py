@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from aggregator import jobs, release, rounds
+from aggregator.document import Document
 from federation import errors
 from federation.cli import study as studies
 from federation.messages import PHASES
@@ -58,7 +59,7 @@ def test_the_result_is_bit_identical_to_the_in_process_one(
     assert document.study_hash == signed(STUDY).hash and not document.provenance["events"]
 
 
-def _when(document: release.Document) -> release.datetime:
+def _when(document: Document) -> release.datetime:
     return release.datetime.fromisoformat(document.provenance["started"])
 
 

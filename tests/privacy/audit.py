@@ -30,13 +30,13 @@ import torch
 from scipy import stats
 
 from aggregator import rounds, secure_sum
-from federation import contract as contracts
+from federation import schema as schemas
 from federation.messages import NoisedAnswer, Part, Query, Reply, State, TaskId
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import Cost
 from federation.privacy.noise import Entropy
 from federation.study import Study
-from nodes import cohorts, row_limit
+from nodes import cohorts, contract_sql, row_limit
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
@@ -196,7 +196,7 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
     return cohorts.open_clipped(
         Dataset(CONTRACT, str(path)),
         Storage(),
-        contracts.schema(CONTRACT, {}),
+        schemas.build(CONTRACT, {}),
         task.fields,
         None,
         "salt",
@@ -330,9 +330,9 @@ def half_the_noise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def values_not_clipped() -> Iterator[None]:
-    sound = contracts.typed
+    sound = contract_sql.typed
     with mock.patch.object(
-        contracts, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})
+        contract_sql, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})
     ):
         yield
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 import pytest
 
-from federation import contract as contracts
+from federation import schema as schemas
 from federation.messages import Part, State
 from federation.results import Result
 from federation.study import Study
@@ -131,7 +131,7 @@ def cohort_of(
     return cohorts.open_clipped(
         Dataset(contract, str(path)),
         Storage(),
-        contracts.schema(contract, {}),
+        schemas.build(contract, {}),
         task.fields,
         None,
         salt,

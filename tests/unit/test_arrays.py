@@ -11,8 +11,8 @@ import numpy as np
 import pandas
 import pytest
 
-from federation import contract as contracts
 from federation import errors
+from federation import schema as schemas
 from nodes import cohorts
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -29,7 +29,7 @@ columns:
   y: {type: boolean}
 """
 CONTRACT = federations.contract_of(TEXT)
-SCHEMA = contracts.schema(CONTRACT, {})
+SCHEMA = schemas.build(CONTRACT, {})
 FIELDS = [SCHEMA.field(name) for name in ("image", "series", "y")]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas
 import pytest
 
-from federation import contract as contracts
 from federation import errors
+from federation import schema as schemas
 from nodes import cohorts, connectors
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -46,7 +46,7 @@ TABLE.loc[6, "g"] = None
 
 
 def columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
-    schema = contracts.schema(dataset.contract, {"late": "day >= '2026-06-01'"})
+    schema = schemas.build(dataset.contract, {"late": "day >= '2026-06-01'"})
     fields = [schema.field(name) for name in ("x", "g", "y", "late")]
     opened = cohorts.open_checked(dataset, Storage(), schema, fields, None)
     cohort = opened.cohort
@@ -228,7 +228,7 @@ def test_columns_and_people_keep_one_order_over_many_row_groups(
             stored.register("frame", table)
             stored.execute("CREATE TABLE t AS SELECT * FROM frame")
     dataset = Dataset(MANY, str(path), table="t")
-    schema = contracts.schema(MANY, {})
+    schema = schemas.build(MANY, {})
     fields = [schema.fields[name] for name in ("x", "few", "many")]
     opened = (
         cohorts.open_clipped(dataset, Storage(), schema, fields, where, "salt")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas
 import pytest
 
-from federation import contract as contracts
 from federation import errors
+from federation import schema as schemas
 from federation.cohort import Tally
 from federation.contract import Contract
 from nodes import buckets, cohorts, row_limit, tallies
@@ -52,7 +52,7 @@ def count(
     only_counts: bool = True,
     salt: str = "s",
 ) -> Tally:
-    schema = contracts.schema(contract, {"older": "age >= 65"})
+    schema = schemas.build(contract, {"older": "age >= 65"})
     fields = [schema.field("g"), schema.field("h")]
     cohort = cohorts.open_clipped(
         dataset, Storage(), schema, fields, where, salt, only_counts=only_counts
@@ -209,7 +209,7 @@ def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(
     table.to_csv(path, index=False) if kind == "csv" else duckdb.from_df(table).to_parquet(
         str(path)
     )
-    schema = contracts.schema(VISITS, {})
+    schema = schemas.build(VISITS, {})
     fields = [schema.field("g"), schema.field("h")]
     opened = [
         cohorts.open_checked(
@@ -229,7 +229,7 @@ def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(
 def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     TABLE.to_csv(path, index=False)
-    schema = contracts.schema(VISITS, {})
+    schema = schemas.build(VISITS, {})
     opened = [
         cohorts.open_checked(
             Dataset(VISITS, str(path)),

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation import expression
-from federation.contract import Field
 from federation.expression import ExpressionError
+from federation.schema import Field
 
 COLUMNS = {
     "age": Field("age", "number", '"age"', (0, 110)),

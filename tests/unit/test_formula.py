@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from federation import contract as contracts
 from federation import formula
+from federation import schema as schemas
 from federation.expression import ExpressionError
 from tests import federations
 
@@ -24,7 +24,7 @@ columns:
   e: {type: boolean}
   day: {type: date}
 """)
-SCHEMA = contracts.schema(CONTRACT, {"old": "x > 2"})
+SCHEMA = schemas.build(CONTRACT, {"old": "x > 2"})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pandas
 import pytest
 
 from aggregator import release, report
-from aggregator.release import Document
+from aggregator.document import Document
 from federation.cli import study as studies
+from federation.disclosure import hub_door
 from federation.results import Result, Table
 from tests import federations
 
@@ -23,7 +24,7 @@ N = {"people": 500, "rows": 500, "missing": 0}
 
 
 def cleared(table: Table, **more: Table) -> dict[str, Any]:
-    tables, _ = release.clear_tables({"": Result({"t": table, **more}, N)}, K)[""]
+    tables, _ = hub_door.clear_tables({"": Result({"t": table, **more}, N)}, K)[""]
     return tables
 
 
@@ -111,7 +112,7 @@ def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None
     nodes = {
         f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))
     }
-    found = release.clear_tables(nodes, K)
+    found = hub_door.clear_tables(nodes, K)
     patterns = {tuple("suppressed" in row for row in tables["t"]) for tables, _ in found.values()}
     assert len(patterns) == 1 and found["n0"][0]["t"][0]["n"] is None
 
@@ -154,7 +155,7 @@ def test_curves_of_nodes_are_released_at_times_that_suit_them_all() -> None:
         ]
         return Result({"t": Table(rows, door="curve")}, N)
 
-    found = release.clear_tables({"n0": curve([20, 20, 20, 20]), "n1": curve([20, 4, 20, 20])}, K)
+    found = hub_door.clear_tables({"n0": curve([20, 20, 20, 20]), "n1": curve([20, 4, 20, 20])}, K)
     for tables, _ in found.values():
         assert [row["time"] for row in tables["t"] if "suppressed" not in row] == [0.0, 2.0, 3.0]
 
@@ -304,7 +305,7 @@ def test_of_two_nodes_what_is_not_listed_of_one_is_not_of_the_other() -> None:
         Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed")
         for n, signal in ((3, "no"), (30, "yes"))
     )
-    cleared_ = release.clear_tables(
+    cleared_ = hub_door.clear_tables(
         {node: Result({"t": table}, N) for node, table in (("a", one), ("b", other))}, K
     )
     assert [tables["t"] for tables, _ in cleared_.values()] == [[], []]

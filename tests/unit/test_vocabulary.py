@@ -84,7 +84,15 @@ def test_too_few_reports_of_any_pair_is_said(tmp_path: Path) -> None:
         "event": ["rash", "fever", "pain"] * 4,
     }
     with pytest.raises(AssertionError, match="no pair has 5 reports"):
-        run(REPORTS, rows, tmp_path, run="disproportionality", drug="drug", event="event", min_reports=5)
+        run(
+            REPORTS,
+            rows,
+            tmp_path,
+            run="disproportionality",
+            drug="drug",
+            event="event",
+            min_reports=5,
+        )
 
 
 WEEKS = "dataset: weeks\nversion: 1\nunit: visit\ncolumns:\n  week: {type: number, range: [0, 259]}\n  region: {type: category, levels: [a, b]}\n"

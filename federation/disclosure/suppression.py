@@ -1,80 +1,16 @@
-"""The small-cell rules, pure: applied before a Part leaves a node, and before a Result leaves the hub.
+"""Which numbers of a table or a curve to withhold, so that no small count can be read or computed.
 
-Sources: the hospital-data rule of the French secure data centre (no cell under 11 people), DataSHIELD's filters
-(parameters at most a third of the people), and secondary suppression as in Hundepool et al. 2012, Statistical
-Disclosure Control, chapter 4.
+Secondary suppression as in Hundepool et al. 2012, Statistical Disclosure Control, chapter 4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from federation.messages import Ints, Part, Refusal
-
-Mask = NDArray[np.bool_]
-
-
-TOTALS = ("people", "rows", "missing", "off_grid")  # of a node's whole cohort: not cells
-
-
-@dataclass(frozen=True)
-class Rules:
-    """`hub_sees_cells`: the site lets an authorised hub see small cells; they are suppressed at its door."""
-
-    min_cell: int = 11
-    min_nodes: int = 3
-    max_parameters_per_person: float = 0.33
-    hub_sees_cells: bool = False
-
-
-def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:
-    """A cohort, and those left out of it, must each be nobody or at least `min_cell` people."""
-    k = rules.min_cell
-    if people < k:
-        return Refusal(
-            "cohort_size",
-            f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this node out",
-        )
-    if 0 < people_in_dataset - people < k:
-        return Refusal(
-            "cohort_complement",
-            f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`",
-        )
-    return None
-
-
-def check_part(part: Part, rules: Rules) -> Refusal | None:
-    people, k = int(part.cells["people"][0]), rules.min_cell
-    if people < k:
-        return Refusal(
-            "cohort_size",
-            f"fewer than {k} people of this node have no missing value in the columns used: use fewer columns",
-        )
-    if part.parameters > rules.max_parameters_per_person * people:
-        return Refusal(
-            "parameters",
-            f"{part.parameters} coefficients are more than {rules.max_parameters_per_person:g} of this node's people: use fewer terms",
-        )
-    if not rules.hub_sees_cells:
-        small = [
-            name
-            for name, counts in part.cells.items()
-            if name not in TOTALS and is_small(counts, k).any()
-        ]
-        if small:
-            return Refusal(
-                "small_cells",
-                f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge levels, coarsen the grid, or keep strata within nodes",
-            )
-    return None
-
-
-def is_small(counts: Ints, k: int) -> Mask:
-    return (counts > 0) & (counts < k)
+from federation.disclosure.rules import Mask, is_small
+from federation.messages import Ints
 
 
 def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:

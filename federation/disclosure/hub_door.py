@@ -1,0 +1,330 @@
+"""The second door: the tables and counts of a result that may be shown, in exact mode.
+
+The results of several nodes are cleared together. Since their sum may be shown as well, a number that is
+withheld for one node is withheld for all; otherwise the others, taken from the sum, would reveal it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from federation.disclosure import suppression
+from federation.results import Result, Row, Table
+
+Shown = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """The part of a result that may be shown. `withheld`: why nothing may be; None in `n`: suppressed."""
+
+    withheld: str = ""
+    tables: Shown = field(default_factory=dict)
+    n: Mapping[str, int | None] = field(default_factory=dict)
+    suppressed: int = 0
+
+
+def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
+    """The results of the nodes of one analysis, or the pooled one under any name, cleared together."""
+    scarce = {node: _scarce(result, k) for node, result in results.items()}
+    open_ = {node: result for node, result in results.items() if not scarce[node]}
+    if any(scarce.values()):
+        open_ = {node: _coefficients_only(result) for node, result in open_.items()}
+    tables = clear_tables(open_, k)
+    few_missing = any(0 < (result.n.missing or 0) < k for result in open_.values())
+    cleared = {}
+    for node in results:
+        if node in open_:
+            rows, suppressed = tables[node]
+            n = {} if any(scarce.values()) else _counts(open_[node], hide_missing=few_missing)
+            cleared[node] = Cleared("", rows, n, suppressed)
+        else:
+            reason = (
+                f"fewer than {k} {' and '.join(scarce[node])}: widen the cohort, or choose a more "
+                "frequent outcome"
+            )
+            cleared[node] = Cleared(reason)
+    return cleared
+
+
+def _scarce(result: Result, k: int) -> list[str]:
+    """The counts that are too small for anything of the result to be shown."""
+    counts = {"people": result.n.people, "events": result.n.events}
+    return [name for name, count in counts.items() if 0 < (k if count is None else count) < k]
+
+
+def _coefficients_only(result: Result) -> Result:
+    """Without the counts that, subtracted from the sum, would reveal those of a node withheld whole."""
+    tables = {name: table for name, table in result.tables.items() if name == "coefficients"}
+    return Result(tables, result.n, result.exactness, result.notes)
+
+
+def _counts(result: Result, *, hide_missing: bool) -> dict[str, int | None]:
+    return {
+        name: None if name == "missing" and hide_missing else count
+        for name, count in result.n.items()
+    }
+
+
+def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown, int]]:
+    """The tables of each node's result (or of the one pooled result) as they may be shown, and how many rows of them
+    lost a number."""
+    shown: dict[str, Shown] = {node: {} for node in results}
+    names = list(dict.fromkeys(name for result in results.values() for name in result.tables))
+    leads = {name: table for result in results.values() for name, table in result.tables.items()}
+    for name in sorted(names, key=lambda name: bool(leads[name].follows)):
+        holders = [node for node, result in results.items() if name in result.tables]
+        tables = [results[node].tables[name] for node in holders]
+        follows = leads[name].follows
+        if follows and any("suppressed" in row for node in holders for row in shown[node][follows]):
+            cleared = [[_blank(row, "withheld") for row in table.rows] for table in tables]
+        else:
+            cleared = _DOORS[leads[name].door](tables, k)
+        for node, rows in zip(holders, cleared, strict=True):
+            shown[node][name] = rows
+    return {
+        node: (
+            {name: shown[node][name] for name in results[node].tables},
+            sum("suppressed" in row for rows in shown[node].values() for row in rows),
+        )
+        for node in results
+    }
+
+
+def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
+    """Numbers, and words that say what was found, become null; other words, and what `keep` names, stay."""
+    return {
+        name: value if (isinstance(value, str) and name not in FOUND) or name in keep else None
+        for name, value in row.items()
+    } | {"suppressed": why}
+
+
+def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    keys = [[_key(row) for row in table.rows] for table in tables]
+    small, few_missing = set(), set()
+    for table, names in zip(tables, keys, strict=True):
+        for key, row in zip(names, table.rows, strict=True):
+            if ("n" in row and row["n"] < k) or 0 < row.get("n_event", 0) < k:
+                small.add(key)
+            if 0 < (row.get("missing") or 0) < k:
+                few_missing.add(key)
+    return [
+        [
+            _estimate(row, key in small, key in few_missing, k)
+            for key, row in zip(names, table.rows, strict=True)
+        ]
+        for table, names in zip(tables, keys, strict=True)
+    ]
+
+
+FOUND = (
+    "alarm",
+    "position",
+    "signal_prr",
+    "signal_ic",
+)  # words that say what was found, not what a row is about
+PLACE = ("probability", "week")  # numbers that do
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    """What a row is about: its words, the probability of a quantile, the week of a count."""
+    return tuple(
+        value
+        for name, value in row.items()
+        if (isinstance(value, str) and name not in FOUND) or name in PLACE
+    )
+
+
+def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
+    if small:
+        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=PLACE)
+    if few_missing:
+        return {**row, "missing": None, "suppressed": f"missing <{k}"}
+    if "n_column" in row:  # how many people lie beyond a quantile is for the door only
+        return {name: value for name, value in row.items() if name not in ("n", "n_column")}
+    return dict(row)
+
+
+def _cells(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    row_levels, column_levels = (
+        list(dict.fromkeys(row[side] for row in tables[0].rows)) for side in ("row", "column")
+    )
+    shape = (len(row_levels), len(column_levels))
+    counts = [
+        np.array([row["n"] for row in table.rows], dtype=np.int64).reshape(shape)
+        for table in tables
+    ]
+    hidden, rows_hidden, columns_hidden = suppression.suppress_tables(counts, k)
+    return [
+        _cross_table(
+            table,
+            count,
+            hidden,
+            dict(zip(row_levels, rows_hidden, strict=True)),
+            dict(zip(column_levels, columns_hidden, strict=True)),
+            k,
+        )
+        for table, count in zip(tables, counts, strict=True)
+    ]
+
+
+def _cross_table(
+    table: Table,
+    counts: Any,
+    hidden: Any,
+    rows_hidden: Mapping[str, bool],
+    columns_hidden: Mapping[str, bool],
+    k: int,
+) -> list[Row]:
+    """The cells, then the totals of rows and of columns."""
+    shown = [
+        _cell(row, bool(hide), k) for row, hide in zip(table.rows, hidden.ravel(), strict=True)
+    ]
+    shown = [
+        row | {"row_share": None} if rows_hidden[row["row"]] else row for row in shown
+    ]  # a share would tell the total
+    total = int(counts.sum())
+    for (level, hide), n in zip(rows_hidden.items(), counts.sum(1).tolist(), strict=True):
+        shown.append(
+            _cell({"row": level, "column": "(all)", "n": n, "row_share": 1.0}, bool(hide), k)
+        )
+    for (level, hide), n in zip(columns_hidden.items(), counts.sum(0).tolist(), strict=True):
+        shown.append(
+            _cell(
+                {
+                    "row": "(all)",
+                    "column": level,
+                    "n": n,
+                    "row_share": n / total if total else None,
+                },
+                bool(hide),
+                k,
+            )
+        )
+    return shown
+
+
+def _lines(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    shown: list[list[Row]] = [[] for _ in tables]
+    for line in dict.fromkeys(row["row"] for row in tables[0].rows):
+        each = [[row for row in table.rows if row["row"] == line] for table in tables]
+        hidden = suppression.suppress_lines(
+            [np.array([row["n"] for row in rows], dtype=np.int64) for rows in each], k
+        )
+        for out, rows in zip(shown, each, strict=True):
+            out += [_cell(row, bool(hide), k) for row, hide in zip(rows, hidden, strict=True)]
+    return shown
+
+
+def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """What is withheld of the people of a group, or of those who had the event, takes the whole row; then, as in a line of a cross-table,
+    others with it until no subtraction from the total tells anything."""
+    shown: list[list[Row]] = [[] for _ in tables]
+    for line in dict.fromkeys(map(_line, tables[0].rows)):
+        each = [[row for row in table.rows if _line(row) == line] for table in tables]
+        counts = [
+            np.array([row[name] for row in rows], dtype=np.int64)
+            for rows in each
+            for name in ("n", "n_event")
+            if name in rows[0]
+        ]
+        hidden = suppression.suppress_lines(counts, k)
+        for out, rows in zip(shown, each, strict=True):
+            out += [
+                _blank(row, _why(row, k)) if hide else dict(row)
+                for row, hide in zip(rows, hidden, strict=True)
+            ]
+    return shown
+
+
+def _line(row: Row) -> Any:
+    return row.get("cause", row.get("indicator"))
+
+
+def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """What is on too few people at one node is left out at all."""
+    small = {_key(row) for table in tables for row in table.rows if row["n"] < k}
+    return [[dict(row) for row in table.rows if _key(row) not in small] for table in tables]
+
+
+def _why(row: Row, k: int) -> str:
+    return f"<{k}" if any(0 < row.get(name, 0) < k for name in ("n", "n_event")) else "withheld"
+
+
+def _cell(row: Mapping[str, Any], hide: bool, k: int) -> Row:
+    if not hide:
+        return dict(row)
+    return _blank(row, f"<{k}" if 0 < row["n"] < k else "withheld")
+
+
+def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """Steps are merged until each holds nobody or enough people; the estimate at a released time is unchanged."""
+    shown: list[list[Row]] = [[] for _ in tables]
+    for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
+        each = [_by_cause([row for row in table.rows if row["group"] == group]) for table in tables]
+        times = sorted({row["time"] for causes in each for rows in causes for row in rows})
+        released = [
+            times[i]
+            for i in suppression.merge_steps(
+                [_leaving(rows, times) for causes in each for rows in causes], k
+            )
+        ]
+        for out, causes in zip(shown, each, strict=True):
+            out += [row for rows in causes for row in _merged(rows, released, k)]
+    return shown
+
+
+def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:
+    """The curves of a group: one, or one of each cause, whose steps are released together."""
+    return [
+        [row for row in rows if row.get("cause") == cause]
+        for cause in dict.fromkeys(row.get("cause") for row in rows)
+    ] or [[]]
+
+
+def _leaving(rows: Sequence[Row], times: Sequence[float]) -> tuple[Any, Any, Any]:
+    """Events, exits and those left at each of `times`; between a curve's own rows nobody leaves."""
+    at = {row["time"]: row for row in rows}
+    events, exits = (
+        np.array([at[time][name] if time in at else 0 for time in times], dtype=np.int64)
+        for name in ("n_event", "n_censor")
+    )
+    left, remain = [], rows[0]["n_risk"] if rows else 0
+    for time in times:
+        remain = at[time]["n_left"] if time in at else remain
+        left.append(remain)
+    return events, exits, np.array(left, dtype=np.int64)
+
+
+def _merged(rows: Sequence[Row], released: Sequence[float], k: int) -> list[Row]:
+    shown, waiting = [], list(rows)
+    for time in released:
+        step = [row for row in waiting if row["time"] <= time]
+        waiting = waiting[len(step) :]
+        if step:
+            merged = {
+                "n_event": sum(row["n_event"] for row in step),
+                "n_censor": sum(row["n_censor"] for row in step),
+                "n_risk": step[0]["n_risk"],
+            }
+            shown.append(
+                {name: value for name, value in (step[-1] | merged).items() if name != "n_left"}
+            )
+    if waiting:
+        withheld = {name: value for name, value in waiting[-1].items() if name != "n_left"}
+        shown.append(_blank(withheld, f"<{k}", keep=("time",)))
+    return shown
+
+
+_DOORS = {
+    "estimates": _estimates,
+    "cells": _cells,
+    "lines": _lines,
+    "curve": _curve,
+    "groups": _groups,
+    "listed": _listed,
+}

@@ -1,0 +1,75 @@
+"""The first door: the rules that a cohort and a part must pass before anything leaves a node in exact mode.
+
+Sources: the hospital-data rule of the French secure data centre (no cell under 11 people); DataSHIELD's
+filters (parameters at most a third of the people).
+"""
+
+from __future__ import annotations
+
+from federation.disclosure.rules import Rules, is_small
+from federation.messages import Part, Refusal
+
+TOTALS = (
+    "people",
+    "rows",
+    "missing",
+    "off_grid",
+)  # counts of the whole cohort, which are not cells
+
+
+def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:
+    """A cohort must hold at least `min_cell` people; those outside it must be nobody, or as many."""
+    k = rules.min_cell
+    if people < k:
+        return Refusal(
+            "cohort_size",
+            f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this "
+            "node out",
+        )
+    if 0 < people_in_dataset - people < k:
+        return Refusal(
+            "cohort_complement",
+            f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`",
+        )
+    return None
+
+
+def check_difference(people: int, rules: Rules) -> Refusal | None:
+    """Exact answers over two cohorts reveal by subtraction the `people` who are in only one of them."""
+    if not 0 < people < rules.min_cell:
+        return None
+    return Refusal(
+        "differencing",
+        "the cohort is nearly one that was answered before: choose the same cohort, or one that "
+        "differs clearly",
+    )
+
+
+def check_part(part: Part, rules: Rules) -> Refusal | None:
+    people, k = int(part.cells["people"][0]), rules.min_cell
+    if people < k:
+        return Refusal(
+            "cohort_size",
+            f"fewer than {k} people of this node have no missing value in the columns used: use "
+            "fewer columns",
+        )
+    if part.parameters > rules.max_parameters_per_person * people:
+        return Refusal(
+            "parameters",
+            f"{part.parameters} coefficients are more than {rules.max_parameters_per_person:g} of "
+            "this node's people: use fewer terms",
+        )
+    if rules.hub_sees_cells:
+        return None
+    small = [
+        name
+        for name, counts in part.cells.items()
+        if name not in TOTALS and is_small(counts, k).any()
+    ]
+    if not small:
+        return None
+    return Refusal(
+        "small_cells",
+        f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge "
+        "levels, coarsen the grid, or keep strata within nodes",
+    )

@@ -1,0 +1,35 @@
+"""The limits of a site, and the one comparison on which all rules rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.messages import Ints
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The stricter of site and study.
+
+    `min_cell`: people behind any number that is shown. `hub_sees_cells`: the site lets an authorised hub
+    see small cells, which the hub then suppresses at its own door."""
+
+    min_cell: int = 11
+    min_nodes: int = 3
+    max_parameters_per_person: float = 0.33
+    hub_sees_cells: bool = False
+
+
+def is_small(counts: Ints, k: int) -> Mask:
+    """True where a count lies between 1 and `k` - 1."""
+    return (counts > 0) & (counts < k)
+
+
+def shown(people: int | None, k: int) -> int | None:
+    """A number of people, or None if it is not known or too small to show."""
+    return people if people and people >= k else None
