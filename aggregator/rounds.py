@@ -25,7 +25,7 @@ from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State
 from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
-from strategies import budget, registry
+from strategies import admissible, budget, registry
 from strategies.protocol import AnyTask, HubState, Total
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -316,6 +316,8 @@ def _combine(task_run: TaskRun, total: Total) -> None:
         return
     if isinstance(combined, Result):
         task_run.result = combined
+    elif wrong := admissible.problem(task.analysis.limits(task), combined):
+        task_run.failed = f"{task.name}: {wrong}"  # no node would answer such a state
     else:
         task_run.go_to(_with_asked(task_run, combined))
 

@@ -27,7 +27,8 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-KINDS = ("grant", "charge", "store", "cohort", "survivors")
+KINDS = ("grant", "charge", "store", "cohort", "survivors", "state")
+REMEMBERED = ("cohort", "survivors", "state")
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
@@ -99,6 +100,7 @@ def open_ledger(path: Path) -> Ledger:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        _rebuild(connection)
         connection.executescript(_TABLES)
     except sqlite3.Error as reason:
         raise errors.LedgerError(
@@ -108,6 +110,22 @@ def open_ledger(path: Path) -> Ledger:
     if opened.witness is not None and opened.witness.exists():
         check_witness(opened, _read_witness(opened.witness))
     return opened
+
+
+def _rebuild(connection: sqlite3.Connection) -> None:
+    """A table of an earlier version, which knew fewer kinds of entries, gets the new list; its rows and their chain stay as they are."""
+    connection.execute("BEGIN IMMEDIATE")
+    row = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'entries'"
+    ).fetchone()
+    if row is not None and str(KINDS) not in row[0]:
+        for name in ("once", "by_account", "by_study"):
+            connection.execute(f"DROP INDEX IF EXISTS {name}")
+        connection.execute("ALTER TABLE entries RENAME TO entries_before")
+        connection.execute(_TABLES.split(";")[0])
+        connection.execute(f"INSERT INTO entries SELECT {_COLUMNS} FROM entries_before")
+        connection.execute("DROP TABLE entries_before")
+    connection.execute("COMMIT")
 
 
 def _read_witness(path: Path) -> LedgerHead:
@@ -256,11 +274,13 @@ def stored(ledger: Ledger, release: str) -> bytes | None:
 def remember(
     ledger: Ledger, kind: str, account: Account, study: str, release: str, content: bytes, at: str
 ) -> bytes:
-    """Keeps `content` under a name of its kind ('cohort', 'survivors') for ever; gives what was kept there before, if it was."""
+    """Keeps `content` under a name of its kind (REMEMBERED) for ever; gives what was kept there before, if it was."""
     key = f"{kind}:{release}"
     if (before := stored(ledger, key)) is not None:
         return before
     with _transaction(ledger):
+        if (before := stored(ledger, key)) is not None:  # another thread was faster
+            return before
         ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (key, content))
         _append(
             ledger,
@@ -273,6 +293,20 @@ def remember(
             at,
         )
     return content
+
+
+def recalled(ledger: Ledger, kind: str, release: str) -> bytes | None:
+    return stored(ledger, f"{kind}:{release}")
+
+
+def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list[str]:
+    """The names of a kind that begin with `prefix` and a colon, in their order; or the last of them alone."""
+    order = "DESC LIMIT 1" if last else "ASC"
+    found = ledger.connection.execute(
+        f"SELECT release FROM entries WHERE kind = ? AND release > ? AND release < ? ORDER BY release {order}",
+        (kind, f"{prefix}:", f"{prefix};"),
+    )
+    return [str(row[0]) for row in found]
 
 
 def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
@@ -347,7 +381,7 @@ def verify(ledger: Ledger) -> LedgerHead:
             raise errors.LedgerError(
                 f"entry {seq} of the ledger spends what was not granted, or stores what was not charged"
             )
-        if kind in ("store", "cohort", "survivors") and not _is_stored(
+        if kind in ("store", *REMEMBERED) and not _is_stored(
             ledger, release if kind == "store" else f"{kind}:{release}", event
         ):
             raise errors.LedgerError(

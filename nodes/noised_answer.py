@@ -36,7 +36,11 @@ class BudgetAccess:
 
     @property
     def account(self) -> Account:
-        return Account(self.contract.dataset, self.contract.unit, self.now.year)
+        return account_of(self.contract, self.now)
+
+
+def account_of(contract: Contract, now: datetime) -> Account:
+    return Account(contract.dataset, contract.unit, now.year)
 
 
 def name(query: Query, task_id: TaskId, state: State, share: str) -> str:

@@ -18,7 +18,8 @@ from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Schema
 from federation.study import Study
-from nodes import cohorts, fingerprints, ledger, noised_answer, secure_sum
+from nodes import admission, cohorts, fingerprints, ledger, noised_answer, secure_sum
+from nodes.admission import Book
 from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
@@ -39,25 +40,10 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     }
     try:
         refused = admit(query, context, now) or _rolled_back(query, context)
-        if refused is None:
-            session = _session_of(query, context, now)
-            refused = session.refused
-        if refused is None and (
-            unknown := [task for task in mine if task.analysis not in session.tasks]
-        ):
-            refused = Refusal(
-                "study", f"the study has no analysis {unknown[0].analysis!r}: send the whole study"
-            )
-        if refused is not None:
-            return Reply(site.name, query.round, dict.fromkeys(mine, _said(refused, site)))
-        answers = (
-            secure_sum.answer(replace(query, states=mine), session, context, now)
-            if query.phase
-            else {
-                task: compute(task, state, session, query, context, now)
-                for task, state in mine.items()
-            }
-        )
+        tasks = refused or _plan(study, context)
+        if isinstance(tasks, Refusal):
+            return Reply(site.name, query.round, dict.fromkeys(mine, _said(tasks, site)))
+        answers = _answers(query, mine, tasks, context, now)
     except errors.LedgerError:
         return Reply(
             site.name,
@@ -75,6 +61,60 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
         ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
     )
     return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
+
+
+def _answers(
+    query: Query,
+    mine: Mapping[TaskId, State],
+    tasks: dict[str, AnyTask],
+    context: NodeContext,
+    now: datetime,
+) -> dict[TaskId, Answer]:
+    """States are admitted before the cohort is opened: what a state is refused for hangs on no row."""
+    site, study = context.site, query.study
+    states: Mapping[TaskId, State | Refusal] = mine
+    if (
+        query.phase is None or query.phase.name == "advertise"
+    ):  # the later phases carry no state that anything is computed at
+        account = noised_answer.account_of(site.datasets[study.dataset].contract, now)
+        budget_ledger = Book(
+            context.ledger, context.runs, account, now.isoformat(timespec="seconds")
+        )
+        states = admission.admit(query, mine, tasks, site.name, budget_ledger)
+    refusals: dict[TaskId, Answer] = {
+        task: _said(state, site) for task, state in states.items() if isinstance(state, Refusal)
+    }
+    admitted = {task: state for task, state in states.items() if isinstance(state, State)}
+    if (
+        refusals and query.phase is not None and study.privacy.mode == "exact"
+    ):  # in all sums of a study or in none
+        return dict.fromkeys(mine, next(iter(refusals.values())))
+    if not admitted:
+        return refusals
+    session = _session_of(query, tasks, context, now)
+    if session.refused is not None:
+        return refusals | dict.fromkeys(admitted, _said(session.refused, site))
+    if query.phase is not None:
+        return refusals | secure_sum.answer(replace(query, states=admitted), session, context, now)
+    return refusals | {
+        task: compute(task, state, session, query, context, now) for task, state in admitted.items()
+    }
+
+
+def _plan(study: Study, context: NodeContext) -> dict[str, AnyTask] | Refusal:
+    """The study's tasks, compiled once: from the study and the contract alone."""
+    if study.hash not in context.plans:
+        while len(context.plans) >= MAX_STUDIES:
+            context.plans.pop(next(iter(context.plans)))
+        try:
+            context.plans[study.hash] = registry.plan(
+                study, context.site.datasets[study.dataset].contract
+            )
+        except errors.StudyError:
+            context.plans[study.hash] = Refusal(
+                "study", "the study does not fit the contract here: check it with `hdh study check`"
+            )
+    return context.plans[study.hash]
 
 
 def _said(refused: Refusal, site: Site) -> Refusal:
@@ -220,16 +260,20 @@ def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
     return None
 
 
-def _session_of(query: Query, context: NodeContext, now: datetime) -> StudySession:
+def _session_of(
+    query: Query, tasks: dict[str, AnyTask], context: NodeContext, now: datetime
+) -> StudySession:
     key = query.study.hash
     if key not in context.sessions:
         while len(context.sessions) >= MAX_STUDIES:
             context.sessions.pop(next(iter(context.sessions)))
-        context.sessions[key] = _open_session(query.study, context, now)
+        context.sessions[key] = _open_session(query.study, tasks, context, now)
     return context.sessions[key]
 
 
-def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySession:
+def _open_session(
+    study: Study, tasks: dict[str, AnyTask], context: NodeContext, now: datetime
+) -> StudySession:
     site = context.site
     dataset, rules = (
         site.datasets[study.dataset],
@@ -237,7 +281,6 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
     )
     nobody = Cohort(None, 0, 0, 1, lambda asked: {})
     try:
-        tasks = registry.plan(study, dataset.contract)
         schema = schemas.build(dataset.contract, study.cohort.derive)
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
@@ -261,18 +304,9 @@ def _open_session(study: Study, context: NodeContext, now: datetime) -> StudySes
         opened = cohorts.open_checked(
             dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts
         )
-    except errors.StudyError:
-        return StudySession(
-            {},
-            nobody,
-            rules,
-            Refusal(
-                "study", "the study does not fit the contract here: check it with `hdh study check`"
-            ),
-        )
     except errors.DataError:
         return StudySession(
-            {},
+            tasks,
             nobody,
             rules,
             Refusal("source", "this node's data cannot be read at the moment: ask its producer"),

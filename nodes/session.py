@@ -16,6 +16,7 @@ from federation.disclosure.rules import Rules
 from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
 from nodes import state_folder
+from nodes.admission import Run
 from nodes.approvals import Approvals
 from nodes.ledger import Ledger
 from nodes.site import Site
@@ -48,6 +49,8 @@ class NodeContext:
     admitted: dict[tuple[str, int, date], Refusal | None] = field(
         default_factory=dict
     )  # by study, number of nodes, day
+    plans: dict[str, dict[str, AnyTask] | Refusal] = field(default_factory=dict)  # by study
+    runs: dict[tuple[str, TaskId], Run] = field(default_factory=dict)  # the states of exact studies
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
 

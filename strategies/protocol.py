@@ -22,6 +22,7 @@ from federation.contract import Frozen
 from federation.messages import Floats, Part, State, Sum
 from federation.results import Result, Row
 from federation.schema import Field, Schema
+from strategies.admissible import Limits
 
 O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")
@@ -144,7 +145,8 @@ class Traits:
 # -- what a module must define
 class Analysis(Protocol[O, P]):
     """A module of `strategies/`. `prepare` raises ExpressionError(message) for a model that the columns
-    cannot carry; `combine` raises ModelError(message) when the data give no answer."""
+    cannot carry; `combine` raises ModelError(message) when the data give no answer. `limits` declares the
+    states at which a node computes; it refuses all others before it reads a row."""
 
     @property
     def TRAITS(self) -> Traits: ...
@@ -152,6 +154,7 @@ class Analysis(Protocol[O, P]):
     def Options(self) -> type[O]: ...
     def prepare(self, options: O, schema: Schema, /) -> Prepared[P]: ...
     def start(self, task: Task[O, P], /) -> State: ...
+    def limits(self, task: Task[O, P], /) -> Limits: ...
     def local(self, cohort: Cohort, task: Task[O, P], state: State, /) -> Part: ...
     def combine(self, total: Total, task: Task[O, P], state: HubState, /) -> State | Result: ...
 

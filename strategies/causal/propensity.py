@@ -24,6 +24,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.regression import glm
@@ -499,3 +501,49 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
             "conf_low": None, "conf_high": None}  # fmt: skip
         rows.append(row | {"n_left": int(n[i]) - events - exits})
     return rows
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    """The stages' own limits, each behind the name of its stage; the later ones read the weights' model too."""
+    plan: Plan = task.plan
+    score = glm.limits(plan.score)
+    steps = {f"score:{name}": _within(step, {}, frozenset()) for name, step in score.steps.items()}
+    beta = score.steps["newton"].arrays["beta"]
+    read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
+    rules = (
+        admissible.within_reach(
+            "score", admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
+        ),
+    )
+    unread = frozenset({"estimate", "error", "sum:*", "cell:*"})
+    steps["weigh"] = Step(read, unread, rules=rules)
+    effect = cox.limits(plan.effect) if plan.effect is not None else Limits({}, 0)
+    steps |= {
+        f"effect:{name}": _within(step, read, unread, rules) for name, step in effect.steps.items()
+    }
+    return Limits(steps, score.max_rounds + 1 + effect.max_rounds)
+
+
+def _within(
+    step: Step,
+    read: dict[str, admissible.Array],
+    unread: frozenset[str],
+    rules: tuple[admissible.Rule, ...] = (),
+) -> Step:
+    """A stage's step, whose arrays are named `in:` in ours."""
+    arrays = {f"in:{name}": array for name, array in step.arrays.items()} | read
+
+    def inner(rule: admissible.Rule) -> admissible.Rule:
+        return lambda values: rule(
+            {
+                name.removeprefix("in:"): array
+                for name, array in values.items()
+                if name.startswith("in:")
+            }
+        )
+
+    return Step(
+        arrays,
+        frozenset(f"in:{name}" for name in step.unread) | unread,
+        rules=(*map(inner, step.rules), *rules),
+    )

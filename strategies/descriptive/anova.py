@@ -21,6 +21,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.protocol import Prepared, Task, Total, Traits
 
@@ -198,3 +200,7 @@ def _difference(
         "conf_low": estimate - half,
         "conf_high": estimate + half,
     }
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

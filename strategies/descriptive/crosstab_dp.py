@@ -16,6 +16,8 @@ from federation.contract import Frozen
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
 from strategies.numerics import counting
@@ -162,3 +164,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     sd = noise(State(), "counts")
     return [{"what": "a count", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

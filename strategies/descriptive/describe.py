@@ -21,6 +21,7 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies.admissible import Array, Limits, Step
 from strategies.protocol import Prepared, Task, Total, Traits
 
 FINER = 64  # bins of each round of the search for an exact quantile
@@ -302,3 +303,14 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
         {"row": field.name, "column": f"{a:g} to {b:g}", "n": int(c)}
         for a, b, c in zip(edges[:-1], edges[1:], coarse, strict=True)
     ]
+
+
+MAX_SEARCHES = 400  # 64 to this power is far more than the ratio of the largest double to the smallest: a search ends long before
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    shape = (len(task.plan.numbers), len(task.options.quantiles))
+    search = Step(
+        {"low": Array(shape), "high": Array(shape)}, frozenset({"cells:*", "moments"}), first=1
+    )
+    return Limits({"start": Step(), "search": search}, 1 + MAX_SEARCHES)

@@ -21,6 +21,8 @@ from federation.messages import Floats, Ints, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan, Probability
 from strategies.numerics import counting
@@ -271,3 +273,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             {"what": "a count of a level", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}
         )
     return rows
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

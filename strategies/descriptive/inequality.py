@@ -23,6 +23,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Door, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -255,3 +257,7 @@ class Distribution:
         ends = (self.rank(min(max(p + side * z * error, 0.0), 1.0)) for side in (-1, 1))
         low, high = (float(self.amounts[i]) for i in ends)
         return {"estimate": float(self.amounts[at]), "conf_low": low, "conf_high": high}
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

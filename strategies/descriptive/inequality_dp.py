@@ -18,6 +18,8 @@ from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.descriptive import inequality
 from strategies.descriptive.inequality import Plan
 from strategies.numerics import counting
@@ -109,3 +111,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             "width": 2 * float(special.ndtri(0.975)) * math.hypot(sampling, sd),
         }
     ]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

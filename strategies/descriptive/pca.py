@@ -21,6 +21,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits
 
@@ -134,3 +136,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         {"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)},
         counting.reported(total.cells),
     )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -23,6 +23,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -218,3 +220,7 @@ def _row(drug: str, event: str, values: Mapping[str, NDArray[np.float64]]) -> Ro
         "signal_prr": "yes" if signal else "no",
         "signal_ic": "yes" if row["ic_low"] > 0 else "no",
     }
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -16,6 +16,8 @@ from federation.cohort import Cohort
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.epidemiology import disproportionality
 from strategies.epidemiology.disproportionality import Plan
 from strategies.numerics import counting
@@ -134,3 +136,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             "width": 2 * float(special.ndtri(0.975)) * sd,
         }
     ]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

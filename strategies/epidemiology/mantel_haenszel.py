@@ -19,6 +19,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.protocol import Prepared, Task, Total, Traits
 
@@ -143,3 +145,7 @@ def _test(counts: Floats, correct: bool) -> Row:
         (max(0.0, distance - 0.5) if correct else distance) ** 2 / variance if variance > 0 else 0.0
     )
     return {"statistic": statistic, "df": 1, "p_value": float(special.chdtrc(1, statistic))}
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -23,6 +23,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -376,3 +378,7 @@ def wilson(k: float, n: float, z: float) -> tuple[float, float]:
         z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4),
     )
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -23,6 +23,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -350,3 +352,7 @@ def position(ratio: float, limits: Mapping[str, float]) -> str:
     if ratio < limits["low_95"]:
         return "below 99.8 %" if ratio < limits["low_998"] else "below 95 %"
     return "inside"
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -16,6 +16,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.epidemiology import rates
 from strategies.epidemiology.rates import Plan
 from strategies.numerics import counting
@@ -222,3 +224,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             "width": 2 * z * math.sqrt(variance) * per,
         }
     ]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

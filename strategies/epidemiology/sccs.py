@@ -22,6 +22,8 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
@@ -246,3 +248,13 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         counted,
         notes=newton.aliased_note(plan.names, made.step.aliased),
     )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    rules = (admissible.within_reach("beta", admissible.bounded_terms(task.plan.model.terms)),)
+    newton_step = Step(
+        {"beta": Array((len(task.plan.names),))},
+        frozenset({"last", "best", "rounds", "null"}),
+        rules=rules,
+    )
+    return Limits({"newton": newton_step}, newton.MAX_ROUNDS + 1)

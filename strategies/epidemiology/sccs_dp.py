@@ -16,10 +16,12 @@ from federation.cohort import Cohort, Key
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.epidemiology import sccs
 from strategies.epidemiology.sccs import Plan
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Noise, Prepared, Task, Total, Traits
+from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
 INFORMATION = 0.25  # of a round, to the information; the rest to the score
@@ -82,7 +84,7 @@ def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     }
 
 
-def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     plan: Plan = task.plan
     made = newton_dp.advance(
         total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names))
@@ -124,4 +126,12 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         noise=score,
         z=z,
         least=least,
+    )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    bounded = admissible.bounded_terms(task.plan.model.terms)
+    return Limits(
+        {"newton": newton_dp.newton_step(len(bounded), bounded, task.options.rounds)},
+        task.options.rounds,
     )

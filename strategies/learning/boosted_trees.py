@@ -26,11 +26,14 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies.admissible import Array, Limits, Step
 from strategies.learning import scores, splits
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits
 
 FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
+NO_EDGE = 2.0  # in the place of an edge that is not needed: no row lies beyond it
+
 TRAITS = Traits()
 
 
@@ -285,7 +288,7 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
             f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort"
         )
     p = len(plan.names)
-    edges = np.full((p, options.bins - 1), np.inf)
+    edges = np.full((p, options.bins - 1), NO_EDGE)
     for j, counts in enumerate(total.sums["fine"]):
         reached = counts.cumsum() / n
         wanted = np.searchsorted(reached, np.arange(1, options.bins) / options.bins - 1e-12)
@@ -453,3 +456,26 @@ def _score_of(
     goes_right = columns[row["term"]] >= row["below"]
     chosen: Floats = np.where(goes_right, _score_of(rows, 2 * branch + 2, columns, size), left)
     return chosen
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    options, p = task.options, len(task.plan.names)
+    inner, leaves = 2**options.depth - 1, 2**options.depth
+    forest = {
+        "feature": Array((options.trees, inner), -1, p - 1, whole=True), "cut": Array((options.trees, inner), 0, options.bins - 1, whole=True),
+        "leaf": Array((options.trees, leaves)), "base": Array((1,)), "edges": Array((p, options.bins - 1), 0.0, NO_EDGE),
+        "level": Array((1,), 0, options.depth - 1, whole=True),
+    }  # fmt: skip
+    grow = Step(
+        forest | {"done": Array((1,), 0, options.trees - 1, whole=True)},
+        frozenset({"gain"}),
+        first=1,
+    )
+    score = Step(
+        forest | {"done": Array((1,), 0, options.trees, whole=True)},
+        frozenset({"gain"}),
+        first=1 + options.trees * options.depth,
+    )
+    return Limits(
+        {"bins": Step(), "split": grow, "score": score}, 2 + options.trees * options.depth
+    )

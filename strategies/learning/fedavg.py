@@ -24,6 +24,8 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -140,4 +142,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         {"coefficients": Table(rows), "history": Table(losses)},
         counting.reported(total.cells),
         Exactness("approximate", why),
+    )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    plan: Plan = task.plan
+    read = {"weights": Array((len(plan.names),))}
+    rules = (
+        admissible.within_reach(
+            "weights", admissible.bounded_terms(plan.model.terms, intercept=True)
+        ),
+    )
+    return Limits(
+        {"train": Step(read, frozenset({"log_loss", "round"}), rules=rules)}, task.options.rounds
     )

@@ -20,6 +20,8 @@ from federation.contract import Frozen
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.descriptive import pca
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -159,3 +161,11 @@ def _result(
         counting.reported(total.cells),
         notes=notes,
     )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    p, k = len(task.plan.numbers.fields), task.options.groups
+    assign = Step(
+        {"centres": Array((k, p)), "weights": admissible.amounts(p)}, frozenset({"rounds"}), first=1
+    )
+    return Limits({"moments": Step(), "assign": assign}, 1 + task.options.rounds)

@@ -26,6 +26,8 @@ from federation.formula import Term
 from federation.messages import Floats, Part, State
 from federation.results import Result, Row, TrainedModel
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
@@ -387,6 +389,17 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
     return TrainedModel(about, state["weights"])
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    size, rounds = len(start(task)["weights"]), task.options.rounds
+    read = {"weights": admissible.weights(size), "round": Array((1,), 0, rounds, whole=True)}
+    control = {"control": Array((size,))} if task.options.strategy == "scaffold" else {}
+    steps = {
+        "train": Step(read | control, round="round"),
+        "score": Step(read, frozenset(control), first=1, round="round"),
+    }
+    return Limits(steps, rounds + 1, may_skip=True)
 
 
 TRAITS = Traits(tolerant=True, each=True, share_asked=share_asked, refuses=refuses)

@@ -25,6 +25,8 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits, Step
 from strategies.budget import TRAINING_SHARE
 from strategies.learning import (
     evaluation,
@@ -321,6 +323,20 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             "width": width if width < 1 else None,
         }
     ]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    options, weights = task.options, {"weights": admissible.weights(len(start(task)["weights"]))}
+    steps = Step(weights | {"round": admissible.counter(options.rounds)}, first=1, round="round")
+    return Limits(
+        {
+            "count": Step(weights),
+            _step(task): steps,
+            "score": Step(weights, first=1 + options.rounds),
+        },
+        2 + options.rounds,
+        may_skip=True,
+    )
 
 
 TRAITS = Traits(tolerant=True, each=True, refuses=refuses)

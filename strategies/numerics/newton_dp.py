@@ -9,7 +9,7 @@ the information, both carried through the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,11 @@ import numpy as np
 from federation import errors
 from federation.messages import Floats, State
 from federation.results import Row
+from strategies import admissible
+from strategies.admissible import Array, Step
 from strategies.numerics import newton
 from strategies.numerics.newton import Mask, Scaling
-from strategies.protocol import AnyTask, Noise, Total
+from strategies.protocol import AnyTask, HubState, Noise, Total
 
 GROWTH = 3.0  # each round's share over the one before
 LATE = 2  # rounds that the estimate is made of
@@ -81,13 +83,13 @@ def states(p: int, rounds: int, **more: Floats) -> list[State]:
 
 
 def advance(
-    total: Total, state: State, rounds: int, task: AnyTask, names: Sequence[str], support: Mask
+    total: Total, state: HubState, rounds: int, task: AnyTask, names: Sequence[str], support: Mask
 ) -> State | Fit:
     """The next State, or after the last round the Fit. `total` holds the noised `score` (p,) and `information` (packed)."""
     values = state.values
     p, number = len(values["beta"]), int(values["round"][0])
     late = [
-        values[f"late:{i}"] for i in range(min(number, LATE - 1))
+        state.memory[f"late:{i}"] for i in range(min(number, LATE - 1))
     ]  # rounds before this one, the latest first
     late = [_entry(total, values["beta"], p), *late]
     information, spread = _pooled([_information(entry, support) for entry in late])
@@ -100,9 +102,26 @@ def advance(
     step = (U / np.maximum(eigenvalues, max(floor, 1e-9))) @ (U.T @ total.sums["score"])
     step *= min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
     kept = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
-    return State(
-        "newton",
-        {**values, "beta": values["beta"] + step, "round": np.array([number + 1.0]), **kept},
+    return _admitted({**values, "round": np.array([number + 1.0])}, step, kept, task)
+
+
+def _admitted(
+    values: Mapping[str, Floats], step: Floats, kept: Mapping[str, Floats], task: AnyTask
+) -> State:
+    """The next state, with the step halved until the nodes admit its coefficients, as they admitted those before."""
+    limits = task.analysis.limits(task)
+    while True:
+        state = HubState("newton", {**values, "beta": values["beta"] + step}, memory=kept)
+        if not np.abs(step).max(initial=0.0) > 1e-12 or not admissible.problem(limits, state):
+            return state
+        step = step / 2
+
+
+def newton_step(size: int, bounded: Sequence[bool], rounds: int, *, first: int = 0) -> Step:
+    """What the nodes admit of a round: coefficients (size,), of which `bounded` tells whose columns lie in [-1, 1]."""
+    arrays = {"beta": Array((size,)), "round": admissible.counter(rounds)}
+    return Step(
+        arrays, first=first, round="round", rules=(admissible.within_reach("beta", bounded),)
     )
 
 

@@ -22,6 +22,8 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -386,3 +388,15 @@ def _null_deviance(task: Task[Options, Plan], moments: Floats) -> float | None:
     if task.options.family == "poisson":
         return 2 * (wylogy - wy * math.log(mean))
     return -2 * (wy * math.log(mean) + (w - wy) * math.log1p(-mean))
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    """A gaussian model's sums say the same at any coefficients; the others weigh rows by them."""
+    plan: Plan = task.plan
+    beta = {"beta": Array((len(plan.names),))}
+    bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
+    rules = () if task.options.family == "gaussian" else (admissible.within_reach("beta", bounded),)
+    newton_step = Step(
+        beta, frozenset({"moments", "rounds", "deviance", "last"}), first=1, rules=rules
+    )
+    return Limits({"moments": Step(beta), "newton": newton_step}, newton.MAX_ROUNDS + 2)

@@ -24,8 +24,10 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Noise, Prepared, Task, Total, Traits
+from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 from strategies.regression import glm
 from strategies.regression.glm import Plan
 
@@ -212,8 +214,8 @@ def _factor(length: Floats, rows: Rows, sensitivity: float) -> tuple[Any, Floats
     )
 
 
-Step = Callable[[Rows, Task[Options, Plan], State], tuple[dict[str, Any], Any]]
-_STEPS: Mapping[str, Step] = {
+RowStep = Callable[[Rows, Task[Options, Plan], State], tuple[dict[str, Any], Any]]
+_STEPS: Mapping[str, RowStep] = {
     "moments": _moments,
     "mean": _mean,
     "newton": _newton,
@@ -251,7 +253,7 @@ def _response_interval(task: Task[Options, Plan]) -> tuple[float, float]:
 
 
 # -- hub
-def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     if state.step == "moments":
         return _linear(total, task)
     if state.step == "mean":
@@ -351,4 +353,18 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         noise=score,
         z=z,
         least=least,
+    )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    plan: Plan = task.plan
+    first = start(task).step
+    if first == "moments":
+        return admissible.once("moments")
+    bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
+    newton = newton_dp.newton_step(
+        len(plan.names), bounded, task.options.rounds, first=int(first == "mean")
+    )
+    return Limits(
+        ({"mean": Step()} if first == "mean" else {}) | {"newton": newton}, len(rounds(task))
     )

@@ -25,6 +25,8 @@ from federation.formula import Model, Term
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
@@ -484,3 +486,12 @@ def predict(
     persons = np.zeros(len(blocks.zz), np.int64)
     persons[group] = cohort.person[kept]
     return persons, own @ plan.random.unscale.T
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    if task.plan.by is not None:
+        return admissible.once("levels")
+    people = Step(
+        {"theta": Array((len(task.plan.pairs),), -1e6, 1e6)}, frozenset({"rounds", "last", "best"})
+    )
+    return Limits({"people": people}, MAX_STEPS + 1)

@@ -28,6 +28,7 @@ from federation.formula import Factor, Term
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -433,3 +434,16 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
         else {}
     )
     return row | {key: math.exp(value) for key, value in more.items()}
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    plan: Plan = task.plan
+    times, fit = task.options.times, glm.limits(plan.fit)
+    read = {
+        "beta": Array((times, len(plan.fit.plan.names))),
+        "draws": Array((times, len(plan.impute), len(plan.predictors) + 2)),
+    }
+    newton = Step(
+        read, frozenset({"last", "best", "rounds"}), first=1, rules=fit.steps["newton"].rules
+    )
+    return Limits({"moments": Step(), "newton": newton}, 1 + fit.max_rounds)

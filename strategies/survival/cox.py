@@ -26,6 +26,8 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -520,3 +522,25 @@ def _result(
         Exactness(**off) if off else Exactness(),
         newton.aliased_note(plan.names, aliased),
     )
+
+
+_MEMORY = frozenset({
+    "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
+})  # fmt: skip
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    plan: Plan = task.plan
+    p, cells = len(plan.names), plan.n_strata * plan.grid.size
+    beta = {"beta": Array((p,))}
+    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
+    increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
+    steps = {
+        "information": Step(hazards, _MEMORY - {"h0", "h1"}, rules=rules), "risk": Step(beta, _MEMORY, rules=rules), "fit": Step(beta, _MEMORY, rules=rules),
+        "robust": Step(beta, _MEMORY, rules=rules) if plan.within_node else Step(hazards | increments, _MEMORY - hazards.keys() - increments.keys(), rules=rules),
+    }  # fmt: skip
+    wanted = ({"fit"} if plan.within_node else {"risk", "information"}) | (
+        {"robust"} if task.options.robust else set()
+    )
+    return Limits({name: steps[name] for name in wanted}, 2 * (newton.MAX_ROUNDS + 1) + 1)

@@ -22,6 +22,8 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -267,3 +269,7 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
         "n_event": int(leaving[index].sum()),
         **end,
     }
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -23,6 +23,8 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -346,3 +348,26 @@ def _finish(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) 
 
 
 _COMBINE = {"censoring": _begin, "risk": _risk, "information": _step}
+
+
+_MEMORY = frozenset({
+    "rounds", "loglik", "at_risk", "left", "d", "last", "before", "score", "outer", "null", "covariance", "h0", "mean", "told", "censored",
+})  # fmt: skip
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    plan: Plan = task.plan
+    p, size = len(plan.names), plan.grid.size
+    risk = {"beta": Array((p,)), "observed": Array((size,), 1e-12, 1.0)}
+    information = risk | {"h0": admissible.amounts(size)}
+    robust = information | {
+        "mean": Array((size, p)),
+        "told": Array((size, p)),
+        "censored": Array((size, p)),
+    }
+    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    steps = {
+        name: Step(read, _MEMORY - read.keys(), rules=rules)
+        for name, read in (("risk", risk), ("information", information), ("robust", robust))
+    }
+    return Limits({"censoring": Step()} | steps, 2 * (newton.MAX_ROUNDS + 1) + 2)

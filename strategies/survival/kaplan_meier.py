@@ -23,6 +23,8 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.protocol import Prepared, Task, Total, Traits
@@ -246,3 +248,7 @@ def _log_rank(table: Life, plan: Plan) -> Row:
         float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present])) if df else 0.0
     )
     return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2)) if df else None}
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -22,6 +22,8 @@ from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import kaplan_meier
@@ -289,3 +291,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
             "width": row["conf_high"] - row["conf_low"],
         }
     ]
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return admissible.once()

@@ -26,10 +26,12 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -379,3 +381,38 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
             {"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends}
         )
     return rows
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    return Limits(
+        {
+            "life": Step(),
+            "newton": newton_step(
+                task, frozenset({"last", "best", "rounds", "null", "exposure", "events"})
+            ),
+        },
+        newton.MAX_ROUNDS + 2,
+    )
+
+
+def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
+    """Where the cuts that are kept say how many coefficients there are: of each interval's log hazard, then of the terms."""
+    plan: Plan = task.plan
+    bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
+
+    def fits(values: Values) -> str:
+        intervals = int(values["cuts"].sum()) + 1
+        if values["beta"].shape != (intervals + len(bounded),):
+            return "beta: has another shape than this step reads"
+        hazard, slopes = (
+            np.abs(values["beta"][:intervals]).max(),
+            np.abs(values["beta"][intervals:][bounded]).sum(),
+        )
+        return "" if hazard + slopes <= admissible.MAX_PREDICTOR else admissible.too_steep("beta")
+
+    return Step(
+        {"beta": Array((None,)), "cuts": Array((plan.intervals - 1,), 0, 1, whole=True)},
+        unread,
+        first=1,
+        rules=(fits,),
+    )

@@ -9,6 +9,7 @@ intervals that include the noise. Noised.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pydantic
@@ -20,8 +21,10 @@ from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import admissible
+from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton, newton_dp
-from strategies.protocol import Noise, Prepared, Task, Total, Traits
+from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 from strategies.survival import piecewise_exponential
 from strategies.survival.piecewise_exponential import Plan
 
@@ -108,7 +111,7 @@ def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     }
 
 
-def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
+def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     if state.step == "life":
         return _begin(total, task)
     plan = piecewise_exponential.joined(task.plan, state["cuts"])
@@ -202,3 +205,13 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         z=z,
         least=least,
     )
+
+
+def limits(task: Task[Options, Plan]) -> Limits:
+    step = piecewise_exponential.newton_step(task, frozenset())
+    newton = replace(
+        step,
+        arrays={**step.arrays, "round": admissible.counter(task.options.rounds)},
+        round="round",
+    )
+    return Limits({"life": Step(), "newton": newton}, 1 + task.options.rounds)

@@ -11,6 +11,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -324,6 +325,7 @@ WRITER = """
 import sys
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 from federation.privacy.accounting import Gaussian
 from nodes import ledger
 book = ledger.open_ledger(Path(sys.argv[1]))
@@ -406,3 +408,28 @@ def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(errors.LedgerError, match="cannot be opened"):
         ledger.open_ledger(tmp_path / "x")
     assert sqlite3.sqlite_version_info >= (3, 37)  # STRICT tables
+
+
+def test_a_ledger_of_an_earlier_version_takes_the_new_kinds_of_entries_and_keeps_its_chain(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    before = "('grant', 'charge', 'store', 'cohort', 'survivors')"
+    with (
+        mock.patch.object(ledger, "_TABLES", ledger._TABLES.replace(str(ledger.KINDS), before)),
+        mock.patch.object(ledger, "KINDS", before),
+    ):
+        old = ledger.open_ledger(path)
+        ledger.grant(old, ACCOUNT, 50, by="dpo", at=NOW)
+        with pytest.raises(errors.LedgerError):
+            ledger.remember(old, "state", ACCOUNT, "s", "r", b"x", NOW)
+        head = ledger.head(old)
+    new = ledger.open_ledger(path)
+    assert ledger.verify(new) == head and ledger.granted(new, ACCOUNT) == 50
+    assert ledger.remember(new, "state", ACCOUNT, "s", "r", b"x", NOW) == b"x"
+    assert (
+        ledger.remember(new, "state", ACCOUNT, "s", "r", b"other", NOW)
+        == b"x"
+        == ledger.recalled(ledger.open_ledger(path), "state", "r")
+    )
+    assert ledger.verify(new).seq == head.seq + 1

@@ -1,0 +1,218 @@
+"""Whether a state of the hub is answered: decided by public rules alone, before a row is read.
+
+A state must be one that its analysis declares (strategies/admissible.py): a known step, exactly its arrays, within their limits, in a
+round that there is. The first state of a run must be the one that the study itself gives. And a round is answered at one state for
+ever: in mode dp the ledger keeps its digest, so that a sample or a noised sum is never asked for twice under two names; in exact mode
+the node counts the states of each run. A refusal here is the same whatever rows the node holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from federation.messages import Query, Refusal, State, TaskId
+from federation.study import Study
+from nodes import ledger
+from nodes.ledger import Account, Ledger
+from strategies import admissible
+from strategies.admissible import Limits
+from strategies.protocol import AnyTask
+
+KIND = "state"  # of the entries that a ledger keeps of admitted states
+DIGITS = 8  # of a round's number in the name of such an entry, so that names sort as numbers do
+States = Mapping[TaskId, State | Refusal]
+
+
+@dataclass
+class Run:
+    """The states that one task of an exact study was asked at: digests of its present run, the number of that run, from 0, and how many
+    nodes the first run began with. A run begins anew where a node has left (DECISIONS, 2)."""
+
+    nodes: int
+    number: int = 0
+    digests: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Book:
+    """Where the states of a study are kept: this node's ledger, what it was asked before in this process, and the account and time
+    that go with an entry."""
+
+    ledger: Ledger
+    runs: dict[tuple[str, TaskId], Run]
+    account: Account
+    at: str
+
+
+def admit(
+    query: Query,
+    states: Mapping[TaskId, State],
+    tasks: Mapping[str, AnyTask],
+    node: str,
+    budget_ledger: Book,
+) -> dict[TaskId, State | Refusal]:
+    """Of each task that this node is asked for, the state that it computes at, or a Refusal."""
+    return {
+        task_id: _admit(query, task_id, state, tasks, node, budget_ledger)
+        for task_id, state in states.items()
+    }
+
+
+def _admit(
+    query: Query,
+    task_id: TaskId,
+    state: State,
+    tasks: Mapping[str, AnyTask],
+    node: str,
+    budget_ledger: Book,
+) -> State | Refusal:
+    study, task = query.study, tasks.get(task_id.analysis)
+    if task is None or not _is_asked(study, task_id, node):
+        return Refusal(
+            "study", f"the study has no analysis {str(task_id)[:80]!r}: send the whole study"
+        )
+    limits = task.analysis.limits(task)
+    wrong = admissible.problem(limits, state)
+    if wrong:
+        return _refusal(task_id, wrong)
+    admitted = admissible.read(limits, state)
+    key = _key(query, task_id)
+    wrong = (
+        _burn(key, task, limits, admitted, query, budget_ledger)
+        if study.privacy.mode == "dp"
+        else _count(key, task_id, task, limits, admitted, query, budget_ledger)
+    )
+    return _refusal(task_id, wrong) if wrong else admitted
+
+
+def _is_asked(study: Study, task_id: TaskId, node: str) -> bool:
+    """Whether the study has this task here: of an analysis over all nodes, of one at each node by itself, or both."""
+    entry = study.analyses[task_id.analysis]
+    return entry.results in (
+        ("split", "both") if task_id.node else ("combine", "both")
+    ) and task_id.node in ("", node)
+
+
+def _refusal(task_id: TaskId, why: str) -> Refusal:
+    return Refusal(KIND, f"{task_id}: {why}")
+
+
+def _key(query: Query, task_id: TaskId) -> str:
+    return hashlib.sha256(
+        json.dumps([query.study.hash, query.contract_hash, *task_id]).encode()
+    ).hexdigest()
+
+
+def digest(state: State) -> bytes:
+    """Of all that a node computes at."""
+    hashed = hashlib.sha256(json.dumps(state.step).encode())
+    for name in sorted(state.values):
+        hashed.update(json.dumps([name, list(state.values[name].shape)]).encode())
+        hashed.update(state.values[name].tobytes())
+    return hashed.digest()
+
+
+def _first(task: AnyTask, limits: Limits) -> bytes:
+    return digest(admissible.read(limits, task.analysis.start(task)))
+
+
+ANOTHER_FIRST = (
+    "the first state is another than the one that follows from the study: begin with that"
+)
+ANOTHER_STATE = "this round was answered at another state, and is answered at one for ever: submit another study"
+OUT_OF_ORDER = "rounds are answered in their order: begin with the first"
+TOO_MANY = "more rounds, or more runs, than this analysis has: submit another study"
+
+
+# -- mode dp: by position, for ever
+def _burn(
+    key: str, task: AnyTask, limits: Limits, state: State, query: Query, budget_ledger: Book
+) -> str:
+    """Keeps the state as the one of its position. What is wrong, if the position has another, or its turn is over or has not come."""
+    at, wanted = admissible.position(limits, state), digest(state)
+    if at == 0 and wanted != _first(task, limits):
+        return ANOTHER_FIRST
+    name = f"{key}:{at:0{DIGITS}d}"
+    if (before := ledger.recalled(budget_ledger.ledger, KIND, name)) is not None:
+        return "" if before == wanted else ANOTHER_STATE
+    last = max(
+        (int(kept[-DIGITS:]) for kept in ledger.names(budget_ledger.ledger, KIND, key, last=True)),
+        default=-1,
+    )
+    if at < last or (at > last + 1 and not limits.may_skip):
+        return OUT_OF_ORDER
+    kept = ledger.remember(
+        budget_ledger.ledger,
+        KIND,
+        budget_ledger.account,
+        query.study.hash,
+        name,
+        wanted,
+        budget_ledger.at,
+    )
+    return "" if kept == wanted else ANOTHER_STATE
+
+
+# -- exact mode: by number
+def _count(
+    key: str,
+    task_id: TaskId,
+    task: AnyTask,
+    limits: Limits,
+    state: State,
+    query: Query,
+    budget_ledger: Book,
+) -> str:
+    """Counts the states of a run. What is wrong, if the run does not begin with the first state, or is longer than a run can be."""
+    study, first, wanted = query.study, _first(task, limits), digest(state)
+    if (study.hash, task_id) not in budget_ledger.runs:
+        budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(
+            len(query.nodes)
+        )
+    run = budget_ledger.runs[study.hash, task_id]
+    if wanted == first and len(run.digests) > 1:
+        if run.number >= run.nodes - study.min_nodes:
+            return TOO_MANY
+        run.number, run.digests = run.number + 1, set()
+    if wanted in run.digests:
+        return ""
+    if (
+        wanted != first
+        and not run.digests
+        and not (limits.may_skip and admissible.position(limits, state))
+    ):
+        return ANOTHER_FIRST
+    if len(run.digests) >= limits.max_rounds:
+        return TOO_MANY
+    name = f"{key}:{run.number:0{DIGITS}d}:{len(run.digests):0{DIGITS}d}"
+    ledger.remember(
+        budget_ledger.ledger,
+        KIND,
+        budget_ledger.account,
+        study.hash,
+        name,
+        wanted + run.nodes.to_bytes(4, "little"),
+        budget_ledger.at,
+    )
+    run.digests.add(wanted)
+    return ""
+
+
+def _recalled(key: str, kept: Ledger) -> Run | None:
+    """The present run as the ledger holds it, after a restart of this node."""
+    names = ledger.names(kept, KIND, key)
+    if not names:
+        return None
+    number = names[-1].split(":")[1]
+    found = [
+        content
+        for name in names
+        if name.split(":")[1] == number
+        and (content := ledger.recalled(kept, KIND, name)) is not None
+    ]
+    return Run(
+        int.from_bytes(found[0][32:], "little"), int(number), {content[:32] for content in found}
+    )

@@ -1,0 +1,342 @@
+"""A law of every analysis: a node computes at the states that the analysis declares and at no others, and what it refuses hangs on no
+row. The honest states of each run are all admitted; each is then bent in every way that a hub may bend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas
+import pytest
+
+from federation.contract import Contract
+from federation.messages import Answer, Query, Refusal, State, TaskId
+from federation.study import Study
+from nodes import admission, cohorts, ledger, service
+from nodes.session import NodeContext
+from simulations import local
+from strategies import admissible, registry
+from strategies.admissible import Limits
+from strategies.protocol import Task
+from tests import federations
+from tests.property import test_every_analysis as exact
+from tests.property import test_private_analyses as private
+
+TASK = TaskId("a")
+CASES = [
+    *(
+        pytest.param("exact", name, options, 2, id=f"exact-{name}-{i}")
+        for i, (name, options) in enumerate(exact.CASES)
+    ),
+    *(
+        pytest.param("dp", name, options, rows, id=f"dp-{name}-{i}")
+        for i, (name, options, rows) in enumerate(private.CASES)
+        if rows == 2
+    ),
+]
+POLICY = local.SIMULATED
+TARGET = exact.TABLE["person"].iloc[0]
+
+
+def study_of(mode: str, name: str, options: Mapping[str, Any]) -> Study:
+    privacy = {"mode": "dp", "epsilon": 8} if mode == "dp" else {"mode": "exact", "min_cell": 1}
+    return federations.study_of({"a": {"run": name, **options}}, privacy=privacy)
+
+
+def contract_of(mode: str, rows: int) -> Contract:
+    return private.CONTRACTS[rows] if mode == "dp" else exact.CONTRACT
+
+
+def office_of(
+    table: pandas.DataFrame, contract: Contract, folder: Path, study: Study
+) -> NodeContext:
+    folder.mkdir(exist_ok=True)
+    (context,) = local.contexts_of([federations.site_of("n", table, contract, folder, POLICY)])
+    return local.granted(context, study, federations.NOW)
+
+
+def ask(
+    context: NodeContext, study: Study, contract: Contract, state: State, task_id: TaskId = TASK
+) -> Answer:
+    query = Query(study, contract.hash, 1, ("n",), {task_id: state})
+    return service.answer(query, context, federations.NOW).answers[task_id]
+
+
+def honest_states(study: Study, contract: Contract, folder: Path) -> list[State]:
+    """Of a run over one node, as its hub sends them; nothing of it is refused."""
+    folder.mkdir()
+    send, seen = (
+        federations.ask_of([federations.site_of("n", exact.TABLE, contract, folder, POLICY)]),
+        list[State](),
+    )
+
+    def ask_(query: Query) -> Any:
+        seen.append(query.states[TASK])
+        return send(query)
+
+    outcome = federations.run(
+        study, contract, [federations.site("n", contract, folder / "n.csv", POLICY)], ask_
+    )
+    assert not outcome.events, outcome.events
+    return seen
+
+
+def bent(state: State, task: Task) -> Iterator[tuple[str, State]]:
+    """The state in other forms, none of which an honest hub sends."""
+    step = task.analysis.limits(task).steps[state.step]
+    yield "an unknown step", replace(state, step=f"{state.step}x")
+    yield "an array more", replace(state, values={**state.values, "more": np.zeros(1)})
+    for name, array in step.arrays.items():
+        values = state.values[name]
+
+        def put(changed: Any, name: str = name) -> State:
+            return State(state.step, {**state.values, name: changed})
+
+        yield (
+            f"{name} is left out",
+            State(state.step, {key: array for key, array in state.values.items() if key != name}),
+        )
+        yield (
+            f"{name} is longer",
+            put(np.concatenate([values, values[:1]]) if len(values) else np.zeros(1)),
+        )
+        yield f"{name} has another axis", put(values[..., None])
+        yield f"{name} is a number", put(np.float64(0.0))
+        for dtype in (np.float32, np.int64, np.bool_, object):
+            yield f"{name} is of {np.dtype(dtype)}", put(values.astype(dtype))
+        odd = [np.inf, -np.inf, np.nan, 1e308, -1e308, 2.0**1000]
+        odd += [-0.0, 0.5, 1e-9, -1.0 - 1e-9, 2.0**53, -(2.0**63), 1e18] if array.whole else []
+        for number in odd if values.size else []:
+            yield (
+                f"{name} holds {number}",
+                put(np.r_[number, values.ravel()[1:]].reshape(values.shape)),
+            )
+
+
+@pytest.mark.parametrize(("mode", "name", "options", "rows"), CASES)
+def test_every_honest_state_is_admitted_and_every_bent_one_refused_whoever_is_there(
+    mode: str, name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
+    study, contract = study_of(mode, name, options), contract_of(mode, rows)
+    task = registry.plan(study, contract)["a"]
+    limits, states = task.analysis.limits(task), honest_states(study, contract, tmp_path / "honest")
+    assert len(states) <= limits.max_rounds
+    without = exact.TABLE[exact.TABLE["person"] != TARGET]
+    contexts = [
+        office_of(table, contract, tmp_path / str(i), study)
+        for i, table in enumerate((exact.TABLE, without))
+    ]
+    for number, state in enumerate(states):
+        if number in (0, 1, len(states) - 1):
+            for how, changed in (*bent(state, task), *_out_of_turn(state, states, limits, mode)):
+                one, other = (ask(context, study, contract, changed) for context in contexts)
+                assert isinstance(one, Refusal) and one.rule == "state", (how, one)
+                assert one == other, how
+                assert all(
+                    ledger.spent_by(context.ledger, "people", study.hash)
+                    == ledger.spent_by(contexts[0].ledger, "people", study.hash)
+                    for context in contexts
+                )
+        for context in contexts:
+            answer = ask(context, study, contract, state)
+            assert not isinstance(answer, Refusal) or answer.rule != "state", answer
+
+
+def _out_of_turn(
+    state: State, states: list[State], limits: Limits, mode: str
+) -> Iterator[tuple[str, State]]:
+    """Before the state was answered: a first state that is not the first; in mode dp, a round that comes too early."""
+    at = admissible.position(limits, state)
+    step = limits.steps[state.step]
+    if state is states[0] and step.arrays:
+        (first, *_), read = step.arrays, admissible.read(limits, state)
+        if read[first].size and not step.arrays[first].whole:
+            yield (
+                "another first state",
+                State(state.step, {**state.values, first: read[first] + 1e-6}),
+            )
+    if mode == "dp" and step.round and not limits.may_skip and at + 1 < limits.max_rounds:
+        yield (
+            "a round skipped",
+            State(state.step, {**state.values, step.round: state[step.round] + 1}),
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "options", "rows"), [case for case in CASES if case.values[0] == "dp"]
+)
+def test_in_mode_dp_a_round_is_answered_at_one_state_for_ever(
+    mode: str, name: str, options: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
+    """Asked again it gives the same bytes; at another state, or after a later round, nothing: neither the same day nor after a restart."""
+    study, contract = study_of(mode, name, options), contract_of(mode, rows)
+    task = registry.plan(study, contract)["a"]
+    limits, states = task.analysis.limits(task), honest_states(study, contract, tmp_path / "honest")
+    context = office_of(exact.TABLE, contract, tmp_path / "n", study)
+    answers = [ask(context, study, contract, state) for state in states]
+    spent = ledger.spent_by(context.ledger, "people", study.hash)
+    for state, before in zip(states, answers, strict=True):
+        again = ask(context, study, contract, state)
+        assert str(again) == str(before)
+        for read in limits.steps[state.step].arrays:
+            if (
+                state[read].size
+                and not limits.steps[state.step].arrays[read].whole
+                and admissible.position(limits, state)
+            ):
+                near = State(state.step, {**state.values, read: state[read] * (1 - 1e-12) + 1e-9})
+                answer = ask(context, study, contract, near)
+                assert (
+                    isinstance(answer, Refusal)
+                    and answer.rule == "state"
+                    and "another state" in answer.remedy
+                )
+        signed = {
+            key: np.where(array == 0, -0.0, array)
+            if not limits.steps[state.step].arrays[key].whole
+            else array
+            for key, array in state.values.items()
+        }
+        assert str(ask(context, study, contract, State(state.step, signed))) == str(before), (
+            "a zero's sign asks nothing new"
+        )
+    assert ledger.spent_by(context.ledger, "people", study.hash) == spent
+
+
+def test_a_round_below_the_last_one_is_not_answered_even_where_nodes_may_miss_rounds(
+    tmp_path: Path,
+) -> None:
+    name, options = "train", private.EXAMPLES["train"][1]
+    study, contract = study_of("dp", name, options), contract_of("dp", 2)
+    task = registry.plan(study, contract)["a"]
+    first, *steps, last = (state for state in registry.private(name).rounds(task))
+    context = office_of(exact.TABLE, contract, tmp_path / "n", study)
+    assert not isinstance(ask(context, study, contract, first), Refusal)
+    assert not isinstance(ask(context, study, contract, steps[2]), Refusal), (
+        "this node was away for two rounds"
+    )
+    answer = ask(context, study, contract, steps[1])
+    assert isinstance(answer, Refusal) and "in their order" in answer.remedy
+    assert not isinstance(ask(context, study, contract, last), Refusal)
+
+
+@pytest.mark.parametrize("mode", ["exact", "dp"])
+def test_no_row_is_read_for_a_state_that_is_refused(mode: str, tmp_path: Path) -> None:
+    study, contract = (
+        study_of(mode, "glm", {"model": "died ~ age", "family": "binomial"}),
+        contract_of(mode, 2),
+    )
+    context = office_of(exact.TABLE, contract, tmp_path / "n", study)
+    with (
+        mock.patch.object(cohorts, "open_clipped", side_effect=AssertionError),
+        mock.patch.object(cohorts, "open_checked", side_effect=AssertionError),
+    ):
+        for beta in ([0.0, np.inf], [np.nan, 0.0], [0.0, 51.0], [1e-3, 0.0]):
+            answer = ask(
+                context,
+                study,
+                contract,
+                State("newton", {"beta": np.array(beta), "round": np.zeros(1)}),
+            )
+            assert isinstance(answer, Refusal) and answer.rule == "state"
+        answer = ask(context, study, contract, State("newton"), TaskId("a", "n"))
+        assert isinstance(answer, Refusal) and answer.rule == "study", (
+            "the study asks for no result of this node by itself"
+        )
+
+
+# -- exact mode counts
+EXACT = ("exact", "glm", {"model": "died ~ age", "family": "binomial"})
+
+
+def test_an_exact_run_is_asked_no_more_states_than_its_rounds_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    study, contract = study_of(*EXACT), contract_of("exact", 2)
+    task = registry.plan(study, contract)["a"]
+    limits, start = task.analysis.limits(task), task.analysis.start(task)
+    site = replace(
+        federations.site_of("n", exact.TABLE, contract, tmp_path, POLICY), state=tmp_path / "state"
+    )
+    contexts = [NodeContext(site), NodeContext(site)]
+    context, answers = contexts[0], []
+    assert not isinstance(ask(context, study, contract, start), Refusal)
+    for number in range(limits.max_rounds + 5):
+        context = contexts[
+            number % 2
+        ]  # the other process knows from the ledger what this one was asked
+        context.runs.clear()
+        answers.append(
+            ask(
+                context,
+                study,
+                contract,
+                State("newton", {**start.values, "beta": np.array([0.01 * number, 0.5])}),
+            )
+        )
+    refused = [isinstance(answer, Refusal) for answer in answers]
+    assert refused == [False] * (limits.max_rounds - 1) + [True] * 6
+    assert isinstance(ask(context, study, contract, start), Refusal), (
+        "with one node no run begins anew"
+    )
+
+
+def test_a_run_begins_anew_as_often_as_nodes_can_leave(tmp_path: Path) -> None:
+    study, contract = study_of(*EXACT), contract_of("exact", 2)
+    task = registry.plan(study, contract)["a"]
+    start, context = (
+        task.analysis.start(task),
+        office_of(exact.TABLE, contract, tmp_path / "n", study),
+    )
+    moved = State("newton", {**start.values, "beta": np.array([0.1, 0.5])})
+
+    def rule(state: State, nodes: tuple[str, ...]) -> str:
+        answer = service.answer(
+            Query(study, contract.hash, 1, nodes, {TASK: state}), context, federations.NOW
+        ).answers[TASK]
+        return answer.rule if isinstance(answer, Refusal) else ""
+
+    asked = [
+        (state, nodes)
+        for nodes in (("n", "m", "o"), ("n", "m"), ("n",))
+        for state in (start, moved)
+    ]
+    assert [rule(state, nodes) for state, nodes in asked] == [""] * 6
+    assert [rule(start, nodes) for nodes in (("n",), ("n", "m", "o"), ("n", "m", "o", "p"))] == [
+        "state"
+    ] * 3
+
+
+def test_states_of_one_study_do_not_count_for_another(tmp_path: Path) -> None:
+    contract = contract_of("exact", 2)
+    first, second = (
+        study_of(*EXACT),
+        study_of("exact", "glm", {"model": "died ~ dose", "family": "binomial"}),
+    )
+    context = office_of(exact.TABLE, contract, tmp_path / "n", first)
+    for study in (first, second, first, second):
+        task = registry.plan(study, contract)["a"]
+        assert not isinstance(ask(context, study, contract, task.analysis.start(task)), Refusal)
+    assert len(context.runs) == 2 and all(len(run.digests) == 1 for run in context.runs.values())
+
+
+def test_every_analysis_declares_its_limits() -> None:
+    for modules in (
+        [registry.analysis(name) for name in registry.ANALYSES],
+        [registry.private(name) for name in registry.PRIVATE],
+    ):
+        assert all(callable(getattr(module, "limits", None)) for module in modules)
+
+
+def test_equal_states_have_equal_digests_and_others_have_not() -> None:
+    one = State("newton", {"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
+    same = State("newton", {"b": np.array([3.0]), "a": np.array([1.0, 2.0])})
+    others = [
+        State("other", one.values), State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}), State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
+    ]  # fmt: skip
+    assert admission.digest(one) == admission.digest(same)
+    assert len({admission.digest(state) for state in (one, *others)}) == 4
