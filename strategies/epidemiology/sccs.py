@@ -254,7 +254,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     rules = (admissible.within_reach("beta", admissible.bounded_terms(task.plan.model.terms)),)
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},
-        frozenset({"last", "best", "rounds", "null"}),
+        newton.MEMORY,
         rules=rules,
     )
     return Limits({"newton": newton_step}, newton.MAX_ROUNDS + 1)

@@ -97,13 +97,28 @@ def newton(score: Floats, information: Floats) -> Step:
 
 @dataclass(frozen=True)
 class Top:
-    """Where the likelihood is highest, with the last step to it, and what it took."""
+    """The maximum of the likelihood, with the last step to it and the number of rounds."""
 
     beta: Floats
     step: Step
     log_lik: float
     null: float  # the log-likelihood at the coefficients of the first round
     rounds: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """One round of the method: the coefficients to go to, and Newton's step, or None after an overshoot."""
+
+    beta: Floats
+    step: Step | None
+
+    @property
+    def length(self) -> float:
+        return 0.0 if self.step is None else float(np.abs(self.step.beta).max(initial=0.0))
+
+
+MEMORY = frozenset({"last", "best", "rounds", "null"})  # what `climb` keeps in a state
 
 
 def begin(beta: Floats, **more: Floats) -> State:
@@ -114,27 +129,65 @@ def begin(beta: Floats, **more: Floats) -> State:
     )
 
 
-def climb(
-    state: State, score: Floats, information: Floats, log_lik: float, diverged: Callable[[int], str]
-) -> State | Top:
-    """One round of Newton's method, halved where it overshoots. `diverged` says what it means that a coefficient grows without end."""
-    values, beta = dict(state.values), state["beta"]
-    best, rounds = float(values["best"][0]), int(values["rounds"][0]) + 1
-    values["rounds"] = np.array([float(rounds)])
-    if rounds > MAX_ROUNDS:
-        raise ModelError(diverged(int(np.argmax(np.abs(beta)))))
-    if not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(
-            "newton", values | {"beta": (beta + values["last"]) / 2}
-        )  # overshot: half the way back
-    if rounds == 1:
-        values["null"] = np.array([log_lik])
+def overshot(best: float, log_lik: float) -> bool:
+    """Whether the last step lowered the log-likelihood, by more than rounding does."""
+    return not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1)
+
+
+def move(
+    beta: Floats, last: Floats, best: float, score: Floats, information: Floats, log_lik: float
+) -> Move:
+    """Newton's step from `beta`, or half the way back to `last`, whose log-likelihood was `best`."""
+    if overshot(best, log_lik):
+        return Move((beta + last) / 2, None)
     step = newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            "newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
-    return Top(beta + step.beta, step, log_lik, float(values["null"][0]), rounds)
+    return Move(beta + step.beta, step)
+
+
+def settled(length: float, beta: Floats) -> bool:
+    return length <= 1e-9 * float(np.abs(beta).max(initial=1.0))
+
+
+def climb(
+    state: State,
+    score: Floats,
+    information: Floats,
+    log_lik: float,
+    diverged: Callable[[int], str],
+    *,
+    again: str = "newton",
+) -> State | Top:
+    """One round of Newton's method, halved where it overshoots; the next state is of step `again`. `diverged` says
+    what it means that a coefficient grows without end."""
+    values = _counted(state, diverged)
+    beta, best = state["beta"], float(values["best"][0])
+    moved = move(beta, values["last"], best, score, information, log_lik)
+    if moved.step is None:
+        return State(again, values | {"beta": moved.beta})
+    values.setdefault("null", np.array([log_lik]))
+    if settled(moved.length, beta):
+        rounds = int(values["rounds"][0])
+        return Top(moved.beta, moved.step, log_lik, float(values["null"][0]), rounds)
+    return State(again, values | {"beta": moved.beta, "best": np.array([log_lik]), "last": beta})
+
+
+def retreat(
+    state: State, log_lik: float, diverged: Callable[[int], str], *, again: str
+) -> State | None:
+    """Half the way back if `climb` would take it, for a method that knows the likelihood a round before the rest."""
+    values = _counted(state, diverged)
+    if not overshot(float(values["best"][0]), log_lik):
+        return None
+    return State(again, values | {"beta": (state["beta"] + values["last"]) / 2})
+
+
+def _counted(state: State, diverged: Callable[[int], str]) -> dict[str, Floats]:
+    """The values of a state with this round counted. ModelError after MAX_ROUNDS."""
+    values = {"last": state["beta"], "best": np.array([-inf])} | dict(state.values)
+    values["rounds"] = values.get("rounds", np.zeros(1)) + 1
+    if values["rounds"][0] > MAX_ROUNDS:
+        raise ModelError(diverged(int(np.argmax(np.abs(state["beta"])))))
+    return values
 
 
 def spread(L: Floats, step: Step) -> Floats:

@@ -256,45 +256,17 @@ def _moment_sensitivity(task: Task[Options, Plan]) -> float:
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     _check_spread(total, task, state)
-    step = newton.newton(total.sums["score"], total.sums["information"])
-    deviance = float(total.sums["deviance"][0])
-    values = dict(state.values)
     if state.step == "moments":
-        values |= {
-            "moments": total.sums["moments"],
-            "rounds": np.zeros(1),
-            "deviance": np.array([math.inf]),
-            "last": state["beta"],
-        }
-    rounds = values["rounds"] = values["rounds"] + 1
-    before = float(values["deviance"][0])
-    if not math.isfinite(deviance) or deviance > before + 1e-8 * (abs(before) + 1):
-        if rounds[0] > newton.MAX_ROUNDS:
-            raise errors.ModelError(_diverged(task, state["beta"]))
-        return State(
-            "newton", values | {"beta": (state["beta"] + values["last"]) / 2}
-        )  # overshot: half the way back
-    scale = np.abs(state["beta"]).max(initial=1.0)
-    if np.abs(step.beta).max(initial=0.0) <= 1e-9 * scale:
-        return _result(
-            state["beta"] + step.beta,
-            step,
-            deviance,
-            total,
-            task,
-            values["moments"],
-            int(rounds[0]),
-        )
-    if rounds[0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, state["beta"]))
-    return State(
-        "newton",
-        values
-        | {
-            "beta": state["beta"] + step.beta,
-            "deviance": np.array([deviance]),
-            "last": state["beta"],
-        },
+        state = State(state.step, {**state.values, "moments": total.sums["moments"]})
+    climbed = newton.climb(
+        state,
+        total.sums["score"],
+        total.sums["information"],
+        -float(total.sums["deviance"][0]) / 2,
+        lambda worst: _diverged(task, worst),
+    )
+    return (
+        climbed if isinstance(climbed, State) else _result(climbed, total, task, state["moments"])
     )
 
 
@@ -313,26 +285,17 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
         )
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
+def _diverged(task: Task[Options, Plan], worst: int) -> str:
     why = (
         "it separates the responses (all yes on one side)"
         if task.options.family == "binomial"
         else "the data do not bound it"
     )
-    return f"{task.name}: the coefficient of {worst!r} grows without end: {why}; leave it out, or merge its levels"
+    return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: {why}; leave it out, or merge its levels"
 
 
-def _result(
-    beta: Floats,
-    step: newton.Step,
-    deviance: float,
-    total: Total,
-    task: Task[Options, Plan],
-    moments: Floats,
-    rounds: int,
-) -> Result:
-    plan: Plan = task.plan
+def _result(top: newton.Top, total: Total, task: Task[Options, Plan], moments: Floats) -> Result:
+    plan, step, deviance = task.plan, top.step, float(total.sums["deviance"][0])
     n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
     df = n - rank
     family = task.options.family
@@ -344,7 +307,7 @@ def _result(
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family]
     rows = newton.coefficients(
         plan.names,
-        L @ beta,
+        L @ top.beta,
         covariance,
         z=z,
         exponentiate=ratio,
@@ -355,7 +318,7 @@ def _result(
     glance = {
         "null_deviance": _null_deviance(task, moments), "df_null": n - int(plan.model.intercept), "deviance": deviance,
         "df_residual": df, "log_lik": loglik, "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
-        "dispersion": dispersion, "n": n, "rounds": rounds,
+        "dispersion": dispersion, "n": n, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
     counted = counting.reported(total.cells)
@@ -396,7 +359,5 @@ def limits(task: Task[Options, Plan]) -> Limits:
     beta = {"beta": Array((len(plan.names),))}
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
     rules = () if task.options.family == "gaussian" else (admissible.within_reach("beta", bounded),)
-    newton_step = Step(
-        beta, frozenset({"moments", "rounds", "deviance", "last"}), first=1, rules=rules
-    )
+    newton_step = Step(beta, frozenset({"moments"}) | newton.MEMORY, first=1, rules=rules)
     return Limits({"moments": Step(beta), "newton": newton_step}, newton.MAX_ROUNDS + 2)

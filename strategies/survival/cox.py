@@ -451,42 +451,31 @@ def _newton(
     task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
-    beta = values["beta"]
-    again = "fit" if task.plan.within_node else "risk"
-    if "rounds" not in values:
-        values |= {
-            "rounds": np.zeros(1),
-            "null_log_lik": np.array([log_lik]),
-            "best": np.array([-math.inf]),
-            "last": beta,
-        }
-    values["rounds"] = values["rounds"] + 1
-    best = float(values["best"][0])
-    if values["rounds"][0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, beta))
-    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(
-            again, values | {"beta": (beta + values["last"]) / 2}
-        )  # overshot: half the way back
-    step = newton.newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
+    climbed = newton.climb(
+        State("newton", values),
+        score,
+        information,
+        log_lik,
+        lambda worst: _diverged(task, worst),
+        again="fit" if task.plan.within_node else "risk",
+    )
+    if isinstance(climbed, State):
+        return climbed
     values |= {
-        "fitted": beta + step.beta,
+        "fitted": climbed.beta,
         "fitted_log_lik": np.array([log_lik]),
-        "covariance": step.covariance,
-        "aliased": step.aliased.astype(np.float64),
+        "covariance": climbed.step.covariance,
+        "aliased": climbed.step.aliased.astype(np.float64),
+        "null": np.array([climbed.null]),
+        "rounds": np.array([float(climbed.rounds)]),
     }
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    return f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+def _diverged(task: Task[Options, Plan], worst: int) -> str:
+    return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
 
 
 def _result(
@@ -507,7 +496,7 @@ def _result(
         for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
             row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
     df = int((~aliased).sum())
-    null, fitted = float(values["null_log_lik"][0]), float(values["fitted_log_lik"][0])
+    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
     ratio = max(2 * (fitted - null), 0.0)
     glance = {
         "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": fitted, "null_log_lik": null,
@@ -524,8 +513,8 @@ def _result(
     )
 
 
-_MEMORY = frozenset({
-    "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
+_MEMORY = newton.MEMORY | frozenset({
+    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
 })  # fmt: skip
 
 

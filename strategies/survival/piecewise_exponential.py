@@ -387,9 +387,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     return Limits(
         {
             "life": Step(),
-            "newton": newton_step(
-                task, frozenset({"last", "best", "rounds", "null", "exposure", "events"})
-            ),
+            "newton": newton_step(task, newton.MEMORY | {"exposure", "events"}),
         },
         newton.MAX_ROUNDS + 2,
     )
