@@ -131,6 +131,9 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     if state.step == "moments":
         sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
         sensitivity["moments"] = _moment_sensitivity(task)
+        if task.plan.model.offset is not None:
+            sums["gram"] = cohort.once(Key("glm gram", task.name), lambda: _gram(rows))
+            sensitivity["gram"] = max_weight(task) * task.plan.norm**2
     return Part(sums, rows.cells, sensitivity, parameters=p)
 
 
@@ -153,6 +156,11 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
     weights = columns[plan.weights.name][kept] if plan.weights else None
     return Rows(X, y, offset, weights, counting.people(cohort, keep))
+
+
+def _gram(rows: Rows) -> Floats:
+    weights = rows.weights if rows.weights is not None else np.ones(len(rows.y))
+    return newton.gram(rows.X, weights)
 
 
 def _moments(rows: Rows) -> Floats:
@@ -203,6 +211,12 @@ def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
 
 
+def max_weight(task: Task[Options, Plan]) -> float:
+    """Of all rows of a person together."""
+    weights = task.plan.weights
+    return task.rows_per_person * (weights.interval[1] if weights else 1.0)
+
+
 def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     """How far one person moves each sum: from the contract's ranges, and where they put the linear predictor."""
     plan: Plan = task.plan
@@ -212,7 +226,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     y_low, y_high = (
         plan.model.response[0].interval if plan.model.response[0].kind == "number" else (0.0, 1.0)
     )
-    heaviest = task.rows_per_person * (plan.weights.interval[1] if plan.weights else 1.0)
+    heaviest = max_weight(task)
     norm, family = plan.norm, task.options.family
     if family == "binomial":
         residual, variance, deviance = 1.0, 0.25, 2 * (max(abs(low), abs(high)) + math.log(2))
@@ -263,7 +277,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         total.sums["score"],
         total.sums["information"],
         -float(total.sums["deviance"][0]) / 2,
-        lambda worst: _diverged(task, worst),
+        newton.separated(task.name, task.plan.names, SEPARATED[task.options.family]),
+        sensitivity=total.sensitivity["information"],
+        design=_identified(total),
+        relative=task.options.family == "poisson",
+        rules=limits(task).steps["newton"].rules,
     )
     return (
         climbed if isinstance(climbed, State) else _result(climbed, total, task, state["moments"])
@@ -285,13 +303,18 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
         )
 
 
-def _diverged(task: Task[Options, Plan], worst: int) -> str:
-    why = (
-        "it separates the responses (all yes on one side)"
-        if task.options.family == "binomial"
-        else "the data do not bound it"
-    )
-    return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: {why}; leave it out, or merge its levels"
+SEPARATED = {
+    "binomial": "it separates the responses (all yes, or all no, on one side)",
+    "poisson": "it separates the counts (all are 0 on one side)",
+    "gaussian": "the data do not bound it",
+}
+
+
+def _identified(total: Total) -> newton.Identified | None:
+    """With an offset rows weigh very differently from the first round on: then the design's own cross-product decides."""
+    if "gram" not in total.sums:
+        return None
+    return newton.identify(total.sums["gram"], total.sensitivity["gram"])
 
 
 def _result(top: newton.Top, total: Total, task: Task[Options, Plan], moments: Floats) -> Result:

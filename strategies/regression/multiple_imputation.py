@@ -296,11 +296,17 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     """A step in each completed table; half the way back where it overshot."""
     values, names = dict(state.values), task.plan.fit.plan.names
     values["rounds"] = values["rounds"] + 1
+    diverged = newton.separated(task.name, names, glm.SEPARATED[task.options.family])
     if values["rounds"][0] > newton.MAX_ROUNDS:
-        worst = names[int(np.abs(values["beta"]).max(0).argmax())]
-        raise errors.ModelError(
-            f"{task.name}: the coefficient of {worst!r} grows without end; leave it out, or merge its levels"
-        )
+        raise errors.ModelError(diverged(np.abs(values["beta"]).max(0)))
+    if "aliased" not in values:
+        found = [newton.identify(one, math.inf) for one in total.sums["information"]]
+        values["aliased"] = np.stack([one.aliased for one in found]).astype(np.float64)
+        values["first"] = total.sums["information"]
+    identified = [
+        newton.Identified(mask > 0, first)
+        for mask, first in zip(values["aliased"], values["first"], strict=True)
+    ]
     beta, log_lik = values["beta"], -total.sums["deviance"][:, 0] / 2
     moves = [
         newton.move(*one)
@@ -311,12 +317,27 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             total.sums["score"],
             total.sums["information"],
             log_lik.tolist(),
+            identified,
             strict=True,
         )
     ]
+    for one, information, moved in zip(identified, total.sums["information"], moves, strict=True):
+        if moved.step is not None:
+            newton.refuse_unbounded(
+                one, information, diverged, relative=task.options.family == "poisson"
+            )
     after, steps = np.stack([one.beta for one in moves]), [one.step for one in moves if one.step]
     if len(steps) == len(moves) and newton.settled(max(one.length for one in moves), beta):
         return _result(after, steps, -2 * log_lik, total, task, int(values["rounds"][0]) + 1)
+    rules = limits(task).steps["newton"].rules
+    after = np.stack(
+        [
+            one.beta
+            if one.step is None
+            else newton.within(rules, values, from_, one.step.beta, diverged)
+            for one, from_ in zip(moves, beta, strict=True)
+        ]
+    )
     over = np.array([one.step is None for one in moves])
     kept = {
         "last": np.where(over[:, None], values["last"], beta),

@@ -295,10 +295,11 @@ def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, 
         rows.strata,
         task.options.ties,
     )
-    information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
+    gram = _information(rows, risk["hazard"], made.h0, made.h1)
     return {
         "score": made.score,
-        "information": information,
+        "information": gram - made.outer,
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([made.log_lik]),
         "weight": np.array([risk["deaths"][:, 1].sum()]),
     }
@@ -405,16 +406,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             total.sums["information"],
             float(total.sums["log_lik"][0]),
         )
-        weight = float(total.sums["weight"][0])
+        weight, size = float(total.sums["weight"][0]), total.sums["size"]
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
-        information = total.sums["gram"] - values["outer"]
+        information, size = total.sums["gram"] - values["outer"], np.diag(total.sums["gram"])
         weight = float(values["weight"][0])
     if not weight > 0:
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
         )
-    return _newton(score, information, log_lik, total, task, values)
+    return _newton(score, information, size, log_lik, total, task, values)
 
 
 def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
@@ -446,18 +447,22 @@ def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats])
 def _newton(
     score: Floats,
     information: Floats,
+    size: Floats,
     log_lik: float,
     total: Total,
     task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
+    again = "fit" if task.plan.within_node else "risk"
     climbed = newton.climb(
         State("newton", values),
         score,
         information,
         log_lik,
-        lambda worst: _diverged(task, worst),
-        again="fit" if task.plan.within_node else "risk",
+        newton.separated(task.name, task.plan.names, SEPARATED),
+        size=size,
+        again=again,
+        rules=limits(task).steps[again].rules,
     )
     if isinstance(climbed, State):
         return climbed
@@ -474,8 +479,7 @@ def _newton(
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task[Options, Plan], worst: int) -> str:
-    return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+SEPARATED = "all events are on one side of it, or none is"
 
 
 def _result(

@@ -271,9 +271,7 @@ def _risk(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     h0[some] = d[some] / S[some, 0]
     mean[some] = S[some, 1:] / S[some, :1]
     loglik = float(sums[0] - d[some] @ np.log(S[some, 0]))
-    back = newton.retreat(
-        State("risk", values), loglik, lambda worst: _diverged(task, worst), again="risk"
-    )
+    back = newton.retreat(State("risk", values), loglik, _separated(task), again="risk")
     if back is not None:
         return back
     made = {
@@ -293,8 +291,10 @@ def _step(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
         values["score"],
         total.sums["gram"] - values["outer"],
         float(values["loglik"][0]),
-        lambda worst: _diverged(task, worst),
+        _separated(task),
+        size=np.diag(total.sums["gram"]),
         again="risk",
+        rules=limits(task).steps["risk"].rules,
     )
     if isinstance(climbed, State):
         return climbed
@@ -319,8 +319,8 @@ def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
     return {"told": told, "censored": values["left"][:, None] * told}
 
 
-def _diverged(task: Task[Options, Plan], worst: int) -> str:
-    return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
+def _separated(task: Task[Options, Plan]) -> newton.Diverged:
+    return newton.separated(task.name, task.plan.names, "no event has it, or every one")
 
 
 def _finish(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> Result:

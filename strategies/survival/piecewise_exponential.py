@@ -322,16 +322,20 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    def diverged(worst: int) -> str:
-        name = joined(task.plan, state["cuts"]).names[worst]
-        return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
-
+    plan = joined(task.plan, state["cuts"])
     made = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(
+            task.name,
+            plan.names,
+            "all events are on one side of it, or none is",
+            baseline=plan.names[: plan.intervals],
+        ),
+        sensitivity=total.sensitivity["information"],
+        rules=limits(task).steps["newton"].rules,
     )
     return made if isinstance(made, State) else _result(made, total, task, state)
 
