@@ -18,7 +18,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.cohort import Cache, Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -96,6 +96,10 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             conf_level=options.conf_level,
         )
         planned, read = cox.prepare(chosen, schema)
+        for field in score.plan.model.fields:
+            formula.refuse_outcome(
+                field.name, planned.model.response, schema, where="in `confounders` or `treatment`"
+            )
         fields += read
         effect = Task(
             "effect",

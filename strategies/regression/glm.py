@@ -63,6 +63,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
         )
+    if weights:
+        formula.refuse_outcome(weights.name, model.response, schema, where="in `weights`")
     names = (*(["(Intercept)"] if model.intercept else []), *(term.name for term in model.terms))
     scaled = newton.scaling(model.terms, centred=model.intercept)
     plan = Plan(model, weights, scaled, names, newton.row_norm(model.terms, model.intercept))

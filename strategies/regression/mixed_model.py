@@ -103,6 +103,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f"random: {options.random!r} must be 1 to {MAX_EFFECTS} terms, as in `1 + month`"
         )
     by = schema.field(options.by) if options.by else None
+    for field in (*random.fields, *([by] if by else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `random` or `by`")
     if by is not None and by.kind != "category":
         raise ExpressionError(
             f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out"

@@ -90,6 +90,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
         )
+    for field in (*strata, *([weights] if weights else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
     within = options.strata == "node" or any(field.within_node for field in strata)
     names = tuple(term.name for term in model.terms)
     grid = time_grid.agree(options.grid, model.response[:-1])
