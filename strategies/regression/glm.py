@@ -294,6 +294,10 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
     if state.step != "moments":
         return
     w, wy = total.sums["moments"][:2]
+    if not w > 0:
+        raise errors.ModelError(
+            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+        )
     response = task.plan.model.response[0].name
     if task.options.family == "binomial" and not 0 < wy < w:
         raise errors.ModelError(
