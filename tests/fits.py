@@ -53,7 +53,10 @@ def cohort_of(table: pandas.DataFrame, contract: Contract) -> Cohort:
     def column(field: Field) -> Any:
         if field.kind == "category":
             index = {level: i for i, level in enumerate(field.levels)}
-            return table[field.name].map(index).fillna(-1).to_numpy(np.int16)
+            labels = table[field.name]
+            if labels.dtype.kind == "i":  # the weeks of a surveillance
+                labels = labels.astype(str)
+            return labels.map(index).fillna(-1).to_numpy(np.int16)
         if field.name in table:
             return table[field.name].to_numpy(np.float64)
         return table.eval(field.name).to_numpy(np.float64)

@@ -14,6 +14,7 @@ TOTALS = (
     "rows",
     "missing",
     "off_grid",
+    "no_time",
 )  # counts of the whole cohort, which are not cells
 
 

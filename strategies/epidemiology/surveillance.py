@@ -29,6 +29,7 @@ from strategies.protocol import Prepared, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
+UNKNOWN = 10.0  # a standard error of the logarithm of a count beyond which nothing is known of it
 TRAITS = Traits(only_counts=True)
 
 
@@ -173,7 +174,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
                 for w in range(plan.weeks)
             ]
         )
-    return Result(tables, counting.reported(total.cells))
+    outside = (
+        [
+            f"the missing rows are those without a week or a group, and those outside weeks {plan.first} to "
+            f"{plan.first + plan.weeks - 1}"
+        ]
+        if total.cells["missing"].sum() > 0
+        else []
+    )
+    return Result(tables, counting.reported(total.cells), notes=outside)
 
 
 def _rounded(row: Row) -> Row:
@@ -226,7 +235,7 @@ def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
 
 def _ratio(n: float, expected: float, spread: float) -> Row:
     """How many times the expected count was seen, with its 95 % interval on the log scale."""
-    if not (n > 0 and expected > 0):
+    if not (n > 0 and expected > 0 and spread < UNKNOWN):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     half = 1.959963984540054 * spread
     return {
@@ -239,7 +248,8 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one."""
+    the standard deviation of the logarithm of the count over the expected one. Of a series without a case in that season
+    of the baseline the expected count and the limit are 0: a new syndrome is an alarm."""
 
     expected: Floats
     upper: Floats
@@ -329,7 +339,7 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         )
         trended = (
             (p < method.trend_p)
-            & (np.exp(slanted.beta @ now) <= counts.max(1))
+            & (np.exp(np.minimum(slanted.beta @ now, 50)) <= counts.max(1))
             & (method.years >= 3)
         )
         fits.append((slanted, now))
@@ -338,11 +348,16 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         eta[which] = (fit.beta @ x)[which]
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
-    expected = np.exp(np.minimum(eta, 50))
+    unseen = (
+        error > UNKNOWN
+    )  # no case in that season of the baseline: the fit goes to minus infinity
+    expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
+    error = np.where(unseen, 0.0, error)
+    upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
     return Limits(
-        expected,
-        upper_limit(expected, error, phi, method),
+        np.where(unseen, 0.0, expected),
+        upper,
         tested,
         np.sqrt(phi / np.maximum(y[k], 1.0) + error**2),
     )

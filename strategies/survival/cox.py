@@ -184,6 +184,7 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         "events": np.array([len(dead)]),
         "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
     }
+    cells |= time_grid.without_time(columns, plan.model.response)
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][kept] if plan.weights else None
@@ -515,7 +516,7 @@ def _result(
         tables,
         counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
-        newton.aliased_note(plan.names, aliased),
+        [*newton.aliased_note(plan.names, aliased), *time_grid.time_notes(total.cells)],
     )
 
 

@@ -32,6 +32,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.survival import time_grid
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -213,16 +214,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
-    keep = cohorts.complete(columns)
+    keep = complete = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
-    keep &= entry < stop
+    keep = complete & (entry < stop)
     kept = np.flatnonzero(keep)
     X = cohorts.design(
         plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
     died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
+    cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
     return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
 
 
@@ -358,7 +360,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    notes = (*joined_note(task.plan, plan), *newton.aliased_note(plan.names, top.step.aliased))
+    notes = (
+        *joined_note(task.plan, plan),
+        *time_grid.time_notes(total.cells),
+        *newton.aliased_note(plan.names, top.step.aliased),
+    )
     return Result(tables, counting.reported(total.cells, events=True), Exactness(), notes)
 
 
