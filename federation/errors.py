@@ -6,6 +6,7 @@
     │   ├── ContractError
     │   └── SiteError
     ├── DataError      3     the data cannot be read, or break their contract
+    │   └── SourceError          the source itself is not there, or not as the contract names it: no row decides that
     ├── RefusalError   4     nodes refused, or too few answered
     ├── ModelError     5     the data arrived, and the model cannot be fitted to them
     ├── SetupError     6     this installation, or this hub, is not in order
@@ -45,6 +46,10 @@ class SiteError(InputError):
 
 class DataError(HdhError):
     exit_code = 3
+
+
+class SourceError(DataError):
+    pass
 
 
 class RefusalError(HdhError):

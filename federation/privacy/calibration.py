@@ -26,7 +26,9 @@ ROUNDING = Fraction(
     1, 100
 )  # the part of the bound that rounding may take, if a larger sigma can avoid more
 TOO_SMALL = "the budget is too small: give the study a larger epsilon, the analysis a larger share, or narrow the contract's ranges"
-LARGEST_COUNT = 2**52  # what a float still counts in single steps
+MAX_STEPS = (
+    2.0**50
+)  # of one node's sum: a float counts them singly, and the sum over 8,000 nodes fits into 64 bits
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,12 @@ def _checked(made: Grid) -> Grid:
 
 
 def to_steps(array: Floats | Ints, made: Grid) -> Ints:
-    """The array as whole steps of its grid. OverflowError where a sum has more than 2^52 of them."""
-    steps = np.rint(np.asarray(array, np.float64) / made.unit)
-    if not (np.abs(steps) < LARGEST_COUNT).all():  # NaN too
-        raise OverflowError("a sum is too large for its grid")
-    return steps.astype(np.int64)
+    """The array as whole steps of its grid. Beyond MAX_STEPS a number stays there, and what is no number counts as 0: neither lets a
+    person move a number by more than before."""
+    with np.errstate(all="ignore"):
+        steps = np.rint(np.asarray(array, np.float64) / made.unit)
+    saturated: Ints = np.clip(np.nan_to_num(steps, nan=0.0), -MAX_STEPS, MAX_STEPS).astype(np.int64)
+    return saturated
 
 
 def to_numbers(steps: Ints, unit: float) -> Floats:

@@ -69,7 +69,7 @@ def open_rows(
 def require(dataset: Dataset, columns: Sequence[str], found: set[str]) -> None:
     lacking = [column for column in columns if column not in found]
     if lacking:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: the source has no column {', '.join(map(repr, lacking[:5]))}: rename it there, or correct the contract"
         )
 
@@ -78,7 +78,7 @@ def _relation(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> str:
     path = Path(dataset.source)
     suffixes = path.suffixes
     if not path.exists():
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: its source does not exist: correct `source` in node.yaml"
         )
     if path.is_dir():
@@ -92,14 +92,14 @@ def _relation(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> str:
     if path.suffix in (".duckdb", ".ddb"):
         connection.execute(f"ATTACH {quote_text(str(path))} AS stored (READ_ONLY)")
         return f"stored.{_table(dataset)}"
-    raise errors.DataError(
+    raise errors.SourceError(
         f"dataset {dataset.contract.dataset!r}: unknown kind of source {path.suffix!r}; the kinds are {FILES} and postgresql://"
     )
 
 
 def _table(dataset: Dataset) -> str:
     if not dataset.table:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: a database needs its `table` beside `source` in node.yaml"
         )
     return ".".join(quote_name(part) for part in dataset.table.split("."))

@@ -29,7 +29,7 @@ def copy_rows(
             "PostgreSQL sources need the extra `postgres`: pip install 'hdh-federation[postgres]'"
         ) from None
     if not dataset.table:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: a database needs its `table` beside `source` in node.yaml"
         )
     try:
@@ -39,11 +39,11 @@ def copy_rows(
             server.read_only = True
             _copy(server, connection, dataset, columns)
     except psycopg.OperationalError:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: the PostgreSQL server does not answer, or refuses the login: check `source` and PGPASSWORD"
         ) from None
     except psycopg.errors.InsufficientPrivilege:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: the login may not read {dataset.table!r}: grant it SELECT on the contract's columns"
         ) from None
 
@@ -59,7 +59,7 @@ def _copy(
     with server.cursor() as probe:
         probe.execute("SELECT to_regclass(%s)", [table.as_string(server)])
         if probe.fetchone() == (None,):
-            raise errors.DataError(
+            raise errors.SourceError(
                 f"dataset {dataset.contract.dataset!r}: PostgreSQL has no table {dataset.table!r}: correct `table` in node.yaml"
             )
         probe.execute(
