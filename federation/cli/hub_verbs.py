@@ -39,7 +39,7 @@ def init(
     listen: Annotated[str, typer.Option("--listen", help="The address to listen at.")] = "0.0.0.0",
 ) -> None:
     """Make a hub: its own certificate authority, keys, database and configuration."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.init(folder, host or [], port, database, listen)
 
@@ -47,7 +47,7 @@ def init(
 @app.command("run")
 def run(folder: Folder = Path(), log_format: LogFormat = "text") -> None:
     """Run the hub in the foreground, with Flower's SuperLink and its executor beside it."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.run(folder, log_format)
 
@@ -59,7 +59,7 @@ def invite(
     hub_dir: HubDir = Path(),
 ) -> None:
     """Invite a node: prints the command that its staff runs, once."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.invite(hub_dir, node, "node", hours)
 
@@ -74,7 +74,7 @@ def coordinator_add(
     hub_dir: HubDir = Path(),
 ) -> None:
     """Invite a coordinator: prints the command that they run, once."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.invite(hub_dir, name, "operator" if operator else "coordinator", hours)
 
@@ -82,7 +82,7 @@ def coordinator_add(
 @app.command("nodes")
 def nodes(hub_dir: HubDir = Path(), output: Output = "text") -> None:
     """Who is enrolled, invited, online."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.nodes(hub_dir, output)
 
@@ -90,7 +90,7 @@ def nodes(hub_dir: HubDir = Path(), output: Output = "text") -> None:
 @app.command("revoke")
 def revoke(name: Annotated[str, typer.Argument(metavar="NAME")], hub_dir: HubDir = Path()) -> None:
     """Close the door to a node or a coordinator."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.revoke(hub_dir, name)
 
@@ -102,7 +102,7 @@ def rotate(
     hub_dir: HubDir = Path(),
 ) -> None:
     """A new key for a node or a coordinator, by a new invitation; without NAME, for the hub's own servers."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.rotate(hub_dir, name, hours)
 
@@ -114,7 +114,7 @@ def audit(
     most: Annotated[int, typer.Option("--most", min=1)] = 50,
     output: Output = "text",
 ) -> None:
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     if context.invoked_subcommand is None:
         verb.show_audit(hub_dir, output, most)
@@ -123,6 +123,6 @@ def audit(
 @audit_app.command("verify")
 def audit_verify(hub_dir: HubDir = Path()) -> None:
     """Check that no entry was changed, taken out or cut off."""
-    from federation.cli import hub as verb
+    from federation.cli.actions import parties as verb
 
     verb.verify_audit(hub_dir)

@@ -131,7 +131,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Run a study on a whole federation on this machine."""
-    from federation.cli import simulate as verb
+    from federation.cli.actions import simulate as verb
 
     verb.run(
         study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output,
@@ -143,7 +143,7 @@ def simulate(
 def pilots_(context: typer.Context) -> None:
     """The pilot studies that come with hdh: list them, or run them."""
     if context.invoked_subcommand is None:
-        from federation.cli import pilots as verb
+        from federation.cli.actions import pilots as verb
 
         verb.show_all()
 
@@ -166,7 +166,7 @@ def pilots_run(
 ) -> None:
     """Run pilots, and print what each finds beside the planted truth."""
     from federation import errors
-    from federation.cli import pilots as verb
+    from federation.cli.actions import pilots as verb
     from simulations.pilots import running
 
     if bool(names) == every:
@@ -187,7 +187,7 @@ def doctor(
     ] = Path(),
 ) -> None:
     """Look a hub or a node over: ports, certificates, clock, disk, versions, database. Exit 6 if something is wrong."""
-    from federation.cli import doctor as verb
+    from federation.cli.actions import doctor as verb
 
     verb.run(folder)
 

@@ -32,7 +32,7 @@ def check(
     output: Annotated[Format, typer.Option("--format")] = "text",
 ) -> None:
     """Check a node's data against their contracts. The report holds counts: it is for the producer, not for the hub."""
-    from federation.cli import node as verb
+    from federation.cli.actions import node_data as verb
 
     verb.check(site, dataset, output)
 
@@ -43,7 +43,7 @@ def ledger(
     site: Site = Path("node.yaml"),
     output: Annotated[Format, typer.Option("--format")] = "text",
 ) -> None:
-    from federation.cli import ledger as verb
+    from federation.cli.actions import budget as verb
 
     if context.invoked_subcommand is None:
         verb.show(site, output)
@@ -52,7 +52,7 @@ def ledger(
 @ledger_app.command("verify")
 def ledger_verify(site: Site = Path("node.yaml")) -> None:
     """Replay the ledger's chain: every entry, price, budget and stored answer."""
-    from federation.cli import ledger as verb
+    from federation.cli.actions import budget as verb
 
     verb.verify(site)
 
@@ -76,7 +76,7 @@ def grant(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Grant a dataset privacy budget for a year. Nothing else ever refills it, and nothing takes it back."""
-    from federation.cli import ledger as verb
+    from federation.cli.actions import budget as verb
 
     verb.grant(site, dataset, epsilon, delta, year, by)
 
@@ -94,7 +94,7 @@ def predict(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Predict each of this node's own people from a released mixed model. The file stays here: nothing is sent."""
-    from federation.cli import node as verb
+    from federation.cli.actions import node_data as verb
 
     verb.predict(site, study, result, analysis, out)
 
@@ -102,7 +102,7 @@ def predict(
 @app.command("identity")
 def identity(site: Site = Path("node.yaml")) -> None:
     """Print the line that other nodes' operators put into their roster; the key behind it is made here and stays here."""
-    from federation.cli import node as verb
+    from federation.cli.actions import node_data as verb
 
     verb.identity(site)
 
@@ -118,11 +118,11 @@ def roster(
     ] = False,
 ) -> None:
     """Show with whom this node takes part in secure sums, in groups of digits that two operators can compare by telephone."""
-    from federation.cli import node as verb
-    from federation.cli import producer
+    from federation.cli.actions import node_data as verb
+    from federation.cli.actions import node_setup
 
     if from_hub:
-        producer.fill_roster(site)
+        node_setup.fill_roster(site)
     verb.roster(site)
 
 
@@ -139,7 +139,7 @@ def bucket(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Copy a large table into Parquet files by person, so that mode dp can bound each person's rows a bucket at a time."""
-    from federation.cli import node as verb
+    from federation.cli.actions import node_data as verb
 
     verb.bucket(site, dataset, out, buckets)
 
@@ -154,7 +154,7 @@ def init(
     ] = Path(),
 ) -> None:
     """Make a node: node.yaml with safe defaults, and the key of its identity."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.init(folder, name)
 
@@ -170,7 +170,7 @@ def enrol(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Use an invitation: the node's key is made here and never leaves; the hub certifies it."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.enrol(site, hub, token)
 
@@ -197,7 +197,7 @@ def dataset_add(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Add a dataset to node.yaml, and check that its rows keep its contract."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.add_dataset(site, contract, source, table, people)
 
@@ -218,7 +218,7 @@ def unit(
     ] = "hdh",
 ) -> None:
     """Print a systemd unit for this node."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.unit(site, user)
 
@@ -226,7 +226,7 @@ def unit(
 @app.command("status")
 def status(site: Site = Path("node.yaml"), output: Output = "text") -> None:
     """Whether the node runs, whether it reaches the hub, and what waits for you."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.status(site, output)
 
@@ -234,7 +234,7 @@ def status(site: Site = Path("node.yaml"), output: Output = "text") -> None:
 @app.command("studies")
 def studies(site: Site = Path("node.yaml"), output: Output = "text") -> None:
     """The studies that were proposed to this node, newest first."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.studies(site, output)
 
@@ -253,7 +253,7 @@ By = Annotated[
 @app.command("show")
 def show(study: Named, site: Site = Path("node.yaml")) -> None:
     """The whole of a proposed study, as its coordinator signed it."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.show(site, study)
 
@@ -261,7 +261,7 @@ def show(study: Named, site: Site = Path("node.yaml")) -> None:
 @app.command("approve")
 def approve(study: Named, by: By = None, site: Site = Path("node.yaml")) -> None:
     """Let a study in. This very study: an edit of it would ask again."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.decide(site, study, "approved", "", by)
 
@@ -274,7 +274,7 @@ def refuse(
     site: Site = Path("node.yaml"),
 ) -> None:
     """Keep a study out."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.decide(site, study, "refused", reason, by)
 
@@ -286,7 +286,7 @@ def audit(
     most: Annotated[int, typer.Option("--most", min=1)] = 50,
     output: Output = "text",
 ) -> None:
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     if context.invoked_subcommand is None:
         verb.show_audit(site, output, most)
@@ -295,7 +295,7 @@ def audit(
 @audit_app.command("verify")
 def audit_verify(site: Site = Path("node.yaml")) -> None:
     """Check that no entry was changed, taken out or cut off."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.verify_audit(site)
 
@@ -305,7 +305,7 @@ def backup(
     out: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
 ) -> None:
     """Write the node's state (ledger, approvals, audit log, keys) into one file, for its owner only."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.backup(site, out)
 
@@ -315,6 +315,6 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
 ) -> None:
     """Put a backup into an empty state folder. An older one than the hub has seen is told, and nothing is answered from it."""
-    from federation.cli import producer as verb
+    from federation.cli.actions import node_setup as verb
 
     verb.restore(site, file)

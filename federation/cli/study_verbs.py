@@ -20,7 +20,7 @@ def check(
     contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
 ) -> None:
     """Check a study against its dataset's contract; no node is asked."""
-    from federation.cli import study as verb
+    from federation.cli.actions import study_files as verb
 
     verb.check(study, contract)
 
@@ -46,7 +46,7 @@ def plan(
     output: Annotated[Format, typer.Option("--format")] = "text",
 ) -> None:
     """What a study would cost at each node, what would be left, who would refuse, and how wide its intervals would be."""
-    from federation.cli import plan as verb
+    from federation.cli.actions import plan as verb
 
     verb.plan(study, contract, node or [], people or [], output, at_hub=at_hub, keys=keys)
 
@@ -58,7 +58,7 @@ def schema(
     ] = "study",
 ) -> None:
     """Print a JSON Schema, for editors and for readers of results."""
-    from federation.cli import study as verb
+    from federation.cli.actions import study_files as verb
 
     verb.schema(what)
 
@@ -74,7 +74,7 @@ def enrol(
     keys: Keys = None,
 ) -> None:
     """Use an invitation as a coordinator: a key is made here, and certified by the hub."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.enrol(hub, token, keys)
 
@@ -82,7 +82,7 @@ def enrol(
 @app.command("identity")
 def identity(keys: Keys = None) -> None:
     """Print the line that producers may pin in `coordinator_keys`."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.identity(keys)
 
@@ -111,7 +111,7 @@ def submit(
     keys: Keys = None,
 ) -> None:
     """Submit a study to the hub, under your signature."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.submit(study, contract, keys, deadline, node or [], watch, out)
 
@@ -125,7 +125,7 @@ Named = Annotated[
 @app.command("list")
 def list_(keys: Keys = None, output: Output = "text") -> None:
     """Your studies at the hub, newest first; an operator's list has everyone's."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.show_list(keys, output)
 
@@ -133,7 +133,7 @@ def list_(keys: Keys = None, output: Output = "text") -> None:
 @app.command("status")
 def status(study: Named, keys: Keys = None, output: Output = "text") -> None:
     """How a study is, and what each node says to it."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.show_status(study, keys, output)
 
@@ -143,7 +143,7 @@ def watch(
     study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = None, keys: Keys = None
 ) -> None:
     """Follow a study until it is over, and show its result."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.watch(study, keys, out)
 
@@ -156,7 +156,7 @@ def result(
     output: Output = "text",
 ) -> None:
     """Fetch and show the result of a study."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.result(study, keys, out, output)
 
@@ -164,7 +164,7 @@ def result(
 @app.command("cancel")
 def cancel(study: Named, keys: Keys = None) -> None:
     """End a study that is not over."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.cancel(study, keys)
 
@@ -181,6 +181,6 @@ def verify(
     ] = None,
 ) -> None:
     """Check a result's receipt, offline: study, approvals, every node's signature, the hub's."""
-    from federation.cli import coordinate as verb
+    from federation.cli.actions import submissions as verb
 
     verb.verify(result, ca, roster)

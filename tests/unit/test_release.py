@@ -14,7 +14,7 @@ import pytest
 
 from aggregator import release, report
 from aggregator.document import Document
-from federation.cli import study as studies
+from federation.cli.actions import study_files as studies
 from federation.disclosure import hub_door
 from federation.results import Result, Table
 from tests import federations

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from federation import __version__, audit, credentials, errors
-from federation.cli import hub as hub_cli
-from federation.cli import node
+from federation.cli.actions import node_data, parties
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed, Verdict
@@ -56,7 +55,7 @@ def add_dataset(
 ) -> None:
     name = setup.add_dataset(path, contract, source, table, people)
     print(f"{path}: dataset {name} added; now its rows against its contract:")
-    node.check(path, name, "text")
+    node_data.check(path, name, "text")
 
 
 def unit(path: Path, user: str) -> None:
@@ -205,7 +204,7 @@ def decide(path: Path, named: str, verdict: Verdict, reason: str, by: str | None
 
 def show_audit(path: Path, output: str, most: int) -> None:
     _, state = _site(path)
-    hub_cli.print_audit(state / state_folder.AUDIT, output, most)
+    parties.print_audit(state / state_folder.AUDIT, output, most)
 
 
 def verify_audit(path: Path) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from aggregator import rounds
 from aggregator.report import words
 from federation import client, credentials, errors
-from federation.cli import study as studies
+from federation.cli.actions import study_files as studies
 from federation.contract import Contract
 from federation.messages import Refusal
 from federation.privacy import accounting

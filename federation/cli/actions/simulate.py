@@ -14,8 +14,8 @@ from aggregator import checkpoints, database, release, report, rounds
 from aggregator.document import Document
 from aggregator.rounds import Outcome
 from federation import errors
-from federation.cli import show
-from federation.cli import study as studies
+from federation.cli.actions import document as show
+from federation.cli.actions import study_files as studies
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source

@@ -15,8 +15,8 @@ from rich.table import Table
 from aggregator import report
 from aggregator.document import Document
 from federation import __version__, client, credentials, errors, receipts
-from federation.cli import show
-from federation.cli import study as studies
+from federation.cli.actions import document as show
+from federation.cli.actions import study_files as studies
 from federation.client import NodeState, Run, Status
 from nodes import site as sites
 
