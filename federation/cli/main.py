@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from federation import __version__, errors
-from federation.cli import hub_verbs, node_verbs, study_verbs
+from federation.cli import hub, node, study
 from federation.cli.options import Format
 
 app = typer.Typer(
@@ -20,9 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated analysis of French health data: the data stay with their producers.",
 )
-app.add_typer(study_verbs.app, name="study")
-app.add_typer(node_verbs.app, name="node")
-app.add_typer(hub_verbs.app, name="hub")
+app.add_typer(study.app, name="study")
+app.add_typer(node.app, name="node")
+app.add_typer(hub.app, name="hub")
 pilots = typer.Typer(rich_markup_mode=None)
 app.add_typer(pilots, name="pilots")
 
