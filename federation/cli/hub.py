@@ -1,4 +1,4 @@
-"""`hdh hub`: what a hub's operator does."""
+"""The commands of `hdh hub`: what a hub's operator does."""
 
 from __future__ import annotations
 
@@ -7,122 +7,151 @@ from typing import Annotated, Optional
 
 import typer
 
-from federation.cli.options import HubDir, LogFormat, Output
+from federation.cli.groups import App
+from federation.cli.options import HubDir, LogFormat, MaxEntries, Output
 
-app = typer.Typer(no_args_is_help=True, help="Run and look after a hub.")
-coordinator_app = typer.Typer(no_args_is_help=True, help="Those who submit studies.")
-audit_app = typer.Typer(invoke_without_command=True, help="Show the hub's audit log.")
+app = App(no_args_is_help=True)
+coordinator_app = App(no_args_is_help=True, help="Invite coordinators.")
+audit_app = App(invoke_without_command=True, help="Show the hub's audit log.")
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(audit_app, name="audit")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR")]
-Hours = Annotated[float, typer.Option("--hours", help="How long the invitation counts.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The hub's folder.")]
+Hours = Annotated[
+    float,
+    typer.Option(
+        "--hours", metavar="NUMBER", help="Number of hours for which the invitation is valid."
+    ),
+]
 
 
-@app.command("init")
+@app.command(
+    "init",
+    examples=[
+        "hdh hub init /srv/hub --host hub.example.org",
+        "hdh hub init /srv/hub --database postgresql://hdh@db.example.org/hub",
+    ],
+)
 def init(
     folder: Folder,
     host: Annotated[
-        list[str] | None,
+        Optional[list[str]],
         typer.Option(
             "--host",
-            help="A name or address under which the hub is reached; repeat it, the one to tell others first.",
+            metavar="HOST",
+            help="A name or address of this machine; repeatable. Nodes and coordinators are given "
+            "the first one. Default: localhost.",
         ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="The first of five ports in a row.")] = 8443,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="The first of five consecutive ports.")
+    ] = 8443,
     database: Annotated[
         Optional[str],
         typer.Option(
-            "--database", help="postgresql://USER@HOST/NAME; an SQLite file in DIR, if left out."
+            "--database",
+            metavar="URL",
+            help="postgresql://USER@HOST/NAME. Default: an SQLite file in DIR.",
         ),
     ] = None,
-    listen: Annotated[str, typer.Option("--listen", help="The address to listen at.")] = "0.0.0.0",
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDRESS", help="The address to listen on.")
+    ] = "0.0.0.0",
 ) -> None:
-    """Make a hub: its own certificate authority, keys, database and configuration."""
-    from federation.cli.actions import parties as verb
+    """Create a hub: its certificate authority, keys, database and configuration."""
+    from federation.cli.actions import parties
 
-    verb.init(folder, host or [], port, database, listen)
+    parties.init(folder, host or [], port, database, listen)
 
 
-@app.command("run")
+@app.command("run", examples=["hdh hub run /srv/hub --log-format json"])
 def run(folder: Folder = Path(), log_format: LogFormat = "text") -> None:
-    """Run the hub in the foreground, with Flower's SuperLink and its executor beside it."""
-    from federation.cli.actions import parties as verb
+    """Run the hub in the foreground, together with Flower's SuperLink."""
+    from aggregator import daemon, settings
 
-    verb.run(folder, log_format)
+    daemon.run(settings.load(folder), log_format=log_format)
 
 
-@app.command("invite")
+@app.command("invite", examples=["hdh hub invite chu-limoges --hub-dir /srv/hub"])
 def invite(
-    node: Annotated[str, typer.Argument(metavar="NODE")],
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The name of the new node.")],
     hours: Hours = 72.0,
     hub_dir: HubDir = Path(),
 ) -> None:
-    """Invite a node: prints the command that its staff runs, once."""
-    from federation.cli.actions import parties as verb
+    """Invite a node. Prints the command that its staff runs, which works once."""
+    from federation.cli.actions import parties
 
-    verb.invite(hub_dir, node, "node", hours)
+    parties.invite(hub_dir, node, "node", hours)
 
 
-@coordinator_app.command("add")
+@coordinator_app.command("add", examples=["hdh hub coordinator add alice --hub-dir /srv/hub"])
 def coordinator_add(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The coordinator's name.")],
     operator: Annotated[
-        bool, typer.Option("--operator", help="Sees and cancels everyone's studies.")
+        bool,
+        typer.Option("--operator", help="Let this person see and cancel everyone's studies."),
     ] = False,
     hours: Hours = 72.0,
     hub_dir: HubDir = Path(),
 ) -> None:
-    """Invite a coordinator: prints the command that they run, once."""
-    from federation.cli.actions import parties as verb
+    """Invite a coordinator. Prints the command that they run, which works once."""
+    from federation.cli.actions import parties
 
-    verb.invite(hub_dir, name, "operator" if operator else "coordinator", hours)
+    parties.invite(hub_dir, name, "operator" if operator else "coordinator", hours)
 
 
 @app.command("nodes")
 def nodes(hub_dir: HubDir = Path(), output: Output = "text") -> None:
-    """Who is enrolled, invited, online."""
-    from federation.cli.actions import parties as verb
+    """List the nodes and coordinators that are enrolled or invited, and which nodes are online."""
+    from federation.cli.actions import parties
 
-    verb.nodes(hub_dir, output)
+    parties.show_all(hub_dir, output)
 
 
 @app.command("revoke")
-def revoke(name: Annotated[str, typer.Argument(metavar="NAME")], hub_dir: HubDir = Path()) -> None:
-    """Close the door to a node or a coordinator."""
-    from federation.cli.actions import parties as verb
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The node or coordinator.")],
+    hub_dir: HubDir = Path(),
+) -> None:
+    """Revoke the certificate of a node or a coordinator."""
+    from federation.cli.actions import parties
 
-    verb.revoke(hub_dir, name)
+    parties.revoke(hub_dir, name)
 
 
-@app.command("rotate")
+@app.command("rotate", examples=["hdh hub rotate chu-limoges", "hdh hub rotate"])
 def rotate(
-    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Argument(metavar="NAME", help="The node or coordinator. Default: the hub itself."),
+    ] = None,
     hours: Hours = 72.0,
     hub_dir: HubDir = Path(),
 ) -> None:
-    """A new key for a node or a coordinator, by a new invitation; without NAME, for the hub's own servers."""
-    from federation.cli.actions import parties as verb
+    """Replace the key of a node or a coordinator by a new invitation, or the hub's server key."""
+    from federation.cli.actions import parties
 
-    verb.rotate(hub_dir, name, hours)
+    parties.rotate(hub_dir, name, hours)
 
 
 @audit_app.callback()
 def audit(
     context: typer.Context,
     hub_dir: HubDir = Path(),
-    most: Annotated[int, typer.Option("--most", min=1)] = 50,
+    max_entries: MaxEntries = 50,
     output: Output = "text",
 ) -> None:
-    from federation.cli.actions import parties as verb
-
     if context.invoked_subcommand is None:
-        verb.show_audit(hub_dir, output, most)
+        from aggregator import settings
+        from federation.cli.actions import audit_log
+
+        audit_log.show(settings.load(hub_dir).audit, output, max_entries)
 
 
 @audit_app.command("verify")
 def audit_verify(hub_dir: HubDir = Path()) -> None:
-    """Check that no entry was changed, taken out or cut off."""
-    from federation.cli.actions import parties as verb
+    """Verify that no entry was changed, removed or cut off."""
+    from aggregator import settings
+    from federation.cli.actions import audit_log
 
-    verb.verify_audit(hub_dir)
+    audit_log.verify(settings.load(hub_dir).audit)

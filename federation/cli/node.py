@@ -1,4 +1,4 @@
-"""`hdh node`: what a producer's staff does."""
+"""The commands of `hdh node`: what a producer's staff does with their own node."""
 
 from __future__ import annotations
 
@@ -7,314 +7,392 @@ from typing import Annotated, Optional
 
 import typer
 
-from federation.cli.options import Format, LogFormat, Output, Site
+from federation.cli.groups import App
+from federation.cli.options import EnrolmentHub, LogFormat, MaxEntries, Output, Site, Token
 
-app = typer.Typer(
-    no_args_is_help=True, help="Run and look after a node, its data, its approvals and its budget."
-)
-ledger_app = typer.Typer(
+NODE_YAML = Path("node.yaml")
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="The name of a dataset of this node.")
+]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="The study's name, or its hash or the beginning of its hash."
+    ),
+]
+DecidedBy = Annotated[
+    Optional[str],
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who decides; recorded in the audit log. Default: your account's name.",
+    ),
+]
+
+app = App(no_args_is_help=True)
+dataset_app = App(no_args_is_help=True, help="Manage the datasets of this node.")
+ledger_app = App(
     invoke_without_command=True,
-    help="Show a node's privacy budget: what was granted, charged, and is left.",
+    help="Show the privacy budget of this node: granted, charged and remaining.",
 )
-dataset_app = typer.Typer(no_args_is_help=True, help="The datasets of a node.")
-audit_app = typer.Typer(
+audit_app = App(
     invoke_without_command=True,
-    help="Show the node's audit log: who asked what, what was answered, what left.",
+    help="Show the audit log of this node: who asked what, and what was answered.",
 )
-for name, verbs in (("ledger", ledger_app), ("dataset", dataset_app), ("audit", audit_app)):
-    app.add_typer(verbs, name=name)
+app.add_typer(dataset_app, name="dataset")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(audit_app, name="audit")
 
 
-@app.command("check")
-def check(
-    site: Annotated[Path, typer.Argument(metavar="NODE.yaml")] = Path("node.yaml"),
-    dataset: Annotated[Optional[str], typer.Option("--dataset", help="Only this dataset.")] = None,
-    output: Annotated[Format, typer.Option("--format")] = "text",
-) -> None:
-    """Check a node's data against their contracts. The report holds counts: it is for the producer, not for the hub."""
-    from federation.cli.actions import node_data as verb
-
-    verb.check(site, dataset, output)
-
-
-@ledger_app.callback()
-def ledger(
-    context: typer.Context,
-    site: Site = Path("node.yaml"),
-    output: Annotated[Format, typer.Option("--format")] = "text",
-) -> None:
-    from federation.cli.actions import budget as verb
-
-    if context.invoked_subcommand is None:
-        verb.show(site, output)
-
-
-@ledger_app.command("verify")
-def ledger_verify(site: Site = Path("node.yaml")) -> None:
-    """Replay the ledger's chain: every entry, price, budget and stored answer."""
-    from federation.cli.actions import budget as verb
-
-    verb.verify(site)
-
-
-@app.command("grant")
-def grant(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
-    epsilon: Annotated[
-        float,
-        typer.Option(
-            "--epsilon",
-            min=0,
-            help="How much more all studies of the year together may cost a person.",
-        ),
-    ],
-    by: Annotated[str, typer.Option("--by", help="Who decides this; kept in the ledger.")],
-    delta: Annotated[float, typer.Option("--delta", min=0, max=1)] = 1e-6,
-    year: Annotated[
-        Optional[int], typer.Option("--year", help="The calendar year; this one, if left out.")
-    ] = None,
-    site: Site = Path("node.yaml"),
-) -> None:
-    """Grant a dataset privacy budget for a year. Nothing else ever refills it, and nothing takes it back."""
-    from federation.cli.actions import budget as verb
-
-    verb.grant(site, dataset, epsilon, delta, year, by)
-
-
-@app.command("predict")
-def predict(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
-    result: Annotated[Path, typer.Argument(metavar="RESULT.json")],
-    analysis: Annotated[
-        str, typer.Argument(metavar="ANALYSIS", help="A mixed model of the study.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", help="Where to write them; readable by you alone.")
-    ] = Path("predictions.csv"),
-    site: Site = Path("node.yaml"),
-) -> None:
-    """Predict each of this node's own people from a released mixed model. The file stays here: nothing is sent."""
-    from federation.cli.actions import node_data as verb
-
-    verb.predict(site, study, result, analysis, out)
-
-
-@app.command("identity")
-def identity(site: Site = Path("node.yaml")) -> None:
-    """Print the line that other nodes' operators put into their roster; the key behind it is made here and stays here."""
-    from federation.cli.actions import node_data as verb
-
-    verb.identity(site)
-
-
-@app.command("roster")
-def roster(
-    site: Site = Path("node.yaml"),
-    from_hub: Annotated[
-        bool,
-        typer.Option(
-            "--from-hub", help="Fill in the nodes that the hub knows; a key accepted before stays."
-        ),
-    ] = False,
-) -> None:
-    """Show with whom this node takes part in secure sums, in groups of digits that two operators can compare by telephone."""
-    from federation.cli.actions import node_data as verb
-    from federation.cli.actions import node_setup
-
-    if from_hub:
-        node_setup.fill_roster(site)
-    verb.roster(site)
-
-
-@app.command("bucket")
-def bucket(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="A new folder of Parquet files; name it as `source` afterwards."
-        ),
-    ],
-    buckets: Annotated[int, typer.Option("--buckets", min=2, max=4096)] = 32,
-    site: Site = Path("node.yaml"),
-) -> None:
-    """Copy a large table into Parquet files by person, so that mode dp can bound each person's rows a bucket at a time."""
-    from federation.cli.actions import node_data as verb
-
-    verb.bucket(site, dataset, out, buckets)
-
-
-@app.command("init")
+# -- setting up
+@app.command("init", examples=["hdh node init chu-limoges --dir /srv/node"])
 def init(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The node's name, as the hub invites it.")
     ],
     folder: Annotated[
-        Path, typer.Option("--dir", help="Where node.yaml and the state go.")
+        Path, typer.Option("--dir", metavar="DIR", help="Folder for node.yaml and the state.")
     ] = Path(),
 ) -> None:
-    """Make a node: node.yaml with safe defaults, and the key of its identity."""
-    from federation.cli.actions import node_setup as verb
+    """Create a node: a node.yaml with safe defaults, and the node's identity key."""
+    from federation.cli.actions import node_setup
 
-    verb.init(folder, name)
-
-
-@app.command("enrol")
-def enrol(
-    hub: Annotated[
-        str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")
-    ],
-    token: Annotated[
-        str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")
-    ],
-    site: Site = Path("node.yaml"),
-) -> None:
-    """Use an invitation: the node's key is made here and never leaves; the hub certifies it."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.enrol(site, hub, token)
+    node_setup.init(folder, name)
 
 
-@dataset_app.command("add")
+@app.command("enrol", examples=["hdh node enrol --hub hub.example.org:8445 --token hdh1-..."])
+def enrol(hub: EnrolmentHub, token: Token, site: Site = NODE_YAML) -> None:
+    """Enrol this node at a hub with an invitation.
+
+    The private key is created here and never leaves this machine; the hub certifies it."""
+    from federation.cli.actions import node_setup
+
+    node_setup.enrol(site, hub, token)
+
+
+@dataset_app.command(
+    "add",
+    examples=["hdh node dataset add dialysis.yaml --source /data/dialysis.parquet --people 1700"],
+)
 def dataset_add(
     contract: Annotated[
         Path,
         typer.Argument(
-            metavar="CONTRACT", help="The dataset's contract; it is copied beside node.yaml."
+            metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
         ),
     ],
     source: Annotated[
         str,
         typer.Option(
             "--source",
-            help="A CSV or Parquet file, a folder of Parquet, a DuckDB file or a PostgreSQL URL.",
+            metavar="SOURCE",
+            help="A CSV or Parquet file, a folder of Parquet files, a DuckDB file or a "
+            "PostgreSQL URL.",
         ),
     ],
-    table: Annotated[Optional[str], typer.Option("--table", help="Of a database.")] = None,
-    people: Annotated[
-        Optional[int], typer.Option("--people", min=1, help="About how many, for forecasts.")
+    table: Annotated[
+        Optional[str],
+        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
     ] = None,
-    site: Site = Path("node.yaml"),
+    people: Annotated[
+        Optional[int],
+        typer.Option(
+            "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
+        ),
+    ] = None,
+    site: Site = NODE_YAML,
 ) -> None:
-    """Add a dataset to node.yaml, and check that its rows keep its contract."""
-    from federation.cli.actions import node_setup as verb
+    """Add a dataset to node.yaml, and check its rows against its contract."""
+    from federation.cli.actions import node_setup
 
-    verb.add_dataset(site, contract, source, table, people)
+    node_setup.add_dataset(site, contract, source, table, people)
 
 
+@app.command("identity")
+def identity(site: Site = NODE_YAML) -> None:
+    """Print this node's line for the rosters of other nodes.
+
+    The public key is printed. The private key is created on first use and never leaves this
+    machine."""
+    from federation.cli.actions import node_setup
+
+    node_setup.print_identity(site)
+
+
+@app.command("roster")
+def roster(
+    site: Site = NODE_YAML,
+    from_hub: Annotated[
+        bool,
+        typer.Option(
+            "--from-hub",
+            help="First add the nodes that the hub knows; keys accepted earlier are kept.",
+        ),
+    ] = False,
+) -> None:
+    """Show the nodes with which this node takes part in secure sums.
+
+    Keys are printed in groups of four digits, so that two operators can compare them by
+    telephone."""
+    from federation.cli.actions import node_setup
+
+    if from_hub:
+        node_setup.add_roster_of_hub(site)
+    node_setup.print_roster(site)
+
+
+# -- running
 @app.command("run")
-def run(site: Site = Path("node.yaml"), log_format: LogFormat = "text") -> None:
-    """Run the node in the foreground. It opens connections to the hub, and no port."""
+def run(site: Site = NODE_YAML, log_format: LogFormat = "text") -> None:
+    """Run the node in the foreground. It connects to the hub and opens no port."""
     from nodes import daemon
 
     daemon.run(site, log_format=log_format)
 
 
-@app.command("unit")
+@app.command(
+    "unit",
+    examples=["hdh node unit > /etc/systemd/system/hdh-node.service"],
+)
 def unit(
-    site: Site = Path("node.yaml"),
+    site: Site = NODE_YAML,
     user: Annotated[
-        str, typer.Option("--user", help="The account that the node runs under.")
+        str,
+        typer.Option("--user", metavar="ACCOUNT", help="The account under which the node runs."),
     ] = "hdh",
 ) -> None:
     """Print a systemd unit for this node."""
-    from federation.cli.actions import node_setup as verb
+    from federation.cli.actions import node_setup
 
-    verb.unit(site, user)
+    node_setup.print_unit(site, user)
 
 
 @app.command("status")
-def status(site: Site = Path("node.yaml"), output: Output = "text") -> None:
-    """Whether the node runs, whether it reaches the hub, and what waits for you."""
-    from federation.cli.actions import node_setup as verb
+def status(site: Site = NODE_YAML, output: Output = "text") -> None:
+    """Show whether the node runs, whether it reaches the hub, and which studies wait for you."""
+    from federation.cli.actions import node_setup
 
-    verb.status(site, output)
-
-
-@app.command("studies")
-def studies(site: Site = Path("node.yaml"), output: Output = "text") -> None:
-    """The studies that were proposed to this node, newest first."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.studies(site, output)
+    node_setup.show_status(site, output)
 
 
-Named = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Its hash or a beginning of it, or its name.")
-]
-By = Annotated[
-    Optional[str],
-    typer.Option(
-        "--by", help="Who decides; kept in the audit log. Your account's name, if left out."
-    ),
-]
-
-
-@app.command("show")
-def show(study: Named, site: Site = Path("node.yaml")) -> None:
-    """The whole of a proposed study, as its coordinator signed it."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.show(site, study)
-
-
-@app.command("approve")
-def approve(study: Named, by: By = None, site: Site = Path("node.yaml")) -> None:
-    """Let a study in. This very study: an edit of it would ask again."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.decide(site, study, "approved", "", by)
-
-
-@app.command("refuse")
-def refuse(
-    study: Named,
-    reason: Annotated[str, typer.Option("--reason", help="Told to the coordinator.")] = "",
-    by: By = None,
-    site: Site = Path("node.yaml"),
-) -> None:
-    """Keep a study out."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.decide(site, study, "refused", reason, by)
-
-
-@audit_app.callback()
-def audit(
-    context: typer.Context,
-    site: Site = Path("node.yaml"),
-    most: Annotated[int, typer.Option("--most", min=1)] = 50,
-    output: Output = "text",
-) -> None:
-    from federation.cli.actions import node_setup as verb
-
-    if context.invoked_subcommand is None:
-        verb.show_audit(site, output, most)
-
-
-@audit_app.command("verify")
-def audit_verify(site: Site = Path("node.yaml")) -> None:
-    """Check that no entry was changed, taken out or cut off."""
-    from federation.cli.actions import node_setup as verb
-
-    verb.verify_audit(site)
-
-
-@app.command("backup")
+@app.command("backup", examples=["hdh node backup /mnt/backup/node-2026-11-28.tar.gz"])
 def backup(
-    out: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The file to write. It holds private keys: keep it safe."
+        ),
+    ],
+    site: Site = NODE_YAML,
 ) -> None:
-    """Write the node's state (ledger, approvals, audit log, keys) into one file, for its owner only."""
-    from federation.cli.actions import node_setup as verb
+    """Write the node's state into one file: ledger, approvals, audit log and keys."""
+    from federation.cli.actions import node_setup
 
-    verb.backup(site, out)
+    node_setup.backup(site, file)
 
 
 @app.command("restore")
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE")], site: Site = Path("node.yaml")
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that `hdh node backup` wrote.")
+    ],
+    site: Site = NODE_YAML,
 ) -> None:
-    """Put a backup into an empty state folder. An older one than the hub has seen is told, and nothing is answered from it."""
-    from federation.cli.actions import node_setup as verb
+    """Restore a backup into an empty state folder.
 
-    verb.restore(site, file)
+    If the hub has seen a newer ledger than the one in the backup, the node reports it and answers
+    nothing."""
+    from federation.cli.actions import node_setup
+
+    node_setup.restore(site, file)
+
+
+# -- data
+@app.command("check", examples=["hdh node check", "hdh node check node.yaml --dataset dialysis"])
+def check(
+    site: Annotated[
+        Path, typer.Argument(metavar="NODE.yaml", help="The node's configuration file.")
+    ] = NODE_YAML,
+    dataset: Annotated[
+        Optional[str], typer.Option("--dataset", metavar="NAME", help="Check this dataset only.")
+    ] = None,
+    output: Output = "text",
+) -> None:
+    """Check the node's data against their contracts.
+
+    The report holds counts and is meant for the producer; nothing is sent to the hub."""
+    from federation.cli.actions import node_data
+
+    node_data.check(site, dataset, output)
+
+
+@app.command("bucket", examples=["hdh node bucket claims --out /data/claims-buckets --buckets 64"])
+def bucket(
+    dataset: DatasetName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="A new folder for the Parquet files; then name it as `source` in node.yaml.",
+        ),
+    ],
+    buckets: Annotated[
+        int, typer.Option("--buckets", metavar="N", min=2, max=4096, help="Number of files.")
+    ] = 32,
+    site: Site = NODE_YAML,
+) -> None:
+    """Copy a large table into Parquet files grouped by person.
+
+    In mode dp the node then limits the rows of each person one file at a time, with little
+    memory."""
+    from federation.cli.actions import node_data
+
+    node_data.bucket(site, dataset, out, buckets)
+
+
+@app.command("predict", examples=["hdh node predict study.yaml result.json trend --out own.csv"])
+def predict(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study.")],
+    result: Annotated[
+        Path,
+        typer.Argument(metavar="RESULT.json", help="Its result, as the coordinator sent it."),
+    ],
+    analysis: Annotated[
+        str, typer.Argument(metavar="ANALYSIS", help="The name of a mixed model of the study.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The file to write, readable only by you.")
+    ] = Path("predictions.csv"),
+    site: Site = NODE_YAML,
+) -> None:
+    """Predict each person of this node from a released mixed model. Nothing is sent to the hub."""
+    from federation.cli.actions import node_data
+
+    node_data.predict(site, study, result, analysis, out)
+
+
+# -- studies
+@app.command("studies")
+def studies(site: Site = NODE_YAML, output: Output = "text") -> None:
+    """List the studies proposed to this node, newest first."""
+    from federation.cli.actions import approvals
+
+    approvals.show_all(site, output)
+
+
+@app.command("show")
+def show(study: StudyName, site: Site = NODE_YAML) -> None:
+    """Print a proposed study in full, as its coordinator signed it."""
+    from federation.cli.actions import approvals
+
+    approvals.show(site, study)
+
+
+@app.command(
+    "approve",
+    examples=['hdh node approve dialysis-survival --by "data protection officer"'],
+)
+def approve(study: StudyName, by: DecidedBy = None, site: Site = NODE_YAML) -> None:
+    """Approve a study. If the coordinator edits it, it must be approved again."""
+    from federation.cli.actions import approvals
+
+    approvals.decide(site, study, "approved", "", by)
+
+
+@app.command(
+    "refuse",
+    examples=['hdh node refuse dialysis-survival --reason "outside our authorisation"'],
+)
+def refuse(
+    study: StudyName,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="The reason, which the coordinator will read."
+        ),
+    ] = "",
+    by: DecidedBy = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Refuse a study."""
+    from federation.cli.actions import approvals
+
+    approvals.decide(site, study, "refused", reason, by)
+
+
+# -- privacy budget
+@app.command(
+    "grant",
+    examples=['hdh node grant dialysis --epsilon 3 --by "data protection officer"'],
+)
+def grant(
+    dataset: DatasetName,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            "--epsilon",
+            metavar="NUMBER",
+            min=0,
+            help="How much more all studies of the year together may cost one person.",
+        ),
+    ],
+    by: Annotated[
+        str, typer.Option("--by", metavar="NAME", help="Who decides; recorded in the ledger.")
+    ],
+    delta: Annotated[
+        float,
+        typer.Option(
+            "--delta", metavar="NUMBER", min=0, max=1, help="The delta at which epsilon is given."
+        ),
+    ] = 1e-6,
+    year: Annotated[
+        Optional[int],
+        typer.Option("--year", metavar="YEAR", help="The calendar year. Default: this year."),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Grant a dataset privacy budget for a year.
+
+    A grant cannot be withdrawn, and budget that was charged is never refunded."""
+    from federation.cli.actions import budget
+
+    budget.grant(site, dataset, epsilon, delta, year, by)
+
+
+@ledger_app.callback()
+def ledger(context: typer.Context, site: Site = NODE_YAML, output: Output = "text") -> None:
+    if context.invoked_subcommand is None:
+        from federation.cli.actions import budget
+
+        budget.show(site, output)
+
+
+@ledger_app.command("verify")
+def ledger_verify(site: Site = NODE_YAML) -> None:
+    """Verify the ledger: the chain of entries, their costs, the budgets and the stored answers."""
+    from federation.cli.actions import budget
+
+    budget.verify(site)
+
+
+# -- audit log
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    site: Site = NODE_YAML,
+    max_entries: MaxEntries = 50,
+    output: Output = "text",
+) -> None:
+    if context.invoked_subcommand is None:
+        from federation.cli.actions import audit_log, node_setup
+
+        audit_log.show(node_setup.audit_path(site), output, max_entries)
+
+
+@audit_app.command("verify")
+def audit_verify(site: Site = NODE_YAML) -> None:
+    """Verify that no entry was changed, removed or cut off."""
+    from federation.cli.actions import audit_log, node_setup
+
+    audit_log.verify(node_setup.audit_path(site))

@@ -1,4 +1,4 @@
-"""`hdh study`: write, check, plan, submit and follow studies."""
+"""The commands of `hdh study`: write, check, plan, submit and follow studies."""
 
 from __future__ import annotations
 
@@ -7,180 +7,225 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from federation.cli.options import Format, Keys, Output
-
-app = typer.Typer(
-    no_args_is_help=True, help="Write, check and plan studies; submit and follow them at a hub."
+from federation.cli.groups import App
+from federation.cli.options import (
+    ContractFile,
+    EnrolmentHub,
+    Keys,
+    Output,
+    StudyFile,
+    Token,
 )
 
+app = App(no_args_is_help=True)
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="The study's number at the hub, its name, or its hash or the beginning of its hash.",
+    ),
+]
+OutDir = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the report, result and tables. Default: out/STUDY-NUMBER.",
+    ),
+]
 
-@app.command("check")
-def check(
-    study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
-) -> None:
-    """Check a study against its dataset's contract; no node is asked."""
-    from federation.cli.actions import study_files as verb
 
-    verb.check(study, contract)
+# -- before submission
+@app.command("check", examples=["hdh study check study.yaml"])
+def check(study: StudyFile, contract: ContractFile = None) -> None:
+    """Check a study against the contract of its dataset. No node is asked."""
+    from federation.cli.actions import study_files
+
+    study_files.check(study, contract)
 
 
-@app.command("plan")
+@app.command(
+    "plan",
+    examples=[
+        "hdh study plan study.yaml --people limoges=1700 --people lyon=2100",
+        "hdh study plan study.yaml --hub",
+    ],
+)
 def plan(
-    study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
+    study: StudyFile,
+    contract: ContractFile = None,
     node: Annotated[
         Optional[list[Path]],
         typer.Option(
-            "--node", metavar="NODE.yaml", help="A node: its policy, its ledger, its declared size."
+            "--node",
+            metavar="NODE.yaml",
+            help="A node's configuration, with its policy, ledger and declared size; repeatable.",
         ),
     ] = None,
     people: Annotated[
         Optional[list[str]],
-        typer.Option("--people", metavar="NAME=N", help="A node of about N people; repeat it."),
+        typer.Option("--people", metavar="NAME=N", help="A node with about N people; repeatable."),
     ] = None,
     at_hub: Annotated[
-        bool, typer.Option("--hub", help="Ask the nodes that the hub knows what they would say.")
+        bool, typer.Option("--hub", help="Ask the nodes at the hub whether they would accept.")
     ] = False,
     keys: Keys = None,
-    output: Annotated[Format, typer.Option("--format")] = "text",
+    output: Output = "text",
 ) -> None:
-    """What a study would cost at each node, what would be left, who would refuse, and how wide its intervals would be."""
-    from federation.cli.actions import plan as verb
+    """Show the cost of a study before it runs.
 
-    verb.plan(study, contract, node or [], people or [], output, at_hub=at_hub, keys=keys)
+    For each node: the privacy budget before and after, and whether the node would refuse. For each
+    analysis in mode dp: the expected width of its confidence intervals."""
+    from federation.cli.actions import plan as action
+
+    action.plan(study, contract, node or [], people or [], output, at_hub=at_hub, keys=keys)
 
 
-@app.command("schema")
+@app.command("schema", examples=["hdh study schema contract > contract.schema.json"])
 def schema(
     what: Annotated[
-        Literal["study", "contract", "node", "hub", "result"], typer.Argument()
+        Literal["study", "contract", "node", "hub", "result"],
+        typer.Argument(metavar="KIND", help="Kind of file: study, contract, node, hub or result."),
     ] = "study",
 ) -> None:
-    """Print a JSON Schema, for editors and for readers of results."""
-    from federation.cli.actions import study_files as verb
+    """Print the JSON Schema of a file, for editors and for programs that read results."""
+    from federation.cli.actions import study_files
 
-    verb.schema(what)
+    study_files.print_schema(what)
 
 
-@app.command("enrol")
-def enrol(
-    hub: Annotated[
-        str, typer.Option("--hub", metavar="HOST:PORT", help="The hub's port for enrolment.")
-    ],
-    token: Annotated[
-        str, typer.Option("--token", help="The invitation that the hub's operator has sent you.")
-    ],
-    keys: Keys = None,
-) -> None:
-    """Use an invitation as a coordinator: a key is made here, and certified by the hub."""
-    from federation.cli.actions import submissions as verb
+# -- the coordinator's key
+@app.command("enrol", examples=["hdh study enrol --hub hub.example.org:8445 --token hdh1-..."])
+def enrol(hub: EnrolmentHub, token: Token, keys: Keys = None) -> None:
+    """Enrol as a coordinator with an invitation.
 
-    verb.enrol(hub, token, keys)
+    The private key is created here and never leaves this machine; the hub certifies it."""
+    from federation.cli.actions import submissions
+
+    submissions.enrol(hub, token, keys)
 
 
 @app.command("identity")
 def identity(keys: Keys = None) -> None:
-    """Print the line that producers may pin in `coordinator_keys`."""
-    from federation.cli.actions import submissions as verb
+    """Print your key's line, which producers can list under `coordinator_keys`."""
+    from federation.cli.actions import submissions
 
-    verb.identity(keys)
+    submissions.print_identity(keys)
 
 
-@app.command("submit")
+# -- at the hub
+@app.command(
+    "submit",
+    examples=[
+        "hdh study submit study.yaml --deadline 7d",
+        "hdh study submit study.yaml --node limoges --node lyon --watch",
+    ],
+)
 def submit(
-    study: Annotated[Path, typer.Argument(metavar="STUDY")],
-    contract: Annotated[Optional[Path], typer.Option("--contract")] = None,
+    study: StudyFile,
+    contract: ContractFile = None,
     deadline: Annotated[
         str,
-        typer.Option("--deadline", help="How long approvals are waited for, as 30s, 10m, 2h, 7d."),
+        typer.Option(
+            "--deadline",
+            metavar="TIME",
+            help="How long to wait for approvals: 30s, 10m, 2h or 7d. Default: the hub's setting.",
+        ),
     ] = "",
     node: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--node", help="Ask this node only; repeat it. All that hold the dataset, if left out."
+            "--node",
+            metavar="NAME",
+            help="Ask this node; repeatable. Default: all nodes that hold the dataset.",
         ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until it is over, and show the result.")
+        bool, typer.Option("--watch", help="Wait until the study has ended, and show its result.")
     ] = False,
     out: Annotated[
         Optional[Path],
-        typer.Option("--out", help="Where report, result and tables go; implies --watch."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for the report, result and tables; implies --watch.",
+        ),
     ] = None,
     keys: Keys = None,
 ) -> None:
-    """Submit a study to the hub, under your signature."""
-    from federation.cli.actions import submissions as verb
+    """Submit a study to the hub under your signature."""
+    from federation.cli.actions import submissions
 
-    verb.submit(study, contract, keys, deadline, node or [], watch, out)
-
-
-Named = Annotated[
-    str,
-    typer.Argument(metavar="STUDY", help="Its number, its hash or a beginning of it, or its name."),
-]
+    submissions.submit(study, contract, keys, deadline, node or [], watch, out)
 
 
 @app.command("list")
 def list_(keys: Keys = None, output: Output = "text") -> None:
-    """Your studies at the hub, newest first; an operator's list has everyone's."""
-    from federation.cli.actions import submissions as verb
+    """List your studies at the hub, newest first. Operators see the studies of everyone."""
+    from federation.cli.actions import submissions
 
-    verb.show_list(keys, output)
+    submissions.show_all(keys, output)
 
 
 @app.command("status")
-def status(study: Named, keys: Keys = None, output: Output = "text") -> None:
-    """How a study is, and what each node says to it."""
-    from federation.cli.actions import submissions as verb
+def status(study: StudyName, keys: Keys = None, output: Output = "text") -> None:
+    """Show the state of a study and the decision of each node."""
+    from federation.cli.actions import submissions
 
-    verb.show_status(study, keys, output)
+    submissions.show_status(study, keys, output)
 
 
-@app.command("watch")
-def watch(
-    study: Named, out: Annotated[Optional[Path], typer.Option("--out")] = None, keys: Keys = None
-) -> None:
-    """Follow a study until it is over, and show its result."""
-    from federation.cli.actions import submissions as verb
+@app.command("watch", examples=["hdh study watch 1 --out out/mine"])
+def watch(study: StudyName, out: OutDir = None, keys: Keys = None) -> None:
+    """Follow a study until it has ended, then show its result."""
+    from federation.cli.actions import submissions
 
-    verb.watch(study, keys, out)
+    submissions.watch(study, keys, out)
 
 
 @app.command("result")
 def result(
-    study: Named,
-    out: Annotated[Optional[Path], typer.Option("--out")] = None,
-    keys: Keys = None,
-    output: Output = "text",
+    study: StudyName, out: OutDir = None, keys: Keys = None, output: Output = "text"
 ) -> None:
-    """Fetch and show the result of a study."""
-    from federation.cli.actions import submissions as verb
+    """Download the result of a study and show it."""
+    from federation.cli.actions import submissions
 
-    verb.result(study, keys, out, output)
+    submissions.show_result(study, keys, out, output)
 
 
 @app.command("cancel")
-def cancel(study: Named, keys: Keys = None) -> None:
-    """End a study that is not over."""
-    from federation.cli.actions import submissions as verb
+def cancel(study: StudyName, keys: Keys = None) -> None:
+    """Cancel a study that has not ended."""
+    from federation.cli.actions import submissions
 
-    verb.cancel(study, keys)
+    submissions.cancel(study, keys)
 
 
-@app.command("verify")
+@app.command(
+    "verify", examples=["hdh study verify result.json --ca hub-ca.crt --roster roster.yaml"]
+)
 def verify(
-    result: Annotated[Path, typer.Argument(metavar="RESULT.json")],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT.json", help="A result with its receipt.")
+    ],
     ca: Annotated[
         Optional[Path],
-        typer.Option("--ca", help="The hub's authority; that of your keys, if left out."),
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="Certificate of the hub's authority. Default: the one beside your keys.",
+        ),
     ] = None,
     roster: Annotated[
-        Optional[Path], typer.Option("--roster", help="Identities that the nodes must have.")
+        Optional[Path],
+        typer.Option(
+            "--roster", metavar="FILE", help="A roster with the identities that nodes must have."
+        ),
     ] = None,
 ) -> None:
-    """Check a result's receipt, offline: study, approvals, every node's signature, the hub's."""
-    from federation.cli.actions import submissions as verb
+    """Verify the receipt of a result offline.
 
-    verb.verify(result, ca, roster)
+    Checks the study, the approvals, and the signatures of each node and of the hub."""
+    from federation.cli.actions import receipt
+
+    receipt.verify(result, ca, roster)

@@ -396,7 +396,7 @@ def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
 
     for options, steps in ((MLP, 5), (ALONE, 20)):
         study = study_of(options)
-        (row,) = plan._trainings(study, registry.plan(study, CONTRACT))
+        (row,) = plan.trainings(study, registry.plan(study, CONTRACT))
         assert (row["steps"], row["sampling"], row["epochs"]) == (
             steps,
             0.2,

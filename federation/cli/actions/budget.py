@@ -1,8 +1,9 @@
-"""`hdh node ledger` and `hdh node grant`: a producer's view of their privacy budget."""
+"""A producer's privacy budget: shown, verified and granted."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from federation import errors
+from federation.cli.actions import tables
 from federation.privacy import accounting
 from nodes import ledger, state_folder
 from nodes import site as sites
 from nodes.ledger import Account, Entry, Ledger
+from nodes.site import Site
 
-DELTA = 1e-6  # at which budgets are shown as epsilons
+DELTA = 1e-6  # the delta at which budgets are shown as epsilons
 
 
 def show(path: Path, output: str) -> None:
@@ -27,28 +30,22 @@ def show(path: Path, output: str) -> None:
         for entry in entries
         if entry.kind in ("grant", "charge")
     }
+    balances = list(accounts.values())
     if output == "json":
-        print(
-            json.dumps(
-                {
-                    "accounts": list(accounts.values()),
-                    "entries": [_plain(entry) for entry in entries],
-                },
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        document = {"accounts": balances, "entries": [_document(entry) for entry in entries]}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
     if not accounts:
         console.print(
-            "Nothing was granted yet, so no study in mode dp is answered. Grant a year's budget with:\n  hdh node grant DATASET --epsilon 3 --by NAME"
+            "No budget has been granted, so the node answers no study in mode dp. Grant a year's "
+            "budget with:\n  hdh node grant DATASET --epsilon 3 --by NAME"
         )
         return
-    console.print(_accounts(list(accounts.values())))
+    console.print(_accounts(balances))
     console.print(_history(entries))
     console.print(
-        f"Epsilons are at a delta of {DELTA:g}; what adds up, and is enforced, is rho.", style="dim"
+        f"Epsilons are given at delta {DELTA:g}. The node adds up and enforces rho.", style="dim"
     )
 
 
@@ -58,77 +55,72 @@ def _open(path: Path) -> Ledger:
 
 def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
     granted, left = ledger.granted(budget_ledger, account), ledger.remaining(budget_ledger, account)
-    named = {"dataset": account.dataset, "unit": account.unit, "year": account.year}
-    rhos = {"granted": granted, "charged": granted - left, "left": left}
-    return named | {
+    amounts = {"granted": granted, "charged": granted - left, "left": left}  # pico-rho
+    return {"dataset": account.dataset, "unit": account.unit, "year": account.year} | {
         name: {"rho": rho / accounting.PICO, "epsilon": accounting.epsilon(rho, DELTA)}
-        for name, rho in rhos.items()
+        for name, rho in amounts.items()
     }
 
 
-def _accounts(balances: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "dataset",
-        "unit",
-        "year",
-        title="Budgets, in epsilon",
-        title_justify="left",
-        title_style="italic",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+def _accounts(balances: Sequence[dict[str, Any]]) -> Table:
+    table = tables.plain("dataset", "unit", "year", title="Budgets, in epsilon")
     for name in ("granted", "charged", "left", "left, rho"):
         table.add_column(name, justify="right", style="dim" if "rho" in name else "")
-    for one in balances:
-        epsilons = [f"{one[name]['epsilon']:.3f}" for name in ("granted", "charged", "left")]
+    for balance in balances:
         table.add_row(
-            one["dataset"], one["unit"], str(one["year"]), *epsilons, f"{one['left']['rho']:.6f}"
+            balance["dataset"],
+            balance["unit"],
+            str(balance["year"]),
+            *(f"{balance[name]['epsilon']:.3f}" for name in ("granted", "charged", "left")),
+            f"{balance['left']['rho']:.6f}",
         )
     return table
 
 
-def _history(entries: list[Entry]) -> Table:
-    table = Table(
-        title="\nHistory",
-        title_justify="left",
-        title_style="italic",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for name in ("entry", "at (UTC)", "what", "dataset", "rho", "of"):
-        table.add_column(
-            name,
-            justify="right" if name in ("entry", "rho") else "left",
-            no_wrap=name == "at (UTC)",
-        )
+def _history(entries: Sequence[Entry]) -> Table:
+    table = tables.plain(title="\nHistory")
+    table.add_column("entry", justify="right")
+    table.add_column("at (UTC)", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("dataset")
+    table.add_column("rho", justify="right")
+    table.add_column("origin")
     for entry in entries:
-        of = f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}"
-        spent = accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA)
-        rho = f"{spent / accounting.PICO:.6f}" if spent else ""
+        rho = _rho(entry)
         table.add_row(
             str(entry.seq),
             entry.at[:16].replace("T", " "),
             entry.kind,
             f"{entry.account.dataset} {entry.account.year}",
-            rho,
-            of,
+            f"{rho:.6f}" if rho else "",
+            f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}",
         )
     return table
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def _rho(entry: Entry) -> float:
+    return accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA) / accounting.PICO
+
+
+def _document(entry: Entry) -> dict[str, Any]:
     return {
-        "seq": entry.seq, "at": entry.at, "kind": entry.kind, "dataset": entry.account.dataset, "unit": entry.account.unit, "year": entry.account.year,
-        "study": entry.study, "release": entry.release, "rho": accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA) / accounting.PICO, "event": entry.event,
-    }  # fmt: skip
+        "seq": entry.seq,
+        "at": entry.at,
+        "kind": entry.kind,
+        "dataset": entry.account.dataset,
+        "unit": entry.account.unit,
+        "year": entry.account.year,
+        "study": entry.study,
+        "release": entry.release,
+        "rho": _rho(entry),
+        "event": entry.event,
+    }
 
 
 def verify(path: Path) -> None:
-    """Exit 7 if anything was changed."""
+    """LedgerError if an entry, a cost, a budget or a stored answer was changed."""
     head = ledger.verify(_open(path))
-    print(f"in order: {head.seq} entries, the last {head.hash}")
+    print(f"The ledger is intact: {head.seq} entries, the last one {head.hash}")
 
 
 def grant(
@@ -137,26 +129,34 @@ def grant(
     site = sites.load(path)
     if dataset not in site.datasets:
         raise errors.SiteError(
-            f"{path}: no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}"
+            f"{path}: there is no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}"
         )
-    if not 0 < delta < 1 or not by.strip():
-        raise errors.InputError("--delta must lie between 0 and 1, and --by must name who decides")
+    if not 0 < delta < 1:
+        raise errors.InputError("--delta must lie between 0 and 1")
+    if not by.strip():
+        raise errors.InputError("--by must name the person who decides")
     now = datetime.now(UTC)
-    contract = site.datasets[dataset].contract
-    account = Account(dataset, contract.unit, year or now.year)
+    unit = site.datasets[dataset].contract.unit
+    account = Account(dataset, unit, year or now.year)
     budget_ledger = state_folder.open_ledger(site.state)
-    most, asked = (
-        site.policy.max_epsilon_per_year,
-        accounting.rho_for(epsilon, delta) if epsilon > 0 else 0,
-    )
-    if most is not None and ledger.granted(budget_ledger, account) + asked > accounting.rho_for(
-        most, DELTA
-    ):
-        raise errors.SiteError(
-            f"{path}: all grants of {account.year} on {dataset} together may not pass epsilon {most:g} (policy.max_epsilon_per_year)"
-        )
-    ledger.grant(budget_ledger, account, asked, by=by.strip(), at=now.isoformat(timespec="seconds"))
+    rho = accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
+    _check_limit_of_year(site, path, budget_ledger, account, rho)
+    ledger.grant(budget_ledger, account, rho, by=by.strip(), at=now.isoformat(timespec="seconds"))
     left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
     print(
-        f"granted: all studies of {account.year} on {dataset} together may now cost one {account.unit} epsilon {left:.3f} more (delta {delta:g})"
+        f"Granted: all studies of {account.year} on {dataset} together may cost one {unit} "
+        f"epsilon {left:.3f} more (delta {delta:g})"
     )
+
+
+def _check_limit_of_year(
+    site: Site, path: Path, budget_ledger: Ledger, account: Account, rho: int
+) -> None:
+    limit = site.policy.max_epsilon_per_year
+    if limit is None:
+        return
+    if ledger.granted(budget_ledger, account) + rho > accounting.rho_for(limit, DELTA):
+        raise errors.SiteError(
+            f"{path}: the grants of {account.year} on {account.dataset} would together exceed "
+            f"epsilon {limit:g}; grant less, or raise policy.max_epsilon_per_year"
+        )

@@ -1,4 +1,4 @@
-"""`hdh doctor`: one line for each thing that must be in order, on a hub's machine or a node's, with what to do if it is not."""
+"""`hdh doctor`: the checks of a hub's or a node's machine, each with its remedy."""
 
 from __future__ import annotations
 
@@ -20,48 +20,51 @@ from typing import Literal
 from rich.console import Console
 
 from federation import __version__, audit, credentials, errors
+from federation.credentials import Credentials
 
-FEW_DAYS, LITTLE_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
+MIN_DAYS, MIN_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
 FLOWER = "1.41.0"
+MARKS = {
+    "ok": "[green]ok   [/green]",
+    "note": "[yellow]note [/yellow]",
+    "wrong": "[red]WRONG[/red]",
+}
+PORTS = ("fleet", "api", "enrol", "admin", "metrics")
 
 
 @dataclass(frozen=True)
 class Check:
-    what: str
-    how: Literal["ok", "note", "wrong"]
-    said: str
+    subject: str
+    level: Literal["ok", "note", "wrong"]
+    text: str
 
 
 def run(folder: Path) -> None:
     """SetupError if something is wrong."""
     if (folder / "hub.yaml").exists():
-        found = list(_hub(folder))
+        checks = list(_hub(folder))
     elif (folder / "node.yaml").exists():
-        found = list(_node(folder / "node.yaml"))
+        checks = list(_node(folder / "node.yaml"))
     else:
         raise errors.SetupError(
-            f"{folder}: neither hub.yaml nor node.yaml is here; name the folder of a hub or of a node"
+            f"{folder}: there is no hub.yaml or node.yaml; name the folder of a hub or a node"
         )
     console = Console(highlight=False, soft_wrap=True)
-    for finding in found:
-        mark = {
-            "ok": "[green]ok   [/green]",
-            "note": "[yellow]note [/yellow]",
-            "wrong": "[red]WRONG[/red]",
-        }[finding.how]
-        console.print(f"{mark} {finding.what:<22} ", end="")
-        console.print(finding.said, markup=False)
-    wrong = [finding.what for finding in found if finding.how == "wrong"]
+    for check in checks:
+        console.print(f"{MARKS[check.level]} {check.subject:<22} ", end="")
+        console.print(check.text, markup=False)
+    wrong = [check.subject for check in checks if check.level == "wrong"]
     if wrong:
-        raise errors.SetupError(f"{len(wrong)} thing(s) not in order: {', '.join(wrong)}")
+        noun = "check" if len(wrong) == 1 else "checks"
+        raise errors.SetupError(f"{len(wrong)} {noun} failed: {', '.join(wrong)}")
 
 
-def _check(what: str, look: Callable[[], str]) -> Check:
-    """`look` says what it found, or raises an HdhError or an OSError."""
+def _check(subject: str, examine: Callable[[], str]) -> Check:
+    """`examine` returns a description, or raises an HdhError or OSError that names the problem."""
     try:
-        return Check(what, "ok", look())
+        return Check(subject, "ok", examine())
     except (errors.HdhError, OSError) as error:
-        return Check(what, "wrong", str(error))
+        return Check(subject, "wrong", str(error))
 
 
 def _hub(folder: Path) -> Iterator[Check]:
@@ -70,14 +73,10 @@ def _hub(folder: Path) -> Iterator[Check]:
 
     yield from _machine(folder)
     hub = settings.load(folder)
-    yield _check(
-        "keys",
-        lambda: _private(
-            [*hub.pki.glob("*.key"), folder / "control.token", folder / "superexec.secret"]
-        ),
-    )
+    secrets = [*hub.pki.glob("*.key"), folder / "control.token", folder / "superexec.secret"]
+    yield _check("keys", lambda: _private(secrets))
     yield _certificate(
-        "authority", hub.pki / "ca.crt", "make a new hub: an authority cannot be renewed"
+        "authority", hub.pki / "ca.crt", "an authority cannot be renewed: create a new hub"
     )
     yield _certificate(
         "server certificate",
@@ -87,20 +86,16 @@ def _hub(folder: Path) -> Iterator[Check]:
 
     def database() -> str:
         engine = databases.open_registry(hub.database)
-        nodes = [one for one in databases.enrolled(engine, "node") if one.revoked is None]
+        nodes = [party for party in databases.enrolled(engine, "node") if party.revoked is None]
         return f"{engine.dialect.name}, schema {databases.VERSION}, {len(nodes)} nodes enrolled"
 
     yield _check("database", database)
-    yield _check("audit log", lambda: f"in order, {audit.verify(hub.audit)[0]} entries")
+    yield _audit_log(hub.audit)
     running = daemon.is_running(folder)
-    yield Check(
-        "process",
-        "ok" if running else "note",
-        "running" if running else f"not running: hdh hub run {folder}",
-    )
-    for which in ("fleet", "api", "enrol", "admin", "metrics"):
-        address = getattr(hub.file, which)
-        yield _check(f"port {which}", partial(_open if running else _free, address))
+    yield _process(running, f"hdh hub run {folder}")
+    for port in PORTS:
+        address = getattr(hub.file, port)
+        yield _check(f"port {port}", partial(_open if running else _free, address))
 
 
 def _node(path: Path) -> Iterator[Check]:
@@ -111,50 +106,39 @@ def _node(path: Path) -> Iterator[Check]:
     site = sites.load(path)
     assert site.state is not None
     state = site.state
-    yield Check(
-        "node.yaml",
-        "ok" if site.datasets else "note",
-        f"node {site.name}, "
-        + (", ".join(site.datasets) or "no dataset yet: hdh node dataset add"),
-    )
+    datasets = ", ".join(site.datasets) or "no dataset yet: hdh node dataset add"
+    yield Check("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, {datasets}")
+    secrets = [
+        file
+        for file in state.rglob("*")
+        if file.suffix == ".key" or file.name == state_folder.SECRET
+    ]
+    yield _check("keys", lambda: _private(secrets))
     yield _check(
-        "keys",
-        lambda: _private(
-            [
-                one
-                for one in state.rglob("*")
-                if one.suffix == ".key" or one.name == state_folder.SECRET
-            ]
-        ),
+        "ledger", lambda: f"intact, {ledger.verify(state_folder.open_ledger(state)).seq} entries"
     )
-    yield _check(
-        "ledger", lambda: f"in order, {ledger.verify(state_folder.open_ledger(state)).seq} entries"
-    )
-    yield _check(
-        "audit log", lambda: f"in order, {audit.verify(state / state_folder.AUDIT)[0]} entries"
-    )
-    running = daemon.status(state)
-    yield Check(
-        "process",
-        "ok" if running["running"] else "note",
-        "running" if running["running"] else "not running: hdh node run",
-    )
-    if not credentials.are_there(state / state_folder.HUB):
+    yield _audit_log(state / state_folder.AUDIT)
+    yield _process(bool(daemon.status(state)["running"]), "hdh node run")
+    if credentials.are_there(state / state_folder.HUB):
+        yield from _connection(credentials.load(state / state_folder.HUB))
+    else:
         yield Check(
             "enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN"
         )
-        return
-    own = credentials.load(state / state_folder.HUB)
+
+
+def _connection(own: Credentials) -> Iterator[Check]:
     yield _certificate(
         "certificate",
         own.folder / "own.crt",
-        "the node renews it by itself when it runs; if it has expired, ask the hub for an invitation",
+        "a running node renews it; if it has expired, ask the hub's operator for an invitation",
     )
     yield _check("hub, API", lambda: _greets(own.api, own))
     yield _check("hub, rounds", lambda: _greets(own.fleet, own))
     yield _check("clock", lambda: _skew(own))
 
 
+# -- the machine
 def _machine(folder: Path) -> Iterator[Check]:
     flower = metadata.version("flwr")
     yield Check(
@@ -163,42 +147,54 @@ def _machine(folder: Path) -> Iterator[Check]:
         f"hdh {__version__}, flwr {flower}, Python {platform.python_version()}",
     )
     free = shutil.disk_usage(folder).free / 1e9
+    enough = free > MIN_DISK_GB
     yield Check(
         "disk",
-        "ok" if free > LITTLE_DISK_GB else "wrong",
-        f"{free:.0f} GB free"
-        + ("" if free > LITTLE_DISK_GB else ": the ledger and the logs need room"),
+        "ok" if enough else "wrong",
+        f"{free:.0f} GB free{'' if enough else ': make room for the ledger and the logs'}",
     )
     yield Check("time service", *_synchronised())
 
 
 def _synchronised() -> tuple[Literal["ok", "note"], str]:
-    """What the kernel says of its clock (adjtimex, status 5: not synchronised)."""
+    """The kernel's view of its clock: adjtimex returns 5 if it is not synchronised."""
     with suppress(OSError, AttributeError):
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
         if 0 <= state < 5:
-            return "ok", "the clock is kept by NTP"
-    return "note", "the kernel does not know of NTP: nodes and hub must agree within five seconds"
-
-
-def _private(paths: list[Path]) -> str:
-    wide = [path.name for path in paths if path.stat().st_mode & 0o077]
-    if wide:
-        raise errors.SetupError(f"others can read {', '.join(wide)}: chmod 600")
-    return f"{len(paths)} private keys and secrets, for their owner only"
-
-
-def _certificate(what: str, path: Path, remedy: str) -> Check:
-    days = credentials.days_left(path.read_bytes())
-    if days < 0:
-        return Check(what, "wrong", f"expired {-days:.0f} days ago: {remedy}")
-    return Check(
-        what,
-        "ok" if days > FEW_DAYS else "note",
-        f"{days:.0f} days left" + ("" if days > FEW_DAYS else f": {remedy}"),
+            return "ok", "NTP keeps the clock"
+    return (
+        "note",
+        "the kernel reports no NTP; the clocks of hub and nodes must agree within five seconds",
     )
 
 
+def _private(paths: list[Path]) -> str:
+    readable = [path.name for path in paths if path.stat().st_mode & 0o077]
+    if readable:
+        raise errors.SetupError(f"others can read {', '.join(readable)}: chmod 600")
+    return f"{len(paths)} private keys and secrets, readable by their owner only"
+
+
+def _audit_log(path: Path) -> Check:
+    return _check("audit log", lambda: f"intact, {audit.verify(path)[0]} entries")
+
+
+def _process(running: bool, command: str) -> Check:
+    if running:
+        return Check("process", "ok", "running")
+    return Check("process", "note", f"not running: {command}")
+
+
+def _certificate(subject: str, path: Path, remedy: str) -> Check:
+    days = credentials.days_left(path.read_bytes())
+    if days < 0:
+        return Check(subject, "wrong", f"expired {-days:.0f} days ago: {remedy}")
+    if days <= MIN_DAYS:
+        return Check(subject, "note", f"{days:.0f} days left: {remedy}")
+    return Check(subject, "ok", f"{days:.0f} days left")
+
+
+# -- the network
 def _open(address: str) -> str:
     host, port = credentials.address(address)
     with socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=3):
@@ -210,12 +206,12 @@ def _free(address: str) -> str:
         socket.create_server(credentials.address(address)).close()
     except OSError as reason:
         raise errors.SetupError(
-            f"{address} cannot be opened ({reason.strerror}); another program has it"
+            f"{address} cannot be opened ({reason.strerror}); find the program that uses it"
         ) from None
     return f"{address} is free"
 
 
-def _greets(address: str, own: credentials.Credentials) -> str:
+def _greets(address: str, own: Credentials) -> str:
     host, port = credentials.address(address)
     context = ssl.create_default_context(cadata=own.authority.decode())
     context.load_cert_chain(own.folder / "own.crt", own.folder / "own.key")
@@ -224,37 +220,44 @@ def _greets(address: str, own: credentials.Credentials) -> str:
             socket.create_connection((host, port), timeout=10) as plain,
             context.wrap_socket(plain, server_hostname=host),
         ):
-            return f"{address} answers, with a certificate of the right authority"
+            return f"{address} answers with a certificate of the right authority"
     except ssl.SSLCertVerificationError as reason:
         raise errors.SetupError(
-            f"{address}: its certificate is not accepted ({reason.verify_message}); check both clocks, or ask the hub's operator"
+            f"{address}: its certificate is not accepted ({reason.verify_message}); check both "
+            "clocks, or ask the hub's operator"
         ) from None
     except OSError as reason:
         raise errors.SetupError(
-            f"{address} cannot be reached ({reason}); check the firewall and the proxy: this node needs to get out to it"
+            f"{address} cannot be reached ({reason}); let this machine through the firewall and "
+            "the proxy to that address"
         ) from None
 
 
-def _skew(own: credentials.Credentials) -> str:
-    """From the Date that the hub's port writes into its answers, to the second."""
+def _skew(own: Credentials) -> str:
+    """Compares this clock with the Date header of the hub, which counts in whole seconds."""
+    date = _date_of_hub(own)
+    if date is None:
+        raise errors.SetupError(
+            "the hub's answer has no date; check whether a proxy stands between node and hub"
+        )
+    skew = time.time() - parsedate_to_datetime(date).timestamp()
+    if abs(skew) > MAX_SKEW_S + 1:
+        raise errors.SetupError(
+            f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the hub's; "
+            "set both by NTP, since Flower refuses more than five seconds"
+        )
+    return "agrees with the hub's within a few seconds"
+
+
+def _date_of_hub(own: Credentials) -> str | None:
     host, port = credentials.address(own.fleet)
     context = ssl.create_default_context(cadata=own.authority.decode())
+    request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     with (
         socket.create_connection((host, port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname=host) as wrapped,
     ):
-        wrapped.sendall(
-            f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-        )
-        answer, now = wrapped.recv(65536).decode(errors="replace"), time.time()
-    said = next(
-        (line[5:].strip() for line in answer.splitlines() if line.lower().startswith("date:")), None
-    )
-    if said is None:
-        raise errors.SetupError("the hub does not tell its time; is a proxy between?")
-    skew = now - parsedate_to_datetime(said).timestamp()
-    if abs(skew) > MAX_SKEW_S + 1:
-        raise errors.SetupError(
-            f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the hub's: set both by NTP; Flower refuses beyond five seconds"
-        )
-    return "agrees with the hub's, to a few seconds"
+        wrapped.sendall(request.encode())
+        answer = wrapped.recv(65536).decode(errors="replace")
+    lines = (line for line in answer.splitlines() if line.lower().startswith("date:"))
+    return next((line.partition(":")[2].strip() for line in lines), None)

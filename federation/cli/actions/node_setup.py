@@ -1,261 +1,193 @@
-"""`hdh node init, enrol, dataset, status, studies, approve, audit, backup`: a producer's staff and their node."""
+"""The life of a node: creation, enrolment, datasets, roster, status and backups."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import yaml
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from federation import __version__, audit, credentials, errors
-from federation.cli.actions import node_data, parties
+from federation.cli.actions import node_data
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
-from nodes.approvals import Approvals, Proposed, Verdict
+from nodes.approvals import Approvals, Proposed
 from nodes.site import Site
+
+MAX_SKEW_S = 5  # Flower refuses messages of a party whose clock differs by more
+
+
+def site_and_state(path: Path) -> tuple[Site, Path]:
+    """The node's configuration, and its state folder, created if it is missing."""
+    site = sites.load(path)
+    assert site.state is not None
+    return site, state_folder.made(site.state)
+
+
+def audit_path(path: Path) -> Path:
+    _, state = site_and_state(path)
+    return state / state_folder.AUDIT
 
 
 def init(folder: Path, name: str) -> None:
     path = setup.init(folder, name)
-    print(f"A new node {name}: {path}. Read it; its defaults are the careful ones.")
-    print("Next, with the invitation that the hub's operator sends you, in that folder:")
+    print(f"Node {name} is created. Review {path}: its defaults are the cautious ones.")
+    print("Next, in that folder, with the invitation that the hub's operator sends you:")
     print("  hdh node enrol --hub HOST:PORT --token TOKEN")
     print("  hdh node dataset add CONTRACT --source FILE-OR-URL")
     print("  hdh node run")
 
 
 def enrol(path: Path, hub: str, token: str) -> None:
-    site, state = _site(path)
+    site, state = site_and_state(path)
     folder = state / state_folder.HUB
-    before = credentials.load(folder) if credentials.are_there(folder) else None
+    was_enrolled = credentials.are_there(folder)
     own = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
-    audit.write(
-        state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=before is not None
-    )
+    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=was_enrolled)
     if own.name != site.name:
         raise errors.SiteError(
-            f"{path}: the invitation is for {own.name!r}, and this node is called {site.name!r}; write `node: {own.name}`, or ask for another"
+            f"{path}: the invitation is for {own.name!r}, but this node is named {site.name!r}; "
+            f"write `node: {own.name}`, or ask for another invitation"
         )
     print(
-        f"enrolled as node {own.name} at {own.api}; the key lies in {folder} and has never left it"
+        f"Node {own.name} is enrolled at {own.api}. Its private key is in {folder} and stays there."
     )
-    print(
-        "Next:\n  hdh node run"
-        + ("   (restart it, if it runs)" if daemon.is_running(state) else "")
-    )
+    restart = "   (restart the node: it is running)" if daemon.is_running(state) else ""
+    print(f"Next:\n  hdh node run{restart}")
 
 
 def add_dataset(
     path: Path, contract: Path, source: str, table: str | None, people: int | None
 ) -> None:
     name = setup.add_dataset(path, contract, source, table, people)
-    print(f"{path}: dataset {name} added; now its rows against its contract:")
+    print(f"{path}: dataset {name} is added. Its rows are now checked against its contract:")
     node_data.check(path, name, "text")
 
 
-def unit(path: Path, user: str) -> None:
-    _site(path)
+def print_unit(path: Path, user: str) -> None:
+    site_and_state(path)
     print(setup.unit(path, user), end="")
 
 
-def status(path: Path, output: str) -> None:
-    site, state = _site(path)
-    found = daemon.status(state)
-    waiting = [one for one in _approvals(state).all() if one.verdict == "waiting" and not one.over]
-    enrolled = credentials.are_there(state / state_folder.HUB)
-    if output == "json":
-        print(
-            json.dumps(
-                found
-                | {
-                    "node": site.name,
-                    "enrolled": enrolled,
-                    "waiting": [one.study_hash for one in waiting],
-                },
-                indent=2,
-            )
-        )
-        return
-    print(
-        f"node {site.name}: {'running' if found['running'] else 'not running'}"
-        + ("" if enrolled else ", not enrolled")
-    )
-    if enrolled:
-        own = credentials.load(state / state_folder.HUB)
-        print(
-            f"  hub {own.api}: certificate expires in {credentials.days_left(own.certificate):.0f} days"
-        )
-    if found["running"]:
-        print(
-            f"  line to the hub: {found.get('line', 'not open yet')}"
-            + (
-                f" since {found['since']}"
-                if found.get("line") == "open" and "since" in found
-                else ""
-            )
-        )
-        if found.get("rolled_back"):
-            print(
-                "  the ledger is older than the hub has seen it: restore the newest copy; nothing is answered until then"
-            )
-        if abs(found.get("skew_s", 0)) > 5:
-            print(
-                f"  this machine's clock differs from the hub's by {found['skew_s']:.0f} s: set it (NTP)"
-            )
-        if path.stat().st_mtime > found.get("started", time.time()):
-            print(f"  {path.name} was changed since the node started: restart it to use it")
-    print(
-        f"  studies that wait for you: {', '.join(f'{one.study} ({one.study_hash[:12]})' for one in waiting) or 'none'}"
-    )
+# -- identities
+def print_identity(path: Path) -> None:
+    site = sites.load(path)
+    print(f"{site.name}: {state_folder.public_identity(site.state).hex()}")
 
 
-def studies(path: Path, output: str) -> None:
-    _, state = _site(path)
-    found = _approvals(state).all()
-    if output == "json":
-        print(
-            json.dumps(
-                [
-                    {key: value for key, value in vars(one).items() if key != "written"}
-                    for one in found
-                ],
-                indent=2,
-                ensure_ascii=False,
-            )
+def print_roster(path: Path) -> None:
+    """Prints each node with its key in groups of four digits. SiteError if this node's own key is
+    not in the roster."""
+    site = sites.load(path)
+    if not site.roster:
+        raise errors.SiteError(
+            f"{path}: there is no roster; write `roster: roster.yaml`, and in that file, under "
+            "`nodes:`, the line that `hdh node identity` prints at each node"
         )
-        return
-    console = Console(highlight=False)
-    if not found:
-        console.print("No study was proposed to this node yet.")
-        return
-    table = Table(
-        "study",
-        "hash",
-        "coordinator",
-        "received (UTC)",
-        "here",
-        "by",
-        "",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for one in found:
-        said = (
-            "waits for you"
-            if one.verdict == "waiting" and not one.over
-            else "over"
-            if one.verdict == "waiting"
-            else one.verdict
-        )
-        table.add_row(
-            one.study,
-            one.study_hash[:12],
-            one.coordinator,
-            one.received[:16].replace("T", " "),
-            said,
-            one.by,
-            one.reason,
-        )
-    console.print(table)
-    if any(one.verdict == "waiting" and not one.over for one in found):
-        console.print(
-            "Read one with `hdh node show STUDY`; then `hdh node approve STUDY`, or `hdh node refuse STUDY --reason ...`.",
-            style="dim",
+    for name, key in sorted(site.roster.items()):
+        digits = key.hex()
+        groups = (digits[start : start + 4] for start in range(0, len(digits), 4))
+        print(f"{name:<24} {' '.join(groups)}")
+    if site.roster.get(site.name) != state_folder.public_identity(site.state):
+        raise errors.SiteError(
+            f"{path}: the roster does not hold this node under its own key; replace its line by "
+            "the one that `hdh node identity` prints"
         )
 
 
-def show(path: Path, named: str) -> None:
-    _, state = _site(path)
-    one = _approvals(state).find(named)
-    print(
-        f"# hash {one.study_hash}\n# signed by {one.coordinator}, whose key is {one.key_id}\n# with {one.nodes - 1} other nodes"
-    )
-    print(yaml.safe_dump(json.loads(one.written), sort_keys=False, allow_unicode=True), end="")
-
-
-def decide(path: Path, named: str, verdict: Verdict, reason: str, by: str | None) -> None:
-    _, state = _site(path)
-    approvals = _approvals(state)
-    one: Proposed = approvals.find(named)
-    who = by or getpass.getuser()
-    audit.write(
-        state / state_folder.AUDIT,
-        verdict,
-        study=one.study,
-        study_hash=one.study_hash,
-        coordinator=one.coordinator,
-        by=who,
-        why=reason,
-    )
-    approvals.decide(
-        one.study_hash, verdict, reason, who, datetime.now(UTC).isoformat(timespec="seconds")
-    )
-    print(
-        f"{one.study} ({one.study_hash[:12]}) is {verdict} by {who}"
-        + ("" if daemon.is_running(state) else "; the hub is told when the node runs")
-    )
-
-
-def show_audit(path: Path, output: str, most: int) -> None:
-    _, state = _site(path)
-    parties.print_audit(state / state_folder.AUDIT, output, most)
-
-
-def verify_audit(path: Path) -> None:
-    _, state = _site(path)
-    seq, digest = audit.verify(state / state_folder.AUDIT)
-    print(f"in order: {seq} entries, the last {digest}")
-
-
-def backup(path: Path, out: Path) -> None:
-    _, state = _site(path)
-    seq = backups.write(state, out)
-    print(
-        f"{out}: the state of this node, with {seq} entries in its ledger. It holds private keys: keep it as you keep those."
-    )
-
-
-def restore(path: Path, file: Path) -> None:
-    _, state = _site(path)
-    seq = backups.restore(file, state)
-    print(
-        f"restored: {seq} entries in the ledger, in order. If the hub has seen a later one, the node says so when it connects, and answers nothing."
-    )
-
-
-def fill_roster(path: Path) -> None:
+def add_roster_of_hub(path: Path) -> None:
+    """Adds to roster.yaml the identities that the hub knows. SiteError if one differs from a key
+    accepted earlier."""
     import grpc
 
     from federation.rpc import hub_pb2, hub_pb2_grpc
 
-    _, state = _site(path)
+    _, state = site_and_state(path)
     own = credentials.load(state / state_folder.HUB)
     with credentials.channel(own) as channel:
         try:
-            found = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
+            reply = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
         except grpc.RpcError as error:
             raise credentials.hub_error(error, own.api) from None
-    differing = setup.accept_roster(path, dict(found.nodes))
-    print(
-        "The hub's word for these keys is not enough: compare each with its operator, by another way."
-    )
+    differing = setup.accept_roster(path, dict(reply.nodes))
+    print("Do not rely on the hub for these keys: compare each with its operator by telephone.")
     if differing:
         raise errors.SiteError(
-            f"{path}: the hub gives {', '.join(differing)} another key than the one accepted here, which stays; ask that operator, then edit roster.yaml"
+            f"{path}: the hub gives {', '.join(differing)} a key other than the one accepted here, "
+            "which is kept; ask that operator, then edit roster.yaml"
         )
 
 
-def _site(path: Path) -> tuple[Site, Path]:
-    site = sites.load(path)
-    assert site.state is not None
-    return site, state_folder.made(site.state)
+# -- status
+def show_status(path: Path, output: str) -> None:
+    site, state = site_and_state(path)
+    status = daemon.status(state)
+    waiting = [
+        study for study in approvals(state).all() if study.verdict == "waiting" and not study.over
+    ]
+    enrolled = credentials.are_there(state / state_folder.HUB)
+    if output == "json":
+        hashes = [study.study_hash for study in waiting]
+        document = status | {"node": site.name, "enrolled": enrolled, "waiting": hashes}
+        print(json.dumps(document, indent=2))
+        return
+    running = "running" if status["running"] else "not running"
+    print(f"node {site.name}: {running}{'' if enrolled else ', not enrolled'}")
+    if enrolled:
+        own = credentials.load(state / state_folder.HUB)
+        days = credentials.days_left(own.certificate)
+        print(f"  hub {own.api}: the node's certificate expires in {days:.0f} days")
+    if status["running"]:
+        for line in _connection(status, path):
+            print(f"  {line}")
+    print(f"  studies that wait for your decision: {_names(waiting)}")
 
 
-def _approvals(state: Path) -> Approvals:
+def _connection(status: Mapping[str, Any], path: Path) -> Sequence[str]:
+    """The state of the connection to the hub, and what is wrong with it."""
+    connection = str(status.get("line", "not open yet"))
+    since = f" since {status['since']}" if connection == "open" and "since" in status else ""
+    lines = [f"connection to the hub: {connection}{since}"]
+    if status.get("rolled_back"):
+        lines.append(
+            "the hub has seen a newer ledger than this one: restore the newest backup; the node "
+            "answers nothing until then"
+        )
+    if abs(status.get("skew_s", 0)) > MAX_SKEW_S:
+        lines.append(
+            f"this machine's clock differs from the hub's by {status['skew_s']:.0f} s: "
+            "set it by NTP"
+        )
+    if path.stat().st_mtime > status.get("started", time.time()):
+        lines.append(
+            f"{path.name} has changed since the node started: restart the node to apply it"
+        )
+    return lines
+
+
+def _names(studies: Sequence[Proposed]) -> str:
+    return ", ".join(f"{study.study} ({study.study_hash[:12]})" for study in studies) or "none"
+
+
+def approvals(state: Path) -> Approvals:
     return Approvals(state / daemon.APPROVALS)
+
+
+# -- backups
+def backup(path: Path, out: Path) -> None:
+    _, state = site_and_state(path)
+    seq = backups.write(state, out)
+    print(
+        f"{out}: the state of this node, with {seq} ledger entries. It contains private keys: "
+        "protect it as you protect them."
+    )
+
+
+def restore(path: Path, file: Path) -> None:
+    _, state = site_and_state(path)
+    seq = backups.restore(file, state)
+    print(
+        f"Restored: the ledger is intact and has {seq} entries. If the hub has seen a later entry, "
+        "the node reports it when it connects, and answers nothing."
+    )
