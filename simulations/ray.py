@@ -64,6 +64,9 @@ def run(
         warnings.simplefilter("ignore")
         logging.getLogger("flwr").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = (
+            "0"  # Ray forks its own daemons while its gRPC runs: no handler of gRPC may act on that
+        )
         from flwr.simulation import run_simulation
 
         run_simulation(
