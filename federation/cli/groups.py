@@ -2,7 +2,8 @@
 
 Typer 0.20 has two faults that are mended here, for all commands at once. It escapes `[required]`
 for Rich even where the help is plain text (`\\[required]`), and under click 8.5 the help of an
-argument is lost, because click's own constructor resets the attribute that Typer has just set."""
+argument is lost, because click's own constructor resets the attribute that Typer has just set.
+"""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
     with deployment.connect() as hub:
         mine = study("signed", coordinator=flower.COORDINATOR)
         other = credentials.sign_study(
-            hub.own.key, study("another", coordinator=flower.COORDINATOR).hash
+            hub.party.key, study("another", coordinator=flower.COORDINATOR).hash
         )
         request = hub_pb2.SubmitRequest(
             study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
@@ -260,10 +260,10 @@ def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     document = finished(deployment, "names").document
     strange = {**roster(deployment), "nice": bytes(32)}
     assert receipts.verify(document, None, strange) == [
-        "nice: its identity is not the one of the roster"
+        "nice: its identity differs from the one in the roster"
     ]
     document["receipt"]["nodes"]["brest"]["replies"][0]["reply"] = "0" * 64
-    assert "brest: its reply of round 1 is not signed by it" in receipts.verify(document, None, {})
+    assert "brest: its reply of round 1 does not bear its signature" in receipts.verify(document, None, {})
     assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith(
         "it has no receipt"
     )

@@ -140,5 +140,5 @@ def test_an_event_costs_the_same_after_it_was_written_down(
     ],
 )
 def test_an_event_of_no_known_kind_is_told(values: dict[str, object]) -> None:
-    with pytest.raises(errors.LedgerError, match="no kind that this version knows"):
+    with pytest.raises(errors.LedgerError, match="a kind that this version does not know"):
         accounting.from_json(values)

@@ -127,15 +127,15 @@ def _node(path: Path) -> Iterator[Check]:
         )
 
 
-def _connection(own: Credentials) -> Iterator[Check]:
+def _connection(party: Credentials) -> Iterator[Check]:
     yield _certificate(
         "certificate",
-        own.folder / "own.crt",
+        party.folder / "own.crt",
         "a running node renews it; if it has expired, ask the hub's operator for an invitation",
     )
-    yield _check("hub, API", lambda: _greets(own.api, own))
-    yield _check("hub, rounds", lambda: _greets(own.fleet, own))
-    yield _check("clock", lambda: _skew(own))
+    yield _check("hub, API", lambda: _greets(party.api, party))
+    yield _check("hub, rounds", lambda: _greets(party.fleet, party))
+    yield _check("clock", lambda: _skew(party))
 
 
 # -- the machine
@@ -211,10 +211,10 @@ def _free(address: str) -> str:
     return f"{address} is free"
 
 
-def _greets(address: str, own: Credentials) -> str:
+def _greets(address: str, party: Credentials) -> str:
     host, port = credentials.address(address)
-    context = ssl.create_default_context(cadata=own.authority.decode())
-    context.load_cert_chain(own.folder / "own.crt", own.folder / "own.key")
+    context = ssl.create_default_context(cadata=party.authority.decode())
+    context.load_cert_chain(party.folder / "own.crt", party.folder / "own.key")
     try:
         with (
             socket.create_connection((host, port), timeout=10) as plain,
@@ -233,9 +233,9 @@ def _greets(address: str, own: Credentials) -> str:
         ) from None
 
 
-def _skew(own: Credentials) -> str:
+def _skew(party: Credentials) -> str:
     """Compares this clock with the Date header of the hub, which counts in whole seconds."""
-    date = _date_of_hub(own)
+    date = _date_of_hub(party)
     if date is None:
         raise errors.SetupError(
             "the hub's answer has no date; check whether a proxy stands between node and hub"
@@ -249,9 +249,9 @@ def _skew(own: Credentials) -> str:
     return "agrees with the hub's within a few seconds"
 
 
-def _date_of_hub(own: Credentials) -> str | None:
-    host, port = credentials.address(own.fleet)
-    context = ssl.create_default_context(cadata=own.authority.decode())
+def _date_of_hub(party: Credentials) -> str | None:
+    host, port = credentials.address(party.fleet)
+    context = ssl.create_default_context(cadata=party.authority.decode())
     request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     with (
         socket.create_connection((host, port), timeout=10) as plain,

@@ -43,15 +43,15 @@ def enrol(path: Path, hub: str, token: str) -> None:
     site, state = site_and_state(path)
     folder = state / state_folder.HUB
     was_enrolled = credentials.are_there(folder)
-    own = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
-    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=own.name, anew=was_enrolled)
-    if own.name != site.name:
+    party = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
+    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, anew=was_enrolled)
+    if party.name != site.name:
         raise errors.SiteError(
-            f"{path}: the invitation is for {own.name!r}, but this node is named {site.name!r}; "
-            f"write `node: {own.name}`, or ask for another invitation"
+            f"{path}: the invitation is for {party.name!r}, but this node is named {site.name!r}; "
+            f"write `node: {party.name}`, or ask for another invitation"
         )
     print(
-        f"Node {own.name} is enrolled at {own.api}. Its private key is in {folder} and stays there."
+        f"Node {party.name} is enrolled at {party.api}. Its private key is in {folder} and stays there."
     )
     restart = "   (restart the node: it is running)" if daemon.is_running(state) else ""
     print(f"Next:\n  hdh node run{restart}")
@@ -104,12 +104,12 @@ def add_roster_of_hub(path: Path) -> None:
     from federation.rpc import hub_pb2, hub_pb2_grpc
 
     _, state = site_and_state(path)
-    own = credentials.load(state / state_folder.HUB)
-    with credentials.channel(own) as channel:
+    party = credentials.load(state / state_folder.HUB)
+    with credentials.channel(party) as channel:
         try:
             reply = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
         except grpc.RpcError as error:
-            raise credentials.hub_error(error, own.api) from None
+            raise credentials.hub_error(error, party.api) from None
     differing = setup.accept_roster(path, dict(reply.nodes))
     print("Do not rely on the hub for these keys: compare each with its operator by telephone.")
     if differing:
@@ -135,9 +135,9 @@ def show_status(path: Path, output: str) -> None:
     running = "running" if status["running"] else "not running"
     print(f"node {site.name}: {running}{'' if enrolled else ', not enrolled'}")
     if enrolled:
-        own = credentials.load(state / state_folder.HUB)
-        days = credentials.days_left(own.certificate)
-        print(f"  hub {own.api}: the node's certificate expires in {days:.0f} days")
+        party = credentials.load(state / state_folder.HUB)
+        days = credentials.days_left(party.certificate)
+        print(f"  hub {party.api}: the node's certificate expires in {days:.0f} days")
     if status["running"]:
         for line in _connection(status, path):
             print(f"  {line}")

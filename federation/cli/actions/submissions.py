@@ -27,8 +27,8 @@ def enrol(hub: str, token: str, keys: Path | None) -> None:
     folder = keys or client.home()
     if credentials.are_there(folder):
         print(f"{folder} is enrolled already; the new key replaces the old one")
-    own = credentials.enrol(folder, hub, token, None, __version__)
-    print(f"{own.role} {own.name} is enrolled at {own.api}.")
+    party = credentials.enrol(folder, hub, token, None, __version__)
+    print(f"{party.role} {party.name} is enrolled at {party.api}.")
     print(f"The private key is in {folder} and stays there.")
     print("Next:\n  hdh study submit study.yaml")
 
@@ -36,8 +36,8 @@ def enrol(hub: str, token: str, keys: Path | None) -> None:
 def print_identity(keys: Path | None) -> None:
     from cryptography import x509
 
-    own = credentials.load(keys or client.home())
-    print(f"{own.name}: {credentials.key_id(x509.load_pem_x509_certificate(own.certificate))}")
+    party = credentials.load(keys or client.home())
+    print(f"{party.name}: {credentials.key_id(x509.load_pem_x509_certificate(party.certificate))}")
 
 
 def submit(
