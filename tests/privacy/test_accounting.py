@@ -54,7 +54,7 @@ def test_the_rho_for_an_epsilon_is_the_most_that_fits(epsilon: float, delta: flo
 
 
 def test_no_budget_is_an_error() -> None:
-    with pytest.raises(ValueError, match="some budget"):
+    with pytest.raises(ValueError, match="budget above 0"):
         accounting.variance_for(Fraction(1), 0)
 
 
