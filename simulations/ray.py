@@ -106,9 +106,9 @@ def _client(sites: Sequence[Site]) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         content, _ = wire.query_of(message)
         query = codec.query_from_bytes(content)
-        context = _context(sites[int(str(context.node_config["partition-id"]))])
+        node = _context(sites[int(str(context.node_config["partition-id"]))])
         now = datetime.now(UTC)
-        reply = service.answer(query, local.granted(context, query.study, now), now)
+        reply = service.answer(query, local.granted(node, query.study, now), now)
         return Message(wire.reply_record(codec.reply_to_bytes(reply), b""), reply_to=message)
 
     return app
