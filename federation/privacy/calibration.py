@@ -18,8 +18,8 @@ from federation.messages import Floats, Ints
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import PICO, DpEvent, Gaussian, Sampled
 
-# in grid units, of the whole noise and of a node's share; at 4 already, the sum of shares is as good
-# as one draw
+# in grid units, of the whole noise and of a node's share; at 4 already, a sum of shares is as good as
+# one draw
 MIN_SIGMA = 8
 # of arrays of real numbers, in grid units: few values, so that few tables of noise are built
 SIGMAS = (256, 1024, 4096, 16_384, 65_536)

@@ -50,9 +50,8 @@ def enrol(path: Path, hub: str, token: str) -> None:
             f"{path}: the invitation is for {party.name!r}, but this node is named {site.name!r}; "
             f"write `node: {party.name}`, or ask for another invitation"
         )
-    print(
-        f"Node {party.name} is enrolled at {party.api}. Its private key is in {folder} and stays there."
-    )
+    print(f"Node {party.name} is enrolled at {party.api}.")
+    print(f"Its private key is in {folder} and stays there.")
     restart = "   (restart the node: it is running)" if daemon.is_running(state) else ""
     print(f"Next:\n  hdh node run{restart}")
 
