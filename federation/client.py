@@ -202,7 +202,8 @@ class Hub:
         """The study in this coordinator's name, and its contract."""
         folder = None
         if not isinstance(study, Study):
-            study, folder = studies.load(Path(study))[0], Path(study).parent
+            path = Path(study)
+            study, folder = studies.load(path)[0], path.parent
         if not isinstance(contract, Contract):
             contract = _load_contract(study, contract, folder)
         if study.coordinator == LOCAL:

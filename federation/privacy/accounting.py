@@ -278,7 +278,7 @@ def tight_epsilon(cost_: Cost, delta: float) -> float:
             at_order / PICO * order + _conversion(order, delta)
             for order, at_order in zip(ORDERS, _at_orders(cost_), strict=True)
         )
-        return max(0.0, min(epsilons))
+        return float(max(0.0, min(epsilons)))
     if not cost_.rho:
         return 0.0
     import dp_accounting

@@ -18,7 +18,7 @@ from federation.messages import Floats, Ints
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import PICO, DpEvent, Gaussian, Sampled
 
-# in grid units, of the whole noise and of a node's share; at 4 already, a sum of shares is as good as
+# in grid units, of the whole noise and of a node's share; from 4 on, a sum of shares is as good as
 # one draw
 MIN_SIGMA = 8
 # of arrays of real numbers, in grid units: few values, so that few tables of noise are built

@@ -44,7 +44,7 @@ def enrol(path: Path, hub: str, token: str) -> None:
     folder = state / state_folder.HUB
     was_enrolled = credentials.are_there(folder)
     party = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
-    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, anew=was_enrolled)
+    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, renewed=was_enrolled)
     if party.name != site.name:
         raise errors.SiteError(
             f"{path}: the invitation is for {party.name!r}, but this node is named {site.name!r}; "
