@@ -76,7 +76,7 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
         accounts["accounts"][0]["left"] == accounts["accounts"][0]["granted"]
         and len(accounts["entries"]) == 1
     )
-    assert "is intact: 1 entries" in hdh("node", "ledger", "verify", cwd=folder).stdout
+    assert "is intact: 1 entry" in hdh("node", "ledger", "verify", cwd=folder).stdout
 
 
 def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from federation import audit
+from federation.cli.actions import tables
 
 CHAIN = ("seq", "at", "event", "prev", "hash")  # the keys of an entry that are not its details
 EMPTY: tuple[object, ...] = ("", None, [], {}, 0)
@@ -33,7 +34,8 @@ def show(path: Path, output: str, max_entries: int) -> None:
 
 def verify(path: Path) -> None:
     seq, digest = audit.verify(path)
-    print(f"The audit log is intact: {seq} entries, the last one {digest}")
+    entries = tables.counted(seq, "entry", "entries")
+    print(f"The audit log is intact: {entries}, the last one {digest}")
 
 
 def _details(entry: Mapping[str, Any]) -> str:

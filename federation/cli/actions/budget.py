@@ -120,7 +120,8 @@ def _document(entry: Entry) -> dict[str, Any]:
 def verify(path: Path) -> None:
     """LedgerError if an entry, a cost, a budget or a stored answer was changed."""
     head = ledger.verify(_open(path))
-    print(f"The ledger is intact: {head.seq} entries, the last one {head.hash}")
+    entries = tables.counted(head.seq, "entry", "entries")
+    print(f"The ledger is intact: {entries}, the last one {head.hash}")
 
 
 def grant(

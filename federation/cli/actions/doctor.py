@@ -20,6 +20,7 @@ from typing import Literal
 from rich.console import Console
 
 from federation import __version__, audit, credentials, errors
+from federation.cli.actions import tables
 from federation.credentials import Credentials
 
 MIN_DAYS, MIN_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
@@ -55,8 +56,8 @@ def run(folder: Path) -> None:
         console.print(check.text, markup=False)
     wrong = [check.subject for check in checks if check.level == "wrong"]
     if wrong:
-        noun = "check" if len(wrong) == 1 else "checks"
-        raise errors.SetupError(f"{len(wrong)} {noun} failed: {', '.join(wrong)}")
+        failed = tables.counted(len(wrong), "check", "checks")
+        raise errors.SetupError(f"{failed} failed: {', '.join(wrong)}")
 
 
 def _check(subject: str, examine: Callable[[], str]) -> Check:
@@ -87,7 +88,8 @@ def _hub(folder: Path) -> Iterator[Check]:
     def database() -> str:
         engine = databases.open_registry(hub.database)
         nodes = [party for party in databases.enrolled(engine, "node") if party.revoked is None]
-        return f"{engine.dialect.name}, schema {databases.VERSION}, {len(nodes)} nodes enrolled"
+        count = tables.counted(len(nodes), "node", "nodes")
+        return f"{engine.dialect.name}, schema {databases.VERSION}, {count} enrolled"
 
     yield _check("database", database)
     yield _audit_log(hub.audit)
@@ -114,9 +116,7 @@ def _node(path: Path) -> Iterator[Check]:
         if file.suffix == ".key" or file.name == state_folder.SECRET
     ]
     yield _check("keys", lambda: _private(secrets))
-    yield _check(
-        "ledger", lambda: f"intact, {ledger.verify(state_folder.open_ledger(state)).seq} entries"
-    )
+    yield _check("ledger", lambda: _intact(ledger.verify(state_folder.open_ledger(state)).seq))
     yield _audit_log(state / state_folder.AUDIT)
     yield _process(bool(daemon.status(state)["running"]), "hdh node run")
     if credentials.are_there(state / state_folder.HUB):
@@ -172,11 +172,16 @@ def _private(paths: list[Path]) -> str:
     readable = [path.name for path in paths if path.stat().st_mode & 0o077]
     if readable:
         raise errors.SetupError(f"others can read {', '.join(readable)}: chmod 600")
-    return f"{len(paths)} private keys and secrets, readable by their owner only"
+    secrets = tables.counted(len(paths), "secret", "secrets")
+    return f"{secrets}, readable by the owner only"
 
 
 def _audit_log(path: Path) -> Check:
-    return _check("audit log", lambda: f"intact, {audit.verify(path)[0]} entries")
+    return _check("audit log", lambda: _intact(audit.verify(path)[0]))
+
+
+def _intact(entries: int) -> str:
+    return f"intact, {tables.counted(entries, 'entry', 'entries')}"
 
 
 def _process(running: bool, command: str) -> Check:

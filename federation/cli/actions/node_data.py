@@ -13,6 +13,7 @@ from rich.table import Table
 
 from federation import errors
 from federation import study as studies
+from federation.cli.actions import tables
 from nodes import buckets, cohorts, predictions
 from nodes import site as sites
 from nodes.site import Dataset, Site
@@ -84,16 +85,12 @@ def _show(report: DatasetReport, console: Console) -> None:
     for finding in report.findings:
         if not finding.column:
             console.print(f"{finding.rule}: {finding.remedy}", markup=False)
-    broken = len(report.findings)
-    console.print(
-        "The data keep their contract."
-        if not broken
-        else f"{broken} broken rule{'s' if broken > 1 else ''}"
-    )
+    broken = tables.counted(len(report.findings), "broken rule", "broken rules")
+    console.print(broken if report.findings else "The data keep their contract.")
 
 
 def _columns(report: DatasetReport) -> Table:
-    table = Table("column", "type", "missing", "broken rule", "rows", "remedy")
+    table = tables.plain("column", "type", "missing", "broken rule", "rows", "remedy")
     for column, rule in report.dataset.contract.columns.items():
         missing = f"{report.counts[column, 'missing']:,}"
         findings = [finding for finding in report.findings if finding.column == column]

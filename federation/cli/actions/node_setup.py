@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import __version__, audit, credentials, errors
-from federation.cli.actions import node_data
+from federation.cli.actions import node_data, tables
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
@@ -44,7 +44,9 @@ def enrol(path: Path, hub: str, token: str) -> None:
     folder = state / state_folder.HUB
     was_enrolled = credentials.are_there(folder)
     party = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
-    audit.write(state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, renewed=was_enrolled)
+    audit.write(
+        state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, renewed=was_enrolled
+    )
     if party.name != site.name:
         raise errors.SiteError(
             f"{path}: the invitation is for {party.name!r}, but this node is named {site.name!r}; "
@@ -178,8 +180,8 @@ def backup(path: Path, out: Path) -> None:
     _, state = site_and_state(path)
     seq = backups.write(state, out)
     print(
-        f"{out}: the state of this node, with {seq} ledger entries. It contains private keys: "
-        "protect it as you protect them."
+        f"{out}: the state of this node, with {_entries(seq)} in its ledger. It contains private "
+        "keys: protect it as you protect them."
     )
 
 
@@ -187,6 +189,10 @@ def restore(path: Path, file: Path) -> None:
     _, state = site_and_state(path)
     seq = backups.restore(file, state)
     print(
-        f"Restored: the ledger is intact and has {seq} entries. If the hub has seen a later entry, "
-        "the node reports it when it connects, and answers nothing."
+        f"Restored: the ledger is intact and has {_entries(seq)}. If the hub has seen a later "
+        "entry, the node reports it when it connects, and answers nothing."
     )
+
+
+def _entries(number: int) -> str:
+    return tables.counted(number, "entry", "entries")

@@ -1,4 +1,4 @@
-"""The look that all tables of `hdh` share."""
+"""The look of tables and of counts on the screen."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def plain(*columns: str, title: str | None = None) -> Table:
         pad_edge=False,
         header_style="bold",
     )
+
+
+def counted(number: int, singular: str, plural: str) -> str:
+    """A number with its noun, such as `1 entry` or `2 entries`."""
+    return f"{number:,} {singular if number == 1 else plural}"
