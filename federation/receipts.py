@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,44 +116,41 @@ def _coordinator(
 def _nodes(
     document: Mapping[str, Any], receipt: Mapping[str, Any], roster: Mapping[str, bytes]
 ) -> list[str]:
-    problems, study_hash = [], str(document.get("study_hash"))
     nodes = receipt.get("nodes") or {}
-    for node, record in nodes.items():
-        identity = _hex(record.get("identity"))
-        if node in roster and roster[node] != identity:
-            problems.append(f"{node}: its identity differs from the one in the roster")
-        approval = record.get("approval") or {}
-        content = decision_content(
-            study_hash,
-            str(approval.get("verdict")),
-            str(approval.get("by")),
-            str(approval.get("at")),
-        )
-        if approval.get("verdict") != "approved" or not keys.is_signed(
-            identity, _hex(approval.get("signature")), content
-        ):
-            problems.append(f"{node}: its approval does not bear its signature")
-        for reply in record.get("replies", []):
-            if not keys.is_signed(
-                identity,
-                _hex(reply["signature"]),
-                reply_content(study_hash, reply["query"], reply["reply"]),
-            ):
-                problems.append(
-                    f"{node}: its reply of round {reply['round']} does not bear its signature"
-                )
+    study_hash = str(document.get("study_hash"))
     answered = {
         entry["node"]
         for analysis in document.get("analyses", {}).values()
         for entry in analysis["nodes"]
         if entry["status"] == "answered"
     }
-    problems += [
-        f"{node}: it answered, but the receipt holds none of its signatures"
-        for node in sorted(answered)
-        if not (nodes.get(node) or {}).get("replies")
+    unsigned = [node for node in sorted(answered) if not (nodes.get(node) or {}).get("replies")]
+    return [
+        *(
+            f"{node}: {problem}"
+            for node, record in nodes.items()
+            for problem in _node(study_hash, record, roster.get(node))
+        ),
+        *(f"{node}: it answered, but the receipt holds none of its replies" for node in unsigned),
     ]
-    return problems
+
+
+def _node(study_hash: str, record: Mapping[str, Any], expected: bytes | None) -> Iterator[str]:
+    """The problems of one node. `expected`: its identity in the verifier's roster, if it is there."""
+    identity = _hex(record.get("identity"))
+    if expected is not None and expected != identity:
+        yield "its identity differs from the one in the roster"
+    approval = record.get("approval") or {}
+    decision = decision_content(
+        study_hash, *(str(approval.get(key)) for key in ("verdict", "by", "at"))
+    )
+    is_signed = keys.is_signed(identity, _hex(approval.get("signature")), decision)
+    if approval.get("verdict") != "approved" or not is_signed:
+        yield "its approval does not bear its signature"
+    for reply in record.get("replies", []):
+        content = reply_content(study_hash, reply["query"], reply["reply"])
+        if not keys.is_signed(identity, _hex(reply["signature"]), content):
+            yield f"its reply of round {reply['round']} does not bear its signature"
 
 
 def _hub(

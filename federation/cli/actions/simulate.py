@@ -243,13 +243,8 @@ def _answer_locally(
             resume=saved.runs if saved else None,
         )
     file.unlink(missing_ok=True)
-    return release.clear(
-        outcome,
-        started=started,
-        finished=datetime.now(UTC),
-        engine="local",
-        notes=federation.notes,
-    )
+    finished, notes = datetime.now(UTC), federation.notes
+    return release.clear(outcome, started=started, finished=finished, engine="local", notes=notes)
 
 
 def _progress(number: int, outcome: Outcome) -> str:
