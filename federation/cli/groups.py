@@ -39,7 +39,7 @@ class Group(TyperGroup):
 
 def _restore_argument_help(command: click.Command) -> None:
     """Sets the help of each argument again, from the annotation of the function it calls."""
-    arguments = [found for found in command.params if isinstance(found, TyperArgument)]
+    arguments = [given for given in command.params if isinstance(given, TyperArgument)]
     if not arguments or command.callback is None:
         return
     declared = get_params_from_function(command.callback)
