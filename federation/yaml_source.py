@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,17 @@ from federation import errors
 
 Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+# keys that were renamed before the first release, with the names that replace them
+RENAMED: Mapping[str, Sequence[str]] = {
+    "most_epsilon": ["max_epsilon"],
+    "most_delta": ["max_delta"],
+    "most_epsilon_per_year": ["max_epsilon_per_year"],
+    "most_parameters_per_person": ["max_parameters_per_person"],
+    "most_steps": ["max_steps"],
+    "most_events": ["max_events"],
+    "most_weight": ["max_weight"],
+    "least": ["min_rows", "min_reports"],
+}
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,9 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
     known = _fields(model, where[:-1])
     last = where[-1] if where else ""
     path = ".".join(str(part) for part in key)
+    place = f"{source.at(*key)}: {path}: " if path else f"{source.at(*key)}: "
+    if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), known)):
+        return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
     if problem["type"] == "extra_forbidden" and known:
         near = difflib.get_close_matches(str(last), known, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
@@ -145,7 +159,12 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
         if isinstance(problem["input"], dict | list) or problem["type"] == "value_error"
         else f", not {problem['input']!r}"
     )
-    return f"{source.at(*key)}: {path}: {message[0].lower()}{message[1:]}{given}"
+    return f"{place}{message[0].lower()}{message[1:]}{given}"
+
+
+def _renamed(key: str, keys: Sequence[str]) -> str | None:
+    """The name among `keys` that has replaced `key`."""
+    return next((name for name in RENAMED.get(key, ()) if name in keys), None)
 
 
 def _fields(model: Any, where: Key) -> list[str]:

@@ -64,7 +64,7 @@ def test_rounding_is_to_the_nearest_step(values: list[float], sensitivity: float
 def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(
     data: st.DataObject, size: int
 ) -> None:
-    """Whatever the sums are: a person moves them by `bound`, and rounding by as much again as the grid allows for."""
+    """Whatever the sums are: a person moves them by the sensitivity, and rounding by as much again as the grid allows for."""
     grid = made(3.0, size, 10**10, whole=False)
     one = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
     way = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=size, max_size=size)))
