@@ -200,24 +200,23 @@ def components(result: Result, table: Table) -> Intervals:
 
 
 # -- surveillance: cases by week and group
-WEEKS, TESTED, OUTBREAK = 180, 4, 1.6
+WEEKS, OUTBREAK = 180, 1.6
 GROUPS = {"a": 0.5, "b": 0.3, "c": 0.2}  # the share of each; the outbreak is in c
 
 
-def cases(rng: np.random.Generator, people: int) -> Table:
-    """Poisson counts with a season, `people` in all on average, and in the last weeks an outbreak in group c."""
-    season = 1 + 0.3 * np.sin(2 * np.pi * np.arange(WEEKS) / 52)
-    mean = people / WEEKS * season[:, None] * np.array(list(GROUPS.values()))
-    mean[-TESTED:, 2] *= OUTBREAK
-    counts = rng.poisson(mean).ravel()
-    cell = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    return {"week": cell // len(GROUPS), "g": (cell % len(GROUPS)).astype(np.int16)}
+def cases(season: float, tested: int) -> Law:
+    """Poisson counts, `people` in all on average, with a seasonal swing of that size, and in the last weeks an outbreak in c."""
+    swing = 1 + season * np.sin(2 * np.pi * np.arange(WEEKS) / 52)
 
+    def draw(rng: np.random.Generator, people: int) -> Table:
+        mean = people / WEEKS * swing[:, None] * np.array(list(GROUPS.values()))
+        mean[-tested:, 2] *= OUTBREAK
+        counts = rng.poisson(mean).ravel()
+        cell = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        return {"week": cell // len(GROUPS), "g": (cell % len(GROUPS)).astype(np.int16)}
 
-CASES_LAW = Law(
-    contract({"week": Column(type="number", range=(0, WEEKS - 1), step=1), "g": category(*GROUPS)}),
-    cases,
-)
+    week = Column(type="number", range=(0, WEEKS - 1), step=1)
+    return Law(contract({"week": week, "g": category(*GROUPS)}), draw)
 
 
 def weekly(result: Result, table: Table) -> Intervals:

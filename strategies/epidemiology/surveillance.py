@@ -180,13 +180,18 @@ def _rounded(row: Row) -> Row:
     return row | {"n": round(row["n"])}
 
 
-def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
-    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series)."""
+def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
+    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series);
+    `noise`: the variance of the privacy noise in each count."""
     plan: Plan = task.plan
     method = task.options.method
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        found = farrington(y, k, method) if isinstance(method, Farrington) else ears(y, k, method)
+        found = (
+            farrington(y, k, method, noise)
+            if isinstance(method, Farrington)
+            else ears(y, k, method)
+        )
         for s, label in enumerate(plan.labels):
             upper, expected = float(found.upper[s]), float(found.expected[s])
             tested = bool(found.tested[s]) and math.isfinite(upper)
@@ -308,8 +313,9 @@ class SeriesFit:
     scale: Floats
 
 
-def farrington(y: Floats, k: int, method: Farrington) -> Limits:
-    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test."""
+def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Limits:
+    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test. It is as large in a high
+    count as in a low one, so the `spread` takes it out of the dispersion, and adds it as it is."""
     weeks, level = seasons(k, method)
     levels = [one for one in range(1, method.periods + 1) if (level == one).any()]
     counts = np.maximum(y[weeks].T, 0.0)  # (series, n)
@@ -333,18 +339,20 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
             & (method.years >= 3)
         )
         fits.append((slanted, now))
-    eta, error, phi = (np.empty(len(counts)) for _ in range(3))
+    eta, error, phi, own = (np.empty(len(counts)) for _ in range(4))
     for which, (fit, x) in zip((~trended, trended), fits, strict=False):
         eta[which] = (fit.beta @ x)[which]
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
+        own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
     expected = np.exp(np.minimum(eta, 50))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
+    seen = np.maximum(y[k], 1.0)
     return Limits(
         expected,
         upper_limit(expected, error, phi, method),
         tested,
-        np.sqrt(phi / np.maximum(y[k], 1.0) + error**2),
+        np.sqrt(own / seen + noise / seen**2 + error**2),
     )
 
 
