@@ -29,6 +29,7 @@ from strategies.protocol import Prepared, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
+Z = 1.959963984540054
 TRAITS = Traits(only_counts=True)
 
 
@@ -233,7 +234,7 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
     """How many times the expected count was seen, with its 95 % interval on the log scale."""
     if not (n > 0 and expected > 0):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
-    half = 1.959963984540054 * spread
+    half = Z * spread
     return {
         "ratio": n / expected,
         "ratio_low": n / expected * math.exp(-half),
@@ -244,7 +245,7 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one."""
+    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval."""
 
     expected: Floats
     upper: Floats
@@ -263,9 +264,10 @@ def ears(y: Floats, k: int, method: Ears) -> Limits:
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    relative = sd * np.sqrt(
-        1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2)
-    )
+    seen = np.maximum(y[k], 1.0)
+    relative = sd * np.sqrt(1 / seen**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    # sd is estimated from few weeks: Student's quantile stands in for the normal one
+    relative *= float(special.stdtrit(method.baseline - 1, 0.975)) / Z
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
