@@ -219,7 +219,7 @@ CASES = (
         privacy={"noise": "distributed", "secure_sum": True},
     ),
     Case(
-        "sccs", 4000, 2.0, {"run": "sccs", "model": "events ~ h + z + offset(log(years))", "max_events": 2}, coefficients(laws.RATE_RATIOS),
+        "sccs", 4000, 1.0, {"run": "sccs", "model": "events ~ h + z + offset(log(years))", "max_events": 2}, coefficients(laws.RATE_RATIOS),
         law=laws.PERIODS_LAW,
     ),
     Case(
@@ -239,8 +239,8 @@ CASES = (
         "surveillance, ears", 30_000, 1.0, {"run": "surveillance", "week": "week", "by": ["g"], "method": "ears"}, laws.weekly, law=laws.cases(season=0.0, tested=1),
     ),
     Case(
-        "train", 4000, 4.0, {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 5, "sampling": 0.2, "validation": 0.5, "learning_rate": 2.0},
-        laws.area_of_released(people),
+        "train", 4000, 4.0, {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 10, "sampling": 0.2, "validation": 0.5, "learning_rate": 10.0},
+        laws.ranks, law=laws.ANSWERS_LAW,
     ),
 )  # fmt: skip
 
