@@ -239,7 +239,7 @@ CASES = (
         "surveillance, ears", 30_000, 1.0, {"run": "surveillance", "week": "week", "by": ["g"], "method": "ears"}, laws.weekly, law=laws.cases(season=0.0, tested=1),
     ),
     Case(
-        "train", 4000, 4.0, {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 10, "sampling": 0.2, "validation": 0.5, "learning_rate": 10.0},
+        "train", 8000, 4.0, {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 10, "sampling": 0.2, "validation": 0.5, "learning_rate": 10.0},
         laws.ranks, law=laws.ANSWERS_LAW,
     ),
 )  # fmt: skip

@@ -187,7 +187,7 @@ REPORTS_LAW = Law(
 
 def named(share: Array) -> Array:
     """The probability that a report names what each of its rows names with that probability."""
-    return np.mean([1 - (1 - share) ** m for m in range(1, MOST_PAIRS + 1)], axis=0)
+    return np.asarray(np.mean([1 - (1 - share) ** m for m in range(1, MOST_PAIRS + 1)], axis=0))
 
 
 INFORMATION = np.log2(named(PAIRS) / np.outer(named(PAIRS.sum(1)), named(PAIRS.sum(0))))
