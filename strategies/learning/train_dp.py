@@ -273,7 +273,10 @@ def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:
                 for node, part in total.by_node.items()
             ]
         )
-    why = "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter"
+    why = (
+        "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter. "
+        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds, so the area of a network whose scores lie close together comes out too low"
+    )
     people, noise = state.memory["people"]
     n = Counts(people=max(0, round(float(people))), rows=None, missing=None)
     notes = list[str]()
