@@ -170,7 +170,7 @@ def _known(name: str, column: Column, raw_type: str) -> str:
     is_text = column.kind in ("category", "string") or _is_text(raw_type)
     blank = f"{text} IN ('', {_texts(column.missing)})" if column.missing else f"{text} = ''"
     numbers = [repr(number) for code in column.missing if (number := _number(code)) is not None]
-    if numbers and column.kind == "number":
+    if numbers and (column.kind == "number" or _is_number(raw_type)):
         blank += f" OR TRY_CAST({raw} AS DOUBLE) IN ({', '.join(numbers)})"  # 999.0 is the code 999
     return f"CASE WHEN {blank} THEN NULL ELSE {text if is_text else raw} END"
 
