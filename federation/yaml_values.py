@@ -210,14 +210,14 @@ def _syntax(error: yaml.YAMLError, content: str) -> tuple[int, str]:
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "")
     line = _line(error, content)
     context = str(getattr(error, "context", ""))
-    begins = ("quoted scalar" in context and "unexpected" in problem) or any(
-        part in context for part in ("simple key", "flow sequence", "flow mapping")
-    )
-    if begins and getattr(error, "context_mark", None) is not None:  # where the culprit begins
-        line = error.context_mark.line + 1  # type: ignore[attr-defined]
+    begins = getattr(error, "context_mark", None)
+    if begins is not None and "quoted scalar" in context and "unexpected" in problem:
+        line = begins.line + 1
     elif (opened := _unclosed(content, line)) is not None:
         said = "a quote opens here and is not closed in its line: add the closing quote"
         return opened, f"not valid YAML: {said}"
+    elif begins is not None and any(part in context for part in ("simple key", "flow ")):
+        line = begins.line + 1
     remedy = next((words for part, words in _SYNTAX.items() if part in problem), "")
     text = content.split("\n")[line - 1] if 0 < line <= content.count("\n") + 1 else ""
     if "\t" in text[: len(text) - len(text.lstrip())] or "'\\t'" in problem:

@@ -19,7 +19,15 @@ from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
 from federation.schema import Field, Schema
-from nodes import buckets, cohort_table, connectors, contract_sql, row_limit, tallies
+from nodes import (
+    buckets,
+    cohort_table,
+    connectors,
+    contract_sql,
+    row_limit,
+    spellings,
+    tallies,
+)
 from nodes.cohort_table import Order
 from nodes.contract_sql import Check, Finding
 from nodes.row_limit import Limited, Words
@@ -34,7 +42,9 @@ def examine(
     """The counts of every check of `columns`, and the rules that they break. For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
-    return _examine(connection, dataset.contract, columns)
+    counts, findings = _examine(connection, dataset.contract, columns)
+    explained = spellings.explain(connection, dataset.contract, _raw_types(connection), findings)
+    return counts, explained
 
 
 def _examine(
