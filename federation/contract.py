@@ -144,7 +144,9 @@ class Contract(Frozen):
         first: dict[str, str] = {}
         for name in self.columns:
             if (other := first.setdefault(name.lower(), name)) != name:
-                raise ValueError(f"columns {other!r} and {name!r} differ in capitals only; rename one")
+                raise ValueError(
+                    f"columns {other!r} and {name!r} differ in capitals only; rename one"
+                )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -7,7 +7,10 @@ from typing import Any
 
 NUMBER, WHOLE = "must be a number", "must be a whole number"
 TEXT = "must be a text: put it in quotes"
-LIST, MAPPING = "must be a list, as in [a, b]", "must be a mapping, with a line `key: value` for each entry"
+LIST, MAPPING = (
+    "must be a list, as in [a, b]",
+    "must be a mapping, with a line `key: value` for each entry",
+)
 DAY = "must be a day, written as 2026-01-31"
 MOMENT = "must be a day and a time, written as 2026-01-31T12:00:00Z"
 BOOLEAN = "must be true or false"
@@ -113,7 +116,9 @@ def say(problem: Mapping[str, Any]) -> str:
         return _plain(str(context.get("error") or problem["msg"]))
     words = WORDS.get(problem["type"], OTHER).format_map(_Plain(context))
     given = problem.get("input")
-    if problem["type"] in ("missing", "extra_forbidden") or isinstance(given, Mapping | list | tuple):
+    if problem["type"] in ("missing", "extra_forbidden") or isinstance(
+        given, Mapping | list | tuple
+    ):
         return words
     shown = "empty" if given is None else repr(given)
     return f"{words}, not {shown if len(shown) <= SHOWS_INPUT else shown[:SHOWS_INPUT] + '...'}"

@@ -20,5 +20,9 @@ def folded(value: str) -> str:
 
 def spelled(value: str) -> str:
     """The value in quotes, and the code point of each character outside ASCII and Latin letters."""
-    unusual = [f"U+{ord(character):04X}" for character in value if not (character.isascii() and character.isprintable())]
+    unusual = [
+        f"U+{ord(character):04X}"
+        for character in value
+        if not (character.isascii() and character.isprintable())
+    ]
     return repr(value) + (f" ({' '.join(unusual)})" if unusual else "")

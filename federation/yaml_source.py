@@ -48,7 +48,10 @@ def parse(content: str, *, name: str, error: type[errors.InputError], nfc: bool 
         document = yaml_values.read(content, nfc=nfc)
     except YamlValueError as invalid:
         raise error(
-            *(f"{name}:{line}: {said}" if line else f"{name}: {said}" for line, said in invalid.problems)
+            *(
+                f"{name}:{line}: {said}" if line else f"{name}: {said}"
+                for line, said in invalid.problems
+            )
         ) from None
     if not isinstance(document.values, dict):
         raise error(

@@ -30,9 +30,13 @@ DECIMAL = re.compile(
 )
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 AMBIGUOUS = {
-    re.compile(r"[-+]?0[0-9_]+([.][0-9_]*)?"): "a number with a leading zero, which some read as octal",
+    re.compile(
+        r"[-+]?0[0-9_]+([.][0-9_]*)?"
+    ): "a number with a leading zero, which some read as octal",
     re.compile(r"[-+]?0[xob][0-9a-fA-F_]+"): "a hexadecimal, octal or binary number",
-    re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*([.][0-9_]*)?([eE][-+]?[0-9]+)?"): "a number with underscores",
+    re.compile(
+        r"[-+]?[0-9][0-9_]*_[0-9_]*([.][0-9_]*)?([eE][-+]?[0-9]+)?"
+    ): "a number with underscores",
     re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?"): "a number in base 60, or a time",
     re.compile(r"[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)"): "no finite number",
 }
@@ -91,9 +95,13 @@ class _Reader:
         self.nodes += 1
         line = node.start_mark.line + 1
         if self.nodes > MAX_NODES:
-            raise YamlValueError((line, "the aliases (*) repeat too much; write less, or write it out"))
+            raise YamlValueError(
+                (line, "the aliases (*) repeat too much; write less, or write it out")
+            )
         if node.tag not in TAGS:
-            self.problems.append((line, f"a tag ({_short(node.tag)}) has no meaning here; leave it out"))
+            self.problems.append(
+                (line, f"a tag ({_short(node.tag)}) has no meaning here; leave it out")
+            )
         if isinstance(node, yaml.MappingNode):
             return dict(self._pairs(node, key))
         if isinstance(node, yaml.SequenceNode):
@@ -224,7 +232,10 @@ def _syntax(error: yaml.YAMLError, content: str) -> tuple[int, str]:
         remedy = "the line is indented with a tab: use spaces"
     elif "\u00a0" in text:
         remedy = "the line holds a no-break space: replace it with a space"
-    return line, f"not valid YAML: {remedy or 'the line cannot be read: compare it with its neighbours'}"
+    return (
+        line,
+        f"not valid YAML: {remedy or 'the line cannot be read: compare it with its neighbours'}",
+    )
 
 
 def _line(error: yaml.YAMLError, content: str) -> int:

@@ -59,7 +59,9 @@ def write(
     """Makes the table from `source`, which is dropped. `columns`: the SQL of each column over the raw ones, and `key`
     that of the person; `where`: a condition on the columns; `moved`: a condition on the raw ones. `is_fixed`: the
     source's own order is always the same, and serves where no person is named."""
-    typed = [f"{_narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()]
+    typed = [
+        f"{_narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
+    ]
     typed.append(f"{key or 'NULL'} AS {KEY}")
     content = f"hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
     conditions = [f"({where})"] if where else []

@@ -184,9 +184,7 @@ def open_checked(
     condition = schema.express(where).sql if where else None
     columns = {name: read[name] for name in used}
     key = read[contract.person] if contract.person else None
-    cohort_table.write(
-        connection, contract, columns, key=key, where=condition, is_fixed=is_fixed
-    )
+    cohort_table.write(connection, contract, columns, key=key, where=condition, is_fixed=is_fixed)
     order = cohort_table.order(connection, contract, is_fixed=is_fixed)
     limited = _limited(order, contract)  # the rows are checked, so none is lost
     cohort = Cohort(

@@ -17,8 +17,7 @@ FIRST_DAY, LAST_DAY = "1900-01-01", "2100-12-31"  # other dates are codes or sli
 YES, NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 MIDNIGHT = "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T]00:00(:00(\\.0+)?)?(Z|[+-]00(:?00)?)?"
 INTEGERS = frozenset(
-    ["BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT"]
-    + ["UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT", "UHUGEINT"]
+    "BIGINT INTEGER SMALLINT TINYINT HUGEINT UBIGINT UINTEGER USMALLINT UTINYINT UHUGEINT".split()
 )
 
 
@@ -123,9 +122,7 @@ def _as_boolean(raw: str, raw_type: str) -> str:
     if not _is_text(raw_type):
         return "CAST(NULL AS BOOLEAN)"
     word = f"lower({raw})"
-    return (
-        f"CASE WHEN {word} IN ({_texts(YES)}) THEN TRUE WHEN {word} IN ({_texts(NO)}) THEN FALSE END"
-    )
+    return f"CASE WHEN {word} IN ({_texts(YES)}) THEN TRUE WHEN {word} IN ({_texts(NO)}) THEN FALSE END"
 
 
 def _as_date(raw: str, raw_type: str) -> str:

@@ -18,7 +18,15 @@ from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Schema
 from federation.study import Study
-from nodes import absent_columns, admission, cohorts, fingerprints, ledger, noised_answer, secure_sum
+from nodes import (
+    absent_columns,
+    admission,
+    cohorts,
+    fingerprints,
+    ledger,
+    noised_answer,
+    secure_sum,
+)
 from nodes.admission import Book
 from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess

@@ -26,7 +26,9 @@ def explain(
     return [
         finding
         if finding.rule != "unknown level"
-        else replace(finding, remedy=finding.remedy + _alike(connection, contract, raw_types, finding))
+        else replace(
+            finding, remedy=finding.remedy + _alike(connection, contract, raw_types, finding)
+        )
         for finding in findings
     ]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from federation import __version__, errors
-from federation.cli import hub_verbs, node_verbs, study_verbs
+from federation.cli import hub_verbs, node_verbs, output, study_verbs
 from federation.cli.options import Format
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(pilots, name="pilots")
 def main() -> None:
     """Shows an HdhError in plain words and exits with its code; anything else is a bug, and crashes."""
     _one_thread_each()
+    output.prepare(sys.argv)
     try:
         app()
     except errors.HdhError as error:

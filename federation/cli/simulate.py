@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import sqlalchemy as sa
 from rich.console import Console
 
 from aggregator import checkpoints, database, release, report, rounds
 from aggregator.document import Document
+from aggregator.report import folder as folders
 from aggregator.rounds import Outcome
 from federation import errors
 from federation.cli import show
@@ -19,6 +21,7 @@ from federation.cli import study as studies
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
+from nodes import connectors
 from nodes.site import Dataset, Policy, Site
 from simulations import local, workers
 from simulations.pilots import running
@@ -44,6 +47,7 @@ def run(
     workers_: int | None = None,
 ) -> None:
     console = Console(stderr=output == "json", highlight=False)
+    folders.earlier(_folder(out))  # what stands in the way is said before the study runs
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
         made, agreed, source, datasets, notes = _federation(
             name,
@@ -57,6 +61,7 @@ def run(
             variant=variant,
             size=size,
         )
+        connectors.check_files(datasets.values())
         local.check_within_node(datasets)
         policy = Policy(min_nodes=1) if strict else local.SIMULATED
         if not strict:
@@ -72,10 +77,7 @@ def run(
         document = _run(
             made, agreed, source, sites, engine, notes, Path(scratch), console, workers_, out
         )
-    store = database.open_registry(f"sqlite:///{_folder(out) / 'registry.sqlite'}")
-    database.write(store, document)
-    store.dispose()
-    report.write(document, out)
+    _keep(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
     else:
@@ -87,6 +89,18 @@ def run(
         raise errors.RefusalError("\n".join(failed))
     if failed:
         raise errors.ModelError("\n".join(failed))
+
+
+def _keep(document: Document, out: Path) -> None:
+    """The report's files, and the document in the registry of the folder."""
+    report.write(document, out)
+    with folders.writing(out):
+        try:
+            store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}")
+            database.write(store, document)
+            store.dispose()
+        except (errors.SetupError, sa.exc.SQLAlchemyError):
+            raise OSError(None, "registry.sqlite there cannot be used") from None
 
 
 def _trust(made: Study) -> list[str]:
@@ -138,7 +152,8 @@ def _run(
                 for task_id, one in outcome.runs.items()
                 if one.open and not task_id.node
             ]
-            keep(number, outcome)
+            with folders.writing(out):
+                keep(number, outcome)
             status.update(
                 f"round {number} done" + (f"; still at work: {', '.join(still)}" if still else "")
             )

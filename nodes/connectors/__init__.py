@@ -38,7 +38,9 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         f"SET max_temp_directory_size = {quote_text(storage.max_temp_directory_size)}"
     )
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute("SET TimeZone = 'UTC'")  # else a date would depend on the process's time zone
+    connection.execute(
+        "SET TimeZone = 'UTC'"
+    )  # else a date would depend on the process's time zone
     connection.execute(
         "SET disabled_optimizers = 'in_clause'"
     )  # it makes a join of `IN (five values)`, and a join loses the rows' order
@@ -158,7 +160,9 @@ def _source(
     name, path = dataset.contract.dataset, Path(dataset.source)
     if "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
-        raise errors.DataError(f"dataset {name!r}: unknown kind of source {kind + '://'!r}; {KINDS}")
+        raise errors.DataError(
+            f"dataset {name!r}: unknown kind of source {kind + '://'!r}; {KINDS}"
+        )
     if not path.exists():
         raise errors.DataError(
             f"dataset {name!r}: its source does not exist: correct `source` in node.yaml"
@@ -180,16 +184,16 @@ def _source(
 KINDS = f"the kinds are {FILES} and postgresql://"
 
 
-def _parquet_folder(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, files: str
-) -> Source:
+def _parquet_folder(connection: duckdb.DuckDBPyConnection, dataset: Dataset, files: str) -> Source:
     """Columns meet by name, in the widest of their types; the parts of a folder's name stay text."""
     lacking = connection.execute(
         "SELECT name FROM (SELECT file_name, string_split(name, '.')[1] AS name FROM parquet_schema("
         f"{files}) WHERE num_children IS NULL OR num_children >= 0) GROUP BY name "
         f"HAVING count(DISTINCT file_name) < (SELECT count(*) FROM glob({files}))"
     ).fetchall()
-    partial = sorted({text.canonical(row[0]) for row in lacking}.intersection(dataset.contract.columns))
+    partial = sorted(
+        {text.canonical(row[0]) for row in lacking}.intersection(dataset.contract.columns)
+    )
     if partial:
         raise errors.DataError(
             f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "

@@ -12,9 +12,10 @@ import gzip
 import io
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,9 @@ def inspect(path: Path, expected: Collection[str]) -> Layout:
         first = next(blocks, b"")
         header = _header(first, expected)
         scan = _Scan(header)
-        scan.check(first[sum(header.lengths) :], line=1 + _count_lines(first[: sum(header.lengths)]))
+        scan.check(
+            first[sum(header.lengths) :], line=1 + _count_lines(first[: sum(header.lengths)])
+        )
         for block in blocks:
             scan.check(block, scan.next_line)
     if scan.problems:
@@ -101,9 +104,14 @@ def inspect(path: Path, expected: Collection[str]) -> Layout:
     return Layout(header, scan.records, len(scan.endings) <= 1)
 
 
-def _opened(path: Path) -> BinaryIO:
-    stream: BinaryIO = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment]
-    return stream
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path.suffix == ".gz":
+        with gzip.open(path) as unpacked:
+            yield cast(BinaryIO, unpacked)
+    else:
+        with path.open("rb") as stream:
+            yield stream
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
@@ -152,7 +160,9 @@ def _header(block: bytes, expected: Collection[str]) -> Header:
     except UnicodeDecodeError:
         raise MalformedCsvError("line 1 is not UTF-8 text: save the file as UTF-8") from None
     readings = {delimiter: _names(line, delimiter) for delimiter in _delimiters(line)}
-    matches = {delimiter: len(set(expected).intersection(names)) for delimiter, names in readings.items()}
+    matches = {
+        delimiter: len(set(expected).intersection(names)) for delimiter, names in readings.items()
+    }
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
@@ -180,7 +190,9 @@ def _names(line: str, delimiter: str) -> tuple[str, ...]:
     try:
         (names,) = csv.reader(io.StringIO(line, newline=""), delimiter=delimiter, strict=True)
     except (csv.Error, ValueError):
-        raise MalformedCsvError("line 1: a quoted name does not end, or text follows its end") from None
+        raise MalformedCsvError(
+            "line 1: a quoted name does not end, or text follows its end"
+        ) from None
     return tuple(map(text.canonical, names))
 
 
@@ -268,7 +280,11 @@ def _lines_equal(block: bytes, line: bytes) -> Iterator[int]:
     at = block.find(line)
     while at >= 0:
         after = at + len(line)
-        if (at == 0 or block[at - 1] in (LF, CR)) and block[after : after + 1] in (b"\n", b"\r", b""):
+        if (at == 0 or block[at - 1] in (LF, CR)) and block[after : after + 1] in (
+            b"\n",
+            b"\r",
+            b"",
+        ):
             yield at
         at = block.find(line, after)
 
@@ -298,8 +314,19 @@ def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, s
     inside = opening[(opening > 0) & ~borders[array[np.maximum(opening - 1, 0)]]]
     after = np.minimum(closing + 1, len(array) - 1)
     follows = opening[: len(closing)][~borders[array[after]]]
-    found = [(int(at), "a quote inside an unquoted value: quote the whole value, and double its quotes") for at in inside]
-    found += [(int(at), "a quoted value opens here, and text follows its closing quote: double the quotes inside it") for at in follows]
+    found = [
+        (int(at), "a quote inside an unquoted value: quote the whole value, and double its quotes")
+        for at in inside
+    ]
+    found += [
+        (
+            int(at),
+            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+        )
+        for at in follows
+    ]
     if len(quotes) % 2 and not found:
-        found.append((int(quotes[-1]), "a quoted value opens here and never ends: add its closing quote"))
+        found.append(
+            (int(quotes[-1]), "a quoted value opens here and never ends: add its closing quote")
+        )
     return sorted(found)

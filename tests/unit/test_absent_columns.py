@@ -34,13 +34,27 @@ def sites(folder: Path, lacking: str, suffix: str = "csv") -> list[Any]:
     made = []
     for node in range(3):
         table = pandas.DataFrame(
-            {"id": [f"n{node}p{i}" for i in range(60)], "x": rng.integers(0, 11, 60), "q": rng.integers(0, 11, 60), "g": rng.choice(["a", "b"], 60)}
+            {
+                "id": [f"n{node}p{i}" for i in range(60)],
+                "x": rng.integers(0, 11, 60),
+                "q": rng.integers(0, 11, 60),
+                "g": rng.choice(["a", "b"], 60),
+            }
         )
         if node == 2:
             table = table.drop(columns=lacking)
         path = folder / f"n{node}.{suffix}"
-        table.to_csv(path, index=False) if suffix == "csv" else duckdb.from_df(table).to_parquet(str(path))
-        made.append(federations.site(f"n{node}", CONTRACT, path, federations.OPEN.model_copy(update={"max_epsilon": 20.0})))
+        table.to_csv(path, index=False) if suffix == "csv" else duckdb.from_df(table).to_parquet(
+            str(path)
+        )
+        made.append(
+            federations.site(
+                f"n{node}",
+                CONTRACT,
+                path,
+                federations.OPEN.model_copy(update={"max_epsilon": 20.0}),
+            )
+        )
     return made
 
 
@@ -49,19 +63,25 @@ ANALYSES = {"x": {"run": "describe", "columns": ["x"]}, "q": {"run": "describe",
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("privacy", [EXACT, DP])
-def test_only_the_analyses_that_need_the_column_are_refused(privacy: dict[str, Any], suffix: str, tmp_path: Path) -> None:
+def test_only_the_analyses_that_need_the_column_are_refused(
+    privacy: dict[str, Any], suffix: str, tmp_path: Path
+) -> None:
     study = federations.study_of(ANALYSES, privacy=privacy)
     outcome = federations.run(study, CONTRACT, sites(tmp_path, "q", suffix))
     refusals = outcome.runs[TaskId("q")].refusals
     assert list(refusals) == ["n2"] and refusals["n2"].rule == "column"
     assert "no column q: leave the analysis out" in refusals["n2"].remedy
     assert not outcome.runs[TaskId("x")].refusals
-    assert federations.result(outcome, "x").n.people == pytest.approx(180, abs=25 if privacy is DP else 0)  # noise of epsilon 5, halved
+    assert federations.result(outcome, "x").n.people == pytest.approx(
+        180, abs=25 if privacy is DP else 0
+    )  # noise of epsilon 5, halved
 
 
 @pytest.mark.parametrize("privacy", [EXACT, DP])
 @pytest.mark.parametrize("lacking", ["g", "id"])
-def test_a_cohort_or_a_person_that_needs_the_column_refuses_the_study(lacking: str, privacy: dict[str, Any], tmp_path: Path) -> None:
+def test_a_cohort_or_a_person_that_needs_the_column_refuses_the_study(
+    lacking: str, privacy: dict[str, Any], tmp_path: Path
+) -> None:
     study = federations.study_of(ANALYSES, privacy=privacy, cohort={"where": "g = 'a'"})
     outcome = federations.run(study, CONTRACT, sites(tmp_path, lacking))
     for name in ANALYSES:
@@ -76,5 +96,10 @@ def test_a_derived_column_needs_what_it_is_made_of(tmp_path: Path) -> None:
 
 
 def test_no_row_is_read_for_the_names_of_columns(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfid;x\nDupont;1;2;3\n\xff\n")  # not one table below its header
-    assert connectors.column_names(Dataset(CONTRACT, str(tmp_path / "t.csv")), Storage()) == {"id", "x"}
+    (tmp_path / "t.csv").write_bytes(
+        b"\xef\xbb\xbfid;x\nDupont;1;2;3\n\xff\n"
+    )  # not one table below its header
+    assert connectors.column_names(Dataset(CONTRACT, str(tmp_path / "t.csv")), Storage()) == {
+        "id",
+        "x",
+    }

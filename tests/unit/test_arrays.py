@@ -63,7 +63,7 @@ def test_bytes_and_lists_become_arrays_of_the_contracts_shape(tmp_path: Path) ->
     columns = opened.cohort.columns(FIELDS)
     assert columns["image"].dtype == np.uint8 and columns["image"].shape == (10, 4, 4)
     assert columns["series"].dtype == np.float32 and columns["series"].shape == (10, 3, 2)
-    expected = {image: series for image, series in zip(frame["image"], frame["series"], strict=True)}
+    expected = dict(zip(frame["image"], frame["series"], strict=True))
     assert {image.tobytes() for image in columns["image"]} == set(expected)
     for image, series in zip(columns["image"], columns["series"], strict=True):
         assert np.array_equal(series.ravel(), expected[image.tobytes()])

@@ -43,7 +43,9 @@ def outcome(column: str, values: list[str], folder: Path, sql_type: str = "csv")
     opened = cohorts.open_checked(dataset, Storage(), schema, [field], None)
     clipped = cohorts.open_clipped(dataset, Storage(), schema, [field], None, "salt").cohort
     if opened.findings:
-        return [finding.rule for finding in opened.findings], clipped.columns([field])[field.name].tolist()
+        return [finding.rule for finding in opened.findings], clipped.columns([field])[
+            field.name
+        ].tolist()
     read = opened.cohort.columns([field])[field.name]
     np.testing.assert_array_equal(read, clipped.columns([field])[field.name])
     return read.tolist()
@@ -57,7 +59,24 @@ def broken(found: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     "value",
-    ["2", "-1", "1.9", "0.5", "9", "10", "01", "Oui", "Non", "vrai", "O", "on", "off", "maybe", "1e0", "TRUE?"],
+    [
+        "2",
+        "-1",
+        "1.9",
+        "0.5",
+        "9",
+        "10",
+        "01",
+        "Oui",
+        "Non",
+        "vrai",
+        "O",
+        "on",
+        "off",
+        "maybe",
+        "1e0",
+        "TRUE?",
+    ],
 )
 def test_only_a_yes_or_no_is_a_boolean(value: str, tmp_path: Path) -> None:
     rules, clipped = outcome("{type: boolean}", ["1", "0", value], tmp_path)
@@ -78,7 +97,9 @@ def test_only_a_yes_or_no_is_a_boolean(value: str, tmp_path: Path) -> None:
         (["TIME '10:00'"], "TIME"),
     ],
 )
-def test_a_number_other_than_0_and_1_is_no_boolean(values: list[str], sql_type: str, tmp_path: Path) -> None:
+def test_a_number_other_than_0_and_1_is_no_boolean(
+    values: list[str], sql_type: str, tmp_path: Path
+) -> None:
     assert "wrong type" in broken(outcome("{type: boolean}", values, tmp_path, sql_type))
 
 
@@ -97,7 +118,9 @@ def test_a_number_other_than_0_and_1_is_no_boolean(values: list[str], sql_type: 
         (["TRUE", "FALSE"], "BOOLEAN"),
     ],
 )
-def test_a_yes_or_no_is_read_from_each_of_its_codings(values: list[str], sql_type: str, tmp_path: Path) -> None:
+def test_a_yes_or_no_is_read_from_each_of_its_codings(
+    values: list[str], sql_type: str, tmp_path: Path
+) -> None:
     assert outcome("{type: boolean}", values, tmp_path, sql_type) == [1, 0]
 
 
@@ -118,12 +141,27 @@ def test_a_code_among_missing_makes_the_rest_a_boolean(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_date_in_another_writing_is_no_date(value: str, tmp_path: Path) -> None:
     rules, clipped = outcome("{type: date}", ["2024-01-02", value], tmp_path)
-    assert rules[0] in ("wrong type", "impossible date") and np.isnan(clipped[1]) and clipped[0] == 1
+    assert (
+        rules[0] in ("wrong type", "impossible date") and np.isnan(clipped[1]) and clipped[0] == 1
+    )
 
 
-@pytest.mark.parametrize("value", ["9999-12-31", "0001-01-01", "0012-03-24", "1899-12-30", "2101-01-01", "10000-01-01", "infinity"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9999-12-31",
+        "0001-01-01",
+        "0012-03-24",
+        "1899-12-30",
+        "2101-01-01",
+        "10000-01-01",
+        "infinity",
+    ],
+)
 @pytest.mark.parametrize("sql_type", ["csv", "DATE", "TIMESTAMP"])
-def test_a_date_that_nobody_can_have_breaks_the_contract(value: str, sql_type: str, tmp_path: Path) -> None:
+def test_a_date_that_nobody_can_have_breaks_the_contract(
+    value: str, sql_type: str, tmp_path: Path
+) -> None:
     """SQL's last day, SQL's first, a year of two digits, day 0 of a spreadsheet, and the days beside the bounds."""
     values = ["2024-01-02", value] if sql_type == "csv" else ["'2024-01-02'", f"'{value}'"]
     if (value, sql_type) == ("infinity", "DATE"):
@@ -154,7 +192,9 @@ def test_a_date_or_a_midnight_is_a_date(values: list[str], sql_type: str, tmp_pa
     assert outcome("{type: date}", values, tmp_path, sql_type) == [1, 0]
 
 
-@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Auckland", "Europe/Paris", "Asia/Kolkata"])
+@pytest.mark.parametrize(
+    "zone", ["UTC", "America/New_York", "Pacific/Auckland", "Europe/Paris", "Asia/Kolkata"]
+)
 def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) -> None:
     """Midnight in UTC is the day before in New York. A time in the evening is a finding everywhere."""
     code = (
@@ -175,7 +215,27 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "value",
-    ["1,5", "1_000", "1 000", "1\u202f000", "0x10", "0b1", "١٢", "１２", "1e", "12f", "5%", "$5", "- 5", "5-", "1/2", "1'000", "--5", "true", "1.2.3"],
+    [
+        "1,5",
+        "1_000",
+        "1 000",
+        "1\u202f000",
+        "0x10",
+        "0b1",
+        "١٢",
+        "１２",
+        "1e",
+        "12f",
+        "5%",
+        "$5",
+        "- 5",
+        "5-",
+        "1/2",
+        "1'000",
+        "--5",
+        "true",
+        "1.2.3",
+    ],
 )
 def test_a_number_in_another_writing_is_no_number(value: str, tmp_path: Path) -> None:
     rules, clipped = outcome("{type: number, range: [-10000, 10000]}", ["7", value], tmp_path)
@@ -184,7 +244,17 @@ def test_a_number_in_another_writing_is_no_number(value: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("1e3", 1000), (" 5 ", 5), ("+5", 5), ("5.", 5), (".5", 0.5), ("007", 7), ("-0", 0), ("1E-2", 0.01), ("\t5", 5)],
+    [
+        ("1e3", 1000),
+        (" 5 ", 5),
+        ("+5", 5),
+        ("5.", 5),
+        (".5", 0.5),
+        ("007", 7),
+        ("-0", 0),
+        ("1E-2", 0.01),
+        ("\t5", 5),
+    ],
 )
 def test_a_number_is_read_as_it_stands(value: str, number: float, tmp_path: Path) -> None:
     assert outcome("{type: number, range: [-10000, 10000]}", [value], tmp_path) == [number]
@@ -200,22 +270,37 @@ def test_a_number_beyond_its_range_breaks_it(value: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("value", "sql_type"),
-    [("9007199254740993", "csv"), ("9007199254740993", "BIGINT"), ("18446744073709551615", "UBIGINT")],
+    [
+        ("9007199254740993", "csv"),
+        ("9007199254740993", "BIGINT"),
+        ("18446744073709551615", "UBIGINT"),
+    ],
 )
-def test_a_whole_number_that_a_double_rounds_breaks_the_contract(value: str, sql_type: str, tmp_path: Path) -> None:
+def test_a_whole_number_that_a_double_rounds_breaks_the_contract(
+    value: str, sql_type: str, tmp_path: Path
+) -> None:
     assert "too many digits" in broken(outcome("{type: number}", ["1", value], tmp_path, sql_type))
     even = outcome("{type: number}", ["1", str(2**60)], tmp_path, "BIGINT")
     assert even == [1, 2.0**60]  # a double holds this one
 
 
-@pytest.mark.parametrize(("values", "sql_type"), [(["DATE '2024-01-01'"], "DATE"), (["TIMESTAMP '2024-01-01'"], "TIMESTAMP")])
+@pytest.mark.parametrize(
+    ("values", "sql_type"),
+    [(["DATE '2024-01-01'"], "DATE"), (["TIMESTAMP '2024-01-01'"], "TIMESTAMP")],
+)
 def test_a_date_is_no_number(values: list[str], sql_type: str, tmp_path: Path) -> None:
     assert "wrong type" in broken(outcome("{type: number}", values, tmp_path, sql_type))
 
 
 def test_a_missing_code_is_the_number_in_any_writing(tmp_path: Path) -> None:
-    for values, sql_type in ((["1", "999", "999.0"], "csv"), (["1", "999", "999"], "DOUBLE"), (["1", "999", "999"], "BIGINT")):
-        found = outcome('{type: number, range: [0, 10], missing: ["999"]}', values, tmp_path, sql_type)
+    for values, sql_type in (
+        (["1", "999", "999.0"], "csv"),
+        (["1", "999", "999"], "DOUBLE"),
+        (["1", "999", "999"], "BIGINT"),
+    ):
+        found = outcome(
+            '{type: number, range: [0, 10], missing: ["999"]}', values, tmp_path, sql_type
+        )
         assert found[0] == 1 and all(map(math.isnan, found[1:]))
 
 
@@ -231,16 +316,29 @@ def test_a_missing_code_is_the_number_in_any_writing(tmp_path: Path) -> None:
         ('["2024-01-01"]', ["DATE '2024-01-01'"], "DATE", [0]),
     ],
 )
-def test_a_level_is_its_text(levels: str, values: list[str], sql_type: str, codes: list[int], tmp_path: Path) -> None:
+def test_a_level_is_its_text(
+    levels: str, values: list[str], sql_type: str, codes: list[int], tmp_path: Path
+) -> None:
     assert outcome(f"{{type: category, levels: {levels}}}", values, tmp_path, sql_type) == codes
 
 
 @pytest.mark.parametrize(
     ("levels", "value", "sql_type"),
-    [('["1", "2"]', "1.9", "csv"), ('["1", "2"]', "1.9", "DOUBLE"), ('["01", "02"]', "1", "csv"), ('["01", "02"]', "1", "BIGINT"), ("[a, b]", "A", "csv")],
+    [
+        ('["1", "2"]', "1.9", "csv"),
+        ('["1", "2"]', "1.9", "DOUBLE"),
+        ('["01", "02"]', "1", "csv"),
+        ('["01", "02"]', "1", "BIGINT"),
+        ("[a, b]", "A", "csv"),
+    ],
 )
-def test_what_is_nearly_a_level_is_none(levels: str, value: str, sql_type: str, tmp_path: Path) -> None:
-    assert broken(outcome(f"{{type: category, levels: {levels}}}", [value], tmp_path, sql_type))[-1] == "unknown level"
+def test_what_is_nearly_a_level_is_none(
+    levels: str, value: str, sql_type: str, tmp_path: Path
+) -> None:
+    assert (
+        broken(outcome(f"{{type: category, levels: {levels}}}", [value], tmp_path, sql_type))[-1]
+        == "unknown level"
+    )
 
 
 def test_the_types_of_a_folders_files_meet_in_the_widest(tmp_path: Path) -> None:
@@ -251,15 +349,21 @@ def test_the_types_of_a_folders_files_meet_in_the_widest(tmp_path: Path) -> None
     duckdb.sql(f"COPY (SELECT 1.9::DOUBLE AS v) TO '{folder}/b.parquet' (FORMAT parquet)")
     contract = federations.contract_of(TEXT.replace("{column}", "{type: number, range: [0, 10]}"))
     schema = schemas.build(contract, {})
-    opened = cohorts.open_checked(Dataset(contract, str(folder)), Storage(), schema, [schema.field("v")], None)
+    opened = cohorts.open_checked(
+        Dataset(contract, str(folder)), Storage(), schema, [schema.field("v")], None
+    )
     assert sorted(opened.cohort.columns([schema.field("v")])["v"].tolist()) == [1, 1.9]
 
 
 def test_a_days_arithmetic_is_exact(tmp_path: Path) -> None:
     """By hand: 29 days of February 2024, and one."""
-    contract = federations.contract_of("dataset: d\nversion: 1\nunit: visit\ncolumns:\n  a: {type: date}\n  b: {type: date}")
+    contract = federations.contract_of(
+        "dataset: d\nversion: 1\nunit: visit\ncolumns:\n  a: {type: date}\n  b: {type: date}"
+    )
     (tmp_path / "t.csv").write_text("a,b\n2024-03-01,2024-01-31\n")
     schema = schemas.build(contract, {"days": "a - b"})
-    opened = cohorts.open_checked(Dataset(contract, str(tmp_path / "t.csv")), Storage(), schema, [schema.field("days")], None)
+    opened = cohorts.open_checked(
+        Dataset(contract, str(tmp_path / "t.csv")), Storage(), schema, [schema.field("days")], None
+    )
     assert opened.cohort.columns([schema.field("days")])["days"].tolist() == [30]
     assert (datetime.date(2024, 3, 1) - datetime.date(2024, 1, 31)).days == 30

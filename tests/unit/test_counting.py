@@ -172,15 +172,16 @@ def test_who_else_is_there_changes_nothing_for_a_person() -> None:
     again = person * np.uint64(7)
     limited = row_limit.choose((person, again), 2)
     assert limited.people == len(set(person.tolist()))
-    assert np.bincount(limited.person).max() == 2 and len(np.bincount(limited.person)) == limited.people
+    assert (
+        np.bincount(limited.person).max() == 2
+        and len(np.bincount(limited.person)) == limited.people
+    )
     many = [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]
     np.testing.assert_array_equal(limited.lost, np.isin(person[limited.rows], many))
     for gone in np.unique(person)[:20]:
         rest = np.flatnonzero(person != gone)
         others = row_limit.choose((person[rest], again[rest]), 2)
-        np.testing.assert_array_equal(
-            rest[others.rows], limited.rows[person[limited.rows] != gone]
-        )
+        np.testing.assert_array_equal(rest[others.rows], limited.rows[person[limited.rows] != gone])
 
 
 @pytest.mark.parametrize("shift", [0, 24, 31, 63])

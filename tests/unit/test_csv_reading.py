@@ -47,7 +47,10 @@ def rows(content: bytes, folder: Path, name: str = "t.csv") -> list[tuple[str | 
         (b"\xef\xbb\xbfid,x\np1,1\n", [("p1", "1")]),
         (b'\xef\xbb\xbf"id","x"\np1,1\n', [("p1", "1")]),
         (b"id,x\n#p1,1\n#p2,2\n", [("#p1", "1"), ("#p2", "2")]),
-        (b"id,x\n//p1,1\n%p2,2\n--p3,3\n;p4,4\n", [("//p1", "1"), ("%p2", "2"), ("--p3", "3"), (";p4", "4")]),
+        (
+            b"id,x\n//p1,1\n%p2,2\n--p3,3\n;p4,4\n",
+            [("//p1", "1"), ("%p2", "2"), ("--p3", "3"), (";p4", "4")],
+        ),
         (b'id,x\n"p1",1\np2,2\n', [("p1", "1"), ("p2", "2")]),
         (b'id,x\np1,"a, b"\np2,"c ""d"""\n', [("p1", "a, b"), ("p2", 'c "d"')]),
         (b'id,x\np1,"a\nb"\np2,"c\r\nd"\n', [("p1", "a\nb"), ("p2", "c\r\nd")]),
@@ -64,7 +67,10 @@ def rows(content: bytes, folder: Path, name: str = "t.csv") -> list[tuple[str | 
         (b"id,x,x2,x2\np1,1,2,3\n", [("p1", "1")]),  # a name twice, of columns that nobody reads
         (b" id , x\xc2\xa0\np1,1\n", [("p1", "1")]),
         (b"id,x\np1,1\n".replace(b"p1", "é".encode()), [("é", "1")]),
-        (b"id,x\nNULL,NA\n\\N,nan\n", [("NULL", "NA"), ("\\N", "nan")]),  # only empty text is missing
+        (
+            b"id,x\nNULL,NA\n\\N,nan\n",
+            [("NULL", "NA"), ("\\N", "nan")],
+        ),  # only empty text is missing
         ("id,x\np1,a\u2028b\u0085c\n".encode(), [("p1", "a\u2028b\u0085c")]),
         (b"id,x\np1,a\x0bb\x0cc\n", [("p1", "a\x0bb\x0cc")]),
         (b"id,x\n", []),
@@ -119,10 +125,14 @@ def test_a_file_that_is_not_one_table_names_the_line_and_holds_no_value(
 
 
 def test_an_empty_line_is_refused_where_it_could_be_a_missing_value(tmp_path: Path) -> None:
-    contract = federations.contract_of("dataset: d\nversion: 1\nunit: visit\ncolumns:\n  x: {type: string}")
+    contract = federations.contract_of(
+        "dataset: d\nversion: 1\nunit: visit\ncolumns:\n  x: {type: string}"
+    )
     (tmp_path / "t.csv").write_bytes(b"x\na\n\nb\n")
     with pytest.raises(errors.DataError, match="line 3: an empty line"):
-        connectors.open_rows(connectors.connect(Storage()), Dataset(contract, str(tmp_path / "t.csv")), ["x"])
+        connectors.open_rows(
+            connectors.connect(Storage()), Dataset(contract, str(tmp_path / "t.csv")), ["x"]
+        )
 
 
 def test_five_lines_are_named_and_the_others_are_counted(tmp_path: Path) -> None:
@@ -131,16 +141,22 @@ def test_five_lines_are_named_and_the_others_are_counted(tmp_path: Path) -> None
     assert str(caught.value).count("1 field ") == 5 and "4 more like these" in str(caught.value)
 
 
-@pytest.mark.parametrize("late", [b'"autre, pr\xc3\xa9cis\xc3\xa9"', b'"two\nlines"', b'"say ""so"""', b'"#"'])
+@pytest.mark.parametrize(
+    "late", [b'"autre, pr\xc3\xa9cis\xc3\xa9"', b'"two\nlines"', b'"say ""so"""', b'"#"']
+)
 def test_quotes_that_first_stand_far_below_are_read_as_quotes(late: bytes, tmp_path: Path) -> None:
     """DuckDB looks at 20,480 lines to guess whether a file has quotes."""
-    content = b"id,x\n" + b"".join(b"p%d,a\n" % i for i in range(21_000)) + b'"q1",' + late + b"\nq2,b\n"
+    content = (
+        b"id,x\n" + b"".join(b"p%d,a\n" % i for i in range(21_000)) + b'"q1",' + late + b"\nq2,b\n"
+    )
     found = rows(content, tmp_path)
     value = late[1:-1].replace(b'""', b'"').decode()
     assert len(found) == 21_002 and found[-2:] == [("q1", value), ("q2", "b")]
 
 
-def test_blocks_of_any_size_give_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = b'id,x\r\n"p\r\n1","a,""b"""\r\n\r\np2,"\n\n"\r\np3,c\n'
     (tmp_path / "t.csv").write_bytes(content)
     for size in range(1, len(content) + 2):
@@ -154,9 +170,13 @@ def test_blocks_of_any_size_give_the_same_records(tmp_path: Path, monkeypatch: p
             csv_file.inspect(tmp_path / "t.csv", ["id", "x"])
 
 
-def test_a_reader_that_loses_a_row_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_loses_a_row_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = csv_file.Layout.relation
-    monkeypatch.setattr(csv_file.Layout, "relation", lambda *given: f"(SELECT * FROM {original(*given)} LIMIT 1)")
+    monkeypatch.setattr(
+        csv_file.Layout, "relation", lambda *given: f"(SELECT * FROM {original(*given)} LIMIT 1)"
+    )
     with pytest.raises(errors.DataError, match="not every record of the file became a row"):
         rows(b"id,x\np1,1\np2,2\n", tmp_path)
 
@@ -164,4 +184,6 @@ def test_a_reader_that_loses_a_row_is_noticed(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_was_cut_off_in_its_compressed_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"id,x\n" + b"Dupont,1\n" * 1000)[:-20])
     with pytest.raises(errors.DataError, match="cut off"):
-        connectors.open_rows(connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / "t.csv.gz")), ["id"])
+        connectors.open_rows(
+            connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / "t.csv.gz")), ["id"]
+        )

@@ -5,7 +5,6 @@ in another order than the next one shows; without one table in one order, up to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -57,14 +56,16 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stored.execute("CREATE TABLE left_part AS SELECT id, x, g FROM people ORDER BY hash(x)")
         stored.execute("CREATE TABLE right_part AS SELECT x, y FROM people ORDER BY hash(x + 1)")
         stored.execute("CREATE TABLE long AS SELECT id, x, g, 'u' AS name, y AS value FROM people")
-        stored.execute("CREATE TABLE fewer AS SELECT * FROM people WHERE id <> 'p1234' ORDER BY hash(y)")
+        stored.execute(
+            "CREATE TABLE fewer AS SELECT * FROM people WHERE id <> 'p1234' ORDER BY hash(y)"
+        )
         for name, query in VIEWS.items():
             stored.execute(f'CREATE VIEW "{name}" AS {query}')
     return path
 
 
 @pytest.fixture(autouse=True)
-def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = connectors.connect
 
     def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
@@ -73,10 +74,11 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return connection
 
     monkeypatch.setattr(connectors, "connect", connect)
-    yield
 
 
-def opened(path: Path, table: str, mode: str, contract=CONTRACT, where: str | None = None) -> Cohort:  # type: ignore[no-untyped-def]
+def opened(
+    path: Path, table: str, mode: str, contract=CONTRACT, where: str | None = None
+) -> Cohort:  # type: ignore[no-untyped-def]
     dataset, schema = Dataset(contract, str(path), table), schemas.build(contract, {})
     fields = [schema.field(name) for name in ("x", "y", "g")]
     if mode == "dp":
@@ -141,7 +143,9 @@ def test_which_surplus_rows_stay_depends_on_the_person_alone(view: str, database
         rows.append(x[x // 2 != 1234])
     assert len(rows[0]) == ROWS // 2 - 1
     assert all(np.array_equal(rows[0], other) for other in rows[1:])
-    assert 0.49 < (rows[0] % 2).mean() < 0.51  # a fair choice: 4.5 standard deviations of 200,000 coins
+    assert (
+        0.49 < (rows[0] % 2).mean() < 0.51
+    )  # a fair choice: 4.5 standard deviations of 200,000 coins
 
 
 @pytest.mark.parametrize("mode", ["exact", "dp"])
