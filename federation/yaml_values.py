@@ -106,6 +106,7 @@ class _Reader:
             return dict(self._pairs(node, key))
         if isinstance(node, yaml.SequenceNode):
             return [self._item(item, (*key, i)) for i, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, key)
 
     def _pairs(self, node: yaml.MappingNode, key: Key) -> Iterator[tuple[str, Any]]:

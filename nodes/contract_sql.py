@@ -17,7 +17,18 @@ FIRST_DAY, LAST_DAY = "1900-01-01", "2100-12-31"  # other dates are codes or sli
 YES, NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 MIDNIGHT = "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T]00:00(:00(\\.0+)?)?(Z|[+-]00(:?00)?)?"
 INTEGERS = frozenset(
-    "BIGINT INTEGER SMALLINT TINYINT HUGEINT UBIGINT UINTEGER USMALLINT UTINYINT UHUGEINT".split()
+    [
+        "BIGINT",
+        "INTEGER",
+        "SMALLINT",
+        "TINYINT",
+        "HUGEINT",
+        "UBIGINT",
+        "UINTEGER",
+        "USMALLINT",
+        "UTINYINT",
+        "UHUGEINT",
+    ]
 )
 
 

@@ -292,7 +292,8 @@ def _lines_equal(block: bytes, line: bytes) -> Iterator[int]:
 def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
     """(n_records,), bytes: each record without its line ending."""
     has_cr = (array[np.maximum(ends - 1, 0)] == CR) & (ends > starts) & (array[ends] == LF)
-    return ends - starts - has_cr.astype(np.int64)
+    lengths: Ints = ends - starts - has_cr.astype(np.int64)
+    return lengths
 
 
 def _bad_text(block: bytes) -> list[tuple[int, str]]:

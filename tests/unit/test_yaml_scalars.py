@@ -232,8 +232,7 @@ def test_a_number_of_an_institution_is_quoted_or_refused(reference: str, tmp_pat
 # -- pydantic's words never reach a person
 def test_every_error_type_has_our_words() -> None:
     context = dict.fromkeys(
-        "gt ge lt le multiple_of min_length max_length actual_length field_type pattern expected error class size encoding_error method_name class_name "
-        "attribute expected_tags discriminator tag expected_version expected_schemes max_digits decimal_places whole_digits tz_expected tz_actual".split(), 3  # noqa: SIM905
+        ["gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "actual_length", "field_type", "pattern", "expected", "error", "class", "size", "encoding_error", "method_name", "class_name", "attribute", "expected_tags", "discriminator", "tag", "expected_version", "expected_schemes", "max_digits", "decimal_places", "whole_digits", "tz_expected", "tz_actual"], 3
     )  # fmt: skip
     for kind in typing.get_args(core_schema.ErrorType):
         said = model_words.say(
