@@ -124,6 +124,35 @@ def test_another_salt_keeps_other_rows_and_the_same_salt_the_same(tmp_path: Path
     assert (one != other).any()
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("where", [None, WHERE])
+def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
+    where: str | None, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so few bits of a person's hash nearly all people share a group, as a few do in a national table."""
+    dataset = csv_of(TABLE, CONTRACT, tmp_path)
+    whole = count(dataset, CONTRACT, where)
+    sound = tallies._count_words
+    few = (np.uint64(2**bits - 1), np.uint64(3))  # of 2 x 3 cells: 3 bits
+
+    def shared(words: np.ndarray, size: int, max_rows: int) -> tuple[Tally, np.ndarray]:
+        tally, large = sound((words >> few[1] & few[0]) << few[1] | words & np.uint64(7), size, max_rows)
+        kept = words[np.isin(words >> few[1] & few[0], large)]
+        return tally, np.unique(kept >> few[1])
+
+    monkeypatch.setattr(tallies, "_count_words", shared)
+    parts = count(dataset, CONTRACT, where)
+    np.testing.assert_array_equal(parts.cells, whole.cells)
+    np.testing.assert_array_equal(parts.people, whole.people)
+
+
+def test_taking_a_person_away_moves_the_counts_by_that_persons_rows_alone(tmp_path: Path) -> None:
+    whole = count(csv_of(TABLE, CONTRACT, tmp_path), CONTRACT)
+    for gone in TABLE["id"].value_counts().index[:5]:
+        rest = count(csv_of(TABLE[TABLE["id"] != gone], CONTRACT, tmp_path), CONTRACT)
+        assert (rest.cells <= whole.cells).all() and (whole.people - rest.people)[:2].sum() == 3
+
+
 def test_many_passes_give_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = csv_of(TABLE, CONTRACT, tmp_path)
     whole = count(dataset, CONTRACT)
