@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation import errors
+from federation import errors, loopback
 
 ROLES = ("node", "coordinator", "operator")
 FILES = ("ca.crt", "own.crt", "own.key", "hub.json")
@@ -135,7 +135,8 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
     if identity is not None:
         request_.identity = keys.public_identity(identity)
         request_.signature = keys.sign(identity, csr.encode())
-    with grpc.secure_channel(hub, grpc.ssl_channel_credentials(authority)) as channel:
+    trust, options = grpc.ssl_channel_credentials(authority), loopback.channel_options(hub)
+    with grpc.secure_channel(hub, trust, options) as channel:
         try:
             reply = hub_pb2_grpc.EnrolmentStub(channel).Enrol(request_, timeout=30)
         except grpc.RpcError as error:
@@ -236,7 +237,7 @@ def channel(party: Credentials) -> Any:
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 15_000),
     ]
-    return grpc.secure_channel(party.api, secure, options)
+    return grpc.secure_channel(party.api, secure, [*options, *loopback.channel_options(party.api)])
 
 
 def hub_error(error: Any, hub: str) -> errors.HdhError:

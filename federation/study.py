@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 
 from federation import errors, yaml_source
-from federation.contract import Frozen, Name, Slug
+from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
 
@@ -53,7 +52,7 @@ class Purpose(Frozen):
 
 class Authorisation(Frozen):
     reference: str = pydantic.Field(min_length=1)
-    expires: date
+    expires: Day
 
 
 class CohortRule(Frozen):

@@ -30,7 +30,15 @@ from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Field, Schema
 from federation.study import Study
-from nodes import admission, cohorts, fingerprints, ledger, noised_answer, secure_sum
+from nodes import (
+    absent_columns,
+    admission,
+    cohorts,
+    fingerprints,
+    ledger,
+    noised_answer,
+    secure_sum,
+)
 from nodes.admission import Book
 from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
@@ -107,6 +115,14 @@ def _answers(
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
         return refusals | dict.fromkeys(admitted, _said(session.refused, site))
+    refusals |= {
+        task: _said(session.absent[task.analysis], site)
+        for task in admitted
+        if task.analysis in session.absent
+    }
+    if refusals and query.phase is not None and study.privacy.mode == "exact":
+        return dict.fromkeys(mine, next(iter(refusals.values())))
+    admitted = {task: state for task, state in admitted.items() if task not in refusals}
     if query.phase is not None:
         return refusals | secure_sum.answer(replace(query, states=admitted), session, context, now)
     return refusals | {
@@ -298,12 +314,15 @@ def _open_session(
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
             return StudySession(tasks, nobody, rules, restricted)
-        fields = [field for task in tasks.values() for field in task.fields]
-        only_counts = all(task.analysis.TRAITS.only_counts for task in tasks.values())
+        absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
+        if isinstance(absent, Refusal):
+            return StudySession(tasks, nobody, rules, absent)
+        present = [task for name, task in tasks.items() if name not in absent]
+        fields = [field for task in present for field in task.fields]
+        only_counts = all(task.analysis.TRAITS.only_counts for task in present)
         if study.privacy.mode == "dp":
-            return StudySession(
-                tasks, _clipped(study, dataset, schema, fields, only_counts, context), rules, None
-            )
+            cohort = _clipped(study, dataset, schema, fields, only_counts, context)
+            return StudySession(tasks, cohort, rules, None, absent)
         opened = cohorts.open_checked(
             dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts
         )
@@ -312,7 +331,10 @@ def _open_session(
             tasks,
             nobody,
             rules,
-            Refusal("source", "this node's data cannot be read at the moment: ask its producer"),
+            Refusal(
+                "source",
+                "this node's data cannot be read: its producer sees why with `hdh node check`",
+            ),
         )
     if opened.findings:
         broken = ", ".join(
@@ -336,7 +358,7 @@ def _open_session(
     refused = node_door.check_cohort(
         cohort.people, cohort.people_in_dataset, rules
     ) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
-    return StudySession(tasks, cohort, rules, refused)
+    return StudySession(tasks, cohort, rules, refused, absent)
 
 
 def _clipped(

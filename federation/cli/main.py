@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 
 from federation import __version__, errors
+from federation.cli import output
 from federation.cli.groups import SETTINGS, App, Group, Noun
 from federation.cli.options import ContractFile, Output
 
@@ -40,6 +41,7 @@ app = App(
 def main() -> None:
     """Runs `hdh`. An HdhError becomes a message and an exit code; any other exception is a bug."""
     _use_one_thread_per_process()
+    output.prepare(sys.argv)
     try:
         app(prog_name="hdh")
     except errors.HdhError as error:

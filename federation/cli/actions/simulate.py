@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import sqlalchemy as sa
 from rich.console import Console
 from rich.status import Status
 
 from aggregator import checkpoints, database, release, report, rounds
 from aggregator.document import Document
+from aggregator.report import folder as folders
 from aggregator.rounds import Outcome
 from federation import errors
 from federation.cli.actions import document as documents
@@ -21,6 +23,7 @@ from federation.cli.actions import study_files
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
+from nodes import connectors
 from nodes.site import Dataset, Policy, Site
 from simulations import local, workers
 from simulations.pilots import running
@@ -62,11 +65,14 @@ def run(
     """Writes the documents. RefusalError if no node answered, ModelError if an analysis failed."""
     console = Console(stderr=output == "json", highlight=False)
     _check_options(data, split_by, node, nodes)
+    _make_folder(out)
+    folders.earlier(out)  # a folder that holds another study is refused before the study runs
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
         if name in running.names() and data is None and not node:
             federation = _pilot(name, variant, Path(scratch), seed, size)
         else:
             federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
+        connectors.check_files(federation.datasets.values())
         local.check_within_node(federation.datasets)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
@@ -229,7 +235,8 @@ def _answer_locally(
         console.print(f"Note: {note}.", style="dim")
 
     def watch(number: int, outcome: Outcome) -> None:
-        save(number, outcome)
+        with folders.writing(out):
+            save(number, outcome)
         spinner.update(_progress(number, outcome))
 
     with local.asking(sites, started, processes, study) as ask:
@@ -257,17 +264,25 @@ def _progress(number: int, outcome: Outcome) -> str:
 
 
 # -- the documents
-def _write(document: Document, out: Path) -> None:
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise errors.InputError(
             f"--out {out}: the folder cannot be created ({reason.strerror}); choose another"
         ) from None
-    store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}")
-    database.write(store, document)
-    store.dispose()
+
+
+def _write(document: Document, out: Path) -> None:
+    """The report's files, and the document in the registry of the folder."""
     report.write(document, out)
+    with folders.writing(out):
+        try:
+            store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}")
+            database.write(store, document)
+            store.dispose()
+        except (errors.SetupError, sa.exc.SQLAlchemyError):
+            raise OSError(None, "registry.sqlite there cannot be used") from None
 
 
 def _raise_failures(document: Document, *, shorten: bool) -> None:
