@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, database, metrics, settings
+from aggregator import api, child_process, database, metrics, settings
 from aggregator.flower.control import Control
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
-from federation import __version__, audit, credentials, errors, lock, logs
+from federation import __version__, audit, credentials, errors, lock, logs, loopback
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -40,10 +39,12 @@ LOCK = "hub.lock"
 
 def run(hub: HubSettings, *, log_format: str = "text") -> None:
     """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
+    for name in set(os.environ) - loopback.without_proxies(os.environ).keys():
+        del os.environ[name]  # this process opens connections to its own children only
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub runs already in another process"):
         _run(hub, stop)
 
@@ -148,20 +149,22 @@ class Children:
             self._start(name)
 
     def _start(self, name: str) -> None:
-        path = self.hub.folder / "logs" / f"{name}.log"
+        path = self._output(name)
         if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
             os.replace(path, path.with_suffix(".log.1"))
-        with path.open("ab") as output:
-            self.processes[name] = subprocess.Popen(
-                self.commands[name],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(self.hub.folder),
-                preexec_fn=_end_with_parent(),
-            )
+        self.processes[name] = child_process.start(
+            self.commands[name],
+            output=path,
+            environment=environment(self.hub.folder),
+            ends_with_parent=True,
+        )
+
+    def _output(self, name: str) -> Path:
+        return self.hub.folder / "logs" / f"{name}.log"
 
     def wait_until_up(self, stop: threading.Event) -> None:
+        """Children that die meanwhile are started again. SetupError when one keeps dying, or the SuperLink opens no port."""
+        attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
         for which in ("admin", "fleet"):
             host, port = credentials.address(getattr(self.hub.file, which))
@@ -169,9 +172,10 @@ class Children:
             while not stop.is_set():
                 with suppress(OSError), socket.create_connection((host, port), timeout=1):
                     break
-                if time.monotonic() > until or self.processes["superlink"].poll() is not None:
+                attempts.check(self.processes)
+                if time.monotonic() > until:
                     raise errors.SetupError(
-                        f"Flower's SuperLink did not start: {last_line(self.hub.folder / 'logs' / 'superlink.log')}"
+                        f"superlink did not start in {START_S:.0f} s: {child_process.last_line(self._output('superlink'))}"
                     )
                 time.sleep(0.05)
 
@@ -181,10 +185,8 @@ class Children:
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
                 log.error(
                     "%s ended (%s), and is started again: %s",
-                    name,
-                    process.returncode,
-                    last_line(self.hub.folder / "logs" / f"{name}.log"),
-                )
+                    name, child_process.ending(process.returncode), child_process.last_line(self._output(name)),
+                )  # fmt: skip
                 self.again_at[name] = time.monotonic() + 5.0
                 self._start(name)
         return all(process.poll() is None for process in self.processes.values())
@@ -200,12 +202,6 @@ class Children:
                 process.wait()
 
 
-def _end_with_parent() -> Callable[[], None]:
-    """Asks Linux to end the child when the hub is killed; looked up before the fork, since little is safe after it."""
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def environment(folder: Path) -> dict[str, str]:
     """Flower kept from its own network calls, and at home in the hub's folder."""
     path = os.pathsep.join(
@@ -215,7 +211,7 @@ def environment(folder: Path) -> dict[str, str]:
     )
     home = str(Path(aggregator.__file__).parent.parent)
     return {
-        **os.environ,
+        **loopback.without_proxies(os.environ),  # the children talk to this machine only
         **QUIET,
         "PATH": path,
         "FLWR_HOME": str(folder),
@@ -223,11 +219,6 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
     }
-
-
-def last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "no log"
 
 
 def main() -> None:
