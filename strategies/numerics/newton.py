@@ -162,17 +162,24 @@ Diverged = Callable[[Floats], str]  # what to say of coefficients that grow alon
 
 
 def separated(
-    task: str, names: Sequence[str], why: str, *, baseline: Sequence[str] = ("(Intercept)",)
+    task: str,
+    names: Sequence[str],
+    why: str,
+    *,
+    baseline: Sequence[str] = ("(Intercept)",),
+    firth: bool = False,
 ) -> Diverged:
-    """The refusal of a fit without a finite estimate. `baseline`: names that the message puts last."""
+    """The refusal of a fit without a finite estimate. `baseline`: names that the message puts last; `firth`: whether
+    the analysis offers that penalty."""
 
     def message(direction: Floats) -> str:
         size = np.abs(direction)
         growing = [j for j in np.argsort(-size, kind="stable") if size[j] > 0.3 * size.max()]
         terms = [names[j] for j in sorted(growing, key=lambda j: names[j] in baseline)]
         others = f" (so does that of {', '.join(terms[1:4])})" if len(terms) > 1 else ""
-        return f"{task}: the coefficient of {terms[0]!r} grows without end{others}: {why}; leave it out, or merge its levels"
+        return f"{task}: the coefficient of {terms[0]!r} grows without end{others}: {why}; leave it out, {remedy}"
 
+    remedy = "merge its levels, or write `penalty: firth`" if firth else "or merge its levels"
     return message
 
 
@@ -222,28 +229,34 @@ def climb(
     relative: bool = False,
     again: str = "newton",
     rules: Sequence[Rule] = (),
+    max_rounds: int = MAX_ROUNDS,
 ) -> State | Top:
     """One round of Newton's method, halved where it overshoots; the next state is of step `again`, and satisfies `rules`.
 
     `design`, or else the information of the first round with its `sensitivity` and `size`, settles what is aliased.
     Raises ModelError(diverged) when the rows do not bound a coefficient."""
-    values = _counted(state, diverged)
-    if "aliased" not in values:
-        found = design or identify(information, sensitivity, size)
-        values |= {"aliased": found.aliased.astype(np.float64), "first": found.first}
-    identified = Identified(values["aliased"] > 0, values["first"])
+    values = _counted(state, diverged, max_rounds)
+    settled_before = identified(state) or design or identify(information, sensitivity, size)
+    values |= {"aliased": settled_before.aliased.astype(np.float64), "first": settled_before.first}
     beta, best = state["beta"], float(values["best"][0])
-    moved = move(beta, values["last"], best, score, information, log_lik, identified)
+    moved = move(beta, values["last"], best, score, information, log_lik, settled_before)
     if moved.step is None:
         return State(again, values | {"beta": moved.beta})
     values.setdefault("null", np.array([log_lik]))
-    refuse_unbounded(identified, information, diverged, relative=relative)
+    refuse_unbounded(settled_before, information, diverged, relative=relative)
     if settled(moved.length, beta):
         rounds = int(values["rounds"][0])
         return Top(moved.beta, moved.step, log_lik, float(values["null"][0]), rounds)
     values |= {"best": np.array([log_lik]), "last": beta}
     reached = within(rules, values, beta, moved.step.beta, diverged)
     return State(again, values | {"beta": reached})
+
+
+def identified(state: State) -> Identified | None:
+    """What the first round settled, from the state of a later one."""
+    if "aliased" not in state.values:
+        return None
+    return Identified(state["aliased"] > 0, state["first"])
 
 
 def within(
@@ -275,11 +288,11 @@ def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> 
     return State(again, values | {"beta": (state["beta"] + values["last"]) / 2})
 
 
-def _counted(state: State, diverged: Diverged) -> dict[str, Floats]:
-    """The values of a state with this round counted. ModelError after MAX_ROUNDS."""
+def _counted(state: State, diverged: Diverged, max_rounds: int = MAX_ROUNDS) -> dict[str, Floats]:
+    """The values of a state with this round counted. ModelError after `max_rounds`."""
     values = {"last": state["beta"], "best": np.array([-inf])} | dict(state.values)
     values["rounds"] = values.get("rounds", np.zeros(1)) + 1
-    if values["rounds"][0] > MAX_ROUNDS:
+    if values["rounds"][0] > max_rounds:
         raise ModelError(diverged(state["beta"]))
     return values
 

@@ -7,6 +7,7 @@ Exact: the sums are those of the pooled rows, so the estimate is the pooled one 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,18 +25,27 @@ from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
 
 TRAITS = Traits()
 
 
-class Options(Frozen):
+class Shared(Frozen):
+    """The options that the exact model, the private one and multiple imputation have in common."""
+
     model: str
     family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
     weights: str | None = None
     conf_level: float = 0.95
+
+
+class Options(Shared):
+    """`penalty: firth` adds half the log determinant of the information to the log-likelihood: the estimate is then finite
+    even where a level has no event, and less biased where events are few (Firth 1993)."""
+
+    penalty: Literal["firth"] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,12 @@ class Plan:
     norm: float
 
 
-def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
+def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
+    if isinstance(options, Options) and options.penalty and options.family == "gaussian":
+        raise ExpressionError(
+            "penalty: a gaussian model has a finite estimate without one; leave it out"
+        )
     _check_response(model, options)
     if model.strata:
         raise ExpressionError(
@@ -71,7 +85,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     return Prepared(plan, (*model.fields, *([weights] if weights else [])))
 
 
-def _check_response(model: Model, options: Options) -> None:
+def _check_response(model: Model, options: Shared) -> None:
     if model.survival or not model.response:
         raise ExpressionError(
             f"{options.model!r} needs one response on the left of ~, as in `died ~ age`"
@@ -114,6 +128,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     beta = state["beta"]
     p = len(beta)
     score, information, deviance = np.zeros(p), np.zeros((p, p)), 0.0
+    third = np.zeros((p, p, p)) if task.options.penalty else None
     for block in newton.blocks(len(rows.y)):
         X, y = rows.X[block], rows.y[block]
         eta = X @ beta
@@ -128,8 +143,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         score += X.T @ residual
         information += Z.T @ Z
         deviance += lost
+        if third is not None:
+            third += firth.third_moments(X, _SLOPES[task.options.family](mu, variance))
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
     sensitivity = _sensitivity(task, beta)
+    if third is not None:
+        sums["third"], sensitivity["third"] = third, _third_sensitivity(task, sensitivity)
     if "null_intercept" in state.values:
         sums["null"] = _null_sums(rows, float(state["null_intercept"][0]))
         sensitivity["null"] = _null_sensitivity(task, float(state["null_intercept"][0]))
@@ -230,7 +249,18 @@ def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
     )
 
 
+# the derivative of a row's weight in the information by its linear predictor, from its mean and that weight
+_SLOPES: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "binomial": lambda mu, variance: variance * (1 - 2 * mu),
+    "poisson": lambda mu, variance: variance,
+}
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
+
+
+def _third_sensitivity(task: Task[Options, Plan], sensitivity: Mapping[str, float]) -> float:
+    """A binomial weight changes by at most 1 / (6 sqrt(3)) for each unit of the predictor, a poisson one by itself."""
+    share = 4 / (6 * math.sqrt(3)) if task.options.family == "binomial" else 1.0
+    return share * sensitivity["information"] * task.plan.norm
 
 
 def max_weight(task: Task[Options, Plan]) -> float:
@@ -299,16 +329,22 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         state = State(state.step, {**state.values, **values})
     if has_null_rounds(task):
         state = State(state.step, {**state.values, **_null_step(total, state)})
+    score, information = total.sums["score"], total.sums["information"]
+    log_lik = -float(total.sums["deviance"][0]) / 2
+    if task.options.penalty:
+        identified = newton.identified(state) or _identified(total)
+        penalty = firth.penalty(information, total.sums["third"], identified.aliased)
+        score, log_lik = score + penalty.score, log_lik + penalty.log_lik
     climbed = newton.climb(
         state,
-        total.sums["score"],
-        total.sums["information"],
-        -float(total.sums["deviance"][0]) / 2,
-        newton.separated(task.name, task.plan.names, SEPARATED[task.options.family]),
-        sensitivity=total.sensitivity["information"],
-        design=_identified(total),
+        score,
+        information,
+        log_lik,
+        newton.separated(task.name, task.plan.names, SEPARATED[task.options.family], firth=True),
+        design=_identified(total) if state.step == "moments" else None,
         relative=task.options.family == "poisson",
         rules=limits(task).steps["newton"].rules,
+        max_rounds=max_rounds(task),
     )
     return climbed if isinstance(climbed, State) else _result(climbed, total, task, state)
 
@@ -339,11 +375,15 @@ SEPARATED = {
 }
 
 
-def _identified(total: Total) -> newton.Identified | None:
+def max_rounds(task: Task[Options, Plan]) -> int:
+    """Steps towards a penalised estimate leave out the penalty's own curvature, and come nearer by a share each."""
+    return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
+
+
+def _identified(total: Total) -> newton.Identified:
     """With an offset rows weigh very differently from the first round on: then the design's own cross-product decides."""
-    if "gram" not in total.sums:
-        return None
-    return newton.identify(total.sums["gram"], total.sensitivity["gram"])
+    name = "gram" if "gram" in total.sums else "information"
+    return newton.identify(total.sums[name], total.sensitivity[name])
 
 
 def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
@@ -383,6 +423,8 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
             f"{plan.model.response[0].name!r} has values that are no whole numbers: they are no counts, and the likelihood "
             "is none of the Poisson's; for times and amounts use offset(), or family gaussian"
         )
+    if task.options.penalty:
+        notes.append(firth.NOTE)
     return Result(tables, counted, Exactness(), notes)
 
 
@@ -460,4 +502,4 @@ def limits(task: Task[Options, Plan]) -> Limits:
         else {}
     )
     newton_step = Step(beta | null, kept - null.keys(), first=1, rules=rules)
-    return Limits({"moments": Step(beta), "newton": newton_step}, newton.MAX_ROUNDS + 2)
+    return Limits({"moments": Step(beta), "newton": newton_step}, max_rounds(task) + 2)

@@ -37,7 +37,7 @@ from strategies.regression import glm
 TRAITS = Traits()
 
 
-class Options(glm.Options):
+class Options(glm.Shared):
     """`impute`: the numeric columns of the model whose missing values are filled in, `times` over; a row that lacks anything else is left
     out. Each is imputed by a linear model on all other columns of the model that are not imputed, the response among them."""
 
@@ -61,9 +61,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out"
         )
-    made, fields = glm.prepare(
-        glm.Options(**options.model_dump(include=set(glm.Options.model_fields))), schema
-    )
+    chosen = glm.Options(**options.model_dump(include=set(glm.Shared.model_fields)))
+    made, fields = glm.prepare(chosen, schema)
     impute = tuple(schema.field(name) for name in dict.fromkeys(options.impute))
     for field in impute:
         if field.kind != "number":
@@ -79,7 +78,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
                 f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out"
             )
     predictors = _predictors(fields, {field.name for field in impute})
-    fit = Task("fit", glm, options, made, fields, schema.contract.rows_per_person)
+    fit = Task("fit", glm, chosen, made, fields, schema.contract.rows_per_person)
     return Prepared(Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields)
 
 
