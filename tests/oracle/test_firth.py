@@ -132,3 +132,80 @@ def test_a_column_that_repeats_another_is_left_out_of_the_penalty_too() -> None:
 def test_a_penalty_is_refused_where_it_has_no_meaning(options: dict[str, Any]) -> None:
     with pytest.raises(errors.StudyError, match="penalty"):
         fits.task_of(CONTRACT, options, {})
+
+
+# -- Cox's model
+SURVIVAL = fits.contract(
+    {
+        "g": "type: category, levels: [a, b, c]",
+        "s": "type: category, levels: [u, v], within_node: true",
+        "x": "type: number, range: [-1, 1]",
+        "begin": "type: number, range: [0, 40], step: 1",
+        "t": "type: number, range: [0, 40], step: 1",
+        "e": "type: boolean",
+    }
+)
+
+
+def survival_table() -> pandas.DataFrame:
+    rows = table()
+    i = rows["person"].to_numpy()
+    more = {"t": 2 + (i * 7) % 37, "e": rows["y"], "s": np.where(i % 2, "u", "v")}
+    return rows.assign(**more, **{"begin": np.where(i % 3, 0, 1)})
+
+
+def penalised(beta: np.ndarray, rows: pandas.DataFrame, strata: str, entry: str) -> Any:
+    """By definition: Breslow's partial log-likelihood plus half the log determinant of its information; and that."""
+    X = np.column_stack([rows.g == "b", rows.g == "c", rows.x]).astype(float)
+    t, e = rows.t.to_numpy(), rows.e.to_numpy()
+    begin = rows[entry].to_numpy() if entry else np.full(len(t), -1)
+    stratum = rows[strata].to_numpy() if strata else np.zeros(len(t))
+    value, information = 0.0, np.zeros((3, 3))
+    for i in np.flatnonzero(e):
+        met = (t >= t[i]) & (begin < t[i]) & (stratum == stratum[i])
+        share = np.exp(X[met] @ beta)
+        value += X[i] @ beta - np.log(share.sum())
+        share /= share.sum()
+        centred = X[met] - share @ X[met]
+        information += (centred * share[:, None]).T @ centred
+    return value + np.linalg.slogdet(information)[1] / 2, information
+
+
+@pytest.mark.parametrize(
+    ("left", "strata", "entry", "more"),
+    [
+        ("Surv(t, e)", "", "", {}),
+        ("Surv(begin, t, e)", "", "begin", {}),
+        ("Surv(t, e)", "s", "", {"strata": "s"}),
+        ("Surv(t, e)", "s", "", {"strata": "node"}),
+    ],
+)
+def test_a_penalised_cox_model_is_at_the_maximum_of_the_penalised_likelihood(
+    left: str, strata: str, entry: str, more: dict[str, Any]
+) -> None:
+    """At the estimate all slopes of the definition vanish (central differences of 1e-4 are right to 1e-8 or so, a
+    slope of 1e-6 is a step of 1e-6 where the information is near 1), and the errors are those of its information."""
+    rows = survival_table()
+    options = {"run": "cox", "ties": "breslow", "penalty": "firth", **more}
+    found = fits.fit(rows, SURVIVAL, model=f"{left} ~ g + x", **options)
+    coefficients = found.tables["coefficients"].rows
+    beta = np.array([row["estimate"] for row in coefficients])
+    step = 1e-4 * np.eye(3)
+    slopes = [
+        (
+            penalised(beta + one, rows, strata, entry)[0]
+            - penalised(beta - one, rows, strata, entry)[0]
+        )
+        / 2e-4
+        for one in step
+    ]
+    np.testing.assert_allclose(slopes, 0.0, atol=1e-6)
+    errors_by_definition = np.sqrt(np.diag(np.linalg.inv(penalised(beta, rows, strata, entry)[1])))
+    assert [row["std_error"] for row in coefficients] == pytest.approx(errors_by_definition, 1e-7)
+    assert 2 < beta[0] < 7 and any("Firth" in note for note in found.notes)
+
+
+def test_a_penalised_cox_model_needs_breslows_ties() -> None:
+    options = {"run": "cox", "model": "Surv(t, e) ~ g", "penalty": "firth"}
+    with pytest.raises(errors.StudyError, match="ties: breslow"):
+        fits.task_of(SURVIVAL, options, {})

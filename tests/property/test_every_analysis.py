@@ -46,6 +46,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
         {"model": "Surv(stop, event) ~ age", "landmark": 6},
+        {"model": "Surv(start, stop, event) ~ age", "ties": "breslow", "penalty": "firth"},
     ],
     "kaplan_meier": [
         {"model": "Surv(stop, event) ~ arm"},
