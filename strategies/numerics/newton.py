@@ -268,7 +268,8 @@ def within(
         if not any(rule({**values, "beta": reached}) for rule in rules):
             return reached
     raise ModelError(
-        f"{diverged(step)} (or narrow a contract range that is far wider than the values in it)"
+        f"{diverged(step)}; or, where a contract range is far wider than the values in it, the estimate is finite and out of "
+        "reach: narrow that range"
     )
 
 
