@@ -120,18 +120,19 @@ def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]
         family="binomial",
         conf_level=options.conf_level,
     )
+    right = formula.compile(f"~ {options.confounders}", schema)
+    if (
+        not right.intercept
+        or right.offset is not None
+        or any(options.treatment in term.name.split(":") for term in right.terms)
+    ):
+        raise ExpressionError(
+            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
+        )
     plan, fields = glm.prepare(chosen, schema)
     if not plan.model.terms:
         raise ExpressionError(
             f"confounders: {options.confounders!r} has no term; name what the treatment hangs on"
-        )
-    if (
-        not plan.model.intercept
-        or plan.model.offset is not None
-        or any(options.treatment in term.name.split(":") for term in plan.model.terms)
-    ):
-        raise ExpressionError(
-            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
         )
     return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)
 
