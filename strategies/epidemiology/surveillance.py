@@ -30,6 +30,7 @@ MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
 Z = 1.959963984540054
+UNKNOWN = 10.0  # a standard error of the logarithm of a count beyond which nothing is known of it
 TRAITS = Traits(only_counts=True)
 
 
@@ -174,7 +175,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
                 for w in range(plan.weeks)
             ]
         )
-    return Result(tables, counting.reported(total.cells))
+    outside = (
+        [
+            f"the missing rows are those without a week or a group, and those outside weeks {plan.first} to "
+            f"{plan.first + plan.weeks - 1}"
+        ]
+        if total.cells["missing"].sum() > 0
+        else []
+    )
+    return Result(tables, counting.reported(total.cells), notes=outside)
 
 
 def _rounded(row: Row) -> Row:
@@ -232,7 +241,7 @@ def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]
 
 def _ratio(n: float, expected: float, spread: float) -> Row:
     """How many times the expected count was seen, with its 95 % interval on the log scale."""
-    if not (n > 0 and expected > 0):
+    if not (n > 0 and expected > 0 and spread < UNKNOWN):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     half = Z * spread
     return {
@@ -245,7 +254,9 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval."""
+    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval. A
+    series without a case in that season of the baseline has expected count and limit 0: a new
+    syndrome is an alarm."""
 
     expected: Floats
     upper: Floats
@@ -337,7 +348,7 @@ def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Lim
         )
         trended = (
             (p < method.trend_p)
-            & (np.exp(slanted.beta @ now) <= counts.max(1))
+            & (np.exp(np.minimum(slanted.beta @ now, 50)) <= counts.max(1))
             & (method.years >= 3)
         )
         fits.append((slanted, now))
@@ -347,12 +358,15 @@ def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Lim
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
         own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
-    expected = np.exp(np.minimum(eta, 50))
+    unseen = error > UNKNOWN  # no case in that season: the fit goes to minus infinity
+    expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
+    error = np.where(unseen, 0.0, error)
+    upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
     seen = np.maximum(y[k], 1.0)
     return Limits(
-        expected,
-        upper_limit(expected, error, phi, method),
+        np.where(unseen, 0.0, expected),
+        upper,
         tested,
         np.sqrt(own / seen + noise / seen**2 + error**2),
     )

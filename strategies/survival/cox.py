@@ -90,6 +90,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
         )
+    for field in (*strata, *([weights] if weights else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
     within = options.strata == "node" or any(field.within_node for field in strata)
     names = tuple(term.name for term in model.terms)
     grid = time_grid.agree(options.grid, model.response[:-1])
@@ -182,6 +184,7 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         "events": np.array([len(dead)]),
         "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
     }
+    cells |= time_grid.without_time(columns, plan.model.response)
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][kept] if plan.weights else None
@@ -295,10 +298,11 @@ def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, 
         rows.strata,
         task.options.ties,
     )
-    information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
+    gram = _information(rows, risk["hazard"], made.h0, made.h1)
     return {
         "score": made.score,
-        "information": information,
+        "information": gram - made.outer,
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([made.log_lik]),
         "weight": np.array([risk["deaths"][:, 1].sum()]),
     }
@@ -405,16 +409,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             total.sums["information"],
             float(total.sums["log_lik"][0]),
         )
-        weight = float(total.sums["weight"][0])
+        weight, size = float(total.sums["weight"][0]), total.sums["size"]
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
-        information = total.sums["gram"] - values["outer"]
+        information, size = total.sums["gram"] - values["outer"], np.diag(total.sums["gram"])
         weight = float(values["weight"][0])
     if not weight > 0:
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
         )
-    return _newton(score, information, log_lik, total, task, values)
+    return _newton(score, information, size, log_lik, total, task, values)
 
 
 def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
@@ -446,47 +450,39 @@ def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats])
 def _newton(
     score: Floats,
     information: Floats,
+    size: Floats,
     log_lik: float,
     total: Total,
     task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
-    beta = values["beta"]
     again = "fit" if task.plan.within_node else "risk"
-    if "rounds" not in values:
-        values |= {
-            "rounds": np.zeros(1),
-            "null_log_lik": np.array([log_lik]),
-            "best": np.array([-math.inf]),
-            "last": beta,
-        }
-    values["rounds"] = values["rounds"] + 1
-    best = float(values["best"][0])
-    if values["rounds"][0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, beta))
-    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(
-            again, values | {"beta": (beta + values["last"]) / 2}
-        )  # overshot: half the way back
-    step = newton.newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
+    climbed = newton.climb(
+        State("newton", values),
+        score,
+        information,
+        log_lik,
+        newton.separated(task.name, task.plan.names, SEPARATED),
+        size=size,
+        again=again,
+        rules=limits(task).steps[again].rules,
+    )
+    if isinstance(climbed, State):
+        return climbed
     values |= {
-        "fitted": beta + step.beta,
+        "fitted": climbed.beta,
         "fitted_log_lik": np.array([log_lik]),
-        "covariance": step.covariance,
-        "aliased": step.aliased.astype(np.float64),
+        "covariance": climbed.step.covariance,
+        "aliased": climbed.step.aliased.astype(np.float64),
+        "null": np.array([climbed.null]),
+        "rounds": np.array([float(climbed.rounds)]),
     }
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    return f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+SEPARATED = "all events are on one side of it, or none is"
 
 
 def _result(
@@ -507,7 +503,7 @@ def _result(
         for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
             row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
     df = int((~aliased).sum())
-    null, fitted = float(values["null_log_lik"][0]), float(values["fitted_log_lik"][0])
+    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
     ratio = max(2 * (fitted - null), 0.0)
     glance = {
         "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": fitted, "null_log_lik": null,
@@ -520,12 +516,12 @@ def _result(
         tables,
         counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
-        newton.aliased_note(plan.names, aliased),
+        [*newton.aliased_note(plan.names, aliased), *time_grid.time_notes(total.cells)],
     )
 
 
-_MEMORY = frozenset({
-    "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
+_MEMORY = newton.MEMORY | frozenset({
+    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
 })  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.survival import time_grid
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -213,16 +214,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
-    keep = cohorts.complete(columns)
+    keep = complete = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
-    keep &= entry < stop
+    keep = complete & (entry < stop)
     kept = np.flatnonzero(keep)
     X = cohorts.design(
         plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
     died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
+    cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
     return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
 
 
@@ -322,16 +324,20 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    def diverged(worst: int) -> str:
-        name = joined(task.plan, state["cuts"]).names[worst]
-        return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
-
+    plan = joined(task.plan, state["cuts"])
     made = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(
+            task.name,
+            plan.names,
+            "all events are on one side of it, or none is",
+            baseline=plan.names[: plan.intervals],
+        ),
+        sensitivity=total.sensitivity["information"],
+        rules=limits(task).steps["newton"].rules,
     )
     return made if isinstance(made, State) else _result(made, total, task, state)
 
@@ -354,7 +360,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    notes = (*joined_note(task.plan, plan), *newton.aliased_note(plan.names, top.step.aliased))
+    notes = (
+        *joined_note(task.plan, plan),
+        *time_grid.time_notes(total.cells),
+        *newton.aliased_note(plan.names, top.step.aliased),
+    )
     return Result(tables, counting.reported(total.cells, events=True), Exactness(), notes)
 
 
@@ -387,9 +397,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     return Limits(
         {
             "life": Step(),
-            "newton": newton_step(
-                task, frozenset({"last", "best", "rounds", "null", "exposure", "events"})
-            ),
+            "newton": newton_step(task, newton.MEMORY | {"exposure", "events"}),
         },
         newton.MAX_ROUNDS + 2,
     )
