@@ -43,8 +43,8 @@ def run(hub: HubSettings, *, log_format: str = "text") -> None:
         del os.environ[proxy]  # this process opens connections to its own children only
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub runs already in another process"):
         _run(hub, stop)
 

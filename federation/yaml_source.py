@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,17 @@ from federation import errors, model_words, yaml_values
 from federation.yaml_values import Key, YamlValueError
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+# keys that were renamed before the first release, with the names that replace them
+RENAMED: Mapping[str, Sequence[str]] = {
+    "most_epsilon": ["max_epsilon"],
+    "most_delta": ["max_delta"],
+    "most_epsilon_per_year": ["max_epsilon_per_year"],
+    "most_parameters_per_person": ["max_parameters_per_person"],
+    "most_steps": ["max_steps"],
+    "most_events": ["max_events"],
+    "most_weight": ["max_weight"],
+    "least": ["min_rows", "min_reports"],
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,9 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
     known = _fields(model, where[:-1])
     last = where[-1] if where else ""
     path = ".".join(str(part) for part in key)
+    place = f"{source.at(*key)}: {path}: " if path else f"{source.at(*key)}: "
+    if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), known)):
+        return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
     if problem["type"] == "extra_forbidden" and known:
         near = difflib.get_close_matches(str(last), known, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
@@ -96,7 +110,12 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
             else "letters, digits and _"
         )
         return f"{source.at(*key)}: {path.removesuffix('.[key]')}: {problem['input']!r} is no name here: use {shape}, a letter first"
-    return f"{source.at(*key)}: {path}: {model_words.say(problem)}"
+    return f"{place}{model_words.say(problem)}"
+
+
+def _renamed(key: str, keys: Sequence[str]) -> str | None:
+    """The name among `keys` that has replaced `key`."""
+    return next((name for name in RENAMED.get(key, ()) if name in keys), None)
 
 
 def _fields(model: Any, where: Key) -> list[str]:

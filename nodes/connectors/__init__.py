@@ -137,7 +137,7 @@ def unreadable(dataset: Dataset, reason: str) -> errors.DataError:
 
 
 def require(dataset: Dataset, columns: Sequence[str], present: Iterable[str]) -> None:
-    """DataError that names the absent columns, and those that are written nearly alike."""
+    """SourceError that names the absent columns, and those that are written nearly alike."""
     names = list(present)
     lacking = [column for column in columns if column not in names]
     if not lacking:
@@ -148,7 +148,7 @@ def require(dataset: Dataset, columns: Sequence[str], present: Iterable[str]) ->
         for name in names
         if text.folded(name) == text.folded(column)
     ]
-    raise errors.DataError(
+    raise errors.SourceError(
         f"dataset {dataset.contract.dataset!r}: the source has no column "
         f"{', '.join(map(repr, lacking[:5]))}{''.join(alike)}: rename it there, or correct the contract"
     )
@@ -160,11 +160,11 @@ def _source(
     name, path = dataset.contract.dataset, Path(dataset.source)
     if "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: unknown kind of source {kind + '://'!r}; {KINDS}"
         )
     if not path.exists():
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: its source does not exist: correct `source` in node.yaml"
         )
     if path.is_dir():
@@ -178,7 +178,7 @@ def _source(
         is_view = _is_view(connection, _table(dataset))
         table = ".".join(map(quote_name, ["stored", *_table(dataset)]))
         return _described(connection, dataset, table, is_fixed=not is_view)
-    raise errors.DataError(f"dataset {name!r}: unknown kind of source {path.suffix!r}; {KINDS}")
+    raise errors.SourceError(f"dataset {name!r}: unknown kind of source {path.suffix!r}; {KINDS}")
 
 
 KINDS = f"the kinds are {FILES} and postgresql://"
@@ -195,7 +195,7 @@ def _parquet_folder(connection: duckdb.DuckDBPyConnection, dataset: Dataset, fil
         {text.canonical(row[0]) for row in lacking}.intersection(dataset.contract.columns)
     )
     if partial:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "
             "write it in every file, or take the others out of the folder"
         )
@@ -251,7 +251,7 @@ def _check_unique(dataset: Dataset, names: Sequence[str]) -> None:
     """A contract column that two columns of the source would give."""
     twice = [name for name in dataset.contract.columns if names.count(name) > 1]
     if twice:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: the source has several columns {twice[0]!r}: keep one"
         )
 
@@ -268,7 +268,7 @@ def _is_view(connection: duckdb.DuckDBPyConnection, table: Sequence[str]) -> boo
 
 def _table(dataset: Dataset) -> list[str]:
     if not dataset.table:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {dataset.contract.dataset!r}: a database needs its `table` beside `source` in node.yaml"
         )
     return dataset.table.split(".")

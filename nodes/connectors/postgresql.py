@@ -44,7 +44,7 @@ def _connected(dataset: Dataset) -> Iterator[Any]:
             "PostgreSQL sources need the extra `postgres`: pip install 'hdh-federation[postgres]'"
         ) from None
     if not dataset.table:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: a database needs its `table` beside `source` in node.yaml"
         )
     try:
@@ -57,11 +57,11 @@ def _connected(dataset: Dataset) -> Iterator[Any]:
             server.read_only = True
             yield server
     except psycopg.OperationalError:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: the PostgreSQL server does not answer, or refuses the login: check `source` and PGPASSWORD"
         ) from None
     except psycopg.errors.InsufficientPrivilege:
-        raise errors.DataError(
+        raise errors.SourceError(
             f"dataset {name!r}: the login may not read {dataset.table!r}: grant it SELECT on the contract's columns"
         ) from None
     except psycopg.Error as reason:  # the server's words can hold a row
@@ -114,7 +114,7 @@ def _spellings(server: Any, dataset: Dataset) -> Mapping[str, str]:
     with server.cursor() as probe:
         probe.execute("SELECT to_regclass(%s)", [table])
         if probe.fetchone() == (None,):
-            raise errors.DataError(
+            raise errors.SourceError(
                 f"dataset {dataset.contract.dataset!r}: PostgreSQL has no table {dataset.table!r}: correct `table` in node.yaml"
             )
         probe.execute(

@@ -512,7 +512,9 @@ def limits(task: Task[Options, Plan]) -> Limits:
     read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
     rules = (
         admissible.within_reach(
-            "score", admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
+            "score",
+            plan.score.plan.names,
+            admissible.bounded_terms(plan.score.plan.model.terms, intercept=True),
         ),
     )
     unread = frozenset({"estimate", "error", "sum:*", "cell:*"})

@@ -251,7 +251,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(task.plan.model.terms)),)
+    rules = (
+        admissible.within_reach(
+            "beta", task.plan.names, admissible.bounded_terms(task.plan.model.terms)
+        ),
+    )
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},
         frozenset({"last", "best", "rounds", "null"}),

@@ -29,6 +29,7 @@ from strategies.protocol import Prepared, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
+Z = 1.959963984540054
 TRAITS = Traits(only_counts=True)
 
 
@@ -180,13 +181,18 @@ def _rounded(row: Row) -> Row:
     return row | {"n": round(row["n"])}
 
 
-def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
-    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series)."""
+def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
+    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series);
+    `noise`: the variance of the privacy noise in each count."""
     plan: Plan = task.plan
     method = task.options.method
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        found = farrington(y, k, method) if isinstance(method, Farrington) else ears(y, k, method)
+        found = (
+            farrington(y, k, method, noise)
+            if isinstance(method, Farrington)
+            else ears(y, k, method)
+        )
         for s, label in enumerate(plan.labels):
             upper, expected = float(found.upper[s]), float(found.expected[s])
             tested = bool(found.tested[s]) and math.isfinite(upper)
@@ -228,7 +234,7 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
     """How many times the expected count was seen, with its 95 % interval on the log scale."""
     if not (n > 0 and expected > 0):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
-    half = 1.959963984540054 * spread
+    half = Z * spread
     return {
         "ratio": n / expected,
         "ratio_low": n / expected * math.exp(-half),
@@ -239,7 +245,7 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one."""
+    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval."""
 
     expected: Floats
     upper: Floats
@@ -258,9 +264,10 @@ def ears(y: Floats, k: int, method: Ears) -> Limits:
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    relative = sd * np.sqrt(
-        1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2)
-    )
+    seen = np.maximum(y[k], 1.0)
+    relative = sd * np.sqrt(1 / seen**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    # sd is estimated from few weeks: Student's quantile stands in for the normal one
+    relative *= float(special.stdtrit(method.baseline - 1, 0.975)) / Z
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
@@ -308,8 +315,9 @@ class SeriesFit:
     scale: Floats
 
 
-def farrington(y: Floats, k: int, method: Farrington) -> Limits:
-    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test."""
+def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Limits:
+    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test. It is as large in a high
+    count as in a low one, so the `spread` takes it out of the dispersion, and adds it as it is."""
     weeks, level = seasons(k, method)
     levels = [one for one in range(1, method.periods + 1) if (level == one).any()]
     counts = np.maximum(y[weeks].T, 0.0)  # (series, n)
@@ -333,18 +341,20 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
             & (method.years >= 3)
         )
         fits.append((slanted, now))
-    eta, error, phi = (np.empty(len(counts)) for _ in range(3))
+    eta, error, phi, own = (np.empty(len(counts)) for _ in range(4))
     for which, (fit, x) in zip((~trended, trended), fits, strict=False):
         eta[which] = (fit.beta @ x)[which]
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
+        own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
     expected = np.exp(np.minimum(eta, 50))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
+    seen = np.maximum(y[k], 1.0)
     return Limits(
         expected,
         upper_limit(expected, error, phi, method),
         tested,
-        np.sqrt(phi / np.maximum(y[k], 1.0) + error**2),
+        np.sqrt(own / seen + noise / seen**2 + error**2),
     )
 
 

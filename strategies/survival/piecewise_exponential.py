@@ -398,7 +398,10 @@ def limits(task: Task[Options, Plan]) -> Limits:
 def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
     """Where the cuts that are kept say how many coefficients there are: of each interval's log hazard, then of the terms."""
     plan: Plan = task.plan
-    bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
+    bounded, terms = (
+        np.array(admissible.bounded_terms(plan.model.terms), np.bool_),
+        [term.name for term in plan.model.terms],
+    )
 
     def fits(values: Values) -> str:
         intervals = int(values["cuts"].sum()) + 1
@@ -408,7 +411,11 @@ def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
             np.abs(values["beta"][:intervals]).max(),
             np.abs(values["beta"][intervals:][bounded]).sum(),
         )
-        return "" if hazard + slopes <= admissible.MAX_PREDICTOR else admissible.too_steep("beta")
+        return (
+            ""
+            if hazard + slopes <= admissible.MAX_PREDICTOR
+            else admissible.too_steep(terms[int(np.abs(values["beta"][intervals:]).argmax())])
+        )
 
     return Step(
         {"beta": Array((None,)), "cuts": Array((plan.intervals - 1,), 0, 1, whole=True)},

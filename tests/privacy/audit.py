@@ -369,12 +369,10 @@ def halved_bounds(task: AnyTask) -> AnyTask:
             part = sound.local(cohort, task, state)
             return replace(
                 part,
-                sensitivity={
-                    name: lower_bound / 2 for name, lower_bound in part.sensitivity.items()
-                },
+                sensitivity={name: length / 2 for name, length in part.sensitivity.items()},
             )
 
-    return replace(task, analysis=Bent())  # type: ignore[arg-type]
+    return replace(task, analysis=Bent(), private=Bent())  # type: ignore[arg-type]
 
 
 FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[AnyTask], AnyTask]]] = {

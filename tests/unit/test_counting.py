@@ -136,7 +136,9 @@ def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
     few = (np.uint64(2**bits - 1), np.uint64(3))  # of 2 x 3 cells: 3 bits
 
     def shared(words: np.ndarray, size: int, max_rows: int) -> tuple[Tally, np.ndarray]:
-        tally, large = sound((words >> few[1] & few[0]) << few[1] | words & np.uint64(7), size, max_rows)
+        tally, large = sound(
+            (words >> few[1] & few[0]) << few[1] | words & np.uint64(7), size, max_rows
+        )
         kept = words[np.isin(words >> few[1] & few[0], large)]
         return tally, np.unique(kept >> few[1])
 

@@ -46,7 +46,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
         ),
         ("title: Survival on dialysis\n", "", 0, "title: this key is missing; add it"),
         ("quality-of-care", "insurance-selection", 4, "forbidden by the public-health code"),
-        ("quality-of-care", "curiosity", 4, "is not a purpose; the purposes are"),
+        ("quality-of-care", "curiosity", 4, "is not a known purpose; the purposes are"),
         ("interest: public", "interest: private", 4, "purpose.interest: must be 'public'"),
         ("expires: 2027-12-31", "expires: soon", 5, "authorisation.expires"),
         (
@@ -118,7 +118,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: exact, secure_sum: true",
             0,
-            "analyses.causes: a secure sum hides each node's results; write results: combine",
+            "analyses.causes: a secure sum hides the results of single nodes; write results: combine",
         ),
         ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
         ("cohort: ", "cohort: [", 0, "not valid YAML"),
@@ -178,7 +178,7 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
         (
             "every: 3",
             "every: 3}\n  p: {run: glm, model: age ~ disease, family: poisson, rounds: 20",
-            "analyses.p: the budget is too small for so long an array",
+            "analyses.p: the budget is too small for an array of so many real numbers",
         ),
         ("every: 3", "grid: {step: 0.1}", "in mode dp at most 1500: write a coarser"),
     ],
