@@ -29,8 +29,8 @@ from strategies.protocol import Prepared, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
-Z = 1.959963984540054
 UNKNOWN = 10.0  # a standard error of the logarithm of a count beyond which nothing is known of it
+Z = 1.959963984540054
 TRAITS = Traits(only_counts=True)
 
 
@@ -254,9 +254,8 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval. A
-    series without a case in that season of the baseline has expected count and limit 0: a new
-    syndrome is an alarm."""
+    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval. Of a series
+    without a case in that season of the baseline the expected count and the limit are 0: a new syndrome is an alarm."""
 
     expected: Floats
     upper: Floats
@@ -358,7 +357,8 @@ def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Lim
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
         own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
-    unseen = error > UNKNOWN  # no case in that season: the fit goes to minus infinity
+    # no case in that season of the baseline: the fit goes to minus infinity
+    unseen = error > UNKNOWN
     expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
     error = np.where(unseen, 0.0, error)
     upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))

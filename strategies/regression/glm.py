@@ -448,9 +448,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     beta = {"beta": Array((len(plan.names),))}
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
-    rules: tuple[admissible.Rule, ...] = ()
-    if task.options.family != "gaussian":
-        rules = (admissible.within_reach("beta", plan.names, bounded),)
+    rules = (
+        ()
+        if task.options.family == "gaussian"
+        else (admissible.within_reach("beta", plan.names, bounded),)
+    )
     kept = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
     null = (
         {"null_intercept": Array((1,), -admissible.MAX_PREDICTOR, admissible.MAX_PREDICTOR)}
