@@ -312,7 +312,7 @@ def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
     """Ratios by epitools, chi-squared by chisq.test with Yates's correction (which R makes smaller in a table that is near what is
     expected), the rest by qgamma, ppois and p.adjust."""
     result, expected = (
-        patients(run="disproportionality", drug="ward", event="stage", least=1),
+        patients(run="disproportionality", drug="ward", event="stage", min_reports=1),
         EXPECTED["disproportionality"],
     )
     rows = {(row["drug"], row["event"]): row for row in result.tables["pairs"].rows}
