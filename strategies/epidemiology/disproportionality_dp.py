@@ -14,7 +14,7 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.messages import Part, State
+from federation.messages import Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -67,7 +67,6 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    plan: Plan = task.plan
     counted = counting.estimated(total)
     reports = max(float(total.sums["people"][0]), 1.0)
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
@@ -83,7 +82,33 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports;"
             " use coarser events, or give the analysis more budget"
         )
-    a = pairs[drug, event]
+    rows = _rows(total, task, drug, event, reports)
+    why = (
+        "noise was added to every count; intervals include it,"
+        " and pairs that do not stand out from it are left out"
+    )
+    summary = {
+        "reports": round(reports),
+        "min_reports": math.ceil(min_reports),
+        "pairs_tested": len(drug),
+        "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
+    }
+    return Result(
+        {"pairs": Table(rows), "summary": Table([summary])},
+        counted.n,
+        Exactness("noised", why),
+        counted.notes,
+    )
+
+
+def _rows(
+    total: Total, task: Task[Options, Plan], drug: Ints, event: Ints, reports: float
+) -> list[Row]:
+    """The `top` pairs (`drug[i]`, `event[i]`) by the lower limit of the information component,
+    whose interval includes the noise of the pair and of both margins (delta method)."""
+    plan: Plan = task.plan
+    sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
+    a = total.sums["pairs"][drug, event]
     of_drug, of_event = total.sums["drugs"][drug], total.sums["events"][event]
     expected = of_drug * of_event / reports
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
@@ -95,7 +120,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     )
     error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
     order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
-    rows: list[Row] = [
+    return [
         {
             "drug": plan.drug.groups[drug[i]],
             "event": plan.event.groups[event[i]],
@@ -110,22 +135,6 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         }
         for i in order
     ]
-    why = (
-        "noise was added to every count; intervals include it,"
-        " and pairs that do not stand out from it are left out"
-    )
-    summary = {
-        "reports": round(reports),
-        "min_reports": math.ceil(min_reports),
-        "pairs_tested": len(a),
-        "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
-    }
-    return Result(
-        {"pairs": Table(rows), "summary": Table([summary])},
-        counted.n,
-        Exactness("noised", why),
-        counted.notes,
-    )
 
 
 def _clear_reports(sd: float, n_pairs: int) -> float:

@@ -216,7 +216,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     def diverged(worst: int) -> str:
         return (
             f"{task.name}: the coefficient of {task.plan.names[worst]!r} diverges,"
-            " because no event has it, or every event; leave it out, or merge its levels"
+            " because no event has it, or every event does; leave it out, or merge its levels"
         )
 
     outcome = newton.climb(

@@ -313,7 +313,7 @@ def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
     worst = task.plan.names[int(np.argmax(np.abs(beta)))]
     return (
         f"{task.name}: the coefficient of {worst!r} diverges,"
-        " because no event has it, or every event; leave it out, or merge its levels"
+        " because no event has it, or every event does; leave it out, or merge its levels"
     )
 
 

@@ -51,10 +51,7 @@ def increments(
     Efron: a cell with d deaths is d steps, and step i removes i/d of the deaths from the risk set,
     i = 0, ..., d - 1 (Therneau & Grambsch 2000, 3.3)."""
     net = left if entered is None else left - entered
-    # At risk in a cell: rows that leave in it or later, less rows that enter in it or later.
-    at_risk = np.empty_like(left)
-    for first, end in strata:
-        at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
+    at_risk = _at_risk(net, strata)
     where = np.flatnonzero(deaths[:, 0])
     d = deaths[where, 0].astype(np.int64)
     steps = d if ties == "efron" else np.ones_like(d)
@@ -87,7 +84,17 @@ def increments(
     )
 
 
+def _at_risk(net: Floats, strata: Sequence[tuple[int, int]]) -> Floats:
+    """(n_cells, ...): rows that leave in each cell or later, less rows that enter in it or later,
+    from the differences `net` of each cell."""
+    at_risk = np.empty_like(net)
+    for first, end in strata:
+        at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
+    return at_risk
+
+
 def _scatter(values: Any, where: Ints, size: int) -> Floats:
+    """(size, ...): `values` at the indices `where`, and 0 elsewhere."""
     out = np.zeros((size, *values.shape[1:]))
     out[where] = values
     return out

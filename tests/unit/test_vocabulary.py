@@ -452,7 +452,7 @@ MISTAKES = [
     ({"run": "mixed_model", "model": "age ~ t", "by": "arm"}, "by: 'arm' is a boolean"),
     (
         {"run": "surveillance", "week": "seen"},
-        "week: 'seen' is a date; count weeks from some Monday",
+        "week: 'seen' is a date; count weeks from a Monday",
     ),
     (
         {"run": "surveillance", "week": "open"},
