@@ -213,13 +213,15 @@ def _to_be_noised(
         if refused is not None:
             return refused
     slots = packing.noised_slots(zero, grids)
+    cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
     def vector() -> Words | Refusal:
         noised = noised_answer.release(
             name,
             query.study,
             grids,
-            lambda: task.analysis.local(session.cohort, task, state),
+            zero,
+            lambda: task.analysis.local(cohort, task, state),
             access,
             share=share,
         )

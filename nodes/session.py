@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudySession:
-    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
+    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here.
+    `absent`: by analysis, the Refusal of one that needs a column which this node's data do not have."""
 
     tasks: dict[str, AnyTask]
     cohort: Cohort
     rules: Rules
     refused: Refusal | None
+    absent: Mapping[str, Refusal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The first door: the rules that a cohort and a part must pass before anything leaves a node in exact mode.
+"""The first door: the rules that cohorts and parts must pass to leave a node in exact mode.
 
-Sources: the hospital-data rule of the French secure data centre (no cell under 11 people); DataSHIELD's
-filters (parameters at most a third of the people).
+Sources: the hospital-data rule of the French secure data centre (no cell under 11 people);
+DataSHIELD's filters (parameters at most a third of the people).
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 from federation.disclosure.rules import Rules, is_small
 from federation.messages import Part, Refusal
 
-TOTALS = (
-    "people",
-    "rows",
-    "missing",
-    "off_grid",
-)  # counts of the whole cohort, which are not cells
+# counts of the whole cohort, which are no cells of a table
+TOTALS = ("people", "rows", "missing", "off_grid")
 
 
 def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:
-    """A cohort must hold at least `min_cell` people; those outside it must be nobody, or as many."""
+    """Refuses a cohort of fewer than `min_cell` people, and one that leaves out fewer but not
+    nobody."""
     k = rules.min_cell
     if people < k:
         return Refusal(
@@ -35,12 +32,13 @@ def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal |
 
 
 def check_difference(people: int, rules: Rules) -> Refusal | None:
-    """Exact answers over two cohorts reveal by subtraction the `people` who are in only one of them."""
+    """Refuses a cohort that differs from an earlier one in few `people`, whom a subtraction would
+    reveal."""
     if not 0 < people < rules.min_cell:
         return None
     return Refusal(
         "differencing",
-        "the cohort is nearly one that was answered before: choose the same cohort, or one that "
+        "the cohort is almost the same as an earlier one: choose the same cohort, or one that "
         "differs clearly",
     )
 

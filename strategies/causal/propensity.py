@@ -530,7 +530,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     beta = score.steps["newton"].arrays["beta"]
     read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
     bounded = admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
-    rules = (admissible.within_reach("score", bounded),)
+    rules = (admissible.within_reach("score", plan.score.plan.names, bounded),)
     unread = frozenset({"estimate", "error", "sum:*", "cell:*"})
     steps["weigh"] = Step(read, unread, rules=rules)
     effect = cox.limits(plan.effect) if plan.effect is not None else Limits({}, 0)

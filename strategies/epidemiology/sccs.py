@@ -254,7 +254,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan]) -> Result:
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(task.plan.model.terms)),)
+    rules = (
+        admissible.within_reach(
+            "beta", task.plan.names, admissible.bounded_terms(task.plan.model.terms)
+        ),
+    )
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},
         frozenset({"last", "best", "rounds", "null"}),

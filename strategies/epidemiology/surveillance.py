@@ -30,6 +30,7 @@ from strategies.protocol import Prepared, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52  # weeks
 ROUNDS = 60  # of iteratively reweighted least squares, at most
+Z = 1.959963984540054  # normal quantile of a 95 % interval
 TRAITS = Traits(only_counts=True)
 
 
@@ -193,14 +194,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     return Result(tables, counting.reported(total.cells))
 
 
-def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
-    """From the counts `y` (n_weeks, n_series): a row for each series and tested week, sorted by
-    decreasing score."""
+def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
+    """From the counts `y` (n_weeks, n_series), each with privacy noise of variance `noise`: a row
+    for each series and tested week, sorted by decreasing score."""
     plan: Plan = task.plan
     method = task.options.method
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        limits = farrington(y, k, method) if isinstance(method, Farrington) else ears(y, k, method)
+        if isinstance(method, Farrington):
+            limits = farrington(y, k, method, noise)
+        else:
+            limits = ears(y, k, method)
         for s, label in enumerate(plan.labels):
             row: Row = {"series": label, "week": plan.first + k, "n": float(y[k, s])}
             rows.append(row | _evidence(float(y[k, s]), limits, s))
@@ -232,7 +236,7 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
     """Observed over expected count, with its 95 % interval on the log scale."""
     if not (n > 0 and expected > 0):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
-    half = 1.959963984540054 * spread
+    half = Z * spread
     return {
         "ratio": n / expected,
         "ratio_low": n / expected * math.exp(-half),
@@ -245,7 +249,8 @@ class Limits:
     """Limits of one week, arrays (n_series,).
 
     expected: expected count. upper: the count above which there is an alarm. tested: whether the
-    series has enough cases for a test. spread: standard deviation of log(count / expected)."""
+    series has enough cases for a test. spread: standard deviation of log(count / expected), such
+    that Z times it is the half-width of a 95 % interval."""
 
     expected: Floats
     upper: Floats
@@ -264,8 +269,10 @@ def ears(y: Floats, k: int, method: Ears) -> Limits:
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    mean_part = 1 / (method.baseline * np.maximum(mean, 1.0) ** 2)
-    relative = sd * np.sqrt(1 / np.maximum(y[k], 1.0) ** 2 + mean_part)
+    count = np.maximum(y[k], 1.0)
+    relative = sd * np.sqrt(1 / count**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    # The standard deviation comes from few weeks: Student's quantile replaces the normal one.
+    relative *= float(special.stdtrit(method.baseline - 1, 0.975)) / Z
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
@@ -316,9 +323,11 @@ class SeriesFit:
     scale: Floats
 
 
-def farrington(y: Floats, k: int, method: Farrington) -> Limits:
-    """The limits of week `k` from its baseline. If the counts carry noise, the dispersion of the
-    baseline includes it, as the tested week does."""
+def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Limits:
+    """The limits of week `k` from its baseline, for counts with privacy noise of variance `noise`.
+
+    The dispersion of the baseline includes the noise, as the tested week does. Its variance does
+    not depend on the count, so `spread` subtracts it from the dispersion and adds it separately."""
     weeks, level = seasons(k, method)
     levels = [number for number in range(1, method.periods + 1) if (level == number).any()]
     counts = np.maximum(y[weeks].T, 0.0)  # (n_series, n_weeks)
@@ -334,15 +343,18 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         has_trend = (p < method.trend_p) & (np.exp(fit.beta @ x) <= counts.max(1))
         has_trend &= method.years >= 3
         fits.append((fit, x))
-    eta, error, phi = (np.empty(len(counts)) for _ in range(3))
+    eta, error, phi, sampling_phi = (np.empty(len(counts)) for _ in range(4))
     for series, (fit, x) in zip((~has_trend, has_trend), fits, strict=False):
         eta[series] = (fit.beta @ x)[series]
         error[series] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[series]
         phi[series] = fit.phi[series]
+        sampling_phi[series] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[series]
     expected = np.exp(np.minimum(eta, 50))
     upper = upper_limit(expected, error, phi, method)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    return Limits(expected, upper, tested, np.sqrt(phi / np.maximum(y[k], 1.0) + error**2))
+    count = np.maximum(y[k], 1.0)
+    spread = np.sqrt(sampling_phi / count + noise / count**2 + error**2)
+    return Limits(expected, upper, tested, spread)
 
 
 def _trend_p(fit: SeriesFit, df: int) -> Floats:

@@ -61,7 +61,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             " use fewer series, or give the analysis more budget"
         )
     alarms = [
-        row | {"n": max(0, round(row["n"])), "noise_sd": sd} for row in surveillance.judge(y, task)
+        row | {"n": max(0, round(row["n"])), "noise_sd": sd}
+        for row in surveillance.judge(y, task, total.noise["counts"])
     ]
     tables = {"alarms": Table(alarms)}
     if task.options.series:

@@ -150,7 +150,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     read = {"weights": Array((len(plan.names),))}
     rules = (
         admissible.within_reach(
-            "weights", admissible.bounded_terms(plan.model.terms, intercept=True)
+            "weights", plan.names, admissible.bounded_terms(plan.model.terms, intercept=True)
         ),
     )
     return Limits(

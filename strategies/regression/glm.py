@@ -395,7 +395,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     beta = {"beta": Array((len(plan.names),))}
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
-    rules = () if task.options.family == "gaussian" else (admissible.within_reach("beta", bounded),)
+    rules = (
+        ()
+        if task.options.family == "gaussian"
+        else (admissible.within_reach("beta", plan.names, bounded),)
+    )
     newton_step = Step(
         beta, frozenset({"moments", "rounds", "deviance", "last"}), first=1, rules=rules
     )

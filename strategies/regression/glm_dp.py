@@ -363,7 +363,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
         return admissible.once("moments")
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
     newton = newton_dp.newton_step(
-        len(plan.names), bounded, task.options.rounds, first=int(first == "mean")
+        plan.names, bounded, task.options.rounds, first=int(first == "mean")
     )
     return Limits(
         ({"mean": Step()} if first == "mean" else {}) | {"newton": newton}, len(rounds(task))

@@ -558,7 +558,9 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     p, cells = len(plan.names), plan.n_strata * plan.grid.size
     beta = {"beta": Array((p,))}
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    rules = (
+        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
+    )
     hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
     increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
 

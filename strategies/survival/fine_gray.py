@@ -367,7 +367,9 @@ def limits(task: Task[Options, Plan]) -> Limits:
         "told": Array((size, p)),
         "censored": Array((size, p)),
     }
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    rules = (
+        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
+    )
     steps = {
         name: Step(read, _MEMORY - read.keys(), rules=rules)
         for name, read in (("risk", risk), ("information", information), ("robust", robust))

@@ -405,6 +405,7 @@ def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
     each interval, then one coefficient for each term."""
     plan: Plan = task.plan
     bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
+    names = [term.name for term in plan.model.terms]
 
     def fits(values: Values) -> str:
         intervals = int(values["cuts"].sum()) + 1
@@ -412,7 +413,9 @@ def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
             return "beta: has another shape than this step reads"
         hazard = np.abs(values["beta"][:intervals]).max()
         slopes = np.abs(values["beta"][intervals:][bounded]).sum()
-        return "" if hazard + slopes <= admissible.MAX_PREDICTOR else admissible.too_steep("beta")
+        if hazard + slopes <= admissible.MAX_PREDICTOR:
+            return ""
+        return admissible.too_steep(names[int(np.abs(values["beta"][intervals:]).argmax())])
 
     return Step(
         {"beta": Array((None,)), "cuts": Array((plan.intervals - 1,), 0, 1, whole=True)},
