@@ -39,8 +39,8 @@ LOCK = "hub.lock"
 
 def run(hub: HubSettings, *, log_format: str = "text") -> None:
     """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
-    for name in set(os.environ) - loopback.without_proxies(os.environ).keys():
-        del os.environ[name]  # this process opens connections to its own children only
+    for proxy in set(os.environ) - loopback.without_proxies(os.environ).keys():
+        del os.environ[proxy]  # this process opens connections to its own children only
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -72,7 +72,7 @@ class Cohort:
     `fetch`: reads columns of all rows.
     `clipped` (n_rows,): in mode dp, True for the rows of people whose values or rows were cut to the contract.
     `count`: counts combinations of categories without reading columns, where the source can.
-    `seed`: of the coins of sampling in mode dp, which nobody outside may foresee; 0 in exact mode.
+    `seed`: of the coins of sampling in mode dp, which nobody outside may predict; 0 in exact mode.
     `release`: of coins that differ for every release."""
 
     numbered: Ints | None

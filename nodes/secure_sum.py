@@ -28,12 +28,14 @@ from nodes.site import Site
 from strategies import budget
 
 MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
-LIST = ""  # the item of a mail that lists names
+LIST = ""  # the item of an envelope that lists names
 
 
 @dataclass(frozen=True)
 class PendingSum:
-    """A seat in one sum, and how to get the vector that goes in. `share`: only this node's share of the noise goes with it."""
+    """This node's place in one sum, and the function that gives the vector to add.
+
+    `share`: the vector carries only this node's share of the noise."""
 
     secagg_state: SecAggState
     vector: Callable[[], Words | Refusal]
@@ -105,7 +107,7 @@ def answer(
                     key, state, vectors.get(task_id), session, query, context, now
                 )
             elif (pending := context.pending_sums.get(key)) is None:
-                raise SecaggError("this node has no seat in that sum; it may have been restarted")
+                raise SecaggError("this node takes no part in that sum; it may have been restarted")
             else:
                 answers[task_id] = _PHASES[query.phase.name](
                     key, pending, query.phase.messages.get(task_id, {}), query, context, now
@@ -155,7 +157,7 @@ def _advertise(
     context: NodeContext,
     now: datetime,
 ) -> Answer:
-    """A seat, and this node's keys in the sum. `exact`: the vector, where it needs no charge."""
+    """The first phase: this node's keys. `exact`: the vector, if it needs no charge."""
     if key in context.pending_sums:
         raise SecaggError(
             "this round of the sum was answered before, or comes too early; it is answered once, in order"

@@ -10,7 +10,7 @@ from federation.disclosure.rules import Rules, is_small
 from federation.messages import Part, Refusal
 
 # counts of the whole cohort, which are no cells of a table
-TOTALS = ("people", "rows", "missing", "off_grid")
+TOTALS = ("people", "rows", "missing", "off_grid", "no_time")
 
 
 def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:

@@ -10,7 +10,7 @@ weights: Li, Morgan & Zaslavsky 2018; in federations: Ogier du Terrail et al. 20
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.cohort import Cache, Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -89,6 +89,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     model = f"{options.outcome} ~ {options.treatment}"
     curve = _curve_task(model, options, schema)
     effect = _effect_task(model, options, schema, weights)
+    _refuse_outcome(score, effect, schema)
     fields = _distinct((*score.fields, *effect.fields[:-1]))
     return Prepared(Plan(treatment, score, curve, effect, weights), fields)
 
@@ -122,26 +123,36 @@ def _effect_task(
     )
 
 
+def _refuse_outcome(
+    score: Task[glm.Options, glm.Plan], effect: Task[cox.Options, cox.Plan], schema: Schema
+) -> None:
+    for field in score.plan.model.fields:
+        formula.refuse_outcome(
+            field.name, effect.plan.model.response, schema, where="in `confounders` or `treatment`"
+        )
+
+
 def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]:
     glm_options = glm.Options(
         model=f"{options.treatment} ~ {options.confounders}",
         family="binomial",
         conf_level=options.conf_level,
     )
+    right = formula.compile(f"~ {options.confounders}", schema)
+    if (
+        not right.intercept
+        or right.offset is not None
+        or any(options.treatment in term.name.split(":") for term in right.terms)
+    ):
+        raise ExpressionError(
+            f"confounders: {options.confounders!r} must have an intercept, no offset(),"
+            " and not the treatment itself"
+        )
     plan, fields = glm.prepare(glm_options, schema)
     if not plan.model.terms:
         raise ExpressionError(
             f"confounders: {options.confounders!r} has no term;"
             " name the variables that the treatment depends on"
-        )
-    if (
-        not plan.model.intercept
-        or plan.model.offset is not None
-        or any(options.treatment in term.name.split(":") for term in plan.model.terms)
-    ):
-        raise ExpressionError(
-            f"confounders: {options.confounders!r} must have an intercept, no offset(),"
-            " and not the treatment itself"
         )
     return Task("score", glm, glm_options, plan, fields, schema.contract.rows_per_person)
 
@@ -340,10 +351,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     stage, inner, earlier = _inner(state)
     plan: Plan = task.plan
     if stage == "score":
-        score = glm.combine(total, plan.score, inner)
+        score = _of_stage(task, lambda: glm.combine(total, plan.score, inner))
         if isinstance(score, State):
             return _outer("score", score, earlier)
-        return _weigh(score, inner, plan)
+        return _weigh(score, inner, total, plan)
     if stage == "weigh":
         if not (total.cells["arms"] > 0).all():
             raise errors.ModelError(
@@ -355,20 +366,30 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             return _result(task, earlier, None)
         return _outer("effect", cox.start(plan.effect), earlier)
     assert plan.effect is not None, "only a study with an outcome comes to this stage"
-    effect = cox.combine(total, plan.effect, inner)
+    effect_task = plan.effect
+    effect = _of_stage(task, lambda: cox.combine(total, effect_task, inner))
     if isinstance(effect, State):
         return _outer("effect", effect, earlier)
     return _result(task, earlier, effect)
 
 
-def _weigh(score: Result, inner: State, plan: Plan) -> State:
+def _of_stage(task: Task[Options, Plan], combine: Callable[[], State | Result]) -> State | Result:
+    """The outcome of a stage; its refusal names the analysis that the study asks for."""
+    try:
+        return combine()
+    except errors.ModelError as error:
+        raise errors.ModelError(f"{task.name}: propensity {error}") from None
+
+
+def _weigh(score: Result, inner: State, total: Total, plan: Plan) -> State:
     """The state in which nodes compute weights from the fitted score."""
     rows = score.tables["coefficients"].rows
     estimate = np.array([row["estimate"] if row["estimate"] is not None else 0.0 for row in rows])
     error = np.array([row["std_error"] if row["std_error"] is not None else np.nan for row in rows])
     score_plan: glm.Plan = plan.score.plan
     scaled = np.linalg.solve(newton.unscale(score_plan.names, score_plan.scaling, True), estimate)
-    w, wy = inner["moments"][:2]
+    # The moments are sums of the first round, which may also be the last.
+    w, wy = {**inner.values, **total.sums}["moments"][:2]
     return State(
         "weigh",
         {"score": scaled, "treated": np.array([wy / w]), "estimate": estimate, "error": error},

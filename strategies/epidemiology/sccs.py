@@ -161,11 +161,11 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     expected = expect(rows, state["beta"])
     expected_events = rows.spread(rows.totals) * expected.share
     residual = rows.events - expected_events
-    between = newton.gram(expected.mean, rows.totals)
-    information = newton.gram(rows.X, expected_events) - between
+    gram = newton.gram(rows.X, expected_events)
     sums = {
         "score": rows.X.T @ residual,
-        "information": information,
+        "information": gram - newton.gram(expected.mean, rows.totals),
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([float(rows.events @ expected.log_share)]),
     }
     return Part(sums, cells, _sensitivity(task, state["beta"]), parameters=len(task.plan.names))
@@ -203,6 +203,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     return {
         "score": N * reach,
         "information": N * reach**2 / 4,
+        "size": N * newton.row_norm(plan.model.terms, False) ** 2,
         "log_lik": N * (eta_range + math.log(task.rows_per_person)),
     }
 
@@ -213,18 +214,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             f"{task.name}: nobody in the cohort has an event; widen it, or choose another outcome"
         )
 
-    def diverged(worst: int) -> str:
-        return (
-            f"{task.name}: the coefficient of {task.plan.names[worst]!r} diverges,"
-            " because no event has it, or every event does; leave it out, or merge its levels"
-        )
-
     outcome = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(task.name, task.plan.names, "no event has it, or every event does"),
+        sensitivity=total.sensitivity["information"],
+        size=total.sums["size"],
+        rules=limits(task).steps["newton"].rules,
     )
     if isinstance(outcome, State):
         return outcome
@@ -261,7 +259,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     )
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},
-        frozenset({"last", "best", "rounds", "null"}),
+        newton.MEMORY,
         rules=rules,
     )
     return Limits({"newton": newton_step}, newton.MAX_ROUNDS + 1)

@@ -31,6 +31,8 @@ MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52  # weeks
 ROUNDS = 60  # of iteratively reweighted least squares, at most
 Z = 1.959963984540054  # normal quantile of a 95 % interval
+# The standard error of the log of an expected count above which the data do not determine it.
+UNKNOWN = 10.0
 TRAITS = Traits(only_counts=True)
 
 
@@ -191,7 +193,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             for w in range(plan.weeks)
         ]
         tables["series"] = Table(series)
-    return Result(tables, counting.reported(total.cells))
+    notes = _missing_note(plan) if total.cells["missing"].sum() > 0 else []
+    return Result(tables, counting.reported(total.cells), notes=notes)
+
+
+def _missing_note(plan: Plan) -> list[str]:
+    last = plan.first + plan.weeks - 1
+    return [
+        "the missing rows are those without a week or a group,"
+        f" and those outside weeks {plan.first} to {last}"
+    ]
 
 
 def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
@@ -234,7 +245,7 @@ def _evidence(n: float, limits: Limits, s: int) -> Row:
 
 def _ratio(n: float, expected: float, spread: float) -> Row:
     """Observed over expected count, with its 95 % interval on the log scale."""
-    if not (n > 0 and expected > 0):
+    if not (n > 0 and expected > 0 and spread < UNKNOWN):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     half = Z * spread
     return {
@@ -248,9 +259,10 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 class Limits:
     """Limits of one week, arrays (n_series,).
 
-    expected: expected count. upper: the count above which there is an alarm. tested: whether the
-    series has enough cases for a test. spread: standard deviation of log(count / expected), such
-    that Z times it is the half-width of a 95 % interval."""
+    expected: expected count. upper: the count above which there is an alarm. Both are 0 for a
+    series without a case in this season of the baseline, so that a new syndrome raises an alarm.
+    tested: whether the series has enough cases for a test. spread: standard deviation of
+    log(count / expected), such that Z times it is the half-width of a 95 % interval."""
 
     expected: Floats
     upper: Floats
@@ -340,7 +352,7 @@ def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Lim
     if method.trend:
         fit = _reweighted(X, counts, method)
         p = _trend_p(fit, len(weeks) - X.shape[1])
-        has_trend = (p < method.trend_p) & (np.exp(fit.beta @ x) <= counts.max(1))
+        has_trend = (p < method.trend_p) & (np.exp(np.minimum(fit.beta @ x, 50)) <= counts.max(1))
         has_trend &= method.years >= 3
         fits.append((fit, x))
     eta, error, phi, sampling_phi = (np.empty(len(counts)) for _ in range(4))
@@ -349,12 +361,15 @@ def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Lim
         error[series] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[series]
         phi[series] = fit.phi[series]
         sampling_phi[series] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[series]
-    expected = np.exp(np.minimum(eta, 50))
-    upper = upper_limit(expected, error, phi, method)
+    # Without a case in this season of the baseline, the fit diverges to an expected count of 0.
+    unseen = error > UNKNOWN
+    expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
+    error = np.where(unseen, 0.0, error)
+    upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
     count = np.maximum(y[k], 1.0)
     spread = np.sqrt(sampling_phi / count + noise / count**2 + error**2)
-    return Limits(expected, upper, tested, spread)
+    return Limits(np.where(unseen, 0.0, expected), upper, tested, spread)
 
 
 def _trend_p(fit: SeriesFit, df: int) -> Floats:

@@ -37,7 +37,7 @@ INFORMATION = 0.25  # of a round, to the information; the rest to the score
 TRAITS = Traits()
 
 
-class Options(glm.Options):
+class Options(glm.Shared):
     """`rounds` of Newton's method; `clip`: the part of the largest contribution that the contract allows, beyond which a
     person's is scaled down. Less than 1 buys less noise with some bias, whose extent `n.clipped` tells."""
 

@@ -30,7 +30,7 @@ from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
@@ -41,8 +41,9 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`landmark`, unit of the time column: the analysis keeps the people still under observation at
-    that time, with their covariates as of then, and follows them from there."""
+    """`penalty: firth`: a finite estimate where a level has no event, with Breslow's ties (Heinze &
+    Schemper 2001). `landmark`, unit of the time column: the analysis keeps the people still under
+    observation at that time, with their covariates as of then, and follows them from there."""
 
     model: str
     strata: str | None = None
@@ -51,6 +52,7 @@ class Options(Frozen):
     weights: str | None = None
     robust: bool = False
     landmark: float | None = None
+    penalty: Literal["firth"] | None = None
     conf_level: float = 0.95
 
 
@@ -76,6 +78,11 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if model.offset is not None:
         raise ExpressionError(f"offset() is not offered by cox, in {options.model!r}; leave it out")
     newton.need_terms(model.terms, options.model)
+    if options.penalty and (options.ties != "breslow" or options.robust):
+        raise ExpressionError(
+            f"penalty: {options.penalty!r} needs `ties: breslow` and excludes `robust`;"
+            " write `ties: breslow`, and leave `robust` out"
+        )
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
@@ -96,6 +103,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f"weights: {options.weights!r} must be a number"
             " whose contract range starts at 0 or more"
         )
+    for field in (*strata, *([weights] if weights else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
     within = options.strata == "node" or any(field.within_node for field in strata)
     names = tuple(term.name for term in model.terms)
     grid = time_grid.agree(options.grid, model.response[:-1])
@@ -186,6 +195,7 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         "events": np.array([len(dead)]),
         "off_grid": np.array([plan.grid.off_grid(stop[index])]),
     }
+    cells |= time_grid.without_time(columns, plan.model.response)
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][index] if plan.weights else None
@@ -274,10 +284,7 @@ def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
 def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
     """(n_rows,): the hazard increments of each row's time at risk, less Efron's share if it
     died."""
-    total = risk_sets.within(h0, rows.strata)
-    exposure = total[rows.cell]
-    if rows.entry is not None:
-        exposure = exposure - _before(total, rows)
+    exposure = _passed(h0, rows)
     exposure[rows.dead] -= h1[rows.cell[rows.dead]]
     return np.maximum(exposure, 0.0)
 
@@ -310,9 +317,14 @@ def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, 
     risk = _risk(rows, state["beta"])
     increments = _increments(risk, rows.strata, task.options.ties)
     gram = _information(rows, risk["hazard"], increments.h0, increments.h1)
-    return {
+    third = {}
+    if task.options.penalty:
+        cubes = _cubes(increments.mean, risk["deaths"][:, 1])
+        third = {"third": _third(rows, risk["hazard"], increments.h0, increments.k0) + cubes}
+    return third | {
         "score": increments.score,
         "information": gram - increments.outer,
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([increments.log_lik]),
         "weight": np.array([risk["deaths"][:, 1].sum()]),
     }
@@ -333,7 +345,36 @@ def _hazard(rows: Rows, beta: Floats) -> Floats:
 
 def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
     hazard = _hazard(rows, state["beta"])
-    return {"gram": _information(rows, hazard, state["h0"], state["h1"])}
+    sums = {"gram": _information(rows, hazard, state["h0"], state["h1"])}
+    if task.options.penalty:
+        sums["third"] = _third(rows, hazard, state["h0"], state["k0"])
+    return sums
+
+
+def _third(rows: Rows, hazard: Floats, h0: Floats, k0: Floats) -> Floats:
+    """(p, p, p): the part of the derivative of the information that is a sum over rows. It is the
+    sum of x x x times the hazard while at risk, minus, in all three orders, the sum of x x times
+    the mean covariates of the risk sets that the row belongs to. k0 is h0 times these means."""
+    p = rows.X.shape[1]
+    X, exposed = rows.X, hazard * _exposure(rows, h0, np.zeros_like(h0))
+    weighted_means = _passed(k0, rows) * hazard[:, None]
+    pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), p * p)
+    mixed = (pairs.T @ weighted_means).reshape(p, p, p)
+    all_orders = mixed + mixed.transpose(0, 2, 1) + mixed.transpose(2, 0, 1)
+    return firth.third_moments(X, exposed) - all_orders
+
+
+def _cubes(mean: Floats, deaths: Floats) -> Floats:
+    """(p, p, p): the rest of that derivative, twice the sum over deaths of the cube of the mean
+    covariates (n_cells, p)."""
+    return 2 * firth.third_moments(mean, deaths)
+
+
+def _passed(increment: Floats, rows: Rows) -> Floats:
+    """(n_rows, ...): the sum of the increments (n_cells, ...) over each row's time at risk."""
+    total = risk_sets.within(increment, rows.strata)
+    passed = total[rows.cell]
+    return passed if rows.entry is None else passed - _before(total, rows)
 
 
 def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
@@ -359,10 +400,7 @@ def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[st
 def _score_residuals(rows: Rows, hazard: Floats, increments: Increments) -> Floats:
     """(n_rows, n_covariates): the score residual of each row."""
     X, dead = rows.X, rows.dead
-    passed = risk_sets.within(increments.k0, rows.strata)
-    mean_passed = passed[rows.cell]
-    if rows.entry is not None:
-        mean_passed = mean_passed - _before(passed, rows)
+    mean_passed = _passed(increments.k0, rows)
     mean_passed[dead] -= increments.k1[rows.cell[dead]]
     exposure = _exposure(rows, increments.h0, increments.h1)
     residual: Floats = hazard[:, None] * (mean_passed - X * exposure[:, None])
@@ -421,16 +459,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if state.step == "fit":
         score, information = total.sums["score"], total.sums["information"]
         log_lik = float(total.sums["log_lik"][0])
-        weight = float(total.sums["weight"][0])
+        weight, size = float(total.sums["weight"][0]), total.sums["size"]
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
-        information = total.sums["gram"] - values["outer"]
+        information, size = total.sums["gram"] - values["outer"], np.diag(total.sums["gram"])
         weight = float(values["weight"][0])
     if not weight > 0:
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
         )
-    return _newton(score, information, log_lik, total, task, values)
+    return _newton(score, information, size, log_lik, total, task, values)
 
 
 def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
@@ -448,55 +486,59 @@ def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats])
     values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
     if task.options.robust:
         values |= {"k0": increments.k0, "k1": increments.k1, "mean": increments.mean}
+    if task.options.penalty:
+        values |= {"k0": increments.k0, "cubes": _cubes(increments.mean, sums["deaths"][:, 1])}
     return State("information", values)
 
 
 def _newton(
     score: Floats,
     information: Floats,
+    size: Floats,
     log_lik: float,
     total: Total,
     task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
-    beta = values["beta"]
     again = "fit" if task.plan.within_node else "risk"
-    if "rounds" not in values:
-        values |= {
-            "rounds": np.zeros(1),
-            "null_log_lik": np.array([log_lik]),
-            "best": np.array([-math.inf]),
-            "last": beta,
-        }
-    values["rounds"] = values["rounds"] + 1
-    best = float(values["best"][0])
-    if values["rounds"][0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, beta))
-    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        # The step overshot: go half the way back.
-        return State(again, values | {"beta": (beta + values["last"]) / 2})
-    step = newton.newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
+    identified = newton.identified(State("newton", values)) or newton.identify(
+        information, math.inf, size
+    )
+    if task.options.penalty:
+        third = total.sums["third"] + values.get("cubes", 0.0)
+        penalty = firth.penalty(information, third, identified.aliased)
+        score, log_lik = score + penalty.score, log_lik + penalty.log_lik
+    climbed = newton.climb(
+        State("newton", values),
+        score,
+        information,
+        log_lik,
+        newton.separated(task.name, task.plan.names, SEPARATED, firth=True),
+        design=identified,
+        max_rounds=max_rounds(task),
+        again=again,
+        rules=limits(task).steps[again].rules,
+    )
+    if isinstance(climbed, State):
+        return climbed
     values |= {
-        "fitted": beta + step.beta,
+        "fitted": climbed.beta,
         "fitted_log_lik": np.array([log_lik]),
-        "covariance": step.covariance,
-        "aliased": step.aliased.astype(np.float64),
+        "covariance": climbed.step.covariance,
+        "aliased": climbed.step.aliased.astype(np.float64),
+        "null": np.array([climbed.null]),
+        "rounds": np.array([float(climbed.rounds)]),
     }
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    return (
-        f"{task.name}: the coefficient of {worst!r} diverges,"
-        " because all events are on one side of it; leave it out, or merge its levels"
-    )
+def max_rounds(task: Task[Options, Plan]) -> int:
+    return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
+
+
+SEPARATED = "all events are on one side of it, or none is"
 
 
 def _result(
@@ -525,13 +567,17 @@ def _result(
         tables,
         counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
-        newton.aliased_note(plan.names, aliased),
+        [
+            *newton.aliased_note(plan.names, aliased),
+            *([firth.NOTE] if task.options.penalty else []),
+            *time_grid.time_notes(total.cells),
+        ],
     )
 
 
 def _glance(total: Total, task: Task[Options, Plan], values: Mapping[str, Floats], df: int) -> Row:
     """The likelihood-ratio test of the whole model, on `df` degrees of freedom."""
-    null, fitted = float(values["null_log_lik"][0]), float(values["fitted_log_lik"][0])
+    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
     ratio = max(2 * (fitted - null), 0.0)
     return {
         "n": int(total.cells["rows"][0]),
@@ -548,9 +594,9 @@ def _glance(total: Total, task: Task[Options, Plan], values: Mapping[str, Floats
 
 
 # The arrays that the hub keeps in a state between its rounds.
-_MEMORY = frozenset({
-    "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased",
-    "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
+_MEMORY = newton.MEMORY | frozenset({
+    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score",
+    "log_lik", "outer", "weight", "cubes",
 })  # fmt: skip
 
 
@@ -567,10 +613,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
     def step(arrays: dict[str, Array]) -> Step:
         return Step(arrays, _MEMORY - arrays.keys(), rules=rules)
 
+    exposed = hazards | ({"k0": increments["k0"]} if task.options.penalty else {})
     if plan.within_node:
         steps = {"fit": step(beta)}
     else:
-        steps = {"risk": step(beta), "information": step(hazards)}
+        steps = {"risk": step(beta), "information": step(exposed)}
     if task.options.robust:
         steps["robust"] = step(beta if plan.within_node else hazards | increments)
-    return Limits(steps, 2 * (newton.MAX_ROUNDS + 1) + 1)
+    return Limits(steps, 2 * (max_rounds(task) + 1) + 1)

@@ -33,6 +33,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.survival import time_grid
 
 MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
@@ -215,16 +216,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
-    keep = cohorts.complete(columns)
+    keep = complete = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
-    keep &= entry < stop
+    keep = complete & (entry < stop)
     index = np.flatnonzero(keep)
     X = cohorts.design(
         plan.model.terms, columns, index, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
     died = (event[index] > 0) & (stop[index] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
+    cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
     return Rows(X, entry[index], stop[index], died, keep, index, cells)
 
 
@@ -319,19 +321,20 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    def diverged(worst: int) -> str:
-        name = joined(task.plan, state["cuts"]).names[worst]
-        return (
-            f"{task.name}: the coefficient of {name!r} diverges,"
-            " because all events are on one side of it; leave it out, or merge its levels"
-        )
-
+    plan = joined(task.plan, state["cuts"])
     outcome = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(
+            task.name,
+            plan.names,
+            "all events are on one side of it, or none is",
+            baseline=plan.names[: plan.intervals],
+        ),
+        sensitivity=total.sensitivity["information"],
+        rules=limits(task).steps["newton"].rules,
     )
     return outcome if isinstance(outcome, State) else _result(outcome, total, task, state)
 
@@ -360,7 +363,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "rounds": top.rounds,
     }
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    notes = (*joined_note(task.plan, plan), *newton.aliased_note(plan.names, top.step.aliased))
+    notes = (
+        *joined_note(task.plan, plan),
+        *time_grid.time_notes(total.cells),
+        *newton.aliased_note(plan.names, top.step.aliased),
+    )
     return Result(tables, counting.reported(total.cells, events=True), Exactness(), notes)
 
 
@@ -395,8 +402,7 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
-    unread = frozenset({"last", "best", "rounds", "null", "exposure", "events"})
-    steps = {"life": Step(), "newton": newton_step(task, unread)}
+    steps = {"life": Step(), "newton": newton_step(task, newton.MEMORY | {"exposure", "events"})}
     return Limits(steps, newton.MAX_ROUNDS + 2)
 
 
