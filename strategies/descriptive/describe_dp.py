@@ -24,8 +24,9 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
-from strategies.descriptive.describe import Plan, Probability
+from strategies.descriptive.describe import Plan
 from strategies.numerics import counting
+from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
@@ -37,7 +38,7 @@ class Options(Frozen):
     quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
     bins: int = pydantic.Field(20, ge=1, le=1000)
     quantile_bins: int = pydantic.Field(500, ge=10, le=5000)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:

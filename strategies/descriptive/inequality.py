@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import pydantic
@@ -27,10 +26,11 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
+from strategies.options import ConfLevel, Probability
 from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
-Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
 TRAITS = Traits()
 
 
@@ -41,10 +41,10 @@ class Options(Frozen):
     value: str
     by: tuple[str, ...] = ()
     step: float | None = pydantic.Field(None, gt=0)
-    quantiles: tuple[Share, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+    quantiles: tuple[Probability, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
     lorenz: int = pydantic.Field(10, ge=2, le=100)
-    top: tuple[Share, ...] = (0.01, 0.05, 0.1)
-    conf_level: float = 0.95
+    top: tuple[Probability, ...] = (0.01, 0.05, 0.1)
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,11 @@ def measured(
             }
         )
         quantiles += [
-            {"group": label, **_counted(one, p), "probability": p, **one.quantile(p, z)}
-            for p in options.quantiles
+            {"group": label, "probability": p, **one.quantile(p, z)} for p in options.quantiles
         ]
         parts = [i / options.lorenz for i in range(1, options.lorenz)]
         lorenz += [
-            {"group": label, **_counted(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
+            {"group": label, **_behind(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
             for p in parts
         ]
         for share in options.top:
@@ -166,7 +165,7 @@ def measured(
             top.append(
                 {
                     "group": label,
-                    **_counted(one, share),
+                    **_behind(one, share),
                     "probability": share,
                     **_said(one, 1 - estimate, -weights, z),
                 }
@@ -180,13 +179,9 @@ def measured(
     }
 
 
-def _counted(one: Distribution, p: float) -> Row:
-    """How many people lie beyond: for the door."""
-    return (
-        {"n": int(min(p, 1 - p) * one.size), "n_column": round(one.size)}
-        if one.noise is None
-        else {}
-    )
+def _behind(one: Distribution, p: float) -> Row:
+    """For the door, in exact mode: the people on the emptier side of the share `p`."""
+    return {"beyond": {"estimate": one.beyond(p)}} if one.noise is None else {}
 
 
 def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
@@ -248,14 +243,24 @@ class Distribution:
         share = held / self.total
         return share, (np.minimum(x - q, 0.0) + p * q - share * x) / self.total
 
+    def beyond(self, p: float) -> int:
+        """How many people lie on the emptier side of the quantile at `p`."""
+        return int(min(p, 1 - p) * self.size + 1e-9)
+
     def quantile(self, p: float, z: float) -> Row:
-        """The amount that a share p of the people do not exceed (R's type 1); limits are those amounts at p plus or minus its error."""
+        """The amount that a share p of the people do not exceed (R's type 1).
+
+        The limits of its interval are the quantiles at p plus or minus the error of p (Woodruff
+        1952). In exact mode `beyond` counts for the door the people beyond each of the three."""
         at = self.rank(p)
         weights: Floats = np.where(np.arange(len(self.n)) <= at, 1 - p, -p) / self.size
         error = math.sqrt(p * (1 - p) / self.size + (self.noise(weights) if self.noise else 0.0))
-        ends = (self.rank(min(max(p + side * z * error, 0.0), 1.0)) for side in (-1, 1))
-        low, high = (float(self.amounts[i]) for i in ends)
-        return {"estimate": float(self.amounts[at]), "conf_low": low, "conf_high": high}
+        ends = [min(max(p + side * z * error, 0.0), 1.0) for side in (-1, 1)]
+        shares = dict(zip(("estimate", "conf_low", "conf_high"), (p, *ends), strict=True))
+        row: Row = {name: float(self.amounts[self.rank(q)]) for name, q in shares.items()}
+        if self.noise is not None:
+            return row
+        return row | {"beyond": {name: self.beyond(q) for name, q in shares.items()}}
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
