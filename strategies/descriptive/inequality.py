@@ -24,8 +24,9 @@ from federation.results import Door, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
-from strategies.numerics import counting, grouping
+from strategies.numerics import counting, grouping, value_grid
 from strategies.numerics.counting import Mask
+from strategies.numerics.value_grid import ValueGrid
 from strategies.options import ConfLevel, Probability
 from strategies.protocol import Prepared, Task, Total, Traits
 
@@ -52,13 +53,7 @@ class Plan:
     value: Field
     by: tuple[Field, ...]
     labels: tuple[str, ...]
-    low: float
-    step: float
-    size: int
-
-    @property
-    def amounts(self) -> Floats:
-        return np.array([round(self.low + self.step * i, 12) for i in range(self.size)])
+    grid: ValueGrid
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -68,19 +63,13 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere"
         )
-    step = options.step or value.step
-    if step is None:
-        raise ExpressionError(
-            f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`"
-        )
     by = grouping.fields(options.by, schema, "groups are of categories")
-    labels = grouping.labels(by)
-    size = math.ceil((high - low) / step - 1e-9) + 1
-    if len(labels) * size > MAX_CELLS:
+    labels, grid = grouping.labels(by), value_grid.agree(value, options.step)
+    if len(labels) * grid.size > MAX_CELLS:
         raise ExpressionError(
-            f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
+            f"{len(labels):,} groups and {grid.size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
         )
-    return Prepared(Plan(value, by, labels, low, step, size), (value, *by))
+    return Prepared(Plan(value, by, labels, grid), (value, *by))
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -93,15 +82,9 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = np.flatnonzero(keep)
-    steps = (columns[plan.value.name][kept] - plan.low) / plan.step
-    nearest = np.rint(steps)
-    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(
-        nearest, 0, plan.size - 1
-    ).astype(np.int64)
-    counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(
-        len(plan.labels), plan.size
-    )
-    return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
+    amounts, group = columns[plan.value.name][kept], grouping.combination(plan.by, columns, kept)
+    counts = plan.grid.counts(amounts, group, len(plan.labels))
+    return keep, counts, plan.grid.off_grid(amounts)
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -116,7 +99,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if not total.sums["amounts"].sum() > 0:
         raise errors.ModelError(f"{task.name}: nobody in the cohort has an amount; widen it")
     tables = measured(total.sums["amounts"], task, None)
-    why = f"amounts are counted at the nearest multiple of {task.plan.step:g}"
+    why = f"amounts are counted at the nearest multiple of {task.plan.grid.step:g}"
     off = int(total.cells["off_grid"][0])
     return Result(
         tables,
@@ -138,9 +121,9 @@ def measured(
     z = float(special.ndtri((1 + options.conf_level) / 2))
     summary, quantiles, lorenz, top = [], [], [], []
     for label, n in zip(plan.labels, counts, strict=True):
-        if not (n.sum() > 0 and n @ plan.amounts > 0):
+        if not (n.sum() > 0 and n @ plan.grid.values > 0):
             continue
-        one = Distribution(n, plan.amounts, noise)
+        one = Distribution(n, plan.grid.values, noise)
         head = {"group": label, "n": max(0, round(one.size))}
         mean, gini = (_said(one, *found, z) for found in (one.mean(), one.gini()))
         summary.append(

@@ -13,7 +13,6 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row
@@ -37,11 +36,7 @@ class Options(inequality.Options):
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = inequality.prepare(options, schema)
-    if plan.size > MAX_BINS:
-        wide = (plan.size - 1) * plan.step / (MAX_BINS - 1)
-        raise ExpressionError(
-            f"{plan.size:,} cells of {plan.step:g} are more than mode dp offers ({MAX_BINS:,}); write `step: {wide:.3g}` or more"
-        )
+    plan.grid.check_size(MAX_BINS)
     return Prepared(plan, fields)
 
 
@@ -61,7 +56,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, _ = inequality.count(cohort, task)
     m = task.rows_per_person
     sensitivity = {
-        "amounts": m * cumulative.norm(task.plan.size),
+        "amounts": m * cumulative.norm(task.plan.grid.size),
         "people": counting.tally_sensitivity(m),
     }
     return Part(
@@ -79,9 +74,9 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         return variance * float((cumulative.carried(weights) ** 2).sum())
 
     people_sd, total_sd = (
-        math.sqrt(noise(weights)) for weights in (np.ones(plan.size), plan.amounts)
+        math.sqrt(noise(weights)) for weights in (np.ones(plan.grid.size), plan.grid.values)
     )
-    clear = (counts.sum(1) > CLEAR * people_sd) & (counts @ plan.amounts > CLEAR * total_sd)
+    clear = (counts.sum(1) > CLEAR * people_sd) & (counts @ plan.grid.values > CLEAR * total_sd)
     if not clear.any():
         raise errors.ModelError(
             f"{task.name}: no group stands out from the noise; use fewer groups or wider cells, or give the analysis more budget"
@@ -90,17 +85,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     counted = counting.estimated(total)
     drowned = [label for label, seen in zip(plan.labels, clear, strict=True) if not seen]
     notes = [f"{', '.join(drowned)}: not shown, since the noise hides them"] if drowned else []
-    why = (
-        f"noise was added to the counts of amounts, in cells of {plan.step:g}; intervals include it"
-    )
+    why = f"noise was added to the counts of amounts, in cells of {plan.grid.step:g}; intervals include it"
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their range."""
     plan: Plan = task.plan
-    each = np.full(plan.size, people / len(plan.labels) / plan.size)
-    _, weights = inequality.Distribution(each, plan.amounts, None).gini()
+    each = np.full(plan.grid.size, people / len(plan.labels) / plan.grid.size)
+    _, weights = inequality.Distribution(each, plan.grid.values, None).gini()
     sampling = math.sqrt(float(each @ weights**2))
     sd = noise(State(), "amounts") * math.sqrt(float((cumulative.carried(weights) ** 2).sum()))
     return [
