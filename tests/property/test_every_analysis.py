@@ -90,6 +90,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "disproportionality": [{"drug": "arm", "event": "sex"}],
     "inequality": [{"value": "visits", "by": ["sex"], "step": 1}],
+    "wilcoxon": [
+        {"value": "visits", "by": "sex", "step": 1},
+        {
+            "value": "score",
+            "by": "died",
+            "reference": "no",
+            "step": 0.5,
+            "alternative": "greater",
+        },
+    ],
     "pathways": [
         {
             "step": "arm",
