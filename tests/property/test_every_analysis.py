@@ -151,10 +151,6 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
 
 
-def test_no_analysis_goes_untested() -> None:
-    assert set(EXAMPLES) == set(registry.ANALYSES)
-
-
 def pooled_and_split(
     options: dict[str, Any], split: np.ndarray, folder: Path
 ) -> tuple[Result, Result]:

@@ -110,12 +110,6 @@ CASES = [
 ]
 
 
-def test_no_private_analysis_goes_untested() -> None:
-    assert set(EXAMPLES) == set(registry.PRIVATE) and set(registry.PRIVATE) | set(
-        registry.NOT_PRIVATE
-    ) == set(registry.ANALYSES)
-
-
 def study_of(name: str, options: dict[str, Any]) -> Study:
     return federations.study_of(
         {"a": {"run": name, **options}}, privacy={"mode": "dp", "epsilon": 8}
