@@ -29,6 +29,7 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
@@ -57,7 +58,7 @@ class Options(Frozen):
     ties: Literal["efron", "breslow"] = "efron"
     grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
@@ -43,7 +44,7 @@ class Options(Frozen):
     event: str
     min_reports: int = pydantic.Field(3, ge=1)
     top: int = pydantic.Field(1000, ge=1)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_STRATA = 10_000
@@ -36,7 +37,7 @@ class Options(Frozen):
     outcome: str
     strata: tuple[str, ...]
     correct: bool = True
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

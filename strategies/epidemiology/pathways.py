@@ -28,6 +28,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
@@ -55,7 +56,7 @@ class Options(Frozen):
     beginnings: int = pydantic.Field(3, ge=0, le=6)
     indicators: Mapping[str, Indicator] = {}
     by: str | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 
 MAX_CELLS = 100_000
@@ -47,7 +48,7 @@ class Options(Frozen):
     standard: Mapping[str, float] | None = None
     reference: str | None = None
     per: float = pydantic.Field(1.0, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 
 TRAITS = Traits()
@@ -37,7 +38,7 @@ class Options(Frozen):
     person."""
 
     model: str
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

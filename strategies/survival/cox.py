@@ -32,6 +32,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
@@ -53,7 +54,7 @@ class Options(Frozen):
     robust: bool = False
     landmark: float | None = None
     penalty: Literal["firth"] | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

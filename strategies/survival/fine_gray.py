@@ -28,6 +28,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import cumulative_incidence, time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -43,7 +44,7 @@ class Options(Frozen):
     cause: str
     nothing: str | None = None
     grid: GridOptions | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

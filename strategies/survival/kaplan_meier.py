@@ -28,6 +28,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Task, Total, Traits
 from strategies.survival import time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -41,7 +42,7 @@ class Options(Frozen):
     model: str
     grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -213,22 +214,24 @@ def thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
 
 
 def _summary(label: str, rows: list[Row], table: Life, group: int) -> Row:
-    def first(name: str) -> float | None:
-        """The first time at which the curve `name` is at 0.5 or below."""
-        for row in rows:
-            if row[name] is not None and row[name] <= 0.5 + 1e-12:
-                return float(row["time"])
-        return None
-
-    n = int(table.events[group].sum() + table.exits[group].sum())
-    return {
+    """People, events, and the median with its interval: the first times at which the curve and
+    its limits reach one half. `beyond` counts for the door the people on either side of each."""
+    summary: Row = {
         "group": label,
-        "n": n,
+        "n": int(table.events[group].sum() + table.exits[group].sum()),
         "n_event": int(table.events[group].sum()),
-        "median": first("estimate"),
-        "conf_low": first("conf_low"),
-        "conf_high": first("conf_high"),
     }
+    beyond: dict[str, int] = {}
+    events = np.cumsum([row["n_event"] for row in rows], dtype=np.int64)
+    columns = {"median": "estimate", "conf_low": "conf_low", "conf_high": "conf_high"}
+    for name, column in columns.items():
+        reached = [row[column] is not None and row[column] <= 0.5 + 1e-12 for row in rows]
+        summary[name] = None
+        if any(reached):
+            at = reached.index(True)
+            summary[name] = rows[at]["time"]
+            beyond[name] = min(int(events[at]), rows[at]["n_left"])
+    return summary | {"beyond": beyond}
 
 
 def _log_rank(table: Life, plan: Plan) -> Row:

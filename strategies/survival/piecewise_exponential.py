@@ -32,6 +32,7 @@ from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
 from strategies.survival import time_grid
 
@@ -50,7 +51,7 @@ class Options(Frozen):
     cuts: tuple[float, ...] = ()
     until: float | None = None
     intervals: int = pydantic.Field(5, ge=1, le=PARTS)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
