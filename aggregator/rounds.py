@@ -21,11 +21,13 @@ from aggregator import replies
 from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.contract import Contract
+from federation.disclosure import support as disclosure
+from federation.disclosure.support import REFUSAL
 from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
-from strategies import admissible, budget, registry
+from strategies import admissible, budget, registry, support
 from strategies.protocol import AnyTask, HubState, Total
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -47,7 +49,8 @@ class Resumed:
 class TaskRun:
     """One task under way.
 
-    `nodes`: those that take part. `min_nodes`: those that a round needs. `memory`: arrays kept at the hub.
+    `nodes`: those that take part. `min_nodes`: those that a round needs. `min_cell`: people behind
+    each side of a column. `memory`: arrays kept at the hub.
     `fresh`: no round has been combined yet. `first`: the totals of each node in its first round, for the
     account of contributions; empty under a secure sum. `drawn`: node and day of each draw of noise."""
 
@@ -55,6 +58,7 @@ class TaskRun:
     nodes: list[str]
     state: State
     min_nodes: int = 1
+    min_cell: int = 1
     memory: Mapping[str, Floats] = field(default_factory=dict)
     result: Result | None = None
     failed: str = ""
@@ -149,7 +153,8 @@ def _begin(
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):
         members = [task_id.node] if task_id.node else list(roster)
-        runs[task_id] = TaskRun(task, members, State(), 1 if task_id.node else study.min_nodes)
+        needed = 1 if task_id.node else study.min_nodes
+        runs[task_id] = TaskRun(task, members, State(), needed, study.privacy.min_cell)
         runs[task_id].go_to(task.analysis.start(task))
     check_secure_sum(study, len(roster))
     for task_id, resumed in resume.items():
@@ -308,6 +313,9 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     task, state = task_run.task, task_run.state
     task_run.fresh = False
     task_run.rounds += 1
+    if _stands_for_too_few(total, task_run):
+        task_run.failed = str(REFUSAL)
+        return
     at_hub = HubState(state.step, state.values, state.asked, task_run.memory)
     try:
         combined = task.analysis.combine(total, task, at_hub)
@@ -320,6 +328,16 @@ def _combine(task_run: TaskRun, total: Total) -> None:
         task_run.failed = f"{task.name}: {wrong}"  # no node would answer such a state
     else:
         task_run.go_to(_with_asked(task_run, combined))
+
+
+def _stands_for_too_few(total: Total, task_run: TaskRun) -> bool:
+    """Whether a column stands for fewer people than it must, over all nodes of the total. Nodes that show
+    their hub no small cells have seen to it themselves."""
+    if support.CELLS not in total.cells:
+        return False
+    sides = support.sides(task_run.task)
+    few = disclosure.too_few(total.cells[support.CELLS], sides, task_run.min_cell)
+    return bool(few.any())
 
 
 def _with_asked(task_run: TaskRun, state: State) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
@@ -165,6 +165,7 @@ def open_checked(
                 1,
                 lambda asked: {},
                 count=lambda asked: tallies.count(table, asked),
+                everyone=None if where is None else _counted(replace(table, where=None), counts),
             )
         )
     typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
@@ -183,9 +184,46 @@ def open_checked(
         people,
         _people(contract, counts),
         contract.rows_per_person,
-        _fetcher(connection, chosen),
+        _handed_on(_fetcher(connection, chosen)),
+        everyone=_everyone(connection, contract) if where else None,
     )
     return Opened(cohort, (), once)
+
+
+def _everyone(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Cohort:
+    """All rows of the dataset, of which the support of a study's condition is counted."""
+    keys = _hashes(connection, contract, "")
+    numbered = None
+    if contract.rows_per_person > 1:
+        once, index = np.unique(keys, return_inverse=True)
+        numbered, keys = index.astype(np.int64), once
+    return Cohort(
+        numbered, len(keys), len(keys), contract.rows_per_person, _fetcher(connection, "")
+    )
+
+
+def _counted(table: tallies.TallySource, counts: Mapping[tuple[str, str], int]) -> Cohort:
+    rows = counts["", "rows"]
+    return Cohort(
+        None, rows, rows, 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)
+    )
+
+
+def _handed_on(fetch: Fetch) -> Fetch:
+    """Keeps the columns that were read last until they are asked for once more: the rules of support read
+    what the analysis then reads."""
+    kept: dict[tuple[str, ...], Mapping[str, Values]] = {}
+
+    def read(asked: Iterable[Field]) -> Mapping[str, Values]:
+        fields = list(asked)
+        names = tuple(f"{field.name} {field.sql}" for field in fields)
+        if names in kept:
+            return kept.pop(names)
+        kept.clear()
+        kept[names] = found = fetch(fields)
+        return found
+
+    return read
 
 
 def keys(

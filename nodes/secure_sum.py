@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from federation.disclosure import node_door
+from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
@@ -20,7 +20,7 @@ from federation.secagg.masks import Words
 from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Terms
 from federation.study import Study
-from nodes import ledger, noised_answer
+from nodes import ledger, noised_answer, support
 from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
@@ -124,12 +124,13 @@ def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words]
     vectors = {}
     for task_id, state in query.states.items():
         task = session.tasks[task_id.analysis]
-        part = task.analysis.local(session.cohort, task, state)
-        refused = node_door.check_part(part, session.rules)
-        if refused is not None:
+        part = support.checked_part(task, state, session)
+        if part == REFUSAL:  # which of the analyses it was would tell more
+            return REFUSAL
+        if isinstance(part, Refusal):
             return replace(
-                refused,
-                remedy=f"{task_id}: {refused.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
+                part,
+                remedy=f"{task_id}: {part.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
             )
         arrays = {("sums", name): array for name, array in part.sums.items()} | {
             ("cells", name): array for name, array in part.cells.items()

@@ -13,12 +13,12 @@ from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.disclosure import node_door
 from federation.disclosure.rules import Rules
-from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
+from federation.messages import Answer, NoisedAnswer, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Schema
 from federation.study import Study
-from nodes import admission, cohorts, fingerprints, ledger, noised_answer, secure_sum
+from nodes import admission, cohorts, fingerprints, ledger, noised_answer, secure_sum, support
 from nodes.admission import Book
 from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
@@ -330,9 +330,11 @@ def _open_session(
             ),
         )
     cohort = opened.cohort
-    refused = node_door.check_cohort(
-        cohort.people, cohort.people_in_dataset, rules
-    ) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
+    refused = (
+        node_door.check_cohort(cohort.people, cohort.people_in_dataset, rules)
+        or support.check_study(tasks, cohort, schema, rules)
+        or _nearly_answered(study, opened, rules, dataset.contract, context, now)
+    )
     return StudySession(tasks, cohort, rules, refused)
 
 
@@ -404,13 +406,8 @@ def compute(
     return (
         noised(task_id, state, task, session, query, context, now)
         if query.study.privacy.mode == "dp"
-        else checked(task, state, session)
+        else support.checked_part(task, state, session)
     )
-
-
-def checked(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
-    part = task.analysis.local(session.cohort, task, state)
-    return node_door.check_part(part, session.rules) or part
 
 
 def noised(

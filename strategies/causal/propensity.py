@@ -27,7 +27,7 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
@@ -501,6 +501,16 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
             "conf_low": None, "conf_high": None}  # fmt: skip
         rows.append(row | {"n_left": int(n[i]) - events - exits})
     return rows
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    score = glm.roles(plan.score)
+    if plan.effect is None:
+        return score
+    effect = cox.roles(plan.effect)
+    amounts = (*score.amounts, *effect.amounts)
+    return Roles((*score.terms, *effect.terms), amounts, strata=effect.strata)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
 Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -257,6 +257,10 @@ class Distribution:
         ends = (self.rank(min(max(p + side * z * error, 0.0), 1.0)) for side in (-1, 1))
         low, high = (float(self.amounts[i]) for i in ends)
         return {"estimate": float(self.amounts[at]), "conf_low": low, "conf_high": high}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=task.plan.by)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 100_000
 TRAITS = Traits()
@@ -352,6 +352,11 @@ def position(ratio: float, limits: Mapping[str, float]) -> str:
     if ratio < limits["low_95"]:
         return "below 99.8 %" if ratio < limits["low_998"] else "below 95 %"
     return "inside"
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(amounts=(plan.events, plan.time), groups=(*plan.by, *plan.over))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

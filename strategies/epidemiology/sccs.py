@@ -27,7 +27,7 @@ from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -248,6 +248,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         counted,
         notes=newton.aliased_note(plan.names, made.step.aliased),
     )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(plan.model.terms, (*plan.model.response, plan.offset))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

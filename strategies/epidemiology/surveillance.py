@@ -24,7 +24,7 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.numerics import counting, grouping
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
@@ -128,6 +128,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         f"CAST({number} AS VARCHAR)",
         levels=tuple(str(number) for number in range(first, last + 1)),
         index=index,
+        pieces=week.pieces,
     )
     return Prepared(Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by))
 
@@ -410,6 +411,10 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     inverse = np.linalg.inv(A + ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p)
     phi = (weights * (counts - mu) ** 2 / mu).sum(1) / (n - p)
     return SeriesFit(beta, inverse, mu, np.maximum(phi, 1.0), np.maximum(phi, 1.0))
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> admissible.Limits:

@@ -28,7 +28,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -143,6 +143,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         counting.reported(total.cells),
         Exactness("approximate", why),
     )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(task.plan.model.terms, task.plan.model.response)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

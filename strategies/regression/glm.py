@@ -26,7 +26,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -388,6 +388,13 @@ def _null_deviance(task: Task[Options, Plan], moments: Floats) -> float | None:
     if task.options.family == "poisson":
         return 2 * (wylogy - wy * math.log(mean))
     return -2 * (wy * math.log(mean) + (w - wy) * math.log1p(-mean))
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    offset = () if plan.model.offset is None else (plan.model.offset,)
+    weights = () if plan.weights is None else (plan.weights,)
+    return Roles(plan.model.terms, (*plan.model.response, *offset), weights)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -31,7 +31,7 @@ from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 
 TRAITS = Traits()
@@ -434,6 +434,10 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
         else {}
     )
     return row | {key: math.exp(value) for key, value in more.items()}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return glm.roles(task.plan.fit)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

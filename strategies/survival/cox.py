@@ -30,7 +30,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -527,6 +527,12 @@ def _result(
 _MEMORY = frozenset({
     "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
 })  # fmt: skip
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    weights = () if plan.weights is None else (plan.weights,)
+    return Roles(plan.model.terms, plan.model.response, weights, strata=plan.strata)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

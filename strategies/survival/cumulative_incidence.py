@@ -26,7 +26,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import kaplan_meier, time_grid
 from strategies.survival.time_grid import TimeGrid
 
@@ -269,6 +269,10 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
         "n_event": int(leaving[index].sum()),
         **end,
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=(*task.plan.groups, *task.plan.model.response))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import cumulative_incidence, time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
@@ -353,6 +353,10 @@ _COMBINE = {"censoring": _begin, "risk": _risk, "information": _step}
 _MEMORY = frozenset({
     "rounds", "loglik", "at_risk", "left", "d", "last", "before", "score", "outer", "null", "covariance", "h0", "mean", "told", "censored",
 })  # fmt: skip
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(task.plan.model.terms, task.plan.model.response)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

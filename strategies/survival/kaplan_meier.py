@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
@@ -248,6 +248,11 @@ def _log_rank(table: Life, plan: Plan) -> Row:
         float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present])) if df else 0.0
     )
     return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2)) if df else None}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(groups=(*plan.groups, *plan.strata, *plan.model.response))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -31,7 +31,7 @@ from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -381,6 +381,10 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
             {"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends}
         )
     return rows
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(task.plan.model.terms, task.plan.model.response)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

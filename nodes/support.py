@@ -1,0 +1,188 @@
+"""The support of a study's columns at this node: gathered once for a study, before anything is added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from federation import cohort as cohorts
+from federation.cohort import Cohort, Key
+from federation.disclosure import node_door
+from federation.disclosure import support as rules_of
+from federation.disclosure.rules import Rules
+from federation.expression import Piece
+from federation.messages import Floats, Ints, Part, Refusal, State
+from federation.schema import Field, Schema
+from nodes.session import StudySession
+from strategies import support
+from strategies.protocol import AnyTask, Roles
+from strategies.support import Mask, Rows
+
+
+def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
+    """What the rows make of a state, past the first door."""
+    cohort, rules = session.cohort, session.rules
+    refused = check(cohort, task, rules)
+    if refused is not None:
+        return refused
+    part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
+    return node_door.check_part(part, rules) or part
+
+
+def check(cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
+    """Why the node adds up nothing for this task; decided once for a study, before the first round."""
+    key = Key[Refusal | None]("support refusal", task.name)
+    return cohort.once(key, lambda: _check(cohort, task, rules))
+
+
+def _check(cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
+    try:
+        sides = support.sides(task)
+    except ValueError:
+        return rules_of.REFUSAL
+    counted = cohort.once(Key[Ints]("support", task.name), lambda: support.counts(cohort, task))
+    few = rules_of.too_few(counted, sides, rules.min_cell)
+    if few.any() and not rules.hub_sees_cells:
+        return rules_of.REFUSAL
+    if cohort.count is not None:
+        return None
+    rows = support.rows_of(cohort, task)
+    stands_out = _dominated(cohort, task, rows, rules.min_cell) or _singled_out(task, rows, rules)
+    return rules_of.REFUSAL if stands_out else None
+
+
+# -- dominance
+def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
+    """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
+    judged by its counts alone, over all nodes where the hub may see them."""
+    roles = support.roles_of(task)
+    plain = [
+        field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
+    ]
+    for field in plain:
+        if _too_much(rows.columns[field.name][rows.kept], rows.person, rules_of.MAX_SHARE, k):
+            return True
+    pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
+    made = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    crossed = [term for term in roles.terms if len(term.factors) > 1]
+    columns = [*(made[piece.sql][rows.kept] for piece in pieces)]
+    columns += [support.product(term, rows) for term in crossed]
+    if any(_too_much(column, rows.person, rules_of.MAX_MADE_SHARE, k) for column in columns):
+        return True
+    weights = [rows.columns[field.name][rows.kept] for field in roles.weights]
+    return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
+
+
+def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
+    there = ~np.isnan(values)
+    if not there.all():
+        values, person = values[there], None if person is None else person[there]
+    sample = values[: rules_of.SAMPLE]
+    if person is None and len(values) > 2 * len(sample):
+        width = float(values.max() - values.min())
+        if rules_of.shows_no_share(sample, width, limit):
+            return False
+    return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+
+
+# -- leverage
+def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    roles = support.roles_of(task)
+    if not roles.terms:
+        return False
+    X, person = _design(roles, rows), rows.person
+    thin = _thin(roles, rows, rules.min_cell)
+    if thin.any():
+        X, person = X[~thin], None if person is None else person[~thin]
+    return rules_of.largest_leverage(X, person, rules_of.MAX_LEVERAGE) > rules_of.MAX_LEVERAGE
+
+
+def _design(roles: Roles, rows: Rows) -> Floats:
+    size = len(roles.terms)
+    kept = cohorts.kept_rows(rows.kept)
+    return cohorts.design(
+        roles.terms, rows.columns, kept, centre=np.zeros(size), scale=np.ones(size)
+    )
+
+
+def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
+    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the columns that
+    name them, and these are judged by their counts over all nodes."""
+    thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
+    for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
+        column = rows.columns[field.name][rows.kept]
+        if field.kind == "number":
+            continue
+        for level in range(len(field.groups)):
+            mask = column == level
+            if 0 < rows.people(mask) < k:
+                thin |= mask
+    for term in roles.terms:
+        away = _away(support.product(term, rows)) if len(term.factors) > 1 else thin
+        if 0 < rows.people(away) < k:
+            thin |= away
+    return thin
+
+
+# -- all that a study writes together
+def check_study(
+    tasks: Mapping[str, AnyTask], cohort: Cohort, schema: Schema, rules: Rules
+) -> Refusal | None:
+    """Whether the columns of all analyses together single out a person: what no column does, the difference
+    of two may. A contract's own columns are no business of this rule until a study makes others of them."""
+    if cohort.count is not None or not any(map(_written, tasks.values())):
+        return None
+    X = np.stack(_all_columns(tasks.values(), cohort, schema), axis=1)
+    away = [_away(X[:, j]) for j in range(X.shape[1])]
+    thin = [support.count_people(mask, cohort.numbered) < rules.min_cell for mask in away]
+    rows = ~np.logical_or.reduce(
+        [mask for mask, few in zip(away, thin, strict=True) if few] or [away[0] & False]
+    )
+    X, person = (
+        X[rows][:, ~np.array(thin)],
+        None if cohort.numbered is None else cohort.numbered[rows],
+    )
+    limit = rules_of.MAX_JOINT_LEVERAGE
+    if X.size and rules_of.largest_leverage(X, person, limit) > limit:
+        return rules_of.REFUSAL
+    return None
+
+
+def _away(column: Floats) -> Mask:
+    """(n_rows,) whose value is not the most frequent one."""
+    values, n = np.unique(column, return_counts=True)
+    away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
+    return away
+
+
+def _written(task: AnyTask) -> Sequence[Piece]:
+    return support.pieces(task)
+
+
+def _all_columns(tasks: Iterable[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
+    """The pieces that the study writes, the columns that they are made of, and all numbers, conditions and
+    design columns of its analyses; 0 where missing."""
+    tasks = list(tasks)
+    fields = [
+        field
+        for task in tasks
+        for field in (*task.fields, *support.own_fields(task.roles or Roles()))
+    ]
+    names = {name for field in fields if field.pieces for name in schema.columns_of(field.name)}
+    fields += [schema.fields[name] for name in sorted(names)]
+    fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
+    wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
+    by_sql: dict[str, Field] = {field.sql: field for field in wanted}
+    found = list(cohort.columns(by_sql.values()).values())
+    for task in tasks:
+        terms = support.roles_of(task).terms
+        spread = [
+            term for term in terms if len(term.factors) > 1 or term.factors[0].level is not None
+        ]
+        if spread:
+            columns = cohort.columns(task.fields)
+            zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
+            design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
+            found += list(design.T)
+    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in found]
