@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, database, metrics, settings
+from aggregator import api, child_process, database, metrics, settings
 from aggregator.flower.control import Control
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
@@ -148,20 +147,22 @@ class Children:
             self._start(name)
 
     def _start(self, name: str) -> None:
-        path = self.hub.folder / "logs" / f"{name}.log"
+        path = self._output(name)
         if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
             os.replace(path, path.with_suffix(".log.1"))
-        with path.open("ab") as output:
-            self.processes[name] = subprocess.Popen(
-                self.commands[name],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(self.hub.folder),
-                preexec_fn=_end_with_parent(),
-            )
+        self.processes[name] = child_process.start(
+            self.commands[name],
+            output=path,
+            environment=environment(self.hub.folder),
+            ends_with_parent=True,
+        )
+
+    def _output(self, name: str) -> Path:
+        return self.hub.folder / "logs" / f"{name}.log"
 
     def wait_until_up(self, stop: threading.Event) -> None:
+        """Children that die meanwhile are started again. SetupError when one keeps dying, or the SuperLink opens no port."""
+        attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
         for which in ("admin", "fleet"):
             host, port = credentials.address(getattr(self.hub.file, which))
@@ -169,9 +170,10 @@ class Children:
             while not stop.is_set():
                 with suppress(OSError), socket.create_connection((host, port), timeout=1):
                     break
-                if time.monotonic() > until or self.processes["superlink"].poll() is not None:
+                attempts.check(self.processes)
+                if time.monotonic() > until:
                     raise errors.SetupError(
-                        f"Flower's SuperLink did not start: {last_line(self.hub.folder / 'logs' / 'superlink.log')}"
+                        f"superlink did not start in {START_S:.0f} s: {child_process.last_line(self._output('superlink'))}"
                     )
                 time.sleep(0.05)
 
@@ -181,10 +183,8 @@ class Children:
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
                 log.error(
                     "%s ended (%s), and is started again: %s",
-                    name,
-                    process.returncode,
-                    last_line(self.hub.folder / "logs" / f"{name}.log"),
-                )
+                    name, child_process.ending(process.returncode), child_process.last_line(self._output(name)),
+                )  # fmt: skip
                 self.again_at[name] = time.monotonic() + 5.0
                 self._start(name)
         return all(process.poll() is None for process in self.processes.values())
@@ -198,12 +198,6 @@ class Children:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _end_with_parent() -> Callable[[], None]:
-    """Asks Linux to end the child when the hub is killed; looked up before the fork, since little is safe after it."""
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -223,11 +217,6 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
     }
-
-
-def last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "no log"
 
 
 def main() -> None:

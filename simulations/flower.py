@@ -24,7 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 import yaml
 
-from aggregator import daemon, enrolment, settings
+from aggregator import child_process, daemon, enrolment, settings
 from aggregator import database as databases
 from aggregator.document import Document
 from aggregator.settings import HubSettings
@@ -48,6 +48,9 @@ class Deployment:
     hub: HubSettings
     engine: sa.Engine
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    starts: dict[str, tuple[Sequence[str], dict[str, str]]] = field(
+        default_factory=dict
+    )  # command and environment of each
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -64,25 +67,31 @@ class Deployment:
         return self.folder / "coordinators" / name
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            values = {**daemon.environment(self.folder), **self.environment, **environment}
-            self.processes[name] = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=values,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self.starts[name] = (
+            command,
+            {**daemon.environment(self.folder), **self.environment, **environment},
+        )
+        self._start(name)
+
+    def _start(self, name: str) -> None:
+        command, environment = self.starts[name]
+        self.processes[name] = child_process.start(
+            command, output=self._output(name), environment=environment, new_session=True
+        )
+
+    def _output(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
     def start_hub(self) -> None:
         """And wait until a study could run."""
         self.start("hub", [sys.executable, "-m", "aggregator.daemon", str(self.hub.folder)])
+        attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
         while not self.is_serving():
-            if time.monotonic() > until or self.processes["hub"].poll() is not None:
+            attempts.check({"hub": self.processes["hub"]})
+            if time.monotonic() > until:
                 raise errors.SetupError(
-                    f"the hub did not start: {daemon.last_line(self.folder / 'hub.log')}"
+                    f"the hub did not start in {START_S:.0f} s: {child_process.last_line(self._output('hub'))}"
                 )
             time.sleep(0.05)
 
@@ -114,12 +123,14 @@ class Deployment:
         self.processes[name].wait()
 
     def wait_until_online(self, names: Sequence[str], seconds: float = START_S) -> None:
+        """Nodes that die meanwhile are started again. SetupError when one keeps dying, or is not online in time."""
+        attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + seconds
         while missing := [name for name in names if not self.is_online(name)]:
-            dead = [name for name in missing if self.processes[name].poll() is not None]
-            if dead or time.monotonic() > until:
+            attempts.check({name: self.processes[name] for name in missing})
+            if time.monotonic() > until:
                 raise errors.SetupError(
-                    f"{', '.join(dead or missing)} did not come online: {daemon.last_line(self.folder / f'{(dead or missing)[0]}.log')}"
+                    f"{', '.join(missing)} did not come online: {child_process.last_line(self._output(missing[0]))}"
                 )
             time.sleep(0.05)
 

@@ -64,6 +64,9 @@ def run(
         warnings.simplefilter("ignore")
         logging.getLogger("flwr").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = (
+            "0"  # Ray forks its own daemons while its gRPC runs: no handler of gRPC may act on that
+        )
         from flwr.simulation import run_simulation
 
         run_simulation(
@@ -103,9 +106,9 @@ def _client(sites: Sequence[Site]) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         content, _ = wire.query_of(message)
         query = codec.query_from_bytes(content)
-        context = _context(sites[int(str(context.node_config["partition-id"]))])
+        node = _context(sites[int(str(context.node_config["partition-id"]))])
         now = datetime.now(UTC)
-        reply = service.answer(query, local.granted(context, query.study, now), now)
+        reply = service.answer(query, local.granted(node, query.study, now), now)
         return Message(wire.reply_record(codec.reply_to_bytes(reply), b""), reply_to=message)
 
     return app

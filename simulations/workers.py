@@ -136,21 +136,27 @@ def trains_here() -> None:
 
 
 def _multiprocessing() -> Any:
-    """Workers are forked from this process once it has imported what they need: that is the quickest. If it has trained anything itself,
-    they come from a process that is made for it."""
-    if importlib.util.find_spec("torch") is None:
+    """The way in which workers start. A fork of this process, once it has imported what they need, is the
+    quickest. If gRPC or torch has threads here, the workers come from a fresh process instead, since no
+    thread survives a fork."""
+    if "grpc" not in sys.modules and _torch_is_idle():
         return multiprocessing.get_context("fork")
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
+    return forkserver
+
+
+def _torch_is_idle() -> bool:
+    """Whether torch, if it is installed, is imported here and has computed nothing."""
+    if importlib.util.find_spec("torch") is None:
+        return True
     if "torch" not in sys.modules:
         import torch
 
         torch.set_num_threads(1)
         setattr(torch, _SINGLE, True)
     registry.preload(["train"])
-    if getattr(sys.modules["torch"], _SINGLE, False):
-        return multiprocessing.get_context("fork")
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
-    return forkserver
+    return bool(getattr(sys.modules["torch"], _SINGLE, False))
 
 
 def _work(

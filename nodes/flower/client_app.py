@@ -15,7 +15,7 @@ from nodes import service
 from nodes.session import NodeContext
 
 
-def app_of(context: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
+def app_of(node: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
     app = ClientApp()
 
     @app.query("round")  # type: ignore[untyped-decorator]
@@ -24,27 +24,27 @@ def app_of(context: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
             content, nonce = wire.query_of(message)
             query = codec.query_from_bytes(content)
         except codec.CodecError:
-            context.audit("refused", rule="message", why="not a query of this version")
+            node.audit("refused", rule="message", why="not a query of this version")
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
-        reply = service.answer(query, context, clock())
+        reply = service.answer(query, node, clock())
         answered = codec.reply_to_bytes(reply)
         signed = receipts.reply_content(
             query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered)
         )
-        _note(context, query, reply, answered)
+        _note(node, query, reply, answered)
         return Message(
-            wire.reply_record(answered, keys.sign(context.identity, signed)), reply_to=message
+            wire.reply_record(answered, keys.sign(node.identity, signed)), reply_to=message
         )
 
     return app
 
 
-def _note(context: NodeContext, query: Query, reply: Reply, answered: bytes) -> None:
+def _note(node: NodeContext, query: Query, reply: Reply, answered: bytes) -> None:
     """Before anything is sent: who asked what, what it cost, what leaves."""
     refused = {
         str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)
     }
-    context.audit(
+    node.audit(
         "answered" if len(refused) < len(reply.answers) else "refused",
         study=query.study.study, study_hash=query.study.hash, coordinator=query.study.coordinator, round=query.round,
         phase=query.phase.name if query.phase else "", analyses=[str(task) for task in reply.answers], refused=refused,

@@ -411,16 +411,16 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from tests.privacy import test_node as t
 from dataclasses import replace
-from nodes.session import Office
+from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 site = Site("n", {"people": Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")}, t.POLICY, state=Path(sys.argv[1]) / "state")
-office = Office(site)
+context = NodeContext(site)
 n = int(sys.argv[2])
-t.ask(office, t.private(title=f"first {n}", epsilon=0.05))
+t.ask(context, t.private(title=f"first {n}", epsilon=0.05))
 print("ready", flush=True)
 while True:
     n += 1
-    answer = t.ask(office, t.private(title=f"study {n}", epsilon=0.05))
+    answer = t.ask(context, t.private(title=f"study {n}", epsilon=0.05))
     print("sent", n, hashlib.sha256(t.bytes_of(answer)).hexdigest(), flush=True)
 """
 

@@ -159,7 +159,7 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
         State(
             "step",
             {
-                "weights": train.zoo.weights(train.zoo.build(task.plan.network)),
+                "weights": train.networks.weights(train.networks.build(task.plan.network)),
                 "round": np.zeros(1),
             },
         ),
