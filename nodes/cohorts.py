@@ -109,12 +109,12 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
 # -- exact mode
 @dataclass(frozen=True)
 class Opened:
-    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hashes
-    of its people, each once, if they were asked for."""
+    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hash
+    of the person of each row (n_rows,), where rows are read."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
-    people: Words | None = None
+    hashes: Words | None = None
 
 
 def open_checked(
@@ -125,12 +125,14 @@ def open_checked(
     where: str | None,
     *,
     only_counts: bool = False,
+    remembered: Iterable[str] = (),
 ) -> Opened:
     """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
-    they lie. Which rows these are is then not remembered: no one can ask about one of them by its key."""
+    they lie. `remembered`: contract columns of conditions that were counted before, and will be counted again beside those of this study."""
     contract = dataset.contract
-    connection, used = _connect(dataset, storage, schema, fields, where)
     in_place = only_counts and contract.person is None
+    more = [schema.fields[name] for name in remembered if name in schema.fields and in_place]
+    connection, used = _connect(dataset, storage, schema, [*fields, *more], where)
     if in_place:
         tallies.group(connection, used)
     counts, findings = (_examine_grouped if in_place else _examine)(connection, contract, used)
@@ -187,7 +189,7 @@ def open_checked(
         _handed_on(_fetcher(connection, chosen)),
         everyone=_everyone(connection, contract) if where else None,
     )
-    return Opened(cohort, (), once)
+    return Opened(cohort, (), keys)
 
 
 def _everyone(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Cohort:

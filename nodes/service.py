@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -12,15 +11,13 @@ from federation import schema as schemas
 from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.disclosure import node_door
-from federation.disclosure.rules import Rules
 from federation.messages import Answer, NoisedAnswer, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Schema
 from federation.study import Study
-from nodes import admission, cohorts, fingerprints, ledger, noised_answer, secure_sum, support
+from nodes import admission, cohorts, differencing, ledger, noised_answer, secure_sum, support
 from nodes.admission import Book
-from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
@@ -301,8 +298,16 @@ def _open_session(
             )
             seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
             return StudySession(tasks, replace(opened.cohort, seed=seed), rules, None)
+        before = differencing.conditions(context.ledger, study.dataset) if only_counts else []
+        columns = _columns_of(study, tasks, schema)
         opened = cohorts.open_checked(
-            dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts
+            dataset,
+            site.storage,
+            schema,
+            fields,
+            study.cohort.where,
+            only_counts=only_counts,
+            remembered={name for condition in before for name in condition.columns},
         )
     except errors.DataError:
         return StudySession(
@@ -330,59 +335,31 @@ def _open_session(
             ),
         )
     cohort = opened.cohort
-    refused = (
-        node_door.check_cohort(cohort.people, cohort.people_in_dataset, rules)
-        or support.check_study(tasks, cohort, schema, rules)
-        or _nearly_answered(study, opened, rules, dataset.contract, context, now)
-    )
-    return StudySession(tasks, cohort, rules, refused)
+    written = any(task.where for task in tasks.values())
+    refused = node_door.check_cohort(
+        cohort.people, cohort.people_in_dataset, rules, written=written
+    ) or support.check_study(tasks, cohort, schema, rules)
+    where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
+    memory = differencing.Memory(
+        context.ledger, noised_answer.account_of(dataset.contract, now), study.hash,
+        context.salt("people")[:8], now, rules.min_cell, opened.hashes, where, [], before, columns,
+    )  # fmt: skip
+    return StudySession(tasks, cohort, rules, refused, memory)
 
 
-def _nearly_answered(
-    study: Study,
-    opened: cohorts.Opened,
-    rules: Rules,
-    contract: Contract,
-    context: NodeContext,
-    now: datetime,
-) -> Refusal | None:
-    """The differencing rule: exact answers over two cohorts tell by subtraction the few people who are in one of them only."""
-    if context.site.state is None or opened.people is None:
-        return None
-    mine = fingerprints.fingerprint(opened.people, context.salt("people")[:8])
-    for before in ledger.remembered(context.ledger, "cohort", contract.dataset):
-        if 0 < fingerprints.differing(before, mine) < rules.min_cell:
-            return Refusal(
-                "differencing",
-                "the cohort is nearly one that was answered before: choose the same, or one that differs clearly",
-            )
-    at = now.isoformat(timespec="seconds")
-    ledger.remember(
-        context.ledger,
-        "cohort",
-        Account(contract.dataset, contract.unit, now.year),
-        study.hash,
-        hashlib.sha256(mine).hexdigest(),
-        mine,
-        at,
-    )
-    return None
+def _columns_of(study: Study, tasks: dict[str, AnyTask], schema: Schema) -> frozenset[str]:
+    """The contract columns that a study uses."""
+    where = [] if study.cohort.where is None else [study.cohort.where]
+    texts = [*(field.name for task in tasks.values() for field in task.fields), *where]
+    return frozenset().union(*map(schema.columns_of, texts))
 
 
 def _restricted(
     study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
 ) -> Refusal | None:
-    used = {
-        column
-        for task in tasks.values()
-        for field in task.fields
-        for column in schema.columns_of(field.name)
-    }
-    if study.cohort.where:
-        used |= schema.columns_of(study.cohort.where)
     closed = sorted(
         column
-        for column in used
+        for column in _columns_of(study, tasks, schema)
         if (use := dataset.contract.columns[column].use) and study.coordinator not in use
     )
     if closed:

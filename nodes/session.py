@@ -18,6 +18,7 @@ from federation.privacy.noise import Entropy
 from nodes import state_folder
 from nodes.admission import Run
 from nodes.approvals import Approvals
+from nodes.differencing import Memory
 from nodes.ledger import Ledger
 from nodes.site import Site
 from strategies.protocol import AnyTask
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudySession:
-    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here."""
+    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here.
+    `memory`: in exact mode, of the people behind the answers before."""
 
     tasks: dict[str, AnyTask]
     cohort: Cohort
     rules: Rules
     refused: Refusal | None
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ class Site:
             policy.min_nodes,
             policy.max_parameters_per_person,
             policy.hub_sees_cells or in_secure_sum,
+            in_secure_sum,
         )
 
 

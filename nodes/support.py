@@ -14,6 +14,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.messages import Floats, Ints, Part, Refusal, State
 from federation.schema import Field, Schema
+from nodes import differencing
 from nodes.session import StudySession
 from strategies import support
 from strategies.protocol import AnyTask, Roles
@@ -23,20 +24,21 @@ from strategies.support import Mask, Rows
 def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     """What the rows make of a state, past the first door."""
     cohort, rules = session.cohort, session.rules
-    refused = check(cohort, task, rules)
+    refused = check(task, session)
     if refused is not None:
         return refused
     part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
     return node_door.check_part(part, rules) or part
 
 
-def check(cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
+def check(task: AnyTask, session: StudySession) -> Refusal | None:
     """Why the node adds up nothing for this task; decided once for a study, before the first round."""
     key = Key[Refusal | None]("support refusal", task.name)
-    return cohort.once(key, lambda: _check(cohort, task, rules))
+    return session.cohort.once(key, lambda: _check(task, session))
 
 
-def _check(cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
+def _check(task: AnyTask, session: StudySession) -> Refusal | None:
+    cohort, rules = session.cohort, session.rules
     try:
         sides = support.sides(task)
     except ValueError:
@@ -45,11 +47,20 @@ def _check(cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
     few = rules_of.too_few(counted, sides, rules.min_cell)
     if few.any() and not rules.hub_sees_cells:
         return rules_of.REFUSAL
-    if cohort.count is not None:
+    rows = None
+    if cohort.count is None:
+        rows = support.rows_of(cohort, task)
+        everyone, strict = cohort.everyone or cohort, not rules.hub_sees_cells
+        if (
+            _dominated(cohort, task, rows, rules.min_cell)
+            or _singled_out(task, rows, rules)
+            or (strict and _alike(support.pieces(task), cohort, rows, rules.min_cell))
+            or (strict and _alike(task.where, everyone, support.all_rows(everyone), rules.min_cell))
+        ):
+            return rules_of.REFUSAL
+    if session.memory is None:
         return None
-    rows = support.rows_of(cohort, task)
-    stands_out = _dominated(cohort, task, rows, rules.min_cell) or _singled_out(task, rows, rules)
-    return rules_of.REFUSAL if stands_out else None
+    return differencing.check(session.memory, cohort, task, rows, not rules.hub_sees_cells)
 
 
 # -- dominance
@@ -84,6 +95,24 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
         if rules_of.shows_no_share(sample, width, limit):
             return False
     return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+
+
+# -- conditions that are nearly the same
+def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
+    """Whether two conditions that a study writes hold for nearly the same people, or for the same: whether
+    they do may be what it wants to know."""
+    some = [piece for piece in pieces if piece.kind != "edge"]
+    if len(some) < 2:
+        return False
+    values = cohort.columns(map(support.as_field, some))
+    masks = [support.set_apart(piece, values[piece.sql], rows) for piece in some]
+    B = np.stack([mask for mask in masks if mask is not None] or [rows.kept], axis=1)
+    both = B.astype(np.float32).T @ B.astype(np.float32)
+    held = np.diag(both)
+    rows_apart = held[:, None] + held[None, :] - 2 * both
+    near = np.argwhere(np.triu(rows_apart < k * cohort.rows_per_person, 1))
+    person = cohort.numbered
+    return any(support.count_people(B[:, i] != B[:, j], person) < k for i, j in near.tolist())
 
 
 # -- leverage

@@ -105,6 +105,10 @@ def _levels(field: Field) -> tuple[str, ...]:
     return ("value",) if field.kind == "number" else field.groups
 
 
+def all_rows(cohort: Cohort) -> Rows:
+    return Rows({}, np.ones(cohort.rows, np.bool_), cohort.numbered)
+
+
 def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     """The rows that lack no column and have a weight above 0; all of them where each column stands apart."""
     roles = roles_of(task)
@@ -149,7 +153,7 @@ def _piece_counts(pieces: Iterable[Piece], cohort: Cohort, rows: Rows | None) ->
     if cohort.count is not None:
         return _counted(listed, cohort)
     columns = cohort.columns(map(as_field, listed))
-    some = rows or Rows({}, np.ones(cohort.rows, np.bool_), cohort.numbered)
+    some = rows or all_rows(cohort)
     return [n for piece in listed for n in _sides_of(piece, columns[piece.sql][some.kept], some)]
 
 
@@ -189,6 +193,20 @@ def product(term: Term, rows: Rows) -> Floats:
     kept = cohorts.kept_rows(rows.kept)
     column: Floats = cohorts.design([term], rows.columns, kept, centre=zero, scale=one)[:, 0]
     return column
+
+
+def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
+    """(n_rows,) the kept rows that a piece sets apart; None for a number of more than two values."""
+    if piece.kind != "number":
+        return np.asarray(rows.kept & (values == 1))
+    found = np.unique(values[rows.kept & ~np.isnan(values)])
+    return np.asarray(rows.kept & (values == found[1])) if len(found) == 2 else None
+
+
+def is_known(values: Values) -> Mask:
+    """(n_rows,) where a column is not missing."""
+    known: Mask = values >= 0 if values.dtype.kind == "i" else ~np.isnan(values)
+    return known
 
 
 def off_mode(values: Floats, person: Ints | None) -> int:

@@ -17,8 +17,13 @@ TOTALS = (
 )  # counts of the whole cohort, which are not cells
 
 
-def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:
-    """A cohort must hold at least `min_cell` people; those outside it must be nobody, or as many."""
+def check_cohort(
+    people: int, people_in_dataset: int, rules: Rules, *, written: bool = False
+) -> Refusal | None:
+    """A cohort must hold at least `min_cell` people; those outside it must be nobody, or as many.
+
+    `written`: the study chooses by a condition of its own. Then nobody outside is too few as well, since a
+    refusal would tell whether there is someone; under a secure sum they are counted over all nodes."""
     k = rules.min_cell
     if people < k:
         return Refusal(
@@ -26,7 +31,8 @@ def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal |
             f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this "
             "node out",
         )
-    if 0 < people_in_dataset - people < k:
+    outside = people_in_dataset - people
+    if (outside < k and not rules.in_secure_sum) if written else 0 < outside < k:
         return Refusal(
             "cohort_complement",
             f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`",

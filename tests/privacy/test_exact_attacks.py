@@ -373,6 +373,29 @@ def differences() -> Iterator[Attack]:
         "tracker: disjunction",
         [whole, *({**whole, "cohort": {"where": w}} for w in ("age < 50", hidden))],
     )
+    some = "age >= 75"  # and frequent traits, which the target alone has all of
+    but_one = " or ".join(
+        f"({some} and {trait})"
+        for trait in ("sex = 'M'", "region <> 'n'", "ward <> 'w3'", "age < 85")
+    )
+    for name, rest in {"": but_one, ", if ill": f"{but_one} or ({some} and not hiv)"}.items():
+        yield Attack(
+            f"tracker: by frequent traits{name}",
+            [whole, *({**whole, "cohort": {"where": w}} for w in ("age < 75", rest))],
+        )
+        yield Attack(
+            f"tracker: columns by frequent traits{name}",
+            [{"analyses": {"a": glm("income ~ x + y")}, **derive(x=some, y=rest)}],
+        )
+        yield Attack(
+            f"tracker: columns of two analyses by frequent traits{name}",
+            [
+                {
+                    "analyses": {"a": glm("income ~ x"), "b": glm("income ~ y")},
+                    **derive(x=some, y=rest),
+                }
+            ],
+        )
     sets = [
         "region = 'n' and age >= 60",
         "age >= 60 and region in ('s', 'e', 'w')",
@@ -598,8 +621,10 @@ def told(attack: Attack, world: str, folder: Path) -> list[Any]:
         for name in names
     }
     words: list[Any] = []
-    for study in attack.studies:
-        wanted = {k: v for k, v in study.items() if k not in ("policy", "nodes")}
+    for number, study in enumerate(attack.studies):
+        wanted = {"title": f"study {number}"} | {
+            k: v for k, v in study.items() if k not in ("policy", "nodes")
+        }
         wanted.setdefault("privacy", {"mode": "exact", "min_cell": K})
         chosen = [sites[name] for name in study.get("nodes", tuple(names))]
         try:

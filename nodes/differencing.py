@@ -1,0 +1,210 @@
+"""The differencing rule of exact mode: no two sums over nearly the same people, nor three that add up to so.
+
+A node keeps, for ever, a fingerprint of the people behind each sum: of the complete rows of each analysis, and
+of those among them for whom a condition of the study holds. Fingerprints add up as the people do, so that the
+difference of two, or of three, shows how few people it is about. Where rows are counted in place nobody is
+numbered; the conditions are kept instead, and counted against each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from federation.cohort import Cohort
+from federation.messages import Refusal
+from federation.schema import Field
+from nodes import fingerprints, ledger
+from nodes.fingerprints import Words
+from nodes.ledger import Account, Ledger
+from strategies import support
+from strategies.protocol import AnyTask
+from strategies.support import Mask, Rows
+
+KIND = "cohort"
+MAX_TRIPLES = 200  # sets among which differences of three are looked for: the latest ones
+NEARLY = Refusal(
+    "differencing",
+    "the people behind this answer are nearly those of another: choose the same cohort and columns, or "
+    "ones that differ clearly",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The people behind a sum. `columns`: what is summed over them, or nothing if that is not known."""
+
+    print: Words
+    columns: frozenset[str] = frozenset()
+
+    def shares_columns(self, other: Group) -> bool:
+        return not (self.columns and other.columns) or bool(self.columns & other.columns)
+
+    def to_bytes(self) -> bytes:
+        return self.print.tobytes() + json.dumps(sorted(self.columns)).encode()
+
+
+def group_from(content: bytes) -> Group:
+    words = np.frombuffer(content[: fingerprints.BYTES], np.uint64)
+    more = content[fingerprints.BYTES :]
+    return Group(words, frozenset(json.loads(more)) if more else frozenset())
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition as this node compiled it, and contract columns that hold all that it names."""
+
+    sql: str
+    columns: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"sql": self.sql, "columns": self.columns}).encode()
+
+
+def conditions(kept: Ledger, dataset: str) -> list[Condition]:
+    """Those that rows of a dataset were counted by before."""
+    contents = [c for c in ledger.remembered(kept, KIND, dataset) if c.startswith(b"{")]
+    read = [json.loads(content) for content in contents]
+    return [Condition(values["sql"], tuple(values["columns"])) for values in read]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a node remembers for a study. `hashes` (n_rows,): of the person of each row of the cohort, or None
+    where rows are only counted; `where`: the condition that chose them. `seen`: the groups of this study.
+    `conditions`: those that were counted before, and `columns`, which the study uses."""
+
+    ledger: Ledger
+    account: Account
+    study: str
+    salt: bytes
+    now: datetime
+    min_cell: int
+    hashes: Words | None
+    where: str | None
+    seen: list[Group]
+    conditions: Sequence[Condition] = ()
+    columns: frozenset[str] = frozenset()
+
+
+def check(
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, strict: bool
+) -> Refusal | None:
+    """Why an analysis is not answered beside those answered before; if it is, its people are remembered.
+    `strict`: conditions are compared too, by a node that shows its hub no small cells."""
+    if rows is None or memory.hashes is None:
+        return _check_counted(memory, cohort, task)
+    groups = _groups(memory, cohort, task, rows, strict)
+    known = [*_remembered(memory), *memory.seen]
+    for number, group in enumerate(groups):
+        others = [other for other in [*known, *groups[:number]] if group.shares_columns(other)]
+        if _is_near(group, others, memory.min_cell):
+            return NEARLY
+    for group in groups:
+        _remember(memory, group.to_bytes())
+    memory.seen.extend(groups)
+    return None
+
+
+def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
+    if support.roles_of(task).apart:
+        columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
+        return [
+            Group(_print(memory, support.is_known(values)), frozenset([name]))
+            for name, values in columns.items()
+        ]
+    names = frozenset(rows.columns)
+    groups = [Group(_print(memory, rows.kept), names)]
+    pieces = [piece for piece in support.pieces(task) if piece.kind != "edge"] if strict else []
+    values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    for piece in pieces:
+        if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:
+            groups.append(Group(_print(memory, chosen), names))
+    return groups
+
+
+def _print(memory: Memory, mask: Mask) -> Words:
+    assert memory.hashes is not None
+    return np.frombuffer(fingerprints.fingerprint(memory.hashes[mask], memory.salt), np.uint64)
+
+
+def _remembered(memory: Memory) -> list[Group]:
+    kept = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
+    return [group_from(content) for content in kept if not content.startswith(b"{")]
+
+
+def _remember(memory: Memory, content: bytes) -> None:
+    name = hashlib.sha256(content).hexdigest()
+    at = memory.now.isoformat(timespec="seconds")
+    ledger.remember(memory.ledger, KIND, memory.account, memory.study, name, content, at)
+
+
+def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
+    if not others:
+        return False
+    known = np.stack([other.print for other in others])
+    if any(0 < apart < k for apart in fingerprints.apart(known - group.print)):
+        return True
+    known = known[-MAX_TRIPLES:]
+    return any(_has_near(rest, known, k) for rest in (group.print - known, group.print + known))
+
+
+def _has_near(rests: Words, known: Words, k: int) -> bool:
+    """Whether a row of `rests` (m, buckets) is nearly one of `known` (m, buckets), and not the same. A few
+    buckets show of most pairs that they are far apart."""
+    begin = known[:, : fingerprints.FIRST]
+    for rest in rests:
+        near = np.flatnonzero(fingerprints.apart(begin - rest[: fingerprints.FIRST]) < k)
+        if len(near) and any(0 < n < k for n in fingerprints.apart(known[near] - rest)):
+            return True
+    return False
+
+
+# -- rows that are only counted
+def _check_counted(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
+    """Of a cohort without numbers: its condition, and those that divide it, against those before."""
+    everyone = cohort.everyone or cohort
+    if everyone.count is None:
+        return None
+    own = [piece.sql for piece in support.pieces(task) if piece.kind == "condition"]
+    new = [memory.where or "TRUE", *own]
+    known = list(dict.fromkeys(before.sql for before in memory.conditions))
+    for number, sql in enumerate(new):
+        others = [*(other for other in known if other != sql), *new[:number]]
+        for other in others:
+            if 0 < _counted_apart(everyone, sql, other) < memory.min_cell:
+                return NEARLY
+        for one, other in itertools.combinations(others[-12:], 2):
+            if 0 < _left_over(everyone, sql, one, other) < memory.min_cell:
+                return NEARLY
+    for sql in new:
+        _remember(memory, Condition(sql, tuple(sorted(memory.columns))).to_bytes())
+    return None
+
+
+def _cells(everyone: Cohort, conditions: Iterable[str]) -> np.ndarray:
+    """(2, ..., 2) rows by whether each condition holds; a condition that is not known does not."""
+    assert everyone.count is not None
+    fields = [
+        Field(f"c{i}", "boolean", f"coalesce({sql}, FALSE)") for i, sql in enumerate(conditions)
+    ]
+    return everyone.count(fields).cells
+
+
+def _counted_apart(everyone: Cohort, one: str, other: str) -> int:
+    cells = _cells(everyone, [one, other])
+    return int(cells[0, 1] + cells[1, 0])
+
+
+def _left_over(everyone: Cohort, whole: str, one: str, other: str) -> int:
+    """The fewest rows about which a difference of three is, over the ways to take it."""
+    cells = _cells(everyone, [whole, one, other])
+    a, b, c = np.indices(cells.shape)
+    sums = [int(cells[(x != 0)].sum()) for x in (a - b - c, a + b - c, a - b + c)]
+    return min((n for n in sums if n > 0), default=0)
