@@ -30,7 +30,7 @@ from strategies import registry
 from tests import federations
 
 NODES, FEDERATIONS, LEAST, MOST = 4, 500, 0.93, 0.97
-POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=1)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=20, noise="distributed", honest_nodes=1)
 COLUMNS = {
     "x": Column(type="number", range=(-3, 3)), "z": Column(type="number", range=(0, 1)), "g": Column(type="category", levels=("a", "b", "c")),
     "h": Column(type="boolean"), "y": Column(type="boolean"), "s": Column(type="number", range=(0, 10)), "k": Column(type="number", range=(0, 8)),

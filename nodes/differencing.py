@@ -13,7 +13,6 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from federation.cohort import Cohort
 from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
+from nodes.answered import Memory
 from nodes.fingerprints import Words
-from nodes.ledger import Account, Ledger
+from nodes.ledger import Ledger
 from strategies import support
 from strategies.protocol import AnyTask
 from strategies.support import Mask, Rows
@@ -74,25 +74,6 @@ def conditions(kept: Ledger, dataset: str) -> list[Condition]:
     return [Condition(values["sql"], tuple(values["columns"])) for values in read]
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What a node remembers for a study. `hashes` (n_rows,): of the person of each row of the cohort, or None
-    where rows are only counted; `where`: the condition that chose them. `seen`: the groups of this study.
-    `conditions`: those that were counted before, and `columns`, which the study uses."""
-
-    ledger: Ledger
-    account: Account
-    study: str
-    salt: bytes
-    now: datetime
-    min_cell: int
-    hashes: Words | None
-    where: str | None
-    seen: list[Group]
-    conditions: Sequence[Condition] = ()
-    columns: frozenset[str] = frozenset()
-
-
 def check(
     memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, strict: bool
 ) -> Refusal | None:
@@ -101,14 +82,14 @@ def check(
     if rows is None or memory.hashes is None:
         return _check_counted(memory, cohort, task)
     groups = _groups(memory, cohort, task, rows, strict)
-    known = [*_remembered(memory), *memory.seen]
+    known = [*_remembered(memory), *map(group_from, memory.seen)]
     for number, group in enumerate(groups):
         others = [other for other in [*known, *groups[:number]] if group.shares_columns(other)]
         if _is_near(group, others, memory.min_cell):
             return NEARLY
     for group in groups:
         _remember(memory, group.to_bytes())
-    memory.seen.extend(groups)
+    memory.seen.extend(group.to_bytes() for group in groups)
     return None
 
 
@@ -140,9 +121,7 @@ def _remembered(memory: Memory) -> list[Group]:
 
 
 def _remember(memory: Memory, content: bytes) -> None:
-    name = hashlib.sha256(content).hexdigest()
-    at = memory.now.isoformat(timespec="seconds")
-    ledger.remember(memory.ledger, KIND, memory.account, memory.study, name, content, at)
+    memory.keep(KIND, hashlib.sha256(content).hexdigest(), content)
 
 
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
@@ -174,7 +153,8 @@ def _check_counted(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | N
         return None
     own = [piece.sql for piece in support.pieces(task) if piece.kind == "condition"]
     new = [memory.where or "TRUE", *own]
-    known = list(dict.fromkeys(before.sql for before in memory.conditions))
+    before = conditions(memory.ledger, memory.account.dataset)
+    known = list(dict.fromkeys(condition.sql for condition in before))
     for number, sql in enumerate(new):
         others = [*(other for other in known if other != sql), *new[:number]]
         for other in others:
@@ -184,7 +164,7 @@ def _check_counted(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | N
             if 0 < _left_over(everyone, sql, one, other) < memory.min_cell:
                 return NEARLY
     for sql in new:
-        _remember(memory, Condition(sql, tuple(sorted(memory.columns))).to_bytes())
+        _remember(memory, Condition(sql, tuple(sorted(memory.all_columns))).to_bytes())
     return None
 
 

@@ -28,6 +28,7 @@ from nodes.site import Site
 from strategies import budget
 
 MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
+NODES = "nodes"  # the kind of the ledger's entries on the node sets of exact studies
 LIST = ""  # the item of a mail that lists names
 
 
@@ -91,7 +92,7 @@ def answer(
     assert query.phase is not None
     answers: dict[TaskId, Answer] = {}
     vectors = (
-        _checked_vectors(query, session)
+        _nodes_apart(frozenset(query.nodes), query, context) or _checked_vectors(query, session)
         if query.phase.name == "advertise" and query.study.privacy.mode == "exact"
         else {}
     )
@@ -116,6 +117,19 @@ def answer(
             )  # nothing more is said in a sum that is not as it should be
             answers[task_id] = Refusal("secure_sum", str(error))
     return answers
+
+
+def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> Refusal | None:
+    """Sums of two studies over sets that differ by a few nodes tell by subtraction these nodes' own sums."""
+    least = context.site.policy.min_nodes_apart
+    for content in ledger.remembered(context.ledger, NODES, query.study.dataset):
+        if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
+            return Refusal(
+                "node_set",
+                f"exact sums over nearly these nodes were answered before: ask the same nodes, or sets that "
+                f"differ by {least} at least",
+            )
+    return None
 
 
 def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words] | Refusal:
@@ -330,6 +344,12 @@ def _burn(
         raise SecaggError(
             "a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study"
         )
+    if query.study.privacy.mode == "exact":
+        if (near := _nodes_apart(survivors, query, context)) is not None:
+            raise SecaggError(near.remedy)
+        at = now.isoformat(timespec="seconds")
+        name = hashlib.sha256(content).hexdigest()
+        ledger.remember(context.ledger, NODES, account, query.study.hash, name, content, at)
 
 
 def _unmask(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,10 +14,11 @@ from federation.disclosure import node_door
 from federation.messages import Answer, NoisedAnswer, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
-from federation.schema import Schema
+from federation.schema import Field, Schema
 from federation.study import Study
 from nodes import admission, cohorts, differencing, ledger, noised_answer, secure_sum, support
 from nodes.admission import Book
+from nodes.answered import Memory
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
@@ -145,7 +146,26 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
         context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
-    return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
+    return (
+        context.admitted[asked]
+        or _spends_budget(study, dataset, context)
+        or _not_approved(study, context)
+        or secure_sum.admit(query, site)
+    )
+
+
+def _spends_budget(study: Study, dataset: Dataset, context: NodeContext) -> Refusal | None:
+    """What a dataset's budget of epsilon promises, exact answers beside it would break. (A simulated producer without a ledger
+    on disk grants what it is asked for.)"""
+    if study.privacy.mode == "dp" or "exact" in (dataset.modes or ()):
+        return None
+    if context.site.state is None or not ledger.has_grant(context.ledger, study.dataset):
+        return None
+    return Refusal(
+        "privacy",
+        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or ask its "
+        "producer to write `modes: [exact, dp]` for the dataset",
+    )
 
 
 def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
@@ -196,10 +216,13 @@ def admit_study(
             "authorisation",
             f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
         )
-    if privacy.mode not in policy.modes:
+    dataset = site.datasets.get(study.dataset)
+    modes = policy.modes if dataset is None or dataset.modes is None else dataset.modes
+    if privacy.mode not in modes:
         return Refusal(
             "privacy",
-            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}",
+            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes)}, or ask its "
+            "producer",
         )
     if privacy.mode == "dp" and not (
         privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta
@@ -299,7 +322,6 @@ def _open_session(
             seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
             return StudySession(tasks, replace(opened.cohort, seed=seed), rules, None)
         before = differencing.conditions(context.ledger, study.dataset) if only_counts else []
-        columns = _columns_of(study, tasks, schema)
         opened = cohorts.open_checked(
             dataset,
             site.storage,
@@ -340,26 +362,33 @@ def _open_session(
         cohort.people, cohort.people_in_dataset, rules, written=written
     ) or support.check_study(tasks, cohort, schema, rules)
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
-    memory = differencing.Memory(
-        context.ledger, noised_answer.account_of(dataset.contract, now), study.hash,
-        context.salt("people")[:8], now, rules.min_cell, opened.hashes, where, [], before, columns,
-    )  # fmt: skip
+    memory = Memory(
+        context.ledger,
+        noised_answer.account_of(dataset.contract, now),
+        study,
+        now,
+        context.salt("people")[:8],
+        opened.hashes,
+        where,
+        {name: _columns_of(task.fields, None, schema) for name, task in tasks.items()},
+        rules.min_cell,
+    )
     return StudySession(tasks, cohort, rules, refused, memory)
 
 
-def _columns_of(study: Study, tasks: dict[str, AnyTask], schema: Schema) -> frozenset[str]:
-    """The contract columns that a study uses."""
-    where = [] if study.cohort.where is None else [study.cohort.where]
-    texts = [*(field.name for task in tasks.values() for field in task.fields), *where]
+def _columns_of(fields: Iterable[Field], where: str | None, schema: Schema) -> frozenset[str]:
+    """The contract columns that fields and a condition name."""
+    texts = [*(field.name for field in fields), *([] if where is None else [where])]
     return frozenset().union(*map(schema.columns_of, texts))
 
 
 def _restricted(
     study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
 ) -> Refusal | None:
+    fields = [field for task in tasks.values() for field in task.fields]
     closed = sorted(
         column
-        for column in _columns_of(study, tasks, schema)
+        for column in _columns_of(fields, study.cohort.where, schema)
         if (use := dataset.contract.columns[column].use) and study.coordinator not in use
     )
     if closed:

@@ -17,8 +17,8 @@ from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
 from nodes import state_folder
 from nodes.admission import Run
+from nodes.answered import Memory
 from nodes.approvals import Approvals
-from nodes.differencing import Memory
 from nodes.ledger import Ledger
 from nodes.site import Site
 from strategies.protocol import AnyTask

@@ -14,7 +14,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.messages import Floats, Ints, Part, Refusal, State
 from federation.schema import Field, Schema
-from nodes import differencing
+from nodes import differencing, functionals
 from nodes.session import StudySession
 from strategies import support
 from strategies.protocol import AnyTask, Roles
@@ -38,29 +38,46 @@ def check(task: AnyTask, session: StudySession) -> Refusal | None:
 
 
 def _check(task: AnyTask, session: StudySession) -> Refusal | None:
-    cohort, rules = session.cohort, session.rules
+    rows = _rows(task, session.cohort)
+    memory = session.memory
+    columns = frozenset() if memory is None else memory.columns[task.name]
+    if _is_unsupported(task, session, rows):
+        if memory is not None:
+            functionals.charge_refusal(memory, task, columns)
+        return rules_of.REFUSAL
+    if memory is None:
+        return None
+    rules, cohort = session.rules, session.cohort
+    numbers = functionals.of_task(task, cohort.people, rules.min_cell)
+    share = rules.max_parameters_per_person
+    limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
+    return functionals.check(memory, task, numbers, columns, limits) or differencing.check(
+        memory, cohort, task, rows, not rules.hub_sees_cells
+    )
+
+
+def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
+    return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
+
+
+def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> bool:
+    cohort, k, strict = session.cohort, session.rules.min_cell, not session.rules.hub_sees_cells
     try:
         sides = support.sides(task)
     except ValueError:
-        return rules_of.REFUSAL
+        return True
     counted = cohort.once(Key[Ints]("support", task.name), lambda: support.counts(cohort, task))
-    few = rules_of.too_few(counted, sides, rules.min_cell)
-    if few.any() and not rules.hub_sees_cells:
-        return rules_of.REFUSAL
-    rows = None
-    if cohort.count is None:
-        rows = support.rows_of(cohort, task)
-        everyone, strict = cohort.everyone or cohort, not rules.hub_sees_cells
-        if (
-            _dominated(cohort, task, rows, rules.min_cell)
-            or _singled_out(task, rows, rules)
-            or (strict and _alike(support.pieces(task), cohort, rows, rules.min_cell))
-            or (strict and _alike(task.where, everyone, support.all_rows(everyone), rules.min_cell))
-        ):
-            return rules_of.REFUSAL
-    if session.memory is None:
-        return None
-    return differencing.check(session.memory, cohort, task, rows, not rules.hub_sees_cells)
+    if strict and rules_of.too_few(counted, sides, k).any():
+        return True
+    if rows is None:
+        return False
+    everyone = cohort.everyone or cohort
+    return (
+        _dominated(cohort, task, rows, k)
+        or _singled_out(task, rows, session.rules)
+        or (strict and _alike(support.pieces(task), cohort, rows, k))
+        or (strict and _alike(task.where, everyone, support.all_rows(everyone), k))
+    )
 
 
 # -- dominance

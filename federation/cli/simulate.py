@@ -58,7 +58,7 @@ def run(
             size=size,
         )
         local.check_within_node(datasets)
-        policy = Policy(min_nodes=1) if strict else local.SIMULATED
+        policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
         if not strict:
             notes = [*notes, *_trust(made)]
         sites = [local.site(node_name, dataset, policy) for node_name, dataset in datasets.items()]

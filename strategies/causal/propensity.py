@@ -510,7 +510,8 @@ def roles(task: Task[Options, Plan]) -> Roles:
         return score
     effect = cox.roles(plan.effect)
     amounts = (*score.amounts, *effect.amounts)
-    return Roles((*score.terms, *effect.terms), amounts, strata=effect.strata)
+    terms, written = (*score.terms, *effect.terms), effect.conditions
+    return Roles(terms, amounts, strata=effect.strata, conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

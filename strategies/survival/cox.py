@@ -532,7 +532,12 @@ _MEMORY = frozenset({
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     weights = () if plan.weights is None else (plan.weights,)
-    return Roles(plan.model.terms, plan.model.response, weights, strata=plan.strata)
+    stop = plan.model.response[-2]
+    written = time_grid.conditions(task.options.grid, stop)
+    if task.options.landmark is not None:
+        written += time_grid.beyond(stop, task.options.landmark)
+    response = plan.model.response
+    return Roles(plan.model.terms, response, weights, strata=plan.strata, conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

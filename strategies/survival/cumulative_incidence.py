@@ -272,7 +272,9 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(groups=(*task.plan.groups, *task.plan.model.response))
+    response = task.plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*task.plan.groups, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -356,7 +356,9 @@ _MEMORY = frozenset({
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(task.plan.model.terms, task.plan.model.response)
+    model = task.plan.model
+    written = time_grid.conditions(task.options.grid, model.response[-2])
+    return Roles(model.terms, model.response, conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -252,7 +252,9 @@ def _log_rank(table: Life, plan: Plan) -> Row:
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(groups=(*plan.groups, *plan.strata, *plan.model.response))
+    response = plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*plan.groups, *plan.strata, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

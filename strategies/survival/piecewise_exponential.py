@@ -32,6 +32,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
+from strategies.survival import time_grid
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -384,7 +385,10 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(task.plan.model.terms, task.plan.model.response)
+    options, model = task.options, task.plan.model
+    limits = [*options.cuts, *([] if options.until is None else [options.until])]
+    written = [piece for limit in limits for piece in time_grid.beyond(model.response[-2], limit)]
+    return Roles(model.terms, model.response, conditions=tuple(written))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

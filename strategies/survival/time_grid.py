@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 
 from federation.contract import Frozen
-from federation.expression import ExpressionError
+from federation.expression import ExpressionError, Piece
 from federation.messages import Floats, Ints
 from federation.schema import Field
 
@@ -74,6 +74,18 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
             f"the grid of step {grid.step:g} has {size} times over {names}; it must have 2 to {MAX_TIMES}: change `step`"
         )
     return TimeGrid(low, grid.step, size)
+
+
+def conditions(grid: GridOptions | None, stop: Field) -> tuple[Piece, ...]:
+    """What `until` says of people: that they are followed beyond it, unless the contract's range ends there."""
+    return () if grid is None or grid.until is None else beyond(stop, grid.until)
+
+
+def beyond(time: Field, limit: float) -> tuple[Piece, ...]:
+    """The condition that a time lies beyond a limit which the study writes."""
+    if limit >= time.interval[1]:
+        return ()
+    return (Piece("condition", f"({time.sql} > CAST({limit!r} AS DOUBLE))"),)
 
 
 def exactness_note(grid: TimeGrid, off_grid: int) -> Mapping[str, Any] | None:

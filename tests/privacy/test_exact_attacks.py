@@ -463,11 +463,6 @@ def differences() -> Iterator[Attack]:
         ],
     )
     yield Attack(
-        "nodes: with and without one",
-        [{**whole, "nodes": ("n0", "n1", "n2", "n3")}, {**whole, "nodes": ("n1", "n2", "n3")}],
-        policy={"secure_sum": "optional"},
-    )
-    yield Attack(
         "nodes: with and without one, in secure sums",
         [
             {
