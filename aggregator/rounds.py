@@ -22,7 +22,7 @@ from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.contract import Contract
 from federation.disclosure import support as disclosure
-from federation.disclosure.support import REFUSAL
+from federation.disclosure.support import REFUSAL, STEERED
 from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
@@ -353,8 +353,23 @@ def _with_asked(task_run: TaskRun, state: State) -> State:
 
 
 def _too_few(task_id: TaskId, task_run: TaskRun) -> str:
+    if any(refusal.rule == STEERED.rule for refusal in task_run.refusals.values()):
+        return _separated(task_run)
     reasons = "; ".join(f"{node}: {refusal}" for node, refusal in task_run.refusals.items())
     return (
         f"{task_id}: {len(task_run.nodes)} of the {task_run.min_nodes} nodes needed gave a part "
         f"({reasons})"
+    )
+
+
+def _separated(task_run: TaskRun) -> str:
+    """Nodes give no sums at coefficients that leave these to a few people, as a model does that separates them."""
+    task, beta = task_run.task, task_run.state.values.get("beta")
+    terms = () if task.roles is None else task.roles.terms
+    if beta is None or beta.ndim != 1 or not terms:
+        return f"{task.name}: {STEERED.remedy}"
+    worst = terms[int(np.argmax(np.abs(beta[-len(terms) :])))].name
+    return (
+        f"{task.name}: the coefficient of {worst!r} grows without end: it separates people, so that few of them "
+        "are left in the sums; leave it out, or merge its levels"
     )

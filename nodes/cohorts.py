@@ -26,6 +26,7 @@ from nodes.row_limit import Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
+COLUMNS_PER_SCAN = 200  # the same of columns, which are cheaper
 
 
 def examine(
@@ -311,6 +312,10 @@ def _fetch(
 ) -> Mapping[str, Values]:
     if not fields:
         return {}
+    if len(fields) > COLUMNS_PER_SCAN:
+        halves = (fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:])
+        first, rest = (_fetch(connection, half, chosen) for half in halves)
+        return {**first, **rest}
     chosen_columns = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
     arrays = connection.execute(f"SELECT {chosen_columns} FROM typed{chosen}").fetchnumpy()
     return {

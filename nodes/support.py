@@ -27,8 +27,22 @@ def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | R
     refused = check(task, session)
     if refused is not None:
         return refused
+    if _is_steered_too_far(task, state, session):
+        return rules_of.STEERED
     part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
     return node_door.check_part(part, rules) or part
+
+
+def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
+    """Whether the hub's state leaves the sums of a round to one person, or makes steps of smooth functions:
+    two such sums tell the few people who are between the steps."""
+    if task.roles is None or task.roles.steered is None:
+        return False
+    steered = task.roles.steered(session.cohort, task, state)
+    if steered is None or not len(steered.weights):
+        return False
+    most = rules_of.share(steered.weights, steered.person, 0.0)
+    return most > rules_of.MAX_SHARE or float(steered.weights.sum()) < steered.least
 
 
 def check(task: AnyTask, session: StudySession) -> Refusal | None:
@@ -177,22 +191,29 @@ def check_study(
 ) -> Refusal | None:
     """Whether the columns of all analyses together single out a person: what no column does, the difference
     of two may. A contract's own columns are no business of this rule until a study makes others of them."""
-    if cohort.count is not None or not any(map(_written, tasks.values())):
+    pieces = {piece for task in tasks.values() for piece in support.pieces(task)}
+    if cohort.count is not None or not pieces:
         return None
+    if len(pieces) > cohort.people:  # so many columns single everyone out
+        return rules_of.REFUSAL
     X = np.stack(_all_columns(tasks.values(), cohort, schema), axis=1)
-    away = [_away(X[:, j]) for j in range(X.shape[1])]
-    thin = [support.count_people(mask, cohort.numbered) < rules.min_cell for mask in away]
-    rows = ~np.logical_or.reduce(
-        [mask for mask, few in zip(away, thin, strict=True) if few] or [away[0] & False]
-    )
-    X, person = (
-        X[rows][:, ~np.array(thin)],
-        None if cohort.numbered is None else cohort.numbered[rows],
-    )
+    person = cohort.numbered
+    if rules.hub_sees_cells:
+        X, person = _without_thin(X, person, rules.min_cell)
     limit = rules_of.MAX_JOINT_LEVERAGE
     if X.size and rules_of.largest_leverage(X, person, limit) > limit:
         return rules_of.REFUSAL
     return None
+
+
+def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
+    """Without the columns in which fewer than `k` people differ here, and without these people: they are
+    counted over all nodes."""
+    away = [_away(X[:, j]) for j in range(X.shape[1])]
+    thin = np.array([support.count_people(mask, person) < k for mask in away])
+    stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
+    rows = ~(stands_out & np.ones(len(X), np.bool_))
+    return X[rows][:, ~thin], None if person is None else person[rows]
 
 
 def _away(column: Floats) -> Mask:
@@ -200,10 +221,6 @@ def _away(column: Floats) -> Mask:
     values, n = np.unique(column, return_counts=True)
     away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
     return away
-
-
-def _written(task: AnyTask) -> Sequence[Piece]:
-    return support.pieces(task)
 
 
 def _all_columns(tasks: Iterable[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:

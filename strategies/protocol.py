@@ -21,7 +21,7 @@ from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import Piece
 from federation.formula import Factor, Term
-from federation.messages import Floats, Part, State, Sum
+from federation.messages import Floats, Ints, Part, State, Sum
 from federation.results import Result, Row
 from federation.schema import Field, Schema
 from strategies.admissible import Limits
@@ -30,6 +30,17 @@ O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")
 O_co = TypeVar("O_co", bound=Frozen, covariant=True)
 P_co = TypeVar("P_co", covariant=True)
+
+
+class RowWeights(NamedTuple):
+    """How much each row weighs in the sums of a round, because of the hub's state.
+
+    `weights` (n,): not negative, in any unit. `person` (n,): whose row it is, or None where each is another
+    person's. `least`: the sum of the weights below which the state makes steps of smooth functions."""
+
+    weights: Floats
+    person: Ints | None = None
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,9 @@ class Roles:
     `groups`: what only divides people into the cells of a table or curve, whose counts the Part holds.
     `strata`: what only divides them into strata of which nothing is sent.
     `conditions`: what options say of rows, as a landmark does of times.
-    `apart`: each column is summed over the rows that have it, and not over those that have all."""
+    `apart`: each column is summed over the rows that have it, and not over those that have all.
+    `steered(cohort, task, state)`: how much each row weighs at a state, for an analysis whose states weigh
+    rows; None at a step at which they weigh the same."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -52,6 +65,7 @@ class Roles:
     strata: tuple[Field, ...] = ()
     conditions: tuple[Piece, ...] = ()
     apart: bool = False
+    steered: Steered | None = None
 
     @property
     def fields(self) -> frozenset[Field]:
@@ -91,6 +105,7 @@ class Task(Generic[O_co, P_co]):
 
 
 AnyTask = Task[Any, Any]
+Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 
 
 # -- at the hub only

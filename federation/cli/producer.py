@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from federation import __version__, audit, credentials, errors
+from federation import study as studies_of
 from federation.cli import hub as hub_cli
 from federation.cli import node
-from nodes import backups, daemon, setup, state_folder
+from federation.study import Study
+from nodes import backups, daemon, functionals, setup, sides, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.site import Site
@@ -172,12 +175,43 @@ def studies(path: Path, output: str) -> None:
 
 
 def show(path: Path, named: str) -> None:
-    _, state = _site(path)
+    site, state = _site(path)
     one = _approvals(state).find(named)
     print(
         f"# hash {one.study_hash}\n# signed by {one.coordinator}, whose key is {one.key_id}\n# with {one.nodes - 1} other nodes"
     )
     print(yaml.safe_dump(json.loads(one.written), sort_keys=False, allow_unicode=True), end="")
+    _show_sides(site, studies_of.parse(one.written))
+
+
+def _show_sides(site: Site, study: Study) -> None:
+    """How many people here are on each side of all that the study writes. These counts stay on this screen."""
+    print(
+        "# People of this node on each side of what the study writes; these counts stay on this screen"
+    )
+    try:
+        found = sides.of_study(study, site)
+    except (errors.HdhError, KeyError) as reason:
+        print(f"#   they cannot be counted: {reason}")
+        return
+    for one in found:
+        people = ", ".join(f"{n:,} {name}" for name, n in one.people.items())
+        share = "" if one.share is None else f"; one person gives at most {one.share:.0%}"
+        print(f"#   {one.what}: {one.text}\n#     {people}{share}")
+    if not found:
+        print("#   it writes no condition, derived column or weight")
+    for coordinator, numbers in functionals_of(site, study).items():
+        column, most = max(numbers.items(), key=lambda pair: pair[1])
+        print(
+            f"#   {coordinator} has been given {most} numbers about {column} this year, the most of any column"
+        )
+
+
+def functionals_of(site: Site, study: Study) -> dict[str, Counter[str]]:
+    if site.state is None or not (site.state / state_folder.LEDGER).exists():
+        return {}
+    kept = state_folder.open_ledger(site.state)
+    return functionals.given(kept, study.dataset, datetime.now(UTC).year)
 
 
 def decide(path: Path, named: str, verdict: Verdict, reason: str, by: str | None) -> None:

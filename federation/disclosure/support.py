@@ -38,6 +38,12 @@ REFUSAL = Refusal(
     "mode dp",
 )
 
+STEERED = Refusal(
+    "steered",
+    "at these coefficients the sums of this round stand for too few people: the model may separate them; leave "
+    "a term out, merge its levels, or use mode dp",
+)
+
 
 @dataclass(frozen=True)
 class Side:

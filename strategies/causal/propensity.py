@@ -24,7 +24,7 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -164,14 +164,18 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
     if stage == "score":
         return glm.local(complete, plan.score, inner)
-    score = state["score"]  # part of the key: a study that starts anew has other weights
-    weighted = complete.once(
-        Key("propensity weights", task.name, score.tobytes()),
-        lambda: _weighted(complete, task, score, float(state["treated"][0])),
-    )
+    weighted = _weighted_once(complete, task, state)
     if plan.effect is None or stage == "weigh":
         return _balance(weighted, task)
     return cox.local(weighted.cohort, plan.effect, inner)
+
+
+def _weighted_once(complete: Cohort, task: Task[Options, Plan], state: State) -> Weighted:
+    score = state["score"]  # part of the key: a study that starts anew has other weights
+    return complete.once(
+        Key("propensity weights", task.name, score.tobytes()),
+        lambda: _weighted(complete, task, score, float(state["treated"][0])),
+    )
 
 
 def _complete(cohort: Cohort, task: Task[Options, Plan]) -> Cohort:
@@ -507,11 +511,26 @@ def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     score = glm.roles(plan.score)
     if plan.effect is None:
-        return score
+        return replace(score, steered=row_weights)
     effect = cox.roles(plan.effect)
     amounts = (*score.amounts, *effect.amounts)
     terms, written = (*score.terms, *effect.terms), effect.conditions
-    return Roles(terms, amounts, strata=effect.strata, conditions=written)
+    return Roles(terms, amounts, strata=effect.strata, conditions=written, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """Those of the stage: of the score's model; of the score's inverse; of the weighted hazards."""
+    stage, inner, _ = _inner(state)
+    complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
+    if stage == "score":
+        return glm.row_weights(complete, task.plan.score, inner)
+    weighted = _weighted_once(complete, task, state)
+    if task.plan.effect is not None and stage == "effect":
+        return cox.row_weights(weighted.cohort, task.plan.effect, inner)
+    person = None if cohort.numbered is None else cohort.numbered[weighted.keep]
+    return protocol.RowWeights(weighted.weight, person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

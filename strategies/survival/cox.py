@@ -26,7 +26,7 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
@@ -537,7 +537,26 @@ def roles(task: Task[Options, Plan]) -> Roles:
     if task.options.landmark is not None:
         written += time_grid.beyond(stop, task.options.landmark)
     response = plan.model.response
-    return Roles(plan.model.terms, response, weights, strata=plan.strata, conditions=written)
+    return Roles(
+        plan.model.terms,
+        response,
+        weights,
+        strata=plan.strata,
+        conditions=written,
+        steered=row_weights,
+    )
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The rows' hazards at the state's coefficients."""
+    rows = cohort.once(Key("cox", task.name), lambda: _rows(cohort, task))
+    hazard = np.exp(rows.X @ state["beta"])
+    if rows.weights is not None:
+        hazard *= rows.weights
+    person = None if cohort.numbered is None else rows.person
+    return protocol.RowWeights(hazard, person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -26,7 +26,7 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
@@ -388,7 +388,21 @@ def roles(task: Task[Options, Plan]) -> Roles:
     options, model = task.options, task.plan.model
     limits = [*options.cuts, *([] if options.until is None else [options.until])]
     written = [piece for limit in limits for piece in time_grid.beyond(model.response[-2], limit)]
-    return Roles(model.terms, model.response, conditions=tuple(written))
+    return Roles(model.terms, model.response, conditions=tuple(written), steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The events that each row should have had by the state's coefficients."""
+    if state.step == "life":
+        return None
+    rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
+    plan, beta = joined(task.plan, state["cuts"]), state["beta"]
+    exposure, _ = person_time(rows, plan)
+    eta = np.minimum(beta[: plan.intervals, None] + rows.X @ beta[plan.intervals :], LONGEST_ETA)
+    person = None if cohort.numbered is None else cohort.numbered[rows.kept]
+    return protocol.RowWeights((np.exp(eta) * exposure).sum(0), person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
