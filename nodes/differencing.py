@@ -102,7 +102,7 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
         ]
     names = frozenset(rows.columns)
     groups = [Group(_print(memory, rows.kept), names)]
-    pieces = [piece for piece in support.pieces(task) if piece.kind != "edge"] if strict else []
+    pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
         if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:

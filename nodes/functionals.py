@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from federation.messages import Part, Refusal
+from federation.messages import Refusal
 from federation.study import Study
 from nodes import ledger
 from nodes.answered import Memory
@@ -40,21 +40,15 @@ def question(study: Study, task: AnyTask) -> str:
 
 
 def of_task(task: AnyTask, people: int, k: int) -> int:
-    """Numbers that one answer gives about each of its columns. A cell holds nobody or `k` people, so that no
-    more cells tell anything than these people fill."""
+    """Numbers that one answer gives about each of its columns: the coefficients of a model, or the cells of a
+    table. A cell holds nobody or `k` people, so that no more cells tell anything than these people fill."""
     part = budget.zero(task, task.analysis.start(task))
     if part.parameters:
         return part.parameters
-    cells = sum(array.size for name, array in part.sums.items() if _is_counted(name, part))
-    others = sum(array.size for name, array in part.sums.items() if not _is_counted(name, part))
+    size = sum(array.size for array in part.sums.values())
     if support.roles_of(task).apart:
-        cells, others = (math.ceil(n / len(task.fields)) for n in (cells, others))
-    return min(cells, math.ceil(people / k)) + others
-
-
-def _is_counted(name: str, part: Part) -> bool:
-    """Whether an array of the sums is one of counts."""
-    return name in part.cells or part.sums[name].dtype.kind == "i" or name in COUNTS
+        size = math.ceil(size / len(task.fields))
+    return min(size, math.ceil(people / k))
 
 
 def check(

@@ -42,7 +42,7 @@ def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> b
     if steered is None or not len(steered.weights):
         return False
     most = rules_of.share(steered.weights, steered.person, 0.0)
-    return most > rules_of.MAX_SHARE or float(steered.weights.sum()) < steered.least
+    return most > rules_of.MAX_ROUND_SHARE or float(steered.weights.sum()) < steered.least
 
 
 def check(task: AnyTask, session: StudySession) -> Refusal | None:

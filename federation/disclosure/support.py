@@ -24,6 +24,7 @@ MAX_SHARE = (
     0.25  # of a sum of distances from the median, what one person may give to a contract column
 )
 MAX_MADE_SHARE = 0.1  # the same in a column that a study makes, or in a weight
+MAX_ROUND_SHARE = 0.15  # the same in the weights that a state of the hub gives to rows
 MAX_LEVERAGE = 0.5  # of a person in the columns of one model
 MAX_JOINT_LEVERAGE = (
     0.75  # of a person in all columns that a study writes, and those they are made of

@@ -29,7 +29,7 @@ from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
-LEAST_VARIANCE = 1.0  # of a logistic round: as much as four people of probability 1/2 have
+LEAST_VARIANCE = 2.5  # of a logistic round: as much as ten people of probability 1/2 have
 
 
 class Options(Frozen):

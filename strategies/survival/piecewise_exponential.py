@@ -33,6 +33,7 @@ from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
+from strategies.survival.time_grid import GridOptions
 
 LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
@@ -386,8 +387,10 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
 
 def roles(task: Task[Options, Plan]) -> Roles:
     options, model = task.options, task.plan.model
-    limits = [*options.cuts, *([] if options.until is None else [options.until])]
-    written = [piece for limit in limits for piece in time_grid.beyond(model.response[-2], limit)]
+    stop = model.response[-2]
+    written = [piece for cut in options.cuts for piece in time_grid.beyond(stop, cut)]
+    if options.until is not None:
+        written += time_grid.conditions(GridOptions(step=1, until=options.until), stop)
     return Roles(model.terms, model.response, conditions=tuple(written), steered=row_weights)
 
 

@@ -77,8 +77,10 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
 
 
 def conditions(grid: GridOptions | None, stop: Field) -> tuple[Piece, ...]:
-    """What `until` says of people: that they are followed beyond it, unless the contract's range ends there."""
-    return () if grid is None or grid.until is None else beyond(stop, grid.until)
+    """Who is followed beyond `until`, where follow-up is cut: nobody, as by a contract's range, or enough people."""
+    if grid is None or grid.until is None or grid.until >= stop.interval[1]:
+        return ()
+    return (Piece("edge", f"({stop.sql} <= CAST({grid.until!r} AS DOUBLE))"),)
 
 
 def beyond(time: Field, limit: float) -> tuple[Piece, ...]:
