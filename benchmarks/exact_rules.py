@@ -187,9 +187,10 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
     rng, found = np.random.default_rng(2), set[int]()
     for _ in range(tries):
         direction = rng.normal(size=X.shape[1] - 1)
-        slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(25)))
+        slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(40)))
         along = np.sort(X[:, 1:] @ slopes)
-        place = rng.integers(len(along) - 2)
+        near = int(rng.geometric(0.3)) - 1  # beyond the others, people stand farther apart
+        place = near if rng.random() < 0.5 else len(along) - 3 - near
         cuts = (along[place] + along[place + 1]) / 2, (along[place + 1] + along[place + 2]) / 2
         pair = [np.r_[-cut, slopes] for cut in cuts]
         for _ in range(5):
@@ -226,7 +227,7 @@ def _by_all_sums(X: Any, *, checked: bool, tries: int = 5) -> int:
 
 
 def _hat(X: Any, states: list[Any]) -> Any:
-    pairs = [X[:, j] * X[:, l] for j in range(X.shape[1]) for l in range(j + 1)]
+    pairs = [X[:, j] * X[:, k] for j in range(X.shape[1]) for k in range(j + 1)]
     sums = [column * _mean(X @ beta) for beta in states for column in X.T]
     sums += [column * glm.logistic_variance(X @ beta) for beta in states for column in pairs]
     Z = np.stack(sums, axis=1)
