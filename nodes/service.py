@@ -217,11 +217,12 @@ def admit_study(
             f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
         )
     dataset = site.datasets.get(study.dataset)
-    modes = policy.modes if dataset is None or dataset.modes is None else dataset.modes
+    own = policy.modes if dataset is None or dataset.modes is None else dataset.modes
+    modes = [mode for mode in policy.modes if mode in own]
     if privacy.mode not in modes:
         return Refusal(
             "privacy",
-            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes)}, or ask its "
+            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes) or 'none'}, or ask its "
             "producer",
         )
     if privacy.mode == "dp" and not (

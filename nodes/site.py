@@ -77,8 +77,8 @@ class Storage(Frozen):
 
 
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of this dataset, in
-    place of the policy's; one with a budget of epsilon is answered in exact mode only if `exact` stands here."""
+    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the
+    policy in which this dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here."""
 
     contract: Path
     source: str

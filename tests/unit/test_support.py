@@ -211,7 +211,9 @@ NOT_STEERED = {
 
 @pytest.mark.parametrize("name", registry.ANALYSES)
 def test_every_column_of_every_analysis_stands_in_a_role(name: str) -> None:
-    task = registry.plan(federations.study_of({"a": EXAMPLES[name][0]}), EVERY)["a"]
+    task = registry.plan(federations.study_of({"a": {"run": name, **EXAMPLES[name][0]}}), EVERY)[
+        "a"
+    ]
     roles = support.roles_of(task)
     assert roles.fields >= set(task.fields)
     limits = task.analysis.limits(task)
