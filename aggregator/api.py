@@ -339,7 +339,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             studies=[
                 self._status(one)
                 for one in database.newest(
-                    self.scheduler.engine, whose, min(request.most or 50, 1000)
+                    self.scheduler.engine, whose, min(request.max_studies or 50, 1000)
                 )
             ]
         )

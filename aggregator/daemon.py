@@ -23,7 +23,7 @@ from aggregator import api, child_process, database, metrics, settings
 from aggregator.flower.control import Control
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
-from federation import __version__, audit, credentials, errors, lock, logs
+from federation import __version__, audit, credentials, errors, lock, logs, loopback
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -39,10 +39,12 @@ LOCK = "hub.lock"
 
 def run(hub: HubSettings, *, log_format: str = "text") -> None:
     """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
+    for proxy in set(os.environ) - loopback.without_proxies(os.environ).keys():
+        del os.environ[proxy]  # this process opens connections to its own children only
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub runs already in another process"):
         _run(hub, stop)
 
@@ -209,7 +211,7 @@ def environment(folder: Path) -> dict[str, str]:
     )
     home = str(Path(aggregator.__file__).parent.parent)
     return {
-        **os.environ,
+        **loopback.without_proxies(os.environ),  # the children talk to this machine only
         **QUIET,
         "PATH": path,
         "FLWR_HOME": str(folder),

@@ -324,6 +324,10 @@ def _combine(task_run: TaskRun, total: Total) -> None:
         return
     if isinstance(combined, Result):
         task_run.result = combined
+    elif task_run.rounds >= (max_rounds := task.analysis.limits(task).max_rounds):
+        task_run.failed = (
+            f"{task.name}: no result after {max_rounds} rounds, and the analysis declares no more"
+        )
     elif wrong := admissible.problem(task.analysis.limits(task), combined):
         task_run.failed = f"{task.name}: {wrong}"  # no node would answer such a state
     else:

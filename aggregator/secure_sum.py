@@ -177,7 +177,7 @@ def _take(one: PendingTotal, name: str, node: str, answer: Answer) -> None:
             one.adverts[node] = terms.advert_from(items["advert"])
             one.shares |= {node} if items["noise"] == b"share" else set()
         elif name == "deal":
-            if items.keys() != one.terms.near(node) & one.adverts.keys():
+            if items.keys() != one.terms.neighbours_of(node) & one.adverts.keys():
                 raise SecaggError("its envelopes are not for its neighbours")
             one.dealt[node] = items
         elif name == "mask":
@@ -229,7 +229,7 @@ def _close(one: PendingTotal, name: str) -> None:
 def _agree(one: PendingTotal) -> None:
     """The terms that most nodes state; the others hold another roster."""
     digest = max(sorted(set(one.stated.values())), key=list(one.stated.values()).count)
-    one.terms = replace(one.terms, stated=digest)
+    one.terms = replace(one.terms, stated_digest=digest)
     for node in [node for node, stated in one.stated.items() if stated != digest]:
         del one.adverts[node]
         one.refusals[node] = Refusal(

@@ -122,7 +122,7 @@ def init(
 def load(folder: Path) -> HubSettings:
     if not (folder / FILE).exists():
         raise errors.SetupError(f"{folder}: no hub here; make one with `hdh hub init {folder}`")
-    source = yaml_source.read(folder / FILE, errors.InputError)
+    source = yaml_source.read(folder / FILE, errors.InputError, nfc=False)
     return HubSettings(
         folder.resolve(),
         yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError),

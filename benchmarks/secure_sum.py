@@ -72,7 +72,7 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
     total = aggregation.open_sum(terms, adverts, frozenset(dealt), masked, openings)
     cost.hub = time.process_time() - start
     cost.streams += len(masked) + sum(
-        len(terms.near(name) & masked.keys()) for name in names[:gone]
+        len(terms.neighbours_of(name) & masked.keys()) for name in names[:gone]
     )
     np.testing.assert_array_equal(total, vector * terms.dtype.type(len(masked)))
     return cost

@@ -1,7 +1,8 @@
-"""A log that only grows: one JSON object a line, each with the hash of the one before.
+"""An append-only log: one JSON object per line, each with the hash of the previous one.
 
-Every line is on the disk before `write` returns. A changed, removed or inserted line breaks the chain; lines cut off at the
-end are told by the witness beside the file, which holds the last number and hash.
+Every line is on the disk before `write` returns. A line that is changed, removed or inserted breaks
+the chain. Lines cut off at the end are detected by the witness, a file beside the log that holds
+the number and hash of the last entry.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ GENESIS = "0" * 64
 MAX_LINE = 2**20
 
 
-def write(path: Path, event: str, **what: Any) -> None:
-    """Appends `event`. `what` is JSON, and holds nothing that was read from a row. SetupError if it cannot be written."""
+def write(path: Path, event: str, **details: Any) -> None:
+    """Appends `event`. SetupError if the log cannot be written.
+
+    `details` are JSON values. They must hold nothing that was read from a row."""
     try:
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -31,7 +34,7 @@ def write(path: Path, event: str, **what: Any) -> None:
                 "seq": last["seq"] + 1,
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "event": event,
-                **what,
+                **details,
                 "prev": last["hash"],
             }
             entry["hash"] = _digest(entry)
@@ -44,7 +47,8 @@ def write(path: Path, event: str, **what: Any) -> None:
         os.chmod(path, 0o600)
     except OSError as reason:
         raise errors.SetupError(
-            f"the audit log {path.name} cannot be written ({reason.strerror}); nothing is answered without it: check the disk"
+            f"the audit log {path.name} cannot be written ({reason.strerror}), and nothing is "
+            "answered without it; check the disk"
         ) from None
 
 
@@ -55,7 +59,8 @@ def entries(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def verify(path: Path) -> tuple[int, str]:
-    """The number and hash of the last entry. LedgerError names the first entry that does not follow from the one before."""
+    """The number and hash of the last entry. LedgerError names the first entry that breaks the
+    chain."""
     seq, previous = 0, GENESIS
     for entry in entries(path):
         body = {key: value for key, value in entry.items() if key != "hash"}
@@ -65,21 +70,25 @@ def verify(path: Path) -> tuple[int, str]:
             or entry.get("hash") != _digest(body)
         ):
             raise errors.LedgerError(
-                f"entry {seq + 1} of {path.name} was changed, or one is missing; compare with a backup"
+                f"entry {seq + 1} of {path.name} was changed or is missing; compare with a backup"
             )
         seq, previous = entry["seq"], entry["hash"]
     witness = _witness(path)
     if witness.exists():
-        seen = witness.read_text(encoding="ascii").split()
-        if int(seen[0]) > seq or (int(seen[0]) == seq and seen[1] != previous):
+        last_seq, last_hash = witness.read_text(encoding="ascii").split()
+        if int(last_seq) > seq or (int(last_seq) == seq and last_hash != previous):
             raise errors.LedgerError(
-                f"{path.name} ends at entry {seq}, and its witness has seen entry {seen[0]}: entries were cut off"
+                f"{path.name} ends at entry {seq}, but its witness has recorded entry {last_seq}: "
+                "entries were cut off; compare with a backup"
             )
     return seq, previous
 
 
 def _last(file: Any) -> Mapping[str, Any]:
-    """The last whole entry; a line that a crash cut short is taken off, since its event was not answered."""
+    """The last complete entry.
+
+    A line that a crash left incomplete is removed: `write` had not returned, so nothing was
+    answered."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return {"seq": 0, "hash": GENESIS}
@@ -99,7 +108,9 @@ def _parse(line: str | bytes) -> Mapping[str, Any]:
     except ValueError:
         entry = None
     if not isinstance(entry, dict):
-        raise errors.LedgerError("a line of the audit log is not an entry; compare with a backup")
+        raise errors.LedgerError(
+            "a line of the audit log is not a valid entry; compare with a backup"
+        )
     return entry
 
 

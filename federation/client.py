@@ -33,26 +33,29 @@ if TYPE_CHECKING:
     import pandas
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
-LOCAL = "local"  # a study's coordinator, where it names none
+LOCAL = "local"  # the coordinator of a study that names none
 
 
 def home() -> Path:
-    """Where a coordinator's keys lie: the folder HDH_HOME, or ~/.hdh."""
+    """The folder of a coordinator's keys: HDH_HOME, or ~/.hdh."""
     return Path(os.environ.get("HDH_HOME") or Path.home() / ".hdh")
 
 
 def connect(folder: Path | str | None = None) -> Hub:
-    """The hub at which this folder is enrolled. SetupError if it is not: `hdh study enrol` first."""
-    own = credentials.load(Path(folder) if folder is not None else home())
-    if own.role == "node":
+    """The hub at which `folder` is enrolled. SetupError if it is not enrolled anywhere."""
+    party = credentials.load(Path(folder) if folder is not None else home())
+    if party.role == "node":
         raise errors.SetupError(
-            f"{own.folder}: this is a node's enrolment; studies are submitted by coordinators"
+            f"{party.folder}: a node is enrolled here, and nodes cannot submit studies; give the "
+            "folder of a coordinator's keys"
         )
-    return Hub(own, credentials.channel(own))
+    return Hub(party, credentials.channel(party))
 
 
 @dataclass(frozen=True)
 class NodeState:
+    """A node's decision on a study. `people`: as the node declares it; 0 if it does not."""
+
     node: str
     verdict: str
     reason: str
@@ -62,7 +65,7 @@ class NodeState:
 
 @dataclass(frozen=True)
 class Status:
-    """How a study is. `state`: waiting, running, complete, partial, failed, refused, cancelled."""
+    """The state of a study: waiting, running, complete, partial, failed, refused or cancelled."""
 
     number: int
     study: str
@@ -82,31 +85,37 @@ class Status:
         return self.state in OVER
 
     def line(self) -> str:
-        """In one line: what is awaited, or what came of it."""
+        """The state in one line, with the nodes that are awaited, the progress or the reason."""
+        undecided = [
+            node.node + ("" if node.online else " (offline)")
+            for node in self.nodes
+            if node.verdict in ("asked", "waiting")
+        ]
+        if self.state == "waiting" and undecided:
+            return f"waiting for {', '.join(undecided)}"
         if self.state == "waiting":
-            open_ = [
-                one.node + ("" if one.online else " (offline)")
-                for one in self.nodes
-                if one.verdict in ("asked", "waiting")
-            ]
-            return (
-                f"waiting for {', '.join(open_)}"
-                if open_
-                else f"about to start{f': {self.reason}' if self.reason else ''}"
-            )
-        return f"{self.state}{f': {self.progress or self.reason}' if self.progress or self.reason else ''}"
+            return "about to start" + (f": {self.reason}" if self.reason else "")
+        details = self.progress or self.reason
+        return self.state + (f": {details}" if details else "")
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{escape(one.node)}</td><td>{escape(one.verdict)}</td><td>{escape(one.reason)}</td></tr>"
-            for one in self.nodes
+            f"<tr><td>{escape(node.node)}</td><td>{escape(node.verdict)}</td>"
+            f"<td>{escape(node.reason)}</td></tr>"
+            for node in self.nodes
         )
-        return f"<p><b>{escape(self.study)}</b> (number {self.number}): {escape(self.line())}</p><table><tr><th>node</th><th>says</th><th></th></tr>{rows}</table>"
+        return (
+            f"<p><b>{escape(self.study)}</b> (number {self.number}): {escape(self.line())}</p>"
+            "<table><tr><th>node</th><th>decision</th><th>reason</th></tr>"
+            f"{rows}</table>"
+        )
 
 
 @dataclass(frozen=True)
 class Hub:
-    own: Credentials
+    """A connection to a hub. `party`: the credentials of the coordinator who is connected."""
+
+    party: Credentials
     channel: Any = field(repr=False)
 
     def submit(
@@ -117,11 +126,13 @@ class Hub:
         deadline_s: float = 0.0,
         nodes: Sequence[str] = (),
     ) -> Run:
-        """Asks the nodes. `contract`: DATASET.yaml beside the study, if it is not given. `deadline_s`: how long approvals are
-        waited for (0: as long as the hub says)."""
+        """Submits a study and asks the nodes for their approval.
+
+        `contract`: by default DATASET.yaml beside the study. `deadline_s`: how long the hub waits
+        for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
-            found = stub.Submit(self._request(study, contract, deadline_s, nodes), timeout=60)
-        return Run(self, int(found.number), found.study)
+            reply = stub.Submit(self._request(study, contract, deadline_s, nodes), timeout=60)
+        return Run(self, int(reply.number), reply.study)
 
     def plan(
         self,
@@ -130,29 +141,27 @@ class Hub:
         *,
         nodes: Sequence[str] = (),
     ) -> Sequence[NodeState]:
-        """What each node would say to the study; nothing runs."""
+        """The decision that each node would take; nothing runs."""
         with self._calls() as stub:
             return _node_states(
                 stub.Plan(self._request(study, contract, 0.0, nodes), timeout=60).nodes
             )
 
-    def list(self, most: int = 50) -> Sequence[Status]:
-        """Newest first: a coordinator's own, an operator's all."""
+    def list(self, max_studies: int = 50) -> Sequence[Status]:
+        """The studies of a coordinator, or all studies for an operator; newest first."""
         from federation.rpc import hub_pb2
 
+        request = hub_pb2.ListRequest(max_studies=max_studies)
         with self._calls() as stub:
-            return [
-                _status(one)
-                for one in stub.List(hub_pb2.ListRequest(most=most), timeout=60).studies
-            ]
+            return [_status(reply) for reply in stub.List(request, timeout=60).studies]
 
     def run(self, study: str | int) -> Run:
-        """By number, hash or name."""
+        """A study at the hub, by number, hash or name."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            found = stub.Get(hub_pb2.StudyRequest(study=str(study)), timeout=60)
-        return Run(self, int(found.number), found.study)
+            reply = stub.Get(hub_pb2.StudyRequest(study=str(study)), timeout=60)
+        return Run(self, int(reply.number), reply.study)
 
     def close(self) -> None:
         self.channel.close()
@@ -177,42 +186,29 @@ class Hub:
     ) -> Any:
         from federation.rpc import hub_pb2
 
-        made, agreed = self._made(study, contract)
-        signature = credentials.sign_study(self.own.key, made.hash)
+        loaded, loaded_contract = self._loaded(study, contract)
+        signature = credentials.sign_study(self.party.key, loaded.hash)
         return hub_pb2.SubmitRequest(
-            study=made.model_dump_json(),
-            contract=agreed.canonical(),
+            study=loaded.model_dump_json(),
+            contract=loaded_contract.canonical(),
             signature=signature,
             deadline_s=deadline_s,
             nodes=nodes,
         )
 
-    def _made(
+    def _loaded(
         self, study: Study | Path | str, contract: Contract | Path | str | None
     ) -> tuple[Study, Contract]:
-        """The study under this coordinator's name."""
-        if isinstance(study, Study):
-            made, beside = study, None
-        else:
-            made, beside = studies.load(Path(study))[0], Path(study).parent
+        """The study in this coordinator's name, and its contract."""
+        folder = None
+        if not isinstance(study, Study):
+            path = Path(study)
+            study, folder = studies.load(path)[0], path.parent
         if not isinstance(contract, Contract):
-            path = (
-                Path(contract)
-                if contract is not None
-                else beside / f"{made.dataset}.yaml"
-                if beside is not None
-                else None
-            )
-            if path is None or not path.exists():
-                raise errors.StudyError(
-                    f"study {made.study}: no contract {path or made.dataset + '.yaml'} for dataset {made.dataset!r}; give `contract`"
-                )
-            contract = contracts.load(path)
-        return (
-            made.model_copy(update={"coordinator": self.own.name})
-            if made.coordinator == LOCAL
-            else made
-        ), contract
+            contract = _load_contract(study, contract, folder)
+        if study.coordinator == LOCAL:
+            study = study.model_copy(update={"coordinator": self.party.name})
+        return study, contract
 
     @contextmanager
     def _calls(self) -> Iterator[Any]:
@@ -223,7 +219,19 @@ class Hub:
         try:
             yield hub_pb2_grpc.CoordinationStub(self.channel)
         except grpc.RpcError as error:
-            raise credentials.hub_error(error, self.own.api) from None
+            raise credentials.hub_error(error, self.party.api) from None
+
+
+def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:
+    """The contract at the path given, or DATASET.yaml in the study's folder."""
+    file = f"{study.dataset}.yaml"
+    path = Path(given) if given is not None else folder / file if folder is not None else None
+    if path is None or not path.exists():
+        raise errors.StudyError(
+            f"study {study.study}: no contract {path or file} for dataset {study.dataset!r}; give "
+            "`contract`"
+        )
+    return contracts.load(path)
 
 
 @dataclass(frozen=True)
@@ -239,32 +247,32 @@ class Run:
             return _status(stub.Get(self._request(), timeout=60))
 
     def statuses(self) -> Iterator[Status]:
-        """Each change, until the study is over. A hub that goes away meanwhile is waited for."""
+        """Each change of state until the study has ended, across restarts of the hub."""
         import grpc
 
         while True:
             try:
                 with self.hub._calls() as stub:
-                    for found in stub.Watch(self._request(), wait_for_ready=True):
-                        status = _status(found)
+                    for reply in stub.Watch(self._request(), wait_for_ready=True):
+                        status = _status(reply)
                         yield status
                         if status.over:
                             return
             except errors.SetupError:
-                _ready(self.hub.channel, grpc)
+                _wait_until_ready(self.hub.channel, grpc)
 
     def watch(self, say: Callable[[str], Any] = print) -> Status:
-        """Says each change, until the study is over."""
-        said, status = "", None
+        """Passes each change of state to `say`, until the study has ended."""
+        last, status = "", None
         for status in self.statuses():
-            if status.line() != said:
-                said = status.line()
-                say(said)
+            if status.line() != last:
+                last = status.line()
+                say(last)
         assert status is not None
         return status
 
     def result(self) -> StudyResult:
-        """RefusalError if there is none (yet)."""
+        """The result of the study. RefusalError if there is none, or none yet."""
         with self.hub._calls() as stub:
             return StudyResult(json.loads(stub.Result(self._request(), timeout=120).document))
 
@@ -281,42 +289,43 @@ class Run:
         return self.status()._repr_html_()
 
 
-def _ready(channel: Any, grpc: Any) -> None:
-    time.sleep(1)  # also where the hub is there, and its database is not
+def _wait_until_ready(channel: Any, grpc: Any) -> None:
+    time.sleep(1)  # a hub whose database is away answers, so the channel alone would not wait
     try:
         grpc.channel_ready_future(channel).result(timeout=300)
     except grpc.FutureTimeoutError:
         raise errors.SetupError(
-            "the hub has been away for five minutes; ask its operator, and look again with `hdh study watch`"
+            "the hub has not answered for five minutes; ask its operator, then run `hdh study "
+            "watch` again"
         ) from None
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """result.json, with its tables at hand."""
+    """The content of result.json, with its tables as data frames."""
 
     document: dict[str, Any] = field(repr=False)
 
     @property
     def tables(self) -> dict[str, list[str]]:
         """The names of the tables, by analysis."""
-        return {name: list(found["tables"]) for name, found in self.document["analyses"].items()}
+        analyses = self.document["analyses"].items()
+        return {name: list(analysis["tables"]) for name, analysis in analyses}
 
     def table(
         self, name: str, analysis: str | None = None, frame: Literal["pandas", "polars"] = "pandas"
     ) -> Any:
-        """A table as a data frame; `analysis` where several have one of that name."""
-        having = [
-            one for one, tables in self.tables.items() if name in tables and analysis in (None, one)
+        """A table as a data frame. Give `analysis` if several have a table of this name."""
+        holders = [
+            holder
+            for holder, tables in self.tables.items()
+            if name in tables and analysis in (None, holder)
         ]
-        if len(having) != 1:
-            known = "; ".join(
-                f"{one}: {', '.join(tables) or 'none'}" for one, tables in self.tables.items()
-            )
-            raise errors.InputError(
-                f"{'no' if not having else 'more than one'} table {name!r}{f' of {analysis}' if analysis else ''}; there are {known}"
-            )
-        rows = self.document["analyses"][having[0]]["tables"][name]
+        if len(holders) != 1:
+            count = "more than one" if holders else "no"
+            place = f" of {analysis}" if analysis else ""
+            raise errors.InputError(f"{count} table {name!r}{place}; there are {self._list()}")
+        rows = self.document["analyses"][holders[0]]["tables"][name]
         if frame == "polars":
             import polars
 
@@ -324,6 +333,12 @@ class StudyResult:
         import pandas
 
         return pandas.DataFrame(rows)
+
+    def _list(self) -> str:
+        """The names of all tables, as in an error message."""
+        return "; ".join(
+            f"{analysis}: {', '.join(tables) or 'none'}" for analysis, tables in self.tables.items()
+        )
 
     def save(self, path: Path | str) -> None:
         Path(path).write_text(
@@ -334,26 +349,37 @@ class StudyResult:
         parts = [f"<h3>{escape(self.document['title'])}</h3>"]
         for analysis, tables in self.tables.items():
             for name in tables:
-                made: pandas.DataFrame = self.table(name, analysis)
-                parts.append(
-                    f"<h4>{escape(analysis)}: {escape(name)}</h4>{made.head(20).to_html(index=False)}"
-                )
+                frame: pandas.DataFrame = self.table(name, analysis)
+                title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"
+                parts.append(title + frame.head(20).to_html(index=False))
         return "".join(parts)
 
 
-def _status(found: Any) -> Status:
-    at = [
-        datetime.fromtimestamp(value, UTC) if value else None
-        for value in (found.submitted, found.deadline, found.started, found.finished)
-    ]
-    assert at[0] is not None and at[1] is not None
+def _status(reply: Any) -> Status:
+    submitted, deadline = _time(reply.submitted), _time(reply.deadline)
+    assert submitted is not None and deadline is not None
     return Status(
-        int(found.number), found.study, found.study_hash, found.coordinator, found.state, found.reason, found.progress, at[0], at[1], at[2], at[3],
-        _node_states(found.nodes),
-    )  # fmt: skip
+        number=int(reply.number),
+        study=reply.study,
+        study_hash=reply.study_hash,
+        coordinator=reply.coordinator,
+        state=reply.state,
+        reason=reply.reason,
+        progress=reply.progress,
+        submitted=submitted,
+        deadline=deadline,
+        started=_time(reply.started),
+        finished=_time(reply.finished),
+        nodes=_node_states(reply.nodes),
+    )
 
 
-def _node_states(found: Any) -> list[NodeState]:
+def _time(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+def _node_states(nodes: Any) -> list[NodeState]:
     return [
-        NodeState(one.node, one.verdict, one.reason, one.online, int(one.people)) for one in found
+        NodeState(node.node, node.verdict, node.reason, node.online, int(node.people))
+        for node in nodes
     ]

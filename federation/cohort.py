@@ -7,7 +7,7 @@ A number or a yes-or-no column is float64 with NaN where missing; a category is 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -72,7 +72,8 @@ class Cohort:
     `fetch`: reads columns of all rows.
     `clipped` (n_rows,): in mode dp, True for the rows of people whose values or rows were cut to the contract.
     `count`: counts combinations of categories without reading columns, where the source can.
-    `seed`: of the coins of sampling in mode dp, which nobody outside may foresee; 0 in exact mode.
+    `seed`: of the coins of sampling in mode dp, which nobody outside may predict; 0 in exact mode.
+    `release`: of coins that differ for every release.
     `everyone`: all rows of the dataset, in exact mode, where the study chooses some of them."""
 
     numbered: Ints | None
@@ -84,6 +85,7 @@ class Cohort:
     clipped: NDArray[np.bool_] | None = None
     count: Callable[[Sequence[Field]], Tally] | None = None
     seed: int = field(default=0, repr=False)
+    release: bytes = field(default=b"", repr=False)
     everyone: Cohort | None = field(default=None, repr=False)
 
     @property
@@ -130,6 +132,32 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
             for field in asked
         },
     )
+
+
+def within_contract(cohort: Cohort) -> Cohort:
+    """The cohort with every number in the interval that its field states, and missing where it is not finite, whatever was read: what a
+    sensitivity rests on is enforced where the rows come in."""
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        fields = tuple(asked)
+        columns = cohort.fetch(fields)
+        return {field.name: _within(columns[field.name], field) for field in fields}
+
+    return replace(cohort, fetch=fetch)
+
+
+def _within(column: Values, field: Field) -> Values:
+    if field.kind not in ("number", "boolean"):
+        return column  # an index into levels, or an array that was moved into its range when it was read
+    low, high = (0.0, 1.0) if field.kind == "boolean" else field.interval
+    ends = (
+        np.fmin.reduce(column, initial=np.inf),
+        np.fmax.reduce(column, initial=-np.inf),
+    )  # of what is not NaN
+    if not len(column) or (low <= ends[0] and ends[1] <= high and np.isfinite(ends).all()):
+        return column
+    moved: Values = np.where(np.isfinite(column), np.clip(column, low, high), np.nan)
+    return moved
 
 
 def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:

@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from federation import errors, yaml_source
+from federation import errors, text, yaml_source
 from federation.expression import EVERYTHING, Interval, Kind
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
+
+def _written_day(value: object) -> object:
+    """A number would be taken for seconds since 1970."""
+    if not isinstance(value, str):
+        return value if isinstance(value, date) else ""
+    return value if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value) else ""
+
+
+Day = Annotated[date, pydantic.BeforeValidator(_written_day)]
 
 
 class Frozen(pydantic.BaseModel):
@@ -72,7 +84,9 @@ class Column(Frozen):
     def _codes_are_text(cls, codes: Any) -> Any:
         if not isinstance(codes, list | tuple):
             raise ValueError("must be a list, as in [a, b]")
-        return [str(code).lower() if isinstance(code, bool) else str(code) for code in codes]
+        if not all(isinstance(code, str) for code in codes):
+            raise ValueError("each code must be a single text: put it in quotes")
+        return [text.canonical(code) for code in codes]
 
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> Column:
@@ -125,6 +139,17 @@ class Contract(Frozen):
     nodes_per_person: int = pydantic.Field(1, ge=1)
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
+
+    @pydantic.model_validator(mode="after")
+    def _columns_differ_in_more_than_capitals(self) -> Contract:
+        """DuckDB takes X for x."""
+        first: dict[str, str] = {}
+        for name in self.columns:
+            if (other := first.setdefault(name.lower(), name)) != name:
+                raise ValueError(
+                    f"columns {other!r} and {name!r} differ in capitals only; rename one"
+                )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _person_is_a_column(self) -> Contract:

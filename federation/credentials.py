@@ -1,6 +1,7 @@
-"""Keys and certificates of those whom a hub has enrolled: nodes, coordinators, operators.
+"""Keys and certificates of the parties that a hub has enrolled: nodes, coordinators and operators.
 
-A private key is made where it is used and never leaves; the hub signs a certificate for it against a one-time invitation.
+A private key is created on the machine that uses it and never leaves it. The hub certifies the key
+in exchange for a one-time invitation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation import errors
+from federation import errors, loopback
 
 ROLES = ("node", "coordinator", "operator")
 FILES = ("ca.crt", "own.crt", "own.key", "hub.json")
@@ -32,10 +33,13 @@ _PREFIX = "hdh1-"
 
 @dataclass(frozen=True)
 class Invitation:
-    """What `hdh hub invite` prints: a secret that counts once, and the fingerprint of the authority that must answer."""
+    """An invitation as `hdh hub invite` prints it.
+
+    `secret` (32 bytes) works once. `authority` (32 bytes) is the SHA-256 of the certificate of the
+    hub's authority."""
 
     secret: bytes
-    authority: bytes  # SHA-256 of its certificate
+    authority: bytes
 
     def to_text(self) -> str:
         return _PREFIX + base64.urlsafe_b64encode(self.secret + self.authority).decode().rstrip("=")
@@ -49,14 +53,17 @@ def invitation(text: str) -> Invitation:
         content = b""
     if not text.strip().startswith(_PREFIX) or len(content) != 64:
         raise errors.InputError(
-            "--token is not an invitation; copy the whole word that `hdh hub invite` printed, from hdh1- on"
+            "--token is not an invitation; copy all of what `hdh hub invite` printed, from hdh1- on"
         )
     return Invitation(content[:32], content[32:])
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A folder of an enrolled party: its key, its certificate, its hub."""
+    """The folder of an enrolled party, with its key, its certificate and the addresses of its hub.
+
+    `api`, `fleet`: HOST:PORT of the hub's service and of Flower's SuperLink. `flower_id`: of a
+    node."""
 
     folder: Path
     name: str
@@ -95,7 +102,8 @@ def load(folder: Path) -> Credentials:
         )
     except FileNotFoundError:
         raise errors.SetupError(
-            f"{folder}: not enrolled at a hub; ask its operator for an invitation, and use it with `enrol --hub HOST:PORT --token TOKEN`"
+            f"{folder}: not enrolled at a hub; ask the hub's operator for an invitation, and use "
+            "it with `enrol --hub HOST:PORT --token TOKEN`"
         ) from None
     except (OSError, KeyError, ValueError):
         raise errors.SetupError(
@@ -108,8 +116,11 @@ def are_there(folder: Path) -> bool:
 
 
 def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: str) -> Credentials:
-    """Makes a key in `folder`, and has it certified by the hub at HOST:PORT. `identity`: a node's, whose public half is shown.
-    Nothing is left behind if the hub says no."""
+    """Creates a key in `folder` and lets the hub at HOST:PORT certify it. If the hub refuses,
+    nothing is left behind.
+
+    `identity`: the private identity of a node, whose public half goes to the hub; None for
+    coordinators."""
     import grpc
 
     from federation.rpc import hub_pb2, hub_pb2_grpc
@@ -117,15 +128,15 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
 
     invited = invitation(token)
     authority = fetch_authority(hub, invited.authority)
-    key = ec.generate_private_key(
-        ec.SECP256R1()
-    )  # signs each request to Flower, and ten times faster than P-384
+    # this key signs each request to Flower, and P-256 signs ten times faster than P-384
+    key = ec.generate_private_key(ec.SECP256R1())
     csr = request(key)
     request_ = hub_pb2.EnrolRequest(secret=invited.secret, csr=csr, version=version)
     if identity is not None:
         request_.identity = keys.public_identity(identity)
         request_.signature = keys.sign(identity, csr.encode())
-    with grpc.secure_channel(hub, grpc.ssl_channel_credentials(authority)) as channel:
+    trust, options = grpc.ssl_channel_credentials(authority), loopback.channel_options(hub)
+    with grpc.secure_channel(hub, trust, options) as channel:
         try:
             reply = hub_pb2_grpc.EnrolmentStub(channel).Enrol(request_, timeout=30)
         except grpc.RpcError as error:
@@ -146,42 +157,48 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
 
 
 def fetch_authority(hub: str, fingerprint: bytes) -> bytes:
-    """The certificate (PEM) of the hub's authority, as the hub shows it, if it is the one that the invitation names."""
+    """The certificate of the hub's authority (PEM), downloaded from the hub.
+
+    SetupError if its fingerprint is not the one in the invitation."""
     host, port = address(hub)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = (
-        False,
-        ssl.CERT_NONE,
-    )  # what comes is compared with the fingerprint
+    # no certificate is trusted yet: the one that arrives is compared with the fingerprint
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
         with (
             socket.create_connection((host, port), timeout=15) as plain,
             context.wrap_socket(plain, server_hostname=host) as wrapped,
         ):
-            shown = _chain(wrapped)
+            chain = _chain(wrapped)
     except OSError as reason:
         raise errors.SetupError(
-            f"the hub {hub} cannot be reached ({reason}); check the address, the port and the firewall"
+            f"the hub {hub} cannot be reached ({reason}); check the address, the port and the "
+            "firewall"
         ) from None
-    for one in shown:
-        certificate = x509.load_der_x509_certificate(one)
+    for encoded in chain:
+        certificate = x509.load_der_x509_certificate(encoded)
         if certificate.fingerprint(hashes.SHA256()) == fingerprint:
             return certificate.public_bytes(serialization.Encoding.PEM)
     raise errors.SetupError(
-        f"{hub} is not the hub of this invitation: its authority has another fingerprint. Do not go on; ask the operator"
+        f"{hub} is not the hub of this invitation: its authority has another fingerprint. Stop "
+        "here, and ask the hub's operator"
     )
 
 
 def _chain(wrapped: ssl.SSLSocket) -> Sequence[bytes]:
-    """All certificates that the server sent, DER. Public in Python 3.13; before, on the object inside."""
+    """All certificates that the server sent, in DER.
+
+    The method is public from Python 3.13 on; before, only the inner object has it."""
     if hasattr(wrapped, "get_unverified_chain"):
         return list(wrapped.get_unverified_chain())
     inner: Any = wrapped._sslobj  # type: ignore[attr-defined]
-    return [one.public_bytes(2) for one in inner.get_unverified_chain()]  # 2: DER
+    der = 2
+    return [certificate.public_bytes(der) for certificate in inner.get_unverified_chain()]
 
 
 def address(text: str) -> tuple[str, int]:
+    """The host and the port of HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise errors.InputError(f"{text!r} is not HOST:PORT, as in hub.example.org:8445")
@@ -189,7 +206,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def request(key: ec.EllipticCurvePrivateKey) -> str:
-    """A certificate signing request, PEM. It names nobody: the invitation does."""
+    """A certificate signing request in PEM, without a name: the invitation determines the name."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
@@ -206,36 +223,44 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def channel(own: Credentials) -> Any:
-    """Mutual TLS to the hub's service."""
+def channel(party: Credentials) -> Any:
+    """A gRPC channel to the hub's service, with mutual TLS."""
     import grpc
 
-    secure = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
-    options = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1),
-               ("grpc.http2.max_pings_without_data", 0), ("grpc.max_receive_message_length", 256 * 2**20), ("grpc.initial_reconnect_backoff_ms", 500),
-               ("grpc.max_reconnect_backoff_ms", 15_000)]  # fmt: skip
-    return grpc.secure_channel(own.api, secure, options)
+    secure = grpc.ssl_channel_credentials(party.authority, party.key, party.certificate)
+    options = [
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", 256 * 2**20),
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 15_000),
+    ]
+    return grpc.secure_channel(party.api, secure, [*options, *loopback.channel_options(party.api)])
 
 
 def hub_error(error: Any, hub: str) -> errors.HdhError:
-    """What the hub said, as an error of ours. The hub puts the exit code of its error before the message."""
+    """A gRPC error as an error of hdh. The hub sends its own errors as `CLASS|message`."""
     import grpc
 
-    code, said = error.code(), str(error.details() or "")
-    kind, _, text = said.partition("|")
+    code, details = error.code(), str(error.details() or "")
+    kind, _, text = details.partition("|")
     if kind in ("InputError", "StudyError", "ContractError"):
         return getattr(errors, kind)(*text.splitlines())  # type: ignore[no-any-return]
     if kind in ("RefusalError", "SetupError"):
         return getattr(errors, kind)(text)  # type: ignore[no-any-return]
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        reason = _unavailable(said)
-        return errors.SetupError(f"the hub {hub} cannot be reached{reason}")
-    return errors.SetupError(f"the hub {hub} said {code.name}: {said}")
+        return errors.SetupError(f"the hub {hub} cannot be reached{_remedy(details)}")
+    return errors.SetupError(f"the hub {hub} answered {code.name}: {details}")
 
 
-def _unavailable(said: str) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in said or "certificate" in said.lower():
-        return ": its certificate, or yours, is not accepted; check both clocks, and the expiry with `hdh doctor`"
+def _remedy(details: str) -> str:
+    if "certificate" in details.lower():
+        return (
+            ": its certificate or yours is not accepted; check both clocks, and the expiry dates "
+            "with `hdh doctor`"
+        )
     return "; check the address, the port and the firewall, or ask its operator whether it is up"
 
 
@@ -247,28 +272,27 @@ def sign_study(key: bytes, study_hash: str) -> bytes:
 def signer_of_study(
     certificate: bytes, authority: bytes, study_hash: str, signature: bytes, now: datetime | None
 ) -> tuple[str, str] | None:
-    """Name and key id of the coordinator who signed the study with a certificate of this authority that is valid `now` (None: at
-    any time); None if there is no such."""
+    """Name and key id of the coordinator who signed the study; None if the signature is not valid.
+
+    The certificate must come from `authority`, belong to a coordinator or an operator, and be valid
+    at `now` (None: at any time)."""
     try:
-        own, issuer = (
-            x509.load_pem_x509_certificate(certificate),
-            x509.load_pem_x509_certificate(authority),
-        )
-        own.verify_directly_issued_by(issuer)
-        key = own.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or (
-            now is not None and not own.not_valid_before_utc <= now <= own.not_valid_after_utc
-        ):
+        signer = x509.load_pem_x509_certificate(certificate)
+        signer.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+        key = signer.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return None
+        if now is not None and not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
             return None
         key.verify(signature, _study_content(study_hash), ec.ECDSA(hashes.SHA256()))
     except (ValueError, TypeError, InvalidSignature):
         return None
-    name, role = subject(own)
-    return (name, key_id(own)) if role in ("coordinator", "operator") else None
+    name, role = subject(signer)
+    return (name, key_id(signer)) if role in ("coordinator", "operator") else None
 
 
 def key_id(key: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """SHA-256 of the public key: what a certificate and its renewals have in common."""
+    """SHA-256 of the public key, which a certificate shares with its renewals."""
     return hashlib.sha256(
         key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -277,15 +301,14 @@ def key_id(key: x509.Certificate | x509.CertificateSigningRequest) -> str:
 
 
 def subject(certificate: x509.Certificate) -> tuple[str, str]:
-    """Name and role."""
-    found = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
-    return found.get(NameOID.COMMON_NAME, ""), found.get(NameOID.ORGANIZATIONAL_UNIT_NAME, "")
+    """The name and the role of a certificate's holder."""
+    values = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
+    return values.get(NameOID.COMMON_NAME, ""), values.get(NameOID.ORGANIZATIONAL_UNIT_NAME, "")
 
 
 def days_left(certificate: bytes, now: datetime | None = None) -> float:
-    return (
-        x509.load_pem_x509_certificate(certificate).not_valid_after_utc - (now or datetime.now(UTC))
-    ).total_seconds() / 86400
+    expires = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    return (expires - (now or datetime.now(UTC))).total_seconds() / 86400
 
 
 def _study_content(study_hash: str) -> bytes:
@@ -293,7 +316,8 @@ def _study_content(study_hash: str) -> bytes:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Whole or not at all, for its owner only; replaces what was there."""
+    """Replaces a file in one step, readable by its owner only. A crash leaves the old content or
+    the new."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

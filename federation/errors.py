@@ -1,17 +1,18 @@
-"""Every error that a person can meet.
+"""The errors that hdh reports to people.
 
-    HdhError                 a person can fix it: shown in one line, without a traceback
-    ├── InputError     2     what was written is wrong: a study, a contract, a site, a flag
+    HdhError                 a person can fix it; shown in one line, without a traceback
+    ├── InputError     2     a mistake in a study, a contract, a configuration or an option
     │   ├── StudyError
     │   ├── ContractError
     │   └── SiteError
-    ├── DataError      3     the data cannot be read, or break their contract
-    ├── RefusalError   4     nodes refused, or too few answered
-    ├── ModelError     5     the data arrived, and the model cannot be fitted to them
-    ├── SetupError     6     this installation, or this hub, is not in order
+    ├── DataError      3     the data cannot be read or break their contract
+    │   └── SourceError          the source is absent or lacks a column: no row decides it
+    ├── RefusalError   4     nodes refused, or too few of them answered
+    ├── ModelError     5     the nodes answered, but the model cannot be fitted
+    ├── SetupError     6     this installation or the hub is not set up correctly
     └── LedgerError    7     a node's budget ledger was changed, rolled back, or cannot be written
 
-The number is the exit code of `hdh`. Anything else that is raised is a bug of ours, and crashes.
+The number is the exit code of `hdh`. Any other exception is a bug in hdh and ends with a traceback.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class HdhError(Exception):
 
 
 class InputError(HdhError):
+    """Holds one line per problem."""
+
     exit_code = 2
 
     def __init__(self, *problems: str) -> None:
@@ -45,6 +48,10 @@ class SiteError(InputError):
 
 class DataError(HdhError):
     exit_code = 3
+
+
+class SourceError(DataError):
+    pass
 
 
 class RefusalError(HdhError):

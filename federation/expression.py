@@ -364,6 +364,8 @@ class _Reader:
         if other.kind == "date":
             try:
                 day = date.fromisoformat(term.literal)
+                if day.isoformat() != term.literal:  # 2026-W05-6 and 20260131 are dates of Python
+                    raise ValueError
             except ValueError:
                 raise ExpressionError(
                     f"{term.literal!r} is not a date; write it as '2026-01-31'"

@@ -88,6 +88,10 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
             offset = _number(special[0][2], schema)
         else:
             columns.append(tuple(_factor(factor, schema) for factor in term))
+    explaining = [factor.field.name for term in columns for factor in term]
+    explaining += [field.name for field in (*strata, *([offset] if offset else []))]
+    for name in explaining:
+        refuse_outcome(name, response, schema, where=f"in {text!r}")
     return Model(
         text,
         survival,
@@ -97,6 +101,28 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
         tuple(strata),
         offset,
     )
+
+
+def refuse_outcome(text: str, response: Sequence[Field], schema: Schema, *, where: str) -> None:
+    """ExpressionError if the column or expression `text` is made of the outcome: if it reads all that a field of
+    `response` is made of. The start of a (start, stop] row is known beforehand, and is no outcome."""
+    outcome = response[-2:]
+    needed = schema.columns_of(text)
+    for field in outcome:
+        sources = schema.columns_of(field.name)
+        if sources and sources <= needed:
+            raise ExpressionError(_made_of_outcome(text, field.name, where, len(outcome) > 1))
+
+
+def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str:
+    remedy = (
+        "for an effect that changes with time, write start-stop rows, Surv(start, stop, event), with the value that held "
+        "in each row; to compare people by what happened up to some time, use `landmark`"
+        if survival
+        else "leave it out, or choose another response"
+    )
+    made = "is the outcome" if text == outcome else f"is made of the outcome {outcome!r}"
+    return f"{text!r} {where} {made}, and cannot explain it: {remedy}"
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""Checks that the five top-level packages are ours: their names are common words."""
+"""Checks that the five top-level packages are ours, since their names are common words."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ PACKAGES = ("federation", "nodes", "aggregator", "strategies", "simulations")
 
 
 def check() -> None:
+    """SetupError if another distribution shadows one of the packages."""
     home = Path(__file__).resolve().parent.parent
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
-        found = Path(spec.origin).resolve().parent if spec and spec.origin else None
-        if found != home / package:
+        folder = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if folder != home / package:
             raise errors.SetupError(
-                f"the package {package!r} in use is not the one of hdh-federation; another distribution of that "
-                "name shadows it: install hdh-federation in an environment of its own"
+                f"another distribution shadows the package {package!r} of hdh-federation; install "
+                "hdh-federation in an environment of its own"
             )

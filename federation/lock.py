@@ -1,4 +1,4 @@
-"""One process a folder: a lock that ends with the process that holds it, however it ends."""
+"""A lock that lets one process use a folder, and is released whenever that process ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from federation import errors
 
 
 @contextmanager
-def alone(path: Path, otherwise: str) -> Iterator[None]:
-    """SetupError, with the words of `otherwise`, if another process holds the lock."""
+def alone(path: Path, message: str) -> Iterator[None]:
+    """Holds the lock. SetupError with `message` if another process holds it."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise errors.SetupError(otherwise) from None
+            raise errors.SetupError(message) from None
         yield
 
 

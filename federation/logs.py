@@ -1,4 +1,4 @@
-"""Logs of the daemons: text or JSON lines on the screen, JSON lines in a file that is rotated. Nothing read from a row is logged."""
+"""The daemons' logs, on the screen and in a rotated file. Nothing read from a row is logged."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from pathlib import Path
 
 
 class Json(logging.Formatter):
+    """One JSON object per line."""
+
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said = {
+        line = {
             "at": at,
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False)
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
 
 
 def start(path: Path, log_format: str, *, megabytes: int = 10) -> None:
-    """To standard error as text or JSON lines, and as JSON lines into a file that is rotated: five of so many megabytes."""
+    """Logs to standard error in `log_format` (text or json), and as JSON lines to `path`.
+
+    The file is rotated at `megabytes`; five files are kept."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     to_file = RotatingFileHandler(path, maxBytes=megabytes * 2**20, backupCount=4, encoding="utf-8")
     to_file.setFormatter(Json())

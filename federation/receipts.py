@@ -1,14 +1,16 @@
-"""The receipt of a released result: who asked, who answered what, what it cost, signed by those who can know.
+"""The receipt of a released result: the coordinator, the replies and their costs, signed by each
+party.
 
-A node signs each of its replies together with the query that it answers; the hub signs the document. So a result can be
-checked years later, offline: that these nodes gave these bytes for this study, and that nobody changed it since.
+A node signs each reply together with the query that it answers, and the hub signs the document.
+Anyone can therefore check offline, years later, that these nodes sent these bytes for this study
+and that nobody has changed the document.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,8 @@ from federation.secagg import keys
 
 @dataclass(frozen=True)
 class Signed:
-    """A reply as it came: its bytes' hash and length, the hash of the query that it answers, and the node's signature."""
+    """A reply as it was received: hashes of the query and of the reply, its length in bytes, and
+    the signature."""
 
     round: int
     phase: str
@@ -34,12 +37,12 @@ class Signed:
 
 
 def reply_content(study_hash: str, query: str, reply: str) -> bytes:
-    """What a node signs: this reply, to that query, of this study."""
+    """The bytes that a node signs: the hashes of a study, a query and its reply."""
     return f"hdh reply 1\n{study_hash}\n{query}\n{reply}".encode()
 
 
 def decision_content(study_hash: str, verdict: str, by: str, at: str) -> bytes:
-    """What a node signs when it lets a study in, or does not."""
+    """The bytes that a node signs when it approves or refuses a study."""
     return f"hdh decision 1\n{study_hash}\n{verdict}\n{by}\n{at}".encode()
 
 
@@ -48,7 +51,7 @@ def digest(content: bytes) -> str:
 
 
 def document_content(document: Mapping[str, Any]) -> bytes:
-    """The document without the hub's signature, in the one way to write it."""
+    """The bytes that the hub signs: the document without the signature, as canonical JSON."""
     receipt = {key: value for key, value in (document.get("receipt") or {}).items() if key != "hub"}
     text = json.dumps(
         {**document, "receipt": receipt}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
@@ -57,7 +60,8 @@ def document_content(document: Mapping[str, Any]) -> bytes:
 
 
 def seal(document: Mapping[str, Any], key: bytes, certificate: bytes) -> dict[str, Any]:
-    """The document with the hub's signature in its receipt. `key`, `certificate`: the hub's own, PEM."""
+    """The document with the hub's signature in its receipt. `key`, `certificate`: the hub's, in
+    PEM."""
     signature = credentials.private_key(key).sign(
         document_content(document), ec.ECDSA(hashes.SHA256())
     )
@@ -68,11 +72,14 @@ def seal(document: Mapping[str, Any], key: bytes, certificate: bytes) -> dict[st
 def verify(
     document: Mapping[str, Any], authority: bytes | None, roster: Mapping[str, bytes]
 ) -> Sequence[str]:
-    """What is wrong with a result, in words; nothing, if all holds. Without `authority` the hub's and the coordinator's
-    certificates are taken as they are; nodes in `roster` must have the identity that it gives."""
+    """The problems of a result, in words; empty if everything matches.
+
+    `authority`, PEM: the authority that must have issued the certificates of the hub and the
+    coordinator; None: the one that the receipt names. `roster`: identities that the nodes must
+    have."""
     receipt = document.get("receipt")
     if not receipt:
-        return ["it has no receipt: a simulation, or an older version, wrote it"]
+        return ["it has no receipt: a simulation or an older version wrote it"]
     return [
         *_study(document, receipt),
         *_coordinator(document, receipt, authority),
@@ -92,59 +99,58 @@ def _study(document: Mapping[str, Any], receipt: Mapping[str, Any]) -> list[str]
 def _coordinator(
     document: Mapping[str, Any], receipt: Mapping[str, Any], authority: bytes | None
 ) -> list[str]:
-    said = receipt.get("coordinator") or {}
+    coordinator = receipt.get("coordinator") or {}
     issuer = authority or str(receipt.get("authority", "")).encode()
-    found = credentials.signer_of_study(
-        str(said.get("certificate", "")).encode(),
+    signer = credentials.signer_of_study(
+        str(coordinator.get("certificate", "")).encode(),
         issuer,
         str(document.get("study_hash")),
-        _hex(said.get("signature")),
+        _hex(coordinator.get("signature")),
         None,
     )
-    if found is None or found[0] != said.get("name"):
-        return ["the coordinator's signature over the study does not hold"]
+    if signer is None or signer[0] != coordinator.get("name"):
+        return ["the coordinator's signature of the study is not valid"]
     return []
 
 
 def _nodes(
     document: Mapping[str, Any], receipt: Mapping[str, Any], roster: Mapping[str, bytes]
 ) -> list[str]:
-    wrong, study_hash = [], str(document.get("study_hash"))
     nodes = receipt.get("nodes") or {}
-    for node, said in nodes.items():
-        identity = _hex(said.get("identity"))
-        if node in roster and roster[node] != identity:
-            wrong.append(f"{node}: its identity is not the one of the roster")
-        approval = said.get("approval") or {}
-        content = decision_content(
-            study_hash,
-            str(approval.get("verdict")),
-            str(approval.get("by")),
-            str(approval.get("at")),
-        )
-        if approval.get("verdict") != "approved" or not keys.is_signed(
-            identity, _hex(approval.get("signature")), content
-        ):
-            wrong.append(f"{node}: its approval is not signed by it")
-        for one in said.get("replies", []):
-            if not keys.is_signed(
-                identity,
-                _hex(one["signature"]),
-                reply_content(study_hash, one["query"], one["reply"]),
-            ):
-                wrong.append(f"{node}: its reply of round {one['round']} is not signed by it")
+    study_hash = str(document.get("study_hash"))
     answered = {
-        one["node"]
-        for found in document.get("analyses", {}).values()
-        for one in found["nodes"]
-        if one["status"] == "answered"
+        entry["node"]
+        for analysis in document.get("analyses", {}).values()
+        for entry in analysis["nodes"]
+        if entry["status"] == "answered"
     }
-    wrong += [
-        f"{node}: answered, and has signed nothing"
-        for node in sorted(answered)
-        if not (nodes.get(node) or {}).get("replies")
+    unsigned = [node for node in sorted(answered) if not (nodes.get(node) or {}).get("replies")]
+    return [
+        *(
+            f"{node}: {problem}"
+            for node, record in nodes.items()
+            for problem in _node(study_hash, record, roster.get(node))
+        ),
+        *(f"{node}: it answered, but the receipt holds none of its replies" for node in unsigned),
     ]
-    return wrong
+
+
+def _node(study_hash: str, record: Mapping[str, Any], expected: bytes | None) -> Iterator[str]:
+    """The problems of one node. `expected`: its identity in the verifier's roster, if it is there."""
+    identity = _hex(record.get("identity"))
+    if expected is not None and expected != identity:
+        yield "its identity differs from the one in the roster"
+    approval = record.get("approval") or {}
+    decision = decision_content(
+        study_hash, *(str(approval.get(key)) for key in ("verdict", "by", "at"))
+    )
+    is_signed = keys.is_signed(identity, _hex(approval.get("signature")), decision)
+    if approval.get("verdict") != "approved" or not is_signed:
+        yield "its approval does not bear its signature"
+    for reply in record.get("replies", []):
+        content = reply_content(study_hash, reply["query"], reply["reply"])
+        if not keys.is_signed(identity, _hex(reply["signature"]), content):
+            yield f"its reply of round {reply['round']} does not bear its signature"
 
 
 def _hub(
@@ -163,7 +169,7 @@ def _hub(
         )
     except (ValueError, TypeError, AssertionError, InvalidSignature):
         return [
-            "the hub's signature does not hold: the document was changed, or another hub made it"
+            "the hub's signature is not valid: the document was changed, or another hub signed it"
         ]
     return []
 

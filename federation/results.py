@@ -1,4 +1,5 @@
-"""The findings of an analysis before the hub's door: tidy tables, counts, exactness, and a trained network."""
+"""The findings of an analysis before the hub's door: tables, counts, exactness, a trained
+network."""
 
 from __future__ import annotations
 
@@ -14,16 +15,21 @@ Door = Literal["cells", "lines", "curve", "groups", "listed", "estimates"]
 
 @dataclass(frozen=True)
 class Table:
-    """Tidy rows, and the rule by which the release door protects them.
+    """Tidy rows, and the rule by which the hub's door protects them.
 
-    `cells`: rows are the cells of one cross-table, with columns `row`, `column`, `n`; its totals are shown.
-    `lines`: the same, but each `row` is a table of one line, whose total is known.
-    `curve`: rows follow `time` within `group` (and `cause`); events and exits between released times form the cells.
-    `groups`: a row stands on `n` people, of whom `n_event` had the event; over the rows (of each `cause` or
-    `indicator`) both add up to known totals.
-    `listed`: the presence of a row tells something about a person, so rows on too few people are left out altogether.
-    `estimates`: a row that stands on too few people `n` is suppressed.
-    `follows` names a table of the same result: where a cell of that one is withheld, this one is withheld too.
+    cells      the rows are the cells of one cross-table, with columns `row`, `column` and `n`; the
+               totals of the table are shown
+    lines      the same, but each `row` is a table of its own, with one line and a known total
+    curve      the rows follow `time` within `group` (and `cause`); the events and exits between
+               two released times form a cell
+    groups     a row stands on `n` people, of whom `n_event` had the event; both add up to known
+               totals over the rows (of each `cause` or `indicator`)
+    listed     the presence of a row says something about a person, so a row on too few people is
+               left out
+    estimates  a row on too few people `n` is suppressed
+
+    `follows`: the name of another table of the result; if a cell of that table is withheld, this
+    table is withheld too.
     """
 
     rows: Sequence[Row]
@@ -39,7 +45,7 @@ class Exactness:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network: `about` says in words and numbers how to build it and what it takes; `weights` (size,)."""
+    """A trained network. `about`: its architecture and its inputs. `weights` (n_weights,)."""
 
     about: Row
     weights: Floats
@@ -47,10 +53,11 @@ class TrainedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many a result stands on; None where a number does not apply or is not known.
+    """The numbers of people and rows that a result stands on; None if not applicable or unknown.
 
-    `missing`: rows left out for a missing value. `events`: of the rarer kind where there are two. `clipped`: people
-    whose contribution was cut in mode dp. A result on too few people or events is withheld whole."""
+    `missing`: rows left out because a value is missing. `events`: of the rarer kind, if there are
+    two kinds. `clipped`: people whose contribution was clipped in mode dp. A result on too few
+    people or events is withheld as a whole."""
 
     people: int | None
     rows: int | None

@@ -1,11 +1,10 @@
-"""study.yaml, read into a frozen Study; every mistake of writing dies here, with file, line and remedy."""
+"""study.yaml as a frozen Study. A mistake is reported with its file, its line and a remedy."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,19 +12,25 @@ from typing import Any, Literal
 import pydantic
 
 from federation import errors, yaml_source
-from federation.contract import Frozen, Name, Slug
+from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
 
 PURPOSES = (
-    "quality-of-care", "research", "surveillance", "health-policy", "pharmacovigilance", "innovation",
-    "promotion-of-health-products", "insurance-selection",
-)  # fmt: skip
+    "quality-of-care",
+    "research",
+    "surveillance",
+    "health-policy",
+    "pharmacovigilance",
+    "innovation",
+)
 FORBIDDEN = ("promotion-of-health-products", "insurance-selection")
 
 
 class Purpose(Frozen):
-    """Why the study is made. Two purposes are forbidden by article L1461-1 V of the French public-health code."""
+    """The purpose of a study.
+
+    Article L1461-1 V of the French public-health code forbids two purposes."""
 
     interest: Literal["public"]
     category: str
@@ -35,18 +40,19 @@ class Purpose(Frozen):
     def _lawful(cls, category: str) -> str:
         if category in FORBIDDEN:
             raise ValueError(
-                f"{category!r} is forbidden by the public-health code (article L1461-1 V); no node may answer"
+                f"{category!r} is forbidden by the public-health code (article L1461-1 V), so no "
+                "node may answer"
             )
         if category not in PURPOSES:
             raise ValueError(
-                f"{category!r} is not a purpose; the purposes are {', '.join(p for p in PURPOSES if p not in FORBIDDEN)}"
+                f"{category!r} is not a known purpose; the purposes are {', '.join(PURPOSES)}"
             )
         return category
 
 
 class Authorisation(Frozen):
     reference: str = pydantic.Field(min_length=1)
-    expires: date
+    expires: Day
 
 
 class CohortRule(Frozen):
@@ -55,19 +61,23 @@ class CohortRule(Frozen):
 
 
 class SecureSum(Frozen):
-    """The hub learns sums over nodes and no node's own. Up to `dropouts` nodes may fall silent before the sum is opened (0:
-    the first one ends it), and up to `colluders` may side with the hub."""
+    """A secure sum: the hub learns the sum over the nodes, and no single node's part.
+
+    `dropouts`: how many nodes may stop answering before the sum is opened; with 0, the first one
+    ends the sum. `colluders`: how many nodes may collude with the hub without learning another
+    node's part."""
 
     dropouts: int = pydantic.Field(0, ge=0)
     colluders: int = pydantic.Field(1, ge=0)
 
 
 class Privacy(Frozen):
-    """`exact`: sums as they are, small cells suppressed. `dp`: differential privacy, (epsilon, delta) for one person over
-    the whole study at each node.
+    """`mode` exact: sums without noise, with small cells suppressed. `mode` dp: differential
+    privacy with (epsilon, delta) for one person over the whole study, at each node.
 
-    `noise`: `node`, each node adds all that it needs by itself; `distributed`, under a secure sum each adds its share.
-    The site decides: one that accepts no shares adds all of it."""
+    `noise` node: each node adds all the noise that its own data need. `noise` distributed: under a
+    secure sum each node adds its share only. A site whose policy does not allow shares adds all of
+    it in either case."""
 
     mode: Literal["exact", "dp"] = "dp"
     epsilon: float = pydantic.Field(1.0, gt=0, le=20)
@@ -85,35 +95,38 @@ class Privacy(Frozen):
     def _coherent(self) -> Privacy:
         if self.noise == "distributed" and (self.secure_sum is None or self.mode != "dp"):
             raise ValueError(
-                "noise: distributed needs mode dp and a secure_sum, under which each node adds a share; write noise: node"
+                "noise: distributed needs mode dp and a secure_sum, in which each node adds a "
+                "share; add both, or write noise: node"
             )
         return self
 
     @cached_property
     def rho(self) -> int:
-        """The study's whole budget at a node, in pico-rho."""
+        """The budget of the whole study at one node, in pico-rho."""
         return accounting.rho_for(self.epsilon, self.delta) if self.mode == "dp" else 0
 
     def threshold(self, nodes: int) -> int:
-        """How many nodes must agree on who is in a secure sum before it is opened: all but the dropouts."""
+        """How many of `nodes` must sign the list of survivors before a secure sum is opened."""
         return nodes - (self.secure_sum.dropouts if self.secure_sum else 0)
 
     def honest(self, nodes: int) -> int:
-        """How many shares of noise are counted on: those of nodes that neither drop out nor side with the hub."""
+        """How many shares of noise are certain: those of nodes that neither drop out nor collude
+        with the hub."""
         if self.secure_sum is None or self.noise == "node":
             return 1
         return max(1, nodes - self.secure_sum.dropouts - self.secure_sum.colluders)
 
 
 class AnalysisEntry(Frozen):
-    """One entry of `analyses`: `run` names the analysis, `version` the one that the study was written for, if it matters;
-    the other keys are its options, checked by it."""
+    """One entry of `analyses`. `run` names the analysis. `version`, if given, is the version of the
+    analysis that the study needs. `budget` is its weight beside the other analyses in mode dp. All
+    other keys are options, which the analysis checks."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
     run: str
     version: int | None = pydantic.Field(None, ge=1)
     results: Literal["combine", "split", "both"] = "combine"
-    budget: float = pydantic.Field(1.0, gt=0)  # in mode dp: its weight beside the other analyses'
+    budget: float = pydantic.Field(1.0, gt=0)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -135,17 +148,18 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _secure_sums_are_of_all_nodes(self) -> Study:
-        if self.privacy.secure_sum and (
-            alone := [name for name, entry in self.analyses.items() if entry.results != "combine"]
-        ):
+        per_node = [name for name, entry in self.analyses.items() if entry.results != "combine"]
+        if self.privacy.secure_sum and per_node:
             raise ValueError(
-                f"analyses.{alone[0]}: a secure sum hides each node's results; write results: combine, or leave out secure_sum"
+                f"analyses.{per_node[0]}: a secure sum hides the results of single nodes; write "
+                "results: combine, or leave out secure_sum"
             )
         return self
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON: any edit of any value changes it, comments and order do not."""
+        """SHA-256 of the canonical JSON. It changes with every value, but not with comments or
+        order."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     @cached_property
@@ -160,7 +174,7 @@ class Study(Frozen):
 
 
 def load(path: Path) -> tuple[Study, Source]:
-    """The study, and its source for later messages about its lines."""
+    """The study, and its source, which error messages need to name lines."""
     source = yaml_source.read(path, errors.StudyError)
     return build(source), source
 
@@ -170,10 +184,12 @@ def build(source: Source) -> Study:
 
 
 def parse(canonical: str) -> Study:
-    """A study from its canonical JSON, as a node receives it."""
+    """A study from its canonical JSON, as a node receives it. StudyError if it does not fit the
+    schema."""
     try:
         return Study.model_validate_json(canonical)
     except pydantic.ValidationError:
         raise errors.StudyError(
-            "the study received does not follow the schema of this version"
+            "the study received does not fit the schema of this version; compare the versions of "
+            "hub and node"
         ) from None

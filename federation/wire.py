@@ -1,8 +1,9 @@
-"""Our messages in Flower's records: one record each way, whose bytes are federation/codec.py's alone. Flower cuts arrays into
-pieces and sends records whole, so a long message travels as an array.
+"""Queries and replies as Flower records: one record each way, with bytes that federation/codec.py
+encodes.
 
-Beside a query goes a word that is used once; beside a reply, the node's signature over both. So nobody between can put in a
-reply of another round, another run or another node.
+Flower sends arrays in chunks but records as a whole, so a long message travels as an array. Each
+query carries a nonce, and each reply the node's signature of both. Flower's servers can therefore
+not substitute a reply of another round, run or node.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from federation import codec, receipts
 
-ROUND = "query.round"  # the one message type that a node answers
-REFUSED = 100  # our error code, clear of Flower's own
-LONG = 2 * 2**20  # bytes, beyond which a message travels as an array
+ROUND = "query.round"  # the only message type that a node answers
+REFUSED = 100  # our error code, outside the range of Flower's codes
+LONG = 2 * 2**20  # bytes; a longer message travels as an array
 
 
 def query_record(content: bytes, nonce: bytes) -> RecordDict:
@@ -26,12 +27,12 @@ def reply_record(content: bytes, signature: bytes) -> RecordDict:
 
 
 def query_of(message: Message) -> tuple[bytes, bytes]:
-    """The query's bytes, and its nonce."""
+    """The query's bytes and its nonce."""
     return _content(message), _item(message, "nonce")
 
 
 def reply_of(message: Message) -> tuple[bytes, bytes]:
-    """The reply's bytes, and their signature."""
+    """The reply's bytes and their signature."""
     return _content(message), _item(message, "signature")
 
 
@@ -39,12 +40,12 @@ def query_digest(content: bytes, nonce: bytes) -> str:
     return receipts.digest(nonce + content)
 
 
-def _record(content: bytes, name: str, beside: bytes) -> RecordDict:
+def _record(content: bytes, name: str, companion: bytes) -> RecordDict:
     if len(content) <= LONG:
-        return RecordDict({"hdh": ConfigRecord({"bytes": content, name: beside})})
+        return RecordDict({"hdh": ConfigRecord({"bytes": content, name: companion})})
     return RecordDict(
         {
-            "hdh": ConfigRecord({name: beside}),
+            "hdh": ConfigRecord({name: companion}),
             "long": ArrayRecord({"bytes": Array(np.frombuffer(content, np.uint8))}),
         }
     )
@@ -57,9 +58,9 @@ def _content(message: Message) -> bytes:
     try:
         array = arrays["bytes"].numpy()
     except (KeyError, ValueError):
-        raise codec.CodecError("no message of ours in this record") from None
+        raise codec.CodecError("the record holds no hdh message") from None
     if array.dtype != np.uint8 or array.ndim != 1:
-        raise codec.CodecError("no message of ours in this record")
+        raise codec.CodecError("the record holds no hdh message")
     return bytes(array.tobytes())
 
 
@@ -67,5 +68,5 @@ def _item(message: Message, name: str) -> bytes:
     record = message.content.config_records.get("hdh")
     content = record.get(name) if record is not None else None
     if not isinstance(content, bytes):
-        raise codec.CodecError("no message of ours in this record")
+        raise codec.CodecError("the record holds no hdh message")
     return content

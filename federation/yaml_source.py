@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
-from federation import errors
+from federation import errors, model_words, yaml_values
+from federation.yaml_values import Key, YamlValueError
 
-Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+# keys that were renamed before the first release, with the names that replace them
+RENAMED: Mapping[str, Sequence[str]] = {
+    "most_epsilon": ["max_epsilon"],
+    "most_delta": ["max_delta"],
+    "most_epsilon_per_year": ["max_epsilon_per_year"],
+    "most_parameters_per_person": ["max_parameters_per_person"],
+    "most_steps": ["max_steps"],
+    "most_events": ["max_events"],
+    "most_weight": ["max_weight"],
+    "least": ["min_rows", "min_reports"],
+}
 
 
 @dataclass(frozen=True)
@@ -34,71 +43,32 @@ class Source:
         return self.name
 
 
-class _Strict(yaml.SafeLoader):
-    """SafeLoader in which yes, no, on and off stay words: a level may be called `no`."""
-
-
-_Strict.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Strict.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF")
-)
-
-
-def read(path: Path, error: type[errors.InputError]) -> Source:
+def read(path: Path, error: type[errors.InputError], *, nfc: bool = True) -> Source:
+    """`nfc`: see `yaml_values.read`; a file that names other files keeps their spelling."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as reason:
         raise error(f"{path}: cannot be read as UTF-8 text ({type(reason).__name__})") from None
-    return parse(text, name=str(path), error=error)
+    return parse(content, name=str(path), error=error, nfc=nfc)
 
 
-def parse(text: str, *, name: str, error: type[errors.InputError]) -> Source:
+def parse(content: str, *, name: str, error: type[errors.InputError], nfc: bool = True) -> Source:
     try:
-        loader = _Strict(text)
-        node = loader.get_single_node()
-        lines: dict[Key, int] = {}
-        repeated = list(_walk(node, (), lines))
-        values = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as reason:
-        mark = getattr(reason, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
+        document = yaml_values.read(content, nfc=nfc)
+    except YamlValueError as invalid:
         raise error(
-            f"{where}: not valid YAML: {getattr(reason, 'problem', None) or reason}"
+            *(
+                f"{name}:{line}: {said}" if line else f"{name}: {said}"
+                for line, said in invalid.problems
+            )
         ) from None
-    except RecursionError:
-        raise error(
-            f"{name}: an alias (*) contains itself, or the nesting is too deep; write it out"
-        ) from None
-    if repeated:
-        raise error(
-            *(f"{name}:{line}: key {key!r} appears twice; keep one" for key, line in repeated)
-        )
-    if not isinstance(values, dict):
+    if not isinstance(document.values, dict):
         raise error(
             f"{name}: holds no `key: value` lines; see `hdh study schema` for the expected keys"
         )
-    return Source(name, values, lines)
-
-
-def _walk(node: yaml.Node | None, key: Key, lines: dict[Key, int]) -> Iterable[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for name, value in node.value:
-            line = name.start_mark.line + 1
-            if name.value in seen:
-                yield name.value, line
-            seen.add(name.value)
-            lines[(*key, name.value)] = line
-            yield from _walk(value, (*key, name.value), lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*key, index)] = value.start_mark.line + 1
-            yield from _walk(value, (*key, index), lines)
+    return Source(name, document.values, document.lines)
 
 
 def build(
@@ -124,14 +94,15 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
     known = _fields(model, where[:-1])
     last = where[-1] if where else ""
     path = ".".join(str(part) for part in key)
+    place = f"{source.at(*key)}: {path}: " if path else f"{source.at(*key)}: "
+    if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), known)):
+        return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
     if problem["type"] == "extra_forbidden" and known:
         near = difflib.get_close_matches(str(last), known, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         return (
             f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
         )
-    if problem["type"] == "missing":
-        return f"{source.at(*key)}: {path}: this key is missing; add it"
     if problem["type"] == "string_pattern_mismatch":
         shape = (
             "lower-case letters, digits, - and _"
@@ -139,13 +110,12 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
             else "letters, digits and _"
         )
         return f"{source.at(*key)}: {path.removesuffix('.[key]')}: {problem['input']!r} is no name here: use {shape}, a letter first"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = (
-        ""
-        if isinstance(problem["input"], dict | list) or problem["type"] == "value_error"
-        else f", not {problem['input']!r}"
-    )
-    return f"{source.at(*key)}: {path}: {message[0].lower()}{message[1:]}{given}"
+    return f"{place}{model_words.say(problem)}"
+
+
+def _renamed(key: str, keys: Sequence[str]) -> str | None:
+    """The name among `keys` that has replaced `key`."""
+    return next((name for name in RENAMED.get(key, ()) if name in keys), None)
 
 
 def _fields(model: Any, where: Key) -> list[str]:

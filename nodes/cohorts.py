@@ -13,16 +13,24 @@ from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
-from numpy.typing import NDArray
 
 from federation.cohort import Cohort, Fetch, Values
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
 from federation.schema import Field, Schema
-from nodes import buckets, connectors, contract_sql, row_limit, tallies
+from nodes import (
+    buckets,
+    cohort_table,
+    connectors,
+    contract_sql,
+    row_limit,
+    spellings,
+    tallies,
+)
+from nodes.cohort_table import Order
 from nodes.contract_sql import Check, Finding
-from nodes.row_limit import Words
+from nodes.row_limit import Limited, Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
@@ -35,7 +43,9 @@ def examine(
     """The counts of every check of `columns`, and the rules that they break. For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
-    return _examine(connection, dataset.contract, columns)
+    counts, findings = _examine(connection, dataset.contract, columns)
+    explained = spellings.explain(connection, dataset.contract, _raw_types(connection), findings)
+    return counts, explained
 
 
 def _examine(
@@ -53,7 +63,7 @@ def _examine(
     most = (
         1
         if _people(contract, counts) == counts["", "rows"] or contract.person is None
-        else _max_rows(connection, contract.person)
+        else _max_rows(connection, contract, contract.person)
     )
     return counts, contract_sql.judge(contract, counts, most)
 
@@ -99,10 +109,12 @@ def _count(
     return [int(count) for count in row]
 
 
-def _max_rows(connection: duckdb.DuckDBPyConnection, person: str) -> int:
-    key = quote_name(person)
+def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
+    """The largest number of rows of a person."""
+    raw_type = _raw_types(connection)[person]
+    key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
-        f"SELECT max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})"
+        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) WHERE key IS NOT NULL GROUP BY key)"
     ).fetchall()
     return int(rows[0][0] or 0)
 
@@ -133,9 +145,11 @@ def open_checked(
     contract = dataset.contract
     in_place = only_counts and contract.person is None
     more = [schema.fields[name] for name in remembered if name in schema.fields and in_place]
-    connection, used = _connect(dataset, storage, schema, [*fields, *more], where)
+    connection, used, is_fixed = _connect(dataset, storage, schema, [*fields, *more], where)
     if in_place:
         tallies.group(connection, used)
+    else:
+        cohort_table.hold_source(connection)
     counts, findings = (_examine_grouped if in_place else _examine)(connection, contract, used)
     if findings:
         return Opened(_no_one(contract), findings)
@@ -171,37 +185,50 @@ def open_checked(
                 everyone=None if where is None else _counted(replace(table, where=None), counts),
             )
         )
-    typed = [f"{sql} AS {quote_name(name)}" for name, sql in read.items()]
-    connection.execute(
-        f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source"
-    )
-    chosen = f" WHERE {schema.express(where).sql}" if where else ""
-    keys = _hashes(connection, contract, chosen)
-    if contract.rows_per_person == 1:  # checked: every row is another person
-        numbered, people, once = None, len(keys), keys
-    else:
-        once, index = np.unique(keys, return_inverse=True)
-        numbered, people = index.astype(np.int64), len(once)
+    condition = schema.express(where).sql if where else None
+    columns = {name: read[name] for name in used}
+    key = read[contract.person] if contract.person else None
+    everyone = None
+    if where:
+        named = {name: columns[name] for name in sorted(schema.columns_of(where))}
+        everyone = _everyone(connection, contract, named, key, is_fixed=is_fixed)
+    cohort_table.write(connection, contract, columns, key=key, where=condition, is_fixed=is_fixed)
+    cohort_table.drop_source(connection)
+    order = cohort_table.order(connection, contract, is_fixed=is_fixed)
+    limited = _limited(order, contract)  # the rows are checked, so none is lost
     cohort = Cohort(
-        numbered,
-        people,
+        None if contract.rows_per_person == 1 else limited.person,
+        limited.people,
         _people(contract, counts),
         contract.rows_per_person,
-        _handed_on(_fetcher(connection, chosen)),
-        everyone=_everyone(connection, contract) if where else None,
+        _handed_on(_fetcher(connection, order.places[limited.rows])),
+        everyone=everyone,
     )
-    return Opened(cohort, (), keys)
+    return Opened(cohort, (), order.hashes[0][limited.rows])
 
 
-def _everyone(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Cohort:
-    """All rows of the dataset, of which the support of a study's condition is counted."""
-    keys = _hashes(connection, contract, "")
-    numbered = None
-    if contract.rows_per_person > 1:
-        once, index = np.unique(keys, return_inverse=True)
-        numbered, keys = index.astype(np.int64), once
+def _everyone(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    columns: Mapping[str, str],
+    key: str | None,
+    *,
+    is_fixed: bool,
+) -> Cohort:
+    """All rows of the dataset with the `columns` of a study's condition, whose two sides are
+    counted."""
+    table = cohort_table.EVERYONE
+    cohort_table.write(
+        connection, contract, columns, key=key, where=None, is_fixed=is_fixed, table=table
+    )
+    order = cohort_table.order(connection, contract, is_fixed=is_fixed, table=table)
+    limited = _limited(order, contract)
     return Cohort(
-        numbered, len(keys), len(keys), contract.rows_per_person, _fetcher(connection, "")
+        None if contract.rows_per_person == 1 else limited.person,
+        limited.people,
+        limited.people,
+        contract.rows_per_person,
+        _fetcher(connection, order.places[limited.rows], table),
     )
 
 
@@ -213,8 +240,8 @@ def _counted(table: tallies.TallySource, counts: Mapping[tuple[str, str], int]) 
 
 
 def _handed_on(fetch: Fetch) -> Fetch:
-    """Keeps the columns that were read last until they are asked for once more: the rules of support read
-    what the analysis then reads."""
+    """Keeps the columns that were read last until they are asked for once more: the rules of
+    support read the columns that the analysis reads next."""
     kept: dict[tuple[str, ...], Mapping[str, Values]] = {}
 
     def read(asked: Iterable[Field]) -> Mapping[str, Values]:
@@ -223,10 +250,16 @@ def _handed_on(fetch: Fetch) -> Fetch:
         if names in kept:
             return kept.pop(names)
         kept.clear()
-        kept[names] = found = fetch(fields)
-        return found
+        kept[names] = columns = fetch(fields)
+        return columns
 
     return read
+
+
+def _limited(order: Order, contract: Contract) -> Limited:
+    if contract.person is None:
+        return row_limit.every_row(len(order.places))
+    return row_limit.choose(order.hashes, contract.rows_per_person)
 
 
 def keys(
@@ -234,21 +267,16 @@ def keys(
 ) -> list[str]:
     """The keys of the people of a cohort that `open_checked` has opened, in the order of their numbers. For the producer's eyes."""
     contract = dataset.contract
-    connection, used = _connect(dataset, storage, schema, fields, where)
+    connection, used, is_fixed = _connect(dataset, storage, schema, fields, where)
     raw_types, names = _raw_types(connection), needed(contract, used)
-    typed = [
-        f"{contract_sql.typed(name, contract.columns[name], raw_types[name])} AS {quote_name(name)}"
-        for name in names
-    ]
-    connection.execute(
-        f"CREATE TEMP VIEW typed AS SELECT {', '.join([*typed, _row_number(contract)])} FROM source"
-    )
-    chosen = f" WHERE {schema.express(where).sql}" if where else ""
-    key = _person(contract)
-    found = connection.execute(
-        f"SELECT DISTINCT hash({key}) AS number, CAST({key} AS VARCHAR) AS name FROM typed{chosen} ORDER BY number"
-    ).fetchall()
-    return [str(name) for _, name in found]
+    typed = {
+        name: contract_sql.typed(name, contract.columns[name], raw_types[name]) for name in names
+    }
+    condition = schema.express(where).sql if where else None
+    key = typed[str(contract.person)]
+    cohort_table.write(connection, contract, typed, key=key, where=condition, is_fixed=is_fixed)
+    cohort_table.drop_source(connection)
+    return cohort_table.person_keys(connection, contract)
 
 
 def _connect(
@@ -258,66 +286,51 @@ def _connect(
     fields: Iterable[Field],
     where: str | None,
     bucketed: bool = False,
-) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
-    """The source's rows, and the contract columns that are used of them; if `bucketed`, with the number of each person's rows."""
+) -> tuple[duckdb.DuckDBPyConnection, list[str], bool]:
+    """The source's rows, the contract columns that are used of them, and whether the source always has one order;
+    if `bucketed`, with the number of each person's rows."""
     used = sorted(
         {column for field in fields for column in schema.columns_of(field.name)}
         | (schema.columns_of(where) if where else set())
     )
     connection = connectors.connect(storage)
-    connectors.open_rows(
+    is_fixed = connectors.open_rows(
         connection,
         dataset,
         [*needed(dataset.contract, used), *([buckets.ROWS] if bucketed else [])],
     )
-    return connection, used
+    return connection, used, is_fixed
 
 
 def _no_one(contract: Contract) -> Cohort:
     return Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {})
 
 
-def _row_number(contract: Contract) -> str:
-    return f"row_number() OVER () AS {ROW}" if contract.person is None else f"0 AS {ROW}"
+def _fetcher(
+    connection: duckdb.DuckDBPyConnection, places: Ints, table: str = cohort_table.NAME
+) -> Fetch:
+    """`places` (n_rows,): where each row of the cohort lies in its table."""
+    in_order = bool((np.diff(places) == 1).all()) and (not len(places) or places[0] == 0)
 
-
-ROW = '"hdh row"'  # no contract column has a space in its name
-
-
-def _person(contract: Contract) -> str:
-    """What tells a row's person from others': the key, or the row's place where every row is a unit of its own."""
-    return ROW if contract.person is None else quote_name(contract.person)
-
-
-def _hashes(connection: duckdb.DuckDBPyConnection, contract: Contract, chosen: str) -> Words:
-    """(n_rows,) of the people of the cohort's rows."""
-    return np.asarray(
-        connection.execute(
-            f"SELECT hash({_person(contract)}) AS person FROM typed{chosen}"
-        ).fetchnumpy()["person"],
-        np.uint64,
-    )
-
-
-def _fetcher(connection: duckdb.DuckDBPyConnection, chosen: str, rows: Ints | None = None) -> Fetch:
     def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
-        found = _fetch(connection, list(asked), chosen)
-        return found if rows is None else {name: column[rows] for name, column in found.items()}
+        columns = _fetch(connection, list(asked), table)
+        if in_order:
+            return {name: values[: len(places)] for name, values in columns.items()}
+        return {name: values[places] for name, values in columns.items()}
 
     return fetch
 
 
 def _fetch(
-    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], chosen: str
+    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
 ) -> Mapping[str, Values]:
     if not fields:
         return {}
     if len(fields) > COLUMNS_PER_SCAN:
-        halves = (fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:])
-        first, rest = (_fetch(connection, half, chosen) for half in halves)
-        return {**first, **rest}
-    chosen_columns = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
-    arrays = connection.execute(f"SELECT {chosen_columns} FROM typed{chosen}").fetchnumpy()
+        some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
+        return {**_fetch(connection, some, table), **_fetch(connection, others, table)}
+    listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
+    arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
     return {
         field.name: _stacked(arrays[f"c{i}"], field)
         if field.kind == "array"
@@ -389,7 +402,7 @@ def open_clipped(
     combinations of categories will be asked for, and rows are counted where they lie."""
     contract = dataset.contract
     fields = list(fields)
-    connection, used = _connect(
+    connection, used, is_fixed = _connect(
         dataset, storage, schema, fields, where, only_counts and buckets.are_whole(dataset)
     )
     raw_types, names = _raw_types(connection), needed(contract, used)
@@ -425,52 +438,36 @@ def open_clipped(
             *(contract_sql.outside(name, contract.columns[name], raw_types[name]) for name in used),
         ]
     )
-    known = "" if key is None else f" WHERE {key} IS NOT NULL"
-    columns = ", ".join(f"{sql} AS {quote_name(name)}" for name, sql in typed.items())
-    connection.execute(
-        f'CREATE TEMP VIEW typed AS SELECT {columns}, ({moved}) AS "hdh moved" FROM source{known}'
+    cohort_table.write(
+        connection,
+        contract,
+        {name: typed[name] for name in used},
+        key=key,
+        where=condition,
+        is_fixed=is_fixed,
+        salt=salt,
+        moved=moved,
     )
-    chosen = f" WHERE {condition}" if condition else ""
-    outside = (
-        _flags(connection, chosen)
-        if any(contract.columns[name].kind == "number" for name in used)
-        else None
-    )
-    if contract.person is None:
-        ((rows,),) = connection.execute(f"SELECT count(*) FROM typed{chosen}").fetchall()
-        return Opened(
-            Cohort(None, int(rows), int(rows), 1, _fetcher(connection, chosen), clipped=outside)
-        )
-    return Opened(_bounded(connection, contract, names, chosen, salt, outside))
-
-
-def _flags(connection: duckdb.DuckDBPyConnection, chosen: str) -> NDArray[np.bool_]:
-    """(n_rows,) whose values were moved into their range."""
-    return np.asarray(
-        connection.execute(f'SELECT "hdh moved" AS moved FROM typed{chosen}').fetchnumpy()["moved"],
-        np.bool_,
-    )
+    cohort_table.drop_source(connection)
+    order = cohort_table.order(connection, contract, is_fixed=is_fixed)
+    has_numbers = any(contract.columns[name].kind == "number" for name in used)
+    return Opened(_bounded(connection, contract, order, has_numbers))
 
 
 def _bounded(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    names: Sequence[str],
-    chosen: str,
-    salt: str,
-    outside: NDArray[np.bool_] | None,
+    connection: duckdb.DuckDBPyConnection, contract: Contract, order: Order, has_numbers: bool
 ) -> Cohort:
     """At most `rows_per_person` rows of each person."""
-    everything = ", ".join(quote_name(name) for name in names)
-    hashes = f"hash({quote_name(str(contract.person))}, {quote_text(salt)}) AS person, hash({everything}, {quote_text(salt)}) AS row"
-    keys = connection.execute(f"SELECT {hashes} FROM typed{chosen}").fetchnumpy()
-    person = np.asarray(keys["person"], np.uint64)
-    kept, lost = row_limit.choose(
-        person, np.asarray(keys["row"], np.uint64), contract.rows_per_person
+    limited = _limited(order, contract)
+    places, people = order.places[limited.rows], limited.people
+    clipped = limited.lost
+    if has_numbers:
+        clipped = clipped | cohort_table.moved_rows(connection)[places]
+    return Cohort(
+        None if contract.rows_per_person == 1 else limited.person,
+        people,
+        people,
+        contract.rows_per_person,
+        _fetcher(connection, places),
+        clipped=clipped,
     )
-    clipped = lost if outside is None else outside[kept] | lost
-    fetch = _fetcher(connection, chosen, None if len(kept) == len(person) else kept)
-    if contract.rows_per_person == 1:
-        return Cohort(None, len(kept), len(kept), 1, fetch, clipped=clipped)
-    numbered, people = row_limit.number(person[kept])
-    return Cohort(numbered, people, people, contract.rows_per_person, fetch, clipped=clipped)

@@ -8,39 +8,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from federation.contract import Column, Contract
-from federation.expression import Kind, quote_name, quote_text
+from federation.expression import quote_name, quote_text
+from federation.text import NO_BREAK_SPACES
 
-SQL_TYPE: Mapping[Kind, str] = {
-    "number": "DOUBLE",
-    "boolean": "BOOLEAN",
-    "date": "DATE",
-    "string": "VARCHAR",
-    "category": "VARCHAR",
-    "array": "BLOB",
-}
-NUMERIC = frozenset(
+MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level after the other
+EXACT_WHOLE = 2**53  # doubles hold every whole number up to it
+FIRST_DAY, LAST_DAY = "1900-01-01", "2100-12-31"  # other dates are codes or slips of the pen
+YES, NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+MIDNIGHT = "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T]00:00(:00(\\.0+)?)?(Z|[+-]00(:?00)?)?"
+INTEGERS = frozenset(
     [
-        "DOUBLE",
-        "FLOAT",
         "BIGINT",
         "INTEGER",
         "SMALLINT",
         "TINYINT",
+        "HUGEINT",
         "UBIGINT",
         "UINTEGER",
         "USMALLINT",
         "UTINYINT",
-        "HUGEINT",
+        "UHUGEINT",
     ]
 )
-MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level after the other
 
 
 def typed(
     name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False
 ) -> str:
-    """The SQL of a raw column read as its type. Missing codes, NaN and (with `outside: missing`) outliers
-    become NULL; with `clamp` other outliers move to the nearer end of the range.
+    """The SQL of a raw column read as its type. Missing codes, NaN, dates beyond any life and (with `outside: missing`)
+    outliers become NULL; with `clamp` other outliers move to the nearer end of the range.
 
     `raw_type`: DuckDB's name of the source's type; a number that arrives as a number is not parsed.
     `whole`: the column is known to hold no missing value."""
@@ -50,9 +46,11 @@ def typed(
     if whole:
         return value
     if column.kind == "category" and len(column.levels) > MANY_LEVELS:
-        return f"CAST(TRY_CAST({value} AS ENUM({_texts(column.levels)})) AS VARCHAR)"
+        return f"CAST(TRY_CAST({value} AS {level_type(column)}) AS VARCHAR)"
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
+    if column.kind == "date":
+        return f"CASE WHEN {_possible(value)} THEN {value} END"
     if column.kind == "number":
         low, high = column.interval
         keep = f"NOT isnan({value})"
@@ -62,6 +60,15 @@ def typed(
             value = f"greatest(least({value}, {_finite(high)!r}), {_finite(low)!r})"
         return f"CASE WHEN {keep} THEN {value} END"
     return value
+
+
+def level_type(column: Column) -> str:
+    """The SQL type of a category."""
+    return f"ENUM({_texts(column.levels)})"
+
+
+def _possible(value: str) -> str:
+    return f"{value} BETWEEN DATE '{FIRST_DAY}' AND DATE '{LAST_DAY}'"
 
 
 def _array(name: str, column: Column, raw_type: str) -> str:
@@ -88,34 +95,110 @@ def outside(name: str, column: Column, raw_type: str) -> str:
 
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
+    """NULL where the value cannot be read, or could be read only as another value."""
     raw = _known(name, column, raw_type)
-    if column.kind == "category" and (
-        raw_type in NUMERIC or all(re.fullmatch(r"-?\d+", level) for level in column.levels)
-    ):
-        # 3.0 is the level '3'
-        return f"regexp_replace(CAST({raw} AS VARCHAR), '^(-?[0-9]+)\\.0+$', '\\1')"
-    if column.kind == "category" and raw_type != "VARCHAR":
-        return f"CAST({raw} AS VARCHAR)"
-    if raw_type == SQL_TYPE[column.kind]:
+    if column.kind == "category":
+        return _as_level(raw, column, raw_type)
+    if column.kind == "number":
+        return _as_number(raw, raw_type)
+    if column.kind == "boolean":
+        return _as_boolean(raw, raw_type)
+    if column.kind == "date":
+        return _as_date(raw, raw_type)
+    return raw
+
+
+def _as_level(text: str, column: Column, raw_type: str) -> str:
+    if _is_number(raw_type) or all(re.fullmatch(r"-?\d+", level) for level in column.levels):
+        return f"regexp_replace({text}, '^(-?[0-9]+)\\.0+$', '\\1')"  # 3.0 is the level '3'
+    return text
+
+
+def _as_number(raw: str, raw_type: str) -> str:
+    if raw_type == "DOUBLE":
         return raw
-    return f"TRY_CAST({raw} AS {SQL_TYPE[column.kind]})"
+    if _is_number(raw_type) or raw_type == "BOOLEAN":
+        return f"CAST({raw} AS DOUBLE)"
+    if _is_text(raw_type):  # DuckDB reads 1_000 as 1000
+        return f"CASE WHEN NOT contains({raw}, '_') THEN TRY_CAST({raw} AS DOUBLE) END"
+    return "CAST(NULL AS DOUBLE)"
+
+
+def _as_boolean(raw: str, raw_type: str) -> str:
+    """DuckDB takes every number but 0 for true."""
+    if raw_type == "BOOLEAN":
+        return raw
+    if _is_number(raw_type):
+        return f"CASE {raw} WHEN 1 THEN TRUE WHEN 0 THEN FALSE END"
+    if not _is_text(raw_type):
+        return "CAST(NULL AS BOOLEAN)"
+    word = f"lower({raw})"
+    return f"CASE WHEN {word} IN ({_texts(YES)}) THEN TRUE WHEN {word} IN ({_texts(NO)}) THEN FALSE END"
+
+
+def _as_date(raw: str, raw_type: str) -> str:
+    """A date, or a time at midnight (UTC, where it has a zone): DuckDB drops hours, and reads 12-03-24 as the year 12."""
+    if raw_type == "DATE":
+        return raw
+    if raw_type.startswith("TIMESTAMP"):
+        day = f"CAST({raw} AS DATE)"
+        return f"CASE WHEN CAST({day} AS {raw_type}) = {raw} THEN {day} END"
+    if not _is_text(raw_type):
+        return "CAST(NULL AS DATE)"
+    day = f"TRY_CAST({raw} AS DATE)"
+    return (
+        f"CASE WHEN CAST({day} AS VARCHAR) = {raw} THEN {day} "
+        f"WHEN regexp_full_match({raw}, '{MIDNIGHT}') THEN TRY_CAST(left({raw}, 10) AS DATE) END"
+    )
+
+
+def _is_number(raw_type: str) -> bool:
+    return raw_type in INTEGERS or raw_type in ("DOUBLE", "FLOAT") or raw_type.startswith("DECIMAL")
+
+
+def _is_text(raw_type: str) -> bool:
+    return raw_type == "VARCHAR" or raw_type.startswith("ENUM")
 
 
 def _is_native(column: Column, raw_type: str) -> bool:
     """Does the source deliver the column in its own type, so that no text is parsed?"""
     return not column.missing and (
-        (column.kind == "number" and raw_type in NUMERIC)
-        or (column.kind in ("boolean", "date") and raw_type == SQL_TYPE[column.kind])
+        (column.kind == "number" and _is_number(raw_type))
+        or (column.kind == "boolean" and raw_type == "BOOLEAN")
+        or (column.kind == "date" and raw_type == "DATE")
     )
 
 
 def _known(name: str, column: Column, raw_type: str) -> str:
+    """The raw value, or its canonical text where it is one; NULL where it is blank or a missing code."""
     raw = quote_name(name)
     if _is_native(column, raw_type):
         return raw
-    text = f"trim(CAST({raw} AS VARCHAR))" if raw_type != "VARCHAR" else f"trim({raw})"
+    text = canonical(raw, raw_type)
+    is_text = column.kind in ("category", "string") or _is_text(raw_type)
     blank = f"{text} IN ('', {_texts(column.missing)})" if column.missing else f"{text} = ''"
-    return f"CASE WHEN {blank} THEN NULL ELSE {raw} END"
+    numbers = [repr(number) for code in column.missing if (number := _number(code)) is not None]
+    if numbers and (column.kind == "number" or _is_number(raw_type)):
+        blank += f" OR TRY_CAST({raw} AS DOUBLE) IN ({', '.join(numbers)})"  # 999.0 is the code 999
+    return f"CASE WHEN {blank} THEN NULL ELSE {text if is_text else raw} END"
+
+
+def _number(code: str) -> float | None:
+    try:
+        number = float(code)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def canonical(raw: str, raw_type: str) -> str:
+    """The SQL of `federation.text.canonical`; quick where a text is plain ASCII without spaces at its ends."""
+    if raw_type != "VARCHAR":
+        raw = f"CAST({raw} AS VARCHAR)"
+    spaces = quote_text(" " * len(NO_BREAK_SPACES))
+    plain = f"translate({raw}, {quote_text(NO_BREAK_SPACES)}, {spaces})"
+    unusual = f"{raw} LIKE ' %' OR {raw} LIKE '% ' OR strlen({raw}) <> length({raw})"
+    return f"CASE WHEN {unusual} THEN nfc_normalize(trim({plain}, ' ')) ELSE {raw} END"
 
 
 def _texts(texts: Iterable[str]) -> str:
@@ -149,9 +232,8 @@ def checks(
 
     listed = [Check("", "rows", count("TRUE"))]
     if contract.person is not None:
-        listed.append(
-            Check(contract.person, "people", f"count(DISTINCT {quote_name(contract.person)})")
-        )
+        key = typed(contract.person, contract.columns[contract.person], raw_types[contract.person])
+        listed.append(Check(contract.person, "people", f"count(DISTINCT {key})"))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         if column.kind == "array":
@@ -160,17 +242,34 @@ def checks(
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
         listed.append(Check(name, "missing", count(f"{value} IS NULL")))
         if column.kind != "string" and not _is_native(column, raw_type):
-            given = (
-                f"trim(CAST({_known(name, column, raw_type)} AS VARCHAR)) NOT IN ('', 'nan', 'NaN')"
-            )
+            given = f"CAST({_known(name, column, raw_type)} AS VARCHAR) NOT IN ('nan', 'NaN')"
             rule, lost = (
                 ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
             )
             listed.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
+        if column.kind == "number" and (inexact := _inexact(name, raw_type)):
+            listed.append(Check(name, "too many digits", count(inexact)))
         if column.kind == "number" and column.outside == "refuse":
             low, high = map(_finite, column.interval)
             listed.append(Check(name, "range", count(f"{value} NOT BETWEEN {low!r} AND {high!r}")))
+        if column.kind == "date" and column.outside == "refuse":
+            listed.append(Check(name, "impossible date", count(f"NOT {_possible(cast)}")))
     return listed
+
+
+def _inexact(name: str, raw_type: str) -> str:
+    """The SQL of a condition: is the value a whole number that a double cannot hold? Empty where none can be."""
+    raw = quote_name(name)
+    if raw_type in ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT") or raw_type.startswith("DECIMAL"):
+        back = f"TRY_CAST(CAST({raw} AS DOUBLE) AS {raw_type})"
+        return f"abs(CAST({raw} AS DOUBLE)) >= {EXACT_WHOLE} AND {back} IS DISTINCT FROM {raw}"
+    if raw_type != "VARCHAR":
+        return ""
+    back = f"TRY_CAST(TRY_CAST({raw} AS DOUBLE) AS HUGEINT)"
+    return (
+        f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+ *') "
+        f"AND {back} IS DISTINCT FROM TRY_CAST({raw} AS HUGEINT)"
+    )
 
 
 def _array_checks(
@@ -245,6 +344,9 @@ def judge(
 
 _REMEDY = {
     "wrong type": "correct the values, or list the code among `missing`",
+    "impossible date": f"before {FIRST_DAY} or after {LAST_DAY}: correct the dates, or list the code among "
+    "`missing`",
+    "too many digits": "a number is read with 15 digits: declare an identifier as `type: string`, or round it",
     "wrong shape": "each row needs as many numbers as the `shape` says, as a list or as bytes: correct the "
     "rows, or leave them out",
     "unknown level": "correct the values, or add the level to the contract's `levels`",

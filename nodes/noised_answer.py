@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
+import numpy as np
+
 from federation import codec
+from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.messages import Floats, Ints, NoisedAnswer, Part, Query, Refusal, State, TaskId
 from federation.privacy import calibration, noise
@@ -22,6 +27,7 @@ from nodes.ledger import Account, Claim, Ledger
 from strategies import budget
 from strategies.protocol import AnyTask
 
+log = logging.getLogger("hdh.node")
 WHOLE = "node"  # the noise that makes the release private by itself
 
 
@@ -66,36 +72,36 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     return digest.hexdigest()
 
 
+def with_coins(cohort: Cohort, name_: str, salt: Callable[[str], bytes]) -> Cohort:
+    """The cohort with the secret that the coins of this release are drawn from, and no other release's: whatever makes a charge of its
+    own makes a sample of its own."""
+    return replace(cohort, release=salt(f"coins of {name_}"))
+
+
 def release(
     name_: str,
     study: Study,
     grids: Mapping[str, Grid],
+    zero: Part,
     compute: Callable[[], Part],
     access: BudgetAccess,
     *,
     share: bool = False,
 ) -> NoisedAnswer | Refusal:
-    """The stored answer, or else: charge, noise, store. `compute` gives the node's part; `share`: under a secure sum this node
-    adds its share of the noise only."""
+    """The stored answer, or else: charge, compute, noise, store. From the charge on, nothing that can be observed depends on a row but
+    noised numbers. `compute` gives the node's part, `zero` that of nobody; `share`: under a secure sum this node adds its share of the
+    noise only."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
-    part = compute()
-    try:
-        steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
-    except OverflowError:
-        return Refusal("overflow", "a sum is too large for its grid: narrow the contract's ranges")
-    refused = ledger.charge(
-        access.ledger,
-        access.account,
-        claim(name_, study, grids),
-        access.now.isoformat(timespec="seconds"),
-    )
+    at = access.now.isoformat(timespec="seconds")
+    refused = ledger.charge(access.ledger, access.account, claim(name_, study, grids), at)
     if refused is not None:
         return refused
-    content = codec.noised_to_bytes(_noised(steps, grids, access, share))
-    return codec.noised_from_bytes(
-        ledger.store(access.ledger, name_, content, access.now.isoformat(timespec="seconds"))
-    )
+    content = codec.noised_to_bytes(_noised(_steps_of(compute, grids, zero), grids, access, share))
+    return codec.noised_from_bytes(ledger.store(access.ledger, name_, content, at))
+
+
+Train = Callable[[Callable[[Floats], Floats]], Part]
 
 
 def inside(
@@ -103,11 +109,12 @@ def inside(
     study: Study,
     grids: Mapping[str, Grid],
     step: Grid,
-    train: Callable[[Callable[[Floats], Floats]], Part],
+    zero: Part,
+    trains: tuple[Train, Train],
     access: BudgetAccess,
 ) -> NoisedAnswer | Refusal:
-    """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `train` gets what
-    noises the sum of a step."""
+    """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `trains` get what noises
+    the sum of a step: on this node's people, and, where that fails, on nobody."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
     at = access.now.isoformat(timespec="seconds")
@@ -122,11 +129,9 @@ def inside(
             step.unit,
         )
 
-    try:
-        part = train(noised)
-        steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
-    except OverflowError:
-        return Refusal("overflow", "the weights grow without end: make the learning rate smaller")
+    on_people, on_nobody = trains
+    part = _part_of(lambda: on_people(noised), grids, zero) or on_nobody(noised)
+    steps = {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
     sent = NoisedAnswer(
         steps,
         {key: grid.unit for key, grid in grids.items()},
@@ -136,6 +141,34 @@ def inside(
     return codec.noised_from_bytes(
         ledger.store(access.ledger, name_, codec.noised_to_bytes(sent), at)
     )
+
+
+def _steps_of(
+    compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part
+) -> dict[str, Ints]:
+    """A part on its grids; what is too large stays at the end of its grid. Nobody's part where the computation fails."""
+    part = _part_of(compute, grids, zero) or zero
+    return {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
+
+
+def _part_of(compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part) -> Part | None:
+    """None where the computation fails, or gives other arrays than nobody's: a fault of ours, which a row may have brought about, so it
+    must not be seen from outside. The log of this machine names its kind and no value."""
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a warning may hold a value, and be made an error
+            part = compute()
+        for key in grids:
+            array, wanted = part.sums[key], zero.sums[key]
+            if array.shape != wanted.shape or array.dtype != wanted.dtype:
+                raise TypeError("an array is not that of nobody's part")
+        return part
+    except Exception as reason:
+        log.error(
+            "a charged computation failed (%s); the noised answer of nobody is given in its place",
+            type(reason).__name__,
+        )
+        return None
 
 
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:

@@ -1,12 +1,15 @@
 """At most so many rows of each person, chosen by a salted hash of the rows themselves.
 
-Which rows of a person stay depends on their own rows and the salt alone, so taking another person away changes nothing for
-them. (By date it would favour the first years; by position it would lean on everyone before.)
+Which rows of a person stay depends on that person's own rows and on the salt alone, so the absence of another person
+changes nothing for them. (A choice by date would favour the first years; a choice by position would depend on
+everyone before.) People are told apart by two independent hashes of 64 bits: even among the population of France
+two people share a pair with a chance below 1e-22, so none shares a limit with another.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,45 +17,34 @@ from numpy.typing import NDArray
 from federation.messages import Ints
 
 Words = NDArray[np.uint64]
-PERSON_BITS = np.uint64(
-    0xFFFFFFFFFF000000
-)  # two people whose hashes agree in these 40 bits share their rows' limit
 
 
-def choose(person: Words, row: Words, most: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Of rows (n_rows,) with the hashes of their person and of themselves: the indices of those that stay, in order, and which
-    of these (len of them,) belong to people who lost some."""
-    if not len(person):
-        return np.empty(0, np.int64), np.empty(0, np.bool_)
-    key = (person & PERSON_BITS) | (row >> np.uint64(40))
-    order = np.argsort(key)
-    _settle_ties(key, order)
-    sorted_person = key[order] & PERSON_BITS
-    new = np.r_[True, sorted_person[1:] != sorted_person[:-1]]
-    first = np.flatnonzero(new)
-    sizes = np.diff(np.r_[first, len(key)])
-    if sizes.max() <= most:
-        return np.arange(len(key)), np.zeros(len(key), np.bool_)
-    group = np.cumsum(new) - 1
-    kept = np.arange(len(key)) - first[group] < most
-    lost = (sizes > most)[group]
-    chosen = order[kept]
-    back = np.argsort(chosen)
-    return chosen[back].astype(np.int64), lost[kept][back]
+@dataclass(frozen=True)
+class Limited:
+    """`rows` (n_kept,): the places of the rows that stay. `person` (n_kept,): the number of their person, from 0.
+    `lost` (n_kept,): did that person lose rows? `people`: how many persons."""
+
+    rows: Ints
+    person: Ints
+    lost: NDArray[np.bool_]
+    people: int
 
 
-def _settle_ties(key: Words, order: Any) -> None:
-    """Equal keys keep the order of their rows, which no one else's rows can change."""
-    ordered = key[order]
-    tied = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(tied):
-        start = tied[np.r_[True, np.diff(tied) > 1]]
-        end = tied[np.r_[np.diff(tied) > 1, True]] + 2
-        for a, b in zip(start.tolist(), end.tolist(), strict=True):
-            order[a:b] = np.sort(order[a:b])
+def choose(person: Sequence[Words], max_rows: int) -> Limited:
+    """The first `max_rows` rows of each person. `person`: hashes of the person, (n_rows,) each; the rows of a person
+    lie together, in the order of their own salted hashes."""
+    n_rows = len(person[0])
+    is_first = np.ones(n_rows, np.bool_)
+    if n_rows:
+        is_first[1:] = np.logical_or.reduce([words[1:] != words[:-1] for words in person])
+    first = np.flatnonzero(is_first)
+    sizes = np.diff(first, append=n_rows)
+    number = np.repeat(np.arange(len(first)), sizes)
+    kept = np.flatnonzero(np.arange(n_rows) - first[number] < max_rows)
+    return Limited(kept, number[kept], (sizes > max_rows)[number[kept]], len(first))
 
 
-def number(person: Words) -> tuple[Ints, int]:
-    """(n_rows,) the people of the rows numbered from 0, and how many they are."""
-    people, index = np.unique(person, return_inverse=True)
-    return index.astype(np.int64), len(people)
+def every_row(n_rows: int) -> Limited:
+    """Where each row is a unit of its own."""
+    number = np.arange(n_rows)
+    return Limited(number, number, np.zeros(n_rows, np.bool_), n_rows)

@@ -34,7 +34,9 @@ LIST = ""  # the item of a mail that lists names
 
 @dataclass(frozen=True)
 class PendingSum:
-    """A seat in one sum, and how to get the vector that goes in. `share`: only this node's share of the noise goes with it."""
+    """This node's place in one sum, and the function that gives the vector to add.
+
+    `share`: the vector carries only this node's share of the noise."""
 
     secagg_state: SecAggState
     vector: Callable[[], Words | Refusal]
@@ -106,7 +108,7 @@ def answer(
                     key, state, vectors.get(task_id), session, query, context, now
                 )
             elif (pending := context.pending_sums.get(key)) is None:
-                raise SecaggError("this node has no seat in that sum; it may have been restarted")
+                raise SecaggError("this node takes no part in that sum; it may have been restarted")
             else:
                 answers[task_id] = _PHASES[query.phase.name](
                     key, pending, query.phase.messages.get(task_id, {}), query, context, now
@@ -170,7 +172,7 @@ def _advertise(
     context: NodeContext,
     now: datetime,
 ) -> Answer:
-    """A seat, and this node's keys in the sum. `exact`: the vector, where it needs no charge."""
+    """The first phase: this node's keys. `exact`: the vector, if it needs no charge."""
     if key in context.pending_sums:
         raise SecaggError(
             "this round of the sum was answered before, or comes too early; it is answered once, in order"
@@ -228,13 +230,15 @@ def _to_be_noised(
         if refused is not None:
             return refused
     slots = packing.noised_slots(zero, grids)
+    cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
     def vector() -> Words | Refusal:
         noised = noised_answer.release(
             name,
             query.study,
             grids,
-            lambda: task.analysis.local(session.cohort, task, state),
+            zero,
+            lambda: task.analysis.local(cohort, task, state),
             access,
             share=share,
         )

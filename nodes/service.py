@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from federation import codec, errors
 from federation import schema as schemas
-from federation.cohort import Cohort
+from federation.cohort import Cohort, empty, within_contract
 from federation.contract import Contract
 from federation.disclosure import node_door
-from federation.messages import Answer, NoisedAnswer, Query, Refusal, Reply, State, TaskId
+from federation.disclosure.rules import Rules
+from federation.messages import (
+    Answer,
+    Floats,
+    NoisedAnswer,
+    Part,
+    Query,
+    Refusal,
+    Reply,
+    State,
+    TaskId,
+)
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Field, Schema
 from federation.study import Study
-from nodes import admission, cohorts, differencing, ledger, noised_answer, secure_sum, support
+from nodes import (
+    absent_columns,
+    admission,
+    cohorts,
+    differencing,
+    ledger,
+    noised_answer,
+    secure_sum,
+    support,
+)
 from nodes.admission import Book
 from nodes.answered import Memory
 from nodes.noised_answer import BudgetAccess
@@ -25,6 +47,7 @@ from nodes.site import Dataset, Site
 from strategies import budget, registry
 from strategies.protocol import AnyTask
 
+log = logging.getLogger("hdh.node")
 MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
 
@@ -92,6 +115,14 @@ def _answers(
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
         return refusals | dict.fromkeys(admitted, _said(session.refused, site))
+    refusals |= {
+        task: _said(session.absent[task.analysis], site)
+        for task in admitted
+        if task.analysis in session.absent
+    }
+    if refusals and query.phase is not None and study.privacy.mode == "exact":
+        return dict.fromkeys(mine, next(iter(refusals.values())))
+    admitted = {task: state for task, state in admitted.items() if task not in refusals}
     if query.phase is not None:
         return refusals | secure_sum.answer(replace(query, states=admitted), session, context, now)
     return refusals | {
@@ -306,22 +337,15 @@ def _open_session(
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
             return StudySession(tasks, nobody, rules, restricted)
-        fields = [field for task in tasks.values() for field in task.fields]
-        only_counts = all(task.analysis.TRAITS.only_counts for task in tasks.values())
-        if (
-            study.privacy.mode == "dp"
-        ):  # whatever the rows are, there is an answer: a refusal would tell about them
-            opened = cohorts.open_clipped(
-                dataset,
-                site.storage,
-                schema,
-                fields,
-                study.cohort.where,
-                context.salt(study.hash).hex(),
-                only_counts=only_counts,
-            )
-            seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
-            return StudySession(tasks, replace(opened.cohort, seed=seed), rules, None)
+        absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
+        if isinstance(absent, Refusal):
+            return StudySession(tasks, nobody, rules, absent)
+        present = {name: task for name, task in tasks.items() if name not in absent}
+        fields = [field for task in present.values() for field in task.fields]
+        only_counts = all(task.analysis.TRAITS.only_counts for task in present.values())
+        if study.privacy.mode == "dp":
+            cohort = _clipped(study, dataset, schema, fields, only_counts, context)
+            return StudySession(tasks, cohort, rules, None, absent)
         before = differencing.conditions(context.ledger, study.dataset) if only_counts else []
         opened = cohorts.open_checked(
             dataset,
@@ -332,12 +356,15 @@ def _open_session(
             only_counts=only_counts,
             remembered={name for condition in before for name in condition.columns},
         )
-    except errors.DataError:
+    except (errors.DataError, errors.SetupError):
         return StudySession(
             tasks,
             nobody,
             rules,
-            Refusal("source", "this node's data cannot be read at the moment: ask its producer"),
+            Refusal(
+                "source",
+                "this node's data cannot be read: its producer sees why with `hdh node check`",
+            ),
         )
     if opened.findings:
         broken = ", ".join(
@@ -361,11 +388,24 @@ def _open_session(
     written = any(task.where for task in tasks.values())
     refused = node_door.check_cohort(
         cohort.people, cohort.people_in_dataset, rules, written=written
-    ) or support.check_study(tasks, cohort, schema, rules)
+    ) or support.check_study(present, cohort, schema, rules)
+    memory = _memory(study, tasks, schema, opened, rules, context, now)
+    return StudySession(tasks, cohort, rules, refused, absent, memory)
+
+
+def _memory(
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    schema: Schema,
+    opened: cohorts.Opened,
+    rules: Rules,
+    context: NodeContext,
+    now: datetime,
+) -> Memory:
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
-    memory = Memory(
+    return Memory(
         context.ledger,
-        noised_answer.account_of(dataset.contract, now),
+        noised_answer.account_of(context.site.datasets[study.dataset].contract, now),
         study,
         now,
         context.salt("people")[:8],
@@ -374,7 +414,41 @@ def _open_session(
         {name: _columns_of(task.fields, None, schema) for name, task in tasks.items()},
         rules.min_cell,
     )
-    return StudySession(tasks, cohort, rules, refused, memory)
+
+
+def _clipped(
+    study: Study,
+    dataset: Dataset,
+    schema: Schema,
+    fields: Sequence[Field],
+    only_counts: bool,
+    context: NodeContext,
+) -> Cohort:
+    """Whatever the rows are there is a cohort: a refusal would tell about them. SourceError, which no row brings about."""
+    salt, seed = (
+        context.salt(study.hash).hex(),
+        int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little"),
+    )
+    try:
+        opened = cohorts.open_clipped(
+            dataset,
+            context.site.storage,
+            schema,
+            fields,
+            study.cohort.where,
+            salt,
+            only_counts=only_counts,
+        )
+    except (errors.SourceError, errors.SetupError):
+        raise
+    except Exception as reason:  # rows that cannot be read
+        log.error(
+            "the rows of %s cannot be read (%s); nobody's answers are noised in their place",
+            study.dataset,
+            type(reason).__name__,
+        )
+        return replace(empty(fields, dataset.contract.rows_per_person), seed=seed)
+    return replace(within_contract(opened.cohort), seed=seed)
 
 
 def _columns_of(fields: Iterable[Field], where: str | None, schema: Schema) -> frozenset[str]:
@@ -426,8 +500,9 @@ def noised(
     context: NodeContext,
     now: datetime,
 ) -> NoisedAnswer | Refusal:
+    zero = budget.zero(task, state)
     try:
-        grids = noised_answer.grids(query, task, state, budget.zero(task, state))
+        grids = noised_answer.grids(query, task, state, zero)
     except ValueError:
         return Refusal(
             "budget",
@@ -437,11 +512,12 @@ def noised(
         context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
     )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
+    cohort = noised_answer.with_coins(session.cohort, name, context.salt)
     sampling = budget.sampling(task, state)
     if sampling is not None and sampling.inside:
-        return _trained(name, task_id, state, task, session, query, grids, access)
+        return _trained(name, task_id, state, task, cohort, query, grids, access)
     return noised_answer.release(
-        name, query.study, grids, lambda: task.analysis.local(session.cohort, task, state), access
+        name, query.study, grids, zero, lambda: task.analysis.local(cohort, task, state), access
     )
 
 
@@ -450,7 +526,7 @@ def _trained(
     task_id: TaskId,
     state: State,
     task: AnyTask,
-    session: StudySession,
+    cohort: Cohort,
     query: Query,
     grids: Mapping[str, Grid],
     access: BudgetAccess,
@@ -467,12 +543,22 @@ def _trained(
         )
     said = codec.noised_from_bytes(first)
     people = calibration.to_numbers(said.steps["people"], said.units["people"])
-    step = budget.step_grid(query.study, task, state)
+    nobody = replace(
+        empty(task.fields, task.rows_per_person), seed=cohort.seed, release=cohort.release
+    )
+    trains = tuple(partial(_train, task, state, some, people) for some in (cohort, nobody))
     return noised_answer.inside(
         name,
         query.study,
         grids,
-        step,
-        lambda noised: budget.training(task).inside(session.cohort, task, state, noised, people),
+        budget.step_grid(query.study, task, state),
+        budget.zero(task, state),
+        (trains[0], trains[1]),
         access,
     )
+
+
+def _train(
+    task: AnyTask, state: State, cohort: Cohort, people: Floats, noised: Callable[[Floats], Floats]
+) -> Part:
+    return budget.training(task).inside(cohort, task, state, noised, people)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class StudySession:
     """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here.
-    `memory`: in exact mode, of the people behind the answers before."""
+    `absent`: by analysis, the Refusal of one that needs a column which this node's data do not have.
+    `memory`: in exact mode, the people behind earlier answers."""
 
     tasks: dict[str, AnyTask]
     cohort: Cohort
     rules: Rules
     refused: Refusal | None
+    absent: Mapping[str, Refusal] = field(default_factory=dict)
     memory: Memory | None = None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import pydantic
 
 from federation import contract as contracts
 from federation import errors, yaml_source
-from federation.contract import Contract, Frozen, Slug
+from federation.contract import Contract, Day, Frozen, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 
@@ -35,7 +34,7 @@ class Policy(Frozen):
     coordinator_keys: Mapping[
         str, str
     ] = {}  # by name: `hdh study identity` there; the hub cannot put in another of that name
-    authorisations: Mapping[str, date] | None = (
+    authorisations: Mapping[str, Day] | None = (
         None  # reference and last day; None: the study's own word
     )
     approval: Literal["manual", "automatic"] = (
@@ -154,7 +153,7 @@ class Site:
 
 
 def load(path: Path) -> Site:
-    source = yaml_source.read(path, errors.SiteError)
+    source = yaml_source.read(path, errors.SiteError, nfc=False)
     file: Any = yaml_source.build(SiteFile, source.values, source, under=(), error=errors.SiteError)
     datasets = {}
     for name, entry in file.datasets.items():
@@ -172,6 +171,6 @@ def load(path: Path) -> Site:
 
 
 def load_roster(path: Path) -> dict[str, bytes]:
-    source = yaml_source.read(path, errors.SiteError)
+    source = yaml_source.read(path, errors.SiteError, nfc=False)
     file = yaml_source.build(RosterFile, source.values, source, under=(), error=errors.SiteError)
     return {name: bytes.fromhex(key) for name, key in file.nodes.items()}

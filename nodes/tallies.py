@@ -1,9 +1,10 @@
 """Rows counted by combination of levels where they lie, without reading columns: for tables of many millions of rows.
 
 Levels are worked out once for each combination that the source holds, not for each row. Where a person may have several rows,
-each keeps at most so many: a row becomes one 64-bit word (person, a salted rank, the cell), and a sort of the words brings each
-person's rows together in the order of their rank. A folder that `hdh node bucket` wrote says how many rows each person has, so
-that only those of people who have too many need a word.
+each person keeps at most so many: a row becomes one 64-bit word (a part of the person's hash, the cell), and a sort of the words
+brings the rows of a person together. The few groups that have too many rows, of one person or of two whose hashes agree in that
+part, are read again with two whole hashes of the person, and limited as the rows of a table are. A folder that `hdh node bucket`
+wrote says how many rows each person has, so that only those of people who have too many need a word.
 """
 
 from __future__ import annotations
@@ -14,20 +15,18 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
+import pandas
 
 from federation.cohort import Tally
 from federation.expression import quote_name, quote_text
 from federation.messages import Ints
 from federation.schema import Field, Schema
-from nodes import buckets
+from nodes import buckets, row_limit
 from nodes.row_limit import Words
 from nodes.site import Dataset
 
-RANK_BITS, MIN_PERSON_BITS = (
-    12,
-    32,
-)  # ranks that tie are settled by the cell: still by the person's own rows alone
-MAX_CELLS = 2 ** (64 - RANK_BITS - MIN_PERSON_BITS) - 1
+MIN_PERSON_BITS = 44  # fewer would make many groups of two people, which are read again
+MAX_CELLS = 2 ** (64 - MIN_PERSON_BITS) - 1
 KEY, ROWS = '"hdh key"', '"hdh rows"'  # no contract column has a space in its name
 AT_ONCE = 20_000_000  # rows that are sorted together
 
@@ -131,33 +130,61 @@ def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
     return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
 
 
-def _by_words(table: TallySource, fields: Sequence[Field], rows: str, most: int) -> Tally:
-    """At most `most` rows of each person."""
+def _by_words(table: TallySource, fields: Sequence[Field], rows: str, max_rows: int) -> Tally:
+    """At most `max_rows` rows of each person."""
     shape = tuple(len(field.groups) for field in fields)
     size = math.prod(shape)
-    bits = size.bit_length()  # 0 for a missing level, then the cells
-    salt, everything = quote_text(table.salt), ", ".join(map(quote_name, table.typed))
+    salt = quote_text(table.salt)
     condition = " AND ".join([f"{KEY} IS NOT NULL", *([f"({table.where})"] if table.where else [])])
     relation = f"{table.as_typed(rows, table.typed, f'{table.key} AS {KEY}')} WHERE {condition}"
-    below_person = RANK_BITS + bits
-    person = f"((hash({KEY}, {salt}) >> {below_person}) << {below_person})"
-    rank = f"((hash({everything}, {KEY}, {salt}) >> {64 - RANK_BITS}) << {bits})"
-    word = f"{person} | {rank} | {_cell(fields)}"
+    person = f"(hash({KEY}, {salt}) >> {size.bit_length()})"
+    word = f"({person} << {size.bit_length()}) | {_cell(fields)}"
     cells, people = np.zeros(size, np.int64), np.zeros(3, np.int64)
     ((total,),) = table.connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
     passes = max(1, math.ceil(total / AT_ONCE))
     for number in range(passes):
-        some = f" AND hash({KEY}) % {passes} = {number}" if passes > 1 else ""
-        words = np.asarray(
-            table.connection.execute(f"SELECT {word} AS word FROM {relation}{some}").fetchnumpy()[
-                "word"
-            ],
-            np.uint64,
-        )
-        found = _count_words(words, bits, size, most)
-        cells += found.cells
-        people += found.people
+        some = f"{relation} AND hash({KEY}) % {passes} = {number}" if passes > 1 else relation
+        found = table.connection.execute(f"SELECT {word} AS word FROM {some}").fetchnumpy()
+        tally, large = _count_words(np.asarray(found["word"], np.uint64), size, max_rows)
+        limited = _limited(table, fields, some, person, large, max_rows)
+        cells += tally.cells + limited.cells
+        people += tally.people + limited.people
     return Tally(cells.reshape(shape), people)
+
+
+def _limited(
+    table: TallySource,
+    fields: Sequence[Field],
+    relation: str,
+    person: str,
+    large: Words,
+    max_rows: int,
+) -> Tally:
+    """The rows of the groups `large`: of each person those that come first by the salted hash of their content."""
+    size = math.prod(len(field.groups) for field in fields)
+    if not len(large):
+        return Tally(np.zeros(size, np.int64), np.zeros(3, np.int64))
+    salt, second = quote_text(table.salt), quote_text(f"second {table.salt} ")
+    hashes = [
+        f"hash({KEY})",
+        f"hash({second} || CAST({KEY} AS VARCHAR))",
+        f"hash({', '.join([*map(quote_name, table.typed), salt])})",
+    ]
+    listed = ", ".join(f"{sql} AS h{i}" for i, sql in enumerate(hashes))
+    table.connection.register("hdh_large", pandas.DataFrame({"person": large}))
+    try:
+        found = table.connection.execute(
+            f"SELECT {listed}, {_cell(fields)} AS cell FROM {relation} "
+            f"AND {person} IN (SELECT person FROM hdh_large)"
+        ).fetchnumpy()
+    finally:
+        table.connection.unregister("hdh_large")
+    first, again, content = (np.asarray(found[f"h{i}"], np.uint64) for i in range(3))
+    order = np.lexsort((content, again, first))
+    limited = row_limit.choose((first[order], again[order]), max_rows)
+    rows: Ints = np.asarray(found["cell"])[order][limited.rows].astype(np.int64)
+    lost = len(np.unique(limited.person[limited.lost]))
+    return _tally(rows, size, lost)
 
 
 def _cell(fields: Sequence[Field]) -> str:
@@ -178,19 +205,22 @@ def _code(field: Field) -> str:
     return f"CAST(enum_code(TRY_CAST({field.sql} AS ENUM({', '.join(quote_text(level) for level in field.levels)}))) AS INTEGER)"
 
 
-def _count_words(words: Words, bits: int, size: int, most: int) -> Tally:
-    """(size,) cells, and complete rows, missing rows, and people who lost some."""
-    if not len(words):
-        return Tally(np.zeros(size, np.int64), np.zeros(3, np.int64))
+def _count_words(words: Words, size: int, max_rows: int) -> tuple[Tally, Words]:
+    """The rows of the groups of at most `max_rows` rows, where nobody can have more; and the other groups."""
+    bits = size.bit_length()  # 0 for a missing level, then the cells
     words = np.sort(words)
-    person = words >> np.uint64(bits + RANK_BITS)
-    first = np.flatnonzero(np.concatenate([[True], person[1:] != person[:-1]]))
+    person = words >> np.uint64(bits)
+    first = np.flatnonzero(np.concatenate([person[:1] == person[:1], person[1:] != person[:-1]]))
     sizes = np.diff(first, append=len(words))
     cells: Ints = (words & np.uint64(2**bits - 1)).astype(np.int64)
-    lost = int(np.count_nonzero(sizes > most))
-    if lost:
-        cells = cells[np.arange(len(words)) - np.repeat(first, sizes) < most]
-    counts = np.bincount(cells, minlength=size + 1)
-    return Tally(
-        counts[1:].astype(np.int64), np.array([len(cells) - counts[0], counts[0], lost], np.int64)
-    )
+    is_large = sizes > max_rows
+    if is_large.any():
+        cells = cells[~np.repeat(is_large, sizes)]
+    return _tally(cells, size, 0), person[first[is_large]]
+
+
+def _tally(rows: Ints, size: int, lost: int) -> Tally:
+    """`rows` (n_rows,): the number of each row's cell, from 1, or 0 where a level is missing. `lost`: people who lost rows."""
+    counts = np.bincount(rows, minlength=size + 1)
+    people = np.array([len(rows) - counts[0], counts[0], lost], np.int64)
+    return Tally(counts[1:].astype(np.int64), people)

@@ -28,7 +28,7 @@ from aggregator import child_process, daemon, enrolment, settings
 from aggregator import database as databases
 from aggregator.document import Document
 from aggregator.settings import HubSettings
-from federation import __version__, client, credentials, errors
+from federation import __version__, client, credentials, errors, loopback
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
@@ -101,7 +101,8 @@ class Deployment:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         secure = grpc.ssl_channel_credentials((self.hub.pki / "ca.crt").read_bytes())
-        with grpc.secure_channel(self.hub.told("enrol"), secure) as channel:
+        address = self.hub.told("enrol")
+        with grpc.secure_channel(address, secure, loopback.channel_options(address)) as channel:
             try:
                 found = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(), timeout=1

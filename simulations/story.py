@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from federation import errors
+from federation import errors, loopback
 from simulations import flower
 from simulations.pilots import dialysis
 
@@ -82,7 +82,8 @@ class Story:
         return self.folder / who
 
     def _environment(self, who: str) -> dict[str, str]:
-        return {**os.environ, "HDH_HOME": str(self.folder / who / "keys"), "COLUMNS": "110"}
+        environment = loopback.without_proxies(os.environ)
+        return {**environment, "HDH_HOME": str(self.folder / who / "keys"), "COLUMNS": "110"}
 
 
 def tell(folder: Path) -> None:

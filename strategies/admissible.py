@@ -150,16 +150,22 @@ def bounded_terms(terms: Iterable[Term], *, intercept: bool = False) -> tuple[bo
     )
 
 
-def within_reach(name: str, bounded: Sequence[bool]) -> Rule:
-    """|X beta| over the contract's box is at most MAX_PREDICTOR, for coefficients `name` (..., n_coefficients) of columns in [-1, 1]."""
+def within_reach(name: str, names: Sequence[str], bounded: Sequence[bool]) -> Rule:
+    """|X beta| over the contract's box is at most MAX_PREDICTOR, for the array `name` (..., n_coefficients) of coefficients `names`, of
+    which `bounded` tells whose columns lie in [-1, 1]."""
     chosen = np.array(bounded, np.bool_)
 
     def rule(values: Values) -> str:
-        reach = np.abs(values[name][..., chosen]).sum(-1)
-        return "" if (reach <= MAX_PREDICTOR).all() else too_steep(name)
+        sizes = np.abs(values[name]) * chosen
+        return (
+            ""
+            if (sizes.sum(-1) <= MAX_PREDICTOR).all()
+            else too_steep(names[int(sizes.reshape(-1, len(chosen)).max(0).argmax())])
+        )
 
     return rule
 
 
-def too_steep(name: str) -> str:
-    return f"{name}: the linear predictor leaves +-{MAX_PREDICTOR:g} within the contract's ranges; narrow the ranges, merge rare levels, or leave a term out"
+def too_steep(term: str) -> str:
+    beyond = f"over the contract's ranges the linear predictor passes {MAX_PREDICTOR:g}"
+    return f"the coefficient of {term!r} grows without end ({beyond}): leave it out, merge its levels, or narrow the ranges"

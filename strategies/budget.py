@@ -66,7 +66,7 @@ def _sampled(
             part.sensitivity[name], part.sums[name].size, z, drawn.rate, honest
         )
     event = Sampled(drawn.rate, z, drawn.steps) if name == drawn.array else None
-    return calibration.carried(part.sums[name].size, event)
+    return calibration.noised_grid(part.sums[name].size, event)
 
 
 def step_grid(study: Study, task: AnyTask, state: State) -> Grid:

@@ -10,13 +10,21 @@ from typing import Any
 
 from aggregator import models
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
+from aggregator.report import folder as folders
 from aggregator.report import words
 
 
 def write(document: Document, folder: Path) -> None:
+    """The files of an earlier result in the folder are removed first."""
+    with folders.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folders.clear(folder)
+        _write(document, folder)
+
+
+def _write(document: Document, folder: Path) -> None:
     from aggregator.report import html
 
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.html").write_text(html.page(document), encoding="utf-8")

@@ -1,190 +1,157 @@
-"""`hdh hub`: what a hub's operator does."""
+"""The commands of `hdh hub`: what a hub's operator does."""
 
 from __future__ import annotations
 
-import json
-import time
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Optional
 
-import sqlalchemy as sa
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from aggregator import daemon, enrolment, pki, settings
-from aggregator import database as databases
-from aggregator.settings import HubSettings
-from federation import audit, errors
+from federation.cli.groups import App
+from federation.cli.options import HubDir, LogFormat, MaxEntries, Output
 
+app = App(no_args_is_help=True)
+coordinator_app = App(no_args_is_help=True, help="Invite coordinators.")
+audit_app = App(invoke_without_command=True, help="Show the hub's audit log.")
+app.add_typer(coordinator_app, name="coordinator")
+app.add_typer(audit_app, name="audit")
 
-def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str) -> None:
-    hub = settings.init(folder, hosts or ["localhost", "127.0.0.1"], port, database, listen)
-    print(
-        f"A new hub in {folder}, with an authority of its own (SHA-256 {pki.fingerprint(hub.pki).hex()[:16]}...)."
-    )
-    print(
-        f"Nodes and coordinators will know it as {hub.file.hosts[0]}: ports {port} to {port + 2} must be reachable for them."
-    )
-    print("Next:")
-    print(f"  hdh hub run {folder}")
-    print(f"  hdh hub invite NODE --hub-dir {folder}")
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The hub's folder.")]
+Hours = Annotated[
+    float,
+    typer.Option(
+        "--hours", metavar="NUMBER", help="Number of hours for which the invitation is valid."
+    ),
+]
 
 
-def run(folder: Path, log_format: str) -> None:
+@app.command(
+    "init",
+    examples=[
+        "hdh hub init /srv/hub --host hub.example.org",
+        "hdh hub init /srv/hub --database postgresql://hdh@db.example.org/hub",
+    ],
+)
+def init(
+    folder: Folder,
+    host: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--host",
+            metavar="HOST",
+            help="A name or address of this machine; repeatable. Nodes and coordinators are given "
+            "the first one. Default: localhost.",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="The first of five consecutive ports.")
+    ] = 8443,
+    database: Annotated[
+        Optional[str],
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="postgresql://USER@HOST/NAME. Default: an SQLite file in DIR.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDRESS", help="The address to listen on.")
+    ] = "0.0.0.0",
+) -> None:
+    """Create a hub: its certificate authority, keys, database and configuration."""
+    from federation.cli.actions import parties
+
+    parties.init(folder, host or [], port, database, listen)
+
+
+@app.command("run", examples=["hdh hub run /srv/hub --log-format json"])
+def run(folder: Folder = Path(), log_format: LogFormat = "text") -> None:
+    """Run the hub in the foreground, together with Flower's SuperLink."""
+    from aggregator import daemon, settings
+
     daemon.run(settings.load(folder), log_format=log_format)
 
 
-def invite(folder: Path, name: str, role: str, hours: float) -> None:
-    hub, engine = _open(folder)
-    invitation = enrolment.invite(hub, engine, name, role, hours)
-    verb = "node" if role == "node" else "study"
-    print(
-        f"For {name} ({role}), once, within {hours:g} hours. Send it by a way that others do not read:\n"
-    )
-    print(f"  hdh {verb} enrol --hub {hub.told('enrol')} --token {invitation.to_text()}")
+@app.command("invite", examples=["hdh hub invite chu-limoges --hub-dir /srv/hub"])
+def invite(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The name of the new node.")],
+    hours: Hours = 72.0,
+    hub_dir: HubDir = Path(),
+) -> None:
+    """Invite a node. Prints the command that its staff runs, which works once."""
+    from federation.cli.actions import parties
+
+    parties.invite(hub_dir, node, "node", hours)
 
 
-def nodes(folder: Path, output: str) -> None:
-    hub, engine = _open(folder)
-    parties, invited = (
-        databases.enrolled(engine, "node", "coordinator", "operator"),
-        databases.open_invitations(engine, time.time()),
-    )
-    if output == "json":
-        known = [{"name": one.name, "role": one.role, "enrolled": _iso(one.enrolled), "revoked": _iso(one.revoked), "seen": _iso(one.seen), "version": one.version,
-                  "identity": one.identity, "holdings": one.holdings} for one in parties]  # fmt: skip
-        print(
-            json.dumps(
-                {
-                    "parties": known,
-                    "invitations": [
-                        {"name": n, "role": r, "expires": _iso(e)} for n, r, e in invited
-                    ],
-                },
-                indent=2,
-            )
-        )
-        return
-    console = Console(highlight=False)
-    if not parties and not invited:
-        console.print("Nobody is enrolled yet. Invite a node with:\n  hdh hub invite NODE")
-        return
-    table = Table(
-        "name",
-        "role",
-        "state",
-        "seen",
-        "version",
-        "holds",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for one in parties:
-        table.add_row(
-            one.name, one.role, _state(one), _ago(one.seen), one.version, ", ".join(one.holdings)
-        )
-    for name, role, expires in invited:
-        table.add_row(
-            name, role, f"invited, until {_iso(expires)[:16].replace('T', ' ')} UTC", "", "", ""
-        )
-    console.print(table)
-    if not daemon.is_running(hub.folder):
-        console.print("The hub is not running.", style="yellow")
+@coordinator_app.command("add", examples=["hdh hub coordinator add alice --hub-dir /srv/hub"])
+def coordinator_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The coordinator's name.")],
+    operator: Annotated[
+        bool,
+        typer.Option("--operator", help="Let this person see and cancel everyone's studies."),
+    ] = False,
+    hours: Hours = 72.0,
+    hub_dir: HubDir = Path(),
+) -> None:
+    """Invite a coordinator. Prints the command that they run, which works once."""
+    from federation.cli.actions import parties
+
+    parties.invite(hub_dir, name, "operator" if operator else "coordinator", hours)
 
 
-def _state(one: databases.Party) -> str:
-    if one.revoked is not None:
-        return "revoked"
-    if one.role != "node":
-        return "enrolled"
-    return "online" if one.seen is not None and time.time() - one.seen < 15 else "offline"
+@app.command("nodes")
+def nodes(hub_dir: HubDir = Path(), output: Output = "text") -> None:
+    """List the nodes and coordinators that are enrolled or invited, and which nodes are online."""
+    from federation.cli.actions import parties
+
+    parties.show_all(hub_dir, output)
 
 
-def revoke(folder: Path, name: str) -> None:
-    hub, engine = _open(folder)
-    enrolment.revoke(hub, engine, name)
-    print(
-        f"{name} is revoked: its certificate counts no more, and a running hub takes it off within seconds."
-    )
+@app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The node or coordinator.")],
+    hub_dir: HubDir = Path(),
+) -> None:
+    """Revoke the certificate of a node or a coordinator."""
+    from federation.cli.actions import parties
+
+    parties.revoke(hub_dir, name)
 
 
-def rotate(folder: Path, name: str | None, hours: float) -> None:
-    """A party's key, by a new invitation; or the hub's own server key."""
-    hub, engine = _open(folder)
-    if name is None:
-        pki.renew_server(hub.pki, list(hub.file.hosts))
-        audit.write(hub.audit, "server key renewed")
-        print(
-            "The hub has a new server key and certificate; restart it to use them. Nodes notice nothing."
-        )
-        return
-    before = databases.party(engine, name)
-    if before is None:
-        raise errors.InputError(f"nobody called {name!r} is enrolled; see `hdh hub nodes`")
-    invite(folder, name, before.role, hours)
-    print("\nUntil then the old key counts.")
+@app.command("rotate", examples=["hdh hub rotate chu-limoges", "hdh hub rotate"])
+def rotate(
+    name: Annotated[
+        Optional[str],
+        typer.Argument(metavar="NAME", help="The node or coordinator. Default: the hub itself."),
+    ] = None,
+    hours: Hours = 72.0,
+    hub_dir: HubDir = Path(),
+) -> None:
+    """Replace the key of a node or a coordinator by a new invitation, or the hub's server key."""
+    from federation.cli.actions import parties
+
+    parties.rotate(hub_dir, name, hours)
 
 
-def show_audit(folder: Path, output: str, most: int) -> None:
-    print_audit(settings.load(folder).audit, output, most)
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    hub_dir: HubDir = Path(),
+    max_entries: MaxEntries = 50,
+    output: Output = "text",
+) -> None:
+    if context.invoked_subcommand is None:
+        from aggregator import settings
+        from federation.cli.actions import audit_log
+
+        audit_log.show(settings.load(hub_dir).audit, output, max_entries)
 
 
-def verify_audit(folder: Path) -> None:
-    seq, digest = audit.verify(settings.load(folder).audit)
-    print(f"in order: {seq} entries, the last {digest}")
+@audit_app.command("verify")
+def audit_verify(hub_dir: HubDir = Path()) -> None:
+    """Verify that no entry was changed, removed or cut off."""
+    from aggregator import settings
+    from federation.cli.actions import audit_log
 
-
-def print_audit(path: Path, output: str, most: int) -> None:
-    entries = list(audit.entries(path))[-most:]
-    if output == "json":
-        print(json.dumps(entries, indent=2, ensure_ascii=False))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    for entry in entries:
-        rest = {
-            key: value
-            for key, value in entry.items()
-            if key not in ("seq", "at", "event", "prev", "hash")
-            and value not in ("", None, [], {}, 0)
-        }
-        said = ", ".join(f"{key} {_short(value)}" for key, value in rest.items())
-        console.print(
-            f"{entry['seq']:>5}  {entry['at'][:19].replace('T', ' ')}  {entry['event']:<20} {said}",
-            markup=False,
-        )
-    if not entries:
-        console.print("Nothing has happened yet.")
-
-
-def _short(value: object) -> str:
-    text = (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else json.dumps(value)
-        if isinstance(value, dict)
-        else str(value)
-    )
-    return text[:12] if len(text) == 64 and " " not in text else text
-
-
-def _open(folder: Path) -> tuple[HubSettings, sa.Engine]:
-    hub = settings.load(folder)
-    return hub, databases.open_registry(hub.database)
-
-
-def _iso(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
-
-
-def _ago(at: float | None) -> str:
-    if at is None:
-        return "never"
-    seconds = time.time() - at
-    return (
-        f"{seconds:.0f} s ago"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min ago"
-        if seconds < 7200
-        else f"{seconds / 3600:.0f} h ago"
-    )
+    audit_log.verify(settings.load(hub_dir).audit)

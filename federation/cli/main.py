@@ -1,37 +1,49 @@
-"""The verbs of `hdh`. Each imports what it needs when it runs, so that `hdh --help` stays quick."""
+"""The root of `hdh`: the nouns, `simulate` and `doctor`, each imported when it runs."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
 from federation import __version__, errors
-from federation.cli import hub_verbs, node_verbs, study_verbs
-from federation.cli.options import Format
+from federation.cli import output
+from federation.cli.groups import SETTINGS, App, Group, Noun
+from federation.cli.options import ContractFile, Output
 
-app = typer.Typer(
+NOUNS = {
+    "study": "Write, check and plan studies; submit them to a hub and follow them.",
+    "node": "Run a node; manage its data, approvals and privacy budget.",
+    "hub": "Run a hub; invite and revoke nodes and coordinators.",
+    "pilots": "List and run the pilot studies that come with hdh.",
+}
+
+
+class Root(Group):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, help_line in NOUNS.items():
+            self.add_command(Noun(name, help_line))
+
+
+app = App(
+    cls=Root,
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings=SETTINGS,
     help="Federated analysis of French health data: the data stay with their producers.",
 )
-app.add_typer(study_verbs.app, name="study")
-app.add_typer(node_verbs.app, name="node")
-app.add_typer(hub_verbs.app, name="hub")
-pilots = typer.Typer(rich_markup_mode=None)
-app.add_typer(pilots, name="pilots")
 
 
 def main() -> None:
-    """Shows an HdhError in plain words and exits with its code; anything else is a bug, and crashes."""
-    _one_thread_each()
+    """Runs `hdh`. An HdhError becomes a message and an exit code; any other exception is a bug."""
+    _use_one_thread_per_process()
+    output.prepare(sys.argv)
     try:
-        app()
+        app(prog_name="hdh")
     except errors.HdhError as error:
         name = type(error).__name__
         for line in str(error).splitlines() or [""]:
@@ -41,22 +53,27 @@ def main() -> None:
         sys.exit(0)
 
 
-def _one_thread_each() -> None:
-    """BLAS threads are for large matrices; the sums of a study are faster without. Before numpy is imported."""
+def _use_one_thread_per_process() -> None:
+    """Must run before numpy is imported.
+
+    BLAS threads pay off on large matrices only; the sums of a study are faster without them."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
 
-def _version(value: bool) -> None:
-    if value:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"hdh-federation {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _root(
+def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     from federation import installation
@@ -64,132 +81,136 @@ def _root(
     installation.check()
 
 
-@app.command()
+@app.command(
+    "simulate",
+    examples=[
+        "hdh simulate dialysis",
+        "hdh simulate dialysis --variant private",
+        "hdh simulate study.yaml --data patients.csv --split-by hospital",
+        "hdh simulate study.yaml --node limoges=limoges.parquet --node lyon=lyon.csv",
+    ],
+)
 def simulate(
     study: Annotated[
         str,
         typer.Argument(
-            metavar="STUDY", help="A study.yaml, or the name of a pilot (see `hdh pilots`)."
+            metavar="STUDY", help="A study.yaml, or the name of a pilot as `hdh pilots` lists it."
         ),
     ],
     data: Annotated[
         Optional[Path],
-        typer.Option("--data", help="One table, to be split into nodes by --split-by."),
+        typer.Option(
+            "--data", metavar="FILE", help="One table, split into nodes by the column --split-by."
+        ),
     ] = None,
     split_by: Annotated[
         Optional[str],
-        typer.Option("--split-by", help="The column of --data that says whose row it is."),
-    ] = None,
-    node: Annotated[
-        Optional[list[str]],
-        typer.Option("--node", metavar="NAME=FILE", help="A node and its table; repeat it."),
+        typer.Option(
+            "--split-by", metavar="COLUMN", help="The column of --data that names the node."
+        ),
     ] = None,
     nodes: Annotated[
         Optional[int],
-        typer.Option("--nodes", min=1, help="Group the values of --split-by into so many nodes."),
-    ] = None,
-    contract: Annotated[
-        Optional[Path],
-        typer.Option("--contract", help="The dataset's contract, if not beside the study."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="For generators of synthetic people.")] = 0,
-    out: Annotated[
-        Path,
-        typer.Option("--out", help="Where report.html, result.json, tables and the registry go."),
-    ] = Path("out/simulate"),
-    engine: Annotated[
-        Literal["local", "flower", "ray"],
         typer.Option(
-            "--engine",
-            help="local: on this machine's cores. flower: a SuperLink and a process per node. ray: Flower's Ray runtime.",
+            "--nodes",
+            metavar="N",
+            min=1,
+            help="Group the values of --split-by into this many nodes.",
         ),
-    ] = "local",
-    strict: Annotated[
-        bool,
+    ] = None,
+    node: Annotated[
+        Optional[list[str]],
         typer.Option(
-            "--strict", help="Nodes show no small cell to the hub, as real ones by default."
+            "--node", metavar="NAME=FILE", help="The name and table of one node; repeatable."
         ),
-    ] = False,
-    output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
+    ] = None,
+    contract: ContractFile = None,
     variant: Annotated[
         str,
         typer.Option(
-            "--variant", help="Of a pilot: study, private (with noise), or real (on real data)."
+            "--variant",
+            metavar="VARIANT",
+            help="Study of a pilot: study (exact), private (with noise) or real (on real data).",
         ),
     ] = "study",
     size: Annotated[
         Literal["small", "full"],
-        typer.Option("--size", help="Of a pilot: a few thousand people, or as many as there are."),
+        typer.Option(
+            "--size", help="How many synthetic people a pilot has: a few thousand, or all."
+        ),
     ] = "small",
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="N", help="Seed of a pilot's generator of synthetic people."
+        ),
+    ] = 0,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Nodes hide small cells from the hub, as real nodes do by default.",
+        ),
+    ] = False,
+    engine: Annotated[
+        Literal["local", "flower", "ray"],
+        typer.Option(
+            "--engine",
+            help="local: in this process. flower: a SuperLink and one process per node. "
+            "ray: Flower's Ray runtime.",
+        ),
+    ] = "local",
     workers: Annotated[
         Optional[int],
         typer.Option(
             "--workers",
+            metavar="N",
             min=1,
-            help="Processes for the nodes of a training; else one for each core.",
+            help="Number of processes that train networks. Default: one per core.",
         ),
     ] = None,
-) -> None:
-    """Run a study on a whole federation on this machine."""
-    from federation.cli import simulate as verb
-
-    verb.run(
-        study, data=data, split_by=split_by, node=node or [], nodes=nodes, contract=contract, seed=seed, out=out, engine=engine, strict=strict, output=output,
-        variant=variant, size=size, workers_=workers,
-    )  # fmt: skip
-
-
-@pilots.callback(invoke_without_command=True)
-def pilots_(context: typer.Context) -> None:
-    """The pilot studies that come with hdh: list them, or run them."""
-    if context.invoked_subcommand is None:
-        from federation.cli import pilots as verb
-
-        verb.show_all()
-
-
-@pilots.command("run")
-def pilots_run(
-    names: Annotated[
-        Optional[list[str]], typer.Argument(metavar="NAME", help="Which pilots.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    small: Annotated[
-        bool,
-        typer.Option("--small/--full", help="A few thousand people each, or as many as there are."),
-    ] = True,
-    seed: Annotated[int, typer.Option("--seed", help="For the synthetic people.")] = 0,
     out: Annotated[
-        Optional[Path], typer.Option("--out", help="Write each study's report there.")
-    ] = None,
-    output: Annotated[Format, typer.Option("--format", help="What to print.")] = "text",
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for report.html, result.json and the tables."
+        ),
+    ] = Path("out/simulate"),
+    output: Output = "text",
 ) -> None:
-    """Run pilots, and print what each finds beside the planted truth."""
-    from federation import errors
-    from federation.cli import pilots as verb
-    from simulations.pilots import running
+    """Run a study on a whole federation simulated on this machine."""
+    from federation.cli.actions import simulate as action
 
-    if bool(names) == every:
-        raise errors.InputError("name the pilots to run, or write --all")
-    verb.run(
-        running.names() if every else names or [],
-        size="small" if small else "full",
+    action.run(
+        study,
+        data=data,
+        split_by=split_by,
+        node=node or [],
+        nodes=nodes,
+        contract=contract,
         seed=seed,
         out=out,
+        engine=engine,
+        strict=strict,
         output=output,
+        variant=variant,
+        size=size,
+        workers_=workers,
     )
 
 
-@app.command()
+@app.command("doctor", examples=["hdh doctor /srv/hub", "hdh doctor /srv/node"])
 def doctor(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A hub's folder, or a node's.")
+        Path, typer.Argument(metavar="DIR", help="The folder of a hub or a node.")
     ] = Path(),
 ) -> None:
-    """Look a hub or a node over: ports, certificates, clock, disk, versions, database. Exit 6 if something is wrong."""
-    from federation.cli import doctor as verb
+    """Check the installation of a hub or a node.
 
-    verb.run(folder)
+    Looks at ports, certificates, clock, disk, versions and databases, and says how to repair each.
+    The exit code is 6 if anything is wrong."""
+    from federation.cli.actions import doctor as action
+
+    action.run(folder)
 
 
 if __name__ == "__main__":

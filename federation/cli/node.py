@@ -1,128 +1,398 @@
-"""`hdh node`: what a producer's data manager asks of their own node."""
+"""The commands of `hdh node`: what a producer's staff does with their own node."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Optional
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from federation import errors
-from federation import study as studies
-from nodes import buckets, cohorts, predictions, state_folder
-from nodes import site as sites
+from federation.cli.groups import App
+from federation.cli.options import EnrolmentHub, LogFormat, MaxEntries, Output, Site, Token
 
+NODE_YAML = Path("node.yaml")
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="The name of a dataset of this node.")
+]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="The study's name, or its hash or the beginning of its hash."
+    ),
+]
+DecidedBy = Annotated[
+    Optional[str],
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who decides; recorded in the audit log. Default: your account's name.",
+    ),
+]
 
-def check(path: Path, only: str | None, output: str) -> None:
-    """Exit 3 if a contract is broken. The counts stay on this screen."""
-    site = sites.load(path)
-    if only is not None and only not in site.datasets:
-        raise errors.SiteError(
-            f"{path}: no dataset {only!r}; the datasets are {', '.join(site.datasets)}"
-        )
-    reports = []
-    for name, dataset in site.datasets.items():
-        if only in (None, name):
-            counts, findings = cohorts.examine(
-                dataset, site.storage, list(dataset.contract.columns)
-            )
-            reports.append((name, dataset, counts, findings))
-    if output == "json":
-        print(
-            json.dumps(
-                [
-                    {
-                        "dataset": name,
-                        "rows": counts["", "rows"],
-                        "findings": [vars(finding) for finding in findings],
-                    }
-                    for name, _, counts, findings in reports
-                ],
-                indent=2,
-            )
-        )
-    else:
-        _show(reports)
-    broken = [name for name, _, _, findings in reports if findings]
-    if broken:
-        raise errors.DataError(
-            f"{', '.join(broken)}: the data break their contract; a study that uses these columns is refused"
-        )
+app = App(no_args_is_help=True)
+dataset_app = App(no_args_is_help=True, help="Manage the datasets of this node.")
+ledger_app = App(
+    invoke_without_command=True,
+    help="Show the privacy budget of this node: granted, charged and remaining.",
+)
+audit_app = App(
+    invoke_without_command=True,
+    help="Show the audit log of this node: who asked what, and what was answered.",
+)
+app.add_typer(dataset_app, name="dataset")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(audit_app, name="audit")
 
 
-def _show(reports: list[tuple[str, sites.Dataset, dict[tuple[str, str], int], list]]) -> None:  # type: ignore[type-arg]
-    console = Console(highlight=False, soft_wrap=True)
-    for name, dataset, counts, findings in reports:
-        contract = dataset.contract
-        people = (
-            "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
-        )
-        console.print(
-            f"{name} (contract version {contract.version}): {counts['', 'rows']:,} rows{people}",
-            markup=False,
-        )
-        table = Table("column", "type", "missing", "broken rule", "rows", "remedy")
-        for column, rule in contract.columns.items():
-            mine = [finding for finding in findings if finding.column == column] or [None]
-            for finding in mine:
-                broken = (
-                    (finding.rule, f"{finding.rows:,}", finding.remedy) if finding else ("", "", "")
-                )
-                table.add_row(column, rule.type, f"{counts[column, 'missing']:,}", *broken)
-        if len(contract.columns) <= 60 or findings:
-            console.print(table)
-        for finding in findings:
-            if not finding.column:
-                console.print(f"{finding.rule}: {finding.remedy}", markup=False)
-        console.print("in order" if not findings else f"{len(findings)} broken rule(s)")
+# -- setting up
+@app.command("init", examples=["hdh node init chu-limoges --dir /srv/node"])
+def init(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The node's name, as the hub invites it.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Folder for node.yaml and the state.")
+    ] = Path(),
+) -> None:
+    """Create a node: a node.yaml with safe defaults, and the node's identity key."""
+    from federation.cli.actions import node_setup
+
+    node_setup.init(folder, name)
 
 
-def predict(path: Path, study: Path, result: Path, analysis: str, out: Path) -> None:
-    made, _ = studies.load(study)
-    try:
-        document = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise errors.InputError(
-            f"{result} is not a result.json: give the file that the study's coordinator sent you"
-        ) from None
-    count = predictions.write(made, analysis, document, sites.load(path), out)
-    Console(highlight=False, soft_wrap=True).print(
-        f"{out}: {count:,} people, each with their own deviation from the fixed effects",
-        markup=False,
-    )
+@app.command("enrol", examples=["hdh node enrol --hub hub.example.org:8445 --token hdh1-..."])
+def enrol(hub: EnrolmentHub, token: Token, site: Site = NODE_YAML) -> None:
+    """Enrol this node at a hub with an invitation.
+
+    The private key is created here and never leaves this machine; the hub certifies it."""
+    from federation.cli.actions import node_setup
+
+    node_setup.enrol(site, hub, token)
 
 
-def identity(path: Path) -> None:
-    site = sites.load(path)
-    print(f"{site.name}: {state_folder.public_identity(site.state).hex()}")
+@dataset_app.command(
+    "add",
+    examples=["hdh node dataset add dialysis.yaml --source /data/dialysis.parquet --people 1700"],
+)
+def dataset_add(
+    contract: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            help="A CSV or Parquet file, a folder of Parquet files, a DuckDB file or a "
+            "PostgreSQL URL.",
+        ),
+    ],
+    table: Annotated[
+        Optional[str],
+        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
+    ] = None,
+    people: Annotated[
+        Optional[int],
+        typer.Option(
+            "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
+        ),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Add a dataset to node.yaml, and check its rows against its contract."""
+    from federation.cli.actions import node_setup
+
+    node_setup.add_dataset(site, contract, source, table, people)
 
 
-def roster(path: Path) -> None:
-    """Each node with its key in groups of four, and whether this node's own is right."""
-    site = sites.load(path)
-    if not site.roster:
-        raise errors.SiteError(
-            f"{path}: no roster; write `roster: roster.yaml`, and there a line under `nodes:` for each node, as `hdh node identity` prints it"
-        )
-    for name, key in sorted(site.roster.items()):
-        digits = key.hex()
-        print(f"{name:<24} {' '.join(digits[i : i + 4] for i in range(0, len(digits), 4))}")
-    if site.roster.get(site.name) != state_folder.public_identity(site.state):
-        raise errors.SiteError(
-            f"{path}: this node is not in its own roster under its own key; put the line of `hdh node identity` there"
-        )
+@app.command("identity")
+def identity(site: Site = NODE_YAML) -> None:
+    """Print this node's line for the rosters of other nodes.
+
+    The public key is printed. The private key is created on first use and never leaves this
+    machine."""
+    from federation.cli.actions import node_setup
+
+    node_setup.print_identity(site)
 
 
-def bucket(path: Path, name: str, out: Path, number: int) -> None:
-    site = sites.load(path)
-    if name not in site.datasets:
-        raise errors.SiteError(
-            f"{path}: no dataset {name!r}; the datasets are {', '.join(site.datasets)}"
-        )
-    if out.exists() and any(out.iterdir()):
-        raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
-    rows = buckets.write(site.datasets[name], site.storage, out, number)
-    print(
-        f"{rows:,} rows in {number} buckets; now write in {path.name}:\n  {name}: {{contract: ..., source: {out}}}"
-    )
+@app.command("roster")
+def roster(
+    site: Site = NODE_YAML,
+    from_hub: Annotated[
+        bool,
+        typer.Option(
+            "--from-hub",
+            help="First add the nodes that the hub knows; keys accepted earlier are kept.",
+        ),
+    ] = False,
+) -> None:
+    """Show the nodes with which this node takes part in secure sums.
+
+    Keys are printed in groups of four digits, so that two operators can compare them by
+    telephone."""
+    from federation.cli.actions import node_setup
+
+    if from_hub:
+        node_setup.add_roster_of_hub(site)
+    node_setup.print_roster(site)
+
+
+# -- running
+@app.command("run")
+def run(site: Site = NODE_YAML, log_format: LogFormat = "text") -> None:
+    """Run the node in the foreground. It connects to the hub and opens no port."""
+    from nodes import daemon
+
+    daemon.run(site, log_format=log_format)
+
+
+@app.command(
+    "unit",
+    examples=["hdh node unit > /etc/systemd/system/hdh-node.service"],
+)
+def unit(
+    site: Site = NODE_YAML,
+    user: Annotated[
+        str,
+        typer.Option("--user", metavar="ACCOUNT", help="The account under which the node runs."),
+    ] = "hdh",
+) -> None:
+    """Print a systemd unit for this node."""
+    from federation.cli.actions import node_setup
+
+    node_setup.print_unit(site, user)
+
+
+@app.command("status")
+def status(site: Site = NODE_YAML, output: Output = "text") -> None:
+    """Show whether the node runs, whether it reaches the hub, and which studies wait for you."""
+    from federation.cli.actions import node_setup
+
+    node_setup.show_status(site, output)
+
+
+@app.command("backup", examples=["hdh node backup /mnt/backup/node-2026-11-28.tar.gz"])
+def backup(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The file to write. It holds private keys: keep it safe."
+        ),
+    ],
+    site: Site = NODE_YAML,
+) -> None:
+    """Write the node's state into one file: ledger, approvals, audit log and keys."""
+    from federation.cli.actions import node_setup
+
+    node_setup.backup(site, file)
+
+
+@app.command("restore")
+def restore(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that `hdh node backup` wrote.")
+    ],
+    site: Site = NODE_YAML,
+) -> None:
+    """Restore a backup into an empty state folder.
+
+    If the hub has seen a newer ledger than the one in the backup, the node reports it and answers
+    nothing."""
+    from federation.cli.actions import node_setup
+
+    node_setup.restore(site, file)
+
+
+# -- data
+@app.command("check", examples=["hdh node check", "hdh node check node.yaml --dataset dialysis"])
+def check(
+    site: Annotated[
+        Path, typer.Argument(metavar="NODE.yaml", help="The node's configuration file.")
+    ] = NODE_YAML,
+    dataset: Annotated[
+        Optional[str], typer.Option("--dataset", metavar="NAME", help="Check this dataset only.")
+    ] = None,
+    output: Output = "text",
+) -> None:
+    """Check the node's data against their contracts.
+
+    The report holds counts and is meant for the producer; nothing is sent to the hub."""
+    from federation.cli.actions import node_data
+
+    node_data.check(site, dataset, output)
+
+
+@app.command("bucket", examples=["hdh node bucket claims --out /data/claims-buckets --buckets 64"])
+def bucket(
+    dataset: DatasetName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="A new folder for the Parquet files; then name it as `source` in node.yaml.",
+        ),
+    ],
+    buckets: Annotated[
+        int, typer.Option("--buckets", metavar="N", min=2, max=4096, help="Number of files.")
+    ] = 32,
+    site: Site = NODE_YAML,
+) -> None:
+    """Copy a large table into Parquet files grouped by person.
+
+    In mode dp the node then limits the rows of each person one file at a time, with little
+    memory."""
+    from federation.cli.actions import node_data
+
+    node_data.bucket(site, dataset, out, buckets)
+
+
+@app.command("predict", examples=["hdh node predict study.yaml result.json trend --out own.csv"])
+def predict(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study.")],
+    result: Annotated[
+        Path,
+        typer.Argument(metavar="RESULT.json", help="Its result, as the coordinator sent it."),
+    ],
+    analysis: Annotated[
+        str, typer.Argument(metavar="ANALYSIS", help="The name of a mixed model of the study.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The file to write, readable only by you.")
+    ] = Path("predictions.csv"),
+    site: Site = NODE_YAML,
+) -> None:
+    """Predict each person of this node from a released mixed model. Nothing is sent to the hub."""
+    from federation.cli.actions import node_data
+
+    node_data.predict(site, study, result, analysis, out)
+
+
+# -- studies
+@app.command("studies")
+def studies(site: Site = NODE_YAML, output: Output = "text") -> None:
+    """List the studies proposed to this node, newest first."""
+    from federation.cli.actions import approvals
+
+    approvals.show_all(site, output)
+
+
+@app.command("show")
+def show(study: StudyName, site: Site = NODE_YAML) -> None:
+    """Print a proposed study in full, as its coordinator signed it."""
+    from federation.cli.actions import approvals
+
+    approvals.show(site, study)
+
+
+@app.command(
+    "approve",
+    examples=['hdh node approve dialysis-survival --by "data protection officer"'],
+)
+def approve(study: StudyName, by: DecidedBy = None, site: Site = NODE_YAML) -> None:
+    """Approve a study. If the coordinator edits it, it must be approved again."""
+    from federation.cli.actions import approvals
+
+    approvals.decide(site, study, "approved", "", by)
+
+
+@app.command(
+    "refuse",
+    examples=['hdh node refuse dialysis-survival --reason "outside our authorisation"'],
+)
+def refuse(
+    study: StudyName,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="The reason, which the coordinator will read."
+        ),
+    ] = "",
+    by: DecidedBy = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Refuse a study."""
+    from federation.cli.actions import approvals
+
+    approvals.decide(site, study, "refused", reason, by)
+
+
+# -- privacy budget
+@app.command(
+    "grant",
+    examples=['hdh node grant dialysis --epsilon 3 --by "data protection officer"'],
+)
+def grant(
+    dataset: DatasetName,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            "--epsilon",
+            metavar="NUMBER",
+            min=0,
+            help="How much more all studies of the year together may cost one person.",
+        ),
+    ],
+    by: Annotated[
+        str, typer.Option("--by", metavar="NAME", help="Who decides; recorded in the ledger.")
+    ],
+    delta: Annotated[
+        float,
+        typer.Option(
+            "--delta", metavar="NUMBER", min=0, max=1, help="The delta at which epsilon is given."
+        ),
+    ] = 1e-6,
+    year: Annotated[
+        Optional[int],
+        typer.Option("--year", metavar="YEAR", help="The calendar year. Default: this year."),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Grant a dataset privacy budget for a year.
+
+    A grant cannot be withdrawn, and budget that was charged is never refunded."""
+    from federation.cli.actions import budget
+
+    budget.grant(site, dataset, epsilon, delta, year, by)
+
+
+@ledger_app.callback()
+def ledger(context: typer.Context, site: Site = NODE_YAML, output: Output = "text") -> None:
+    if context.invoked_subcommand is None:
+        from federation.cli.actions import budget
+
+        budget.show(site, output)
+
+
+@ledger_app.command("verify")
+def ledger_verify(site: Site = NODE_YAML) -> None:
+    """Verify the ledger: the chain of entries, their costs, the budgets and the stored answers."""
+    from federation.cli.actions import budget
+
+    budget.verify(site)
+
+
+# -- audit log
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    site: Site = NODE_YAML,
+    max_entries: MaxEntries = 50,
+    output: Output = "text",
+) -> None:
+    if context.invoked_subcommand is None:
+        from federation.cli.actions import audit_log, node_setup
+
+        audit_log.show(node_setup.audit_path(site), output, max_entries)
+
+
+@audit_app.command("verify")
+def audit_verify(site: Site = NODE_YAML) -> None:
+    """Verify that no entry was changed, removed or cut off."""
+    from federation.cli.actions import audit_log, node_setup
+
+    audit_log.verify(node_setup.audit_path(site))

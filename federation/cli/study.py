@@ -1,92 +1,231 @@
-"""`hdh study`: check a study before anyone is asked, print the schemas."""
+"""The commands of `hdh study`: write, check, plan, submit and follow studies."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Literal, Optional
 
-import pydantic
-from rich.console import Console
+import typer
 
-from federation import contract as contracts
-from federation import errors, study
-from federation.contract import Contract
-from federation.study import Study
-from federation.yaml_source import Source
+from federation.cli.groups import App
+from federation.cli.options import (
+    ContractFile,
+    EnrolmentHub,
+    Keys,
+    Output,
+    StudyFile,
+    Token,
+)
 
-
-def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
-    """The study, and the contract of its dataset: the one given, or DATASET.yaml beside the study."""
-    made, source = study.load(path)
-    beside = contract or path.parent / f"{made.dataset}.yaml"
-    if not beside.exists():
-        raise errors.StudyError(
-            f"{source.at('dataset')}: no contract {beside} for dataset {made.dataset!r}; put it there, or give --contract FILE"
-        )
-    return made, contracts.load(beside), source
-
-
-def check(path: Path, contract: Path | None) -> None:
-    from strategies import registry
-
-    made, agreed, source = load(path, contract)
-    tasks = registry.plan(made, agreed, source)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{path}: study {made.study!r} is in order (hash {made.hash[:12]})")
-    for name, task in tasks.items():
-        console.print(
-            f"  {name}: {made.analyses[name].run} of {', '.join(field.name for field in task.fields)}"
-        )
-    console.print(
-        f"  against dataset {agreed.dataset!r} version {agreed.version}; nothing was asked of a node"
-    )
+app = App(no_args_is_help=True)
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="The study's number at the hub, its name, or its hash or the beginning of its hash.",
+    ),
+]
+OutDir = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the report, result and tables. Default: out/STUDY-NUMBER.",
+    ),
+]
 
 
-def schema(what: str) -> None:
-    print(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
+# -- before submission
+@app.command("check", examples=["hdh study check study.yaml"])
+def check(study: StudyFile, contract: ContractFile = None) -> None:
+    """Check a study against the contract of its dataset. No node is asked."""
+    from federation.cli.actions import study_files
+
+    study_files.check(study, contract)
 
 
-def schema_of(what: str) -> dict[str, object]:
-    from aggregator.document import Document
-    from aggregator.settings import HubFile
-    from nodes.site import SiteFile
+@app.command(
+    "plan",
+    examples=[
+        "hdh study plan study.yaml --people limoges=1700 --people lyon=2100",
+        "hdh study plan study.yaml --hub",
+    ],
+)
+def plan(
+    study: StudyFile,
+    contract: ContractFile = None,
+    node: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            "--node",
+            metavar="NODE.yaml",
+            help="A node's configuration, with its policy, ledger and declared size; repeatable.",
+        ),
+    ] = None,
+    people: Annotated[
+        Optional[list[str]],
+        typer.Option("--people", metavar="NAME=N", help="A node with about N people; repeatable."),
+    ] = None,
+    at_hub: Annotated[
+        bool, typer.Option("--hub", help="Ask the nodes at the hub whether they would accept.")
+    ] = False,
+    keys: Keys = None,
+    output: Output = "text",
+) -> None:
+    """Show the cost of a study before it runs.
 
-    models: dict[str, type[pydantic.BaseModel]] = {
-        "study": Study,
-        "contract": Contract,
-        "node": SiteFile,
-        "hub": HubFile,
-        "result": Document,
-    }
-    made = models[what].model_json_schema()
-    if what == "study":
-        made["properties"]["analyses"]["additionalProperties"] = {"oneOf": _analyses()}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"hdh {what}",
-        **made,
-    }
+    For each node: the privacy budget before and after, and whether the node would refuse. For each
+    analysis in mode dp: the expected width of its confidence intervals."""
+    from federation.cli.actions import plan as action
+
+    action.plan(study, contract, node or [], people or [], output, at_hub=at_hub, keys=keys)
 
 
-def _analyses() -> list[dict[str, object]]:
-    """One schema per analysis: its name under `run`, and its own options, those of mode dp among them."""
-    from strategies import registry
+@app.command("schema", examples=["hdh study schema contract > contract.schema.json"])
+def schema(
+    what: Annotated[
+        Literal["study", "contract", "node", "hub", "result"],
+        typer.Argument(metavar="KIND", help="Kind of file: study, contract, node, hub or result."),
+    ] = "study",
+) -> None:
+    """Print the JSON Schema of a file, for editors and for programs that read results."""
+    from federation.cli.actions import study_files
 
-    found: list[dict[str, object]] = []
-    for name in registry.ANALYSES:
-        options = registry.analysis(name).Options.model_json_schema()
-        private = (
-            registry.private(name).Options.model_json_schema() if name in registry.PRIVATE else {}
-        )
-        common = {
-            "run": {"const": name},
-            "results": {"enum": ["combine", "split", "both"], "default": "combine"},
-            "budget": {"type": "number", "default": 1},
-        }
-        options["properties"] = (
-            common | private.get("properties", {}) | options.get("properties", {})
-        )
-        options["$defs"] = private.get("$defs", {}) | options.get("$defs", {})
-        options["required"] = ["run", *options.get("required", [])]
-        found.append({**options, "title": name})
-    return found
+    study_files.print_schema(what)
+
+
+# -- the coordinator's key
+@app.command("enrol", examples=["hdh study enrol --hub hub.example.org:8445 --token hdh1-..."])
+def enrol(hub: EnrolmentHub, token: Token, keys: Keys = None) -> None:
+    """Enrol as a coordinator with an invitation.
+
+    The private key is created here and never leaves this machine; the hub certifies it."""
+    from federation.cli.actions import submissions
+
+    submissions.enrol(hub, token, keys)
+
+
+@app.command("identity")
+def identity(keys: Keys = None) -> None:
+    """Print your key's line, which producers can list under `coordinator_keys`."""
+    from federation.cli.actions import submissions
+
+    submissions.print_identity(keys)
+
+
+# -- at the hub
+@app.command(
+    "submit",
+    examples=[
+        "hdh study submit study.yaml --deadline 7d",
+        "hdh study submit study.yaml --node limoges --node lyon --watch",
+    ],
+)
+def submit(
+    study: StudyFile,
+    contract: ContractFile = None,
+    deadline: Annotated[
+        str,
+        typer.Option(
+            "--deadline",
+            metavar="TIME",
+            help="How long to wait for approvals: 30s, 10m, 2h or 7d. Default: the hub's setting.",
+        ),
+    ] = "",
+    node: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--node",
+            metavar="NAME",
+            help="Ask this node; repeatable. Default: all nodes that hold the dataset.",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait until the study has ended, and show its result.")
+    ] = False,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for the report, result and tables; implies --watch.",
+        ),
+    ] = None,
+    keys: Keys = None,
+) -> None:
+    """Submit a study to the hub under your signature."""
+    from federation.cli.actions import submissions
+
+    submissions.submit(study, contract, keys, deadline, node or [], watch, out)
+
+
+@app.command("list")
+def list_(keys: Keys = None, output: Output = "text") -> None:
+    """List your studies at the hub, newest first. Operators see the studies of everyone."""
+    from federation.cli.actions import submissions
+
+    submissions.show_all(keys, output)
+
+
+@app.command("status")
+def status(study: StudyName, keys: Keys = None, output: Output = "text") -> None:
+    """Show the state of a study and the decision of each node."""
+    from federation.cli.actions import submissions
+
+    submissions.show_status(study, keys, output)
+
+
+@app.command("watch", examples=["hdh study watch 1 --out out/mine"])
+def watch(study: StudyName, out: OutDir = None, keys: Keys = None) -> None:
+    """Follow a study until it has ended, then show its result."""
+    from federation.cli.actions import submissions
+
+    submissions.watch(study, keys, out)
+
+
+@app.command("result")
+def result(
+    study: StudyName, out: OutDir = None, keys: Keys = None, output: Output = "text"
+) -> None:
+    """Download the result of a study and show it."""
+    from federation.cli.actions import submissions
+
+    submissions.show_result(study, keys, out, output)
+
+
+@app.command("cancel")
+def cancel(study: StudyName, keys: Keys = None) -> None:
+    """Cancel a study that has not ended."""
+    from federation.cli.actions import submissions
+
+    submissions.cancel(study, keys)
+
+
+@app.command(
+    "verify", examples=["hdh study verify result.json --ca hub-ca.crt --roster roster.yaml"]
+)
+def verify(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT.json", help="A result with its receipt.")
+    ],
+    ca: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="Certificate of the hub's authority. Default: the one beside your keys.",
+        ),
+    ] = None,
+    roster: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--roster", metavar="FILE", help="A roster with the identities that nodes must have."
+        ),
+    ] = None,
+) -> None:
+    """Verify the receipt of a result offline.
+
+    Checks the study, the approvals, and the signatures of each node and of the hub."""
+    from federation.cli.actions import receipt
+
+    receipt.verify(result, ca, roster)

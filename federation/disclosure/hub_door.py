@@ -1,7 +1,8 @@
 """The second door: the tables and counts of a result that may be shown, in exact mode.
 
-The results of several nodes are cleared together. Since their sum may be shown as well, a number that is
-withheld for one node is withheld for all; otherwise the others, taken from the sum, would reveal it.
+The results of several nodes are cleared together. Since their sum may be shown as well, a number
+that is withheld for one node is withheld for all; otherwise the others, taken from the sum, would
+reveal it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Shown = dict[str, list[Row]]
 
 @dataclass(frozen=True)
 class Cleared:
-    """The part of a result that may be shown. `withheld`: why nothing may be; None in `n`: suppressed."""
+    """The part of a result that may be shown.
+
+    `withheld`: the reason if nothing may be shown. `n`: counts by name; None if suppressed."""
 
     withheld: str = ""
     tables: Shown = field(default_factory=dict)
@@ -29,7 +32,8 @@ class Cleared:
 
 
 def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
-    """The results of the nodes of one analysis, or the pooled one under any name, cleared together."""
+    """Clears the results of one analysis together: one per node, or the pooled one under any
+    name."""
     scarce = {node: _scarce(result, k) for node, result in results.items()}
     open_ = {node: result for node, result in results.items() if not scarce[node]}
     if any(scarce.values()):
@@ -52,13 +56,15 @@ def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
 
 
 def _scarce(result: Result, k: int) -> list[str]:
-    """The counts that are too small for anything of the result to be shown."""
+    """The names of the counts that are too small to show anything of the result."""
     counts = {"people": result.n.people, "events": result.n.events}
     return [name for name, count in counts.items() if 0 < (k if count is None else count) < k]
 
 
 def _coefficients_only(result: Result) -> Result:
-    """Without the counts that, subtracted from the sum, would reveal those of a node withheld whole."""
+    """The result without counts.
+
+    Subtracted from a sum, they would reveal the counts of a node whose result is withheld."""
     tables = {name: table for name, table in result.tables.items() if name == "coefficients"}
     return Result(tables, result.n, result.exactness, result.notes)
 
@@ -71,8 +77,8 @@ def _counts(result: Result, *, hide_missing: bool) -> dict[str, int | None]:
 
 
 def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown, int]]:
-    """The tables of each node's result (or of the one pooled result) as they may be shown, and how many rows of them
-    lost a number."""
+    """By node: the tables that may be shown, and the number of rows in which something is
+    suppressed."""
     shown: dict[str, Shown] = {node: {} for node in results}
     names = list(dict.fromkeys(name for result in results.values() for name in result.tables))
     leads = {name: table for result in results.values() for name, table in result.tables.items()}
@@ -96,9 +102,11 @@ def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown
 
 
 def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
-    """Numbers, and words that say what was found, become null; other words, and what `keep` names, stay."""
+    """The row without its findings.
+
+    Numbers and the words in FINDINGS become null. Other words, and the columns in `keep`, stay."""
     return {
-        name: value if (isinstance(value, str) and name not in FOUND) or name in keep else None
+        name: value if (isinstance(value, str) and name not in FINDINGS) or name in keep else None
         for name, value in row.items()
     } | {"suppressed": why}
 
@@ -121,30 +129,27 @@ def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
     ]
 
 
-FOUND = (
-    "alarm",
-    "position",
-    "signal_prr",
-    "signal_ic",
-)  # words that say what was found, not what a row is about
-PLACE = ("probability", "week")  # numbers that do
+# columns of words that are findings, where other words tell the subject of a row
+FINDINGS = ("alarm", "position", "signal_prr", "signal_ic")
+# columns of numbers that tell the subject of a row
+SUBJECTS = ("probability", "week")
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    """What a row is about: its words, the probability of a quantile, the week of a count."""
+    """The subject of a row: its words, the probability of a quantile, the week of a count."""
     return tuple(
         value
         for name, value in row.items()
-        if (isinstance(value, str) and name not in FOUND) or name in PLACE
+        if (isinstance(value, str) and name not in FINDINGS) or name in SUBJECTS
     )
 
 
 def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
     if small:
-        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=PLACE)
+        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=SUBJECTS)
     if few_missing:
         return {**row, "missing": None, "suppressed": f"missing <{k}"}
-    if "n_column" in row:  # how many people lie beyond a quantile is for the door only
+    if "n_column" in row:  # the number of people beyond a quantile is only for this check
         return {name: value for name, value in row.items() if name not in ("n", "n_column")}
     return dict(row)
 
@@ -180,13 +185,13 @@ def _cross_table(
     columns_hidden: Mapping[str, bool],
     k: int,
 ) -> list[Row]:
-    """The cells, then the totals of rows and of columns."""
+    """The cells, then the totals of the rows and of the columns."""
     shown = [
         _cell(row, bool(hide), k) for row, hide in zip(table.rows, hidden.ravel(), strict=True)
     ]
     shown = [
         row | {"row_share": None} if rows_hidden[row["row"]] else row for row in shown
-    ]  # a share would tell the total
+    ]  # a share would reveal the total
     total = int(counts.sum())
     for (level, hide), n in zip(rows_hidden.items(), counts.sum(1).tolist(), strict=True):
         shown.append(
@@ -221,8 +226,11 @@ def _lines(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
 
 def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    """What is withheld of the people of a group, or of those who had the event, takes the whole row; then, as in a line of a cross-table,
-    others with it until no subtraction from the total tells anything."""
+    """Groups that add up to a known total.
+
+    A group with a small number of people or events is withheld as a whole. As in a line of a
+    cross-table, further groups are withheld until no subtraction from the total reveals
+    anything."""
     shown: list[list[Row]] = [[] for _ in tables]
     for line in dict.fromkeys(map(_line, tables[0].rows)):
         each = [[row for row in table.rows if _line(row) == line] for table in tables]
@@ -246,7 +254,7 @@ def _line(row: Row) -> Any:
 
 
 def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    """What is on too few people at one node is left out at all."""
+    """Leaves out, at all nodes, the rows that stand on too few people at one node."""
     small = {_key(row) for table in tables for row in table.rows if row["n"] < k}
     return [[dict(row) for row in table.rows if _key(row) not in small] for table in tables]
 
@@ -262,7 +270,8 @@ def _cell(row: Mapping[str, Any], hide: bool, k: int) -> Row:
 
 
 def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    """Steps are merged until each holds nobody or enough people; the estimate at a released time is unchanged."""
+    """Merges steps until each holds nobody or enough people. Estimates at released times do not
+    change."""
     shown: list[list[Row]] = [[] for _ in tables]
     for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
         each = [_by_cause([row for row in table.rows if row["group"] == group]) for table in tables]
@@ -279,7 +288,7 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
 
 def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:
-    """The curves of a group: one, or one of each cause, whose steps are released together."""
+    """The curves of a group, whose steps are released together: one, or one per cause."""
     return [
         [row for row in rows if row.get("cause") == cause]
         for cause in dict.fromkeys(row.get("cause") for row in rows)
@@ -287,7 +296,8 @@ def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _leaving(rows: Sequence[Row], times: Sequence[float]) -> tuple[Any, Any, Any]:
-    """Events, exits and those left at each of `times`; between a curve's own rows nobody leaves."""
+    """Events, other exits and people left, each (n_times,). Between two rows of a curve nobody
+    leaves."""
     at = {row["time"]: row for row in rows}
     events, exits = (
         np.array([at[time][name] if time in at else 0 for time in times], dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The first door: the rules that a cohort and a part must pass before anything leaves a node in exact mode.
+"""The first door: the rules that cohorts and parts must pass to leave a node in exact mode.
 
-Sources: the hospital-data rule of the French secure data centre (no cell under 11 people); DataSHIELD's
-filters (parameters at most a third of the people).
+Sources: the hospital-data rule of the French secure data centre (no cell under 11 people);
+DataSHIELD's filters (parameters at most a third of the people).
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 from federation.disclosure.rules import Rules, is_small
 from federation.messages import Part, Refusal
 
-TOTALS = (
-    "people",
-    "rows",
-    "missing",
-    "off_grid",
-)  # counts of the whole cohort, which are not cells
+# counts of the whole cohort, which are no cells of a table
+TOTALS = ("people", "rows", "missing", "off_grid", "no_time")
 
 
 def check_cohort(
     people: int, people_in_dataset: int, rules: Rules, *, written: bool = False
 ) -> Refusal | None:
-    """A cohort must hold at least `min_cell` people; those outside it must be nobody, or as many.
+    """Refuses a cohort of fewer than `min_cell` people, and one that leaves out fewer but not
+    nobody.
 
-    `written`: the study chooses by a condition of its own. Then nobody outside is too few as well, since a
-    refusal would tell whether there is someone; under a secure sum they are counted over all nodes."""
+    `written`: the study has a condition of its own. Then a cohort that leaves out nobody is refused
+    too, because the refusal would otherwise tell whether somebody is outside. Under a secure sum
+    the people outside are counted over all nodes."""
     k = rules.min_cell
     if people < k:
         return Refusal(
@@ -41,12 +39,13 @@ def check_cohort(
 
 
 def check_difference(people: int, rules: Rules) -> Refusal | None:
-    """Exact answers over two cohorts reveal by subtraction the `people` who are in only one of them."""
+    """Refuses a cohort that differs from an earlier one in few `people`, whom a subtraction would
+    reveal."""
     if not 0 < people < rules.min_cell:
         return None
     return Refusal(
         "differencing",
-        "the cohort is nearly one that was answered before: choose the same cohort, or one that "
+        "the cohort is almost the same as an earlier one: choose the same cohort, or one that "
         "differs clearly",
     )
 

@@ -16,9 +16,9 @@ Mask = NDArray[np.bool_]
 class Rules:
     """The stricter of site and study.
 
-    `min_cell`: people behind any number that is shown. `hub_sees_cells`: the site lets an authorised hub
-    see small cells, which the hub then suppresses at its own door. `in_secure_sum`: the hub sees no number of
-    this node, and people are counted over all nodes."""
+    `min_cell`: people behind any number that is shown. `hub_sees_cells`: the site lets an
+    authorised hub see small cells, which the hub then suppresses at its own door. `in_secure_sum`:
+    the hub sees no number of this node alone, and people are counted over all nodes."""
 
     min_cell: int = 11
     min_nodes: int = 3
@@ -33,5 +33,5 @@ def is_small(counts: Ints, k: int) -> Mask:
 
 
 def shown(people: int | None, k: int) -> int | None:
-    """A number of people, or None if it is not known or too small to show."""
+    """A number of people, or None if it is unknown or too small to show."""
     return people if people and people >= k else None

@@ -14,11 +14,13 @@ from federation.messages import Ints
 
 
 def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
-    """Which cells (r, c), row totals (r,) and column totals (c,) of a cross-table to withhold.
+    """The cells (r, c), row totals (r,) and column totals (c,) of cross-tables that must be
+    withheld.
 
-    Primary: 1 to k-1 people. Secondary: in each line, what is withheld must be at least two cells that together
-    hold k people, else a subtraction from the total shows it; a line with nothing left to withhold loses its total.
-    Of several nodes' tables, whose sum is shown too, what one withholds all withhold.
+    Primary suppression: cells of 1 to k - 1 people. Secondary suppression: the withheld cells of a
+    line must be at least two and hold at least k people together; otherwise a subtraction from the
+    total would reveal them. If a line has no further cell to withhold, its total is withheld. The
+    sum of several nodes' tables is shown too, so a cell that one node withholds is withheld by all.
     """
     hidden = np.logical_or.reduce([is_small(counts, k) for counts in tables])
     rows_hidden, columns_hidden = (
@@ -38,7 +40,8 @@ def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:
 
 
 def _protect_lines(counts: Ints, hidden: Mask, totals_hidden: Mask, k: int) -> bool:
-    """Hides the smallest further cell (a non-empty one first) in each line that a subtraction would open."""
+    """Hides further cells, the smallest non-empty ones first, in lines that a subtraction would
+    reveal."""
     changed = False
     for line, (row, mask) in enumerate(zip(counts, hidden, strict=True)):
         while mask.any() and not totals_hidden[line] and (mask.sum() < 2 or row[mask].sum() < k):
@@ -52,14 +55,15 @@ def _protect_lines(counts: Ints, hidden: Mask, totals_hidden: Mask, k: int) -> b
 
 
 def _protect_totals(totals: Ints, hidden: Mask, k: int) -> None:
-    """The totals of one side add up to the grand total, so they are a line of their own."""
+    """Hides further totals: those of one side add up to the grand total, so they form a line,
+    too."""
     while hidden.any() and not hidden.all() and (hidden.sum() < 2 or totals[hidden].sum() < k):
         shown = np.flatnonzero(~hidden)
         hidden[shown[np.argmin(totals[shown])]] = True
 
 
 def suppress_lines(lines: Sequence[Ints], k: int) -> Mask:
-    """Which cells (c,) of a line to withhold whose total is known; of several nodes' lines, what one withholds all do."""
+    """The cells (c,) that must be withheld of a line whose total is known, at all nodes alike."""
     hidden: Mask = np.logical_or.reduce([is_small(counts, k) for counts in lines])
     total_hidden = np.zeros(1, np.bool_)
     while any(_protect_lines(counts[None], hidden[None], total_hidden, k) for counts in lines):
@@ -68,16 +72,16 @@ def suppress_lines(lines: Sequence[Ints], k: int) -> Mask:
 
 
 def merge_steps(curves: Sequence[tuple[Ints, Ints, Ints]], k: int) -> list[int]:
-    """The steps of a survival curve to release, as indices of their last time; a curve is its events, its other exits,
-    and those left at risk, at each time.
+    """The times of survival curves that may be released, as indices.
 
-    Steps are merged until events and other exits since the last released time are each nobody or at least `k`
-    people, and those left at risk are too. What remains at the end is withheld. Of several nodes' curves over the same
-    times, whose sum is shown too, only the times that suit all are released.
+    `curves`: for each node, the events, the other exits and the people left at risk, each
+    (n_times,). Steps are merged until the events since the last released time are nobody or at
+    least `k` people, and likewise the other exits and the people left at risk. The rest after the
+    last released time is withheld. The sum of several nodes' curves is shown too, so only the times
+    that suit all nodes are released.
     """
-    counts = np.stack(
-        [np.stack([events, exits]) for events, exits, _ in curves]
-    )  # (nodes, 2, times)
+    # (n_nodes, 2, n_times)
+    counts = np.stack([np.stack([events, exits]) for events, exits, _ in curves])
     left = np.stack([remain for _, _, remain in curves])
     released, since = [], np.zeros(counts.shape[:2], np.int64)
     for index in range(counts.shape[2]):

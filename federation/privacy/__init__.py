@@ -1,1 +1,2 @@
-"""The privacy engine's pure half: integer noise, and what a release costs. Not yet asked by a node: see README.md."""
+"""The privacy engine: integer noise, its calibration to a budget, and the cost of a release.
+Pure."""

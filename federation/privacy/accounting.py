@@ -1,13 +1,17 @@
-"""What a release costs, in zero-concentrated differential privacy (Bun and Steinke 2016), as integers of 1e-12 rho.
+"""The cost of a release in zero-concentrated differential privacy (Bun and Steinke 2016), in units
+of 1e-12 rho.
 
-Costs add, under adaptive choice too (Feldman and Zrnic 2021), so a budget is a number that is never passed. Integers,
-because 0.015 + 0.005 is more than 0.02 in floats. What is kept is the event (what noise on what bound); its cost is
-derived from it, and epsilon, which is for people, from the cost.
+Costs add up, even if each release is chosen in view of the earlier ones (Feldman and Zrnic 2021),
+so a budget is one number that the sum must not exceed. Costs are integers because 0.015 + 0.005
+exceeds 0.02 in floating point. The ledger stores events (sensitivity and noise). The cost is
+derived from the event, and epsilon, which is shown to people, from the cost.
 
-Training on samples has no useful rho: it costs a curve, its Renyi divergence at each of ORDERS over that order. Curves
-add too. A budget of rho stands for the epsilon that it gives at some delta; it holds a curve if at one order the sum is
-within what that order may cost for this epsilon: a valid filter, whatever was chosen on the way (Lecuyer 2021). One order
-below the budget is not enough: a low order gives a far larger epsilon for the same rho.
+Training on samples has no useful rho. Its cost is a curve: at each of ORDERS, its Renyi divergence
+divided by the order. Curves add up too. A budget of rho stands for the epsilon that rho gives at
+some delta. A sum of curves fits into the budget if, at one order at least, it is within the amount
+that this order allows for that epsilon. Such a filter is valid for adaptive choices (Lecuyer 2021).
+Comparing a curve with rho itself would not do: at a low order, the same rho gives a far larger
+epsilon.
 """
 
 from __future__ import annotations
@@ -22,36 +26,20 @@ from typing import Any
 from federation import errors
 
 PICO = 10**12  # rho is counted in units of 1e-12, rounded up
-ACCOUNT_DELTA = 1e-6  # at which a producer's budget is read as an epsilon where training on samples is paid from it
+# the delta at which a producer's budget is read as an epsilon when it pays for training on samples
+ACCOUNT_DELTA = 1e-6
 ORDERS = (
     *range(2, 21),
-    22,
-    24,
-    26,
-    28,
-    30,
-    32,
-    36,
-    40,
-    44,
-    48,
-    56,
-    64,
-    80,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    1024,
-)
+    22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 1024,
+)  # fmt: skip
 
 
-# -- events, and what they cost
+# -- events and their costs
 @dataclass(frozen=True)
 class Gaussian:
-    """N_Z(0, variance) added to `size` integers that one person moves by at most `bound` in L2, all in grid units."""
+    """N_Z(0, variance) added to `size` integers, in grid units.
+
+    One person moves the integers by at most `sensitivity` in L2."""
 
     sensitivity: Fraction
     variance: Fraction
@@ -60,7 +48,9 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Sampled:
-    """`steps` Gaussian releases of `multiplier` times their bound, each on people drawn with probability `rate`."""
+    """`steps` Gaussian releases, each on people drawn independently with probability `rate`.
+
+    `noise_multiplier`: standard deviation of the noise divided by the sensitivity."""
 
     rate: float
     noise_multiplier: float
@@ -72,7 +62,8 @@ DpEvent = Gaussian | Sampled
 
 @dataclass(frozen=True)
 class Cost:
-    """`rho` in pico-rho; `curve`, if any, in the same unit at each of ORDERS, on top of it."""
+    """`rho`, in pico-rho. `curve` (n_orders,), in pico-rho at each of ORDERS: added to rho; empty
+    if none."""
 
     rho: int = 0
     curve: tuple[int, ...] = ()
@@ -103,21 +94,24 @@ def total(events: Iterable[DpEvent]) -> Cost:
 
 
 def gaussian_rho(sensitivity: Fraction, variance: Fraction) -> int:
-    """Pico-rho of adding N_Z(0, variance) to integers that one person moves by at most `bound` in L2, both in grid
-    units: bound^2 / (2 variance), rounded up (Canonne, Kamath, Steinke 2020, theorem 4)."""
+    """The pico-rho of Gaussian noise: sensitivity^2 / (2 variance), rounded up.
+
+    Both are in grid units. Source: Canonne, Kamath, Steinke 2020, theorem 4."""
     return math.ceil(PICO * sensitivity * sensitivity / (2 * variance))
 
 
 def variance_for(sensitivity: Fraction, rho: int) -> Fraction:
-    """The least noise that keeps a release within `rho` pico-rho."""
+    """The smallest variance with which a release costs at most `rho` pico-rho."""
     if rho <= 0:
-        raise ValueError("a release needs some budget: give the study a larger share")
+        raise ValueError("a release needs a budget above 0: give the study a larger epsilon")
     return PICO * sensitivity * sensitivity / (2 * rho)
 
 
 def _sampled_divergence(event: Sampled, order: int) -> float:
-    """Of one step, at an integer order: log sum_k C(a,k) (1-q)^(a-k) q^k exp(k(k-1) / (2 z^2)) / (a-1)
-    (Mironov, Talwar, Zhang 2019, section 3.3)."""
+    """The Renyi divergence of one step, at an integer order a.
+
+    log sum_k C(a,k) (1-q)^(a-k) q^k exp(k(k-1) / (2 z^2)) / (a-1), with the rate q and the noise
+    multiplier z. Source: Mironov, Talwar, Zhang 2019, section 3.3."""
     q, z = event.rate, event.noise_multiplier
     if q == 1:
         return order / (2 * z * z)
@@ -132,47 +126,48 @@ def _sampled_divergence(event: Sampled, order: int) -> float:
     )
 
 
-# -- what a budget holds
+# -- budgets
 def fits(spent: Cost, rho: int, delta: float) -> bool:
-    """Whether a budget of `rho` pico-rho, read as an epsilon at `delta`, holds this."""
-    return (
-        spent.rho <= rho
-        if not spent.curve
-        else any(
-            cost_ <= most
-            for cost_, most in zip(_at_orders(spent), max_at_orders(rho, delta), strict=True)
-        )
-    )
+    """Whether a cost is within a budget of `rho` pico-rho, read as an epsilon at `delta`."""
+    if not spent.curve:
+        return spent.rho <= rho
+    limits = max_at_orders(rho, delta)
+    return any(cost_ <= limit for cost_, limit in zip(_at_orders(spent), limits, strict=True))
 
 
 @lru_cache(maxsize=4096)
 def equivalent(spent: Cost, delta: float) -> int:
-    """The pico-rho of the least budget that holds this."""
+    """The smallest budget, in pico-rho, into which a cost fits."""
     return spent.rho if not spent.curve else rho_for(tight_epsilon(spent, delta), delta) + 1
 
 
 def max_at_orders(rho: int, delta: float) -> list[float]:
-    """What may be spent at each of ORDERS, in pico-rho, so that (epsilon(rho, delta), delta) holds."""
+    """The largest cost at each of ORDERS, in pico-rho, for (epsilon(rho, delta), delta)-privacy."""
     epsilon_ = epsilon(rho, delta)
     return [PICO * (epsilon_ - _conversion(order, delta)) / order for order in ORDERS]
 
 
 def _at_orders(spent: Cost) -> list[int]:
-    return [spent.rho + at for at in spent.curve]
+    return [spent.rho + at_order for at_order in spent.curve]
 
 
 def _conversion(order: int, delta: float) -> float:
-    """What epsilon is more than a Renyi divergence of that order (Canonne, Kamath, Steinke 2020, proposition 12)."""
+    """The term added to a Renyi divergence of this order to obtain epsilon.
+
+    Source: Canonne, Kamath, Steinke 2020, proposition 12."""
     return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
 
-def noise_multiplier_for(rate: float, steps: int, most: Callable[[int], float]) -> float:
-    """The least multiple of their bound that noise on `steps` samples must have, in thousandths, so that at one of ORDERS, by its
-    index, they cost no more pico-rho than `most` gives. Each step is charged, and rounded up, by itself."""
+def noise_multiplier_for(rate: float, steps: int, limit_at: Callable[[int], float]) -> float:
+    """The smallest noise multiplier, in whole thousandths, with which `steps` samples stay within a
+    limit.
+
+    `limit_at(i)`: the largest cost at ORDERS[i], in pico-rho; it must hold at one order at least.
+    Each step is charged, and rounded up, separately."""
 
     def holds(thousandths: int) -> bool:
         curve = cost(Sampled(rate, thousandths / 1000, 1)).curve
-        return any(steps * (at + 1) <= most(i) for i, at in enumerate(curve))
+        return any(steps * (cost_ + 1) <= limit_at(i) for i, cost_ in enumerate(curve))
 
     low, high = 0, 1000
     while not holds(high):
@@ -185,10 +180,13 @@ def noise_multiplier_for(rate: float, steps: int, most: Callable[[int], float]) 
     return high / 1000
 
 
-TOO_SMALL = "the budget is too small for so many steps: give the study a larger epsilon, or take fewer rounds or a smaller share of the people in each step"
+TOO_SMALL = (
+    "the budget is too small for so many steps: give the study a larger epsilon, or use fewer "
+    "rounds or a smaller sampling rate"
+)
 
 
-# -- events as the ledger keeps them
+# -- events as the ledger stores them
 def to_json(event: DpEvent) -> dict[str, Any]:
     if isinstance(event, Gaussian):
         return {
@@ -218,14 +216,17 @@ def from_json(values: Mapping[str, Any]) -> DpEvent:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         pass
     raise errors.LedgerError(
-        "an event of the ledger is of no kind that this version knows; use the version that wrote it"
+        "the ledger holds an event of a kind that this version does not know; use the version that "
+        "wrote it"
     )
 
 
 # -- epsilon, for people
 def epsilon(rho: int, delta: float) -> float:
-    """The least epsilon with (epsilon, delta)-differential privacy, over all orders a > 1:
-    rho a + log(1 / (a delta)) / (a - 1) + log(1 - 1 / a) (Canonne, Kamath, Steinke 2020, corollary 13)."""
+    """The smallest epsilon for which `rho` pico-rho gives (epsilon, delta)-differential privacy.
+
+    The minimum over a > 1 of rho a + log(1 / (a delta)) / (a - 1) + log(1 - 1 / a).
+    Source: Canonne, Kamath, Steinke 2020, corollary 13."""
     if rho == 0:
         return 0.0
     spent = rho / PICO
@@ -234,12 +235,11 @@ def epsilon(rho: int, delta: float) -> float:
         a = 1 + math.exp(log_excess)
         return spent * a - math.log(a * delta) / (a - 1) + math.log1p(-1 / a)
 
-    return max(0.0, _least(at, -20.0, 40.0))
+    return max(0.0, _minimum(at, -20.0, 40.0))
 
 
-def _least(f: object, low: float, high: float) -> float:
-    """Golden-section search of a function with one minimum."""
-    assert callable(f)
+def _minimum(f: Callable[[float], float], low: float, high: float) -> float:
+    """The minimum of a unimodal function, by golden-section search."""
     inner = (math.sqrt(5) - 1) / 2
     a, b = high - inner * (high - low), low + inner * (high - low)
     at_a, at_b = f(a), f(b)
@@ -252,12 +252,12 @@ def _least(f: object, low: float, high: float) -> float:
             low, a, at_a = a, b, at_b
             b = low + inner * (high - low)
             at_b = f(b)
-    return float(min(at_a, at_b))
+    return min(at_a, at_b)
 
 
 @lru_cache(maxsize=4096)
 def rho_for(epsilon_: float, delta: float) -> int:
-    """The most pico-rho that stays within (epsilon, delta): bisection, rounded down."""
+    """The largest pico-rho within (epsilon, delta), by bisection."""
     low, high = 0, 1
     while epsilon(high, delta) <= epsilon_:
         low, high = high, 2 * high
@@ -268,17 +268,17 @@ def rho_for(epsilon_: float, delta: float) -> int:
 
 
 def tight_epsilon(cost_: Cost, delta: float) -> float:
-    """What is shown to people of a batch declared beforehand: the composed Gaussians as one, exactly (dp-accounting), or
-    by the curve. At most `epsilon` of the same; never enforced, since tight composition is no filter for later choices."""
+    """The epsilon of releases that were all declared beforehand, for display.
+
+    Gaussians are composed exactly (dp-accounting); curves are converted at the best order. The
+    value is at most `epsilon` of the same cost. It is never enforced: tight composition is no valid
+    filter if later releases depend on earlier ones."""
     if cost_.curve:
-        found: float = max(
-            0.0,
-            min(
-                at / PICO * order + _conversion(order, delta)
-                for order, at in zip(ORDERS, _at_orders(cost_), strict=True)
-            ),
+        epsilons = (
+            at_order / PICO * order + _conversion(order, delta)
+            for order, at_order in zip(ORDERS, _at_orders(cost_), strict=True)
         )
-        return found
+        return float(max(0.0, min(epsilons)))
     if not cost_.rho:
         return 0.0
     import dp_accounting

@@ -1,12 +1,14 @@
 """Exact discrete Gaussian noise for vectors of integers, from the operating system's entropy.
 
-P(k) is proportional to exp(-k^2 / (2 sigma^2)) over the integers (Canonne, Kamath, Steinke 2020). No float takes part in
-what is released, so no pattern of rounding can tell the value below the noise (Mironov 2012).
+P(k) is proportional to exp(-k^2 / (2 sigma^2)) over the integers (Canonne, Kamath, Steinke 2020).
+No float is involved in a released number, so rounding patterns cannot reveal the value under the
+noise (Mironov 2012).
 
-Short vectors are drawn by OpenDP (rejection sampling in exact fractions, 11 microseconds a number). Long ones invert the
-cumulative law, tabulated as integers out of 2^128 (a tenth of a microsecond). The table ends at 15 sigma: what it leaves
-out has mass below 2^-160, and rounding the law to 2^-128 moves it by less than 2^-100 in total variation; both belong to
-delta, and are far below any that is used.
+OpenDP draws short vectors, by rejection sampling in exact fractions (11 microseconds per number).
+Long vectors are drawn by inversion of the cumulative distribution, tabulated as integers out of
+2^128 (a tenth of a microsecond per number). The table ends at 15 sigma. The mass beyond is below
+2^-160, and rounding to 2^-128 changes the distribution by less than 2^-100 in total variation. Both
+are part of delta, and far below any delta in use.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ Words = NDArray[np.uint64]
 TAIL_SIGMAS = 15
 PRECISION_BITS = 320
 LARGEST_SIGMA = 2**16
-SHORT = 256  # numbers, up to which OpenDP takes no longer than building a table may
+SHORT = 256  # numbers; a shorter vector is drawn by OpenDP faster than a table is built
 
 
 @dataclass(frozen=True)
 class Law:
-    """The cumulative law at -reach, ..., reach in units of 2^-128, as its high and low 64 bits. `guide`: for the first bits of a word, the
-    first index that it may have; then comes the first index of the next."""
+    """The cumulative distribution at -reach, ..., reach, in units of 2^-128.
+
+    `high`, `low` (2 reach + 1,): the high and low 64 bits. `guide` (2^b + 1,): at the first b bits
+    of a random word, the first index that the word can have; the next entry bounds the last one."""
 
     reach: int
     high: Words
@@ -48,13 +52,14 @@ class Law:
 
 
 def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urandom) -> Ints:
-    """(size,) integers from N_Z(0, variance), the square of sigma in grid units; sigma from 1/2 to 65,536.
+    """Integers from N_Z(0, variance) (size,), in grid units. Sigma must lie between 1/2 and 65,536.
 
-    It is told how many numbers to draw and no sum, so how long it takes tells nothing of the data. Another `entropy` than
-    the operating system's is for tests."""
+    The function receives no sum, so its running time depends on no data. `entropy` other than the
+    operating system's is for tests only."""
     if not Fraction(1, 4) <= variance <= LARGEST_SIGMA**2:
         raise ValueError(
-            f"sigma must be from 1/2 to {LARGEST_SIGMA} grid units; choose a finer or a coarser grid"
+            f"sigma must be from 1/2 to {LARGEST_SIGMA} grid units; choose a finer or a coarser "
+            "grid"
         )
     if size <= SHORT and entropy is os.urandom:
         return from_opendp(size, variance)
@@ -62,11 +67,12 @@ def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urand
 
 
 def from_opendp(size: int, variance: Fraction) -> Ints:
-    """The noise that OpenDP adds to zeros. Its scale is a float: the next one whose square is not below `variance`."""
-    from opendp.domains import (  # opendp.prelude would import scikit-learn too, which takes a second
-        atom_domain,
-        vector_domain,
-    )
+    """The noise that OpenDP adds to zeros.
+
+    OpenDP takes its scale as a float: the smallest one whose square is at least `variance` is
+    used."""
+    # opendp.prelude would also import scikit-learn, which takes a second
+    from opendp.domains import atom_domain, vector_domain
     from opendp.measurements import make_gaussian
     from opendp.metrics import l2_distance
     from opendp.mod import enable_features
@@ -80,22 +86,22 @@ def from_opendp(size: int, variance: Fraction) -> Ints:
 
 
 def from_table(size: int, variance: Fraction, entropy: Entropy = os.urandom) -> Ints:
-    """The same law by inversion of the cumulative one."""
+    """The same distribution, by inversion of the tabulated cumulative distribution."""
     law = tabulate(variance)
     words: Words = np.frombuffer(entropy(8 * size), np.uint64)
     index = _search(law, words)
     ties = np.flatnonzero((law.high[index - 1] == words) & (index > 0))
-    for tie in ties:  # the first 64 bits do not decide: about one draw in 2^64 / reach
+    for tie in ties:  # 64 bits do not decide; happens in about reach of 2^64 draws
         index[tie] = _decide(law, int(words[tie]), int.from_bytes(entropy(8), "little"))
     return index.astype(np.int64) - law.reach
 
 
 def _search(law: Law, words: Words) -> Ints:
-    """np.searchsorted(law.high, words, side="right"), of which the guide knows most at once."""
-    first = (words >> law.unguided_bits).astype(np.int64)
-    index = law.guide[first].astype(np.int64)
-    open_ = np.flatnonzero(index < law.guide[first + 1])
-    index[open_] = np.searchsorted(law.high, words[open_], side="right")
+    """np.searchsorted(law.high, words, side="right"), mostly answered by the guide."""
+    first_bits = (words >> law.unguided_bits).astype(np.int64)
+    index = law.guide[first_bits].astype(np.int64)
+    undecided = np.flatnonzero(index < law.guide[first_bits + 1])
+    index[undecided] = np.searchsorted(law.high, words[undecided], side="right")
     return index
 
 
@@ -109,7 +115,7 @@ def _decide(law: Law, high: int, low: int) -> int:
 
 @lru_cache(maxsize=64)
 def tabulate(variance: Fraction) -> Law:
-    """Built once per variance, in integers of 320 bits."""
+    """The table of a variance, computed once in integers of 320 bits."""
     weights = _weights(variance)
     reach = len(weights) - 1
     total = weights[0] + 2 * sum(weights[1:])
@@ -127,7 +133,8 @@ def tabulate(variance: Fraction) -> Law:
 
 
 def _weights(variance: Fraction) -> list[int]:
-    """exp(-k^2 / (2 variance)) for k = 0, 1, ... in units of 2^-320, by the ratios of neighbours."""
+    """exp(-k^2 / (2 variance)) for k = 0, 1, ..., in units of 2^-320, from the ratios of
+    neighbours."""
     reach = int(TAIL_SIGMAS * float(variance) ** 0.5) + 2
     with localcontext(Context(prec=110)):
         rate = Decimal(variance.denominator) / (2 * Decimal(variance.numerator))

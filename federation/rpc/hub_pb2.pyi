@@ -180,10 +180,10 @@ class StudyRequest(_message.Message):
     def __init__(self, study: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("most",)
-    MOST_FIELD_NUMBER: _ClassVar[int]
-    most: int
-    def __init__(self, most: _Optional[int] = ...) -> None: ...
+    __slots__ = ("max_studies",)
+    MAX_STUDIES_FIELD_NUMBER: _ClassVar[int]
+    max_studies: int
+    def __init__(self, max_studies: _Optional[int] = ...) -> None: ...
 
 class ListReply(_message.Message):
     __slots__ = ("studies",)

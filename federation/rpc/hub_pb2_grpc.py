@@ -45,7 +45,7 @@ class EnrolmentServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Enrol(self, request, context):
-        """A one-time secret, and keys made where they will be used, against a certificate.
+        """Exchanges a one-time secret and a certificate signing request for a certificate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,28 +133,28 @@ class NodesServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Watch(self, request, context):
-        """Open as long as the node runs: what the hub has to tell it. Starts with a welcome.
+        """The stream of the hub's notices to a node, open as long as the node runs. It starts with a Welcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decide(self, request, context):
-        """What the node says to a study. Said again after each reconnection.
+        """The node's decision on a study, sent again after each reconnection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """A new certificate for the same key, before the old one expires.
+        """A new certificate for the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Roster(self, request, context):
-        """The identities of all nodes, as they enrolled. A node's operator compares before accepting them.
+        """The identities of all enrolled nodes. An operator must compare them before accepting them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -389,7 +389,7 @@ class CoordinationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
-        """What each node would say to a study, without running it.
+        """The decision that each node would take. Nothing runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,6 +1,12 @@
-"""The secure sum, pure: the hub learns the sum of the nodes' vectors and no vector (Bonawitz et al. 2017).
+"""Secure aggregation without I/O: the hub learns the sum of the nodes' vectors, no single one.
 
-keys      identities, agreed keys, sealed envelopes      shares    Shamir's secret sharing
-masks     a seed spread over a vector                    fixed     numbers as integers mod 2^64
-node      what a node does in each of the five rounds    hub       what the hub does with what it gets
+The protocol is that of Bonawitz et al. 2017.
+
+    terms        the parameters that all parties agree on
+    participant  the five phases at a node
+    aggregation  the sum at the hub
+    keys         identities, key agreement, envelopes
+    shares       Shamir's secret sharing
+    masks        a seed expanded to a vector
+    packing      numbers as integers mod 2^64
 """

@@ -1,7 +1,7 @@
-"""Why a node or the hub stops a secure sum."""
+"""The error with which a node or the hub ends a secure sum."""
 
 from __future__ import annotations
 
 
 class SecaggError(Exception):
-    """The message names what was wrong; nothing is opened after it."""
+    """Names the fault. After it, no part of the sum is revealed."""

@@ -1,4 +1,4 @@
-"""Identities (Ed25519), agreed keys (X25519 and HKDF-SHA-256) and sealed envelopes (ChaCha20-Poly1305)."""
+"""Identities (Ed25519), key agreement (X25519, HKDF-SHA-256) and envelopes (ChaCha20-Poly1305)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from federation.secagg.errors import SecaggError
 
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 _P = 2**255 - 19
-_SMALL = frozenset(  # the y of Ed25519's points of order 1, 2, 4 and 8: under such a key one signature fits many messages
-    [0, 1, _P - 1]
-    + [int.from_bytes(bytes.fromhex(y), "little") for y in (
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
-    )]
-)  # fmt: skip
-_ONCE = b"\x00" * 12  # each envelope has a key of its own, so its nonce may be constant
+_POINTS_OF_ORDER_8 = (
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+)
+# y of Ed25519's points of order 1, 2, 4 and 8: for such a key, one signature fits many messages
+_SMALL_ORDER = frozenset(
+    {0, 1, _P - 1, *(int.from_bytes(bytes.fromhex(y), "little") for y in _POINTS_OF_ORDER_8)}
+)
+_NONCE = b"\x00" * 12  # may be constant, since each envelope has a key of its own
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An X25519 pair that lives for one sum; raw bytes, and the key ready for use."""
+    """An X25519 key pair for one sum: raw bytes, and the private key as an object."""
 
     private: bytes
     public: bytes
@@ -38,28 +40,28 @@ def pair(private: bytes) -> Pair:
     return Pair(private, key.public_key().public_bytes(*_RAW), key)
 
 
-def shared(mine: Pair, public: bytes) -> bytes:
-    """32 bytes that only the holders of the two private keys can make."""
+def shared(pair_: Pair, public: bytes) -> bytes:
+    """The 32 bytes that only the holders of the two private keys can compute."""
     try:
-        return mine.key.exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:  # a point of low order: the secret would be known to everyone
-        raise SecaggError("a public key is not a proper one") from None
+        return pair_.key.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:  # a point of small order, with which everyone would know the secret
+        raise SecaggError("a public key is not valid") from None
 
 
 def derive(secret: bytes, purpose: bytes) -> bytes:
-    """32 bytes from a secret, others for another `purpose`."""
+    """A key of 32 bytes from a secret, different for each `purpose`."""
     return HKDF(hashes.SHA256(), 32, salt=None, info=purpose).derive(secret)
 
 
-def seal(key: bytes, content: bytes, about: bytes) -> bytes:
-    return ChaCha20Poly1305(key).encrypt(_ONCE, content, about)
+def seal(key: bytes, content: bytes, context: bytes) -> bytes:
+    return ChaCha20Poly1305(key).encrypt(_NONCE, content, context)
 
 
-def unseal(key: bytes, envelope: bytes, about: bytes) -> bytes:
+def unseal(key: bytes, envelope: bytes, context: bytes) -> bytes:
     try:
-        return ChaCha20Poly1305(key).decrypt(_ONCE, envelope, about)
+        return ChaCha20Poly1305(key).decrypt(_NONCE, envelope, context)
     except InvalidTag:
-        raise SecaggError("an envelope was changed, or is meant for another") from None
+        raise SecaggError("an envelope was changed, or belongs to another node") from None
 
 
 def sign(identity: bytes, content: bytes) -> bytes:
@@ -81,4 +83,4 @@ def is_signed(public: bytes, signature: bytes, content: bytes) -> bool:
 
 
 def _is_of_small_order(public: bytes) -> bool:
-    return (int.from_bytes(public, "little") & (2**255 - 1)) % _P in _SMALL
+    return (int.from_bytes(public, "little") & (2**255 - 1)) % _P in _SMALL_ORDER

@@ -1,4 +1,5 @@
-"""Seeds of 32 bytes spread over a vector of integers mod 2^64 or 2^32, by AES-256 in counter mode."""
+"""Seeds of 32 bytes expanded to vectors of integers mod 2^64 or 2^32, by AES-256 in counter
+mode."""
 
 from __future__ import annotations
 
@@ -9,13 +10,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64] | NDArray[np.uint32]
-CHUNK_BYTES = 2**18  # a piece of the vector and as much of a stream stay in a core's cache
+CHUNK_BYTES = 2**18  # a chunk of the vector and one of a stream fit into a core's cache
 _ZEROS = bytes(CHUNK_BYTES)
 
 
 def apply(vector: Words, *, add: Iterable[bytes] = (), subtract: Iterable[bytes] = ()) -> None:
-    """Adds and subtracts the streams of seeds in place, a piece of the vector at a time. A seed serves one vector, so its
-    counter starts at 0."""
+    """Adds and subtracts the streams of seeds in place, one chunk of the vector at a time.
+
+    A seed is used for one vector only, so its counter starts at 0."""
     streams = [(stream(seed), np.add) for seed in add] + [
         (stream(seed), np.subtract) for seed in subtract
     ]
@@ -23,11 +25,11 @@ def apply(vector: Words, *, add: Iterable[bytes] = (), subtract: Iterable[bytes]
     chunk = CHUNK_BYTES // vector.itemsize
     words = np.frombuffer(buffer, vector.dtype, chunk)
     for start in range(0, len(vector), chunk):
-        part = vector[start : start + chunk]
-        zeros, pad = memoryview(_ZEROS)[: part.nbytes], words[: len(part)]
+        piece = vector[start : start + chunk]
+        zeros, pad = memoryview(_ZEROS)[: piece.nbytes], words[: len(piece)]
         for cipher, operation in streams:
             cipher.update_into(zeros, buffer)
-            operation(part, pad, out=part)
+            operation(piece, pad, out=piece)
 
 
 def stream(seed: bytes) -> CipherContext:

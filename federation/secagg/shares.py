@@ -1,4 +1,5 @@
-"""Shamir's secret sharing over the integers modulo 2^521 - 1: any `threshold` shares give the secret, fewer nothing."""
+"""Shamir's secret sharing modulo 2^521 - 1: `threshold` shares give the secret, fewer give
+nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ BYTES = 66
 def split(
     secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes]
 ) -> dict[int, bytes]:
-    """A share for each of `points` (distinct, from 1) of a `secret` of 32 bytes."""
+    """The shares of a `secret` of 32 bytes, one for each of `points` (distinct, from 1 on)."""
     coefficients = [
         int.from_bytes(secret, "little"),
         *(int.from_bytes(entropy(80), "little") % PRIME for _ in range(threshold - 1)),
@@ -29,19 +30,22 @@ def _evaluate(coefficients: Sequence[int], point: int) -> int:
 
 @lru_cache(maxsize=512)
 def weights(points: tuple[int, ...]) -> Mapping[int, int]:
-    """Lagrange's weights at 0, the same for all secrets that are put together from these points."""
-    found = {}
+    """Lagrange's weights at 0, which depend on the points only."""
+    by_point = {}
     for point in points:
-        top = bottom = 1
+        numerator = denominator = 1
         for other in points:
             if other != point:
-                top, bottom = top * -other % PRIME, bottom * (point - other) % PRIME
-        found[point] = top * pow(bottom, -1, PRIME) % PRIME
-    return found
+                numerator = numerator * -other % PRIME
+                denominator = denominator * (point - other) % PRIME
+        by_point[point] = numerator * pow(denominator, -1, PRIME) % PRIME
+    return by_point
 
 
 def join(shares: Mapping[int, bytes], weight: Mapping[int, int]) -> bytes:
-    """The secret of 32 bytes; with a wrong share among them something else, which the caller must be able to tell."""
+    """The secret of 32 bytes.
+
+    A wrong share gives a wrong secret without an error, so the caller must verify the result."""
     value = (
         sum(weight[point] * int.from_bytes(share, "little") for point, share in shares.items())
         % PRIME

@@ -1,4 +1,4 @@
-"""What all parties to one secure sum agree on, who is whose neighbour in it, and the messages between them."""
+"""The terms of a secure sum that all parties agree on, its neighbour graph, and its messages."""
 
 from __future__ import annotations
 
@@ -13,46 +13,54 @@ import numpy as np
 
 from federation.secagg.errors import SecaggError
 
-COMPLETE = 32  # nodes, up to which each is every other's neighbour
-NEIGHBOURS = 12  # of each node at least, in a larger roster
+COMPLETE = 32  # nodes; in a roster up to this size all nodes are neighbours
+MIN_DEGREE = 12  # neighbours of each node in a larger roster
 
 
 @dataclass(frozen=True)
 class Terms:
-    """`release` names the sum, once and for ever; `roster` holds the identity (Ed25519, 32 bytes) of each node, as the
-    node's own operator has accepted it; `threshold` nodes open the sum; up to `colluders` of them may side with the hub.
+    """`release`: the name of the sum, never used again. `roster`: the identity of each node
+    (Ed25519, 32 bytes), as the operator of the computing node has accepted it. `threshold`: how
+    many nodes must cooperate to open the sum. `colluders`: how many nodes may collude with the hub.
+    `length`: number of words of the vector. `bits`: of each word; 32 only if all values are known
+    to be small, such as clipped updates. `stated_digest`: at the hub, which knows no identities,
+    the digest that the nodes state.
 
-    2 threshold > nodes + colluders: two different sets of survivors cannot both find enough honest nodes to sign.
+    2 threshold > nodes + colluders. Hence two different sets of survivors cannot both be signed by
+    enough honest nodes.
 
-    Masks and shares go between neighbours. In a large roster these are the `neighbours` nearest on a ring, in an order that
-    the terms themselves shuffle: such a graph stays in one piece when fewer than `neighbours` nodes are taken out of it (Harary
-    1962), so with dropouts + colluders < neighbours the honest survivors' masks hide all but the sum of all of them."""
+    Masks and shares are exchanged between neighbours. In a large roster, these are the `degree`
+    nearest nodes on a ring, whose order is derived from the terms. Such a graph stays connected
+    when fewer than `degree` nodes are removed (Harary 1962). With dropouts + colluders < degree,
+    the masks of the honest survivors thus hide everything but the sum over all of them."""
 
     release: str
     roster: Mapping[str, bytes]
     threshold: int
     colluders: int
     length: int
-    bits: Literal[32, 64] = (
-        64  # of the integers: 64 for statistics, 32 where the values are known to be small, as clipped updates
-    )
-    stated: bytes = b""  # at a hub, which knows no identities: the digest as the nodes state it
+    bits: Literal[32, 64] = 64
+    stated_digest: bytes = b""
 
     def check(self) -> None:
+        """SecaggError if the terms protect nobody."""
         n = len(self.roster)
         if n < 3:
             raise SecaggError(
-                "a secure sum needs at least three nodes: of two, each knows the other's vector"
+                "a secure sum needs at least three nodes: with two, each can compute the other's "
+                "vector"
             )
         if not self.threshold <= n or not 2 * self.threshold > n + self.colluders:
             raise SecaggError(
-                f"the threshold must be more than half of nodes and colluders together, and at most {n}"
+                "the threshold must exceed half the number of nodes plus colluders, and be at "
+                f"most {n}"
             )
         if self.bits not in (32, 64):
-            raise SecaggError("a secure sum is over integers of 32 or 64 bits")
+            raise SecaggError("a secure sum needs words of 32 or 64 bits")
         if self.colluders > n - 2:
             raise SecaggError(
-                "a secure sum hides nothing of a node that has no honest other beside it"
+                "too many colluders: a secure sum hides nothing of a node without another honest "
+                "node"
             )
 
     @property
@@ -65,45 +73,48 @@ class Terms:
 
     @property
     def quorum(self) -> int:
-        """How many equal signatures a node must see: of two sets with so many each, one honest node would have signed both."""
+        """How many equal signatures a node must see.
+
+        If two sets had this many signatures each, an honest node would have signed both."""
         return (len(self.roster) + self.colluders) // 2 + 1
 
     @property
-    def neighbours(self) -> int:
-        """How many each node has."""
+    def degree(self) -> int:
+        """The number of neighbours of each node."""
         n = len(self.roster)
-        wanted = n - 1 if n <= COMPLETE else max(NEIGHBOURS, self.dropouts + self.colluders + 1)
+        wanted = n - 1 if n <= COMPLETE else max(MIN_DEGREE, self.dropouts + self.colluders + 1)
         return min(wanted + wanted % 2, n - 1) if wanted < n - 1 else n - 1
 
     @property
     def shares_needed(self) -> int:
-        """Of the shares that a node deals to its neighbours and itself: those that are left after all dropouts."""
-        return self.neighbours + 1 - self.dropouts
+        """How many shares of a secret are still there after all dropouts: of `degree` neighbours
+        and the node itself."""
+        return self.degree + 1 - self.dropouts
 
     @cached_property
     def ring(self) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                self.roster, key=lambda name: hashlib.sha256(self.digest + name.encode()).digest()
-            )
-        )
+        """The nodes in an order that nobody chose: by a hash over the terms."""
+
+        def place(name: str) -> bytes:
+            return hashlib.sha256(self.digest + name.encode()).digest()
+
+        return tuple(sorted(self.roster, key=place))
 
     @cached_property
     def _places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.ring)}
 
-    def near(self, name: str) -> frozenset[str]:
-        """The neighbours of a node."""
-        n, half = len(self.roster), self.neighbours // 2
-        if self.neighbours == n - 1:
+    def neighbours_of(self, name: str) -> frozenset[str]:
+        n, half = len(self.roster), self.degree // 2
+        if self.degree == n - 1:
             return frozenset(self.roster) - {name}
         at = self._places[name]
         return frozenset(self.ring[(at + step) % n] for step in range(-half, half + 1) if step)
 
     @cached_property
     def digest(self) -> bytes:
-        if self.stated:
-            return self.stated
+        if self.stated_digest:
+            return self.stated_digest
         values = [
             self.release,
             sorted((name, key.hex()) for name, key in self.roster.items()),
@@ -119,17 +130,19 @@ class Terms:
         return {name: place for place, name in enumerate(sorted(self.roster), start=1)}
 
     def point(self, name: str) -> int:
-        """A node's place in the roster, from 1: where its share is taken."""
+        """The point at which a node's share is evaluated: its place in the roster, from 1 on."""
         return self._points[name]
 
-    def about(self, what: str, *names: str) -> bytes:
-        """Bytes that bind a key or a signature to this sum, to its purpose, and to those it is between."""
-        return json.dumps([self.digest.hex(), what, *names]).encode()
+    def context(self, purpose: str, *names: str) -> bytes:
+        """Bytes that bind a key or a signature to this sum, to a purpose and to parties."""
+        return json.dumps([self.digest.hex(), purpose, *names]).encode()
 
 
 @dataclass(frozen=True)
 class Advert:
-    """A node's public keys for this sum and the hash of its seed, signed by its identity."""
+    """A node's public keys for one sum and the hash of its seed, signed by its identity.
+
+    `mask`, `channel` (X25519, 32 bytes each), `seed` (SHA-256), `signature` (Ed25519, 64 bytes)."""
 
     mask: bytes
     channel: bytes
@@ -142,21 +155,21 @@ class Advert:
 
 def advert_from(content: bytes) -> Advert:
     if len(content) != 160:
-        raise SecaggError("keys of the wrong length are shown")
+        raise SecaggError("the public keys of a node have the wrong length")
     return Advert(content[:32], content[32:64], content[64:96], content[96:])
 
 
 def advert_content(terms: Terms, name: str, mask: bytes, channel: bytes, seed: bytes) -> bytes:
-    return terms.about("advert", name, mask.hex(), channel.hex(), seed.hex())
+    return terms.context("advert", name, mask.hex(), channel.hex(), seed.hex())
 
 
 def seed_hash(terms: Terms, name: str, seed: bytes) -> bytes:
-    """Says nothing of 32 random bytes, and tells them from any others."""
-    return hashlib.sha256(terms.about("seed", name) + seed).digest()
+    """A commitment to the seed: it hides 32 random bytes and fits no others."""
+    return hashlib.sha256(terms.context("seed", name) + seed).digest()
 
 
 def survivors_content(terms: Terms, survivors: Iterable[str]) -> bytes:
-    return terms.about("survivors", *sorted(survivors))
+    return terms.context("survivors", *sorted(survivors))
 
 
 def names_digest(names: Iterable[str]) -> str:
@@ -165,7 +178,10 @@ def names_digest(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Opening:
-    """A node's shares: of the self-mask seeds of survivors, of the mask keys of those who dropped. Never both of one."""
+    """The shares that a node reveals, by the node whose secret they share.
+
+    `seeds`: of the mask seeds of survivors. `keys`: of the mask keys of nodes that dropped out.
+    Never both of one node."""
 
     seeds: Mapping[str, bytes]
     keys: Mapping[str, bytes]

@@ -9,6 +9,7 @@ Zaslavsky 2018; in federations: Ogier du Terrail et al. 2025).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.cohort import Cache, Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -95,6 +96,10 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             conf_level=options.conf_level,
         )
         planned, read = cox.prepare(chosen, schema)
+        for field in score.plan.model.fields:
+            formula.refuse_outcome(
+                field.name, planned.model.response, schema, where="in `confounders` or `treatment`"
+            )
         fields += read
         effect = Task(
             "effect",
@@ -115,18 +120,19 @@ def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]
         family="binomial",
         conf_level=options.conf_level,
     )
+    right = formula.compile(f"~ {options.confounders}", schema)
+    if (
+        not right.intercept
+        or right.offset is not None
+        or any(options.treatment in term.name.split(":") for term in right.terms)
+    ):
+        raise ExpressionError(
+            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
+        )
     plan, fields = glm.prepare(chosen, schema)
     if not plan.model.terms:
         raise ExpressionError(
             f"confounders: {options.confounders!r} has no term; name what the treatment hangs on"
-        )
-    if (
-        not plan.model.intercept
-        or plan.model.offset is not None
-        or any(options.treatment in term.name.split(":") for term in plan.model.terms)
-    ):
-        raise ExpressionError(
-            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
         )
     return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)
 
@@ -335,8 +341,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     stage, inner, kept = _inner(state)
     plan: Plan = task.plan
     if stage == "score":
-        made = glm.combine(total, plan.score, inner)
-        return _outer("score", made, kept) if isinstance(made, State) else _weigh(made, inner, plan)
+        made = _of_stage(task, lambda: glm.combine(total, plan.score, inner))
+        if isinstance(made, State):
+            return _outer("score", made, kept)
+        return _weigh(made, inner, total, plan)
     if stage == "weigh":
         if not (total.cells["arms"] > 0).all():
             raise errors.ModelError(
@@ -350,17 +358,28 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             else _outer("effect", cox.start(plan.effect), kept)
         )
     assert plan.effect is not None, "only a study with an outcome comes to this stage"
-    made = cox.combine(total, plan.effect, inner)
+    effect = plan.effect
+    made = _of_stage(task, lambda: cox.combine(total, effect, inner))
     return _outer("effect", made, kept) if isinstance(made, State) else _result(task, kept, made)
 
 
-def _weigh(found: Result, inner: State, plan: Plan) -> State:
+def _of_stage(task: Task[Options, Plan], combined: Callable[[], State | Result]) -> State | Result:
+    """A stage's refusal names the analysis that the study asks for."""
+    try:
+        return combined()
+    except errors.ModelError as error:
+        raise errors.ModelError(f"{task.name}: propensity {error}") from None
+
+
+def _weigh(found: Result, inner: State, total: Total, plan: Plan) -> State:
     rows = found.tables["coefficients"].rows
     estimate = np.array([row["estimate"] if row["estimate"] is not None else 0.0 for row in rows])
     error = np.array([row["std_error"] if row["std_error"] is not None else np.nan for row in rows])
     made: glm.Plan = plan.score.plan
     scaled = np.linalg.solve(newton.unscale(made.names, made.scaling, True), estimate)
-    w, wy = inner["moments"][:2]
+    w, wy = {**inner.values, **total.sums}["moments"][
+        :2
+    ]  # of the first round, which may be the last
     return State(
         "weigh",
         {"score": scaled, "treated": np.array([wy / w]), "estimate": estimate, "error": error},
@@ -542,7 +561,9 @@ def limits(task: Task[Options, Plan]) -> Limits:
     read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
     rules = (
         admissible.within_reach(
-            "score", admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
+            "score",
+            plan.score.plan.names,
+            admissible.bounded_terms(plan.score.plan.model.terms, intercept=True),
         ),
     )
     unread = frozenset({"estimate", "error", "sum:*", "cell:*"})

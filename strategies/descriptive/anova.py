@@ -111,10 +111,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         for label, k, m, v in zip(plan.by.groups, n, mean, variance, strict=True)
     ]
     reference = int(some[0]) if plan.reference is None else plan.reference
+    if n[reference] < 2:
+        raise errors.ModelError(
+            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a value to compare others "
+            "with; choose another"
+        )
     differences = [
         _difference(int(i), reference, n, mean, variance, plan, level)
         for i in some
-        if i != reference and n[reference] >= 2
+        if i != reference
     ]
     tests = [
         _classical(n[some], mean[some], variance[some]),
@@ -125,7 +130,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "tests": Table(tests),
         "differences": Table(differences, follows="groups"),
     }
-    return Result(tables, counting.reported(total.cells))
+    notes = (
+        []
+        if len(some) == len(n)
+        else [
+            f"groups of {plan.by.name!r} with too few rows with a value to have a variance are in none of the tests and "
+            f"differences, which compare {len(some)} of {len(n)} groups"
+        ]
+    )
+    return Result(tables, counting.reported(total.cells), notes=notes)
 
 
 def _mean(mean: float, variance: float, n: float, level: float) -> Row:

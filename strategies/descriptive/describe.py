@@ -193,7 +193,9 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         high = np.array(
             [[field.interval[1]] * len(task.options.quantiles) for field in plan.numbers]
         )
-        return State("search", values | {"low": low, "high": high})
+        nobody = values["cells:known"][: len(plan.numbers)] == 0
+        low[nobody] = high[nobody]  # there is nothing to search
+        return _narrowed(task, values | {"low": low, "high": high})
     return _result(task, values, None)
 
 
@@ -209,9 +211,12 @@ def _narrow(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             edges = bin_edges(low[i, q], high[i, q])
             if 0 < at <= FINER:
                 low[i, q], high[i, q] = edges[at - 1], edges[at]
-    values = dict(state.values) | {"low": low, "high": high}
-    if np.all(np.nextafter(low, np.inf) >= high):
-        return _result(task, values, high)
+    return _narrowed(task, dict(state.values) | {"low": low, "high": high})
+
+
+def _narrowed(task: Task[Options, Plan], values: dict[str, Floats]) -> State | Result:
+    if np.all(np.nextafter(values["low"], np.inf) >= values["high"]):
+        return _result(task, values, values["high"])
     return State("search", values)
 
 

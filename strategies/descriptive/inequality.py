@@ -190,10 +190,9 @@ def _counted(one: Distribution, p: float) -> Row:
 
 
 def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
-    sampling, noised = (
-        float(np.maximum(one.n, 0) @ weights**2),
-        one.noise(weights) if one.noise else 0.0,
-    )
+    # noised counts may be negative: cut off one by one they would add people who are not there
+    sampling = max(float(one.n @ weights**2), 0.0)
+    noised = one.noise(weights) if one.noise else 0.0
     error = math.sqrt(sampling + noised)
     row: Row = {
         "estimate": estimate,

@@ -244,6 +244,20 @@ def beginnings(walks: Walks, task: Task[Options, Plan]) -> Ints:
     return np.bincount(cell, minlength=(K + 1) ** length).astype(np.int64)
 
 
+def possible_edges(steps: int) -> Mask:
+    """((steps + 1)^2,) False where no person can be counted: every pathway has a step between its start and its end."""
+    possible = np.ones((steps + 1) ** 2, np.bool_)
+    possible[-1] = False
+    return possible
+
+
+def possible_beginnings(steps: int, length: int) -> Mask:
+    """((steps + 1)^length,) False where no person can be counted: a pathway has a first step, and no step after its end."""
+    cells = np.arange((steps + 1) ** length)
+    is_step = np.array(np.unravel_index(cells, (steps + 1,) * length)) < steps
+    return np.asarray(is_step[0] & (is_step[:-1] | ~is_step[1:]).all(0))
+
+
 def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     """(indicators, groups) how many people come to the first step of each, and how many of them to the second in time."""
     plan: Plan = task.plan

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.messages import Part, State
+from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -22,6 +23,7 @@ from strategies.descriptive import crosstab_dp
 from strategies.epidemiology import pathways
 from strategies.epidemiology.pathways import END, START, Plan
 from strategies.numerics import counting
+from strategies.numerics.counting import Mask
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
@@ -81,11 +83,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     plan: Plan = task.plan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     edges, variance = total.sums["edges"], total.noise["edges"]
-    clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / edges.size))
+    clear = _clear(edges, pathways.possible_edges(plan.steps), variance)
     names = (*plan.step.levels, START), (*plan.step.levels, END)
     rows: list[Row] = [
         {"row": origin, "column": target, **crosstab_dp.interval(float(edges[i, j]), variance, z)}
-        for i, origin in enumerate(names[0]) for j, target in enumerate(names[1]) if edges[i, j] > clear
+        for i, origin in enumerate(names[0]) for j, target in enumerate(names[1]) if clear[i, j]
     ]  # fmt: skip
     if not rows:
         raise errors.ModelError(
@@ -101,11 +103,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
+def _clear(counts: Floats, possible: Mask, variance: float) -> Mask:
+    """Which counts stand out from the noise, among the `possible` cells: elsewhere a count is noise alone."""
+    limit = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / np.count_nonzero(possible)))
+    return (counts > limit) & possible.reshape(counts.shape)
+
+
 def _beginnings(total: Total, task: Task[Options, Plan], z: float) -> list[Row]:
     counts, variance = total.sums["beginnings"], total.noise["beginnings"]
-    clear = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / counts.size))
-    found = [(cell, float(counts[cell])) for cell in (counts > clear).nonzero()[0]]
     length = task.options.beginnings
+    clear = _clear(counts, pathways.possible_beginnings(task.plan.steps, length), variance)
+    found = [(cell, float(counts[cell])) for cell in clear.nonzero()[0]]
     return [
         {
             "sequence": pathways.sequence(int(cell), task.plan, length),

@@ -163,12 +163,11 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     cells = cohort.once(Key("sccs cells", task.name), lambda: _cells(rows, cohort))
     found = expect(rows, state["beta"])
     residual = rows.events - rows.spread(rows.totals) * found.share
-    information = newton.gram(rows.X, rows.spread(rows.totals) * found.share) - newton.gram(
-        found.mean, rows.totals
-    )
+    gram = newton.gram(rows.X, rows.spread(rows.totals) * found.share)
     sums = {
         "score": rows.X.T @ residual,
-        "information": information,
+        "information": gram - newton.gram(found.mean, rows.totals),
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([float(rows.events @ found.log_share)]),
     }
     return Part(sums, cells, _sensitivity(task, state["beta"]), parameters=len(task.plan.names))
@@ -207,6 +206,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     return {
         "score": N * reach,
         "information": N * reach**2 / 4,
+        "size": N * newton.row_norm(plan.model.terms, False) ** 2,
         "log_lik": N * (apart + math.log(task.rows_per_person)),
     }
 
@@ -217,15 +217,15 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             f"{task.name}: nobody in the cohort has an event; widen it, or choose another outcome"
         )
 
-    def diverged(worst: int) -> str:
-        return f"{task.name}: the coefficient of {task.plan.names[worst]!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
-
     made = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(task.name, task.plan.names, "no event has it, or every one"),
+        sensitivity=total.sensitivity["information"],
+        size=total.sums["size"],
+        rules=limits(task).steps["newton"].rules,
     )
     if isinstance(made, State):
         return made
@@ -267,10 +267,14 @@ def row_weights(
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(task.plan.model.terms)),)
+    rules = (
+        admissible.within_reach(
+            "beta", task.plan.names, admissible.bounded_terms(task.plan.model.terms)
+        ),
+    )
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},
-        frozenset({"last", "best", "rounds", "null"}),
+        newton.MEMORY,
         rules=rules,
     )
     return Limits({"newton": newton_step}, newton.MAX_ROUNDS + 1)

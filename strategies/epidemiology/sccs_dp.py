@@ -132,6 +132,6 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
 def limits(task: Task[Options, Plan]) -> Limits:
     bounded = admissible.bounded_terms(task.plan.model.terms)
     return Limits(
-        {"newton": newton_dp.newton_step(len(bounded), bounded, task.options.rounds)},
+        {"newton": newton_dp.newton_step(task.plan.names, bounded, task.options.rounds)},
         task.options.rounds,
     )

@@ -29,6 +29,8 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52
 ROUNDS = 60
+UNKNOWN = 10.0  # a standard error of the logarithm of a count beyond which nothing is known of it
+Z = 1.959963984540054
 TRAITS = Traits(only_counts=True)
 
 
@@ -174,20 +176,33 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
                 for w in range(plan.weeks)
             ]
         )
-    return Result(tables, counting.reported(total.cells))
+    outside = (
+        [
+            f"the missing rows are those without a week or a group, and those outside weeks {plan.first} to "
+            f"{plan.first + plan.weeks - 1}"
+        ]
+        if total.cells["missing"].sum() > 0
+        else []
+    )
+    return Result(tables, counting.reported(total.cells), notes=outside)
 
 
 def _rounded(row: Row) -> Row:
     return row | {"n": round(row["n"])}
 
 
-def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
-    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series)."""
+def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
+    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series);
+    `noise`: the variance of the privacy noise in each count."""
     plan: Plan = task.plan
     method = task.options.method
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        found = farrington(y, k, method) if isinstance(method, Farrington) else ears(y, k, method)
+        found = (
+            farrington(y, k, method, noise)
+            if isinstance(method, Farrington)
+            else ears(y, k, method)
+        )
         for s, label in enumerate(plan.labels):
             upper, expected = float(found.upper[s]), float(found.expected[s])
             tested = bool(found.tested[s]) and math.isfinite(upper)
@@ -227,9 +242,9 @@ def judge(y: Floats, task: Task[Options, Plan]) -> list[Row]:
 
 def _ratio(n: float, expected: float, spread: float) -> Row:
     """How many times the expected count was seen, with its 95 % interval on the log scale."""
-    if not (n > 0 and expected > 0):
+    if not (n > 0 and expected > 0 and spread < UNKNOWN):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
-    half = 1.959963984540054 * spread
+    half = Z * spread
     return {
         "ratio": n / expected,
         "ratio_low": n / expected * math.exp(-half),
@@ -240,7 +255,8 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 @dataclass(frozen=True)
 class Limits:
     """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one."""
+    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval. Of a series
+    without a case in that season of the baseline the expected count and the limit are 0: a new syndrome is an alarm."""
 
     expected: Floats
     upper: Floats
@@ -259,9 +275,10 @@ def ears(y: Floats, k: int, method: Ears) -> Limits:
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    relative = sd * np.sqrt(
-        1 / np.maximum(y[k], 1.0) ** 2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2)
-    )
+    seen = np.maximum(y[k], 1.0)
+    relative = sd * np.sqrt(1 / seen**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    # sd is estimated from few weeks: Student's quantile stands in for the normal one
+    relative *= float(special.stdtrit(method.baseline - 1, 0.975)) / Z
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
@@ -309,8 +326,9 @@ class SeriesFit:
     scale: Floats
 
 
-def farrington(y: Floats, k: int, method: Farrington) -> Limits:
-    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test."""
+def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Limits:
+    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test. It is as large in a high
+    count as in a low one, so the `spread` takes it out of the dispersion, and adds it as it is."""
     weeks, level = seasons(k, method)
     levels = [one for one in range(1, method.periods + 1) if (level == one).any()]
     counts = np.maximum(y[weeks].T, 0.0)  # (series, n)
@@ -330,22 +348,28 @@ def farrington(y: Floats, k: int, method: Farrington) -> Limits:
         )
         trended = (
             (p < method.trend_p)
-            & (np.exp(slanted.beta @ now) <= counts.max(1))
+            & (np.exp(np.minimum(slanted.beta @ now, 50)) <= counts.max(1))
             & (method.years >= 3)
         )
         fits.append((slanted, now))
-    eta, error, phi = (np.empty(len(counts)) for _ in range(3))
+    eta, error, phi, own = (np.empty(len(counts)) for _ in range(4))
     for which, (fit, x) in zip((~trended, trended), fits, strict=False):
         eta[which] = (fit.beta @ x)[which]
         error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
         phi[which] = fit.phi[which]
-    expected = np.exp(np.minimum(eta, 50))
+        own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
+    # no case in that season of the baseline: the fit goes to minus infinity
+    unseen = error > UNKNOWN
+    expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
+    error = np.where(unseen, 0.0, error)
+    upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
+    seen = np.maximum(y[k], 1.0)
     return Limits(
-        expected,
-        upper_limit(expected, error, phi, method),
+        np.where(unseen, 0.0, expected),
+        upper,
         tested,
-        np.sqrt(phi / np.maximum(y[k], 1.0) + error**2),
+        np.sqrt(own / seen + noise / seen**2 + error**2),
     )
 
 

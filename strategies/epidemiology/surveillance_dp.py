@@ -66,7 +66,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "alarms": Table(
             [
                 row | {"n": max(0, round(row["n"])), "noise_sd": sd}
-                for row in surveillance.judge(y, task)
+                for row in surveillance.judge(y, task, total.noise["counts"])
             ]
         )
     }

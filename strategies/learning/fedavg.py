@@ -19,6 +19,7 @@ from federation import cohort as cohorts
 from federation import formula
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
+from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Floats, Part, State
@@ -127,6 +128,10 @@ def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     n, loss = (float(x) for x in total.sums["totals"])
+    if not n > 0:
+        raise ModelError(
+            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+        )
     weights = total.sums["weights"] / n
     rounds = state["round"] + 1
     history = np.append(state["log_loss"][1:] if rounds[0] == 1 else state["log_loss"], loss / n)
@@ -167,7 +172,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     read = {"weights": Array((len(plan.names),))}
     rules = (
         admissible.within_reach(
-            "weights", admissible.bounded_terms(plan.model.terms, intercept=True)
+            "weights", plan.names, admissible.bounded_terms(plan.model.terms, intercept=True)
         ),
     )
     return Limits(

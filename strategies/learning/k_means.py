@@ -1,8 +1,11 @@
-"""Groups of people who are alike: k-means by Lloyd's algorithm.
+"""Groups of people who are alike: k-means by Lloyd's algorithm, from several starts at once.
 
-Node: first n, the sum of u and of u u', as pca; then, per centre, how many rows are nearest to it, their sum and their squared distance.
-Hub: centres spread along the first principal component to begin with, then the means. Exact: each round is that of the pooled rows
-(Lloyd 1982); which groups it ends in hangs on the beginning, which is the same wherever the rows lie.
+Node: first n, the sum of u and of u u', as pca; then, per start and centre, how many rows are nearest to it, their sum
+and their squared distance. Hub: the means; at the end, the start whose groups are tightest. A start spreads its centres
+along a direction of the pooled ellipsoid: its first principal component, then directions drawn from a fixed seed. No
+centre is ever a row, and each start cuts the people into groups of about the same size, so that few would hold too few
+people for a node to answer. Exact: each round is that of the pooled rows (Lloyd 1982), and the starts depend on sums
+alone, so that they are the same wherever the rows lie.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from scipy import special
 from federation import errors
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
-from federation.messages import Floats, Part, State
+from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -34,6 +37,7 @@ class Options(Frozen):
     columns: tuple[str, ...] = pydantic.Field(min_length=1)
     groups: int = pydantic.Field(3, ge=2, le=50)
     rounds: int = pydantic.Field(100, ge=1, le=1000)
+    starts: int = pydantic.Field(20, ge=1, le=100)
     standardise: bool = True
 
 
@@ -54,7 +58,7 @@ def start(task: Task[Options, Plan]) -> State:
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     U, keep = cohort.once(Key("k_means", task.name), lambda: pca.scaled(cohort, task.plan.numbers))
     people = cohort.once(Key("k_means people", task.name), lambda: counting.people(cohort, keep))
-    p, m, k = U.shape[1], task.rows_per_person, task.options.groups
+    p, m = U.shape[1], task.rows_per_person
     if state.step == "moments":
         return Part(
             {"first": U.sum(0), "second": newton.gram(U, np.ones(len(U)))},
@@ -63,6 +67,24 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
             parameters=p,
         )
     centres, weights = state["centres"], state["weights"]
+    parts = [_assign(U, one, weights) for one in centres]
+    counts, sums, inertia = (np.stack(arrays) for arrays in zip(*parts, strict=True))
+    far = float(  # from the farthest corner of the range
+        ((1 + np.abs(centres)) ** 2 * weights).sum(-1).max()
+    )
+    root = math.sqrt(len(centres))
+    sensitivity = {"counts": m * root, "sums": m * root * math.sqrt(p), "inertia": m * root * far}
+    return Part(
+        {"counts": counts.astype(np.float64), "sums": sums, "inertia": inertia},
+        people | {"sizes": counts},
+        sensitivity,
+        parameters=centres[0].size,
+    )
+
+
+def _assign(U: Floats, centres: Floats, weights: Floats) -> tuple[Ints, Floats, float]:
+    """How many rows of U (n, p) are nearest to each of the centres (k, p), their sums (k, p), and the sum of squared distances."""
+    k, p = centres.shape
     counts, sums, inertia = np.zeros(k, np.int64), np.zeros((k, p)), 0.0
     for begin in range(0, len(U), BLOCK):
         block = U[begin : begin + BLOCK]
@@ -72,39 +94,26 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         for j in range(p):
             sums[:, j] += np.bincount(nearest, block[:, j], k)
         inertia += float(distance[np.arange(len(block)), nearest].sum())
-    far = float(
-        ((1 + np.abs(centres)) ** 2 * weights).sum(1).max()
-    )  # from the farthest corner of the range
-    sensitivity = {"counts": float(m), "sums": m * math.sqrt(p), "inertia": m * far}
-    return Part(
-        {"counts": counts.astype(np.float64), "sums": sums, "inertia": np.array([inertia])},
-        people | {"sizes": counts},
-        sensitivity,
-        parameters=k * p,
-    )
+    return counts, sums, inertia
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "moments":
         return _begin(total, task)
     counts, sums = total.sums["counts"], total.sums["sums"]
-    some = counts > 0
+    means = sums / np.maximum(counts, 1)[..., None]
     centres = np.where(
-        some[:, None], sums / np.maximum(counts, 1)[:, None], state["centres"]
+        (counts > 0)[..., None], means, state["centres"]
     )  # one that nobody is near stays
     number = int(state["rounds"][0]) + 1
     if np.abs(centres - state["centres"]).max() > 1e-10 and number < task.options.rounds:
         return State(
             "assign", {**state.values, "centres": centres, "rounds": np.array([float(number)])}
         )
-    settled = number < task.options.rounds
-    return _result(
-        total,
-        centres,
-        task,
-        number,
-        [] if settled else ["the groups had not settled: raise `rounds`"],
-    )
+    best = int(np.argmin(total.sums["inertia"]))
+    settled = np.abs(centres[best] - state["centres"][best]).max() <= 1e-10
+    notes = [] if settled else ["the groups had not settled: raise `rounds`"]
+    return _result(total, best, centres[best], task, number, notes)
 
 
 def _begin(total: Total, task: Task[Options, Plan]) -> State:
@@ -122,20 +131,36 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
         else task.plan.numbers.half**2 / (task.plan.numbers.half**2).max()
     )
     root = np.sqrt(weights)
-    values, vectors = np.linalg.eigh(covariance * np.outer(root, root))
-    axis = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
-    along = special.ndtri((np.arange(k) + 0.5) / k) * math.sqrt(max(values[-1], 0.0))
-    return State(
-        "assign",
-        {"centres": mean + along[:, None] * axis / root, "weights": weights, "rounds": np.zeros(1)},
-    )
+    spread = covariance * np.outer(root, root)
+    centres = mean + np.stack([k_along(axis, spread, k) for axis in _axes(spread, task)]) / root
+    return State("assign", {"centres": centres, "weights": weights, "rounds": np.zeros(1)})
+
+
+def _axes(spread: Floats, task: Task[Options, Plan]) -> list[Floats]:
+    """Directions (p,): the first principal component of the covariance `spread` (p, p), then others drawn anew each."""
+    vectors = np.linalg.eigh(spread)[1]
+    principal = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
+    rng = np.random.default_rng(0)
+    return [principal, *rng.normal(size=(task.options.starts - 1, len(spread)))]
+
+
+def k_along(axis: Floats, spread: Floats, k: int) -> Floats:
+    """(k, p) the middles of the k equal parts into which a normal distribution of covariance `spread` falls along `axis`."""
+    variance = max(float(axis @ spread @ axis), 1e-300)
+    along = special.ndtri((np.arange(k) + 0.5) / k)
+    return np.outer(along, spread @ axis) / math.sqrt(variance)
 
 
 def _result(
-    total: Total, centres: Floats, task: Task[Options, Plan], rounds: int, notes: list[str]
+    total: Total,
+    best: int,
+    centres: Floats,
+    task: Task[Options, Plan],
+    rounds: int,
+    notes: list[str],
 ) -> Result:
     plan: pca.Plan = task.plan.numbers
-    counts = total.sums["counts"]
+    counts = total.sums["counts"][best]
     order = np.argsort(-counts, kind="stable")
     rows: list[Row] = []
     for rank, g in enumerate(order):
@@ -152,9 +177,10 @@ def _result(
             }
         )
     glance = {
-        "within_sum_of_squares": float(total.sums["inertia"][0]),
+        "within_sum_of_squares": float(total.sums["inertia"][best]),
         "n": int(counts.sum()),
         "rounds": rounds + 1,
+        "starts": task.options.starts,
     }
     return Result(
         {"groups": Table(rows, door="groups"), "glance": Table([glance])},
@@ -170,6 +196,8 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def limits(task: Task[Options, Plan]) -> Limits:
     p, k = len(task.plan.numbers.fields), task.options.groups
     assign = Step(
-        {"centres": Array((k, p)), "weights": admissible.amounts(p)}, frozenset({"rounds"}), first=1
+        {"centres": Array((task.options.starts, k, p)), "weights": admissible.amounts(p)},
+        frozenset({"rounds"}),
+        first=1,
     )
     return Limits({"moments": Step(), "assign": assign}, 1 + task.options.rounds)

@@ -28,8 +28,12 @@ def middles(bins: int) -> Floats:
 
 
 def count(log_odds: Floats, answers: Floats, bins: int) -> Ints:
-    """(2, bins)"""
-    place = np.clip((log_odds + REACH) * (bins / (2 * REACH)), 0, bins - 1).astype(np.int64)
+    """(2, bins); a score that is no number counts nowhere."""
+    known = ~np.isnan(log_odds)
+    place, answers = (
+        np.clip((log_odds[known] + REACH) * (bins / (2 * REACH)), 0, bins - 1).astype(np.int64),
+        answers[known],
+    )
     return np.bincount(answers.astype(np.int64) * bins + place, minlength=2 * bins).reshape(2, bins)
 
 

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 class Common(Frozen):
     """What training takes in every mode. `model` as `died ~ age + sex`, or `cancer ~ image` with an array on the right. `network`, one of
-    the zoo's; `widths`, of its inner layers. `rows`: each of a person's rows has an answer of its own, or they are views of one thing.
+    those of `networks.py`; `widths`, of its inner layers. `rows`: each of a person's rows has an answer of its own, or they are views of one thing.
     The hub's step: `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`, `beta_2`, `tau`. `validation`: the share of
     people who are not trained on. `threshold` and `recall_rates`: where the scores are cut in the report."""
 

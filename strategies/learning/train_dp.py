@@ -26,7 +26,7 @@ from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
-from strategies.admissible import Limits, Step
+from strategies.admissible import MAX_WEIGHT, Limits, Step
 from strategies.budget import TRAINING_SHARE
 from strategies.learning import (
     evaluation,
@@ -150,9 +150,9 @@ def _net(task: Task[Options, Plan], weights: Floats) -> Any:
 
 
 def drawn(cohort: Cohort, found: People, task: Task[Options, Plan], round_: int, step: int) -> Ints:
-    """Who is in a step: each of those who train by a coin of their own, from this node's secret of this study."""
+    """Who is in a step: each of those who train by a coin of their own, from this node's secrets of this study and of this very release."""
     about = f"{task.name} {round_} {step}".encode()
-    stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + about).digest(
+    stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + cohort.release + about).digest(
         8 * len(found.index)
     )
     coins = np.frombuffer(stream, np.uint64)
@@ -198,7 +198,7 @@ def inside(
         chosen = drawn(cohort, found, task, round_, step)
         slope = noised(_clipped_sum(net, found, chosen, task, len(weights))) / expected
         speed = options.momentum * speed + slope
-        weights -= options.learning_rate * speed
+        weights = np.clip(weights - options.learning_rate * speed, -MAX_WEIGHT, MAX_WEIGHT)
         networks.put(net, weights)
     share = max(float(people[0]), 1.0)
     return Part(
@@ -273,7 +273,10 @@ def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:
                 for node, part in total.by_node.items()
             ]
         )
-    why = "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter"
+    why = (
+        "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter. "
+        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds, so the area of a network whose scores lie close together comes out too low"
+    )
     people, noise = state.memory["people"]
     n = Counts(people=max(0, round(float(people))), rows=None, missing=None)
     notes = list[str]()

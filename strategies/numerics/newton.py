@@ -14,9 +14,15 @@ from federation.expression import ExpressionError, Interval
 from federation.formula import Term
 from federation.messages import Floats, State
 from federation.results import Row
+from strategies.admissible import Rule, Values
 
 BLOCK = 4096  # rows: with 20 columns a block of float64 stays in a core's cache
-ALIASED = 1e-9  # share of a column's information that the columns before it leave, below which it repeats them
+ALIASED = 1e-12  # share of a column's sum of squares that the columns before it leave, below which it repeats them
+ROUGH = 1e-9  # the same where a secure sum may round to a fixed unit, because the contract bounds nothing
+ROUNDED = (
+    2.0**-31
+)  # of one person's largest part of a sum: what the rounding of a secure sum may leave of nothing
+LOST = 1e-11  # share of the first round's information below which a direction is bounded by no row
 MAX_ROUNDS = 30
 Mask = NDArray[np.bool_]
 
@@ -82,9 +88,8 @@ class Step:
     aliased: Mask
 
 
-def newton(score: Floats, information: Floats) -> Step:
-    """Columns that repeat those before them get step 0 and no variance, as R's `glm` and `coxph` do."""
-    aliased = find_aliased(information)
+def newton(score: Floats, information: Floats, aliased: Mask) -> Step:
+    """Aliased columns get step 0 and no variance, as R's `glm` and `coxph` do."""
     kept = ~aliased
     step, covariance = np.zeros(len(score)), np.full(information.shape, np.nan)
     if kept.any():
@@ -97,13 +102,85 @@ def newton(score: Floats, information: Floats) -> Step:
 
 @dataclass(frozen=True)
 class Top:
-    """Where the likelihood is highest, with the last step to it, and what it took."""
+    """The maximum of the likelihood, with the last step to it and the number of rounds."""
 
     beta: Floats
     step: Step
     log_lik: float
     null: float  # the log-likelihood at the coefficients of the first round
     rounds: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """One round of the method: the coefficients to go to, and Newton's step, or None after an overshoot."""
+
+    beta: Floats
+    step: Step | None
+
+    @property
+    def length(self) -> float:
+        return 0.0 if self.step is None else float(np.abs(self.step.beta).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What the first round settles: `aliased` (p,), the columns that the design does not tell from those before them,
+    and `first` (p, p), that round's information.
+
+    Neither depends on the response. An information that loses rank in a later round therefore never means that columns
+    repeat each other, but that no row bounds the coefficients: the responses are separated."""
+
+    aliased: Mask
+    first: Floats
+
+    def unbounded(self, information: Floats, *, relative: bool) -> Floats | None:
+        """(p,) the direction in which next to nothing is left of the first round's information, or None. `relative`:
+        compared with the direction that keeps most of it, for counts whose mean may be far from 1."""
+        kept = np.flatnonzero(~self.aliased)
+        if not len(kept):
+            return None
+        root = np.linalg.cholesky(self.first[np.ix_(kept, kept)])
+        half = np.linalg.solve(root, information[np.ix_(kept, kept)])
+        shares, directions = np.linalg.eigh(np.linalg.solve(root, half.T))
+        if shares[0] > LOST * (shares[-1] if relative else 1.0):
+            return None
+        direction = np.zeros(len(self.aliased))
+        direction[kept] = np.linalg.solve(root.T, directions[:, 0])
+        return direction
+
+
+def identify(gram: Floats, sensitivity: float, size: Floats | None = None) -> Identified:
+    """From a weighted cross-product of the design (p, p), or from the first round's information, which has the same null
+    space. `size` (p,): sums of squares that the information is a small difference of; `sensitivity`: of one person."""
+    share, floor = (ALIASED, ROUNDED * sensitivity) if isfinite(sensitivity) else (ROUGH, 0.0)
+    return Identified(find_aliased(gram, size, share=share, floor=floor), gram)
+
+
+MEMORY = frozenset({"last", "best", "rounds", "null", "aliased", "first"})  # what `climb` keeps
+Diverged = Callable[[Floats], str]  # what to say of coefficients that grow along a direction (p,)
+
+
+def separated(
+    task: str,
+    names: Sequence[str],
+    why: str,
+    *,
+    baseline: Sequence[str] = ("(Intercept)",),
+    firth: bool = False,
+) -> Diverged:
+    """The refusal of a fit without a finite estimate. `baseline`: names that the message puts last; `firth`: whether
+    the analysis offers that penalty."""
+
+    def message(direction: Floats) -> str:
+        size = np.abs(direction)
+        growing = [j for j in np.argsort(-size, kind="stable") if size[j] > 0.3 * size.max()]
+        terms = [names[j] for j in sorted(growing, key=lambda j: names[j] in baseline)]
+        others = f" (so does that of {', '.join(terms[1:4])})" if len(terms) > 1 else ""
+        return f"{task}: the coefficient of {terms[0]!r} grows without end{others}: {why}; leave it out, {remedy}"
+
+    remedy = "merge its levels, or write `penalty: firth`" if firth else "or merge its levels"
+    return message
 
 
 def begin(beta: Floats, **more: Floats) -> State:
@@ -114,27 +191,111 @@ def begin(beta: Floats, **more: Floats) -> State:
     )
 
 
+def overshot(best: float, log_lik: float) -> bool:
+    """Whether the last step lowered the log-likelihood, by more than rounding does."""
+    return not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1)
+
+
+def move(
+    beta: Floats,
+    last: Floats,
+    best: float,
+    score: Floats,
+    information: Floats,
+    log_lik: float,
+    identified: Identified,
+) -> Move:
+    """Newton's step from `beta`, or half the way back to `last`, whose log-likelihood was `best`."""
+    if overshot(best, log_lik):
+        return Move((beta + last) / 2, None)
+    step = newton(score, information, identified.aliased)
+    return Move(beta + step.beta, step)
+
+
+def settled(length: float, beta: Floats) -> bool:
+    return length <= 1e-9 * float(np.abs(beta).max(initial=1.0))
+
+
 def climb(
-    state: State, score: Floats, information: Floats, log_lik: float, diverged: Callable[[int], str]
+    state: State,
+    score: Floats,
+    information: Floats,
+    log_lik: float,
+    diverged: Diverged,
+    *,
+    sensitivity: float = inf,
+    design: Identified | None = None,
+    size: Floats | None = None,
+    relative: bool = False,
+    again: str = "newton",
+    rules: Sequence[Rule] = (),
+    max_rounds: int = MAX_ROUNDS,
 ) -> State | Top:
-    """One round of Newton's method, halved where it overshoots. `diverged` says what it means that a coefficient grows without end."""
-    values, beta = dict(state.values), state["beta"]
-    best, rounds = float(values["best"][0]), int(values["rounds"][0]) + 1
-    values["rounds"] = np.array([float(rounds)])
-    if rounds > MAX_ROUNDS:
-        raise ModelError(diverged(int(np.argmax(np.abs(beta)))))
-    if not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(
-            "newton", values | {"beta": (beta + values["last"]) / 2}
-        )  # overshot: half the way back
-    if rounds == 1:
-        values["null"] = np.array([log_lik])
-    step = newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            "newton", values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
-    return Top(beta + step.beta, step, log_lik, float(values["null"][0]), rounds)
+    """One round of Newton's method, halved where it overshoots; the next state is of step `again`, and satisfies `rules`.
+
+    `design`, or else the information of the first round with its `sensitivity` and `size`, settles what is aliased.
+    Raises ModelError(diverged) when the rows do not bound a coefficient."""
+    values = _counted(state, diverged, max_rounds)
+    settled_before = identified(state) or design or identify(information, sensitivity, size)
+    values |= {"aliased": settled_before.aliased.astype(np.float64), "first": settled_before.first}
+    beta, best = state["beta"], float(values["best"][0])
+    moved = move(beta, values["last"], best, score, information, log_lik, settled_before)
+    if moved.step is None:
+        return State(again, values | {"beta": moved.beta})
+    values.setdefault("null", np.array([log_lik]))
+    refuse_unbounded(settled_before, information, diverged, relative=relative)
+    if settled(moved.length, beta):
+        rounds = int(values["rounds"][0])
+        return Top(moved.beta, moved.step, log_lik, float(values["null"][0]), rounds)
+    values |= {"best": np.array([log_lik]), "last": beta}
+    reached = within(rules, values, beta, moved.step.beta, diverged)
+    return State(again, values | {"beta": reached})
+
+
+def identified(state: State) -> Identified | None:
+    """What the first round settled, from the state of a later one."""
+    if "aliased" not in state.values:
+        return None
+    return Identified(state["aliased"] > 0, state["first"])
+
+
+def within(
+    rules: Sequence[Rule], values: Values, beta: Floats, step: Floats, diverged: Diverged
+) -> Floats:
+    """The coefficients after `step`, halved until the nodes admit them. ModelError at the edge of what they admit."""
+    for fraction in (1.0, 0.5, 0.25, 0.125):
+        reached = beta + fraction * step
+        if not any(rule({**values, "beta": reached}) for rule in rules):
+            return reached
+    raise ModelError(
+        f"{diverged(step)}; or, where a contract range is far wider than the values in it, the estimate is finite and out of "
+        "reach: narrow that range"
+    )
+
+
+def refuse_unbounded(
+    identified: Identified, information: Floats, diverged: Diverged, *, relative: bool = False
+) -> None:
+    direction = identified.unbounded(information, relative=relative)
+    if direction is not None:
+        raise ModelError(diverged(direction))
+
+
+def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> State | None:
+    """Half the way back if `climb` would take it, for a method that knows the likelihood a round before the rest."""
+    values = _counted(state, diverged)
+    if not overshot(float(values["best"][0]), log_lik):
+        return None
+    return State(again, values | {"beta": (state["beta"] + values["last"]) / 2})
+
+
+def _counted(state: State, diverged: Diverged, max_rounds: int = MAX_ROUNDS) -> dict[str, Floats]:
+    """The values of a state with this round counted. ModelError after `max_rounds`."""
+    values = {"last": state["beta"], "best": np.array([-inf])} | dict(state.values)
+    values["rounds"] = values.get("rounds", np.zeros(1)) + 1
+    if values["rounds"][0] > max_rounds:
+        raise ModelError(diverged(state["beta"]))
+    return values
 
 
 def spread(L: Floats, step: Step) -> Floats:
@@ -144,14 +305,16 @@ def spread(L: Floats, step: Step) -> Floats:
     return covariance
 
 
-def find_aliased(information: Floats) -> Mask:
-    """(p,) True where a sequential Cholesky leaves less than ALIASED of a column's own information."""
-    rest = information.copy()
-    own = np.diag(information).copy()
-    aliased = np.zeros(len(own), np.bool_)
-    largest = own.max(initial=0.0)
-    for j in range(len(own)):
-        if rest[j, j] <= max(ALIASED * own[j], 1e-14 * largest) or not rest[j, j] > 0:
+def find_aliased(
+    gram: Floats, size: Floats | None = None, *, share: float = ALIASED, floor: float = 0.0
+) -> Mask:
+    """(p,) True where a sequential Cholesky leaves a column no more than rounding may leave of nothing: `share` of its
+    sum of squares `size` (p,), by default the diagonal, or `floor`."""
+    rest = gram.copy()
+    nothing = np.maximum(share * (np.diag(gram) if size is None else size), floor)
+    aliased = np.zeros(len(rest), np.bool_)
+    for j in range(len(rest)):
+        if not rest[j, j] > nothing[j]:
             aliased[j] = True
             continue
         column = rest[:, j] / rest[j, j]
@@ -226,7 +389,8 @@ def coefficients(
 
 def aliased_note(names: Sequence[str], aliased: Mask) -> list[str]:
     return [
-        f"{name}: not estimated; in this cohort it does not vary, or repeats the terms before it"
+        f"{name}: not estimated; in this cohort it does not vary (against the contract's range, if that is "
+        "very wide), or repeats the terms before it"
         for name, out in zip(names, aliased, strict=True)
         if out
     ]

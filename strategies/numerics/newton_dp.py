@@ -117,11 +117,13 @@ def _admitted(
         step = step / 2
 
 
-def newton_step(size: int, bounded: Sequence[bool], rounds: int, *, first: int = 0) -> Step:
-    """What the nodes admit of a round: coefficients (size,), of which `bounded` tells whose columns lie in [-1, 1]."""
-    arrays = {"beta": Array((size,)), "round": admissible.counter(rounds)}
+def newton_step(
+    names: Sequence[str], bounded: Sequence[bool], rounds: int, *, first: int = 0
+) -> Step:
+    """What the nodes admit of a round: a coefficient of each name, of which `bounded` tells whose columns lie in [-1, 1]."""
+    arrays = {"beta": Array((len(names),)), "round": admissible.counter(rounds)}
     return Step(
-        arrays, first=first, round="round", rules=(admissible.within_reach("beta", bounded),)
+        arrays, first=first, round="round", rules=(admissible.within_reach("beta", names, bounded),)
     )
 
 

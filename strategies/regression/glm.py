@@ -7,6 +7,7 @@ Exact: the sums are those of the pooled rows, so the estimate is the pooled one 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -32,11 +33,20 @@ TRAITS = Traits()
 LEAST_VARIANCE = 2.5  # of a logistic round: as much as ten people of probability 1/2 have
 
 
-class Options(Frozen):
+class Shared(Frozen):
+    """The options that the exact model, the private one and multiple imputation have in common."""
+
     model: str
     family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
     weights: str | None = None
     conf_level: float = 0.95
+
+
+class Options(Shared):
+    """`penalty: firth` adds half the log determinant of the information to the log-likelihood: the estimate is then finite
+    even where a level has no event, and less biased where events are few (Firth 1993)."""
+
+    penalty: Literal["firth"] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,12 @@ class Plan:
     norm: float
 
 
-def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
+def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
     model = formula.compile(options.model, schema)
+    if isinstance(options, Options) and options.penalty and options.family == "gaussian":
+        raise ExpressionError(
+            "penalty: a gaussian model has a finite estimate without one; leave it out"
+        )
     _check_response(model, options)
     if model.strata:
         raise ExpressionError(
@@ -64,13 +78,15 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
         )
+    if weights:
+        formula.refuse_outcome(weights.name, model.response, schema, where="in `weights`")
     names = (*(["(Intercept)"] if model.intercept else []), *(term.name for term in model.terms))
     scaled = newton.scaling(model.terms, centred=model.intercept)
     plan = Plan(model, weights, scaled, names, newton.row_norm(model.terms, model.intercept))
     return Prepared(plan, (*model.fields, *([weights] if weights else [])))
 
 
-def _check_response(model: Model, options: Options) -> None:
+def _check_response(model: Model, options: Shared) -> None:
     if model.survival or not model.response:
         raise ExpressionError(
             f"{options.model!r} needs one response on the left of ~, as in `died ~ age`"
@@ -114,6 +130,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     beta = state["beta"]
     p = len(beta)
     score, information, deviance = np.zeros(p), np.zeros((p, p)), 0.0
+    third = np.zeros((p, p, p)) if task.options.penalty else None
     for block in newton.blocks(len(rows.y)):
         X, y = rows.X[block], rows.y[block]
         eta = X @ beta
@@ -128,11 +145,21 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         score += X.T @ residual
         information += Z.T @ Z
         deviance += lost
+        if third is not None:
+            third += firth.third_moments(X, _SLOPES[task.options.family](mu, variance))
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
     sensitivity = _sensitivity(task, beta)
+    if third is not None:
+        sums["third"], sensitivity["third"] = third, _third_sensitivity(task, sensitivity)
+    if "null_intercept" in state.values:
+        sums["null"] = _null_sums(rows, float(state["null_intercept"][0]))
+        sensitivity["null"] = _null_sensitivity(task, float(state["null_intercept"][0]))
     if state.step == "moments":
         sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
         sensitivity["moments"] = _moment_sensitivity(task)
+        if task.plan.model.offset is not None:
+            sums["gram"] = cohort.once(Key("glm gram", task.name), lambda: _gram(rows))
+            sensitivity["gram"] = max_weight(task) * task.plan.norm**2
     return Part(sums, rows.cells, sensitivity, parameters=p)
 
 
@@ -158,8 +185,29 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     return Rows(X, y, offset, weights, counting.people(cohort, keep), person)
 
 
+def _null_sums(rows: Rows, intercept: float) -> Floats:
+    """Score, information and deviance of the binomial model that has an intercept and the offset alone."""
+    assert rows.offset is not None, "without an offset the null model has a closed form"
+    w = rows.weights if rows.weights is not None else np.ones(len(rows.y))
+    mu, variance, deviance = _binomial(intercept + rows.offset, rows.y, w)
+    return np.array([float(w @ (rows.y - mu)), float(w @ variance), deviance])
+
+
+def _null_sensitivity(task: Task[Options, Plan], intercept: float) -> float:
+    offset = task.plan.model.offset
+    assert offset is not None, "without an offset the null model has a closed form"
+    farthest = max(abs(intercept + end) for end in offset.interval)
+    return max_weight(task) * math.hypot(1.0, 0.25, 2 * (farthest + math.log(2)))
+
+
+def _gram(rows: Rows) -> Floats:
+    weights = rows.weights if rows.weights is not None else np.ones(len(rows.y))
+    return newton.gram(rows.X, weights)
+
+
 def _moments(rows: Rows) -> Floats:
-    """Sums of w, w y, w y^2, w y log y, w log y!, log w: what the null deviance and the likelihood need."""
+    """Sums of w, w y, w y^2, w y log y, w log y!, log w: what the null deviance and the likelihood need; and how many y
+    are no whole numbers."""
     y, w = rows.y, rows.weights if rows.weights is not None else np.ones(len(rows.y))
     counts = np.maximum(y, 0)
     terms = (
@@ -169,6 +217,7 @@ def _moments(rows: Rows) -> Floats:
         w * special.xlogy(counts, counts),
         w * special.gammaln(counts + 1),
         np.log(w),
+        y != np.rint(y),
     )
     return np.array([float(term.sum()) for term in terms])
 
@@ -203,7 +252,24 @@ def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats,
     )
 
 
+# the derivative of a row's weight in the information by its linear predictor, from its mean and that weight
+_SLOPES: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "binomial": lambda mu, variance: variance * (1 - 2 * mu),
+    "poisson": lambda mu, variance: variance,
+}
 _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
+
+
+def _third_sensitivity(task: Task[Options, Plan], sensitivity: Mapping[str, float]) -> float:
+    """A binomial weight changes by at most 1 / (6 sqrt(3)) for each unit of the predictor, a poisson one by itself."""
+    share = 4 / (6 * math.sqrt(3)) if task.options.family == "binomial" else 1.0
+    return share * sensitivity["information"] * task.plan.norm
+
+
+def max_weight(task: Task[Options, Plan]) -> float:
+    """Of all rows of a person together."""
+    weights = task.plan.weights
+    return task.rows_per_person * (weights.interval[1] if weights else 1.0)
 
 
 def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
@@ -215,7 +281,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     y_low, y_high = (
         plan.model.response[0].interval if plan.model.response[0].kind == "number" else (0.0, 1.0)
     )
-    heaviest = task.rows_per_person * (plan.weights.interval[1] if plan.weights else 1.0)
+    heaviest = max_weight(task)
     norm, family = plan.norm, task.options.family
     if family == "binomial":
         residual, variance, deviance = 1.0, 0.25, 2 * (max(abs(low), abs(high)) + math.log(2))
@@ -253,58 +319,47 @@ def _moment_sensitivity(task: Task[Options, Plan]) -> float:
         max(1.0, abs(float(special.xlogy(y, y)))),
         max(0.13, float(special.gammaln(y + 1))),
         0.0,
+        1.0,
     )
     return task.rows_per_person * math.sqrt(sum(term * term for term in terms))
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     _check_spread(total, task, state)
-    step = newton.newton(total.sums["score"], total.sums["information"])
-    deviance = float(total.sums["deviance"][0])
-    values = dict(state.values)
     if state.step == "moments":
-        values |= {
-            "moments": total.sums["moments"],
-            "rounds": np.zeros(1),
-            "deviance": np.array([math.inf]),
-            "last": state["beta"],
-        }
-    rounds = values["rounds"] = values["rounds"] + 1
-    before = float(values["deviance"][0])
-    if not math.isfinite(deviance) or deviance > before + 1e-8 * (abs(before) + 1):
-        if rounds[0] > newton.MAX_ROUNDS:
-            raise errors.ModelError(_diverged(task, state["beta"]))
-        return State(
-            "newton", values | {"beta": (state["beta"] + values["last"]) / 2}
-        )  # overshot: half the way back
-    scale = np.abs(state["beta"]).max(initial=1.0)
-    if np.abs(step.beta).max(initial=0.0) <= 1e-9 * scale:
-        return _result(
-            state["beta"] + step.beta,
-            step,
-            deviance,
-            total,
-            task,
-            values["moments"],
-            int(rounds[0]),
-        )
-    if rounds[0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, state["beta"]))
-    return State(
-        "newton",
-        values
-        | {
-            "beta": state["beta"] + step.beta,
-            "deviance": np.array([deviance]),
-            "last": state["beta"],
-        },
+        at_zero = [float(total.sums["deviance"][0]), float(total.sums["score"][0])]
+        values = {"moments": total.sums["moments"], "at_zero": np.array(at_zero)}
+        state = State(state.step, {**state.values, **values})
+    if has_null_rounds(task):
+        state = State(state.step, {**state.values, **_null_step(total, state)})
+    score, information = total.sums["score"], total.sums["information"]
+    log_lik = -float(total.sums["deviance"][0]) / 2
+    if task.options.penalty:
+        identified = newton.identified(state) or _identified(total)
+        penalty = firth.penalty(information, total.sums["third"], identified.aliased)
+        score, log_lik = score + penalty.score, log_lik + penalty.log_lik
+    climbed = newton.climb(
+        state,
+        score,
+        information,
+        log_lik,
+        newton.separated(task.name, task.plan.names, SEPARATED[task.options.family], firth=True),
+        design=_identified(total) if state.step == "moments" else None,
+        relative=task.options.family == "poisson",
+        rules=limits(task).steps["newton"].rules,
+        max_rounds=max_rounds(task),
     )
+    return climbed if isinstance(climbed, State) else _result(climbed, total, task, state)
 
 
 def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None:
     if state.step != "moments":
         return
     w, wy = total.sums["moments"][:2]
+    if not w > 0:
+        raise errors.ModelError(
+            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+        )
     response = task.plan.model.response[0].name
     if task.options.family == "binomial" and not 0 < wy < w:
         raise errors.ModelError(
@@ -316,26 +371,27 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
         )
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    why = (
-        "it separates the responses (all yes on one side)"
-        if task.options.family == "binomial"
-        else "the data do not bound it"
-    )
-    return f"{task.name}: the coefficient of {worst!r} grows without end: {why}; leave it out, or merge its levels"
+SEPARATED = {
+    "binomial": "it separates the responses (all yes, or all no, on one side)",
+    "poisson": "it separates the counts (all are 0 on one side)",
+    "gaussian": "the data do not bound it",
+}
 
 
-def _result(
-    beta: Floats,
-    step: newton.Step,
-    deviance: float,
-    total: Total,
-    task: Task[Options, Plan],
-    moments: Floats,
-    rounds: int,
-) -> Result:
-    plan: Plan = task.plan
+def max_rounds(task: Task[Options, Plan]) -> int:
+    """Steps towards a penalised estimate leave out the penalty's own curvature, and come nearer by a share each."""
+    return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
+
+
+def _identified(total: Total) -> newton.Identified:
+    """With an offset rows weigh very differently from the first round on: then the design's own cross-product decides."""
+    name = "gram" if "gram" in total.sums else "information"
+    return newton.identify(total.sums[name], total.sensitivity[name])
+
+
+def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
+    plan, step, deviance = task.plan, top.step, float(total.sums["deviance"][0])
+    moments = state["moments"]
     n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
     df = n - rank
     family = task.options.family
@@ -347,7 +403,7 @@ def _result(
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family]
     rows = newton.coefficients(
         plan.names,
-        L @ beta,
+        L @ top.beta,
         covariance,
         z=z,
         exponentiate=ratio,
@@ -356,19 +412,27 @@ def _result(
     )
     loglik = _log_likelihood(family, deviance, n, moments)
     glance = {
-        "null_deviance": _null_deviance(task, moments), "df_null": n - int(plan.model.intercept), "deviance": deviance,
+        "null_deviance": _null_deviance(task, state), "df_null": n - int(plan.model.intercept), "deviance": deviance,
         "df_residual": df, "log_lik": loglik, "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
-        "dispersion": dispersion, "n": n, "rounds": rounds,
+        "dispersion": dispersion, "n": n, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
     counted = counting.reported(total.cells)
     if family == "binomial" and plan.weights is None:
         counted = replace(counted, events=round(min(moments[1], moments[0] - moments[1])))
-    return Result(tables, counted, Exactness(), newton.aliased_note(plan.names, step.aliased))
+    notes = newton.aliased_note(plan.names, step.aliased)
+    if family == "poisson" and moments[-1] > 0:
+        notes.append(
+            f"{plan.model.response[0].name!r} has values that are no whole numbers: they are no counts, and the likelihood "
+            "is none of the Poisson's; for times and amounts use offset(), or family gaussian"
+        )
+    if task.options.penalty:
+        notes.append(firth.NOTE)
+    return Result(tables, counted, Exactness(), notes)
 
 
 def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> float:
-    _, wy, _, wylogy, wlogfactorial, logw = moments
+    _, wy, _, wylogy, wlogfactorial, logw, _ = moments
     if family == "gaussian":
         return (
             float(-0.5 * (n * (math.log(2 * math.pi * deviance / n) + 1) - logw))
@@ -380,11 +444,42 @@ def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> fl
     return -deviance / 2
 
 
-def _null_deviance(task: Task[Options, Plan], moments: Floats) -> float | None:
-    """Of the model with an intercept alone; with an offset it would need rounds of its own, and is not given."""
-    w, wy, wyy, wylogy, _, _ = (float(moment) for moment in moments)
-    if task.plan.model.offset is not None or not task.plan.model.intercept:
-        return None
+def has_null_rounds(task: Task[Options, Plan]) -> bool:
+    """Whether the model of an intercept and the offset alone has no closed form."""
+    model: Model = task.plan.model
+    return task.options.family == "binomial" and model.intercept and model.offset is not None
+
+
+def _null_step(total: Total, state: State) -> dict[str, Floats]:
+    """`null_intercept` (1,): the intercept of the null model at which the nodes compute beside the model itself, a Newton step on
+    each round; `null_deviance` (2,): its deviance, and by how much the step is expected to lower it."""
+    if "null" in total.sums:
+        (score, information, deviance), intercept = (
+            total.sums["null"],
+            float(state["null_intercept"][0]),
+        )
+    else:
+        score, information = total.sums["score"][0], total.sums["information"][0, 0]
+        deviance, intercept = total.sums["deviance"][0], 0.0
+    step = float(np.clip(score / information, -5, 5)) if information > 0 else 0.0
+    gain = step * float(score)
+    moved = np.clip([intercept + step], -admissible.MAX_PREDICTOR, admissible.MAX_PREDICTOR)
+    return {"null_intercept": moved, "null_deviance": np.array([float(deviance) - gain, gain])}
+
+
+def _null_deviance(task: Task[Options, Plan], state: State) -> float | None:
+    """Of the model with an intercept and the offset alone; without an intercept, of the offset alone."""
+    w, wy, wyy, wylogy, *_ = (float(moment) for moment in state["moments"])
+    deviance, score = (float(value) for value in state["at_zero"])
+    if not task.plan.model.intercept:
+        return deviance
+    if has_null_rounds(task):
+        null, gain = (float(value) for value in state["null_deviance"])
+        return null if gain < 1e-9 * (abs(null) + 1) else None
+    if task.plan.model.offset is not None:
+        if task.options.family == "gaussian":
+            return deviance - score**2 / w
+        return deviance + 2 * (score - wy * math.log(wy / (wy - score)))
     mean = wy / w
     if task.options.family == "gaussian":
         return wyy - wy * mean
@@ -430,8 +525,16 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     beta = {"beta": Array((len(plan.names),))}
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
-    rules = () if task.options.family == "gaussian" else (admissible.within_reach("beta", bounded),)
-    newton_step = Step(
-        beta, frozenset({"moments", "rounds", "deviance", "last"}), first=1, rules=rules
+    rules = (
+        ()
+        if task.options.family == "gaussian"
+        else (admissible.within_reach("beta", plan.names, bounded),)
     )
-    return Limits({"moments": Step(beta), "newton": newton_step}, newton.MAX_ROUNDS + 2)
+    kept = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
+    null = (
+        {"null_intercept": Array((1,), -admissible.MAX_PREDICTOR, admissible.MAX_PREDICTOR)}
+        if has_null_rounds(task)
+        else {}
+    )
+    newton_step = Step(beta | null, kept - null.keys(), first=1, rules=rules)
+    return Limits({"moments": Step(beta), "newton": newton_step}, max_rounds(task) + 2)

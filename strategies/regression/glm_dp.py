@@ -37,7 +37,7 @@ INFORMATION = 0.25  # of a round, to the information; the rest to the score
 TRAITS = Traits()
 
 
-class Options(glm.Options):
+class Options(glm.Shared):
     """`rounds` of Newton's method; `clip`: the part of the largest contribution that the contract allows, beyond which a
     person's is scaled down. Less than 1 buys less noise with some bias, whose extent `n.clipped` tells."""
 
@@ -363,7 +363,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
         return admissible.once("moments")
     bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
     newton = newton_dp.newton_step(
-        len(plan.names), bounded, task.options.rounds, first=int(first == "mean")
+        plan.names, bounded, task.options.rounds, first=int(first == "mean")
     )
     return Limits(
         ({"mean": Step()} if first == "mean" else {}) | {"newton": newton}, len(rounds(task))

@@ -27,7 +27,7 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, newton, trust_region
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -103,6 +103,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f"random: {options.random!r} must be 1 to {MAX_EFFECTS} terms, as in `1 + month`"
         )
     by = schema.field(options.by) if options.by else None
+    for field in (*random.fields, *([by] if by else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `random` or `by`")
     if by is not None and by.kind != "category":
         raise ExpressionError(
             f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out"
@@ -286,6 +288,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         raise errors.ModelError(
             f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)} coefficients; use fewer terms"
         )
+    _refuse_few_rows(n, total, task, state)
     if state.step == "people":
         made = _climb(total.sums, n, task, dict(state.values))
         return made if isinstance(made, State) else _result(made, n, task, total)
@@ -300,6 +303,22 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         if not isinstance(made, State):
             return _result(made, n, task, total)
         values = dict(made.values)
+
+
+def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: State) -> None:
+    """With no more rows than random effects, these cannot be told from the residual (lme4 refuses the same)."""
+    plan: Plan = task.plan
+    if plan.by is None:
+        groups, kind = int(total.cells["people"][0]), "person"
+    else:
+        groups, kind = int(np.count_nonzero(total.cells["by_level"])), f"level of {plan.by.name!r}"
+    effects = len(plan.random.names)
+    if n <= groups * effects:
+        raise errors.ModelError(
+            f"{task.name}: {effects} random effect{'s' if effects > 1 else ''} of each {kind} cannot be told from the "
+            f"residual with so few rows of each; {'use fewer `random` terms' if effects > 1 else 'run: glm'}, or a cohort "
+            "with more rows of each"
+        )
 
 
 @dataclass(frozen=True)
@@ -361,30 +380,19 @@ def _profile(sums: Any, n: int, task: Task[Options, Plan], theta: Floats, rounds
 def _climb(
     sums: Any, n: int, task: Task[Options, Plan], values: dict[str, Floats]
 ) -> State | Profile:
-    """One step of Newton's method in theta, halved where it overshoots."""
+    """One step of Newton's method in theta, within a trust region."""
     theta, rounds = values["theta"], int(values.get("rounds", np.zeros(1))[0]) + 1
     found = _profile(sums, n, task, theta, rounds)
-    best = float(values.get("best", np.array([math.inf]))[0])
-    values["rounds"] = np.array([float(rounds)])
+    trial = trust_region.Point(theta, found.deviance, *_in_theta(found, task.plan))
+    step = trust_region.advance(values, trial)
+    if step is None or (rounds > MAX_STEPS and trust_region.is_settled(trial, 1e-10)):
+        return found
     if rounds > MAX_STEPS:
         raise errors.ModelError(
             f"{task.name}: the random effects' variances do not settle; use fewer random terms"
         )
-    if not math.isfinite(found.deviance) or found.deviance > best + 1e-9 * (abs(best) + 1):
-        return State(
-            "people", values | {"theta": (theta + values["last"]) / 2}
-        )  # overshot: half the way back
-    gradient, hessian = _in_theta(found, task.plan)
-    eigenvalues, U = np.linalg.eigh(hessian)
-    curved = np.maximum(np.abs(eigenvalues), 1e-9 * np.abs(eigenvalues).max(initial=1.0))
-    step = -(U / curved) @ (U.T @ gradient)
-    if np.abs(step).max() <= 1e-9 * max(1.0, float(np.abs(theta).max())):
-        return found
-    step *= min(1.0, 2.0 * max(1.0, float(np.abs(theta).max())) / float(np.abs(step).max()))
-    return State(
-        "people",
-        values | {"theta": theta + step, "last": theta, "best": np.array([found.deviance])},
-    )
+    kept, beyond = step
+    return State("people", kept | {"theta": beyond, "rounds": np.array([float(rounds)])})
 
 
 def _in_theta(found: Profile, plan: Plan) -> tuple[Floats, Floats]:
@@ -433,7 +441,8 @@ def _result(found: Profile, n: int, task: Task[Options, Plan], total: Total) -> 
     notes = newton.aliased_note(plan.fixed.names, found.aliased)
     if np.linalg.eigvalsh(_covariance(found.theta, plan))[0] < 1e-8:
         notes.append(
-            "a variance of the random effects is estimated at 0: the data do not call for all of them"
+            "the fit is singular: a variance of the random effects is estimated at 0, or a correlation at 1 or -1; the data "
+            "do not call for all of them"
         )
     return Result(tables, counting.reported(total.cells), notes=notes)
 
@@ -441,6 +450,7 @@ def _result(found: Profile, n: int, task: Task[Options, Plan], total: Total) -> 
 def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
     group, names = plan.by.name if plan.by is not None else "person", plan.random.names
     sds = np.sqrt(np.diag(covariance))
+    sds[sds < 1e-7 * math.sqrt(sigma2)] = 0.0  # where Newton's method stops short of it
     rows: list[Row] = [
         {"group": group, "term": f"sd {name}", "estimate": float(sd)}
         for name, sd in zip(names, sds, strict=True)
@@ -497,7 +507,5 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def limits(task: Task[Options, Plan]) -> Limits:
     if task.plan.by is not None:
         return admissible.once("levels")
-    people = Step(
-        {"theta": Array((len(task.plan.pairs),), -1e6, 1e6)}, frozenset({"rounds", "last", "best"})
-    )
+    people = Step({"theta": Array((len(task.plan.pairs),), -1e6, 1e6)}, trust_region.MEMORY)
     return Limits({"people": people}, MAX_STEPS + 1)

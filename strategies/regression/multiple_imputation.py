@@ -38,7 +38,7 @@ from strategies.regression import glm
 TRAITS = Traits()
 
 
-class Options(glm.Options):
+class Options(glm.Shared):
     """`impute`: the numeric columns of the model whose missing values are filled in, `times` over; a row that lacks anything else is left
     out. Each is imputed by a linear model on all other columns of the model that are not imputed, the response among them."""
 
@@ -62,9 +62,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out"
         )
-    made, fields = glm.prepare(
-        glm.Options(**options.model_dump(include=set(glm.Options.model_fields))), schema
-    )
+    chosen = glm.Options(**options.model_dump(include=set(glm.Shared.model_fields)))
+    made, fields = glm.prepare(chosen, schema)
     impute = tuple(schema.field(name) for name in dict.fromkeys(options.impute))
     for field in impute:
         if field.kind != "number":
@@ -80,7 +79,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
                 f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out"
             )
     predictors = _predictors(fields, {field.name for field in impute})
-    fit = Task("fit", glm, options, made, fields, schema.contract.rows_per_person)
+    fit = Task("fit", glm, chosen, made, fields, schema.contract.rows_per_person)
     return Prepared(Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields)
 
 
@@ -293,7 +292,7 @@ def _draw(total: Total, task: Task[Options, Plan]) -> State:
     begun = {
         "beta": np.zeros((options.times, p)),
         "last": np.zeros((options.times, p)),
-        "best": np.full(options.times, np.inf),
+        "best": np.full(options.times, -np.inf),
         "rounds": np.zeros(1),
     }
     return State("newton", begun | {"draws": draws})
@@ -303,35 +302,52 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     """A step in each completed table; half the way back where it overshot."""
     values, names = dict(state.values), task.plan.fit.plan.names
     values["rounds"] = values["rounds"] + 1
+    diverged = newton.separated(task.name, names, glm.SEPARATED[task.options.family])
     if values["rounds"][0] > newton.MAX_ROUNDS:
-        worst = names[int(np.abs(values["beta"]).max(0).argmax())]
-        raise errors.ModelError(
-            f"{task.name}: the coefficient of {worst!r} grows without end; leave it out, or merge its levels"
-        )
-    beta, deviance = values["beta"].copy(), total.sums["deviance"][:, 0]
-    over = ~np.isfinite(deviance) | (
-        deviance
-        > values["best"]
-        + 1e-8 * (np.abs(np.where(np.isfinite(values["best"]), values["best"], 0.0)) + 1)
-    )
-    steps = [
-        newton.newton(score, information)
-        for score, information in zip(total.sums["score"], total.sums["information"], strict=True)
+        raise errors.ModelError(diverged(np.abs(values["beta"]).max(0)))
+    if "aliased" not in values:
+        found = [newton.identify(one, math.inf) for one in total.sums["information"]]
+        values["aliased"] = np.stack([one.aliased for one in found]).astype(np.float64)
+        values["first"] = total.sums["information"]
+    identified = [
+        newton.Identified(mask > 0, first)
+        for mask, first in zip(values["aliased"], values["first"], strict=True)
     ]
-    moved = np.array(
+    beta, log_lik = values["beta"], -total.sums["deviance"][:, 0] / 2
+    moves = [
+        newton.move(*one)
+        for one in zip(
+            beta,
+            values["last"],
+            values["best"].tolist(),
+            total.sums["score"],
+            total.sums["information"],
+            log_lik.tolist(),
+            identified,
+            strict=True,
+        )
+    ]
+    for one, information, moved in zip(identified, total.sums["information"], moves, strict=True):
+        if moved.step is not None:
+            newton.refuse_unbounded(
+                one, information, diverged, relative=task.options.family == "poisson"
+            )
+    after, steps = np.stack([one.beta for one in moves]), [one.step for one in moves if one.step]
+    if len(steps) == len(moves) and newton.settled(max(one.length for one in moves), beta):
+        return _result(after, steps, -2 * log_lik, total, task, int(values["rounds"][0]) + 1)
+    rules = limits(task).steps["newton"].rules
+    after = np.stack(
         [
-            0.0 if out else float(np.abs(step.beta).max(initial=0.0))
-            for step, out in zip(steps, over, strict=True)
+            one.beta
+            if one.step is None
+            else newton.within(rules, values, from_, one.step.beta, diverged)
+            for one, from_ in zip(moves, beta, strict=True)
         ]
     )
-    after = np.where(
-        over[:, None], (beta + values["last"]) / 2, beta + np.stack([step.beta for step in steps])
-    )
-    if not over.any() and moved.max() <= 1e-9 * np.abs(beta).max(initial=1.0):
-        return _result(after, steps, deviance, total, task, int(values["rounds"][0]) + 1)
+    over = np.array([one.step is None for one in moves])
     kept = {
         "last": np.where(over[:, None], values["last"], beta),
-        "best": np.where(over, values["best"], deviance),
+        "best": np.where(over, values["best"], log_lik),
     }
     return State("newton", values | kept | {"beta": after})
 
@@ -472,7 +488,6 @@ def limits(task: Task[Options, Plan]) -> Limits:
         "beta": Array((times, len(plan.fit.plan.names))),
         "draws": Array((times, len(plan.impute), len(plan.predictors) + 2)),
     }
-    newton = Step(
-        read, frozenset({"last", "best", "rounds"}), first=1, rules=fit.steps["newton"].rules
-    )
-    return Limits({"moments": Step(), "newton": newton}, 1 + fit.max_rounds)
+    rules = fit.steps["newton"].rules
+    rounds = Step(read, newton.MEMORY, first=1, rules=rules)
+    return Limits({"moments": Step(), "newton": rounds}, 1 + fit.max_rounds)

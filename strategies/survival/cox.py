@@ -28,7 +28,7 @@ from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
@@ -39,7 +39,8 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`landmark`: only those still under observation then, with their covariates of that time, and their follow-up from there on."""
+    """`penalty: firth`: a finite estimate where a level has no event, with Breslow's ties (Heinze & Schemper 2001).
+    `landmark`: only those still under observation then, with their covariates of that time, and their follow-up from there on."""
 
     model: str
     strata: str | None = None
@@ -48,6 +49,7 @@ class Options(Frozen):
     weights: str | None = None
     robust: bool = False
     landmark: float | None = None
+    penalty: Literal["firth"] | None = None
     conf_level: float = 0.95
 
 
@@ -73,6 +75,10 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if model.offset is not None:
         raise ExpressionError(f"offset() is not offered by cox, in {options.model!r}; leave it out")
     newton.need_terms(model.terms, options.model)
+    if options.penalty and (options.ties != "breslow" or options.robust):
+        raise ExpressionError(
+            f"penalty: {options.penalty!r} goes with `ties: breslow`, and without `robust`; write these"
+        )
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
@@ -90,6 +96,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
         )
+    for field in (*strata, *([weights] if weights else [])):
+        formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
     within = options.strata == "node" or any(field.within_node for field in strata)
     names = tuple(term.name for term in model.terms)
     grid = time_grid.agree(options.grid, model.response[:-1])
@@ -182,6 +190,7 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         "events": np.array([len(dead)]),
         "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
     }
+    cells |= time_grid.without_time(columns, plan.model.response)
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][kept] if plan.weights else None
@@ -266,10 +275,7 @@ def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
 
 def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
     """(n,) the increments that each row was exposed to: those of its cells, less Efron's share if it died."""
-    total = risk_sets.within(h0, rows.strata)
-    exposure = total[rows.cell]
-    if rows.entry is not None:
-        exposure = exposure - _before(total, rows)
+    exposure = _passed(h0, rows)
     exposure[rows.dead] -= h1[rows.cell[rows.dead]]
     return np.maximum(exposure, 0.0)
 
@@ -295,10 +301,15 @@ def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, 
         rows.strata,
         task.options.ties,
     )
-    information = _information(rows, risk["hazard"], made.h0, made.h1) - made.outer
-    return {
+    gram = _information(rows, risk["hazard"], made.h0, made.h1)
+    third = {}
+    if task.options.penalty:
+        cubes = _cubes(made.mean, risk["deaths"][:, 1])
+        third = {"third": _third(rows, risk["hazard"], made.h0, made.k0) + cubes}
+    return third | {
         "score": made.score,
-        "information": information,
+        "information": gram - made.outer,
+        "size": np.diag(gram).copy(),
         "log_lik": np.array([made.log_lik]),
         "weight": np.array([risk["deaths"][:, 1].sum()]),
     }
@@ -314,7 +325,34 @@ def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> di
     hazard = np.exp(rows.X @ state["beta"])
     if rows.weights is not None:
         hazard *= rows.weights
-    return {"gram": _information(rows, hazard, state["h0"], state["h1"])}
+    sums = {"gram": _information(rows, hazard, state["h0"], state["h1"])}
+    if task.options.penalty:
+        sums["third"] = _third(rows, hazard, state["h0"], state["k0"])
+    return sums
+
+
+def _third(rows: Rows, hazard: Floats, h0: Floats, k0: Floats) -> Floats:
+    """(p, p, p) the part of the information's derivative that is a sum over rows: of x x x times the hazard while at risk,
+    less x x times the mean covariate of the risk sets met (k0 = h0 times that mean), in all three orders."""
+    p = rows.X.shape[1]
+    X, exposed = rows.X, hazard * _exposure(rows, h0, np.zeros_like(h0))
+    met = _passed(k0, rows) * hazard[:, None]
+    pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), p * p)
+    mixed = (pairs.T @ met).reshape(p, p, p)
+    turned = mixed + mixed.transpose(0, 2, 1) + mixed.transpose(2, 0, 1)
+    return firth.third_moments(X, exposed) - turned
+
+
+def _cubes(mean: Floats, deaths: Floats) -> Floats:
+    """(p, p, p) the rest of that derivative: twice the sum over deaths of the cube of the mean covariate (n_cells, p)."""
+    return 2 * firth.third_moments(mean, deaths)
+
+
+def _passed(increment: Floats, rows: Rows) -> Floats:
+    """Of each row: the sum of the increments of a cell that it was exposed to."""
+    total = risk_sets.within(increment, rows.strata)
+    passed = total[rows.cell]
+    return passed if rows.entry is None else passed - _before(total, rows)
 
 
 def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
@@ -339,10 +377,7 @@ def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[st
             state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING
         )
     X, dead = rows.X, rows.dead
-    passed = risk_sets.within(made.k0, rows.strata)
-    mean_passed = passed[rows.cell]
-    if rows.entry is not None:
-        mean_passed = mean_passed - _before(passed, rows)
+    mean_passed = _passed(made.k0, rows)
     mean_passed[dead] -= made.k1[rows.cell[dead]]
     residual = hazard[:, None] * (mean_passed - X * _exposure(rows, made.h0, made.h1)[:, None])
     w = rows.weights[dead, None] if rows.weights is not None else 1.0
@@ -405,16 +440,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             total.sums["information"],
             float(total.sums["log_lik"][0]),
         )
-        weight = float(total.sums["weight"][0])
+        weight, size = float(total.sums["weight"][0]), total.sums["size"]
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
-        information = total.sums["gram"] - values["outer"]
+        information, size = total.sums["gram"] - values["outer"], np.diag(total.sums["gram"])
         weight = float(values["weight"][0])
     if not weight > 0:
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
         )
-    return _newton(score, information, log_lik, total, task, values)
+    return _newton(score, information, size, log_lik, total, task, values)
 
 
 def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
@@ -440,53 +475,59 @@ def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats])
     values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
     if task.options.robust:
         values |= {"k0": made.k0, "k1": made.k1, "mean": made.mean}
+    if task.options.penalty:
+        values |= {"k0": made.k0, "cubes": _cubes(made.mean, sums["deaths"][:, 1])}
     return State("information", values)
 
 
 def _newton(
     score: Floats,
     information: Floats,
+    size: Floats,
     log_lik: float,
     total: Total,
     task: Task[Options, Plan],
     values: dict[str, Floats],
 ) -> State | Result:
-    beta = values["beta"]
     again = "fit" if task.plan.within_node else "risk"
-    if "rounds" not in values:
-        values |= {
-            "rounds": np.zeros(1),
-            "null_log_lik": np.array([log_lik]),
-            "best": np.array([-math.inf]),
-            "last": beta,
-        }
-    values["rounds"] = values["rounds"] + 1
-    best = float(values["best"][0])
-    if values["rounds"][0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, beta))
-    if not math.isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1):
-        return State(
-            again, values | {"beta": (beta + values["last"]) / 2}
-        )  # overshot: half the way back
-    step = newton.newton(score, information)
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(beta).max(initial=1.0):
-        return State(
-            again, values | {"beta": beta + step.beta, "best": np.array([log_lik]), "last": beta}
-        )
+    identified = newton.identified(State("newton", values)) or newton.identify(
+        information, math.inf, size
+    )
+    if task.options.penalty:
+        third = total.sums["third"] + values.get("cubes", 0.0)
+        penalty = firth.penalty(information, third, identified.aliased)
+        score, log_lik = score + penalty.score, log_lik + penalty.log_lik
+    climbed = newton.climb(
+        State("newton", values),
+        score,
+        information,
+        log_lik,
+        newton.separated(task.name, task.plan.names, SEPARATED, firth=True),
+        design=identified,
+        max_rounds=max_rounds(task),
+        again=again,
+        rules=limits(task).steps[again].rules,
+    )
+    if isinstance(climbed, State):
+        return climbed
     values |= {
-        "fitted": beta + step.beta,
+        "fitted": climbed.beta,
         "fitted_log_lik": np.array([log_lik]),
-        "covariance": step.covariance,
-        "aliased": step.aliased.astype(np.float64),
+        "covariance": climbed.step.covariance,
+        "aliased": climbed.step.aliased.astype(np.float64),
+        "null": np.array([climbed.null]),
+        "rounds": np.array([float(climbed.rounds)]),
     }
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    return f"{task.name}: the coefficient of {worst!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
+def max_rounds(task: Task[Options, Plan]) -> int:
+    return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
+
+
+SEPARATED = "all events are on one side of it, or none is"
 
 
 def _result(
@@ -507,7 +548,7 @@ def _result(
         for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
             row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
     df = int((~aliased).sum())
-    null, fitted = float(values["null_log_lik"][0]), float(values["fitted_log_lik"][0])
+    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
     ratio = max(2 * (fitted - null), 0.0)
     glance = {
         "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": fitted, "null_log_lik": null,
@@ -520,12 +561,16 @@ def _result(
         tables,
         counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
-        newton.aliased_note(plan.names, aliased),
+        [
+            *newton.aliased_note(plan.names, aliased),
+            *([firth.NOTE] if task.options.penalty else []),
+            *time_grid.time_notes(total.cells),
+        ],
     )
 
 
-_MEMORY = frozenset({
-    "rounds", "null_log_lik", "best", "last", "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight",
+_MEMORY = newton.MEMORY | frozenset({
+    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight", "cubes",
 })  # fmt: skip
 
 
@@ -563,14 +608,17 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     p, cells = len(plan.names), plan.n_strata * plan.grid.size
     beta = {"beta": Array((p,))}
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    rules = (
+        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
+    )
     hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
     increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
+    exposed = hazards | ({"k0": increments["k0"]} if task.options.penalty else {})
     steps = {
-        "information": Step(hazards, _MEMORY - {"h0", "h1"}, rules=rules), "risk": Step(beta, _MEMORY, rules=rules), "fit": Step(beta, _MEMORY, rules=rules),
+        "information": Step(exposed, _MEMORY - exposed.keys(), rules=rules), "risk": Step(beta, _MEMORY, rules=rules), "fit": Step(beta, _MEMORY, rules=rules),
         "robust": Step(beta, _MEMORY, rules=rules) if plan.within_node else Step(hazards | increments, _MEMORY - hazards.keys() - increments.keys(), rules=rules),
     }  # fmt: skip
     wanted = ({"fit"} if plan.within_node else {"risk", "information"}) | (
         {"robust"} if task.options.robust else set()
     )
-    return Limits({name: steps[name] for name in wanted}, 2 * (newton.MAX_ROUNDS + 1) + 1)
+    return Limits({name: steps[name] for name in wanted}, 2 * (max_rounds(task) + 1) + 1)

@@ -100,6 +100,7 @@ def start(task: Task[Options, Plan]) -> State:
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | {"leaving": counts, "off_grid": np.array([off_grid])}
+    cells |= time_grid.without_time(cohort.columns(task.fields), task.plan.model.response)
     return Part(
         {"leaving": counts.astype(np.float64)}, cells, {"leaving": leaving_sensitivity(task)}
     )
@@ -220,6 +221,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         {"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")},
         counted,
         Exactness(**off) if off else Exactness(),
+        time_grid.time_notes(total.cells),
     )
 
 

@@ -254,8 +254,6 @@ def _begin(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -
         "risk",
         {
             "beta": np.zeros(len(task.plan.names)),
-            "rounds": np.zeros(1),
-            "loglik": np.array([-np.inf]),
             **more,
         },
     )
@@ -273,15 +271,9 @@ def _risk(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     h0[some] = d[some] / S[some, 0]
     mean[some] = S[some, 1:] / S[some, :1]
     loglik = float(sums[0] - d[some] @ np.log(S[some, 0]))
-    values["rounds"] = values["rounds"] + 1
-    if not np.isfinite(loglik) or loglik < values["loglik"][0] - 1e-8 * (
-        abs(values["loglik"][0]) + 1
-    ):
-        if values["rounds"][0] > newton.MAX_ROUNDS:
-            raise errors.ModelError(_diverged(task, values["beta"]))
-        return State(
-            "risk", values | {"beta": (values["beta"] + values["last"]) / 2}
-        )  # overshot: half the way back
+    back = newton.retreat(State("risk", values), loglik, _separated(task), again="risk")
+    if back is not None:
+        return back
     made = {
         "h0": h0,
         "mean": mean,
@@ -290,17 +282,28 @@ def _risk(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
         "before": before,
         "loglik": np.array([loglik]),
     }
-    first = {} if "null" in values else {"null": np.array([loglik])}
-    return State("information", values | made | first)
+    return State("information", values | made)
 
 
 def _step(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
-    step = newton.newton(values["score"], total.sums["gram"] - values["outer"])
-    if values["rounds"][0] > newton.MAX_ROUNDS:
-        raise errors.ModelError(_diverged(task, values["beta"]))
-    if np.abs(step.beta).max(initial=0.0) > 1e-9 * np.abs(values["beta"]).max(initial=1.0):
-        return State("risk", values | {"last": values["beta"], "beta": values["beta"] + step.beta})
-    return State("robust", values | {"covariance": step.covariance, **_censoring_terms(values)})
+    climbed = newton.climb(
+        State("information", values),
+        values["score"],
+        total.sums["gram"] - values["outer"],
+        float(values["loglik"][0]),
+        _separated(task),
+        size=np.diag(total.sums["gram"]),
+        again="risk",
+        rules=limits(task).steps["risk"].rules,
+    )
+    if isinstance(climbed, State):
+        return climbed
+    values |= {
+        "covariance": climbed.step.covariance,
+        "null": np.array([climbed.null]),
+        "rounds": np.array([float(climbed.rounds)]),
+    }
+    return State("robust", values | _censoring_terms(values))
 
 
 def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
@@ -316,9 +319,8 @@ def _censoring_terms(values: dict[str, Floats]) -> dict[str, Floats]:
     return {"told": told, "censored": values["left"][:, None] * told}
 
 
-def _diverged(task: Task[Options, Plan], beta: Floats) -> str:
-    worst = task.plan.names[int(np.argmax(np.abs(beta)))]
-    return f"{task.name}: the coefficient of {worst!r} grows without end: no event has it, or every one; leave it out, or merge its levels"
+def _separated(task: Task[Options, Plan]) -> newton.Diverged:
+    return newton.separated(task.name, task.plan.names, "no event has it, or every one")
 
 
 def _finish(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> Result:
@@ -350,8 +352,8 @@ def _finish(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) 
 _COMBINE = {"censoring": _begin, "risk": _risk, "information": _step}
 
 
-_MEMORY = frozenset({
-    "rounds", "loglik", "at_risk", "left", "d", "last", "before", "score", "outer", "null", "covariance", "h0", "mean", "told", "censored",
+_MEMORY = newton.MEMORY | frozenset({
+    "loglik", "at_risk", "left", "d", "before", "score", "outer", "covariance", "h0", "mean", "told", "censored",
 })  # fmt: skip
 
 
@@ -385,7 +387,9 @@ def limits(task: Task[Options, Plan]) -> Limits:
         "told": Array((size, p)),
         "censored": Array((size, p)),
     }
-    rules = (admissible.within_reach("beta", admissible.bounded_terms(plan.model.terms)),)
+    rules = (
+        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
+    )
     steps = {
         name: Step(read, _MEMORY - read.keys(), rules=rules)
         for name, read in (("risk", risk), ("information", information), ("robust", robust))

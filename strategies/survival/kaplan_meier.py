@@ -84,6 +84,7 @@ def start(task: Task[Options, Plan]) -> State:
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     keep, counts, off_grid = count_leaving(cohort, task)
     cells = counting.people(cohort, keep) | counts | {"off_grid": np.array([off_grid])}
+    cells |= time_grid.without_time(cohort.columns(task.fields), task.plan.model.response)
     sums = {name: count.astype(np.float64) for name, count in counts.items()}
     return Part(sums, cells, dict.fromkeys(sums, float(task.rows_per_person)))
 
@@ -160,6 +161,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         tables,
         counting.reported(total.cells, events=True),
         Exactness(**off) if off else Exactness(),
+        time_grid.time_notes(total.cells),
     )
 
 

@@ -215,16 +215,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
-    keep = cohorts.complete(columns)
+    keep = complete = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
-    keep &= entry < stop
+    keep = complete & (entry < stop)
     kept = np.flatnonzero(keep)
     X = cohorts.design(
         plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
     died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
+    cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
     return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
 
 
@@ -324,16 +325,20 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    def diverged(worst: int) -> str:
-        name = joined(task.plan, state["cuts"]).names[worst]
-        return f"{task.name}: the coefficient of {name!r} grows without end: all events are on one side of it; leave it out, or merge its levels"
-
+    plan = joined(task.plan, state["cuts"])
     made = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
         float(total.sums["log_lik"][0]),
-        diverged,
+        newton.separated(
+            task.name,
+            plan.names,
+            "all events are on one side of it, or none is",
+            baseline=plan.names[: plan.intervals],
+        ),
+        sensitivity=total.sensitivity["information"],
+        rules=limits(task).steps["newton"].rules,
     )
     return made if isinstance(made, State) else _result(made, total, task, state)
 
@@ -356,7 +361,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": top.rounds,
     }  # fmt: skip
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
-    notes = (*joined_note(task.plan, plan), *newton.aliased_note(plan.names, top.step.aliased))
+    notes = (
+        *joined_note(task.plan, plan),
+        *time_grid.time_notes(total.cells),
+        *newton.aliased_note(plan.names, top.step.aliased),
+    )
     return Result(tables, counting.reported(total.cells, events=True), Exactness(), notes)
 
 
@@ -412,9 +421,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     return Limits(
         {
             "life": Step(),
-            "newton": newton_step(
-                task, frozenset({"last", "best", "rounds", "null", "exposure", "events"})
-            ),
+            "newton": newton_step(task, newton.MEMORY | {"exposure", "events"}),
         },
         newton.MAX_ROUNDS + 2,
     )
@@ -423,7 +430,10 @@ def limits(task: Task[Options, Plan]) -> Limits:
 def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
     """Where the cuts that are kept say how many coefficients there are: of each interval's log hazard, then of the terms."""
     plan: Plan = task.plan
-    bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
+    bounded, terms = (
+        np.array(admissible.bounded_terms(plan.model.terms), np.bool_),
+        [term.name for term in plan.model.terms],
+    )
 
     def fits(values: Values) -> str:
         intervals = int(values["cuts"].sum()) + 1
@@ -433,7 +443,11 @@ def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
             np.abs(values["beta"][:intervals]).max(),
             np.abs(values["beta"][intervals:][bounded]).sum(),
         )
-        return "" if hazard + slopes <= admissible.MAX_PREDICTOR else admissible.too_steep("beta")
+        return (
+            ""
+            if hazard + slopes <= admissible.MAX_PREDICTOR
+            else admissible.too_steep(terms[int(np.abs(values["beta"][intervals:]).argmax())])
+        )
 
     return Step(
         {"beta": Array((None,)), "cuts": Array((plan.intervals - 1,), 0, 1, whole=True)},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pydantic
 
+from federation import cohort as cohorts
 from federation.contract import Frozen
 from federation.expression import ExpressionError, Piece
 from federation.messages import Floats, Ints
@@ -97,3 +98,20 @@ def exactness_note(grid: TimeGrid, off_grid: int) -> Mapping[str, Any] | None:
         "kind": "approximate",
         "why": f"times between two points of the agreed grid (step {grid.step:g}) count at the later one",
     }
+
+
+def without_time(columns: Mapping[str, Any], response: Sequence[Field]) -> dict[str, Ints]:
+    """How many complete rows of a Surv(start, stop, event) end no later than they begin, and are left out."""
+    if len(response) < 3:
+        return {}
+    start, stop = (columns[field.name] for field in response[:2])
+    return {"no_time": np.array([int((cohorts.complete(columns) & ~(start < stop)).sum())])}
+
+
+def time_notes(cells: Mapping[str, Ints]) -> list[str]:
+    if not cells.get("no_time", np.zeros(1)).sum() > 0:
+        return []
+    return [
+        "some rows end no later than they begin; they are left out, and counted as missing: see to stays of one day, "
+        "which may need half a day, and to exchanged dates"
+    ]

@@ -300,7 +300,9 @@ def test_a_child_of_the_hub_that_dies_at_its_first_starts_is_started_again_and_t
 
 
 @pytest.mark.parametrize("name", ["superlink", "superexec"])
-def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(name: str, hub: HubSettings) -> None:
+def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(
+    name: str, hub: HubSettings
+) -> None:
     children = Dying(hub, name, 100, DEATHS["exit code 3"])
     told = rf"{name} did not start in 3 attempts; the last ended with exit code 3: start 3 goes wrong; {name}\.log"
     try:

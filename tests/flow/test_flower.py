@@ -17,7 +17,7 @@ import pytest
 from aggregator import jobs, release, rounds
 from aggregator.document import Document
 from federation import errors
-from federation.cli import study as studies
+from federation.cli.actions import study_files as studies
 from federation.messages import PHASES
 from federation.study import Study
 from nodes import ledger, state_folder

@@ -157,7 +157,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
     with deployment.connect() as hub:
         mine = study("signed", coordinator=flower.COORDINATOR)
         other = credentials.sign_study(
-            hub.own.key, study("another", coordinator=flower.COORDINATOR).hash
+            hub.party.key, study("another", coordinator=flower.COORDINATOR).hash
         )
         request = hub_pb2.SubmitRequest(
             study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
@@ -212,7 +212,7 @@ def test_a_result_comes_as_frames_and_with_a_receipt(
         "--roster",
         str(deployment.home("lyon") / "roster.yaml"),
     )
-    assert "in order" in said and "approved by policy" in said
+    assert "valid" in said and "approved by policy" in said
 
 
 def roster(deployment: Deployment) -> dict[str, bytes]:
@@ -260,10 +260,12 @@ def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     document = finished(deployment, "names").document
     strange = {**roster(deployment), "nice": bytes(32)}
     assert receipts.verify(document, None, strange) == [
-        "nice: its identity is not the one of the roster"
+        "nice: its identity differs from the one in the roster"
     ]
     document["receipt"]["nodes"]["brest"]["replies"][0]["reply"] = "0" * 64
-    assert "brest: its reply of round 1 is not signed by it" in receipts.verify(document, None, {})
+    assert "brest: its reply of round 1 does not bear its signature" in receipts.verify(
+        document, None, {}
+    )
     assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith(
         "it has no receipt"
     )
@@ -466,7 +468,7 @@ def test_the_audit_logs_of_both_sides_are_in_order_and_tell_the_story(
         and node[1]["bytes"] > 0
         and len(node[1]["sha256"]) == 64
     )
-    assert "in order" in hdh("hub", "audit", "verify", "--hub-dir", str(deployment.hub.folder))
+    assert "is intact" in hdh("hub", "audit", "verify", "--hub-dir", str(deployment.hub.folder))
     assert "audited" in hdh("node", "audit", "--site", str(deployment.home("lyon") / "node.yaml"))
 
 
@@ -475,7 +477,7 @@ def test_doctor_finds_a_running_hub_and_node_in_order(deployment: Deployment) ->
     assert "is open" in said and "WRONG" not in said
     said = hdh("doctor", str(deployment.home("lyon")))
     assert (
-        "answers, with a certificate of the right authority" in said
+        "answers with a certificate of the right authority" in said
         and "agrees with the hub's" in said
         and "WRONG" not in said
     )
@@ -486,13 +488,10 @@ def test_doctor_names_what_is_wrong(deployment: Deployment) -> None:
     key.chmod(0o644)
     try:
         said = hdh("doctor", str(deployment.home("lyon")), code=6)
-        assert (
-            "others can read identity.key: chmod 600" in said
-            and "1 thing(s) not in order: keys" in said
-        )
+        assert "others can read identity.key: chmod 600" in said and "1 check failed: keys" in said
     finally:
         key.chmod(0o600)
-    assert "neither hub.yaml nor node.yaml" in hdh("doctor", str(deployment.folder), code=6)
+    assert "there is no hub.yaml or node.yaml" in hdh("doctor", str(deployment.folder), code=6)
 
 
 def test_metrics_count_studies_and_nodes(deployment: Deployment) -> None:
@@ -518,8 +517,10 @@ def test_the_command_line_tells_a_coordinators_story(
     (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
     assert "is at the hub as number" in hdh("study", "submit", str(path), home=home)
     said = hdh("study", "watch", "by-hand", "--out", str(tmp_path / "out"), home=home)
-    assert "What each node gave" in said and (tmp_path / "out" / "report.html").exists()
-    assert "in order" in hdh("study", "verify", str(tmp_path / "out" / "result.json"), home=home)
+    assert "Contributions of the nodes" in said and (tmp_path / "out" / "report.html").exists()
+    assert ": valid. Study by-hand" in hdh(
+        "study", "verify", str(tmp_path / "out" / "result.json"), home=home
+    )
     assert "by-hand" in hdh("study", "list", home=home) and "complete" in hdh(
         "study", "status", "by-hand", home=home
     )

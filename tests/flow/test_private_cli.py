@@ -76,7 +76,7 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
         accounts["accounts"][0]["left"] == accounts["accounts"][0]["granted"]
         and len(accounts["entries"]) == 1
     )
-    assert "in order: 1 entries" in hdh("node", "ledger", "verify", cwd=folder).stdout
+    assert "is intact: 1 entry" in hdh("node", "ledger", "verify", cwd=folder).stdout
 
 
 def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
         and result["privacy"]["study_epsilon"] == 0.8
     )
     assert (
-        "Noise: a person's data change what is shown by no more than epsilon 0.8"
+        "the data of one person change these results by no more than epsilon 0.8"
         in " ".join(done.stdout.split())
         and "noise" in (folder / "out" / "report.html").read_text()
     )
@@ -195,11 +195,11 @@ def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
         (
             ["node", "grant", "people", "--epsilon", "1", "--by", " "],
             2,
-            "--by must name who decides",
+            "--by must name the person who decides",
         ),
         (["study", "plan", "study.yaml", "--people", "limoges"], 2, "write it as NAME=N"),
         (["node", "bucket", "other", "--out", "b"], 2, "no dataset 'other'"),
-        (["node", "roster"], 2, "no roster; write `roster: roster.yaml`"),
+        (["node", "roster"], 2, "there is no roster; write `roster: roster.yaml`"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
@@ -232,7 +232,10 @@ def test_operators_accept_each_others_identities(folder: Path) -> None:
     shown = hdh("node", "roster", cwd=folder)
     assert shown.returncode == 0 and "lyon" in shown.stdout and "abab abab" in shown.stdout
     (folder / "roster.yaml").write_text(f"nodes:\n  limoges: {'cd' * 32}\n  lyon: {'ab' * 32}\n")
-    assert "not in its own roster under its own key" in hdh("node", "roster", cwd=folder).stderr
+    assert (
+        "the roster does not hold this node under its own key"
+        in hdh("node", "roster", cwd=folder).stderr
+    )
     (folder / "roster.yaml").write_text("nodes:\n  lyon: short\n")
     assert "is not 64 hexadecimal digits; copy the line" in hdh("node", "roster", cwd=folder).stderr
 

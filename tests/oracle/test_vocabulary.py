@@ -312,7 +312,7 @@ def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
     """Ratios by epitools, chi-squared by chisq.test with Yates's correction (which R makes smaller in a table that is near what is
     expected), the rest by qgamma, ppois and p.adjust."""
     result, expected = (
-        patients(run="disproportionality", drug="ward", event="stage", least=1),
+        patients(run="disproportionality", drug="ward", event="stage", min_reports=1),
         EXPECTED["disproportionality"],
     )
     rows = {(row["drug"], row["event"]): row for row in result.tables["pairs"].rows}
@@ -451,7 +451,7 @@ def test_k_means_is_scikit_learns_from_the_same_beginning(patients: Any) -> None
     from sklearn.cluster import KMeans
 
     columns = ["age", "time", "years"]
-    result = patients(run="k_means", columns=columns, groups=4)
+    result = patients(run="k_means", columns=columns, groups=4, starts=1)
     table = pandas.read_csv(HERE / "patients.csv")[columns].to_numpy(float)
     scaled = (table - table.mean(0)) / table.std(0, ddof=1)
     values, vectors = np.linalg.eigh(np.cov(scaled.T))

@@ -149,14 +149,14 @@ def test_any_dropouts_that_leave_a_threshold_leave_the_sum_exact(
 def test_more_dropouts_than_the_threshold_allows_open_nothing() -> None:
     one = through(begin(5, 4), "deal")
     one.mask(frozenset({"n000", "n001"}))
-    with pytest.raises(SecaggError, match="3 nodes are left, and 4 are needed"):
+    with pytest.raises(SecaggError, match="3 nodes are left, but 4 are needed"):
         one.sign()
 
 
 def test_strict_mode_stops_at_the_first_dropout() -> None:
     one = begin(4, 4)
     one.advertise(frozenset({"n002"}))
-    with pytest.raises(SecaggError, match="3 nodes are left, and 4 are needed"):
+    with pytest.raises(SecaggError, match="3 nodes are left, but 4 are needed"):
         one.deal()
 
 
@@ -171,7 +171,7 @@ def test_the_hub_swaps_a_nodes_keys_for_its_own() -> None:
     own = keys.pair(identity("hub"))
     one.adverts["n001"] = replace(one.adverts["n001"], mask=own.public)
     refused(
-        "keys shown for n001 are not signed",
+        "keys presented for n001 are not signed",
         lambda: participant.deal(one.states["n000"], one.adverts),
     )
 
@@ -180,7 +180,7 @@ def test_the_hub_shows_a_node_other_keys_than_its_own() -> None:
     one = through(begin(), "advertise")
     _, other = participant.advertise(one.terms, "n000", identity("n000"))
     refused(
-        "other keys than this node's own",
+        "keys for this node that are not its own",
         lambda: participant.deal(one.states["n000"], one.adverts | {"n000": other}),
     )
 
@@ -201,7 +201,7 @@ def test_the_hub_changes_the_roster_for_some() -> None:
     )
     _, advert = participant.advertise(other, "n001", identity("n001"))
     refused(
-        "keys shown for n001 are not signed",
+        "keys presented for n001 are not signed",
         lambda: participant.deal(one.states["n000"], one.adverts | {"n001": advert}),
     )
 
@@ -220,7 +220,7 @@ def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
     one.terms = replace(one.terms, release="release-2")
     one.advertise()
     refused(
-        "keys shown for n001 are not signed",
+        "keys presented for n001 are not signed",
         lambda: participant.deal(
             one.states["n000"], one.adverts | {"n001": before.adverts["n001"]}
         ),
@@ -233,7 +233,7 @@ def test_the_hub_changes_or_misdirects_an_envelope() -> None:
     broken = bytes([routed["n001"][0] ^ 1]) + routed["n001"][1:]
     for envelopes in (routed | {"n001": broken}, routed | {"n001": routed["n002"]}):
         refused(
-            "was changed, or is meant for another",
+            "was changed, or belongs to another node",
             lambda envelopes=envelopes: participant.mask(
                 one.states["n000"], one.dealt, envelopes, one.vectors["n000"].copy()
             ),
@@ -246,7 +246,7 @@ def test_the_hub_withholds_an_envelope() -> None:
     routed = aggregation.route(one.terms, one.dealt)["n000"]
     del routed["n001"]
     refused(
-        "envelopes are not those of this node's neighbours",
+        "envelopes must come from exactly the dealers that are neighbours",
         lambda: participant.mask(one.states["n000"], one.dealt, routed, one.vectors["n000"].copy()),
     )
 
@@ -299,7 +299,7 @@ def test_the_hub_claims_that_a_survivor_dropped() -> None:
     without = frozenset(one.masked) - {"n001"}
     state, _ = participant.sign_survivors(one.states["n000"], without)
     refused("answered once", lambda: participant.sign_survivors(state, frozenset(one.masked)))
-    refused("this node among them", lambda: participant.sign_survivors(one.states["n001"], without))
+    refused("this node included", lambda: participant.sign_survivors(one.states["n001"], without))
 
 
 def test_the_hub_sends_two_survivor_sets() -> None:
@@ -315,7 +315,7 @@ def test_the_hub_sends_two_survivor_sets() -> None:
     }.items():
         one.states[name], signatures[name] = participant.sign_survivors(one.states[name], said)
     refused(
-        "too few survivors have signed the same set",
+        "too few survivors have signed the same list",
         lambda: participant.unmask(one.states["n003"], signatures),
     )
     _, opening = participant.unmask(one.states["n000"], signatures)
@@ -365,7 +365,7 @@ def test_a_node_sits_only_under_its_own_identity() -> None:
 
 
 def test_a_low_order_key_is_refused() -> None:
-    refused("not a proper one", lambda: keys.shared(keys.pair(identity("x")), bytes(32)))
+    refused("public key is not valid", lambda: keys.shared(keys.pair(identity("x")), bytes(32)))
 
 
 @pytest.mark.parametrize(("what", "whose"), [("keys", "n003"), ("seeds", "n001")])
@@ -464,7 +464,7 @@ def test_the_unit_follows_what_one_person_can_do() -> None:
 def connected(names: set[str], terms: Terms) -> bool:
     reached = {min(names)}
     while True:
-        more = {other for name in reached for other in terms.near(name) & names} | reached
+        more = {other for name in reached for other in terms.neighbours_of(name) & names} | reached
         if more == reached:
             return reached == names
         reached = more
@@ -483,9 +483,11 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
         return
     terms.check()
     assert all(
-        name in terms.near(other) for name in terms.ring for other in terms.near(name)
+        name in terms.neighbours_of(other)
+        for name in terms.ring
+        for other in terms.neighbours_of(name)
     )  # both ways
-    assert {len(terms.near(name)) for name in terms.ring} == {terms.neighbours}
+    assert {len(terms.neighbours_of(name)) for name in terms.ring} == {terms.degree}
     assert terms.shares_needed > colluders
     taken = dropouts + colluders
     stretches = [
@@ -499,7 +501,7 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
 @pytest.mark.parametrize("phase", [None, *PHASES])
 def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
     one = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
-    assert one.terms.neighbours == 12
+    assert one.terms.degree == 12
     gone = frozenset(
         one.terms.ring[:5]
     )  # neighbours of each other: the most shares lost in one place

@@ -19,7 +19,7 @@ from federation.messages import NoisedAnswer, Query, Refusal, State, TaskId
 from federation.privacy import accounting
 from federation.privacy.accounting import Sampled
 from federation.study import Study
-from nodes import ledger, service
+from nodes import ledger, noised_answer, service
 from nodes.session import NodeContext
 from nodes.site import Policy, Site
 from simulations import local
@@ -180,7 +180,12 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
         ).answers[TaskId("a")]
         assert isinstance(answer, NoisedAnswer), answer
         session = context.sessions[again.hash]
-        part = session.tasks["a"].analysis.local(session.cohort, session.tasks["a"], state)
+        cohort = noised_answer.with_coins(
+            session.cohort,
+            noised_answer.name(query, TaskId("a"), state, noised_answer.WHOLE),
+            context.salt,
+        )
+        part = session.tasks["a"].analysis.local(cohort, session.tasks["a"], state)
         found.append(
             (answer.steps["gradient"] * grid.unit - part.sums["gradient"])
             / train_dp.step_sensitivity(task)
@@ -398,11 +403,11 @@ def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path:
 
 
 def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
-    from federation.cli import plan
+    from federation.cli.actions import plan
 
     for options, steps in ((MLP, 5), (ALONE, 20)):
         study = study_of(options)
-        (row,) = plan._trainings(study, registry.plan(study, CONTRACT))
+        (row,) = plan.trainings(study, registry.plan(study, CONTRACT))
         assert (row["steps"], row["sampling"], row["epochs"]) == (
             steps,
             0.2,

@@ -34,6 +34,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"model": "died ~ age * arm", "family": "binomial"},
         {"model": "visits ~ dose + offset(log(exposure + 1))", "family": "poisson"},
         {"model": "score ~ dose", "weights": "weight"},
+        {"model": "died ~ age + arm", "family": "binomial", "penalty": "firth"},
     ],
     "cox": [
         {"model": "Surv(stop, event) ~ age + sex"},
@@ -45,6 +46,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"model": "Surv(stop, event) ~ age", "ties": "breslow"},
         {"model": "Surv(stop, event) ~ age", "landmark": 6},
+        {"model": "Surv(start, stop, event) ~ age", "ties": "breslow", "penalty": "firth"},
     ],
     "kaplan_meier": [
         {"model": "Surv(stop, event) ~ arm"},

@@ -124,6 +124,37 @@ def test_another_salt_keeps_other_rows_and_the_same_salt_the_same(tmp_path: Path
     assert (one != other).any()
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("where", [None, WHERE])
+def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
+    where: str | None, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so few bits of a person's hash nearly all people share a group, as a few do in a national table."""
+    dataset = csv_of(TABLE, CONTRACT, tmp_path)
+    whole = count(dataset, CONTRACT, where)
+    sound = tallies._count_words
+    few = (np.uint64(2**bits - 1), np.uint64(3))  # of 2 x 3 cells: 3 bits
+
+    def shared(words: np.ndarray, size: int, max_rows: int) -> tuple[Tally, np.ndarray]:
+        tally, large = sound(
+            (words >> few[1] & few[0]) << few[1] | words & np.uint64(7), size, max_rows
+        )
+        kept = words[np.isin(words >> few[1] & few[0], large)]
+        return tally, np.unique(kept >> few[1])
+
+    monkeypatch.setattr(tallies, "_count_words", shared)
+    parts = count(dataset, CONTRACT, where)
+    np.testing.assert_array_equal(parts.cells, whole.cells)
+    np.testing.assert_array_equal(parts.people, whole.people)
+
+
+def test_taking_a_person_away_moves_the_counts_by_that_persons_rows_alone(tmp_path: Path) -> None:
+    whole = count(csv_of(TABLE, CONTRACT, tmp_path), CONTRACT)
+    for gone in TABLE["id"].value_counts().index[:5]:
+        rest = count(csv_of(TABLE[TABLE["id"] != gone], CONTRACT, tmp_path), CONTRACT)
+        assert (rest.cells <= whole.cells).all() and (whole.people - rest.people)[:2].sum() == 3
+
+
 def test_many_passes_give_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = csv_of(TABLE, CONTRACT, tmp_path)
     whole = count(dataset, CONTRACT)
@@ -166,36 +197,40 @@ def test_buckets_need_a_person(tmp_path: Path) -> None:
 
 # -- the rows that stay, of a table that is read
 def test_who_else_is_there_changes_nothing_for_a_person() -> None:
-    person, row = (
-        RNG.integers(0, 2**63, 300).astype(np.uint64)[RNG.integers(0, 300, 2000)],
-        RNG.integers(0, 2**63, 2000).astype(np.uint64),
+    """Rows as a cohort has them: by person, then by the hash of their content."""
+    people = RNG.integers(0, 2**63, 300).astype(np.uint64)
+    person = np.sort(people[RNG.integers(0, 300, 2000)])
+    again = person * np.uint64(7)
+    limited = row_limit.choose((person, again), 2)
+    assert limited.people == len(set(person.tolist()))
+    assert (
+        np.bincount(limited.person).max() == 2
+        and len(np.bincount(limited.person)) == limited.people
     )
-    kept, lost = row_limit.choose(person, row, 2)
-    assert np.unique(person[kept], return_counts=True)[1].max() == 2 and set(person[kept]) == set(
-        person
-    )
-    np.testing.assert_array_equal(
-        lost,
-        np.isin(
-            person[kept],
-            [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2],
-        ),
-    )
+    many = [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]
+    np.testing.assert_array_equal(limited.lost, np.isin(person[limited.rows], many))
     for gone in np.unique(person)[:20]:
         rest = np.flatnonzero(person != gone)
-        again, _ = row_limit.choose(person[rest], row[rest], 2)
-        np.testing.assert_array_equal(rest[again], kept[person[kept] != gone])
+        others = row_limit.choose((person[rest], again[rest]), 2)
+        np.testing.assert_array_equal(rest[others.rows], limited.rows[person[limited.rows] != gone])
 
 
-def test_rows_that_tie_are_settled_by_their_order() -> None:
-    person, row = (
-        np.array([7] * 6 + [9] * 2, np.uint64) << np.uint64(40),
-        np.array([1, 1, 1, 1, 1, 1, 5, 4], np.uint64),
-    )
-    kept, _ = row_limit.choose(person, row, 2)
-    assert kept.tolist() == [0, 1, 6, 7]
-    kept, _ = row_limit.choose(person[2:], row[2:], 2)
-    assert kept.tolist() == [0, 1, 4, 5]
+@pytest.mark.parametrize("shift", [0, 24, 31, 63])
+def test_people_whose_hashes_agree_in_part_do_not_share_a_limit(shift: int) -> None:
+    """In each hash alone, two people may agree; in a national table some do."""
+    one, other = np.uint64(1) << np.uint64(shift), np.uint64(2) << np.uint64(shift % 62)
+    same = np.full(6, 5, np.uint64)
+    differs = np.array([one] * 3 + [other] * 3, np.uint64)
+    for hashes in ((same, differs), (differs, same)):
+        limited = row_limit.choose(hashes, 2)
+        assert limited.people == 2 and limited.rows.tolist() == [0, 1, 3, 4]
+        assert limited.lost.all()
+
+
+def test_a_limit_over_nobody_keeps_nothing() -> None:
+    empty = np.empty(0, np.uint64)
+    limited = row_limit.choose((empty, empty), 2)
+    assert limited.people == len(limited.rows) == 0
 
 
 @pytest.mark.parametrize("where", [None, WHERE])

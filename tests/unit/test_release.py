@@ -14,7 +14,7 @@ import pytest
 
 from aggregator import release, report
 from aggregator.document import Document
-from federation.cli import study as studies
+from federation.cli.actions import study_files as studies
 from federation.disclosure import hub_door
 from federation.results import Result, Table
 from tests import federations
@@ -227,7 +227,7 @@ def test_no_minimum_or_maximum_is_ever_released(tmp_path: Path) -> None:
 
 def test_result_json_keeps_to_its_committed_schema() -> None:
     committed = Path(__file__).parents[2] / "docs" / "result.schema.json"
-    assert json.loads(committed.read_text()) == studies.schema_of("result"), (
+    assert json.loads(committed.read_text()) == studies.schema("result"), (
         "run: hdh study schema result > docs/result.schema.json, and raise SCHEMA_VERSION if a reader must change"
     )
 
@@ -265,7 +265,7 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["study", "contract", "node", "result"])
 def test_schemas_for_editors_are_whole(what: str) -> None:
-    made = studies.schema_of(what)
+    made = studies.schema(what)
     assert made["$schema"] and made["properties"]
 
 

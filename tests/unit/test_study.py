@@ -37,17 +37,17 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             7,
             "unknown key 'min_node'; did you mean 'min_nodes'\\? the keys are study, title",
         ),
-        ("min_nodes: 3", "min_nodes: three", 7, "min_nodes: input should be a valid integer"),
+        ("min_nodes: 3", "min_nodes: three", 7, "min_nodes: must be a whole number, not 'three'"),
         (
             "min_nodes: 3",
             "min_nodes: 0",
             7,
-            "min_nodes: input should be greater than or equal to 1",
+            "min_nodes: must be at least 1",
         ),
         ("title: Survival on dialysis\n", "", 0, "title: this key is missing; add it"),
         ("quality-of-care", "insurance-selection", 4, "forbidden by the public-health code"),
-        ("quality-of-care", "curiosity", 4, "is not a purpose; the purposes are"),
-        ("interest: public", "interest: private", 4, "purpose.interest: input should be 'public'"),
+        ("quality-of-care", "curiosity", 4, "is not a known purpose; the purposes are"),
+        ("interest: public", "interest: private", 4, "purpose.interest: must be 'public'"),
         ("expires: 2027-12-31", "expires: soon", 5, "authorisation.expires"),
         (
             "dataset: dialysis ",
@@ -72,7 +72,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
         ),
         ("strata: centre", "strate: centre", 18, "unknown key 'strate'; did you mean 'strata'"),
         ("strata: centre", "strata: center", 18, "strata: unknown column 'center'"),
-        ("strata: centre", "ties: exact", 18, "ties: input should be 'efron' or 'breslow'"),
+        ("strata: centre", "ties: exact", 18, "ties: must be 'efron' or 'breslow'"),
         ("age + begin + diabetes", "age + beginn", 18, "unknown column 'beginn'"),
         ("Surv(time, event) ~ age + begin", "time ~ age + begin", 18, r"needs Surv\(time, event\)"),
         (
@@ -94,14 +94,14 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             17,
             "'age' is a number; a cross-table needs categories",
         ),
-        ("every: 3", "every: -3", 19, "every: input should be greater than 0"),
+        ("every: 3", "every: -3", 19, "every: must be greater than 0"),
         (
             "mode: exact",
             "mode: dp",
             18,
             "run: cox is not offered in mode dp: a person is in the risk set of every earlier event",
         ),
-        ("mode: exact", "epsilon: 0", 13, "epsilon: input should be greater than 0"),
+        ("mode: exact", "epsilon: 0", 13, "epsilon: must be greater than 0"),
         (
             "mode: exact",
             "mode: exact, noise: distributed",
@@ -118,7 +118,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: exact, secure_sum: true",
             0,
-            "analyses.causes: a secure sum hides each node's results; write results: combine",
+            "analyses.causes: a secure sum hides the results of single nodes; write results: combine",
         ),
         ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
         ("cohort: ", "cohort: [", 0, "not valid YAML"),
@@ -168,7 +168,7 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("every: 3", "every: 3, budget: 0", "budget: input should be greater than 0"),
+        ("every: 3", "every: 3, budget: 0", "budget: must be greater than 0"),
         ("title:", "privacy: {epsilon: 0.000001}\ntitle:", "budget is too small"),
         (
             "[age, begin, disease]",
@@ -178,7 +178,7 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
         (
             "every: 3",
             "every: 3}\n  p: {run: glm, model: age ~ disease, family: poisson, rounds: 20",
-            "analyses.p: the budget is too small for so long an array",
+            "analyses.p: the budget is too small for an array of so many real numbers",
         ),
         ("every: 3", "grid: {step: 0.1}", "in mode dp at most 1500: write a coarser"),
     ],
@@ -238,7 +238,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
     [
         ("person: patient", "person: patients", "'patients' is not among the columns"),
         ("range: [0, 110]", "range: [110, 0]", "from a lower to a higher number"),
-        ("type: boolean", "type: bool", "columns.event.type: input should be 'number', 'boolean'"),
+        ("type: boolean", "type: bool", "columns.event.type: must be 'number', 'boolean'"),
         (
             "levels: [congen, diabetes, hypert, other, renal]",
             "levels: [congen, congen]",
@@ -255,7 +255,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
             "  pa.tient:",
             "'pa.tient' is no name here: use letters, digits and _, a letter first",
         ),
-        ("version: 1", "version: 0", "version: input should be greater than or equal to 1"),
+        ("version: 1", "version: 0", "version: must be at least 1"),
     ],
 )
 def test_a_contracts_mistake_names_line_and_remedy(

@@ -1,0 +1,138 @@
+"""The studies proposed to a node, and the decisions of its staff."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from federation import audit, errors
+from federation import study as studies
+from federation.cli.actions import node_setup, tables
+from federation.study import Study
+from nodes import daemon, functionals, sides, state_folder
+from nodes.approvals import Proposed, Verdict
+from nodes.sides import Sides
+from nodes.site import Site
+
+
+def show_all(path: Path, output: str) -> None:
+    _, state = node_setup.site_and_state(path)
+    studies = node_setup.approvals(state).all()
+    if output == "json":
+        documents = [
+            {key: value for key, value in vars(study).items() if key != "written"}
+            for study in studies
+        ]
+        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    if not studies:
+        console.print("No study has been proposed to this node yet.")
+        return
+    table = tables.plain(
+        "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
+    )
+    for study in studies:
+        table.add_row(
+            study.study,
+            study.study_hash[:12],
+            study.coordinator,
+            study.received[:16].replace("T", " "),
+            _decision(study),
+            study.by,
+            study.reason,
+        )
+    console.print(table)
+    if any(_waits(study) for study in studies):
+        console.print(
+            "Read a study with `hdh node show STUDY`, then decide with `hdh node approve STUDY` or "
+            "`hdh node refuse STUDY --reason ...`.",
+            style="dim",
+        )
+
+
+def _waits(study: Proposed) -> bool:
+    return study.verdict == "waiting" and not study.over
+
+
+def _decision(study: Proposed) -> str:
+    if study.verdict != "waiting":
+        return study.verdict
+    return "ended undecided" if study.over else "waits for you"
+
+
+def show(path: Path, name: str) -> None:
+    site, state = node_setup.site_and_state(path)
+    proposed = node_setup.approvals(state).find(name)
+    print(f"# hash {proposed.study_hash}")
+    print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
+    print(f"# sent to {proposed.nodes - 1} other nodes")
+    print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
+    study = studies.parse(proposed.written)
+    _show_sides(study, site)
+    _show_given(study, site)
+
+
+def _show_sides(study: Study, site: Site) -> None:
+    """How many people of this node stand on each side of each expression that the study writes."""
+    print(
+        "# People of this node on each side of every expression of the study (never sent to the hub)"
+    )
+    try:
+        counted = sides.of_study(study, site)
+    except (errors.HdhError, KeyError) as reason:
+        print(f"#   they cannot be counted: {reason}")
+        return
+    for expression in counted:
+        print(f"#   {expression.what}: {expression.text}\n#     {_people(expression)}")
+    if not counted:
+        print("#   the study writes no condition, derived column or weight")
+
+
+def _people(expression: Sides) -> str:
+    counts = ", ".join(f"{n:,} {side}" for side, n in expression.people.items())
+    if expression.share is None:
+        return counts
+    return f"{counts}; one person gives at most {expression.share:.0%} of the sum"
+
+
+def _show_given(study: Study, site: Site) -> None:
+    for coordinator, numbers in _given(study, site).items():
+        column, most = max(numbers.items(), key=lambda pair: pair[1])
+        print(
+            f"#   {coordinator} has received {most} numbers about {column} this year, more than "
+            "about any other column"
+        )
+
+
+def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
+    if site.state is None or not (site.state / state_folder.LEDGER).exists():
+        return {}
+    ledger = state_folder.open_ledger(site.state)
+    return functionals.given(ledger, study.dataset, datetime.now(UTC).year)
+
+
+def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None) -> None:
+    _, state = node_setup.site_and_state(path)
+    proposals = node_setup.approvals(state)
+    study = proposals.find(name)
+    decided_by = by or getpass.getuser()
+    audit.write(
+        state / state_folder.AUDIT,
+        verdict,
+        study=study.study,
+        study_hash=study.study_hash,
+        coordinator=study.coordinator,
+        by=decided_by,
+        why=reason,
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    proposals.decide(study.study_hash, verdict, reason, decided_by, now)
+    later = "" if daemon.is_running(state) else "; the hub will learn it when the node runs"
+    print(f"{study.study} ({study.study_hash[:12]}) is {verdict} by {decided_by}{later}")

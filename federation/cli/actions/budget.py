@@ -1,0 +1,163 @@
+"""A producer's privacy budget: shown, verified and granted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from federation import errors
+from federation.cli.actions import tables
+from federation.privacy import accounting
+from nodes import ledger, state_folder
+from nodes import site as sites
+from nodes.ledger import Account, Entry, Ledger
+from nodes.site import Site
+
+DELTA = 1e-6  # the delta at which budgets are shown as epsilons
+
+
+def show(path: Path, output: str) -> None:
+    budget_ledger = _open(path)
+    entries = list(ledger.history(budget_ledger))
+    accounts = {
+        entry.account: _balance(budget_ledger, entry.account)
+        for entry in entries
+        if entry.kind in ("grant", "charge")
+    }
+    balances = list(accounts.values())
+    if output == "json":
+        document = {"accounts": balances, "entries": [_document(entry) for entry in entries]}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    if not accounts:
+        console.print(
+            "No budget has been granted, so the node answers no study in mode dp. Grant a year's "
+            "budget with:\n  hdh node grant DATASET --epsilon 3 --by NAME"
+        )
+        return
+    console.print(_accounts(balances))
+    console.print(_history(entries))
+    console.print(
+        f"Epsilons are given at delta {DELTA:g}. The node adds up and enforces rho.", style="dim"
+    )
+
+
+def _open(path: Path) -> Ledger:
+    return state_folder.open_ledger(sites.load(path).state)
+
+
+def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
+    granted, left = ledger.granted(budget_ledger, account), ledger.remaining(budget_ledger, account)
+    amounts = {"granted": granted, "charged": granted - left, "left": left}  # pico-rho
+    return {"dataset": account.dataset, "unit": account.unit, "year": account.year} | {
+        name: {"rho": rho / accounting.PICO, "epsilon": accounting.epsilon(rho, DELTA)}
+        for name, rho in amounts.items()
+    }
+
+
+def _accounts(balances: Sequence[dict[str, Any]]) -> Table:
+    table = tables.plain("dataset", "unit", "year", title="Budgets, in epsilon")
+    for name in ("granted", "charged", "left", "left, rho"):
+        table.add_column(name, justify="right", style="dim" if "rho" in name else "")
+    for balance in balances:
+        table.add_row(
+            balance["dataset"],
+            balance["unit"],
+            str(balance["year"]),
+            *(f"{balance[name]['epsilon']:.3f}" for name in ("granted", "charged", "left")),
+            f"{balance['left']['rho']:.6f}",
+        )
+    return table
+
+
+def _history(entries: Sequence[Entry]) -> Table:
+    table = tables.plain(title="\nHistory")
+    table.add_column("entry", justify="right")
+    table.add_column("at (UTC)", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("dataset")
+    table.add_column("rho", justify="right")
+    table.add_column("origin")
+    for entry in entries:
+        rho = _rho(entry)
+        table.add_row(
+            str(entry.seq),
+            entry.at[:16].replace("T", " "),
+            entry.kind,
+            f"{entry.account.dataset} {entry.account.year}",
+            f"{rho:.6f}" if rho else "",
+            f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}",
+        )
+    return table
+
+
+def _rho(entry: Entry) -> float:
+    return accounting.equivalent(entry.cost, accounting.ACCOUNT_DELTA) / accounting.PICO
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "kind": entry.kind,
+        "dataset": entry.account.dataset,
+        "unit": entry.account.unit,
+        "year": entry.account.year,
+        "study": entry.study,
+        "release": entry.release,
+        "rho": _rho(entry),
+        "event": entry.event,
+    }
+
+
+def verify(path: Path) -> None:
+    """LedgerError if an entry, a cost, a budget or a stored answer was changed."""
+    head = ledger.verify(_open(path))
+    entries = tables.counted(head.seq, "entry", "entries")
+    print(f"The ledger is intact: {entries}, the last one {head.hash}")
+
+
+def grant(
+    path: Path, dataset: str, epsilon: float, delta: float, year: int | None, by: str
+) -> None:
+    site = sites.load(path)
+    if dataset not in site.datasets:
+        raise errors.SiteError(
+            f"{path}: there is no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}"
+        )
+    if not 0 < delta < 1:
+        raise errors.InputError("--delta must lie between 0 and 1")
+    if not by.strip():
+        raise errors.InputError("--by must name the person who decides")
+    now = datetime.now(UTC)
+    unit = site.datasets[dataset].contract.unit
+    account = Account(dataset, unit, year or now.year)
+    budget_ledger = state_folder.open_ledger(site.state)
+    rho = accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
+    _check_limit_of_year(site, path, budget_ledger, account, rho)
+    ledger.grant(budget_ledger, account, rho, by=by.strip(), at=now.isoformat(timespec="seconds"))
+    left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
+    print(
+        f"Granted: all studies of {account.year} on {dataset} together may cost one {unit} "
+        f"epsilon {left:.3f} more (delta {delta:g})"
+    )
+
+
+def _check_limit_of_year(
+    site: Site, path: Path, budget_ledger: Ledger, account: Account, rho: int
+) -> None:
+    limit = site.policy.max_epsilon_per_year
+    if limit is None:
+        return
+    if ledger.granted(budget_ledger, account) + rho > accounting.rho_for(limit, DELTA):
+        raise errors.SiteError(
+            f"{path}: the grants of {account.year} on {account.dataset} would together exceed "
+            f"epsilon {limit:g}; grant less, or raise policy.max_epsilon_per_year"
+        )

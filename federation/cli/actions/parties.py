@@ -1,0 +1,155 @@
+"""A hub and the parties enrolled at it: creation, invitations, keys and revocation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from aggregator import daemon, enrolment, pki, settings
+from aggregator import database as databases
+from aggregator.settings import HubSettings
+from federation import audit, errors
+from federation.cli.actions import tables
+
+MAX_SILENCE_S = 15  # a node heard of within this time is online
+
+
+def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str) -> None:
+    hub = settings.init(folder, hosts or ["localhost", "127.0.0.1"], port, database, listen)
+    fingerprint = pki.fingerprint(hub.pki).hex()[:16]
+    print(
+        f"Hub created in {folder}, with its own certificate authority (SHA-256 {fingerprint}...)."
+    )
+    print(
+        f"Nodes and coordinators reach it as {hub.file.hosts[0]}: open ports {port} to {port + 2} "
+        "for them."
+    )
+    print("Next:")
+    print(f"  hdh hub run {folder}")
+    print(f"  hdh hub invite NODE --hub-dir {folder}")
+
+
+def invite(folder: Path, name: str, role: str, hours: float) -> None:
+    hub, engine = _open(folder)
+    invitation = enrolment.invite(hub, engine, name, role, hours)
+    noun = "node" if role == "node" else "study"
+    print(f"Invitation for {name} ({role}), valid once within {hours:g} hours.")
+    print("Send this command over a private channel:\n")
+    print(f"  hdh {noun} enrol --hub {hub.told('enrol')} --token {invitation.to_text()}")
+
+
+Invited = tuple[str, str, float]  # name, role, time at which the invitation expires
+
+
+def show_all(folder: Path, output: str) -> None:
+    hub, engine = _open(folder)
+    parties = databases.enrolled(engine, "node", "coordinator", "operator")
+    invited = databases.open_invitations(engine, time.time())
+    if output == "json":
+        print(json.dumps(_document(parties, invited), indent=2))
+        return
+    console = Console(highlight=False)
+    if not parties and not invited:
+        console.print("Nobody is enrolled yet. Invite a node with:\n  hdh hub invite NODE")
+        return
+    console.print(_table(parties, invited))
+    if not daemon.is_running(hub.folder):
+        console.print("The hub is not running.", style="yellow")
+
+
+def _document(parties: Sequence[databases.Party], invited: Sequence[Invited]) -> dict[str, Any]:
+    return {
+        "parties": [
+            {
+                "name": party.name,
+                "role": party.role,
+                "enrolled": _iso(party.enrolled),
+                "revoked": _iso(party.revoked),
+                "seen": _iso(party.seen),
+                "version": party.version,
+                "identity": party.identity,
+                "holdings": party.holdings,
+            }
+            for party in parties
+        ],
+        "invitations": [
+            {"name": name, "role": role, "expires": _iso(expires)}
+            for name, role, expires in invited
+        ],
+    }
+
+
+def _table(parties: Sequence[databases.Party], invited: Sequence[Invited]) -> Table:
+    table = tables.plain("name", "role", "state", "last seen", "version", "datasets")
+    for party in parties:
+        table.add_row(
+            party.name,
+            party.role,
+            _state(party),
+            _ago(party.seen),
+            party.version,
+            ", ".join(party.holdings),
+        )
+    for name, role, expires in invited:
+        until = _iso(expires)[:16].replace("T", " ")
+        table.add_row(name, role, f"invited until {until} UTC", "", "", "")
+    return table
+
+
+def _state(party: databases.Party) -> str:
+    if party.revoked is not None:
+        return "revoked"
+    if party.role != "node":
+        return "enrolled"
+    online = party.seen is not None and time.time() - party.seen < MAX_SILENCE_S
+    return "online" if online else "offline"
+
+
+def revoke(folder: Path, name: str) -> None:
+    hub, engine = _open(folder)
+    enrolment.revoke(hub, engine, name)
+    print(f"{name} is revoked. A running hub disconnects it within seconds.")
+
+
+def rotate(folder: Path, name: str | None, hours: float) -> None:
+    """A new invitation for the party `name`; without a name, a new key for the hub's own server."""
+    hub, engine = _open(folder)
+    if name is None:
+        pki.renew_server(hub.pki, list(hub.file.hosts))
+        audit.write(hub.audit, "server key renewed")
+        print("The hub has a new server key and certificate. Restart the hub to use them.")
+        print("Nodes and coordinators need to do nothing.")
+        return
+    party = databases.party(engine, name)
+    if party is None:
+        raise errors.InputError(
+            f"{name!r} is not enrolled; `hdh hub nodes` lists the nodes and coordinators"
+        )
+    invite(folder, name, party.role, hours)
+    print("\nThe old key stays valid until the invitation is used.")
+
+
+def _open(folder: Path) -> tuple[HubSettings, sa.Engine]:
+    hub = settings.load(folder)
+    return hub, databases.open_registry(hub.database)
+
+
+def _iso(at: float | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def _ago(at: float | None) -> str:
+    if at is None:
+        return "never"
+    seconds = time.time() - at
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.0f} h ago"

@@ -1,0 +1,165 @@
+"""The plan of a study as `hdh study plan` prints it: costs, budgets and widths of intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aggregator.report import words
+from federation.cli.actions import tables
+from federation.contract import Contract
+from federation.messages import Refusal
+from federation.privacy import accounting
+from federation.privacy.accounting import Cost
+from federation.results import Row
+from federation.study import Study
+from strategies import budget
+
+SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))  # of the study's epsilon
+HEADINGS = {"half": "width at half", "this": "at this epsilon", "double": "at double"}
+Forecasts = Mapping[str, Sequence[Row]]
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """A node of the plan.
+
+    `people`: as declared; None if unknown. `left`, in pico-rho: the budget before the study; None
+    if unknown. `waits`: the node's staff must approve the study first."""
+
+    name: str
+    people: int | None
+    left: int | None = None
+    refusal: Refusal | None = None
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    study: Study
+    contract: Contract
+    nodes: Sequence[PlannedNode]
+    epsilon_at_several_nodes: float | None
+    trainings: Sequence[Row]
+    forecasts: Forecasts
+
+
+def show(plan: Plan, console: Console) -> None:
+    study = plan.study
+    title = f" ({study.hash[:12]}), mode {study.privacy.mode}"
+    console.print(Text.assemble((study.study, "bold"), title))
+    if study.privacy.mode == "dp":
+        _show_costs(plan, console)
+    if plan.nodes:
+        console.print(_nodes(study, plan.nodes))
+    else:
+        console.print(
+            "No node is named. For budgets and widths give --node NODE.yaml or --people NAME=N."
+        )
+    if plan.forecasts:
+        console.print(_widths(plan.forecasts))
+        console.print(
+            "Expected full widths of 95 % intervals, computed from the contract's ranges and the "
+            "declared sizes. Assumed: half of all yes/no answers are yes, numbers are spread "
+            "evenly, a third of the people have the event. Real data will differ.",
+            style="dim",
+        )
+    elif study.privacy.mode == "dp" and plan.nodes:
+        console.print(
+            "Widths cannot be forecast: no node declares its size (`people` of a dataset in "
+            "node.yaml).",
+            style="yellow",
+        )
+
+
+def _show_costs(plan: Plan, console: Console) -> None:
+    privacy = plan.study.privacy
+    tight = accounting.tight_epsilon(Cost(privacy.rho), privacy.delta)
+    console.print(
+        f"At each node one {plan.contract.unit} is protected with epsilon {privacy.epsilon:g}, "
+        f"delta {privacy.delta:g}: rho {privacy.rho / accounting.PICO:.6f}"
+    )
+    console.print(f"(by tight composition, epsilon {tight:.3f}).", style="dim")
+    if plan.epsilon_at_several_nodes is not None:
+        console.print(
+            f"For a person with rows at {plan.contract.nodes_per_person} nodes, as the contract "
+            f"allows: epsilon {plan.epsilon_at_several_nodes:.3f}."
+        )
+    console.print(_costs(plan.study))
+    for row in plan.trainings:
+        console.print(
+            f"{row['analysis']}: {row['steps']} steps, each on a random sample of "
+            f"{100 * row['sampling']:g} % of the people ({row['epochs']:g} epochs in total), with "
+            f"noise of {row['noise_multiplier']:g} times the clipping norm.",
+            style="dim",
+        )
+
+
+def _costs(study: Study) -> Table:
+    table = tables.plain("analysis", "run", title="\nCost of each analysis")
+    for name in ("weight", "epsilon", "rho"):
+        table.add_column(name, justify="right")
+    for name, entry in study.analyses.items():
+        rho = budget.of_analysis(study, name)
+        table.add_row(
+            name,
+            entry.run,
+            f"{entry.budget:g}",
+            f"{accounting.epsilon(rho, study.privacy.delta):.3f}",
+            f"{rho / accounting.PICO:.6f}",
+        )
+    return table
+
+
+def _nodes(study: Study, nodes: Sequence[PlannedNode]) -> Table:
+    table = tables.plain("node", title="\nAt each node")
+    for name in ("people", "left before", "left after"):
+        table.add_column(name, justify="right")
+    table.add_column("answers")
+    for node in nodes:
+        people = words.say("n", node.people) if node.people else "?"
+        table.add_row(node.name, people, *_budgets(study, node), _answer(node))
+    return table
+
+
+def _budgets(study: Study, node: PlannedNode) -> tuple[str, str]:
+    """The budget before and after the study, in epsilon."""
+    if study.privacy.mode == "exact":
+        return "", ""
+    if node.left is None:
+        return "?", "?"
+    delta = study.privacy.delta
+    before = f"{accounting.epsilon(node.left, delta):.3f}"
+    if node.refusal:
+        return before, "?"
+    return before, f"{accounting.epsilon(node.left - study.privacy.rho, delta):.3f}"
+
+
+def _answer(node: PlannedNode) -> Text:
+    if node.refusal:
+        return Text(f"no: {node.refusal}", style="yellow")
+    return Text("yes, once its staff approves" if node.waits else "yes")
+
+
+def _widths(forecasts: Forecasts) -> Table:
+    table = tables.plain("analysis", "of", title="\nExpected intervals")
+    for name in ("sampling s.d.", "noise s.d.", *HEADINGS.values()):
+        table.add_column(name, justify="right")
+    for rows in zip(*(forecasts[label] for _, label in SCALES), strict=True):
+        row = rows[1]
+        table.add_row(
+            row["analysis"],
+            row["what"],
+            _figure(row["sampling_sd"]),
+            _figure(row["noise_sd"]),
+            *("no result" if row["width"] is None else _figure(row["width"]) for row in rows),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

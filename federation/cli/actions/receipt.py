@@ -1,0 +1,58 @@
+"""The receipt of a result, verified offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from federation import client, credentials, errors, receipts
+from federation.privacy.accounting import PICO
+from nodes import site as sites
+
+
+def verify(path: Path, authority_path: Path | None, roster: Path | None) -> None:
+    """LedgerError if a signature, a hash or an identity does not match."""
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise errors.InputError(
+            f"{path}: not a readable result; give the result.json of a study"
+        ) from None
+    authority_path = authority_path or _own_authority()
+    problems = receipts.verify(
+        document,
+        authority_path.read_bytes() if authority_path else None,
+        sites.load_roster(roster) if roster else {},
+    )
+    if problems:
+        raise errors.LedgerError("\n".join(f"{path}: {problem}" for problem in problems))
+    _show(path, document)
+    if authority_path:
+        print(f"Signed by the hub, under the authority in {authority_path}.")
+    else:
+        print("Signed by the hub. Its authority is the one named in the file: compare with --ca.")
+    if not roster:
+        print("The nodes' identities are those that the hub names: compare with --roster.")
+
+
+def _own_authority() -> Path | None:
+    home = client.home()
+    return home / "ca.crt" if credentials.are_there(home) else None
+
+
+def _show(path: Path, document: Mapping[str, Any]) -> None:
+    receipt = document["receipt"]
+    print(
+        f"{path}: valid. Study {document['study']} ({document['study_hash'][:12]}) of "
+        f"{receipt['coordinator']['name']}"
+    )
+    for node, record in receipt["nodes"].items():
+        size = sum(reply["bytes"] for reply in record["replies"])
+        rho = record["charged_pico_rho"] / PICO
+        charged = f", charged rho {rho:.6f}" if rho else ""
+        print(
+            f"  {node}: approved by {record['approval']['by']}; {len(record['replies'])} signed "
+            f"replies, {size:,} bytes{charged}"
+        )

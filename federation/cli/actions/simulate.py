@@ -1,0 +1,305 @@
+"""`hdh simulate`: a study, some tables, and a whole federation on this machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.status import Status
+
+from aggregator import checkpoints, database, release, report, rounds
+from aggregator.document import Document
+from aggregator.report import folder as folders
+from aggregator.rounds import Outcome
+from federation import errors
+from federation.cli.actions import document as documents
+from federation.cli.actions import study_files
+from federation.contract import Contract
+from federation.study import Study
+from federation.yaml_source import Source
+from nodes import connectors
+from nodes.site import Dataset, Policy, Site
+from simulations import local, workers
+from simulations.pilots import running
+from simulations.pilots.common import Size
+from strategies import registry
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A study and the dataset of each node. `notes` go into the result."""
+
+    study: Study
+    contract: Contract
+    source: Source
+    datasets: Mapping[str, Dataset]
+    notes: Sequence[str] = ()
+
+    def noted(self, *notes: str) -> Federation:
+        return replace(self, notes=[*self.notes, *notes])
+
+
+def run(
+    name: str,
+    *,
+    data: Path | None,
+    split_by: str | None,
+    node: Sequence[str],
+    nodes: int | None,
+    contract: Path | None,
+    seed: int,
+    out: Path,
+    engine: str,
+    strict: bool,
+    output: str,
+    variant: str = "study",
+    size: Size = "small",
+    workers_: int | None = None,
+) -> None:
+    """Writes the documents. RefusalError if no node answered, ModelError if an analysis failed."""
+    console = Console(stderr=output == "json", highlight=False)
+    _check_options(data, split_by, node, nodes)
+    _make_folder(out)
+    folders.earlier(out)  # a folder that holds another study is refused before the study runs
+    with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
+        if name in running.names() and data is None and not node:
+            federation = _pilot(name, variant, Path(scratch), seed, size)
+        else:
+            federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
+        connectors.check_files(federation.datasets.values())
+        local.check_within_node(federation.datasets)
+        if not strict:
+            federation = federation.noted(*_assumptions(federation.study))
+        policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
+        sites = [
+            local.site(node_name, dataset, policy)
+            for node_name, dataset in federation.datasets.items()
+        ]
+        _show_start(federation, engine, console)
+        document = _answer(federation, sites, engine, Path(scratch), console, workers_, out)
+    _write(document, out)
+    if output == "json":
+        print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        documents.show(document, out, console)
+    _raise_failures(document, shorten=output == "text")
+
+
+# -- the federation
+def _check_options(
+    data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None
+) -> None:
+    if data is not None and node:
+        raise errors.InputError(
+            "give either --data with --split-by, or --node NAME=FILE for each node, not both"
+        )
+    if data is None and (split_by or nodes):
+        raise errors.InputError(
+            "--split-by and --nodes tell how to split a table; give it with --data FILE"
+        )
+
+
+def _pilot(name: str, variant: str, scratch: Path, seed: int, size: Size) -> Federation:
+    ready = running.prepare(name, variant, scratch, seed=seed, size=size)
+    return Federation(ready.study, ready.contract, ready.source, ready.datasets, [ready.note])
+
+
+def _of_tables(
+    name: str,
+    variant: str,
+    contract_path: Path | None,
+    data: Path | None,
+    split_by: str | None,
+    node: Sequence[str],
+    nodes: int | None,
+) -> Federation:
+    """A study, or a pilot's study, on the tables that the options name."""
+    study, contract, source = study_files.load(_study_path(name, variant), contract_path)
+    if node:
+        return Federation(study, contract, source, _named(node, contract))
+    if data is None or split_by is None:
+        raise errors.InputError(
+            "no data: give --data FILE --split-by COLUMN, or --node NAME=FILE for each node"
+        )
+    datasets = local.split(contract, data, split_by, nodes)
+    grouped = f" and grouped into {nodes}" if nodes else ""
+    note = f"the nodes are simulated: one table, split by {split_by}{grouped}"
+    return Federation(study, contract, source, datasets, [note])
+
+
+def _study_path(name: str, variant: str) -> Path:
+    if name in running.names():
+        return Path(running.load(name).__file__).parent / f"{variant}.yaml"
+    if not Path(name).exists():
+        pilots = ", ".join(running.names())
+        raise errors.InputError(f"{name}: neither a file nor a pilot; the pilots are {pilots}")
+    return Path(name)
+
+
+def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
+    datasets: dict[str, Dataset] = {}
+    for text in node:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise errors.InputError(
+                f"--node {text!r}: write it as NAME=FILE, as in --node limoges=limoges.csv"
+            )
+        if name != local.slug(name):
+            raise errors.InputError(
+                f"--node {text!r}: a node's name consists of lower-case letters, digits and dashes"
+            )
+        if name in datasets:
+            raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")
+        datasets[name] = Dataset(contract, path)
+    return datasets
+
+
+def _assumptions(study: Study) -> list[str]:
+    """The respects in which simulated nodes are less strict than real ones."""
+    privacy = study.privacy
+    if privacy.mode == "dp":
+        return [
+            f"each simulated producer grants the study its epsilon of {privacy.epsilon:g} (delta "
+            f"{privacy.delta:g}); real producers keep a ledger"
+        ]
+    if privacy.secure_sum is None:
+        return [
+            "exact mode: the simulated nodes show their sums to the hub, which suppresses small "
+            "cells at release (with --strict they do not)"
+        ]
+    return []
+
+
+# -- the answer
+def _show_start(federation: Federation, engine: str, console: Console) -> None:
+    study = federation.study
+    console.print(f"[bold]{study.title}[/bold]: {study.question}")
+    console.print(
+        f"{len(federation.datasets)} nodes, engine {engine}, study {study.study} "
+        f"({study.hash[:12]})",
+        style="dim",
+    )
+    for note in federation.notes:
+        console.print(f"Note: {note}.", style="dim")
+
+
+def _answer(
+    federation: Federation,
+    sites: Sequence[Site],
+    engine: str,
+    scratch: Path,
+    console: Console,
+    workers_: int | None,
+    out: Path,
+) -> Document:
+    study, contract, notes = federation.study, federation.contract, federation.notes
+    with console.status("checking the study") as spinner:
+        registry.plan(study, contract, federation.source)  # reports mistakes with their lines
+        if engine == "ray":
+            from simulations import ray
+
+            return ray.run(study, contract, sites, scratch, notes=notes, say=spinner.update)
+        if engine == "flower":
+            from simulations import flower
+
+            return flower.run(study, contract, sites, scratch, notes=notes, say=spinner.update)
+        count = workers.wanted(study, len(sites)) if workers_ is None else workers_
+        return _answer_locally(federation, sites, min(count, len(sites)), spinner, console, out)
+
+
+def _answer_locally(
+    federation: Federation,
+    sites: Sequence[Site],
+    processes: int,
+    spinner: Status,
+    console: Console,
+    out: Path,
+) -> Document:
+    """Continues from the checkpoint in `out`, if this study was stopped there."""
+    study, contract = federation.study, federation.contract
+    started = datetime.now(UTC)
+    file = checkpoints.path(out, study)
+    save, saved = checkpoints.keeper(file), checkpoints.load(file, study, contract)
+    if saved is not None:
+        note = (
+            f"continues after round {saved.round}, where the study was stopped; remove {file.name} "
+            "to start again"
+        )
+        federation = federation.noted(note)
+        console.print(f"Note: {note}.", style="dim")
+
+    def watch(number: int, outcome: Outcome) -> None:
+        with folders.writing(out):
+            save(number, outcome)
+        spinner.update(_progress(number, outcome))
+
+    with local.asking(sites, started, processes, study) as ask:
+        outcome = rounds.run(
+            study,
+            contract,
+            ask,
+            [site.name for site in sites],
+            source=federation.source,
+            watch=watch,
+            resume=saved.runs if saved else None,
+        )
+    file.unlink(missing_ok=True)
+    finished, notes = datetime.now(UTC), federation.notes
+    return release.clear(outcome, started=started, finished=finished, engine="local", notes=notes)
+
+
+def _progress(number: int, outcome: Outcome) -> str:
+    running_tasks = [
+        str(task_id) for task_id, task in outcome.runs.items() if task.open and not task_id.node
+    ]
+    return f"round {number} done" + (
+        f"; still running: {', '.join(running_tasks)}" if running_tasks else ""
+    )
+
+
+# -- the documents
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise errors.InputError(
+            f"--out {out}: the folder cannot be created ({reason.strerror}); choose another"
+        ) from None
+
+
+def _write(document: Document, out: Path) -> None:
+    """The report's files, and the document in the registry of the folder."""
+    report.write(document, out)
+    with folders.writing(out):
+        try:
+            store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}")
+            database.write(store, document)
+            store.dispose()
+        except (errors.SetupError, sa.exc.SQLAlchemyError):
+            raise OSError(None, "registry.sqlite there cannot be used") from None
+
+
+def _raise_failures(document: Document, *, shorten: bool) -> None:
+    """`shorten`: without the reasons of each node, which the screen shows already."""
+    failures = [
+        str(analysis.reason)
+        for analysis in document.analyses.values()
+        if analysis.status == "failed"
+    ]
+    if not failures:
+        return
+    message = "\n".join(failure.partition(" (")[0] if shorten else failure for failure in failures)
+    answered = any(
+        node.status == "answered"
+        for analysis in document.analyses.values()
+        for node in analysis.nodes
+    )
+    if len(failures) == len(document.analyses) and not answered:
+        raise errors.RefusalError(message)
+    raise errors.ModelError(message)

@@ -1,0 +1,97 @@
+"""A study before submission: loaded, checked, and described by JSON Schemas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from rich.console import Console
+
+from federation import contract as contracts
+from federation import errors
+from federation import study as studies
+from federation.contract import Contract
+from federation.study import Study
+from federation.yaml_source import Source
+
+
+def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
+    """The study, and the contract of its dataset: as given, or DATASET.yaml beside the study."""
+    study, source = studies.load(path)
+    contract_path = contract or path.parent / f"{study.dataset}.yaml"
+    if not contract_path.exists():
+        raise errors.StudyError(
+            f"{source.at('dataset')}: no contract {contract_path} for dataset {study.dataset!r}; "
+            "put it there, or give --contract FILE"
+        )
+    return study, contracts.load(contract_path), source
+
+
+def check(path: Path, contract_path: Path | None) -> None:
+    from strategies import registry
+
+    study, contract, source = load(path, contract_path)
+    tasks = registry.plan(study, contract, source)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{path}: study {study.study!r} is valid (hash {study.hash[:12]})")
+    for name, task in tasks.items():
+        fields = ", ".join(field.name for field in task.fields)
+        console.print(f"  {name}: {study.analyses[name].run} of {fields}")
+    console.print(
+        f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
+        "asked"
+    )
+
+
+def print_schema(what: str) -> None:
+    print(json.dumps(schema(what), indent=2, ensure_ascii=False))
+
+
+def schema(what: str) -> dict[str, object]:
+    from aggregator.document import Document
+    from aggregator.settings import HubFile
+    from nodes.site import SiteFile
+
+    models: dict[str, type[pydantic.BaseModel]] = {
+        "study": Study,
+        "contract": Contract,
+        "node": SiteFile,
+        "hub": HubFile,
+        "result": Document,
+    }
+    body = models[what].model_json_schema()
+    if what == "study":
+        body["properties"]["analyses"]["additionalProperties"] = {"oneOf": _analyses()}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": f"hdh {what}", **body}
+
+
+def _analyses() -> list[dict[str, Any]]:
+    """One schema per analysis: its name under `run`, its options, and those of its private form."""
+    from strategies import registry
+
+    return [_analysis(name) for name in registry.ANALYSES]
+
+
+def _analysis(name: str) -> dict[str, Any]:
+    from strategies import registry
+
+    options = registry.analysis(name).Options.model_json_schema()
+    private: dict[str, Any] = {}
+    if name in registry.PRIVATE:
+        private = registry.private(name).Options.model_json_schema()
+    common = {
+        "run": {"const": name},
+        "results": {"enum": ["combine", "split", "both"], "default": "combine"},
+        "budget": {"type": "number", "default": 1},
+    }
+    properties = common | private.get("properties", {}) | options.get("properties", {})
+    return {
+        **options,
+        "properties": properties,
+        "$defs": private.get("$defs", {}) | options.get("$defs", {}),
+        "required": ["run", *options.get("required", [])],
+        "title": name,
+    }

@@ -1,0 +1,23 @@
+"""The look of tables and of counts on the screen."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+
+def plain(*columns: str, title: str | None = None) -> Table:
+    """A table without a frame, with a bold header and the title in italics above it."""
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        title_style="italic",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+
+
+def counted(number: int, singular: str, plural: str) -> str:
+    """A number with its noun, such as `1 entry` or `2 entries`."""
+    return f"{number:,} {singular if number == 1 else plural}"

@@ -1,0 +1,114 @@
+"""The commands and groups of `hdh`: plain help, and nouns that are imported when typed.
+
+Typer 0.20 has two faults that are mended here, for all commands at once. It escapes `[required]`
+for Rich even where the help is plain text (`\\[required]`), and under click 8.5 the help of an
+argument is lost, because click's own constructor resets the attribute that Typer has just set.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.utils import get_params_from_function
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Command(TyperCommand):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _restore_argument_help(self)
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes nothing: `format_options` writes the arguments too, as Typer does."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_parameters(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_parameters(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def _restore_argument_help(command: click.Command) -> None:
+    """Sets the help of each argument again, from the annotation of the function it calls."""
+    arguments = [given for given in command.params if isinstance(given, TyperArgument)]
+    if not arguments or command.callback is None:
+        return
+    declared = get_params_from_function(command.callback)
+    for argument in arguments:
+        argument.help = argument.help or getattr(declared[argument.name].default, "help", None)
+
+
+def _write_parameters(
+    command: click.Command, context: click.Context, formatter: click.HelpFormatter
+) -> None:
+    for kind, title in (("argument", "Arguments"), ("option", "Options")):
+        records = [
+            record
+            for parameter in command.get_params(context)
+            if parameter.param_type_name == kind
+            and (record := parameter.get_help_record(context)) is not None
+        ]
+        if records:
+            with formatter.section(title):
+                formatter.write_dl([(name, text.replace("\\[", "[")) for name, text in records])
+
+
+class App(typer.Typer):
+    """A group of commands. Only the root offers shell completion."""
+
+    def __init__(self, **settings: Any) -> None:
+        defaults: dict[str, Any] = {
+            "cls": Group,
+            "add_completion": False,
+            "rich_markup_mode": None,
+            "pretty_exceptions_enable": False,
+            "suggest_commands": False,  # click suggests, too
+        }
+        super().__init__(**defaults | settings)
+
+    def command(  # type: ignore[override]
+        self, name: str, *, examples: Sequence[str] = ()
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Registers a function as command `name`, with command lines shown below its help."""
+        epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
+        return super().command(name, cls=Command, epilog=epilog if examples else None)
+
+
+class Noun(click.Group):
+    """The group in the module federation.cli.NAME, which is imported when the noun is typed.
+
+    Its one line of help is given here, so that `hdh --help` imports none of them."""
+
+    def __init__(self, name: str, help_line: str) -> None:
+        super().__init__(name, help=help_line)
+
+    def group(self) -> click.Group:  # type: ignore[override]
+        module = importlib.import_module(f"federation.cli.{self.name}")
+        group = typer.main.get_command(module.app)
+        assert isinstance(group, click.Group)
+        group.name, group.help = self.name, self.help
+        return group
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        return self.group().make_context(info_name, args, parent, **extra)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self.group().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.group().get_command(ctx, cmd_name)

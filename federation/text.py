@@ -1,0 +1,28 @@
+"""One spelling for texts that Unicode can write in several ways."""
+
+from __future__ import annotations
+
+import unicodedata
+
+NO_BREAK_SPACES = "\u00a0\u2007\u202f"  # no-break space, figure space, narrow no-break space
+_TO_SPACE = str.maketrans(dict.fromkeys(NO_BREAK_SPACES, " "))
+
+
+def canonical(value: str) -> str:
+    """NFC, with no-break spaces as spaces, and without spaces at either end. The SQL of `contract_sql` does the same."""
+    return unicodedata.normalize("NFC", value.translate(_TO_SPACE)).strip(" ")
+
+
+def folded(value: str) -> str:
+    """The same for texts that a reader could take for one another: in full width, in capitals, with other spaces."""
+    return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+
+
+def spelled(value: str) -> str:
+    """The value in quotes, and the code point of each character outside ASCII and Latin letters."""
+    unusual = [
+        f"U+{ord(character):04X}"
+        for character in value
+        if not (character.isascii() and character.isprintable())
+    ]
+    return repr(value) + (f" ({' '.join(unusual)})" if unusual else "")

@@ -1,0 +1,53 @@
+"""Columns of the contract that a node's data do not have: only the analyses that need one are refused.
+
+The names of a source's columns are public, like its contract, and no row is read for them: the refusals are the same
+in mode dp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from federation.messages import Refusal
+from federation.schema import Schema
+from federation.study import Study
+from nodes import connectors
+from nodes.site import Dataset, Storage
+from strategies.protocol import AnyTask
+
+
+def refusals(
+    study: Study,
+    dataset: Dataset,
+    storage: Storage,
+    tasks: Mapping[str, AnyTask],
+    schema: Schema,
+) -> dict[str, Refusal] | Refusal:
+    """The refusal of each analysis that needs an absent column; one for the whole study where its cohort, or every
+    analysis, needs one. Raises DataError where the source cannot be read."""
+    present = connectors.column_names(dataset, storage)
+    where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
+    person = {dataset.contract.person} if dataset.contract.person else set()
+    if lacking := sorted((where | person) - present):
+        return _refusal(lacking)
+    needed = {
+        name: {column for field in task.fields for column in schema.columns_of(field.name)}
+        for name, task in tasks.items()
+    }
+    refused = {
+        name: _refusal(sorted(columns - present))
+        for name, columns in needed.items()
+        if columns - present
+    }
+    if tasks and len(refused) == len(tasks):
+        return next(iter(refused.values()))
+    return refused
+
+
+def _refusal(columns: list[str]) -> Refusal:
+    plural = "s" if len(columns) > 1 else ""
+    return Refusal(
+        "column",
+        f"this node's data have no column{plural} {', '.join(columns)}: leave the analysis out, or ask the producer to "
+        f"add the column{plural}",
+    )

@@ -1,0 +1,151 @@
+"""The rows of a cohort in one table, written once; every column is read from this table, and put into one order.
+
+A source may give its rows in another order at each reading: a view with a join or a GROUP BY, a table on a server.
+Here the rows follow hashes of their person and of their content, so a restarted node has the same order, and the
+rows of the other people keep their order when one person leaves. DuckDB reads a table in the order in which it was
+written, on any number of threads; sorting hashes and gathering columns costs less than sorting the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.contract import Contract
+from federation.expression import quote_name, quote_text
+from federation.messages import Ints
+from nodes import contract_sql
+from nodes.row_limit import Words
+
+NAME, EVERYONE = "typed", "everyone"
+# No contract column has a space in its name.
+KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
+    '"hdh key"',
+    '"hdh person"',
+    '"hdh person again"',
+    '"hdh content"',
+    '"hdh row"',
+    '"hdh moved"',
+)
+
+
+def hold_source(connection: duckdb.DuckDBPyConnection) -> None:
+    """Copies the rows of the view `source` into a table of that name, so that the rows that are checked are the rows
+    that are analysed."""
+    ((views,),) = connection.execute(
+        "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source' AND NOT internal"
+    ).fetchall()
+    if views:
+        connection.execute("CREATE TEMP TABLE held AS SELECT * FROM source")
+        connection.execute("DROP VIEW source")
+        connection.execute("ALTER TABLE held RENAME TO source")
+
+
+def write(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    columns: Mapping[str, str],
+    *,
+    key: str | None,
+    where: str | None,
+    is_fixed: bool,
+    salt: str = "",
+    moved: str = "FALSE",
+    table: str = NAME,
+) -> None:
+    """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
+    that of the person; `where`: a condition on the columns; `moved`: a condition on the raw ones. `is_fixed`: the
+    source's own order is always the same, and serves where no person is named."""
+    typed = [
+        f"{_narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
+    ]
+    typed.append(f"{key or 'NULL'} AS {KEY}")
+    content = f"hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
+    conditions = [f"({where})"] if where else []
+    if key is not None:
+        conditions.append(f"{KEY} IS NOT NULL")
+        second = f"hash({quote_text(f'second {salt} ')} || CAST({KEY} AS VARCHAR))"
+        hashes = f"hash({KEY}) AS {PERSON}, {second} AS {PERSON_AGAIN}"
+    elif is_fixed:
+        typed.append(f"row_number() OVER () AS {ROW}")
+        hashes = f"hash({ROW}) AS {PERSON}"
+    else:
+        copy = f"row_number() OVER (PARTITION BY {CONTENT})"  # tells equal rows apart
+        hashes = f"hash({CONTENT}, {copy}) AS {PERSON}"
+    rows = f"(SELECT {', '.join([*typed, f'({moved}) AS {MOVED}'])} FROM source)"
+    chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    hashed = f"(SELECT *, {content} FROM {rows}{chosen})"
+    connection.execute(
+        f"CREATE TEMP TABLE {table} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}"
+    )
+
+
+def _narrow(contract: Contract, name: str, sql: str) -> str:
+    """A category as the index of its level: shorter to sort and to keep than its text, and equal to it in SQL."""
+    column = contract.columns[name]
+    return f"CAST({sql} AS {contract_sql.level_type(column)})" if column.kind == "category" else sql
+
+
+def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
+    for kind in ("VIEW", "TABLE"):
+        ((here,),) = connection.execute(
+            f"SELECT count(*) FROM duckdb_{kind.lower()}s() WHERE {kind.lower()}_name = 'source' AND NOT internal"
+        ).fetchall()
+        if here:
+            connection.execute(f"DROP {kind} source")
+
+
+@dataclass(frozen=True)
+class Order:
+    """`places` (n_rows,): where each row of the cohort lies in the table. `hashes`, (n_rows,) each: two of the row's
+    person, or one of the row itself where no person is named."""
+
+    places: Ints
+    hashes: tuple[Words, ...]
+
+
+def order(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    *,
+    is_fixed: bool,
+    table: str = NAME,
+) -> Order:
+    """The rows of a person lie together, in the order of their content's hashes."""
+    names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
+    listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
+    found = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
+    hashes = tuple(np.asarray(found[f"c{i}"], np.uint64) for i in range(len(names)))
+    places = np.asarray(found["place"], np.int64)
+    if contract.person is None and is_fixed:
+        return Order(places, hashes)
+    by = _sorted(hashes)
+    return Order(places[by], tuple(words[by] for words in hashes[:2]))
+
+
+def _sorted(hashes: tuple[Words, ...]) -> Ints:
+    """(n_rows,): the order by all hashes. Most people differ in the first one, and one sort is quicker than three."""
+    by = np.argsort(hashes[0])
+    first = hashes[0][by]
+    if len(hashes) > 1 and (first[1:] == first[:-1]).any():
+        by = np.lexsort(hashes[::-1])
+    return by.astype(np.int64, copy=False)
+
+
+def moved_rows(connection: duckdb.DuckDBPyConnection) -> NDArray[np.bool_]:
+    """(n_rows,) of `moved`, in the table's order."""
+    found = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()
+    return np.asarray(found["moved"], np.bool_)
+
+
+def person_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[str]:
+    """The key of each person, in the order of the people's numbers."""
+    key = quote_name(str(contract.person))
+    rows = connection.execute(
+        f"SELECT {PERSON}, {PERSON_AGAIN}, any_value(CAST({key} AS VARCHAR)) FROM {NAME} GROUP BY ALL ORDER BY 1, 2"
+    ).fetchall()
+    return [str(row[2]) for row in rows]

@@ -1,0 +1,333 @@
+"""The structure of a CSV file under RFC 4180, checked over the whole file before DuckDB reads it.
+
+Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record below it needs
+as many fields as the header; a value that holds a delimiter, a quote or a line ending is quoted as a whole, with its
+quotes doubled. The records are counted, so that the rows that DuckDB reads can be compared with the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation import text
+from federation.expression import quote_text
+from federation.messages import Ints
+
+DELIMITERS = ",;\t|"
+LF, CR, QUOTE = 10, 13, 34
+BLOCK_BYTES = 1 << 24
+MAX_RECORD_BYTES = 1 << 26
+MAX_PROBLEMS = 5  # named one by one; the others are counted
+BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+Bytes = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+
+
+class MalformedCsvError(ValueError):
+    """The file is not one table. `problems`: one sentence for each, with its line and no value of a row."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems: Sequence[str] = problems
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Header:
+    """`names`: the columns, spelled canonically, in the order of the file. `lengths`: bytes of the BOM and the record."""
+
+    names: tuple[str, ...]
+    delimiter: str
+    lengths: tuple[int, int]
+    record: bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end alike?"""
+
+    header: Header
+    records: int
+    one_ending: bool
+
+    def relation(self, path: Path) -> str:
+        """The SQL of the file's rows as text, its columns under their names; with an option for everything that
+        DuckDB would guess otherwise. Files with several kinds of line endings are read by one thread."""
+        header = self.header
+        raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
+        strict = "true" if self.one_ending else "false"
+        options = (
+            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
+            f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
+            f"strict_mode = {strict}, parallel = {strict}, columns = {{{raw}}}"
+        )
+        return f"read_csv({quote_text(str(path))}, {options})"
+
+    def positions(self) -> Mapping[str, str]:
+        """The raw column, `c0` and on, of each name that the header gives once."""
+        names = self.header.names
+        return {name: f"c{i}" for i, name in enumerate(names) if names.count(name) == 1}
+
+
+def read_header(path: Path, expected: Collection[str]) -> Header:
+    """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
+    with _opened(path) as stream:
+        return _header(next(_blocks(stream), b""), expected)
+
+
+def inspect(path: Path, expected: Collection[str]) -> Layout:
+    """The layout of the whole file; MalformedCsvError with the lines that break it."""
+    with _opened(path) as stream:
+        blocks = _blocks(stream)
+        first = next(blocks, b"")
+        header = _header(first, expected)
+        scan = _Scan(header)
+        scan.check(
+            first[sum(header.lengths) :], line=1 + _count_lines(first[: sum(header.lengths)])
+        )
+        for block in blocks:
+            scan.check(block, scan.next_line)
+    if scan.problems:
+        more = scan.broken - len(scan.problems)
+        raise MalformedCsvError(*scan.problems, *([f"{more} more like these"] if more else []))
+    return Layout(header, scan.records, len(scan.endings) <= 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path.suffix == ".gz":
+        with gzip.open(path) as unpacked:
+            yield cast(BinaryIO, unpacked)
+    else:
+        with path.open("rb") as stream:
+            yield stream
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    """The file in pieces, each of which ends where a record ends; the last piece gets a line ending if it lacks one."""
+    rest = b""
+    try:
+        while piece := stream.read(BLOCK_BYTES):
+            rest += piece
+            end = len(rest) if len(rest) > MAX_RECORD_BYTES else _last_end(rest)
+            if end:
+                yield rest[:end]
+                rest = rest[end:]
+    except (EOFError, zlib.error):
+        raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
+    if rest:
+        yield rest if rest.endswith((b"\n", b"\r")) else rest + b"\n"
+
+
+def _last_end(block: bytes) -> int:
+    """Where the last whole record ends; 0 if none does."""
+    ending = b"\n" if b"\n" in block else b"\r"
+    limit = len(block) if ending == b"\n" else len(block) - 1  # a final CR may be half of a CRLF
+    at, quotes = limit, block.count(b'"', 0, limit)
+    while (before := block.rfind(ending, 0, at)) >= 0:
+        quotes -= block.count(b'"', before, at)
+        if quotes % 2 == 0:
+            return before + 1
+        at = before
+    return 0
+
+
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+
+
+def _header(block: bytes, expected: Collection[str]) -> Header:
+    if block.startswith(UTF16):
+        raise MalformedCsvError("the file is UTF-16: save it as UTF-8")
+    bom = len(BOM) if block.startswith(BOM) else 0
+    record = _first_record(block[bom:])
+    content = record.rstrip(b"\r\n")
+    if not content:
+        raise MalformedCsvError("line 1 is empty: the first line must name the columns")
+    try:
+        line = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedCsvError("line 1 is not UTF-8 text: save the file as UTF-8") from None
+    readings = {delimiter: _names(line, delimiter) for delimiter in _delimiters(line)}
+    matches = {
+        delimiter: len(set(expected).intersection(names)) for delimiter, names in readings.items()
+    }
+    best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
+    if len(best) > 1:
+        raise MalformedCsvError(
+            f"line 1: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
+            "use the contract's column names, with one delimiter between them"
+        )
+    return Header(readings[best[0]], best[0], (bom, len(record)), content)
+
+
+def _first_record(block: bytes) -> bytes:
+    """The bytes up to the first line ending outside quotes, with it."""
+    array = np.frombuffer(block, np.uint8)
+    ends, quotes = np.flatnonzero(_ends(array, block)), np.flatnonzero(array == QUOTE)
+    outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    return block[: int(outside[0]) + 1] if len(outside) else block
+
+
+def _delimiters(line: str) -> list[str]:
+    """Those that stand outside quotes; the comma where none does."""
+    outside = "".join(line.split('"')[::2])
+    return [delimiter for delimiter in DELIMITERS if delimiter in outside] or [","]
+
+
+def _names(line: str, delimiter: str) -> tuple[str, ...]:
+    try:
+        (names,) = csv.reader(io.StringIO(line, newline=""), delimiter=delimiter, strict=True)
+    except (csv.Error, ValueError):
+        raise MalformedCsvError(
+            "line 1: a quoted name does not end, or text follows its end"
+        ) from None
+    return tuple(map(text.canonical, names))
+
+
+def _ends(array: Bytes, block: bytes) -> Flags:
+    """(n_bytes,) True at the last byte of each line ending: LF, CRLF, or CR alone."""
+    is_end: Flags = array == LF
+    if b"\r" in block:
+        lone = array == CR
+        lone[:-1] &= array[1:] != LF
+        is_end |= lone
+    return is_end
+
+
+@dataclass
+class _Scan:
+    """The records of a file, counted and checked block by block."""
+
+    header: Header
+    records: int = 0
+    next_line: int = 1
+    broken: int = 0
+    endings: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def check(self, block: bytes, line: int) -> None:
+        """`line`: the number of the block's first line."""
+        array = np.frombuffer(block, np.uint8)
+        is_end = _ends(array, block)
+        found = [*_bad_text(block), *self._repeated_headers(block)]
+        quotes = np.flatnonzero(array == QUOTE) if b'"' in block else np.empty(0, np.int64)
+        misplaced = _bad_quotes(array, quotes, ord(self.header.delimiter))
+        marks = np.flatnonzero((array == ord(self.header.delimiter)) | is_end)
+        if len(quotes):
+            marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
+        if not misplaced:  # else the quotes say nothing reliable about the fields
+            found += self._widths(array, marks, is_end[marks])
+        for at, problem in sorted([*found, *misplaced[:1]]):
+            self.broken += 1
+            if len(self.problems) < MAX_PROBLEMS:
+                self.problems.append(f"line {line + int(np.count_nonzero(is_end[:at]))}: {problem}")
+        self.next_line = line + int(np.count_nonzero(is_end))
+
+    def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
+        """`marks` (n,): places of delimiters and, where `is_end`, of line endings, outside quotes."""
+        width = len(self.header.names)
+        last = np.flatnonzero(is_end)
+        widths = np.diff(last, prepend=-1)
+        ends = marks[last]
+        self._note_endings(array, ends)
+        off = np.flatnonzero(widths != width) if width > 1 else np.arange(len(ends))
+        starts = np.where(off > 0, ends[off - 1] + 1, 0)
+        blank = (widths[off] == 1) & (_lengths(array, starts, ends[off]) == 0)
+        self.records += len(ends) - (int(blank.sum()) if width > 1 else 0)
+        if width == 1:
+            empty = "an empty line, which could be a missing value or none: write a missing code, or remove the line"
+            return [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
+        return self._wrong(starts[~blank], widths[off][~blank])
+
+    def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
+        width = len(self.header.names)
+        return [
+            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}")
+            for at, count in zip(starts.tolist(), widths.tolist(), strict=True)
+            if count != width
+        ]
+
+    def _note_endings(self, array: Bytes, ends: Ints) -> None:
+        if not len(ends):
+            return
+        is_lf = array[ends] == LF
+        has_cr = (array[np.maximum(ends - 1, 0)] == CR) & (ends > 0)
+        kinds = {"CR": ~is_lf, "CRLF": is_lf & has_cr, "LF": is_lf & ~has_cr}
+        self.endings |= {kind for kind, here in kinds.items() if here.any()}
+
+    def _repeated_headers(self, block: bytes) -> list[tuple[int, str]]:
+        """A second header comes from exports written one after the other into the file."""
+        header = self.header
+        plain = header.delimiter.join(header.names).encode()
+        quoted = header.delimiter.join(f'"{name}"' for name in header.names).encode()
+        places = {at for line in {header.record, plain, quoted} for at in _lines_equal(block, line)}
+        return [(at, "the header stands here again: leave it out") for at in places]
+
+
+def _lines_equal(block: bytes, line: bytes) -> Iterator[int]:
+    at = block.find(line)
+    while at >= 0:
+        after = at + len(line)
+        if (at == 0 or block[at - 1] in (LF, CR)) and block[after : after + 1] in (
+            b"\n",
+            b"\r",
+            b"",
+        ):
+            yield at
+        at = block.find(line, after)
+
+
+def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
+    """(n_records,), bytes: each record without its line ending."""
+    has_cr = (array[np.maximum(ends - 1, 0)] == CR) & (ends > starts) & (array[ends] == LF)
+    lengths: Ints = ends - starts - has_cr.astype(np.int64)
+    return lengths
+
+
+def _bad_text(block: bytes) -> list[tuple[int, str]]:
+    found = []
+    if (at := block.find(b"\0")) >= 0:
+        found.append((at, "a NUL byte, so the file is damaged or not text: export it again"))
+    if not block.isascii():
+        try:
+            block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found.append((error.start, "not UTF-8 text: save the file as UTF-8"))
+    return found
+
+
+def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, str]]:
+    """The quotes that RFC 4180 does not allow; of a record that does not end, its opening quote."""
+    opening, closing = quotes[0::2], quotes[1::2]
+    borders = np.isin(np.arange(256), (delimiter, LF, CR, QUOTE))
+    inside = opening[(opening > 0) & ~borders[array[np.maximum(opening - 1, 0)]]]
+    after = np.minimum(closing + 1, len(array) - 1)
+    follows = opening[: len(closing)][~borders[array[after]]]
+    found = [
+        (int(at), "a quote inside an unquoted value: quote the whole value, and double its quotes")
+        for at in inside
+    ]
+    found += [
+        (
+            int(at),
+            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+        )
+        for at in follows
+    ]
+    if len(quotes) % 2 and not found:
+        found.append(
+            (int(quotes[-1]), "a quoted value opens here and never ends: add its closing quote")
+        )
+    return sorted(found)

@@ -1,0 +1,56 @@
+"""Values that are no level, but that a reader would take for one: both spellings, for the producer's own screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import duckdb
+
+from federation import text
+from federation.contract import Contract
+from federation.expression import quote_name
+from nodes import contract_sql
+from nodes.contract_sql import Finding
+
+MAX_VALUES, MAX_SHOWN = 1000, 3
+
+
+def explain(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    raw_types: Mapping[str, str],
+    findings: Sequence[Finding],
+) -> list[Finding]:
+    """The findings, where a level is unknown with the values that differ from one in writing only."""
+    return [
+        finding
+        if finding.rule != "unknown level"
+        else replace(
+            finding, remedy=finding.remedy + _alike(connection, contract, raw_types, finding)
+        )
+        for finding in findings
+    ]
+
+
+def _alike(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    raw_types: Mapping[str, str],
+    finding: Finding,
+) -> str:
+    name, column = finding.column, contract.columns[finding.column]
+    value = contract_sql.canonical(quote_name(name), raw_types[name])
+    level = contract_sql.typed(name, column, raw_types[name])
+    rows = connection.execute(
+        f"SELECT DISTINCT value FROM (SELECT {value} AS value, {level} AS level FROM source) "
+        f"WHERE level IS NULL AND value IS NOT NULL ORDER BY value LIMIT {MAX_VALUES}"
+    ).fetchall()
+    levels = {text.folded(one): one for one in column.levels}
+    pairs = [(str(row[0]), levels.get(text.folded(str(row[0])))) for row in rows]
+    shown = [
+        f"; {text.spelled(given)} is written otherwise than the level {text.spelled(one)}"
+        for given, one in pairs
+        if one is not None
+    ]
+    return "".join(shown[:MAX_SHOWN])
