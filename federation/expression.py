@@ -37,9 +37,10 @@ class Piece:
 
     `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value, so that
     the people outside are missing. `edge`: the same for a bare column, whose values the study did not make.
-    `number`: a value that arithmetic makes; what is linear in a single column is none."""
+    `number`: a value that arithmetic makes; what is linear in a single column is none. `influence`: true of the
+    people for whom one column could change the value of a whole expression."""
 
-    kind: Literal["condition", "domain", "edge", "number"]
+    kind: Literal["condition", "domain", "edge", "number", "influence"]
     sql: str
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from federation import expression
+from federation import expression, influence
 from federation.contract import Contract
 from federation.expression import EVERYTHING, Interval, Kind, Piece, quote_name
 
@@ -63,14 +63,16 @@ class Schema:
             raise
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
+        sql = _inline(compiled.sql, inlined)
         own = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
-        used = [piece for name in sorted(compiled.names) for piece in self.fields[name].pieces]
-        return replace(
-            compiled,
-            sql=_inline(compiled.sql, inlined),
-            names=needed,
-            pieces=tuple(dict.fromkeys([*used, *own])),
-        )
+        used = [
+            piece
+            for name in sorted(compiled.names)
+            for piece in self.fields[name].pieces
+            if piece.kind != "influence"  # of the whole expression alone, which includes theirs
+        ]
+        pieces = [*used, *own, *influence.pieces(sql, {name: self.fields[name] for name in needed})]
+        return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names

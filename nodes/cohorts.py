@@ -141,10 +141,10 @@ def open_checked(
     remembered: Iterable[str] = (),
 ) -> Opened:
     """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
-    they lie. `remembered`: contract columns of conditions that were counted before, and will be counted again beside those of this study."""
+    they lie. `remembered`: contract columns of earlier conditions on such rows, which are counted again beside those of this study."""
     contract = dataset.contract
     in_place = only_counts and contract.person is None
-    more = [schema.fields[name] for name in remembered if name in schema.fields and in_place]
+    more = [schema.fields[name] for name in remembered if name in schema.fields]
     connection, used, is_fixed = _connect(dataset, storage, schema, [*fields, *more], where)
     if in_place:
         tallies.group(connection, used)
@@ -190,7 +190,8 @@ def open_checked(
     key = read[contract.person] if contract.person else None
     everyone = None
     if where:
-        named = {name: columns[name] for name in sorted(schema.columns_of(where))}
+        names = used if contract.person is None else sorted(schema.columns_of(where))
+        named = {name: columns[name] for name in names}
         everyone = _everyone(connection, contract, named, key, is_fixed=is_fixed)
     cohort_table.write(connection, contract, columns, key=key, where=condition, is_fixed=is_fixed)
     cohort_table.drop_source(connection)
@@ -215,8 +216,8 @@ def _everyone(
     *,
     is_fixed: bool,
 ) -> Cohort:
-    """All rows of the dataset with the `columns` of a study's condition, whose two sides are
-    counted."""
+    """All rows of the dataset with some of its `columns`: the two sides of a study's condition are
+    counted among them."""
     table = cohort_table.EVERYONE
     cohort_table.write(
         connection, contract, columns, key=key, where=None, is_fixed=is_fixed, table=table

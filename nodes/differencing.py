@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from federation.cohort import Cohort
-from federation.messages import Refusal
+from federation.contract import Contract
+from federation.messages import Ints, Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
 from nodes.answered import Memory
@@ -27,7 +28,11 @@ from strategies import support
 from strategies.protocol import AnyTask
 from strategies.support import Mask, Rows
 
-KIND = "cohort"
+KIND, CONDITION = "cohort", "condition"
+COHORT = frozenset(
+    ["the whole cohort"]
+)  # compared with other cohorts, whatever is summed over them
+MAX_PAIRED = 12  # conditions among which differences of three are looked for: the latest ones
 MAX_TRIPLES = 200  # sets among which differences of three are looked for: the latest ones
 NEARLY = Refusal(
     "differencing",
@@ -67,10 +72,12 @@ class Condition:
         return json.dumps({"sql": self.sql, "columns": self.columns}).encode()
 
 
-def conditions(kept: Ledger, dataset: str) -> list[Condition]:
-    """Those that rows of a dataset were counted by before."""
-    contents = [c for c in ledger.remembered(kept, KIND, dataset) if c.startswith(b"{")]
-    read = [json.loads(content) for content in contents]
+def conditions(kept: Ledger, contract: Contract) -> list[Condition]:
+    """The conditions of earlier studies on a dataset; none where it names people, whose fingerprints
+    are compared instead."""
+    if contract.person is not None:
+        return []
+    read = map(json.loads, ledger.remembered(kept, CONDITION, contract.dataset))
     return [Condition(values["sql"], tuple(values["columns"])) for values in read]
 
 
@@ -80,7 +87,9 @@ def check(
     """Why an analysis is not answered beside those answered before; if it is, its people are remembered.
     `strict`: conditions are compared too, by a node that shows its hub no small cells."""
     if rows is None or memory.hashes is None:
-        return _check_counted(memory, cohort, task)
+        return _check_conditions(memory, cohort, task)
+    if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
+        return refused
     groups = _groups(memory, cohort, task, rows, strict)
     known = [*_remembered(memory), *map(group_from, memory.seen)]
     for number, group in enumerate(groups):
@@ -88,20 +97,25 @@ def check(
         if _is_near(group, others, memory.min_cell):
             return NEARLY
     for group in groups:
-        _remember(memory, group.to_bytes())
+        _remember(memory, KIND, group.to_bytes())
     memory.seen.extend(group.to_bytes() for group in groups)
     return None
 
 
 def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
+    """The people of the cohort, those behind each sum, and those for whom each condition holds."""
+    whole = Group(_print(memory, np.ones(cohort.rows, np.bool_)), COHORT)
     if support.roles_of(task).apart:
         columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
         return [
-            Group(_print(memory, support.is_known(values)), frozenset([name]))
-            for name, values in columns.items()
+            whole,
+            *(
+                Group(_print(memory, support.is_known(values)), memory.columns_behind([name]))
+                for name, values in columns.items()
+            ),
         ]
-    names = frozenset(rows.columns)
-    groups = [Group(_print(memory, rows.kept), names)]
+    names = memory.columns_behind(rows.columns)
+    groups = [whole, Group(_print(memory, rows.kept), names)]
     pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
@@ -117,11 +131,11 @@ def _print(memory: Memory, mask: Mask) -> Words:
 
 def _remembered(memory: Memory) -> list[Group]:
     kept = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
-    return [group_from(content) for content in kept if not content.startswith(b"{")]
+    return [group_from(content) for content in kept]
 
 
-def _remember(memory: Memory, content: bytes) -> None:
-    memory.keep(KIND, hashlib.sha256(content).hexdigest(), content)
+def _remember(memory: Memory, kind: str, content: bytes) -> None:
+    memory.keep(kind, hashlib.sha256(content).hexdigest(), content)
 
 
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
@@ -145,46 +159,58 @@ def _has_near(rests: Words, known: Words, k: int) -> bool:
     return False
 
 
-# -- rows that are only counted
-def _check_counted(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
-    """Of a cohort without numbers: its condition, and those that divide it, against those before."""
-    everyone = cohort.everyone or cohort
-    if everyone.count is None:
-        return None
+# -- rows of which no person is named
+Count = Callable[[Sequence[str]], Ints]
+
+
+def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
+    """The condition of a study, and those that divide its rows, against those before. Some studies count these
+    rows in place and others read them, so fingerprints alone would not compare the two."""
     own = [piece.sql for piece in support.pieces(task) if piece.kind == "condition"]
     new = [memory.where or "TRUE", *own]
-    before = conditions(memory.ledger, memory.account.dataset)
+    before = conditions(memory.ledger, memory.contract)
     known = list(dict.fromkeys(condition.sql for condition in before))
+    count = _counter(cohort.everyone or cohort, dict.fromkeys([*known, *new]))
     for number, sql in enumerate(new):
         others = [*(other for other in known if other != sql), *new[:number]]
-        for other in others:
-            if 0 < _counted_apart(everyone, sql, other) < memory.min_cell:
-                return NEARLY
-        for one, other in itertools.combinations(others[-12:], 2):
-            if 0 < _left_over(everyone, sql, one, other) < memory.min_cell:
-                return NEARLY
+        if _is_near_condition(sql, others, count, memory.min_cell):
+            return NEARLY
     for sql in new:
-        _remember(memory, Condition(sql, tuple(sorted(memory.all_columns))).to_bytes())
+        condition = Condition(sql, tuple(sorted(memory.columns_of(task))))
+        _remember(memory, CONDITION, condition.to_bytes())
     return None
 
 
-def _cells(everyone: Cohort, conditions: Iterable[str]) -> np.ndarray:
-    """(2, ..., 2) rows by whether each condition holds; a condition that is not known does not."""
-    assert everyone.count is not None
-    fields = [
-        Field(f"c{i}", "boolean", f"coalesce({sql}, FALSE)") for i, sql in enumerate(conditions)
-    ]
-    return everyone.count(fields).cells
+def _is_near_condition(sql: str, others: Sequence[str], count: Count, k: int) -> bool:
+    if any(0 < _apart(count([sql, other])) < k for other in others):
+        return True
+    pairs = itertools.combinations(others[-MAX_PAIRED:], 2)
+    return any(0 < _left_over(count([sql, one, other])) < k for one, other in pairs)
 
 
-def _counted_apart(everyone: Cohort, one: str, other: str) -> int:
-    cells = _cells(everyone, [one, other])
+def _counter(everyone: Cohort, conditions: Iterable[str]) -> Count:
+    """Counts rows by whether each of some `conditions` holds, as cells (2, ..., 2); a condition that is not
+    known does not hold."""
+    fields = {sql: Field(sql, "boolean", f"coalesce({sql}, FALSE)") for sql in conditions}
+    if (tally := everyone.count) is not None:
+        return lambda chosen: tally([fields[sql] for sql in chosen]).cells
+    columns = everyone.columns(fields.values())
+    held = {sql: columns[sql].astype(np.int8) for sql in fields}
+
+    def count(chosen: Sequence[str]) -> Ints:
+        shape = (2,) * len(chosen)
+        places = np.ravel_multi_index(tuple(held[sql] for sql in chosen), shape)
+        return np.bincount(places, minlength=2 ** len(chosen)).reshape(shape)
+
+    return count
+
+
+def _apart(cells: Ints) -> int:
     return int(cells[0, 1] + cells[1, 0])
 
 
-def _left_over(everyone: Cohort, whole: str, one: str, other: str) -> int:
-    """The fewest rows about which a difference of three is, over the ways to take it."""
-    cells = _cells(everyone, [whole, one, other])
+def _left_over(cells: Ints) -> int:
+    """The fewest rows about which a difference of three conditions is, over the ways to take it."""
     a, b, c = np.indices(cells.shape)
     sums = [int(cells[(x != 0)].sum()) for x in (a - b - c, a + b - c, a - b + c)]
     return min((n for n in sums if n > 0), default=0)

@@ -27,7 +27,7 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-REMEMBERED = ("cohort", "survivors", "state", "functionals", "nodes")
+REMEMBERED = ("cohort", "condition", "survivors", "state", "functionals", "nodes")
 KINDS = ("grant", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (

@@ -346,7 +346,7 @@ def _open_session(
         if study.privacy.mode == "dp":
             cohort = _clipped(study, dataset, schema, fields, only_counts, context)
             return StudySession(tasks, cohort, rules, None, absent)
-        before = differencing.conditions(context.ledger, study.dataset) if only_counts else []
+        before = differencing.conditions(context.ledger, dataset.contract)
         opened = cohorts.open_checked(
             dataset,
             site.storage,
@@ -386,11 +386,12 @@ def _open_session(
         )
     cohort = opened.cohort
     written = any(task.where for task in tasks.values())
-    refused = node_door.check_cohort(
-        cohort.people, cohort.people_in_dataset, rules, written=written
-    ) or support.check_study(present, cohort, schema, rules)
+    small = node_door.check_cohort(cohort.people, cohort.people_in_dataset, rules, written=written)
     memory = _memory(study, tasks, schema, opened, rules, context, now)
-    return StudySession(tasks, cohort, rules, refused, absent, memory)
+    session = StudySession(tasks, cohort, rules, small, absent, memory)
+    if small is not None:
+        return session
+    return replace(session, refused=support.check_study(present.values(), session, schema))
 
 
 def _memory(
@@ -403,15 +404,18 @@ def _memory(
     now: datetime,
 ) -> Memory:
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
+    names = {field.name for task in tasks.values() for field in task.fields}
     return Memory(
         context.ledger,
-        noised_answer.account_of(context.site.datasets[study.dataset].contract, now),
+        schema.contract,
+        noised_answer.account_of(schema.contract, now),
         study,
         now,
         context.salt("people")[:8],
         opened.hashes,
         where,
-        {name: _columns_of(task.fields, None, schema) for name, task in tasks.items()},
+        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
+        {name: schema.columns_of(name) for name in sorted(names)},
         rules.min_cell,
     )
 

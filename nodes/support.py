@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -54,8 +54,8 @@ def check(task: AnyTask, session: StudySession) -> Refusal | None:
 def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     rows = _rows(task, session.cohort)
     memory = session.memory
-    columns = frozenset() if memory is None else memory.columns[task.name]
-    if _is_unsupported(task, session, rows):
+    columns = frozenset() if memory is None else memory.columns_of(task)
+    if is_unsupported(task, session):
         if memory is not None:
             functionals.charge_refusal(memory, task, columns)
         return rules_of.REFUSAL
@@ -74,7 +74,13 @@ def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
     return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
 
 
-def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> bool:
+def is_unsupported(task: AnyTask, session: StudySession) -> bool:
+    """Whether the task's own columns set too few people apart; decided once for a study."""
+    key = Key[bool]("unsupported", task.name)
+    return session.cohort.once(key, lambda: _is_unsupported(task, session))
+
+
+def _is_unsupported(task: AnyTask, session: StudySession) -> bool:
     cohort, k, strict = session.cohort, session.rules.min_cell, not session.rules.hub_sees_cells
     try:
         sides = support.sides(task)
@@ -83,6 +89,7 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     counted = cohort.once(Key[Ints]("support", task.name), lambda: support.counts(cohort, task))
     if strict and rules_of.too_few(counted, sides, k).any():
         return True
+    rows = _rows(task, cohort)
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
@@ -132,7 +139,7 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
 def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
     """Whether two conditions that a study writes hold for nearly the same people, or for the same: whether
     they do may be what it wants to know."""
-    some = [piece for piece in pieces if piece.kind != "edge"]
+    some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
     if len(some) < 2:
         return False
     values = cohort.columns(map(support.as_field, some))
@@ -187,16 +194,20 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
 
 # -- all that a study writes together
 def check_study(
-    tasks: Mapping[str, AnyTask], cohort: Cohort, schema: Schema, rules: Rules
+    present: Iterable[AnyTask], session: StudySession, schema: Schema
 ) -> Refusal | None:
     """Whether the columns of all analyses together single out a person: what no column does, the difference
-    of two may. A contract's own columns are no business of this rule until a study makes others of them."""
-    pieces = {piece for task in tasks.values() for piece in support.pieces(task)}
+    of two may. A contract's own columns are no business of this rule until a study makes others of them.
+    An analysis that is refused by itself does not count: whether it refused the others too might tell
+    the value that it asks for."""
+    cohort, rules = session.cohort, session.rules
+    tasks = [task for task in present if not is_unsupported(task, session)]
+    pieces = {piece for task in tasks for piece in support.pieces(task)}
     if cohort.count is not None or not pieces:
         return None
     if len(pieces) > cohort.people:  # so many columns single everyone out
         return rules_of.REFUSAL
-    X = np.stack(_all_columns(tasks.values(), cohort, schema), axis=1)
+    X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered
     if rules.hub_sees_cells:
         X, person = _without_thin(X, person, rules.min_cell)
@@ -223,10 +234,9 @@ def _away(column: Floats) -> Mask:
     return away
 
 
-def _all_columns(tasks: Iterable[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
+def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
     """The pieces that the study writes, the columns that they are made of, and all numbers, conditions and
     design columns of its analyses; 0 where missing."""
-    tasks = list(tasks)
     fields = [
         field
         for task in tasks

@@ -76,7 +76,7 @@ def sides(task: AnyTask) -> list[Side]:
     """What is counted, in the order of `counts`."""
     roles = roles_of(task)
     found = [side for piece in task.where for side in _piece_sides(piece)]
-    found += [side for piece in pieces(task) for side in _piece_sides(piece)]
+    found += [side for piece in _counted_pieces(task) for side in _piece_sides(piece)]
     found += [
         Side(f"{field.name}[{level}]", False)
         for field in own_fields(roles)
@@ -87,11 +87,15 @@ def sides(task: AnyTask) -> list[Side]:
 
 def pieces(task: AnyTask) -> tuple[Piece, ...]:
     """All that the study writes of this task's rows."""
+    return tuple(piece for piece in _counted_pieces(task) if piece.kind != "influence")
+
+
+def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
 
 
 def _piece_sides(piece: Piece) -> list[Side]:
-    if piece.kind == "number":
+    if piece.kind in ("number", "influence"):
         return [Side(piece.sql, True)]
     if piece.kind == "edge":
         return [Side(piece.sql, False)]
@@ -131,14 +135,14 @@ def counts(cohort: Cohort, task: AnyTask) -> Ints:
     """(n_sides,) people on each side at this node: exactly, or at least so many where these are enough."""
     found = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
-        return np.array(found + _counted(pieces(task), cohort), np.int64)
+        return np.array(found + _counted(_counted_pieces(task), cohort), np.int64)
     rows = rows_of(cohort, task)
     return np.array(found + row_counts(cohort, task, rows), np.int64)
 
 
 def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
     roles = roles_of(task)
-    found = _piece_counts(pieces(task), cohort, rows)
+    found = _piece_counts(_counted_pieces(task), cohort, rows)
     for field in own_fields(roles):
         found += _level_counts(field, rows)
     crossed = [term for term in roles.terms if len(term.factors) > 1]
@@ -162,6 +166,8 @@ def _sides_of(piece: Piece, values: Floats, rows: Rows) -> list[int]:
         return [off_mode(values, rows.person)]
     if piece.kind == "edge":
         return [rows.people(values == 0)]
+    if piece.kind == "influence":
+        return [rows.people(values == 1)]
     return [rows.people(values == 1), rows.people(values == 0)]
 
 
@@ -174,7 +180,8 @@ def _counted(pieces: Iterable[Piece], cohort: Cohort) -> list[int]:
             found.append(cohort.people)
             continue
         no, yes = (int(n) for n in cohort.count([as_field(piece)]).cells.reshape(2))
-        found += [no] if piece.kind == "edge" else [yes, no]
+        sides = {"edge": [no], "influence": [yes]}
+        found += sides.get(piece.kind, [yes, no])
     return found
 
 

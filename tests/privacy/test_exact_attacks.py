@@ -58,9 +58,9 @@ PEOPLE = 400  # of each node
 FOLDER = tempfile.TemporaryDirectory(prefix="attacks-")
 
 
-def people(world: str, node: int) -> pandas.DataFrame:
-    """400 people of a node; the first of node 0 is the target."""
-    rng, n = np.random.default_rng(100 + node), PEOPLE
+def people(world: str, node: int, n: int = PEOPLE) -> pandas.DataFrame:
+    """`n` people of a node; the first of node 0 is the target."""
+    rng = np.random.default_rng(100 + node)
     age = np.rint(np.clip(rng.normal(62, 14, n), 20, 91))
     table = pandas.DataFrame(
         {
@@ -108,6 +108,7 @@ class Attack:
     studies: Sequence[Mapping[str, Any]]
     unit: str = "person"
     policy: Mapping[str, Any] = field(default_factory=dict)
+    people: int = PEOPLE  # of each node
 
 
 def one(name: str, analysis: Mapping[str, Any], **more: Any) -> Attack:
@@ -476,6 +477,88 @@ def differences() -> Iterator[Attack]:
     )
 
 
+def hidden() -> Iterator[Attack]:
+    """At nodes of 6,000, where conditions that each hold for many people leave out three together, of whom
+    the target is one; the others' values are known."""
+    some, whole = "band in ('old', 'oldest')", glm("income ~ 1")
+    above = "band = 'oldest'"
+    traits = ("sex = 'M'", "age < 88", "region <> 'n'", "weight < 1.0 or weight > 1.03")
+    frequent = [f"({above} and ({trait}))" for trait in traits]
+    but_one = " or ".join(["band = 'old'", *frequent])
+    if_ill = f"band = 'old' or ({above} and not hiv) or {' or '.join(frequent)}"
+    summed = " + ".join(["(band = 'old')", f"({above} and not hiv)", *frequent]) + " >= 1"
+    rich = f"if({above}, income, 0) + if({but_one}, 1000000, 0) > 100000"
+    treated = f"band = 'old' or ({above} and treated) or {' or '.join(frequent)}"
+
+    def cohorts(
+        name: str, second: str, first: Any = whole, then: Any = whole, **more: Any
+    ) -> Attack:
+        studies = [
+            {"analyses": {"a": first}, "cohort": {"where": some, **more}},
+            {"analyses": {"a": then}, "cohort": {"where": second, **more}},
+        ]
+        return Attack(f"hidden: {name}", studies, people=6000)
+
+    renamed = {"derive": {"x": "income * 2", "y": "income * 3"}}
+    yield cohorts("another name", but_one, glm("x ~ 1"), glm("y ~ 1"), **renamed)
+    yield cohorts("the same name", but_one)
+    yield cohorts("other columns", but_one, glm("dose ~ 1"), glm("begin ~ 1"))
+    yield cohorts("where, if ill", if_ill)
+    yield cohorts("where in other columns, if ill", if_ill, glm("dose ~ 1"), glm("begin ~ 1"))
+    yield cohorts("a sum of conditions, if ill", summed)
+    yield cohorts("a number in a condition", rich)
+    yield cohorts("where, if treated, ill or not", treated)
+    columns = {"x": some, "y": if_ill}
+    yield Attack(
+        "hidden: columns of two analyses, if ill",
+        [{"analyses": {"a": glm("dose ~ x"), "b": glm("begin ~ y")}, **derive(**columns)}],
+        people=6000,
+    )
+    yield Attack(
+        "hidden: columns of two studies, if ill",
+        [
+            {"analyses": {"a": glm("dose ~ x")}, **derive(x=some)},
+            {"analyses": {"a": glm("begin ~ x")}, **derive(x=if_ill)},
+        ],
+        people=6000,
+    )
+    yield Attack(
+        "hidden: missingness, if ill",
+        [
+            {"analyses": {"a": glm("x ~ 1")}, **derive(x=f"dose + 0 * log(if({some}, 1, -1))")},
+            {"analyses": {"a": glm("x ~ 1")}, **derive(x=f"begin + 0 * log(if({if_ill}, 1, -1))")},
+        ],
+        people=6000,
+    )
+    yield Attack(
+        "hidden: in two steps, if ill",
+        [
+            {"analyses": {"a": glm("dose ~ 1")}, "cohort": {"where": some}},
+            {
+                "analyses": {"a": glm("dose ~ 1")},
+                "cohort": {
+                    "where": f"band = 'old' or ({above} and (z or y))",
+                    "derive": {
+                        "y": " or ".join(f"({trait})" for trait in traits),
+                        "z": "not hiv",
+                    },
+                },
+            },
+        ],
+        people=6000,
+    )
+    table = {"run": "crosstab", "rows": "sex", "columns": "treated"}
+    for name, first, then in (
+        ("counted, then read", table, whole),
+        ("read, then counted", whole, table),
+    ):
+        studies = [
+            {"analyses": {"a": first}, "cohort": {"where": some}},
+            {"analyses": {"a": then}, "cohort": {"where": but_one}},
+        ]
+        yield Attack(f"hidden visits: {name}", studies, unit="visit", people=6000)
+
+
 def tables() -> Iterator[Attack]:
     """The whole table at once."""
     rng = np.random.default_rng(5)
@@ -581,19 +664,29 @@ def in_place() -> Iterator[Attack]:
 
 ATTACKS = [
     attack
-    for family in (masks, indicators, weights, survival, differences, tables, identifiers, in_place)
+    for family in (
+        masks,
+        indicators,
+        weights,
+        survival,
+        differences,
+        hidden,
+        tables,
+        identifiers,
+        in_place,
+    )
     for attack in family()
 ]
 
 
 @cache
-def rows_of(world: str, node: int, unit: str) -> Path:
+def rows_of(world: str, node: int, unit: str, n: int) -> Path:
     """The file of a node's rows, written once for all attacks."""
-    rows = people(world, node).drop(columns=["nir"] if unit == "visit" else [])
-    path = Path(FOLDER.name) / f"{world}-{unit}-n{node}.parquet"
+    rows = people(world, node, n).drop(columns=["nir"] if unit == "visit" else [])
+    path = Path(FOLDER.name) / f"{world}-{unit}-{n}-n{node}.parquet"
     chosen = "SELECT * REPLACE (CAST(birth AS DATE) AS birth) FROM rows"
     duckdb.sql(f"COPY ({chosen}) TO '{path}'")
-    assert len(rows) == PEOPLE
+    assert len(rows) == n
     return path
 
 
@@ -609,7 +702,11 @@ def told(attack: Attack, world: str, folder: Path) -> list[Any]:
     sites = {
         name: Site(
             name,
-            {"people": Dataset(contract, str(rows_of(world, int(name[1:]), attack.unit)))},
+            {
+                "people": Dataset(
+                    contract, str(rows_of(world, int(name[1:]), attack.unit, attack.people))
+                )
+            },
             Policy(**settings),
             state=folder / f"state-{name}",
         )
@@ -672,4 +769,4 @@ def test_an_attack_is_refused_in_the_same_words_whatever_the_target_has(
 
 def test_the_attacks_are_counted() -> None:
     print(f"{len(ATTACKS)} attacks of a coordinator in exact mode")
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 108
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 120

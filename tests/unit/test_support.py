@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas
 import pytest
 
-from federation import expression, schema
+from federation import expression, influence, schema
 from federation.disclosure import support as rules
 from federation.disclosure.support import Side
 from federation.messages import Refusal, TaskId
@@ -49,21 +50,57 @@ SCHEMA = schema.build(CONTRACT, {"old": "age >= 65"})
         ("age >= 18", ""),  # by the contract's range nobody is younger
         ("age >= 65", "condition"),
         ("old", "condition"),
-        ("old and ill", "condition condition"),
+        ("old and ill", "condition condition influence influence"),
         ("sex in ('f', 'm')", "condition"),
         ("missing(dose)", "condition"),
         ("log(age)", "number"),
         ("log(dose / 2)", "edge number"),
         ("log(dose - 1)", "domain number"),
         ("1 / (age - 50)", "domain number"),
-        ("if(ill, age, 0)", "number"),
-        ("ill * age", "number"),
+        ("if(ill, age, 0)", "number influence influence"),
+        ("ill * age", "number influence influence"),
         ("age % 7", "number"),
     ],
 )  # fmt: skip
 def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
     found = SCHEMA.field(text).pieces
     assert " ".join(piece.kind for piece in found) == kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "age", "ill"),
+    [  # of people of 20 and 70, ill and not: for whom the two columns decide
+        ("age >= 65 and ill", [0, 1, 0, 1], [0, 0, 1, 1]),
+        ("age >= 65 or ill", [1, 0, 1, 0], [1, 1, 0, 0]),
+        ("(age >= 65) + ill >= 1", [1, 0, 1, 0], [1, 1, 0, 0]),
+        ("if(age >= 65, 1, 0) = 1 or not (not ill)", [1, 0, 1, 0], [1, 1, 0, 0]),
+        ("if(ill, age, 0)", [0, 1, 0, 1], [1, 1, 1, 1]),
+        ("1000 * ill + age > 900", [0, 0, 0, 0], [1, 1, 1, 1]),
+        ("age + 0 * log(if(ill, 1, -1))", [0, 1, 0, 1], [0, 0, 0, 0]),
+        ("age in (20, 30) and ill", [0, 1, 0, 1], [1, 1, 0, 0]),
+    ],
+)  # fmt: skip
+def test_a_column_has_influence_on_those_for_whom_it_could_change_the_value(
+    text: str, age: list[int], ill: list[int]
+) -> None:
+    found = [piece.sql for piece in SCHEMA.field(text).pieces if piece.kind == "influence"]
+    people = "(VALUES (20.0, FALSE), (20.0, TRUE), (70.0, FALSE), (70.0, TRUE)) AS people(age, ill)"
+    counted = duckdb.sql(f"SELECT {', '.join(found)} FROM {people}").fetchall()
+    assert [[int(value) for value in column] for column in zip(*counted, strict=True)] == [age, ill]
+
+
+def test_missing_values_have_an_influence_of_their_own() -> None:
+    kinds = [piece.kind for piece in SCHEMA.field("missing(dose) or ill").pieces]
+    assert kinds.count("influence") == 2
+    kinds = [piece.kind for piece in SCHEMA.field("missing(dose) or dose > 3 or ill").pieces]
+    assert kinds.count("influence") == 3
+
+
+def test_an_expression_too_long_to_be_tried_has_influence_on_nobody() -> None:
+    either = " or ".join(f"(age > {i} and ill)" for i in range(90))
+    columns = {name: SCHEMA.fields[name] for name in ("age", "ill")}
+    sql = SCHEMA.express(either).sql
+    assert influence.pieces(sql * 40, columns) == (influence.NOBODY,)
 
 
 @pytest.mark.parametrize("text", ["id = 'a'", "file = 'a'", "missing(file)", "id in ('a', 'b')"])
