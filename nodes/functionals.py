@@ -14,7 +14,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
+from federation.schema import Schema
 from federation.study import Study
 from nodes import ledger
 from nodes.answered import Memory
@@ -63,13 +65,30 @@ def check(
     named = sorted(columns)
     for given, limit, where in ((by_study, limits[0], "one study"), (by_year, limits[1], "a year")):
         if any(given[column] + numbers > limit for column in named):
-            return Refusal(
-                "functionals",
-                f"the numbers asked of one column in {where} are more than this site gives of so many "
-                "people: ask for fewer terms, cells or analyses, or use mode dp",
-            )
+            return _too_many(where)
     _keep(memory, name, dict.fromkeys(named, numbers))
     return None
+
+
+def forecast(
+    study: Study, tasks: Mapping[str, AnyTask], schema: Schema, people: int, rules: Rules
+) -> Refusal | None:
+    """The refusal of a whole study at a node of so many people, as far as it can be told beforehand."""
+    where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
+    numbers = Counter[str]()
+    for task in tasks.values():
+        columns = where.union(*(schema.columns_of(field.name) for field in task.fields))
+        numbers.update(dict.fromkeys(columns, of_task(task, people, rules.min_cell)))
+    most = max(numbers.values(), default=0)
+    return _too_many("one study") if most > rules.max_parameters_per_person * people else None
+
+
+def _too_many(where: str) -> Refusal:
+    return Refusal(
+        "functionals",
+        f"the numbers asked of one column in {where} are more than this site gives of so many "
+        "people: ask for fewer terms, cells or analyses, or use mode dp",
+    )
 
 
 def charge_refusal(memory: Memory, task: AnyTask, columns: Iterable[str]) -> None:

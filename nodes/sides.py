@@ -10,12 +10,14 @@ import numpy as np
 from federation import schema as schemas
 from federation.cohort import Cohort
 from federation.disclosure import support as rules_of
-from federation.schema import Field
+from federation.schema import Field, Schema
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Site
 from strategies import registry, support
 from strategies.protocol import AnyTask
+
+WHERE = "where"
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,30 @@ def of_study(study: Study, site: Site) -> list[Sides]:
     schema = schemas.build(dataset.contract, study.cohort.derive)
     fields = [field for task in tasks.values() for field in task.fields]
     opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
-    cohort, found = opened.cohort, []
+    cohort = opened.cohort
+    return [
+        _sides(what, text, field, cohort if what != WHERE else cohort.everyone or cohort)
+        for what, text, field in written(study, tasks, schema)
+    ]
+
+
+def written(
+    study: Study, tasks: Mapping[str, AnyTask], schema: Schema
+) -> list[tuple[str, str, Field]]:
+    """Each expression of a study: its place in the study, its text, and its values as a column."""
+    found = []
     if study.cohort.where is not None:
-        field = Field("where", "boolean", schema.express(study.cohort.where).sql)
-        found.append(_sides("where", study.cohort.where, field, cohort.everyone or cohort))
+        condition = schema.express(study.cohort.where)
+        field = Field(WHERE, "boolean", condition.sql, pieces=condition.pieces)
+        found.append((WHERE, study.cohort.where, field))
+    fields = [field for task in tasks.values() for field in task.fields]
     read = frozenset().union(*(schema.columns_of(field.name) for field in fields))
     for name, text in study.cohort.derive.items():
         if schema.columns_of(name) <= read:
-            found.append(_sides(f"derive {name}", text, schema.fields[name], cohort))
+            found.append((f"derive {name}", text, schema.fields[name]))
     for name, task in tasks.items():
-        written = [field for field in _written(task) if field.name not in study.cohort.derive]
-        found += [_sides(f"analysis {name}", field.name, field, cohort) for field in written]
+        inline = [field for field in _written(task) if field.name not in study.cohort.derive]
+        found += [(f"analysis {name}", field.name, field) for field in inline]
     return found
 
 

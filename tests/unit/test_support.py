@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from federation import expression, influence, schema
 from federation.disclosure import support as rules
+from federation.disclosure.rules import Rules
 from federation.disclosure.support import Side
 from federation.messages import Refusal, TaskId
+from nodes import functionals, sides, state_folder
 from nodes.site import Policy
 from strategies import registry, support
 from tests import federations
@@ -234,6 +237,49 @@ def test_the_refusal_holds_no_number_but_names_the_rule_and_the_way_out() -> Non
     for refusal in (rules.REFUSAL, rules.STEERED):
         assert isinstance(refusal, Refusal) and not any(map(str.isdigit, refusal.remedy))
         assert "dp" in refusal.remedy
+
+
+# -- what is counted, and told beforehand
+def test_numbers_are_counted_for_the_columns_that_choose_the_rows_too(tmp_path: Path) -> None:
+    site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
+    kept = replace(site, state=tmp_path / "state")
+    for title, model in {"first": "y ~ age", "again": "y ~ age", "other": "y ~ dose"}.items():
+        study = federations.study_of(
+            {"a": {"run": "glm", "model": model}},
+            title=title,
+            cohort={"where": "old or ill", "derive": {"old": "age >= 65"}},
+        )
+        assert federations.run(study, CONTRACT, [kept]).runs[TaskId("a")].result is not None
+    books = state_folder.open_ledger(kept.state)
+    (given,) = functionals.given(books, "people", federations.NOW.year).values()
+    assert given == {"ill": 4, "age": 4, "y": 4, "dose": 2}, "the same question again is free"
+
+
+@pytest.mark.parametrize(("people", "answers"), [(18, False), (19, True)])
+def test_a_study_that_asks_too_many_numbers_is_told_so_before_anyone_is_asked(
+    people: int, answers: bool
+) -> None:
+    """Two models of three coefficients each are six numbers about y: a third of 18 people, rounded up."""
+    model = {"run": "glm", "model": "y ~ age + dose"}
+    study = federations.study_of({"a": model, "b": model})
+    tasks = registry.plan(study, CONTRACT)
+    refused = functionals.forecast(study, tasks, SCHEMA, people, Rules())
+    assert (refused is None) == answers
+    assert refused is None or refused.rule == "functionals"
+
+
+def test_the_expressions_of_a_study_are_listed_by_their_place() -> None:
+    study = federations.study_of(
+        {"a": {"run": "glm", "model": "y ~ old + I(age**2) + dose"}},
+        cohort={"where": "dose > 1", "derive": {"old": "age >= 65", "unused": "ill and old"}},
+    )
+    view = schema.build(CONTRACT, study.cohort.derive)
+    found = sides.written(study, registry.plan(study, CONTRACT), view)
+    assert [(place, text) for place, text, _ in found] == [
+        ("where", "dose > 1"),
+        ("derive old", "age >= 65"),
+        ("analysis a", "I(age ** 2)"),
+    ]
 
 
 # -- the law
