@@ -162,7 +162,8 @@ ROUNDS = 32  # of a logistic model, at states of the hub's choice after the firs
 
 def hub() -> bool:
     """How many people a hub isolates that chooses the states of one approved logistic model: of whom one is nine
-    tenths of a sum or of the difference of two, and of a linear combination of all sums of the study."""
+    tenths of a sum or of the difference of two, and of a linear combination of all sums of the study. The latter
+    takes a hub that knows all covariates; responses enter the sums by their products with the columns alone."""
     rng = np.random.default_rng(1)
     for what, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
         X = np.column_stack([np.ones(n), rng.normal(size=(n, 2)).clip(-3, 3) / 3])
@@ -171,6 +172,8 @@ def hub() -> bool:
             every = _by_all_sums(X, checked=checked)
             when = "after" if checked else "before"
             print(f"{what}, {n} people, {when}: {two} by two sums, {every} by all", flush=True)
+        responses = int((rules_of.leverage(X[:, 1:], None) > 0.9).sum())
+        print(f"{what}, {n} people: {responses} responses by all sums", flush=True)
     return True
 
 
