@@ -26,11 +26,11 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
@@ -190,15 +190,19 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
     if stage == "score":
         return glm.local(complete, plan.score, inner)
-    # The score is part of the key, because a study that starts again has other weights.
-    score = state["score"]
-    weighted = complete.once(
-        Key("propensity weights", task.name, score.tobytes()),
-        lambda: _weighted(complete, task, score, float(state["treated"][0])),
-    )
+    weighted = _weighted_once(complete, task, state)
     if plan.effect is None or stage == "weigh":
         return _balance(weighted, task)
     return cox.local(weighted.cohort, plan.effect, inner)
+
+
+def _weighted_once(complete: Cohort, task: Task[Options, Plan], state: State) -> Weighted:
+    # The score is part of the key, because a study that starts again has other weights.
+    score = state["score"]
+    return complete.once(
+        Key("propensity weights", task.name, score.tobytes()),
+        lambda: _weighted(complete, task, score, float(state["treated"][0])),
+    )
 
 
 def _complete(cohort: Cohort, task: Task[Options, Plan]) -> Cohort:
@@ -541,6 +545,32 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
             row |= dict.fromkeys(("std_error", "conf_low", "conf_high"))
         rows.append(row | {"n_left": int(n[i]) - events - exits})
     return rows
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    score = glm.roles(plan.score)
+    if plan.effect is None:
+        return replace(score, steered=row_weights)
+    effect = cox.roles(plan.effect)
+    amounts = (*score.amounts, *effect.amounts)
+    terms, written = (*score.terms, *effect.terms), effect.conditions
+    return Roles(terms, amounts, strata=effect.strata, conditions=written, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """Those of the stage: of the score's model; of the score's inverse; of the weighted hazards."""
+    stage, inner, _ = _inner(state)
+    complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
+    if stage == "score":
+        return glm.row_weights(complete, task.plan.score, inner)
+    weighted = _weighted_once(complete, task, state)
+    if task.plan.effect is not None and stage == "effect":
+        return cox.row_weights(weighted.cohort, task.plan.effect, inner)
+    person = None if cohort.numbered is None else cohort.numbered[weighted.keep]
+    return protocol.RowWeights(weighted.weight, person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

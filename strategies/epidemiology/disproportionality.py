@@ -29,7 +29,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
 TRAITS = Traits()
@@ -244,6 +244,10 @@ def _row(drug: str, event: str, values: Mapping[str, NDArray[np.float64]]) -> Ro
         "signal_prr": "yes" if signal else "no",
         "signal_ic": "yes" if row["ic_low"] > 0 else "no",
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=(task.plan.drug, task.plan.event))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

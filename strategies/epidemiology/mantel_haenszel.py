@@ -23,7 +23,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_STRATA = 10_000
 TRAITS = Traits()
@@ -161,6 +161,10 @@ def _test(counts: Floats, correct: bool) -> Row:
         distance = max(0.0, distance - 0.5)
     statistic = distance**2 / variance if variance > 0 else 0.0
     return {"statistic": statistic, "df": 1, "p_value": float(special.chdtrc(1, statistic))}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -29,7 +29,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
@@ -395,6 +395,12 @@ def wilson(k: float, n: float, z: float) -> tuple[float, float]:
     middle = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    by = () if plan.by is None else (plan.by,)
+    return Roles(groups=(plan.step, plan.time, *by))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

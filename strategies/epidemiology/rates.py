@@ -29,7 +29,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 100_000
 TRAITS = Traits()
@@ -338,6 +338,11 @@ def position(ratio: float, limits: Mapping[str, float]) -> str:
     if ratio < limits["low_95"]:
         return "below 99.8 %" if ratio < limits["low_998"] else "below 95 %"
     return "inside"
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(amounts=(plan.events, plan.time), groups=(*plan.by, *plan.over))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -22,13 +22,13 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Result, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -249,6 +249,22 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan]) -> Result:
         {"coefficients": Table(rows), "glance": Table([glance])},
         counted,
         notes=newton.aliased_note(plan.names, top.step.aliased),
+    )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(plan.model.terms, (*plan.model.response, plan.offset), steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The variance of each period's events, given how many the person had."""
+    rows = cohort.once(Key("sccs", task.name), lambda: rows_of(cohort, task))
+    share = expect(rows, state["beta"]).share
+    return protocol.RowWeights(
+        rows.spread(rows.totals) * share * (1 - share), cohort.person[rows.place]
     )
 
 

@@ -25,7 +25,7 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.numerics import counting, grouping
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
 YEAR = 52  # weeks
@@ -148,6 +148,7 @@ def _week_category(week: Field, first: int, last: int) -> Field:
         f"CAST({number} AS VARCHAR)",
         levels=tuple(str(number) for number in range(first, last + 1)),
         index=f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END",
+        pieces=week.pieces,
     )
 
 
@@ -444,6 +445,10 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     inverse = np.linalg.inv(A + ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p)
     phi = (weights * (counts - mu) ** 2 / mu).sum(1) / (n - p)
     return SeriesFit(beta, inverse, mu, np.maximum(phi, 1.0), np.maximum(phi, 1.0))
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> admissible.Limits:

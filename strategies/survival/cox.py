@@ -28,12 +28,12 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -599,6 +599,36 @@ _MEMORY = newton.MEMORY | frozenset({
     "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score",
     "log_lik", "outer", "weight", "cubes",
 })  # fmt: skip
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    weights = () if plan.weights is None else (plan.weights,)
+    stop = plan.model.response[-2]
+    written = time_grid.conditions(task.options.grid, stop)
+    if task.options.landmark is not None:
+        written += time_grid.beyond(stop, task.options.landmark)
+    response = plan.model.response
+    return Roles(
+        plan.model.terms,
+        response,
+        weights,
+        strata=plan.strata,
+        conditions=written,
+        steered=row_weights,
+    )
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The rows' hazards at the state's coefficients."""
+    rows = cohort.once(Key("cox", task.name), lambda: _rows(cohort, task))
+    hazard = np.exp(rows.X @ state["beta"])
+    if rows.weights is not None:
+        hazard *= rows.weights
+    person = None if cohort.numbered is None else rows.person
+    return protocol.RowWeights(hazard, person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

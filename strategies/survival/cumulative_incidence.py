@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import kaplan_meier, time_grid
 from strategies.survival.time_grid import TimeGrid
 
@@ -266,6 +266,12 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
         "n_event": int(leaving[index].sum()),
         **end,
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    response = task.plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*task.plan.groups, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

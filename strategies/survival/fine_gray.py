@@ -24,12 +24,12 @@ from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import cumulative_incidence, time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
@@ -357,6 +357,26 @@ _MEMORY = newton.MEMORY | frozenset({
     "loglik", "at_risk", "left", "d", "before", "score", "outer", "covariance", "h0", "mean",
     "told", "censored",
 })  # fmt: skip
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    model = task.plan.model
+    written = time_grid.conditions(task.options.grid, model.response[-2])
+    return Roles(model.terms, model.response, conditions=written, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The rows' hazards at the state's coefficients; of those with another event, beside what the chance of
+    observation makes of them."""
+    if state.step == "censoring":
+        return None
+    rows = cohort.once(Key("fine_gray", task.name), lambda: _rows(cohort, task))
+    hazard = np.exp(rows.X @ state["beta"])
+    if "observed" in state.values:
+        hazard[rows.others] *= 1 + 1 / state["observed"][rows.time[rows.others]]
+    return protocol.RowWeights(hazard)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -29,7 +29,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
@@ -252,6 +252,13 @@ def _log_rank(table: Life, plan: Plan) -> Row:
         return {"statistic": 0.0, "df": 0, "p_value": None}
     chi2 = float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present]))
     return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2))}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    response = plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*plan.groups, *plan.strata, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

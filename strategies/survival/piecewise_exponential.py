@@ -27,14 +27,15 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
+from strategies.survival.time_grid import GridOptions
 
 MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
@@ -400,6 +401,29 @@ def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> lis
             row["conf_high"] = math.exp(beta[k] + z * error)
         rows.append(row)
     return rows
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    options, model = task.options, task.plan.model
+    stop = model.response[-2]
+    written = [piece for cut in options.cuts for piece in time_grid.beyond(stop, cut)]
+    if options.until is not None:
+        written += time_grid.conditions(GridOptions(step=1, until=options.until), stop)
+    return Roles(model.terms, model.response, conditions=tuple(written), steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The events that each row should have had by the state's coefficients."""
+    if state.step == "life":
+        return None
+    rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
+    plan, beta = joined(task.plan, state["cuts"]), state["beta"]
+    exposure, _ = person_time(rows, plan)
+    eta = np.minimum(beta[: plan.intervals, None] + rows.X @ beta[plan.intervals :], MAX_ETA)
+    person = None if cohort.numbered is None else cohort.numbered[rows.index]
+    return protocol.RowWeights((np.exp(eta) * exposure).sum(0), person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

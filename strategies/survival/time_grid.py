@@ -12,7 +12,7 @@ import pydantic
 
 from federation import cohort as cohorts
 from federation.contract import Frozen
-from federation.expression import ExpressionError
+from federation.expression import ExpressionError, Piece
 from federation.messages import Floats, Ints
 from federation.schema import Field
 
@@ -81,6 +81,20 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
             f" it must have 2 to {MAX_TIMES}: change `step`"
         )
     return TimeGrid(low, grid.step, size)
+
+
+def conditions(grid: GridOptions | None, stop: Field) -> tuple[Piece, ...]:
+    """Who is followed beyond `until`, where follow-up is cut: nobody, as by a contract's range, or enough people."""
+    if grid is None or grid.until is None or grid.until >= stop.interval[1]:
+        return ()
+    return (Piece("edge", f"({stop.sql} <= CAST({grid.until!r} AS DOUBLE))"),)
+
+
+def beyond(time: Field, limit: float) -> tuple[Piece, ...]:
+    """The condition that a time lies beyond a limit which the study writes."""
+    if limit >= time.interval[1]:
+        return ()
+    return (Piece("condition", f"({time.sql} > CAST({limit!r} AS DOUBLE))"),)
 
 
 def exactness_note(grid: TimeGrid, off_grid: int) -> Mapping[str, Any] | None:
