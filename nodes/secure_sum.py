@@ -29,7 +29,7 @@ from strategies import budget
 
 MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
 NODES = "nodes"  # the kind of the ledger's entries on the node sets of exact studies
-LIST = ""  # the item of a mail that lists names
+LIST = ""  # the item of an envelope that lists names
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,13 @@ def pca() -> Row:
     return Row(pca)
 
 
+@_analysis()
+def wilcoxon() -> Row:
+    from strategies.descriptive import wilcoxon, wilcoxon_dp
+
+    return Row(wilcoxon, private=wilcoxon_dp)
+
+
 # -- regression
 @_analysis()
 def glm() -> Row:

@@ -27,6 +27,7 @@ from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
@@ -39,7 +40,7 @@ class Shared(Frozen):
     model: str
     family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
     weights: str | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 class Options(Shared):

@@ -30,6 +30,7 @@ from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton, trust_region
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
+from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_EFFECTS = 3
@@ -44,7 +45,7 @@ class Options(Frozen):
     random: str = "1"
     by: str | None = None
     method: Literal["reml", "ml"] = "reml"
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)

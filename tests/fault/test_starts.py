@@ -345,7 +345,7 @@ import sys
 from simulations import workers
 if sys.argv[1] == "grpc":
     import grpc
-print(workers._context().get_start_method())
+print(workers._multiprocessing().get_start_method())
 """
 
 

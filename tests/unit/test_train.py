@@ -294,10 +294,10 @@ def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_pa
 
 
 def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
-    """A machine that measures tenfold: with a scale of its own it learns with the others, and it is nobody else's business."""
+    """One machine writes metres for centimetres; with a scale of its own it learns with the others."""
     rows = table(900)
     site = np.arange(900) % 3
-    rows["x"] = np.where(site == 2, rows["x"] / 10, rows["x"])
+    rows["x"] = np.where(site == 2, rows["x"] / 100, rows["x"])
     sites = federations.sites_of(rows, site, CONTRACT, tmp_path)
     options = {**MLP, "rounds": 30, "local_epochs": 2}
     auc = [
@@ -308,7 +308,8 @@ def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
         )
         for scale in ("contract", "node")
     ]
-    assert auc[0] < 0.8 < 0.85 < auc[1]
+    # Without its scale x is all but 0 there, and the outcome depends on x z: chance, about 0.5.
+    assert auc[0] < 0.7 < 0.85 < auc[1]
 
 
 def test_layers_that_stay_at_their_node_do_not_leave_it(tmp_path: Path) -> None:
@@ -496,7 +497,7 @@ def images(folder: Path) -> list[Site]:
     rng = np.random.default_rng(0)
     made = []
     for k in range(3):
-        n = 60
+        n = 100  # so that the validation people hold more than min_cell of either answer
         y = rng.random(n) < 0.5
         pixels = rng.integers(0, 90, (n, 8, 8))
         pixels[y, 2:4, 2:4] += 120
