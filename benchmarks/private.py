@@ -45,7 +45,7 @@ STUDY = federations.study_of(
     dataset="visits",
     privacy={"mode": "dp", "epsilon": 1},
 )
-POLICY = Policy(min_nodes=1)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"))
 
 
 def make(folder: Path) -> str:

@@ -25,7 +25,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -214,6 +214,10 @@ def _difference(
         "conf_low": estimate - half,
         "conf_high": estimate + half,
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=(task.plan.by,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -23,7 +23,7 @@ from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
 from strategies.options import Probability
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 FINER = 64  # bins of each round of the search for an exact quantile
 
@@ -311,6 +311,11 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
 
 
 MAX_SEARCHES = 400  # 64 to this power is far more than the ratio of the largest double to the smallest: a search ends long before
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(amounts=plan.numbers, groups=plan.categories, apart=True)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -28,7 +28,7 @@ from strategies.numerics import counting, grouping, value_grid
 from strategies.numerics.counting import Mask
 from strategies.numerics.value_grid import ValueGrid
 from strategies.options import ConfLevel, Probability
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
 
@@ -244,6 +244,10 @@ class Distribution:
         if self.noise is not None:
             return row
         return row | {"beyond": {name: self.beyond(q) for name, q in shares.items()}}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=task.plan.by)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -30,7 +30,7 @@ from strategies.numerics import counting, grouping, rank_sum, value_grid
 from strategies.numerics.counting import Mask
 from strategies.numerics.value_grid import ValueGrid
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 2_500_000  # of a group
 SEVERAL_ROWS = (
@@ -243,6 +243,10 @@ def _shift(x: Floats, y: Floats, task: Task[Options, Plan]) -> Row:
         "unit": task.plan.value.unit,
         "beyond": {"estimate": middle, "conf_low": behind, "conf_high": behind},
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=(task.plan.by,))
 
 
 def limits(task: Task[Shared, Plan]) -> Limits:

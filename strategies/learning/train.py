@@ -35,7 +35,7 @@ from strategies.learning.server_optimizers import Steps, Strategy
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
 from strategies.options import Probability
-from strategies.protocol import HubState, Prepared, Task, Total, Traits
+from strategies.protocol import HubState, Prepared, Roles, Task, Total, Traits
 
 LOST = 1e100  # the loss of a node whose weights are no numbers any more
 
@@ -390,6 +390,11 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
     return TrainedModel(about, state["weights"])
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(plan.terms, (plan.outcome,), groups=() if plan.array is None else (plan.array,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

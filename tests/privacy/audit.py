@@ -46,7 +46,7 @@ from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
-POLICY = Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=20, hub_sees_cells=True)
 torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
 dataset: people

@@ -444,7 +444,7 @@ MISTAKES = [
         {"run": "rates", "events": "arm", "time": "t", "over": ["arm"], "standard": {"arm=no": 1}},
         "no weight for stratum 'arm=yes'",
     ),
-    ({"run": "sccs", "model": "t ~ arm"}, "does not say how long a period is; add offset"),
+    ({"run": "sccs", "model": "t ~ arm"}, "has no length of the periods; add it, as in offset"),
     (
         {"run": "mixed_model", "model": "age ~ t", "random": "1 + t + arm + cause"},
         "must be 1 to 3 terms",
@@ -452,7 +452,7 @@ MISTAKES = [
     ({"run": "mixed_model", "model": "age ~ t", "by": "arm"}, "by: 'arm' is a boolean"),
     (
         {"run": "surveillance", "week": "seen"},
-        "week: 'seen' is a date; count weeks from some Monday",
+        "week: 'seen' is a date; count weeks from a Monday",
     ),
     (
         {"run": "surveillance", "week": "open"},
