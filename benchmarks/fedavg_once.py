@@ -1,4 +1,5 @@
-"""One federated averaging of 20,000 x 30 rows, in-process, in a process of its own: prints its round times."""
+"""One federated averaging of 20,000 x 30 rows, in-process, in a process of its own: prints its
+round times."""
 
 from __future__ import annotations
 

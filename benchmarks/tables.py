@@ -61,7 +61,8 @@ def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -
 
 
 def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
-    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as arrays."""
+    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as
+    arrays."""
     tasks = registry.plan(study, agreed)
     contexts = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
