@@ -40,7 +40,6 @@ from nodes import (
     secure_sum,
 )
 from nodes.admission import Book
-from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
@@ -81,7 +80,9 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     charged = accounting.equivalent(
         ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
     )
-    return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
+    # The head commits to this node's own numbers, which a secure sum must hide.
+    head = ledger.head(context.ledger) if query.phase is None else None
+    return Reply(site.name, query.round, answers, head, charged)
 
 
 def _answers(
@@ -97,9 +98,11 @@ def _answers(
     if (
         query.phase is None or query.phase.name == "advertise"
     ):  # the later phases carry no state that anything is computed at
-        account = noised_answer.account_of(site.datasets[study.dataset].contract, now)
         budget_ledger = Book(
-            context.ledger, context.runs, account, now.isoformat(timespec="seconds")
+            context.ledger,
+            context.runs,
+            site.account(study.dataset, now.year),
+            now.isoformat(timespec="seconds"),
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
@@ -418,7 +421,7 @@ def _nearly_answered(
     ledger.remember(
         context.ledger,
         "cohort",
-        Account(contract.dataset, contract.unit, now.year),
+        context.site.account(contract.dataset, now.year),
         study.hash,
         hashlib.sha256(mine).hexdigest(),
         mine,
@@ -491,7 +494,7 @@ def noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
     )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)

@@ -287,8 +287,7 @@ def score(
 
 def padded(chosen: Ints, size: int) -> Ints:
     """The chosen people (size,), filled up with copies of the first."""
-    filled: Ints = np.r_[chosen, np.repeat(chosen[:1], size - len(chosen))]
-    return filled
+    return np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
 
 
 def _blocks(whose: Ints) -> Iterator[Ints]:

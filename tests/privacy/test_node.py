@@ -68,7 +68,7 @@ TABLE = pandas.DataFrame(
 MODEL = {"run": "glm", "model": "y ~ x", "family": "binomial"}
 CROSSTAB = {"run": "crosstab", "rows": "g", "columns": "y"}
 POLICY = Policy(min_nodes=1, max_epsilon=2, hub_sees_cells=True)
-ACCOUNT = Account("people", "person", 2026)
+ACCOUNT = Account("people", "person", 2026, "id")
 
 
 def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **more: Any) -> Study:

@@ -11,9 +11,13 @@ import yaml
 from rich.console import Console
 
 from federation import audit
+from federation import study as study_files
 from federation.cli.actions import node_setup, tables
+from federation.privacy import accounting
+from federation.study import Study
 from nodes import daemon, state_folder
 from nodes.approvals import Proposed, Verdict
+from nodes.site import Site
 
 
 def show_all(path: Path, output: str) -> None:
@@ -63,12 +67,31 @@ def _decision(study: Proposed) -> str:
 
 
 def show(path: Path, name: str) -> None:
-    _, state = node_setup.site_and_state(path)
+    site, state = node_setup.site_and_state(path)
     study = node_setup.approvals(state).find(name)
     print(f"# hash {study.study_hash}")
     print(f"# signed by {study.coordinator} with key {study.key_id}")
     print(f"# sent to {study.nodes - 1} other nodes")
+    for line in costs(study_files.parse(study.written), site, study.nodes):
+        print(f"# {line}")
     print(yaml.safe_dump(json.loads(study.written), sort_keys=False, allow_unicode=True), end="")
+
+
+def costs(study: Study, site: Site, nodes: int) -> list[str]:
+    """The cost of the study to one person, here and over all nodes; nothing in exact mode."""
+    if study.privacy.mode != "dp" or study.dataset not in site.datasets:
+        return []
+    contract, privacy = site.datasets[study.dataset].contract, study.privacy
+    factor = contract.max_nodes_of_person(nodes)
+    over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
+    lines = [
+        f"cost to one {contract.unit} here: epsilon {privacy.epsilon:g}, delta {privacy.delta:g}",
+        f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
+        f"epsilon {over_nodes:.3f}",
+    ]
+    if shared := site.datasets_sharing_account(study.dataset):
+        lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
+    return lines
 
 
 def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None) -> None:
