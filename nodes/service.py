@@ -180,29 +180,32 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
         context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
-    return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
+    return (
+        context.admitted[asked]
+        or _not_approved(study, context, now)
+        or secure_sum.admit(query, site)
+    )
 
 
-def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
-    """An edited study has another hash, so it is another study here."""
+NOT_APPROVED = {
+    "waiting": "its producer has not approved this study",
+    "refused": "its producer refused it",
+    "over": "this study has ended, and an approval is for one run: submit it again",
+    "expired": "the approval of this study has expired: submit it again",
+}
+
+
+def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses a study without a standing approval. An edited study has another hash, and so no approval."""
     if context.approvals is None:
         return None
-    verdict = context.approvals.verdict(study.hash)
-    if verdict is None:
+    standing = context.approvals.standing(study.hash, now.timestamp())
+    if standing is None:
         return Refusal(
             "approval",
             "this very study was never proposed here under its coordinator's signature: submit it through the hub",
         )
-    return (
-        None
-        if verdict == "approved"
-        else Refusal(
-            "approval",
-            "its producer has not approved this study"
-            if verdict == "waiting"
-            else "its producer refused it",
-        )
-    )
+    return None if standing == "approved" else Refusal("approval", NOT_APPROVED[standing])
 
 
 def admit_study(

@@ -435,11 +435,12 @@ def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
         command = [sys.executable, "-c", ANSWERER, str(tmp_path), str(start * 1000), root]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
             assert node.stdout is not None and node.stdout.readline() == "ready\n"
+            first = node.stdout.readline()  # however slow the machine is
             time.sleep(rng.uniform(0, 0.3))
             node.send_signal(signal.SIGKILL)
             lines = [
                 line.split()
-                for line in node.stdout.read().splitlines(keepends=True)
+                for line in [first, *node.stdout.read().splitlines(keepends=True)]
                 if line.endswith("\n")
             ]
         sent |= {int(line[1]): line[2] for line in lines}
