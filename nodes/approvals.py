@@ -54,7 +54,8 @@ class Proposed:
     at: str
 
 
-def _standing(verdict: Verdict, over: int, deadline: float, begun: float, now: float) -> Standing:
+def _standing(row: tuple[Verdict, int, float, float], now: float) -> Standing:
+    verdict, over, deadline, begun = row
     if over:
         return "over"
     if verdict != "approved":
@@ -79,7 +80,7 @@ class Approvals:
             row = connection.execute(_STANDING, (study_hash,)).fetchone()
             if row is None:
                 return None
-            standing = _standing(*row, now)
+            standing = _standing(row, now)
             if standing == "approved" and not row[3]:
                 connection.execute(
                     "UPDATE proposals SET begun = ? WHERE study_hash = ?", (now, study_hash)
@@ -96,7 +97,7 @@ class Approvals:
             proposed = replace(proposed, deadline=received + MAX_WAIT_S)
         with self._opened() as connection:
             row = connection.execute(_STANDING, (proposed.study_hash,)).fetchone()
-            if row is not None and _standing(*row, received) in ("over", "expired"):
+            if row is not None and _standing(row, received) in ("over", "expired"):
                 connection.execute(
                     "DELETE FROM proposals WHERE study_hash = ?", (proposed.study_hash,)
                 )
