@@ -21,11 +21,13 @@ from aggregator import replies
 from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.contract import Contract
+from federation.disclosure import support as disclosure
+from federation.disclosure.support import REFUSAL, STEERED
 from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
-from strategies import admissible, budget, registry
+from strategies import admissible, budget, registry, support
 from strategies.protocol import AnyTask, HubState, Total
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -47,7 +49,8 @@ class Resumed:
 class TaskRun:
     """One task under way.
 
-    `nodes`: those that take part. `min_nodes`: those that a round needs. `memory`: arrays kept at the hub.
+    `nodes`: those that take part. `min_nodes`: those that a round needs. `min_cell`: people behind
+    each side of a column. `memory`: arrays kept at the hub.
     `fresh`: no round has been combined yet. `first`: the totals of each node in its first round, for the
     account of contributions; empty under a secure sum. `drawn`: node and day of each draw of noise."""
 
@@ -55,6 +58,7 @@ class TaskRun:
     nodes: list[str]
     state: State
     min_nodes: int = 1
+    min_cell: int = 1
     memory: Mapping[str, Floats] = field(default_factory=dict)
     result: Result | None = None
     failed: str = ""
@@ -149,7 +153,8 @@ def _begin(
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):
         members = [task_id.node] if task_id.node else list(roster)
-        runs[task_id] = TaskRun(task, members, State(), 1 if task_id.node else study.min_nodes)
+        needed = 1 if task_id.node else study.min_nodes
+        runs[task_id] = TaskRun(task, members, State(), needed, study.privacy.min_cell)
         runs[task_id].go_to(task.analysis.start(task))
     check_secure_sum(study, len(roster))
     for task_id, resumed in resume.items():
@@ -308,6 +313,9 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     task, state = task_run.task, task_run.state
     task_run.fresh = False
     task_run.rounds += 1
+    if _stands_for_too_few(total, task_run):
+        task_run.failed = str(REFUSAL)
+        return
     at_hub = HubState(state.step, state.values, state.asked, task_run.memory)
     try:
         combined = task.analysis.combine(total, task, at_hub)
@@ -326,6 +334,16 @@ def _combine(task_run: TaskRun, total: Total) -> None:
         task_run.go_to(_with_asked(task_run, combined))
 
 
+def _stands_for_too_few(total: Total, task_run: TaskRun) -> bool:
+    """Whether a column stands for fewer people than it must, over all nodes of the total. Nodes that show
+    their hub no small cells have seen to it themselves."""
+    if support.CELLS not in total.cells:
+        return False
+    sides = support.sides(task_run.task)
+    few = disclosure.too_few(total.cells[support.CELLS], sides, task_run.min_cell)
+    return bool(few.any())
+
+
 def _with_asked(task_run: TaskRun, state: State) -> State:
     """The state with the nodes that its round asks, drawn anew each round in a way that anyone can repeat."""
     task = task_run.task
@@ -339,8 +357,23 @@ def _with_asked(task_run: TaskRun, state: State) -> State:
 
 
 def _too_few(task_id: TaskId, task_run: TaskRun) -> str:
+    if any(refusal.rule == STEERED.rule for refusal in task_run.refusals.values()):
+        return _separated(task_run)
     reasons = "; ".join(f"{node}: {refusal}" for node, refusal in task_run.refusals.items())
     return (
         f"{task_id}: {len(task_run.nodes)} of the {task_run.min_nodes} nodes needed gave a part "
         f"({reasons})"
+    )
+
+
+def _separated(task_run: TaskRun) -> str:
+    """Nodes give no sums at coefficients that leave these to a few people, as a model does that separates them."""
+    task, beta = task_run.task, task_run.state.values.get("beta")
+    terms = () if task.roles is None else task.roles.terms
+    if beta is None or beta.ndim != 1 or not terms:
+        return f"{task.name}: {STEERED.remedy}"
+    worst = terms[int(np.argmax(np.abs(beta[-len(terms) :])))].name
+    return (
+        f"{task.name}: the coefficient of {worst!r} grows without end: it separates people, so that few of them "
+        "are left in the sums; leave it out, or merge its levels"
     )

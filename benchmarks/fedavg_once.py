@@ -79,7 +79,9 @@ def context(
     site = Site(
         f"n{node:03d}",
         {"people": Dataset(contract, "memory")},
-        Policy(min_nodes=1, hub_sees_cells=True, max_parameters_per_person=1),
+        Policy(
+            min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True, max_parameters_per_person=1
+        ),
     )
     return NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
 

@@ -45,7 +45,7 @@ STUDY = federations.study_of(
     dataset="visits",
     privacy={"mode": "dp", "epsilon": 1},
 )
-POLICY = Policy(min_nodes=1)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"))
 
 
 def make(folder: Path) -> str:
@@ -64,7 +64,7 @@ def answered(contract: Contract, source: str, study: Study) -> np.ndarray:
     local.send_of([context], federations.NOW)  # what a simulation adds is a grant
     ledger.grant(
         context.ledger,
-        Account("visits", contract.unit, federations.NOW.year),
+        site.account("visits", federations.NOW.year),
         study.privacy.rho,
         by="benchmark",
         at="now",

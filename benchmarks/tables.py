@@ -19,7 +19,7 @@ from strategies import registry
 from tests import federations
 
 COLUMNS = 20
-OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+OPEN = Policy(min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True)
 
 
 def people(

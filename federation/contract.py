@@ -59,6 +59,7 @@ class Column(Frozen):
     `max_missing`: the share of missing rows above which the data break the contract.
     `may_be_empty`: a producer may hold no value of the column at all.
     `within_node`: no level of this category has rows at two nodes.
+    `identifier`: the column says whose row it is, as a number of a file does; no study may use it.
     `use`: the coordinators who may use the column; empty: all who may use the dataset.
     `shape`: of an array, an image or a series. Each row holds as many numbers as the shape says, the last
     axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
@@ -74,6 +75,7 @@ class Column(Frozen):
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)
     may_be_empty: bool = False
     within_node: bool = False
+    identifier: bool = False
     use: tuple[str, ...] = ()
     description: Description = Description()
 
@@ -179,9 +181,13 @@ class Contract(Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def canonical(self) -> str:
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """A column that is no identifier is written as it was before identifiers were marked, so
+        that the hash of its contract has stayed."""
+        values = self.model_dump(mode="json")
+        for column in values["columns"].values():
+            if not column["identifier"]:
+                del column["identifier"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def load(path: Path) -> Contract:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Kind = Literal["number", "boolean", "category", "string", "date", "array"]
 Interval = tuple[float, float]
@@ -32,8 +32,22 @@ class ColumnType(Protocol):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of an expression that can set people apart, for the rules of disclosure in exact mode.
+
+    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value, so that
+    the people outside are missing. `edge`: the same for a bare column, whose values the study did not make.
+    `number`: a value that arithmetic makes; what is linear in a single column is none. `influence`: true of the
+    people for whom one column could change the value of a whole expression."""
+
+    kind: Literal["condition", "domain", "edge", "number", "influence"]
+    sql: str
+
+
+@dataclass(frozen=True)
 class Expression:
-    """A typed expression: its SQL over the columns it names, and the interval its values lie in."""
+    """A typed expression: its SQL over the columns it names, the interval its values lie in, and its
+    pieces, the whole among them."""
 
     text: str
     sql: str
@@ -41,19 +55,27 @@ class Expression:
     interval: Interval
     levels: tuple[str, ...]
     names: frozenset[str]
+    pieces: tuple[Piece, ...] = ()
 
 
 class ExpressionError(ValueError):
     """The message names the culprit and the remedy; the caller adds the file and the line."""
 
 
+class UnknownColumnError(ExpressionError):
+    """`name` is no column."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        super().__init__(f"unknown column {name!r}; the columns are {', '.join(list(known)[:20])}")
+
+
 def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     reader = _Reader(text, columns)
     term = reader.disjunction()
     reader.expect_end()
-    return Expression(
-        text, term.sql, term.kind, term.interval, term.levels, frozenset(reader.names)
-    )
+    names, pieces = frozenset(reader.names), tuple(dict.fromkeys(reader.pieces))
+    return Expression(text, term.sql, term.kind, term.interval, term.levels, names, pieces)
 
 
 _TOKEN = re.compile(
@@ -73,16 +95,23 @@ class _Term:
     literal: str | None = (
         None  # the text of a quoted literal, until it is compared with a category or a date
     )
+    shape: Literal["constant", "scaled", "linear", "made"] = "made"
+
+    @property
+    def is_constant(self) -> bool:
+        return self.shape == "constant"
 
 
 @dataclass
 class _Reader:
-    """Recursive descent over the tokens of one expression."""
+    """Recursive descent over the tokens of one expression. A term's `shape` says how it was made:
+    of literals alone, a column times a literal, linear in a column, or in another way."""
 
     text: str
     columns: Mapping[str, ColumnType]
     tokens: list[tuple[str, str]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    pieces: list[Piece] = field(default_factory=list)
     at: int = 0
     depth: int = 0
 
@@ -149,7 +178,7 @@ class _Reader:
             self.depth += 1
             term = self.negation()
             self.depth -= 1
-            return _Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1))
+            return _Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1), shape=term.shape)
         return self.comparison()
 
     def comparison(self) -> _Term:
@@ -183,7 +212,9 @@ class _Reader:
     def sign(self) -> _Term:
         if self.take("-"):
             term = self.number(self.sign())
-            return _Term(f"(-{term.sql})", "number", (-term.interval[1], -term.interval[0]))
+            shape: Any = "linear" if term.shape == "scaled" else term.shape
+            interval = (-term.interval[1], -term.interval[0])
+            return _Term(f"(-{term.sql})", "number", interval, shape=shape)
         return self.power()
 
     def power(self) -> _Term:
@@ -196,7 +227,8 @@ class _Reader:
                     f"the exponent in {self.text!r} must be a number, as in `age ^ 2`"
                 )
             base = self.number(base)
-            return _Term(f"pow({base.sql}, {exponent.sql})", "number", _power(base.interval, low))
+            sql = f"pow({base.sql}, {exponent.sql})"
+            return self.made(_Term(sql, "number", _power(base.interval, low)), base)
         return base
 
     def atom(self) -> _Term:
@@ -208,12 +240,13 @@ class _Reader:
         self.at += 1
         if kind == "number":
             value = float(token)
-            return _Term(f"CAST({token} AS DOUBLE)", "number", (value, value))
+            sql = f"CAST({token} AS DOUBLE)"
+            return _Term(sql, "number", (value, value), shape="constant")
         if kind == "string":
             text = token[1:-1].replace("''", "'") if token[0] == "'" else token[1:-1]
-            return _Term(quote_text(text), "string", literal=text)
+            return _Term(quote_text(text), "string", literal=text, shape="constant")
         if kind == "name" and token.lower() in ("true", "false"):
-            return _Term(token.upper(), "boolean", (0, 1))
+            return _Term(token.upper(), "boolean", (0, 1), shape="constant")
         if kind == "name" and self.peek()[1] == "(" and token.lower() not in _WORDS:
             return self.call(token)
         if kind in ("name", "quoted") and token.lower() not in _WORDS:
@@ -226,11 +259,11 @@ class _Reader:
 
     def column(self, name: str) -> _Term:
         if name not in self.columns:
-            known = ", ".join(list(self.columns)[:20])
-            raise ExpressionError(f"unknown column {name!r}; the columns are {known}")
+            raise UnknownColumnError(name, self.columns)
         column = self.columns[name]
         self.names.add(name)
-        return _Term(quote_name(name), column.kind, column.interval, column.levels)
+        sql = quote_name(name)
+        return _Term(sql, column.kind, column.interval, column.levels, shape="scaled")
 
     def call(self, name: str) -> _Term:
         self.expect("(")
@@ -247,10 +280,23 @@ class _Reader:
             )
         return function(self, name.lower(), arguments)
 
+    # -- pieces
+    def made(self, term: _Term, *of: _Term) -> _Term:
+        """`term`, noted as a piece unless all that it is made `of` is literal."""
+        if all(one.is_constant for one in of):
+            return replace(term, shape="constant")
+        self.pieces.append(Piece("condition" if term.kind == "boolean" else "number", term.sql))
+        return term
+
+    def needs(self, condition: str, always: bool, argument: _Term) -> None:
+        """Notes that a function has no value where `condition` on its argument fails."""
+        if not always and not argument.is_constant:
+            self.pieces.append(Piece("edge" if argument.shape == "scaled" else "domain", condition))
+
     # -- types
     def number(self, term: _Term) -> _Term:
         if term.kind == "boolean":
-            return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1))
+            return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1), shape=term.shape)
         if term.kind != "number":
             raise ExpressionError(
                 f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`"
@@ -265,26 +311,27 @@ class _Reader:
         return term.sql
 
     def logical(self, operator: str, left: _Term, right: _Term) -> _Term:
-        return _Term(f"({self.boolean(left)} {operator} {self.boolean(right)})", "boolean", (0, 1))
+        sql = f"({self.boolean(left)} {operator} {self.boolean(right)})"
+        return self.made(_Term(sql, "boolean", (0, 1)), left, right)
 
     def arithmetic(self, operator: str, left: _Term, right: _Term) -> _Term:
         if operator == "-" and "date" in (left.kind, right.kind):
             left, right = self.as_kind(left, right), self.as_kind(right, left)
         if left.kind == right.kind == "date" and operator == "-":
-            return _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number")
+            days = _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number")
+            return self.made(days, left, right)
         left, right = self.number(left), self.number(right)
+        shape = _shape(operator, left, right)
         if operator in "/%":
-            divisor = f"nullif({right.sql}, 0)"
-            return _Term(
-                f"({left.sql} {operator} {divisor})",
-                "number",
-                _quotient(left.interval, right.interval, operator),
-            )
-        return _Term(
-            f"({left.sql} {operator} {right.sql})",
-            "number",
-            _combine(operator, left.interval, right.interval),
-        )
+            low, high = right.interval
+            self.needs(f"({right.sql} <> 0)", not low <= 0 <= high, right)
+            sql = f"({left.sql} {operator} nullif({right.sql}, 0))"
+            interval = _quotient(left.interval, right.interval, operator)
+        else:
+            sql = f"({left.sql} {operator} {right.sql})"
+            interval = _combine(operator, left.interval, right.interval)
+        term = _Term(sql, "number", interval, shape=shape)
+        return term if shape != "made" else self.made(term, left, right)
 
     def compare(self, left: _Term, operator: str, right: _Term) -> _Term:
         if left.literal is not None and right.literal is None:
@@ -300,7 +347,10 @@ class _Reader:
             raise ExpressionError(
                 f"{self.text!r} orders a {left.kind}, which has no order; use = or in"
             )
-        return _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1))
+        term = _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1))
+        if _is_certain(operator, left.interval, right.interval):
+            return replace(term, shape="constant")
+        return self.made(term, left, right)
 
     def as_kind(self, term: _Term, other: _Term) -> _Term:
         """A quoted literal takes the type of what it is compared with; an unknown level is refused."""
@@ -311,7 +361,7 @@ class _Reader:
                 raise ExpressionError(
                     f"unknown level {term.literal!r}; the levels are {', '.join(other.levels)}"
                 )
-            return _Term(term.sql, "category", literal=term.literal)
+            return _Term(term.sql, "category", literal=term.literal, shape="constant")
         if other.kind == "date":
             try:
                 day = date.fromisoformat(term.literal)
@@ -321,7 +371,7 @@ class _Reader:
                 raise ExpressionError(
                     f"{term.literal!r} is not a date; write it as '2026-01-31'"
                 ) from None
-            return _Term(f"DATE '{day.isoformat()}'", "date")
+            return _Term(f"DATE '{day.isoformat()}'", "date", shape="constant")
         return term
 
     def membership(self, left: _Term, negated: bool) -> _Term:
@@ -330,8 +380,11 @@ class _Reader:
         while self.take(","):
             options.append(self.sum())
         self.expect(")")
+        noted = len(self.pieces)  # a list is one condition, not as many as it has members
         either = " OR ".join(self.compare(left, "=", option).sql for option in options)
-        return _Term(f"(NOT ({either}))" if negated else f"({either})", "boolean", (0, 1))
+        del self.pieces[noted:]
+        sql = f"(NOT ({either}))" if negated else f"({either})"
+        return self.made(_Term(sql, "boolean", (0, 1)), left, *options)
 
 
 def quote_name(name: str) -> str:
@@ -375,14 +428,45 @@ def _power(base: Interval, exponent: float) -> Interval:
     return (0.0 if base[0] < 0 < base[1] else min(ends), max(ends))
 
 
+def _shape(operator: str, left: _Term, right: _Term) -> Any:
+    """Of a sum, product or quotient: whether it is still linear in one column."""
+    if left.is_constant and right.is_constant:
+        return "constant"
+    literal, other = (left, right) if left.is_constant else (right, left)
+    if not literal.is_constant or other.shape not in ("scaled", "linear") or operator == "%":
+        return "made"
+    if operator in "+-":
+        return "linear"
+    if operator == "/" and literal is left:
+        return "made"
+    return other.shape if literal.interval[0] > 0 else "linear"
+
+
+def _is_certain(operator: str, a: Interval, b: Interval) -> bool:
+    """Whether the contract's ranges alone decide a comparison of numbers."""
+    above, below = a[0] - b[1], b[0] - a[1]  # how far a lies above b at least, and below it
+    if operator in ("<", ">="):
+        return above >= 0 or below > 0
+    if operator in ("<=", ">"):
+        return above > 0 or below >= 0
+    return above > 0 or below > 0
+
+
 def _function(
-    sql: str, interval: Callable[[Interval], Interval]
+    sql: str, interval: Callable[[Interval], Interval], low: str = "", high: str = ""
 ) -> Callable[[_Reader, str, list[_Term]], _Term]:
+    """`low` and `high`: the conditions on the argument without which there is no value, as in `> 0`."""
+
     def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         if len(arguments) != 1:
             raise ExpressionError(f"{name}() takes one value, in {reader.text!r}")
         term = reader.number(arguments[0])
-        return _Term(sql.format(term.sql), "number", interval(term.interval))
+        if low:
+            always = term.interval[0] > 0 or (low == ">= 0" and term.interval[0] == 0)
+            reader.needs(f"({term.sql} {low})", always, term)
+        if high:
+            reader.needs(f"({term.sql} {high})", term.interval[1] < 700, term)
+        return reader.made(_Term(sql.format(term.sql), "number", interval(term.interval)), term)
 
     return apply
 
@@ -402,7 +486,7 @@ def _monotone(
 def _missing(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     if len(arguments) != 1:
         raise ExpressionError(f"missing() takes one column, in {reader.text!r}")
-    return _Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1))
+    return reader.made(_Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1)), arguments[0])
 
 
 def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -410,11 +494,8 @@ def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         raise ExpressionError(f"if() takes a condition and two numbers, in {reader.text!r}")
     yes, no = reader.number(arguments[1]), reader.number(arguments[2])
     hull = (min(yes.interval[0], no.interval[0]), max(yes.interval[1], no.interval[1]))
-    return _Term(
-        f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)",
-        "number",
-        hull,
-    )
+    sql = f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)"
+    return reader.made(_Term(sql, "number", hull), *arguments)
 
 
 def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -425,13 +506,17 @@ def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
 
 # A logarithm or a root outside its domain is missing, not an error that would tell about a row.
 _FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
-    "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", _monotone(math.log, 0.0)),
-    "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", _monotone(math.log2, 0.0)),
-    "log10": _function("(CASE WHEN {0} > 0 THEN log10({0}) END)", _monotone(math.log10, 0.0)),
-    "sqrt": _function(
-        "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)", lambda ends: (0.0, math.sqrt(max(0.0, ends[1])))
+    "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", _monotone(math.log, 0.0), "> 0"),
+    "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", _monotone(math.log2, 0.0), "> 0"),
+    "log10": _function(
+        "(CASE WHEN {0} > 0 THEN log10({0}) END)", _monotone(math.log10, 0.0), "> 0"
     ),
-    "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", _monotone(math.exp)),
+    "sqrt": _function(
+        "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)",
+        lambda ends: (0.0, math.sqrt(max(0.0, ends[1]))),
+        ">= 0",
+    ),
+    "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", _monotone(math.exp), high="< 700"),
     "abs": _function(
         "abs({0})",
         lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends))),

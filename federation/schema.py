@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from federation import expression
+from federation import expression, influence
 from federation.contract import Contract
-from federation.expression import EVERYTHING, Interval, Kind, quote_name
+from federation.expression import EVERYTHING, Interval, Kind, Piece, quote_name
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Field:
     """A column that an analysis can ask of a cohort: a contract column, a derived one, or an expression.
 
     `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, where the
-    source offers a quicker way to it than the level's name."""
+    source offers a quicker way to it than the level's name. `pieces`: all that the study wrote to make
+    it, those of the derived columns that it names among them; none for a contract column."""
 
     name: str
     kind: Kind
@@ -28,6 +29,7 @@ class Field:
     within_node: bool = False
     shape: tuple[int, ...] = ()
     index: str | None = None
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -50,24 +52,43 @@ class Schema:
         return _field(text, self.express(text))
 
     def express(self, text: str) -> expression.Expression:
-        compiled = expression.compile(text, self.fields)
+        try:
+            compiled = expression.compile(text, self.fields)
+        except expression.UnknownColumnError as error:
+            if error.name in identifiers(self.contract):
+                raise expression.ExpressionError(
+                    f"{error.name!r} says whose row it is, and no study may use it: choose people by "
+                    "what is recorded of them"
+                ) from None
+            raise
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
-        return expression.Expression(
-            text,
-            _inline(compiled.sql, inlined),
-            compiled.kind,
-            compiled.interval,
-            compiled.levels,
-            needed,
-        )
+        sql = _inline(compiled.sql, inlined)
+        own = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
+        used = [
+            piece
+            for name in sorted(compiled.names)
+            for piece in self.fields[name].pieces
+            if piece.kind != "influence"  # of the whole expression alone, which includes theirs
+        ]
+        pieces = [*used, *own, *influence.pieces(sql, {name: self.fields[name] for name in needed})]
+        return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
 
 
+def identifiers(contract: Contract) -> frozenset[str]:
+    """The columns that say whose row it is: the person's key, and those that the contract marks."""
+    marked = {name for name, column in contract.columns.items() if column.identifier}
+    return frozenset(marked | ({contract.person} if contract.person is not None else set()))
+
+
 def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
-    """Derived columns may use each other, in any order. DeriveError names the first that is wrong."""
+    """Derived columns may use each other, in any order. DeriveError names the first that is wrong.
+
+    Identifiers are not among the fields, so that they stand in no condition, derivation, model or
+    option of a study."""
     fields = {
         name: Field(
             name,
@@ -81,9 +102,10 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             c.shape,
         )
         for name, c in contract.columns.items()
+        if name not in identifiers(contract)
     }
     sources = {name: frozenset([name]) for name in fields}
-    if taken := [name for name in derive if name in fields]:
+    if taken := [name for name in derive if name in contract.columns]:
         raise DeriveError(
             taken[0], f"column {taken[0]!r} exists already; give the derived column another name"
         )
@@ -121,7 +143,14 @@ class DeriveError(expression.ExpressionError):
 
 
 def _field(name: str, compiled: expression.Expression) -> Field:
-    return Field(name, compiled.kind, compiled.sql, compiled.interval, compiled.levels)
+    return Field(
+        name,
+        compiled.kind,
+        compiled.sql,
+        compiled.interval,
+        compiled.levels,
+        pieces=compiled.pieces,
+    )
 
 
 def _inline(sql: str, definitions: Mapping[str, str]) -> str:

@@ -27,8 +27,8 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-KINDS = ("grant", "charge", "store", "cohort", "survivors", "state")
-REMEMBERED = ("cohort", "survivors", "state")
+REMEMBERED = ("cohort", "condition", "survivors", "state", "functionals", "nodes")
+KINDS = ("grant", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
@@ -194,6 +194,16 @@ def granted(ledger: Ledger, account: Account) -> int:
         f"SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND {condition}", values
     )
     return int(row.fetchone()[0])
+
+
+def has_grant(ledger: Ledger, account: Account) -> bool:
+    """Whether a budget was ever granted, in any year, for the dataset or the people of its register."""
+    found = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    return any(
+        dataset == account.dataset
+        or (account.register and _account(dataset, label, 0).register == account.register)
+        for dataset, label in found
+    )
 
 
 def remaining(ledger: Ledger, account: Account) -> int:

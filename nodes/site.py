@@ -17,6 +17,8 @@ from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 from nodes.ledger import Account
 
+Mode = Literal["exact", "dp"]
+
 
 class Policy(Frozen):
     """What the producer allows. The stricter of this and the study wins. Defaults are the safe ones.
@@ -42,7 +44,9 @@ class Policy(Frozen):
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
-    modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
+    modes: tuple[Mode, ...] = (
+        "dp",
+    )  # exact mode trusts the coordinator within the rules of disclosure.md
     max_epsilon: float = pydantic.Field(
         1.0, gt=0
     )  # of one study, at its delta of at most max_delta
@@ -54,9 +58,12 @@ class Policy(Frozen):
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
     colluders: int = pydantic.Field(1, ge=0)
+    min_nodes_apart: int = pydantic.Field(
+        3, ge=1
+    )  # between the node sets of two exact studies under a secure sum, unless they are the same
     max_parameters_per_person: float = pydantic.Field(
         0.33, gt=0
-    )  # coefficients fitted, as a share of this node's people
+    )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
 
@@ -70,12 +77,14 @@ class Storage(Frozen):
 
 
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts."""
+    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the
+    policy in which this dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here."""
 
     contract: Path
     source: str
     table: str | None = None
     people: int | None = pydantic.Field(None, ge=1)
+    modes: tuple[Mode, ...] | None = None
 
 
 class SiteFile(Frozen):
@@ -125,6 +134,7 @@ class Dataset:
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
+    modes: tuple[Mode, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,7 @@ class Site:
             policy.min_nodes,
             policy.max_parameters_per_person,
             policy.hub_sees_cells or in_secure_sum,
+            in_secure_sum,
         )
 
 
@@ -174,7 +185,9 @@ def load(path: Path) -> Site:
                 f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
             )
         local = entry.source if "://" in entry.source else str(path.parent / entry.source)
-        datasets[name] = Dataset(contract, local, entry.table, people=entry.people)
+        datasets[name] = Dataset(
+            contract, local, entry.table, people=entry.people, modes=entry.modes
+        )
     roster = load_roster(path.parent / file.roster) if file.roster else {}
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:

@@ -257,9 +257,12 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
             if "://" not in dataset.source
             else dataset.source
         )
-        datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | (
-            {"table": dataset.table} if dataset.table else {}
-        )
+        modes = list(dataset.modes or site.policy.modes)
+        datasets[name] = {
+            "contract": f"{name}.contract.yaml",
+            "source": source,
+            "modes": modes,
+        } | ({"table": dataset.table} if dataset.table else {})
     policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
     return {
         "node": site.name,

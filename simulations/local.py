@@ -29,6 +29,7 @@ from strategies import registry
 
 SIMULATED = Policy(
     min_nodes=1,
+    modes=("exact", "dp"),
     hub_sees_cells=True,
     max_epsilon=20,
     max_delta=1e-3,

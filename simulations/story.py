@@ -149,8 +149,10 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
 
 
 def _trust_the_hub(path: Path) -> None:
-    """These producers count the hub as an authorised platform that may see small cells, and suppresses them: the study has curves."""
-    path.write_text(path.read_text().replace("hub_sees_cells: false", "hub_sees_cells: true "))
+    """These producers answer in exact mode, and count the hub as an authorised platform that may see small cells, and suppresses them: the
+    study has curves."""
+    text = path.read_text().replace("hub_sees_cells: false", "hub_sees_cells: true ")
+    path.write_text(text.replace("modes: [dp]", "modes: [exact, dp]"))
 
 
 def _wait_for_hub(folder: Path) -> None:

@@ -32,7 +32,9 @@ from tests.property.test_private_analyses import CASES as PRIVATE_CASES
 PERSON = TABLE["person"].astype(int).to_numpy()
 SPLIT = PERSON % 5
 NAMES = [f"n{i}" for i in range(5)]
-POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=2)
+POLICY = Policy(
+    min_nodes=1, modes=("exact", "dp"), max_epsilon=20, noise="distributed", honest_nodes=2
+)
 CROSSTAB = {"run": "crosstab", "rows": "arm", "columns": "sex"}
 SECURE = {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 1}}
 DISTRIBUTED = {
@@ -69,7 +71,7 @@ def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), federations.first_of_each(CASES))
 def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(
     name: str, options: dict[str, Any], sites: list[Site], tmp_path: Path
 ) -> None:
@@ -91,7 +93,10 @@ def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [(name, options) for name, options, rows in PRIVATE_CASES if rows == 2]
+    ("name", "options"),
+    federations.first_of_each(
+        (name, options) for name, options, rows in PRIVATE_CASES if rows == 2
+    ),
 )
 def test_every_private_analysis_runs_through_a_secure_sum(
     name: str, options: dict[str, Any], sites: list[Site]

@@ -183,6 +183,35 @@ def test_what_was_granted_and_charged_before_registers_were_kept_still_counts(
     ledger.verify(budget_ledger)
 
 
+@pytest.mark.parametrize("granted", ["dialysis", "transplants"])
+def test_people_with_a_budget_get_no_exact_answer_under_another_name(
+    granted: str, tmp_path: Path
+) -> None:
+    site = site_of(tmp_path, contract_of("dialysis"), contract_of("transplants"))
+    site = replace(site, policy=POLICY.model_copy(update={"modes": ("exact", "dp")}))
+    assert exact_rule(site) != "privacy"
+    grant(site, granted, 1.0)
+    assert exact_rule(site) == "privacy"
+    open_site = {
+        name: replace(dataset, modes=("exact", "dp")) for name, dataset in site.datasets.items()
+    }
+    assert exact_rule(replace(site, datasets=open_site)) != "privacy", "its producer wrote exact"
+
+
+def exact_rule(site: Site) -> str:
+    """The rule by which an exact study about dialysis is refused, if it is."""
+    study = federations.study_of(
+        {"a": {"run": "crosstab", "rows": "g", "columns": "y"}},
+        dataset="dialysis",
+        privacy={"mode": "exact", "min_cell": 1},
+    )
+    contract = site.datasets["dialysis"].contract
+    task = registry.plan(study, contract)["a"]
+    query = Query(study, contract.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)})
+    answer = service.answer(query, NodeContext(site), federations.NOW).answers[TaskId("a")]
+    return answer.rule if isinstance(answer, Refusal) else ""
+
+
 # -- over all nodes
 @pytest.mark.parametrize(
     ("said", "nodes", "factor"), [(None, 4, 4), (1, 4, 1), (2, 4, 2), (9, 4, 4)]

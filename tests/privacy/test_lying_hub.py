@@ -47,6 +47,6 @@ def test_states_of_the_hubs_choice_show_no_more_than_is_claimed(
 def test_a_cap_that_is_lost_in_rounding_shows_more_than_is_claimed(tmp_path: Path) -> None:
     with lying_hub.cap_lost_in_rounding():
         result = lying_hub.attack(
-            lying_hub.MANY_CUTS, 200, tmp_path, entropy=np.random.default_rng(2).bytes
+            lying_hub.MANY_CUTS, 300, tmp_path, entropy=np.random.default_rng(2).bytes
         )
     assert not result.holds, result
