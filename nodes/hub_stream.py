@@ -27,7 +27,6 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import ledger, memory, service, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
-from nodes.ledger import Account
 from nodes.session import NodeContext
 from nodes.site import Site
 from strategies import registry
@@ -259,7 +258,7 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
             else "refused: this node does not answer; ask its producer"
         )
     if study.privacy.mode == "dp":
-        account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
+        account = site.account(study.dataset, now.year)
         budget_ledger = state_folder.open_ledger(
             site.state
         )  # one's own: an SQLite connection belongs to a thread
