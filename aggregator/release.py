@@ -58,7 +58,7 @@ def clear(
         documents[name] = AnalysisDocument(
             **(dict(result) | {"tables": tables}),
             run=entry.run,
-            privacy=_privacy(study, name),
+            privacy=_privacy(study, name, outcome),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
             by_node=by_node,
             model=_model(pooled, result),
@@ -74,8 +74,11 @@ def clear(
     )
 
 
-def _privacy(study: Study, name: str) -> dict[str, Any]:
-    """The protection of this analysis. `epsilon` and `rho` are its share of the study's budget."""
+def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """How people were protected in this analysis.
+
+    `epsilon` and `rho` are the analysis's share of the study's. The whole study protects a person with
+    rows at `nodes_per_person` nodes with `epsilon_per_person_over_all_nodes`."""
     privacy = study.privacy
     secure = None if privacy.secure_sum is None else privacy.secure_sum.model_dump()
     if privacy.mode == "exact":
@@ -85,6 +88,13 @@ def _privacy(study: Study, name: str) -> dict[str, Any]:
         "epsilon": accounting.epsilon(rho, privacy.delta),
         "delta": privacy.delta,
         "rho": rho / accounting.PICO,
+    }
+    factor = outcome.contract.max_nodes_of_person(len(outcome.nodes))
+    spent |= {
+        "nodes_per_person": factor,
+        "epsilon_per_person_over_all_nodes": accounting.epsilon_over_nodes(
+            privacy.rho, privacy.delta, factor
+        ),
     }
     return {
         "mode": "dp",

@@ -67,7 +67,7 @@ def answered(contract: Contract, source: str, study: Study) -> np.ndarray:
     local.send_of([context], federations.NOW)  # what a simulation adds is a grant
     ledger.grant(
         context.ledger,
-        Account("visits", contract.unit, federations.NOW.year),
+        site.account("visits", federations.NOW.year),
         study.privacy.rho,
         by="benchmark",
         at="now",
