@@ -534,7 +534,7 @@ def test_a_revoked_node_stops_and_says_why(deployment: Deployment) -> None:
     """Last: the node is lost."""
     enrolment.revoke(deployment.hub, deployment.engine, "nice")
     assert deployments.wait(lambda: deployment.processes["nice"].poll() is not None, 40) is True
-    assert "the hub has closed its door to this node" in deployments.log(deployment, "nice")
+    assert "the hub does not accept this node any more" in deployments.log(deployment, "nice")
     assert deployments.wait(lambda: not database.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
     with (
         deployment.connect() as hub,

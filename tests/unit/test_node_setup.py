@@ -63,7 +63,7 @@ def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path)
     assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert len(added) == 2 and added[0] == "datasets:" and added[1].startswith("  people: ")
-    with pytest.raises(errors.SiteError, match="is there already"):
+    with pytest.raises(errors.SiteError, match="is already there"):
         setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
     with pytest.raises(errors.InputError, match="no such file"):
         setup.add_dataset(
