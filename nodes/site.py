@@ -15,6 +15,7 @@ from federation import errors, yaml_source
 from federation.contract import Contract, Day, Frozen, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
+from nodes.reading import AS_IT_IS, Reading
 
 
 class Policy(Frozen):
@@ -69,12 +70,13 @@ class Storage(Frozen):
 
 
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts."""
+    """`people`: about how many, as the producer declares it, for forecasts. `read`: how its files are written."""
 
     contract: Path
     source: str
     table: str | None = None
     people: int | None = pydantic.Field(None, ge=1)
+    read: Reading = AS_IT_IS
 
 
 class SiteFile(Frozen):
@@ -112,13 +114,34 @@ class RosterFile(Frozen):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A contract, and where its rows lie: a file, a folder of Parquet, a DuckDB file or a PostgreSQL URL."""
+    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there."""
 
     contract: Contract
     source: str
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
+    read: Reading = AS_IT_IS
+
+    @property
+    def headers(self) -> list[str]:
+        """The source's names of the contract's columns."""
+        return [self.read.written(name) for name in self.contract.columns]
+
+
+def dataset_of(
+    contract: Contract,
+    source: str,
+    table: str | None = None,
+    *,
+    people: int | None = None,
+    read: Reading = AS_IT_IS,
+) -> Dataset:
+    """The dataset at `source`, which may name its table as in FILE.duckdb#TABLE."""
+    address, mark, named = source.rpartition("#")
+    if mark and table is None and not Path(source).exists():
+        source, table = address, named
+    return Dataset(contract, source, table, people=people, read=read)
 
 
 @dataclass(frozen=True)
@@ -152,7 +175,15 @@ def load(path: Path) -> Site:
                 f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
             )
         local = entry.source if "://" in entry.source else str(path.parent / entry.source)
-        datasets[name] = Dataset(contract, local, entry.table, people=entry.people)
+        foreign = [column for column in entry.read.columns if column not in contract.columns]
+        if foreign:
+            raise errors.SiteError(
+                f"{source.at('datasets', name, 'read', 'columns', foreign[0])}: the contract has no column "
+                f"{foreign[0]!r}; its columns are {', '.join(contract.columns)}"
+            )
+        datasets[name] = dataset_of(
+            contract, local, entry.table, people=entry.people, read=entry.read
+        )
     roster = load_roster(path.parent / file.roster) if file.roster else {}
     return Site(file.node, datasets, file.policy, file.storage, path.parent / file.state, roster)
 
