@@ -29,7 +29,9 @@ LF, CR, QUOTE = 10, 13, 34
 BLOCK_BYTES = 1 << 24
 MAX_RECORD_BYTES = 1 << 26
 MAX_PROBLEMS = 5  # named one by one; the others are counted
-NOT_UTF8 = "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
+NOT_UTF8 = (
+    "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
+)
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 Bytes = NDArray[np.uint8]
@@ -85,9 +87,7 @@ class Layout:
         return f"read_csv({quote_text(str(path))}, {options})"
 
 
-def read_header(
-    path: Path, expected: Collection[str], dialect: Dialect = Dialect()
-) -> Header:
+def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
     """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
     with _opened(path) as stream:
         return _header(next(_blocks(stream), b""), expected, dialect)

@@ -37,7 +37,7 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     layouts = []
     for number, path in enumerate(paths, 1):
         with _named(dataset, number, len(paths)):
-            plain = _plain(path, dataset, scratch)
+            plain = as_utf8(path, dataset, scratch)
             layouts.append((plain.path, _layout(plain, dataset)))
     sources = [_single(dataset, path, layout) for path, layout in layouts]
     return sources[0] if len(sources) == 1 else _together(dataset, sources)
@@ -46,7 +46,7 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
 def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     """The names of the first file's columns; no row is read."""
     with _named(dataset, 1, len(paths)):
-        plain = _plain(paths[0], dataset, scratch, only_header=True)
+        plain = as_utf8(paths[0], dataset, scratch, only_header=True)
         header = csv_file.read_header(plain.path, dataset.headers, _dialect(dataset, plain))
     return Source("", {name: name for name in header.names})
 
@@ -55,7 +55,7 @@ def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
     """DataError with the lines that break a file."""
     for number, path in enumerate(paths, 1):
         with _named(dataset, number, len(paths)):
-            _layout(_plain(path, dataset, scratch), dataset)
+            _layout(as_utf8(path, dataset, scratch), dataset)
 
 
 def _layout(plain: Plain, dataset: Dataset) -> Layout:
@@ -69,9 +69,7 @@ def _dialect(dataset: Dataset, plain: Plain) -> Dialect:
 def _single(dataset: Dataset, path: Path, layout: Layout) -> Source:
     names = layout.header.names
     columns = by_name(dataset, names, [f"c{i}" for i in range(len(names))])
-    return Source(
-        layout.relation(path), columns, is_temporary=True, records=layout.records
-    )
+    return Source(layout.relation(path), columns, is_temporary=True, records=layout.records)
 
 
 def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
@@ -114,20 +112,18 @@ def _named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
             "\n".join(f"dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
         ) from None
     except OSError as reason:
-        raise unreadable(
-            dataset, f"({type(reason).__name__}): check its path and format"
-        ) from None
+        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
 
 
 # -- a copy as UTF-8
-def _plain(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = False) -> Plain:
+def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = False) -> Plain:
     reading, is_zip = dataset.read, path.suffix.lower() == ".zip"
     encoding = reading.encoding or "utf-8"
     usual = path.name == path.name.lower() or not path.name.lower().endswith(".gz")
     if encoding == "utf-8" and not reading.skip and not is_zip and usual:
         return Plain(path, 1)
     copy = scratch / f"{len(list(scratch.iterdir()))}.csv"
-    with _opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
+    with opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
         pieces = _decoded(raw, encoding)
         first, line = _without(next(pieces, ""), reading.skip)
         out.write(first)
@@ -137,7 +133,7 @@ def _plain(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = F
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked. MalformedCsvError if an archive does not hold one text file."""
     suffix = path.suffix.lower()
     if suffix == ".gz":

@@ -52,9 +52,7 @@ def _parquet(opening: Opening) -> Source:
     if len(opening.paths) > 1 or Path(opening.dataset.source).is_dir():
         _require_in_each(opening, files)
         options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
-        return described(
-            opening.connection, opening.dataset, f"read_parquet({files}, {options})"
-        )
+        return described(opening.connection, opening.dataset, f"read_parquet({files}, {options})")
     return described(opening.connection, opening.dataset, f"read_parquet({files})")
 
 
@@ -141,10 +139,7 @@ def of_file(path: Path) -> Format | None:
     """The format of the longest suffix that the file's name ends with, in any capitals."""
     name = path.name.lower()
     fitting = [
-        (len(suffix), each)
-        for each in FORMATS
-        for suffix in each.suffixes
-        if name.endswith(suffix)
+        (len(suffix), each) for each in FORMATS for suffix in each.suffixes if name.endswith(suffix)
     ]
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
@@ -172,7 +167,8 @@ def _of_folder(dataset: Dataset, folder: Path) -> tuple[Format | None, list[Path
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     of_each = {each.name: [path for path in files if of_file(path) is each] for each in FOLDERS}
     present = [name for name, paths in of_each.items() if paths]

@@ -65,9 +65,7 @@ def lacks_extra(dataset: Dataset, kind: str, extra: str) -> errors.SetupError:
 def renamed(dataset: Dataset, present: Mapping[str, str]) -> Mapping[str, str]:
     """The raw column of each contract column that `read.columns` maps, and of every other name of the source."""
     mapped = {
-        name: present[header]
-        for name, header in dataset.read.columns.items()
-        if header in present
+        name: present[header] for name, header in dataset.read.columns.items() if header in present
     }
     hidden = {*dataset.read.columns, *dataset.read.columns.values()}
     return {name: raw for name, raw in present.items() if name not in hidden} | mapped

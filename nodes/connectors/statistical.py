@@ -95,7 +95,7 @@ def _call(dataset: Dataset, path: Path, **options: Any) -> tuple[Any, Any]:
     if dataset.read.labels:
         options |= {"apply_value_formats": True, "formats_as_category": False}
     try:
-        return reader(str(path), dates_as_pandas_datetime=True, **options)
+        return reader(str(path), **options)
     except (
         pyreadstat.ReadstatError,
         pyreadstat.PyreadstatError,

@@ -24,7 +24,9 @@ def read(
     rows = _rows(dataset, path)
     header = [_text(cell, dataset.read) or "" for cell in next(rows, [])]
     if not any(header):
-        raise unreadable(dataset, "as a table: its first row must name the columns; see `read.skip`")
+        raise unreadable(
+            dataset, "as a table: its first row must name the columns; see `read.skip`"
+        )
     raw = [f"c{i}" for i in range(len(header))]
     columns = by_name(dataset, header, raw)
     if only_names:
