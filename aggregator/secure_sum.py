@@ -38,7 +38,7 @@ from strategies import budget
 from strategies.protocol import AnyTask, Total
 
 Send = Callable[[Mapping[str, Query]], Sequence[Reply]]  # to each node its own query
-LIST = ""  # the item of a mail that lists names
+LIST = ""  # the item of an envelope that lists names
 
 
 def ask_of(
@@ -129,7 +129,7 @@ def _begin(query: Query, task: AnyTask, state: State) -> PendingTotal:
 def _queries_of(
     query: Query, name: str, attempt: str, sums: Mapping[TaskId, PendingTotal]
 ) -> dict[str, Query]:
-    """To each node that is still in a sum, the mail of this phase for all its sums."""
+    """To each node that is still in a sum, its messages of this phase for all its sums."""
     queries = {}
     routed = (
         {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()}

@@ -28,7 +28,7 @@ from nodes.site import Site
 from strategies import budget
 
 MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
-LIST = ""  # the item of a mail that lists names
+LIST = ""  # the item of an envelope that lists names
 
 
 @dataclass(frozen=True)

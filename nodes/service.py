@@ -52,7 +52,7 @@ MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
 
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
-    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, Mail."""
+    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, a SecAggMessage."""
     site, study = context.site, query.study
     mine = {
         task: state

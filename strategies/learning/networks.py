@@ -65,7 +65,7 @@ def build(network: Network, seed: int = 0) -> Any:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU, where the layers are made
         made = torch.nn.Sequential(*_layers(network))
     if network.kind == "logistic":
         for parameter in made.parameters():

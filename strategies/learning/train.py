@@ -1,7 +1,7 @@
 """A network trained where the data are: each node takes steps from the hub's weights, and the hub makes the next from their mean.
 
 Node: n times how far its weights moved, and the loss before; in the end, how many people of each answer have a score in each bin.
-Hub: one of the strategies of server_steps.py. Approximate: training stops somewhere near a best fit, not at it. Sources: McMahan et
+Hub: one of the strategies of server_optimizers.py. Approximate: training stops somewhere near a best fit, not at it. Sources: McMahan et
 al. 2017 (FedAvg), Li et al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
 al. 2019 (FedAvgM), Yin et al. 2018 (median, trimmed mean), Li et al. 2021 (FedBN).
 

@@ -34,7 +34,7 @@ from strategies.numerics.newton import Scaling
 from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
 from strategies.survival import time_grid
 
-LONGEST_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
+MAX_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
 PARTS = 100  # of the time, between which cuts are chosen
 TRAITS = Traits()
 
@@ -247,9 +247,9 @@ class Sums:
 
 
 def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) -> Sums:
-    """A row's follow-up ends when its cumulative hazard, as these coefficients make it, reaches `most_hazard`. That time is fixed
+    """A row's follow-up ends when its cumulative hazard, as these coefficients make it, reaches `max_hazard`. That time is fixed
     by the row's covariates, so the score still has mean 0 at the right coefficients (optional stopping), and a row moves it by
-    no more than `most_hazard` or an event."""
+    no more than `max_hazard` or an event."""
     K, p = plan.intervals, len(plan.names)
     score, information, log_lik = np.zeros(p), np.zeros((p, p)), 0.0
     cut = np.zeros(len(rows.stop), np.bool_)
@@ -264,7 +264,7 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
             {},
         )
         exposure, events = person_time(some, plan)
-        eta = np.minimum(beta[:K, None] + some.X @ beta[K:], LONGEST_ETA)  # (K, n)
+        eta = np.minimum(beta[:K, None] + some.X @ beta[K:], MAX_ETA)  # (K, n)
         hazard = np.exp(eta) * exposure
         if math.isfinite(max_hazard):
             before = np.cumsum(hazard, axis=0)
@@ -293,7 +293,7 @@ def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> 
     low, high = newton.predictor_interval(norm, beta[plan.intervals :], False)
     if not math.isfinite(norm):
         return dict.fromkeys(("score", "information", "log_lik"), math.inf)
-    hazard = np.exp(np.minimum(beta[: plan.intervals] + high, LONGEST_ETA)) * widths
+    hazard = np.exp(np.minimum(beta[: plan.intervals] + high, MAX_ETA)) * widths
     most, eta = (
         float(hazard.sum()),
         float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high)),

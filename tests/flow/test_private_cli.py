@@ -79,7 +79,7 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
     assert "is intact: 1 entry" in hdh("node", "ledger", "verify", cwd=folder).stdout
 
 
-def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
+def test_the_widths_forecast_are_those_that_come(folder: Path) -> None:
     """A count's noise is known beforehand: its interval is as wide as was said; and it halves nearly with double the epsilon."""
     forecast_rows = plan(
         folder,
@@ -122,7 +122,7 @@ def test_the_widths_foreseen_are_those_that_come(folder: Path) -> None:
     )
 
 
-def test_a_model_that_will_drown_in_noise_is_foreseen(folder: Path) -> None:
+def test_a_model_that_will_drown_in_noise_is_forecast(folder: Path) -> None:
     """Before it has cost anything. A lucky draw of the noise could prove it wrong with a chance below 1e-6."""
     people = [
         part for site in ("ansm", "curie", "limoges", "spf") for part in ("--people", f"{site}=150")

@@ -66,10 +66,10 @@ columns:
 OTHERS = 400
 
 
-def others() -> pandas.DataFrame:
+def others(people: int = OTHERS) -> pandas.DataFrame:
     """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as far as it can be moved."""
     rng = np.random.default_rng(3)
-    n = 2 * OTHERS
+    n = 2 * people
     x = rng.uniform(-3, 3, n).round(3)
     return pandas.DataFrame(
         {
@@ -101,6 +101,7 @@ class Case:
     target: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
+    people: int = OTHERS  # besides the target
     other: Mapping[str, Any] = field(
         default_factory=dict
     )  # in what the person's last row differs from the first
@@ -123,8 +124,8 @@ CASES = (
     Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
     Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
-    Case("train, one step a round", {**LOGISTIC, "rounds": 2}),
-    Case("train, steps of its own", {**LOGISTIC, "rounds": 1, "local_steps": 3}),
+    Case("train, one step a round", {**LOGISTIC, "rounds": 2}, people=100),
+    Case("train, steps of its own", {**LOGISTIC, "rounds": 1, "local_steps": 3}, people=100),
 )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def audit(
     """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
     task = bend(registry.plan(study, CONTRACT)["a"])
-    rest = others()
+    rest = others(case.people)
     if case.soon:
         rest = rest.assign(time=1 + rest["time"] // 4, event=1)
     person = [{**TARGET, **case.target}] * (case.rows - 1) + [
@@ -174,8 +175,9 @@ def audit(
     ]
     table = pandas.concat([rest, pandas.DataFrame(person)], ignore_index=True)
     here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
+    without_noise = _without_noise(task, here)
     ratios = [
-        np.array([_ratio(study, task, cohort, here, entropy) for _ in range(runs)])
+        np.array([_ratio(study, task, cohort, here, without_noise, entropy) for _ in range(runs)])
         for cohort in here
     ]
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
@@ -204,8 +206,27 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
     ).cohort
 
 
+def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
+    """The parts of both cohorts at a state; a state that returns in another run is not computed again."""
+    parts: dict[tuple[object, ...], list[Part]] = {}
+
+    def at(state: State) -> list[Part]:
+        arrays = sorted((name, array.tobytes()) for name, array in state.values.items())
+        key = (state.step, *arrays)
+        if key not in parts:
+            parts[key] = [task.analysis.local(cohort, task, state) for cohort in both]
+        return parts[key]
+
+    return at
+
+
 def _ratio(
-    study: Study, task: AnyTask, cohort: Any, both: Sequence[Any], entropy: Entropy
+    study: Study,
+    task: AnyTask,
+    cohort: Any,
+    both: Sequence[Any],
+    without_noise: Callable[[State], list[Part]],
+    entropy: Entropy,
 ) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
     heard: list[tuple[State, NoisedAnswer]] = []
@@ -230,11 +251,10 @@ def _ratio(
         if state.step == "descend":
             total += _of_steps(study, task, state, answer, heard[0][1], both)
             continue
-        parts = [task.analysis.local(one, task, state) for one in both]
         for name, steps in answer.steps.items():
             off = [
                 (steps - np.rint(part.sums[name] / answer.units[name])).astype(float)
-                for part in parts
+                for part in without_noise(state)
             ]
             total += float((off[1] ** 2).sum() - (off[0] ** 2).sum()) / (2 * answer.variances[name])
     return total

@@ -6,17 +6,14 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
-from rich.status import Status
 
-from aggregator import checkpoints, database, release, report, rounds
+from aggregator import database, report
 from aggregator.document import Document
 from aggregator.report import folder as folders
-from aggregator.rounds import Outcome
 from federation import errors
 from federation.cli.actions import document as documents
 from federation.cli.actions import study_files
@@ -24,8 +21,8 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
-from nodes.site import Dataset, Policy, Site
-from simulations import local, workers
+from nodes.site import Dataset, Policy
+from simulations import engines, local
 from simulations.pilots import running
 from simulations.pilots.common import Size
 from strategies import registry
@@ -82,7 +79,19 @@ def run(
             for node_name, dataset in federation.datasets.items()
         ]
         _show_start(federation, engine, console)
-        document = _answer(federation, sites, engine, Path(scratch), console, workers_, out)
+        simulation = engines.Simulation(
+            federation.study,
+            federation.contract,
+            federation.source,
+            sites,
+            Path(scratch),
+            out,
+            workers_,
+            federation.notes,
+        )
+        with console.status("checking the study") as spinner:
+            registry.plan(federation.study, federation.contract, federation.source)
+            document = engines.ENGINES[engine](simulation, spinner.update)
     _write(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
@@ -176,7 +185,6 @@ def _assumptions(study: Study) -> list[str]:
     return []
 
 
-# -- the answer
 def _show_start(federation: Federation, engine: str, console: Console) -> None:
     study = federation.study
     console.print(f"[bold]{study.title}[/bold]: {study.question}")
@@ -187,80 +195,6 @@ def _show_start(federation: Federation, engine: str, console: Console) -> None:
     )
     for note in federation.notes:
         console.print(f"Note: {note}.", style="dim")
-
-
-def _answer(
-    federation: Federation,
-    sites: Sequence[Site],
-    engine: str,
-    scratch: Path,
-    console: Console,
-    workers_: int | None,
-    out: Path,
-) -> Document:
-    study, contract, notes = federation.study, federation.contract, federation.notes
-    with console.status("checking the study") as spinner:
-        registry.plan(study, contract, federation.source)  # reports mistakes with their lines
-        if engine == "ray":
-            from simulations import ray
-
-            return ray.run(study, contract, sites, scratch, notes=notes, say=spinner.update)
-        if engine == "flower":
-            from simulations import flower
-
-            return flower.run(study, contract, sites, scratch, notes=notes, say=spinner.update)
-        count = workers.wanted(study, len(sites)) if workers_ is None else workers_
-        return _answer_locally(federation, sites, min(count, len(sites)), spinner, console, out)
-
-
-def _answer_locally(
-    federation: Federation,
-    sites: Sequence[Site],
-    processes: int,
-    spinner: Status,
-    console: Console,
-    out: Path,
-) -> Document:
-    """Continues from the checkpoint in `out`, if this study was stopped there."""
-    study, contract = federation.study, federation.contract
-    started = datetime.now(UTC)
-    file = checkpoints.path(out, study)
-    save, saved = checkpoints.keeper(file), checkpoints.load(file, study, contract)
-    if saved is not None:
-        note = (
-            f"continues after round {saved.round}, where the study was stopped; remove {file.name} "
-            "to start again"
-        )
-        federation = federation.noted(note)
-        console.print(f"Note: {note}.", style="dim")
-
-    def watch(number: int, outcome: Outcome) -> None:
-        with folders.writing(out):
-            save(number, outcome)
-        spinner.update(_progress(number, outcome))
-
-    with local.asking(sites, started, processes, study) as ask:
-        outcome = rounds.run(
-            study,
-            contract,
-            ask,
-            [site.name for site in sites],
-            source=federation.source,
-            watch=watch,
-            resume=saved.runs if saved else None,
-        )
-    file.unlink(missing_ok=True)
-    finished, notes = datetime.now(UTC), federation.notes
-    return release.clear(outcome, started=started, finished=finished, engine="local", notes=notes)
-
-
-def _progress(number: int, outcome: Outcome) -> str:
-    running_tasks = [
-        str(task_id) for task_id, task in outcome.runs.items() if task.open and not task_id.node
-    ]
-    return f"round {number} done" + (
-        f"; still running: {', '.join(running_tasks)}" if running_tasks else ""
-    )
 
 
 # -- the documents

@@ -1,0 +1,126 @@
+"""The engines of `hdh simulate`, one row each: a name for `--engine`, and the function that runs a study with it.
+
+A new engine is a function `(simulation, say) -> Document` and a row of ENGINES; the words of `--engine` in
+federation/cli/main.py are compared with the table by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aggregator import checkpoints, release, rounds
+from aggregator.document import Document
+from aggregator.report import folder as folders
+from aggregator.rounds import Outcome
+from federation.contract import Contract
+from federation.study import Study
+from federation.yaml_source import Source
+from nodes.site import Site
+from simulations import local, workers
+
+Say = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A study and its nodes on this machine.
+
+    scratch: a folder that lives as long as the run. out: the folder of the results, where a stopped
+    run leaves its checkpoint. processes: that share the nodes; None: one per core, for trainings.
+    notes: go into the result."""
+
+    study: Study
+    contract: Contract
+    source: Source
+    sites: Sequence[Site]
+    scratch: Path
+    out: Path
+    processes: int | None = None
+    notes: Sequence[str] = ()
+
+
+Engine = Callable[[Simulation, Say], Document]
+
+
+def in_process(simulation: Simulation, say: Say) -> Document:
+    """In this process and its workers; continues from the checkpoint in `out`, if the study was stopped there."""
+    study, contract = simulation.study, simulation.contract
+    started = datetime.now(UTC)
+    file = checkpoints.path(simulation.out, study)
+    save, saved = checkpoints.keeper(file), checkpoints.load(file, study, contract)
+    if saved is not None:
+        note = (
+            f"continues after round {saved.round}, where the study was stopped; remove {file.name} "
+            "to start again"
+        )
+        simulation = replace(simulation, notes=[*simulation.notes, note])
+        say(note)
+
+    def watch(number: int, outcome: Outcome) -> None:
+        with folders.writing(simulation.out):
+            save(number, outcome)
+        say(_progress(number, outcome))
+
+    with local.asking(simulation.sites, started, _processes(simulation), study) as ask:
+        outcome = rounds.run(
+            study,
+            contract,
+            ask,
+            [site.name for site in simulation.sites],
+            source=simulation.source,
+            watch=watch,
+            resume=saved.runs if saved else None,
+        )
+    file.unlink(missing_ok=True)
+    finished = datetime.now(UTC)
+    return release.clear(
+        outcome, started=started, finished=finished, engine="local", notes=simulation.notes
+    )
+
+
+def _processes(simulation: Simulation) -> int:
+    nodes = len(simulation.sites)
+    if simulation.processes is None:
+        return min(workers.wanted(simulation.study, nodes), nodes)
+    return min(simulation.processes, nodes)
+
+
+def _progress(number: int, outcome: Outcome) -> str:
+    running = [
+        str(task_id) for task_id, task in outcome.runs.items() if task.open and not task_id.node
+    ]
+    return f"round {number} done" + (f"; still running: {', '.join(running)}" if running else "")
+
+
+def with_flower(simulation: Simulation, say: Say) -> Document:
+    """A SuperLink and a process per node, over TLS."""
+    from simulations import flower
+
+    return flower.run(
+        simulation.study,
+        simulation.contract,
+        simulation.sites,
+        simulation.scratch,
+        notes=simulation.notes,
+        say=say,
+    )
+
+
+def with_ray(simulation: Simulation, say: Say) -> Document:
+    """Flower's own simulation, on Ray."""
+    from simulations import ray
+
+    return ray.run(
+        simulation.study,
+        simulation.contract,
+        simulation.sites,
+        simulation.scratch,
+        notes=simulation.notes,
+        say=say,
+    )
+
+
+ENGINES: Mapping[str, Engine] = {"local": in_process, "flower": with_flower, "ray": with_ray}
