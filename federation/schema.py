@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from federation import expression
 from federation.contract import Contract
-from federation.expression import EVERYTHING, Interval, Kind, quote_name
+from federation.expression import Kind, quote_name
+from federation.intervals import EVERYTHING, Interval
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Field:
     within_node: bool = False
     shape: tuple[int, ...] = ()
     index: str | None = None
+    terminology: str | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -51,6 +53,10 @@ class Schema:
 
     def express(self, text: str) -> expression.Expression:
         compiled = expression.compile(text, self.fields)
+        if compiled.never:
+            raise expression.ExpressionError(
+                f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
+            )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         return expression.Expression(
@@ -79,6 +85,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             c.unit,
             c.within_node,
             c.shape,
+            terminology=c.terminology,
         )
         for name, c in contract.columns.items()
     }

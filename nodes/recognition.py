@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from federation import text
@@ -149,7 +150,7 @@ def _one(key: str, value: Any, seen: Seen) -> Recognised:
 def written(value: Any) -> str:
     """A value as it is written in YAML."""
     if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z][\w /-]*", value) and value.lower() not in (
+        plain = re.fullmatch(r"[^\W\d_][\w /-]*", value) and value.lower() not in (
             "true", "false", "null", "yes", "no", "y", "n", "on", "off",
         )  # fmt: skip
         return value if plain else json.dumps(value, ensure_ascii=False)
@@ -323,6 +324,11 @@ class _Format:
             return False
 
 
+def is_day(value: str) -> bool:
+    """Whether any of the known formats reads the text as a day, with or without a time."""
+    return _is_iso(value) or any(each.reads(value) for each in _candidates(1927))
+
+
 def _is_read(value: str, formats: Sequence[_Format]) -> bool:
     return _is_iso(value) or any(each.reads(value) for each in formats)
 
@@ -334,16 +340,22 @@ def _is_iso(value: str) -> bool:
         return re.fullmatch(reading.ISO_DAY + "[ T]00:00(:00)?", value) is not None
 
 
-def _new_formats(
-    columns: Mapping[str, Values], first_year: int
-) -> tuple[list[_Format], list[Seen]]:
-    """Formats for the values that none reads yet: at each step the one that reads the most of them."""
-    candidates = [_Format.of(written_, False, first_year) for written_ in DAYS]
-    candidates += [
+@cache
+def _candidates(first_year: int) -> Sequence[_Format]:
+    days = [_Format.of(written_, False, first_year) for written_ in DAYS]
+    times = [
         _Format.of(f"{day} {time}", True, first_year)
         for day in (*DAYS, "yyyy-mm-dd")
         for time in TIMES
     ]
+    return [*days, *times]
+
+
+def _new_formats(
+    columns: Mapping[str, Values], first_year: int
+) -> tuple[list[_Format], list[Seen]]:
+    """Formats for the values that none reads yet: at each step the one that reads the most of them."""
+    candidates = _candidates(first_year)
     left = {name: list(pairs) for name, pairs in columns.items()}
     chosen: list[_Format] = []
     seen: list[Seen] = []
