@@ -103,6 +103,11 @@ def outside(name: str, column: Column, raw_type: str) -> str:
     return f"coalesce({is_value} AND {value} NOT BETWEEN {low} AND {high}, FALSE)"
 
 
+def converted(name: str, column: Column, raw_type: str) -> str:
+    """The SQL of a raw column as its type, without the limits of the contract."""
+    return _cast(name, column, raw_type)
+
+
 def _cast(name: str, column: Column, raw_type: str) -> str:
     """NULL where the value cannot be read, or could be read only as another value."""
     raw = _known(name, column, raw_type)

@@ -273,6 +273,23 @@ def draft(
     drafts.write(source, table, table_schema, out)
 
 
+@app.command("map", examples=["hdh node map", "hdh node map sejours"])
+def map_(
+    dataset: Annotated[
+        Optional[str],
+        typer.Argument(metavar="DATASET", help="Default: every dataset that has a mapping."),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Write the rows of a dataset from raw tables, by the SQL that its `mapping` names.
+
+    Studies read what is written here, until the next time. Rows that break the contract replace
+    nothing."""
+    from federation.cli.actions import mappings
+
+    mappings.run(site, dataset)
+
+
 @app.command("bucket", examples=["hdh node bucket claims --out /data/claims-buckets --buckets 64"])
 def bucket(
     dataset: DatasetName,

@@ -21,7 +21,16 @@ from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage
 
 POSTGRESQL = ("postgresql://", "postgres://")
-__all__ = ["check_files", "column_names", "connect", "open_rows", "require", "unreadable"]
+__all__ = [
+    "check_files",
+    "column_names",
+    "connect",
+    "is_here",
+    "open_rows",
+    "open_table",
+    "require",
+    "unreadable",
+]
 
 
 def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
@@ -62,6 +71,28 @@ def open_rows(
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
     return found.is_fixed
+
+
+def open_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset, name: str) -> None:
+    """Makes the relation `name` of all columns of a raw table, under the source's own names."""
+    try:
+        with _scratch(connection) as folder:
+            columns = list(_source(connection, dataset, (), folder, only_names=True).columns)
+        open_rows(connection, dataset, columns)
+        kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
+        connection.execute(f"ALTER {kind} source RENAME TO {quote_name(name)}")
+        for copied in ("sheet", "records"):  # of a workbook, or of a statistical package
+            if is_here(connection, "table", copied):
+                connection.execute(f"DROP TABLE {copied}")
+    except duckdb.Error as reason:
+        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+
+
+def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool:
+    ((count,),) = connection.execute(
+        f"SELECT count(*) FROM duckdb_{kind}s() WHERE {kind}_name = ? AND temporary", [name]
+    ).fetchall()
+    return bool(count)
 
 
 @contextmanager

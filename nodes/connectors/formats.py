@@ -80,18 +80,20 @@ def _duckdb(opening: Opening) -> Source:
             "or as FILE.duckdb#TABLE"
         )
     table = dataset.table.split(".")
-    connection.execute(f"ATTACH {quote_text(str(opening.paths[0]))} AS stored (READ_ONLY)")
-    is_view = _is_view(connection, table)
-    relation = ".".join(map(quote_name, ["stored", *table]))
+    ((attached,),) = connection.execute("SELECT count(*) FROM duckdb_databases()").fetchall()
+    stored = f"stored{attached}"
+    connection.execute(f"ATTACH {quote_text(str(opening.paths[0]))} AS {stored} (READ_ONLY)")
+    is_view = _is_view(connection, stored, table)
+    relation = ".".join(map(quote_name, [stored, *table]))
     return described(connection, dataset, relation, is_fixed=not is_view)
 
 
-def _is_view(connection: duckdb.DuckDBPyConnection, table: Sequence[str]) -> bool:
+def _is_view(connection: duckdb.DuckDBPyConnection, stored: str, table: Sequence[str]) -> bool:
     """A view may give its rows in another order at each reading; a table does not."""
     schema = table[0].lower() if len(table) > 1 else "main"
     rows = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'stored' AND lower(schema_name) = ? AND lower(table_name) = ?",
-        [schema, table[-1].lower()],
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND lower(schema_name) = ? AND lower(table_name) = ?",
+        [stored, schema, table[-1].lower()],
     ).fetchall()
     return not rows[0][0]
 
@@ -147,6 +149,10 @@ def of_file(path: Path) -> Format | None:
 def of(dataset: Dataset) -> tuple[Format, list[Path]]:
     """The format of the dataset's source, and its files in the order of their names. SourceError if there is none."""
     path, name = Path(dataset.source), dataset.contract.dataset
+    if not path.exists() and dataset.mapping is not None:
+        raise errors.SourceError(
+            f"dataset {name!r}: its mapping has not been run: `hdh node map {name}` writes its rows"
+        )
     if not path.exists():
         raise errors.SourceError(
             f"dataset {name!r}: its source does not exist: correct `source` in node.yaml"

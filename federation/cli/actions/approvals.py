@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from federation import audit
-from federation.cli.actions import node_setup, tables
+from federation.cli.actions import mappings, node_setup, tables
 from nodes import daemon, state_folder
 from nodes.approvals import Proposed, Verdict
 
@@ -63,12 +63,15 @@ def _decision(study: Proposed) -> str:
 
 
 def show(path: Path, name: str) -> None:
-    _, state = node_setup.site_and_state(path)
+    site, state = node_setup.site_and_state(path)
     study = node_setup.approvals(state).find(name)
+    written = json.loads(study.written)
     print(f"# hash {study.study_hash}")
     print(f"# signed by {study.coordinator} with key {study.key_id}")
     print(f"# sent to {study.nodes - 1} other nodes")
-    print(yaml.safe_dump(json.loads(study.written), sort_keys=False, allow_unicode=True), end="")
+    for line in mappings.lines(site, str(written.get("dataset"))):
+        print(f"# {line}")
+    print(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), end="")
 
 
 def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from federation import errors
 from federation import study as studies
 from federation.cli.actions import tables
-from nodes import buckets, cohorts, explanations, predictions, recognition
+from nodes import buckets, cohorts, explanations, mapping, predictions, recognition
 from nodes import site as sites
 from nodes.contract_sql import Finding
 from nodes.recognition import Recognised, Seen
@@ -40,7 +40,7 @@ def check(path: Path, only: str | None, output: str) -> None:
     """DataError if the rows of a dataset break its contract."""
     site = sites.load(path)
     if only is not None:
-        _dataset(site, path, only)
+        dataset_of(site, path, only)
     console = Console(highlight=False, soft_wrap=True, stderr=output == "json")
     reports = [
         _examined(name, dataset, site, console)
@@ -51,7 +51,10 @@ def check(path: Path, only: str | None, output: str) -> None:
         print(json.dumps([_document(report) for report in reports], indent=2))
     else:
         for report in reports:
-            _show(report, console)
+            show(report, console)
+    for name, dataset in site.datasets.items():
+        if only in (None, name) and dataset.mapping and (reason := mapping.stale(dataset)):
+            console.print(f"{name}: {reason}: `hdh node map {name}` writes its rows", markup=False)
     broken = [report.name for report in reports if report.findings]
     if broken:
         raise errors.DataError(
@@ -66,6 +69,8 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
     try:
         counts, findings = cohorts.examine(dataset, storage, columns)
     except errors.DataError:
+        if dataset.mapping is not None:
+            raise
         recognised = recognition.recognise(dataset, storage, date.today())
         show_recognised(name, dataset, recognised, console)
         raise
@@ -103,7 +108,7 @@ def _block(keys: Mapping[str, Any]) -> str:
     return "\n".join(["    read:", *lines])
 
 
-def _dataset(site: Site, path: Path, name: str) -> Dataset:
+def dataset_of(site: Site, path: Path, name: str) -> Dataset:
     if name not in site.datasets:
         raise errors.SiteError(
             f"{path}: there is no dataset {name!r}; the datasets are {', '.join(site.datasets)}"
@@ -120,7 +125,7 @@ def _document(report: DatasetReport) -> dict[str, Any]:
     }
 
 
-def _show(report: DatasetReport, console: Console) -> None:
+def show(report: DatasetReport, console: Console) -> None:
     contract, counts = report.dataset.contract, report.counts
     people = "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
     console.print(
@@ -153,7 +158,7 @@ def _columns(report: DatasetReport) -> Table:
 
 def bucket(path: Path, name: str, out: Path, number: int) -> None:
     site = sites.load(path)
-    dataset = _dataset(site, path, name)
+    dataset = dataset_of(site, path, name)
     if out.exists() and any(out.iterdir()):
         raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
     rows = buckets.write(dataset, site.storage, out, number)
