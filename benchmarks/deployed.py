@@ -1,4 +1,5 @@
-"""A real federation on loopback, everything on one machine: rounds, first replies, idle nodes, large updates, fifty nodes."""
+"""A real federation on loopback, everything on one machine: rounds, first replies, idle nodes,
+large updates, fifty nodes."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def answered(deployment: Deployment, node: str) -> list[float]:
 def rounds(
     deployment: Deployment, nodes: Sequence[Site], number: int
 ) -> tuple[float, float, float]:
-    """Seconds to the first reply, of the median round, and of the whole study of `number` rounds."""
+    """Seconds to the first reply, of the median round, and of the whole study of `number`
+    rounds."""
     start = time.time()
     flower.submit(
         deployment,

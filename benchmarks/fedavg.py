@@ -1,5 +1,6 @@
-"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against Flower's Ray
-simulation of the same (benchmarks/peers, where its environment .venv-peers is made), and the batched numpy floor."""
+"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against
+Flower's Ray simulation of the same (benchmarks/peers, where its environment .venv-peers is made),
+and the batched numpy floor."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def main() -> bool:
         theirs = peers[nodes]
         if theirs is None:
             print(
-                f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py"
+                f"left out: {nodes} nodes, {what} / Flower's Ray simulation:"
+                " make .venv-peers first, see benchmarks/peers/flower_ray.py"
             )
             continue
         met.append(

@@ -1,4 +1,5 @@
-"""One federated averaging of 20,000 x 30 rows, in-process, in a process of its own: prints its round times."""
+"""One federated averaging of 20,000 x 30 rows, in-process, in a process of its own: prints its
+round times."""
 
 from __future__ import annotations
 
@@ -79,7 +80,9 @@ def context(
     site = Site(
         f"n{node:03d}",
         {"people": Dataset(contract, "memory")},
-        Policy(min_nodes=1, hub_sees_cells=True, max_parameters_per_person=1),
+        Policy(
+            min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True, max_parameters_per_person=1
+        ),
     )
     return NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(11), None)})  # type: ignore[arg-type]
 

@@ -1,4 +1,5 @@
-"""Replies of a given size over the real transport: nodes whose app answers any query with so many random bytes.
+"""Replies of a given size over the real transport: nodes whose app answers any query with so many
+random bytes.
 
 python -m benchmarks.large_replies STATE-OF-A-NODE BYTES      is such a node
 """
@@ -37,7 +38,8 @@ job = ""
 
 
 def measure(deployment: Deployment, size: int) -> float:
-    """Seconds from one query to all replies. The deployment's nodes are replaced by ones that answer with `size` bytes."""
+    """Seconds from one query to all replies. The deployment's nodes are replaced by ones that
+    answer with `size` bytes."""
     from flwr.cli.build import build_fab_from_disk
 
     from aggregator.flower import control as flower_control

@@ -1,4 +1,5 @@
-"""Peak memory of a Cox regression of 1,000,000 x 20 over 10 nodes, from Parquet to result, against the data's own size."""
+"""Peak memory of a Cox regression of 1,000,000 x 20 over 10 nodes, from Parquet to result, against
+the data's own size."""
 
 from __future__ import annotations
 
@@ -40,9 +41,13 @@ def main() -> bool:
             )
             for what in ("nothing", "all")
         }
-    # ten nodes less one: nine tenths of the data, without what Python, numpy and DuckDB weigh by themselves
+    # ten nodes less one: nine tenths of the data, without what Python, numpy and DuckDB weigh by
+    # themselves
     share = ROWS * 0.9 * (tables.COLUMNS + 2) * 8 / 2**20
-    said = f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node, data of nine nodes {share:.0f} MB"
+    said = (
+        f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node,"
+        f" data of nine nodes {share:.0f} MB"
+    )
     return timing.report(
         "peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, said
     )

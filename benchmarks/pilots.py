@@ -1,5 +1,6 @@
-"""The pilots at their true size: Oscour's 130 million visits, ORDEI's 12,000 drugs, Deepsarc's 50,000 patients, NS-Park's 20,000; and all of
-them small. Seconds are of the clock, on the machine's own number of threads: most of the work is DuckDB's."""
+"""The pilots at their true size: Oscour's 130 million visits, ORDEI's 12,000 drugs, Deepsarc's
+50,000 patients, NS-Park's 20,000; and all of them small. Seconds are of the clock, on the machine's
+own number of threads: most of the work is DuckDB's."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ TURNS = 3
 
 
 def count(path: Path) -> tuple[float, float, int]:
-    """One node that holds all visits: the seconds of its counting, those of the hub's alarms, and how many alarms there are."""
+    """One node that holds all visits: the seconds of its counting, those of the hub's alarms, and
+    how many alarms there are."""
     agreed = contracts.load(Path(str(oscour.__file__)).parent / "urgences.yaml")
     entry = {
         "run": "surveillance",
@@ -55,7 +57,8 @@ def count(path: Path) -> tuple[float, float, int]:
 
 
 def visits(folder: Path) -> bool:
-    """Weekly counts beside DuckDB's own group-by, in turns; making them, and what counting them weighs, in processes of their own."""
+    """Weekly counts beside DuckDB's own group-by, in turns; making them, and what counting them
+    weighs, in processes of their own."""
     path = folder / "visits.parquet"
     subprocess.run([sys.executable, "-m", "benchmarks.pilots", "make", str(path)], check=True)
     weighed = subprocess.run(
@@ -68,7 +71,8 @@ def visits(folder: Path) -> bool:
     for _ in range(TURNS):
         start = time.perf_counter()
         duckdb.connect().execute(
-            f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY ALL"
+            f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY"
+            " ALL"
         ).fetchnumpy()
         plain.append(time.perf_counter() - start)
         seconds, more, found = count(path)

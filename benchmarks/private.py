@@ -1,5 +1,5 @@
-"""A grouped count under differential privacy over 10,000,000 rows, against DuckDB's plain group-by; a charge; and the noise of
-sums with shares against that of one trusted curator."""
+"""A grouped count under differential privacy over 10,000,000 rows, against DuckDB's plain group-by;
+a charge; and the noise of sums with shares against that of one trusted curator."""
 
 from __future__ import annotations
 
@@ -45,11 +45,14 @@ STUDY = federations.study_of(
     dataset="visits",
     privacy={"mode": "dp", "epsilon": 1},
 )
-POLICY = Policy(min_nodes=1)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"))
 
 
 def make(folder: Path) -> str:
-    rows = f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() * {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
+    rows = (
+        f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() *"
+        f" {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
+    )
     duckdb.sql("SELECT setseed(0.5)")
     path = str(folder / "visits.parquet")
     duckdb.sql(f"COPY (SELECT {rows} FROM range({ROWS})) TO '{path}' (FORMAT parquet)")
@@ -123,7 +126,8 @@ def counts(folder: Path) -> list[bool]:
 
 
 def charge(folder: Path) -> bool:
-    """Of a new ledger's 500th to 1,500th, each on the disk before it returns; wall time, the median."""
+    """Of a new ledger's 500th to 1,500th, each on the disk before it returns; wall time, the
+    median."""
     budget_ledger, account = (
         ledger.open_ledger(folder / "ledger.sqlite"),
         Account("d", "person", 2026),
@@ -165,7 +169,8 @@ def samples() -> bool:
 
 
 def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
-    """Total noise of the shares of those who stayed, measured over 3,000 cells of nobody, over one curator's at the same epsilon."""
+    """Total noise of the shares of those who stayed, measured over 3,000 cells of nobody, over one
+    curator's at the same epsilon."""
     levels = {"a": tuple(f"a{i}" for i in range(100)), "b": tuple(f"b{i}" for i in range(30))}
     contract = Contract(
         dataset="people",
@@ -203,7 +208,8 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
     stated = rows[0]["noise_sd"]
     one = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)
     return timing.report(
-        f"noise of {nodes} nodes, {dropouts} dropped, {colluders} colluding / one trusted curator's",
+        f"noise of {nodes} nodes, {dropouts} dropped,"
+        f" {colluders} colluding / one trusted curator's",
         stated / one,
         1.2,
         f"sd {stated:.2f}, {one:.2f}",

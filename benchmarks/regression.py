@@ -1,4 +1,5 @@
-"""Cox and logistic regression of 1,000,000 x 20 over 10 nodes, against one pooled table; columns in memory for all."""
+"""Cox and logistic regression of 1,000,000 x 20 over 10 nodes, against one pooled table; columns in
+memory for all."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The secure sum's CPU, all parties together, against expanding its masks by AES alone and against Flower's SecAgg+ arithmetic;
-what dropouts cost; and the hub of 200 nodes."""
+"""The secure sum's CPU, all parties together, against expanding its masks by AES alone and against
+Flower's SecAgg+ arithmetic; what dropouts cost; and the hub of 200 nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def identity(name: str) -> bytes:
 
 
 def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64) -> Cost:
-    """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their shares."""
+    """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their
+    shares."""
     names = [f"n{i:03d}" for i in range(n)]
     terms = Terms(
         "benchmark",
@@ -79,7 +80,8 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
 
 
 def aes_alone(streams: int, length: int, bits: int) -> float:
-    """CPU seconds of expanding so many seeds into that many words each, and doing nothing with them."""
+    """CPU seconds of expanding so many seeds into that many words each, and doing nothing with
+    them."""
     buffer, zeros, whole = (
         bytearray(masks.CHUNK_BYTES + 15),
         memoryview(bytes(masks.CHUNK_BYTES)),
@@ -94,8 +96,9 @@ def aes_alone(streams: int, length: int, bits: int) -> float:
 
 
 def flower(n: int, shares: int, length: int) -> float:
-    """CPU seconds of SecAgg+'s own masking and unmasking with so many shares a node, as flwr 1.41 does it: quantise, add the
-    node's mask and one for each neighbour, and take the nodes' own masks off at the server."""
+    """CPU seconds of SecAgg+'s own masking and unmasking with so many shares a node, as flwr 1.41
+    does it: quantise, add the node's mask and one for each neighbour, and take the nodes' own masks
+    off at the server."""
     from flwr.common.secure_aggregation.ndarrays_arithmetic import (
         parameters_addition,
         parameters_mod,
@@ -136,14 +139,18 @@ def main() -> bool:
         for bits in (32, 64):
             costs = [secure_sum(n, n // 10, LENGTH, bits=bits) for _ in range(3)]
             ours, streams = min(map(_all, costs)), costs[0].streams
-            reference = (
-                n * shares + n
-            )  # each node's own mask and one for each other that it shares with; the hub takes the own ones off
+            # each node's own mask and one for each other that it shares with; the hub takes the own
+            # ones off
+            reference = n * shares + n
             floor = min(aes_alone(reference, LENGTH, bits) for _ in range(3))
-            said = f"{ours:.2f} s of CPU for {streams} masks, AES alone {floor:.2f} s for {reference}: {shares} shares each"
+            said = (
+                f"{ours:.2f} s of CPU for {streams} masks,"
+                f" AES alone {floor:.2f} s for {reference}: {shares} shares each"
+            )
             met.append(
                 timing.report(
-                    f"secure sum of 1e6 values of {bits} bits, {n} nodes / expanding its masks by AES alone",
+                    f"secure sum of 1e6 values of {bits} bits,"
+                    f" {n} nodes / expanding its masks by AES alone",
                     ours / floor,
                     2,
                     said,

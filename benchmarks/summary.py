@@ -1,4 +1,5 @@
-"""Mean, standard deviation and histogram of 1,000,000 x 20 over 4 nodes, against DuckDB on one table, both from Parquet."""
+"""Mean, standard deviation and histogram of 1,000,000 x 20 over 4 nodes, against DuckDB on one
+table, both from Parquet."""
 
 from __future__ import annotations
 
@@ -49,7 +50,10 @@ def main() -> bool:
 
         np.testing.assert_allclose(ours(), theirs(), rtol=1e-8)
         found = timing.least({"ours": ours, "duckdb": theirs}, 4)
-    said = f"ours {found['ours']:.2f} s of CPU with the contract's checks, DuckDB {found['duckdb']:.2f} s"
+    said = (
+        f"ours {found['ours']:.2f} s of CPU with the contract's checks,"
+        f" DuckDB {found['duckdb']:.2f} s"
+    )
     return timing.report(
         "summary and histograms / DuckDB's own", found["ours"] / found["duckdb"], 2, said
     )

@@ -19,7 +19,7 @@ from strategies import registry
 from tests import federations
 
 COLUMNS = 20
-OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+OPEN = Policy(min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True)
 
 
 def people(
@@ -61,7 +61,8 @@ def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -
 
 
 def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
-    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as arrays."""
+    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as
+    arrays."""
     tasks = registry.plan(study, agreed)
     contexts = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):

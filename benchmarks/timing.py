@@ -1,4 +1,5 @@
-"""Timing that the machine's mood decides as little as possible: alternating runs, the least CPU time of each."""
+"""Timing that the machine's mood decides as little as possible: alternating runs, the least CPU
+time of each."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 def least(work: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:
-    """The least CPU seconds of each, over `repeats` turns in which all of them run one after the other."""
+    """The least CPU seconds of each, over `repeats` turns in which all of them run one after the
+    other."""
     found = dict.fromkeys(work, float("inf"))
     for _ in range(repeats):
         for name, run in work.items():

@@ -1,6 +1,7 @@
-"""Federated training of a small network for images: 10 nodes of 500 images, 5 rounds, on two worker processes of one thread each; against
-plain torch loops of the same network on the same images, in one process and in two. And DP-SGD at a node, against the same without
-privacy and against Opacus's modes.
+"""Federated training of a small network for images: 10 nodes of 500 images, 5 rounds, on two worker
+processes of one thread each; against plain torch loops of the same network on the same images, in
+one process and in two. And DP-SGD at a node, against the same without privacy and against Opacus's
+modes.
 
     python -m benchmarks.training [fedavg | dpsgd]
 """
@@ -48,7 +49,8 @@ def once(workers: int) -> None:
     from tests import federations
 
     contract = federations.contract_of(
-        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  y: {{type: boolean}}\n"
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  y: {{type:"
+        " boolean}}\n"
         f"  image: {{type: array, shape: [{PIXELS}, {PIXELS}], range: [0, 255]}}\n"
     )
     options = {
@@ -149,7 +151,8 @@ def fedavg() -> bool:
 
 
 def plain(processes: int) -> None:
-    """Each process trains its share of the nodes, one after the other, and hands over the weights to be averaged."""
+    """Each process trains its share of the nodes, one after the other, and hands over the weights
+    to be averaged."""
     context = multiprocessing.get_context("fork")
     import torch
 

@@ -61,6 +61,7 @@ class Column(Frozen):
     `max_missing`: the share of missing rows above which the data break the contract.
     `may_be_empty`: a producer may hold no value of the column at all.
     `within_node`: no level of this category has rows at two nodes.
+    `identifier`: the column says whose row it is, as a number of a file does; no study may use it.
     `use`: the coordinators who may use the column; empty: all who may use the dataset.
     `shape`: of an array, an image or a series. Each row holds as many numbers as the shape says, the last
     axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
@@ -77,6 +78,7 @@ class Column(Frozen):
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)
     may_be_empty: bool = False
     within_node: bool = False
+    identifier: bool = False
     use: tuple[str, ...] = ()
     description: Description = Description()
 
@@ -205,12 +207,24 @@ class Contract(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        """The identity of the contract: of what results are computed from, and not of its prose, its
+        version or who may use it."""
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=PROSE)
+        for column in values["columns"].values():
+            column.pop("description", None)
+            column.pop("use", None)
+        return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
     def canonical(self) -> str:
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """All of it, as it is sent."""
+        return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+PROSE = {"description", "version", "use"}  # what no number is computed from
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def load(path: Path) -> Contract:

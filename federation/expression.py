@@ -11,10 +11,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from federation import intervals, terminologies
 from federation.intervals import EVERYTHING, Interval
@@ -36,10 +36,22 @@ class ColumnType(Protocol):
 
 
 @dataclass(frozen=True)
-class Expression:
-    """A typed expression: its SQL over the columns it names, and the interval its values lie in.
+class Piece:
+    """A part of an expression that can set people apart, for the rules of disclosure in exact mode.
 
-    `never`: by the contract's ranges, it is a condition that no row fulfils."""
+    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value, so that
+    the people outside are missing. `edge`: the same for a bare column, whose values the study did not make.
+    `number`: a value that arithmetic makes; what is linear in a single column is none. `influence`: true of the
+    people for whom one column could change the value of a whole expression."""
+
+    kind: Literal["condition", "domain", "edge", "number", "influence"]
+    sql: str
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A typed expression: its SQL over the columns it names, the interval its values lie in, and its
+    pieces, the whole among them. `never`: by the contract's ranges, a condition that no row fulfils."""
 
     text: str
     sql: str
@@ -47,6 +59,7 @@ class Expression:
     interval: Interval
     levels: tuple[str, ...]
     names: frozenset[str]
+    pieces: tuple[Piece, ...] = ()
     never: bool = False
 
 
@@ -54,12 +67,22 @@ class ExpressionError(ValueError):
     """The message names the culprit and the remedy; the caller adds the file and the line."""
 
 
+class UnknownColumnError(ExpressionError):
+    """`name` is no column."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        super().__init__(f"unknown column {name!r}; the columns are {', '.join(list(known)[:20])}")
+
+
 def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     reader = _Reader(text, columns)
     term = reader.disjunction()
     reader.expect_end()
-    names = frozenset(reader.names)
-    return Expression(text, term.sql, term.kind, term.interval, term.levels, names, term.never)
+    names, pieces = frozenset(reader.names), tuple(dict.fromkeys(reader.pieces))
+    return Expression(
+        text, term.sql, term.kind, term.interval, term.levels, names, pieces, term.never
+    )
 
 
 _TOKEN = re.compile(
@@ -79,19 +102,26 @@ class _Term:
     literal: str | None = (
         None  # the text of a quoted literal, until it is compared with a category or a date
     )
+    shape: Literal["constant", "scaled", "linear", "made"] = "made"
     terminology: str | None = None
     never: bool = False  # a condition that no row fulfils, by the contract's ranges
     name: str = ""  # of a column
 
+    @property
+    def is_constant(self) -> bool:
+        return self.shape == "constant"
+
 
 @dataclass
 class _Reader:
-    """Recursive descent over the tokens of one expression."""
+    """Recursive descent over the tokens of one expression. A term's `shape` says how it was made:
+    of literals alone, a column times a literal, linear in a column, or in another way."""
 
     text: str
     columns: Mapping[str, ColumnType]
     tokens: list[tuple[str, str]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    pieces: list[Piece] = field(default_factory=list)
     at: int = 0
     depth: int = 0
 
@@ -158,7 +188,7 @@ class _Reader:
             self.depth += 1
             term = self.negation()
             self.depth -= 1
-            return _Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1))
+            return _Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1), shape=term.shape)
         return self.comparison()
 
     def comparison(self) -> _Term:
@@ -194,7 +224,9 @@ class _Reader:
     def sign(self) -> _Term:
         if self.take("-"):
             term = self.number(self.sign())
-            return _Term(f"(-{term.sql})", "number", (-term.interval[1], -term.interval[0]))
+            shape: Any = "linear" if term.shape == "scaled" else term.shape
+            interval = (-term.interval[1], -term.interval[0])
+            return _Term(f"(-{term.sql})", "number", interval, shape=shape)
         return self.power()
 
     def power(self) -> _Term:
@@ -207,9 +239,8 @@ class _Reader:
                     f"the exponent in {self.text!r} must be a number, as in `age ^ 2`"
                 )
             base = self.number(base)
-            return _Term(
-                f"pow({base.sql}, {exponent.sql})", "number", intervals.power(base.interval, low)
-            )
+            sql = f"pow({base.sql}, {exponent.sql})"
+            return self.made(_Term(sql, "number", intervals.power(base.interval, low)), base)
         return base
 
     def atom(self) -> _Term:
@@ -221,12 +252,13 @@ class _Reader:
         self.at += 1
         if kind == "number":
             value = float(token)
-            return _Term(f"CAST({token} AS DOUBLE)", "number", (value, value))
+            sql = f"CAST({token} AS DOUBLE)"
+            return _Term(sql, "number", (value, value), shape="constant")
         if kind == "string":
             text = token[1:-1].replace("''", "'") if token[0] == "'" else token[1:-1]
-            return _Term(quote_text(text), "string", literal=text)
+            return _Term(quote_text(text), "string", literal=text, shape="constant")
         if kind == "name" and token.lower() in ("true", "false"):
-            return _Term(token.upper(), "boolean", (0, 1))
+            return _Term(token.upper(), "boolean", (0, 1), shape="constant")
         if kind == "name" and self.peek()[1] == "(" and token.lower() not in _WORDS:
             return self.call(token)
         if kind in ("name", "quoted") and token.lower() not in _WORDS:
@@ -239,8 +271,7 @@ class _Reader:
 
     def column(self, name: str) -> _Term:
         if name not in self.columns:
-            known = ", ".join(list(self.columns)[:20])
-            raise ExpressionError(f"unknown column {name!r}; the columns are {known}")
+            raise UnknownColumnError(name, self.columns)
         column = self.columns[name]
         self.names.add(name)
         return _Term(
@@ -248,6 +279,7 @@ class _Reader:
             column.kind,
             column.interval,
             column.levels,
+            shape="scaled",
             terminology=column.terminology,
             name=name,
         )
@@ -267,10 +299,23 @@ class _Reader:
             )
         return function(self, name.lower(), arguments)
 
+    # -- pieces
+    def made(self, term: _Term, *of: _Term) -> _Term:
+        """`term`, noted as a piece unless all that it is made `of` is literal."""
+        if all(one.is_constant for one in of):
+            return replace(term, shape="constant")
+        self.pieces.append(Piece("condition" if term.kind == "boolean" else "number", term.sql))
+        return term
+
+    def needs(self, condition: str, always: bool, argument: _Term) -> None:
+        """Notes that a function has no value where `condition` on its argument fails."""
+        if not always and not argument.is_constant:
+            self.pieces.append(Piece("edge" if argument.shape == "scaled" else "domain", condition))
+
     # -- types
     def number(self, term: _Term) -> _Term:
         if term.kind == "boolean":
-            return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1))
+            return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1), shape=term.shape)
         if term.kind != "number":
             raise ExpressionError(
                 f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`"
@@ -287,27 +332,27 @@ class _Reader:
     def logical(self, operator: str, left: _Term, right: _Term) -> _Term:
         sql = f"({self.boolean(left)} {operator} {self.boolean(right)})"
         never = left.never or right.never if operator == "AND" else left.never and right.never
-        return _Term(sql, "boolean", (0, 1), never=never)
+        return self.made(_Term(sql, "boolean", (0, 1), never=never), left, right)
 
     def arithmetic(self, operator: str, left: _Term, right: _Term) -> _Term:
         if operator == "-" and "date" in (left.kind, right.kind):
             left, right = self.as_kind(left, right), self.as_kind(right, left)
         if left.kind == right.kind == "date" and operator == "-":
-            days = intervals.combine("-", left.interval, right.interval)
-            return _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number", days)
+            between = intervals.combine("-", left.interval, right.interval)
+            days = _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number", between)
+            return self.made(days, left, right)
         left, right = self.number(left), self.number(right)
+        shape = _shape(operator, left, right)
         if operator in "/%":
-            divisor = f"nullif({right.sql}, 0)"
-            return _Term(
-                f"({left.sql} {operator} {divisor})",
-                "number",
-                intervals.quotient(left.interval, right.interval, operator),
-            )
-        return _Term(
-            f"({left.sql} {operator} {right.sql})",
-            "number",
-            intervals.combine(operator, left.interval, right.interval),
-        )
+            low, high = right.interval
+            self.needs(f"({right.sql} <> 0)", not low <= 0 <= high, right)
+            sql = f"({left.sql} {operator} nullif({right.sql}, 0))"
+            interval = intervals.quotient(left.interval, right.interval, operator)
+        else:
+            sql = f"({left.sql} {operator} {right.sql})"
+            interval = intervals.combine(operator, left.interval, right.interval)
+        term = _Term(sql, "number", interval, shape=shape)
+        return term if shape != "made" else self.made(term, left, right)
 
     def compare(self, left: _Term, operator: str, right: _Term) -> _Term:
         if left.literal is not None and right.literal is None:
@@ -323,7 +368,10 @@ class _Reader:
             raise ExpressionError(self.no_order(left, right))
         ordered = left.kind in ("number", "date")
         never = ordered and intervals.never(operator, left.interval, right.interval)
-        return _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1), never=never)
+        term = _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1), never=never)
+        if _is_certain(operator, left.interval, right.interval):
+            return replace(term, shape="constant")
+        return self.made(term, left, right)
 
     def no_order(self, left: _Term, right: _Term) -> str:
         code = next((term for term in (left, right) if term.terminology), None)
@@ -343,7 +391,7 @@ class _Reader:
                 raise ExpressionError(
                     f"unknown level {term.literal!r}; the levels are {', '.join(other.levels)}"
                 )
-            return _Term(term.sql, "category", literal=term.literal)
+            return _Term(term.sql, "category", literal=term.literal, shape="constant")
         if other.kind == "date":
             try:
                 day = date.fromisoformat(term.literal)
@@ -353,9 +401,10 @@ class _Reader:
                 raise ExpressionError(
                     f"{term.literal!r} is not a date; write it as '2026-01-31'"
                 ) from None
-            return _Term(f"DATE '{day.isoformat()}'", "date", intervals.of_days(day, day))
+            days = intervals.of_days(day, day)
+            return _Term(f"DATE '{day.isoformat()}'", "date", days, shape="constant")
         if other.terminology is not None:
-            return _Term(quote_text(self.prefix(term, other)), "string")
+            return _Term(quote_text(self.prefix(term, other)), "string", shape="constant")
         return term
 
     def prefix(self, term: _Term, of: _Term) -> str:
@@ -380,11 +429,13 @@ class _Reader:
         while self.take(","):
             options.append(self.sum())
         self.expect(")")
+        noted = len(self.pieces)  # a list is one condition, not as many as it has members
         compared = [self.compare(left, "=", option) for option in options]
+        del self.pieces[noted:]
         either = " OR ".join(each.sql for each in compared)
         never = not negated and all(each.never for each in compared)
         sql = f"(NOT ({either}))" if negated else f"({either})"
-        return _Term(sql, "boolean", (0, 1), never=never)
+        return self.made(_Term(sql, "boolean", (0, 1), never=never), left, *options)
 
     def between(self, left: _Term, negated: bool) -> _Term:
         """Both ends count."""
@@ -392,7 +443,7 @@ class _Reader:
         self.expect("and")
         high = self.sum()
         both = self.logical("AND", self.compare(left, ">=", low), self.compare(left, "<=", high))
-        return _Term(f"(NOT {both.sql})", "boolean", (0, 1)) if negated else both
+        return replace(both, sql=f"(NOT {both.sql})", never=False) if negated else both
 
 
 def quote_name(name: str) -> str:
@@ -403,14 +454,45 @@ def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _shape(operator: str, left: _Term, right: _Term) -> Any:
+    """Of a sum, product or quotient: whether it is still linear in one column."""
+    if left.is_constant and right.is_constant:
+        return "constant"
+    literal, other = (left, right) if left.is_constant else (right, left)
+    if not literal.is_constant or other.shape not in ("scaled", "linear") or operator == "%":
+        return "made"
+    if operator in "+-":
+        return "linear"
+    if operator == "/" and literal is left:
+        return "made"
+    return other.shape if literal.interval[0] > 0 else "linear"
+
+
+def _is_certain(operator: str, a: Interval, b: Interval) -> bool:
+    """Whether the contract's ranges alone decide a comparison of numbers."""
+    above, below = a[0] - b[1], b[0] - a[1]  # how far a lies above b at least, and below it
+    if operator in ("<", ">="):
+        return above >= 0 or below > 0
+    if operator in ("<=", ">"):
+        return above > 0 or below >= 0
+    return above > 0 or below > 0
+
+
 def _function(
-    sql: str, interval: Callable[[Interval], Interval]
+    sql: str, interval: Callable[[Interval], Interval], low: str = "", high: str = ""
 ) -> Callable[[_Reader, str, list[_Term]], _Term]:
+    """`low` and `high`: the conditions on the argument without which there is no value, as in `> 0`."""
+
     def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         if len(arguments) != 1:
             raise ExpressionError(f"{name}() takes one value, in {reader.text!r}")
         term = reader.number(arguments[0])
-        return _Term(sql.format(term.sql), "number", interval(term.interval))
+        if low:
+            always = term.interval[0] > 0 or (low == ">= 0" and term.interval[0] == 0)
+            reader.needs(f"({term.sql} {low})", always, term)
+        if high:
+            reader.needs(f"({term.sql} {high})", term.interval[1] < 700, term)
+        return reader.made(_Term(sql.format(term.sql), "number", interval(term.interval)), term)
 
     return apply
 
@@ -418,7 +500,7 @@ def _function(
 def _missing(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     if len(arguments) != 1:
         raise ExpressionError(f"missing() takes one column, in {reader.text!r}")
-    return _Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1))
+    return reader.made(_Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1)), arguments[0])
 
 
 def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -426,11 +508,8 @@ def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         raise ExpressionError(f"if() takes a condition and two numbers, in {reader.text!r}")
     yes, no = reader.number(arguments[1]), reader.number(arguments[2])
     hull = (min(yes.interval[0], no.interval[0]), max(yes.interval[1], no.interval[1]))
-    return _Term(
-        f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)",
-        "number",
-        hull,
-    )
+    sql = f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)"
+    return reader.made(_Term(sql, "number", hull), *arguments)
 
 
 def _starts_with(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -439,7 +518,7 @@ def _starts_with(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     either = " OR ".join(
         f"starts_with({value}, {quote_text(reader.prefix(each, column))})" for each in beginnings
     )
-    return _Term(f"({either})", "boolean", (0, 1))
+    return reader.made(_Term(f"({either})", "boolean", (0, 1)), column)
 
 
 def _in_codes(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -459,7 +538,7 @@ def _in_codes(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
             f"left({value}, {len(first)}) BETWEEN {quote_text(first)} AND {quote_text(last)}"
             for first, last in listed
         ]
-    return _Term(f"({' OR '.join(conditions)})", "boolean", (0, 1))
+    return reader.made(_Term(f"({' OR '.join(conditions)})", "boolean", (0, 1)), column)
 
 
 def _coded(reader: _Reader, name: str, arguments: list[_Term]) -> list[_Term]:
@@ -479,7 +558,8 @@ def _of_dates(
         if len(dates) != count or any(term.kind != "date" for term in dates):
             raise ExpressionError(f"{name}() takes {count} date(s), in {reader.text!r}")
         value = sql.format(*(term.sql for term in dates))
-        return _Term(value, "number", interval(*(term.interval for term in dates)))
+        made = _Term(value, "number", interval(*(term.interval for term in dates)))
+        return reader.made(made, *dates)
 
     return apply
 
@@ -503,8 +583,10 @@ def _within(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     interval = (max(ends[0], value.interval[0]), min(ends[1], value.interval[1]))
     if interval[0] > interval[1]:
         raise ExpressionError(f"{reader.text!r} leaves no value: the range lies outside all values")
-    sql = f"(CASE WHEN {value.sql} BETWEEN {low.sql} AND {high.sql} THEN {value.sql} END)"
-    return _Term(sql, "number", interval)
+    condition = f"({value.sql} BETWEEN {low.sql} AND {high.sql})"
+    reader.needs(condition, interval == value.interval, value)
+    sql = f"(CASE WHEN {condition} THEN {value.sql} END)"
+    return reader.made(_Term(sql, "number", interval), value)
 
 
 def _group(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -522,13 +604,25 @@ def _group(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         raise ExpressionError(
             f"{len(values)} cuts make {len(values) + 1} groups: give so many different labels, or none, in {reader.text!r}"
         )
-    value = reader.number(arguments[0]).sql
-    cases = "".join(
-        f"WHEN {value} < {cut!r} THEN {quote_text(level)} "
-        for cut, level in zip(values, levels, strict=False)
-    )
-    last = f"WHEN {value} >= {values[-1]!r} THEN {quote_text(levels[-1])}"
-    return _Term(f"(CASE {cases}{last} END)", "category", levels=tuple(levels))
+    value = reader.number(arguments[0])
+    ends = [f"CAST({cut!r} AS DOUBLE)" for cut in values]
+    conditions = [
+        f"({value.sql} < {ends[0]})",
+        *(f"({value.sql} >= {a} AND {value.sql} < {b})" for a, b in itertools.pairwise(ends)),
+        f"({value.sql} >= {ends[-1]})",
+    ]
+    return _category(reader, dict(zip(conditions, levels, strict=True)), value)
+
+
+def _category(reader: _Reader, conditions: Mapping[str, str], of: _Term) -> _Term:
+    """A category whose levels a study writes: the level of the first condition that holds. Each is a piece."""
+    by_level: dict[str, list[str]] = {}
+    for condition, level in conditions.items():
+        by_level.setdefault(level, []).append(condition)
+    for listed in by_level.values():
+        reader.made(_Term(f"({' OR '.join(listed)})", "boolean", (0, 1)), of)
+    cases = "".join(f"WHEN {each} THEN {quote_text(level)} " for each, level in conditions.items())
+    return _Term(f"(CASE {cases}END)", "category", levels=tuple(by_level))
 
 
 def _labels(cuts: list[float]) -> list[str]:
@@ -547,12 +641,11 @@ def _recode(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     named = {str(reader.as_kind(old, column).literal): new.literal for old, new in _pairs(texts)}
     if any(new is None for new in named.values()):
         raise ExpressionError(f"a new name must be a text in quotes, in {reader.text!r}")
-    levels = tuple(dict.fromkeys(str(named.get(level, level)) for level in column.levels))
-    cases = "".join(
-        f"WHEN {column.sql} = {quote_text(level)} THEN {quote_text(str(named.get(level, level)))} "
+    conditions = {
+        f"({column.sql} = {quote_text(level)})": str(named.get(level, level))
         for level in column.levels
-    )
-    return _Term(f"(CASE {cases}END)", "category", levels=levels)
+    }
+    return _category(reader, conditions, column)
 
 
 def _pairs(texts: list[_Term]) -> list[tuple[_Term, _Term]]:
@@ -567,15 +660,23 @@ def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
 
 # A logarithm or a root outside its domain is missing, not an error that would tell about a row.
 _FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
-    "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", intervals.monotone(math.log, 0.0)),
-    "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", intervals.monotone(math.log2, 0.0)),
+    "log": _function(
+        "(CASE WHEN {0} > 0 THEN ln({0}) END)", intervals.monotone(math.log, 0.0), "> 0"
+    ),
+    "log2": _function(
+        "(CASE WHEN {0} > 0 THEN log2({0}) END)", intervals.monotone(math.log2, 0.0), "> 0"
+    ),
     "log10": _function(
-        "(CASE WHEN {0} > 0 THEN log10({0}) END)", intervals.monotone(math.log10, 0.0)
+        "(CASE WHEN {0} > 0 THEN log10({0}) END)", intervals.monotone(math.log10, 0.0), "> 0"
     ),
     "sqrt": _function(
-        "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)", lambda ends: (0.0, math.sqrt(max(0.0, ends[1])))
+        "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)",
+        lambda ends: (0.0, math.sqrt(max(0.0, ends[1]))),
+        ">= 0",
     ),
-    "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", intervals.monotone(math.exp)),
+    "exp": _function(
+        "(CASE WHEN {0} < 700 THEN exp({0}) END)", intervals.monotone(math.exp), high="< 700"
+    ),
     "abs": _function(
         "abs({0})",
         lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends))),

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 BUCKETS = 4096
 BYTES = 8 * BUCKETS
+FIRST = 64  # buckets that tell of most pairs of cohorts that they are far apart
 
 
 def fingerprint(people: Words, salt: bytes) -> bytes:
-    """Of the 64-bit hashes of a cohort's people, each given once, in any order; salted (8 bytes) with the node's own secret."""
+    """Of the 64-bit hashes of the people of a cohort's rows (n_rows,), in any order; salted (8 bytes) with the node's own secret."""
     people = _mixed(people ^ np.uint64(int.from_bytes(salt, "little")))
     bucket = (people % BUCKETS).astype(np.int64)
     low, high = (
@@ -26,7 +27,7 @@ def fingerprint(people: Words, salt: bytes) -> bytes:
     )
     sums = low.astype(np.uint64) + (
         high.astype(np.uint64) << np.uint64(32)
-    )  # halves, so that floats add them exactly
+    )  # halves, so that floats add them exactly: up to 2^21 rows of a bucket
     return sums.tobytes()
 
 
@@ -39,4 +40,9 @@ def _mixed(words: Words) -> Words:
 
 def differing(one: bytes, other: bytes) -> int:
     """In how many buckets two fingerprints differ: at most the number of people who are in one cohort only."""
-    return int(np.count_nonzero(np.frombuffer(one, np.uint64) != np.frombuffer(other, np.uint64)))
+    return int(apart(np.frombuffer(one, np.uint64) - np.frombuffer(other, np.uint64)))
+
+
+def apart(difference: Words) -> NDArray[np.int64]:
+    """(...) in how many of the last axis's buckets a difference of fingerprints (..., n_buckets) is not 0."""
+    return np.asarray(np.count_nonzero(difference, axis=-1))

@@ -27,8 +27,8 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-KINDS = ("grant", "charge", "store", "cohort", "survivors", "state")
-REMEMBERED = ("cohort", "survivors", "state")
+REMEMBERED = ("cohort", "condition", "survivors", "state", "functionals", "nodes")
+KINDS = ("grant", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
@@ -154,6 +154,14 @@ def granted(ledger: Ledger, account: Account) -> int:
         _key(account),
     )
     return int(row.fetchone()[0])
+
+
+def has_grant(ledger: Ledger, dataset: str) -> bool:
+    """Whether a budget was ever granted for a dataset."""
+    found = ledger.connection.execute(
+        "SELECT 1 FROM entries WHERE kind = 'grant' AND dataset = ? LIMIT 1", (dataset,)
+    )
+    return found.fetchone() is not None
 
 
 def remaining(ledger: Ledger, account: Account) -> int:

@@ -29,12 +29,6 @@ class Limited:
     lost: NDArray[np.bool_]
     people: int
 
-    def first_of(self, values: Words) -> Words:
-        """(n_people,) of `values` (n_rows,), which are the same in all rows of a person."""
-        is_first = np.ones(len(self.person), np.bool_)
-        is_first[1:] = self.person[1:] != self.person[:-1]
-        return values[self.rows[is_first]]
-
 
 def choose(person: Sequence[Words], max_rows: int) -> Limited:
     """The first `max_rows` rows of each person. `person`: hashes of the person, (n_rows,) each; the rows of a person

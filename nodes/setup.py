@@ -33,11 +33,13 @@ policy:
   # coordinator_keys: {{name: 64 digits of `hdh study identity` there}}
   # authorisations: {{DR-2026-000: 2027-12-31}}   # references known here, with their last day; left out: the study's own word
   purposes: [quality-of-care, research, surveillance, health-policy, pharmacovigilance, innovation]
-  modes: [exact, dp]
+  modes: [dp]              # [exact, dp]: exact answers too, which trust the coordinator within the rules of docs/disclosure.md
   min_cell: 11              # no number that stands on fewer people leaves this node
   min_nodes: 3              # this node included
   max_epsilon: 1.0         # of one study; `hdh node grant` gives a dataset's budget of the year
   # max_epsilon_per_year: 3.0
+  min_nodes_apart: 3        # between the node sets of two exact studies under a secure sum, unless they are the same
+  max_parameters_per_person: 0.33  # numbers about one column that a coordinator gets in a year, as a share of the people
   secure_sum: optional      # required: the hub never sees a sum of this node alone
   noise: node               # distributed: under a secure sum this node may add its share of the noise only
   hub_sees_cells: false     # true: the hub is an authorised platform, and suppresses small cells itself

@@ -17,6 +17,8 @@ from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 from nodes.reading import AS_IT_IS, Reading
 
+Mode = Literal["exact", "dp"]
+
 
 class Policy(Frozen):
     """What the producer allows. The stricter of this and the study wins. Defaults are the safe ones.
@@ -42,7 +44,9 @@ class Policy(Frozen):
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
-    modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
+    modes: tuple[Mode, ...] = (
+        "dp",
+    )  # exact mode trusts the coordinator within the rules of disclosure.md
     max_epsilon: float = pydantic.Field(
         1.0, gt=0
     )  # of one study, at its delta of at most max_delta
@@ -54,9 +58,12 @@ class Policy(Frozen):
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
     colluders: int = pydantic.Field(1, ge=0)
+    min_nodes_apart: int = pydantic.Field(
+        3, ge=1
+    )  # between the node sets of two exact studies under a secure sum, unless they are the same
     max_parameters_per_person: float = pydantic.Field(
         0.33, gt=0
-    )  # coefficients fitted, as a share of this node's people
+    )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
 
@@ -95,13 +102,15 @@ class RawSource(Frozen):
 
 
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts. `read`: how its files are written.
-    `mapping`: a file of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
+    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the policy in which this
+    dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here.
+    `read`: how its files are written. `mapping`: a file of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
 
     contract: Path
     source: str | None = None
     table: str | None = None
     people: int | None = pydantic.Field(None, ge=1)
+    modes: tuple[Mode, ...] | None = None
     read: Reading = AS_IT_IS
     mapping: Path | None = None
     sources: Mapping[Name, RawSource] = {}
@@ -176,6 +185,7 @@ class Dataset:
     people: int | None = None
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
+    modes: tuple[Mode, ...] | None = None
 
     @property
     def headers(self) -> list[str]:
@@ -190,12 +200,13 @@ def dataset_of(
     *,
     people: int | None = None,
     read: Reading = AS_IT_IS,
+    modes: tuple[Mode, ...] | None = None,
 ) -> Dataset:
     """The dataset at `source`, which may name its table as in FILE.duckdb#TABLE."""
     address, mark, named = source.rpartition("#")
     if mark and table is None and not Path(source).exists():
         source, table = address, named
-    return Dataset(contract, source, table, people=people, read=read)
+    return Dataset(contract, source, table, people=people, read=read, modes=modes)
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,7 @@ class Site:
             policy.min_nodes,
             policy.max_parameters_per_person,
             policy.hub_sees_cells or in_secure_sum,
+            in_secure_sum,
         )
 
 
@@ -248,11 +260,18 @@ def _check_read(
 def _dataset(home: Path, entry: DatasetEntry, contract: Contract) -> Dataset:
     if entry.mapping is None:
         local = located(home, str(entry.source))
-        return dataset_of(contract, local, entry.table, people=entry.people, read=entry.read)
+        return dataset_of(
+            contract,
+            local,
+            entry.table,
+            people=entry.people,
+            read=entry.read,
+            modes=entry.modes,
+        )
     folder = home / "mapped" / contract.dataset
     mapping = TableMapping(home / entry.mapping, entry.sources, entry.codes, folder, home)
     rows = str(folder / "rows.parquet")
-    return Dataset(contract, rows, people=entry.people, mapping=mapping)
+    return Dataset(contract, rows, people=entry.people, mapping=mapping, modes=entry.modes)
 
 
 def located(home: Path, source: str) -> str:

@@ -94,7 +94,7 @@ def rows(table: TallySource) -> int:
 def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
     """Each row counts."""
     shape = tuple(len(field.groups) for field in fields)
-    columns = table.columns(fields)
+    columns = [] if table.grouped else table.columns(fields)
     if table.grouped:
         condition = "" if table.where is None else f" WHERE {table.where}"
         relation = (

@@ -64,7 +64,7 @@ def enrol(
 def test_an_invitation_counts_once(deployment: Deployment, tmp_path: Path) -> None:
     token = invite(deployment, "once", "coordinator").to_text()
     enrol(deployment, tmp_path / "first", token)
-    with pytest.raises(errors.RefusalError, match="does not count"):
+    with pytest.raises(errors.RefusalError, match="is not valid"):
         enrol(deployment, tmp_path / "second", token)
     assert not (tmp_path / "second").exists()
 
@@ -162,7 +162,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
         request = hub_pb2.SubmitRequest(
             study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
         )
-        with pytest.raises(grpc.RpcError, match="signature over it does not hold"):
+        with pytest.raises(grpc.RpcError, match="its signature is not valid"):
             hub_pb2_grpc.CoordinationStub(hub.channel).Submit(request)
 
 
@@ -375,7 +375,7 @@ def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
             assert (
                 "the deadline for approvals has passed: 2 of the 3 nodes needed have approved"
                 in status.reason
-                and "nice: gave no word" in status.reason
+                and "nice: did not decide" in status.reason
             )
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")

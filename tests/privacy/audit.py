@@ -46,7 +46,7 @@ from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
-POLICY = Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=20, hub_sees_cells=True)
 torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
 dataset: people
@@ -121,6 +121,7 @@ CASES = (
     Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
     Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1}, other={"g": "a", "y": 0}),
     Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
+    Case("wilcoxon", {"run": "wilcoxon", "value": "k", "by": "y", "step": 1}, {"k": 0}),
     Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
     Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),

@@ -21,6 +21,7 @@ version: 1
 person: id
 columns:
   id: {type: string}
+  note: {type: string}
   diagnosis: {type: code, terminology: cim-10}
   act: {type: code, terminology: ccam}
   drug: {type: code, terminology: atc}
@@ -144,6 +145,7 @@ def test_columns_that_make_no_sense_are_refused(keys: dict[str, Any], said: str)
 # -- expressions
 ROW = {
     "id": "'p1'",
+    "note": "'a'",
     "diagnosis": "'I639'",
     "act": "'DDQH012'",
     "drug": "'A10BA02'",
@@ -240,7 +242,7 @@ def test_derived_categories_have_levels() -> None:
         ("diagnosis < 'I22'", "orders the codes of 'diagnosis'"),
         ("'I22' >= diagnosis", "orders the codes of 'diagnosis'"),
         ("act > 'A'", "use in_codes"),
-        ("id < 'b'", "orders a string"),
+        ("note < 'b'", "orders a string"),
         ("starts_with(diagnosis, '%')", "no code of cim-10"),
         ("starts_with(diagnosis)", "one code or more"),
         ("starts_with(age, '4')", "takes a column of codes"),

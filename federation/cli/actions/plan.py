@@ -12,15 +12,17 @@ from rich.console import Console
 
 from aggregator import rounds
 from federation import client, credentials, errors
+from federation import schema as schemas
 from federation.cli.actions import plan_tables, study_files
 from federation.cli.actions.plan_tables import SCALES, Forecasts, Plan, PlannedNode
 from federation.client import NodeState
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
 from federation.study import Privacy, Study
-from nodes import ledger, service, state_folder
+from nodes import functionals, ledger, service, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
 from nodes.site import Site
@@ -45,8 +47,8 @@ def plan(
         study = study.model_copy(update={"coordinator": name})
     tasks = registry.plan(study, contract, source)
     nodes = [
-        *_nodes_of_sizes(sizes),
-        *_nodes_of_files(study, contract, node_files, len(sizes) + len(node_files)),
+        *_nodes_of_sizes(sizes, study, tasks, contract),
+        *_nodes_of_files(study, tasks, contract, node_files, len(sizes) + len(node_files)),
         *(_nodes_at_hub(path, contract_path, keys) if at_hub else ()),
     ]
     rounds.check_secure_sum(study, max(len(nodes), study.min_nodes))
@@ -65,26 +67,50 @@ def plan(
 
 
 # -- the nodes
-def _nodes_of_sizes(sizes: Sequence[str]) -> list[PlannedNode]:
-    nodes = []
+def _nodes_of_sizes(
+    sizes: Sequence[str], study: Study, tasks: Mapping[str, AnyTask], contract: Contract
+) -> list[PlannedNode]:
+    """Nodes with the limits of a policy that says nothing."""
+    nodes, rules = [], Site("", {}).rules(study.privacy.min_cell)
     for text in sizes:
         name, _, number = text.partition("=")
         if not name or not number.replace("_", "").isdecimal() or int(number) < 1:
             raise errors.InputError(
                 f"--people {text!r}: write it as NAME=N, as in --people limoges=1700"
             )
-        nodes.append(PlannedNode(name, int(number)))
+        refusal = _asks_too_much(study, tasks, contract, int(number), rules)
+        nodes.append(PlannedNode(name, int(number), refusal=refusal))
     return nodes
 
 
+def _asks_too_much(
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    contract: Contract,
+    people: int | None,
+    rules: Rules,
+) -> Refusal | None:
+    """In exact mode, the refusal of more numbers about a column than a node gives of its people."""
+    if study.privacy.mode == "dp" or people is None:
+        return None
+    schema = schemas.build(contract, study.cohort.derive)
+    return functionals.forecast(study, tasks, schema, people, rules)
+
+
 def _nodes_of_files(
-    study: Study, contract: Contract, paths: Sequence[Path], nodes: int
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    contract: Contract,
+    paths: Sequence[Path],
+    nodes: int,
 ) -> list[PlannedNode]:
     taking_part = max(nodes, study.min_nodes)
-    return [_node_of_site(sites.load(path), study, contract, taking_part) for path in paths]
+    return [_node_of_site(sites.load(path), study, tasks, contract, taking_part) for path in paths]
 
 
-def _node_of_site(site: Site, study: Study, contract: Contract, nodes: int) -> PlannedNode:
+def _node_of_site(
+    site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
+) -> PlannedNode:
     now = datetime.now(UTC)
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
@@ -92,6 +118,8 @@ def _node_of_site(site: Site, study: Study, contract: Contract, nodes: int) -> P
         return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
     refusal = service.admit_study(study, contract, nodes, site, now)
     if study.privacy.mode == "exact":
+        rules = site.rules(study.privacy.min_cell)
+        refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
     left = _left(site, Account(contract.dataset, contract.unit, now.year))
     if refusal is None and left < study.privacy.rho:

@@ -74,7 +74,7 @@ def run(
         local.check_within_node(federation.datasets)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
-        policy = Policy(min_nodes=1) if strict else local.SIMULATED
+        policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
         sites = [
             local.site(node_name, dataset, policy)
             for node_name, dataset in federation.datasets.items()
