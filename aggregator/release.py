@@ -209,14 +209,15 @@ def _stored_answers(run: TaskRun) -> list[str]:
 
 def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     results = {node: run.result for node, run in runs.items() if run.result is not None}
-    cleared = hub_door.clear(results, k)
+    cleared = hub_door.clear(results, k, beside=any(run.withheld for run in runs.values()))
     released = {}
     for node, run in runs.items():
-        if run.result is None:
-            released[node] = _failed(run)
-        elif cleared[node].withheld:
-            update = {"status": "withheld", "reason": cleared[node].withheld}
+        withheld = run.withheld or (run.result and cleared[node].withheld)
+        if withheld:
+            update = {"status": "withheld", "reason": withheld}
             released[node] = _nothing(run.rounds).model_copy(update=update)
+        elif run.result is None:
+            released[node] = _failed(run)
         else:
             passed = cleared[node]
             notes = (*run.result.notes, *run.notes)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from federation import expression, influence
 from federation.contract import Contract
-from federation.expression import EVERYTHING, Interval, Kind, Piece, quote_name
+from federation.expression import Kind, Piece, quote_name, quote_text
+from federation.intervals import EVERYTHING, Interval
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Field:
     shape: tuple[int, ...] = ()
     index: str | None = None
     pieces: tuple[Piece, ...] = ()
+    terminology: str | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -64,6 +66,10 @@ class Schema:
                     "what is recorded of them"
                 ) from None
             raise
+        if compiled.never:
+            raise expression.ExpressionError(
+                f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
+            )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         sql = _inline(compiled.sql, inlined)
@@ -74,11 +80,19 @@ class Schema:
             for piece in self.fields[name].pieces
             if piece.kind != "influence"  # of the whole expression alone, which includes theirs
         ]
-        pieces = [*used, *own, *influence.pieces(sql, {name: self.fields[name] for name in needed})]
+        columns = {name: self.fields[name] for name in needed}
+        pieces = [*used, *own, *influence.pieces(_as_number(sql, compiled.levels), columns)]
         return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
+
+
+def _as_number(sql: str, levels: tuple[str, ...]) -> str:
+    """A category as the place of its level, so that its values can be compared like numbers."""
+    if not levels:
+        return sql
+    return f"list_position([{', '.join(map(quote_text, levels))}], CAST({sql} AS VARCHAR))"
 
 
 def identifiers(contract: Contract) -> frozenset[str]:
@@ -103,6 +117,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             c.unit,
             c.within_node,
             c.shape,
+            terminology=c.terminology,
         )
         for name, c in contract.columns.items()
         if name not in identifiers(contract)

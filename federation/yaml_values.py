@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 Key = tuple[str | int, ...]
-CODES = ("levels", "missing")  # lists under these keys hold codes, read as the text of the file
+# Lists under these keys hold codes, read as the text of the file.
+CODES = ("levels", "missing", "yes", "no")
 MAX_NODES = 1_000_000  # aliases of aliases multiply them
 MAX_WHOLE = 2**53
 TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")

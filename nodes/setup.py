@@ -8,13 +8,15 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from federation import contract as contracts
-from federation import errors
+from federation import errors, yaml_source
 from nodes import site as sites
 from nodes import state_folder
+from nodes.reading import Reading
 
 TEMPLATE = """\
 # The datasets of this node, and the studies that it answers. The node reads this file at its start:
@@ -76,7 +78,12 @@ def init(folder: Path, name: str) -> Path:
 
 
 def add_dataset(
-    path: Path, contract: Path, source: str, table: str | None, people: int | None
+    path: Path,
+    contract: Path,
+    source: str,
+    table: str | None,
+    people: int | None,
+    read: Path | None = None,
 ) -> str:
     """Adds a dataset to node.yaml, where only the line `datasets:` changes, and copies its contract
     beside it. Returns the dataset's name."""
@@ -91,15 +98,14 @@ def add_dataset(
     copy.parent.mkdir(exist_ok=True)
     if contract.resolve() != copy.resolve():
         shutil.copyfile(contract, copy)
-    entry = {
+    entry: dict[str, Any] = {
         "contract": f"contracts/{agreed.dataset}.yaml",
         "source": source if "://" in source else _from(path.parent, source),
     }
     entry |= {"table": table} if table else {}
-    line = (
-        f"  {agreed.dataset}:"
-        f" {json.dumps(entry | ({'people': people} if people else {}), ensure_ascii=False)}\n"
-    )
+    entry |= {"people": people} if people else {}
+    entry |= {"read": _read_keys(read)} if read else {}
+    line = f"  {agreed.dataset}: {json.dumps(entry, ensure_ascii=False)}\n"
     before = path.read_text(encoding="utf-8")
     after, changed = re.subn(
         r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
@@ -120,16 +126,23 @@ def add_dataset(
     return agreed.dataset
 
 
+def _read_keys(path: Path) -> dict[str, Any]:
+    """The keys of a file of `read:` keys, checked."""
+    source = yaml_source.read(path, errors.InputError, nfc=False)
+    read = yaml_source.build(Reading, source.values, source, under=(), error=errors.InputError)
+    return read.model_dump(mode="json", exclude_defaults=True)
+
+
 def _from(folder: Path, source: str) -> str:
-    """Relative to node.yaml where it lies under it, else absolute."""
-    full = Path(source).resolve()
+    """Relative to node.yaml where it lies under it, else absolute; with its `#TABLE`."""
+    file, mark, table = source.rpartition("#")
+    if not mark or Path(source).exists():
+        file, mark, table = source, "", ""
+    full = Path(file).resolve()
     if not full.exists():
-        raise errors.InputError(f"--source {source}: no such file or folder")
-    return (
-        str(full.relative_to(folder.resolve()))
-        if full.is_relative_to(folder.resolve())
-        else str(full)
-    )
+        raise errors.InputError(f"--source {file}: no such file or folder")
+    inside = full.is_relative_to(folder.resolve())
+    return str(full.relative_to(folder.resolve()) if inside else full) + mark + table
 
 
 def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:

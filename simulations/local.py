@@ -24,7 +24,7 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.session import NodeContext
-from nodes.site import Dataset, Policy, Site, Storage
+from nodes.site import Dataset, Policy, Site, Storage, dataset_of
 from simulations.workers import Workers, trains_here
 from strategies import registry
 
@@ -139,7 +139,7 @@ def split(contract: Contract, path: Path, column: str, nodes: int | None) -> dic
     """Splits a table into nodes: one for each value of `column`, or `nodes` groups of values with
     about equal numbers of rows."""
     connection = connectors.connect(Storage())
-    whole = Dataset(contract, str(path))
+    whole = dataset_of(contract, str(path))
     connectors.open_rows(connection, whole, [column])
     rows = connection.execute(
         f"SELECT CAST({quote_name(column)} AS VARCHAR) AS value,"
@@ -152,8 +152,7 @@ def split(contract: Contract, path: Path, column: str, nodes: int | None) -> dic
         )
     groups = _groups([(str(value), int(n)) for value, n in rows], nodes, column)
     return {
-        name: Dataset(contract, str(path), rows_where=_one_of(column, values))
-        for name, values in groups.items()
+        name: replace(whole, rows_where=_one_of(column, values)) for name, values in groups.items()
     }
 
 
