@@ -82,7 +82,9 @@ def _with_missing(column: Column, values: Any, draw: _Draw) -> Any:
     if column.type == "array" or not share:
         return values
     gone = draw.rng.random(draw.rows) < share
-    return np.where(gone, None, np.asarray(values, object))
+    found = np.asarray(values, object)
+    found[gone] = None
+    return found
 
 
 def _numbers(column: Column, draw: _Draw) -> Any:

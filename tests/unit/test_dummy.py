@@ -98,17 +98,32 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path: Pat
     assert not one.drop(columns="image").equals(other.drop(columns="image"))
 
 
+STUDY = """
+study: try
+title: A try
+question: Does the study run?
+purpose: {interest: public, category: research}
+authorisation: {reference: DR-0, expires: 2027-12-31}
+dataset: everything
+privacy: {mode: exact, min_cell: 11}
+analyses:
+  numbers: {run: describe, columns: [n, whole, g]}
+  model: {run: glm, model: "n ~ whole + g"}
+"""
+
+
 def test_a_study_runs_on_made_up_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    contract = PILOTS / "dialysis" / "dialysis.yaml"
-    dummies.write(contract, 900, 3, tmp_path / "dummy", 0)
+    (tmp_path / "c.yaml").write_text(EVERYTHING.replace("rows_per_person: 3", "rows_per_person: 1"))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    dummies.write(tmp_path / "c.yaml", 900, 3, tmp_path / "dummy", 0)
     assert "hdh simulate STUDY.yaml" in capsys.readouterr().out
     simulate.run(
-        "dialysis",
+        str(tmp_path / "study.yaml"),
         data=None,
         split_by=None,
         node=[f"node-{i}={tmp_path / 'dummy' / f'node-{i}.parquet'}" for i in (1, 2, 3)],
         nodes=None,
-        contract=contract,
+        contract=tmp_path / "c.yaml",
         seed=0,
         out=tmp_path / "out",
         engine="local",
