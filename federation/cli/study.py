@@ -134,6 +134,22 @@ def enrol(hub: EnrolmentHub, token: Token, keys: Keys = None) -> None:
     submissions.enrol(hub, token, keys)
 
 
+@app.command("datasets", examples=["hdh study datasets", "hdh study datasets --out contracts"])
+def datasets(
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", metavar="DIR", help="Write the contracts into this folder."),
+    ] = None,
+    keys: Keys = None,
+) -> None:
+    """List the datasets that the nodes at the hub hold, and fetch their contracts.
+
+    Where nodes hold a dataset under different contracts, the differences are shown."""
+    from federation.cli.actions import held_datasets
+
+    held_datasets.show(keys, out)
+
+
 @app.command("identity")
 def identity(keys: Keys = None) -> None:
     """Print your key's line, which producers can list under `coordinator_keys`."""
