@@ -226,9 +226,37 @@ class Contract(Frozen):
             column.pop("use", None)
         return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
+    def differences(self, other: Contract) -> list[str]:
+        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        mine, theirs = (
+            each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
+            for each in (self, other)
+        )
+        lines = _changes("", mine, theirs)
+        for name in dict.fromkeys([*self.columns, *other.columns]):
+            if name not in other.columns or name not in self.columns:
+                lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
+                continue
+            one, two = (
+                each.columns[name].model_dump(
+                    mode="json", exclude_defaults=True, exclude={"description", "use"}
+                )
+                for each in (self, other)
+            )
+            lines += _changes(f"column {name}: ", one, two)
+        return lines
+
     def canonical(self) -> str:
         """All of it, as it is sent."""
         return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+def _changes(where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where}{key} was {mine.get(key, 'not written')}, and is {theirs.get(key, 'not written')}"
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 PROSE = {"description", "version", "use"}  # what no number is computed from

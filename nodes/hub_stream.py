@@ -122,7 +122,10 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 def _hello(site: Site) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
-            dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0
+            dataset=name,
+            contract_hash=dataset.contract.hash,
+            people=dataset.people or 0,
+            contract=dataset.contract.canonical(),
         )
         for name, dataset in sorted(site.datasets.items())
     ]

@@ -63,6 +63,18 @@ def check(path: Path, only: str | None, output: str) -> None:
         )
 
 
+def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
+    """Shows the check of one dataset; DataError if its rows break its contract."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = _examined(name, dataset, site, console)
+    show(report, console)
+    if report.findings:
+        raise errors.DataError(
+            f"{name}: the data break their contract, and nothing is written: correct the data, the contract or the "
+            "`read:` keys"
+        )
+
+
 def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> DatasetReport:
     """DataError if the source cannot be read; the keys that would read it are shown first."""
     storage, columns = site.storage, list(dataset.contract.columns)
