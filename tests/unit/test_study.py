@@ -85,7 +85,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "columns: [age, begin, disease]",
             "columns: [age, patient]",
             16,
-            "'patient' is a string; describe takes",
+            "'patient' says whose row it is, and no study may use it",
         ),
         ("columns: [age, begin, disease]", "columns: []", 16, "columns"),
         (

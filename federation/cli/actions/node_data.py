@@ -26,13 +26,15 @@ MAX_COLUMNS_SHOWN = 60  # a wider table is shown only if a rule is broken
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """`counts`: by column and kind of count. `recognised`: what the source looks like, where the contract is broken.
-    They are shown on this screen only."""
+    """`counts`: by column and kind of count. `explained`: the findings with lines and values, for
+    this screen only; a document in JSON, which may go into a log, has `findings`. `recognised`: the
+    looks of the source, where the contract is broken."""
 
     name: str
     dataset: Dataset
     counts: Mapping[tuple[str, str], int]
     findings: Sequence[Finding]
+    explained: Sequence[Finding] = ()
     recognised: Recognised = Recognised()
 
 
@@ -90,7 +92,7 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
         return DatasetReport(name, dataset, counts, findings)
     recognised = recognition.recognise(dataset, storage, date.today())
     explained = explanations.explain(dataset, storage, counts, findings, recognised)
-    return DatasetReport(name, dataset, counts, explained, recognised)
+    return DatasetReport(name, dataset, counts, findings, explained, recognised)
 
 
 def show_recognised(name: str, dataset: Dataset, recognised: Recognised, console: Console) -> None:
@@ -146,7 +148,7 @@ def show(report: DatasetReport, console: Console) -> None:
     )
     if len(contract.columns) <= MAX_COLUMNS_SHOWN or report.findings:
         console.print(_columns(report))
-    for finding in report.findings:
+    for finding in report.explained:
         if not finding.column:
             console.print(f"{finding.rule}: {finding.remedy}", markup=False)
     show_recognised(report.name, report.dataset, report.recognised, console)
@@ -158,7 +160,7 @@ def _columns(report: DatasetReport) -> Table:
     table = tables.plain("column", "type", "missing", "broken rule", "rows", "remedy")
     for column, rule in report.dataset.contract.columns.items():
         missing = f"{report.counts[column, 'missing']:,}"
-        findings = [finding for finding in report.findings if finding.column == column]
+        findings = [finding for finding in report.explained if finding.column == column]
         for finding in findings:
             table.add_row(
                 column, rule.type, missing, finding.rule, f"{finding.rows:,}", finding.remedy
