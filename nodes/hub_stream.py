@@ -283,7 +283,9 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != proposal.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
-    refused = service.admit_study(study, dataset.contract, proposal.nodes, site, now)
+    refused = service.admit_study(
+        study, dataset.contract, proposal.nodes, site, now
+    ) or service.unchecked(study, site)
     if refused is not None:
         is_terse = site.policy.terse
         return "refused: this node does not answer; ask its producer" if is_terse else str(refused)

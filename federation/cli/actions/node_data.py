@@ -15,7 +15,15 @@ from rich.table import Table
 from federation import errors
 from federation import study as studies
 from federation.cli.actions import tables
-from nodes import buckets, cohorts, explanations, mapping, predictions, recognition
+from nodes import (
+    buckets,
+    cohorts,
+    explanations,
+    mapping,
+    predictions,
+    recognition,
+    source_checks,
+)
 from nodes import site as sites
 from nodes.contract_sql import Finding
 from nodes.recognition import Recognised, Seen
@@ -49,6 +57,9 @@ def check(path: Path, only: str | None, output: str) -> None:
         for name, dataset in site.datasets.items()
         if only in (None, name)
     ]
+    if site.state is not None:
+        for report in reports:
+            source_checks.record(site.state, report.name, report.dataset, not report.findings)
     if output == "json":
         print(json.dumps([_document(report) for report in reports], indent=2))
     else:
