@@ -59,6 +59,8 @@ bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py
 
 audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
 	$(BIN)/python -m tests.privacy.audit
+	$(BIN)/python -m tests.privacy.lying_hub
+	$(BIN)/python -m tests.privacy.fuzz
 
 format: $(DONE) ## put the code into its format
 	$(BIN)/ruff format .

@@ -58,7 +58,7 @@ def clear(
         documents[name] = AnalysisDocument(
             **(dict(result) | {"tables": tables}),
             run=entry.run,
-            privacy=_privacy(study, name),
+            privacy=_privacy(study, name, outcome),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
             by_node=by_node,
             model=_model(pooled, result),
@@ -74,8 +74,11 @@ def clear(
     )
 
 
-def _privacy(study: Study, name: str) -> dict[str, Any]:
-    """The protection of this analysis. `epsilon` and `rho` are its share of the study's budget."""
+def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """How people were protected in this analysis.
+
+    `epsilon` and `rho` are the analysis's share of the study's. The whole study protects a person with
+    rows at `nodes_per_person` nodes with `epsilon_per_person_over_all_nodes`."""
     privacy = study.privacy
     secure = None if privacy.secure_sum is None else privacy.secure_sum.model_dump()
     if privacy.mode == "exact":
@@ -85,6 +88,13 @@ def _privacy(study: Study, name: str) -> dict[str, Any]:
         "epsilon": accounting.epsilon(rho, privacy.delta),
         "delta": privacy.delta,
         "rho": rho / accounting.PICO,
+    }
+    factor = outcome.contract.max_nodes_of_person(len(outcome.nodes))
+    spent |= {
+        "nodes_per_person": factor,
+        "epsilon_per_person_over_all_nodes": accounting.epsilon_over_nodes(
+            privacy.rho, privacy.delta, factor
+        ),
     }
     return {
         "mode": "dp",
@@ -199,14 +209,15 @@ def _stored_answers(run: TaskRun) -> list[str]:
 
 def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     results = {node: run.result for node, run in runs.items() if run.result is not None}
-    cleared = hub_door.clear(results, k)
+    cleared = hub_door.clear(results, k, beside=any(run.withheld for run in runs.values()))
     released = {}
     for node, run in runs.items():
-        if run.result is None:
-            released[node] = _failed(run)
-        elif cleared[node].withheld:
-            update = {"status": "withheld", "reason": cleared[node].withheld}
+        withheld = run.withheld or (run.result and cleared[node].withheld)
+        if withheld:
+            update = {"status": "withheld", "reason": withheld}
             released[node] = _nothing(run.rounds).model_copy(update=update)
+        elif run.result is None:
+            released[node] = _failed(run)
         else:
             passed = cleared[node]
             notes = (*run.result.notes, *run.notes)

@@ -22,7 +22,7 @@ from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.contract import Contract
 from federation.disclosure import support as disclosure
-from federation.disclosure.support import REFUSAL, STEERED
+from federation.disclosure.support import STEERED
 from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
@@ -51,7 +51,7 @@ class TaskRun:
 
     `nodes`: those that take part. `min_nodes`: those that a round needs. `min_cell`: people behind
     each side of a column. `memory`: arrays kept at the hub. `fresh`: no round has been combined
-    yet. `first`: the totals of each node in its first round, for the account of contributions;
+    yet. `withheld`: why its total may not become a result. `first`: the totals of each node in its first round, for the account of contributions;
     empty under a secure sum. `drawn`: node and day of each draw of noise."""
 
     task: AnyTask
@@ -62,6 +62,7 @@ class TaskRun:
     memory: Mapping[str, Floats] = field(default_factory=dict)
     result: Result | None = None
     failed: str = ""
+    withheld: str = ""
     rounds: int = 0
     fresh: bool = True
     first: dict[str, Total] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class TaskRun:
 
     @property
     def open(self) -> bool:
-        return self.result is None and not self.failed
+        return self.result is None and not self.failed and not self.withheld
 
     @property
     def asked(self) -> list[str]:
@@ -316,7 +317,10 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     task_run.fresh = False
     task_run.rounds += 1
     if _stands_for_too_few(total, task_run):
-        task_run.failed = str(REFUSAL)
+        task_run.withheld = (
+            f"fewer than {task_run.min_cell} people on one side of a column, condition or level of "
+            "this analysis: widen the cohort, merge levels, or use mode dp"
+        )
         return
     at_hub = HubState(state.step, state.values, state.asked, task_run.memory)
     try:

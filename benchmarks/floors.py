@@ -1,4 +1,4 @@
-"""What the same answer costs without a federation: plain numpy on one pooled table, in row blocks
+"""The cost of the same answer without a federation: plain numpy on one pooled table, in row blocks
 that fit the cache."""
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Contract(Frozen):
     unit: Slug = "person"
     person: Name | None = None
     rows_per_person: int = pydantic.Field(1, ge=1)
-    nodes_per_person: int = pydantic.Field(1, ge=1)
+    nodes_per_person: int | None = pydantic.Field(None, ge=1)
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
 
@@ -204,6 +204,17 @@ class Contract(Frozen):
                 "a person"
             )
         return self
+
+    def max_nodes_of_person(self, nodes: int) -> int:
+        """Of `nodes` nodes, the number at which one person may have rows; all if the contract is silent."""
+        return min(self.nodes_per_person or nodes, nodes)
+
+    @property
+    def why_nodes(self) -> str:
+        """The reason for the number of nodes of one person, in words."""
+        if self.nodes_per_person is None:
+            return "the contract gives no nodes_per_person, so every node counts"
+        return "nodes_per_person of the contract"
 
     @cached_property
     def hash(self) -> str:

@@ -15,6 +15,7 @@ from federation import errors, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
+from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
@@ -131,16 +132,21 @@ class DatasetEntry(Frozen):
 
 class SiteFile(Frozen):
     """`state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists the nodes with which this
-    one takes part in secure sums, each with the key of its identity, as its operator has accepted them."""
+    one takes part in secure sums, each with the key of its identity, as its operator has accepted them.
+
+    `persons`: by dataset, the register of people that its rows are about. Datasets of one register
+    share one budget. The default register is named after the contract's person column, so datasets
+    with the same person column share a budget."""
 
     node: Slug
     datasets: Mapping[Slug, DatasetEntry] = {}
+    persons: Mapping[Slug, Slug] = {}
     policy: Policy = Policy()
     storage: Storage = Storage()
     state: Path = Path("state")
     roster: Path | None = None
 
-    @pydantic.field_validator("datasets", "policy", mode="before")
+    @pydantic.field_validator("datasets", "persons", "policy", mode="before")
     @classmethod
     def _may_be_empty(cls, value: Any) -> Any:
         return {} if value is None else value
@@ -217,6 +223,22 @@ class Site:
     storage: Storage = Storage()
     state: Path | None = None  # none: a ledger in memory, for simulations
     roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
+    persons: Mapping[str, str] = field(default_factory=dict)  # registers, as in SiteFile
+
+    def account(self, dataset: str, year: int) -> Account:
+        """The account of a dataset's people, which other datasets about them share."""
+        contract = self.datasets[dataset].contract
+        register = self.persons.get(dataset, contract.person or "")
+        return Account(dataset, contract.unit, year, register)
+
+    def datasets_sharing_account(self, dataset: str) -> list[str]:
+        """The other datasets here that share the account of `dataset`."""
+        shared = self.account(dataset, 0).shared
+        return [
+            other
+            for other in self.datasets
+            if other != dataset and self.account(other, 0).shared == shared
+        ]
 
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
@@ -243,7 +265,20 @@ def load(path: Path) -> Site:
         _check_read(source, name, entry, contract)
         datasets[name] = _dataset(path.parent, entry, contract)
     roster = load_roster(path.parent / file.roster) if file.roster else {}
-    return Site(file.node, datasets, file.policy, file.storage, path.parent / file.state, roster)
+    unknown = sorted(file.persons.keys() - datasets.keys())
+    if unknown:
+        raise errors.SiteError(
+            f"{source.at('persons', unknown[0])}: there is no dataset {unknown[0]!r}; the datasets are {', '.join(datasets)}"
+        )
+    return Site(
+        file.node,
+        datasets,
+        file.policy,
+        file.storage,
+        path.parent / file.state,
+        roster,
+        file.persons,
+    )
 
 
 def _check_read(

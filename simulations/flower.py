@@ -327,7 +327,7 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
             entry.kind == "grant" and entry.study == study.hash
             for entry in ledger.history(budget_ledger)
         ):
-            account = Account(contract.dataset, contract.unit, now.year)
+            account = Account(contract.dataset, contract.unit, now.year, contract.person or "")
             ledger.grant(
                 budget_ledger,
                 account,

@@ -23,7 +23,6 @@ from federation.privacy.noise import Entropy
 from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
-from nodes.ledger import Account
 from nodes.session import NodeContext
 from nodes.site import Dataset, Policy, Site, Storage, dataset_of
 from simulations.workers import Workers, trains_here
@@ -114,8 +113,7 @@ def granted(context: NodeContext, study: Study, now: datetime) -> NodeContext:
         and context.site.state is None
         and study.dataset in context.site.datasets
     ):
-        contract = context.site.datasets[study.dataset].contract
-        account = Account(contract.dataset, contract.unit, now.year)
+        account = context.site.account(study.dataset, now.year)
         if not any(
             entry.kind == "grant" and entry.study == study.hash
             for entry in ledger.history(context.ledger)

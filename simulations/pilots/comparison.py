@@ -104,7 +104,8 @@ def _tried(
     (task_id,) = outcome.runs
     result = outcome.runs[task_id].result
     if result is None or result.model is None:
-        raise errors.ModelError(outcome.runs[task_id].failed)
+        run = outcome.runs[task_id]
+        raise errors.ModelError(run.failed or run.withheld)
     return Tried(name, *scores.area(_scores(study, ready, task_id, result.model.weights, new)))
 
 
