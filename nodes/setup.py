@@ -132,18 +132,18 @@ def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
     before = path.read_text(encoding="utf-8")
     line = f"  {name}: {json.dumps(new.entry, ensure_ascii=False)}\n"
     after = _with_line(path, _without(path, before, name) if replace else before, line)
-    kept = path.parent / "contracts" / f"{name}.yaml"
-    kept.parent.mkdir(exist_ok=True)
-    former = kept.read_bytes() if kept.exists() else None
-    if new.contract.resolve() != kept.resolve():
-        shutil.copyfile(new.contract, kept)
+    copy = path.parent / "contracts" / f"{name}.yaml"
+    copy.parent.mkdir(exist_ok=True)
+    former = copy.read_bytes() if copy.exists() else None
+    if new.contract.resolve() != copy.resolve():
+        shutil.copyfile(new.contract, copy)
     _replace(path, after)
     try:
         sites.load(path)
     except errors.InputError:
         _replace(path, before)
         if former is not None:
-            kept.write_bytes(former)
+            copy.write_bytes(former)
         raise
     return name
 
@@ -163,7 +163,9 @@ def _with_line(path: Path, text: str, line: str) -> str:
         count=1,
     )
     if not changed:
-        raise errors.SiteError(f"{path}: no line `datasets:` to add to; write it yourself:\n{line}")
+        raise errors.SiteError(
+            f"{path}: it has no line `datasets:`; write that line, and below it:\n{line}"
+        )
     return after
 
 

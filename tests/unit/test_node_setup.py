@@ -13,7 +13,7 @@ from federation.cli.actions import node_setup
 from federation.privacy.accounting import PICO
 from nodes import backups, ledger, setup, state_folder
 from nodes import site as sites
-from nodes.approvals import Approvals, Proposed
+from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.site import Policy
 from tests import federations
@@ -240,3 +240,66 @@ def test_what_numbers_are_computed_from_changes_it(old: str, new: str, said: str
     other = federations.contract_of(PEOPLE.replace(old, new))
     assert one.hash != other.hash
     assert said in "; ".join(one.differences(other))
+
+
+def test_an_approval_is_for_one_run_that_begins_in_time_and_ends(tmp_path: Path) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+
+    def proposed(
+        digit: str, deadline: float, verdict: Verdict = "waiting", received: str = RECEIVED
+    ) -> Proposed:
+        return Proposed(
+            digit * 64, "s", "{}", "alice", "k", 3, received, deadline, 0, verdict, "", "", ""
+        )
+
+    for digit in "abcd":
+        approvals.propose(proposed(digit, 10 * day))
+        assert approvals.standing(digit * 64, 9 * day) == "waiting"
+        approvals.decide(digit * 64, "approved", "", "dpo", "then")
+    assert approvals.standing("e" * 64, 0.0) is None
+    assert approvals.standing("a" * 64, 10.9 * day) == "approved"
+    assert approvals.standing("b" * 64, 11.1 * day) == "expired"
+    assert approvals.standing("a" * 64, 40.8 * day) == "approved"
+    assert approvals.standing("a" * 64, 41 * day) == "expired", "30 days from its first query"
+    for digit in "ab":  # a hub that proposes an approved study again moves no deadline
+        approvals.propose(proposed(digit, 80 * day))
+    assert approvals.standing("a" * 64, 50 * day) == "expired"
+    assert approvals.standing("b" * 64, 50 * day) == "expired"
+    approvals.propose(proposed("b", 80 * day, received="1970-02-20T00:00:00+00:00"))
+    assert approvals.standing("b" * 64, 50 * day) == "waiting", (
+        "after it expired it needs a new one"
+    )
+    assert approvals.standing("c" * 64, 10 * day) == "approved"
+    approvals.end("c" * 64)
+    assert approvals.standing("c" * 64, 10 * day) == "over"
+    approvals.propose(proposed("c", 20 * day))
+    assert approvals.standing("c" * 64, 10 * day) == "waiting", "an ended run needs a new one"
+    assert not any(
+        approvals.standing("d" * 64, when) == "approved" for when in (float("nan"), float("inf"))
+    )
+
+
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), 1e300])
+def test_no_deadline_of_a_hub_keeps_an_approval_for_ever(tmp_path: Path, deadline: float) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+    approvals.propose(
+        Proposed(
+            "a" * 64, "s", "{}", "alice", "k", 3, RECEIVED, deadline, 0, "approved", "", "", ""
+        )
+    )
+    assert approvals.find("s").deadline == 90 * day
+    assert approvals.standing("a" * 64, 92 * day) == "expired"
+
+
+def test_approvals_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    import sqlite3
+
+    from nodes import approvals as module
+
+    with sqlite3.connect(tmp_path / "approvals.sqlite") as before:
+        before.execute(module._TABLE.replace(",\n    begun REAL NOT NULL DEFAULT 0", ""))
+        before.execute(
+            "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0, 'approved', '', 'dpo', 'then', 1)",
+            ("a" * 64,),
+        )
+    assert Approvals(tmp_path / "approvals.sqlite").standing("a" * 64, 1.0) == "approved"
