@@ -1,13 +1,14 @@
 """For whom a column could change the value of an expression: one condition in SQL for each column.
 
-Conditions that each hold for many people can be combined so that one column decides for a single person:
-in `q or not hiv`, where q holds for everyone but that person, `hiv` changes the answer for nobody else. A
-study that is answered, or refused, because of the value of that combination tells the person's value. The
-people for whom a column could change the value do not depend on the column, so a refusal for their number
-does not tell it either.
+Conditions that each hold for many people can be combined so that one column decides for a single
+person: in `q or not hiv`, where q holds for everyone but that person, `hiv` changes the answer for
+nobody else. A study that is answered, or refused, because of the value of that combination tells
+the person's value. The people for whom a column could change the value do not depend on the column,
+so a refusal for their number does not tell it either.
 
-A column is tried at the ends of its range, at the numbers, levels and dates that the expression names, and
-between these. A change that none of them shows is not seen; then nobody is counted, and the node refuses.
+A column is tried at the ends of its range, at the numbers, levels and dates that the expression
+names, and between these. A change that none of them shows is not seen; then nobody is counted, and
+the node refuses.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _DATE = re.compile(r"DATE '[^']*'")
 
 
 def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
-    """One piece for each of the contract's `columns` in an expression, and one for whether a column is
-    missing; none where a single column stands alone, since it decides for everyone."""
+    """One piece for each of the contract's `columns` in an expression, and one for whether a column
+    is missing; none where a single column stands alone, since it decides for everyone."""
     if len(columns) < 2:
         return ()
     found = []
@@ -47,8 +48,8 @@ def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
 
 
 def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
-    """True where two of the values in place of a part of the expression make it another. Values at which the
-    expression is missing are left out, since most of them never occur."""
+    """True where two of the values in place of a part of the expression make it another. Values at
+    which the expression is missing are left out, since most of them never occur."""
     if len(sql) * len(values) > MAX_SQL:
         return NOBODY
     tried = ", ".join(f"CAST({sql.replace(part, value)} AS DOUBLE)" for value in values)

@@ -21,7 +21,6 @@ from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
-from nodes.ledger import Account
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Site
@@ -220,7 +219,7 @@ def _to_be_noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if not ledger.is_charged(context.ledger, name):
@@ -331,7 +330,7 @@ def _burn(
         else [agreed.digest.hex()]
     )
     release = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    account = Account(contract.dataset, contract.unit, now.year)
+    account = context.site.account(contract.dataset, now.year)
     content = json.dumps(sorted(survivors)).encode()
     if (
         ledger.remember(

@@ -37,6 +37,7 @@ from nodes import (
     ledger,
     noised_answer,
     secure_sum,
+    source_checks,
     support,
 )
 from nodes.admission import Book
@@ -81,7 +82,9 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     charged = accounting.equivalent(
         ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
     )
-    return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
+    # The head commits to this node's own numbers, which a secure sum must hide.
+    head = ledger.head(context.ledger) if query.phase is None else None
+    return Reply(site.name, query.round, answers, head, charged)
 
 
 def _answers(
@@ -97,9 +100,11 @@ def _answers(
     if (
         query.phase is None or query.phase.name == "advertise"
     ):  # the later phases carry no state that anything is computed at
-        account = noised_answer.account_of(site.datasets[study.dataset].contract, now)
         budget_ledger = Book(
-            context.ledger, context.runs, account, now.isoformat(timespec="seconds")
+            context.ledger,
+            context.runs,
+            site.account(study.dataset, now.year),
+            now.isoformat(timespec="seconds"),
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
@@ -179,18 +184,42 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
     return (
         context.admitted[asked]
-        or _spends_budget(study, dataset, context)
-        or _not_approved(study, context)
+        or _spends_budget(study, context, now)
+        or _not_approved(study, context, now)
+        or _not_checked(study, context)
         or secure_sum.admit(query, site)
     )
 
 
-def _spends_budget(study: Study, dataset: Dataset, context: NodeContext) -> Refusal | None:
-    """What a dataset's budget of epsilon promises, exact answers beside it would break. (A simulated producer without a ledger
-    on disk grants what it is asked for.)"""
-    if study.privacy.mode == "dp" or "exact" in (dataset.modes or ()):
+def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
+    """Asked where a study begins; a source that changes later ends no study."""
+    if context.approvals is None or study.hash in context.sessions:
         return None
-    if context.site.state is None or not ledger.has_grant(context.ledger, study.dataset):
+    return unchecked(study, context.site)
+
+
+def unchecked(study: Study, site: Site) -> Refusal | None:
+    """Holds answers of mode dp back until a check has passed on the source as it is now."""
+    if study.privacy.mode == "exact" or site.state is None:
+        return None
+    if source_checks.is_checked(site.state, study.dataset, site.datasets[study.dataset]):
+        return None
+    return Refusal(
+        "unchecked",
+        "no `hdh node check` has passed here on this source as it is now: ask its producer to run it",
+    )
+
+
+def _spends_budget(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses exact answers about people for whom this node has granted a budget of epsilon.
+
+    Exact answers would undo what the budget promises. A simulated producer without a ledger on disk
+    grants what a study asks for, and is not asked here."""
+    site = context.site
+    if study.privacy.mode == "dp" or "exact" in (site.datasets[study.dataset].modes or ()):
+        return None
+    account = site.account(study.dataset, now.year)
+    if site.state is None or not ledger.has_grant(context.ledger, account):
         return None
     return Refusal(
         "privacy",
@@ -199,26 +228,25 @@ def _spends_budget(study: Study, dataset: Dataset, context: NodeContext) -> Refu
     )
 
 
-def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
-    """An edited study has another hash, so it is another study here."""
+NOT_APPROVED = {
+    "waiting": "its producer has not approved this study",
+    "refused": "its producer refused it",
+    "over": "this study has ended, and an approval is for one run: submit it again",
+    "expired": "the approval of this study has expired: submit it again",
+}
+
+
+def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses a study without a standing approval. An edited study has another hash, and so no approval."""
     if context.approvals is None:
         return None
-    verdict = context.approvals.verdict(study.hash)
-    if verdict is None:
+    standing = context.approvals.standing(study.hash, now.timestamp())
+    if standing is None:
         return Refusal(
             "approval",
             "this very study was never proposed here under its coordinator's signature: submit it through the hub",
         )
-    return (
-        None
-        if verdict == "approved"
-        else Refusal(
-            "approval",
-            "its producer has not approved this study"
-            if verdict == "waiting"
-            else "its producer refused it",
-        )
-    )
+    return None if standing == "approved" else Refusal("approval", NOT_APPROVED[standing])
 
 
 def admit_study(
@@ -408,7 +436,7 @@ def _memory(
     return Memory(
         context.ledger,
         schema.contract,
-        noised_answer.account_of(schema.contract, now),
+        context.site.account(study.dataset, now.year),
         study,
         now,
         context.salt("people")[:8],
@@ -513,7 +541,7 @@ def noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
     )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import ModelError
-from federation.expression import ExpressionError, Interval
+from federation.expression import ExpressionError
 from federation.formula import Term
+from federation.intervals import Interval
 from federation.messages import Floats, State
 from federation.results import Row
 from strategies.admissible import Rule, Values

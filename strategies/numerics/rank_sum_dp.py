@@ -38,14 +38,12 @@ class Grid:
     """Variances for noise of variance 1 on B x, which depend on the number of cells alone.
 
     `of_pairs`: C, of x' A y for the product of both noises. `of_total`: of the sum of a histogram.
-    `of_cell` (n_cells,): of each cell. `of_rank` (n_cells,): of each entry of A x. `rank_and_total`
-    (n_cells,): covariance of each entry of A x with the sum of x."""
+    `of_cell` (n_cells,): of each cell. `of_rank` (n_cells,): of each entry of A x."""
 
     of_pairs: float
     of_total: float
     of_cell: Floats
     of_rank: Floats
-    rank_and_total: Floats
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +58,6 @@ def grid(cells: int) -> Grid:
         of_total=float(totals @ totals),
         of_cell=np.cumsum(column**2),
         of_rank=(ranks**2).sum(1),
-        rank_and_total=ranks @ totals,
     )
 
 
@@ -152,14 +149,21 @@ class NoisedGroups:
         return math.sqrt(self._noise_of(*self._about(offset), offset)) / self.pairs
 
     def _sampling(self, offset: float) -> float:
-        """DeLong's error, with the noise's part taken out of each square."""
-        size, (of_x, of_y) = grid(len(self.x)), self._about(offset)
+        """DeLong's error, with the noise's part taken out of each sum of squares.
+
+        Of x it is the sum of x w^2 about the mean of w = A y over x. The noise of y adds to it
+        s^2 |row_i(A)|_B^2 for each person in cell i, and the noise of the mean takes away its
+        variance times n_x."""
+        of_x, of_y = self._about(offset)
         n_x, n_y = float(self.x.sum()), float(self.y.sum())
-        squares = []
-        for counts, weights, sign in ((self.x, of_x, -2), (self.y, of_y, 2)):
-            noise = size.of_rank + sign * offset * size.rank_and_total + offset**2 * size.of_total
-            squares.append(max(float(counts @ (weights**2 - self.variance * noise)), 0.0))
-        of_each = squares[0] / n_y**2 / (n_x * (n_x - 1)), squares[1] / n_x**2 / (n_y * (n_y - 1))
+        placed_x, placed_y = self._weights(0)
+        of_rank = self.variance * grid(len(self.x)).of_rank
+        squares_x = self.x @ (of_x**2 - of_rank) + self._noise_of(of_x, placed_y) / n_x
+        squares_y = self.y @ (of_y**2 - of_rank) + self._noise_of(placed_x, of_y) / n_y
+        of_each = (
+            max(float(squares_x), 0.0) / n_y**2 / (n_x * (n_x - 1)),
+            max(float(squares_y), 0.0) / n_x**2 / (n_y * (n_y - 1)),
+        )
         return math.sqrt(sum(of_each))
 
     # -- the shift between the groups

@@ -268,11 +268,8 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
         eta = np.minimum(beta[:K, None] + X @ beta[K:], MAX_ETA)  # (n_intervals, n_rows)
         hazard = np.exp(eta) * exposure
         if math.isfinite(max_hazard):
-            before = np.cumsum(hazard, axis=0)
-            cut[block] = before[-1] > max_hazard
+            hazard, cut[block] = capped_hazard(hazard, max_hazard)
             events = events * ~cut[block]
-            end, begin = np.minimum(before, max_hazard), np.minimum(before - hazard, max_hazard)
-            hazard = np.maximum(end - begin, 0.0)
         residual = events - hazard
         score[:K] += residual.sum(1)
         score[K:] += residual.sum(0) @ X
@@ -282,6 +279,17 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
         log_lik += float((events * eta).sum() - hazard.sum())
     information[K:, :K] = information[:K, K:].T
     return Sums(score, information, log_lik, cut)
+
+
+def capped_hazard(hazard: Floats, max_hazard: float) -> tuple[Floats, Mask]:
+    """Hazards (n_intervals, n_rows) until a row has gathered `max_hazard`, and the rows that do.
+
+    The running sums only rise and are cut at `max_hazard`, so that their differences add up to
+    `max_hazard` at most, however the running sums were rounded.
+    """
+    gathered = np.cumsum(hazard, axis=0)
+    capped = np.diff(np.minimum(gathered, max_hazard), axis=0, prepend=0.0)
+    return capped, gathered[-1] > max_hazard
 
 
 def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> dict[str, float]:

@@ -181,15 +181,19 @@ def audit(
         np.array([_ratio(study, task, cohort, here, without_noise, entropy) for _ in range(runs)])
         for cohort in here
     ]
+    return result_of(case.name, study, ratios)
+
+
+def result_of(name: str, study: Study, ratios: Sequence[Any]) -> AttackResult:
+    """The test of log likelihood ratios (n_runs,) with the person, and without."""
+    runs = len(ratios[0])
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
     least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
     most = (
         stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
     )
     lower_bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
-    return AttackResult(
-        case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs
-    )
+    return AttackResult(name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs)
 
 
 def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:

@@ -68,7 +68,7 @@ TABLE = pandas.DataFrame(
 MODEL = {"run": "glm", "model": "y ~ x", "family": "binomial"}
 CROSSTAB = {"run": "crosstab", "rows": "g", "columns": "y"}
 POLICY = Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=2, hub_sees_cells=True)
-ACCOUNT = Account("people", "person", 2026)
+ACCOUNT = Account("people", "person", 2026, "id")
 
 
 def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **more: Any) -> Study:
@@ -439,11 +439,12 @@ def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
         command = [sys.executable, "-c", ANSWERER, str(tmp_path), str(start * 1000), root]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
             assert node.stdout is not None and node.stdout.readline() == "ready\n"
+            first = node.stdout.readline()  # however slow the machine is
             time.sleep(rng.uniform(0, 0.3))
             node.send_signal(signal.SIGKILL)
             lines = [
                 line.split()
-                for line in node.stdout.read().splitlines(keepends=True)
+                for line in [first, *node.stdout.read().splitlines(keepends=True)]
                 if line.endswith("\n")
             ]
         sent |= {int(line[1]): line[2] for line in lines}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation import errors
+from federation.cli.actions import node_setup
 from federation.privacy.accounting import PICO
 from nodes import backups, ledger, setup, state_folder
 from nodes import site as sites
-from nodes.approvals import Approvals, Proposed
+from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.site import Policy
+from tests import federations
 from tests.deployments import CONTRACT
 
 
@@ -28,6 +32,13 @@ def contract(tmp_path: Path) -> Path:
     return tmp_path / "people.yaml"
 
 
+RECEIVED = "1970-01-01T00:00:00+00:00"
+
+
+def written(path: Path, *given: Any, replace: bool = False) -> str:
+    return setup.write_dataset(path, setup.new_dataset(path, *given), replace=replace)
+
+
 def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
     site = sites.load(path)
     assert site.name == "lyon" and site.policy == Policy() and not site.datasets
@@ -37,42 +48,36 @@ def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
 def test_every_commented_key_is_a_key(path: Path) -> None:
     """Taking the # away gives a file that can be read."""
     text = path.read_text()
-    for line in text.splitlines():
-        if line.strip().startswith("# ") and ": " in line and line.startswith("  # "):
-            text = text.replace(line, line.replace("# ", "", 1))
+    text = re.sub(r"(?m)^  # (\w+: )", r"  \1", text)
     path.write_text(text)
     assert sites.load(path).policy.authorisations
 
 
 def test_a_second_init_changes_nothing(path: Path) -> None:
     before = path.read_text()
-    with pytest.raises(errors.SetupError, match="there already"):
+    with pytest.raises(errors.SetupError, match="already exists"):
         setup.init(path.parent, "nice")
     assert path.read_text() == before
 
 
 def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path) -> None:
     before = path.read_text()
-    assert (
-        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
-    )
+    assert written(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
     site = sites.load(path)
     assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert len(added) == 2 and added[0] == "datasets:" and added[1].startswith("  people: ")
-    with pytest.raises(errors.SiteError, match="is there already"):
-        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+    with pytest.raises(errors.SiteError, match="is already there"):
+        written(path, contract, str(contract.parent / "rows.csv"), None, None)
     with pytest.raises(errors.InputError, match="no such file"):
-        setup.add_dataset(
-            setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None
-        )
+        written(setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None)
 
 
 def test_a_second_dataset_goes_beside_the_first(path: Path, contract: Path) -> None:
-    setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+    written(path, contract, str(contract.parent / "rows.csv"), None, None)
     other = contract.with_name("others.yaml")
     other.write_text(CONTRACT.canonical().replace('"people"', '"others"'))
-    setup.add_dataset(path, other, "postgresql://reader@db/care", "care.others", None)
+    written(path, other, "postgresql://reader@db/care", "care.others", None)
     assert set(sites.load(path).datasets) == {"people", "others"}
 
 
@@ -99,12 +104,12 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
     budget_ledger = state_folder.open_ledger(state)
     ledger.grant(budget_ledger, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
     Approvals(state / "approvals.sqlite").propose(
-        Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", "")
+        Proposed("ab" * 32, "s", "{}", "alice", "k", 3, RECEIVED, 1.0, 0, "waiting", "", "", "")
     )
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
     assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
-    with pytest.raises(errors.InputError, match="there already"):
+    with pytest.raises(errors.InputError, match="already exists"):
         backups.write(state, file)
     with pytest.raises(errors.SetupError, match="not empty"):
         backups.restore(file, state)
@@ -118,10 +123,11 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
 
 def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> None:
     approvals = Approvals(tmp_path / "approvals.sqlite")
-    for digit in "ab":
+    for digit, hour in (("a", 0), ("b", 1)):
+        received = f"1970-01-01T0{hour}:00:00+00:00"
         approvals.propose(
             Proposed(
-                digit * 64, "s", "{}", "alice", "k", 3, f"now{digit}", 1.0, 0, "waiting", "", "", ""
+                digit * 64, "s", "{}", "alice", "k", 3, received, 1.0, 0, "waiting", "", "", ""
             )
         )
     with pytest.raises(errors.InputError, match="may mean bbbbbbbbbbbb, aaaaaaaaaaaa"):
@@ -136,8 +142,164 @@ def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> No
     approvals.told(approvals.untold()[0])
     assert not approvals.untold()
     approvals.propose(
-        Proposed("a" * 64, "s", "{}", "alice", "k", 3, "later", 9.0, 0, "waiting", "", "", "")
+        Proposed("a" * 64, "s", "{}", "alice", "k", 3, RECEIVED, 9.0, 0, "waiting", "", "", "")
     )
     assert (
         approvals.verdict("a" * 64) == "approved"
     )  # proposed again after a reconnection: the word counts
+
+
+# -- a contract's life
+PEOPLE = "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number, range: [0, 9]}\n"
+
+
+def dataset_files(folder: Path) -> tuple[Path, Path]:
+    (folder / "d.yaml").write_text(PEOPLE)
+    (folder / "d.csv").write_text("id,n\np1,1\np2,2\n")
+    return folder / "d.yaml", folder / "d.csv"
+
+
+def test_nothing_is_written_unless_the_rows_keep_the_contract(path: Path, tmp_path: Path) -> None:
+    contract, rows = dataset_files(tmp_path)
+    rows.write_text("id,n\np1,1\np2,99\n")
+    before = path.read_text()
+    for replace in (False, True):
+        with pytest.raises(errors.DataError, match="nothing is written"):
+            node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=replace)
+        assert path.read_text() == before and not (path.parent / "contracts" / "d.yaml").exists()
+
+
+def test_a_dataset_is_replaced_with_what_differs_and_removed(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract, rows = dataset_files(tmp_path)
+    before = path.read_text()
+    with pytest.raises(errors.SiteError, match="to replace"):
+        node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=True)
+    node_setup.add_dataset(path, contract, str(rows), None, None, None)
+    with pytest.raises(errors.SiteError, match="dataset replace"):
+        node_setup.add_dataset(path, contract, str(rows), None, None, None)
+    contract.write_text(PEOPLE.replace("[0, 9]", "[0, 5]") + "  new: {type: boolean}\n")
+    rows.write_text("id,n,new\np1,1,true\n")
+    node_setup.add_dataset(path, contract, str(rows), None, 40, None, replace=True)
+    said = capsys.readouterr().out
+    assert "column n: range was [0.0, 9.0], and is [0.0, 5.0]" in said
+    assert "column new is new" in said
+    assert sites.load(path).datasets["d"].people == 40
+    node_setup.remove_dataset(path, "d")
+    assert path.read_text().replace("datasets:\n", "datasets: {}\n") == before
+    with pytest.raises(errors.SiteError, match="no dataset 'd'"):
+        node_setup.remove_dataset(path, "d")
+
+
+def test_a_dataset_in_several_lines_is_taken_out_and_comments_stay(
+    path: Path, tmp_path: Path
+) -> None:
+    contract, _ = dataset_files(tmp_path)
+    (path.parent / "d.yaml").write_text(contract.read_text())
+    (path.parent / "e.yaml").write_text(contract.read_text().replace("dataset: d", "dataset: e"))
+    block = (
+        "datasets:\n  d:\n    contract: d.yaml\n    source: d.csv   # here\n    read:\n      date: dd/mm/yyyy\n"
+        "  # the other one\n  e: {contract: e.yaml, source: d.csv}\n\n"
+    )
+    path.write_text(path.read_text().replace("datasets: {}\n", block))
+    setup.remove_dataset(path, "d")
+    text = path.read_text()
+    assert "datasets:\n  # the other one\n  e: {" in text and "dd/mm/yyyy" not in text
+    assert "min_cell: 11" in text and list(sites.load(path).datasets) == ["e"]
+
+
+def test_prose_does_not_change_what_a_contract_is() -> None:
+    one = federations.contract_of(PEOPLE)
+    other = federations.contract_of(
+        PEOPLE.replace(
+            "version: 1", "version: 2\nuse: [alice]\ndescription: {fr: Personnes}"
+        ).replace("range: [0, 9]", "range: [0, 9], description: {fr: Nombre}")
+    )
+    assert one.hash == other.hash and one.canonical() != other.canonical()
+    assert one.differences(other) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("range: [0, 9]", "range: [0, 8]", "column n: range was [0.0, 9.0], and is [0.0, 8.0]"),
+        ("type: number, range: [0, 9]", "type: number", "range was [0.0, 9.0], and is not written"),
+        ("type: number", "type: integer", "column n: type was number, and is integer"),
+        ("range: [0, 9]", "range: [0, 9], unit: years", "unit was not written, and is years"),
+        ("  n: {", "  m: {", "column n is removed"),
+        (
+            "person: id",
+            "person: id\nrows_per_person: 3",
+            "rows_per_person was not written, and is 3",
+        ),
+    ],
+)
+def test_what_numbers_are_computed_from_changes_it(old: str, new: str, said: str) -> None:
+    one = federations.contract_of(PEOPLE)
+    other = federations.contract_of(PEOPLE.replace(old, new))
+    assert one.hash != other.hash
+    assert said in "; ".join(one.differences(other))
+
+
+def test_an_approval_is_for_one_run_that_begins_in_time_and_ends(tmp_path: Path) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+
+    def proposed(
+        digit: str, deadline: float, verdict: Verdict = "waiting", received: str = RECEIVED
+    ) -> Proposed:
+        return Proposed(
+            digit * 64, "s", "{}", "alice", "k", 3, received, deadline, 0, verdict, "", "", ""
+        )
+
+    for digit in "abcd":
+        approvals.propose(proposed(digit, 10 * day))
+        assert approvals.standing(digit * 64, 9 * day) == "waiting"
+        approvals.decide(digit * 64, "approved", "", "dpo", "then")
+    assert approvals.standing("e" * 64, 0.0) is None
+    assert approvals.standing("a" * 64, 10.9 * day) == "approved"
+    assert approvals.standing("b" * 64, 11.1 * day) == "expired"
+    assert approvals.standing("a" * 64, 40.8 * day) == "approved"
+    assert approvals.standing("a" * 64, 41 * day) == "expired", "30 days from its first query"
+    for digit in "ab":  # a hub that proposes an approved study again moves no deadline
+        approvals.propose(proposed(digit, 80 * day))
+    assert approvals.standing("a" * 64, 50 * day) == "expired"
+    assert approvals.standing("b" * 64, 50 * day) == "expired"
+    approvals.propose(proposed("b", 80 * day, received="1970-02-20T00:00:00+00:00"))
+    assert approvals.standing("b" * 64, 50 * day) == "waiting", (
+        "after it expired it needs a new one"
+    )
+    assert approvals.standing("c" * 64, 10 * day) == "approved"
+    approvals.end("c" * 64)
+    assert approvals.standing("c" * 64, 10 * day) == "over"
+    approvals.propose(proposed("c", 20 * day))
+    assert approvals.standing("c" * 64, 10 * day) == "waiting", "an ended run needs a new one"
+    assert not any(
+        approvals.standing("d" * 64, when) == "approved" for when in (float("nan"), float("inf"))
+    )
+
+
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), 1e300])
+def test_no_deadline_of_a_hub_keeps_an_approval_for_ever(tmp_path: Path, deadline: float) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+    approvals.propose(
+        Proposed(
+            "a" * 64, "s", "{}", "alice", "k", 3, RECEIVED, deadline, 0, "approved", "", "", ""
+        )
+    )
+    assert approvals.find("s").deadline == 90 * day
+    assert approvals.standing("a" * 64, 92 * day) == "expired"
+
+
+def test_approvals_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    import sqlite3
+
+    from nodes import approvals as module
+
+    with sqlite3.connect(tmp_path / "approvals.sqlite") as before:
+        before.execute(module._TABLE.replace(",\n    begun REAL NOT NULL DEFAULT 0", ""))
+        before.execute(
+            "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0, 'approved', '', 'dpo', 'then', 1)",
+            ("a" * 64,),
+        )
+    assert Approvals(tmp_path / "approvals.sqlite").standing("a" * 64, 1.0) == "approved"

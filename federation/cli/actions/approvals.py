@@ -13,7 +13,8 @@ from rich.console import Console
 
 from federation import audit, errors
 from federation import study as studies
-from federation.cli.actions import node_setup, tables
+from federation.cli.actions import mappings, node_setup, tables
+from federation.privacy import accounting
 from federation.study import Study
 from nodes import daemon, functionals, sides, state_folder
 from nodes.approvals import Proposed, Verdict
@@ -73,8 +74,12 @@ def show(path: Path, name: str) -> None:
     print(f"# hash {proposed.study_hash}")
     print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
     print(f"# sent to {proposed.nodes - 1} other nodes")
-    print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
+    for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
+        print(f"# {line}")
     study = studies.parse(proposed.written)
+    for line in costs(study, site, proposed.nodes):
+        print(f"# {line}")
+    print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
     _show_sides(study, site)
     _show_given(study, site)
 
@@ -116,6 +121,23 @@ def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
         return {}
     ledger = state_folder.open_ledger(site.state)
     return functionals.given(ledger, study.dataset, datetime.now(UTC).year)
+
+
+def costs(study: Study, site: Site, nodes: int) -> list[str]:
+    """The cost of the study to one person, here and over all nodes; nothing in exact mode."""
+    if study.privacy.mode != "dp" or study.dataset not in site.datasets:
+        return []
+    contract, privacy = site.datasets[study.dataset].contract, study.privacy
+    factor = contract.max_nodes_of_person(nodes)
+    over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
+    lines = [
+        f"cost to one {contract.unit} here: epsilon {privacy.epsilon:g}, delta {privacy.delta:g}",
+        f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
+        f"epsilon {over_nodes:.3f}",
+    ]
+    if shared := site.datasets_sharing_account(study.dataset):
+        lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
+    return lines
 
 
 def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None) -> None:

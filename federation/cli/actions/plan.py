@@ -56,7 +56,7 @@ def plan(
         study,
         contract,
         nodes,
-        epsilon_at_several_nodes=_epsilon_at_several_nodes(study, contract),
+        nodes_of_person=contract.max_nodes_of_person(max(len(nodes), study.min_nodes)),
         trainings=trainings(study, tasks) if study.privacy.mode == "dp" else [],
         forecasts=_forecasts(study, tasks, nodes),
     )
@@ -121,7 +121,7 @@ def _node_of_site(
         rules = site.rules(study.privacy.min_cell)
         refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
-    left = _left(site, Account(contract.dataset, contract.unit, now.year))
+    left = _left(site, site.account(study.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = Refusal(
             "budget",
@@ -159,15 +159,6 @@ def _refusal(reason: str) -> Refusal:
 
 
 # -- costs and widths
-def _epsilon_at_several_nodes(study: Study, contract: Contract) -> float | None:
-    """Epsilon of a person with rows at as many nodes as the contract allows.
-
-    None in exact mode, and if the contract allows one node only."""
-    if study.privacy.mode != "dp" or contract.nodes_per_person == 1:
-        return None
-    return accounting.epsilon(study.privacy.rho * contract.nodes_per_person, study.privacy.delta)
-
-
 def _forecasts(
     study: Study, tasks: Mapping[str, AnyTask], nodes: Sequence[PlannedNode]
 ) -> Forecasts:
@@ -222,7 +213,7 @@ def _document(planned: Plan) -> dict[str, Any]:
         "epsilon": privacy.epsilon if private else None,
         "delta": privacy.delta if private else None,
         "rho": privacy.rho / accounting.PICO,
-        "epsilon_of_a_person_at_several_nodes": planned.epsilon_at_several_nodes,
+        **_over_nodes(planned),
         "analyses": [
             {"analysis": name, "run": entry.run, "rho": _rho(study, name)}
             for name, entry in study.analyses.items()
@@ -230,6 +221,17 @@ def _document(planned: Plan) -> dict[str, Any]:
         "nodes": [_node_document(node, privacy.rho) for node in planned.nodes],
         "trainings": planned.trainings,
         "intervals": {label: list(rows) for label, rows in planned.forecasts.items()},
+    }
+
+
+def _over_nodes(planned: Plan) -> dict[str, Any]:
+    """The cost to one person over all nodes; nothing in exact mode."""
+    if planned.study.privacy.mode != "dp":
+        return {}
+    return {
+        "nodes_per_person": planned.nodes_of_person,
+        "nodes_per_person_in_contract": planned.contract.nodes_per_person,
+        "epsilon_per_person_over_all_nodes": planned.epsilon_over_nodes,
     }
 
 

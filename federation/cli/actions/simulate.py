@@ -21,6 +21,7 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
+from nodes import site as node_sites
 from nodes.site import Dataset, Policy
 from simulations import engines, local
 from simulations.pilots import running
@@ -165,8 +166,28 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
             )
         if name in datasets:
             raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")
-        datasets[name] = Dataset(contract, path)
+        datasets[name] = (
+            _of_node(Path(path), contract)
+            if path.endswith(".yaml")
+            else (node_sites.dataset_of(contract, path))
+        )
     return datasets
+
+
+def _of_node(path: Path, contract: Contract) -> Dataset:
+    """The dataset of a node.yaml, as its producer reads it. InputError if it has another contract."""
+    datasets = node_sites.load(path).datasets
+    if contract.dataset not in datasets:
+        raise errors.InputError(
+            f"{path}: there is no dataset {contract.dataset!r}; the datasets are {', '.join(datasets)}"
+        )
+    found = datasets[contract.dataset]
+    if found.contract.hash != contract.hash:
+        raise errors.InputError(
+            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract",
+            *contract.differences(found.contract),
+        )
+    return found
 
 
 def _assumptions(study: Study) -> list[str]:

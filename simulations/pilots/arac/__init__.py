@@ -11,8 +11,14 @@ import pandas
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic insured people with a planted spread of costs; the joining of two insurers' accounts is not part of this pilot yet"
-REAL_NOTE = "5,638 real people in their first year of the RAND health insurance experiment (R, sampleSelection, RandHIE), at its six sites"
+NOTE = (
+    "synthetic insured people with a planted spread of costs;"
+    " the joining of two insurers' accounts is not part of this pilot yet"
+)
+REAL_NOTE = (
+    "5,638 real people in their first year of the RAND health insurance experiment (R,"
+    " sampleSelection, RandHIE), at its six sites"
+)
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
 NODES = {"complementaire-a": 0.6, "complementaire-b": 0.4}
 COLUMNS = ("gini", "gini_conf_low", "gini_conf_high")
@@ -55,7 +61,8 @@ def make_real(directory: Path) -> dict[str, Path]:
 
 
 def first_year() -> tuple[pandas.DataFrame, pandas.Series[str]]:
-    """Medical costs in whole dollars, and how much of them people bore themselves; and at which site."""
+    """Medical costs and the people's own share of them, in whole dollars; and the site of each
+    person."""
     raw = common.real_of_r("sampleSelection", "RandHIE")
     raw = (
         raw[(raw["year"] == 1) & raw["meddol"].notna()]
