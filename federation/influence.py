@@ -44,7 +44,7 @@ def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
         if quote_name(name) in sql.replace(missing, ""):
             found.append(_piece(sql, quote_name(name), _values(sql, column)))
     is_long = sum(len(piece.sql) for piece in found) > MAX_SQL
-    return (NOBODY,) if is_long else tuple(found)
+    return (NOBODY,) if is_long else tuple(dict.fromkeys(found))
 
 
 def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
