@@ -1,7 +1,9 @@
-"""Do means differ between groups? One-way analysis of variance, Welch's test, and the differences of two groups with their intervals.
+"""Do means differ between groups? One-way analysis of variance, Welch's test, and the differences
+of two groups with their intervals.
 
-Node: people, sum and sum of squares of the value, about the middle of its range, by group. Hub: the tests of their sums.
-Exact (Fisher 1925; Welch 1951; for two groups these are Student's and Welch's t-tests).
+Node: people, sum and sum of squares of the value, about the middle of its range, by group. Hub: the
+tests of their sums. Exact (Fisher 1925; Welch 1951; for two groups these are Student's and Welch's
+t-tests).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`reference`: the group that others are compared with, by default the first that holds anyone."""
+    """`reference`: the group that others are compared with, by default the first that holds
+    anyone."""
 
     value: str
     by: str
@@ -102,7 +105,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     some = np.flatnonzero(n >= 2)
     if len(some) < 2:
         raise errors.ModelError(
-            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people; merge levels, or widen the cohort"
+            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people;"
+            " merge levels, or widen the cohort"
         )
     mean = np.divide(first, n, out=np.zeros_like(first), where=n > 0)
     variance = np.maximum(second - n * mean**2, 0.0) / np.maximum(n - 1, 1)
@@ -114,7 +118,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     reference = int(some[0]) if plan.reference is None else plan.reference
     if n[reference] < 2:
         raise errors.ModelError(
-            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a value to compare others "
+            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a"
+            " value to compare others "
             "with; choose another"
         )
     differences = [
@@ -135,7 +140,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         []
         if len(some) == len(n)
         else [
-            f"groups of {plan.by.name!r} with too few rows with a value to have a variance are in none of the tests and "
+            f"groups of {plan.by.name!r} with too few rows with a value to have a variance are in"
+            " none of the tests and "
             f"differences, which compare {len(some)} of {len(n)} groups"
         ]
     )

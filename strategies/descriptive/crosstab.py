@@ -44,7 +44,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     for field in fields:
         if field.kind not in ("category", "boolean"):
             raise ExpressionError(
-                f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no columns: derive one"
+                f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no"
+                " columns: derive one"
             )
     if fields[0].name == fields[1].name:
         raise ExpressionError(
@@ -95,7 +96,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _chi_squared(counts: Floats, correct: bool) -> Row:
-    """Pearson's statistic over the lines that hold anyone; null where fewer than two rows or columns do."""
+    """Pearson's statistic over the lines that hold anyone; null where fewer than two rows or
+    columns do."""
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
     if min(used.shape) < 2:
         return {"statistic": None, "df": None, "p_value": None, "smallest_expected": None}

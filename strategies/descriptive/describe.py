@@ -1,8 +1,10 @@
-"""Each column by itself: number, missing, mean, standard deviation, quantiles, histogram; the levels of a category.
+"""Each column by itself: number, missing, mean, standard deviation, quantiles, histogram; the
+levels of a category.
 
-Node: sums of x and x^2 about the middle of the contract's range, counts in equal bins of that range, counts of
-levels. Hub: their sums. Exact: counts, mean, standard deviation, and the quantiles asked for as `exact`, which are
-searched by counting in ever finer bins. Approximate: quantiles from the histogram, right to one bin (`width`).
+Node: sums of x and x^2 about the middle of the contract's range, counts in equal bins of that
+range, counts of levels. Hub: their sums. Exact: counts, mean, standard deviation, and the quantiles
+asked for as `exact`, which are searched by counting in ever finer bins. Approximate: quantiles from
+the histogram, right to one bin (`width`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`bins` for the published histogram; `quantile_bins` for the quantiles read off a finer one."""
+    """`bins` for the published histogram; `quantile_bins` for the quantiles read off a finer
+    one."""
 
     columns: tuple[str, ...] = pydantic.Field(min_length=1)
     quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
@@ -54,7 +57,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     for field in fields:
         if field.kind in ("string", "date"):
             raise ExpressionError(
-                f"{field.name!r} is a {field.kind}; describe takes numbers, categories and yes-or-no columns: derive one"
+                f"{field.name!r} is a {field.kind}; describe takes numbers,"
+                " categories and yes-or-no columns: derive one"
             )
         if field.kind == "number" and not (
             math.isfinite(field.interval[0]) and math.isfinite(field.interval[1])
@@ -107,7 +111,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
-    """How many are known; sums of u and u^2, u = x less the middle of its range; counts in `bins` equal bins."""
+    """How many are known; sums of u and u^2, u = x less the middle of its range; counts in `bins`
+    equal bins."""
     low, high = field.interval
     middle, scale = (low + high) / 2, bins / (high - low)
     count, first, second = 0, 0.0, 0.0
@@ -310,7 +315,9 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
     ]
 
 
-MAX_SEARCHES = 400  # 64 to this power is far more than the ratio of the largest double to the smallest: a search ends long before
+# 64 to this power is far more than the ratio of the largest double to the smallest: a search ends
+# long before
+MAX_SEARCHES = 400
 
 
 def roles(task: Task[Options, Plan]) -> Roles:

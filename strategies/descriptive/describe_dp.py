@@ -1,8 +1,10 @@
-"""Each column by itself under differential privacy: number, mean, standard deviation, quantiles, histogram, levels.
+"""Each column by itself under differential privacy: number, mean, standard deviation, quantiles,
+histogram, levels.
 
-Node: one histogram per number in equal bins of the contract's range, released so that its running sums carry little noise;
-sums of u and u^2, u the value on [-1, 1]; counts of levels. Hub: counts, histogram and quantiles from the one histogram, made
-consistent (running sums that never fall, from nobody to everyone); means from the sums. Noised; quantiles right to a bin.
+Node: one histogram per number in equal bins of the contract's range, released so that its running
+sums carry little noise; sums of u and u^2, u the value on [-1, 1]; counts of levels. Hub: counts,
+histogram and quantiles from the one histogram, made consistent (running sums that never fall, from
+nobody to everyone); means from the sums. Noised; quantiles right to a bin.
 """
 
 from __future__ import annotations
@@ -114,8 +116,8 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
 # -- hub
 @dataclass(frozen=True)
 class ColumnSums:
-    """One number's noised sums: how many are known with its variance, moments on [-1, 1], the bins (n_bins,) as they came
-    and made consistent, and the variance of the noise in the moments."""
+    """One number's noised sums: how many are known with its variance, moments on [-1, 1], the bins
+    (n_bins,) as they came and made consistent, and the variance of the noise in the moments."""
 
     field: Field
     n: float
@@ -151,7 +153,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         ),
         "levels": Table(_levels(total, plan, z), door="lines"),
     }
-    why = "noise was added to every sum; intervals include it; quantiles are right to the `width` of a bin beside them"
+    why = (
+        "noise was added to every sum; intervals include it;"
+        " quantiles are right to the `width` of a bin beside them"
+    )
     used = {name: table for name, table in tables.items() if table.rows}
     return Result(used, counted.n, Exactness("noised", why), [*notes, *counted.notes])
 

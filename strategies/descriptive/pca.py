@@ -1,7 +1,8 @@
 """Principal components of numeric columns, from their means and cross-products.
 
-Node: n, the sum of u and of u u', u being the columns on [-1, 1] by the contract's ranges. Hub: the eigenvectors of the pooled covariance or
-correlation matrix. Exact (Jolliffe 2002); signs are such that each component's largest loading is positive.
+Node: n, the sum of u and of u u', u being the columns on [-1, 1] by the contract's ranges. Hub: the
+eigenvectors of the pooled covariance or correlation matrix. Exact (Jolliffe 2002); signs are such
+that each component's largest loading is positive.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def numbers(columns: Sequence[str], schema: Schema) -> Plan:
     for field in fields:
         if field.kind not in ("number", "boolean"):
             raise ExpressionError(
-                f"columns: {field.name!r} is a {field.kind}; only numbers and yes-or-no columns are offered here"
+                f"columns: {field.name!r} is a {field.kind};"
+                " only numbers and yes-or-no columns are offered here"
             )
         if not all(map(math.isfinite, field.interval)) or not field.interval[0] < field.interval[1]:
             raise ExpressionError(

@@ -1,8 +1,10 @@
 """Gradient-boosted trees by summed histograms.
 
-Node: first, counts of each number in fine equal bins of its range; then, for each level of each tree, sums of gradients, of Hessians and of
-rows by branch, column and bin; at the end, the scores' histogram by answer. Hub: bins of equal frequency, then the best split of each branch.
-Exact: the trees are those of the pooled rows with the same bins (Friedman 2001; Chen & Guestrin 2016, 2.2; Ke et al. 2017).
+Node: first, counts of each number in fine equal bins of its range; then, for each level of each
+tree, sums of gradients, of Hessians and of rows by branch, column and bin; at the end, the scores'
+histogram by answer. Hub: bins of equal frequency, then the best split of each branch. Exact: the
+trees are those of the pooled rows with the same bins (Friedman 2001; Chen & Guestrin 2016, 2.2; Ke
+et al. 2017).
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`model` as `died ~ age + sex`. A branch is split if both sides keep `min_rows` rows and the gain is positive; `l2` shrinks leaves.
-    `validation`: the share of people, chosen by `seed` as `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
+    """`model` as `died ~ age + sex`. A branch is split if both sides keep `min_rows` rows and the
+    gain is positive; `l2` shrinks leaves. `validation`: the share of people, chosen by `seed` as
+    `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
 
     model: str
     family: Literal["binomial", "gaussian"] = "binomial"
@@ -72,7 +75,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)
     ):
         raise ExpressionError(
-            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels"
+            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column,"
+            " or a category of two levels"
         )
     if options.family == "gaussian" and response.kind != "number":
         raise ExpressionError(
@@ -98,7 +102,8 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows that grow trees, or those that try them: the design on [0, 1] by the contract's ranges (n, p), and the response (n,)."""
+    """Complete rows that grow trees, or those that try them: the design on [0, 1] by the contract's
+    ranges (n, p), and the response (n,)."""
 
     part: str
     X: Floats
@@ -181,7 +186,8 @@ def _binned(
 
 
 def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Floats:
-    """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at most."""
+    """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at
+    most."""
     key = Key[tuple[int, bytes, Floats]]("boosted_trees margin", task.name, rows.part)
     done = int(state["done"][0])
     bins = _binned(cohort, rows, task, state)
@@ -202,8 +208,9 @@ def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State)
 
 
 def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) -> Ints:
-    """(n,) the branch of each row after so many levels of a tree; branch b at a level has children 2b and 2b + 1 at the next. `feature` and
-    `cut` are level after level; where nothing is split all go left."""
+    """(n,) the branch of each row after so many levels of a tree; branch b at a level has children
+    2b and 2b + 1 at the next. `feature` and `cut` are level after level; where nothing is split all
+    go left."""
     branch, first = np.zeros(len(bins), np.int64), 0
     rows = np.arange(len(bins))
     for level in range(levels):
@@ -229,9 +236,8 @@ def _split_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: St
         for i, weights in enumerate((gradient, hessian, None)):
             found[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
     counts = found[2].astype(np.int64)
-    most = (
-        1.0 if task.options.family == "binomial" else math.inf
-    )  # the residual of a sum of trees has no bound of its own
+    # the residual of a sum of trees has no bound of its own
+    most = 1.0 if task.options.family == "binomial" else math.inf
     return (
         {"histogram": found},
         {"counts": counts},
@@ -285,7 +291,8 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
     mean = first / n if n else 0.0
     if not n > 0 or not second - n * mean**2 > 0:
         raise errors.ModelError(
-            f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort"
+            f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone;"
+            " choose another response or cohort"
         )
     p = len(plan.names)
     edges = np.full((p, options.bins - 1), NO_EDGE)
@@ -392,13 +399,15 @@ def _result(total: Total, task: Task[Options, Plan], state: State) -> Result:
     )
     if not task.options.validation:
         notes.append(
-            "the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`"
+            "the figures are of the rows that the trees were grown on, so they flatter:"
+            " write `validation: 0.2`"
         )
     return Result(tables, counting.reported(total.cells), Exactness(), notes)
 
 
 def _tree_rows(task: Task[Options, Plan], state: State) -> list[Row]:
-    """Branch after branch: `term` and the value up to which a row goes left; leaves have a `value`."""
+    """Branch after branch: `term` and the value up to which a row goes left; leaves have a
+    `value`."""
     plan, depth = task.plan, task.options.depth
     width = plan.high - plan.low
     rows: list[Row] = []
@@ -432,8 +441,8 @@ def _tree_rows(task: Task[Options, Plan], state: State) -> list[Row]:
 def predict(
     trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[str, Floats]
 ) -> Floats:
-    """(n,) the score before the logistic function, from a released result's `trees` and `base`, and the design's columns by their terms
-    (of a category's level, its indicator)."""
+    """(n,) the score before the logistic function, from a released result's `trees` and `base`, and
+    the design's columns by their terms (of a category's level, its indicator)."""
     size = len(next(iter(columns.values())))
     by_tree: dict[int, dict[int, Mapping[str, Any]]] = {}
     for row in trees:

@@ -1,7 +1,7 @@
 """What a trained network is worth, from the nodes' histograms of scores: the tables of a result.
 
-All that is read off a score's cut is worked out at the ends of bands, and each band holds enough people: so no table tells more than
-the bands do, and the door that looks at the bands looks at all.
+All that is read off a score's cut is worked out at the ends of bands, and each band holds enough
+people: so no table tells more than the bands do, and the door that looks at the bands looks at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from strategies.protocol import AnyTask, Total
 
 EXACTNESS = Exactness(
     "approximate",
-    "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds",
+    "training ends near a best fit, not at it; the scores are counted exactly,"
+    " in bins of 0.016 log-odds",
 )
 
 
@@ -35,11 +36,13 @@ def result(total: Total, task: AnyTask, history: Floats, model: TrainedModel) ->
     rarer = int(min(counts[0].sum(), counts[1].sum()))
     n = replace(counting.reported(total.cells), events=rarer)
     notes = [
-        "no privacy noise: a network may remember people whom it was trained on; mode dp bounds what it can tell of any of them"
+        "no privacy noise: a network may remember people whom it was trained on;"
+        " mode dp bounds what it can tell of any of them"
     ]
     if not task.options.validation:
         notes.append(
-            "the scores are of the people who were trained on, so they flatter: write `validation: 0.2`"
+            "the scores are of the people who were trained on, so they flatter: write `validation:"
+            " 0.2`"
         )
     return Result(tables, n, EXACTNESS, notes, model)
 
@@ -97,7 +100,8 @@ def _number(value: float) -> float | int | None:
 def of_bands(
     counts: Floats, task: AnyTask, *, least: float = scores.LEAST, cell: float = scores.CELL
 ) -> dict[str, Table]:
-    """Calibration, ROC, decision curve, confusion, and for screening what it finds at fixed recall rates."""
+    """Calibration, ROC, decision curve, confusion, and for screening what it finds at fixed recall
+    rates."""
     options, bins = task.options, counts.shape[1]
     wanted = scores.threshold_cut(bins, options.threshold)
     recalls = {rate: scores.recall_cut(counts, rate) for rate in options.recall_rates}
@@ -155,7 +159,8 @@ def _decision(counts: Floats, place: int) -> Row:
 
 
 def noise_of_area(counts: Floats, variance: float, draws: int = 200) -> float:
-    """How far noise of that variance in each count moves the area: the standard deviation over counts with as much noise again."""
+    """How far noise of that variance in each count moves the area: the standard deviation over
+    counts with as much noise again."""
     again = counts + np.random.default_rng(0).normal(
         0.0, math.sqrt(variance), (draws, *counts.shape)
     )

@@ -1,8 +1,9 @@
-"""A logistic model trained by federated averaging: local gradient steps, then the mean weighted by people.
+"""A logistic model trained by federated averaging: local gradient steps, then the mean weighted by
+people.
 
-Node: n times its weights after `local_steps` steps of gradient descent from the hub's. Hub: the weighted mean.
-Approximate: with more than one local step the limit is near the pooled fit, not at it; `glm` gives that one
-(McMahan et al. 2017).
+Node: n times its weights after `local_steps` steps of gradient descent from the hub's. Hub: the
+weighted mean. Approximate: with more than one local step the limit is near the pooled fit, not at
+it; `glm` gives that one (McMahan et al. 2017).
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Floats, Floats, An
 
 
 def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]:
-    """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
+    """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with
+    more it is not."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
     low, high = newton.predictor_interval(norm, weights, True)
     moved = (
@@ -130,7 +132,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     n, loss = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise ModelError(
-            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+            f"{task.name}: no row of the cohort has every column of the model; widen it,"
+            " or use fewer columns"
         )
     weights = total.sums["weights"] / n
     rounds = state["round"] + 1
@@ -143,7 +146,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         for name, value in zip(task.plan.names, L @ weights, strict=True)
     ]
     losses = [{"round": i + 1, "log_loss": float(loss)} for i, loss in enumerate(history)]
-    why = f"{task.options.rounds} rounds of federated averaging approach the pooled fit; `run: glm` gives it"
+    why = (
+        f"{task.options.rounds} rounds of federated averaging approach the pooled fit; `run:"
+        " glm` gives it"
+    )
     return Result(
         {"coefficients": Table(rows), "history": Table(losses)},
         counting.reported(total.cells),

@@ -1,11 +1,12 @@
 """Groups of people who are alike: k-means by Lloyd's algorithm, from several starts at once.
 
-Node: first n, the sum of u and of u u', as pca; then, per start and centre, how many rows are nearest to it, their sum
-and their squared distance. Hub: the means; at the end, the start whose groups are tightest. A start spreads its centres
-along a direction of the pooled ellipsoid: its first principal component, then directions drawn from a fixed seed. No
-centre is ever a row, and each start cuts the people into groups of about the same size, so that few would hold too few
-people for a node to answer. Exact: each round is that of the pooled rows (Lloyd 1982), and the starts depend on sums
-alone, so that they are the same wherever the rows lie.
+Node: first n, the sum of u and of u u', as pca; then, per start and centre, how many rows are
+nearest to it, their sum and their squared distance. Hub: the means; at the end, the start whose
+groups are tightest. A start spreads its centres along a direction of the pooled ellipsoid: its
+first principal component, then directions drawn from a fixed seed. No centre is ever a row, and
+each start cuts the people into groups of about the same size, so that few would hold too few people
+for a node to answer. Exact: each round is that of the pooled rows (Lloyd 1982), and the starts
+depend on sums alone, so that they are the same wherever the rows lie.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def _assign(U: Floats, centres: Floats, weights: Floats) -> tuple[Ints, Floats, float]:
-    """How many rows of U (n, p) are nearest to each of the centres (k, p), their sums (k, p), and the sum of squared distances."""
+    """How many rows of U (n, p) are nearest to each of the centres (k, p), their sums (k, p), and
+    the sum of squared distances."""
     k, p = centres.shape
     counts, sums, inertia = np.zeros(k, np.int64), np.zeros((k, p)), 0.0
     for begin in range(0, len(U), BLOCK):
@@ -102,9 +104,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         return _begin(total, task)
     counts, sums = total.sums["counts"], total.sums["sums"]
     means = sums / np.maximum(counts, 1)[..., None]
-    centres = np.where(
-        (counts > 0)[..., None], means, state["centres"]
-    )  # one that nobody is near stays
+    # one that nobody is near stays
+    centres = np.where((counts > 0)[..., None], means, state["centres"])
     number = int(state["rounds"][0]) + 1
     if np.abs(centres - state["centres"]).max() > 1e-10 and number < task.options.rounds:
         return State(
@@ -137,7 +138,8 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _axes(spread: Floats, task: Task[Options, Plan]) -> list[Floats]:
-    """Directions (p,): the first principal component of the covariance `spread` (p, p), then others drawn anew each."""
+    """Directions (p,): the first principal component of the covariance `spread` (p, p), then others
+    drawn anew each."""
     vectors = np.linalg.eigh(spread)[1]
     principal = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
     rng = np.random.default_rng(0)
@@ -145,7 +147,8 @@ def _axes(spread: Floats, task: Task[Options, Plan]) -> list[Floats]:
 
 
 def k_along(axis: Floats, spread: Floats, k: int) -> Floats:
-    """(k, p) the middles of the k equal parts into which a normal distribution of covariance `spread` falls along `axis`."""
+    """(k, p) the middles of the k equal parts into which a normal distribution of covariance
+    `spread` falls along `axis`."""
     variance = max(float(axis @ spread @ axis), 1e-300)
     along = special.ndtri((np.arange(k) + 0.5) / k)
     return np.outer(along, spread @ axis) / math.sqrt(variance)

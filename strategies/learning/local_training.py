@@ -1,8 +1,10 @@
-"""The node's side of training: people as tensors, steps of gradient descent on them, and their scores.
+"""The node's side of training: people as tensors, steps of gradient descent on them, and their
+scores.
 
-What a person is to the network: all their rows. With `rows: examples` each row has an answer of its own, and a person's loss is
-the mean over their rows; with `rows: views` the rows show one thing (four views of a mammogram), their log-odds are pooled
-by a soft maximum, and the answer is yes if it is in any row.
+What a person is to the network: all their rows. With `rows: examples` each row has an answer of its
+own, and a person's loss is the mean over their rows; with `rows: views` the rows show one thing
+(four views of a mammogram), their log-odds are pooled by a soft maximum, and the answer is yes if
+it is in any row.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ AT_ONCE = 256  # people whose scores are worked out together
 
 @dataclass(frozen=True)
 class People:
-    """`X` (n_rows, *shape) as it was read, uint8, float32 or float64; `index` (n_people, rows per person), -1 where a person has fewer;
-    `answers` (n_rows,); `trains` (n_people,), else a person is for validation. `cells`: for the door."""
+    """`X` (n_rows, *shape) as it was read, uint8, float32 or float64; `index` (n_people, rows per
+    person), -1 where a person has fewer; `answers` (n_rows,); `trains` (n_people,), else a person
+    is for validation. `cells`: for the door."""
 
     X: Any
     index: Ints
@@ -90,8 +93,8 @@ def _index(numbers: Ints, most: int, fixed: bool) -> Ints:
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` (people * rows per person, *shape) as the network takes them; `there` (people, rows per person), 0 where a row only fills up;
-    `answers` (people, rows per person)."""
+    """`rows` (people * rows per person, *shape) as the network takes them; `there` (people, rows
+    per person), 0 where a row only fills up; `answers` (people, rows per person)."""
 
     rows: Tensor
     there: Tensor
@@ -101,7 +104,8 @@ class Batch:
 def batch(
     found: People, chosen: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
 ) -> Batch:
-    """`own`: mean and standard deviation by which a node brings its inputs to a common scale, if it does."""
+    """`own`: mean and standard deviation by which a node brings its inputs to a common scale, if it
+    does."""
     import torch
 
     index = found.index[chosen]
@@ -121,7 +125,8 @@ def batch(
 
 
 def pooled(log_odds: Tensor, made: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-odds, answers and weights of what has an answer: a row, or with `views` a person; each (people, 1 or rows per person)."""
+    """Log-odds, answers and weights of what has an answer: a row, or with `views` a person; each
+    (people, 1 or rows per person)."""
     import torch
 
     each = log_odds.view(made.there.shape)
@@ -144,7 +149,8 @@ def losses(log_odds: Tensor, made: Batch, views: bool) -> Tensor:
 # -- steps
 @dataclass(frozen=True)
 class Pull:
-    """What is added to a gradient: `proximal` times the way from the round's start (FedProx), and SCAFFOLD's correction."""
+    """What is added to a gradient: `proximal` times the way from the round's start (FedProx), and
+    SCAFFOLD's correction."""
 
     proximal: float = 0.0
     correction: Floats | None = None
@@ -158,7 +164,8 @@ def descend(
     pull: Pull,
     own: tuple[Floats, Floats] | None = None,
 ) -> tuple[int, float]:
-    """Trains `net` in place for the study's local epochs; the number of steps, and the mean loss on the way."""
+    """Trains `net` in place for the study's local epochs; the number of steps, and the mean loss on
+    the way."""
     import torch
 
     options, parameters = task.options, networks.shared(net)
@@ -194,7 +201,8 @@ def descend(
 
 
 def orders(n: int, task: AnyTask, round_: int) -> Iterator[Ints]:
-    """The batches of a round: every epoch shuffles anew, in the same way for the same seed and number of people."""
+    """The batches of a round: every epoch shuffles anew, in the same way for the same seed and
+    number of people."""
     size = task.options.batch or max(n, 1)
     for epoch in range(task.options.local_epochs):
         shuffled = (
@@ -250,7 +258,8 @@ def rehearse(task: AnyTask) -> None:
 # -- scores
 @dataclass(frozen=True)
 class Scored:
-    """(n,) log-odds and answers of what has an answer, and `loss`, the people's log-losses added up."""
+    """(n,) log-odds and answers of what has an answer, and `loss`, the people's log-losses added
+    up."""
 
     log_odds: Floats
     answers: Floats
@@ -266,8 +275,8 @@ def score(
     *,
     fixed: bool = False,
 ) -> Scored:
-    """`fixed` uses batches of one shape, in which a person's score does not depend on who the others
-    are."""
+    """`fixed` uses batches of one shape, in which a person's score does not depend on who the
+    others are."""
     import torch
 
     net.eval()
@@ -296,7 +305,8 @@ def _blocks(whose: Ints) -> Iterator[Ints]:
 
 # -- what stays at a node
 def own_scale(found: People, task: AnyTask) -> tuple[Floats, Floats] | None:
-    """Mean and standard deviation of the inputs of those who train here: by column, by channel of a series, or of all points of an image."""
+    """Mean and standard deviation of the inputs of those who train here: by column, by channel of a
+    series, or of all points of an image."""
     plan = task.plan
     if task.options.scale != "node" or not len(found.training):
         return None

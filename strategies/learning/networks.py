@@ -1,6 +1,7 @@
 """The networks that a study can train: no study brings code, it names one of these.
 
-All give one number for each row, the log-odds of a yes. Torch is imported when a network is first made.
+All give one number for each row, the log-odds of a yes. Torch is imported when a network is first
+made.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ GROUP = 8  # channels that are normalised together
 
 @dataclass(frozen=True)
 class Network:
-    """`shape` is of one row: (terms,), (times, channels) or (height, width). `norm`: between the convolutions, by groups of channels of one
-    row; or by batches, whose means and weights stay at their node (FedBN, Li et al. 2021)."""
+    """`shape` is of one row: (terms,), (times, channels) or (height, width). `norm`: between the
+    convolutions, by groups of channels of one row; or by batches, whose means and weights stay at
+    their node (FedBN, Li et al. 2021)."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -50,7 +52,8 @@ def is_there() -> bool:
 
 @cache
 def last_of_gru() -> Any:
-    """nn.GRU that gives its last state alone, so that it can stand in a Sequential. With its weights named as torch names them."""
+    """nn.GRU that gives its last state alone, so that it can stand in a Sequential. With its
+    weights named as torch names them."""
     from torch import nn
 
     class Last(nn.GRU):  # type: ignore[misc]
@@ -106,7 +109,9 @@ def _convolutions(network: Network) -> list[Any]:
         )
         if (
             network.norm == "group" and depth < len(network.widths)
-        ):  # after the last, it would level what the maximum looks for; without weights of its own: the next layer has them
+            # after the last, it would level what the maximum looks for; without weights of its own: the
+            # next layer has them
+        ):
             layers.append(nn.GroupNorm(math.gcd(wide, GROUP), wide, affine=False))
         elif network.norm == "node":
             layers.append(nn.BatchNorm2d(wide) if plane else nn.BatchNorm1d(wide))
@@ -174,10 +179,14 @@ def named(net: Any) -> dict[str, Any]:
 
 
 def source(network: Network) -> str:
-    """The network in plain PyTorch: lines that make `net`, whose state dict takes the released file."""
+    """The network in plain PyTorch: lines that make `net`, whose state dict takes the released
+    file."""
     before = ""
     if network.kind == "gru":
-        before = "class Last(nn.GRU):\n    def forward(self, x):\n        return super().forward(x)[0][:, -1]\n\n"
+        before = (
+            "class Last(nn.GRU):\n    def forward(self,"
+            " x):\n        return super().forward(x)[0][:, -1]\n\n"
+        )
     layers = ", ".join(_said(layer) for layer in build(network))
     return f"{before}net = nn.Sequential({layers})"
 
@@ -191,7 +200,10 @@ def _said(layer: Any) -> str:
     if isinstance(layer, nn.Linear):
         return f"nn.Linear({layer.in_features}, {layer.out_features})"
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return f"nn.{name}({layer.in_channels}, {layer.out_channels}, {layer.kernel_size[0]}, stride={layer.stride[0]}, padding={layer.padding[0]})"
+        return (
+            f"nn.{name}({layer.in_channels}, {layer.out_channels}, {layer.kernel_size[0]},"
+            f" stride={layer.stride[0]}, padding={layer.padding[0]})"
+        )
     if isinstance(layer, nn.GroupNorm):
         return f"nn.GroupNorm({layer.num_groups}, {layer.num_channels}, affine=False)"
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):

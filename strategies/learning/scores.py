@@ -1,6 +1,8 @@
-"""How well scores tell yes from no, worked out from how many people of each kind have a score in each bin: no person's score leaves a node.
+"""How well scores tell yes from no, worked out from how many people of each kind have a score in
+each bin: no person's score leaves a node.
 
-A histogram is (2, BINS) of no and yes by ascending log-odds, in bins of WIDTH; scores within a bin count as equal.
+A histogram is (2, BINS) of no and yes by ascending log-odds, in bins of WIDTH; scores within a bin
+count as equal.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def count(log_odds: Floats, answers: Floats, bins: int) -> Ints:
 
 
 def area(scores: Floats) -> tuple[float, float]:
-    """The area under the ROC curve, ties counting half, and its standard error (DeLong et al. 1988)."""
+    """The area under the ROC curve, ties counting half, and its standard error (DeLong et al.
+    1988)."""
     no, yes = scores
     if not (no.sum() > 0 and yes.sum() > 0):
         return math.nan, math.nan
@@ -53,7 +56,8 @@ def average_precision(scores: Floats) -> float:
 
 
 def calibration(scores: Floats) -> tuple[float, float]:
-    """Intercept and slope of the answers' log-odds on the scores' (Cox 1958): 0 and 1 where scores are right. NaN where nothing fits."""
+    """Intercept and slope of the answers' log-odds on the scores' (Cox 1958): 0 and 1 where scores
+    are right. NaN where nothing fits."""
     x, (no, yes) = middles(scores.shape[1]), np.maximum(scores, 0.0)
     beta, n = np.array([0.0, 1.0]), no + yes
     X = np.stack([np.ones_like(x), x])
@@ -87,8 +91,8 @@ def threshold_cut(bins: int, probability: float) -> int:
 def edges(
     scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LEAST, cell: float = CELL
 ) -> list[int]:
-    """Bins at which bands begin: of `cuts` first, then of the ends of `most` groups of equal size, those that leave `least` people in each
-    band, and of either kind nobody or `cell`."""
+    """Bins at which bands begin: of `cuts` first, then of the ends of `most` groups of equal size,
+    those that leave `least` people in each band, and of either kind nobody or `cell`."""
     counts = np.maximum(scores, 0.0)
     below, bins = np.concatenate([np.zeros((2, 1)), counts.cumsum(1)], axis=1), counts.shape[1]
     groups = np.searchsorted(below.sum(0), below[:, -1].sum() * np.arange(1, most) / most)
@@ -115,7 +119,8 @@ def nearest(starts: Sequence[int], place: int) -> int:
 
 
 def bands(scores: Floats, starts: Sequence[int]) -> list[Row]:
-    """Bands of ascending score: `predicted` is the mean that the scores say, `observed` what was."""
+    """Bands of ascending score: `predicted` is the mean that the scores say, `observed` what
+    was."""
     bins = scores.shape[1]
     rows: list[Row] = []
     risk = special.expit(middles(bins))
@@ -170,7 +175,8 @@ def wilson(part: float, whole: float) -> tuple[float | None, float | None]:
 
 
 def net_benefit(scores: Floats, place: int, probability: float) -> tuple[float, float]:
-    """Of treating whoever is above the cut, and of treating everyone, per person (Vickers and Elkin 2006)."""
+    """Of treating whoever is above the cut, and of treating everyone, per person (Vickers and Elkin
+    2006)."""
     n = float(scores.sum())
     odds = probability / (1 - probability)
     tp, fp = float(scores[1, place:].sum()), float(scores[0, place:].sum())

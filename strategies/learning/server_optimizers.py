@@ -1,8 +1,10 @@
-"""What the hub makes of the nodes' training: from the mean of their updates, or from each of them, the next weights.
+"""What the hub makes of the nodes' training: from the mean of their updates, or from each of them,
+the next weights.
 
-`fedavg` and its kin need sums alone, so they work under a secure sum; `trimmed_mean` and `median` need each node's update by
-itself, which a secure sum hides. (Flower has classes for most of these. They take every node's weights in the clear, and
-stop the run at the first malformed reply; ours are compared with them in tests/unit/test_train.py.)
+`fedavg` and its kin need sums alone, so they work under a secure sum; `trimmed_mean` and `median`
+need each node's update by itself, which a secure sum hides. (Flower has classes for most of these.
+They take every node's weights in the clear, and stop the run at the first malformed reply; ours are
+compared with them in tests/unit/test_train.py.)
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ OF_EACH = ("trimmed_mean", "median")
 
 @dataclass(frozen=True)
 class Steps:
-    """`rate` of the hub's steps; `beta_1` is the momentum; `tau` keeps a step finite where updates are small."""
+    """`rate` of the hub's steps; `beta_1` is the momentum; `tau` keeps a step finite where updates
+    are small."""
 
     rate: float
     beta_1: float
@@ -37,7 +40,8 @@ RATES: Mapping[Strategy, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's;
 def step(
     strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps
 ) -> tuple[Floats, dict[str, Floats]]:
-    """The next weights, and what the strategy remembers. `update`: the nodes' mean of (their weights - `weights`)."""
+    """The next weights, and what the strategy remembers. `update`: the nodes' mean of (their
+    weights - `weights`)."""
     rate = steps.rate
     if strategy == "fedavgm":  # Hsu et al. 2019
         moving = steps.beta_1 * memory.get("first", np.zeros_like(update)) + update
@@ -72,8 +76,9 @@ def _adaptive(
 
 
 def of_each(strategy: Strategy, updates: Sequence[Floats], trim: float) -> Floats:
-    """By weight: the median over nodes, or their mean without the `trim` highest and lowest shares (Yin et al. 2018). A node that sends
-    nonsense moves either by no more than the honest ones are apart, as long as such nodes are fewer than half, or than `trim`."""
+    """By weight: the median over nodes, or their mean without the `trim` highest and lowest shares
+    (Yin et al. 2018). A node that sends nonsense moves either by no more than the honest ones are
+    apart, as long as such nodes are fewer than half, or than `trim`."""
     ordered = np.sort(np.stack(updates), axis=0)
     if strategy == "median":
         middle: Floats = np.median(ordered, axis=0)

@@ -1,8 +1,10 @@
-"""A network trained where the data are: each node takes steps from the hub's weights, and the hub makes the next from their mean.
+"""A network trained where the data are: each node takes steps from the hub's weights, and the hub
+makes the next from their mean.
 
-Node: n times how far its weights moved, and the loss before; in the end, how many people of each answer have a score in each bin.
-Hub: one of the strategies of server_optimizers.py. Approximate: training stops somewhere near a best fit, not at it. Sources: McMahan et
-al. 2017 (FedAvg), Li et al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
+Node: n times how far its weights moved, and the loss before; in the end, how many people of each
+answer have a score in each bin. Hub: one of the strategies of server_optimizers.py. Approximate:
+training stops somewhere near a best fit, not at it. Sources: McMahan et al. 2017 (FedAvg), Li et
+al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
 al. 2019 (FedAvgM), Yin et al. 2018 (median, trimmed mean), Li et al. 2021 (FedBN).
 
 Nodes may come and go: whoever does not answer a round is asked again in the next.
@@ -44,10 +46,12 @@ T = TypeVar("T")
 
 
 class Common(Frozen):
-    """What training takes in every mode. `model` as `died ~ age + sex`, or `cancer ~ image` with an array on the right. `network`, one of
-    those of `networks.py`; `widths`, of its inner layers. `rows`: each of a person's rows has an answer of its own, or they are views of one thing.
-    The hub's step: `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`, `beta_2`, `tau`. `validation`: the share of
-    people who are not trained on. `threshold` and `recall_rates`: where the scores are cut in the report."""
+    """What training takes in every mode. `model` as `died ~ age + sex`, or `cancer ~ image` with an
+    array on the right. `network`, one of those of `networks.py`; `widths`, of its inner layers.
+    `rows`: each of a person's rows has an answer of its own, or they are views of one thing. The
+    hub's step: `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`,
+    `beta_2`, `tau`. `validation`: the share of people who are not trained on. `threshold` and
+    `recall_rates`: where the scores are cut in the report."""
 
     model: str
     network: Kind = "mlp"
@@ -67,8 +71,9 @@ class Common(Frozen):
 
 
 class Options(Common):
-    """`batch` counts people (0: all at once). `scale: node` and `norm: node` leave each node's own scale at the node (FedBN). `sample`: the
-    share of nodes that each round asks. `patience`: so many rounds without a lower loss in validation end the training."""
+    """`batch` counts people (0: all at once). `scale: node` and `norm: node` leave each node's own
+    scale at the node (FedBN). `sample`: the share of nodes that each round asks. `patience`: so
+    many rounds without a lower loss in validation end the training."""
 
     norm: Norm = "group"
     scale: Literal["contract", "node"] = "contract"
@@ -84,8 +89,8 @@ class Options(Common):
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """What a node remembers between the rounds of a training, by the round that will use it: the layers
-    that stay at the node, and SCAFFOLD's control variate of the node."""
+    """What a node remembers between the rounds of a training, by the round that will use it: the
+    layers that stay at the node, and SCAFFOLD's control variate of the node."""
 
     layers: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     controls: Mapping[int, Floats] = field(default_factory=dict)
@@ -93,7 +98,8 @@ class NodeMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Either `terms`, scaled as in the regressions, or an `array`, whose numbers become (x - middle) / half."""
+    """Either `terms`, scaled as in the regressions, or an `array`, whose numbers become (x -
+    middle) / half."""
 
     network: Network
     outcome: Field
@@ -119,7 +125,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
 def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
     if not networks.is_there():
         raise ExpressionError(
-            "training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'"
+            "training needs torch, which comes with the extra `deep`:"
+            " pip install 'hdh-federation[deep]'"
         )
     left, _, right = options.model.partition("~")
     array = schema.fields.get(right.strip())
@@ -131,23 +138,27 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         model = formula.compile(options.model, schema)
         if model.survival or not model.response or model.strata or model.offset or not model.terms:
             raise ExpressionError(
-                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its right, without strata() or offset()"
+                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its"
+                " right, without strata() or offset()"
             )
         array, outcome, terms = None, model.response[0], tuple(model.terms)
         fields = tuple(field for field in model.fields if field != outcome)
     if outcome.kind != "boolean":
         raise ExpressionError(
-            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome, derived if need be"
+            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome,"
+            " derived if need be"
         )
     shape = (len(terms),) if array is None else array.shape
     if len(shape) != networks.AXES[options.network]:
         raise ExpressionError(
-            f"network {options.network} takes {networks.INPUT[options.network]}; {options.model!r} gives something else"
+            f"network {options.network} takes {networks.INPUT[options.network]};"
+            f" {options.model!r} gives something else"
         )
     if any(not math.isfinite(end) for term in terms for end in term.interval):
         unbounded = next(term.name for term in terms if not all(map(math.isfinite, term.interval)))
         raise ExpressionError(
-            f"{unbounded!r} has no range in the contract, and a network needs its inputs on one scale: give it a `range`"
+            f"{unbounded!r} has no range in the contract,"
+            " and a network needs its inputs on one scale: give it a `range`"
         )
     low, high = (0.0, 1.0) if array is None else array.interval
     network = Network(
@@ -175,7 +186,8 @@ def _widths(options: Common) -> tuple[int, ...]:
         or any(not 1 <= width <= 4096 for width in widths)
     ):
         raise ExpressionError(
-            f"network {options.network} takes {most} widths at most, each from 1 to 4096, as in widths: {list(networks.WIDTHS[options.network])}"
+            f"network {options.network} takes {most} widths at most, each from 1 to 4096,"
+            f" as in widths: {list(networks.WIDTHS[options.network])}"
         )
     return widths
 
@@ -184,9 +196,15 @@ def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
     """Why the analysis cannot run under a secure sum, or not without one."""
     options = task.options
     if secure_sum and options.strategy in server_optimizers.OF_EACH:
-        return f"{options.strategy} looks at each node's update by itself, which a secure sum hides: take another strategy, or leave out secure_sum"
+        return (
+            f"{options.strategy} looks at each node's update by itself, which a secure sum hides:"
+            " take another strategy, or leave out secure_sum"
+        )
     if secure_sum and options.sample < 1:
-        return "sums over changing nodes tell by subtraction what one of them sent: with a secure sum write `sample: 1`"
+        return (
+            "sums over changing nodes tell by subtraction what one of them sent:"
+            " with a secure sum write `sample: 1`"
+        )
     return None
 
 
@@ -237,7 +255,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def _sensitivity_of(name: str, task: Task[Options, Plan]) -> float:
-    """Scores are counts; and one step of a logistic model with all people is a sum over them of what is no longer than their rows."""
+    """Scores are counts; and one step of a logistic model with all people is a sum over them of
+    what is no longer than their rows."""
     options = task.options
     if name == "scores":
         return 1.0 if options.rows == "views" else float(task.rows_per_person)
@@ -332,14 +351,16 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
-            f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller"
+            f"{task.name}: no node has people to train on; widen the cohort,"
+            " or make `validation` smaller"
         )
     nodes = list(total.by_node.values()) or [total]
     this_round = [loss / n, valid / n_valid if n_valid else math.nan, n, len(nodes)]
     history = np.vstack([state.memory["history"], this_round])
     if not history[-1, 0] < LOST / n:
         raise errors.ModelError(
-            f"{task.name}: the loss became NaN: lower the learning rate, which is {options.learning_rate:g}"
+            f"{task.name}: the loss became NaN: lower the learning rate,"
+            f" which is {options.learning_rate:g}"
         )
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
@@ -369,7 +390,8 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
 
 
 def _best(weights: Floats, history: Floats, state: HubState) -> tuple[Floats, Floats]:
-    """The weights with the lowest loss in validation so far; that loss, and how many rounds were done when they were tried."""
+    """The weights with the lowest loss in validation so far; that loss, and how many rounds were
+    done when they were tried."""
     if history[-1, 1] < state.memory["lowest"][0]:
         return weights, np.array([history[-1, 1], float(len(history))])
     return state.memory["best"], state.memory["lowest"]
