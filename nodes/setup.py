@@ -32,7 +32,8 @@ node: {name}
 datasets: {{}}
 
 policy:
-  # manual: a person approves each study (hdh node approve); automatic: this policy decides alone.
+  # With `manual` a person approves each study (hdh node approve); with `automatic` this policy
+  # decides alone.
   approval: manual
   # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
   # coordinators: [name]    # left out: any coordinator that the hub has enrolled

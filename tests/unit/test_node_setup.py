@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,14 @@ def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
 def test_every_commented_key_is_a_key(path: Path) -> None:
     """Taking the # away gives a file that can be read."""
     text = path.read_text()
-    for line in text.splitlines():
-        if line.strip().startswith("# ") and ": " in line and line.startswith("  # "):
-            text = text.replace(line, line.replace("# ", "", 1))
+    text = re.sub(r"(?m)^  # (\w+: )", r"  \1", text)
     path.write_text(text)
     assert sites.load(path).policy.authorisations
 
 
 def test_a_second_init_changes_nothing(path: Path) -> None:
     before = path.read_text()
-    with pytest.raises(errors.SetupError, match="there already"):
+    with pytest.raises(errors.SetupError, match="already exists"):
         setup.init(path.parent, "nice")
     assert path.read_text() == before
 
@@ -110,7 +109,7 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
     assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
-    with pytest.raises(errors.InputError, match="there already"):
+    with pytest.raises(errors.InputError, match="already exists"):
         backups.write(state, file)
     with pytest.raises(errors.SetupError, match="not empty"):
         backups.restore(file, state)

@@ -85,7 +85,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "columns: [age, begin, disease]",
             "columns: [age, patient]",
             16,
-            "'patient' is a string; describe takes",
+            "'patient' says whose row it is, and no study may use it",
         ),
         ("columns: [age, begin, disease]", "columns: []", 16, "columns"),
         (
@@ -257,7 +257,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
         (
             "  patient:",
             "  pa.tient:",
-            "'pa.tient' is no name here: use letters, digits and _, a letter first",
+            "'pa.tient' is not a valid name; use letters, digits and _, and start with a letter",
         ),
         ("version: 1", "version: 0", "version: must be at least 1"),
     ],
