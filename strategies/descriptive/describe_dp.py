@@ -86,9 +86,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     sums = cohort.once(Key("private describe", task.name), lambda: _sums(cohort, task))
     fields, numbers = len(plan.numbers) + len(plan.categories), len(plan.numbers)
     sensitivity = {
-        "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine), "moments": m * math.sqrt(2 * numbers),
-        "levels": m * math.sqrt(len(plan.categories)), "known": m * math.sqrt(fields), "people": counting.tally_sensitivity(m),
-    }  # fmt: skip
+        "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine),
+        "moments": m * math.sqrt(2 * numbers),
+        "levels": m * math.sqrt(len(plan.categories)),
+        "known": m * math.sqrt(fields),
+        "people": counting.tally_sensitivity(m),
+    }
     return Part(sums, {}, sensitivity)
 
 
@@ -108,9 +111,12 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
         known.append(int(levels[-1].sum()))
     everyone = counting.tally(cohort, np.ones(cohort.rows, np.bool_))
     return {
-        "histogram": cumulative.encode(histograms), "moments": moments, "people": everyone,
-        "levels": np.concatenate([*levels, np.empty(0, np.int64)]), "known": np.array(known, np.int64),
-    }  # fmt: skip
+        "histogram": cumulative.encode(histograms),
+        "moments": moments,
+        "people": everyone,
+        "levels": np.concatenate([*levels, np.empty(0, np.int64)]),
+        "known": np.array(known, np.int64),
+    }
 
 
 # -- hub
@@ -184,9 +190,17 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
     error = half * math.hypot(spread / math.sqrt(n), noise)
     middle = (low + high) / 2 + half * mean
     return {
-        "column": column.field.name, "unit": column.field.unit, "n": round(n), "missing": max(0, rows - round(n)), "mean": middle, "sd": half * spread,
-        "std_error": error, "noise_sd": half * noise, "conf_low": middle - z * error, "conf_high": middle + z * error,
-    }  # fmt: skip
+        "column": column.field.name,
+        "unit": column.field.unit,
+        "n": round(n),
+        "missing": max(0, rows - round(n)),
+        "mean": middle,
+        "sd": half * spread,
+        "std_error": error,
+        "noise_sd": half * noise,
+        "conf_low": middle - z * error,
+        "conf_high": middle + z * error,
+    }
 
 
 def _quantiles(column: ColumnSums, probabilities: Sequence[float], z: float) -> list[Row]:

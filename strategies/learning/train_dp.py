@@ -215,7 +215,7 @@ def _clipped_batch(
     net: Any, found: People, chunk: Ints, task: Task[Options, Plan]
 ) -> per_person_gradients.Clipped:
     batch = local_training.batch(found, local_training.padded(chunk, _batch_size(task)), task)
-    loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+    loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
     return per_person_gradients.clipped_sum(
         net, batch.rows, len(batch.there), loss, task.options.clip, len(chunk)
     )
@@ -229,7 +229,7 @@ def _sum_in_64_bits(
     for person in chosen:
         rows = local_training.batch(found, np.array([person]), task)
         batch = local_training.Batch(rows.rows.double(), rows.there.double(), rows.answers.double())
-        loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+        loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
         gradient = per_person_gradients.single_gradient(wide, batch.rows, loss, task.options.clip)
         total += gradient.numpy()
     return total
