@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas
+import pytest
 import yaml
 
 from aggregator import release, rounds
@@ -28,6 +29,19 @@ from strategies.protocol import AnyTask
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+
+
+def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """The cases as parameters, in `make test` the first of each analysis; `make slow` runs the others.
+
+    For laws of the machinery around the analyses, which one example of each puts to the test."""
+    seen: set[str] = set()
+    parameters = []
+    for case in cases:
+        marks = (pytest.mark.slow,) if case[0] in seen else ()
+        seen.add(case[0])
+        parameters.append(pytest.param(*case, marks=marks))
+    return parameters
 
 
 def contract_of(text: str) -> Contract:
