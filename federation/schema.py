@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from federation import expression
-from federation.contract import Contract
+from federation.contract import Column, Contract
 from federation.expression import EVERYTHING, Interval, Kind, quote_name
 
 
@@ -37,7 +37,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """`sources`: the contract columns that each field needs."""
+    """`sources`: the contract columns that each field needs. The columns of identifiers are no fields."""
 
     contract: Contract
     fields: Mapping[str, Field]
@@ -50,7 +50,12 @@ class Schema:
         return _field(text, self.express(text))
 
     def express(self, text: str) -> expression.Expression:
-        compiled = expression.compile(text, self.fields)
+        compiled = expression.compile(text, {**self.closed, **self.fields})
+        if named := sorted(compiled.names & self.closed.keys()):
+            raise expression.ExpressionError(
+                f"column {named[0]!r} holds an identifier, which stands in no condition, derivation or "
+                "analysis; leave it out"
+            )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         return expression.Expression(
@@ -62,6 +67,12 @@ class Schema:
             needed,
         )
 
+    @property
+    def closed(self) -> dict[str, Field]:
+        """The columns of identifiers, by which a message can name them."""
+        columns = self.contract.columns
+        return {name: _of_column(name, columns[name]) for name in self.contract.closed_columns}
+
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
 
@@ -69,21 +80,12 @@ class Schema:
 def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
     """Derived columns may use each other, in any order. DeriveError names the first that is wrong."""
     fields = {
-        name: Field(
-            name,
-            c.kind,
-            quote_name(name),
-            c.interval,
-            c.levels,
-            c.step,
-            c.unit,
-            c.within_node,
-            c.shape,
-        )
-        for name, c in contract.columns.items()
+        name: _of_column(name, column)
+        for name, column in contract.columns.items()
+        if name not in contract.closed_columns
     }
     sources = {name: frozenset([name]) for name in fields}
-    if taken := [name for name in derive if name in fields]:
+    if taken := [name for name in derive if name in contract.columns]:
         raise DeriveError(
             taken[0], f"column {taken[0]!r} exists already; give the derived column another name"
         )
@@ -118,6 +120,20 @@ class DeriveError(expression.ExpressionError):
     def __init__(self, name: str, message: str) -> None:
         self.name = name
         super().__init__(message)
+
+
+def _of_column(name: str, column: Column) -> Field:
+    return Field(
+        name,
+        column.kind,
+        quote_name(name),
+        column.interval,
+        column.levels,
+        column.step,
+        column.unit,
+        column.within_node,
+        column.shape,
+    )
 
 
 def _field(name: str, compiled: expression.Expression) -> Field:

@@ -9,24 +9,20 @@ from typing import Any
 import pydantic
 from rich.console import Console
 
-from federation import contract as contracts
-from federation import errors
+from federation import datasets
 from federation import study as studies
 from federation.contract import Contract
-from federation.study import Study
+from federation.linkage import table as linked_tables
+from federation.study import Link, Study
 from federation.yaml_source import Source
 
 
 def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
-    """The study, and the contract of its dataset: as given, or DATASET.yaml beside the study."""
+    """The study, and the contract on which it runs: as given, or from DATASET.yaml beside the study for
+    each of its datasets."""
     study, source = studies.load(path)
-    contract_path = contract or path.parent / f"{study.dataset}.yaml"
-    if not contract_path.exists():
-        raise errors.StudyError(
-            f"{source.at('dataset')}: no contract {contract_path} for dataset {study.dataset!r}; "
-            "put it there, or give --contract FILE"
-        )
-    return study, contracts.load(contract_path), source
+    loaded = datasets.load(study, path.parent, source, contract)
+    return study, datasets.contract_of(study, loaded, source), source
 
 
 def check(path: Path, contract_path: Path | None) -> None:
@@ -39,10 +35,29 @@ def check(path: Path, contract_path: Path | None) -> None:
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
         console.print(f"  {name}: {study.analyses[name].run} of {fields}")
+    if study.link is not None:
+        _show_link(study, study.link, path, contract, source, console)
     console.print(
         f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
         "asked"
     )
+
+
+def _show_link(
+    study: Study, link: Link, path: Path, contract: Contract, source: Source, console: Console
+) -> None:
+    """Who sends which columns to whom."""
+    from strategies import used_columns
+
+    table = linked_tables.linked(study, datasets.load(study, path.parent, source), source)
+    sent = used_columns.of_study(study, contract)
+    how = f"by {link.on}" if link.on else f"by a cascade of {len(link.cascade)} keys"
+    console.print(
+        f"  people of {link.left!r} are linked to {link.right!r} {how}, at {link.helper!r}"
+    )
+    for dataset in (link.left, link.right):
+        names = [one.name for one in table.side(dataset) if one.name in sent]
+        console.print(f"    {dataset} sends {', '.join(names) or 'no column'}")
 
 
 def print_schema(what: str) -> None:
