@@ -246,6 +246,16 @@ class Study(Frozen):
         """The names of the analyses that the study runs."""
         return frozenset(entry.run for entry in self.analyses.values())
 
+    @property
+    def other_parties(self) -> int:
+        """The right holder and the helper of a link, who take part beside the nodes that answer."""
+        return 0 if self.link is None else 2
+
+    @property
+    def min_answers(self) -> int:
+        """The nodes without whose answers the study ends."""
+        return max(1, self.min_nodes - self.other_parties)
+
     def canonical(self) -> str:
         return json.dumps(
             self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False

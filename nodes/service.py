@@ -174,9 +174,10 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
             "contract",
             f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file",
         )
-    asked = (study.hash, len(query.nodes), now.date())
+    parties = len(query.nodes) + study.other_parties
+    asked = (study.hash, parties, now.date())
     if asked not in context.admitted:  # decided once a day
-        context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
+        context.admitted[asked] = admit_study(study, dataset.contract, parties, site, now)
     return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
 
 
@@ -271,7 +272,7 @@ def admit_study(
             "analysis",
             f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update",
         )
-    return secure_sum.admit_study(study, nodes, site)
+    return secure_sum.admit_study(study, nodes - study.other_parties, site)
 
 
 def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:

@@ -17,6 +17,20 @@ from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 
 
+class Links(Frozen):
+    """Which links this node takes part in; none unless the producer says so.
+
+    `with`: the datasets to which its people may be linked. `helpers`: the nodes that may match them.
+    `endings`: `together`, where the helper opens the linked rows. `modes`: `exact` trusts the other holder
+    not to pick out single people, so it needs a signed agreement. `helps`: this node may be a helper."""
+
+    with_: tuple[Slug, ...] = pydantic.Field((), alias="with")
+    helpers: tuple[Slug, ...] = ()
+    endings: tuple[Literal["together"], ...] = ("together",)
+    modes: tuple[Literal["exact", "dp"], ...] = ("dp",)
+    helps: bool = False
+
+
 class Policy(Frozen):
     """What the producer allows. The stricter of this and the study wins. Defaults are the safe ones.
 
@@ -58,6 +72,7 @@ class Policy(Frozen):
     )  # coefficients fitted, as a share of this node's people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
+    links: Links = Links()
 
 
 class Storage(Frozen):

@@ -10,6 +10,6 @@ study; the right holder adds columns; the helper matches pseudonyms whose key it
     matching     the helper's part
     canaries     made-up people that expose a helper which drops or mixes matches
     cascade      linkage by composite keys, where no common identifier exists
-    letters      sealed chunks from one party to another through a hub that cannot read them
+    sealing      sealed chunks from one party to another through a hub that cannot read them
     corrections  estimates corrected for false links
 """

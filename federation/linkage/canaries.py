@@ -1,8 +1,12 @@
-"""Made-up people whom both holders insert: canaries, which expose a helper that drops or mixes matches,
-and padding, which hides the number of matches from it.
+"""Made-up people, whom the helper cannot tell from others: the holders derive them from a key that it lacks.
 
-Both holders derive them from a key that the helper lacks, so it cannot tell them from people. A helper
-that keeps each match with probability p passes with probability p^canaries: 0.001 for p = 0.9 and 64."""
+    canaries   both holders insert them: a helper that drops or mixes matches loses some
+    absent     the left alone inserts them, so they must stay unmatched: a helper that gives the token of
+               another person of the right for somebody without a match, to open that row, hits some
+    padding    both holders insert them: they hide the number of matches
+
+A helper that keeps each match with probability p passes with probability p^canaries: 0.001 for p = 0.9
+and 64. The same holds for people without a match and the absent."""
 
 from __future__ import annotations
 
@@ -24,12 +28,12 @@ _UNIT = np.uint64(1) << np.uint64(53)
 
 @dataclass(frozen=True)
 class MadeUp:
-    """`blocks` (n, 16) and `rows` (n, width) of the made-up people, canaries first; `canaries`: how many
-    of them are canaries."""
+    """`blocks` (n, 16) and `rows` (n, width) of the made-up people at the left; the right inserts the first
+    `at_right` of them. The rows of the others are zeros."""
 
     blocks: Blocks
     rows: Words
-    canaries: int
+    at_right: int
 
 
 def make(key: bytes, canaries: int, width: int, padding_epsilon: float | None = None) -> MadeUp:
@@ -42,13 +46,15 @@ def make(key: bytes, canaries: int, width: int, padding_epsilon: float | None = 
     padding = 0
     if padding_epsilon is not None:
         padding = _padding(masks.stream(keys.derive(key, b"padding")), padding_epsilon)
-    n = canaries + padding
+    at_right = canaries + padding
+    n = at_right + canaries
     stream = masks.stream(keys.derive(key, b"people"))
     blocks = np.frombuffer(stream.update(bytes(SIZE * n)), np.uint8).reshape(n, SIZE).copy()
     blocks[:, 0] |= 0x80  # no identifier has this bit
     rows = np.frombuffer(stream.update(bytes(8 * n * width)), np.uint64).reshape(n, width).copy()
     rows[:, 0] = 1
-    return MadeUp(blocks, rows, canaries)
+    rows[at_right:] = 0
+    return MadeUp(blocks, rows, at_right)
 
 
 def _padding(stream: CipherContext, epsilon: float) -> int:
@@ -69,6 +75,6 @@ def check(made_up: MadeUp, opened: Words) -> None:
     if opened.shape != made_up.rows.shape or not np.array_equal(opened, made_up.rows):
         raise LinkError(
             "link_canaries",
-            "made-up people that both holders inserted did not come back as they were: the helper "
-            "dropped or mixed matches, or a holder left them out; nothing was opened",
+            "made-up people did not come back as they were: the helper dropped, mixed or invented "
+            "matches, or a holder left them out; nothing was opened",
         )

@@ -97,21 +97,23 @@ def right_stream(
     dummies: int,
     entropy: Entropy,
     shape: tuple[int, ...] = (2,),
+    piece_rows: int | None = None,
 ) -> Iterator[Piece]:
     """`people`: chunks of pseudonyms (n, *shape) and of words (n, width) whose first is 1. `shape`: (2,);
     or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
 
     Memory is that of one chunk. Dummies are rows of zeros under pseudonyms drawn at random."""
-    token_key, done = entropy(32), 0
-    last = made_up_names(keys, made_up, shape), made_up.rows
+    token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
+    at_right = slice(made_up.at_right)
+    last = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
     for names, words in itertools.chain(people, [last]):
-        for start in range(0, len(names), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
+        for start in range(0, len(names), n_rows):
+            part = slice(start, start + n_rows)
             yield _piece(keys, token_key, done, names[part], words[part])
             done += len(names[part])
     random, width = masks.stream(entropy(32)), made_up.rows.shape[1]
-    for start in range(0, dummies, CHUNK_ROWS):
-        n = min(CHUNK_ROWS, dummies - start)
+    for start in range(0, dummies, n_rows):
+        n = min(n_rows, dummies - start)
         drawn = random.update(bytes(8 * n * math.prod(shape)))
         names = np.frombuffer(drawn, np.uint64).reshape(n, *shape)
         yield _piece(keys, token_key, done, names, np.zeros((n, width), np.uint64), dummies=n)

@@ -18,7 +18,7 @@ from federation.schema import DeriveError, Field, Schema
 from federation.study import DatasetEntry, Link, Study
 from federation.yaml_source import Source
 
-PERSON = "pseudonym"
+PERSON, STEP = "pseudonym", "link_step"
 CARRIED = ("number", "boolean", "category", "date")
 AGGREGATES = ("sum", "count", "min", "max", "any", "first", "last")
 _CALL = re.compile(rf"\s*({'|'.join(AGGREGATES)})\s*\((.*)\)\s*", re.DOTALL)
@@ -251,6 +251,11 @@ def _contract(
     use = set.intersection(*used) if used else set()
     if used and not use:
         raise errors.StudyError("no coordinator may use both datasets; ask their producers")
+    own = {PERSON: Column(type="string")} | ({STEP: step_column(link)} if link.cascade else {})
+    if taken := sorted(own.keys() & columns.keys()):
+        raise errors.StudyError(
+            f"a linked table has a column {taken[0]!r} of its own; use `rename`"
+        )
     listed = {
         one.name: one.column.model_copy(update={"may_be_empty": True}) for one in columns.values()
     }
@@ -262,5 +267,11 @@ def _contract(
         rows_per_person=1,
         nodes_per_person=left.nodes_per_person,
         use=tuple(sorted(use)),
-        columns={PERSON: Column(type="string"), **listed},
+        columns={**own, **listed},
     )
+
+
+def step_column(link: Link) -> Column:
+    """The step of a cascade that linked a person, from 1 on."""
+    levels = [str(number) for number in range(1, len(link.cascade) + 1)]
+    return Column.model_validate({"type": "category", "levels": levels, "may_be_empty": True})

@@ -176,6 +176,26 @@ def test_canaries_catch_a_helper_that_pairs_the_rows_of_all_matches_anew():
     assert caught(lie)
 
 
+def test_absent_people_catch_a_helper_that_opens_other_people_of_the_right():
+    """It gives the tokens of rows that nobody of the left has, in the place of dummies."""
+
+    def lie(matched, stream):
+        tokens, rows = matched.tokens.copy(), matched.rows.copy()
+        real = [piece for piece in stream if not piece.dummies]
+        all_tokens, all_rows = (
+            np.concatenate([getattr(p, name) for p in real]) for name in ("tokens", "rows")
+        )
+        others = np.flatnonzero(~np.isin(all_tokens[:, 0], tokens[:, 0]))
+        unmatched = np.flatnonzero(~matched.is_matched)
+        tokens[unmatched], rows[unmatched] = (
+            all_tokens[others[: len(unmatched)]],
+            all_rows[others[: len(unmatched)]],
+        )
+        return matching.Matched(tokens, rows, matched.is_matched, matched.right_people)
+
+    assert caught(lie)
+
+
 def test_canaries_catch_tokens_that_belong_to_no_row():
     def lie(matched, stream):
         return matching.Matched(
@@ -197,7 +217,8 @@ def test_canaries_catch_a_right_holder_that_sends_another_row_for_them():
 def test_made_up_people_can_be_nobody():
     made_up = canaries.make(bytes(32), 200, 3)
     assert (made_up.blocks[:, 0] >= 0x80).all()
-    assert len(np.unique(made_up.blocks, axis=0)) == 200
+    assert len(np.unique(made_up.blocks, axis=0)) == 400
+    assert made_up.at_right == 200
     with pytest.raises(LinkError, match="canaries"):
         canaries.make(bytes(32), 15, 3)
 
@@ -206,7 +227,7 @@ def test_padding_hides_the_number_of_matches_by_its_epsilon():
     """Two-sided geometric noise of scale 1 has a variance of 2 exp(-1) / (1 - exp(-1))^2 = 1.84."""
     drawn = np.array(
         [
-            len(canaries.make(bytes([a, b]) * 16, 16, 1, 1.0).blocks) - 16
+            len(canaries.make(bytes([a, b]) * 16, 16, 1, 1.0).blocks) - 32
             for a in range(50)
             for b in range(40)
         ]

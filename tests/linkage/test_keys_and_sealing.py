@@ -1,4 +1,4 @@
-"""Keys signed by roster identities, and letters that a hub can neither read, change, replay nor cut."""
+"""Keys signed by roster identities, and messages that a hub can neither read, change, replay nor cut."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from federation.linkage import keys, letters
+from federation.linkage import keys, sealing
 from federation.linkage.errors import LinkError
-from federation.linkage.letters import Channel
+from federation.linkage.sealing import Channel
 from federation.secagg import keys as identities
 from tests.linkage import parties
 
@@ -77,7 +77,7 @@ def test_a_party_that_the_roster_holds_under_another_identity_is_refused():
         keys.meet(parties.terms(), "lyon", parties.IDENTITIES["cnam"])
 
 
-# -- letters
+# -- messages
 def channel(**changes) -> Channel:
     values = {"sender": "cnam", "receiver": "casd", "kind": "rows", "secret": bytes(32)}
     return Channel(**{"terms": parties.terms(), **values, **changes})
@@ -87,14 +87,14 @@ CHUNKS = [b"one", b"two " * 100, b"", b"four"]
 
 
 @pytest.mark.parametrize("content", [[], [b""], [b"one"], CHUNKS])
-def test_a_letter_opens_to_what_was_sealed(content):
-    assert b"".join(letters.unseal(channel(), letters.seal(channel(), content))) == b"".join(
+def test_a_message_opens_to_what_was_sealed(content):
+    assert b"".join(sealing.unseal(channel(), sealing.seal(channel(), content))) == b"".join(
         content
     )
 
 
-def test_nothing_of_a_letter_is_readable_and_no_two_letters_are_equal():
-    first, second = (b"".join(letters.seal(channel(), [b"a known row"])) for _ in range(2))
+def test_nothing_of_a_message_is_readable_and_no_two_messages_are_equal():
+    first, second = (b"".join(sealing.seal(channel(), [b"a known row"])) for _ in range(2))
     assert b"known" not in first
     assert first != second
 
@@ -113,10 +113,10 @@ def test_nothing_of_a_letter_is_readable_and_no_two_letters_are_equal():
         lambda sealed: [],
     ],
 )
-def test_a_letter_that_is_cut_changed_or_put_in_another_order_does_not_open(fault):
-    sealed = list(letters.seal(channel(), CHUNKS))
-    with pytest.raises(LinkError, match="link_letter"):
-        list(letters.unseal(channel(), fault(sealed)))
+def test_a_message_that_is_cut_changed_or_put_in_another_order_does_not_open(fault):
+    sealed = list(sealing.seal(channel(), CHUNKS))
+    with pytest.raises(LinkError, match="link_message"):
+        list(sealing.unseal(channel(), fault(sealed)))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,6 @@ def test_a_letter_that_is_cut_changed_or_put_in_another_order_does_not_open(faul
         {"terms": parties.terms(study_hash="edited")},
     ],
 )
-def test_a_letter_opens_in_its_own_place_only(other):
-    with pytest.raises(LinkError, match="link_letter"):
-        list(letters.unseal(channel(**other), letters.seal(channel(), CHUNKS)))
+def test_a_message_opens_in_its_own_place_only(other):
+    with pytest.raises(LinkError, match="link_message"):
+        list(sealing.unseal(channel(**other), sealing.seal(channel(), CHUNKS)))

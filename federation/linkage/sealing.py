@@ -1,7 +1,7 @@
 """Sealed chunks from one party of a link to another, through a hub that can read none.
 
 Each chunk has a key of its own, from the secret of its two ends, the attempt, the direction, the kind of
-letter, its number and a fresh salt; so no key seals twice, also when a sender starts again. A chunk that
+message, its number and a fresh salt; so no key seals twice, also when a sender starts again. A chunk that
 is changed, swapped, replayed or left out does not open."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MORE, LAST = b"\0", b"\1"
 
 @dataclass(frozen=True)
 class Channel:
-    """One direction between two parties. `secret`: of the two, from `keys.agree`. `kind`: of the letter."""
+    """One direction between two parties. `secret`: of the two, from `keys.agree`. `kind`: of the message."""
 
     terms: LinkTerms
     secret: bytes = field(repr=False)
@@ -32,13 +32,13 @@ class Channel:
     kind: str
 
     def context(self, number: int) -> bytes:
-        return self.terms.context("letter", self.sender, self.receiver, self.kind, str(number))
+        return self.terms.context("message", self.sender, self.receiver, self.kind, str(number))
 
 
 def seal(
     channel: Channel, content: Iterable[bytes], entropy: Entropy = os.urandom
 ) -> Iterator[bytes]:
-    """The envelopes of a letter, from its content in chunks. The last one says that it is the last."""
+    """The envelopes of a message, from its content in chunks. The last one says that it is the last."""
     waiting, number = None, 0
     for chunk in content:
         if waiting is not None:
@@ -54,8 +54,8 @@ def _sealed(channel: Channel, number: int, content: bytes, entropy: Entropy) -> 
 
 
 def unseal(channel: Channel, envelopes: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a letter in chunks. LinkError at the first envelope that is not the next one of this
-    letter, or if the letter ends before its last chunk."""
+    """The content of a message in chunks. LinkError at the first envelope that is not the next one of this
+    message, or if the message ends before its last chunk."""
     is_last = False
     for number, envelope in enumerate(envelopes):
         if is_last:
@@ -78,8 +78,8 @@ def _unsealed(channel: Channel, number: int, envelope: bytes) -> bytes:
 
 def _broken(channel: Channel, fault: str) -> LinkError:
     return LinkError(
-        "link_letter",
-        f"the letter {channel.kind!r} from {channel.sender} {fault}; ask the hub to start again",
+        "link_message",
+        f"the message {channel.kind!r} from {channel.sender} {fault}; ask the hub to start again",
     )
 
 
