@@ -205,7 +205,7 @@ def _to_be_noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+        context.ledger, context.site.datasets[query.study.dataset].paying, now, context.entropy
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if not ledger.is_charged(context.ledger, name):

@@ -79,7 +79,8 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
     charged = accounting.equivalent(
-        ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
+        ledger.spent_by(context.ledger, site.datasets[study.dataset].paying.dataset, study.hash),
+        study.privacy.delta,
     )
     return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
 
@@ -97,7 +98,7 @@ def _answers(
     if (
         query.phase is None or query.phase.name == "advertise"
     ):  # the later phases carry no state that anything is computed at
-        account = noised_answer.account_of(site.datasets[study.dataset].contract, now)
+        account = noised_answer.account_of(site.datasets[study.dataset].paying, now)
         budget_ledger = Book(
             context.ledger, context.runs, account, now.isoformat(timespec="seconds")
         )
@@ -177,7 +178,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     parties = len(query.nodes) + study.other_parties
     asked = (study.hash, parties, now.date())
     if asked not in context.admitted:  # decided once a day
-        context.admitted[asked] = admit_study(study, dataset.contract, parties, site, now)
+        context.admitted[asked] = admit_study(study, dataset.paying, parties, site, now)
     return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
 
 
@@ -358,7 +359,7 @@ def _open_session(
     cohort = opened.cohort
     refused = node_door.check_cohort(
         cohort.people, cohort.people_in_dataset, rules
-    ) or _nearly_answered(study, opened, rules, dataset.contract, context, now)
+    ) or _nearly_answered(study, opened, rules, dataset.paying, context, now)
     return StudySession(tasks, cohort, rules, refused, absent)
 
 
@@ -442,7 +443,7 @@ def _restricted(
     closed = sorted(
         column
         for column in used
-        if (use := dataset.contract.columns[column].use) and study.coordinator not in use
+        if (use := dataset.use_of(column)) and study.coordinator not in use
     )
     if closed:
         return Refusal(
@@ -492,7 +493,7 @@ def noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].contract, now, context.entropy
+        context.ledger, context.site.datasets[query.study.dataset].paying, now, context.entropy
     )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)

@@ -126,6 +126,15 @@ class RosterFile(Frozen):
 
 
 @dataclass(frozen=True)
+class View:
+    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays. `columns`: its own
+    column behind each of the joint contract; those of other datasets are missing here."""
+
+    own: Contract
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A contract, and where its rows lie: a file, a folder of Parquet, a DuckDB file or a PostgreSQL URL."""
 
@@ -134,6 +143,19 @@ class Dataset:
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
+    view: View | None = None
+
+    @property
+    def paying(self) -> Contract:
+        """The contract whose budget pays for answers."""
+        return self.contract if self.view is None else self.view.own
+
+    def use_of(self, column: str) -> tuple[str, ...]:
+        """The coordinators who may use a column; all of them if empty, or if another dataset holds it."""
+        if self.view is None:
+            return self.contract.columns[column].use
+        own = self.view.columns.get(column)
+        return self.view.own.columns[own].use if own is not None else ()
 
 
 @dataclass(frozen=True)

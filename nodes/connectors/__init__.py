@@ -6,16 +6,17 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 
 from federation import errors, text
+from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
 from nodes.connectors import csv_file
 from nodes.connectors.csv_file import Layout, MalformedCsvError
-from nodes.site import Dataset, Storage
+from nodes.site import Dataset, Storage, View
 
 FILES = ".csv, .csv.gz, .parquet, a folder of Parquet files, .duckdb"
 POSTGRESQL = ("postgresql://", "postgres://")
@@ -63,6 +64,8 @@ def open_rows(
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows. Returns True if it always gives the
     same rows in the same order, from one opening to the next."""
+    if dataset.view is not None:
+        return _open_view(connection, dataset, dataset.view, columns)
     if dataset.source.startswith(POSTGRESQL):
         from nodes.connectors import postgresql
 
@@ -75,6 +78,28 @@ def open_rows(
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
     return source.is_fixed
+
+
+def _open_view(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
+) -> bool:
+    """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
+    held = replace(dataset, contract=view.own, view=None)
+    raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
+    is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
+    ((views,),) = connection.execute(
+        "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source' AND NOT internal"
+    ).fetchall()
+    connection.execute(f"ALTER {'VIEW' if views else 'TABLE'} source RENAME TO held_here")
+    listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
+    connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed or '1'} FROM held_here")
+    return is_fixed
+
+
+def _seen(name: str, view: View) -> str:
+    if name in view.columns:
+        return quote_name(view.columns[name])
+    return quote_text(view.own.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
 
 
 def _make(
@@ -110,6 +135,10 @@ def _check_count(
 
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
     """The columns that the source has, under their canonical spelling. No row is read."""
+    if (view := dataset.view) is not None:
+        held = column_names(replace(dataset, contract=view.own, view=None), storage)
+        absent = {name for name, raw in view.columns.items() if raw not in held}
+        return frozenset(dataset.contract.columns) - absent
     if dataset.source.startswith(POSTGRESQL):
         from nodes.connectors import postgresql
 
@@ -125,7 +154,11 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    for dataset in {one.source: one for one in datasets if _is_csv(Path(one.source))}.values():
+    own = [
+        one if one.view is None else replace(one, contract=one.view.own, view=None)
+        for one in datasets
+    ]
+    for dataset in {one.source: one for one in own if _is_csv(Path(one.source))}.values():
         if "://" not in dataset.source and Path(dataset.source).exists():
             _layout(dataset, Path(dataset.source))
 

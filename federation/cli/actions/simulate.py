@@ -77,7 +77,8 @@ def run(
         else:
             federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
         connectors.check_files(federation.datasets.values())
-        local.check_within_node(federation.datasets)
+        if not federation.contracts:
+            local.check_within_node(federation.datasets)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
         policy = Policy(min_nodes=1) if strict else local.SIMULATED
@@ -113,12 +114,18 @@ def _sites(
     """The nodes that answer: those of the datasets, or those of linked people while the study runs."""
     study = federation.study
     if study.link is None:
-        yield [local.site(name, one, policy) for name, one in federation.datasets.items()], None
+        yield _unlinked(federation, policy), None
         return
     say(f"linking people at {study.link.helper}")
     now = datetime.now(UTC)
     with linked.linking(study, federation.contracts, federation.datasets, policy, now) as people:
         yield people.sites, people.linkage
+
+
+def _unlinked(federation: Federation, policy: Policy) -> Sequence[Site]:
+    if federation.study.datasets:
+        return local.beside(federation.study, federation.contract, federation.datasets, policy)
+    return [local.site(name, one, policy) for name, one in federation.datasets.items()]
 
 
 # -- the federation
