@@ -216,7 +216,7 @@ class Scheduler:
         said = database.decided(self.engine, one.number)
         approved = [each for each in said if each.verdict == "approved"]
         open_ = [each for each in said if each.verdict in ("asked", "waiting")]
-        needed = studies.parse(one.written).min_nodes
+        needed = studies.parse(one.written).min_answers
         if len(approved) + len(open_) < needed:
             self._end(one, "refused", _too_few(said, needed))
         elif open_ and time.time() < one.deadline:

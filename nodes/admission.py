@@ -174,7 +174,7 @@ def _count(
         )
     run = budget_ledger.runs[study.hash, task_id]
     if wanted == first and len(run.digests) > 1:
-        if run.number >= run.nodes - study.min_nodes:
+        if run.number >= run.nodes - study.min_answers:
             return TOO_MANY
         run.number, run.digests = run.number + 1, set()
     if wanted in run.digests:

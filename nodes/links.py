@@ -104,7 +104,7 @@ def admit(
         refused = (
             None if site.policy.links.helps else _closed("does not help to link others' people")
         )
-        return refused or service.admit_study(study, plan_.table.contract, parties, site, now)
+        return refused or _admit_study(study, plan_.table.contract, parties, site, now)
     contract = plan_.contracts[plan_.dataset_of(role)]
     dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
@@ -114,10 +114,17 @@ def admit(
         )
     return (
         _admit_policy(plan_, link.right if role == "left" else link.left, site)
-        or service.admit_study(study, contract, parties, site, now)
+        or _admit_study(study, contract, parties, site, now)
         or _admit_columns(plan_, role)
         or _one_cohort(plan_, role, context, now)
     )
+
+
+def _admit_study(
+    study: Study, contract: Contract, parties: int, site: Site, now: datetime
+) -> Refusal | None:
+    others = study.other_parties
+    return service.admit_study(study, contract, parties - others, site, now, others=others)
 
 
 def _admit_policy(plan_: LinkPlan, other: str, site: Site) -> Refusal | None:
@@ -346,7 +353,7 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     file = folder / f"{one.terms.left}.parquet"
     link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
-    dataset = Dataset(plan_.table.contract, str(file))
+    dataset = Dataset(plan_.table.contract, str(file), is_linked=True)
     answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
     return Kept(answering, report, file)
 

@@ -175,10 +175,12 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
             "contract",
             f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file",
         )
-    parties = len(query.nodes) + study.other_parties
-    asked = (study.hash, parties, now.date())
+    asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
-        context.admitted[asked] = admit_study(study, dataset.paying, parties, site, now)
+        others = study.other_parties if dataset.is_linked else 0
+        context.admitted[asked] = admit_study(
+            study, dataset.paying, len(query.nodes), site, now, others=others
+        )
     return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
 
 
@@ -205,11 +207,11 @@ def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
 
 
 def admit_study(
-    study: Study, contract: Contract, nodes: int, site: Site, now: datetime
+    study: Study, contract: Contract, nodes: int, site: Site, now: datetime, *, others: int = 0
 ) -> Refusal | None:
-    """What can be told before a study runs, of so many nodes together."""
+    """What can be told before a study runs, of so many nodes together. `others`: parties of a link that answer nothing."""
     policy, use, privacy = site.policy, contract.use, study.privacy
-    if nodes < (needed := max(policy.min_nodes, study.min_nodes)):
+    if nodes < (needed := max(policy.min_nodes - others, study.min_answers)):
         return Refusal(
             "min_nodes",
             f"this site answers this study together with at least {needed - 1} others: add nodes",
@@ -273,7 +275,7 @@ def admit_study(
             "analysis",
             f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update",
         )
-    return secure_sum.admit_study(study, nodes - study.other_parties, site)
+    return secure_sum.admit_study(study, nodes, site)
 
 
 def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:

@@ -144,6 +144,7 @@ class Dataset:
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
     view: View | None = None
+    is_linked: bool = False  # made by a link at this node, not held by its producer
 
     @property
     def paying(self) -> Contract:

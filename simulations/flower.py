@@ -252,7 +252,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
         )
         source = (
             _own_file(site, folder)
-            if dataset.rows_where
+            if dataset.rows_where or dataset.view is not None
             else str(Path(dataset.source).resolve())
             if "://" not in dataset.source
             else dataset.source
@@ -260,7 +260,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
         datasets[name] = {"contract": f"{name}.contract.yaml", "source": source} | (
             {"table": dataset.table} if dataset.table else {}
         )
-    policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
+    policy = {**site.policy.model_dump(mode="json", by_alias=True), "approval": "automatic"}
     return {
         "node": site.name,
         "datasets": datasets,

@@ -15,8 +15,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# The pilots
 
 Ten projects opened the Health Data Hub, each with data at several producers. All run here on synthetic people at whom a truth was planted
-(`truth.yaml` beside each), in exact and in private mode, and six also on real data; `dialysis` is real. The joining of two insurers'
-accounts (ARAC) is not there yet: it runs on joined costs. Columns are approximations of what is published about the sources.
+(`truth.yaml` beside each), in exact and in private mode, and six also on real data; `dialysis` is real. `arac` links people over insurers and SNDS (docs/linkage.md); `ordei` sets
+two datasets side by side. Columns are approximations of what is published about the sources.
 
 ```console
 $ hdh pilots run --all                         # the tables below, in a minute

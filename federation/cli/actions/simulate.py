@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +13,7 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from aggregator import database, report
-from aggregator import linkage as linkages
 from aggregator.document import Document
-from aggregator.linkage import Linkage
 from aggregator.report import folder as folders
 from federation import datasets as joint
 from federation import errors
@@ -26,8 +23,9 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
-from nodes.site import Dataset, Policy, Site, Storage
-from simulations import engines, linked, local
+from nodes.site import Dataset, Policy, Storage
+from simulations import answering, engines, local
+from simulations.answering import Holders
 from simulations.pilots import running
 from simulations.pilots.common import Size
 from strategies import registry
@@ -44,6 +42,10 @@ class Federation:
     datasets: Mapping[str, Dataset]
     notes: Sequence[str] = ()
     contracts: Mapping[str, Contract] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.study, self.contract, self.datasets, self.contracts)
 
     def noted(self, *notes: str) -> Federation:
         return replace(self, notes=[*self.notes, *notes])
@@ -85,47 +87,27 @@ def run(
         _show_start(federation, engine, console)
         with console.status("checking the study") as spinner:
             registry.plan(federation.study, federation.contract, federation.source)
-            with _sites(federation, policy, spinner.update) as (sites, linkage):
+            if federation.study.link is not None:
+                spinner.update(f"linking people at {federation.study.link.helper}")
+            with answering.sites(federation.holders, policy, datetime.now(UTC)) as answer:
                 simulation = engines.Simulation(
                     federation.study,
                     federation.contract,
                     federation.source,
-                    sites,
+                    answer.sites,
                     Path(scratch),
                     out,
                     workers_,
                     federation.notes,
                 )
                 document = engines.ENGINES[engine](simulation, spinner.update)
-        if linkage is not None:
-            document = linkages.added(document, linkage)
+        document = answer.complete(document)
     _write(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
     else:
         documents.show(document, out, console)
     _raise_failures(document, shorten=output == "text")
-
-
-@contextmanager
-def _sites(
-    federation: Federation, policy: Policy, say: engines.Say
-) -> Iterator[tuple[Sequence[Site], Linkage | None]]:
-    """The nodes that answer: those of the datasets, or those of linked people while the study runs."""
-    study = federation.study
-    if study.link is None:
-        yield _unlinked(federation, policy), None
-        return
-    say(f"linking people at {study.link.helper}")
-    now = datetime.now(UTC)
-    with linked.linking(study, federation.contracts, federation.datasets, policy, now) as people:
-        yield people.sites, people.linkage
-
-
-def _unlinked(federation: Federation, policy: Policy) -> Sequence[Site]:
-    if federation.study.datasets:
-        return local.beside(federation.study, federation.contract, federation.datasets, policy)
-    return [local.site(name, one, policy) for name, one in federation.datasets.items()]
 
 
 # -- the federation
@@ -144,7 +126,9 @@ def _check_options(
 
 def _pilot(name: str, variant: str, scratch: Path, seed: int, size: Size) -> Federation:
     ready = running.prepare(name, variant, scratch, seed=seed, size=size)
-    return Federation(ready.study, ready.contract, ready.source, ready.datasets, [ready.note])
+    return Federation(
+        ready.study, ready.contract, ready.source, ready.datasets, [ready.note], ready.contracts
+    )
 
 
 def _of_tables(
