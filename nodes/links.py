@@ -94,12 +94,10 @@ def plan(study: Study, contracts: Mapping[str, Contract]) -> LinkPlan:
 
 
 # -- admission
-def admit(
-    plan_: LinkPlan, role: Role, parties: int, context: NodeContext, now: datetime
-) -> Refusal | None:
-    """The site's policy against the link; before a row is read or a message is sent. `parties`: the holders
+def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) -> Refusal | None:
+    """The site's policy against the link, before a row is read or a message is sent. `parties`: the holders
     and the helper."""
-    site, study, link = context.site, plan_.study, plan_.link
+    study, link = plan_.study, plan_.link
     if role == "helper":
         refused = (
             None if site.policy.links.helps else _closed("does not help to link others' people")
@@ -116,7 +114,6 @@ def admit(
         _admit_policy(plan_, link.right if role == "left" else link.left, site)
         or _admit_study(study, contract, parties, site, now)
         or _admit_columns(plan_, role)
-        or _one_cohort(plan_, role, context, now)
     )
 
 
@@ -165,11 +162,13 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
     return None
 
 
-def _one_cohort(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
+def claim_cohort(
+    plan_: LinkPlan, role: Role, context: NodeContext, now: datetime
+) -> Refusal | None:
     """Exact answers about two sets of linked people that differ by a few tell about those few, and no
-    holder knows who is linked; so a pair of datasets has one cohort a year."""
+    holder knows who is linked; so a pair of datasets has one cohort a year, kept in the ledger."""
     study = plan_.study
-    if context.site.state is None or study.privacy.mode == "dp":
+    if role == "helper" or context.site.state is None or study.privacy.mode == "dp":
         return None
     entries = {name: entry.cohort.model_dump(mode="json") for name, entry in study.datasets.items()}
     chosen = [entries, study.cohort.where, plan_.link.keep, plan_.link.on, plan_.link.cascade]

@@ -121,15 +121,17 @@ def _admit(
     """Everyone admits the link before anyone is charged."""
     roles: dict[str, Role] = {right: "right", plan.link.helper: "helper"}
     roles |= dict.fromkeys(lefts, "left")
-    for check in (links.admit, None):
-        for name, role in roles.items():
-            if check is None:
-                _grant(plan, role, contexts[name], now)
-                refused = links.charge(plan, role, contexts[name], now)
-            else:
-                refused = check(plan, role, len(roles), contexts[name], now)
-            if isinstance(refused, Refusal):
-                raise errors.RefusalError(f"{name}: {refused}")
+    for name, role in roles.items():
+        _expect(name, links.admit(plan, role, len(roles), contexts[name].site, now))
+    for name, role in roles.items():
+        _grant(plan, role, contexts[name], now)
+        _expect(name, links.claim_cohort(plan, role, contexts[name], now))
+        _expect(name, links.charge(plan, role, contexts[name], now))
+
+
+def _expect(name: str, refused: Refusal | None) -> None:
+    if refused is not None:
+        raise errors.RefusalError(f"{name}: {refused}")
 
 
 def _grant(plan: LinkPlan, role: Role, context: NodeContext, now: datetime) -> None:

@@ -320,8 +320,9 @@ def test_the_check_says_who_sends_which_columns(tmp_path, capsys):
         (tmp_path / f"{name}.yaml").write_text(text)
     study_files.check(tmp_path / "study.yaml", None)
     said = capsys.readouterr().out
-    assert "netsarc sends age, grade\n" in said
-    assert "snds sends spent, died\n" in said
+    assert "netsarc sends age (number), grade (category)\n" in said
+    assert "snds sends spent (number), died (boolean): 3 words a row" in said
+    assert "not who they are" in said
     (tmp_path / "snds.yaml").unlink()
     with pytest.raises(errors.StudyError, match="no contract"):
         study_files.check(tmp_path / "study.yaml", None)

@@ -12,8 +12,7 @@ from rich.console import Console
 from federation import datasets
 from federation import study as studies
 from federation.contract import Contract
-from federation.linkage import table as linked_tables
-from federation.study import Link, Study
+from federation.study import Study
 from federation.yaml_source import Source
 
 
@@ -36,28 +35,15 @@ def check(path: Path, contract_path: Path | None) -> None:
         fields = ", ".join(field.name for field in task.fields)
         console.print(f"  {name}: {study.analyses[name].run} of {fields}")
     if study.link is not None:
-        _show_link(study, study.link, path, contract, source, console)
+        from nodes import link_words, links
+
+        plan = links.plan(study, datasets.load(study, path.parent, source))
+        for line in link_words.describe(plan):
+            console.print(f"  {line}")
     console.print(
         f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
         "asked"
     )
-
-
-def _show_link(
-    study: Study, link: Link, path: Path, contract: Contract, source: Source, console: Console
-) -> None:
-    """Who sends which columns to whom."""
-    from strategies import used_columns
-
-    table = linked_tables.linked(study, datasets.load(study, path.parent, source), source)
-    sent = used_columns.of_study(study, contract)
-    how = f"by {link.on}" if link.on else f"by a cascade of {len(link.cascade)} keys"
-    console.print(
-        f"  people of {link.left!r} are linked to {link.right!r} {how}, at {link.helper!r}"
-    )
-    for dataset in (link.left, link.right):
-        names = [one.name for one in table.side(dataset) if one.name in sent]
-        console.print(f"    {dataset} sends {', '.join(names) or 'no column'}")
 
 
 def print_schema(what: str) -> None:
