@@ -15,7 +15,7 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DONE): $(BASE)
 	@echo "Adding torch, Ray and what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,postgres,ray,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,files,postgres,ray,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv
@@ -59,6 +59,8 @@ bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py
 
 audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
 	$(BIN)/python -m tests.privacy.audit
+	$(BIN)/python -m tests.privacy.lying_hub
+	$(BIN)/python -m tests.privacy.fuzz
 
 format: $(DONE) ## put the code into its format
 	$(BIN)/ruff format .

@@ -190,6 +190,12 @@ def odds(result: Result, table: Table) -> Intervals:
     )
 
 
+def equally_ranked(result: Result, table: Table) -> Intervals:
+    """The count k does not depend on h."""
+    row = result.tables["superiority"].rows[0]
+    yield row["conf_low"], row["conf_high"], 0.5, row["noise_sd"]
+
+
 def rejected(table: str) -> Callable[[Result], Sequence[bool]]:
     def rejections(result: Result) -> Sequence[bool]:
         p = result.tables[table].rows[0]["p_value"]
@@ -211,6 +217,10 @@ CASES = (
     Case("cumulative_incidence", 6000, 1.0, {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12}, incidence),
     Case("rates", 12_000, 1.0, {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]}, stays),
     Case("inequality", 4000, 1.0, {"run": "inequality", "value": "years", "step": 0.01, "quantiles": [0.1, 0.5, 0.9], "top": [0.1, 0.2]}, unequal),
+    Case("wilcoxon, no difference", 4000, 1.0, {"run": "wilcoxon", "value": "k", "by": "h", "step": 1}, equally_ranked, rejected("test")),
+    Case(
+        "wilcoxon, shift", 4000, 1.0, {"run": "wilcoxon", "value": "s", "by": "h", "reference": "no", "step": 0.05}, laws.ranked, law=laws.SHIFTED_LAW,
+    ),
     Case("mantel_haenszel", 4000, 0.5, {"run": "mantel_haenszel", "exposure": "h", "outcome": "y", "strata": ["g"]}, odds),
     Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda result, table: iter(()), rejected("log_rank")),
     Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),

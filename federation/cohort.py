@@ -73,7 +73,8 @@ class Cohort:
     `clipped` (n_rows,): in mode dp, True for the rows of people whose values or rows were cut to the contract.
     `count`: counts combinations of categories without reading columns, where the source can.
     `seed`: of the coins of sampling in mode dp, which nobody outside may predict; 0 in exact mode.
-    `release`: of coins that differ for every release."""
+    `release`: of coins that differ for every release.
+    `everyone`: all rows of the dataset, in exact mode, where the study chooses some of them."""
 
     numbered: Ints | None
     people: int
@@ -85,6 +86,7 @@ class Cohort:
     count: Callable[[Sequence[Field]], Tally] | None = None
     seed: int = field(default=0, repr=False)
     release: bytes = field(default=b"", repr=False)
+    everyone: Cohort | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -115,13 +117,20 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     """A cohort without rows. The part that an analysis computes from it is the zero of addition: it has the
     names, shapes and sensitivities of every part."""
     kinds = {"category": np.int16, "array": np.uint8}
-    columns = {f.name: np.empty((0, *f.shape), kinds.get(f.kind, np.float64)) for f in fields}
+
+    def column(field: Field) -> Values:
+        return np.empty((0, *field.shape), kinds.get(field.kind, np.float64))
+
+    columns = {field.name: column(field) for field in fields}
     return Cohort(
         np.empty(0, np.int64),
         0,
         0,
         rows_per_person,
-        lambda asked: {f.name: columns[f.name] for f in asked},
+        lambda asked: {
+            field.name: columns[field.name] if field.name in columns else column(field)
+            for field in asked
+        },
     )
 
 

@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from federation import errors, text, yaml_source
-from federation.expression import EVERYTHING, Interval, Kind
+from federation import errors, intervals, text, yaml_source
+from federation.expression import Kind
+from federation.intervals import EVERYTHING, Interval
+from federation.terminologies import TERMINOLOGIES
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
@@ -51,22 +53,24 @@ class Description(Frozen):
 
 
 class Column(Frozen):
-    """One column.
+    """One column. An integer is a number that is whole; a code belongs to a `terminology`, and has no list of levels.
 
-    `range` is enforced: a value outside it breaks the contract, or is read as missing (`outside: missing`).
-    `step`: the values are recorded in whole steps of this size.
+    `range` (of a number or a date) is enforced: a value outside it breaks the contract, or is read as missing
+    (`outside: missing`). `step`: the values are recorded in whole steps of this size.
     `levels`: the closed list of a category. `missing`: codes that mean "not known".
     `max_missing`: the share of missing rows above which the data break the contract.
     `may_be_empty`: a producer may hold no value of the column at all.
     `within_node`: no level of this category has rows at two nodes.
+    `identifier`: the column says whose row it is, as a number of a file does; no study may use it.
     `use`: the coordinators who may use the column; empty: all who may use the dataset.
     `shape`: of an array, an image or a series. Each row holds as many numbers as the shape says, the last
     axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
 
-    type: Literal["number", "boolean", "category", "string", "date", "array"]
+    type: Literal["number", "integer", "boolean", "category", "code", "string", "date", "array"]
+    terminology: str | None = None
     shape: tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...] = ()
     unit: str | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | tuple[Day, Day] | None = None
     step: float | None = pydantic.Field(None, gt=0)
     levels: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -74,8 +78,16 @@ class Column(Frozen):
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)
     may_be_empty: bool = False
     within_node: bool = False
+    identifier: bool = False
     use: tuple[str, ...] = ()
     description: Description = Description()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _integers_have_a_step(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("type") == "integer":
+            return {"step": 1.0, **values}
+        return values
 
     @pydantic.field_validator("levels", "missing", mode="before")
     @classmethod
@@ -102,21 +114,51 @@ class Column(Frozen):
             raise ValueError(
                 "an array needs the `range` of its numbers, and takes neither `step` nor `outside`"
             )
-        if self.type not in ("number", "array") and (self.range or self.step):
-            raise ValueError(f"a {self.type} has no `range` or `step`; only a number has")
-        if self.range and not self.range[0] < self.range[1]:
-            raise ValueError("the range must go from a lower to a higher number")
+        if self.type not in ("number", "integer", "array", "date") and self.range:
+            raise ValueError(f"a {self.type} has no `range`; only a number or a date has")
+        if self.type not in ("number", "integer", "array") and self.step:
+            raise ValueError(f"a {self.type} has no `step`; only a number has")
+        if self.type == "integer" and self.step and self.step % 1:
+            raise ValueError("an integer's `step` is a whole number")
+        if self.range and isinstance(self.range[0], date) != (self.type == "date"):
+            written = "days as in [2020-01-01, 2026-12-31]" if self.type == "date" else "numbers"
+            raise ValueError(f"the range of a {self.type} consists of {written}")
+        if self.range and not self.interval[0] < self.interval[1]:
+            ends = (
+                "an earlier to a later day" if self.type == "date" else "a lower to a higher number"
+            )
+            raise ValueError(f"the range must go from {ends}")
+        if (self.type == "code") != (self.terminology is not None):
+            raise ValueError(
+                "a code needs its `terminology`; no other type has one: it is one of "
+                + ", ".join(TERMINOLOGIES)
+            )
+        if self.terminology is not None and self.terminology not in TERMINOLOGIES:
+            raise ValueError(
+                f"{self.terminology!r} is no terminology here: use one of {', '.join(TERMINOLOGIES)}"
+            )
         if self.within_node and self.type != "category":
             raise ValueError("only a category can be `within_node`")
         return self
 
     @property
     def kind(self) -> Kind:
-        return self.type
+        if self.type == "integer":
+            return "number"
+        return "string" if self.type == "code" else self.type
 
     @property
     def interval(self) -> Interval:
-        return (0.0, 1.0) if self.type == "boolean" else self.range or EVERYTHING
+        """Where the values lie; of dates, as days."""
+        if self.type == "boolean":
+            return (0.0, 1.0)
+        if self.range is None:
+            return EVERYTHING
+        low, high = self.range
+        if isinstance(low, date) and isinstance(high, date):
+            return intervals.of_days(low, high)
+        assert isinstance(low, float) and isinstance(high, float)
+        return (low, high)
 
 
 class Identifier(Frozen):
@@ -145,7 +187,7 @@ class Contract(Frozen):
     unit: Slug = "person"
     person: Name | None = None
     rows_per_person: int = pydantic.Field(1, ge=1)
-    nodes_per_person: int = pydantic.Field(1, ge=1)
+    nodes_per_person: int | None = pydantic.Field(None, ge=1)
     identifiers: Mapping[Name, Identifier] = {}
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
@@ -192,14 +234,37 @@ class Contract(Frozen):
         named = {identifier.column for identifier in self.identifiers.values()}
         return frozenset(name for name in named if self.columns[name].type != "category")
 
+    def max_nodes_of_person(self, nodes: int) -> int:
+        """Of `nodes` nodes, the number at which one person may have rows; all if the contract is silent."""
+        return min(self.nodes_per_person or nodes, nodes)
+
+    @property
+    def why_nodes(self) -> str:
+        """The reason for the number of nodes of one person, in words."""
+        if self.nodes_per_person is None:
+            return "the contract gives no nodes_per_person, so every node counts"
+        return "nodes_per_person of the contract"
+
     @cached_property
     def hash(self) -> str:
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        """The identity of the contract: of what results are computed from, and not of its prose, its
+        version or who may use it."""
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=PROSE)
+        for column in values["columns"].values():
+            column.pop("description", None)
+            column.pop("use", None)
+        return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
     def canonical(self) -> str:
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """All of it, as it is sent."""
+        return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+PROSE = {"description", "version", "use"}  # what no number is computed from
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def load(path: Path) -> Contract:

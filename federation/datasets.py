@@ -7,7 +7,7 @@ where they are not held."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from federation import contract as contracts
@@ -87,9 +87,15 @@ def side_by_side(
         unit=units.pop(),
         person=PERSON if people == {False} else None,
         rows_per_person=max(contract.rows_per_person for contract in loaded.values()),
-        nodes_per_person=max(contract.nodes_per_person for contract in loaded.values()),
+        nodes_per_person=_most_nodes([contract.nodes_per_person for contract in loaded.values()]),
         columns=columns,
     )
+
+
+def _most_nodes(stated: Sequence[int | None]) -> int | None:
+    """None, which counts every node, where a contract is silent."""
+    known = [number for number in stated if number is not None]
+    return max(known) if len(known) == len(stated) else None
 
 
 def view(entry: DatasetEntry, contract: Contract) -> dict[str, str]:

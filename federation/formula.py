@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from federation.expression import ExpressionError, Interval, product
+from federation.expression import ExpressionError
+from federation.intervals import Interval, product
 from federation.schema import Field, Schema
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from federation import expression
-from federation.contract import Column, Contract
-from federation.expression import EVERYTHING, Interval, Kind, quote_name
+from federation import expression, influence
+from federation.contract import Contract
+from federation.expression import Kind, Piece, quote_name, quote_text
+from federation.intervals import EVERYTHING, Interval
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Field:
     """A column that an analysis can ask of a cohort: a contract column, a derived one, or an expression.
 
     `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, where the
-    source offers a quicker way to it than the level's name."""
+    source offers a quicker way to it than the level's name. `pieces`: all that the study wrote to make
+    it, those of the derived columns that it names among them; none for a contract column."""
 
     name: str
     kind: Kind
@@ -28,6 +30,8 @@ class Field:
     within_node: bool = False
     shape: tuple[int, ...] = ()
     index: str | None = None
+    pieces: tuple[Piece, ...] = ()
+    terminology: str | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -50,39 +54,72 @@ class Schema:
         return _field(text, self.express(text))
 
     def express(self, text: str) -> expression.Expression:
-        compiled = expression.compile(text, {**self.closed, **self.fields})
-        if named := sorted(compiled.names & self.closed.keys()):
+        try:
+            compiled = expression.compile(text, self.fields)
+        except expression.UnknownColumnError as error:
+            if error.name in identifiers(self.contract):
+                raise expression.ExpressionError(
+                    f"{error.name!r} says whose row it is, and no study may use it: choose people by "
+                    "what is recorded of them"
+                ) from None
+            raise
+        if compiled.never:
             raise expression.ExpressionError(
-                f"column {named[0]!r} holds an identifier, which stands in no condition, derivation or "
-                "analysis; leave it out"
+                f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
             )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
-        return expression.Expression(
-            text,
-            _inline(compiled.sql, inlined),
-            compiled.kind,
-            compiled.interval,
-            compiled.levels,
-            needed,
-        )
-
-    @property
-    def closed(self) -> dict[str, Field]:
-        """The columns of identifiers, by which a message can name them."""
-        columns = self.contract.columns
-        return {name: _of_column(name, columns[name]) for name in self.contract.closed_columns}
+        sql = _inline(compiled.sql, inlined)
+        own = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
+        used = [
+            piece
+            for name in sorted(compiled.names)
+            for piece in self.fields[name].pieces
+            if piece.kind != "influence"  # of the whole expression alone, which includes theirs
+        ]
+        columns = {name: self.fields[name] for name in needed}
+        pieces = [*used, *own, *influence.pieces(_as_number(sql, compiled.levels), columns)]
+        return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
 
 
+def _as_number(sql: str, levels: tuple[str, ...]) -> str:
+    """A category as the place of its level, so that its values can be compared like numbers."""
+    if not levels:
+        return sql
+    return f"list_position([{', '.join(map(quote_text, levels))}], CAST({sql} AS VARCHAR))"
+
+
+def identifiers(contract: Contract) -> frozenset[str]:
+    """The columns that say whose row it is: the person's key, those that the contract marks, and those by which
+    people are linked."""
+    marked = {name for name, column in contract.columns.items() if column.identifier}
+    key = {contract.person} if contract.person is not None else set()
+    return frozenset(marked | key | contract.closed_columns)
+
+
 def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
-    """Derived columns may use each other, in any order. DeriveError names the first that is wrong."""
+    """Derived columns may use each other, in any order. DeriveError names the first that is wrong.
+
+    Identifiers are not among the fields, so that they stand in no condition, derivation, model or
+    option of a study."""
     fields = {
-        name: _of_column(name, column)
-        for name, column in contract.columns.items()
-        if name not in contract.closed_columns
+        name: Field(
+            name,
+            c.kind,
+            quote_name(name),
+            c.interval,
+            c.levels,
+            c.step,
+            c.unit,
+            c.within_node,
+            c.shape,
+            terminology=c.terminology,
+        )
+        for name, c in contract.columns.items()
+        if name not in identifiers(contract)
     }
     sources = {name: frozenset([name]) for name in fields}
     if taken := [name for name in derive if name in contract.columns]:
@@ -122,22 +159,15 @@ class DeriveError(expression.ExpressionError):
         super().__init__(message)
 
 
-def _of_column(name: str, column: Column) -> Field:
+def _field(name: str, compiled: expression.Expression) -> Field:
     return Field(
         name,
-        column.kind,
-        quote_name(name),
-        column.interval,
-        column.levels,
-        column.step,
-        column.unit,
-        column.within_node,
-        column.shape,
+        compiled.kind,
+        compiled.sql,
+        compiled.interval,
+        compiled.levels,
+        pieces=compiled.pieces,
     )
-
-
-def _field(name: str, compiled: expression.Expression) -> Field:
-    return Field(name, compiled.kind, compiled.sql, compiled.interval, compiled.levels)
 
 
 def _inline(sql: str, definitions: Mapping[str, str]) -> str:

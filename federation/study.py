@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from federation import errors, yaml_source
+from federation import derivations, errors, yaml_source
 from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
@@ -56,8 +56,31 @@ class Authorisation(Frozen):
 
 
 class CohortRule(Frozen):
+    """`codes`: sets of codes by name, for in_codes(). `derive`: columns as expressions, or as a mapping with `group`,
+    `recode`, or `value` and its `range`. Both are written out as expressions, so that a node reads expressions only."""
+
+    codes: Mapping[Name, tuple[str, ...]] = {}
     derive: Mapping[Name, str] = {}
     where: str | None = None
+
+    @pydantic.field_validator("derive", mode="before")
+    @classmethod
+    def _as_expressions(cls, derive: Any) -> Any:
+        if not isinstance(derive, dict):
+            return derive
+        return {
+            name: derivations.expression(definition) if isinstance(definition, dict) else definition
+            for name, definition in derive.items()
+        }
+
+    @pydantic.model_validator(mode="after")
+    def _with_codes(self) -> CohortRule:
+        """The sets of codes stand in the expressions themselves."""
+        if not self.codes:
+            return self
+        derive = {name: derivations.with_codes(t, self.codes) for name, t in self.derive.items()}
+        where = None if self.where is None else derivations.with_codes(self.where, self.codes)
+        return CohortRule(derive=derive, where=where)
 
 
 class DatasetEntry(Frozen):

@@ -26,3 +26,10 @@ def spelled(value: str) -> str:
         if not (character.isascii() and character.isprintable())
     ]
     return repr(value) + (f" ({' '.join(unusual)})" if unusual else "")
+
+
+def plain(value: str) -> str:
+    """The text without accents, its ligatures written as letters."""
+    spread = value.replace("œ", "oe").replace("Œ", "OE").replace("æ", "ae").replace("Æ", "AE")
+    decomposed = unicodedata.normalize("NFKD", spread)
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

@@ -17,7 +17,12 @@ from typing import Any
 import yaml
 
 Key = tuple[str | int, ...]
-CODES = ("levels", "missing")  # lists under these keys hold codes, and keep the text of the file
+CODES = (
+    "levels",
+    "missing",
+    "yes",
+    "no",
+)  # lists under these keys hold codes, and keep the text of the file
 MAX_NODES = 1_000_000  # an alias of an alias of an alias multiplies them
 MAX_WHOLE = 2**53
 TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")

@@ -28,11 +28,11 @@ States = Mapping[TaskId, State | Refusal]
 
 @dataclass
 class Run:
-    """The states that one task of an exact study was asked at: digests of its present run, the number of that run, from 0, and how many
-    nodes the first run began with. A run begins anew where a node has left (DECISIONS, 2)."""
+    """The states at which one task of an exact study was asked, as digests.
+
+    `nodes`: the number of nodes with which the task began."""
 
     nodes: int
-    number: int = 0
     digests: set[bytes] = field(default_factory=set)
 
 
@@ -124,7 +124,7 @@ ANOTHER_FIRST = (
 )
 ANOTHER_STATE = "this round was answered at another state, and is answered at one for ever: submit another study"
 OUT_OF_ORDER = "rounds are answered in their order: begin with the first"
-TOO_MANY = "more rounds, or more runs, than this analysis has: submit another study"
+TOO_MANY = "more rounds were asked than this analysis has: submit another study"
 
 
 # -- mode dp: by position, for ever
@@ -166,17 +166,17 @@ def _count(
     query: Query,
     budget_ledger: Book,
 ) -> str:
-    """Counts the states of a run. What is wrong, if the run does not begin with the first state, or is longer than a run can be."""
+    """Counts the distinct states of a task, and returns what is wrong with the next one, or nothing.
+
+    The first is the study's own. There are as many as a run has rounds, times the number of runs that
+    are possible where nodes leave (DECISIONS, 2). A known state is answered again, for a hub that
+    goes on after a crash."""
     study, first, wanted = query.study, _first(task, limits), digest(state)
     if (study.hash, task_id) not in budget_ledger.runs:
         budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(
             len(query.nodes)
         )
     run = budget_ledger.runs[study.hash, task_id]
-    if wanted == first and len(run.digests) > 1:
-        if run.number >= run.nodes - study.min_answers:
-            return TOO_MANY
-        run.number, run.digests = run.number + 1, set()
     if wanted in run.digests:
         return ""
     if (
@@ -185,16 +185,16 @@ def _count(
         and not (limits.may_skip and admissible.position(limits, state))
     ):
         return ANOTHER_FIRST
-    if len(run.digests) >= limits.max_rounds:
+    if len(run.digests) >= limits.max_rounds * max(1, run.nodes - study.min_nodes + 1):
         return TOO_MANY
-    name = f"{key}:{run.number:0{DIGITS}d}:{len(run.digests):0{DIGITS}d}"
+    content = wanted + run.nodes.to_bytes(4, "little")
     ledger.remember(
         budget_ledger.ledger,
         KIND,
         budget_ledger.account,
         study.hash,
-        name,
-        wanted + run.nodes.to_bytes(4, "little"),
+        f"{key}:{len(run.digests):0{DIGITS}d}",
+        content,
         budget_ledger.at,
     )
     run.digests.add(wanted)
@@ -202,17 +202,12 @@ def _count(
 
 
 def _recalled(key: str, kept: Ledger) -> Run | None:
-    """The present run as the ledger holds it, after a restart of this node."""
-    names = ledger.names(kept, KIND, key)
-    if not names:
-        return None
-    number = names[-1].split(":")[1]
+    """The run as the ledger holds it, after a restart of this node."""
     found = [
         content
-        for name in names
-        if name.split(":")[1] == number
-        and (content := ledger.recalled(kept, KIND, name)) is not None
+        for name in ledger.names(kept, KIND, key)
+        if (content := ledger.recalled(kept, KIND, name)) is not None
     ]
-    return Run(
-        int.from_bytes(found[0][32:], "little"), int(number), {content[:32] for content in found}
-    )
+    if not found:
+        return None
+    return Run(int.from_bytes(found[0][32:], "little"), {content[:32] for content in found})

@@ -9,21 +9,30 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from federation import errors
 
 Verdict = Literal["waiting", "approved", "refused"]
+Standing = Literal["waiting", "approved", "refused", "over", "expired"]
+DAY_S = 86_400.0
+MAX_WAIT_S = 90 * DAY_S  # from the proposal to its deadline for approvals, whatever the hub sends
+STARTS_WITHIN_S = DAY_S  # from that deadline to the first query of the study
+RUNS_FOR_S = 30 * DAY_S  # from the first query to the last
 _TABLE = """
 CREATE TABLE IF NOT EXISTS proposals (
     study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
     received TEXT NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL DEFAULT 0,
-    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL
+    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL,
+    begun REAL NOT NULL DEFAULT 0
 ) STRICT
 """
 _COLUMNS = "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, reason, by, at"
+
+_STANDING = "SELECT verdict, over, deadline, begun FROM proposals WHERE study_hash = ?"
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,16 @@ class Proposed:
     at: str
 
 
+def _standing(row: tuple[Verdict, int, float, float], now: float) -> Standing:
+    verdict, over, deadline, begun = row
+    if over:
+        return "over"
+    if verdict != "approved":
+        return verdict
+    ends = begun + RUNS_FOR_S if begun else deadline + STARTS_WITHIN_S
+    return "approved" if now <= ends else "expired"  # expired where either is NaN
+
+
 @dataclass(frozen=True)
 class Approvals:
     path: Path
@@ -53,12 +72,40 @@ class Approvals:
         found = self._query("study_hash = ?", study_hash)
         return found[0].verdict if found else None
 
-    def propose(self, proposed: Proposed) -> Proposed:
-        """Keeps a proposal; of one that is known, only the deadline is new. Gives what is kept."""
+    def standing(self, study_hash: str, now: float) -> Standing | None:
+        """Where the approval of a study stands at `now`, in seconds since 1970.
+
+        An approval is for one run. The first query while it stands at `approved` begins the run."""
         with self._opened() as connection:
+            row = connection.execute(_STANDING, (study_hash,)).fetchone()
+            if row is None:
+                return None
+            standing = _standing(row, now)
+            if standing == "approved" and not row[3]:
+                connection.execute(
+                    "UPDATE proposals SET begun = ? WHERE study_hash = ?", (now, study_hash)
+                )
+        return standing
+
+    def propose(self, proposed: Proposed) -> Proposed:
+        """Stores a proposal, and returns the one that counts.
+
+        A known proposal keeps its decision, and its deadline once it is decided. A proposal whose run
+        has ended or has expired waits for a new decision."""
+        received = datetime.fromisoformat(proposed.received).timestamp()
+        if not proposed.deadline <= received + MAX_WAIT_S:  # also where it is NaN
+            proposed = replace(proposed, deadline=received + MAX_WAIT_S)
+        with self._opened() as connection:
+            row = connection.execute(_STANDING, (proposed.study_hash,)).fetchone()
+            if row is not None and _standing(row, received) in ("over", "expired"):
+                connection.execute(
+                    "DELETE FROM proposals WHERE study_hash = ?", (proposed.study_hash,)
+                )
             connection.execute(
                 f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 13)}, 0) "
-                "ON CONFLICT (study_hash) DO UPDATE SET deadline = excluded.deadline, nodes = excluded.nodes, over = 0",
+                "ON CONFLICT (study_hash) DO UPDATE SET "
+                "deadline = CASE verdict WHEN 'waiting' THEN excluded.deadline ELSE deadline END, "
+                "nodes = CASE verdict WHEN 'waiting' THEN excluded.nodes ELSE nodes END",
                 tuple(getattr(proposed, name) for name in _COLUMNS.split(", ")),
             )
         return self._query("study_hash = ?", proposed.study_hash)[0]
@@ -120,6 +167,12 @@ class Approvals:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(_TABLE)
+                if "begun" not in {
+                    column[1] for column in connection.execute("PRAGMA table_info(proposals)")
+                }:
+                    connection.execute(
+                        "ALTER TABLE proposals ADD COLUMN begun REAL NOT NULL DEFAULT 0"
+                    )
                 yield connection
         except sqlite3.Error as reason:
             raise errors.SetupError(

@@ -21,7 +21,7 @@ from federation.messages import Ints
 from nodes import contract_sql
 from nodes.row_limit import Words
 
-NAME = "typed"
+NAME, EVERYONE = "typed", "everyone"
 # No contract column has a space in its name.
 KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
     '"hdh key"',
@@ -55,8 +55,9 @@ def write(
     is_fixed: bool,
     salt: str = "",
     moved: str = "FALSE",
+    table: str = NAME,
 ) -> None:
-    """Makes the table from `source`, which is dropped. `columns`: the SQL of each column over the raw ones, and `key`
+    """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
     that of the person; `where`: a condition on the columns; `moved`: a condition on the raw ones. `is_fixed`: the
     source's own order is always the same, and serves where no person is named."""
     typed = [
@@ -79,9 +80,8 @@ def write(
     chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     hashed = f"(SELECT *, {content} FROM {rows}{chosen})"
     connection.execute(
-        f"CREATE TEMP TABLE {NAME} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}"
+        f"CREATE TEMP TABLE {table} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}"
     )
-    drop_source(connection)
 
 
 def _narrow(contract: Contract, name: str, sql: str) -> str:
@@ -108,11 +108,17 @@ class Order:
     hashes: tuple[Words, ...]
 
 
-def order(connection: duckdb.DuckDBPyConnection, contract: Contract, *, is_fixed: bool) -> Order:
+def order(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    *,
+    is_fixed: bool,
+    table: str = NAME,
+) -> Order:
     """The rows of a person lie together, in the order of their content's hashes."""
     names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
     listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
-    found = connection.execute(f"SELECT rowid AS place, {listed} FROM {NAME}").fetchnumpy()
+    found = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
     hashes = tuple(np.asarray(found[f"c{i}"], np.uint64) for i in range(len(names)))
     places = np.asarray(found["place"], np.int64)
     if contract.person is None and is_fixed:

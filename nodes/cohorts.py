@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
@@ -34,6 +34,7 @@ from nodes.row_limit import Limited, Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
+COLUMNS_PER_SCAN = 200  # the same of columns, which are cheaper
 
 
 def examine(
@@ -121,12 +122,12 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 # -- exact mode
 @dataclass(frozen=True)
 class Opened:
-    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hashes
-    of its people, each once, if they were asked for."""
+    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hash
+    of the person of each row (n_rows,), where rows are read."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
-    people: Words | None = None
+    hashes: Words | None = None
 
 
 def open_checked(
@@ -137,12 +138,14 @@ def open_checked(
     where: str | None,
     *,
     only_counts: bool = False,
+    remembered: Iterable[str] = (),
 ) -> Opened:
     """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
-    they lie. Which rows these are is then not remembered: no one can ask about one of them by its key."""
+    they lie. `remembered`: contract columns of earlier conditions on such rows, which are counted again beside those of this study."""
     contract = dataset.contract
-    connection, used, is_fixed = _connect(dataset, storage, schema, fields, where)
     in_place = only_counts and contract.person is None
+    more = [schema.fields[name] for name in remembered if name in schema.fields]
+    connection, used, is_fixed = _connect(dataset, storage, schema, [*fields, *more], where)
     if in_place:
         tallies.group(connection, used)
     else:
@@ -179,12 +182,19 @@ def open_checked(
                 1,
                 lambda asked: {},
                 count=lambda asked: tallies.count(table, asked),
+                everyone=None if where is None else _counted(replace(table, where=None), counts),
             )
         )
     condition = schema.express(where).sql if where else None
     columns = {name: read[name] for name in used}
     key = read[contract.person] if contract.person else None
+    everyone = None
+    if where:
+        names = used if contract.person is None else sorted(schema.columns_of(where))
+        named = {name: columns[name] for name in names}
+        everyone = _everyone(connection, contract, named, key, is_fixed=is_fixed)
     cohort_table.write(connection, contract, columns, key=key, where=condition, is_fixed=is_fixed)
+    cohort_table.drop_source(connection)
     order = cohort_table.order(connection, contract, is_fixed=is_fixed)
     limited = _limited(order, contract)  # the rows are checked, so none is lost
     cohort = Cohort(
@@ -192,9 +202,59 @@ def open_checked(
         limited.people,
         _people(contract, counts),
         contract.rows_per_person,
-        _fetcher(connection, order.places[limited.rows]),
+        _handed_on(_fetcher(connection, order.places[limited.rows])),
+        everyone=everyone,
     )
-    return Opened(cohort, (), limited.first_of(order.hashes[0]))
+    return Opened(cohort, (), order.hashes[0][limited.rows])
+
+
+def _everyone(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    columns: Mapping[str, str],
+    key: str | None,
+    *,
+    is_fixed: bool,
+) -> Cohort:
+    """All rows of the dataset with some of its `columns`: the two sides of a study's condition are
+    counted among them."""
+    table = cohort_table.EVERYONE
+    cohort_table.write(
+        connection, contract, columns, key=key, where=None, is_fixed=is_fixed, table=table
+    )
+    order = cohort_table.order(connection, contract, is_fixed=is_fixed, table=table)
+    limited = _limited(order, contract)
+    return Cohort(
+        None if contract.rows_per_person == 1 else limited.person,
+        limited.people,
+        limited.people,
+        contract.rows_per_person,
+        _fetcher(connection, order.places[limited.rows], table),
+    )
+
+
+def _counted(table: tallies.TallySource, counts: Mapping[tuple[str, str], int]) -> Cohort:
+    rows = counts["", "rows"]
+    return Cohort(
+        None, rows, rows, 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)
+    )
+
+
+def _handed_on(fetch: Fetch) -> Fetch:
+    """Keeps the columns that were read last until they are asked for once more: the rules of
+    support read the columns that the analysis reads next."""
+    kept: dict[tuple[str, ...], Mapping[str, Values]] = {}
+
+    def read(asked: Iterable[Field]) -> Mapping[str, Values]:
+        fields = list(asked)
+        names = tuple(f"{field.name} {field.sql}" for field in fields)
+        if names in kept:
+            return kept.pop(names)
+        kept.clear()
+        kept[names] = columns = fetch(fields)
+        return columns
+
+    return read
 
 
 def _limited(order: Order, contract: Contract) -> Limited:
@@ -216,6 +276,7 @@ def keys(
     condition = schema.express(where).sql if where else None
     key = typed[str(contract.person)]
     cohort_table.write(connection, contract, typed, key=key, where=condition, is_fixed=is_fixed)
+    cohort_table.drop_source(connection)
     return cohort_table.person_keys(connection, contract)
 
 
@@ -246,12 +307,14 @@ def _no_one(contract: Contract) -> Cohort:
     return Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {})
 
 
-def _fetcher(connection: duckdb.DuckDBPyConnection, places: Ints) -> Fetch:
+def _fetcher(
+    connection: duckdb.DuckDBPyConnection, places: Ints, table: str = cohort_table.NAME
+) -> Fetch:
     """`places` (n_rows,): where each row of the cohort lies in its table."""
     in_order = bool((np.diff(places) == 1).all()) and (not len(places) or places[0] == 0)
 
     def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
-        columns = _fetch(connection, list(asked))
+        columns = _fetch(connection, list(asked), table)
         if in_order:
             return {name: values[: len(places)] for name, values in columns.items()}
         return {name: values[places] for name, values in columns.items()}
@@ -259,11 +322,16 @@ def _fetcher(connection: duckdb.DuckDBPyConnection, places: Ints) -> Fetch:
     return fetch
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, fields: Sequence[Field]) -> Mapping[str, Values]:
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
+) -> Mapping[str, Values]:
     if not fields:
         return {}
+    if len(fields) > COLUMNS_PER_SCAN:
+        some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
+        return {**_fetch(connection, some, table), **_fetch(connection, others, table)}
     listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
-    arrays = connection.execute(f"SELECT {listed} FROM {cohort_table.NAME}").fetchnumpy()
+    arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
     return {
         field.name: _stacked(arrays[f"c{i}"], field)
         if field.kind == "array"
@@ -381,6 +449,7 @@ def open_clipped(
         salt=salt,
         moved=moved,
     )
+    cohort_table.drop_source(connection)
     order = cohort_table.order(connection, contract, is_fixed=is_fixed)
     has_numbers = any(contract.columns[name].kind == "number" for name in used)
     return Opened(_bounded(connection, contract, order, has_numbers))

@@ -1,6 +1,8 @@
-"""The node's line to the hub: studies come in, this node's word on them goes out. Opened from here, and kept open.
+"""The node's connection to the hub, which the node opens and keeps open: it receives studies, and
+sends decisions.
 
-What the hub says is believed as far as it can be checked: a study is the one that its coordinator signed, or it is none.
+The node believes the hub only as far as it can check: it considers a study only if its coordinator
+has signed it.
 """
 
 from __future__ import annotations
@@ -27,20 +29,20 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import ledger, memory, service, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
-from nodes.ledger import Account
 from nodes.session import NodeContext
 from nodes.site import Site
 from strategies import registry
 
 log = logging.getLogger("hdh.node")
-LOOK_S = 0.5  # how often decisions of the staff are looked for
+LOOK_S = 0.5  # between two looks for decisions of the staff
 RENEW_DAYS = 60.0
-MAX_SKEW_S = 5.0  # beyond which Flower refuses this node's signatures
+MAX_SKEW_S = 5.0  # of the clock; beyond it, Flower refuses this node's signatures
 
 
 @dataclass
 class HubStream:
-    """`wake` is called when a study is about to ask; `state` is what `hdh node status` shows."""
+    """`wake`: called when a study is about to send queries. `state`: shown by `hdh node
+    status`."""
 
     context: NodeContext
     approvals: Approvals
@@ -51,11 +53,11 @@ class HubStream:
 
 
 class RevokedError(Exception):
-    """The hub does not know this node any more."""
+    """The hub does not accept this node any more."""
 
 
 def keep(hub: HubStream) -> None:
-    """Until `stop`: connects, listens, connects again. Raises RevokedError."""
+    """Connects, listens, and connects again, until `stop`. Raises RevokedError."""
     delay = 0.5
     teller = threading.Thread(target=_tell_decisions, args=(hub,), daemon=True)
     teller.start()
@@ -64,7 +66,8 @@ def keep(hub: HubStream) -> None:
         if credentials.days_left(hub.own.certificate) < 0:
             hub.state["line"] = "certificate expired"
             log.error(
-                "this node's certificate has expired: ask the hub's operator for a new invitation, and `hdh node enrol` again"
+                "this node's certificate has expired: ask the hub's operator for a new invitation,"
+                " and `hdh node enrol` again"
             )
         try:
             with credentials.channel(hub.own) as channel:
@@ -77,9 +80,8 @@ def keep(hub: HubStream) -> None:
                 ) from None
             if not hub.stop.is_set():
                 log.warning("%s", credentials.hub_error(error, hub.own.api))
-        except (
-            errors.HdhError
-        ) as error:  # this node's own disk, say: what was proposed is proposed again
+        # For example an error of this node's disk; the hub will propose its studies again.
+        except errors.HdhError as error:
             log.error("%s", error)
         hub.state["line"] = "away"
         delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
@@ -106,9 +108,10 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
             if decision is not None:
                 stub.Decide(decision, timeout=30)
             if decision is not None and decision.verdict == "approved":
-                wanted = studies.parse(notice.proposal.study).runs
-                registry.preload(wanted)  # its first query is some seconds away
-                memory.ready(wanted)
+                # The first query is some seconds away; load what it needs now.
+                analyses = studies.parse(notice.proposal.study).runs
+                registry.preload(analyses)
+                memory.ready(analyses)
 
 
 def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
@@ -131,7 +134,8 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
     hub.state["skew_s"] = round(skew, 1)
     if abs(skew) > MAX_SKEW_S:
         log.error(
-            "this machine's clock is %.0f s %s the hub's: no study can be answered until it is set (NTP)",
+            "this machine's clock is %.0f s %s the hub's:"
+            " no study can be answered until it is set (NTP)",
             abs(skew),
             "ahead of" if skew > 0 else "behind",
         )
@@ -144,13 +148,14 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
         return
     hub.state["rolled_back"] = True
     log.error(
-        "this node's ledger is older than the one that the hub has seen: no study is answered until the newest copy is restored"
+        "this node's ledger is older than the one that the hub has seen:"
+        " no study is answered until the newest copy is restored"
     )
     hub.context.audit("rolled back", seen=int(welcome.head_seq))
 
 
 def _renew(hub: HubStream, stub: Any) -> None:
-    """Well before the certificate expires, a new one for the same key."""
+    """Asks for a new certificate for the same key, RENEW_DAYS before the present one expires."""
     if credentials.days_left(hub.own.certificate) > RENEW_DAYS:
         return
     csr = credentials.request(credentials.private_key(hub.own.key))
@@ -259,10 +264,9 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
             else "refused: this node does not answer; ask its producer"
         )
     if study.privacy.mode == "dp":
-        account = Account(dataset.contract.dataset, dataset.contract.unit, now.year)
-        budget_ledger = state_folder.open_ledger(
-            site.state
-        )  # one's own: an SQLite connection belongs to a thread
+        account = site.account(study.dataset, now.year)
+        # one's own: an SQLite connection belongs to a thread
+        budget_ledger = state_folder.open_ledger(site.state)
         if (
             ledger.remaining(budget_ledger, account)
             + accounting.equivalent(
@@ -270,7 +274,10 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
             )
             < study.privacy.rho
         ):
-            return f"budget: the {now.year} budget of {account.dataset} does not hold this study: ask for less, or ask its producer for a grant"
+            return (
+                f"budget: the {now.year} budget of {account.dataset} does not hold this study:"
+                " ask for less, or ask its producer for a grant"
+            )
     return None
 
 
@@ -301,7 +308,7 @@ def _decision(
 
 
 def _tell_decisions(hub: HubStream) -> None:
-    """What the staff has decided meanwhile, until the hub has taken it."""
+    """Sends the decisions of the staff, until the hub has received them."""
     while not hub.stop.wait(LOOK_S):
         with suppress(grpc.RpcError, errors.HdhError), credentials.channel(hub.own) as channel:
             for one in hub.approvals.untold() if hub.state.get("line") == "open" else ():

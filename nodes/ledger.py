@@ -27,8 +27,8 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-KINDS = ("grant", "charge", "store", "cohort", "survivors", "state")
-REMEMBERED = ("cohort", "survivors", "state")
+REMEMBERED = ("cohort", "condition", "survivors", "state", "functionals", "nodes")
+KINDS = ("grant", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
@@ -39,18 +39,55 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE UNIQUE INDEX IF NOT EXISTS once ON entries (kind, release) WHERE kind <> 'grant';
 CREATE INDEX IF NOT EXISTS by_account ON entries (dataset, unit, year, kind);
 CREATE INDEX IF NOT EXISTS by_study ON entries (study, kind);
-CREATE TABLE IF NOT EXISTS answers (release TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS answers (release TEXT PRIMARY KEY, content BLOB NOT NULL, salt BLOB NOT NULL DEFAULT x'') STRICT;
 """
 _COLUMNS = "seq, kind, dataset, unit, year, study, release, rho, curve, event, at, prev, hash"
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a budget is kept for: a dataset, the unit that is protected (`person`), and a calendar year."""
+    """The people whose budget is kept, and the calendar year.
+
+    `register`: the name of the list of people that the dataset's person key numbers. Datasets with
+    the same register are about the same people, and share one budget. A dataset with an empty
+    register has a budget of its own, for its `unit`. `dataset`: the dataset that an entry is about."""
 
     dataset: str
     unit: str
     year: int
+    register: str = ""
+
+    @property
+    def label(self) -> str:
+        """Unit and register as an entry stores them, in its column `unit`. A unit holds no space."""
+        return f"{self.unit} {self.register}".rstrip()
+
+    @property
+    def shared(self) -> tuple[str, str, int]:
+        """Equal for accounts that share one budget."""
+        if self.register:
+            return "", self.register, self.year
+        return self.dataset, self.unit, self.year
+
+
+def _account(dataset: str, label: str, year: int) -> Account:
+    unit, _, register = label.partition(" ")
+    return Account(dataset, unit, year, register)
+
+
+# Entries written before registers were kept belong to the dataset that they name.
+OF_REGISTER = (
+    "(substr(unit, instr(unit, ' ') + 1) = ? AND instr(unit, ' ') > 0"
+    " OR unit = ? AND dataset = ?) AND year = ?"
+)
+OF_DATASET = "unit = ? AND dataset = ? AND year = ?"
+
+
+def _of(account: Account) -> tuple[str, tuple[object, ...]]:
+    """The SQL condition of an account's entries, and its values."""
+    if account.register:
+        return OF_REGISTER, (account.register, account.unit, account.dataset, account.year)
+    return OF_DATASET, (account.unit, account.dataset, account.year)
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,9 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         connection.execute(_TABLES.split(";")[0])
         connection.execute(f"INSERT INTO entries SELECT {_COLUMNS} FROM entries_before")
         connection.execute("DROP TABLE entries_before")
+    columns = {column[1] for column in connection.execute("PRAGMA table_info(answers)")}
+    if columns and "salt" not in columns:
+        connection.execute("ALTER TABLE answers ADD COLUMN salt BLOB NOT NULL DEFAULT x''")
     connection.execute("COMMIT")
 
 
@@ -149,16 +189,26 @@ def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str, study
 
 
 def granted(ledger: Ledger, account: Account) -> int:
+    condition, values = _of(account)
     row = ledger.connection.execute(
-        "SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND dataset = ? AND unit = ? AND year = ?",
-        _key(account),
+        f"SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND {condition}", values
     )
     return int(row.fetchone()[0])
 
 
+def has_grant(ledger: Ledger, account: Account) -> bool:
+    """Whether a budget was ever granted, in any year, for the dataset or the people of its register."""
+    found = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    return any(
+        dataset == account.dataset
+        or (account.register and _account(dataset, label, 0).register == account.register)
+        for dataset, label in found
+    )
+
+
 def remaining(ledger: Ledger, account: Account) -> int:
     """Pico-rho granted and not charged."""
-    spent = _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account))
+    spent = _spent(ledger, *_of(account))
     return granted(ledger, account) - accounting.equivalent(spent, ACCOUNT_DELTA)
 
 
@@ -168,7 +218,7 @@ def spent_by(ledger: Ledger, dataset: str, study: str) -> Cost:
 
 
 def _key(account: Account) -> tuple[str, str, int]:
-    return account.dataset, account.unit, account.year
+    return account.dataset, account.label, account.year
 
 
 def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
@@ -197,7 +247,7 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
             (claim.release,),
         ).fetchone()
         if known is not None:
-            if known != (account.dataset, account.unit, cost.rho, _curve(cost)):
+            if known != (account.dataset, account.label, cost.rho, _curve(cost)):
                 raise errors.LedgerError(
                     "a release of this name was charged otherwise; name each release by the hash of all that decides it"
                 )
@@ -219,7 +269,7 @@ def would_refuse(ledger: Ledger, account: Account, claim: Claim) -> Refusal | No
             "study_budget",
             "the study asks for more than the epsilon it declares: submit another study, with a budget of its own",
         )
-    spent = _spent(ledger, "dataset = ? AND unit = ? AND year = ?", _key(account))
+    spent = _spent(ledger, *_of(account))
     if not accounting.fits(spent + cost, granted(ledger, account), ACCOUNT_DELTA):
         return Refusal(
             "budget",
@@ -249,18 +299,29 @@ def store(ledger: Ledger, release: str, content: bytes, at: str) -> bytes:
         ).fetchone()
         if row is None:
             raise errors.LedgerError("nothing may be stored that was not charged")
-        ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (release, content))
         _append(
             ledger,
             "store",
-            Account(*row[:3]),
+            _account(*row[:3]),
             row[3],
             release,
             Cost(),
-            {"sha256": hashlib.sha256(content).hexdigest()},
+            _committed(ledger, release, content),
             at,
         )
     return content
+
+
+def _committed(ledger: Ledger, key: str, content: bytes) -> dict[str, str]:
+    """Stores `content` with a random salt, and returns the commitment to both for the chain.
+
+    The head of the chain leaves this machine. A hash without a salt would confirm a guess of the
+    content."""
+    salt = os.urandom(32)
+    ledger.connection.execute(
+        "INSERT INTO answers (release, content, salt) VALUES (?, ?, ?)", (key, content, salt)
+    )
+    return {"salted": hashlib.sha256(salt + content).hexdigest()}
 
 
 def stored(ledger: Ledger, release: str) -> bytes | None:
@@ -281,17 +342,7 @@ def remember(
     with _transaction(ledger):
         if (before := stored(ledger, key)) is not None:  # another thread was faster
             return before
-        ledger.connection.execute("INSERT INTO answers VALUES (?, ?)", (key, content))
-        _append(
-            ledger,
-            kind,
-            account,
-            study,
-            release,
-            Cost(),
-            {"sha256": hashlib.sha256(content).hexdigest()},
-            at,
-        )
+        _append(ledger, kind, account, study, release, Cost(), _committed(ledger, key, content), at)
     return content
 
 
@@ -347,7 +398,7 @@ def history(ledger: Ledger) -> Iterator[Entry]:
         yield Entry(
             seq,
             kind,
-            Account(dataset, unit, year),
+            _account(dataset, unit, year),
             study,
             release,
             Cost(rho, tuple(json.loads(curve or "[]"))),
@@ -358,14 +409,17 @@ def history(ledger: Ledger) -> Iterator[Entry]:
 
 def verify(ledger: Ledger) -> LedgerHead:
     """Replays the chain, the order of charges and stores, the price of every event, every budget and every stored answer."""
-    previous, last, balance, charged = GENESIS, 0, dict[Account, tuple[int, Cost]](), set[str]()
+    previous, last, charged = GENESIS, 0, set[str]()
+    balance: dict[tuple[str, str, int], tuple[int, Cost]] = {}
+    labels = _labels(ledger)
     for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
         seq, kind, dataset, unit, year, _study, release, rho, curve, event, _at, prev, digest = row
         if seq != last + 1 or prev != previous or digest != _digest(row[:-1]):
             raise errors.LedgerError(
                 f"entry {last + 1} of the ledger was changed, or is missing; restore the newest copy"
             )
-        account, cost = Account(dataset, unit, year), Cost(rho, tuple(json.loads(curve or "[]")))
+        account = _account(dataset, labels.get((dataset, unit), unit), year).shared
+        cost = Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
         if kind == "charge":
             if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
@@ -391,11 +445,24 @@ def verify(ledger: Ledger) -> LedgerHead:
     return LedgerHead(last, previous)
 
 
-def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
-    content = stored(ledger, key)
-    return (
-        content is not None and hashlib.sha256(content).hexdigest() == json.loads(event)["sha256"]
+def _labels(ledger: Ledger) -> dict[tuple[str, str], str]:
+    """By dataset and unit, the label with the register, for entries written before registers."""
+    found = ledger.connection.execute(
+        "SELECT DISTINCT dataset, unit FROM entries WHERE instr(unit, ' ') > 0"
     )
+    return {(dataset, label.partition(" ")[0]): label for dataset, label in found}
+
+
+def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
+    """Whether the stored content is the one that the entry commits to.
+
+    An entry of an earlier version has no salt."""
+    row = ledger.connection.execute(
+        "SELECT content, salt FROM answers WHERE release = ?", (key,)
+    ).fetchone()
+    wanted = json.loads(event)
+    digest = None if row is None else hashlib.sha256(bytes(row[1]) + bytes(row[0])).hexdigest()
+    return digest is not None and digest == (wanted.get("salted") or wanted.get("sha256"))
 
 
 @contextmanager

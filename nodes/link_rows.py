@@ -32,13 +32,13 @@ CHUNK_VECTORS = 256  # of 2,048 rows each
 @dataclass(frozen=True)
 class Request:
     """What a link asks of a holder. `columns`: those that are sent. `identifiers`: those that are compared.
-    `is_clipped`: in mode dp. `salt`: decides which of two rows with one identifier stays there."""
+    `is_clipped`: in mode dp. `min_cell`: in mode exact, the people on each side of a condition."""
 
     entry: DatasetEntry
     columns: Sequence[LinkedColumn]
     identifiers: Sequence[Identifier]
     is_clipped: bool
-    salt: str = ""
+    min_cell: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[Peopl
             _check(dataset, storage, needed)
         connection = connectors.connect(storage)
         connectors.open_rows(connection, dataset, needed)
+        if not request.is_clipped:
+            _check_cohort(connection, contract, request, needed, schema)
         yield from _people(connection, contract, request, needed, schema)
     except (errors.DataError, errors.SetupError, duckdb.Error):
         raise LinkError(
@@ -85,6 +87,36 @@ def _check(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
             "data",
             f"the data here break their contract: {', '.join(broken)}; the producer sees more with "
             "`hdh node check`",
+        )
+
+
+def _check_cohort(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+    schema: Schema,
+) -> None:
+    """Each condition that the study wrote must hold, and fail, for enough people; otherwise it is refused in the
+    same words as one that holds for nobody."""
+    if request.entry.cohort.where is None:
+        return
+    rows, key = _typed_rows(connection, contract, request, needed)
+    sides = [
+        side
+        for piece in schema.express(request.entry.cohort.where).pieces
+        for side in (
+            (piece.sql, f"NOT ({piece.sql})") if piece.kind == "condition" else (piece.sql,)
+        )
+        if piece.kind in ("condition", "influence")
+    ]
+    counts = ", ".join(f"count(DISTINCT {key}) FILTER ({side})" for side in sides)
+    (found,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
+    if min(found) < request.min_cell:
+        raise LinkError(
+            "cohort_size",
+            "a condition of this dataset's cohort holds, or fails, for fewer people than this node tells of: "
+            "choose a wider one",
         )
 
 
@@ -115,6 +147,27 @@ def _sql(
     schema: Schema,
 ) -> str:
     """One row a person: the values of the columns as doubles, then the identifiers as text."""
+    rows, key = _typed_rows(connection, contract, request, needed)
+    conditions = [f"{key} IS NOT NULL"]
+    if request.entry.cohort.where:
+        conditions.append(f"({schema.express(request.entry.cohort.where).sql})")
+    values = [_number(column.column, column.sql) for column in request.columns]
+    # a person with two identifiers has none that can be trusted
+    names = [
+        f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
+        for i in range(len(request.identifiers))
+    ]
+    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names]))
+    return f"SELECT {listed} FROM {rows} WHERE {' AND '.join(conditions)} GROUP BY {key}"
+
+
+def _typed_rows(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+) -> tuple[str, str]:
+    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a row's person."""
     raw_types = {
         str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()
     }
@@ -131,17 +184,7 @@ def _sql(
     ]
     rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
     key = '"hdh row"' if contract.person is None else quote_name(contract.person)
-    conditions = [f"{key} IS NOT NULL"]
-    if request.entry.cohort.where:
-        conditions.append(f"({schema.express(request.entry.cohort.where).sql})")
-    values = [_number(column.column, column.sql) for column in request.columns]
-    # a person with two identifiers has none that can be trusted
-    names = [
-        f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
-        for i in range(len(request.identifiers))
-    ]
-    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names]))
-    return f"SELECT {listed} FROM {rows} WHERE {' AND '.join(conditions)} GROUP BY {key}"
+    return rows, key
 
 
 def _text_name(index: int) -> str:

@@ -191,13 +191,13 @@ def charge(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> 
     study = plan_.study
     if study.privacy.mode == "exact" or role == "helper":
         return None
-    contract = plan_.contracts[plan_.dataset_of(role)]
+    dataset = plan_.dataset_of(role)
     event = Gaussian(Fraction(1), accounting.variance_for(Fraction(1), study.privacy.rho))
     claim = Claim(
-        f"link {study.hash} {contract.dataset}", study.hash, study.privacy.rho, {"link": event},
+        f"link {study.hash} {dataset}", study.hash, study.privacy.rho, {"link": event},
         study.privacy.delta,
     )  # fmt: skip
-    account = Account(contract.dataset, contract.unit, now.year)
+    account = context.site.account(dataset, now.year)
     return ledger.charge(context.ledger, account, claim, now.isoformat(timespec="seconds"))
 
 
@@ -262,6 +262,7 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
         one.plan.left if role == "left" else one.plan.right,
         one.plan.identifiers(dataset),
         is_private,
+        one.context.site.rules(study.privacy.min_cell).min_cell,
     )
     site = one.context.site
     read = link_rows.read(site.datasets[dataset], site.storage, request)

@@ -16,7 +16,6 @@ import numpy as np
 
 from federation import codec
 from federation.cohort import Cohort
-from federation.contract import Contract
 from federation.messages import Floats, Ints, NoisedAnswer, Part, Query, Refusal, State, TaskId
 from federation.privacy import calibration, noise
 from federation.privacy.calibration import Grid
@@ -36,17 +35,9 @@ class BudgetAccess:
     """What a node's releases are paid from."""
 
     ledger: Ledger
-    contract: Contract
+    account: Account
     now: datetime
     entropy: Entropy = os.urandom
-
-    @property
-    def account(self) -> Account:
-        return account_of(self.contract, self.now)
-
-
-def account_of(contract: Contract, now: datetime) -> Account:
-    return Account(contract.dataset, contract.unit, now.year)
 
 
 def name(query: Query, task_id: TaskId, state: State, share: str) -> str:

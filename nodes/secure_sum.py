@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from federation.disclosure import node_door
+from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
@@ -20,14 +20,14 @@ from federation.secagg.masks import Words
 from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Terms
 from federation.study import Study
-from nodes import ledger, noised_answer
-from nodes.ledger import Account
+from nodes import ledger, noised_answer, support
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Site
 from strategies import budget
 
 MAX_PENDING_SUMS = 200  # sums begun and not finished: the oldest are forgotten
+NODES = "nodes"  # the kind of the ledger's entries on the node sets of exact studies
 LIST = ""  # the item of an envelope that lists names
 
 
@@ -93,7 +93,7 @@ def answer(
     assert query.phase is not None
     answers: dict[TaskId, Answer] = {}
     vectors = (
-        _checked_vectors(query, session)
+        _nodes_apart(frozenset(query.nodes), query, context) or _checked_vectors(query, session)
         if query.phase.name == "advertise" and query.study.privacy.mode == "exact"
         else {}
     )
@@ -120,18 +120,32 @@ def answer(
     return answers
 
 
+def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> Refusal | None:
+    """Sums of two studies over sets that differ by a few nodes tell by subtraction these nodes' own sums."""
+    least = context.site.policy.min_nodes_apart
+    for content in ledger.remembered(context.ledger, NODES, query.study.dataset):
+        if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
+            return Refusal(
+                "node_set",
+                f"exact sums over nearly these nodes were answered before: ask the same nodes, or sets that "
+                f"differ by {least} at least",
+            )
+    return None
+
+
 def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words] | Refusal:
     """The vectors of exact mode, past the first door. A node takes part in all analyses of a study or in none: what two sums
     have over different nodes, the difference tells of the nodes between them."""
     vectors = {}
     for task_id, state in query.states.items():
         task = session.tasks[task_id.analysis]
-        part = task.analysis.local(session.cohort, task, state)
-        refused = node_door.check_part(part, session.rules)
-        if refused is not None:
+        part = support.checked_part(task, state, session)
+        if part == REFUSAL:  # which of the analyses it was would tell more
+            return REFUSAL
+        if isinstance(part, Refusal):
             return replace(
-                refused,
-                remedy=f"{task_id}: {refused.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
+                part,
+                remedy=f"{task_id}: {part.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
             )
         arrays = {("sums", name): array for name, array in part.sums.items()} | {
             ("cells", name): array for name, array in part.cells.items()
@@ -205,7 +219,7 @@ def _to_be_noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].paying, now, context.entropy
+        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if not ledger.is_charged(context.ledger, name):
@@ -316,7 +330,7 @@ def _burn(
         else [agreed.digest.hex()]
     )
     release = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    account = Account(contract.dataset, contract.unit, now.year)
+    account = context.site.account(contract.dataset, now.year)
     content = json.dumps(sorted(survivors)).encode()
     if (
         ledger.remember(
@@ -333,6 +347,12 @@ def _burn(
         raise SecaggError(
             "a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study"
         )
+    if query.study.privacy.mode == "exact":
+        if (near := _nodes_apart(survivors, query, context)) is not None:
+            raise SecaggError(near.remedy)
+        at = now.isoformat(timespec="seconds")
+        name = hashlib.sha256(content).hexdigest()
+        ledger.remember(context.ledger, NODES, account, query.study.hash, name, content, at)
 
 
 def _unmask(

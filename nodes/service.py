@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -34,13 +33,14 @@ from nodes import (
     absent_columns,
     admission,
     cohorts,
-    fingerprints,
+    differencing,
     ledger,
     noised_answer,
     secure_sum,
+    support,
 )
 from nodes.admission import Book
-from nodes.ledger import Account
+from nodes.answered import Memory
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Site
@@ -82,7 +82,9 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
         ledger.spent_by(context.ledger, site.datasets[study.dataset].paying.dataset, study.hash),
         study.privacy.delta,
     )
-    return Reply(site.name, query.round, answers, ledger.head(context.ledger), charged)
+    # The head commits to this node's own numbers, which a secure sum must hide.
+    head = ledger.head(context.ledger) if query.phase is None else None
+    return Reply(site.name, query.round, answers, head, charged)
 
 
 def _answers(
@@ -98,9 +100,11 @@ def _answers(
     if (
         query.phase is None or query.phase.name == "advertise"
     ):  # the later phases carry no state that anything is computed at
-        account = noised_answer.account_of(site.datasets[study.dataset].paying, now)
         budget_ledger = Book(
-            context.ledger, context.runs, account, now.isoformat(timespec="seconds")
+            context.ledger,
+            context.runs,
+            site.account(study.dataset, now.year),
+            now.isoformat(timespec="seconds"),
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
@@ -181,29 +185,51 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         context.admitted[asked] = admit_study(
             study, dataset.paying, len(query.nodes), site, now, others=others
         )
-    return context.admitted[asked] or _not_approved(study, context) or secure_sum.admit(query, site)
+    return (
+        context.admitted[asked]
+        or _spends_budget(study, context, now)
+        or _not_approved(study, context, now)
+        or secure_sum.admit(query, site)
+    )
 
 
-def _not_approved(study: Study, context: NodeContext) -> Refusal | None:
-    """An edited study has another hash, so it is another study here."""
+def _spends_budget(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses exact answers about people for whom this node has granted a budget of epsilon.
+
+    Exact answers would undo what the budget promises. A simulated producer without a ledger on disk
+    grants what a study asks for, and is not asked here."""
+    site = context.site
+    if study.privacy.mode == "dp" or "exact" in (site.datasets[study.dataset].modes or ()):
+        return None
+    account = site.account(study.dataset, now.year)
+    if site.state is None or not ledger.has_grant(context.ledger, account):
+        return None
+    return Refusal(
+        "privacy",
+        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or ask its "
+        "producer to write `modes: [exact, dp]` for the dataset",
+    )
+
+
+NOT_APPROVED = {
+    "waiting": "its producer has not approved this study",
+    "refused": "its producer refused it",
+    "over": "this study has ended, and an approval is for one run: submit it again",
+    "expired": "the approval of this study has expired: submit it again",
+}
+
+
+def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses a study without a standing approval. An edited study has another hash, and so no approval."""
     if context.approvals is None:
         return None
-    verdict = context.approvals.verdict(study.hash)
-    if verdict is None:
+    standing = context.approvals.standing(study.hash, now.timestamp())
+    if standing is None:
         return Refusal(
             "approval",
             "this very study was never proposed here under its coordinator's signature: submit it through the hub",
         )
-    return (
-        None
-        if verdict == "approved"
-        else Refusal(
-            "approval",
-            "its producer has not approved this study"
-            if verdict == "waiting"
-            else "its producer refused it",
-        )
-    )
+    return None if standing == "approved" else Refusal("approval", NOT_APPROVED[standing])
 
 
 def admit_study(
@@ -232,10 +258,14 @@ def admit_study(
             "authorisation",
             f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
         )
-    if privacy.mode not in policy.modes:
+    dataset = site.datasets.get(study.dataset)
+    own = policy.modes if dataset is None or dataset.modes is None else dataset.modes
+    modes = [mode for mode in policy.modes if mode in own]
+    if privacy.mode not in modes:
         return Refusal(
             "privacy",
-            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(policy.modes)}",
+            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes) or 'none'}, or ask its "
+            "producer",
         )
     if privacy.mode == "dp" and not (
         privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta
@@ -321,14 +351,21 @@ def _open_session(
         absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
         if isinstance(absent, Refusal):
             return StudySession(tasks, nobody, rules, absent)
-        present = [task for name, task in tasks.items() if name not in absent]
-        fields = [field for task in present for field in task.fields]
-        only_counts = all(task.analysis.TRAITS.only_counts for task in present)
+        present = {name: task for name, task in tasks.items() if name not in absent}
+        fields = [field for task in present.values() for field in task.fields]
+        only_counts = all(task.analysis.TRAITS.only_counts for task in present.values())
         if study.privacy.mode == "dp":
             cohort = _clipped(study, dataset, schema, fields, only_counts, context)
             return StudySession(tasks, cohort, rules, None, absent)
+        before = differencing.conditions(context.ledger, dataset.contract)
         opened = cohorts.open_checked(
-            dataset, site.storage, schema, fields, study.cohort.where, only_counts=only_counts
+            dataset,
+            site.storage,
+            schema,
+            fields,
+            study.cohort.where,
+            only_counts=only_counts,
+            remembered={name for condition in before for name in condition.columns},
         )
     except (errors.DataError, errors.SetupError):
         return StudySession(
@@ -359,10 +396,39 @@ def _open_session(
             ),
         )
     cohort = opened.cohort
-    refused = node_door.check_cohort(
-        cohort.people, cohort.people_in_dataset, rules
-    ) or _nearly_answered(study, opened, rules, dataset.paying, context, now)
-    return StudySession(tasks, cohort, rules, refused, absent)
+    written = any(task.where for task in tasks.values())
+    small = node_door.check_cohort(cohort.people, cohort.people_in_dataset, rules, written=written)
+    memory = _memory(study, tasks, schema, opened, rules, context, now)
+    session = StudySession(tasks, cohort, rules, small, absent, memory)
+    if small is not None:
+        return session
+    return replace(session, refused=support.check_study(present.values(), session, schema))
+
+
+def _memory(
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    schema: Schema,
+    opened: cohorts.Opened,
+    rules: Rules,
+    context: NodeContext,
+    now: datetime,
+) -> Memory:
+    where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
+    names = {field.name for task in tasks.values() for field in task.fields}
+    return Memory(
+        context.ledger,
+        schema.contract,
+        context.site.account(study.dataset, now.year),
+        study,
+        now,
+        context.salt("people")[:8],
+        opened.hashes,
+        where,
+        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
+        {name: schema.columns_of(name) for name in sorted(names)},
+        rules.min_cell,
+    )
 
 
 def _clipped(
@@ -400,51 +466,19 @@ def _clipped(
     return replace(within_contract(opened.cohort), seed=seed)
 
 
-def _nearly_answered(
-    study: Study,
-    opened: cohorts.Opened,
-    rules: Rules,
-    contract: Contract,
-    context: NodeContext,
-    now: datetime,
-) -> Refusal | None:
-    """The differencing rule: exact answers over two cohorts tell by subtraction the few people who are in one of them only."""
-    if context.site.state is None or opened.people is None:
-        return None
-    mine = fingerprints.fingerprint(opened.people, context.salt("people")[:8])
-    for before in ledger.remembered(context.ledger, "cohort", contract.dataset):
-        if 0 < fingerprints.differing(before, mine) < rules.min_cell:
-            return Refusal(
-                "differencing",
-                "the cohort is nearly one that was answered before: choose the same, or one that differs clearly",
-            )
-    at = now.isoformat(timespec="seconds")
-    ledger.remember(
-        context.ledger,
-        "cohort",
-        Account(contract.dataset, contract.unit, now.year),
-        study.hash,
-        hashlib.sha256(mine).hexdigest(),
-        mine,
-        at,
-    )
-    return None
+def _columns_of(fields: Iterable[Field], where: str | None, schema: Schema) -> frozenset[str]:
+    """The contract columns that fields and a condition name."""
+    texts = [*(field.name for field in fields), *([] if where is None else [where])]
+    return frozenset().union(*map(schema.columns_of, texts))
 
 
 def _restricted(
     study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
 ) -> Refusal | None:
-    used = {
-        column
-        for task in tasks.values()
-        for field in task.fields
-        for column in schema.columns_of(field.name)
-    }
-    if study.cohort.where:
-        used |= schema.columns_of(study.cohort.where)
+    fields = [field for task in tasks.values() for field in task.fields]
     closed = sorted(
         column
-        for column in used
+        for column in _columns_of(fields, study.cohort.where, schema)
         if (use := dataset.use_of(column)) and study.coordinator not in use
     )
     if closed:
@@ -468,13 +502,8 @@ def compute(
     return (
         noised(task_id, state, task, session, query, context, now)
         if query.study.privacy.mode == "dp"
-        else checked(task, state, session)
+        else support.checked_part(task, state, session)
     )
-
-
-def checked(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
-    part = task.analysis.local(session.cohort, task, state)
-    return node_door.check_part(part, session.rules) or part
 
 
 def noised(
@@ -495,7 +524,7 @@ def noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.datasets[query.study.dataset].paying, now, context.entropy
+        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
     )
     name = noised_answer.name(query, task_id, state, noised_answer.WHOLE)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)

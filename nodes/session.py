@@ -18,6 +18,7 @@ from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
 from nodes import state_folder
 from nodes.admission import Run
+from nodes.answered import Memory
 from nodes.approvals import Approvals
 from nodes.ledger import Ledger
 from nodes.site import Site
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class StudySession:
     """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here.
-    `absent`: by analysis, the Refusal of one that needs a column which this node's data do not have."""
+    `absent`: by analysis, the Refusal of one that needs a column which this node's data do not have.
+    `memory`: in exact mode, the people behind earlier answers."""
 
     tasks: dict[str, AnyTask]
     cohort: Cohort
     rules: Rules
     refused: Refusal | None
     absent: Mapping[str, Refusal] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,13 @@ import pydantic
 
 from federation import contract as contracts
 from federation import errors, yaml_source
-from federation.contract import Contract, Day, Frozen, Slug
+from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
+from nodes.ledger import Account
+from nodes.reading import AS_IT_IS, Reading
+
+Mode = Literal["exact", "dp"]
 
 
 class Links(Frozen):
@@ -55,7 +59,9 @@ class Policy(Frozen):
     purposes: tuple[str, ...] = tuple(purpose for purpose in PURPOSES if purpose not in FORBIDDEN)
     min_cell: int = pydantic.Field(11, ge=1)
     min_nodes: int = pydantic.Field(3, ge=1)
-    modes: tuple[Literal["exact", "dp"], ...] = ("exact", "dp")
+    modes: tuple[Mode, ...] = (
+        "dp",
+    )  # exact mode trusts the coordinator within the rules of disclosure.md
     max_epsilon: float = pydantic.Field(
         1.0, gt=0
     )  # of one study, at its delta of at most max_delta
@@ -67,9 +73,12 @@ class Policy(Frozen):
     noise: Literal["node", "distributed"] = "node"
     honest_nodes: int = pydantic.Field(3, ge=1)
     colluders: int = pydantic.Field(1, ge=0)
+    min_nodes_apart: int = pydantic.Field(
+        3, ge=1
+    )  # between the node sets of two exact studies under a secure sum, unless they are the same
     max_parameters_per_person: float = pydantic.Field(
         0.33, gt=0
-    )  # coefficients fitted, as a share of this node's people
+    )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
     links: Links = Links()
@@ -83,27 +92,76 @@ class Storage(Frozen):
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
 
 
-class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts."""
+class RawSource(Frozen):
+    """A raw table of a mapping. `types`: of the columns that are more than texts; values that cannot be read so are
+    refused. `engine`: a database server that `query` is put to; its rows are streamed into Parquet files."""
 
-    contract: Path
     source: str
     table: str | None = None
+    read: Reading = AS_IT_IS
+    types: Mapping[Name, Literal["number", "integer", "boolean", "date"]] = {}
+    engine: str | None = None
+    query: str | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _engine_has_a_query(self) -> RawSource:
+        if (self.engine is None) != (self.query is None):
+            raise ValueError("`engine` and `query` belong together")
+        if self.engine is not None and self.table is not None:
+            raise ValueError("an engine has a `query`, and no `table`")
+        return self
+
+
+class DatasetEntry(Frozen):
+    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the policy in which this
+    dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here.
+    `read`: how its files are written. `mapping`: a file of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
+
+    contract: Path
+    source: str | None = None
+    table: str | None = None
     people: int | None = pydantic.Field(None, ge=1)
+    modes: tuple[Mode, ...] | None = None
+    read: Reading = AS_IT_IS
+    mapping: Path | None = None
+    sources: Mapping[Name, RawSource] = {}
+    codes: Mapping[Name, tuple[str, ...]] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> DatasetEntry:
+        if (self.source is None) == (self.mapping is None):
+            raise ValueError("a dataset has either its `source`, or a `mapping` with raw `sources`")
+        if (self.mapping is not None) != bool(self.sources):
+            raise ValueError("`mapping` and `sources` belong together")
+        if self.mapping is not None and (self.table or self.read != AS_IT_IS):
+            raise ValueError("`table` and `read` of a mapping belong to each of its `sources`")
+        if self.codes and self.mapping is None:
+            raise ValueError("`codes` are sets of codes for the SQL of a `mapping`")
+        return self
 
 
 class SiteFile(Frozen):
     """`state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists the nodes with which this
-    one takes part in secure sums, each with the key of its identity, as its operator has accepted them."""
+    one takes part in secure sums, each with the key of its identity, as its operator has accepted them.
+
+    `persons`: by dataset, the register of people that its rows are about. Datasets of one register
+    share one budget. The default register is named after the contract's person column, so datasets
+    with the same person column share a budget."""
 
     node: Slug
     datasets: Mapping[Slug, DatasetEntry] = {}
+    persons: Mapping[Slug, Slug] = {}
     policy: Policy = Policy()
     storage: Storage = Storage()
     state: Path = Path("state")
     roster: Path | None = None
 
-    @pydantic.field_validator("datasets", "policy", mode="before")
+    @pydantic.field_validator("datasets", "persons", "policy", mode="before")
     @classmethod
     def _may_be_empty(cls, value: Any) -> Any:
         return {} if value is None else value
@@ -135,8 +193,20 @@ class View:
 
 
 @dataclass(frozen=True)
+class TableMapping:
+    """How a dataset is made from raw tables. `folder`: where its rows are written. `home`: what relative paths of its
+    sources start from."""
+
+    sql: Path
+    sources: Mapping[str, RawSource]
+    codes: Mapping[str, Sequence[str]]
+    folder: Path
+    home: Path
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A contract, and where its rows lie: a file, a folder of Parquet, a DuckDB file or a PostgreSQL URL."""
+    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there."""
 
     contract: Contract
     source: str
@@ -145,6 +215,9 @@ class Dataset:
     people: int | None = None
     view: View | None = None
     is_linked: bool = False  # made by a link at this node, not held by its producer
+    read: Reading = AS_IT_IS
+    mapping: TableMapping | None = None
+    modes: tuple[Mode, ...] | None = None
 
     @property
     def paying(self) -> Contract:
@@ -158,6 +231,27 @@ class Dataset:
         own = self.view.columns.get(column)
         return self.view.own.columns[own].use if own is not None else ()
 
+    @property
+    def headers(self) -> list[str]:
+        """The source's names of the contract's columns."""
+        return [self.read.written(name) for name in self.contract.columns]
+
+
+def dataset_of(
+    contract: Contract,
+    source: str,
+    table: str | None = None,
+    *,
+    people: int | None = None,
+    read: Reading = AS_IT_IS,
+    modes: tuple[Mode, ...] | None = None,
+) -> Dataset:
+    """The dataset at `source`, which may name its table as in FILE.duckdb#TABLE."""
+    address, mark, named = source.rpartition("#")
+    if mark and table is None and not Path(source).exists():
+        source, table = address, named
+    return Dataset(contract, source, table, people=people, read=read, modes=modes)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -167,6 +261,22 @@ class Site:
     storage: Storage = Storage()
     state: Path | None = None  # none: a ledger in memory, for simulations
     roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
+    persons: Mapping[str, str] = field(default_factory=dict)  # registers, as in SiteFile
+
+    def account(self, dataset: str, year: int) -> Account:
+        """The account of a dataset's people, which other datasets about them share."""
+        contract = self.datasets[dataset].paying
+        register = self.persons.get(contract.dataset, contract.person or "")
+        return Account(contract.dataset, contract.unit, year, register)
+
+    def datasets_sharing_account(self, dataset: str) -> list[str]:
+        """The other datasets here that share the account of `dataset`."""
+        shared = self.account(dataset, 0).shared
+        return [
+            other
+            for other in self.datasets
+            if other != dataset and self.account(other, 0).shared == shared
+        ]
 
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
@@ -176,6 +286,7 @@ class Site:
             policy.min_nodes,
             policy.max_parameters_per_person,
             policy.hub_sees_cells or in_secure_sum,
+            in_secure_sum,
         )
 
 
@@ -189,10 +300,56 @@ def load(path: Path) -> Site:
             raise errors.SiteError(
                 f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
             )
-        local = entry.source if "://" in entry.source else str(path.parent / entry.source)
-        datasets[name] = Dataset(contract, local, entry.table, people=entry.people)
+        _check_read(source, name, entry, contract)
+        datasets[name] = _dataset(path.parent, entry, contract)
     roster = load_roster(path.parent / file.roster) if file.roster else {}
-    return Site(file.node, datasets, file.policy, file.storage, path.parent / file.state, roster)
+    unknown = sorted(file.persons.keys() - datasets.keys())
+    if unknown:
+        raise errors.SiteError(
+            f"{source.at('persons', unknown[0])}: there is no dataset {unknown[0]!r}; the datasets are {', '.join(datasets)}"
+        )
+    return Site(
+        file.node,
+        datasets,
+        file.policy,
+        file.storage,
+        path.parent / file.state,
+        roster,
+        file.persons,
+    )
+
+
+def _check_read(
+    source: yaml_source.Source, name: str, entry: DatasetEntry, contract: Contract
+) -> None:
+    foreign = [column for column in entry.read.columns if column not in contract.columns]
+    if foreign:
+        raise errors.SiteError(
+            f"{source.at('datasets', name, 'read', 'columns', foreign[0])}: the contract has no column "
+            f"{foreign[0]!r}; its columns are {', '.join(contract.columns)}"
+        )
+
+
+def _dataset(home: Path, entry: DatasetEntry, contract: Contract) -> Dataset:
+    if entry.mapping is None:
+        local = located(home, str(entry.source))
+        return dataset_of(
+            contract,
+            local,
+            entry.table,
+            people=entry.people,
+            read=entry.read,
+            modes=entry.modes,
+        )
+    folder = home / "mapped" / contract.dataset
+    mapping = TableMapping(home / entry.mapping, entry.sources, entry.codes, folder, home)
+    rows = str(folder / "rows.parquet")
+    return Dataset(contract, rows, people=entry.people, mapping=mapping, modes=entry.modes)
+
+
+def located(home: Path, source: str) -> str:
+    """A source with its path from `home`; a URL as it is."""
+    return source if "://" in source else str(home / source)
 
 
 def load_roster(path: Path) -> dict[str, bytes]:

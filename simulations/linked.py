@@ -17,7 +17,6 @@ from federation.linkage.sealing import Channel
 from federation.messages import Refusal
 from federation.study import Link, Study
 from nodes import ledger, links
-from nodes.ledger import Account
 from nodes.links import Kept, LinkPlan, Party, Role
 from nodes.session import NodeContext
 from nodes.site import Dataset, Links, Policy, Site, Storage
@@ -137,8 +136,7 @@ def _expect(name: str, refused: Refusal | None) -> None:
 def _grant(plan: LinkPlan, role: Role, context: NodeContext, now: datetime) -> None:
     """A simulated producer grants the study what it asks for."""
     if plan.study.privacy.mode == "dp" and role != "helper" and context.site.state is None:
-        contract = plan.contracts[plan.dataset_of(role)]
-        account = Account(contract.dataset, contract.unit, now.year)
+        account = context.site.account(plan.dataset_of(role), now.year)
         at = now.isoformat(timespec="seconds")
         rho = plan.study.privacy.rho
         ledger.grant(context.ledger, account, rho, by="simulation", at=at, study=plan.study.hash)

@@ -168,4 +168,7 @@ def within_reach(name: str, names: Sequence[str], bounded: Sequence[bool]) -> Ru
 
 def too_steep(term: str) -> str:
     beyond = f"over the contract's ranges the linear predictor passes {MAX_PREDICTOR:g}"
-    return f"the coefficient of {term!r} grows without end ({beyond}): leave it out, merge its levels, or narrow the ranges"
+    return (
+        f"the coefficient of {term!r} diverges ({beyond});"
+        " leave it out, merge its levels, or narrow the ranges"
+    )

@@ -18,6 +18,7 @@ from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.results import Row
 from federation.study import Study
+from strategies import support
 from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Sampling
 
 
@@ -162,7 +163,8 @@ def zero(task: AnyTask, state: State) -> Part:
     by_task = _ZEROS.setdefault(state, {})
     if task.name not in by_task:
         nobody = cohorts.empty(task.fields, task.rows_per_person)
-        by_task[task.name] = task.analysis.local(nobody, task, state)
+        part = task.analysis.local(nobody, task, state)
+        by_task[task.name] = part if task.roles is None else support.with_counts(part, nobody, task)
     return by_task[task.name]
 
 

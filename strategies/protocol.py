@@ -11,7 +11,7 @@ protocols below and names the member that is missing or has another type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -19,7 +19,9 @@ import numpy as np
 
 from federation.cohort import Cohort
 from federation.contract import Frozen
-from federation.messages import Floats, Part, State, Sum
+from federation.expression import Piece
+from federation.formula import Factor, Term
+from federation.messages import Floats, Ints, Part, State, Sum
 from federation.results import Result, Row
 from federation.schema import Field, Schema
 from strategies.admissible import Limits
@@ -28,6 +30,52 @@ O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")
 O_co = TypeVar("O_co", bound=Frozen, covariant=True)
 P_co = TypeVar("P_co", covariant=True)
+
+
+class RowWeights(NamedTuple):
+    """How much each row weighs in the sums of a round, because of the hub's state.
+
+    `weights` (n,): not negative, in any unit. `person` (n,): whose row it is, or None where each is another
+    person's. `least`: the sum of the weights below which the state makes steps of smooth functions."""
+
+    weights: Floats
+    person: Ints | None = None
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Where each column of a task stands, for the rules of disclosure in exact mode. A column in no role is
+    answered by no node.
+
+    `terms`: columns of a design, by which rows are multiplied before they are added up.
+    `amounts`: what is added up by itself or against a design: responses, times, offsets.
+    `weights`: by which rows are multiplied.
+    `groups`: what only divides people into the cells of a table or curve, whose counts the Part holds.
+    `strata`: what only divides them into strata of which nothing is sent.
+    `conditions`: what options say of rows, as a landmark does of times.
+    `apart`: each column is summed over the rows that have it, and not over those that have all.
+    `steered(cohort, task, state)`: how much each row weighs at a state, for an analysis whose states weigh
+    rows; None at a step at which they weigh the same."""
+
+    terms: tuple[Term, ...] = ()
+    amounts: tuple[Field, ...] = ()
+    weights: tuple[Field, ...] = ()
+    groups: tuple[Field, ...] = ()
+    strata: tuple[Field, ...] = ()
+    conditions: tuple[Piece, ...] = ()
+    apart: bool = False
+    steered: Steered | None = None
+
+    @property
+    def fields(self) -> frozenset[Field]:
+        factors = [factor.field for term in self.terms for factor in term.factors]
+        return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))
+
+
+def terms_of(fields: Iterable[Field]) -> tuple[Term, ...]:
+    """One design column for each number or yes-or-no column."""
+    return tuple(Term(field.name, (Factor(field),)) for field in fields)
 
 
 class Prepared(NamedTuple, Generic[P]):
@@ -41,7 +89,8 @@ class Prepared(NamedTuple, Generic[P]):
 class Task(Generic[O_co, P_co]):
     """One analysis of a study with its options and columns checked, the same at the hub and at
     every node. `private` is the protocol under differential privacy, in mode dp only; `training`
-    is the same module if it trains on samples."""
+    is the same module if it trains on samples. `where`: the pieces of the condition that chooses
+    the cohort, and `roles`, where the columns stand: both in exact mode only."""
 
     name: str
     analysis: AnyAnalysis
@@ -51,9 +100,12 @@ class Task(Generic[O_co, P_co]):
     rows_per_person: int
     private: AnyPrivateAnalysis | None = None
     training: AnyPrivateTraining | None = None
+    where: tuple[Piece, ...] = ()
+    roles: Roles | None = None
 
 
 AnyTask = Task[Any, Any]
+Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 
 
 # -- at the hub only
@@ -159,6 +211,12 @@ class Analysis(Protocol[O, P]):
     def combine(self, total: Total, task: Task[O, P], state: HubState, /) -> State | Result: ...
 
 
+class ExactAnalysis(Analysis[O, P], Protocol[O, P]):
+    """The protocol of an analysis in exact mode. `roles` says where each column that it reads stands."""
+
+    def roles(self, task: Task[O, P], /) -> Roles: ...
+
+
 Noise = Callable[[State, str], float]
 
 
@@ -213,5 +271,6 @@ class PrivateTraining(PrivateAnalysis[O, P], Protocol[O, P]):
 
 
 AnyAnalysis = Analysis[Any, Any]
+AnyExactAnalysis = ExactAnalysis[Any, Any]
 AnyPrivateAnalysis = PrivateAnalysis[Any, Any]
 AnyPrivateTraining = PrivateTraining[Any, Any]

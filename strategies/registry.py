@@ -9,25 +9,31 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from federation import errors, yaml_source
 from federation import schema as schemas
 from federation.contract import Contract
-from federation.expression import ExpressionError
+from federation.expression import ExpressionError, Piece
 from federation.schema import DeriveError, Schema
 from federation.study import AnalysisEntry, Study
 from federation.yaml_source import Source
 from strategies import budget
-from strategies.protocol import AnyAnalysis, AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Task
+from strategies.protocol import (
+    AnyExactAnalysis,
+    AnyPrivateAnalysis,
+    AnyPrivateTraining,
+    AnyTask,
+    Task,
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """The modules of one analysis: the exact protocol, and the private one, which may be a training."""
 
-    exact: AnyAnalysis
+    exact: AnyExactAnalysis
     private: AnyPrivateAnalysis | None = None
     training: AnyPrivateTraining | None = None
 
@@ -92,6 +98,13 @@ def pca() -> Row:
     from strategies.descriptive import pca
 
     return Row(pca)
+
+
+@_analysis()
+def wilcoxon() -> Row:
+    from strategies.descriptive import wilcoxon, wilcoxon_dp
+
+    return Row(wilcoxon, private=wilcoxon_dp)
 
 
 # -- regression
@@ -256,7 +269,7 @@ NAMES = frozenset(ANALYSES)
 PRIVATE = tuple(name for name in ANALYSES if name not in NOT_PRIVATE)
 
 
-def analysis(name: str) -> AnyAnalysis:
+def analysis(name: str) -> AnyExactAnalysis:
     return _TABLE[name]().exact
 
 
@@ -299,6 +312,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
                 source,
                 is_private=study.privacy.mode == "dp",
                 secure_sum=study.privacy.secure_sum is not None,
+                where=_pieces_of(study.cohort.where, schema),
             )
             budget.check(study, tasks[name])
         except errors.StudyError as error:
@@ -331,6 +345,10 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
     return schema
 
 
+def _pieces_of(where: str | None, schema: Schema) -> tuple[Piece, ...]:
+    return () if where is None else schema.express(where).pieces
+
+
 def task(
     name: str,
     entry: AnalysisEntry,
@@ -339,6 +357,7 @@ def task(
     *,
     is_private: bool = False,
     secure_sum: bool = False,
+    where: tuple[Piece, ...] = (),
 ) -> AnyTask:
     """StudyError with the line and the culprit if the entry cannot be run on these columns."""
     key = ("analyses", name)
@@ -351,8 +370,8 @@ def task(
     try:
         plan_, fields = module.prepare(options, schema)
     except ExpressionError as error:
-        where = source.at(*key, _culprit(entry, str(error)))
-        raise errors.StudyError(f"{where}: analyses.{name}: {error}") from None
+        line = source.at(*key, _culprit(entry, str(error)))
+        raise errors.StudyError(f"{line}: analyses.{name}: {error}") from None
     prepared: AnyTask = Task(
         name,
         module,
@@ -366,7 +385,9 @@ def task(
     reason = module.TRAITS.refuses(prepared, secure_sum)
     if reason is not None:
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {reason}")
-    return prepared
+    return (
+        prepared if is_private else replace(prepared, where=where, roles=row.exact.roles(prepared))
+    )
 
 
 def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bool) -> None:

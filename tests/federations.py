@@ -28,7 +28,7 @@ from strategies.learning import local_training
 from strategies.protocol import AnyTask
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-OPEN = Policy(min_nodes=1, hub_sees_cells=True)
+OPEN = Policy(min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True)
 
 
 def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:

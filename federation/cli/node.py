@@ -86,8 +86,8 @@ def dataset_add(
         typer.Option(
             "--source",
             metavar="SOURCE",
-            help="A CSV or Parquet file, a folder of Parquet files, a DuckDB file or a "
-            "PostgreSQL URL.",
+            help="A file (CSV, Parquet, Excel, SAS, Stata, SPSS), a folder of CSV or Parquet "
+            "files, FILE.duckdb#TABLE or a PostgreSQL URL.",
         ),
     ],
     table: Annotated[
@@ -100,12 +100,20 @@ def dataset_add(
             "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
         ),
     ] = None,
+    read: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--read",
+            metavar="FILE",
+            help="A file of `read:` keys, as `hdh node draft` writes it.",
+        ),
+    ] = None,
     site: Site = NODE_YAML,
 ) -> None:
     """Add a dataset to node.yaml, and check its rows against its contract."""
     from federation.cli.actions import node_setup
 
-    node_setup.add_dataset(site, contract, source, table, people)
+    node_setup.add_dataset(site, contract, source, table, people, read)
 
 
 @app.command("identity")
@@ -224,6 +232,62 @@ def check(
     from federation.cli.actions import node_data
 
     node_data.check(site, dataset, output)
+
+
+@app.command(
+    "draft",
+    examples=[
+        "hdh node draft export.csv --out sejours.yaml",
+        "hdh node draft --table-schema ER_PRS_F.json --out prestations.yaml",
+    ],
+)
+def draft(
+    source: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="SOURCE", help="A file, a folder, FILE.duckdb#TABLE or a PostgreSQL URL."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The contract to write.")
+    ] = Path("draft.yaml"),
+    table: Annotated[
+        Optional[str],
+        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
+    ] = None,
+    table_schema: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--table-schema",
+            metavar="FILE.json",
+            help="Draft from a Table Schema file instead of data.",
+        ),
+    ] = None,
+) -> None:
+    """Draft a contract from data or from a Table Schema file, with a note on each guess.
+
+    Beside it, in OUT.read.yaml, lie the keys that say how the source is written. Both stay on this
+    machine: review them, then `hdh node dataset add`."""
+    from federation.cli.actions import drafts
+
+    drafts.write(source, table, table_schema, out)
+
+
+@app.command("map", examples=["hdh node map", "hdh node map sejours"])
+def map_(
+    dataset: Annotated[
+        Optional[str],
+        typer.Argument(metavar="DATASET", help="Default: every dataset that has a mapping."),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Write the rows of a dataset from raw tables, by the SQL that its `mapping` names.
+
+    Studies read what is written here, until the next time. Rows that break the contract replace
+    nothing."""
+    from federation.cli.actions import mappings
+
+    mappings.run(site, dataset)
 
 
 @app.command("bucket", examples=["hdh node bucket claims --out /data/claims-buckets --buckets 64"])

@@ -31,12 +31,13 @@ class Cleared:
     suppressed: int = 0
 
 
-def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
+def clear(results: Mapping[str, Result], k: int, *, beside: bool = False) -> dict[str, Cleared]:
     """Clears the results of one analysis together: one per node, or the pooled one under any
-    name."""
+    name. `beside`: a further node's result is withheld already."""
     scarce = {node: _scarce(result, k) for node, result in results.items()}
     open_ = {node: result for node, result in results.items() if not scarce[node]}
-    if any(scarce.values()):
+    is_any_withheld = beside or any(scarce.values())
+    if is_any_withheld:
         open_ = {node: _coefficients_only(result) for node, result in open_.items()}
     tables = clear_tables(open_, k)
     few_missing = any(0 < (result.n.missing or 0) < k for result in open_.values())
@@ -44,7 +45,7 @@ def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
     for node in results:
         if node in open_:
             rows, suppressed = tables[node]
-            n = {} if any(scarce.values()) else _counts(open_[node], hide_missing=few_missing)
+            n = {} if is_any_withheld else _counts(open_[node], hide_missing=few_missing)
             cleared[node] = Cleared("", rows, n, suppressed)
         else:
             reason = (
@@ -108,27 +109,35 @@ def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
     return {
         name: value if (isinstance(value, str) and name not in FINDINGS) or name in keep else None
         for name, value in row.items()
+        if name != BEYOND
     } | {"suppressed": why}
 
 
 def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
     keys = [[_key(row) for row in table.rows] for table in tables]
     small, few_missing = set(), set()
+    extreme: dict[tuple[Any, ...], set[str]] = {}
     for table, names in zip(tables, keys, strict=True):
         for key, row in zip(names, table.rows, strict=True):
+            extremes = {name for name, people in row.get(BEYOND, {}).items() if people < k}
+            extreme.setdefault(key, set()).update(extremes)
             if ("n" in row and row["n"] < k) or 0 < row.get("n_event", 0) < k:
+                small.add(key)
+            if "estimate" in extremes:
                 small.add(key)
             if 0 < (row.get("missing") or 0) < k:
                 few_missing.add(key)
     return [
         [
-            _estimate(row, key in small, key in few_missing, k)
+            _estimate(row, extreme[key], key in small, key in few_missing, k)
             for key, row in zip(names, table.rows, strict=True)
         ]
         for table, names in zip(tables, keys, strict=True)
     ]
 
 
+# the entry of a row that counts, for each of its order statistics, the people on the emptier side
+BEYOND = "beyond"
 # columns of words that are findings, where other words tell the subject of a row
 FINDINGS = ("alarm", "position", "signal_prr", "signal_ic")
 # columns of numbers that tell the subject of a row
@@ -144,14 +153,17 @@ def _key(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _estimate(row: Row, small: bool, few_missing: bool, k: int) -> Row:
+def _estimate(row: Row, extreme: set[str], small: bool, few_missing: bool, k: int) -> Row:
     if small:
-        return _blank(row, f"<{k}" if row.get("n", 0) < k else "withheld", keep=SUBJECTS)
+        few = min(row.get("n", k), row.get(BEYOND, {}).get("estimate", k)) < k
+        return _blank(row, f"<{k}" if few else "withheld", keep=SUBJECTS)
+    shown = {
+        name: None if name in extreme else value for name, value in row.items() if name != BEYOND
+    }
     if few_missing:
-        return {**row, "missing": None, "suppressed": f"missing <{k}"}
-    if "n_column" in row:  # the number of people beyond a quantile is only for this check
-        return {name: value for name, value in row.items() if name not in ("n", "n_column")}
-    return dict(row)
+        return {**shown, "missing": None, "suppressed": f"missing <{k}"}
+    withheld = any(row[name] is not None for name in extreme)
+    return shown | {"suppressed": f"<{k} beyond"} if withheld else shown
 
 
 def _cells(tables: Sequence[Table], k: int) -> list[list[Row]]:

@@ -13,9 +13,15 @@ from federation.messages import Part, Refusal
 TOTALS = ("people", "rows", "missing", "off_grid", "no_time")
 
 
-def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal | None:
+def check_cohort(
+    people: int, people_in_dataset: int, rules: Rules, *, written: bool = False
+) -> Refusal | None:
     """Refuses a cohort of fewer than `min_cell` people, and one that leaves out fewer but not
-    nobody."""
+    nobody.
+
+    `written`: the study has a condition of its own. Then a cohort that leaves out nobody is refused
+    too, because the refusal would otherwise tell whether somebody is outside. Under a secure sum
+    the people outside are counted over all nodes."""
     k = rules.min_cell
     if people < k:
         return Refusal(
@@ -23,7 +29,8 @@ def check_cohort(people: int, people_in_dataset: int, rules: Rules) -> Refusal |
             f"fewer than {k} people of this node are in the cohort: widen `where`, or leave this "
             "node out",
         )
-    if 0 < people_in_dataset - people < k:
+    outside = people_in_dataset - people
+    if (outside < k and not rules.in_secure_sum) if written else 0 < outside < k:
         return Refusal(
             "cohort_complement",
             f"the cohort leaves out fewer than {k} people of this node: widen or narrow `where`",

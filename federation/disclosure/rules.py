@@ -17,12 +17,14 @@ class Rules:
     """The stricter of site and study.
 
     `min_cell`: people behind any number that is shown. `hub_sees_cells`: the site lets an
-    authorised hub see small cells, which the hub then suppresses at its own door."""
+    authorised hub see small cells, which the hub then suppresses at its own door. `in_secure_sum`:
+    the hub sees no number of this node alone, and people are counted over all nodes."""
 
     min_cell: int = 11
     min_nodes: int = 3
     max_parameters_per_person: float = 0.33
     hub_sees_cells: bool = False
+    in_secure_sum: bool = False
 
 
 def is_small(counts: Ints, k: int) -> Mask:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 
 from federation import errors
 from federation import schema as schemas
@@ -27,13 +28,15 @@ _CALL = re.compile(rf"\s*({'|'.join(AGGREGATES)})\s*\((.*)\)\s*", re.DOTALL)
 @dataclass(frozen=True)
 class LinkedColumn:
     """A column of the linked people. `dataset`: of the holder that gives it. `sql`: its value for one
-    person, over that holder's rows. `sources`: the contract columns that it needs there."""
+    person, over that holder's rows. `sources`: the contract columns that it needs there. `is_plain`: it is
+    made of a column of the contract, not of an expression."""
 
     name: str
     dataset: str
     sql: str
     column: Column
     sources: frozenset[str]
+    is_plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,22 @@ def _side(study: Study, dataset: str, contract: Contract, source: Source) -> lis
             f"{source.at(*key)}: datasets.{dataset}: a person may have {contract.rows_per_person} rows; "
             "say with `per_person` what each person gets from theirs"
         )
-    given = _aggregated if entry.per_person else _plain
-    return [_renamed(one, entry) for one in given(entry, dataset, schema, source)]
-
-
-def _renamed(one: LinkedColumn, entry: DatasetEntry) -> LinkedColumn:
-    return LinkedColumn(
-        entry.rename.get(one.name, one.name), one.dataset, one.sql, one.column, one.sources
+    if study.privacy.mode == "exact" and entry.cohort.derive:
+        raise errors.StudyError(
+            f"{source.at(*key, 'cohort', 'derive')}: datasets.{dataset}.cohort.derive: in mode exact a holder "
+            "sends columns of its contract only; derive from them in the study's own `cohort`, where the "
+            "helper counts the people behind each expression"
+        )
+    is_exact = study.privacy.mode == "exact"
+    columns = (
+        _aggregated(entry, dataset, schema, source, is_exact=is_exact)
+        if entry.per_person
+        else _plain(dataset, schema)
     )
+    return [replace(one, name=entry.rename.get(one.name, one.name)) for one in columns]
 
 
-def _plain(entry: DatasetEntry, dataset: str, schema: Schema, source: Source) -> list[LinkedColumn]:
+def _plain(dataset: str, schema: Schema) -> list[LinkedColumn]:
     """All columns of a dataset with one row a person. Texts and arrays stay with the holder."""
     return [
         LinkedColumn(
@@ -131,12 +139,18 @@ def _plain(entry: DatasetEntry, dataset: str, schema: Schema, source: Source) ->
 
 
 def _aggregated(
-    entry: DatasetEntry, dataset: str, schema: Schema, source: Source
+    entry: DatasetEntry, dataset: str, schema: Schema, source: Source, *, is_exact: bool
 ) -> list[LinkedColumn]:
     columns = []
     for name, text in entry.per_person.items():
         try:
-            columns.append(_aggregate(name, dataset, text, schema))
+            one = _aggregate(name, dataset, text, schema)
+            if is_exact and not one.is_plain:
+                raise ExpressionError(
+                    f"{text!r}: in mode exact a holder aggregates columns of its contract only, since nobody "
+                    "could count the people behind an expression"
+                )
+            columns.append(one)
         except ExpressionError as error:
             at = source.at("datasets", dataset, "per_person", name)
             raise errors.StudyError(
@@ -177,7 +191,8 @@ def _aggregate(name: str, dataset: str, text: str, schema: Schema) -> LinkedColu
         direction = "ASC" if function == "first" else "DESC"
         # equal times are told apart by the value, so that a second reading gives the same
         sql = f"first({field.sql} ORDER BY {sort.sql} {direction} NULLS LAST, {field.sql})"
-    return LinkedColumn(name, dataset, sql, column, needed)
+    named = {inside.strip()} | ({order.strip()} if order is not None else set())
+    return LinkedColumn(name, dataset, sql, column, needed, named <= schema.contract.columns.keys())
 
 
 def _sum(function: str, field: Field, rows: int) -> tuple[str, Column]:
@@ -230,8 +245,10 @@ def _column(field: Field, schema: Schema | None) -> Column:
     if field.kind == "number":
         column = _number(*field.interval, field.step, field.unit)
     else:
-        levels = field.levels if field.kind == "category" else ()
-        column = Column.model_validate({"type": field.kind, "levels": list(levels)})
+        given: dict[str, object] = {"type": field.kind, "levels": list(field.levels)}
+        if field.kind == "date" and all(map(math.isfinite, field.interval)):
+            given["range"] = [date.fromordinal(int(end)).isoformat() for end in field.interval]
+        column = Column.model_validate(given)
     original = schema.contract.columns.get(field.name) if schema else None
     if original is None:
         return column

@@ -238,6 +238,11 @@ def epsilon(rho: int, delta: float) -> float:
     return max(0.0, _minimum(at, -20.0, 40.0))
 
 
+def epsilon_over_nodes(rho: int, delta: float, nodes: int) -> float:
+    """The epsilon of a person with rows at `nodes` nodes, each of which answers a study of `rho`."""
+    return epsilon(rho * nodes, delta)
+
+
 def _minimum(f: Callable[[float], float], low: float, high: float) -> float:
     """The minimum of a unimodal function, by golden-section search."""
     inner = (math.sqrt(5) - 1) / 2

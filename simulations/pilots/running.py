@@ -1,4 +1,5 @@
-"""A pilot's study from planted people to the number that it is about, and whether the planted value lies in its interval."""
+"""Runs a pilot's study, from planted people to its main estimate, and compares the interval with
+the planted value."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class PilotResult:
-    """`row` has the names that `hdh pilots run --format json` prints."""
+    """`row`: the object that `hdh pilots run --format json` prints."""
 
     row: Mapping[str, Any]
     document: Document
@@ -61,8 +62,13 @@ def load(name: str) -> Any:
     return importlib.import_module(f"simulations.pilots.{name}")
 
 
+def title(name: str) -> str:
+    """The first paragraph of the pilot's docstring, on one line."""
+    return " ".join(load(name).__doc__.split("\n\n")[0].split())
+
+
 def variants(name: str) -> list[str]:
-    """The studies of a pilot: `study`, and of most `private` and `real`."""
+    """The studies of a pilot: `study`, and in most pilots `private` and `real`."""
     folder = Path(load(name).__file__).parent
     return [
         variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()
@@ -76,31 +82,23 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
             f"{name} has no study {variant!r}; it has {', '.join(variants(name))}"
         )
     here = Path(pilot.__file__).parent
-    made, source = studies.load(here / f"{variant}.yaml")
-    loaded = datasets.load(made, here, source)
+    study, source = studies.load(here / f"{variant}.yaml")
+    loaded = datasets.load(study, here, source)
     if variant == "real":
         paths, note = pilot.make_real(folder), pilot.REAL_NOTE
     else:
         make: Callable[..., dict[str, Path]] = (
             getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
         )
-        paths, note = (
-            make(folder, seed=seed, **({"size": size} if hasattr(pilot, "SIZES") else {})),
-            pilot.NOTE,
-        )
+        options = {"size": size} if hasattr(pilot, "SIZES") else {}
+        paths, note = make(folder, seed=seed, **options), pilot.NOTE
         if hasattr(pilot, "contract"):
             loaded = {dataset: pilot.contract(one, size) for dataset, one in loaded.items()}
-    return Ready(
-        made,
-        datasets.contract_of(made, loaded, source),
-        source,
-        {
-            node: Dataset(loaded[_held(pilot, node, made)], str(path))
-            for node, path in paths.items()
-        },
-        note,
-        loaded if made.datasets else {},
-    )
+    contract = datasets.contract_of(study, loaded, source)
+    held = {
+        node: Dataset(loaded[_held(pilot, node, study)], str(path)) for node, path in paths.items()
+    }
+    return Ready(study, contract, source, held, note, loaded if study.datasets else {})
 
 
 def _held(pilot: ModuleType, node: str, study: Study) -> str:
@@ -110,7 +108,7 @@ def _held(pilot: ModuleType, node: str, study: Study) -> str:
 
 
 def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
-    """In this process. `seconds` are the study's alone; making the people is not counted."""
+    """Runs a study in this process. `seconds` excludes the generation of the people."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
@@ -147,10 +145,21 @@ def summary(
         planted = {**common.truth(pilot), **derived}[main.truth]
     holds = None if planted is None or low is None or high is None else bool(low <= planted <= high)
     return {
-        "pilot": name, "study": variant, "nodes": len(document.provenance["nodes"]), "people": analysis.n.get("people", analysis.n.get("rows")),
-        "rounds": analysis.rounds, "exactness": analysis.exactness or analysis.status, "epsilon": analysis.privacy.get("study_epsilon"),
-        "what": main.what if main else "", "estimate": estimate, "low": low, "high": high, "truth": planted, "holds": holds, "seconds": round(seconds, 2),
-    }  # fmt: skip
+        "pilot": name,
+        "study": variant,
+        "nodes": len(document.provenance["nodes"]),
+        "people": analysis.n.get("people", analysis.n.get("rows")),
+        "rounds": analysis.rounds,
+        "exactness": analysis.exactness or analysis.status,
+        "epsilon": analysis.privacy.get("study_epsilon"),
+        "what": main.what if main else "",
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "truth": planted,
+        "holds": holds,
+        "seconds": round(seconds, 2),
+    }
 
 
 def _row(document: Document, main: Main) -> Mapping[str, Any]:

@@ -1,15 +1,16 @@
-"""The effect of a treatment among comparable people: propensity score, weights, balance before and after, weighted curves and hazard ratio.
+"""The effect of a treatment by propensity-score weighting: balance, weighted curves, hazard ratio.
 
-Node: first the rounds of a logistic regression of the treatment (glm); then, with weights made of it at the node, the sums that balance,
-overlap and weighted curves are made of; then the rounds of a weighted Cox model with robust errors (cox). Hub: their sums.
-Exact: each stage is the pooled one (Rosenbaum & Rubin 1983; stabilised weights: Robins, Hernan & Brumback 2000; overlap weights: Li, Morgan &
-Zaslavsky 2018; in federations: Ogier du Terrail et al. 2025).
+Node: first the rounds of a logistic regression of the treatment (glm); then, with weights that the
+node computes from it, the sums for balance, overlap and weighted curves; then the rounds of a
+weighted Cox model with robust errors (cox). Hub: the sums of each stage. Exact: each stage equals
+the pooled one (Rosenbaum & Rubin 1983; stabilised weights: Robins, Hernan & Brumback 2000; overlap
+weights: Li, Morgan & Zaslavsky 2018; in federations: Ogier du Terrail et al. 2025).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,24 +26,27 @@ from federation.expression import ExpressionError
 from federation.messages import Floats, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
 
-BINS = 20  # of the propensity score's histogram
+BINS = 20  # of the histogram of the propensity score
 WEIGHT = "(weight)"
 ARMS = ("control", "treated")
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`treatment`, a yes-or-no column or a category of two levels, of which the second is treated; `confounders`, the right side of a
-    formula. `outcome` as `Surv(time, event)`: without one, balance is all. `estimand`: of everyone (ate), of the treated (att), or of those
-    who might have had either (overlap). Weights beyond `max_weight` are cut to it."""
+    """`treatment`: a yes-or-no column, or a category of two levels, of which the second is treated.
+    `confounders`: the right side of a formula. `outcome`: `Surv(time, event)`; without it, the
+    result holds balance, weights and overlap only. `estimand`: the average effect in everyone
+    (ate), in the treated (att), or in the people who could have had either treatment (overlap).
+    Weights above `max_weight` are truncated to it."""
 
     treatment: str
     confounders: str
@@ -54,12 +58,13 @@ class Options(Frozen):
     ties: Literal["efron", "breslow"] = "efron"
     grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`score`, `curve` and `effect` are the tasks of the stages; `weights`, the field that the weighted stages read."""
+    """`score`, `curve` and `effect` are the tasks of the stages; `weights` is the field of weights
+    that the weighted stages read."""
 
     treatment: Field
     score: Task[glm.Options, glm.Plan]
@@ -70,52 +75,66 @@ class Plan:
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     treatment = schema.field(options.treatment)
-    if not (
-        treatment.kind == "boolean" or (treatment.kind == "category" and len(treatment.levels) == 2)
-    ):
+    two_levels = treatment.kind == "category" and len(treatment.levels) == 2
+    if treatment.kind != "boolean" and not two_levels:
         raise ExpressionError(
-            f"treatment: {treatment.name!r} is a {treatment.kind}; it must be a yes-or-no column, or a category of two levels"
+            f"treatment: {treatment.name!r} is a {treatment.kind};"
+            " it must be a yes-or-no column, or a category of two levels"
         )
+    if options.outcome is None and options.strata:
+        raise ExpressionError("strata: only the model of the `outcome` has strata; give an outcome")
     weights = Field(WEIGHT, "number", "", (0.0, options.max_weight))
     score = _score_task(options, schema)
-    curve: Task[Options, kaplan_meier.Plan] | None = None
-    effect: Task[cox.Options, cox.Plan] | None = None
-    fields = list(score.fields)
-    if options.outcome is not None:
-        model = f"{options.outcome} ~ {options.treatment}"
-        made, read = kaplan_meier.prepare(
-            kaplan_meier.Options(model=model, grid=options.grid, every=options.every), schema
+    if options.outcome is None:
+        return Prepared(Plan(treatment, score, None, None, weights), _distinct(score.fields))
+    model = f"{options.outcome} ~ {options.treatment}"
+    curve = _curve_task(model, options, schema)
+    effect = _effect_task(model, options, schema, weights)
+    _refuse_outcome(score, effect, schema)
+    fields = _distinct((*score.fields, *effect.fields[:-1]))
+    return Prepared(Plan(treatment, score, curve, effect, weights), fields)
+
+
+def _distinct(fields: Iterable[Field]) -> tuple[Field, ...]:
+    return tuple(dict.fromkeys(fields))
+
+
+def _curve_task(model: str, options: Options, schema: Schema) -> Task[Options, kaplan_meier.Plan]:
+    curve_options = kaplan_meier.Options(model=model, grid=options.grid, every=options.every)
+    plan, fields = kaplan_meier.prepare(curve_options, schema)
+    return Task("curve", kaplan_meier, options, plan, fields, 1)
+
+
+def _effect_task(
+    model: str, options: Options, schema: Schema, weights: Field
+) -> Task[cox.Options, cox.Plan]:
+    """The Cox model of the treatment; its fields end with the weights, which the node computes."""
+    cox_options = cox.Options(
+        model=model,
+        strata=options.strata,
+        ties=options.ties,
+        grid=options.grid,
+        robust=True,
+        conf_level=options.conf_level,
+    )
+    plan, fields = cox.prepare(cox_options, schema)
+    weighted = replace(plan, weights=weights)
+    return Task(
+        "effect", cox, cox_options, weighted, (*fields, weights), schema.contract.rows_per_person
+    )
+
+
+def _refuse_outcome(
+    score: Task[glm.Options, glm.Plan], effect: Task[cox.Options, cox.Plan], schema: Schema
+) -> None:
+    for field in score.plan.model.fields:
+        formula.refuse_outcome(
+            field.name, effect.plan.model.response, schema, where="in `confounders` or `treatment`"
         )
-        curve = Task("curve", kaplan_meier, options, made, read, 1)
-        chosen = cox.Options(
-            model=model,
-            strata=options.strata,
-            ties=options.ties,
-            grid=options.grid,
-            robust=True,
-            conf_level=options.conf_level,
-        )
-        planned, read = cox.prepare(chosen, schema)
-        for field in score.plan.model.fields:
-            formula.refuse_outcome(
-                field.name, planned.model.response, schema, where="in `confounders` or `treatment`"
-            )
-        fields += read
-        effect = Task(
-            "effect",
-            cox,
-            chosen,
-            replace(planned, weights=weights),
-            (*read, weights),
-            schema.contract.rows_per_person,
-        )
-    elif options.strata:
-        raise ExpressionError("strata: they are of the outcome's model, and no `outcome` is given")
-    return Prepared(Plan(treatment, score, curve, effect, weights), tuple(dict.fromkeys(fields)))
 
 
 def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]:
-    chosen = glm.Options(
+    glm_options = glm.Options(
         model=f"{options.treatment} ~ {options.confounders}",
         family="binomial",
         conf_level=options.conf_level,
@@ -127,40 +146,41 @@ def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]
         or any(options.treatment in term.name.split(":") for term in right.terms)
     ):
         raise ExpressionError(
-            f"confounders: {options.confounders!r} must have an intercept, no offset(), and not the treatment itself"
+            f"confounders: {options.confounders!r} must have an intercept, no offset(),"
+            " and not the treatment itself"
         )
-    plan, fields = glm.prepare(chosen, schema)
+    plan, fields = glm.prepare(glm_options, schema)
     if not plan.model.terms:
         raise ExpressionError(
-            f"confounders: {options.confounders!r} has no term; name what the treatment hangs on"
+            f"confounders: {options.confounders!r} has no term;"
+            " name the variables that the treatment depends on"
         )
-    return Task("score", glm, chosen, plan, fields, schema.contract.rows_per_person)
+    return Task("score", glm, glm_options, plan, fields, schema.contract.rows_per_person)
 
 
 def start(task: Task[Options, Plan]) -> State:
     return _outer("score", glm.start(task.plan.score), {})
 
 
-def _outer(stage: str, inner: State, kept: dict[str, Floats]) -> State:
-    """A stage's own state within ours; `kept` is of the stages before."""
-    return State(
-        f"{stage}:{inner.step}",
-        kept | {f"in:{name}": value for name, value in inner.values.items()},
-    )
+def _outer(stage: str, inner: State, earlier: dict[str, Floats]) -> State:
+    """This analysis's state around the state of a stage; `earlier` are arrays of the stages
+    before."""
+    step = f"{stage}:{inner.step}"
+    return State(step, earlier | {f"in:{name}": array for name, array in inner.values.items()})
 
 
 def _inner(state: State) -> tuple[str, State, dict[str, Floats]]:
+    """The name of the stage, its own state, and the arrays of the stages before."""
     stage, _, step = state.step.partition(":")
-    inner = {
-        name.removeprefix("in:"): value
-        for name, value in state.values.items()
-        if name.startswith("in:")
+    earlier = {name: array for name, array in state.values.items() if not name.startswith("in:")}
+    return stage, State(step, _unprefixed(state.values)), earlier
+
+
+def _unprefixed(values: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The arrays of a stage's own state, named as the stage names them."""
+    return {
+        name.removeprefix("in:"): array for name, array in values.items() if name.startswith("in:")
     }
-    return (
-        stage,
-        State(step, inner),
-        {name: value for name, value in state.values.items() if not name.startswith("in:")},
-    )
 
 
 # -- node
@@ -170,37 +190,49 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
     if stage == "score":
         return glm.local(complete, plan.score, inner)
-    score = state["score"]  # part of the key: a study that starts anew has other weights
-    weighted = complete.once(
-        Key("propensity weights", task.name, score.tobytes()),
-        lambda: _weighted(complete, task, score, float(state["treated"][0])),
-    )
+    weighted = _weighted_once(complete, task, state)
     if plan.effect is None or stage == "weigh":
         return _balance(weighted, task)
     return cox.local(weighted.cohort, plan.effect, inner)
 
 
+def _weighted_once(complete: Cohort, task: Task[Options, Plan], state: State) -> Weighted:
+    # The score is part of the key, because a study that starts again has other weights.
+    score = state["score"]
+    return complete.once(
+        Key("propensity weights", task.name, score.tobytes()),
+        lambda: _weighted(complete, task, score, float(state["treated"][0])),
+    )
+
+
 def _complete(cohort: Cohort, task: Task[Options, Plan]) -> Cohort:
-    """The cohort with a missing treatment wherever any column of any stage is missing: all stages have the same people."""
+    """The cohort with the treatment set to missing wherever a column of any stage is missing, so
+    that all stages use the same people."""
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     treatment = columns[task.plan.treatment.name]
-    blank = (
-        np.where(keep, treatment, -1).astype(treatment.dtype)
-        if treatment.dtype.kind == "i"
-        else np.where(keep, treatment, np.nan)
-    )
-    known = {**columns, task.plan.treatment.name: blank}
+    if treatment.dtype.kind == "i":
+        masked = np.where(keep, treatment, -1).astype(treatment.dtype)
+    else:
+        masked = np.where(keep, treatment, np.nan)
+    return _with_columns(cohort, {**columns, task.plan.treatment.name: masked})
+
+
+def _with_columns(cohort: Cohort, columns: Mapping[str, Any]) -> Cohort:
     return replace(
         cohort,
-        fetch=lambda asked: {field.name: known[field.name] for field in asked},
+        fetch=lambda fields: {field.name: columns[field.name] for field in fields},
         cache=Cache(),
     )
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """The cohort with a column of weights; of its complete rows (n,): the design of the score, the score, the arm (0 or 1), the weight."""
+    """The cohort with a column of weights, and arrays over its complete rows.
+
+    keep (n_cohort,): mask of the complete rows. X (n_rows, n_covariates), scaled: the design of the
+    score, without intercept. score (n_rows,): propensity of treatment. arm (n_rows,): 0 or 1.
+    weight (n_rows,). n_truncated: number of weights truncated to `max_weight`."""
 
     cohort: Cohort
     keep: Any
@@ -208,46 +240,37 @@ class Weighted:
     score: Floats
     arm: Any
     weight: Floats
-    cut: int
+    n_truncated: int
 
 
 def _weighted(cohort: Cohort, task: Task[Options, Plan], beta: Floats, treated: float) -> Weighted:
+    """`beta` (1 + n_covariates,): coefficients of the scaled score model. `treated`: the pooled
+    share of treated people."""
     plan: Plan = task.plan
-    made: glm.Plan = plan.score.plan
+    score_plan: glm.Plan = plan.score.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
+    rows = np.flatnonzero(keep)
     X = cohorts.design(
-        made.model.terms,
+        score_plan.model.terms,
         columns,
-        kept,
-        centre=made.scaling.centre,
-        scale=made.scaling.scale,
+        rows,
+        centre=score_plan.scaling.centre,
+        scale=score_plan.scaling.scale,
         intercept=True,
     )
-    score, arm = special.expit(X @ beta), columns[plan.treatment.name][kept].astype(np.int64)
-    plain = _weights(score, arm, treated, task.options)
-    weight = np.minimum(plain, task.options.max_weight)
-    everyone = np.full(cohort.rows, np.nan)
-    everyone[kept] = weight
-    with_weights = {**columns, WEIGHT: everyone}
-    inner = replace(
-        cohort,
-        fetch=lambda asked: {field.name: with_weights[field.name] for field in asked},
-        cache=Cache(),
-    )
-    return Weighted(
-        inner,
-        keep,
-        X[:, 1:],
-        score,
-        arm,
-        weight,
-        int(np.count_nonzero(plain > task.options.max_weight)),
-    )
+    score, arm = special.expit(X @ beta), columns[plan.treatment.name][rows].astype(np.int64)
+    untruncated = _weights(score, arm, treated, task.options)
+    weight = np.minimum(untruncated, task.options.max_weight)
+    n_truncated = int(np.count_nonzero(untruncated > task.options.max_weight))
+    weight_column = np.full(cohort.rows, np.nan)
+    weight_column[rows] = weight
+    weighted_cohort = _with_columns(cohort, {**columns, WEIGHT: weight_column})
+    return Weighted(weighted_cohort, keep, X[:, 1:], score, arm, weight, n_truncated)
 
 
 def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Floats:
+    """(n_rows,): the weight of each row for the estimand, before truncation."""
     if options.estimand == "overlap":
         pair = (1 - score, score)
     elif options.estimand == "att":
@@ -260,67 +283,63 @@ def _weights(score: Floats, arm: Any, treated: float, options: Options) -> Float
 
 
 def _balance(weighted: Weighted, task: Task[Options, Plan]) -> Part:
-    """Per arm: sums of 1, x, x^2 plain and weighted, of the weights and their squares; the score's histogram; and the weighted life table."""
+    """Per arm: the moments of the covariates without and with weights, the sums of the weights and
+    of their squares, the histogram of the score, and the weighted life table."""
     X, arm, w = weighted.X, weighted.arm, weighted.weight
-    plain, heavy = (
+    unweighted, with_weights = (
         np.stack([_moments(X[arm == a], weight[arm == a]) for a in (0, 1)])
         for weight in (np.ones(len(w)), w)
     )
-    of_weights = np.array(
-        [
-            [
-                float(w[arm == a].sum()),
-                float((w[arm == a] ** 2).sum()),
-                float(w[arm == a].max(initial=0.0)),
-            ]
-            for a in (0, 1)
-        ]
+    weight_sums = np.array(
+        [[float(w[arm == a].sum()), float((w[arm == a] ** 2).sum())] for a in (0, 1)]
     )
     bin_ = np.minimum((weighted.score * BINS).astype(np.int64), BINS - 1)
     overlap = np.bincount(arm * BINS + bin_, minlength=2 * BINS).reshape(2, BINS)
     cells = counting.people(weighted.cohort, weighted.keep) | {
         "arms": np.bincount(arm, minlength=2),
         "overlap": overlap,
-        "cut": np.array([weighted.cut]),
+        "cut": np.array([weighted.n_truncated]),
     }
     sums = {
-        "plain": plain,
-        "weighted": heavy,
-        "weights": of_weights[:, :2],
+        "plain": unweighted,
+        "weighted": with_weights,
+        "weights": weight_sums,
         "overlap": overlap.astype(np.float64),
     }
     if task.plan.curve is not None:
         life, off_grid = _life(weighted, task)
         cells |= {"leaving": life[0].astype(np.int64), "off_grid": np.array([off_grid])}
         sums["life"] = life
-    norm, m, top = (
-        math.sqrt(2 * X.shape[1] + 1),
-        float(task.rows_per_person),
-        task.options.max_weight,
-    )
-    sensitivity = {
+    sensitivity = _sensitivity(task, X.shape[1])
+    return Part(sums, cells, {name: sensitivity[name] for name in sums}, parameters=X.shape[1])
+
+
+def _sensitivity(task: Task[Options, Plan], n_covariates: int) -> dict[str, float]:
+    norm, top = math.sqrt(2 * n_covariates + 1), task.options.max_weight
+    m = float(task.rows_per_person)
+    return {
         "plain": m * norm,
         "weighted": m * top * norm,
         "weights": m * math.hypot(top, top**2),
         "overlap": m,
         "life": m * math.sqrt(1 + top**2 + top**4),
     }
-    return Part(sums, cells, {name: sensitivity[name] for name in sums}, parameters=X.shape[1])
 
 
 def _moments(X: Floats, w: Floats) -> Floats:
-    """(2p + 1,) sums of weight times 1, x, x^2."""
+    """(1 + 2 n_covariates,): sums of w, w x and w x^2."""
     return np.concatenate([[w.sum()], w @ X, w @ (X * X)])
 
 
 def _life(weighted: Weighted, task: Task[Options, Plan]) -> tuple[Floats, int]:
-    """(3, 2, 2, times): plain, weighted and with squared weights, of events and other exits, by arm and time."""
+    """Numbers of rows (3, 2, 2, n_times) by weight (1, w, w^2), exit (event, other), arm and time;
+    and the number of times that lie between two points of the grid."""
     curve = task.plan.curve
     assert curve is not None, "only a study with an outcome has a curve"
     plan = curve.plan
     columns = weighted.cohort.columns(curve.fields)
-    kept = np.flatnonzero(weighted.keep)
-    stop, event = (columns[field.name][kept] for field in plan.model.response[-2:])
+    rows = np.flatnonzero(weighted.keep)
+    stop, event = (columns[field.name][rows] for field in plan.model.response[-2:])
     late = stop > plan.grid.times[-1] + 1e-9 * plan.grid.step
     died = (event > 0) & ~late
     cell = (np.where(died, 0, 1) * 2 + weighted.arm) * plan.grid.size + plan.grid.index(stop)
@@ -334,124 +353,129 @@ def _life(weighted: Weighted, task: Task[Options, Plan]) -> tuple[Floats, int]:
 
 # -- hub
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    stage, inner, kept = _inner(state)
+    stage, inner, earlier = _inner(state)
     plan: Plan = task.plan
     if stage == "score":
-        made = _of_stage(task, lambda: glm.combine(total, plan.score, inner))
-        if isinstance(made, State):
-            return _outer("score", made, kept)
-        return _weigh(made, inner, total, plan)
+        score = _of_stage(task, lambda: glm.combine(total, plan.score, inner))
+        if isinstance(score, State):
+            return _outer("score", score, earlier)
+        return _weigh(score, inner, total, plan)
     if stage == "weigh":
         if not (total.cells["arms"] > 0).all():
             raise errors.ModelError(
                 f"{task.name}: everyone has the same treatment; choose another cohort"
             )
-        kept |= {f"sum:{name}": array for name, array in total.sums.items()}
-        kept |= {f"cell:{name}": array.astype(np.float64) for name, array in total.cells.items()}
-        return (
-            _result(task, kept, None)
-            if plan.effect is None
-            else _outer("effect", cox.start(plan.effect), kept)
-        )
+        earlier |= {f"sum:{name}": array for name, array in total.sums.items()}
+        earlier |= {f"cell:{name}": array.astype(np.float64) for name, array in total.cells.items()}
+        if plan.effect is None:
+            return _result(task, earlier, None)
+        return _outer("effect", cox.start(plan.effect), earlier)
     assert plan.effect is not None, "only a study with an outcome comes to this stage"
-    effect = plan.effect
-    made = _of_stage(task, lambda: cox.combine(total, effect, inner))
-    return _outer("effect", made, kept) if isinstance(made, State) else _result(task, kept, made)
+    effect_task = plan.effect
+    effect = _of_stage(task, lambda: cox.combine(total, effect_task, inner))
+    if isinstance(effect, State):
+        return _outer("effect", effect, earlier)
+    return _result(task, earlier, effect)
 
 
-def _of_stage(task: Task[Options, Plan], combined: Callable[[], State | Result]) -> State | Result:
-    """A stage's refusal names the analysis that the study asks for."""
+def _of_stage(task: Task[Options, Plan], combine: Callable[[], State | Result]) -> State | Result:
+    """The outcome of a stage; its refusal names the analysis that the study asks for."""
     try:
-        return combined()
+        return combine()
     except errors.ModelError as error:
         raise errors.ModelError(f"{task.name}: propensity {error}") from None
 
 
-def _weigh(found: Result, inner: State, total: Total, plan: Plan) -> State:
-    rows = found.tables["coefficients"].rows
+def _weigh(score: Result, inner: State, total: Total, plan: Plan) -> State:
+    """The state in which nodes compute weights from the fitted score."""
+    rows = score.tables["coefficients"].rows
     estimate = np.array([row["estimate"] if row["estimate"] is not None else 0.0 for row in rows])
     error = np.array([row["std_error"] if row["std_error"] is not None else np.nan for row in rows])
-    made: glm.Plan = plan.score.plan
-    scaled = np.linalg.solve(newton.unscale(made.names, made.scaling, True), estimate)
-    w, wy = {**inner.values, **total.sums}["moments"][
-        :2
-    ]  # of the first round, which may be the last
+    score_plan: glm.Plan = plan.score.plan
+    scaled = np.linalg.solve(newton.unscale(score_plan.names, score_plan.scaling, True), estimate)
+    # The moments are sums of the first round, which may also be the last.
+    w, wy = {**inner.values, **total.sums}["moments"][:2]
     return State(
         "weigh",
         {"score": scaled, "treated": np.array([wy / w]), "estimate": estimate, "error": error},
     )
 
 
-def _result(task: Task[Options, Plan], kept: dict[str, Floats], effect: Result | None) -> Result:
+def _result(task: Task[Options, Plan], earlier: dict[str, Floats], effect: Result | None) -> Result:
     plan, z = task.plan, float(special.ndtri((1 + task.options.conf_level) / 2))
-    tables = (
-        {}
-        if effect is None
-        else {"coefficients": effect.tables["coefficients"], "glance": effect.tables["glance"]}
-    )
-    tables["balance"] = Table(
-        _balance_rows(plan.score.plan, kept["sum:plain"], kept["sum:weighted"])
-    )
-    tables["weights"] = Table(_weight_rows(kept), door="groups")
+    tables = {}
+    if effect is not None:
+        tables = {name: effect.tables[name] for name in ("coefficients", "glance")}
+    balance = _balance_rows(plan.score.plan, earlier["sum:plain"], earlier["sum:weighted"])
+    tables["balance"] = Table(balance)
+    tables["weights"] = Table(_weight_rows(earlier), door="groups")
     off = None
     if plan.curve is not None:
-        curve = []
-        for arm, label in enumerate(plan.curve.plan.labels):
-            rows = _curve(kept["sum:life"][:, :, arm], plan.curve.plan.grid.times, z)
-            curve += [
-                {"group": label, **row}
-                for row in kaplan_meier.thin(rows, task.options.every, plan.curve.plan.grid)
-            ]
-        tables["curve"] = Table(curve, door="curve")
-        off = time_grid.exactness_note(plan.curve.plan.grid, int(kept["cell:off_grid"][0]))
-    names = plan.score.plan.names
+        rows = _curve_rows(plan.curve.plan, task.options.every, earlier["sum:life"], z)
+        tables["curve"] = Table(rows, door="curve")
+        off = time_grid.exactness_note(plan.curve.plan.grid, int(earlier["cell:off_grid"][0]))
+    covariance = np.diag(earlier["error"] ** 2)
     tables["score"] = Table(
         newton.coefficients(
-            names, kept["estimate"], np.diag(kept["error"] ** 2), z=z, exponentiate="odds_ratio"
+            plan.score.plan.names, earlier["estimate"], covariance, z=z, exponentiate="odds_ratio"
         )
     )
-    edges = [f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)]
-    overlap = [
-        {"row": ARMS[a], "column": edge, "n": int(n)}
-        for a in (0, 1)
-        for edge, n in zip(edges, kept["sum:overlap"][a], strict=True)
-    ]
-    tables["overlap"] = Table(overlap, door="lines")
+    tables["overlap"] = Table(_overlap_rows(earlier["sum:overlap"]), door="lines")
     n = Counts(
-        people=int(kept["cell:people"][0]),
-        rows=int(kept["cell:rows"][0]),
-        missing=int(kept["cell:missing"][0]),
+        people=int(earlier["cell:people"][0]),
+        rows=int(earlier["cell:rows"][0]),
+        missing=int(earlier["cell:missing"][0]),
         events=None if effect is None else effect.n.events,
     )
-    cut = int(kept["cell:cut"][0])
     notes = [] if effect is None else list(effect.notes)
-    notes += (
-        [
-            f"weights beyond {task.options.max_weight:g} were cut to it: the groups are then not quite comparable"
-        ]
-        if cut
-        else []
-    )
-    if worst := [
-        row["term"]
-        for row in tables["balance"].rows
-        if row["smd_after"] is not None and abs(row["smd_after"]) > 0.1
-    ]:
-        notes.append(
-            f"{', '.join(worst)}: still more than 0.1 standard deviations apart after weighting"
-        )
+    notes += _notes(task, balance, int(earlier["cell:cut"][0]))
     return Result(tables, n, Exactness(**off) if off else Exactness(), notes)
 
 
+def _curve_rows(plan: kaplan_meier.Plan, every: float | None, life: Floats, z: float) -> list[Row]:
+    rows: list[Row] = []
+    for arm, label in enumerate(plan.labels):
+        curve = _curve(life[:, :, arm], plan.grid.times, z)
+        rows += [{"group": label, **row} for row in kaplan_meier.thin(curve, every, plan.grid)]
+    return rows
+
+
+def _overlap_rows(overlap: Floats) -> list[Row]:
+    """From `overlap` (2, BINS): people by arm and bin of the propensity score."""
+    edges = [f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)]
+    return [
+        {"row": ARMS[a], "column": edge, "n": int(n)}
+        for a in (0, 1)
+        for edge, n in zip(edges, overlap[a], strict=True)
+    ]
+
+
+def _notes(task: Task[Options, Plan], balance: list[Row], n_truncated: int) -> list[str]:
+    notes = []
+    if n_truncated:
+        notes.append(
+            f"weights above {task.options.max_weight:g} were truncated to it:"
+            " the groups are then not quite comparable"
+        )
+    unbalanced = [
+        row["term"]
+        for row in balance
+        if row["smd_after"] is not None and abs(row["smd_after"]) > 0.1
+    ]
+    if unbalanced:
+        notes.append(
+            f"{', '.join(unbalanced)}: still more than 0.1 standard deviations apart"
+            " after weighting"
+        )
+    return notes
+
+
 def _balance_rows(plan: glm.Plan, plain: Floats, weighted: Floats) -> list[Row]:
-    """Standardised mean differences, before and after, both over the standard deviation before (Austin 2011)."""
-    p = len(plan.model.terms)
-    before, after = plain[:, 1 : p + 1] / plain[:, :1], weighted[:, 1 : p + 1] / weighted[:, :1]
-    variance = (
-        (plain[:, p + 1 :] / plain[:, :1] - before**2)
-        * plain[:, :1]
-        / np.maximum(plain[:, :1] - 1, 1)
-    )
+    """Standardised mean differences before and after weighting, both divided by the standard
+    deviation before (Austin 2011), from moments `plain` and `weighted` (2, 1 + 2 n_covariates)."""
+    p, n = len(plan.model.terms), plain[:, :1]
+    before, after = plain[:, 1 : p + 1] / n, weighted[:, 1 : p + 1] / weighted[:, :1]
+    variance = (plain[:, p + 1 :] / n - before**2) * n / np.maximum(n - 1, 1)
     spread = np.sqrt(np.maximum(variance.mean(0), 0.0))
     rows: list[Row] = []
     for j, term in enumerate(plan.model.terms):
@@ -461,47 +485,44 @@ def _balance_rows(plan: glm.Plan, plain: Floats, weighted: Floats) -> list[Row]:
             for when, mean in (("before", before), ("after", after))
             for a, arm in enumerate(ARMS)
         }
-        differences = [
+        smd_before, smd_after = (
             float((mean[1, j] - mean[0, j]) / spread[j]) if spread[j] > 0 else None
             for mean in (before, after)
-        ]
-        rows.append(
-            {"term": term.name, **means, "smd_before": differences[0], "smd_after": differences[1]}
         )
+        rows.append({"term": term.name, **means, "smd_before": smd_before, "smd_after": smd_after})
     return rows
 
 
-def _weight_rows(kept: dict[str, Floats]) -> list[Row]:
-    """The effective sample size is that of as many equal weights (Kish 1965)."""
+def _weight_rows(earlier: dict[str, Floats]) -> list[Row]:
+    """The effective sample size is the number of equal weights with the same variance of the mean
+    (Kish 1965)."""
     return [
         {
             "group": arm,
-            "n": int(kept["cell:arms"][a]),
+            "n": int(earlier["cell:arms"][a]),
             "sum_of_weights": float(total),
             "effective_n": float(total**2 / squares),
         }
-        for a, (arm, (total, squares)) in enumerate(zip(ARMS, kept["sum:weights"], strict=True))
+        for a, (arm, (total, squares)) in enumerate(zip(ARMS, earlier["sum:weights"], strict=True))
     ]
 
 
 def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
-    """The weighted product-limit estimate of one arm, from (3, 2, times); the variance is the infinitesimal jackknife over people, as R's
-    survfit gives it for weights that are not counts."""
+    """The weighted product-limit estimate of one arm, from `life` (3, 2, n_times) by weight (1, w,
+    w^2) and exit (event, other). The variance is the infinitesimal jackknife over people, as in R's
+    survfit for weights that are not counts."""
     plain, w, squares = life
     n, at_risk = plain.sum(0)[::-1].cumsum()[::-1], w.sum(0)[::-1].cumsum()[::-1]
     some = at_risk > 1e-9
     d, Y = w[0], np.where(some, at_risk, 1.0)
     hazard = np.where(some, d / Y, 0.0)
     survival = np.cumprod(np.maximum(1 - hazard, 0.0))
-    rest = np.where(
-        some & (Y - d > 1e-12 * Y), Y - d, np.inf
-    )  # of those who are left; once none is, the curve is at 0
-    increment, own = (
-        d / (Y * rest),
-        1 / rest,
-    )  # of log S, whose derivative in the hazard is 1 / (1 - hazard)
+    # Weight that remains after the events of each time; once none does, the curve is at 0.
+    rest = np.where(some & (Y - d > 1e-12 * Y), Y - d, np.inf)
+    # The derivative of log S with respect to the hazard is 1 / (1 - hazard).
+    increment, at_event = d / (Y * rest), 1 / rest
     passed = np.cumsum(increment)
-    gone = np.cumsum(squares[0] * (own - passed) ** 2 + squares[1] * passed**2)
+    gone = np.cumsum(squares[0] * (at_event - passed) ** 2 + squares[1] * passed**2)
     left = squares.sum(0)[::-1].cumsum()[::-1] - squares.sum(0)
     relative = np.sqrt(np.maximum(gone + passed**2 * left, 0.0))
     rows: list[Row] = []
@@ -514,28 +535,54 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
             "n_censor": exits,
             "estimate": float(survival[i]),
         }
-        known = survival[i] > 0 and math.isfinite(relative[i])
-        row |= {"std_error": float(survival[i] * relative[i]) if known else None}
-        row |= {"conf_low": float(survival[i] * math.exp(-z * relative[i])), "conf_high": min(1.0, float(survival[i] * math.exp(z * relative[i])))} if known else {
-            "conf_low": None, "conf_high": None}  # fmt: skip
+        if survival[i] > 0 and math.isfinite(relative[i]):
+            row |= {
+                "std_error": float(survival[i] * relative[i]),
+                "conf_low": float(survival[i] * math.exp(-z * relative[i])),
+                "conf_high": min(1.0, float(survival[i] * math.exp(z * relative[i]))),
+            }
+        else:
+            row |= dict.fromkeys(("std_error", "conf_low", "conf_high"))
         rows.append(row | {"n_left": int(n[i]) - events - exits})
     return rows
 
 
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    score = glm.roles(plan.score)
+    if plan.effect is None:
+        return replace(score, steered=row_weights)
+    effect = cox.roles(plan.effect)
+    amounts = (*score.amounts, *effect.amounts)
+    terms, written = (*score.terms, *effect.terms), effect.conditions
+    return Roles(terms, amounts, strata=effect.strata, conditions=written, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """Those of the stage: of the score's model; of the score's inverse; of the weighted hazards."""
+    stage, inner, _ = _inner(state)
+    complete = cohort.once(Key("propensity", task.name), lambda: _complete(cohort, task))
+    if stage == "score":
+        return glm.row_weights(complete, task.plan.score, inner)
+    weighted = _weighted_once(complete, task, state)
+    if task.plan.effect is not None and stage == "effect":
+        return cox.row_weights(weighted.cohort, task.plan.effect, inner)
+    person = None if cohort.numbered is None else cohort.numbered[weighted.keep]
+    return protocol.RowWeights(weighted.weight, person)
+
+
 def limits(task: Task[Options, Plan]) -> Limits:
-    """The stages' own limits, each behind the name of its stage; the later ones read the weights' model too."""
+    """The limits of each stage, whose steps are prefixed with the stage's name. Stages after the
+    score also read the score's coefficients, from which nodes compute weights."""
     plan: Plan = task.plan
     score = glm.limits(plan.score)
     steps = {f"score:{name}": _within(step, {}, frozenset()) for name, step in score.steps.items()}
     beta = score.steps["newton"].arrays["beta"]
     read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
-    rules = (
-        admissible.within_reach(
-            "score",
-            plan.score.plan.names,
-            admissible.bounded_terms(plan.score.plan.model.terms, intercept=True),
-        ),
-    )
+    bounded = admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
+    rules = (admissible.within_reach("score", plan.score.plan.names, bounded),)
     unread = frozenset({"estimate", "error", "sum:*", "cell:*"})
     steps["weigh"] = Step(read, unread, rules=rules)
     effect = cox.limits(plan.effect) if plan.effect is not None else Limits({}, 0)
@@ -551,20 +598,12 @@ def _within(
     unread: frozenset[str],
     rules: tuple[admissible.Rule, ...] = (),
 ) -> Step:
-    """A stage's step, whose arrays are named `in:` in ours."""
+    """The step of a stage as a step of this analysis, in which the stage's arrays are prefixed with
+    `in:`."""
     arrays = {f"in:{name}": array for name, array in step.arrays.items()} | read
 
     def inner(rule: admissible.Rule) -> admissible.Rule:
-        return lambda values: rule(
-            {
-                name.removeprefix("in:"): array
-                for name, array in values.items()
-                if name.startswith("in:")
-            }
-        )
+        return lambda values: rule(_unprefixed(values))
 
-    return Step(
-        arrays,
-        frozenset(f"in:{name}" for name in step.unread) | unread,
-        rules=(*map(inner, step.rules), *rules),
-    )
+    unread_here = frozenset(f"in:{name}" for name in step.unread) | unread
+    return Step(arrays, unread_here, rules=(*map(inner, step.rules), *rules))

@@ -24,7 +24,8 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -35,7 +36,7 @@ class Options(Frozen):
     value: str
     by: str
     reference: str | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,10 @@ def _difference(
         "conf_low": estimate - half,
         "conf_high": estimate + half,
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=(task.plan.by,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -20,7 +20,7 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
 
@@ -111,6 +111,10 @@ def _chi_squared(counts: Floats, correct: bool) -> Row:
         "p_value": float(special.chdtrc(df, statistic)),
         "smallest_expected": float(expected.min()),
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

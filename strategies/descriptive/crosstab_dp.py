@@ -21,6 +21,7 @@ from strategies.admissible import Limits
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
 from strategies.numerics import counting
+from strategies.options import ConfLevel
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05
@@ -32,7 +33,7 @@ TRAITS = Traits(only_counts=True)
 class Options(Frozen):
     rows: str
     columns: str
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -22,10 +22,11 @@ from federation.messages import Floats, Ints, Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import Probability
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 FINER = 64  # bins of each round of the search for an exact quantile
-Probability = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
 TRAITS = Traits()
 
 
@@ -286,8 +287,7 @@ def _quantiles(
         row: Row = {
             "column": field.name,
             "probability": p,
-            "n": int(min(p, 1 - p) * n),
-            "n_column": n,
+            "beyond": {"estimate": int(min(p, 1 - p) * n)},
         }
         if exact is not None:
             rows.append(row | {"estimate": float(exact[q]) if n else None, "width": 0.0})
@@ -311,6 +311,11 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
 
 
 MAX_SEARCHES = 400  # 64 to this power is far more than the ratio of the largest double to the smallest: a search ends long before
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(amounts=plan.numbers, groups=plan.categories, apart=True)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

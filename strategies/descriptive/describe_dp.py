@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pydantic
-from scipy import optimize, special
+from scipy import special
 
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
@@ -24,8 +24,10 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
-from strategies.descriptive.describe import Plan, Probability
+from strategies.descriptive.describe import Plan
 from strategies.numerics import counting
+from strategies.numerics.noised_histogram import NoisedHistogram
+from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
@@ -37,7 +39,7 @@ class Options(Frozen):
     quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
     bins: int = pydantic.Field(20, ge=1, le=1000)
     quantile_bins: int = pydantic.Field(500, ge=10, le=5000)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -106,17 +108,16 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
 # -- hub
 @dataclass(frozen=True)
 class ColumnSums:
-    """One number's noised sums: how many are known with its variance, moments on [-1, 1], running sums (bins,) that never fall,
-    the bins as they came, and variances of the noise."""
+    """One number's noised sums: how many are known with its variance, moments on [-1, 1], the bins (n_bins,) as they came
+    and made consistent, and the variance of the noise in the moments."""
 
     field: Field
     n: float
     n_variance: float
     moments: Floats
-    below: Floats
     bins: Floats
+    histogram: NoisedHistogram
     moments_variance: float
-    bins_variance: float
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
@@ -147,17 +148,11 @@ def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:
     from_bins = bins_variance * float(cumulative.noise_of_running_sums(plan.fine)[-1]) ** 2
     weights = np.array([1 / max(total.noise["known"], 1e-300), 1 / max(from_bins, 1e-300)])
     n = max(float(weights @ [total.sums["known"][i], running[-1]]) / weights.sum(), 1.0)
-    below = np.clip(optimize.isotonic_regression(running).x, 0.0, n)
-    return ColumnSums(
-        field,
-        n,
-        1 / weights.sum(),
-        total.sums["moments"][i],
-        below,
-        bins,
-        total.noise["moments"],
-        bins_variance,
-    )
+    low, high = field.interval
+    width = (high - low) / plan.fine
+    histogram = NoisedHistogram.of(bins, n, low=low, width=width, variance=bins_variance)
+    moments, moments_variance = total.sums["moments"][i], total.noise["moments"]
+    return ColumnSums(field, n, 1 / weights.sum(), moments, bins, histogram, moments_variance)
 
 
 def _number(column: ColumnSums, rows: int, z: float) -> Row:
@@ -175,42 +170,10 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
 
 
 def _quantiles(column: ColumnSums, probabilities: Sequence[float], z: float) -> list[Row]:
-    """By inverting the running sums; the interval inverts them at the ranks that sampling and noise leave possible
-    (Woodruff 1952)."""
-    rows: list[Row] = []
-    bins = np.arange(len(column.below))
-    everyone = float(column.below[-1])
-    for p in probabilities:
-        at, width = _at(column, p * everyone)
-        edge = min(int((at - column.field.interval[0]) / width), len(bins) - 1)
-        noise = math.sqrt(column.bins_variance) * float(
-            cumulative.noise_of((bins <= edge).astype(float) - p)
-        )
-        rank = math.hypot(noise, math.sqrt(everyone * p * (1 - p)))
-        ends = [_at(column, p * everyone + side * z * rank)[0] for side in (-1, 1)]
-        rows.append(
-            {
-                "column": column.field.name,
-                "probability": p,
-                "estimate": at,
-                "width": width,
-                "rank_noise_sd": noise,
-                "conf_low": ends[0],
-                "conf_high": ends[1],
-            }
-        )
-    return rows
-
-
-def _at(column: ColumnSums, rank: float) -> tuple[float, float]:
-    """Where the running sum reaches `rank`, linearly within a bin; and the width of a bin."""
-    low, high = column.field.interval
-    width = (high - low) / len(column.below)
-    sums = np.r_[0.0, column.below]
-    rank = min(max(rank, 0.0), float(sums[-1]))
-    k = min(max(int(np.searchsorted(sums, rank)), 1), len(column.below))
-    inside = (rank - sums[k - 1]) / (sums[k] - sums[k - 1]) if sums[k] > sums[k - 1] else 1.0
-    return low + width * (k - 1 + inside), width
+    return [
+        {"column": column.field.name, "probability": p, **column.histogram.quantile(p, z)}
+        for p in probabilities
+    ]
 
 
 def _histogram(column: ColumnSums, bins: int, z: float) -> list[Row]:
@@ -218,8 +181,8 @@ def _histogram(column: ColumnSums, bins: int, z: float) -> list[Row]:
     edges = low + (high - low) * np.arange(bins + 1) / bins
     fine = len(column.bins) // bins
     weights = np.repeat(np.eye(bins), fine, axis=1)
-    sds = math.sqrt(column.bins_variance) * cumulative.noise_of(weights)
-    smooth = np.diff(np.r_[0.0, column.below[fine - 1 :: fine]])
+    sds = math.sqrt(column.histogram.variance) * cumulative.noise_of(weights)
+    smooth = np.diff(np.r_[0.0, column.histogram.running[fine - 1 :: fine]])
     counts = column.bins.reshape(bins, -1).sum(1)
     return [
         {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import pydantic
@@ -25,12 +24,14 @@ from federation.results import Door, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
-from strategies.numerics import counting, grouping
+from strategies.numerics import counting, grouping, value_grid
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.numerics.value_grid import ValueGrid
+from strategies.options import ConfLevel, Probability
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
-Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
 TRAITS = Traits()
 
 
@@ -41,10 +42,10 @@ class Options(Frozen):
     value: str
     by: tuple[str, ...] = ()
     step: float | None = pydantic.Field(None, gt=0)
-    quantiles: tuple[Share, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+    quantiles: tuple[Probability, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
     lorenz: int = pydantic.Field(10, ge=2, le=100)
-    top: tuple[Share, ...] = (0.01, 0.05, 0.1)
-    conf_level: float = 0.95
+    top: tuple[Probability, ...] = (0.01, 0.05, 0.1)
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,7 @@ class Plan:
     value: Field
     by: tuple[Field, ...]
     labels: tuple[str, ...]
-    low: float
-    step: float
-    size: int
-
-    @property
-    def amounts(self) -> Floats:
-        return np.array([round(self.low + self.step * i, 12) for i in range(self.size)])
+    grid: ValueGrid
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -68,19 +63,13 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere"
         )
-    step = options.step or value.step
-    if step is None:
-        raise ExpressionError(
-            f"{value.name!r} has no `step` in the contract; say how wide the cells are that amounts are counted in, as in `step: 10`"
-        )
     by = grouping.fields(options.by, schema, "groups are of categories")
-    labels = grouping.labels(by)
-    size = math.ceil((high - low) / step - 1e-9) + 1
-    if len(labels) * size > MAX_CELLS:
+    labels, grid = grouping.labels(by), value_grid.agree(value, options.step)
+    if len(labels) * grid.size > MAX_CELLS:
         raise ExpressionError(
-            f"{len(labels):,} groups and {size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
+            f"{len(labels):,} groups and {grid.size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
         )
-    return Prepared(Plan(value, by, labels, low, step, size), (value, *by))
+    return Prepared(Plan(value, by, labels, grid), (value, *by))
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -93,15 +82,9 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     kept = np.flatnonzero(keep)
-    steps = (columns[plan.value.name][kept] - plan.low) / plan.step
-    nearest = np.rint(steps)
-    cell = grouping.combination(plan.by, columns, kept) * plan.size + np.clip(
-        nearest, 0, plan.size - 1
-    ).astype(np.int64)
-    counts = np.bincount(cell, minlength=len(plan.labels) * plan.size).reshape(
-        len(plan.labels), plan.size
-    )
-    return keep, counts.astype(np.int64), int(np.count_nonzero(np.abs(steps - nearest) > 1e-6))
+    amounts, group = columns[plan.value.name][kept], grouping.combination(plan.by, columns, kept)
+    counts = plan.grid.counts(amounts, group, len(plan.labels))
+    return keep, counts, plan.grid.off_grid(amounts)
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -116,7 +99,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if not total.sums["amounts"].sum() > 0:
         raise errors.ModelError(f"{task.name}: nobody in the cohort has an amount; widen it")
     tables = measured(total.sums["amounts"], task, None)
-    why = f"amounts are counted at the nearest multiple of {task.plan.step:g}"
+    why = f"amounts are counted at the nearest multiple of {task.plan.grid.step:g}"
     off = int(total.cells["off_grid"][0])
     return Result(
         tables,
@@ -138,9 +121,9 @@ def measured(
     z = float(special.ndtri((1 + options.conf_level) / 2))
     summary, quantiles, lorenz, top = [], [], [], []
     for label, n in zip(plan.labels, counts, strict=True):
-        if not (n.sum() > 0 and n @ plan.amounts > 0):
+        if not (n.sum() > 0 and n @ plan.grid.values > 0):
             continue
-        one = Distribution(n, plan.amounts, noise)
+        one = Distribution(n, plan.grid.values, noise)
         head = {"group": label, "n": max(0, round(one.size))}
         mean, gini = (_said(one, *found, z) for found in (one.mean(), one.gini()))
         summary.append(
@@ -153,12 +136,11 @@ def measured(
             }
         )
         quantiles += [
-            {"group": label, **_counted(one, p), "probability": p, **one.quantile(p, z)}
-            for p in options.quantiles
+            {"group": label, "probability": p, **one.quantile(p, z)} for p in options.quantiles
         ]
         parts = [i / options.lorenz for i in range(1, options.lorenz)]
         lorenz += [
-            {"group": label, **_counted(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
+            {"group": label, **_behind(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
             for p in parts
         ]
         for share in options.top:
@@ -166,7 +148,7 @@ def measured(
             top.append(
                 {
                     "group": label,
-                    **_counted(one, share),
+                    **_behind(one, share),
                     "probability": share,
                     **_said(one, 1 - estimate, -weights, z),
                 }
@@ -180,13 +162,9 @@ def measured(
     }
 
 
-def _counted(one: Distribution, p: float) -> Row:
-    """How many people lie beyond: for the door."""
-    return (
-        {"n": int(min(p, 1 - p) * one.size), "n_column": round(one.size)}
-        if one.noise is None
-        else {}
-    )
+def _behind(one: Distribution, p: float) -> Row:
+    """For the door, in exact mode: the people on the emptier side of the share `p`."""
+    return {"beyond": {"estimate": one.beyond(p)}} if one.noise is None else {}
 
 
 def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
@@ -248,14 +226,28 @@ class Distribution:
         share = held / self.total
         return share, (np.minimum(x - q, 0.0) + p * q - share * x) / self.total
 
+    def beyond(self, p: float) -> int:
+        """How many people lie on the emptier side of the quantile at `p`."""
+        return int(min(p, 1 - p) * self.size + 1e-9)
+
     def quantile(self, p: float, z: float) -> Row:
-        """The amount that a share p of the people do not exceed (R's type 1); limits are those amounts at p plus or minus its error."""
+        """The amount that a share p of the people do not exceed (R's type 1).
+
+        The limits of its interval are the quantiles at p plus or minus the error of p (Woodruff
+        1952). In exact mode `beyond` counts for the door the people beyond each of the three."""
         at = self.rank(p)
         weights: Floats = np.where(np.arange(len(self.n)) <= at, 1 - p, -p) / self.size
         error = math.sqrt(p * (1 - p) / self.size + (self.noise(weights) if self.noise else 0.0))
-        ends = (self.rank(min(max(p + side * z * error, 0.0), 1.0)) for side in (-1, 1))
-        low, high = (float(self.amounts[i]) for i in ends)
-        return {"estimate": float(self.amounts[at]), "conf_low": low, "conf_high": high}
+        ends = [min(max(p + side * z * error, 0.0), 1.0) for side in (-1, 1)]
+        shares = dict(zip(("estimate", "conf_low", "conf_high"), (p, *ends), strict=True))
+        row: Row = {name: float(self.amounts[self.rank(q)]) for name, q in shares.items()}
+        if self.noise is not None:
+            return row
+        return row | {"beyond": {name: self.beyond(q) for name, q in shares.items()}}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(amounts=(task.plan.value,), groups=task.plan.by)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

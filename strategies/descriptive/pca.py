@@ -24,7 +24,7 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, newton
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits, terms_of
 
 TRAITS = Traits()
 
@@ -136,6 +136,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         {"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)},
         counting.reported(total.cells),
     )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(terms=terms_of(task.plan.fields))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

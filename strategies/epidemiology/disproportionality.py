@@ -1,8 +1,9 @@
-"""Which events are reported with which drugs more often than with others: PRR, ROR, and the information component with shrinkage.
+"""Disproportionality in spontaneous reports of adverse events: PRR, ROR, information component.
 
-Node: how many reports name each drug together with each event, each drug, each event. Hub: the two by two table of every pair.
-Exact: reports are counted once each (Evans et al. 2001; van Puijenbroek et al. 2002; Noren et al. 2013; false discovery rate: Benjamini &
-Hochberg 1995, on the Poisson tail of a pair's count).
+Node: the number of reports that name each pair of drug and event, each drug, and each event. Hub:
+the two-by-two table of every pair. Exact: a report counts once in each number (PRR: Evans et al.
+2001; ROR: van Puijenbroek et al. 2002; information component with shrinkage: Noren et al. 2013;
+false discovery rate: Benjamini & Hochberg 1995, on the Poisson tail of a pair's count).
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """One row of the table is a drug and an event that a report (the contract's person) names together. Pairs of fewer than `min_reports`
-    reports are left out; the `top` pairs by the lower end of the information component are shown."""
+    """A row is a drug and an event that one report (the contract's person) names together. Pairs
+    with fewer than `min_reports` reports are left out; the result holds the `top` pairs by the
+    lower confidence limit of the information component."""
 
     drug: str
     event: str
     min_reports: int = pydantic.Field(3, ge=1)
     top: int = pydantic.Field(1000, ge=1)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,16 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     for role, field in (("drug", drug), ("event", event)):
         if field.kind not in ("category", "boolean"):
             raise ExpressionError(
-                f"{role}: {field.name!r} is a {field.kind}; pairs are of categories, whose levels the contract lists"
+                f"{role}: {field.name!r} is a {field.kind};"
+                " it must be a category, whose levels the contract lists"
             )
     if drug.name == event.name:
         raise ExpressionError(f"{drug.name!r} is both drug and event; name two different columns")
     plan = Plan(drug, event)
     if plan.shape[0] * plan.shape[1] > MAX_PAIRS:
         raise ExpressionError(
-            f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than {MAX_PAIRS:,} pairs; use coarser events"
+            f"{plan.shape[0]:,} drugs and {plan.shape[1]:,} events make more than"
+            f" {MAX_PAIRS:,} pairs; use coarser events"
         )
     return Prepared(plan, (drug, event))
 
@@ -77,7 +82,8 @@ def start(task: Task[Options, Plan]) -> State:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """Complete rows (n_rows,); reports that name each pair (drugs, events), each drug and each event."""
+    """keep (n_rows,): mask of the complete rows. pairs (n_drugs, n_events), drugs (n_drugs,),
+    events (n_events,): the number of reports that name each pair, drug and event."""
 
     keep: Mask
     pairs: Ints
@@ -89,18 +95,17 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> PairCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = cohorts.kept_rows(keep)
-    report, drug, event = (
-        cohort.person[kept],
-        columns[plan.drug.name][kept].astype(np.int64),
-        columns[plan.event.name][kept].astype(np.int64),
-    )
+    rows = cohorts.kept_rows(keep)
+    report = cohort.person[rows]
+    drug = columns[plan.drug.name][rows].astype(np.int64)
+    event = columns[plan.event.name][rows].astype(np.int64)
     n_drugs, n_events = plan.shape
 
-    def distinct(of: Ints, size: int) -> Ints:
-        """How many reports name each."""
-        once = of if task.rows_per_person == 1 else np.unique(report * size + of) % size
-        return np.bincount(once, minlength=size).astype(np.int64)
+    def distinct(named: Ints, size: int) -> Ints:
+        """(size,): the number of reports that name each value of `named` (n_rows,)."""
+        if task.rows_per_person > 1:
+            named = np.unique(report * size + named) % size
+        return np.bincount(named, minlength=size).astype(np.int64)
 
     return PairCounts(
         keep,
@@ -121,7 +126,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
-    """Of m rows a report names m different pairs at most, once each."""
+    """A report with m rows names at most m different pairs, and counts once in each."""
     return dict.fromkeys(("pairs", "drugs", "events"), float(np.sqrt(task.rows_per_person)))
 
 
@@ -131,39 +136,35 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     drug, event = np.nonzero(pairs >= task.options.min_reports)
     if not len(drug):
         raise errors.ModelError(
-            f"{task.name}: no pair has {task.options.min_reports} reports; widen the cohort, or use coarser events"
+            f"{task.name}: no pair has {task.options.min_reports} reports;"
+            " widen the cohort, or use coarser events"
         )
-    a, of_drug, of_event = (
-        pairs[drug, event],
-        total.sums["drugs"][drug],
-        total.sums["events"][event],
-    )
-    found = measures(a, of_drug, of_event, reports, (1 - task.options.conf_level) / 2)
-    # a pair that nobody reported could not be a signal, but it was looked at: it counts among the tests
-    found["q_value"] = false_discovery_rate(
-        found["p_value"], looked_at=int(np.count_nonzero(pairs))
-    )
-    order = np.argsort(-found["ic_low"], kind="stable")
-    kept = order[: task.options.top]
+    of_drug, of_event = total.sums["drugs"][drug], total.sums["events"][event]
+    tail = (1 - task.options.conf_level) / 2
+    by_pair = measures(pairs[drug, event], of_drug, of_event, reports, tail)
+    # Every reported pair counts as a test, including those below `min_reports`.
+    n_pairs = int(np.count_nonzero(pairs))
+    by_pair["q_value"] = false_discovery_rate(by_pair["p_value"], looked_at=n_pairs)
+    order = np.argsort(-by_pair["ic_low"], kind="stable")
+    shown = order[: task.options.top]
     rows = [
         _row(
             plan.drug.groups[drug[i]],
             plan.event.groups[event[i]],
-            {name: values[i] for name, values in found.items()},
+            {name: values[i] for name, values in by_pair.items()},
         )
-        for i in kept
+        for i in shown
     ]
-    signals = (found["prr"] >= 2) & (found["chi_squared"] >= 4) & (a >= 3)
     summary = {
-        "reports": int(reports), "drugs": int(np.count_nonzero(total.sums["drugs"])), "events": int(np.count_nonzero(total.sums["events"])),
-        "pairs": int(np.count_nonzero(pairs)), "pairs_tested": len(a), "signals_prr": int(signals.sum()), "signals_ic": int((found["ic_low"] > 0).sum()),
-        "signals_fdr": int((found["q_value"] < 0.05).sum()),
-    }  # fmt: skip
-    notes = (
-        [f"{len(order) - len(kept)} further pairs are not shown: raise `top` for them"]
-        if len(order) > len(kept)
-        else []
-    )
+        "reports": int(reports),
+        "drugs": int(np.count_nonzero(total.sums["drugs"])),
+        "events": int(np.count_nonzero(total.sums["events"])),
+        "pairs": n_pairs,
+        **_signals(by_pair),
+    }
+    notes = []
+    if len(order) > len(shown):
+        notes.append(f"{len(order) - len(shown)} more pairs are not shown: raise `top` to see them")
     return Result(
         {"pairs": Table(rows, door="listed"), "summary": Table([summary])},
         counting.reported(total.cells),
@@ -171,11 +172,26 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     )
 
 
+def _signals(by_pair: Mapping[str, Floats]) -> Row:
+    """The numbers of pairs tested, and of signals by each criterion."""
+    prr = (by_pair["prr"] >= 2) & (by_pair["chi_squared"] >= 4) & (by_pair["n"] >= 3)
+    return {
+        "pairs_tested": len(by_pair["n"]),
+        "signals_prr": int(prr.sum()),
+        "signals_ic": int((by_pair["ic_low"] > 0).sum()),
+        "signals_fdr": int((by_pair["q_value"] < 0.05).sum()),
+    }
+
+
 def measures(
     a: Floats, of_drug: Floats, of_event: Floats, reports: float, tail: float
 ) -> dict[str, Floats]:
-    """Of pairs (n,): how many reports, how many were to be expected if drug and event had nothing to do with each other, and how far
-    they are apart. Null (NaN) where a ratio has no other reports to compare with."""
+    """Measures of disproportionality of pairs, arrays (n_pairs,).
+
+    `a`, `of_drug`, `of_event` (n_pairs,): reports that name the pair, its drug, its event;
+    `reports`: all reports; `tail`: probability beyond each confidence limit. The expected count
+    assumes that drug and event are independent. A ratio without other reports to compare with is
+    NaN."""
     z = float(special.ndtri(1 - tail))
     b, c = of_drug - a, of_event - a
     d = reports - a - b - c
@@ -185,26 +201,34 @@ def measures(
         prr_error = np.sqrt(1 / a - 1 / (a + b) + 1 / c - 1 / (c + d))
         ror = np.where((b > 0) & (c > 0) & (d > 0), a * d / (b * c), np.nan)
         ror_error = np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
-        chi = (
-            np.maximum(np.abs(a * d - b * c) - reports / 2, 0.0) ** 2
-            * reports
-            / ((a + b) * (c + d) * (a + c) * (b + d))
-        )
+        distance = np.maximum(np.abs(a * d - b * c) - reports / 2, 0.0)
+        chi_squared = distance**2 * reports / ((a + b) * (c + d) * (a + c) * (b + d))
+    shrunk = expected + 0.5
     return {
-        "n": a, "expected": expected, "prr": prr, "prr_low": prr * np.exp(-z * prr_error), "prr_high": prr * np.exp(z * prr_error), "chi_squared": chi,
-        "ror": ror, "ror_low": ror * np.exp(-z * ror_error), "ror_high": ror * np.exp(z * ror_error),
-        "ic": np.log2((a + 0.5) / (expected + 0.5)), "ic_low": np.log2(special.gammaincinv(a + 0.5, tail) / (expected + 0.5)),
-        "ic_high": np.log2(special.gammaincinv(a + 0.5, 1 - tail) / (expected + 0.5)), "p_value": special.pdtrc(a - 1, expected),
-    }  # fmt: skip
+        "n": a,
+        "expected": expected,
+        "prr": prr,
+        "prr_low": prr * np.exp(-z * prr_error),
+        "prr_high": prr * np.exp(z * prr_error),
+        "chi_squared": chi_squared,
+        "ror": ror,
+        "ror_low": ror * np.exp(-z * ror_error),
+        "ror_high": ror * np.exp(z * ror_error),
+        "ic": np.log2((a + 0.5) / shrunk),
+        "ic_low": np.log2(special.gammaincinv(a + 0.5, tail) / shrunk),
+        "ic_high": np.log2(special.gammaincinv(a + 0.5, 1 - tail) / shrunk),
+        "p_value": special.pdtrc(a - 1, expected),
+    }
 
 
 def false_discovery_rate(p: Floats, looked_at: int) -> Floats:
-    """Benjamini and Hochberg's adjusted p-values, of the smallest `p` among `looked_at`."""
+    """Adjusted p-values (n,) for the `n` p-values `p` out of `looked_at` tests, of which the others
+    have larger p-values (Benjamini & Hochberg 1995)."""
     order = np.argsort(p)
     adjusted = np.minimum.accumulate((p[order] * looked_at / np.arange(1, len(p) + 1))[::-1])[::-1]
-    found = np.empty_like(p)
-    found[order] = np.minimum(adjusted, 1.0)
-    return found
+    q = np.empty_like(p)
+    q[order] = np.minimum(adjusted, 1.0)
+    return q
 
 
 def _row(drug: str, event: str, values: Mapping[str, NDArray[np.float64]]) -> Row:
@@ -220,6 +244,10 @@ def _row(drug: str, event: str, values: Mapping[str, NDArray[np.float64]]) -> Ro
         "signal_prr": "yes" if signal else "no",
         "signal_ic": "yes" if row["ic_low"] > 0 else "no",
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=(task.plan.drug, task.plan.event))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

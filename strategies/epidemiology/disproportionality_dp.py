@@ -1,7 +1,8 @@
 """Disproportionality under differential privacy.
 
-Node: reports of each drug, each event and each pair, noised. Hub: the pairs whose noised count no noise would reach, among so many; their
-information component, with an interval that includes the noise. Noised.
+Node: noised numbers of reports that name each drug, each event and each pair. Hub: the pairs whose
+count stands out from the noise of all pairs (Bonferroni), with their information component and an
+interval that includes the noise. Noised.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.messages import Part, State
+from federation.messages import Ints, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -23,7 +24,8 @@ from strategies.epidemiology.disproportionality import Plan
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS, MARGINS = 0.05, 0.1  # of the budget, to the number of reports and to each margin
+COUNTS = 0.05  # share of the budget for the number of reports
+MARGINS = 0.1  # share of the budget for the drugs, and for the events; pairs take the rest
 TRAITS = Traits()
 
 
@@ -60,23 +62,16 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         "events": counted.events,
         "people": counting.tally(cohort, counted.keep),
     }
-    return Part(
-        sums,
-        {},
-        disproportionality.sensitivity(task)
-        | {"people": counting.tally_sensitivity(task.rows_per_person)},
-    )
+    people = {"people": counting.tally_sensitivity(task.rows_per_person)}
+    return Part(sums, {}, disproportionality.sensitivity(task) | people)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    plan: Plan = task.plan
     counted = counting.estimated(total)
     reports = max(float(total.sums["people"][0]), 1.0)
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
     pairs = total.sums["pairs"]
-    min_reports = max(
-        task.options.min_reports, sd["pairs"] * float(special.ndtri(1 - 0.05 / pairs.size))
-    )
+    min_reports = max(task.options.min_reports, _clear_reports(sd["pairs"], pairs.size))
     drug, event = np.nonzero(
         (pairs >= min_reports)
         & (total.sums["drugs"][:, None] > 3 * sd["drugs"])
@@ -84,36 +79,18 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     )
     if not len(drug):
         raise errors.ModelError(
-            f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports; use coarser events, or give the analysis more budget"
+            f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports;"
+            " use coarser events, or give the analysis more budget"
         )
-    a, of_drug, of_event = (
-        pairs[drug, event],
-        total.sums["drugs"][drug],
-        total.sums["events"][event],
+    rows = _rows(total, task, drug, event, reports)
+    why = (
+        "noise was added to every count; intervals include it,"
+        " and pairs that do not stand out from it are left out"
     )
-    expected = of_drug * of_event / reports
-    z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    ic = np.log2((a + 0.5) / (expected + 0.5))
-    noised = (
-        (sd["pairs"] / (a + 0.5)) ** 2
-        + (sd["drugs"] / of_drug) ** 2
-        + (sd["events"] / of_event) ** 2
-    )
-    error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
-    order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
-    rows: list[Row] = [
-        {
-            "drug": plan.drug.groups[drug[i]], "event": plan.event.groups[event[i]], "n": max(0, round(a[i])), "expected": float(expected[i]), "ic": float(ic[i]),
-            "std_error": float(error[i]), "noise_sd": float(math.sqrt(noised[i]) / math.log(2)), "ic_low": float(ic[i] - z * error[i]),
-            "ic_high": float(ic[i] + z * error[i]), "signal_ic": "yes" if ic[i] - z * error[i] > 0 else "no",
-        }
-        for i in order
-    ]  # fmt: skip
-    why = "noise was added to every count; intervals include it, and pairs that do not stand out from it are left out"
     summary = {
         "reports": round(reports),
         "min_reports": math.ceil(min_reports),
-        "pairs_tested": len(a),
+        "pairs_tested": len(drug),
         "signals_ic": sum(row["signal_ic"] == "yes" for row in rows),
     }
     return Result(
@@ -124,10 +101,52 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     )
 
 
+def _rows(
+    total: Total, task: Task[Options, Plan], drug: Ints, event: Ints, reports: float
+) -> list[Row]:
+    """The `top` pairs (`drug[i]`, `event[i]`) by the lower limit of the information component,
+    whose interval includes the noise of the pair and of both margins (delta method)."""
+    plan: Plan = task.plan
+    sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
+    a = total.sums["pairs"][drug, event]
+    of_drug, of_event = total.sums["drugs"][drug], total.sums["events"][event]
+    expected = of_drug * of_event / reports
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    ic = np.log2((a + 0.5) / (expected + 0.5))
+    noised = (
+        (sd["pairs"] / (a + 0.5)) ** 2
+        + (sd["drugs"] / of_drug) ** 2
+        + (sd["events"] / of_event) ** 2
+    )
+    error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
+    order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
+    return [
+        {
+            "drug": plan.drug.groups[drug[i]],
+            "event": plan.event.groups[event[i]],
+            "n": max(0, round(a[i])),
+            "expected": float(expected[i]),
+            "ic": float(ic[i]),
+            "std_error": float(error[i]),
+            "noise_sd": float(math.sqrt(noised[i]) / math.log(2)),
+            "ic_low": float(ic[i] - z * error[i]),
+            "ic_high": float(ic[i] + z * error[i]),
+            "signal_ic": "yes" if ic[i] - z * error[i] > 0 else "no",
+        }
+        for i in order
+    ]
+
+
+def _clear_reports(sd: float, n_pairs: int) -> float:
+    """The count that noise of standard deviation `sd` reaches in none of `n_pairs` pairs, with
+    probability 0.95 (Bonferroni)."""
+    return sd * float(special.ndtri(1 - 0.05 / n_pairs))
+
+
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """How many reports a pair needs to stand out."""
+    """The number of reports that a pair needs to stand out."""
     sd = noise(State(), "pairs")
-    min_reports = sd * float(special.ndtri(1 - 0.05 / (task.plan.shape[0] * task.plan.shape[1])))
+    min_reports = _clear_reports(sd, task.plan.shape[0] * task.plan.shape[1])
     return [
         {
             "what": f"reports of a pair (it stands out from {min_reports:.0f} on)",

@@ -1,7 +1,7 @@
-"""A common odds ratio over strata, and whether exposure and outcome hang together within them (Mantel & Haenszel 1959).
+"""A common odds ratio over strata, and a test of association within them (Mantel & Haenszel 1959).
 
-Node: people by stratum, exposure and outcome. Hub: the common odds ratio with Robins, Breslow and Greenland's variance (1986), and
-the chi-squared test. Exact: counts add.
+Node: people by stratum, exposure and outcome. Hub: the common odds ratio with the variance of
+Robins, Breslow and Greenland (1986), and the chi-squared test. Exact: counts add.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_STRATA = 10_000
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`exposure` and `outcome`: yes-or-no columns, or categories of two levels, of which the second is yes. `correct` as R's mantelhaen.test."""
+    """`exposure` and `outcome`: yes-or-no columns, or categories of two levels, of which the second
+    means yes. `correct`: continuity correction, as in R's mantelhaen.test."""
 
     exposure: str
     outcome: str
     strata: tuple[str, ...]
     correct: bool = True
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     labels = grouping.labels(strata)
     if len(labels) > MAX_STRATA:
         raise ExpressionError(
-            f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,}: use fewer or coarser columns"
+            f"strata give {len(labels):,} combinations; at most {MAX_STRATA:,} are allowed:"
+            " use fewer or coarser columns"
         )
     return Prepared(Plan(fields, labels), fields)
 
@@ -86,9 +89,10 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts = total.sums["counts"]
     used = counts[(counts.sum((1, 2)) > 1)]
-    if not (len(used) and _sums(used)[0] > 0 and _sums(used)[1] > 0):
+    if not (len(used) and min(_sums(used)) > 0):
         raise errors.ModelError(
-            f"{task.name}: no stratum has both exposed and unexposed with and without the outcome; merge strata"
+            f"{task.name}: no stratum has both exposed and unexposed people with and without"
+            " the outcome; merge strata"
         )
     estimate, variance = common(used)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
@@ -97,9 +101,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "test": Table([_test(used, task.options.correct)]),
     }
     rows = [
-        {"row": f"{label}, {exposure}", "column": outcome, "n": int(counts[s, i, j]), "row_share": _share(counts[s, i], j)}
-        for s, label in enumerate(task.plan.labels) for i, exposure in enumerate(("unexposed", "exposed")) for j, outcome in enumerate(("without", "with"))
-    ]  # fmt: skip
+        {
+            "row": f"{label}, {exposure}",
+            "column": outcome,
+            "n": int(counts[s, i, j]),
+            "row_share": _share(counts[s, i], j),
+        }
+        for s, label in enumerate(task.plan.labels)
+        for i, exposure in enumerate(("unexposed", "exposed"))
+        for j, outcome in enumerate(("without", "with"))
+    ]
     tables["counts"] = Table(rows, door="cells")
     return Result(tables, counting.reported(total.cells))
 
@@ -109,15 +120,16 @@ def _share(row: Floats, j: int) -> float | None:
 
 
 def _sums(counts: Floats) -> tuple[float, float]:
-    """The sums over strata of ad / n and bc / n."""
+    """The sums over strata of ad / n and bc / n, from `counts` (n_strata, 2, 2)."""
     n = counts.sum((1, 2))
-    return float((counts[:, 1, 1] * counts[:, 0, 0] / n).sum()), float(
-        (counts[:, 1, 0] * counts[:, 0, 1] / n).sum()
-    )
+    concordant = counts[:, 1, 1] * counts[:, 0, 0] / n
+    discordant = counts[:, 1, 0] * counts[:, 0, 1] / n
+    return float(concordant.sum()), float(discordant.sum())
 
 
 def common(counts: Floats) -> tuple[float, float]:
-    """The log of the common odds ratio, and its variance, from strata that hold people (strata, 2, 2)."""
+    """The log of the common odds ratio and its variance, from `counts` (n_strata, 2, 2) of people
+    by exposure and outcome; every stratum must have people."""
     (d, c), (b, a) = counts[:, 0].T, counts[:, 1].T
     n = counts.sum((1, 2))
     P, Q, R, S = (a + d) / n, (b + c) / n, a * d / n, b * c / n
@@ -130,10 +142,14 @@ def common(counts: Floats) -> tuple[float, float]:
 
 
 def odds(estimate: float, error: float, z: float) -> Row:
+    """The columns of a log odds ratio `estimate` with standard error `error`."""
     return {
-        "estimate": estimate, "std_error": error, "odds_ratio": math.exp(estimate), "odds_ratio_low": math.exp(estimate - z * error),
+        "estimate": estimate,
+        "std_error": error,
+        "odds_ratio": math.exp(estimate),
+        "odds_ratio_low": math.exp(estimate - z * error),
         "odds_ratio_high": math.exp(estimate + z * error),
-    }  # fmt: skip
+    }
 
 
 def _test(counts: Floats, correct: bool) -> Row:
@@ -141,10 +157,14 @@ def _test(counts: Floats, correct: bool) -> Row:
     exposed, outcome = counts[:, 1].sum(1), counts[:, :, 1].sum(1)
     distance = abs(float((a - exposed * outcome / n).sum()))
     variance = float((exposed * (n - exposed) * outcome * (n - outcome) / (n**2 * (n - 1))).sum())
-    statistic = (
-        (max(0.0, distance - 0.5) if correct else distance) ** 2 / variance if variance > 0 else 0.0
-    )
+    if correct:
+        distance = max(0.0, distance - 0.5)
+    statistic = distance**2 / variance if variance > 0 else 0.0
     return {"statistic": statistic, "df": 1, "p_value": float(special.chdtrc(1, statistic))}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -1,7 +1,8 @@
 """A common odds ratio over strata under differential privacy.
 
-Node: people by stratum, exposure and outcome, noised. Hub: the common odds ratio over the strata that stand clear of the noise; its
-variance plus the noise, carried through (delta method). Noised.
+Node: noised numbers of people by stratum, exposure and outcome. Hub: the common odds ratio over the
+strata that stand out from the noise; its variance is the sampling variance plus the propagated
+noise (delta method). Noised.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from strategies.epidemiology.mantel_haenszel import Plan
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS = 0.05
-SURE = 3.0  # noise standard deviations that each cell of a stratum must pass
+COUNTS = 0.05  # share of the budget for the number of people
+SURE = 3.0  # each cell of a stratum must exceed this many standard deviations of noise
 TRAITS = Traits(only_counts=True)
 
 
@@ -57,7 +58,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     clear = np.asarray((counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1), np.bool_)
     if not clear.any():
         raise errors.ModelError(
-            f"{task.name}: no stratum stands out from the noise; merge strata, or give the analysis more budget"
+            f"{task.name}: no stratum stands out from the noise;"
+            " merge strata, or give the analysis more budget"
         )
     estimate, variance = mantel_haenszel.common(counts[clear])
     noised = noise * float((_slopes(counts[clear]) ** 2).sum())
@@ -67,32 +69,38 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "strata": int(clear.sum()),
     }
     counted = counting.estimated(total)
-    left = [label for label, seen in zip(task.plan.labels, clear.tolist(), strict=True) if not seen]
-    notes = (
-        [f"{', '.join(left)}: left out, since some cell does not stand out from the noise"]
-        if left
-        else []
+    notes = list(counted.notes)
+    omitted = [
+        label
+        for label, is_clear in zip(task.plan.labels, clear.tolist(), strict=True)
+        if not is_clear
+    ]
+    if omitted:
+        notes.append(
+            f"{', '.join(omitted)}: left out, because a cell does not stand out from the noise"
+        )
+    why = (
+        "noise was added to every count; standard errors and intervals include it,"
+        " and `noise_sd` is its part"
     )
-    why = "noise was added to every count; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result(
-        {"common": Table([row])}, counted.n, Exactness("noised", why), (*counted.notes, *notes)
-    )
+    return Result({"common": Table([row])}, counted.n, Exactness("noised", why), tuple(notes))
 
 
 def _slopes(counts: Floats) -> Floats:
-    """(strata, 2, 2) how much the log odds ratio moves by one more in each cell."""
+    """(n_strata, 2, 2): the derivative of the log odds ratio with respect to the count of each
+    cell."""
     (d, c), (b, a) = counts[:, 0].T, counts[:, 1].T
     n = counts.sum((1, 2))
     R, S = (a * d / n).sum(), (b * c / n).sum()
-    same = -a * d / n**2 / R + b * c / n**2 / S  # by one more in the stratum, wherever
-    found = np.empty_like(counts)
-    found[:, 1, 1], found[:, 0, 0] = d / n / R + same, a / n / R + same
-    found[:, 1, 0], found[:, 0, 1] = -c / n / S + same, -b / n / S + same
-    return found
+    by_size = -a * d / n**2 / R + b * c / n**2 / S  # the effect through n, the same for all cells
+    slopes = np.empty_like(counts)
+    slopes[:, 1, 1], slopes[:, 0, 0] = d / n / R + by_size, a / n / R + by_size
+    slopes[:, 1, 0], slopes[:, 0, 1] = -c / n / S + by_size, -b / n / S + by_size
+    return slopes
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """If all cells are alike."""
+    """The log of the common odds ratio, for equal counts in all cells."""
     even = np.full((len(task.plan.labels), 2, 2), people / len(task.plan.labels) / 4)
     _, variance = mantel_haenszel.common(even)
     sd = noise(State(), "counts") * math.sqrt(float((_slopes(even) ** 2).sum()))

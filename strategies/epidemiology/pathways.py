@@ -1,8 +1,9 @@
-"""Pathways of people through steps of care: which step follows which, after how long, the most frequent beginnings, and indicators.
+"""Care pathways: transitions between steps with their delays, frequent first steps, indicators.
 
-Node: per pair of steps that follow each other, how many people, how many times, and the delays; how many people begin with each sequence;
-per indicator, how many people come to its first step, and how many of them to its second in time. Hub: their sums.
-Exact: the directly-follows graph of the pooled log (van der Aalst 2016, 6.4).
+Node: per pair of consecutive steps, the number of people, the number of transitions and the delays;
+the number of people whose pathway starts with each sequence; per indicator, the number of people
+who reach its first step, and of those who reach its second step in time. Hub: their sums. Exact:
+the directly-follows graph of the pooled log (van der Aalst 2016, 6.4).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
@@ -35,7 +37,8 @@ TRAITS = Traits()
 
 
 class Indicator(Frozen):
-    """Of those who come to `first`: who comes to `then` afterwards, `within` so long if it is given (0: at once)."""
+    """The share of people reaching `first` who reach `then` afterwards, at most `within` later
+    (unit of the time column; 0 means at the same time; by default any time later)."""
 
     first: str
     then: str
@@ -43,8 +46,9 @@ class Indicator(Frozen):
 
 
 class Options(Frozen):
-    """One row is a step that a person comes to at a time. A pathway is cut after `max_steps`. `beginnings`: how many steps the
-    sequences have that are counted. `by` compares the indicators of groups."""
+    """A row is a step that a person reaches at a time. Pathways are cut after `max_steps` steps.
+    `beginnings` is the number of first steps in the sequences that are counted. `by` compares the
+    indicators between groups."""
 
     step: str
     time: str
@@ -52,7 +56,7 @@ class Options(Frozen):
     beginnings: int = pydantic.Field(3, ge=0, le=6)
     indicators: Mapping[str, Indicator] = {}
     by: str | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -79,37 +83,45 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         )
     if time.kind != "number":
         raise ExpressionError(
-            f"time: {time.name!r} is a {time.kind}; write it as a number, as in `derive: {{day: \"seen - '2020-01-01'\"}}`"
+            f"time: {time.name!r} is a {time.kind}; write it as a number,"
+            " as in `derive: {day: \"seen - '2020-01-01'\"}`"
         )
     if schema.contract.rows_per_person < 2:
         raise ExpressionError(
-            "a pathway has several steps: the contract must allow several rows of a person, as in `rows_per_person: 30`"
+            "a pathway has several steps: the contract must allow several rows per person,"
+            " as in `rows_per_person: 30`"
         )
     if (len(step.levels) + 1) ** options.beginnings > MAX_CELLS:
         raise ExpressionError(
-            f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than {MAX_CELLS:,} sequences; use fewer"
+            f"beginnings: {options.beginnings} steps of {len(step.levels)} kinds make more than"
+            f" {MAX_CELLS:,} sequences; use fewer"
         )
-    by = (
-        grouping.fields([options.by], schema, "indicators are compared by category")[0]
-        if options.by
-        else None
-    )
+    by = None
+    if options.by:
+        by = grouping.fields([options.by], schema, "indicators are compared by category")[0]
+    indicators = _indicator_levels(options, step)
+    plan = Plan(step, time, by, indicators)
+    return Prepared(plan, (step, time, *([by] if by is not None else [])))
+
+
+def _indicator_levels(options: Options, step: Field) -> tuple[tuple[str, int, int, float], ...]:
+    """The name, first level, second level and time limit of each indicator."""
     for name, indicator in options.indicators.items():
         for level in (indicator.first, indicator.then):
             if level not in step.levels:
                 raise ExpressionError(
-                    f"indicators: {name}: unknown step {level!r}; the steps are {', '.join(step.levels)}"
+                    f"indicators: {name}: unknown step {level!r};"
+                    f" the steps are {', '.join(step.levels)}"
                 )
-    found = tuple(
+    return tuple(
         (
             name,
-            step.levels.index(one.first),
-            step.levels.index(one.then),
-            math.inf if one.within is None else one.within,
+            step.levels.index(indicator.first),
+            step.levels.index(indicator.then),
+            math.inf if indicator.within is None else indicator.within,
         )
-        for name, one in options.indicators.items()
+        for name, indicator in options.indicators.items()
     )
-    return Prepared(Plan(step, time, by, found), (step, time, *([by] if by is not None else [])))
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -119,9 +131,12 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Walks:
-    """The steps of all people, one person after the other, each in the order of time (steps at the same time in the order of the
-    contract's levels), and no more than `max_steps` of each: (n,) step, time, which person (numbered from 0), and the place in the
-    pathway; and the group of each person."""
+    """The steps of all people, sorted by person and time, at most `max_steps` of each person; steps
+    at the same time are in the order of the contract's levels.
+
+    step, time, person, place (n_steps,): the level, the time in its unit, the person (numbered from
+    0), and the place in the person's pathway. group (n_people,). keep (n_rows,): mask of the
+    complete rows. cut (n_rows,): True for the rows of people whose pathway was cut."""
 
     step: Ints
     time: Floats
@@ -140,65 +155,53 @@ def walks_of(cohort: Cohort, task: Task[Options, Plan]) -> Walks:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    step, time = columns[plan.step.name][kept].astype(np.int64), columns[plan.time.name][kept]
-    order = np.lexsort((step, time, cohort.person[kept]))
-    kept, step, time = kept[order], step[order], time[order]
-    owner = cohort.person[kept]
-    first = (
-        np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-        if len(owner)
-        else np.empty(0, np.int64)
-    )
+    rows = np.flatnonzero(keep)
+    step, time = columns[plan.step.name][rows].astype(np.int64), columns[plan.time.name][rows]
+    order = np.lexsort((step, time, cohort.person[rows]))
+    rows, step, time = rows[order], step[order], time[order]
+    owner = cohort.person[rows]
+    first = _starts(owner)
     sizes = np.diff(np.r_[first, len(owner)])
-    person, place = (
-        np.repeat(np.arange(len(first)), sizes),
-        np.arange(len(owner)) - np.repeat(first, sizes),
-    )
-    group = (
-        columns[plan.by.name][kept][first].astype(np.int64)
-        if plan.by is not None
-        else np.zeros(len(first), np.int64)
-    )
+    person = np.repeat(np.arange(len(first)), sizes)
+    place = np.arange(len(owner)) - np.repeat(first, sizes)
+    group = np.zeros(len(first), np.int64)
+    if plan.by is not None:
+        group = columns[plan.by.name][rows][first].astype(np.int64)
     short = place < task.options.max_steps
     cut = np.zeros(cohort.rows, np.bool_)
-    cut[kept[np.repeat(sizes > task.options.max_steps, sizes)]] = True
+    cut[rows[np.repeat(sizes > task.options.max_steps, sizes)]] = True
     return Walks(step[short], time[short], person[short], place[short], group, keep, cut)
+
+
+def _starts(person: Ints) -> Ints:
+    """The first index of each person in `person` (n,), which is sorted."""
+    if not len(person):
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.r_[True, person[1:] != person[:-1]])
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     walks = walks_of(cohort, task)
-    edges, sequences, (came, reached) = (
-        people_by_edge(walks, task),
-        beginnings(walks, task),
-        indicators(walks, task),
-    )
+    came, reached = indicators(walks, task)
     times, delays = _delays(walks, task)
-    cells = counting.people(cohort, walks.keep) | {
-        "edges": edges,
-        "beginnings": sequences,
+    people = {
+        "edges": people_by_edge(walks, task),
+        "beginnings": beginnings(walks, task),
         "came": came,
         "reached": reached,
     }
-    counts = {
-        "edges": edges,
-        "beginnings": sequences,
-        "came": came,
-        "reached": reached,
-        "times": times,
-    }
-    sums = {name: array.astype(np.float64) for name, array in counts.items()} | {"delays": delays}
-    return Part(sums, cells, sensitivity(task) | _more_sensitivity(task))
+    cells = counting.people(cohort, walks.keep) | people
+    sums = {name: array.astype(np.float64) for name, array in (people | {"times": times}).items()}
+    sums["delays"] = delays
+    return Part(sums, cells, sensitivity(task) | _transition_sensitivity(task))
 
 
 def _edge(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
-    """Of each transition: its cell in the square of steps with start and end, and its person."""
+    """The cell of each transition in the (steps + 1, steps + 1) table with start and end, and its
+    person."""
     K = task.plan.steps
-    last = (
-        np.flatnonzero(np.r_[walks.person[1:] != walks.person[:-1], True])
-        if len(walks.person)
-        else np.empty(0, np.int64)
-    )
+    is_last = np.r_[walks.person[1:] != walks.person[:-1], True][: len(walks.person)]
+    last = np.flatnonzero(is_last)
     inside = np.flatnonzero(walks.place > 0)
     origin = np.r_[np.full(walks.people, K), walks.step[inside - 1], walks.step[last]]
     target = np.r_[walks.step[walks.place == 0], walks.step[inside], np.full(walks.people, K)]
@@ -207,16 +210,17 @@ def _edge(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
 
 
 def people_by_edge(walks: Walks, task: Task[Options, Plan]) -> Ints:
-    """(steps + 1, steps + 1) how many people go from one step to another at least once; the last row is the start, the last column the
-    end of a pathway."""
+    """(n_steps + 1, n_steps + 1): the number of people who go from one step to another at least
+    once; the last row is the start and the last column the end of a pathway."""
     size = (task.plan.steps + 1) ** 2
     cell, person = _edge(walks, task)
-    once = np.unique(person * size + cell) % size
-    return np.bincount(once, minlength=size).reshape(task.plan.steps + 1, -1).astype(np.int64)
+    distinct = np.unique(person * size + cell) % size
+    return np.bincount(distinct, minlength=size).reshape(task.plan.steps + 1, -1).astype(np.int64)
 
 
 def _delays(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Floats]:
-    """Per pair of steps: how many times, and the sums of the delay and of its square (steps, steps, 2)."""
+    """Per pair of steps: the number of transitions (n_steps, n_steps), and the sums of the delay
+    and of its square (n_steps, n_steps, 2), in the unit of time and its square."""
     K = task.plan.steps
     inside = np.flatnonzero(walks.place > 0)
     cell = walks.step[inside - 1] * K + walks.step[inside]
@@ -229,43 +233,43 @@ def _delays(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Floats]:
 
 
 def beginnings(walks: Walks, task: Task[Options, Plan]) -> Ints:
-    """How many people begin with each sequence of so many steps; shorter pathways end with nothing."""
+    """((n_steps + 1) ** length,): the number of people whose pathway starts with each sequence of
+    `length` steps; shorter pathways are padded with an empty step."""
     K, length = task.plan.steps, task.options.beginnings
     if length == 0:
         return np.zeros(1, np.int64)
     index = np.full((walks.people, length), K)
     early = walks.place < length
     index[walks.person[early], walks.place[early]] = walks.step[early]
-    cell = (
-        np.ravel_multi_index(tuple(index.T), (K + 1,) * length)
-        if walks.people
-        else np.empty(0, np.int64)
-    )
+    cell = np.empty(0, np.int64)
+    if walks.people:
+        cell = np.ravel_multi_index(tuple(index.T), (K + 1,) * length)
     return np.bincount(cell, minlength=(K + 1) ** length).astype(np.int64)
 
 
 def possible_edges(steps: int) -> Mask:
-    """((steps + 1)^2,) False where no person can be counted: every pathway has a step between its start and its end."""
+    """((n_steps + 1) ** 2,): False where no person can be counted, because every pathway has a step
+    between its start and its end."""
     possible = np.ones((steps + 1) ** 2, np.bool_)
     possible[-1] = False
     return possible
 
 
 def possible_beginnings(steps: int, length: int) -> Mask:
-    """((steps + 1)^length,) False where no person can be counted: a pathway has a first step, and no step after its end."""
+    """((n_steps + 1) ** length,): False where no person can be counted, because a pathway has a
+    first step, and no step after its end."""
     cells = np.arange((steps + 1) ** length)
     is_step = np.array(np.unravel_index(cells, (steps + 1,) * length)) < steps
     return np.asarray(is_step[0] & (is_step[:-1] | ~is_step[1:]).all(0))
 
 
 def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
-    """(indicators, groups) how many people come to the first step of each, and how many of them to the second in time."""
+    """(n_indicators, n_groups) each: the number of people who reach the first step of each
+    indicator, and the number of these who reach its second step in time."""
     plan: Plan = task.plan
     groups = len(plan.labels)
-    came, reached = (
-        np.zeros((len(plan.indicators), groups), np.int64),
-        np.zeros((len(plan.indicators), groups), np.int64),
-    )
+    came = np.zeros((len(plan.indicators), groups), np.int64)
+    reached = np.zeros_like(came)
     for i, (_, first, then, within) in enumerate(plan.indicators):
         at = np.flatnonzero(walks.step == first)
         persons, where = np.unique(walks.person[at], return_index=True)
@@ -281,20 +285,27 @@ def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     return came, reached
 
 
-def longest(task: Task[Options, Plan]) -> int:
+def _max_length(task: Task[Options, Plan]) -> int:
+    """The largest number of steps in a pathway."""
     return int(min(task.rows_per_person, task.options.max_steps))
 
 
 def sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
-    """A pathway of L steps has L + 1 different transitions at most, with its start and end; it begins once; and of each indicator a
-    person is in one group."""
-    each = math.sqrt(max(len(task.plan.indicators), 1))
-    return {"edges": math.sqrt(longest(task) + 1), "beginnings": 1.0, "came": each, "reached": each}
+    """A pathway of L steps has at most L + 1 different transitions, including its start and end; it
+    has one beginning; and a person is in one group for each indicator."""
+    by_indicator = math.sqrt(max(len(task.plan.indicators), 1))
+    return {
+        "edges": math.sqrt(_max_length(task) + 1),
+        "beginnings": 1.0,
+        "came": by_indicator,
+        "reached": by_indicator,
+    }
 
 
-def _more_sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
-    """All transitions of a pathway may be the same, and its delays add up to no more than the range of time."""
-    L, (low, high) = longest(task), task.plan.time.interval
+def _transition_sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
+    """All transitions of a pathway can be the same, and its delays sum to at most the range of
+    time."""
+    L, (low, high) = _max_length(task), task.plan.time.interval
     span = high - low
     delays = math.sqrt(span**2 + span**4) if math.isfinite(span) else math.inf
     return {"times": float(L - 1), "delays": delays}
@@ -320,17 +331,20 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _largest(counts: Floats) -> list[tuple[int, float]]:
-    found = np.flatnonzero(counts > 0)
-    return [(int(i), float(counts[i])) for i in found[np.argsort(-counts[found], kind="stable")]]
+    """The cells with people and their counts, the largest first."""
+    cells = np.flatnonzero(counts > 0)
+    return [(int(i), float(counts[i])) for i in cells[np.argsort(-counts[cells], kind="stable")]]
 
 
 def sequence(cell: int, plan: Plan, length: int) -> str:
+    """The steps of a sequence, given the index of its cell."""
     steps = np.unravel_index(cell, (plan.steps + 1,) * length)
     return " > ".join(plan.step.levels[int(step)] for step in steps if step < plan.steps)
 
 
 def _edges(total: Total, plan: Plan) -> list[Row]:
-    """All pairs, with the number of people, of times, and the delay; `row_share` of those who leave a step."""
+    """All pairs of steps: people, transitions, and the mean and SD of the delay; `row_share` is the
+    share among the people who leave a step."""
     edges, times, delays = total.sums["edges"], total.sums["times"], total.sums["delays"]
     rows: list[Row] = []
     for i, origin in enumerate((*plan.step.levels, START)):
@@ -341,27 +355,21 @@ def _edges(total: Total, plan: Plan) -> list[Row]:
                 "column": target,
                 "n": int(edges[i, j]),
                 "row_share": float(edges[i, j] / whole) if whole else None,
+                "times": None,
+                "delay_mean": None,
+                "delay_sd": None,
             }
-            inside = i < plan.steps and j < plan.steps and times[i, j] > 0
-            mean = float(delays[i, j, 0] / times[i, j]) if inside else None
-            spread = (
-                math.sqrt(max(delays[i, j, 1] / times[i, j] - (mean or 0.0) ** 2, 0.0))
-                if inside
-                else None
-            )
-            rows.append(
-                row
-                | {
-                    "times": int(times[i, j]) if inside else None,
-                    "delay_mean": mean,
-                    "delay_sd": spread,
-                }
-            )
+            if i < plan.steps and j < plan.steps and times[i, j] > 0:
+                mean = float(delays[i, j, 0] / times[i, j])
+                row["times"] = int(times[i, j])
+                row["delay_mean"] = mean
+                row["delay_sd"] = math.sqrt(max(delays[i, j, 1] / times[i, j] - mean**2, 0.0))
+            rows.append(row)
     return rows
 
 
 def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
-    """Shares with Wilson's interval, and the limits within which a group is as all others together."""
+    """Shares with Wilson's interval, and the 95 % limits for a group with the overall share."""
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
         came, reached = total.sums["came"][i], total.sums["reached"][i]
@@ -375,23 +383,24 @@ def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
                 continue
             low, high = wilson(float(k), float(n), z)
             half = 1.959963984540054 * math.sqrt(overall * (1 - overall) / n)
-            limits = (
-                {"low_95": max(0.0, overall - half), "high_95": min(1.0, overall + half)}
-                if plan.by is not None
-                else {}
-            )
-            rows.append(
-                row | {"estimate": float(k / n), "conf_low": low, "conf_high": high, **limits}
-            )
+            row |= {"estimate": float(k / n), "conf_low": low, "conf_high": high}
+            if plan.by is not None:
+                row |= {"low_95": max(0.0, overall - half), "high_95": min(1.0, overall + half)}
+            rows.append(row)
     return rows
 
 
 def wilson(k: float, n: float, z: float) -> tuple[float, float]:
-    middle, half = (
-        (k + z * z / 2) / (n + z * z),
-        z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4),
-    )
+    """Wilson's confidence interval of the share k / n (Wilson 1927)."""
+    middle = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(max(k * (n - k) / n, 0.0) + z * z / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    by = () if plan.by is None else (plan.by,)
+    return Roles(groups=(plan.step, plan.time, *by))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -1,8 +1,9 @@
-"""Pathways under differential privacy: who goes from which step to which, how pathways begin, and indicators.
+"""Care pathways under differential privacy: transitions between steps, first steps, indicators.
 
-Node: how many people go from one step to another, begin with each sequence, come to an indicator's first step and then to its second,
-noised. Hub: the counts that stand out from the noise, with intervals; shares whose intervals include it. Delays are not given: they have no
-bound of a use. Noised.
+Node: noised numbers of people who go from one step to another, whose pathway starts with each
+sequence, and who reach an indicator's first step and then its second. Hub: the counts that stand
+out from the noise, with intervals, and shares whose intervals include it. Delays are not reported,
+because their sensitivity is too large for a useful answer. Noised.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ from strategies.numerics import counting
 from strategies.numerics.counting import Mask
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS = 0.05
-WEIGHTS = {"edges": 3.0, "beginnings": 2.0, "came": 1.0, "reached": 1.0}  # of the rest
-SURE = 5.0  # noise standard deviations that a divisor must pass
-CUT = "about {share:.0f} % of the people were clipped: pathways longer than `max_steps`, or rows beyond rows_per_person"
+COUNTS = 0.05  # share of the budget for the number of people
+# Relative shares of the remaining budget.
+WEIGHTS = {"edges": 3.0, "beginnings": 2.0, "came": 1.0, "reached": 1.0}
+SURE = 5.0  # a count is used as a divisor above this many standard deviations of noise
+CUT = (
+    "about {share:.0f} % of the people were clipped: pathways longer than `max_steps`,"
+    " or rows beyond rows_per_person"
+)
 TRAITS = Traits()
 
 
@@ -50,16 +55,16 @@ def rounds(task: Task[Options, Plan]) -> list[State]:
 
 
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
-    wanted = {
+    used = {
         "edges": True,
         "beginnings": task.options.beginnings > 0,
         "came": bool(task.plan.indicators),
         "reached": bool(task.plan.indicators),
     }
-    weights = {name: WEIGHTS[name] for name, is_wanted in wanted.items() if is_wanted}
-    return {
-        name: (1 - COUNTS) * weight / sum(weights.values()) for name, weight in weights.items()
-    } | {"people": COUNTS}
+    weights = {name: WEIGHTS[name] for name, is_used in used.items() if is_used}
+    total = sum(weights.values())
+    counts = {name: (1 - COUNTS) * weight / total for name, weight in weights.items()}
+    return counts | {"people": COUNTS}
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -84,14 +89,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     edges, variance = total.sums["edges"], total.noise["edges"]
     clear = _clear(edges, pathways.possible_edges(plan.steps), variance)
-    names = (*plan.step.levels, START), (*plan.step.levels, END)
+    origins, targets = (*plan.step.levels, START), (*plan.step.levels, END)
     rows: list[Row] = [
         {"row": origin, "column": target, **crosstab_dp.interval(float(edges[i, j]), variance, z)}
-        for i, origin in enumerate(names[0]) for j, target in enumerate(names[1]) if clear[i, j]
-    ]  # fmt: skip
+        for i, origin in enumerate(origins)
+        for j, target in enumerate(targets)
+        if clear[i, j]
+    ]
     if not rows:
         raise errors.ModelError(
-            f"{task.name}: no transition stands out from the noise; widen the cohort, or give the analysis more budget"
+            f"{task.name}: no transition stands out from the noise;"
+            " widen the cohort, or give the analysis more budget"
         )
     tables = {"edges": Table(sorted(rows, key=lambda row: -row["n"]))}
     if task.options.beginnings:
@@ -99,12 +107,16 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if plan.indicators:
         tables["indicators"] = Table(_indicators(total, plan, z))
     counted = counting.estimated(total, CUT)
-    why = "noise was added to every count; intervals include it, and what does not stand out from it is left out"
+    why = (
+        "noise was added to every count; intervals include it,"
+        " and counts that do not stand out from it are left out"
+    )
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
 def _clear(counts: Floats, possible: Mask, variance: float) -> Mask:
-    """Which counts stand out from the noise, among the `possible` cells: elsewhere a count is noise alone."""
+    """True for the counts that stand out from the noise of all `possible` cells (Bonferroni). A
+    count in another cell is noise alone."""
     limit = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / np.count_nonzero(possible)))
     return (counts > limit) & possible.reshape(counts.shape)
 
@@ -113,25 +125,21 @@ def _beginnings(total: Total, task: Task[Options, Plan], z: float) -> list[Row]:
     counts, variance = total.sums["beginnings"], total.noise["beginnings"]
     length = task.options.beginnings
     clear = _clear(counts, pathways.possible_beginnings(task.plan.steps, length), variance)
-    found = [(cell, float(counts[cell])) for cell in clear.nonzero()[0]]
+    clear_counts = [(cell, float(counts[cell])) for cell in clear.nonzero()[0]]
     return [
         {
             "sequence": pathways.sequence(int(cell), task.plan, length),
             **crosstab_dp.interval(n, variance, z),
         }
-        for cell, n in sorted(found, key=lambda pair: -pair[1])
+        for cell, n in sorted(clear_counts, key=lambda pair: -pair[1])
     ]
 
 
 def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
-        for label, n, k in zip(
-            plan.labels,
-            total.sums["came"][i].tolist(),
-            total.sums["reached"][i].tolist(),
-            strict=True,
-        ):
+        came, reached = total.sums["came"][i].tolist(), total.sums["reached"][i].tolist()
+        for label, n, k in zip(plan.labels, came, reached, strict=True):
             row: Row = {
                 "indicator": name,
                 "group": label,
@@ -139,33 +147,34 @@ def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
                 "n_event": max(0, round(k)),
             }
             if n <= SURE * math.sqrt(total.noise["came"]) or n <= 1:
-                rows.append(
-                    row
-                    | dict.fromkeys(("estimate", "std_error", "noise_sd", "conf_low", "conf_high"))
-                )
+                names = ("estimate", "std_error", "noise_sd", "conf_low", "conf_high")
+                rows.append(row | dict.fromkeys(names))
                 continue
             p = min(max(k / n, 0.0), 1.0)
-            noised = (total.noise["reached"] + p * p * total.noise["came"]) / n**2
-            error = math.sqrt(max(p * (1 - p), 1 / n) / n + noised)
-            ends = {"conf_low": max(0.0, p - z * error), "conf_high": min(1.0, p + z * error)}
-            rows.append(
-                row | {"estimate": p, "std_error": error, "noise_sd": math.sqrt(noised), **ends}
-            )
+            noise = (total.noise["reached"] + p * p * total.noise["came"]) / n**2
+            error = math.sqrt(max(p * (1 - p), 1 / n) / n + noise)
+            row |= {
+                "estimate": p,
+                "std_error": error,
+                "noise_sd": math.sqrt(noise),
+                "conf_low": max(0.0, p - z * error),
+                "conf_high": min(1.0, p + z * error),
+            }
+            rows.append(row)
     return rows
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """A count of people on a transition; and an indicator of one group, if half of all people come to its first step."""
+    """The number of people on a transition, and an indicator of one group if half of all people
+    reach its first step."""
     z, sd = float(special.ndtri((1 + task.options.conf_level) / 2)), noise(State(), "edges")
     rows: list[Row] = [
         {"what": "people on a transition", "sampling_sd": None, "noise_sd": sd, "width": 2 * z * sd}
     ]
     if task.plan.indicators:
         n = people / 2 / len(task.plan.labels)
-        sampling, noised = (
-            math.sqrt(0.25 / n),
-            math.hypot(noise(State(), "reached"), noise(State(), "came") / 2) / n,
-        )
+        sampling = math.sqrt(0.25 / n)
+        noised = math.hypot(noise(State(), "reached"), noise(State(), "came") / 2) / n
         rows.append(
             {
                 "what": "an indicator",

@@ -1,8 +1,9 @@
-"""Incidence rates over person-time, rate ratios, and rates standardised directly and indirectly, with funnel limits.
+"""Incidence rates, rate ratios, direct and indirect standardisation, and funnel limits.
 
-Node: events, person-time and people by group and stratum. Hub: exact Poisson intervals (Garwood 1936), log rate ratios; direct
-standardisation with gamma intervals (Fay & Feuer 1997); observed over expected with the limits within which a group that is like
-all others falls (Spiegelhalter 2005). Exact: counts and times add.
+Node: events, person-time and people by group and stratum. Hub: exact Poisson intervals (Garwood
+1936); log rate ratios; direct standardisation with gamma intervals (Fay & Feuer 1997); observed
+over expected events, with funnel limits for a group that has the overall rates (Spiegelhalter
+2005). Exact: counts and times add.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 100_000
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`per`: rates are given per so many units of time. `over`: the strata that groups are made alike in; `standard` gives each
-    stratum's weight, by default its share of all person-time. `reference` is the group that others are compared with."""
+    """`per`: the number of units of time that rates refer to. `over`: the columns whose strata
+    rates are standardised over; `standard` gives the weight of each stratum, by default its share
+    of all person-time. `reference`: the group that the others are compared with, by default the
+    first."""
 
     events: str
     time: str
@@ -44,7 +48,7 @@ class Options(Frozen):
     standard: Mapping[str, float] | None = None
     reference: str | None = None
     per: float = pydantic.Field(1.0, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,19 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     )
     if both := {field.name for field in by} & {field.name for field in over}:
         raise ExpressionError(
-            f"{sorted(both)[0]!r} is in `by` and in `over`; groups can only be made alike in what does not define them"
+            f"{sorted(both)[0]!r} is in `by` and in `over`;"
+            " groups cannot be standardised over a column that defines them"
         )
     groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MAX_CELLS:
         raise ExpressionError(
-            f"by and over give {len(groups) * len(strata):,} cells; at most {MAX_CELLS:,}: use fewer or coarser columns"
+            f"by and over give {len(groups) * len(strata):,} cells; at most {MAX_CELLS:,} are"
+            " allowed: use fewer or coarser columns"
         )
     if options.reference is not None and options.reference not in groups:
         raise ExpressionError(
-            f"reference: unknown group {options.reference!r}; the groups are {', '.join(groups[:10])}"
+            f"reference: unknown group {options.reference!r};"
+            f" the groups are {', '.join(groups[:10])}"
         )
     reference = 0 if options.reference is None else groups.index(options.reference)
     plan = Plan(events, time, by, over, groups, strata, _standard(options, strata), reference)
@@ -96,19 +103,17 @@ def _standard(options: Options, strata: Sequence[str]) -> tuple[float, ...] | No
     if options.standard is None:
         return None
     if not options.over:
-        raise ExpressionError("standard: weights need `over`, the strata that they are of")
+        raise ExpressionError("standard: weights of strata need `over`; name its columns")
     if unknown := sorted(options.standard.keys() - set(strata)):
         raise ExpressionError(
             f"standard: unknown stratum {unknown[0]!r}; the strata are {', '.join(strata[:10])}"
         )
     if missing := [label for label in strata if label not in options.standard]:
         raise ExpressionError(f"standard: no weight for stratum {missing[0]!r}; give one to each")
-    if (
-        any(weight < 0 for weight in options.standard.values())
-        or not sum(options.standard.values()) > 0
-    ):
+    total = sum(options.standard.values())
+    if any(weight < 0 for weight in options.standard.values()) or not total > 0:
         raise ExpressionError("standard: weights must be 0 or more, and not all 0")
-    return tuple(options.standard[label] / sum(options.standard.values()) for label in strata)
+    return tuple(options.standard[label] / total for label in strata)
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -117,7 +122,8 @@ def start(task: Task[Options, Plan]) -> State:
 
 @dataclass(frozen=True)
 class RateCounts:
-    """Complete rows (n_rows,), and per group and stratum: events, person-time, and how many people have rows there."""
+    """keep (n_rows,): mask of the complete rows. events, time, people (n_groups, n_strata): events,
+    person-time in the unit of the time column, and the number of people with rows in each cell."""
 
     keep: Mask
     events: Floats
@@ -129,21 +135,18 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> RateCounts:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    cell = grouping.combination((*plan.by, *plan.over), columns, kept)
+    rows = np.flatnonzero(keep)
+    cell = grouping.combination((*plan.by, *plan.over), columns, rows)
     size = math.prod(plan.shape)
     events, time = (
-        np.bincount(cell, columns[field.name][kept], size).astype(np.float64).reshape(plan.shape)
+        np.bincount(cell, columns[field.name][rows], size).astype(np.float64).reshape(plan.shape)
         for field in (plan.events, plan.time)
     )
-    once = (
-        cell
-        if cohort.numbered is None
-        else np.unique(np.stack([cohort.person[kept], cell]), axis=1)[1]
-    )
-    return RateCounts(
-        keep, events, time, np.bincount(once, minlength=size).reshape(plan.shape).astype(np.int64)
-    )
+    person_cell = cell
+    if cohort.numbered is not None:
+        person_cell = np.unique(np.stack([cohort.person[rows], cell]), axis=1)[1]
+    people = np.bincount(person_cell, minlength=size).reshape(plan.shape).astype(np.int64)
+    return RateCounts(keep, events, time, people)
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -174,13 +177,13 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         )
     per, tail = task.options.per, (1 - task.options.conf_level) / 2
     people = total.sums["people_by_group"].sum(1).astype(np.int64)
-    told = [
+    counts = [
         {"group": label, "n": int(n), "n_event": round(float(e))}
         for label, n, e in zip(plan.groups, people, events.sum(1), strict=True)
     ]
     rates = [
         row | _rate(float(e), float(t), per, tail)
-        for row, e, t in zip(told, events.sum(1), time.sum(1), strict=True)
+        for row, e, t in zip(counts, events.sum(1), time.sum(1), strict=True)
     ]
     tables = {"rates": Table(rates, door="groups")}
     if plan.by:
@@ -191,33 +194,29 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         ]
         tables["ratios"] = Table(ratios, follows="rates")
     if plan.over:
-        direct = _direct(events, time, plan, per, tail)
-        tables["standardised"] = Table(
-            [row | made for row, made in zip(told, direct, strict=True)], door="groups"
-        )
-        if plan.by:
-            tables["funnel"] = Table(
-                [row | made for row, made in zip(told, _indirect(events, time, tail), strict=True)],
-                door="groups",
-            )
+        direct = _joined(counts, _direct(events, time, plan, per, tail))
+        tables["standardised"] = Table(direct, door="groups")
+    if plan.over and plan.by:
+        indirect = _joined(counts, _indirect(events, time, tail))
+        tables["funnel"] = Table(indirect, door="groups")
     return Result(tables, counting.reported(total.cells))
 
 
+def _joined(left: Sequence[Row], right: Sequence[Row]) -> list[Row]:
+    """The rows of two tables of the same groups, side by side."""
+    return [a | b for a, b in zip(left, right, strict=True)]
+
+
 def poisson_interval(events: Floats, tail: float) -> tuple[Floats, Floats]:
-    """Garwood's exact limits of a Poisson mean."""
+    """Exact limits of a Poisson mean, with probability `tail` beyond each (Garwood 1936)."""
     low = np.where(events > 0, special.chdtri(2 * np.maximum(events, 1e-300), 1 - tail) / 2, 0.0)
     return low, special.chdtri(2 * (events + 1), tail) / 2
 
 
 def _rate(events: float, time: float, per: float, tail: float) -> Row:
     if not time > 0:
-        return {
-            "person_time": 0.0,
-            "rate": None,
-            "std_error": None,
-            "conf_low": None,
-            "conf_high": None,
-        }
+        missing: Row = dict.fromkeys(("rate", "std_error", "conf_low", "conf_high"))
+        return {"person_time": 0.0} | missing
     low, high = (float(end) * per / time for end in poisson_interval(np.array(events), tail))
     return {
         "person_time": time,
@@ -228,41 +227,43 @@ def _rate(events: float, time: float, per: float, tail: float) -> Row:
     }
 
 
+RATIO_COLUMNS = (
+    "estimate", "std_error", "statistic", "p_value",
+    "rate_ratio", "rate_ratio_low", "rate_ratio_high",
+)  # fmt: skip
+
+
 def _ratio(index: int, events: Floats, time: Floats, plan: Plan, tail: float) -> Row:
     row: Row = {"term": plan.groups[index], "reference": plan.groups[plan.reference]}
     e, t = events[[index, plan.reference]], time[[index, plan.reference]]
     if not (e.min() > 0 and t.min() > 0):
-        return row | dict.fromkeys(
-            (
-                "estimate",
-                "std_error",
-                "statistic",
-                "p_value",
-                "rate_ratio",
-                "rate_ratio_low",
-                "rate_ratio_high",
-            )
-        )
-    return row | log_ratio(
-        math.log(e[0] / t[0]) - math.log(e[1] / t[1]), math.sqrt((1 / e).sum()), tail
-    )
+        return row | dict.fromkeys(RATIO_COLUMNS)
+    estimate = math.log(e[0] / t[0]) - math.log(e[1] / t[1])
+    return row | log_ratio(estimate, math.sqrt((1 / e).sum()), tail)
 
 
 def log_ratio(estimate: float, error: float, tail: float) -> Row:
+    """The columns RATIO_COLUMNS of a log rate ratio with standard error `error`."""
     z = float(special.ndtri(1 - tail))
     return {
-        "estimate": estimate, "std_error": error, "statistic": estimate / error, "p_value": 2 * float(special.ndtr(-abs(estimate / error))),
-        "rate_ratio": math.exp(estimate), "rate_ratio_low": math.exp(estimate - z * error), "rate_ratio_high": math.exp(estimate + z * error),
-    }  # fmt: skip
+        "estimate": estimate,
+        "std_error": error,
+        "statistic": estimate / error,
+        "p_value": 2 * float(special.ndtr(-abs(estimate / error))),
+        "rate_ratio": math.exp(estimate),
+        "rate_ratio_low": math.exp(estimate - z * error),
+        "rate_ratio_high": math.exp(estimate + z * error),
+    }
 
 
 def standard_of(time: Floats, plan: Plan) -> Floats:
-    """(strata,) the weights of a direct standardisation."""
+    """(n_strata,): the weights of a direct standardisation, which sum to 1."""
     return np.array(plan.standard) if plan.standard is not None else time.sum(0) / time.sum()
 
 
 def _direct(events: Floats, time: Floats, plan: Plan, per: float, tail: float) -> list[Row]:
-    """Each group's rate if its strata were as frequent as the standard's; null where it has no person-time in one that counts."""
+    """The rate of each group, directly standardised, with gamma intervals (Fay & Feuer 1997); None
+    if the group has no person-time in a stratum with weight."""
     weights = standard_of(time, plan)
     rows: list[Row] = []
     for e, t in zip(events, time, strict=True):
@@ -270,59 +271,41 @@ def _direct(events: Floats, time: Floats, plan: Plan, per: float, tail: float) -
             rows.append(dict.fromkeys(("rate", "estimate", "std_error", "conf_low", "conf_high")))
             continue
         w = np.divide(weights, t, out=np.zeros_like(t), where=t > 0)
-        rate, variance, most = float(w @ e), float(w * w @ e), float(w.max())
-        low = (
-            special.gammaincinv(rate**2 / variance, tail) * variance / rate if variance > 0 else 0.0
-        )
-        wider = variance + most**2
-        high = special.gammaincinv((rate + most) ** 2 / wider, 1 - tail) * wider / (rate + most)
-        crude = float(e.sum() / t.sum())
-        ends = {"conf_low": float(low) * per, "conf_high": float(high) * per}
+        rate, variance, max_w = float(w @ e), float(w * w @ e), float(w.max())
+        low = 0.0
+        if variance > 0:
+            low = special.gammaincinv(rate**2 / variance, tail) * variance / rate
+        wider = variance + max_w**2
+        high = special.gammaincinv((rate + max_w) ** 2 / wider, 1 - tail) * wider / (rate + max_w)
         rows.append(
             {
-                "rate": crude * per,
+                "rate": float(e.sum() / t.sum()) * per,
                 "estimate": rate * per,
                 "std_error": math.sqrt(variance) * per,
-                **ends,
+                "conf_low": float(low) * per,
+                "conf_high": float(high) * per,
             }
         )
     return rows
 
 
+FUNNEL_QUANTILES = {"low_95": 0.025, "high_95": 0.975, "low_998": 0.001, "high_998": 0.999}
+
+
 def _indirect(events: Floats, time: Floats, tail: float) -> list[Row]:
-    """Observed over expected, were each stratum's rate that of all groups together; and where a group's ratio is as others'."""
+    """Observed over expected events, where the expected ones have the pooled rate of each stratum,
+    and the funnel limits of the ratio."""
     pooled = np.divide(
         events.sum(0), time.sum(0), out=np.zeros(time.shape[1]), where=time.sum(0) > 0
     )
     rows: list[Row] = []
     for observed, expected in zip(events.sum(1), time @ pooled, strict=True):
         if not expected > 0:
-            rows.append(
-                dict.fromkeys(
-                    (
-                        "expected",
-                        "estimate",
-                        "conf_low",
-                        "conf_high",
-                        "low_95",
-                        "high_95",
-                        "low_998",
-                        "high_998",
-                        "position",
-                    )
-                )
-            )
+            names = ("expected", "estimate", "conf_low", "conf_high", *FUNNEL_QUANTILES, "position")
+            rows.append(dict.fromkeys(names))
             continue
         low, high = (float(end / expected) for end in poisson_interval(np.array(observed), tail))
-        limits = {
-            name: funnel_limit(float(expected), p)
-            for name, p in (
-                ("low_95", 0.025),
-                ("high_95", 0.975),
-                ("low_998", 0.001),
-                ("high_998", 0.999),
-            )
-        }
+        limits = {name: funnel_limit(float(expected), p) for name, p in FUNNEL_QUANTILES.items()}
         ratio = float(observed / expected)
         rows.append(
             {
@@ -338,8 +321,10 @@ def _indirect(events: Floats, time: Floats, tail: float) -> list[Row]:
 
 
 def funnel_limit(expected: float, p: float) -> float:
-    """The interpolated p-quantile of a Poisson count of this mean, over the mean (Spiegelhalter 2005, appendix A.1.1)."""
-    from scipy import stats  # half a second, of which only the hub and only this table have need
+    """The interpolated p-quantile of a Poisson count with mean `expected`, divided by the mean
+    (Spiegelhalter 2005, appendix A.1.1)."""
+    # This import takes half a second, and only the hub needs it, for this table.
+    from scipy import stats
 
     r = float(stats.poisson.ppf(p, expected))
     beyond = (stats.poisson.cdf(r, expected) - p) / stats.poisson.pmf(r, expected)
@@ -347,11 +332,17 @@ def funnel_limit(expected: float, p: float) -> float:
 
 
 def position(ratio: float, limits: Mapping[str, float]) -> str:
+    """Where the ratio lies in the funnel plot."""
     if ratio > limits["high_95"]:
         return "above 99.8 %" if ratio > limits["high_998"] else "above 95 %"
     if ratio < limits["low_95"]:
         return "below 99.8 %" if ratio < limits["low_998"] else "below 95 %"
     return "inside"
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(amounts=(plan.events, plan.time), groups=(*plan.by, *plan.over))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

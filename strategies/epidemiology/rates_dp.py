@@ -1,7 +1,8 @@
 """Incidence rates over person-time, rate ratios and standardised rates under differential privacy.
 
-Node: events and person-time by group and stratum, noised. Hub: rates and ratios whose intervals know the noise of both (delta
-method). Noised; a group whose person-time does not stand clear of the noise has no rate, and one without clear events no ratio.
+Node: noised events and person-time by group and stratum. Hub: rates and ratios, whose intervals
+include the noise of both (delta method). Noised: a group whose person-time does not stand out from
+the noise has no rate, and a group whose events do not stand out has no ratio.
 """
 
 from __future__ import annotations
@@ -23,11 +24,9 @@ from strategies.epidemiology.rates import Plan
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS, TIME = (
-    0.05,
-    0.3,
-)  # of the budget, to the number of people and to person-time; the rest to events
-SURE = 5.0  # noise standard deviations that a divisor must pass
+COUNTS = 0.05  # share of the budget for the number of people
+TIME = 0.3  # share of the budget for person-time; events take the rest
+SURE = 5.0  # a sum is used as a divisor above this many standard deviations of noise
 TRAITS = Traits()
 
 
@@ -64,48 +63,44 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         "time": counted.time,
         "people": counting.tally(cohort, counted.keep),
     }
-    return Part(
-        sums,
-        {},
-        rates.sensitivity(task) | {"people": counting.tally_sensitivity(task.rows_per_person)},
-    )
+    people = {"people": counting.tally_sensitivity(task.rows_per_person)}
+    return Part(sums, {}, rates.sensitivity(task) | people)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    events, time, noise = (
-        total.sums["events"],
-        total.sums["time"],
-        (total.noise["events"], total.noise["time"]),
-    )
+    events, time = total.sums["events"], total.sums["time"]
+    noise = total.noise["events"], total.noise["time"]
     per, z = task.options.per, float(special.ndtri((1 + task.options.conf_level) / 2))
     strata = len(plan.strata)
-    whole = events.sum(1), time.sum(1), (noise[0] * strata, noise[1] * strata)
-    tables = {
-        "rates": Table(
-            [
-                _rate(label, float(e), float(t), whole[2], per, z)
-                for label, e, t in zip(plan.groups, *whole[:2], strict=True)
-            ]
-        )
-    }
+    group_events, group_time = events.sum(1), time.sum(1)
+    group_noise = noise[0] * strata, noise[1] * strata
+    rows = [
+        _rate(label, float(e), float(t), group_noise, per, z)
+        for label, e, t in zip(plan.groups, group_events, group_time, strict=True)
+    ]
+    tables = {"rates": Table(rows)}
     if plan.by:
-        tables["ratios"] = Table(
-            [
-                _ratio(index, *whole, plan, (1 - task.options.conf_level) / 2)
-                for index in range(len(plan.groups))
-                if index != plan.reference
-            ]
-        )
+        tail = (1 - task.options.conf_level) / 2
+        ratios = [
+            _ratio(index, group_events, group_time, group_noise, plan, tail)
+            for index in range(len(plan.groups))
+            if index != plan.reference
+        ]
+        tables["ratios"] = Table(ratios)
     if plan.over:
         tables["standardised"] = Table(_direct(events, time, noise, plan, per, z))
     counted = counting.estimated(total)
-    why = "noise was added to events and person-time; intervals include it, and `noise_sd` is its part"
+    why = (
+        "noise was added to events and person-time; intervals include it,"
+        " and `noise_sd` is its part"
+    )
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
 def spread(events: float, time: float, noise: tuple[float, float]) -> tuple[float, float]:
-    """The variance of a rate, and the noise's part of it: of events over a time that both carry noise."""
+    """The variance of the rate `events / time`, and the part of it due to `noise`, the variances of
+    the noise of events and time."""
     rate = events / time
     noised = (noise[0] + rate * rate * noise[1]) / time**2
     return max(rate, 0.0) / time + noised, noised
@@ -136,48 +131,26 @@ def _ratio(
 ) -> Row:
     row: Row = {"term": plan.groups[index], "reference": plan.groups[plan.reference]}
     e, t = events[[index, plan.reference]], time[[index, plan.reference]]
-    if not (
-        e.min() > SURE * math.sqrt(noise[0])
-        and e.min() > 0
-        and t.min() > SURE * math.sqrt(noise[1])
-    ):
-        return row | dict.fromkeys(
-            (
-                "estimate",
-                "std_error",
-                "statistic",
-                "p_value",
-                "rate_ratio",
-                "rate_ratio_low",
-                "rate_ratio_high",
-                "noise_sd",
-            )
-        )
+    clear_events = e.min() > SURE * math.sqrt(noise[0]) and e.min() > 0
+    if not clear_events or not t.min() > SURE * math.sqrt(noise[1]):
+        return row | dict.fromkeys((*rates.RATIO_COLUMNS, "noise_sd"))
     noised = float((noise[0] / e**2 + noise[1] / t**2).sum())
-    found = rates.log_ratio(
-        math.log(e[0] / t[0]) - math.log(e[1] / t[1]),
-        math.sqrt(float((1 / e).sum()) + noised),
-        tail,
-    )
-    return row | found | {"noise_sd": math.sqrt(noised)}
+    estimate = math.log(e[0] / t[0]) - math.log(e[1] / t[1])
+    error = math.sqrt(float((1 / e).sum()) + noised)
+    return row | rates.log_ratio(estimate, error, tail) | {"noise_sd": math.sqrt(noised)}
 
 
 def _direct(
     events: Floats, time: Floats, noise: tuple[float, float], plan: Plan, per: float, z: float
 ) -> list[Row]:
-    """With a standard that the study gives; else the shares of the noised person-time, as good as public."""
+    """The directly standardised rate of each group, with the weights of the study's `standard`, or
+    by default the shares of the noised person-time, whose noise is negligible here."""
     weights = rates.standard_of(np.maximum(time, 0.0), plan)
     rows: list[Row] = []
     for group, e, t in zip(plan.groups, events, time, strict=True):
         if (t[weights > 0] <= SURE * math.sqrt(noise[1])).any():
-            rows.append(
-                {
-                    "group": group,
-                    **dict.fromkeys(
-                        ("rate", "estimate", "std_error", "noise_sd", "conf_low", "conf_high")
-                    ),
-                }
-            )
+            names = ("rate", "estimate", "std_error", "noise_sd", "conf_low", "conf_high")
+            rows.append({"group": group, **dict.fromkeys(names)})
             continue
         used = weights > 0
         rate = float(weights[used] @ (e[used] / t[used]))
@@ -205,15 +178,16 @@ def _direct(
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """A group's rate, if groups are equal, everyone is followed for half of the range of time, and one person in ten has an event."""
+    """The rate of a group, if groups have equal size, everyone is followed for half of the range of
+    time, and one person in ten has an event."""
     plan: Plan = task.plan
-    each = people / len(plan.groups)
-    events, time = each / 10, each * plan.time.interval[1] / 2
-    noises = (
+    group_size = people / len(plan.groups)
+    events, time = group_size / 10, group_size * plan.time.interval[1] / 2
+    noise_variances = (
         noise(State(), "events") ** 2 * len(plan.strata),
         noise(State(), "time") ** 2 * len(plan.strata),
     )
-    variance, noised = spread(events, time, noises)
+    variance, noised = spread(events, time, noise_variances)
     per, z = task.options.per, float(special.ndtri((1 + task.options.conf_level) / 2))
     sampling = math.sqrt(variance - noised) * per
     return [

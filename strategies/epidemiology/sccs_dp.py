@@ -1,7 +1,8 @@
 """The self-controlled case series under differential privacy.
 
-Node: score and information of each person's events, given how many they had, a person's part cut to its bound, over a few rounds.
-Hub: noisy Newton steps; standard errors and intervals include the noise. Noised.
+Node: over a few rounds, score and information of each person's events, conditional on their number;
+a person with more than `max_events` events is weighted down to that number. Hub: noisy Newton
+steps; standard errors and intervals include the noise. Noised.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ from strategies.epidemiology.sccs import Plan
 from strategies.numerics import counting, newton, newton_dp
 from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 
-COUNTS = 0.05
-INFORMATION = 0.25  # of a round, to the information; the rest to the score
-CUT = "about {share:.0f} % of the people were clipped: more events than `max_events`, values moved into the contract's ranges, or rows beyond rows_per_person"
+COUNTS = 0.05  # share of the budget for the number of people
+INFORMATION = 0.25  # share of a round for the information; the score takes the rest
+CUT = (
+    "about {share:.0f} % of the people were clipped: more events than `max_events`,"
+    " values moved into the contract's ranges, or rows beyond rows_per_person"
+)
 TRAITS = Traits()
 
 
 class Options(sccs.Options):
-    """`rounds` of Newton's method; a person with more than `max_events` events weighs as one with so many."""
+    """`rounds` is the number of Newton steps. A person with more than `max_events` events has the
+    weight of a person with `max_events`."""
 
     rounds: int = pydantic.Field(4, ge=2, le=20)
     max_events: int = pydantic.Field(3, ge=1)
@@ -51,28 +56,26 @@ def rounds(task: Task[Options, Plan]) -> list[State]:
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
     number = int(state["round"][0])
     share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS)
-    found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
-    return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
+    by_array = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
+    return by_array | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
-    found = sccs.expect(rows, state["beta"])
+    expected = sccs.expect(rows, state["beta"])
     weight = np.minimum(1.0, task.options.max_events / np.maximum(rows.totals, 1e-300))
     totals = rows.totals * weight
-    score = rows.X.T @ (rows.events * rows.spread(weight) - rows.spread(totals) * found.share)
-    information = newton.gram(rows.X, rows.spread(totals) * found.share) - newton.gram(
-        found.mean, totals
-    )
+    expected_events = rows.spread(totals) * expected.share
+    score = rows.X.T @ (rows.events * rows.spread(weight) - expected_events)
+    between = newton.gram(expected.mean, totals)
+    information = newton.gram(rows.X, expected_events) - between
     keep, clipped = np.zeros(cohort.rows, np.bool_), np.zeros(cohort.rows, np.bool_)
     keep[rows.place] = True
     clipped[rows.place[rows.spread(weight) < 1]] = True
     packed = newton_dp.pack(information, newton_dp.everywhere(len(information)))
-    return Part(
-        {"score": score, "information": packed, "people": counting.tally(cohort, keep, clipped)},
-        {},
-        _sensitivity(task),
-    )
+    people = counting.tally(cohort, keep, clipped)
+    sums = {"score": score, "information": packed, "people": people}
+    return Part(sums, {}, _sensitivity(task))
 
 
 def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
@@ -86,21 +89,23 @@ def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
 
 def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State | Result:
     plan: Plan = task.plan
-    made = newton_dp.advance(
-        total, state, task.options.rounds, task, plan.names, newton_dp.everywhere(len(plan.names))
-    )
-    if isinstance(made, State):
-        return made
+    support = newton_dp.everywhere(len(plan.names))
+    fit = newton_dp.advance(total, state, task.options.rounds, task, plan.names, support)
+    if isinstance(fit, State):
+        return fit
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     rows = newton_dp.coefficients(
-        plan.names, plan.scaling, made, intercept=False, z=z, exponentiate="rate_ratio"
+        plan.names, plan.scaling, fit, intercept=False, z=z, exponentiate="rate_ratio"
     )
     counted = counting.estimated(total, CUT)
     glance = {
         "n": counted.n.rows if counted.n.people is None else counted.n.people,
         "rounds": task.options.rounds,
     }
-    why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
+    why = (
+        "noise was added to the sums; standard errors and intervals include it,"
+        " and `noise_sd` is its part"
+    )
     return Result(
         {"coefficients": Table(rows), "glance": Table([glance])},
         counted.n,
@@ -110,22 +115,21 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """As if one person in five had one event, half of it in time that differs in every covariate."""
+    """Rate ratios, for a cohort in which one person in five has one event, half of these events in
+    time that differs in every covariate."""
     plan: Plan = task.plan
     information: Floats = 0.2 * people * newton_dp.expected_squares(task, plan.names, False) / 2
-    score, matrix = (
-        newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information")
-    )
+    score_sd = newton_dp.late_noise(rounds(task), noise, "score")
+    information_sd = newton_dp.late_noise(rounds(task), noise, "information")
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    least = newton_dp.SURE * matrix * math.sqrt(len(information))
     return newton_dp.forecast_rows(
         plan.names,
         plan.scaling,
         intercept=False,
         information=information,
-        noise=score,
+        noise=score_sd,
         z=z,
-        least=least,
+        least=newton_dp.SURE * information_sd * math.sqrt(len(information)),
     )
 
 

@@ -1,8 +1,9 @@
-"""Weekly counts by region, age or syndrome, and which of the last weeks stand out: Farrington's flexible algorithm, or EARS.
+"""Outbreak detection in weekly counts by region, age or syndrome: Farrington's algorithm, or EARS.
 
-Node: how many rows fall in each week and series. Hub: for each series and week under test, a quasi-Poisson regression on the same
-season of the years before, reweighted against past outbreaks (Farrington et al. 1996; Noufaily et al. 2013), or the mean and standard
-deviation of the weeks before (EARS C1, C2, C3; Hutwagner et al. 2003). Exact: counts add.
+Node: the number of rows in each week and series. Hub: for each series and tested week, a
+quasi-Poisson regression on the same season of earlier years, reweighted against past outbreaks
+(Farrington et al. 1996; Noufaily et al. 2013), or the mean and standard deviation of the weeks
+before (EARS C1, C2, C3; Hutwagner et al. 2003). Exact: counts add.
 """
 
 from __future__ import annotations
@@ -24,21 +25,24 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.numerics import counting, grouping
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
-YEAR = 52
-ROUNDS = 60
-UNKNOWN = 10.0  # a standard error of the logarithm of a count beyond which nothing is known of it
-Z = 1.959963984540054
+YEAR = 52  # weeks
+ROUNDS = 60  # of iteratively reweighted least squares, at most
+Z = 1.959963984540054  # normal quantile of a 95 % interval
+# The standard error of the log of an expected count above which the data do not determine it.
+UNKNOWN = 10.0
 TRAITS = Traits(only_counts=True)
 
 
 class Farrington(Frozen):
-    """`years` back, with `half_window` weeks to either side of the same season, in `periods` seasonal levels. `recent`: the last weeks
-    that the baseline leaves out. `limit`: the rule of the negative binomial's quantile at the expected count (nb), at the upper limit of
-    the expected count (muan), or of a transformed normal (delta). `variant: r-surveillance` repeats how that package computes the
-    trend's test and the expected count's error."""
+    """The baseline covers `years` years, with `half_window` weeks on either side of the tested
+    week's season and `periods` seasonal levels, and leaves out the last `recent` weeks. `limit` is
+    the threshold of an alarm: the quantile of the negative binomial at the expected count (nb) or
+    at the upper limit of the expected count (muan), or of a transformed normal (delta). `variant:
+    r-surveillance` computes the test of the trend and the error of the expected count as R's
+    surveillance package does."""
 
     years: int = pydantic.Field(3, ge=1, le=20)
     half_window: int = pydantic.Field(3, ge=0, le=12)
@@ -54,7 +58,8 @@ class Farrington(Frozen):
 
 
 class Ears(Frozen):
-    """`baseline` weeks; C2 and C3 leave two weeks between them and the week under test, and C3 adds up three."""
+    """The mean and standard deviation of `baseline` weeks. C2 and C3 leave a gap of two weeks
+    before the tested week; C3 adds the excess of the two weeks before it."""
 
     method: Literal["C1", "C2", "C3"] = "C2"
     baseline: int = pydantic.Field(7, ge=3, le=52)
@@ -63,8 +68,9 @@ class Ears(Frozen):
 
 
 class Options(Frozen):
-    """`week` is a whole number that counts weeks; `weeks` its first and last, by default the contract's range. The last `test` weeks are
-    tested. `series`: all counts are shown too."""
+    """`week`: a column of whole numbers that count weeks. `weeks`: the first and the last week, by
+    default the contract's range. The last `test` weeks are tested. `series`: whether the result
+    also holds all weekly counts."""
 
     week: str
     by: tuple[str, ...] = ()
@@ -76,25 +82,28 @@ class Options(Frozen):
     @pydantic.field_validator("method", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        if value in ("farrington", "ears"):
-            return Farrington() if value == "farrington" else Ears()
-        if (
-            isinstance(value, dict)
-            and len(value) == 1
-            and next(iter(value)) in ("farrington", "ears")
-        ):
-            name, options = next(iter(value.items()))
-            return (Farrington if name == "farrington" else Ears).model_validate(options or {})
         if isinstance(value, Frozen):
             return value
+        if isinstance(value, str):
+            value = {value: None}
+        if isinstance(value, dict) and len(value) == 1:
+            name, options = next(iter(value.items()))
+            if name == "farrington":
+                return Farrington.model_validate(options or {})
+            if name == "ears":
+                return Ears.model_validate(options or {})
         raise ValueError(
-            "must be farrington or ears, or one of these with its options, as in `ears: {method: C3}`"
+            "must be farrington or ears, or one of these with its options,"
+            " as in `ears: {method: C3}`"
         )
 
 
 @dataclass(frozen=True)
 class Plan:
-    fields: tuple[Field, ...]  # the week, as a category of whole numbers, then `by`
+    """fields: the week as a category of whole numbers, then the columns of `by`. labels: the names
+    of the series. first: the number of the first week. weeks: the number of weeks."""
+
+    fields: tuple[Field, ...]
     labels: tuple[str, ...]
     first: int
     weeks: int
@@ -104,38 +113,47 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     week = schema.field(options.week)
     if week.kind != "number":
         raise ExpressionError(
-            f"week: {week.name!r} is a {week.kind}; count weeks from some Monday, as in `derive: {{week: \"floor((day - '2018-01-01') / 7)\"}}`"
+            f"week: {week.name!r} is a {week.kind}; count weeks from a Monday,"
+            " as in `derive: {week: \"floor((day - '2018-01-01') / 7)\"}`"
         )
     if options.weeks is None and not all(map(math.isfinite, week.interval)):
         raise ExpressionError(
-            f"weeks: {week.name!r} has no range in the contract; write the first and the last week, as in `weeks: [0, 311]`"
+            f"weeks: {week.name!r} has no range in the contract;"
+            " write the first and the last week, as in `weeks: [0, 311]`"
         )
     first, last = options.weeks or (math.ceil(week.interval[0]), math.floor(week.interval[1]))
     needed = _history(options.method) + options.test
     if not needed <= last - first + 1 <= MAX_WEEKS:
         raise ExpressionError(
-            f"weeks: {first} to {last} are {last - first + 1} weeks; this method needs {needed} to {MAX_WEEKS}"
+            f"weeks: {first} to {last} are {last - first + 1} weeks;"
+            f" this method needs {needed} to {MAX_WEEKS}"
         )
     by = grouping.fields(options.by, schema, "series are of categories")
     labels = grouping.labels(by)
     if len(labels) * (last - first + 1) > MAX_CELLS:
         raise ExpressionError(
-            f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MAX_CELLS:,} counts in all: use fewer or coarser columns"
+            f"by gives {len(labels):,} series of {last - first + 1} weeks; at most {MAX_CELLS:,}"
+            " counts are allowed: use fewer or coarser columns"
         )
+    fields = (_week_category(week, first, last), *by)
+    return Prepared(Plan(fields, labels, first, last - first + 1), fields)
+
+
+def _week_category(week: Field, first: int, last: int) -> Field:
+    """The number `week` as a category with the levels `first` to `last`."""
     number = f"CAST({week.sql} AS BIGINT)"
-    index = f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END"
-    weeks = Field(
+    return Field(
         week.name,
         "category",
         f"CAST({number} AS VARCHAR)",
         levels=tuple(str(number) for number in range(first, last + 1)),
-        index=index,
+        index=f"CASE WHEN {number} BETWEEN {first} AND {last} THEN {number} - {first} END",
+        pieces=week.pieces,
     )
-    return Prepared(Plan((weeks, *by), labels, first, last - first + 1), (weeks, *by))
 
 
 def _history(method: Farrington | Ears) -> int:
-    """How many weeks a tested one needs before it."""
+    """The number of weeks that must precede a tested week."""
     if isinstance(method, Farrington):
         return method.years * YEAR + method.half_window
     return method.baseline + {"C1": 0, "C2": 2, "C3": 4}[method.method]
@@ -164,83 +182,70 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     y = total.sums["counts"].reshape(plan.weeks, -1)
     if not y.any():
         raise errors.ModelError(
-            f"{task.name}: no row falls in weeks {plan.first} to {plan.first + plan.weeks - 1}; check `week` and `weeks`"
+            f"{task.name}: no row falls in weeks {plan.first} to {plan.first + plan.weeks - 1};"
+            " check `week` and `weeks`"
         )
-    tables = {"alarms": Table([_rounded(row) for row in judge(y, task)])}
+    alarms = [row | {"n": round(row["n"])} for row in judge(y, task)]
+    tables = {"alarms": Table(alarms)}
     if task.options.series:
-        tables["series"] = Table(
-            [
-                {"series": label, "week": plan.first + w, "n": int(y[w, s])}
-                for s, label in enumerate(plan.labels)
-                for w in range(plan.weeks)
-            ]
-        )
-    outside = (
-        [
-            f"the missing rows are those without a week or a group, and those outside weeks {plan.first} to "
-            f"{plan.first + plan.weeks - 1}"
+        series = [
+            {"series": label, "week": plan.first + w, "n": int(y[w, s])}
+            for s, label in enumerate(plan.labels)
+            for w in range(plan.weeks)
         ]
-        if total.cells["missing"].sum() > 0
-        else []
-    )
-    return Result(tables, counting.reported(total.cells), notes=outside)
+        tables["series"] = Table(series)
+    notes = _missing_note(plan) if total.cells["missing"].sum() > 0 else []
+    return Result(tables, counting.reported(total.cells), notes=notes)
 
 
-def _rounded(row: Row) -> Row:
-    return row | {"n": round(row["n"])}
+def _missing_note(plan: Plan) -> list[str]:
+    last = plan.first + plan.weeks - 1
+    return [
+        "the missing rows are those without a week or a group,"
+        f" and those outside weeks {plan.first} to {last}"
+    ]
 
 
 def judge(y: Floats, task: Task[Options, Plan], noise: float = 0.0) -> list[Row]:
-    """A row for each series and week under test, with the evidence, the farthest above its limit first. `y` (weeks, series);
-    `noise`: the variance of the privacy noise in each count."""
+    """From the counts `y` (n_weeks, n_series), each with privacy noise of variance `noise`: a row
+    for each series and tested week, sorted by decreasing score."""
     plan: Plan = task.plan
     method = task.options.method
     rows: list[Row] = []
     for k in range(plan.weeks - task.options.test, plan.weeks):
-        found = (
-            farrington(y, k, method, noise)
-            if isinstance(method, Farrington)
-            else ears(y, k, method)
-        )
+        if isinstance(method, Farrington):
+            limits = farrington(y, k, method, noise)
+        else:
+            limits = ears(y, k, method)
         for s, label in enumerate(plan.labels):
-            upper, expected = float(found.upper[s]), float(found.expected[s])
-            tested = bool(found.tested[s]) and math.isfinite(upper)
             row: Row = {"series": label, "week": plan.first + k, "n": float(y[k, s])}
-            if not tested:
-                rows.append(
-                    row
-                    | dict.fromkeys(
-                        ("expected", "upper", "score", "ratio", "ratio_low", "ratio_high")
-                    )
-                    | {"alarm": "not tested"}
-                )
-                continue
-            over = (
-                (float(y[k, s]) - expected) / (upper - expected)
-                if upper > expected
-                else math.inf
-                if y[k, s] > expected
-                else 0.0
-            )
-            alarm = "alarm" if y[k, s] > upper and y[k, s] > 0 else "none"
-            found_ratio = _ratio(float(y[k, s]), expected, float(found.spread[s]))
-            rows.append(
-                row
-                | {
-                    "expected": expected,
-                    "upper": upper,
-                    "score": min(over, 1e6),
-                    **found_ratio,
-                    "alarm": alarm,
-                }
-            )
+            rows.append(row | _evidence(float(y[k, s]), limits, s))
     return sorted(
         rows, key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True
     )
 
 
+def _evidence(n: float, limits: Limits, s: int) -> Row:
+    """The comparison of the count `n` of series `s` with its limits in one week."""
+    upper, expected = float(limits.upper[s]), float(limits.expected[s])
+    if not limits.tested[s] or not math.isfinite(upper):
+        names = ("expected", "upper", "score", "ratio", "ratio_low", "ratio_high")
+        return dict.fromkeys(names) | {"alarm": "not tested"}
+    if upper > expected:
+        score = (n - expected) / (upper - expected)
+    else:
+        score = math.inf if n > expected else 0.0
+    return {
+        "expected": expected,
+        "upper": upper,
+        "score": min(score, 1e6),
+        **_ratio(n, expected, float(limits.spread[s])),
+        "alarm": "alarm" if n > upper and n > 0 else "none",
+    }
+
+
 def _ratio(n: float, expected: float, spread: float) -> Row:
-    """How many times the expected count was seen, with its 95 % interval on the log scale."""
+    """Observed over expected count, with its 95 % interval on the log scale."""
     if not (n > 0 and expected > 0 and spread < UNKNOWN):
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     half = Z * spread
@@ -253,9 +258,12 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each series (series,) in one week: the expected count, the limit above which it is an alarm, whether there was enough to tell, and
-    the standard deviation of the logarithm of the count over the expected one, such that Z of it make a 95 % interval. Of a series
-    without a case in that season of the baseline the expected count and the limit are 0: a new syndrome is an alarm."""
+    """Limits of one week, arrays (n_series,).
+
+    expected: expected count. upper: the count above which there is an alarm. Both are 0 for a
+    series without a case in this season of the baseline, so that a new syndrome raises an alarm.
+    tested: whether the series has enough cases for a test. spread: standard deviation of
+    log(count / expected), such that Z times it is the half-width of a 95 % interval."""
 
     expected: Floats
     upper: Floats
@@ -265,27 +273,26 @@ class Limits:
 
 # -- EARS
 def ears(y: Floats, k: int, method: Ears) -> Limits:
-    """Noise in the counts is in the standard deviation of the weeks before, as it is in the week under test."""
-    z = float(
-        -special.ndtri(
-            method.alpha if method.alpha is not None else 0.025 if method.method == "C3" else 0.001
-        )
-    )
+    """The limits of week `k` from the weeks before it. If the counts carry noise, the baseline's
+    standard deviation includes it, as the tested week does."""
+    alpha = method.alpha
+    if alpha is None:
+        alpha = 0.025 if method.method == "C3" else 0.001
+    z = float(-special.ndtri(alpha))
     gap = 0 if method.method == "C1" else 2
     mean, sd = _before(y, k, method.baseline, gap)
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    seen = np.maximum(y[k], 1.0)
-    relative = sd * np.sqrt(1 / seen**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
-    # sd is estimated from few weeks: Student's quantile stands in for the normal one
+    count = np.maximum(y[k], 1.0)
+    relative = sd * np.sqrt(1 / count**2 + 1 / (method.baseline * np.maximum(mean, 1.0) ** 2))
+    # The standard deviation comes from few weeks: Student's quantile replaces the normal one.
     relative *= float(special.stdtrit(method.baseline - 1, 0.975)) / Z
     if method.method != "C3":
         return Limits(mean, mean + z * sd, tested, relative)
     earlier = np.zeros_like(mean)
     for lag in (1, 2):
         m, s = _before(y, k - lag, method.baseline, gap)
-        earlier += np.maximum(
-            0.0, np.divide(y[k - lag] - m, s, out=np.zeros_like(m), where=s > 0) - 1
-        )
+        standardised = np.divide(y[k - lag] - m, s, out=np.zeros_like(m), where=s > 0)
+        earlier += np.maximum(0.0, standardised - 1)
     return Limits(mean, np.maximum(0.0, mean + sd * (z - earlier)), tested, relative)
 
 
@@ -296,7 +303,8 @@ def _before(y: Floats, k: int, baseline: int, gap: int) -> tuple[Floats, Floats]
 
 # -- Farrington
 def seasons(k: int, method: Farrington) -> tuple[Ints, Ints]:
-    """The baseline weeks of week `k`, and the seasonal level of each; level `periods` is that of week `k` itself."""
+    """The baseline weeks (n,) of week `k`, and the seasonal level (n,) of each; week `k` itself has
+    the level `periods`."""
     level = np.zeros(k + 1, np.int64)
     w, P = method.half_window, method.periods
     level[k - w : k + 1] = P
@@ -315,8 +323,11 @@ def seasons(k: int, method: Farrington) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class SeriesFit:
-    """Of each series: coefficients (series, p) and their covariance but for the dispersion (series, p, p); fitted means (series, n);
-    the dispersion, at least 1; and the one that scales errors."""
+    """Quasi-Poisson fits of all series.
+
+    beta (n_series, p): coefficients. inverse (n_series, p, p): their covariance divided by the
+    dispersion. mu (n_series, n_weeks): fitted means. phi (n_series,): dispersion, at least 1. scale
+    (n_series,): the dispersion that scales standard errors."""
 
     beta: Floats
     inverse: Floats
@@ -326,61 +337,60 @@ class SeriesFit:
 
 
 def farrington(y: Floats, k: int, method: Farrington, noise: float = 0.0) -> Limits:
-    """Noise in the counts is in the dispersion of the baseline, as it is in the week under test. It is as large in a high
-    count as in a low one, so the `spread` takes it out of the dispersion, and adds it as it is."""
+    """The limits of week `k` from its baseline, for counts with privacy noise of variance `noise`.
+
+    The dispersion of the baseline includes the noise, as the tested week does. Its variance does
+    not depend on the count, so `spread` subtracts it from the dispersion and adds it separately."""
     weeks, level = seasons(k, method)
-    levels = [one for one in range(1, method.periods + 1) if (level == one).any()]
-    counts = np.maximum(y[weeks].T, 0.0)  # (series, n)
-    with_trend = np.column_stack(
-        [np.ones(len(weeks)), (weeks - k) / YEAR, *(level == one for one in levels[1:])]
+    levels = [number for number in range(1, method.periods + 1) if (level == number).any()]
+    counts = np.maximum(y[weeks].T, 0.0)  # (n_series, n_weeks)
+    X = np.column_stack(
+        [np.ones(len(weeks)), (weeks - k) / YEAR, *(level == number for number in levels[1:])]
     )
-    now = np.r_[1.0, 0.0, [float(one == method.periods) for one in levels[1:]]]
-    without, now_without = np.delete(with_trend, 1, axis=1), np.delete(now, 1)
-    plain = _reweighted(without, counts, method)
-    fits, trended = [(plain, now_without)], np.zeros(len(counts), np.bool_)
+    x = np.r_[1.0, 0.0, [float(number == method.periods) for number in levels[1:]]]
+    flat = _reweighted(np.delete(X, 1, axis=1), counts, method)
+    fits, has_trend = [(flat, np.delete(x, 1))], np.zeros(len(counts), np.bool_)
     if method.trend:
-        slanted = _reweighted(with_trend, counts, method)
-        error = np.sqrt(slanted.scale * slanted.inverse[:, 1, 1])
-        p = 2 * special.stdtr(
-            len(weeks) - with_trend.shape[1],
-            -np.abs(slanted.beta[:, 1]) / np.maximum(error, 1e-300),
-        )
-        trended = (
-            (p < method.trend_p)
-            & (np.exp(np.minimum(slanted.beta @ now, 50)) <= counts.max(1))
-            & (method.years >= 3)
-        )
-        fits.append((slanted, now))
-    eta, error, phi, own = (np.empty(len(counts)) for _ in range(4))
-    for which, (fit, x) in zip((~trended, trended), fits, strict=False):
-        eta[which] = (fit.beta @ x)[which]
-        error[which] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[which]
-        phi[which] = fit.phi[which]
-        own[which] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[which]
-    # no case in that season of the baseline: the fit goes to minus infinity
+        fit = _reweighted(X, counts, method)
+        p = _trend_p(fit, len(weeks) - X.shape[1])
+        has_trend = (p < method.trend_p) & (np.exp(np.minimum(fit.beta @ x, 50)) <= counts.max(1))
+        has_trend &= method.years >= 3
+        fits.append((fit, x))
+    eta, error, phi, sampling_phi = (np.empty(len(counts)) for _ in range(4))
+    for series, (fit, x) in zip((~has_trend, has_trend), fits, strict=False):
+        eta[series] = (fit.beta @ x)[series]
+        error[series] = np.sqrt(fit.scale * np.einsum("a,sab,b->s", x, fit.inverse, x))[series]
+        phi[series] = fit.phi[series]
+        sampling_phi[series] = np.maximum(fit.phi - noise * (1 / fit.mu).mean(1), 1.0)[series]
+    # Without a case in this season of the baseline, the fit diverges to an expected count of 0.
     unseen = error > UNKNOWN
     expected = np.where(unseen, 1.0, np.exp(np.minimum(eta, 50)))
     error = np.where(unseen, 0.0, error)
     upper = np.where(unseen, 0.0, upper_limit(expected, error, phi, method))
     tested = y[max(0, k - 3) : k + 1].sum(0) >= method.enough
-    seen = np.maximum(y[k], 1.0)
-    return Limits(
-        np.where(unseen, 0.0, expected),
-        upper,
-        tested,
-        np.sqrt(own / seen + noise / seen**2 + error**2),
-    )
+    count = np.maximum(y[k], 1.0)
+    spread = np.sqrt(sampling_phi / count + noise / count**2 + error**2)
+    return Limits(np.where(unseen, 0.0, expected), upper, tested, spread)
+
+
+def _trend_p(fit: SeriesFit, df: int) -> Floats:
+    """(n_series,): the p-value of the trend, whose coefficient is the second."""
+    error = np.sqrt(fit.scale * fit.inverse[:, 1, 1])
+    p: Floats = 2 * special.stdtr(df, -np.abs(fit.beta[:, 1]) / np.maximum(error, 1e-300))
+    return p
 
 
 def upper_limit(expected: Floats, error: Floats, phi: Floats, method: Farrington) -> Floats:
+    """(n_series,): the count above which there is an alarm, from the expected count, the standard
+    error of its log and the dispersion, all (n_series,)."""
     z = float(-special.ndtri(method.alpha))
     if method.limit == "delta":
         tau = phi + expected * error**2
-        limit: Floats = (
-            expected ** (2 / 3) + z * np.sqrt(4 / 9 * expected ** (1 / 3) * tau)
-        ) ** 1.5
+        half_width = z * np.sqrt(4 / 9 * expected ** (1 / 3) * tau)
+        limit: Floats = (expected ** (2 / 3) + half_width) ** 1.5
         return limit
-    from scipy import stats  # half a second, of which only the hub has need
+    # This import takes half a second, and only the hub needs it.
+    from scipy import stats
 
     mean = expected * np.exp(z * error) if method.limit == "muan" else expected
     over = phi > 1
@@ -390,9 +400,11 @@ def upper_limit(expected: Floats, error: Floats, phi: Floats, method: Farrington
 
 
 def _reweighted(X: Floats, counts: Floats, method: Farrington) -> SeriesFit:
-    """Twice: the second time weeks that stand out, as past outbreaks do, weigh less."""
+    """Fits twice; in the second fit, weeks with large residuals, such as past outbreaks, have
+    smaller weights. X (n_weeks, p); counts (n_series, n_weeks)."""
     first = _quasi_poisson(X, counts, np.ones_like(counts))
     leverage = np.einsum("na,sab,nb->sn", X, first.inverse, X, optimize=True) * first.mu
+    # Anscombe residuals.
     residual = (
         1.5
         * (counts ** (2 / 3) * first.mu ** (-1 / 6) - np.sqrt(first.mu))
@@ -409,7 +421,7 @@ def _reweighted(X: Floats, counts: Floats, method: Farrington) -> SeriesFit:
 
 
 def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
-    """Iteratively reweighted least squares of all series at once, which share X (n, p)."""
+    """Iteratively reweighted least squares of all series at once, which share X (n_weeks, p)."""
     n, p = X.shape
     products = (X[:, :, None] * X[:, None, :]).reshape(n, p * p)
     mu: Floats = counts + 0.1
@@ -419,9 +431,8 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     for _ in range(ROUNDS):
         W = weights * mu
         A = (W @ products).reshape(-1, p, p)
-        A += (
-            ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p
-        )  # a season without any case has no level of its own
+        # A season without any case has no level; the ridge keeps the system solvable.
+        A += ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p
         fitted = np.linalg.solve(A, ((W * eta + weights * (counts - mu)) @ X)[:, :, None])[:, :, 0]
         after: Floats = np.clip(fitted @ X.T, -20.0, 50.0)
         moved = np.abs(after - eta).max(initial=0.0)
@@ -434,6 +445,10 @@ def _quasi_poisson(X: Floats, counts: Floats, weights: Floats) -> SeriesFit:
     inverse = np.linalg.inv(A + ridge * np.trace(A, axis1=1, axis2=2)[:, None, None] / p)
     phi = (weights * (counts - mu) ** 2 / mu).sum(1) / (n - p)
     return SeriesFit(beta, inverse, mu, np.maximum(phi, 1.0), np.maximum(phi, 1.0))
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(groups=task.plan.fields)
 
 
 def limits(task: Task[Options, Plan]) -> admissible.Limits:

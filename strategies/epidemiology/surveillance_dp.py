@@ -1,7 +1,8 @@
 """Weekly counts and alarms under differential privacy.
 
-Node: rows by week and series, noised. Hub: the same rules as on exact counts. Noise is in the weeks of the baseline as it is in the week
-under test, so it widens the limits by itself; small series drown, and say so by wide limits. Noised.
+Node: noised numbers of rows by week and series. Hub: the same rules as for exact counts. The
+baseline weeks carry the same noise as the tested week, so the limits widen by themselves; small
+series get wide limits. Noised.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort
-from federation.messages import Part, State
+from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -22,7 +23,7 @@ from strategies.epidemiology.surveillance import Plan
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS = 0.05
+COUNTS = 0.05  # share of the budget for the number of people
 TRAITS = Traits(only_counts=True)
 
 
@@ -47,12 +48,8 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    return counting.crossed(
-        cohort,
-        task.plan.fields,
-        [len(field.groups) for field in task.plan.fields],
-        task.rows_per_person,
-    )
+    shape = [len(field.groups) for field in task.plan.fields]
+    return counting.crossed(cohort, task.plan.fields, shape, task.rows_per_person)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
@@ -60,46 +57,38 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     y, sd = total.sums["counts"].reshape(plan.weeks, -1), math.sqrt(total.noise["counts"])
     if not y.sum() > 0:
         raise errors.ModelError(
-            f"{task.name}: no count stands out from the noise; use fewer series, or give the analysis more budget"
+            f"{task.name}: no count stands out from the noise;"
+            " use fewer series, or give the analysis more budget"
         )
-    tables = {
-        "alarms": Table(
-            [
-                row | {"n": max(0, round(row["n"])), "noise_sd": sd}
-                for row in surveillance.judge(y, task, total.noise["counts"])
-            ]
-        )
-    }
+    alarms = [
+        row | {"n": max(0, round(row["n"])), "noise_sd": sd}
+        for row in surveillance.judge(y, task, total.noise["counts"])
+    ]
+    tables = {"alarms": Table(alarms)}
     if task.options.series:
-        rows = (
-            (label, week, float(y[week, s]))
-            for s, label in enumerate(plan.labels)
-            for week in range(plan.weeks)
-        )
-        tables["series"] = Table(
-            [
-                {"series": label, "week": plan.first + week, "n": max(0, round(n)), "noise_sd": sd}
-                for label, week, n in rows
-            ]
-        )
+        tables["series"] = Table(_series(y, plan, sd))
     counted = counting.estimated(total)
-    return Result(
-        tables,
-        counted.n,
-        Exactness(
-            "noised",
-            "noise was added to every weekly count; it is in the limits as it is in the counts",
-        ),
-        counted.notes,
-    )
+    why = "noise was added to every weekly count; the limits include it, as the counts do"
+    return Result(tables, counted.n, Exactness("noised", why), counted.notes)
+
+
+def _series(y: Floats, plan: Plan, sd: float) -> list[Row]:
+    return [
+        {
+            "series": label,
+            "week": plan.first + w,
+            "n": max(0, round(float(y[w, s]))),
+            "noise_sd": sd,
+        }
+        for s, label in enumerate(plan.labels)
+        for w in range(plan.weeks)
+    ]
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """A weekly count, if all are alike."""
-    sampling, sd = (
-        math.sqrt(people / len(task.plan.labels) / task.plan.weeks),
-        noise(State(), "counts"),
-    )
+    """A weekly count, if all weekly counts are equal."""
+    sampling = math.sqrt(people / len(task.plan.labels) / task.plan.weeks)
+    sd = noise(State(), "counts")
     z = float(special.ndtri(0.975))
     return [
         {

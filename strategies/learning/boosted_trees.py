@@ -29,7 +29,7 @@ from federation.schema import Schema
 from strategies.admissible import Array, Limits, Step
 from strategies.learning import scores, splits
 from strategies.numerics import counting, newton
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
 NO_EDGE = 2.0  # in the place of an edge that is not needed: no row lies beyond it
@@ -456,6 +456,10 @@ def _score_of(
     goes_right = columns[row["term"]] >= row["below"]
     chosen: Floats = np.where(goes_right, _score_of(rows, 2 * branch + 2, columns, size), left)
     return chosen
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(task.plan.model.terms, task.plan.model.response)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -25,11 +25,12 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.regression import glm
 
 TRAITS = Traits()
 
@@ -148,6 +149,22 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         counting.reported(total.cells),
         Exactness("approximate", why),
     )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(task.plan.model.terms, task.plan.model.response, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The variance of each row's answer at the state's weights, by which the first step moves."""
+    X, _, _ = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
+    person = None
+    if cohort.numbered is not None:
+        person = cohort.numbered[cohorts.complete(cohort.columns(task.fields))]
+    variance = glm.logistic_variance(X @ state["weights"])
+    return protocol.RowWeights(variance, person, glm.LEAST_VARIANCE)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

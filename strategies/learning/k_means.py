@@ -27,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Array, Limits, Step
 from strategies.descriptive import pca
 from strategies.numerics import counting, newton
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits, terms_of
 
 BLOCK = 65_536
 TRAITS = Traits()
@@ -187,6 +187,10 @@ def _result(
         counting.reported(total.cells),
         notes=notes,
     )
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return Roles(terms=terms_of(task.plan.numbers.fields))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -46,8 +46,13 @@ class People:
         return np.flatnonzero(~self.trains)
 
 
-def people(cohort: Cohort, task: AnyTask) -> People:
-    """Whoever has a row without a missing value. In mode dp a secret coin of this study decides for each who is for validation; else a
+def people(cohort: Cohort, task: AnyTask, *, fixed: bool = False) -> People:
+    """Everyone who has a row without a missing value.
+
+    `fixed` makes room for as many rows of each person as the contract allows, so that the shape
+    of one person's computation does not depend on anybody else.
+
+    In mode dp a secret coin of this study decides for each who is for validation; else a
     public one, so that the split is the same every time."""
     plan = task.plan
     columns = cohort.columns(task.fields)
@@ -61,15 +66,18 @@ def people(cohort: Cohort, task: AnyTask) -> People:
         X = cohorts.design(
             plan.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
         )
-    index = _index(numbers, cohort.rows_per_person)
+    index = _index(numbers, cohort.rows_per_person, fixed)
     coin = splits.coins(len(index), cohort.seed or task.options.seed)
     return People(X, index, answers, coin >= task.options.validation, counting.people(cohort, keep))
 
 
-def _index(numbers: Ints, most: int) -> Ints:
-    """(people, rows of whoever has most) the rows of each person, in their order."""
+def _index(numbers: Ints, most: int, fixed: bool) -> Ints:
+    """The rows of each person (n_people, n_places), in their order, -1 where a place is empty.
+
+    `n_places` is the largest number of rows of one person, or `most` if `fixed`."""
     counts = np.bincount(numbers) if len(numbers) else np.empty(0, np.int64)
-    index = np.full((len(counts), int(counts.max(initial=1)) if most > 1 else 1), -1, np.int64)
+    places = most if fixed or most == 1 else int(counts.max(initial=1))
+    index = np.full((len(counts), places), -1, np.int64)
     order = np.argsort(numbers, kind="stable")
     place = (
         np.arange(len(numbers)) - np.repeat(np.r_[0, counts.cumsum()[:-1]], counts)
@@ -250,8 +258,16 @@ class Scored:
 
 
 def score(
-    net: Any, found: People, whose: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
+    net: Any,
+    found: People,
+    whose: Ints,
+    task: AnyTask,
+    own: tuple[Floats, Floats] | None = None,
+    *,
+    fixed: bool = False,
 ) -> Scored:
+    """`fixed` uses batches of one shape, in which a person's score does not depend on who the others
+    are."""
     import torch
 
     net.eval()
@@ -259,14 +275,19 @@ def score(
     log_odds, answers, loss = [np.empty(0)], [np.empty(0)], 0.0
     with torch.no_grad():
         for chosen in _blocks(whose):
-            made = batch(found, chosen, task, own)
+            made = batch(found, padded(chosen, AT_ONCE) if fixed else chosen, task, own)
             out = net(made.rows).reshape(-1)
             each, said, weights = pooled(out, made, views)
-            there = weights.numpy() > 0
+            there = (weights.numpy() > 0) & (np.arange(len(weights))[:, None] < len(chosen))
             log_odds.append(each.numpy()[there].astype(np.float64))
             answers.append(said.numpy()[there].astype(np.float64))
-            loss += float(losses(out, made, views).double().sum())
+            loss += float(losses(out, made, views)[: len(chosen)].double().sum())
     return Scored(np.concatenate(log_odds), np.concatenate(answers), loss)
+
+
+def padded(chosen: Ints, size: int) -> Ints:
+    """The chosen people (size,), filled up with copies of the first."""
+    return np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
 
 
 def _blocks(whose: Ints) -> Iterator[Ints]:

@@ -4,6 +4,10 @@ A person's gradient is that of their own loss, over all their rows. It is not ma
 from the layers' inputs and the slopes of the loss by their outputs (Goodfellow 2015; Bu et al. 2023), and the clipped sum is then
 one product per layer, with each person's slopes scaled. Where a layer has few weights for its many outputs, people's
 gradients are made one by one. Equal to a loop over people, and to Opacus, but for rounding: tests/unit/test_per_person_gradients.py.
+
+A length in 32 bits is uncertain where the terms of a gradient nearly cancel: the error is a fraction of
+the lengths of the terms, added up. A person for whom that error may exceed a small fraction of the clip is
+marked as uncertain, and `single_gradient` computes that person alone in 64 bits.
 """
 
 from __future__ import annotations
@@ -17,7 +21,13 @@ from typing import Any
 Tensor = Any  # torch.Tensor: torch is imported where it is used
 Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
 
-AT_ONCE = 64  # people whose gradients are taken together
+SMALL_BATCH, LARGE_BATCH = (
+    16,
+    64,
+)  # people; small where each has much to compute, so padding is cheap
+LARGE_PERSON = 1000  # numbers in all rows of one person, from which a small batch is used
+ROUNDING = 2.0**-21  # error of 32-bit sums and products over the sum of their terms' lengths: 8 ulp
+MAX_ERROR = 2.0**-14  # largest error of a length, as a fraction of the clip or of the length itself
 
 
 @dataclass(frozen=True)
@@ -32,16 +42,23 @@ class Tap:
 
 @dataclass(frozen=True)
 class Clipped:
-    """`sum` (weights,) of clipped gradients, in the order of the network's parameters; `loss`, of all people together; `cut`, how many
-    were clipped."""
+    """`sum` (n_weights,) of clipped gradients, in the order of the network's parameters; `loss`, the sum
+    over people; `cut`, the number of people clipped. `certain` (n_people,): the length is known to within
+    MAX_ERROR. Use `sum` only where everyone's is."""
 
     sum: Tensor
     loss: float
     cut: int
+    certain: Tensor
 
 
-def clipped_sum(net: Any, rows: Tensor, people: int, loss: Loss, length: float) -> Clipped:
-    """`rows`: (people * rows per person, ...), person after person."""
+def clipped_sum(
+    net: Any, rows: Tensor, people: int, loss: Loss, length: float, real: int | None = None
+) -> Clipped:
+    """`rows` (n_people * rows_per_person, ...), person after person.
+
+    Only the first `real` people count; the others pad the batch to a fixed shape. In a fixed shape the
+    32-bit products of one person do not depend on who the others are."""
     import torch
 
     for parameter in net.parameters():
@@ -57,10 +74,34 @@ def clipped_sum(net: Any, rows: Tensor, people: int, loss: Loss, length: float) 
                 [_pieces(tap, [next(slopes) for _ in tap.gave], people) for tap in layer]
             )
         ]
-        squares = torch.stack([piece.squares for piece in pieces]).sum(0)
-        scale = (length / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
+        lengths = torch.stack([piece.squares.double() for piece in pieces]).sum(0).sqrt()
+        terms = torch.stack([piece.terms.double() for piece in pieces]).sum(0)
+        certain = (terms * ROUNDING <= MAX_ERROR * lengths.clamp_min(length))[:real]
+        # a comparison with NaN is false, so a gradient with NaN is uncertain
+        scale = (length / lengths.clamp_min(1e-30)).clamp(max=1.0).to(rows.dtype)
+        scale[len(certain) :] = 0.0
         total = torch.cat([piece.scaled(scale).reshape(-1) for piece in pieces])
-    return Clipped(total, float(losses.detach().sum()), int((scale < 1).sum()))
+    return Clipped(
+        total, float(losses.detach()[:real].sum()), int((scale[:real] < 1).sum()), certain
+    )
+
+
+def single_gradient(net: Any, rows: Tensor, loss: Loss, length: float) -> Tensor:
+    """Clipped gradient (n_weights,) of one person, for a network and rows in 64 bits.
+
+    The whole gradient is formed and measured, so the result is at most `length` long and depends on
+    nobody else. It is zero where the gradient is not finite."""
+    import torch
+
+    parameters = [parameter.requires_grad_(True) for parameter in net.parameters()]
+    slopes = torch.autograd.grad(loss(net(rows).reshape(-1)).sum(), parameters)
+    gradient = torch.cat([slope.reshape(-1) for slope in slopes])
+    measured = float(torch.linalg.vector_norm(gradient))
+    return (
+        gradient * min(1.0, length / max(measured, 1e-300))
+        if math.isfinite(measured)
+        else torch.zeros_like(gradient)
+    )
 
 
 def _forward(net: Any, rows: Tensor) -> tuple[Tensor, list[Tap]]:
@@ -112,9 +153,12 @@ def _by_layer(taps: list[Tap]) -> Iterator[list[Tap]]:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some weights: `squares` (people,), the part of each person's squared length; `scaled` gives the sum of gradients times scales (people,)."""
+    """Gradients of some of the weights. `squares` (n_people,): share of each person's squared length;
+    `terms` (n_people,): sum of the lengths of the terms that a person's gradient adds up; `scaled`: the
+    sum of the gradients times scales (n_people,)."""
 
     squares: Tensor
+    terms: Tensor
     scaled: Callable[[Tensor], Tensor]
 
 
@@ -144,13 +188,16 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
             .transpose(1, 2)
             .reshape(people, outputs.shape[1], -1)
         )
-    biases = outputs.sum(2)
-    return _matrix(inputs, outputs, convolved), Piece(
-        biases.square().sum(1), lambda scale: scale @ biases
+    biases, slope_lengths = outputs.sum(2), torch.linalg.vector_norm(outputs, dim=1)
+    terms = (slope_lengths * torch.linalg.vector_norm(inputs, dim=2)).sum(1)
+    return _matrix(inputs, outputs, terms, convolved), Piece(
+        biases.square().sum(1), slope_lengths.sum(1), lambda scale: scale @ biases
     )
 
 
-def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tensor] | None) -> Piece:
+def _matrix(
+    inputs: Tensor, outputs: Tensor, terms: Tensor, convolved: tuple[Any, Tensor, Tensor] | None
+) -> Piece:
     """Of each person's gradient outputs @ inputs, (people, outputs, tokens) and (people, tokens, inputs): either its length alone, by the
     products of its tokens, or all of it; what is less work."""
     import torch
@@ -160,14 +207,16 @@ def _matrix(inputs: Tensor, outputs: Tensor, convolved: tuple[Any, Tensor, Tenso
         own = torch.bmm(outputs, inputs).flatten(1)
         ordered = _as_weights(deep, convolved[0]) if convolved else _as_they_are
         return Piece(
-            torch.linalg.vector_norm(own, dim=1).square(), lambda scale: ordered(scale @ own)
+            torch.linalg.vector_norm(own, dim=1).square(), terms, lambda scale: ordered(scale @ own)
         )
     squares = (
         torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)
     ).sum((1, 2))
     if convolved is None:
-        return Piece(squares, lambda scale: torch.einsum("p,pot,pti->oi", scale, outputs, inputs))
-    return Piece(squares, lambda scale: _convolved(scale, *convolved))
+        return Piece(
+            squares, terms, lambda scale: torch.einsum("p,pot,pti->oi", scale, outputs, inputs)
+        )
+    return Piece(squares, terms, lambda scale: _convolved(scale, *convolved))
 
 
 def _as_they_are(flat: Tensor) -> Tensor:

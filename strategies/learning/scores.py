@@ -14,6 +14,7 @@ from scipy import special
 
 from federation.messages import Floats, Ints
 from federation.results import Row
+from strategies.numerics import rank_sum
 
 REACH = 8.0  # log-odds beyond this count as this: one in 3,000
 BINS = 1000
@@ -40,16 +41,9 @@ def count(log_odds: Floats, answers: Floats, bins: int) -> Ints:
 def area(scores: Floats) -> tuple[float, float]:
     """The area under the ROC curve, ties counting half, and its standard error (DeLong et al. 1988)."""
     no, yes = scores
-    n, m = no.sum(), yes.sum()
-    if not (n > 0 and m > 0):
+    if not (no.sum() > 0 and yes.sum() > 0):
         return math.nan, math.nan
-    above = (no.cumsum() - no / 2) / n  # of a yes in each bin: the share of no below it
-    below = 1 - (yes.cumsum() - yes / 2) / m
-    auc = float(yes @ above / m)
-    spread = float(yes @ (above - auc) ** 2) / max(m * (m - 1), 1) + float(
-        no @ (below - auc) ** 2
-    ) / max(n * (n - 1), 1)
-    return auc, math.sqrt(max(spread, 0.0))
+    return rank_sum.superiority(yes, no)
 
 
 def average_precision(scores: Floats) -> float:

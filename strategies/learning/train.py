@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
@@ -34,7 +34,8 @@ from strategies.learning.networks import Kind, Network, Norm
 from strategies.learning.server_optimizers import Steps, Strategy
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import HubState, Prepared, Task, Total, Traits
+from strategies.options import Probability
+from strategies.protocol import HubState, Prepared, Roles, Task, Total, Traits
 
 LOST = 1e100  # the loss of a node whose weights are no numbers any more
 
@@ -60,7 +61,7 @@ class Common(Frozen):
     tau: float = pydantic.Field(1e-3, gt=0)
     validation: float = pydantic.Field(0.2, ge=0, le=0.9)
     threshold: float = pydantic.Field(0.5, gt=0, lt=1)
-    recall_rates: tuple[Annotated[float, pydantic.Field(gt=0, lt=1)], ...] = (0.03, 0.05, 0.1, 0.2)
+    recall_rates: tuple[Probability, ...] = (0.03, 0.05, 0.1, 0.2)
     seed: int = pydantic.Field(0, ge=0)
     strategy: Strategy = "fedavg"
 
@@ -389,6 +390,11 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
         "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
     }  # fmt: skip
     return TrainedModel(about, state["weights"])
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    return Roles(plan.terms, (plan.outcome,), groups=() if plan.array is None else (plan.array,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

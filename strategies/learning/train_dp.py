@@ -10,6 +10,7 @@ Costs: the sampled Gaussian mechanism over all steps (Mironov, Talwar, Zhang 201
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ COUNT_SHARE = (
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
 SLACK = (
     2.0**-7
-)  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in their lengths
+)  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in lengths that are certain
 
 
 class Options(Common):
@@ -122,7 +123,7 @@ def step_sensitivity(task: Task[Options, Plan]) -> float:
 
 # -- node
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
+    found = _people(cohort, task)
     if state.step == "count":
         return Part({"people": np.array([len(found.index)])}, {}, {"people": 1.0})
     if state.step == "score":
@@ -140,6 +141,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         {"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))},
         {},
         {"gradient": step_sensitivity(task)},
+    )
+
+
+def _people(cohort: Cohort, task: Task[Options, Plan]) -> People:
+    return cohort.once(
+        Key("train", task.name), lambda: local_training.people(cohort, task, fixed=True)
     )
 
 
@@ -167,16 +174,55 @@ def drawn(cohort: Cohort, found: People, task: Task[Options, Plan], round_: int,
 def _clipped_sum(
     net: Any, found: People, chosen: Ints, task: Task[Options, Plan], size: int
 ) -> Floats:
-    total = np.zeros(size)
-    views = task.options.rows == "views"
-    for first in range(0, len(chosen), per_person_gradients.AT_ONCE):
-        made = local_training.batch(
-            found, chosen[first : first + per_person_gradients.AT_ONCE], task
-        )
-        loss = partial(local_training.losses, made=made, views=views)
-        total += per_person_gradients.clipped_sum(
-            net, made.rows, len(made.there), loss, task.options.clip
-        ).sum.numpy()
+    """Sum (n_weights,) of the clipped gradients, chunk by chunk, added in 64 bits.
+
+    A person whose gradient length is uncertain in 32 bits is computed alone in 64 bits.
+    """
+    total, size_of_batch = np.zeros(size), _batch_size(task)
+    for first in range(0, len(chosen), size_of_batch):
+        chunk = chosen[first : first + size_of_batch]
+        clipped = _clipped_batch(net, found, chunk, task)
+        certain = clipped.certain.numpy()
+        if not certain.all():
+            total += _sum_in_64_bits(net, found, chunk[~certain], task, size)
+            chunk = chunk[certain]
+            clipped = _clipped_batch(net, found, chunk, task) if len(chunk) else clipped
+        if len(chunk) and clipped.certain.all():
+            total += clipped.sum.double().numpy()
+        else:
+            total += _sum_in_64_bits(net, found, chunk, task, size)
+    return total
+
+
+def _batch_size(task: Task[Options, Plan]) -> int:
+    """Number of people in a batch, from the study and the contract alone."""
+    numbers = math.prod(task.plan.network.shape) * task.rows_per_person
+    if numbers >= per_person_gradients.LARGE_PERSON:
+        return per_person_gradients.SMALL_BATCH
+    return per_person_gradients.LARGE_BATCH
+
+
+def _clipped_batch(
+    net: Any, found: People, chunk: Ints, task: Task[Options, Plan]
+) -> per_person_gradients.Clipped:
+    batch = local_training.batch(found, local_training.padded(chunk, _batch_size(task)), task)
+    loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+    return per_person_gradients.clipped_sum(
+        net, batch.rows, len(batch.there), loss, task.options.clip, len(chunk)
+    )
+
+
+def _sum_in_64_bits(
+    net: Any, found: People, chosen: Ints, task: Task[Options, Plan], size: int
+) -> Floats:
+    """Sum (n_weights,) of the clipped gradients of the people `chosen`, each computed alone."""
+    wide, total = copy.deepcopy(net).double(), np.zeros(size)
+    for person in chosen:
+        rows = local_training.batch(found, np.array([person]), task)
+        batch = local_training.Batch(rows.rows.double(), rows.there.double(), rows.answers.double())
+        loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+        gradient = per_person_gradients.single_gradient(wide, batch.rows, loss, task.options.clip)
+        total += gradient.numpy()
     return total
 
 
@@ -190,7 +236,7 @@ def inside(
     """The steps of a round that this node takes by itself. `noised` adds noise to the sum of a step; `people` (1,), what this node has
     said of how many they are: the sum is divided by how many that makes in a step."""
     options, round_ = task.options, int(state["round"][0])
-    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
+    found = _people(cohort, task)
     expected = in_a_step(float(people[0]), task)
     net, weights = _net(task, state["weights"]), state["weights"].copy()
     speed = np.zeros_like(weights)
@@ -215,7 +261,7 @@ def in_a_step(people: float, task: Task[Options, Plan]) -> float:
 
 def _scored(found: People, task: Task[Options, Plan], state: State) -> Part:
     whose = found.validation if task.options.validation else found.training
-    scored = local_training.score(_net(task, state["weights"]), found, whose, task)
+    scored = local_training.score(_net(task, state["weights"]), found, whose, task, fixed=True)
     counts = scores.count(scored.log_odds, scored.answers, scores.COARSE)
     rows = 1 if task.options.rows == "views" else task.rows_per_person
     return Part({"scores": counts}, {}, {"scores": float(rows)})

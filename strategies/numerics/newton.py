@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import ModelError
-from federation.expression import ExpressionError, Interval
+from federation.expression import ExpressionError
 from federation.formula import Term
+from federation.intervals import Interval
 from federation.messages import Floats, State
 from federation.results import Row
 from strategies.admissible import Rule, Values
@@ -177,7 +178,10 @@ def separated(
         growing = [j for j in np.argsort(-size, kind="stable") if size[j] > 0.3 * size.max()]
         terms = [names[j] for j in sorted(growing, key=lambda j: names[j] in baseline)]
         others = f" (so does that of {', '.join(terms[1:4])})" if len(terms) > 1 else ""
-        return f"{task}: the coefficient of {terms[0]!r} grows without end{others}: {why}; leave it out, {remedy}"
+        return (
+            f"{task}: the coefficient of {terms[0]!r} diverges{others}, because {why};"
+            f" leave it out, {remedy}"
+        )
 
     remedy = "merge its levels, or write `penalty: firth`" if firth else "or merge its levels"
     return message

@@ -23,13 +23,15 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
+LEAST_VARIANCE = 2.5  # of a logistic round: as much as ten people of probability 1/2 have
 
 
 class Shared(Frozen):
@@ -38,7 +40,7 @@ class Shared(Frozen):
     model: str
     family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
     weights: str | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 class Options(Shared):
@@ -121,6 +123,7 @@ class Rows:
     offset: Floats | None
     weights: Floats | None
     cells: dict[str, Any]
+    person: Any = None
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -179,7 +182,8 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     y = columns[plan.model.response[0].name][kept].astype(np.float64)
     offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
     weights = columns[plan.weights.name][kept] if plan.weights else None
-    return Rows(X, y, offset, weights, counting.people(cohort, keep))
+    person = None if cohort.numbered is None else cohort.numbered[keep]
+    return Rows(X, y, offset, weights, counting.people(cohort, keep), person)
 
 
 def _null_sums(rows: Rows, intercept: float) -> Floats:
@@ -483,6 +487,38 @@ def _null_deviance(task: Task[Options, Plan], state: State) -> float | None:
     if task.options.family == "poisson":
         return 2 * (wylogy - wy * math.log(mean))
     return -2 * (wy * math.log(mean) + (w - wy) * math.log1p(-mean))
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    offset = () if plan.model.offset is None else (plan.model.offset,)
+    weights = () if plan.weights is None else (plan.weights,)
+    amounts = (*plan.model.response, *offset)
+    return Roles(plan.model.terms, amounts, weights, steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The rows' weights in the information: the variance of the response at the state's coefficients."""
+    if task.options.family == "gaussian":
+        return None
+    rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
+    eta = rows.X @ state["beta"]
+    if rows.offset is not None:
+        eta += rows.offset
+    binomial = task.options.family == "binomial"
+    variance = logistic_variance(eta) if binomial else np.exp(np.minimum(eta, 700))
+    if rows.weights is not None:
+        variance = variance * rows.weights
+    return protocol.RowWeights(variance, rows.person, LEAST_VARIANCE if binomial else 0.0)
+
+
+def logistic_variance(eta: Floats) -> Floats:
+    """(n,) p (1 - p), p being the probability at a linear predictor."""
+    e = np.exp(-np.abs(eta))
+    variance: Floats = e / (1 + e) ** 2
+    return variance
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -30,7 +30,8 @@ from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton, trust_region
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_EFFECTS = 3
 MAX_STEPS = 60
@@ -44,7 +45,7 @@ class Options(Frozen):
     random: str = "1"
     by: str | None = None
     method: Literal["reml", "ml"] = "reml"
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -496,6 +497,12 @@ def predict(
     persons = np.zeros(len(blocks.zz), np.int64)
     persons[group] = cohort.person[kept]
     return persons, own @ plan.random.unscale.T
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    groups = () if plan.by is None else (plan.by,)
+    return Roles((*plan.fixed.terms, *plan.random.terms), (plan.response,), groups=groups)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

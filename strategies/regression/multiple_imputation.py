@@ -28,10 +28,11 @@ from federation.formula import Factor, Term
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 
 TRAITS = Traits()
@@ -123,10 +124,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     )
     found: dict[str, list[Floats]] = {"score": [], "information": [], "deviance": []}
     for m in range(task.options.times):
-        completed = cohort.once(
-            Key("multiple_imputation draw", task.name, (m, state["draws"].tobytes())),
-            partial(_complete, cohort, rows, task, state["draws"], m),
-        )
+        completed = _completed(cohort, rows, task, state, m)
         part = glm.local(completed, task.plan.fit, State("newton", {"beta": state["beta"][m]}))
         for name, values in found.items():
             values.append(part.sums[name])
@@ -134,6 +132,15 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     return Part(
         sums, cells, dict.fromkeys(sums, math.inf), parameters=len(task.plan.fit.plan.names)
     )  # what is imputed keeps no range
+
+
+def _completed(
+    cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State, m: int
+) -> Cohort:
+    return cohort.once(
+        Key("multiple_imputation draw", task.name, (m, state["draws"].tobytes())),
+        partial(_complete, cohort, rows, task, state["draws"], m),
+    )
 
 
 def _imputable(cohort: Cohort, task: Task[Options, Plan]) -> list[Floats]:
@@ -450,6 +457,28 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
         else {}
     )
     return row | {key: math.exp(value) for key, value in more.items()}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    return replace(glm.roles(task.plan.fit), steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The largest part that each row has in one of the completed tables, whose fits are summed by themselves."""
+    if state.step == "moments" or task.options.family == "gaussian":
+        return None
+    rows = cohort.once(Key("multiple_imputation", task.name), lambda: _rows(cohort, task))
+    found = []
+    for m in range(task.options.times):
+        completed = _completed(cohort, rows, task, state, m)
+        at = State("newton", {"beta": state["beta"][m]})
+        found.append(glm.row_weights(completed, task.plan.fit, at))
+    made = [one for one in found if one is not None]
+    totals = [max(float(one.weights.sum()), 1e-300) for one in made]
+    shares = np.stack([one.weights / total for one, total in zip(made, totals, strict=True)])
+    return protocol.RowWeights(shares.max(0) * min(totals), made[0].person, made[0].least)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

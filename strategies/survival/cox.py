@@ -1,10 +1,12 @@
-"""Cox's proportional hazards on an agreed time grid: Efron or Breslow ties, strata, (start, stop], weights, robust.
+"""Cox's proportional hazards on an agreed time grid, with Efron or Breslow ties and robust errors.
 
-Node: per stratum and time, the sums of e^xb (1, x) over those who leave, and over deaths; then, given the hub's
-hazard increments, one weighted cross-product. Where no stratum spans two nodes (strata: node, or a column that the
-contract says is within_node) the node does all of it, and only score, information and likelihood leave.
-Hub: Newton's step. Exact: risk sets are sums over people, and Efron's tie correction is a sum over deaths
-(Therneau & Grambsch 2000, 3.3; robust variance: Lin & Wei 1989).
+Node: per stratum and time, the sums of e^xb (1, x) over rows that leave the risk set and over
+deaths; then, given the hub's hazard increments, one weighted cross-product. When no stratum spans
+two nodes (`strata: node`, or a column marked `within_node` in the contract), the node computes the
+whole Newton step from its own rows, and only score, information and log-likelihood leave it.
+Hub: Newton's step. Exact: risk sets are sums over people, and Efron's tie correction is a sum over
+deaths (Therneau & Grambsch 2000, 3.3; robust variance: Lin & Wei 1989). Strata, delayed entry
+(start, stop] and case weights are supported.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.messages import Floats, Ints, Part, State
-from federation.results import Exactness, Result, Table
+from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, firth, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -39,8 +42,9 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`penalty: firth`: a finite estimate where a level has no event, with Breslow's ties (Heinze & Schemper 2001).
-    `landmark`: only those still under observation then, with their covariates of that time, and their follow-up from there on."""
+    """`penalty: firth`: a finite estimate where a level has no event, with Breslow's ties (Heinze &
+    Schemper 2001). `landmark`, unit of the time column: the analysis keeps the people still under
+    observation at that time, with their covariates as of then, and follows them from there."""
 
     model: str
     strata: str | None = None
@@ -50,7 +54,7 @@ class Options(Frozen):
     robust: bool = False
     landmark: float | None = None
     penalty: Literal["firth"] | None = None
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -77,24 +81,28 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     newton.need_terms(model.terms, options.model)
     if options.penalty and (options.ties != "breslow" or options.robust):
         raise ExpressionError(
-            f"penalty: {options.penalty!r} goes with `ties: breslow`, and without `robust`; write these"
+            f"penalty: {options.penalty!r} needs `ties: breslow` and excludes `robust`;"
+            " write `ties: breslow`, and leave `robust` out"
         )
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
             raise ExpressionError(
-                f"strata: unknown column {options.strata!r}; write `node`, or a category of the contract"
+                f"strata: unknown column {options.strata!r};"
+                " write `node`, or a category of the contract"
             )
         strata.append(schema.fields[options.strata])
     for field in strata:
         if field.kind not in ("category", "boolean"):
             raise ExpressionError(
-                f"strata: {field.name!r} is a {field.kind}; strata need a category or a yes-or-no column"
+                f"strata: {field.name!r} is a {field.kind};"
+                " strata need a category or a yes-or-no column"
             )
     weights = schema.field(options.weights) if options.weights else None
     if weights and (weights.kind != "number" or weights.interval[0] < 0):
         raise ExpressionError(
-            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
+            f"weights: {options.weights!r} must be a number"
+            " whose contract range starts at 0 or more"
         )
     for field in (*strata, *([weights] if weights else [])):
         formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
@@ -122,11 +130,14 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows sorted by cell; a cell is a stratum and a time at which rows leave.
+    """Complete rows sorted by cell. A cell is a stratum and a time at which rows leave the risk
+    set.
 
-    X (n, p) scaled; cell, entry (n,): the row is at risk in its stratum's cells after `entry` up to `cell`, entry being
-    -1 for a row at risk from the stratum's first cell on; dead: indices of rows with event;
-    weights (n,) or None; strata: the (first, end) cells of each stratum; person (n,).
+    X (n_rows, n_covariates), scaled: the design. cell, entry (n_rows,): the row is at risk in the
+    cells of its stratum after `entry` and up to `cell`; `entry` is -1 for a row at risk from the
+    first cell of its stratum. dead (n_events,): indices of the rows with an event. weights
+    (n_rows,): case weights, or None. strata: the (first, end) cells of each stratum. person
+    (n_rows,): the person each row belongs to.
     """
 
     X: Floats
@@ -158,56 +169,54 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         keep &= starts[0] < stop
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
-    kept = np.flatnonzero(keep)
-    missing = cohort.rows - len(kept)
+    index = np.flatnonzero(keep)
+    missing = cohort.rows - len(index)
     if task.options.landmark is not None:
-        found = landmarks.at(
-            task.options.landmark, starts[0] if starts else None, stop, event, cohort.person, kept
+        start_time = starts[0] if starts else None
+        landmark = landmarks.at(
+            task.options.landmark, start_time, stop, event, cohort.person, index
         )
-        kept, starts, stop, event, keep = (
-            found.rows,
-            [],
-            stop.copy(),
-            event.copy(),
-            np.zeros(cohort.rows, np.bool_),
-        )
-        stop[kept], event[kept], keep[kept] = found.stop, found.event, True
-    time = plan.grid.index(stop[kept])
-    after = (
-        stop[kept] > plan.grid.times[-1] + 1e-9 * plan.grid.step
-    )  # later than the grid: censored at its end
-    stratum = _stratum(plan.strata, columns, kept)
+        index, starts = landmark.rows, []
+        stop, event, keep = stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
+        stop[index], event[index], keep[index] = landmark.stop, landmark.event, True
+    time = plan.grid.index(stop[index])
+    # A row that ends after the grid is censored at its last time.
+    after = stop[index] > plan.grid.times[-1] + 1e-9 * plan.grid.step
+    stratum = _stratum(plan.strata, columns, index)
     order = np.lexsort((time, stratum))
-    kept, time, stratum, after = kept[order], time[order], stratum[order], after[order]
-    dead = np.flatnonzero((event[kept] > 0) & ~after)
-    begin = plan.grid.index(starts[0][kept]) if starts else None
+    index, time, stratum, after = index[order], time[order], stratum[order], after[order]
+    dead = np.flatnonzero((event[index] > 0) & ~after)
+    begin = plan.grid.index(starts[0][index]) if starts else None
     cell, entry, strata = _number_cells(plan, stratum, time, begin)
     X = cohorts.design(
-        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+        plan.model.terms, columns, index, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
     cells = counting.people(cohort, keep) | {
         "missing": np.array([missing]),
         "events": np.array([len(dead)]),
-        "off_grid": np.array([plan.grid.off_grid(stop[kept])]),
+        "off_grid": np.array([plan.grid.off_grid(stop[index])]),
     }
     cells |= time_grid.without_time(columns, plan.model.response)
     if not plan.within_node:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
-    weights = columns[plan.weights.name][kept] if plan.weights else None
-    return Rows(X, cell, entry, dead, weights, strata, cohort.person[kept], cells)
+    weights = columns[plan.weights.name][index] if plan.weights else None
+    return Rows(X, cell, entry, dead, weights, strata, cohort.person[index], cells)
 
 
-def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], kept: Ints) -> Ints:
-    stratum = np.zeros(len(kept), np.int64)
+def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], index: Ints) -> Ints:
+    stratum = np.zeros(len(index), np.int64)
     for field in strata:
-        stratum = stratum * len(field.groups) + columns[field.name][kept].astype(np.int64)
+        stratum = stratum * len(field.groups) + columns[field.name][index].astype(np.int64)
     return stratum
 
 
 def _number_cells(
     plan: Plan, stratum: Ints, time: Ints, begin: Ints | None
 ) -> tuple[Ints, Ints | None, tuple[tuple[int, int], ...]]:
-    """Over nodes every stratum has every time of the grid; within a node only the cells in use are numbered."""
+    """The cell and the entry cell of each row, and the (first, end) cells of each stratum.
+
+    When strata span nodes, each stratum has a cell for every time of the grid, so that all nodes
+    number cells alike; when they do not, only the cells in use are numbered."""
     size = plan.grid.size
     full = stratum * size + time
     if not plan.within_node:
@@ -224,7 +233,8 @@ def _number_cells(
 
 
 def _risk(rows: Rows, beta: Floats) -> dict[str, Floats]:
-    """The sums at coefficients `beta`, per cell: over those who leave, enter, and die."""
+    """Sums per cell at coefficients `beta` (n_covariates,): over rows that leave, enter and die;
+    and `hazard` (n_rows,), each row's weighted e^xb."""
     n_cells, p = rows.n_cells, rows.X.shape[1]
     left = np.zeros((n_cells, 1 + p))
     hazard = np.empty(len(rows.cell))
@@ -262,55 +272,61 @@ def _died(rows: Rows, hazard: Floats, beta: Floats) -> dict[str, Floats]:
         died[cell[first], 1:] = np.add.reduceat(X * e[:, None], first, axis=0)
         deaths[cell[first], 0] = np.diff(np.r_[first, len(cell)])
         deaths[cell[first], 1] = np.add.reduceat(w, first)
-    observed = np.array(
-        [float(w @ (X @ beta)), *(w @ X)]
-    )  # the part of the log-likelihood and score of the dead
+    # The contribution of the deaths themselves to the log-likelihood and the score.
+    observed = np.array([float(w @ (X @ beta)), *(w @ X)])
     return {"died": died, "deaths": deaths, "observed": observed}
 
 
 def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
-    """(p, p) sum over rows of x x' times the row's hazard while at risk."""
+    """(n_covariates, n_covariates): sum over rows of x x' times the row's cumulative hazard."""
     return newton.gram(rows.X, hazard * _exposure(rows, h0, h1))
 
 
 def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
-    """(n,) the increments that each row was exposed to: those of its cells, less Efron's share if it died."""
+    """(n_rows,): the hazard increments of each row's time at risk, less Efron's share if it
+    died."""
     exposure = _passed(h0, rows)
     exposure[rows.dead] -= h1[rows.cell[rows.dead]]
     return np.maximum(exposure, 0.0)
 
 
 def _before(total: Floats, rows: Rows) -> Floats:
-    """`total` at each row's entry; 0 for a row that was at risk from the start."""
+    """`total` (n_cells, ...) at each row's entry; 0 for a row that was at risk from the start."""
     assert rows.entry is not None
-    inside = rows.entry >= 0
-    return np.where(
-        inside if total.ndim == 1 else inside[:, None], total[np.maximum(rows.entry, 0)], 0.0
+    late_entry = rows.entry >= 0
+    if total.ndim > 1:
+        late_entry = late_entry[:, None]
+    return np.where(late_entry, total[np.maximum(rows.entry, 0)], 0.0)
+
+
+def _increments(
+    sums: Mapping[str, Floats], strata: Sequence[tuple[int, int]], ties: str
+) -> Increments:
+    return risk_sets.increments(
+        sums["left"],
+        sums.get("entered"),
+        sums["died"],
+        sums["deaths"],
+        sums["observed"],
+        strata,
+        ties,
     )
 
 
 def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
-    """All of a Newton step, where the node holds its strata alone."""
+    """The sums of a whole Newton step, for strata that lie within this node."""
     risk = _risk(rows, state["beta"])
-    made = risk_sets.increments(
-        risk["left"],
-        risk.get("entered"),
-        risk["died"],
-        risk["deaths"],
-        risk["observed"],
-        rows.strata,
-        task.options.ties,
-    )
-    gram = _information(rows, risk["hazard"], made.h0, made.h1)
+    increments = _increments(risk, rows.strata, task.options.ties)
+    gram = _information(rows, risk["hazard"], increments.h0, increments.h1)
     third = {}
     if task.options.penalty:
-        cubes = _cubes(made.mean, risk["deaths"][:, 1])
-        third = {"third": _third(rows, risk["hazard"], made.h0, made.k0) + cubes}
+        cubes = _cubes(increments.mean, risk["deaths"][:, 1])
+        third = {"third": _third(rows, risk["hazard"], increments.h0, increments.k0) + cubes}
     return third | {
-        "score": made.score,
-        "information": gram - made.outer,
+        "score": increments.score,
+        "information": gram - increments.outer,
         "size": np.diag(gram).copy(),
-        "log_lik": np.array([made.log_lik]),
+        "log_lik": np.array([increments.log_lik]),
         "weight": np.array([risk["deaths"][:, 1].sum()]),
     }
 
@@ -321,10 +337,15 @@ def _risk_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str,
     return risk
 
 
-def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
-    hazard = np.exp(rows.X @ state["beta"])
+def _hazard(rows: Rows, beta: Floats) -> Floats:
+    hazard: Floats = np.exp(rows.X @ beta)
     if rows.weights is not None:
         hazard *= rows.weights
+    return hazard
+
+
+def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
+    hazard = _hazard(rows, state["beta"])
     sums = {"gram": _information(rows, hazard, state["h0"], state["h1"])}
     if task.options.penalty:
         sums["third"] = _third(rows, hazard, state["h0"], state["k0"])
@@ -332,56 +353,44 @@ def _information_step(rows: Rows, task: Task[Options, Plan], state: State) -> di
 
 
 def _third(rows: Rows, hazard: Floats, h0: Floats, k0: Floats) -> Floats:
-    """(p, p, p) the part of the information's derivative that is a sum over rows: of x x x times the hazard while at risk,
-    less x x times the mean covariate of the risk sets met (k0 = h0 times that mean), in all three orders."""
+    """(p, p, p): the part of the derivative of the information that is a sum over rows. It is the
+    sum of x x x times the hazard while at risk, minus, in all three orders, the sum of x x times
+    the mean covariates of the risk sets that the row belongs to. k0 is h0 times these means."""
     p = rows.X.shape[1]
     X, exposed = rows.X, hazard * _exposure(rows, h0, np.zeros_like(h0))
-    met = _passed(k0, rows) * hazard[:, None]
+    weighted_means = _passed(k0, rows) * hazard[:, None]
     pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), p * p)
-    mixed = (pairs.T @ met).reshape(p, p, p)
-    turned = mixed + mixed.transpose(0, 2, 1) + mixed.transpose(2, 0, 1)
-    return firth.third_moments(X, exposed) - turned
+    mixed = (pairs.T @ weighted_means).reshape(p, p, p)
+    all_orders = mixed + mixed.transpose(0, 2, 1) + mixed.transpose(2, 0, 1)
+    return firth.third_moments(X, exposed) - all_orders
 
 
 def _cubes(mean: Floats, deaths: Floats) -> Floats:
-    """(p, p, p) the rest of that derivative: twice the sum over deaths of the cube of the mean covariate (n_cells, p)."""
+    """(p, p, p): the rest of that derivative, twice the sum over deaths of the cube of the mean
+    covariates (n_cells, p)."""
     return 2 * firth.third_moments(mean, deaths)
 
 
 def _passed(increment: Floats, rows: Rows) -> Floats:
-    """Of each row: the sum of the increments of a cell that it was exposed to."""
+    """(n_rows, ...): the sum of the increments (n_cells, ...) over each row's time at risk."""
     total = risk_sets.within(increment, rows.strata)
     passed = total[rows.cell]
     return passed if rows.entry is None else passed - _before(total, rows)
 
 
 def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, Floats]:
-    """(p, p) sum over people of u u', u a person's score residual summed over their rows."""
+    """`meat` (n_covariates, n_covariates): sum over people of u u', where u is a person's score
+    residual summed over their rows (Lin & Wei 1989)."""
     if task.plan.within_node:
         risk = _risk(rows, state["beta"])
         hazard = risk["hazard"]
-        made = risk_sets.increments(
-            risk["left"],
-            risk.get("entered"),
-            risk["died"],
-            risk["deaths"],
-            risk["observed"],
-            rows.strata,
-            task.options.ties,
-        )
+        increments = _increments(risk, rows.strata, task.options.ties)
     else:
-        hazard = np.exp(rows.X @ state["beta"])
-        if rows.weights is not None:
-            hazard *= rows.weights
-        made = Increments(
-            state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_NOTHING
+        hazard = _hazard(rows, state["beta"])
+        increments = Increments(
+            state["h0"], state["h1"], state["k0"], state["k1"], state["mean"], *_UNUSED
         )
-    X, dead = rows.X, rows.dead
-    mean_passed = _passed(made.k0, rows)
-    mean_passed[dead] -= made.k1[rows.cell[dead]]
-    residual = hazard[:, None] * (mean_passed - X * _exposure(rows, made.h0, made.h1)[:, None])
-    w = rows.weights[dead, None] if rows.weights is not None else 1.0
-    residual[dead] += w * (X[dead] - made.mean[rows.cell[dead]])
+    residual = _score_residuals(rows, hazard, increments)
     if task.rows_per_person > 1 and len(residual):
         order = np.argsort(rows.person, kind="stable")
         first = np.flatnonzero(np.r_[True, np.diff(rows.person[order]) != 0])
@@ -389,7 +398,20 @@ def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[st
     return {"meat": residual.T @ residual}
 
 
-_NOTHING: tuple[Floats, float, Floats] = (np.empty(0), 0.0, np.empty(0))
+def _score_residuals(rows: Rows, hazard: Floats, increments: Increments) -> Floats:
+    """(n_rows, n_covariates): the score residual of each row."""
+    X, dead = rows.X, rows.dead
+    mean_passed = _passed(increments.k0, rows)
+    mean_passed[dead] -= increments.k1[rows.cell[dead]]
+    exposure = _exposure(rows, increments.h0, increments.h1)
+    residual: Floats = hazard[:, None] * (mean_passed - X * exposure[:, None])
+    w = rows.weights[dead, None] if rows.weights is not None else 1.0
+    residual[dead] += w * (X[dead] - increments.mean[rows.cell[dead]])
+    return residual
+
+
+# The score, log-likelihood and outer product of Increments, which residuals do not use.
+_UNUSED: tuple[Floats, float, Floats] = (np.empty(0), 0.0, np.empty(0))
 _STEPS = {
     "fit": _fit_step,
     "risk": _risk_step,
@@ -401,8 +423,9 @@ _STEPS = {
 def _sensitivity(
     task: Task[Options, Plan], state: State, sums: Mapping[str, Floats]
 ) -> dict[str, float]:
-    """A person is in the risk set of every earlier death, so what is made of risk sets has no bound of its own; the
-    sums over those who leave, enter and die have: one cell a row."""
+    """The sums over rows that leave, enter and die have a finite sensitivity, because a row falls
+    in one cell of each. Sums over risk sets have none: a person is in the risk set of every earlier
+    death."""
     low, high = newton.predictor_interval(
         newton.row_norm(task.plan.model.terms, False), state["beta"], False
     )
@@ -410,7 +433,7 @@ def _sensitivity(
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)
     observed = heaviest * math.sqrt(max(low * low, high * high) + p)
-    known = {
+    sensitivity = {
         "left": cell,
         "entered": cell,
         "died": cell,
@@ -418,12 +441,12 @@ def _sensitivity(
         "observed": observed,
     }
     if state.step == "information":
-        known["gram"] = heaviest * top * p * _max_exposure(state, task)
-    return {name: known.get(name, math.inf) for name in sums}
+        sensitivity["gram"] = heaviest * top * p * _max_exposure(state, task)
+    return {name: sensitivity.get(name, math.inf) for name in sums}
 
 
 def _max_exposure(state: State, task: Task[Options, Plan]) -> float:
-    """The increments of all times of the stratum that has most of them."""
+    """The largest total of the hazard increments over the strata."""
     return float(state["h0"].reshape(-1, task.plan.grid.size).sum(1).max())
 
 
@@ -435,11 +458,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if state.step == "risk":
         return _hazards(total, task, values)
     if state.step == "fit":
-        score, information, log_lik = (
-            total.sums["score"],
-            total.sums["information"],
-            float(total.sums["log_lik"][0]),
-        )
+        score, information = total.sums["score"], total.sums["information"]
+        log_lik = float(total.sums["log_lik"][0])
         weight, size = float(total.sums["weight"][0]), total.sums["size"]
     else:
         score, log_lik = values["score"], float(values["log_lik"][0])
@@ -456,27 +476,19 @@ def _hazards(total: Total, task: Task[Options, Plan], values: dict[str, Floats])
     size, n_strata = task.plan.grid.size, task.plan.n_strata
     strata = tuple((s * size, (s + 1) * size) for s in range(n_strata))
     sums = total.sums
-    made = risk_sets.increments(
-        sums["left"],
-        sums.get("entered"),
-        sums["died"],
-        sums["deaths"],
-        sums["observed"],
-        strata,
-        task.options.ties,
-    )
+    increments = _increments(sums, strata, task.options.ties)
     values |= {
-        "h0": made.h0,
-        "h1": made.h1,
-        "score": made.score,
-        "log_lik": np.array([made.log_lik]),
-        "outer": made.outer,
+        "h0": increments.h0,
+        "h1": increments.h1,
+        "score": increments.score,
+        "log_lik": np.array([increments.log_lik]),
+        "outer": increments.outer,
     }
     values |= {"weight": np.array([sums["deaths"][:, 1].sum()])}
     if task.options.robust:
-        values |= {"k0": made.k0, "k1": made.k1, "mean": made.mean}
+        values |= {"k0": increments.k0, "k1": increments.k1, "mean": increments.mean}
     if task.options.penalty:
-        values |= {"k0": made.k0, "cubes": _cubes(made.mean, sums["deaths"][:, 1])}
+        values |= {"k0": increments.k0, "cubes": _cubes(increments.mean, sums["deaths"][:, 1])}
     return State("information", values)
 
 
@@ -547,16 +559,11 @@ def _result(
     if meat is not None:
         for row, naive in zip(rows, np.diag(L @ bread @ L.T), strict=True):
             row["naive_std_error"] = math.sqrt(naive) if row["std_error"] is not None else None
-    df = int((~aliased).sum())
-    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
-    ratio = max(2 * (fitted - null), 0.0)
-    glance = {
-        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": fitted, "null_log_lik": null,
-        "statistic_lr": ratio, "df": df, "p_value_lr": float(special.chdtrc(df, ratio)) if df else None,
-        "ties": task.options.ties, "robust": task.options.robust, "rounds": int(values["rounds"][0]),
-    }  # fmt: skip
     off = time_grid.exactness_note(plan.grid, int(total.cells["off_grid"][0]))
-    tables = {"coefficients": Table(rows), "glance": Table([glance])}
+    tables = {
+        "coefficients": Table(rows),
+        "glance": Table([_glance(total, task, values, int((~aliased).sum()))]),
+    }
     return Result(
         tables,
         counting.reported(total.cells, events=True),
@@ -569,9 +576,59 @@ def _result(
     )
 
 
+def _glance(total: Total, task: Task[Options, Plan], values: Mapping[str, Floats], df: int) -> Row:
+    """The likelihood-ratio test of the whole model, on `df` degrees of freedom."""
+    null, fitted = float(values["null"][0]), float(values["fitted_log_lik"][0])
+    ratio = max(2 * (fitted - null), 0.0)
+    return {
+        "n": int(total.cells["rows"][0]),
+        "n_event": int(total.cells["events"][0]),
+        "log_lik": fitted,
+        "null_log_lik": null,
+        "statistic_lr": ratio,
+        "df": df,
+        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None,
+        "ties": task.options.ties,
+        "robust": task.options.robust,
+        "rounds": int(values["rounds"][0]),
+    }
+
+
+# The arrays that the hub keeps in a state between its rounds.
 _MEMORY = newton.MEMORY | frozenset({
-    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score", "log_lik", "outer", "weight", "cubes",
+    "fitted", "fitted_log_lik", "covariance", "aliased", "h0", "h1", "k0", "k1", "mean", "score",
+    "log_lik", "outer", "weight", "cubes",
 })  # fmt: skip
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    weights = () if plan.weights is None else (plan.weights,)
+    stop = plan.model.response[-2]
+    written = time_grid.conditions(task.options.grid, stop)
+    if task.options.landmark is not None:
+        written += time_grid.beyond(stop, task.options.landmark)
+    response = plan.model.response
+    return Roles(
+        plan.model.terms,
+        response,
+        weights,
+        strata=plan.strata,
+        conditions=written,
+        steered=row_weights,
+    )
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The rows' hazards at the state's coefficients."""
+    rows = cohort.once(Key("cox", task.name), lambda: _rows(cohort, task))
+    hazard = np.exp(rows.X @ state["beta"])
+    if rows.weights is not None:
+        hazard *= rows.weights
+    person = None if cohort.numbered is None else rows.person
+    return protocol.RowWeights(hazard, person)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
@@ -583,12 +640,15 @@ def limits(task: Task[Options, Plan]) -> Limits:
     )
     hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
     increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
+
+    def step(arrays: dict[str, Array]) -> Step:
+        return Step(arrays, _MEMORY - arrays.keys(), rules=rules)
+
     exposed = hazards | ({"k0": increments["k0"]} if task.options.penalty else {})
-    steps = {
-        "information": Step(exposed, _MEMORY - exposed.keys(), rules=rules), "risk": Step(beta, _MEMORY, rules=rules), "fit": Step(beta, _MEMORY, rules=rules),
-        "robust": Step(beta, _MEMORY, rules=rules) if plan.within_node else Step(hazards | increments, _MEMORY - hazards.keys() - increments.keys(), rules=rules),
-    }  # fmt: skip
-    wanted = ({"fit"} if plan.within_node else {"risk", "information"}) | (
-        {"robust"} if task.options.robust else set()
-    )
-    return Limits({name: steps[name] for name in wanted}, 2 * (max_rounds(task) + 1) + 1)
+    if plan.within_node:
+        steps = {"fit": step(beta)}
+    else:
+        steps = {"risk": step(beta), "information": step(exposed)}
+    if task.options.robust:
+        steps["robust"] = step(beta if plan.within_node else hazards | increments)
+    return Limits(steps, 2 * (max_rounds(task) + 1) + 1)

@@ -1,8 +1,9 @@
-"""Cumulative incidence of competing events by group: the Aalen-Johansen estimate on an agreed time grid.
+"""Cumulative incidence of competing events by group: the Aalen-Johansen estimate on a time grid.
 
-Node: per group and time, how many have each event and how many leave without one (and enter, for Surv(start, stop, cause)).
-Hub: the estimate from their sums, with the variance of the counts carried through it (delta method; without delayed entry the
-infinitesimal jackknife of R's survfit). Exact: the counts of the pooled rows (Aalen & Johansen 1978).
+Node: per group and time, the number of rows with each event and the number that leave without one
+(and that enter, for Surv(start, stop, cause)). Hub: the estimate from the summed counts, with a
+delta-method variance; without delayed entry it equals the infinitesimal jackknife of R's survfit.
+Exact: the counts are those of the pooled rows (Aalen & Johansen 1978).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import kaplan_meier, time_grid
 from strategies.survival.time_grid import TimeGrid
 
@@ -34,14 +35,15 @@ TRAITS = Traits()
 
 
 class Options(kaplan_meier.Options):
-    """`nothing` is the level of the cause that says that no event happened; by default the first."""
+    """`nothing` is the level of the cause that means that no event happened; by default the
+    first."""
 
     nothing: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`causes` are the levels that are events; `nothing` is the index of the one that is not."""
+    """`causes` are the levels that are events; `nothing` is the index of the level that is not."""
 
     model: Model
     grid: TimeGrid
@@ -52,9 +54,8 @@ class Plan:
 
     @property
     def kinds(self) -> int:
-        return (
-            len(self.causes) + len(self.model.response) - 1
-        )  # each cause, those who leave, and those who enter
+        # Each cause, leaving without an event and, with delayed entry, entering.
+        return len(self.causes) + len(self.model.response) - 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,7 +68,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(f"{options.model!r} needs Surv(time, cause) on the left of ~")
     if model.strata:
         raise ExpressionError(
-            f"strata() is not offered here, in {options.model!r}; write the column as a group"
+            f"strata() is not offered by cumulative_incidence, in {options.model!r};"
+            " write the column as a group"
         )
     groups = grouping.check(
         dict.fromkeys(factor.field for term in model.terms for factor in term.factors),
@@ -78,16 +80,18 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan = Plan(model, grid, groups, grouping.labels(groups), causes, nothing)
     if math.prod(plan.shape) > 5_000_000:
         raise ExpressionError(
-            f"{options.model!r} has more than 5,000,000 cells of cause, group and time; coarsen the grid or use fewer groups"
+            f"{options.model!r} has more than 5,000,000 cells of cause, group and time;"
+            " coarsen the grid or use fewer groups"
         )
     return Prepared(plan, tuple(model.fields))
 
 
 def causes_of(field: Field, nothing: str | None) -> tuple[tuple[str, ...], int]:
-    """The levels of `field` that are events, and the index of the one that says that nothing happened."""
+    """The levels of `field` that are events, and the index of the level without an event."""
     if nothing is not None and nothing not in field.levels:
         raise ExpressionError(
-            f"nothing: unknown level {nothing!r} of {field.name!r}; the levels are {', '.join(field.levels)}"
+            f"nothing: unknown level {nothing!r} of {field.name!r};"
+            f" the levels are {', '.join(field.levels)}"
         )
     index = 0 if nothing is None else field.levels.index(nothing)
     return tuple(level for i, level in enumerate(field.levels) if i != index), index
@@ -107,49 +111,46 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def leaving_sensitivity(task: Task[Options, Plan]) -> float:
-    return task.rows_per_person * math.sqrt(
-        len(task.plan.model.response) - 1
-    )  # a row leaves once, and may enter once
+    # A row leaves once, and with delayed entry it enters once.
+    return task.rows_per_person * math.sqrt(len(task.plan.model.response) - 1)
 
 
 def count_leaving(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
-    """The complete rows (n_rows,); who has each event, leaves without, (enters,) per group and time (kinds, groups, times); and
-    how many times lie between two of the grid."""
+    """Mask of the complete rows (n_rows,); numbers of rows (n_kinds, n_groups, n_times) that have
+    each event, leave without one and, with delayed entry, enter; and the number of times that lie
+    between two points of the grid."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     *starts, stop, cause = (columns[field.name] for field in plan.model.response)
     if starts:
         keep &= starts[0] < stop
-    kept = np.flatnonzero(keep)
-    group = grouping.combination(plan.groups, columns, kept)
-    kind = kind_of(cause[kept], plan.nothing, len(plan.causes))
-    time = stop[kept]
-    kind[time > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(
-        plan.causes
-    )  # later than the grid: leaves at its end
+    rows = np.flatnonzero(keep)
+    group = grouping.combination(plan.groups, columns, rows)
+    kind = kind_of(cause[rows], plan.nothing, len(plan.causes))
+    time = stop[rows]
+    # A row that ends after the grid leaves at its last time.
+    kind[time > plan.grid.times[-1] + 1e-9 * plan.grid.step] = len(plan.causes)
     cell = np.ravel_multi_index((kind, group, plan.grid.index(time)), plan.shape)
     if starts:
-        cell = np.r_[
-            cell,
-            np.ravel_multi_index(
-                (np.full(len(kept), plan.kinds - 1), group, plan.grid.index(starts[0][kept])),
-                plan.shape,
-            ),
-        ]
+        entering, entry = np.full(len(rows), plan.kinds - 1), plan.grid.index(starts[0][rows])
+        cell = np.r_[cell, np.ravel_multi_index((entering, group, entry), plan.shape)]
     counts = np.bincount(cell, minlength=math.prod(plan.shape)).reshape(plan.shape)
     return keep, counts.astype(np.int64), plan.grid.off_grid(time)
 
 
 def kind_of(cause: Ints, nothing: int, causes: int) -> Ints:
-    """The index among the causes; `causes` where nothing happened."""
+    """(n_rows,): index among the causes; `causes`, their number, for a row without an event."""
     cause = cause.astype(np.int64)
     return np.where(cause == nothing, causes, cause - (cause > nothing))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one group: the survival before each time (times,), the hazard of each cause and its cumulative incidence (causes, times)."""
+    """The estimate of one group.
+
+    at_risk (n_times,): people at risk. before (n_times,): survival just before each time. hazard,
+    incidence (n_causes, n_times): hazard and cumulative incidence of each cause."""
 
     at_risk: Floats
     before: Floats
@@ -158,36 +159,32 @@ class Estimate:
 
 
 def at_risk(counts: Floats, causes: int) -> Floats:
-    """(..., times) of counts (kinds, ..., times): those who leave then or later, less those who enter then or later."""
+    """At risk (..., n_times), from counts (n_kinds, ..., n_times): rows that leave at each time or
+    later, less rows that enter at that time or later."""
     net = counts[: causes + 1].sum(0) - counts[causes + 1 :].sum(0)
     later: Floats = net[..., ::-1].cumsum(-1)[..., ::-1]
     return later
 
 
 def estimate(events: Floats, n: Floats) -> Estimate:
-    """`events` (causes, times) and `n` (times,) at risk."""
+    """From `events` (n_causes, n_times) and the number at risk `n` (n_times,)."""
     hazard = np.where(n > 0, events / np.maximum(n, 1e-300), 0.0)
     survival = np.cumprod(np.maximum(1 - hazard.sum(0), 0.0))
     before = np.r_[1.0, survival[:-1]]
     return Estimate(n, before, hazard, (before * hazard).cumsum(1))
 
 
-def variance(found: Estimate, cause: int) -> Floats:
-    """(times,) of a cause's cumulative incidence: a multinomial of events at each time, carried to every later one."""
-    F, h, H, n, S = (
-        found.incidence[cause],
-        found.hazard[cause],
-        found.hazard.sum(0),
-        np.maximum(found.at_risk, 1e-300),
-        found.before,
-    )
-    own, mixed = S * S * h * (1 - h) / n, S * h / n
+def variance(fit: Estimate, cause: int) -> Floats:
+    """(n_times,): variance of a cause's cumulative incidence. Events at each time are multinomial,
+    and their variance propagates to every later time (delta method)."""
+    F, h, H, S = fit.incidence[cause], fit.hazard[cause], fit.hazard.sum(0), fit.before
+    n = np.maximum(fit.at_risk, 1e-300)
+    direct, mixed = S * S * h * (1 - h) / n, S * h / n
     with np.errstate(divide="ignore", invalid="ignore"):
-        rest = np.where(
-            H < 1, H / (n * (1 - H)), 0.0
-        )  # where everyone has an event, nothing comes after
+        # Where everyone at risk has an event, no later time depends on the hazard.
+        rest = np.where(H < 1, H / (n * (1 - H)), 0.0)
     spread = (
-        np.cumsum(own + 2 * mixed * F + rest * F * F)
+        np.cumsum(direct + 2 * mixed * F + rest * F * F)
         - 2 * F * np.cumsum(mixed + rest * F)
         + F * F * np.cumsum(rest)
     )
@@ -206,9 +203,9 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     n = at_risk(counts, causes)
     curve, summary = [], []
     for index, label in enumerate(plan.labels):
-        found = estimate(counts[:causes, index], n[index])
+        fit = estimate(counts[:causes, index], n[index])
         for cause, name in enumerate(plan.causes):
-            rows = _curve(found, counts[:, index], cause, plan, z)
+            rows = _curve(fit, counts[:, index], cause, plan, z)
             summary.append(_summary(label, name, rows, counts[: causes + 1, index], cause))
             curve += [
                 {"group": label, "cause": name, **row}
@@ -225,24 +222,22 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     )
 
 
-def _curve(found: Estimate, counts: Floats, cause: int, plan: Plan, z: float) -> list[Row]:
-    """Rows at the times where someone of the group leaves or enters; interval on the log scale, as R's survfit."""
+def _curve(fit: Estimate, counts: Floats, cause: int, plan: Plan, z: float) -> list[Row]:
+    """One row for each time at which a row of the group leaves or enters. Intervals are computed on
+    the log scale, as in R's survfit."""
     causes = len(plan.causes)
-    error = np.sqrt(variance(found, cause))
+    error = np.sqrt(variance(fit, cause))
     rows = []
     for i in np.flatnonzero(counts.any(0)):
-        n, events = int(found.at_risk[i]), counts[:causes, i]
+        n, events = int(fit.at_risk[i]), counts[:causes, i]
         row: Row = {
             "time": float(plan.grid.times[i]),
             "n_risk": n,
             "n_event": int(events[cause]),
             "n_censor": int(counts[causes, i]),
         }
-        rows.append(
-            row
-            | interval(float(found.incidence[cause, i]), float(error[i]), z)
-            | {"n_left": int(n - events.sum() - counts[causes, i])}
-        )
+        row |= interval(float(fit.incidence[cause, i]), float(error[i]), z)
+        rows.append(row | {"n_left": int(n - events.sum() - counts[causes, i])})
     return rows
 
 
@@ -259,7 +254,7 @@ def interval(estimate: float, error: float, z: float) -> Row:
 
 
 def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index: int) -> Row:
-    """How many had the event by the end of the grid, and the cumulative incidence then."""
+    """The number of events by the end of the grid, and the cumulative incidence at that time."""
     last = rows[-1] if rows else {}
     end = {
         name: last.get(name) for name in ("time", "estimate", "std_error", "conf_low", "conf_high")
@@ -271,6 +266,12 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
         "n_event": int(leaving[index].sum()),
         **end,
     }
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    response = task.plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*task.plan.groups, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -1,8 +1,10 @@
 """Cumulative incidence of competing events under differential privacy, from one noised life table.
 
-Node: per group and time, how many have each event, and how many leave without one (and enter), released so that running sums along
-time carry little noise. Hub: the Aalen-Johansen estimate; its variance plus the noise, carried through every hazard and every
-number at risk (delta method). Noised; a curve ends where the number at risk no longer stands clear of the noise.
+Node: per group and time, the number of rows with each event and the number that leave without one
+(and that enter), encoded so that cumulative sums over time carry little noise. Hub: the
+Aalen-Johansen estimate; its variance is the sampling variance plus the noise, propagated through
+every hazard and every number at risk (delta method). Noised: a curve ends where the number at risk
+no longer stands out from the noise.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 from strategies.survival import cumulative_incidence, kaplan_meier, kaplan_meier_dp
 from strategies.survival.cumulative_incidence import Estimate, Plan
 
-COUNTS = 0.05
+COUNTS = 0.05  # share of the budget spent on the number of people
 SURE = kaplan_meier_dp.SURE
 TRAITS = Traits()
 
@@ -67,14 +69,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
-    counts, variance, causes = (
-        cumulative.decode(total.sums["life"]),
-        total.noise["life"],
-        len(plan.causes),
-    )
+    counts, variance = cumulative.decode(total.sums["life"]), total.noise["life"]
+    causes = len(plan.causes)
     if not counts[:causes].sum() > 0:
         raise errors.ModelError(
-            f"{task.name}: no event stands out from the noise; widen the cohort, or give the analysis more budget"
+            f"{task.name}: no event stands out from the noise;"
+            " widen the cohort, or give the analysis more budget"
         )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     at_risk = cumulative_incidence.at_risk(counts, causes)
@@ -84,24 +84,18 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     for index, label in enumerate(plan.labels):
         drowned = np.flatnonzero(at_risk[index] <= np.maximum(SURE * noise_of_risk, 1.0))
         end = int(drowned[0]) if len(drowned) else plan.grid.size
-        found = cumulative_incidence.estimate(counts[:causes, index, :end], at_risk[index, :end])
+        fit = cumulative_incidence.estimate(counts[:causes, index, :end], at_risk[index, :end])
         for cause, name in enumerate(plan.causes):
-            rows = _curve(found, counts[:, index], cause, plan, variance, z)
+            rows = _curve(fit, counts[:, index], cause, plan, variance, z)
             summary.append(
                 _summary(label, name, rows, counts[: causes + 1, index], cause, variance)
             )
             thinned = kaplan_meier.thin(rows, task.options.every, plan.grid)
             curve += [
-                {
-                    "group": label,
-                    "cause": name,
-                    **row,
-                    **{n: max(0, round(row[n])) for n in ("n_risk", "n_event", "n_censor")},
-                }
-                for row in thinned
+                {"group": label, "cause": name, **kaplan_meier_dp.rounded(row)} for row in thinned
             ]
     counted = counting.estimated(total)
-    why = f"noise was added to the life table; intervals include it. Times count at the end of their step of the grid ({plan.grid.step:g})"
+    why = kaplan_meier_dp.why_noised(plan.grid)
     return Result(
         {"curve": Table(curve, door="curve"), "summary": Table(summary, door="groups")},
         counted.n,
@@ -111,57 +105,56 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _curve(
-    found: Estimate, counts: Floats, cause: int, plan: Plan, variance: float, z: float
+    fit: Estimate, counts: Floats, cause: int, plan: Plan, variance: float, z: float
 ) -> list[Row]:
-    """One row a time, while those at risk stand clear of the noise. The incidence published never falls, nor leaves [0, 1]."""
-    end, causes = len(found.at_risk), len(plan.causes)
-    sampling = (
-        np.maximum.accumulate(cumulative_incidence.variance(_sensible(found), cause))
-        if end
-        else np.empty(0)
-    )
-    noise = (
-        variance * (cumulative.carried(_influence(found, cause, plan)) ** 2).sum((0, 2))
-        if end
-        else np.empty(0)
-    )
-    shown = np.clip(np.maximum.accumulate(found.incidence[cause]), 0.0, 1.0) if end else np.empty(0)
+    """One row per time after the origin, up to the last time of `fit`. The published incidence is
+    made monotone and clipped to [0, 1]."""
+    end, causes = len(fit.at_risk), len(plan.causes)
+    if not end:
+        return []
+    sampling = np.maximum.accumulate(cumulative_incidence.variance(_clipped(fit), cause))
+    noise = variance * (cumulative.carried(_influence(fit, cause, plan)) ** 2).sum((0, 2))
+    incidence = np.clip(np.maximum.accumulate(fit.incidence[cause]), 0.0, 1.0)
     rows = []
-    for i in range(1, end):  # at the origin nothing has happened yet
-        error, plain = math.sqrt(sampling[i] + noise[i]), float(shown[i])
+    for i in range(1, end):
+        error, estimate = math.sqrt(sampling[i] + noise[i]), float(incidence[i])
         row: Row = {
             "time": float(plan.grid.times[i]),
-            "n_risk": float(found.at_risk[i]),
+            "n_risk": float(fit.at_risk[i]),
             "n_event": float(counts[cause, i]),
             "n_censor": float(counts[causes, i]),
         }
-        ends = {"conf_low": max(0.0, plain - z * error), "conf_high": min(1.0, plain + z * error)}
-        rows.append(
-            row | {"estimate": plain, "std_error": error, "noise_sd": math.sqrt(noise[i]), **ends}
-        )
+        row |= {
+            "estimate": estimate,
+            "std_error": error,
+            "noise_sd": math.sqrt(noise[i]),
+            "conf_low": max(0.0, estimate - z * error),
+            "conf_high": min(1.0, estimate + z * error),
+        }
+        rows.append(row)
     return rows
 
 
-def _sensible(found: Estimate) -> Estimate:
-    """Hazards that noise has made negative count as none in the sampling variance."""
-    hazard = np.clip(found.hazard, 0.0, 1.0)
-    return Estimate(
-        found.at_risk, found.before, hazard / np.maximum(1.0, hazard.sum(0)), found.incidence
-    )
+def _clipped(fit: Estimate) -> Estimate:
+    """`fit` with hazards between 0 and 1 that sum to at most 1, for the sampling variance: noise
+    can move them outside."""
+    hazard = np.clip(fit.hazard, 0.0, 1.0)
+    return Estimate(fit.at_risk, fit.before, hazard / np.maximum(1.0, hazard.sum(0)), fit.incidence)
 
 
-def _influence(found: Estimate, cause: int, plan: Plan) -> Floats:
-    """(kinds, end, size) by how much one more of each kind at each time moves the incidence at each time up to the end: an event of
-    the cause adds to it, any event takes from the survival after it, and whoever leaves later was at risk before."""
-    end, size, causes = len(found.at_risk), plan.grid.size, len(plan.causes)
-    F, S, n = found.incidence[cause], found.before, found.at_risk
-    left = np.maximum(1 - found.hazard.sum(0), 1e-3)
-    past = np.tril(np.ones((end, end)))  # of the time t of the estimate, the times s up to it
-    lost = past * (F[:, None] - F[None, :]) / left[None, :]  # by an event of any kind at s
-    gained = past * S[None, :]  # by one of the cause
-    by_risk = ((lost * found.hazard.sum(0) - gained * found.hazard[cause]) / n).cumsum(
-        1
-    )  # one more at risk up to s
+def _influence(fit: Estimate, cause: int, plan: Plan) -> Floats:
+    """(n_kinds, end, n_times): the derivative of the incidence at each time up to `end` with
+    respect to the count of each kind at each time. An event of the cause raises the incidence, any
+    event lowers the survival after it, and a row that leaves later was at risk before."""
+    end, size, causes = len(fit.at_risk), plan.grid.size, len(plan.causes)
+    F, S, n = fit.incidence[cause], fit.before, fit.at_risk
+    left = np.maximum(1 - fit.hazard.sum(0), 1e-3)
+    # Rows: the time t of the estimate. Columns: the times s up to t.
+    past = np.tril(np.ones((end, end)))
+    lost = past * (F[:, None] - F[None, :]) / left[None, :]  # by an event of any cause at s
+    gained = past * S[None, :]  # by an event of this cause at s
+    # By one more row at risk up to s.
+    by_risk = ((lost * fit.hazard.sum(0) - gained * fit.hazard[cause]) / n).cumsum(1)
     influence = np.zeros((plan.kinds, end, size))
     influence[:, :, :end], influence[:, :, end:] = by_risk, by_risk[:, -1:]
     if plan.kinds > causes + 1:
@@ -190,18 +183,18 @@ def _summary(
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """The incidence of a cause half-way, in each of equal groups, if by the end half of them have had one of equally frequent events."""
+    """Incidence of a cause at the middle of the grid, for groups of equal size in which half of the
+    people have had one of equally frequent events by the end."""
     plan: Plan = task.plan
     causes, groups, size = len(plan.causes), len(plan.labels), plan.grid.size
     each = people / groups
     leaving = np.full(size, each / size)
     events = np.tile(leaving / 2 / causes, (causes, 1))
-    found = cumulative_incidence.estimate(events, leaving[::-1].cumsum()[::-1])
+    fit = cumulative_incidence.estimate(events, leaving[::-1].cumsum()[::-1])
     half = size // 2
-    sampling = math.sqrt(cumulative_incidence.variance(found, 0)[half])
-    sd = noise(State(), "life") * math.sqrt(
-        (cumulative.carried(_influence(found, 0, plan)[:, half]) ** 2).sum()
-    )
+    sampling = math.sqrt(cumulative_incidence.variance(fit, 0)[half])
+    carried = cumulative.carried(_influence(fit, 0, plan)[:, half])
+    sd = noise(State(), "life") * math.sqrt((carried**2).sum())
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     return [
         {

@@ -1,8 +1,9 @@
-"""Kaplan-Meier curves by group on an agreed time grid, with Greenwood's variance and the log-rank test.
+"""Kaplan-Meier curves by group on a time grid, with Greenwood's variance and the log-rank test.
 
-Node: per group and time, how many have the event and how many leave without it (and enter, for Surv(start, stop,
-event)). Hub: the product-limit estimate of the sums. Exact: the counts of the pooled rows (Kaplan & Meier 1958;
-log-rank: Mantel 1966; stratified by summing over strata).
+Node: per group and time, the number of rows with the event and the number that leave without it
+(and that enter, for Surv(start, stop, event)). Hub: the product-limit estimate from the summed
+counts. Exact: the counts are those of the pooled rows (Kaplan & Meier 1958; log-rank: Mantel 1966;
+stratified by summing over strata).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
-from strategies.protocol import Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
@@ -40,7 +42,7 @@ class Options(Frozen):
     model: str
     grid: GridOptions | None = None
     every: float | None = pydantic.Field(None, gt=0)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,8 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (
-            math.prod(len(field.groups) for field in self.strata),
-            len(self.labels),
-            self.grid.size,
-        )
+        n_strata = math.prod(len(field.groups) for field in self.strata)
+        return n_strata, len(self.labels), self.grid.size
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -72,7 +71,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan = Plan(model, grid, groups, model.strata, grouping.labels(groups))
     if math.prod(plan.shape) > 5_000_000:
         raise ExpressionError(
-            f"{options.model!r} has more than 5,000,000 cells of group and time; coarsen the grid or use fewer groups"
+            f"{options.model!r} has more than 5,000,000 cells of group and time;"
+            " coarsen the grid or use fewer groups"
         )
     return Prepared(plan, tuple(model.fields))
 
@@ -90,38 +90,36 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def count_leaving(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, dict[str, Ints], int]:
-    """The complete rows (n_rows,); events, exits and, for (start, stop], entries per stratum, group and time, flat; and how
-    many times lie between two of the grid."""
+    """Mask of the complete rows (n_rows,); events, exits and, for (start, stop], entries
+    (n_strata * n_groups * n_times,); and the number of times that lie between two points of the
+    grid."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     if starts:
         keep &= starts[0] < stop
-    kept = np.flatnonzero(keep)
-    group = grouping.combination((*plan.strata, *plan.groups), columns, kept)
-    time, size = stop[kept], math.prod(plan.shape)
+    rows = np.flatnonzero(keep)
+    group = grouping.combination((*plan.strata, *plan.groups), columns, rows)
+    time, size = stop[rows], math.prod(plan.shape)
     late = time > plan.grid.times[-1] + 1e-9 * plan.grid.step
-    died = (event[kept] > 0) & ~late
+    died = (event[rows] > 0) & ~late
     cell = group * plan.grid.size + plan.grid.index(time)
     counts = {
         "events": np.bincount(cell[died], minlength=size),
         "exits": np.bincount(cell[~died], minlength=size),
     }
     if starts:
-        counts["entries"] = np.bincount(
-            group * plan.grid.size + plan.grid.index(starts[0][kept]), minlength=size
-        )
-    return (
-        keep,
-        {name: count.astype(np.int64) for name, count in counts.items()},
-        plan.grid.off_grid(time),
-    )
+        entry = group * plan.grid.size + plan.grid.index(starts[0][rows])
+        counts["entries"] = np.bincount(entry, minlength=size)
+    counts = {name: count.astype(np.int64) for name, count in counts.items()}
+    return keep, counts, plan.grid.off_grid(time)
 
 
 @dataclass(frozen=True)
 class Life:
-    """Per group and time (n_groups, n_times): events, exits, entries, and the number at risk just before."""
+    """events, exits, entries, at_risk (..., n_groups, n_times): numbers of rows; `at_risk` is the
+    number just before each time."""
 
     events: Floats
     exits: Floats
@@ -130,7 +128,7 @@ class Life:
 
 
 def life(total: Total, shape: tuple[int, int, int]) -> Life:
-    """The life table of each stratum and group: (n_strata, n_groups, n_times)."""
+    """The life table of each stratum and group, arrays of shape (n_strata, n_groups, n_times)."""
     events, exits = (total.sums[name].reshape(shape) for name in ("events", "exits"))
     entries = total.sums["entries"].reshape(shape) if "entries" in total.sums else np.zeros(shape)
     net = events + exits - entries
@@ -144,14 +142,14 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         raise errors.ModelError(
             f"{task.name}: no event in the cohort; widen it, or choose another outcome"
         )
-    together = Life(
+    pooled = Life(
         *(values.sum(0) for values in (table.events, table.exits, table.entries, table.at_risk))
     )
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     curve, summary = [], []
     for index, label in enumerate(plan.labels):
-        rows = _curve(together, index, plan.grid.times, z)
-        summary.append(_summary(label, rows, together, index))
+        rows = _curve(pooled, index, plan.grid.times, z)
+        summary.append(_summary(label, rows, pooled, index))
         curve += [{"group": label, **row} for row in thin(rows, task.options.every, plan.grid)]
     tables = {"curve": Table(curve, door="curve"), "summary": Table(summary)}
     if len(plan.labels) > 1:
@@ -166,18 +164,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
-    """Rows at the times where someone leaves; interval on the log scale, as R's survfit."""
+    """One row for each time at which a row of the group leaves or enters. Intervals are computed on
+    the log scale, as in R's survfit."""
     d, c, n = table.events[group], table.exits[group], table.at_risk[group]
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(np.where(n > 0, 1 - d / n, 1.0))
-        relative = np.sqrt(
-            np.cumsum(np.where((d > 0) & (n > d), d / (n * (n - d)), np.where(d > 0, np.inf, 0.0)))
-        )
+        everyone_has_event = np.where(d > 0, np.inf, 0.0)
+        greenwood = np.where((d > 0) & (n > d), d / (n * (n - d)), everyone_has_event)
+        relative = np.sqrt(np.cumsum(greenwood))
         error = np.where(survival > 0, survival * relative, np.nan)
-        low, high = (
-            survival * np.exp(-z * relative),
-            np.minimum(survival * np.exp(z * relative), 1.0),
-        )
+        low = survival * np.exp(-z * relative)
+        high = np.minimum(survival * np.exp(z * relative), 1.0)
     rows = []
     for i in np.flatnonzero((d > 0) | (c > 0) | (table.entries[group] > 0)):
         row: Row = {
@@ -187,18 +184,19 @@ def _curve(table: Life, group: int, times: Floats, z: float) -> list[Row]:
             "n_censor": int(c[i]),
             "estimate": float(survival[i]),
         }
-        known = np.isfinite(error[i])
+        has_error = np.isfinite(error[i])
         row |= {
-            "std_error": float(error[i]) if known else None,
-            "conf_low": float(low[i]) if known else None,
-            "conf_high": float(high[i]) if known else None,
+            "std_error": float(error[i]) if has_error else None,
+            "conf_low": float(low[i]) if has_error else None,
+            "conf_high": float(high[i]) if has_error else None,
         }
         rows.append(row | {"n_left": int(n[i] - d[i] - c[i])})
     return rows
 
 
 def thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
-    """One row for each multiple of `every`: the estimate there, and the events and exits since the row before."""
+    """One row for each multiple of `every`: the estimate at that time, and the events and exits
+    since the previous row."""
     if every is None or not rows:
         return rows
     thinned: list[Row] = []
@@ -206,35 +204,39 @@ def thin(rows: list[Row], every: float | None, grid: TimeGrid) -> list[Row]:
         time = grid.origin + every * math.ceil((row["time"] - grid.origin) / every - 1e-9)
         if thinned and thinned[-1]["time"] == time:
             before = thinned.pop()
-            row = (
-                row
-                | {name: row[name] + before[name] for name in ("n_event", "n_censor")}
-                | {"n_risk": before["n_risk"]}
-            )
+            row = row | {
+                "n_event": row["n_event"] + before["n_event"],
+                "n_censor": row["n_censor"] + before["n_censor"],
+                "n_risk": before["n_risk"],
+            }
         thinned.append(row | {"time": round(time, 12)})
     return thinned
 
 
 def _summary(label: str, rows: list[Row], table: Life, group: int) -> Row:
-    def first(name: str) -> float | None:
-        return next(
-            (row["time"] for row in rows if row[name] is not None and row[name] <= 0.5 + 1e-12),
-            None,
-        )
-
-    n = int(table.events[group].sum() + table.exits[group].sum())
-    return {
+    """People, events, and the median with its interval: the first times at which the curve and
+    its limits reach one half. `beyond` counts for the door the people on either side of each."""
+    summary: Row = {
         "group": label,
-        "n": n,
+        "n": int(table.events[group].sum() + table.exits[group].sum()),
         "n_event": int(table.events[group].sum()),
-        "median": first("estimate"),
-        "conf_low": first("conf_low"),
-        "conf_high": first("conf_high"),
     }
+    beyond: dict[str, int] = {}
+    events = np.cumsum([row["n_event"] for row in rows], dtype=np.int64)
+    columns = {"median": "estimate", "conf_low": "conf_low", "conf_high": "conf_high"}
+    for name, column in columns.items():
+        reached = [row[column] is not None and row[column] <= 0.5 + 1e-12 for row in rows]
+        summary[name] = None
+        if any(reached):
+            at = reached.index(True)
+            summary[name] = rows[at]["time"]
+            beyond[name] = min(int(events[at]), rows[at]["n_left"])
+    return summary | {"beyond": beyond}
 
 
 def _log_rank(table: Life, plan: Plan) -> Row:
-    """The chi-squared of observed less expected events, summed over strata (Mantel 1966; R's survdiff)."""
+    """The chi-squared statistic of observed minus expected events, summed over strata (Mantel 1966;
+    R's survdiff)."""
     groups = len(plan.labels)
     U, V = np.zeros(groups), np.zeros((groups, groups))
     for events, at_risk in zip(table.events, table.at_risk, strict=True):
@@ -246,10 +248,17 @@ def _log_rank(table: Life, plan: Plan) -> Row:
         V += np.diag((share * factor).sum(1)) - (share * factor) @ share.T
     present = np.flatnonzero(np.diag(V) > 0)[:-1]
     df = len(present)
-    chi2 = (
-        float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present])) if df else 0.0
-    )
-    return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2)) if df else None}
+    if not df:
+        return {"statistic": 0.0, "df": 0, "p_value": None}
+    chi2 = float(U[present] @ np.linalg.solve(V[np.ix_(present, present)], U[present]))
+    return {"statistic": chi2, "df": df, "p_value": float(special.chdtrc(df, chi2))}
+
+
+def roles(task: Task[Options, Plan]) -> Roles:
+    plan: Plan = task.plan
+    response = plan.model.response
+    written = time_grid.conditions(task.options.grid, response[-2])
+    return Roles(groups=(*plan.groups, *plan.strata, *response), conditions=written)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -1,6 +1,7 @@
-"""Landmark analysis: who is under observation at one time, as they are then, and what becomes of them (Anderson, Cain & Gelber 1983).
+"""Landmark analysis: the people under observation at a chosen time, and their outcome after it.
 
-It asks what a covariate that is known at the landmark says of the time after it, without looking ahead.
+Covariates are taken as of the landmark and follow-up starts there, so that no covariate uses
+information from after the landmark (Anderson, Cain & Gelber 1983).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from federation.messages import Floats, Ints
 
 @dataclass(frozen=True)
 class Landmark:
-    """The rows (n,) that cover the landmark, and of each person the last time seen and whether the event happened then."""
+    """rows (n_people,): indices of the rows that cover the landmark. stop, event (n_people,): the
+    end of each person's follow-up, and whether the event happened then."""
 
     rows: Ints
     stop: Floats
@@ -24,15 +26,16 @@ class Landmark:
 def at(
     landmark: float, start: Floats | None, stop: Floats, event: Floats, person: Ints, rows: Ints
 ) -> Landmark:
-    """`start`, `stop`, `event`, `person` of all rows of a cohort; `rows`: those that are complete. Of a person's rows (start, stop] one at
-    most covers the landmark; their last row tells how they end."""
+    """`start`, `stop`, `event`, `person` (n_rows,): columns of all rows of the cohort; `rows`:
+    indices of the complete rows. At most one of a person's rows (start, stop] covers the landmark,
+    and the outcome is that of their last row."""
     if start is None:
-        kept = rows[stop[rows] > landmark]
-        return Landmark(kept, stop[kept], event[kept])
+        covering = rows[stop[rows] > landmark]
+        return Landmark(covering, stop[covering], event[covering])
     size = int(person[rows].max(initial=-1)) + 1
     last, ended = np.full(size, -np.inf), np.zeros(size)
     np.maximum.at(last, person[rows], stop[rows])
     final = rows[stop[rows] == last[person[rows]]]
     np.maximum.at(ended, person[final], event[final])
-    kept = rows[(start[rows] <= landmark) & (stop[rows] > landmark)]
-    return Landmark(kept, last[person[kept]], ended[person[kept]])
+    covering = rows[(start[rows] <= landmark) & (stop[rows] > landmark)]
+    return Landmark(covering, last[person[covering]], ended[person[covering]])

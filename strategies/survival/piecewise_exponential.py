@@ -1,8 +1,9 @@
-"""Piecewise-exponential regression: hazard ratios, with a baseline hazard that is constant between agreed cuts.
+"""Piecewise-exponential regression: hazard ratios, with a baseline hazard constant between cuts.
 
-Node: score, information and likelihood of the rows' person-time and events by interval, at the hub's coefficients. Hub:
-chooses where the hazard may change, where that is not agreed, and takes Newton's steps. Exact: it is the Poisson regression of events on person-time by interval, with the logarithm of the time as
-offset (Friedman 1982); with many intervals its hazard ratios go to Cox's.
+Node: score, information and log-likelihood of events and person-time by interval, at the hub's
+coefficients. Hub: the cuts, if the study does not give them, and Newton's steps. Exact: the model
+is the Poisson regression of events on person-time by interval, with log time as offset (Friedman
+1982); its hazard ratios converge to Cox's as the number of intervals grows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,35 +27,39 @@ from federation.formula import Model
 from federation.messages import Floats, Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
-from strategies.protocol import AnyTask, Prepared, Task, Total, Traits
+from strategies.options import ConfLevel
+from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 from strategies.survival import time_grid
+from strategies.survival.time_grid import GridOptions
 
-MAX_ETA = 50.0  # of a linear predictor: beyond it a hazard is off the scale of any unit of time
-PARTS = 100  # of the time, between which cuts are chosen
+MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
+PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`cuts`: where the baseline hazard may change; else `intervals` with about as many events each, cut at hundredths of the
-    contract's range of time, or of the time up to `until`, where follow-up then ends. An interval in which nothing happens is
-    joined to its neighbour."""
+    """`cuts`: times at which the baseline hazard may change. Without them, the hub chooses
+    `intervals` intervals with about equal numbers of events, cut at hundredths of the contract's
+    range of time. Follow-up ends at `until` if it is given. An interval without an event is merged
+    with its neighbour."""
 
     model: str
     cuts: tuple[float, ...] = ()
     until: float | None = None
     intervals: int = pydantic.Field(5, ge=1, le=PARTS)
-    conf_level: float = 0.95
+    conf_level: ConfLevel = 0.95
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`edges` (n_intervals + 1,); `names`: of the log hazards of the intervals, then of the terms; `wanted`: how many intervals
-    with about as many events to make of these, or 0 to leave them as they are."""
+    """edges (n_intervals + 1,), unit of the time column: the ends of the intervals. names: the log
+    hazards of the intervals, then the terms. wanted: the number of intervals into which the hub
+    merges these so that events are about equal, or 0 to use them as they are."""
 
     model: Model
     edges: tuple[float, ...]
@@ -67,16 +72,17 @@ class Plan:
         return len(self.edges) - 1
 
     @property
-    def most(self) -> int:
-        """How many intervals the model can have."""
+    def max_intervals(self) -> int:
+        """The largest number of intervals that the model can have."""
         return self.wanted or self.intervals
 
     @property
     def support(self) -> Mask:
-        """(p, p) where the information may differ from 0: a row's time in one interval says nothing of another's hazard."""
-        found = np.ones((len(self.names),) * 2, np.bool_)
-        found[: self.intervals, : self.intervals] = np.eye(self.intervals, dtype=np.bool_)
-        return found
+        """(n_names, n_names): True where the information can differ from 0. The hazards of two
+        intervals share no information."""
+        support = np.ones((len(self.names),) * 2, np.bool_)
+        support[: self.intervals, : self.intervals] = np.eye(self.intervals, dtype=np.bool_)
+        return support
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -85,63 +91,60 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(f"{options.model!r} needs Surv(time, event) on the left of ~")
     if model.strata or model.offset is not None:
         raise ExpressionError(
-            f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential; write a category as a term"
+            f"{options.model!r}: strata() and offset() are not offered by piecewise_exponential;"
+            " write a category as a term"
         )
     newton.need_terms(model.terms, options.model)
     edges = _edges(options, model)
-    return Prepared(
-        _plan(
-            model,
-            edges,
-            newton.scaling(model.terms, centred=True),
-            0 if options.cuts else options.intervals,
-        ),
-        model.fields,
-    )
+    wanted = 0 if options.cuts else options.intervals
+    plan = _plan(model, edges, newton.scaling(model.terms, centred=True), wanted)
+    return Prepared(plan, model.fields)
 
 
 def _plan(model: Model, edges: Sequence[float], scaling: Scaling, wanted: int = 0) -> Plan:
-    intervals = tuple(f"interval({low:g} to {high:g}]" for low, high in itertools.pairwise(edges))
-    return Plan(
-        model, tuple(edges), scaling, (*intervals, *(term.name for term in model.terms)), wanted
-    )
+    intervals = [f"interval({low:g} to {high:g}]" for low, high in itertools.pairwise(edges)]
+    names = (*intervals, *(term.name for term in model.terms))
+    return Plan(model, tuple(edges), scaling, names, wanted)
 
 
 def joined(plan: Plan, cuts: Floats) -> Plan:
-    """The plan with those of its cuts (n_intervals - 1,) alone that are not 0. ValueError if it has another number of them."""
+    """The plan with the cuts that are not 0 in `cuts` (n_intervals - 1,). ValueError if `cuts` does
+    not have one number for each cut of the plan."""
     if cuts.shape != (plan.intervals - 1,):
-        raise ValueError("the model has another number of cuts")
-    kept = np.flatnonzero(np.r_[1.0, cuts, 1.0])
-    return _plan(plan.model, [plan.edges[i] for i in kept], plan.scaling)
+        raise ValueError(f"cuts: the state must give {plan.intervals - 1} numbers, one per cut")
+    remaining = np.flatnonzero(np.r_[1.0, cuts, 1.0])
+    return _plan(plan.model, [plan.edges[i] for i in remaining], plan.scaling)
 
 
-def choose_cuts(plan: Plan, events: Floats, least: Callable[[int, int], float]) -> Floats:
-    """(n_intervals - 1,) 1 for a cut to keep, 0 for one to drop, so that each interval has more events (n_intervals,) than
-    `least` of those from one to before another, and where a number is wanted, about as many as the others. What is too little
-    at the end goes to the interval before it."""
-    cuts, begin, left = np.zeros(plan.intervals - 1), 0, plan.most
+def choose_cuts(plan: Plan, events: Floats, min_events: Callable[[int, int], float]) -> Floats:
+    """(n_intervals - 1,): 1 for a cut to keep, 0 for a cut to drop.
+
+    `events` (n_intervals,) are the events of the plan's intervals; `min_events(begin, end)` is the
+    number that the merged interval from `begin` to just before `end` must exceed. If the plan wants
+    a number of intervals, they have about equal numbers of events. A remainder at the end that is
+    too small is merged with the interval before it."""
+    cuts, begin, left = np.zeros(plan.intervals - 1), 0, plan.max_intervals
     for end in range(1, plan.intervals):
-        here, fair = (
-            events[begin:end].sum(),
-            events[begin:].sum() / left if plan.wanted else -math.inf,
-        )
-        if left > 1 and here >= fair and here > least(begin, end):
+        here = events[begin:end].sum()
+        fair = events[begin:].sum() / left if plan.wanted else -math.inf
+        if left > 1 and here >= fair and here > min_events(begin, end):
             cuts[end - 1], begin, left = 1.0, end, left - 1
-    if begin and not events[begin:].sum() > least(begin, plan.intervals):
+    if begin and not events[begin:].sum() > min_events(begin, plan.intervals):
         cuts[begin - 1] = 0.0
     return cuts
 
 
 def join(numbers: Floats, cuts: Floats) -> Floats:
-    """Sums (..., n_intervals) over the intervals between the cuts that are kept."""
+    """Sums of `numbers` (..., n_intervals) over the intervals between the remaining cuts."""
     return np.asarray(np.add.reduceat(numbers, np.r_[0, np.flatnonzero(cuts) + 1], axis=-1))
 
 
-def joined_note(asked: Plan, plan: Plan) -> tuple[str, ...]:
-    if plan.intervals == asked.most:
+def joined_note(requested: Plan, plan: Plan) -> tuple[str, ...]:
+    if plan.intervals == requested.max_intervals:
         return ()
     return (
-        f"the baseline has {plan.intervals} intervals in place of {asked.most}: there were too few events for more",
+        f"the baseline has {plan.intervals} intervals in place of {requested.max_intervals}:"
+        " there were too few events for more",
     )
 
 
@@ -154,7 +157,8 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
         high = min(high, options.until)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ExpressionError(
-            f"the contract gives {model.response[-2].name} no `range`; the intervals of a baseline hazard need one, or `until`"
+            f"the contract gives {model.response[-2].name} no `range`;"
+            " the intervals of a baseline hazard need one, or `until`"
         )
     if not options.cuts:
         return tuple(np.linspace(low, high, PARTS + 1).tolist())
@@ -164,7 +168,8 @@ def _edges(options: Options, model: Model) -> tuple[float, ...]:
         or not options.cuts[-1] < high
     ):
         raise ExpressionError(
-            f"cuts: {list(options.cuts)} must rise, between {low:g} and {high:g}, where follow-up begins and ends"
+            f"cuts: {list(options.cuts)} must increase,"
+            f" between {low:g} and {high:g}, where follow-up begins and ends"
         )
     return (low, *options.cuts, high)
 
@@ -176,14 +181,18 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows: design (n, p), entry and exit times, events (n,), which rows they are; and who they are."""
+    """Complete rows.
+
+    X (n_rows, n_covariates), scaled: the design. start, stop (n_rows,), unit of the time column:
+    entry and exit. event (n_rows,). keep (n_cohort,): mask of the complete rows in the cohort.
+    index (n_rows,): their places in the cohort."""
 
     X: Floats
     start: Floats
     stop: Floats
     event: Mask
     keep: Mask
-    kept: Any
+    index: Any
     cells: dict[str, Any]
 
 
@@ -193,22 +202,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         exposure, events = person_time(rows, task.plan)
         sums = {"exposure": exposure.sum(1), "events": events.sum(1)}
         cells = rows.cells | {"events_by_time": sums["events"].astype(np.int64)}
-        return Part(
-            sums,
-            cells,
-            _sensitivity(task, task.plan, None),
-            parameters=task.plan.most + len(task.plan.model.terms),
-        )
+        max_parameters = task.plan.max_intervals + len(task.plan.model.terms)
+        return Part(sums, cells, _sensitivity(task, task.plan, None), parameters=max_parameters)
     plan = joined(task.plan, state["cuts"])
-    made = sums_of(rows, plan, state["beta"])
+    at_beta = sums_of(rows, plan, state["beta"])
     sums = {
-        "score": made.score,
-        "information": made.information,
-        "log_lik": np.array([made.log_lik]),
+        "score": at_beta.score,
+        "information": at_beta.information,
+        "log_lik": np.array([at_beta.log_lik]),
     }
-    return Part(
-        sums, rows.cells, _sensitivity(task, plan, state["beta"]), parameters=len(plan.names)
-    )
+    sensitivity = _sensitivity(task, plan, state["beta"])
+    return Part(sums, rows.cells, sensitivity, parameters=len(plan.names))
 
 
 def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
@@ -218,18 +222,18 @@ def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
     keep = complete & (entry < stop)
-    kept = np.flatnonzero(keep)
+    index = np.flatnonzero(keep)
     X = cohorts.design(
-        plan.model.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+        plan.model.terms, columns, index, centre=plan.scaling.centre, scale=plan.scaling.scale
     )
-    died = (event[kept] > 0) & (stop[kept] <= plan.edges[-1])
+    died = (event[index] > 0) & (stop[index] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
     cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
-    return Rows(X, entry[kept], stop[kept], died, keep, kept, cells)
+    return Rows(X, entry[index], stop[index], died, keep, index, cells)
 
 
 def person_time(rows: Rows, plan: Plan) -> tuple[Floats, Floats]:
-    """(n_intervals, n) time at risk, and events, of each row in each interval."""
+    """Time at risk and events (n_intervals, n_rows) of each row in each interval."""
     low, high = np.array(plan.edges[:-1])[:, None], np.array(plan.edges[1:])[:, None]
     exposure = np.maximum(np.minimum(rows.stop, high) - np.maximum(rows.start, low), 0.0)
     events = rows.event & (rows.stop > low) & (rows.stop <= high)
@@ -238,7 +242,8 @@ def person_time(rows: Rows, plan: Plan) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Sums:
-    """At some coefficients: score (p,), information (p, p), log-likelihood; `cut` (n,) rows whose follow-up was ended early."""
+    """score (p,), information (p, p) and log-likelihood at given coefficients (p,); cut (n_rows,):
+    True for a row whose follow-up was ended early."""
 
     score: Floats
     information: Floats
@@ -247,45 +252,49 @@ class Sums:
 
 
 def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) -> Sums:
-    """A row's follow-up ends when its cumulative hazard, as these coefficients make it, reaches `max_hazard`. That time is fixed
-    by the row's covariates, so the score still has mean 0 at the right coefficients (optional stopping), and a row moves it by
-    no more than `max_hazard` or an event."""
+    """The sums at coefficients `beta` (p,). A row's follow-up ends when its cumulative hazard at
+    `beta` reaches `max_hazard`. This time depends on the row's covariates only, so the score still
+    has mean 0 at the true coefficients (optional stopping), and a row moves it by at most
+    `max_hazard` or one event."""
     K, p = plan.intervals, len(plan.names)
     score, information, log_lik = np.zeros(p), np.zeros((p, p)), 0.0
     cut = np.zeros(len(rows.stop), np.bool_)
     for block in newton.blocks(len(rows.stop)):
-        some = Rows(
-            rows.X[block],
-            rows.start[block],
-            rows.stop[block],
-            rows.event[block],
-            rows.keep,
-            rows.kept,
-            {},
+        X = rows.X[block]
+        part = replace(
+            rows, X=X, start=rows.start[block], stop=rows.stop[block], event=rows.event[block]
         )
-        exposure, events = person_time(some, plan)
-        eta = np.minimum(beta[:K, None] + some.X @ beta[K:], MAX_ETA)  # (K, n)
+        exposure, events = person_time(part, plan)
+        eta = np.minimum(beta[:K, None] + X @ beta[K:], MAX_ETA)  # (n_intervals, n_rows)
         hazard = np.exp(eta) * exposure
         if math.isfinite(max_hazard):
-            before = np.cumsum(hazard, axis=0)
-            cut[block] = before[-1] > max_hazard
+            hazard, cut[block] = capped_hazard(hazard, max_hazard)
             events = events * ~cut[block]
-            hazard = np.maximum(
-                np.minimum(before, max_hazard) - np.minimum(before - hazard, max_hazard), 0.0
-            )
         residual = events - hazard
         score[:K] += residual.sum(1)
-        score[K:] += residual.sum(0) @ some.X
+        score[K:] += residual.sum(0) @ X
         information[range(K), range(K)] += hazard.sum(1)
-        information[:K, K:] += hazard @ some.X
-        information[K:, K:] += some.X.T @ (some.X * hazard.sum(0)[:, None])
+        information[:K, K:] += hazard @ X
+        information[K:, K:] += X.T @ (X * hazard.sum(0)[:, None])
         log_lik += float((events * eta).sum() - hazard.sum())
     information[K:, :K] = information[:K, K:].T
     return Sums(score, information, log_lik, cut)
 
 
+def capped_hazard(hazard: Floats, max_hazard: float) -> tuple[Floats, Mask]:
+    """Hazards (n_intervals, n_rows) until a row has gathered `max_hazard`, and the rows that do.
+
+    The running sums only rise and are cut at `max_hazard`, so that their differences add up to
+    `max_hazard` at most, however the running sums were rounded.
+    """
+    gathered = np.cumsum(hazard, axis=0)
+    capped = np.diff(np.minimum(gathered, max_hazard), axis=0, prepend=0.0)
+    return capped, gathered[-1] > max_hazard
+
+
 def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> dict[str, float]:
-    """From the contract's ranges: the most hazard that a row can gather."""
+    """Sensitivities of the first round's sums if `beta` is None, else of the sums at `beta` (p,),
+    from the largest cumulative hazard that the contract's ranges allow a row."""
     m, widths = task.rows_per_person, np.diff(plan.edges)
     if beta is None:
         return {"exposure": m * float(np.linalg.norm(widths)), "events": float(m)}
@@ -294,14 +303,12 @@ def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> 
     if not math.isfinite(norm):
         return dict.fromkeys(("score", "information", "log_lik"), math.inf)
     hazard = np.exp(np.minimum(beta[: plan.intervals] + high, MAX_ETA)) * widths
-    most, eta = (
-        float(hazard.sum()),
-        float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high)),
-    )
+    max_hazard = float(hazard.sum())
+    max_eta = float(np.abs(beta[: plan.intervals]).max()) + max(abs(low), abs(high))
     return {
-        "score": m * (1 + most) * math.sqrt(1 + norm**2),
-        "information": m * most * (1 + norm**2),
-        "log_lik": m * (eta + most),
+        "score": m * (1 + max_hazard) * math.sqrt(1 + norm**2),
+        "information": m * max_hazard * (1 + norm**2),
+        "log_lik": m * (max_eta + max_hazard),
     }
 
 
@@ -325,7 +332,7 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan = joined(task.plan, state["cuts"])
-    made = newton.climb(
+    outcome = newton.climb(
         state,
         total.sums["score"],
         total.sums["information"],
@@ -339,7 +346,7 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         sensitivity=total.sensitivity["information"],
         rules=limits(task).steps["newton"].rules,
     )
-    return made if isinstance(made, State) else _result(made, total, task, state)
+    return outcome if isinstance(outcome, State) else _result(outcome, total, task, state)
 
 
 def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
@@ -356,9 +363,15 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     df = int((~top.step.aliased[K:]).sum())
     ratio = max(2 * (top.log_lik - top.null), 0.0)
     glance = {
-        "n": int(total.cells["rows"][0]), "n_event": int(total.cells["events"][0]), "log_lik": top.log_lik, "statistic_lr": ratio, "df": df,
-        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None, "intervals": K, "rounds": top.rounds,
-    }  # fmt: skip
+        "n": int(total.cells["rows"][0]),
+        "n_event": int(total.cells["events"][0]),
+        "log_lik": top.log_lik,
+        "statistic_lr": ratio,
+        "df": df,
+        "p_value_lr": float(special.chdtrc(df, ratio)) if df else None,
+        "intervals": K,
+        "rounds": top.rounds,
+    }
     tables = {"coefficients": Table(rows), "baseline": Table(baseline), "glance": Table([glance])}
     notes = (
         *joined_note(task.plan, plan),
@@ -369,7 +382,8 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
 
 
 def unscale(plan: Plan) -> Floats:
-    """The matrix L with coefficients = L @ scaled coefficients; the baseline is then of a person whose covariates are all 0."""
+    """L (p, p) with coefficients = L @ scaled coefficients. The unscaled baseline is the hazard of
+    a person whose covariates are all 0."""
     K, p = plan.intervals, len(plan.names)
     L = np.eye(p)
     L[range(K, p), range(K, p)] = 1 / plan.scaling.scale
@@ -378,52 +392,69 @@ def unscale(plan: Plan) -> Floats:
 
 
 def baseline_rows(plan: Plan, beta: Floats, covariance: Floats, z: float) -> list[Row]:
-    """The hazard of each interval per unit of time, for covariates of 0, with its interval on the log scale."""
+    """The hazard in each interval, per unit of time, for covariates of 0; confidence limits are
+    computed on the log scale."""
     rows: list[Row] = []
     for k in range(plan.intervals):
-        error = math.sqrt(covariance[k, k]) if covariance[k, k] > 0 else math.nan
-        ends = (
-            {"conf_low": math.exp(beta[k] - z * error), "conf_high": math.exp(beta[k] + z * error)}
-            if error > 0
-            else {"conf_low": None, "conf_high": None}
-        )
-        rows.append(
-            {"from": plan.edges[k], "to": plan.edges[k + 1], "hazard": math.exp(beta[k]), **ends}
-        )
+        row: Row = {
+            "from": plan.edges[k],
+            "to": plan.edges[k + 1],
+            "hazard": math.exp(beta[k]),
+            "conf_low": None,
+            "conf_high": None,
+        }
+        if covariance[k, k] > 0:
+            error = math.sqrt(covariance[k, k])
+            row["conf_low"] = math.exp(beta[k] - z * error)
+            row["conf_high"] = math.exp(beta[k] + z * error)
+        rows.append(row)
     return rows
 
 
+def roles(task: Task[Options, Plan]) -> Roles:
+    options, model = task.options, task.plan.model
+    stop = model.response[-2]
+    written = [piece for cut in options.cuts for piece in time_grid.beyond(stop, cut)]
+    if options.until is not None:
+        written += time_grid.conditions(GridOptions(step=1, until=options.until), stop)
+    return Roles(model.terms, model.response, conditions=tuple(written), steered=row_weights)
+
+
+def row_weights(
+    cohort: Cohort, task: Task[Options, Plan], state: State
+) -> protocol.RowWeights | None:
+    """The events that each row should have had by the state's coefficients."""
+    if state.step == "life":
+        return None
+    rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
+    plan, beta = joined(task.plan, state["cuts"]), state["beta"]
+    exposure, _ = person_time(rows, plan)
+    eta = np.minimum(beta[: plan.intervals, None] + rows.X @ beta[plan.intervals :], MAX_ETA)
+    person = None if cohort.numbered is None else cohort.numbered[rows.index]
+    return protocol.RowWeights((np.exp(eta) * exposure).sum(0), person)
+
+
 def limits(task: Task[Options, Plan]) -> Limits:
-    return Limits(
-        {
-            "life": Step(),
-            "newton": newton_step(task, newton.MEMORY | {"exposure", "events"}),
-        },
-        newton.MAX_ROUNDS + 2,
-    )
+    steps = {"life": Step(), "newton": newton_step(task, newton.MEMORY | {"exposure", "events"})}
+    return Limits(steps, newton.MAX_ROUNDS + 2)
 
 
 def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
-    """Where the cuts that are kept say how many coefficients there are: of each interval's log hazard, then of the terms."""
+    """A Newton step whose number of coefficients depends on the remaining cuts: one log hazard for
+    each interval, then one coefficient for each term."""
     plan: Plan = task.plan
-    bounded, terms = (
-        np.array(admissible.bounded_terms(plan.model.terms), np.bool_),
-        [term.name for term in plan.model.terms],
-    )
+    bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
+    names = [term.name for term in plan.model.terms]
 
     def fits(values: Values) -> str:
         intervals = int(values["cuts"].sum()) + 1
         if values["beta"].shape != (intervals + len(bounded),):
             return "beta: has another shape than this step reads"
-        hazard, slopes = (
-            np.abs(values["beta"][:intervals]).max(),
-            np.abs(values["beta"][intervals:][bounded]).sum(),
-        )
-        return (
-            ""
-            if hazard + slopes <= admissible.MAX_PREDICTOR
-            else admissible.too_steep(terms[int(np.abs(values["beta"][intervals:]).argmax())])
-        )
+        hazard = np.abs(values["beta"][:intervals]).max()
+        slopes = np.abs(values["beta"][intervals:][bounded]).sum()
+        if hazard + slopes <= admissible.MAX_PREDICTOR:
+            return ""
+        return admissible.too_steep(names[int(np.abs(values["beta"][intervals:]).argmax())])
 
     return Step(
         {"beta": Array((None,)), "cuts": Array((plan.intervals - 1,), 0, 1, whole=True)},

@@ -1,9 +1,10 @@
-"""Piecewise-exponential regression under differential privacy: hazard ratios without noised risk sets.
+"""Piecewise-exponential regression under differential privacy: hazard ratios without risk sets.
 
-Node: events and time at risk by part of the time, then score and information at the hub's coefficients over a few rounds. A person's
-follow-up ends, for the estimate, when the cumulative hazard that these coefficients give reaches MAX_HAZARD: that bounds
-what one person can do, and leaves the score unbiased (see piecewise_exponential.sums_of). Hub: noisy Newton steps, with
-intervals that include the noise. Noised.
+Node: events and time at risk by interval, then score and information at the hub's coefficients over
+a few rounds. A row's follow-up ends when its cumulative hazard at these coefficients reaches
+MAX_HAZARD: this bounds the sensitivity and leaves the score unbiased (see
+piecewise_exponential.sums_of). Hub: noisy Newton steps, with intervals that include the noise.
+Noised.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 from strategies.survival import piecewise_exponential
 from strategies.survival.piecewise_exponential import Plan
 
-COUNTS, START = 0.05, 0.1  # of the budget, to the number of people and to events and time at risk
-TIME = 0.2  # of the start, to the time at risk
-INFORMATION = 0.25  # of a round
-CUT = "about {share:.0f} % of the people were cut: their follow-up ends where their cumulative hazard reaches 1 (no bias, fewer events), or values were clipped"
-MAX_HAZARD = 1.0  # then a person without the event moves the score no more than one with it
-CLEAR = 4.0  # noise standard deviations
+COUNTS = 0.05  # share of the budget for the number of people
+START = 0.1  # share of the budget for the first round: events and time at risk
+TIME = 0.2  # share of the first round for the time at risk
+INFORMATION = 0.25  # share of a Newton round for the information
+CUT = (
+    "about {share:.0f} % of the people were cut: their follow-up ends when their cumulative hazard"
+    " reaches 1 (no bias, fewer events), or values were clipped"
+)
+MAX_HAZARD = 1.0  # at 1, a row without the event moves the score no more than a row with it
+CLEAR = 4.0  # an interval's events must exceed this many standard deviations of their noise
 TRAITS = Traits()
 
 
@@ -51,11 +56,10 @@ def start(task: Task[Options, Plan]) -> State:
 
 def rounds(task: Task[Options, Plan]) -> list[State]:
     plan: Plan = task.plan
-    cuts = np.r_[np.ones(plan.most - 1), np.zeros(plan.intervals - plan.most)]
-    return [
-        start(task),
-        *newton_dp.states(plan.most + len(plan.model.terms), task.options.rounds, cuts=cuts),
-    ]
+    n_intervals = plan.max_intervals
+    cuts = np.r_[np.ones(n_intervals - 1), np.zeros(plan.intervals - n_intervals)]
+    n_coefficients = n_intervals + len(plan.model.terms)
+    return [start(task), *newton_dp.states(n_coefficients, task.options.rounds, cuts=cuts)]
 
 
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
@@ -63,8 +67,8 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
         return {"events": START * (1 - TIME), "time": START * TIME}
     number = int(state["round"][0])
     share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS - START)
-    found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
-    return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
+    by_array = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
+    return by_array | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
@@ -75,27 +79,29 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     sensitivity = _sensitivity(task)
     if state.step == "life":
         exposure, events = piecewise_exponential.person_time(rows, plan)
-        died = events.sum(1).astype(np.int64)
-        return Part(
-            {"events": cumulative.encode(died), "time": exposure.sum(1) / np.diff(plan.edges)},
-            {},
-            sensitivity,
-        )
+        sums = {
+            "events": cumulative.encode(events.sum(1).astype(np.int64)),
+            "time": exposure.sum(1) / np.diff(plan.edges),
+        }
+        return Part(sums, {}, sensitivity)
     plan = piecewise_exponential.joined(plan, state["cuts"])
-    made = piecewise_exponential.sums_of(rows, plan, state["beta"], MAX_HAZARD)
+    at_beta = piecewise_exponential.sums_of(rows, plan, state["beta"], MAX_HAZARD)
     clipped = np.zeros(cohort.rows, np.bool_)
-    clipped[rows.kept[made.cut]] = True
+    clipped[rows.index[at_beta.cut]] = True
     sums = {
-        "score": made.score,
-        "information": newton_dp.pack(made.information, plan.support),
+        "score": at_beta.score,
+        "information": newton_dp.pack(at_beta.information, plan.support),
         "people": counting.tally(cohort, rows.keep, clipped),
     }
     return Part(sums, {}, sensitivity)
 
 
 def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
-    """A row has one event at most, and up to the whole of each interval at risk; its score is that of an event at no hazard, or of
-    MAX_HAZARD and no event: (e_k, x) in length; its information MAX_HAZARD times (e_k, x)(e_k, x)'."""
+    """Sensitivities of the arrays of all rounds.
+
+    A row has at most one event, and at most the whole of each interval at risk. The extremes of its
+    score are an event at hazard 0, and MAX_HAZARD without an event, each times (e_k, x); its
+    information is at most MAX_HAZARD (e_k, x)(e_k, x)'."""
     m, terms, K = task.rows_per_person, len(task.plan.model.terms), task.plan.intervals
     counts = {
         "people": counting.tally_sensitivity(m),
@@ -115,52 +121,44 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     if state.step == "life":
         return _begin(total, task)
     plan = piecewise_exponential.joined(task.plan, state["cuts"])
-    made = newton_dp.advance(total, state, task.options.rounds, task, plan.names, plan.support)
-    return made if isinstance(made, State) else _result(made, total, task, plan)
+    outcome = newton_dp.advance(total, state, task.options.rounds, task, plan.names, plan.support)
+    return outcome if isinstance(outcome, State) else _result(outcome, total, task, plan)
 
 
 def _begin(total: Total, task: Task[Options, Plan]) -> State:
-    """Intervals whose events will stand clear of the noise in all rounds, and the hazard of each."""
+    """Chooses intervals whose events stand out from the noise in all rounds, and starts from the
+    hazard of each."""
     plan: Plan = task.plan
     K, widths = plan.intervals, np.diff(plan.edges)
-    events, sd, sd_time = (
-        cumulative.decode(total.sums["events"]),
-        math.sqrt(total.noise["events"]),
-        math.sqrt(total.noise["time"]),
-    )
-    later = (
-        newton_dp.SURE * _information_noise(task, sd) * math.sqrt(plan.most + len(plan.model.terms))
-    )
+    events = cumulative.decode(total.sums["events"])
+    sd, sd_time = math.sqrt(total.noise["events"]), math.sqrt(total.noise["time"])
+    root_size = math.sqrt(plan.max_intervals + len(plan.model.terms))
+    information_sd = newton_dp.SURE * _information_noise(task, sd) * root_size
 
-    def least(begin: int, end: int) -> float:
-        own = cumulative.noise_of(
-            ((np.arange(K) >= begin) & (np.arange(K) < end)).astype(np.float64)
-        )
-        return CLEAR * max(sd * float(own), later)
+    def min_events(begin: int, end: int) -> float:
+        inside = ((np.arange(K) >= begin) & (np.arange(K) < end)).astype(np.float64)
+        return CLEAR * max(sd * float(cumulative.noise_of(inside)), information_sd)
 
-    if not events.sum() > least(0, K):
+    if not events.sum() > min_events(0, K):
         raise errors.ModelError(
-            f"{task.name}: too few events to stand out from the noise; widen the cohort, or give the analysis more budget"
+            f"{task.name}: too few events to stand out from the noise;"
+            " widen the cohort, or give the analysis more budget"
         )
-    cuts = piecewise_exponential.choose_cuts(plan, events, least)
-    found = piecewise_exponential.join(
-        np.stack([events, np.maximum(total.sums["time"], sd_time) * widths]), cuts
-    )
-    hazard = np.maximum(found[0], 1.0) / found[1]
+    cuts = piecewise_exponential.choose_cuts(plan, events, min_events)
+    exposure = np.maximum(total.sums["time"], sd_time) * widths
+    joined = piecewise_exponential.join(np.stack([events, exposure]), cuts)
+    hazard = np.maximum(joined[0], 1.0) / joined[1]
     return newton_dp.begin(np.r_[np.log(hazard), np.zeros(len(plan.model.terms))], cuts=cuts)
 
 
 def _information_noise(task: Task[Options, Plan], sd: float) -> float:
-    """The standard deviation of the information's noise in the rounds that the estimate is made of, from that of the events:
-    they differ by bound and share alone."""
-    sensitivity, first, *newton = (
-        _sensitivity(task),
-        *(shares(task, state) for state in rounds(task)),
-    )
-    late = sum(one["information"] for one in newton[-newton_dp.LATE :])
-    return (
-        sd * sensitivity["information"] / sensitivity["events"] * math.sqrt(first["events"] / late)
-    )
+    """Standard deviation of the information's noise in the rounds that form the estimate, from
+    `sd`, that of the events: the two differ only by their sensitivities and budget shares."""
+    sensitivity = _sensitivity(task)
+    first, *newton_shares = (shares(task, state) for state in rounds(task))
+    late = sum(share["information"] for share in newton_shares[-newton_dp.LATE :])
+    ratio = math.sqrt(first["events"] / late)
+    return sd * sensitivity["information"] / sensitivity["events"] * ratio
 
 
 def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], plan: Plan) -> Result:
@@ -178,32 +176,30 @@ def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], plan: P
         "baseline": Table(piecewise_exponential.baseline_rows(plan, beta, covariance, z)),
         "glance": Table([{"n": counted.rows, "intervals": K, "rounds": task.options.rounds}]),
     }
-    why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
-    return Result(
-        tables,
-        counted.n,
-        Exactness("noised", why),
-        (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan)),
+    why = (
+        "noise was added to the sums; standard errors and intervals include it,"
+        " and `noise_sd` is its part"
     )
+    notes = (*counted.notes, *piecewise_exponential.joined_note(task.plan, plan))
+    return Result(tables, counted.n, Exactness("noised", why), notes)
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """Of hazard ratios, as if 30 % of the people had the event."""
+    """Hazard ratios, for a cohort in which 30 % of the people have the event."""
     plan, K = task.plan, task.plan.intervals
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     information = 0.3 * people * newton_dp.expected_squares(task, plan.names[K:], False)
-    score, matrix = (
-        newton_dp.late_noise(rounds(task), noise, array) for array in ("score", "information")
-    )
-    least = newton_dp.SURE * matrix * math.sqrt(plan.most + len(plan.model.terms))
+    score_sd = newton_dp.late_noise(rounds(task), noise, "score")
+    information_sd = newton_dp.late_noise(rounds(task), noise, "information")
+    root_size = math.sqrt(plan.max_intervals + len(plan.model.terms))
     return newton_dp.forecast_rows(
         plan.names[K:],
         plan.scaling,
         intercept=False,
         information=information,
-        noise=score,
+        noise=score_sd,
         z=z,
-        least=least,
+        least=newton_dp.SURE * information_sd * root_size,
     )
 
 

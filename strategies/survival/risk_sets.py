@@ -1,5 +1,7 @@
-"""From sums over those who leave, enter and die to hazard increments, score and likelihood: the arithmetic of Cox's
-partial likelihood, the same at the hub (over all nodes) and at a node (over strata that it holds alone)."""
+"""Hazard increments, score and log-likelihood of Cox's model, from sums over risk sets.
+
+The hub uses this arithmetic on the sums of all nodes; a node uses it on strata within the node.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,13 @@ from federation.messages import Floats, Ints
 
 @dataclass(frozen=True)
 class Increments:
-    """Per cell, from the pooled risk sets: h0 = sum of hazard increments, h1 = the share that Efron takes back from
-    the dead, k0 and k1 (., p) the same times the mean covariate, mean (., p) the mean covariate at a death; the
-    score, the log-likelihood, and `outer` (p, p), the part of the information that needs no rows."""
+    """Terms of Cox's partial likelihood, per cell where (n_cells, ...).
+
+    h0 (n_cells,): sum of the hazard increments. h1 (n_cells,): the share of h0 that Efron's
+    correction takes back from the deaths of the cell. k0, k1 (n_cells, n_covariates): the same,
+    times the mean covariate. mean (n_cells, n_covariates): the mean covariate at a death. score
+    (n_covariates,). outer (n_covariates, n_covariates): the part of the information that can be
+    computed without the rows."""
 
     h0: Floats
     h1: Floats
@@ -37,16 +43,15 @@ def increments(
     strata: Sequence[tuple[int, int]],
     ties: str,
 ) -> Increments:
-    """`left`, `entered`, `died` (n_cells, 1 + p): the sums of e^xb (1, x) over those who leave, enter and die in each cell;
-    `deaths` (n_cells, 2): their number and weight; `observed` (1 + p,): the sum of w (xb, x) over the dead; `strata`: the
-    (first, end) cells of each. Efron: a cell of d deaths is d steps, from each of which a further 1/d of the dead is
-    taken back (Therneau & Grambsch 2000, 3.3)."""
+    """`left`, `entered`, `died` (n_cells, 1 + p): sums of e^xb (1, x) over the rows that leave,
+    enter and die in each cell. `deaths` (n_cells, 2): number and total weight of the deaths.
+    `observed` (1 + p,): sum of w (xb, x) over deaths. `strata`: the (first, end) cells of each
+    stratum.
+
+    Efron: a cell with d deaths is d steps, and step i removes i/d of the deaths from the risk set,
+    i = 0, ..., d - 1 (Therneau & Grambsch 2000, 3.3)."""
     net = left if entered is None else left - entered
-    at_risk = np.empty_like(
-        left
-    )  # in a cell: those who leave then or later, less those who enter then or later
-    for first, end in strata:
-        at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
+    at_risk = _at_risk(net, strata)
     where = np.flatnonzero(deaths[:, 0])
     d = deaths[where, 0].astype(np.int64)
     steps = d if ties == "efron" else np.ones_like(d)
@@ -66,27 +71,38 @@ def increments(
     score = observed[1:] - h0 @ S1 + h1 @ D1
     outer = S1.T @ k0 - D1.T @ k1
     log_lik = float(observed[0] - c @ np.log(denominator))
-    everywhere = [_scatter(values, where, len(left)) for values in (h0, h1, k0, k1, mean)]
+    n_cells = len(left)
     return Increments(
-        everywhere[0],
-        everywhere[1],
-        everywhere[2],
-        everywhere[3],
-        everywhere[4],
-        score,
-        log_lik,
-        outer,
+        h0=_scatter(h0, where, n_cells),
+        h1=_scatter(h1, where, n_cells),
+        k0=_scatter(k0, where, n_cells),
+        k1=_scatter(k1, where, n_cells),
+        mean=_scatter(mean, where, n_cells),
+        score=score,
+        log_lik=log_lik,
+        outer=outer,
     )
 
 
+def _at_risk(net: Floats, strata: Sequence[tuple[int, int]]) -> Floats:
+    """(n_cells, ...): rows that leave in each cell or later, less rows that enter in it or later,
+    from the differences `net` of each cell."""
+    at_risk = np.empty_like(net)
+    for first, end in strata:
+        at_risk[first:end] = net[first:end][::-1].cumsum(0)[::-1]
+    return at_risk
+
+
 def _scatter(values: Any, where: Ints, size: int) -> Floats:
+    """(size, ...): `values` at the indices `where`, and 0 elsewhere."""
     out = np.zeros((size, *values.shape[1:]))
     out[where] = values
     return out
 
 
 def within(increment: Floats, strata: Sequence[tuple[int, int]]) -> Floats:
-    """(n_cells, ...) the increments up to and with each cell, within its stratum."""
+    """(n_cells, ...): the cumulative sum of `increment` up to and including each cell, by
+    stratum."""
     total = np.empty_like(increment)
     for first, end in strata:
         total[first:end] = increment[first:end].cumsum(0)

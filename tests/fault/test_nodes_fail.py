@@ -149,7 +149,9 @@ def test_a_node_of_three_patients_refuses_and_says_why(sites: list[Site], tmp_pa
 def test_a_node_that_refuses_everything_leaves_the_study_to_the_others(tmp_path: Path) -> None:
     sites = federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path)
     closed = Site(
-        "n0", sites[0].datasets, Policy(min_nodes=1, hub_sees_cells=True, analyses=("describe",))
+        "n0",
+        sites[0].datasets,
+        Policy(min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True, analyses=("describe",)),
     )
     outcome = run([closed, *sites[1:]], federations.ask_of([closed, *sites[1:]]), min_nodes=3)
     assert outcome.runs[TaskId("a")].refusals["n0"].rule == "analysis"
@@ -157,7 +159,9 @@ def test_a_node_that_refuses_everything_leaves_the_study_to_the_others(tmp_path:
 
 
 def test_all_refuse_and_the_study_says_who_and_why(tmp_path: Path) -> None:
-    sites = federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path, Policy(min_nodes=1, purposes=()))
+    sites = federations.sites_of(
+        TABLE, SPLIT, CONTRACT, tmp_path, Policy(min_nodes=1, modes=("exact", "dp"), purposes=())
+    )
     failed = run(sites, federations.ask_of(sites)).runs[TaskId("a")].failed
     assert all(f"n{i}: purpose" in failed for i in range(4))
 
@@ -183,7 +187,7 @@ def test_a_failing_analysis_leaves_the_others_their_results(tmp_path: Path) -> N
         study, CONTRACT, federations.sites_of(table, SPLIT, CONTRACT, tmp_path)
     )
     failed = outcome.runs[TaskId("bad")].failed
-    assert "grows without end" in failed and "'x'" in failed
+    assert "diverges" in failed and "'x'" in failed
     assert federations.result(outcome, "good").n.people == 400
 
 

@@ -32,7 +32,9 @@ from tests.property.test_private_analyses import CASES as PRIVATE_CASES
 PERSON = TABLE["person"].astype(int).to_numpy()
 SPLIT = PERSON % 5
 NAMES = [f"n{i}" for i in range(5)]
-POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=2)
+POLICY = Policy(
+    min_nodes=1, modes=("exact", "dp"), max_epsilon=20, noise="distributed", honest_nodes=2
+)
 CROSSTAB = {"run": "crosstab", "rows": "arm", "columns": "sex"}
 SECURE = {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 1}}
 DISTRIBUTED = {

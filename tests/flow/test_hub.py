@@ -64,7 +64,7 @@ def enrol(
 def test_an_invitation_counts_once(deployment: Deployment, tmp_path: Path) -> None:
     token = invite(deployment, "once", "coordinator").to_text()
     enrol(deployment, tmp_path / "first", token)
-    with pytest.raises(errors.RefusalError, match="does not count"):
+    with pytest.raises(errors.RefusalError, match="is not valid"):
         enrol(deployment, tmp_path / "second", token)
     assert not (tmp_path / "second").exists()
 
@@ -139,7 +139,7 @@ def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: De
             with pytest.raises(errors.InputError, match="no study"):
                 getattr(client.Run(bob, number, ""), verb)()
         assert olga.run(number).watch(lambda _: None).state == "complete"
-        with pytest.raises(errors.StudyError, match="names coordinator 'alice'"):
+        with pytest.raises(errors.StudyError, match="its coordinator is 'alice'"):
             bob.submit(study("under-alices-name", coordinator="alice"), CONTRACT)
 
 
@@ -162,7 +162,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
         request = hub_pb2.SubmitRequest(
             study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
         )
-        with pytest.raises(grpc.RpcError, match="signature over it does not hold"):
+        with pytest.raises(grpc.RpcError, match="its signature is not valid"):
             hub_pb2_grpc.CoordinationStub(hub.channel).Submit(request)
 
 
@@ -306,7 +306,7 @@ def test_a_study_can_be_cancelled_while_it_runs(deployment: Deployment) -> None:
         assert run.cancel().state == "cancelled"
         with pytest.raises(errors.RefusalError, match=f"cancelled by {flower.COORDINATOR}"):
             run.result()
-        with pytest.raises(errors.RefusalError, match="is over"):
+        with pytest.raises(errors.RefusalError, match="has ended"):
             run.cancel()
         assert finished(deployment, "after-it")  # the nodes go on
 
@@ -375,7 +375,7 @@ def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
             assert (
                 "the deadline for approvals has passed: 2 of the 3 nodes needed have approved"
                 in status.reason
-                and "nice: gave no word" in status.reason
+                and "nice: did not decide" in status.reason
             )
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
@@ -534,7 +534,7 @@ def test_a_revoked_node_stops_and_says_why(deployment: Deployment) -> None:
     """Last: the node is lost."""
     enrolment.revoke(deployment.hub, deployment.engine, "nice")
     assert deployments.wait(lambda: deployment.processes["nice"].poll() is not None, 40) is True
-    assert "the hub has closed its door to this node" in deployments.log(deployment, "nice")
+    assert "the hub does not accept this node any more" in deployments.log(deployment, "nice")
     assert deployments.wait(lambda: not database.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
     with (
         deployment.connect() as hub,

@@ -92,7 +92,7 @@ def test_three_left_holders_link_each_by_itself_and_their_parts_add_up(secure_su
     tables = two_holders.make(900, 1500, 800)
     privacy = {"mode": "exact", "secure_sum": secure_sum}
     study = two_holders.study(
-        analyses={"a": ANALYSES["logistic"], "b": ANALYSES["rates"]}, privacy=privacy, min_nodes=5
+        analyses={"a": ANALYSES["rates"], "b": ANALYSES["crosstab"]}, privacy=privacy, min_nodes=5
     )
     found = two_holders.run_linked(
         study, two_holders.holders(tmp_path, tables, thirds(tables.left))
@@ -311,6 +311,22 @@ def test_a_pair_of_datasets_has_one_exact_cohort_a_year(tables, tmp_path):
     refused = links.claim_cohort(links.plan(other, CONTRACTS), "left", context, NOW)
     assert refused is not None
     assert refused.rule == "differencing"
+
+
+@pytest.mark.parametrize(
+    "condition", ["age = 93 and sex = 'f'", "not (age = 90 and sex = 'f')", "year >= 2023"]
+)
+def test_a_condition_at_a_holder_that_singles_out_few_is_refused_in_the_words_of_none(
+    condition, tables, tmp_path
+):
+    few = tables.left.copy()
+    few.loc[few["age"] == 90, "age"] = 89
+    few.loc[[0, 1], ["age", "sex"]] = [90, "f"]
+    entries = two_holders.values(two_holders.STUDY)["datasets"]
+    study = two_holders.study(datasets={**entries, "register": {"cohort": {"where": condition}}})
+    given = two_holders.holders(tmp_path, two_holders.Tables(few, tables.right))
+    with pytest.raises(errors.RefusalError, match="cohort_size"):
+        two_holders.run_linked(study, given)
 
 
 # -- lies and faults

@@ -9,7 +9,6 @@ import pytest
 from aggregator import release, rounds
 from federation import datasets
 from nodes import ledger, service
-from nodes.ledger import Account
 from nodes.site import Dataset
 from simulations import local
 from tests.linkage.test_table import EXPOSED, REPORTS, beside, contracts_of
@@ -70,7 +69,7 @@ def test_in_mode_dp_each_producer_pays_from_the_budget_of_its_own_dataset(given)
     for context, name in zip(contexts, ("reports", "exposed"), strict=True):
         assert ledger.spent_by(context.ledger, name, study.hash).rho > 0
         assert ledger.spent_by(context.ledger, study.dataset, study.hash).rho == 0
-        assert ledger.granted(context.ledger, Account(name, "report", NOW.year)) > 0
+        assert ledger.granted(context.ledger, context.site.account(study.dataset, NOW.year)) > 0
 
 
 def test_a_producers_word_on_who_may_use_its_dataset_holds_side_by_side_too(given):

@@ -96,8 +96,8 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     rows.loc[:19, "start"] = rows.loc[:19, "stop"]
     rows.loc[20:29, "start"] = rows.loc[20:29, "stop"] + 1
     found = fits.fit(rows, CONTRACT, **options)
-    assert any("end no later than they begin" in note for note in found.notes)
-    assert not any("end no later" in note for note in clean.notes)
+    assert any("do not end after they begin" in note for note in found.notes)
+    assert not any("do not end after" in note for note in clean.notes)
     assert clean.n.missing is not None and found.n.missing is not None
     assert 0 < found.n.missing - clean.n.missing <= 30  # some of them lack a dose
 

@@ -400,6 +400,71 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
     )
 
 
+RANKED = {
+    "cost": {"value": "cost", "by": "treated"},
+    "age": {"value": "age", "by": "sex", "step": 0.1},
+    "years": {"value": "years", "by": "treated", "step": 0.001},
+    "admissions": {"value": "admissions", "by": "sex"},
+    "time": {"value": "time", "by": "sex"},
+    "small": {"value": "age", "by": "treated", "step": 0.1},
+}
+SIDES = ("two.sided", "less", "greater")
+
+
+@pytest.fixture(scope="module")
+def sixty_patients(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("sixty")
+    table = pandas.read_csv(HERE / "patients.csv", dtype=str, keep_default_na=False)
+    first = table.loc[table["person"].astype(int).sort_values().index[:60]]
+    contract = contracts.load(HERE / "patients.yaml")
+    sites = federations.sites_of(first, [0] * 60, contract, folder)
+
+    def run(**options: Any) -> Result:
+        study = federations.study_of({"a": options}, dataset="patients")
+        return federations.result(federations.run(study, contract, sites))
+
+    return run
+
+
+@pytest.mark.parametrize("correct", [True, False], ids=["corrected", "uncorrected"])
+@pytest.mark.parametrize("side", range(3), ids=SIDES)
+@pytest.mark.parametrize("name", RANKED)
+def test_the_rank_sum_test_is_wilcox_test(
+    name: str, side: int, correct: bool, patients: Any, sixty_patients: Any
+) -> None:
+    """Ties in all six; of admissions most people tie. `small` are the first sixty patients, where
+    the corrections weigh most. Shifts to 1e-9: R bisects to 1e-11, and the recipe rounds."""
+    ask, expected = (
+        sixty_patients if name == "small" else patients,
+        EXPECTED[f"rank_sum_{name}"],
+    )
+    result = ask(run="wilcoxon", **RANKED[name], alternative=SIDES[side], correct=correct)
+    assert column(result, "groups", "n").tolist() == expected["n"]
+    test = result.tables["test"].rows[0]
+    p_values = expected["p_value" if correct else "p_uncorrected"]
+    np.testing.assert_allclose(
+        [test["statistic"], test["p_value"]], [expected["statistic"], p_values[side]], **EXACT
+    )
+    row = result.tables["superiority"].rows[0]
+    np.testing.assert_allclose(
+        [row["estimate"], row["std_error"], row["conf_low"], row["conf_high"]],
+        [expected["superiority"], expected["superiority_se"], *expected["superiority_ends"]],
+        **EXACT,
+    )
+    np.testing.assert_allclose(column(result, "quantiles", "estimate"), expected["median"], **EXACT)
+    assert result.exactness.kind == "exact"
+    shift = result.tables["shift"].rows[0]
+    assert shift["estimate"] == pytest.approx(expected["shift"], abs=1e-9)
+    ends = {
+        ("two.sided", True): expected["shift_ends"],
+        ("two.sided", False): expected["shift_uncorrected"],
+        ("less", True): [None, expected["shift_less"]],
+        ("greater", True): [expected["shift_greater"], None],
+    }.get((SIDES[side], correct))
+    if ends is not None:
+        assert [shift["conf_low"], shift["conf_high"]] == pytest.approx(ends, abs=1e-9)
+
+
 def test_mantel_haenszel_is_mantelhaen_test(patients: Any) -> None:
     options, expected = (
         {"run": "mantel_haenszel", "exposure": "sex", "outcome": "treated", "strata": ["stage"]},

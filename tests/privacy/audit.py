@@ -46,7 +46,7 @@ from strategies.survival import piecewise_exponential, piecewise_exponential_dp
 from tests import federations
 
 EPSILON, CONFIDENCE = 6.0, 0.999  # of each bound: a sound engine fails one audit in a thousand
-POLICY = Policy(min_nodes=1, max_epsilon=20, hub_sees_cells=True)
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=20, hub_sees_cells=True)
 torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
 dataset: people
@@ -121,6 +121,7 @@ CASES = (
     Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
     Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1}, other={"g": "a", "y": 0}),
     Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
+    Case("wilcoxon", {"run": "wilcoxon", "value": "k", "by": "y", "step": 1}, {"k": 0}),
     Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
     Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
@@ -180,15 +181,19 @@ def audit(
         np.array([_ratio(study, task, cohort, here, without_noise, entropy) for _ in range(runs)])
         for cohort in here
     ]
+    return result_of(case.name, study, ratios)
+
+
+def result_of(name: str, study: Study, ratios: Sequence[Any]) -> AttackResult:
+    """The test of log likelihood ratios (n_runs,) with the person, and without."""
+    runs = len(ratios[0])
     true, false = (int(np.count_nonzero(values > 0)) for values in ratios)
     least = stats.beta.ppf((1 - CONFIDENCE) / 2, true, runs - true + 1) if true else 0.0
     most = (
         stats.beta.ppf(1 - (1 - CONFIDENCE) / 2, false + 1, runs - false) if false < runs else 1.0
     )
     lower_bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
-    return AttackResult(
-        case.name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs
-    )
+    return AttackResult(name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs)
 
 
 def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:

@@ -53,7 +53,13 @@ MLP = {
 }
 ALONE = {**MLP, "local_steps": 4}
 POLICY = Policy(
-    min_nodes=1, max_epsilon=20, max_delta=1e-3, noise="distributed", honest_nodes=1, colluders=0
+    min_nodes=1,
+    modes=("exact", "dp"),
+    max_epsilon=20,
+    max_delta=1e-3,
+    noise="distributed",
+    honest_nodes=1,
+    colluders=0,
 )
 
 

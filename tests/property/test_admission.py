@@ -280,35 +280,37 @@ def test_an_exact_run_is_asked_no_more_states_than_its_rounds_also_after_a_resta
         )
     refused = [isinstance(answer, Refusal) for answer in answers]
     assert refused == [False] * (limits.max_rounds - 1) + [True] * 6
-    assert isinstance(ask(context, study, contract, start), Refusal), (
-        "with one node no run begins anew"
+    assert not isinstance(ask(context, study, contract, start), Refusal), (
+        "what was answered is answered again: a hub may begin anew"
     )
 
 
-def test_a_run_begins_anew_as_often_as_nodes_can_leave(tmp_path: Path) -> None:
+def test_where_nodes_may_leave_a_run_may_begin_anew_as_often(tmp_path: Path) -> None:
     study, contract = study_of(*EXACT), contract_of("exact", 2)
     task = registry.plan(study, contract)["a"]
-    start, context = (
+    limits, start, context = (
+        task.analysis.limits(task),
         task.analysis.start(task),
         office_of(exact.TABLE, contract, tmp_path / "n", study),
     )
-    moved = State("newton", {**start.values, "beta": np.array([0.1, 0.5])})
 
-    def rule(state: State, nodes: tuple[str, ...]) -> str:
-        answer = service.answer(
-            Query(study, contract.hash, 1, nodes, {TASK: state}), context, federations.NOW
-        ).answers[TASK]
-        return answer.rule if isinstance(answer, Refusal) else ""
+    def refused(state: State, nodes: tuple[str, ...]) -> bool:
+        return isinstance(
+            service.answer(
+                Query(study, contract.hash, 1, nodes, {TASK: state}), context, federations.NOW
+            ).answers[TASK],
+            Refusal,
+        )
 
-    asked = [
-        (state, nodes)
-        for nodes in (("n", "m", "o"), ("n", "m"), ("n",))
-        for state in (start, moved)
+    assert not refused(start, ("n", "m", "o"))
+    states = [
+        State("newton", {**start.values, "beta": np.array([0.01 * number, 0.5])})
+        for number in range(3 * limits.max_rounds + 2)
     ]
-    assert [rule(state, nodes) for state, nodes in asked] == [""] * 6
-    assert [rule(start, nodes) for nodes in (("n",), ("n", "m", "o"), ("n", "m", "o", "p"))] == [
-        "state"
-    ] * 3
+    answers = [
+        refused(state, ("n", "m", "o", "p")) for state in states
+    ]  # a fourth that was not there does not count
+    assert answers == [False] * (3 * limits.max_rounds - 1) + [True] * 3
 
 
 def test_states_of_one_study_do_not_count_for_another(tmp_path: Path) -> None:

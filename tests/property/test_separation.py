@@ -146,7 +146,7 @@ def rows_for(name: str, empty: str, *, only_with_h: bool) -> pandas.DataFrame:
 def test_a_level_without_events_is_refused_by_name(name: str, empty: str) -> None:
     rows = rows_for(name, empty, only_with_h=False)
     for order, reference in itertools.product(("abc", "cab"), REFERENCES.values()):
-        with pytest.raises(ModelError, match=r"'g\[[abc]\]' grows without end"):
+        with pytest.raises(ModelError, match=r"'g\[[abc]\]' diverges"):
             fits.fit(rows, people(order), **fill(MODELS[name], reference))
 
 
@@ -156,7 +156,7 @@ def test_an_interaction_cell_without_events_is_refused_by_name(name: str, empty:
     rows = rows_for(name, empty, only_with_h=True)
     for order in ("abc", "cab"):
         for terms in ("g * h", "h * g", "g + g:h"):
-            with pytest.raises(ModelError, match="grows without end"):
+            with pytest.raises(ModelError, match="diverges"):
                 fits.fit(rows, people(order), **fill(MODELS[name], terms))
     kept = fits.fit(rows, people("abc"), **fill(MODELS[name], "g + h"))  # without it, all is finite
     table_name = "score" if name == "propensity" else "coefficients"
@@ -211,7 +211,7 @@ SMALL = {"y": "type: boolean", "x": "type: number, range: [-10, 10]"}
 )
 def test_separated_numbers_are_refused_by_name(x: list[float], y: list[int]) -> None:
     rows = pandas.DataFrame({"person": range(80), "x": x * 20, "y": y * 20})
-    with pytest.raises(ModelError, match=r"'x' grows without end"):
+    with pytest.raises(ModelError, match=r"'x' diverges"):
         fits.fit(rows, fits.contract(SMALL), run="glm", model="y ~ x", family="binomial")
 
 
@@ -223,7 +223,7 @@ def test_two_columns_that_separate_only_together_are_refused() -> None:
     contract = fits.contract(SMALL | {"z": "type: number, range: [-10, 10]"})
     for alone in ("x", "z"):
         fits.fit(rows, contract, run="glm", model=f"y ~ {alone}", family="binomial")
-    with pytest.raises(ModelError, match="grows without end"):
+    with pytest.raises(ModelError, match="diverges"):
         fits.fit(rows, contract, run="glm", model="y ~ x + z", family="binomial")
 
 
@@ -231,7 +231,7 @@ def test_the_treated_without_events_are_refused_in_the_effect_of_a_propensity_st
     rows = rows_for("propensity", "a", only_with_h=False)
     rows["h"], rows["y"] = (rows["person"] // 4) % 2, rows.person % 2
     rows.loc[rows["h"] == 1, "y"] = 0
-    with pytest.raises(ModelError, match=r"'h' grows without end"):
+    with pytest.raises(ModelError, match=r"'h' diverges"):
         fits.fit(
             rows,
             people("abc"),

@@ -213,7 +213,7 @@ def test_separation_is_an_error_that_names_the_term(
         )
         data["x"] = np.where(data["y"] == 1, 1.0, 0.0)
     failed = run(tmp_path, data, options).runs[TaskId("a")].failed
-    assert "the coefficient of 'x' grows without end" in failed and "leave it out" in failed
+    assert "the coefficient of 'x' diverges" in failed and "leave it out" in failed
 
 
 @pytest.mark.parametrize(
@@ -249,18 +249,19 @@ def test_the_same_response_for_everyone_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_ten_thousand_columns_are_checked_and_only_the_named_ones_read(tmp_path: Path) -> None:
-    names = [f"c{i}" for i in range(10_000)]
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_columns_are_checked_and_only_the_named_ones_read(tmp_path: Path, count: int) -> None:
+    names = [f"c{i}" for i in range(count)]
     columns = "".join(f"  {name}: {{type: number, range: [0, 1]}}\n" for name in names)
     contract = federations.contract_of(
         f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}"
     )
-    data = pandas.DataFrame(RNG.random((60, 10_000)), columns=names).assign(id=np.arange(60))
-    data["c9999"] = 7.0  # broken, and not named by the study
+    data = pandas.DataFrame(RNG.random((60, count)), columns=names).assign(id=np.arange(60))
+    data[names[-1]] = 7.0  # broken, and not named by the study
     outcome = run(tmp_path, data, {"run": "describe", "columns": ["c17"]}, contract)
     assert isinstance(outcome.runs[TaskId("a")].result, Result)
     _, findings = cohorts.examine(Dataset(contract, str(tmp_path / "n0.csv")), Storage(), names)
-    assert [(finding.column, finding.rule) for finding in findings] == [("c9999", "range")]
+    assert [(finding.column, finding.rule) for finding in findings] == [(names[-1], "range")]
 
 
 def test_where_and_derive_choose_the_rows(tmp_path: Path) -> None:

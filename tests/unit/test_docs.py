@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from federation.privacy import accounting
-from strategies import registry
 
 ROOT = Path(__file__).parents[2]
 PRIVACY = (ROOT / "docs" / "privacy.md").read_text()
@@ -29,12 +28,6 @@ def test_the_noise_that_an_epsilon_means_is_what_is_written(row: tuple[str, ...]
 
 def test_the_table_is_there() -> None:
     assert len(TABLE) == 4
-
-
-def test_every_analysis_is_described_in_both_modes() -> None:
-    analyses = (ROOT / "docs" / "analyses.md").read_text()
-    for name in registry.ANALYSES:
-        assert f"\n## {name}\n" in analyses and f"\n| {name}" in PRIVACY
 
 
 def test_every_rule_by_which_a_node_refuses_is_listed_for_producers() -> None:

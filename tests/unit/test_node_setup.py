@@ -10,7 +10,7 @@ from federation import errors
 from federation.privacy.accounting import PICO
 from nodes import backups, ledger, setup, state_folder
 from nodes import site as sites
-from nodes.approvals import Approvals, Proposed
+from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.site import Policy
 from tests.deployments import CONTRACT
@@ -26,6 +26,9 @@ def contract(tmp_path: Path) -> Path:
     (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
     (tmp_path / "rows.csv").write_text("age,ill\n40,true\n")
     return tmp_path / "people.yaml"
+
+
+RECEIVED = "1970-01-01T00:00:00+00:00"
 
 
 def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
@@ -60,7 +63,7 @@ def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path)
     assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert len(added) == 2 and added[0] == "datasets:" and added[1].startswith("  people: ")
-    with pytest.raises(errors.SiteError, match="is there already"):
+    with pytest.raises(errors.SiteError, match="is already there"):
         setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
     with pytest.raises(errors.InputError, match="no such file"):
         setup.add_dataset(
@@ -99,7 +102,7 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
     budget_ledger = state_folder.open_ledger(state)
     ledger.grant(budget_ledger, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
     Approvals(state / "approvals.sqlite").propose(
-        Proposed("ab" * 32, "s", "{}", "alice", "k", 3, "now", 1.0, 0, "waiting", "", "", "")
+        Proposed("ab" * 32, "s", "{}", "alice", "k", 3, RECEIVED, 1.0, 0, "waiting", "", "", "")
     )
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
@@ -118,10 +121,11 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
 
 def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> None:
     approvals = Approvals(tmp_path / "approvals.sqlite")
-    for digit in "ab":
+    for digit, hour in (("a", 0), ("b", 1)):
+        received = f"1970-01-01T0{hour}:00:00+00:00"
         approvals.propose(
             Proposed(
-                digit * 64, "s", "{}", "alice", "k", 3, f"now{digit}", 1.0, 0, "waiting", "", "", ""
+                digit * 64, "s", "{}", "alice", "k", 3, received, 1.0, 0, "waiting", "", "", ""
             )
         )
     with pytest.raises(errors.InputError, match="may mean bbbbbbbbbbbb, aaaaaaaaaaaa"):
@@ -136,8 +140,71 @@ def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> No
     approvals.told(approvals.untold()[0])
     assert not approvals.untold()
     approvals.propose(
-        Proposed("a" * 64, "s", "{}", "alice", "k", 3, "later", 9.0, 0, "waiting", "", "", "")
+        Proposed("a" * 64, "s", "{}", "alice", "k", 3, RECEIVED, 9.0, 0, "waiting", "", "", "")
     )
     assert (
         approvals.verdict("a" * 64) == "approved"
     )  # proposed again after a reconnection: the word counts
+
+
+def test_an_approval_is_for_one_run_that_begins_in_time_and_ends(tmp_path: Path) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+
+    def proposed(
+        digit: str, deadline: float, verdict: Verdict = "waiting", received: str = RECEIVED
+    ) -> Proposed:
+        return Proposed(
+            digit * 64, "s", "{}", "alice", "k", 3, received, deadline, 0, verdict, "", "", ""
+        )
+
+    for digit in "abcd":
+        approvals.propose(proposed(digit, 10 * day))
+        assert approvals.standing(digit * 64, 9 * day) == "waiting"
+        approvals.decide(digit * 64, "approved", "", "dpo", "then")
+    assert approvals.standing("e" * 64, 0.0) is None
+    assert approvals.standing("a" * 64, 10.9 * day) == "approved"
+    assert approvals.standing("b" * 64, 11.1 * day) == "expired"
+    assert approvals.standing("a" * 64, 40.8 * day) == "approved"
+    assert approvals.standing("a" * 64, 41 * day) == "expired", "30 days from its first query"
+    for digit in "ab":  # a hub that proposes an approved study again moves no deadline
+        approvals.propose(proposed(digit, 80 * day))
+    assert approvals.standing("a" * 64, 50 * day) == "expired"
+    assert approvals.standing("b" * 64, 50 * day) == "expired"
+    approvals.propose(proposed("b", 80 * day, received="1970-02-20T00:00:00+00:00"))
+    assert approvals.standing("b" * 64, 50 * day) == "waiting", (
+        "after it expired it needs a new one"
+    )
+    assert approvals.standing("c" * 64, 10 * day) == "approved"
+    approvals.end("c" * 64)
+    assert approvals.standing("c" * 64, 10 * day) == "over"
+    approvals.propose(proposed("c", 20 * day))
+    assert approvals.standing("c" * 64, 10 * day) == "waiting", "an ended run needs a new one"
+    assert not any(
+        approvals.standing("d" * 64, when) == "approved" for when in (float("nan"), float("inf"))
+    )
+
+
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), 1e300])
+def test_no_deadline_of_a_hub_keeps_an_approval_for_ever(tmp_path: Path, deadline: float) -> None:
+    approvals, day = Approvals(tmp_path / "approvals.sqlite"), 86_400.0
+    approvals.propose(
+        Proposed(
+            "a" * 64, "s", "{}", "alice", "k", 3, RECEIVED, deadline, 0, "approved", "", "", ""
+        )
+    )
+    assert approvals.find("s").deadline == 90 * day
+    assert approvals.standing("a" * 64, 92 * day) == "expired"
+
+
+def test_approvals_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    import sqlite3
+
+    from nodes import approvals as module
+
+    with sqlite3.connect(tmp_path / "approvals.sqlite") as before:
+        before.execute(module._TABLE.replace(",\n    begun REAL NOT NULL DEFAULT 0", ""))
+        before.execute(
+            "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0, 'approved', '', 'dpo', 'then', 1)",
+            ("a" * 64,),
+        )
+    assert Approvals(tmp_path / "approvals.sqlite").standing("a" * 64, 1.0) == "approved"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 
 from benchmarks import coverage_laws
+from federation import errors
 from federation.messages import State
+from federation.privacy import cumulative
+from federation.results import Result
 from strategies import registry
-from strategies.descriptive import inequality
+from strategies.descriptive import inequality, inequality_dp
 from strategies.epidemiology import pathways, pathways_dp, surveillance
 from strategies.protocol import Total
 from tests import federations
@@ -84,3 +88,45 @@ def test_noised_counts_below_nobody_leave_the_sampling_error_as_it_is() -> None:
         weights = (amounts - 0.5) / 1000
         sampling.append(inequality._said(one, 0.5, weights, 1.96)["std_error"] ** 2)
     assert np.mean(sampling) == pytest.approx(1 / 12_000, rel=0.03)
+
+
+def test_a_group_of_amounts_is_refused_by_its_own_size_which_biases_no_mean() -> None:
+    """Amounts fall off steeply, and the group's sum is ten deviations of its noise: half of the
+    releases pass. Of those shown the mean of the means is right to 3 %, which is four errors of 200
+    means with 10 % of noise. Decided on the sum of the histogram, it is 7 % too high."""
+    cells, multiplier, rng = 50, 9.3, np.random.default_rng(0)
+    contract = federations.contract_of(
+        "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
+        "  cost: {type: number, range: [0, 49], step: 1}\n"
+    )
+    study = federations.study_of(
+        {"a": {"run": "inequality", "value": "cost"}}, privacy={"mode": "dp", "epsilon": 1}
+    )
+    task = registry.plan(study, contract)["a"]
+    law = np.exp(-np.arange(cells) / 2.5)
+    law /= law.sum()
+    truth = float(law @ np.arange(cells))
+    sd = multiplier * cumulative.norm(cells)
+    deviation = sd * float(cumulative.noise_of(np.arange(cells)))
+    share = (1 - 2 * inequality_dp.COUNTS) / inequality_dp.COUNTS
+    of_sizes = multiplier * (cells - 1) * math.sqrt(2 * share)
+    means = []
+    for _ in range(400):
+        n = rng.multinomial(round(inequality_dp.CLEAR * deviation / truth), law)
+        sizes = np.array([[(cells - 1) * n.sum(), n @ np.arange(cells)]])
+        total = Total(
+            {
+                "amounts": cumulative.encode(n[None]) + rng.normal(0, sd, (1, cells)),
+                "sizes": sizes + rng.normal(0, of_sizes, (1, 2)),
+                "people": np.array([float(n.sum()), 0.0, 0.0]),
+            },
+            {},
+            {},
+            noise={"amounts": sd**2, "sizes": of_sizes**2, "people": 1.0},
+        )
+        with contextlib.suppress(errors.ModelError):
+            result = inequality_dp.combine(total, task, State())
+            assert isinstance(result, Result)
+            means.append(result.tables["summary"].rows[0]["mean"])
+    assert 0.35 < len(means) / 400 < 0.65
+    assert np.mean(means) == pytest.approx(truth, rel=0.03)

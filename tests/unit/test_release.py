@@ -102,7 +102,7 @@ def test_estimates_of_few_people_are_null() -> None:
 
 def test_an_extreme_quantile_that_few_people_lie_beyond_is_null() -> None:
     shown = cleared(
-        Table([{"column": "x", "probability": 0.01, "n": 5, "n_column": 500, "estimate": 1.0}])
+        Table([{"column": "x", "probability": 0.01, "estimate": 1.0, "beyond": {"estimate": 5}}])
     )["t"]
     assert shown[0]["estimate"] is None and shown[0]["suppressed"] == "<11"
 
@@ -197,7 +197,7 @@ def test_a_model_of_few_events_is_withheld_whole(tmp_path: Path) -> None:
     assert (
         found.status == "withheld"
         and found.tables == {}
-        and "fewer than 11 events" in str(found.reason)
+        and "fewer than 11 people" in str(found.reason)
     )
 
 

@@ -52,7 +52,9 @@ def ask(
         TABLE,
         CONTRACT,
         tmp_path,
-        Policy(**({"min_nodes": 1, "hub_sees_cells": True} | (policy or {}))),
+        Policy(
+            **({"min_nodes": 1, "modes": ("exact", "dp"), "hub_sees_cells": True} | (policy or {}))
+        ),
     )
     made = federations.study_of({"a": options or OPTIONS}, **study)
     task = registry.plan(made, CONTRACT)["a"]

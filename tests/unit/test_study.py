@@ -180,7 +180,7 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
             "every: 3}\n  p: {run: glm, model: age ~ disease, family: poisson, rounds: 20",
             "analyses.p: the budget is too small for an array of so many real numbers",
         ),
-        ("every: 3", "grid: {step: 0.1}", "in mode dp at most 1500: write a coarser"),
+        ("every: 3", "grid: {step: 0.1}", "mode dp allows at most 1500: write a coarser"),
     ],
 )
 def test_what_differential_privacy_cannot_carry_is_said_before_anyone_is_asked(

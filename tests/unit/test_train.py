@@ -581,7 +581,7 @@ def test_a_file_that_is_no_model_of_ours_is_told(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"w": np.zeros(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(errors.InputError, match="no network of ours"):
+    with pytest.raises(errors.InputError, match="not a network that a study released"):
         models.load(tmp_path / "x.safetensors")
 
 

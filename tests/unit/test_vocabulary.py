@@ -444,7 +444,7 @@ MISTAKES = [
         {"run": "rates", "events": "arm", "time": "t", "over": ["arm"], "standard": {"arm=no": 1}},
         "no weight for stratum 'arm=yes'",
     ),
-    ({"run": "sccs", "model": "t ~ arm"}, "does not say how long a period is; add offset"),
+    ({"run": "sccs", "model": "t ~ arm"}, "has no length of the periods; add it, as in offset"),
     (
         {"run": "mixed_model", "model": "age ~ t", "random": "1 + t + arm + cause"},
         "must be 1 to 3 terms",
@@ -452,7 +452,7 @@ MISTAKES = [
     ({"run": "mixed_model", "model": "age ~ t", "by": "arm"}, "by: 'arm' is a boolean"),
     (
         {"run": "surveillance", "week": "seen"},
-        "week: 'seen' is a date; count weeks from some Monday",
+        "week: 'seen' is a date; count weeks from a Monday",
     ),
     (
         {"run": "surveillance", "week": "open"},
@@ -529,6 +529,37 @@ def test_what_has_no_private_form_says_why_and_what_to_use(name: str) -> None:
     study = federations.study_of({"a": {"run": name}}, privacy={"mode": "dp", "epsilon": 1})
     with pytest.raises(errors.StudyError, match=f"{name} is not offered in mode dp: .{{40,}}"):
         registry.plan(study, federations.contract_of(PEOPLE))
+
+
+def test_federated_averaging_is_that_of_a_plain_loop(tmp_path: Path) -> None:
+    """McMahan et al. 2017, algorithm 1, over two nodes of 30 and 90 people, all of a node's people
+    in each step; x lies in [-1, 1], so that nothing is scaled."""
+    contract = federations.contract_of(
+        "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
+        "  x: {type: number, range: [-1, 1]}\n  y: {type: boolean}\n"
+    )
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, 120).round(3)
+    y = (rng.random(120) < 1 / (1 + np.exp(-2 * x))).astype(int)
+    node = np.repeat([0, 1], [30, 90])
+    table = pandas.DataFrame({"id": np.arange(120), "x": x, "y": y})
+    sites = federations.sites_of(table, node, contract, tmp_path)
+    study = federations.study_of(
+        {"a": {"run": "fedavg", "model": "y ~ x", "rounds": 4, "local_steps": 3}}
+    )
+    result = federations.result(federations.run(study, contract, sites))
+    weights = np.zeros(2)
+    for _ in range(4):
+        reached = []
+        for here in (node == 0, node == 1):
+            X, local = np.column_stack([np.ones(here.sum()), x[here]]), weights
+            for _ in range(3):
+                residual = 1 / (1 + np.exp(-X @ local)) - y[here]
+                local = local - 0.5 * X.T @ residual / here.sum()
+            reached.append(local)
+        weights = (30 * reached[0] + 90 * reached[1]) / 120
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
+    assert estimates == pytest.approx(weights.tolist(), rel=1e-12)
 
 
 def incomplete(seed: int, n: int) -> pandas.DataFrame:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
-from federation import audit
-from federation.cli.actions import node_setup, tables
-from nodes import daemon, state_folder
+from federation import audit, errors
+from federation import study as studies
+from federation.cli.actions import mappings, node_setup, tables
+from federation.privacy import accounting
+from federation.study import Study
+from nodes import daemon, functionals, sides, state_folder
 from nodes.approvals import Proposed, Verdict
+from nodes.sides import Sides
+from nodes.site import Site
 
 
 def show_all(path: Path, output: str) -> None:
@@ -63,12 +69,75 @@ def _decision(study: Proposed) -> str:
 
 
 def show(path: Path, name: str) -> None:
-    _, state = node_setup.site_and_state(path)
-    study = node_setup.approvals(state).find(name)
-    print(f"# hash {study.study_hash}")
-    print(f"# signed by {study.coordinator} with key {study.key_id}")
-    print(f"# sent to {study.nodes - 1} other nodes")
-    print(yaml.safe_dump(json.loads(study.written), sort_keys=False, allow_unicode=True), end="")
+    site, state = node_setup.site_and_state(path)
+    proposed = node_setup.approvals(state).find(name)
+    print(f"# hash {proposed.study_hash}")
+    print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
+    print(f"# sent to {proposed.nodes - 1} other nodes")
+    for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
+        print(f"# {line}")
+    study = studies.parse(proposed.written)
+    for line in costs(study, site, proposed.nodes):
+        print(f"# {line}")
+    print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
+    _show_sides(study, site)
+    _show_given(study, site)
+
+
+def _show_sides(study: Study, site: Site) -> None:
+    """How many people of this node stand on each side of each expression that the study writes."""
+    print(
+        "# People of this node on each side of every expression of the study (never sent to the hub)"
+    )
+    try:
+        counted = sides.of_study(study, site)
+    except (errors.HdhError, KeyError) as reason:
+        print(f"#   they cannot be counted: {reason}")
+        return
+    for expression in counted:
+        print(f"#   {expression.what}: {expression.text}\n#     {_people(expression)}")
+    if not counted:
+        print("#   the study writes no condition, derived column or weight")
+
+
+def _people(expression: Sides) -> str:
+    counts = ", ".join(f"{n:,} {side}" for side, n in expression.people.items())
+    if expression.share is None:
+        return counts
+    return f"{counts}; one person gives at most {expression.share:.0%} of the sum"
+
+
+def _show_given(study: Study, site: Site) -> None:
+    for coordinator, numbers in _given(study, site).items():
+        column, most = max(numbers.items(), key=lambda pair: pair[1])
+        print(
+            f"#   {coordinator} has received {most} numbers about {column} this year, more than "
+            "about any other column"
+        )
+
+
+def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
+    if site.state is None or not (site.state / state_folder.LEDGER).exists():
+        return {}
+    ledger = state_folder.open_ledger(site.state)
+    return functionals.given(ledger, study.dataset, datetime.now(UTC).year)
+
+
+def costs(study: Study, site: Site, nodes: int) -> list[str]:
+    """The cost of the study to one person, here and over all nodes; nothing in exact mode."""
+    if study.privacy.mode != "dp" or study.dataset not in site.datasets:
+        return []
+    contract, privacy = site.datasets[study.dataset].contract, study.privacy
+    factor = contract.max_nodes_of_person(nodes)
+    over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
+    lines = [
+        f"cost to one {contract.unit} here: epsilon {privacy.epsilon:g}, delta {privacy.delta:g}",
+        f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
+        f"epsilon {over_nodes:.3f}",
+    ]
+    if shared := site.datasets_sharing_account(study.dataset):
+        lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
+    return lines
 
 
 def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None) -> None:

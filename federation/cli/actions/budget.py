@@ -26,7 +26,7 @@ def show(path: Path, output: str) -> None:
     budget_ledger = _open(path)
     entries = list(ledger.history(budget_ledger))
     accounts = {
-        entry.account: _balance(budget_ledger, entry.account)
+        entry.account.shared: _balance(budget_ledger, entry.account)
         for entry in entries
         if entry.kind in ("grant", "charge")
     }
@@ -56,7 +56,17 @@ def _open(path: Path) -> Ledger:
 def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
     granted, left = ledger.granted(budget_ledger, account), ledger.remaining(budget_ledger, account)
     amounts = {"granted": granted, "charged": granted - left, "left": left}  # pico-rho
-    return {"dataset": account.dataset, "unit": account.unit, "year": account.year} | {
+    datasets = {
+        entry.account.dataset
+        for entry in ledger.history(budget_ledger)
+        if entry.account.shared == account.shared
+    }
+    return {
+        "dataset": ", ".join(sorted(datasets)),
+        "unit": account.unit,
+        "register": account.register,
+        "year": account.year,
+    } | {
         name: {"rho": rho / accounting.PICO, "epsilon": accounting.epsilon(rho, DELTA)}
         for name, rho in amounts.items()
     }
@@ -137,15 +147,15 @@ def grant(
     if not by.strip():
         raise errors.InputError("--by must name the person who decides")
     now = datetime.now(UTC)
-    unit = site.datasets[dataset].contract.unit
-    account = Account(dataset, unit, year or now.year)
+    account = site.account(dataset, year or now.year)
     budget_ledger = state_folder.open_ledger(site.state)
     rho = accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
     _check_limit_of_year(site, path, budget_ledger, account, rho)
     ledger.grant(budget_ledger, account, rho, by=by.strip(), at=now.isoformat(timespec="seconds"))
     left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
+    datasets = " and ".join([dataset, *site.datasets_sharing_account(dataset)])
     print(
-        f"Granted: all studies of {account.year} on {dataset} together may cost one {unit} "
+        f"Granted: all studies of {account.year} on {datasets} together may cost one {account.unit} "
         f"epsilon {left:.3f} more (delta {delta:g})"
     )
 

@@ -158,7 +158,9 @@ def _protection(document: Document) -> str:
     if privacy["mode"] == "dp":
         return (
             "Noise: at each node, the data of one person change these results by no more than "
-            f"epsilon {privacy['study_epsilon']:g}, delta {privacy['delta']:g} allow."
+            f"epsilon {privacy['study_epsilon']:g}, delta {privacy['delta']:g} allow; over all "
+            f"nodes, with rows at {privacy['nodes_per_person']} of them, by no more than epsilon "
+            f"{privacy['epsilon_per_person_over_all_nodes']:.3g}."
         )
     suppressed = sum(
         analysis.suppressed + sum(node.suppressed for node in analysis.by_node.values())

@@ -59,9 +59,14 @@ def enrol(path: Path, hub: str, token: str) -> None:
 
 
 def add_dataset(
-    path: Path, contract: Path, source: str, table: str | None, people: int | None
+    path: Path,
+    contract: Path,
+    source: str,
+    table: str | None,
+    people: int | None,
+    read: Path | None,
 ) -> None:
-    name = setup.add_dataset(path, contract, source, table, people)
+    name = setup.add_dataset(path, contract, source, table, people, read)
     print(f"{path}: dataset {name} is added. Its rows are now checked against its contract:")
     node_data.check(path, name, "text")
 

@@ -12,15 +12,17 @@ from rich.console import Console
 
 from aggregator import rounds
 from federation import client, credentials, datasets, errors
+from federation import schema as schemas
 from federation.cli.actions import plan_tables, study_files
 from federation.cli.actions.plan_tables import SCALES, Forecasts, Plan, PlannedNode
 from federation.client import NodeState
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
 from federation.study import Privacy, Study
-from nodes import ledger, links, service, state_folder
+from nodes import functionals, ledger, links, service, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
 from nodes.links import LinkPlan, Role
@@ -47,8 +49,8 @@ def plan(
         study = study.model_copy(update={"coordinator": name})
     tasks = registry.plan(study, contract, source)
     nodes = [
-        *_nodes_of_sizes(sizes),
-        *_nodes_of_files(study, loaded, node_files, len(sizes) + len(node_files)),
+        *_nodes_of_sizes(sizes, study, tasks, contract),
+        *_nodes_of_files(study, tasks, loaded, node_files, len(sizes) + len(node_files)),
         *(_nodes_at_hub(path, contract_path, keys) if at_hub else ()),
     ]
     rounds.check_secure_sum(study, max(len(nodes), study.min_nodes))
@@ -56,7 +58,7 @@ def plan(
         study,
         contract,
         nodes,
-        epsilon_at_several_nodes=_epsilon_at_several_nodes(study, contract),
+        nodes_of_person=contract.max_nodes_of_person(max(len(nodes), study.min_nodes)),
         trainings=trainings(study, tasks) if study.privacy.mode == "dp" else [],
         forecasts=_forecasts(study, tasks, nodes),
     )
@@ -67,20 +69,39 @@ def plan(
 
 
 # -- the nodes
-def _nodes_of_sizes(sizes: Sequence[str]) -> list[PlannedNode]:
-    nodes = []
+def _nodes_of_sizes(
+    sizes: Sequence[str], study: Study, tasks: Mapping[str, AnyTask], contract: Contract
+) -> list[PlannedNode]:
+    """Nodes with the limits of a policy that says nothing."""
+    nodes, rules = [], Site("", {}).rules(study.privacy.min_cell)
     for text in sizes:
         name, _, number = text.partition("=")
         if not name or not number.replace("_", "").isdecimal() or int(number) < 1:
             raise errors.InputError(
                 f"--people {text!r}: write it as NAME=N, as in --people limoges=1700"
             )
-        nodes.append(PlannedNode(name, int(number)))
+        refusal = _asks_too_much(study, tasks, contract, int(number), rules)
+        nodes.append(PlannedNode(name, int(number), refusal=refusal))
     return nodes
+
+
+def _asks_too_much(
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    contract: Contract,
+    people: int | None,
+    rules: Rules,
+) -> Refusal | None:
+    """In exact mode, the refusal of more numbers about a column than a node gives of its people."""
+    if study.privacy.mode == "dp" or people is None:
+        return None
+    schema = schemas.build(contract, study.cohort.derive)
+    return functionals.forecast(study, tasks, schema, people, rules)
 
 
 def _nodes_of_files(
     study: Study,
+    tasks: Mapping[str, AnyTask],
     loaded: Mapping[str, Contract],
     paths: Sequence[Path],
     nodes: int,
@@ -89,7 +110,7 @@ def _nodes_of_files(
     if study.link is not None:
         plan_ = links.plan(study, loaded)
         return [_party(site, plan_, taking_part) for site in found]
-    return [_node_of_site(site, study, _held(site, loaded), taking_part) for site in found]
+    return [_node_of_site(site, study, tasks, _held(site, loaded), taking_part) for site in found]
 
 
 def _held(site: Site, loaded: Mapping[str, Contract]) -> Contract:
@@ -104,13 +125,13 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
         "helper" if site.name == link.helper else "left" if link.left in site.datasets else "right"
     )
     refusal = links.admit(plan_, role, parties, site, now)
-    if role == "helper":
+    contract = plan_.contracts.get(plan_.dataset_of(role))
+    if contract is None or contract.dataset not in site.datasets:
         return PlannedNode(site.name, None, refusal=refusal)
-    contract = plan_.contracts[plan_.dataset_of(role)]
-    people = site.datasets[contract.dataset].people if contract.dataset in site.datasets else None
+    people = site.datasets[contract.dataset].people
     if study.privacy.mode == "exact":
         return PlannedNode(site.name, people, refusal=refusal)
-    left = _left(site, Account(contract.dataset, contract.unit, now.year))
+    left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
     return PlannedNode(site.name, people, left, refusal)
@@ -124,7 +145,9 @@ def _too_small(contract: Contract, now: datetime) -> Refusal:
     )
 
 
-def _node_of_site(site: Site, study: Study, contract: Contract, nodes: int) -> PlannedNode:
+def _node_of_site(
+    site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
+) -> PlannedNode:
     now = datetime.now(UTC)
     dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
@@ -132,8 +155,10 @@ def _node_of_site(site: Site, study: Study, contract: Contract, nodes: int) -> P
         return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
     refusal = service.admit_study(study, contract, nodes, site, now)
     if study.privacy.mode == "exact":
+        rules = site.rules(study.privacy.min_cell)
+        refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
-    left = _left(site, Account(contract.dataset, contract.unit, now.year))
+    left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
     return PlannedNode(site.name, dataset.people, left, refusal)
@@ -167,15 +192,6 @@ def _refusal(reason: str) -> Refusal:
 
 
 # -- costs and widths
-def _epsilon_at_several_nodes(study: Study, contract: Contract) -> float | None:
-    """Epsilon of a person with rows at as many nodes as the contract allows.
-
-    None in exact mode, and if the contract allows one node only."""
-    if study.privacy.mode != "dp" or contract.nodes_per_person == 1:
-        return None
-    return accounting.epsilon(study.privacy.rho * contract.nodes_per_person, study.privacy.delta)
-
-
 def _forecasts(
     study: Study, tasks: Mapping[str, AnyTask], nodes: Sequence[PlannedNode]
 ) -> Forecasts:
@@ -230,7 +246,7 @@ def _document(planned: Plan) -> dict[str, Any]:
         "epsilon": privacy.epsilon if private else None,
         "delta": privacy.delta if private else None,
         "rho": privacy.rho / accounting.PICO,
-        "epsilon_of_a_person_at_several_nodes": planned.epsilon_at_several_nodes,
+        **_over_nodes(planned),
         "analyses": [
             {"analysis": name, "run": entry.run, "rho": _rho(study, name)}
             for name, entry in study.analyses.items()
@@ -238,6 +254,17 @@ def _document(planned: Plan) -> dict[str, Any]:
         "nodes": [_node_document(node, privacy.rho) for node in planned.nodes],
         "trainings": planned.trainings,
         "intervals": {label: list(rows) for label, rows in planned.forecasts.items()},
+    }
+
+
+def _over_nodes(planned: Plan) -> dict[str, Any]:
+    """The cost to one person over all nodes; nothing in exact mode."""
+    if planned.study.privacy.mode != "dp":
+        return {}
+    return {
+        "nodes_per_person": planned.nodes_of_person,
+        "nodes_per_person_in_contract": planned.contract.nodes_per_person,
+        "epsilon_per_person_over_all_nodes": planned.epsilon_over_nodes,
     }
 
 

@@ -40,12 +40,19 @@ class PlannedNode:
 
 @dataclass(frozen=True)
 class Plan:
+    """`nodes_of_person`: the number of the study's nodes at which one person may have rows."""
+
     study: Study
     contract: Contract
     nodes: Sequence[PlannedNode]
-    epsilon_at_several_nodes: float | None
+    nodes_of_person: int
     trainings: Sequence[Row]
     forecasts: Forecasts
+
+    @property
+    def epsilon_over_nodes(self) -> float:
+        privacy = self.study.privacy
+        return accounting.epsilon_over_nodes(privacy.rho, privacy.delta, self.nodes_of_person)
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -84,11 +91,10 @@ def _show_costs(plan: Plan, console: Console) -> None:
         f"delta {privacy.delta:g}: rho {privacy.rho / accounting.PICO:.6f}"
     )
     console.print(f"(by tight composition, epsilon {tight:.3f}).", style="dim")
-    if plan.epsilon_at_several_nodes is not None:
-        console.print(
-            f"For a person with rows at {plan.contract.nodes_per_person} nodes, as the contract "
-            f"allows: epsilon {plan.epsilon_at_several_nodes:.3f}."
-        )
+    console.print(
+        f"Over all nodes, a {plan.contract.unit} with rows at {plan.nodes_of_person} of them "
+        f"({plan.contract.why_nodes}): epsilon {plan.epsilon_over_nodes:.3f}."
+    )
     console.print(_costs(plan.study))
     for row in plan.trainings:
         console.print(

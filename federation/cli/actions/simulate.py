@@ -23,6 +23,7 @@ from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
+from nodes import site as node_sites
 from nodes.site import Dataset, Policy, Storage
 from simulations import answering, engines, local
 from simulations.answering import Holders
@@ -83,7 +84,7 @@ def run(
             local.check_within_node(federation.datasets)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
-        policy = Policy(min_nodes=1) if strict else local.SIMULATED
+        policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
         _show_start(federation, engine, console)
         with console.status("checking the study") as spinner:
             registry.plan(federation.study, federation.contract, federation.source)
@@ -182,7 +183,11 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
             )
         if name in datasets:
             raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")
-        datasets[name] = Dataset(contract, path)
+        datasets[name] = (
+            _of_node(Path(path), contract)
+            if path.endswith(".yaml")
+            else (node_sites.dataset_of(contract, path))
+        )
     return datasets
 
 
@@ -215,6 +220,21 @@ def _held(
 def _fits(dataset: Dataset) -> bool:
     columns = {name for name, column in dataset.contract.columns.items() if not column.may_be_empty}
     return columns <= connectors.column_names(dataset, Storage())
+
+
+def _of_node(path: Path, contract: Contract) -> Dataset:
+    """The dataset of a node.yaml, as its producer reads it. InputError if it has another contract."""
+    datasets = node_sites.load(path).datasets
+    if contract.dataset not in datasets:
+        raise errors.InputError(
+            f"{path}: there is no dataset {contract.dataset!r}; the datasets are {', '.join(datasets)}"
+        )
+    found = datasets[contract.dataset]
+    if found.contract.hash != contract.hash:
+        raise errors.InputError(
+            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract"
+        )
+    return found
 
 
 def _assumptions(study: Study) -> list[str]:

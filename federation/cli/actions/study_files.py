@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from rich.console import Console
 
-from federation import datasets
+from federation import datasets, influence
 from federation import study as studies
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
+
+if TYPE_CHECKING:
+    from strategies.protocol import AnyTask
 
 
 def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
@@ -44,6 +48,31 @@ def check(path: Path, contract_path: Path | None) -> None:
         f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
         "asked"
     )
+    if study.privacy.mode == "exact":
+        _show_expressions(study, contract, tasks, console)
+
+
+def _show_expressions(
+    study: Study, contract: Contract, tasks: Mapping[str, AnyTask], console: Console
+) -> None:
+    """The expressions by which a node may refuse the study, since too few people stand on a side."""
+    from federation import schema
+    from nodes import sides
+
+    written = sides.written(study, tasks, schema.build(contract, study.cohort.derive))
+    if not written:
+        return
+    console.print(
+        f"  in exact mode a node refuses (support) unless at least {study.privacy.min_cell} of its "
+        "people stand on each side of"
+    )
+    for place, text, field in written:
+        console.print(f"    {place}: {text}", markup=False)
+        if influence.NOBODY in field.pieces:
+            console.print(
+                "      too long for a node to count for whom each column decides: every node "
+                "refuses it; shorten it"
+            )
 
 
 def print_schema(what: str) -> None:

@@ -12,10 +12,14 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
-    "synthetic insured people with a planted spread of what they pay, which no holder has: two insurers know what "
-    "they reimburse, and SNDS what obligatory insurance leaves"
+    "synthetic insured people with a planted spread of what they pay, which no holder has: two"
+    " insurers know what they reimburse, and SNDS what obligatory insurance leaves"
 )
-REAL_NOTE = "5,638 real people in their first year of the RAND health insurance experiment (R, sampleSelection, RandHIE): costs outside hospital at its six sites, those in hospital at one node"
+REAL_NOTE = (
+    "5,638 real people in their first year of the RAND health insurance experiment (R,"
+    " sampleSelection, RandHIE): costs outside hospital at its six sites, those in hospital at one"
+    " node"
+)
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
 NODES = {"complementaire-a": 0.6, "complementaire-b": 0.4}
 KNOWN = 0.97  # of the insured, the share that SNDS knows under the same identifier
@@ -84,8 +88,8 @@ def make_real(directory: Path) -> dict[str, Path]:
 
 
 def first_year() -> tuple[pandas.DataFrame, pandas.Series[str]]:
-    """Medical costs in whole dollars, outside and in hospital, and how much of them people bore themselves; and at
-    which site."""
+    """Medical costs in whole dollars, outside and in hospital, and the people's own share of them; and the site of
+    each person."""
     raw = common.real_of_r("sampleSelection", "RandHIE")
     raw = (
         raw[(raw["year"] == 1) & raw["meddol"].notna()]

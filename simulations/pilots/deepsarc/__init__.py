@@ -1,4 +1,5 @@
-"""Deepsarc (Centre Léon Bérard): which sarcoma care lowers the risk of relapse, among comparable patients?"""
+"""Deepsarc (Centre Léon Bérard): which sarcoma care lowers the risk of relapse, among comparable
+patients?"""
 
 from __future__ import annotations
 
@@ -15,10 +16,13 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
-    "synthetic patients whose treatment depends on what their risk depends on; the centres hold the treatment, SNDS the "
-    "relapse; columns approximate what is published of NETSARC"
+    "synthetic patients whose treatment and risk depend on the same covariates; the centres hold"
+    " the treatment, SNDS the relapse; columns approximate published descriptions of NETSARC"
 )
-REAL_NOTE = "192 real patients of six institutions (SurvSet, d.oropha.rec), two of them to a node; months are a grid of twelfths of a year"
+REAL_NOTE = (
+    "192 real patients of six institutions (SurvSet, d.oropha.rec), two institutions per node;"
+    " times are on a grid of months"
+)
 SIZES: Mapping[Size, int] = {"small": 10_000, "full": 50_000}
 NODES = {
     "centre-leon-berard": 0.3,
@@ -149,8 +153,9 @@ def make_real(directory: Path) -> dict[str, Path]:
 
 
 def marginal(n: int = 2_000_000) -> float:
-    """The hazard ratio that a Cox model finds where chance alone says who is reviewed, with the follow-up of the pilot: what weighting aims
-    at. It is nearer to 1 than the one at equal covariates, since those with high hazards leave first."""
+    """The target of weighting: the hazard ratio of a Cox model if review were randomised, with the
+    follow-up of the pilot. It is closer to 1 than the ratio at equal covariates, because patients
+    with high hazards leave first."""
     rng, planted = np.random.default_rng(7), common.truth(__file__)
     _, hazard = people(rng, n, planted)
     reviewed = rng.random(n) < 0.5

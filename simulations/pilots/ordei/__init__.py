@@ -1,4 +1,5 @@
-"""ORDEI (ANSM): how often are adverse reactions reported, for each drug and for those exposed to it?"""
+"""ORDEI (ANSM): how often are adverse reactions reported, for each drug and for those exposed to
+it?"""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic reports with a planted pair; the reports are at two producers, the people exposed at two others"
+NOTE = (
+    "synthetic reports with a planted pair; the reports are at two producers,"
+    " the people exposed at two others"
+)
 SIZES: Mapping[Size, int] = {"small": 6000, "full": 82_000}
 DRUGS: Mapping[Size, int] = {"small": 60, "full": 12_000}
 EVENTS: Mapping[Size, int] = {"small": 30, "full": 337}  # high-level groups of terms
@@ -51,13 +55,14 @@ def contract(agreed: Contract, size: Size) -> Contract:
 
 
 def shares(size: Size) -> tuple[Floats, Floats]:
-    """How often each drug and each event is named: a few often, most of them rarely."""
+    """The shares of each drug and each event in reports: a few are frequent, most are rare."""
     drug, event = 1 / (3 + np.arange(DRUGS[size])) ** 0.9, 1 / (2 + np.arange(EVENTS[size])) ** 0.8
     return drug / drug.sum(), event / event.sum()
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
-    """A report names one drug and one or two reactions; the planted one is always the first, so that its odds ratio is the planted one."""
+    """A report names one drug and one or two reactions. The reaction of the planted pair is always
+    the first, so that the odds ratio equals the planted one."""
     rng, n = np.random.default_rng([seed, 3]), SIZES[size]
     planted = common.truth(__file__)
     of_drug, of_event = shares(size)

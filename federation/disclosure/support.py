@@ -1,0 +1,124 @@
+"""Who stands behind a column: support, dominance and leverage, the rules on what a study adds up in exact mode.
+
+A sum over people tells one person's value where the column that is added up sets that person apart: it is
+another than everyone else's (support), nearly all of the sum (dominance), or can be singled out by a linear
+combination of the study's columns (leverage). What a study writes itself may set nobody apart either: if
+"this person and ill" is refused where it holds for one and answered where it holds for none, the refusal
+tells who is ill.
+
+Sources: threshold, (n, k) and p-per-cent rules in Hundepool et al. 2012, Statistical Disclosure Control,
+chapter 4; leverage in regression disclosure: Gomatam et al. 2005, sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.messages import Floats, Ints, Refusal
+
+MAX_SHARE = (
+    0.25  # of a sum of distances from the median, what one person may give to a contract column
+)
+MAX_MADE_SHARE = 0.1  # the same in a column that a study makes, or in a weight
+MAX_ROUND_SHARE = 0.15  # the same in the weights that a state of the hub gives to rows
+MAX_LEVERAGE = 0.5  # of a person in the columns of one model
+MAX_JOINT_LEVERAGE = (
+    0.75  # of a person in all columns that a study writes, and those they are made of
+)
+REPEATED = 1e-11  # of a column's length, what those before it leave of a column that repeats them
+SAMPLE = 50_000  # rows that are enough to show that nobody of many more stands out
+
+REFUSAL = Refusal(
+    "support",
+    "a column, condition, weight or level of this study sets fewer than the required number of people "
+    "apart here, or lets one person weigh too much: use wider groups, a secure_sum over more nodes, or "
+    "mode dp",
+)
+
+STEERED = Refusal(
+    "steered",
+    "at these coefficients the sums of this round stand for too few people: the model may separate them; leave "
+    "a term out, merge its levels, or use mode dp",
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a column, of which the people are counted. `written`: the study made the column, so that
+    nobody is too few; otherwise a level that a node lacks is as public as the contract."""
+
+    name: str
+    written: bool
+
+
+def too_few(counts: Ints, sides: Sequence[Side], k: int) -> NDArray[np.bool_]:
+    """Which sides (n_sides,) stand for fewer than `k` people."""
+    written = np.array([side.written for side in sides], np.bool_)
+    few: NDArray[np.bool_] = (counts < k) & (written | (counts > 0))
+    return few
+
+
+def share(values: Floats, person: Ints | None, centre: float | None = None) -> float:
+    """The largest person's part of the sum of |values - centre|, `values` (n_rows,); 0 for a sum of nothing.
+    `centre`: by default the median, about which that part is largest."""
+    if not len(values):
+        return 0.0
+    away = np.abs(values - (float(np.median(values)) if centre is None else centre))
+    total = float(away.sum())
+    most = float((away if person is None else np.bincount(person, away)).max())
+    return most / total if total > 0 else 0.0
+
+
+def shows_no_share(values: Floats, width: float, limit: float) -> bool:
+    """Whether a sample of many rows (one a person) shows by itself that nobody gives more than `limit` of
+    the whole sum: the sum over a sample is smaller, and nobody is farther away than the range is wide."""
+    away = float(np.abs(values - np.median(values)).sum()) if len(values) else 0.0
+    return width <= limit * away
+
+
+def leverage(X: Floats, person: Ints | None) -> Floats:
+    """(n_people,) hat values of people in the columns X (n_rows, n_columns) and a constant: how far one
+    person alone can be singled out by a linear combination of the columns' sums. 1: entirely."""
+    Q = basis(X)
+    hat: Floats = np.einsum("ij,ij->i", Q, Q)
+    return hat if person is None else np.bincount(person, hat).astype(np.float64)
+
+
+def basis(X: Floats) -> Floats:
+    """(n_rows, rank) orthonormal columns that span those of X and a constant; a column that repeats those
+    before it is left out."""
+    columns = [np.full(len(X), 1.0 / np.sqrt(max(len(X), 1)))]
+    for j in range(X.shape[1]):
+        column = X[:, j] - X[:, j].mean()
+        length = float(np.linalg.norm(column))
+        largest = float(np.abs(X[:, j]).max(initial=0.0))
+        if not length > 1e-13 * largest * np.sqrt(len(X)):
+            continue
+        column /= length
+        known = np.stack(columns, axis=1)
+        for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
+            column = column - known @ (known.T @ column)
+        rest = float(np.linalg.norm(column))
+        if rest > REPEATED:
+            columns.append(column / rest)
+    return np.stack(columns, axis=1)
+
+
+def largest_leverage(X: Floats, person: Ints | None, limit: float) -> float:
+    """The largest hat value of a person, or a bound on it that is at most `limit`.
+
+    The information in a sample of the rows is no more than that in all, so hat values taken from it are
+    too large, and where even these are small, all are."""
+    if person is None and len(X) > 2 * SAMPLE:
+        Z = X - X.mean(0)
+        widest = np.abs(Z).max(0)
+        Z = Z / np.where(widest > 0, widest, 1.0)
+        some = Z[:: max(1, len(Z) // SAMPLE)]
+        values = np.linalg.eigvalsh(some.T @ some)
+        if values[0] > 0 and X.shape[1] / values[0] + 1 / len(X) <= limit:
+            return float(X.shape[1] / values[0] + 1 / len(X))
+    return float(leverage(X, person).max(initial=0.0))

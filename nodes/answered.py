@@ -1,0 +1,49 @@
+"""What a node holds of a study beside the answers before it, in exact mode: the ledger, and whose rows these are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from federation.contract import Contract
+from federation.study import Study
+from nodes import ledger
+from nodes.fingerprints import Words
+from nodes.ledger import Account, Ledger
+from strategies.protocol import AnyTask
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a node remembers for a study.
+
+    `salt`: of the people's hashes. `hashes` (n_rows,): of the person of each row of the cohort, or None where
+    rows are only counted. `where`: SQL of the condition that chose them, and `where_columns`, the contract
+    columns that it names. `sources`: the contract columns behind each field of the study. `seen`: the
+    fingerprints of this study's own answers."""
+
+    ledger: Ledger
+    contract: Contract
+    account: Account
+    study: Study
+    now: datetime
+    salt: bytes
+    hashes: Words | None
+    where: str | None
+    where_columns: frozenset[str]
+    sources: Mapping[str, frozenset[str]]
+    min_cell: int
+    seen: list[bytes] = field(default_factory=list)
+
+    def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
+        """The contract columns behind the named fields: a derived column is no disguise for its own."""
+        return frozenset().union(*(self.sources[name] for name in fields))
+
+    def columns_of(self, task: AnyTask) -> frozenset[str]:
+        """The contract columns about which an answer tells: those of its fields, and those that choose its rows."""
+        return self.where_columns | self.columns_behind(field.name for field in task.fields)
+
+    def keep(self, kind: str, name: str, content: bytes) -> None:
+        at = self.now.isoformat(timespec="seconds")
+        ledger.remember(self.ledger, kind, self.account, self.study.hash, name, content, at)

@@ -1,0 +1,216 @@
+"""The differencing rule of exact mode: no two sums over nearly the same people, nor three that add up to so.
+
+A node keeps, for ever, a fingerprint of the people behind each sum: of the complete rows of each analysis, and
+of those among them for whom a condition of the study holds. Fingerprints add up as the people do, so that the
+difference of two, or of three, shows how few people it is about. Where rows are counted in place nobody is
+numbered; the conditions are kept instead, and counted against each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from federation.cohort import Cohort
+from federation.contract import Contract
+from federation.messages import Ints, Refusal
+from federation.schema import Field
+from nodes import fingerprints, ledger
+from nodes.answered import Memory
+from nodes.fingerprints import Words
+from nodes.ledger import Ledger
+from strategies import support
+from strategies.protocol import AnyTask
+from strategies.support import Mask, Rows
+
+KIND, CONDITION = "cohort", "condition"
+COHORT = frozenset(
+    ["the whole cohort"]
+)  # compared with other cohorts, whatever is summed over them
+MAX_PAIRED = 12  # conditions among which differences of three are looked for: the latest ones
+MAX_TRIPLES = 200  # sets among which differences of three are looked for: the latest ones
+NEARLY = Refusal(
+    "differencing",
+    "the people behind this answer are nearly those of another: choose the same cohort and columns, or "
+    "ones that differ clearly",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The people behind a sum. `columns`: what is summed over them, or nothing if that is not known."""
+
+    print: Words
+    columns: frozenset[str] = frozenset()
+
+    def shares_columns(self, other: Group) -> bool:
+        return not (self.columns and other.columns) or bool(self.columns & other.columns)
+
+    def to_bytes(self) -> bytes:
+        return self.print.tobytes() + json.dumps(sorted(self.columns)).encode()
+
+
+def group_from(content: bytes) -> Group:
+    words = np.frombuffer(content[: fingerprints.BYTES], np.uint64)
+    more = content[fingerprints.BYTES :]
+    return Group(words, frozenset(json.loads(more)) if more else frozenset())
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition as this node compiled it, and contract columns that hold all that it names."""
+
+    sql: str
+    columns: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"sql": self.sql, "columns": self.columns}).encode()
+
+
+def conditions(kept: Ledger, contract: Contract) -> list[Condition]:
+    """The conditions of earlier studies on a dataset; none where it names people, whose fingerprints
+    are compared instead."""
+    if contract.person is not None:
+        return []
+    read = map(json.loads, ledger.remembered(kept, CONDITION, contract.dataset))
+    return [Condition(values["sql"], tuple(values["columns"])) for values in read]
+
+
+def check(
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, strict: bool
+) -> Refusal | None:
+    """Why an analysis is not answered beside those answered before; if it is, its people are remembered.
+    `strict`: conditions are compared too, by a node that shows its hub no small cells."""
+    if rows is None or memory.hashes is None:
+        return _check_conditions(memory, cohort, task)
+    if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
+        return refused
+    groups = _groups(memory, cohort, task, rows, strict)
+    known = [*_remembered(memory), *map(group_from, memory.seen)]
+    for number, group in enumerate(groups):
+        others = [other for other in [*known, *groups[:number]] if group.shares_columns(other)]
+        if _is_near(group, others, memory.min_cell):
+            return NEARLY
+    for group in groups:
+        _remember(memory, KIND, group.to_bytes())
+    memory.seen.extend(group.to_bytes() for group in groups)
+    return None
+
+
+def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
+    """The people of the cohort, those behind each sum, and those for whom each condition holds."""
+    whole = Group(_print(memory, np.ones(cohort.rows, np.bool_)), COHORT)
+    if support.roles_of(task).apart:
+        columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
+        return [
+            whole,
+            *(
+                Group(_print(memory, support.is_known(values)), memory.columns_behind([name]))
+                for name, values in columns.items()
+            ),
+        ]
+    names = memory.columns_behind(rows.columns)
+    groups = [whole, Group(_print(memory, rows.kept), names)]
+    pieces = support.pieces(task) if strict else ()
+    values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    for piece in pieces:
+        if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:
+            groups.append(Group(_print(memory, chosen), names))
+    return groups
+
+
+def _print(memory: Memory, mask: Mask) -> Words:
+    assert memory.hashes is not None
+    return np.frombuffer(fingerprints.fingerprint(memory.hashes[mask], memory.salt), np.uint64)
+
+
+def _remembered(memory: Memory) -> list[Group]:
+    kept = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
+    return [group_from(content) for content in kept]
+
+
+def _remember(memory: Memory, kind: str, content: bytes) -> None:
+    memory.keep(kind, hashlib.sha256(content).hexdigest(), content)
+
+
+def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
+    if not others:
+        return False
+    known = np.stack([other.print for other in others])
+    if any(0 < apart < k for apart in fingerprints.apart(known - group.print)):
+        return True
+    known = known[-MAX_TRIPLES:]
+    return any(_has_near(rest, known, k) for rest in (group.print - known, group.print + known))
+
+
+def _has_near(rests: Words, known: Words, k: int) -> bool:
+    """Whether a row of `rests` (m, buckets) is nearly one of `known` (m, buckets), and not the same. A few
+    buckets show of most pairs that they are far apart."""
+    begin = known[:, : fingerprints.FIRST]
+    for rest in rests:
+        near = np.flatnonzero(fingerprints.apart(begin - rest[: fingerprints.FIRST]) < k)
+        if len(near) and any(0 < n < k for n in fingerprints.apart(known[near] - rest)):
+            return True
+    return False
+
+
+# -- rows of which no person is named
+Count = Callable[[Sequence[str]], Ints]
+
+
+def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
+    """The condition of a study, and those that divide its rows, against those before. Some studies count these
+    rows in place and others read them, so fingerprints alone would not compare the two."""
+    own = [piece.sql for piece in support.pieces(task) if piece.kind == "condition"]
+    new = [memory.where or "TRUE", *own]
+    before = conditions(memory.ledger, memory.contract)
+    known = list(dict.fromkeys(condition.sql for condition in before))
+    count = _counter(cohort.everyone or cohort, dict.fromkeys([*known, *new]))
+    for number, sql in enumerate(new):
+        others = [*(other for other in known if other != sql), *new[:number]]
+        if _is_near_condition(sql, others, count, memory.min_cell):
+            return NEARLY
+    for sql in new:
+        condition = Condition(sql, tuple(sorted(memory.columns_of(task))))
+        _remember(memory, CONDITION, condition.to_bytes())
+    return None
+
+
+def _is_near_condition(sql: str, others: Sequence[str], count: Count, k: int) -> bool:
+    if any(0 < _apart(count([sql, other])) < k for other in others):
+        return True
+    pairs = itertools.combinations(others[-MAX_PAIRED:], 2)
+    return any(0 < _left_over(count([sql, one, other])) < k for one, other in pairs)
+
+
+def _counter(everyone: Cohort, conditions: Iterable[str]) -> Count:
+    """Counts rows by whether each of some `conditions` holds, as cells (2, ..., 2); a condition that is not
+    known does not hold."""
+    fields = {sql: Field(sql, "boolean", f"coalesce({sql}, FALSE)") for sql in conditions}
+    if (tally := everyone.count) is not None:
+        return lambda chosen: tally([fields[sql] for sql in chosen]).cells
+    columns = everyone.columns(fields.values())
+    held = {sql: columns[sql].astype(np.int8) for sql in fields}
+
+    def count(chosen: Sequence[str]) -> Ints:
+        shape = (2,) * len(chosen)
+        places = np.ravel_multi_index(tuple(held[sql] for sql in chosen), shape)
+        return np.bincount(places, minlength=2 ** len(chosen)).reshape(shape)
+
+    return count
+
+
+def _apart(cells: Ints) -> int:
+    return int(cells[0, 1] + cells[1, 0])
+
+
+def _left_over(cells: Ints) -> int:
+    """The fewest rows about which a difference of three conditions is, over the ways to take it."""
+    a, b, c = np.indices(cells.shape)
+    sums = [int(cells[(x != 0)].sum()) for x in (a - b - c, a + b - c, a - b + c)]
+    return min((n for n in sums if n > 0), default=0)

@@ -1,0 +1,134 @@
+"""How many numbers a node has given about each column: to a study, and to a coordinator in a year.
+
+A table of n people is read by linear reconstruction from about n numbers that a column takes part in (Dinur &
+Nissim 2003), whatever each of them looks like. So a node counts, of all answers together, the coefficients and
+the cells that a column stands behind, and gives no more than a share of its people. The same question again
+costs nothing; one that is refused for its support costs one number a column, since a refusal is an answer too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from federation.disclosure.rules import Rules
+from federation.messages import Refusal
+from federation.schema import Schema
+from federation.study import Study
+from nodes import ledger
+from nodes.answered import Memory
+from nodes.ledger import Ledger
+from strategies import budget, support
+from strategies.protocol import AnyTask
+
+KIND = "functionals"
+COUNTS = (
+    "events",
+    "exits",
+    "entries",
+    "people_by_group",
+)  # sums of counts whose cells have another name
+Numbers = Mapping[str, int]
+
+
+def question(study: Study, task: AnyTask) -> str:
+    """The name of what a task asks, whatever the study that asks it is called."""
+    entry = study.analyses[task.name].model_dump(mode="json")
+    asked = [study.coordinator, study.dataset, entry, study.cohort.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def of_task(task: AnyTask, people: int, k: int) -> int:
+    """Numbers that one answer gives about each of its columns: the coefficients of a model, or the cells of a
+    table. A cell holds nobody or `k` people, so that no more cells tell anything than these people fill."""
+    part = budget.zero(task, task.analysis.start(task))
+    if part.parameters:
+        return part.parameters
+    size = sum(array.size for array in part.sums.values())
+    if support.roles_of(task).apart:
+        size = math.ceil(size / len(task.fields))
+    return min(size, math.ceil(people / k))
+
+
+def check(
+    memory: Memory, task: AnyTask, numbers: int, columns: Iterable[str], limits: tuple[float, float]
+) -> Refusal | None:
+    """Charges an answer of so many numbers about each of `columns`, or says why it is not given. `limits`: the
+    most numbers about one column that a study, and a coordinator in a year, are given."""
+    name = question(memory.study, task)
+    if ledger.recalled(memory.ledger, KIND, name) is not None:
+        return None
+    by_study, by_year = _given(memory)
+    named = sorted(columns)
+    for given, limit, where in ((by_study, limits[0], "one study"), (by_year, limits[1], "a year")):
+        if any(given[column] + numbers > limit for column in named):
+            return _too_many(where)
+    _keep(memory, name, dict.fromkeys(named, numbers))
+    return None
+
+
+def forecast(
+    study: Study, tasks: Mapping[str, AnyTask], schema: Schema, people: int, rules: Rules
+) -> Refusal | None:
+    """The refusal of a whole study at a node of so many people, as far as it can be told beforehand."""
+    where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
+    numbers = Counter[str]()
+    for task in tasks.values():
+        columns = where.union(*(schema.columns_of(field.name) for field in task.fields))
+        numbers.update(dict.fromkeys(columns, of_task(task, people, rules.min_cell)))
+    most = max(numbers.values(), default=0)
+    return _too_many("one study") if most > rules.max_parameters_per_person * people else None
+
+
+def _too_many(where: str) -> Refusal:
+    return Refusal(
+        "functionals",
+        f"the numbers asked of one column in {where} are more than this site gives of so many "
+        "people: ask for fewer terms, cells or analyses, or use mode dp",
+    )
+
+
+def charge_refusal(memory: Memory, task: AnyTask, columns: Iterable[str]) -> None:
+    """A refusal for its support is one number about each column."""
+    name = f"{question(memory.study, task)}:refused"
+    if ledger.recalled(memory.ledger, KIND, name) is None:
+        _keep(memory, name, dict.fromkeys(sorted(columns), 1))
+
+
+def _keep(memory: Memory, name: str, numbers: Numbers) -> None:
+    study, account = memory.study, memory.account
+    content = {
+        "coordinator": study.coordinator,
+        "numbers": numbers,
+        "year": account.year,
+        "study": study.hash,
+    }
+    memory.keep(KIND, name, json.dumps(content).encode())
+
+
+def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
+    """By column, what this study and its coordinator's year have been given."""
+    by_study, by_year = Counter[str](), Counter[str]()
+    for content in ledger.remembered(memory.ledger, KIND, memory.account.dataset):
+        entry = json.loads(content)
+        if entry["study"] == memory.study.hash:
+            by_study.update(entry["numbers"])
+        if (
+            entry["coordinator"] == memory.study.coordinator
+            and entry["year"] == memory.account.year
+        ):
+            by_year.update(entry["numbers"])
+    return by_study, by_year
+
+
+def given(kept: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:
+    """By coordinator and column, what a year has given. For the producer's eyes."""
+    found: dict[str, Counter[str]] = {}
+    for content in ledger.remembered(kept, KIND, dataset):
+        entry = json.loads(content)
+        if entry["year"] == year:
+            found.setdefault(entry["coordinator"], Counter()).update(entry["numbers"])
+    return found

@@ -1,0 +1,94 @@
+"""How many people here stand on each side of what a study writes: for the producer's screen, before they approve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from federation import schema as schemas
+from federation.cohort import Cohort
+from federation.disclosure import support as rules_of
+from federation.schema import Field, Schema
+from federation.study import Study
+from nodes import cohorts
+from nodes.site import Site
+from strategies import registry, support
+from strategies.protocol import AnyTask
+
+WHERE = "where"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """`what`: where it stands in the study, and `text`, as it is written. `people`: on each side, by its name.
+    `share`: of a number, the most that one person gives to the sum of distances from its median."""
+
+    what: str
+    text: str
+    people: Mapping[str, int]
+    share: float | None = None
+
+
+def of_study(study: Study, site: Site) -> list[Sides]:
+    """DataError where the data cannot be read."""
+    dataset = site.datasets[study.dataset]
+    tasks = registry.plan(study.model_copy(update={"privacy": _exact(study)}), dataset.contract)
+    schema = schemas.build(dataset.contract, study.cohort.derive)
+    fields = [field for task in tasks.values() for field in task.fields]
+    opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
+    cohort = opened.cohort
+    return [
+        _sides(what, text, field, cohort if what != WHERE else cohort.everyone or cohort)
+        for what, text, field in written(study, tasks, schema)
+    ]
+
+
+def written(
+    study: Study, tasks: Mapping[str, AnyTask], schema: Schema
+) -> list[tuple[str, str, Field]]:
+    """Each expression of a study: its place in the study, its text, and its values as a column."""
+    found = []
+    if study.cohort.where is not None:
+        condition = schema.express(study.cohort.where)
+        field = Field(WHERE, "boolean", condition.sql, pieces=condition.pieces)
+        found.append((WHERE, study.cohort.where, field))
+    fields = [field for task in tasks.values() for field in task.fields]
+    read = frozenset().union(*(schema.columns_of(field.name) for field in fields))
+    for name, text in study.cohort.derive.items():
+        if schema.columns_of(name) <= read:
+            found.append((f"derive {name}", text, schema.fields[name]))
+    for name, task in tasks.items():
+        inline = [field for field in _written(task) if field.name not in study.cohort.derive]
+        found += [(f"analysis {name}", field.name, field) for field in inline]
+    return found
+
+
+def _exact(study: Study) -> object:
+    """Roles are of exact mode; a private study's conditions are shown as well."""
+    return study.privacy.model_copy(update={"mode": "exact", "noise": "node"})
+
+
+def _written(task: AnyTask) -> Iterable[Field]:
+    """Weights, whoever wrote them, and the expressions that stand in a model or an option."""
+    roles = support.roles_of(task)
+    fields = [*roles.weights, *(field for field in task.fields if field.pieces)]
+    return [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
+
+
+def _sides(what: str, text: str, field: Field, cohort: Cohort) -> Sides:
+    rows = support.all_rows(cohort)
+    column = cohort.columns([field])[field.name]
+    known = support.is_known(column)
+    people = {"missing": rows.people(~known)} if not known.all() else {}
+    if field.kind != "number":
+        groups = {name: rows.people(column == i) for i, name in enumerate(field.groups)}
+        return Sides(what, text, groups | people)
+    values, n = np.unique(column[known], return_counts=True)
+    mode = values[n.argmax()] if len(values) else np.nan
+    person = None if rows.person is None else rows.person[known]
+    share = rules_of.share(column[known], person)
+    sides = {"at the most frequent value": rows.people(column == mode)}
+    sides["at others"] = rows.people(known & (column != mode))
+    return Sides(what, text, sides | people, share)

@@ -1,0 +1,261 @@
+"""The support of a study's columns at this node: gathered once for a study, before anything is added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from federation import cohort as cohorts
+from federation.cohort import Cohort, Key
+from federation.disclosure import node_door
+from federation.disclosure import support as rules_of
+from federation.disclosure.rules import Rules
+from federation.expression import Piece
+from federation.messages import Floats, Ints, Part, Refusal, State
+from federation.schema import Field, Schema
+from nodes import differencing, functionals
+from nodes.session import StudySession
+from strategies import support
+from strategies.protocol import AnyTask, Roles
+from strategies.support import Mask, Rows
+
+
+def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
+    """What the rows make of a state, past the first door."""
+    cohort, rules = session.cohort, session.rules
+    refused = check(task, session)
+    if refused is not None:
+        return refused
+    if _is_steered_too_far(task, state, session):
+        return rules_of.STEERED
+    part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
+    return node_door.check_part(part, rules) or part
+
+
+def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
+    """Whether the hub's state leaves the sums of a round to one person, or makes steps of smooth functions:
+    two such sums tell the few people who are between the steps."""
+    if task.roles is None or task.roles.steered is None:
+        return False
+    steered = task.roles.steered(session.cohort, task, state)
+    if steered is None or not len(steered.weights):
+        return False
+    most = rules_of.share(steered.weights, steered.person, 0.0)
+    return most > rules_of.MAX_ROUND_SHARE or float(steered.weights.sum()) < steered.least
+
+
+def check(task: AnyTask, session: StudySession) -> Refusal | None:
+    """Why the node adds up nothing for this task; decided once for a study, before the first round."""
+    key = Key[Refusal | None]("support refusal", task.name)
+    return session.cohort.once(key, lambda: _check(task, session))
+
+
+def _check(task: AnyTask, session: StudySession) -> Refusal | None:
+    rows = _rows(task, session.cohort)
+    memory = session.memory
+    columns = frozenset() if memory is None else memory.columns_of(task)
+    if is_unsupported(task, session):
+        if memory is not None:
+            functionals.charge_refusal(memory, task, columns)
+        return rules_of.REFUSAL
+    if memory is None:
+        return None
+    rules, cohort = session.rules, session.cohort
+    numbers = functionals.of_task(task, cohort.people, rules.min_cell)
+    share = rules.max_parameters_per_person
+    limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
+    return functionals.check(memory, task, numbers, columns, limits) or differencing.check(
+        memory, cohort, task, rows, not rules.hub_sees_cells
+    )
+
+
+def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
+    return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
+
+
+def is_unsupported(task: AnyTask, session: StudySession) -> bool:
+    """Whether the task's own columns set too few people apart; decided once for a study."""
+    key = Key[bool]("unsupported", task.name)
+    return session.cohort.once(key, lambda: _is_unsupported(task, session))
+
+
+def _is_unsupported(task: AnyTask, session: StudySession) -> bool:
+    cohort, k, strict = session.cohort, session.rules.min_cell, not session.rules.hub_sees_cells
+    try:
+        sides = support.sides(task)
+    except ValueError:
+        return True
+    counted = cohort.once(Key[Ints]("support", task.name), lambda: support.counts(cohort, task))
+    if strict and rules_of.too_few(counted, sides, k).any():
+        return True
+    rows = _rows(task, cohort)
+    if rows is None:
+        return False
+    everyone = cohort.everyone or cohort
+    return (
+        _dominated(cohort, task, rows, k)
+        or _singled_out(task, rows, session.rules)
+        or (strict and _alike(support.pieces(task), cohort, rows, k))
+        or (strict and _alike(task.where, everyone, support.all_rows(everyone), k))
+    )
+
+
+# -- dominance
+def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
+    """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
+    judged by its counts alone, over all nodes where the hub may see them."""
+    roles = support.roles_of(task)
+    plain = [
+        field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
+    ]
+    for field in plain:
+        if _too_much(rows.columns[field.name][rows.kept], rows.person, rules_of.MAX_SHARE, k):
+            return True
+    pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
+    made = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    crossed = [term for term in roles.terms if len(term.factors) > 1]
+    columns = [*(made[piece.sql][rows.kept] for piece in pieces)]
+    columns += [support.product(term, rows) for term in crossed]
+    if any(_too_much(column, rows.person, rules_of.MAX_MADE_SHARE, k) for column in columns):
+        return True
+    weights = [rows.columns[field.name][rows.kept] for field in roles.weights]
+    return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
+
+
+def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
+    there = ~np.isnan(values)
+    if not there.all():
+        values, person = values[there], None if person is None else person[there]
+    sample = values[: rules_of.SAMPLE]
+    if person is None and len(values) > 2 * len(sample):
+        width = float(values.max() - values.min())
+        if rules_of.shows_no_share(sample, width, limit):
+            return False
+    return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+
+
+# -- conditions that are nearly the same
+def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
+    """Whether two conditions that a study writes hold for nearly the same people, or for the same: whether
+    they do may be what it wants to know."""
+    some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
+    if len(some) < 2:
+        return False
+    values = cohort.columns(map(support.as_field, some))
+    masks = [support.set_apart(piece, values[piece.sql], rows) for piece in some]
+    B = np.stack([mask for mask in masks if mask is not None] or [rows.kept], axis=1)
+    both = B.astype(np.float32).T @ B.astype(np.float32)
+    held = np.diag(both)
+    rows_apart = held[:, None] + held[None, :] - 2 * both
+    near = np.argwhere(np.triu(rows_apart < k * cohort.rows_per_person, 1))
+    person = cohort.numbered
+    return any(support.count_people(B[:, i] != B[:, j], person) < k for i, j in near.tolist())
+
+
+# -- leverage
+def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    roles = support.roles_of(task)
+    if not roles.terms:
+        return False
+    X, person = _design(roles, rows), rows.person
+    thin = _thin(roles, rows, rules.min_cell)
+    if thin.any():
+        X, person = X[~thin], None if person is None else person[~thin]
+    return rules_of.largest_leverage(X, person, rules_of.MAX_LEVERAGE) > rules_of.MAX_LEVERAGE
+
+
+def _design(roles: Roles, rows: Rows) -> Floats:
+    size = len(roles.terms)
+    kept = cohorts.kept_rows(rows.kept)
+    return cohorts.design(
+        roles.terms, rows.columns, kept, centre=np.zeros(size), scale=np.ones(size)
+    )
+
+
+def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
+    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the columns that
+    name them, and these are judged by their counts over all nodes."""
+    thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
+    for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
+        column = rows.columns[field.name][rows.kept]
+        if field.kind == "number":
+            continue
+        for level in range(len(field.groups)):
+            mask = column == level
+            if 0 < rows.people(mask) < k:
+                thin |= mask
+    for term in roles.terms:
+        away = _away(support.product(term, rows)) if len(term.factors) > 1 else thin
+        if 0 < rows.people(away) < k:
+            thin |= away
+    return thin
+
+
+# -- all that a study writes together
+def check_study(
+    present: Iterable[AnyTask], session: StudySession, schema: Schema
+) -> Refusal | None:
+    """Whether the columns of all analyses together single out a person: what no column does, the difference
+    of two may. A contract's own columns are no business of this rule until a study makes others of them.
+    An analysis that is refused by itself does not count: whether it refused the others too might tell
+    the value that it asks for."""
+    cohort, rules = session.cohort, session.rules
+    tasks = [task for task in present if not is_unsupported(task, session)]
+    pieces = {piece for task in tasks for piece in support.pieces(task)}
+    if cohort.count is not None or not pieces:
+        return None
+    if len(pieces) > cohort.people:  # so many columns single everyone out
+        return rules_of.REFUSAL
+    X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
+    person = cohort.numbered
+    if rules.hub_sees_cells:
+        X, person = _without_thin(X, person, rules.min_cell)
+    limit = rules_of.MAX_JOINT_LEVERAGE
+    if X.size and rules_of.largest_leverage(X, person, limit) > limit:
+        return rules_of.REFUSAL
+    return None
+
+
+def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
+    """Without the columns in which fewer than `k` people differ here, and without these people: they are
+    counted over all nodes."""
+    away = [_away(X[:, j]) for j in range(X.shape[1])]
+    thin = np.array([support.count_people(mask, person) < k for mask in away])
+    stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
+    rows = ~(stands_out & np.ones(len(X), np.bool_))
+    return X[rows][:, ~thin], None if person is None else person[rows]
+
+
+def _away(column: Floats) -> Mask:
+    """(n_rows,) whose value is not the most frequent one."""
+    values, n = np.unique(column, return_counts=True)
+    away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
+    return away
+
+
+def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
+    """The pieces that the study writes, the columns that they are made of, and all numbers, conditions and
+    design columns of its analyses; 0 where missing."""
+    fields = [
+        field
+        for task in tasks
+        for field in (*task.fields, *support.own_fields(task.roles or Roles()))
+    ]
+    names = {name for field in fields if field.pieces for name in schema.columns_of(field.name)}
+    fields += [schema.fields[name] for name in sorted(names)]
+    fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
+    wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
+    by_sql: dict[str, Field] = {field.sql: field for field in wanted}
+    found = list(cohort.columns(by_sql.values()).values())
+    for task in tasks:
+        terms = support.roles_of(task).terms
+        spread = [
+            term for term in terms if len(term.factors) > 1 or term.factors[0].level is not None
+        ]
+        if spread:
+            columns = cohort.columns(task.fields)
+            zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
+            design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
+            found += list(design.T)
+    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in found]
