@@ -17,7 +17,7 @@ NOTE = (
 )
 REAL_NOTE = (
     "5,638 real people in their first year of the RAND health insurance experiment (R,"
-    " sampleSelection, RandHIE): costs outside hospital at its six sites, those in hospital at one"
+    " sampleSelection, RandHIE): costs outside hospital at three nodes of two sites, those in hospital at one"
     " node"
 )
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
@@ -38,7 +38,11 @@ MAIN = {
 MAIN["real"] = Main(
     "Gini coefficient of medical costs", "depenses", "summary", {"group": "all"}, COLUMNS
 )
-SITES = {1: "dayton", 2: "seattle", 3: "fitchburg", 4: "franklin", 5: "charleston", 6: "georgetown"}
+SITES = {  # pairs of the six sites, so that no node's costs are mostly those of one person
+    **dict.fromkeys((1, 2), "ohio-washington"),
+    **dict.fromkeys((3, 4), "massachusetts"),
+    **dict.fromkeys((5, 6), "south-carolina"),
+}
 HOLDS = {
     **dict.fromkeys(NODES, "complementaires"),
     "cnam": "snds",
@@ -80,7 +84,7 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 
 
 def make_real(directory: Path) -> dict[str, Path]:
-    """Costs outside hospital at the six sites, and those of all of them in hospital at one node."""
+    """Costs outside hospital at three pairs of sites, and those of all of them in hospital at one node."""
     table, site = first_year()
     outside = table[["assure", "hors_hopital", "part"]]
     inside = table[["assure", "hopital"]].rename(columns={"assure": "patient"})
