@@ -48,7 +48,7 @@ COUNT_SHARE = (
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
 SLACK = (
     2.0**-7
-)  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in lengths that are certain
+)  # of a clipped sum in 32-bit floats: rounding in sums of up to 128 people, and in lengths that are certain
 
 
 class Options(Common):
