@@ -1,7 +1,8 @@
-"""The hub's own gRPC service: enrolment on one port, nodes and coordinators on another, behind mutual TLS.
+"""The hub's own gRPC service: enrolment on one port, nodes and coordinators on another, behind
+mutual TLS.
 
-Who calls is told by the key of the certificate; what they may do, by the registry. A coordinator sees their own studies, an
-operator all of them.
+The key of a certificate identifies the caller, and the registry says what they may do. A
+coordinator sees their own studies, an operator sees all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from federation.study import Study
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
-MAX_CALLS = 1000  # open at the same time; each node's line is one
+MAX_CALLS = 1000  # open at the same time; each connected node holds one
 QUIET_S, SEEN_S = 0.2, 5.0
 REHEARSAL_S = 10.0
 LARGEST_CALL = 16 * 2**20
@@ -44,7 +45,7 @@ NAMES = ("hdh.v1.Enrolment", "hdh.v1.Nodes", "hdh.v1.Coordination")
 
 @dataclass(frozen=True)
 class Servers:
-    """Two doors of one house."""
+    """The server of nodes and coordinators, and the server of enrolment."""
 
     servers: tuple[grpc.Server, ...]
     health: health.HealthServicer
@@ -55,7 +56,7 @@ class Servers:
         self.serving(True)
 
     def serving(self, ready: bool) -> None:
-        """What the health service says: whether a study could run now."""
+        """Reports to health checks whether a study could run now."""
         for name in ("", *NAMES):
             self.health.set(
                 name,
@@ -87,10 +88,14 @@ def servers(scheduler: Scheduler) -> Servers:
 
 def _server(calls: int) -> grpc.Server:
     options = [
-        ("grpc.max_receive_message_length", LARGEST_CALL), ("grpc.max_send_message_length", 256 * 2**20), ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000),
-    ]  # fmt: skip
+        ("grpc.max_receive_message_length", LARGEST_CALL),
+        ("grpc.max_send_message_length", 256 * 2**20),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
     return grpc.server(
         futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"), options=options
     )
@@ -106,7 +111,8 @@ def _listen(server: grpc.Server, hub: HubSettings, which: str, *, mutual: bool) 
         server.add_secure_port(address, secure)
     except RuntimeError:
         raise errors.SetupError(
-            f"the port {address} cannot be opened; another program has it, or change `{which}` in hub.yaml"
+            f"the port {address} cannot be opened; stop the program that uses it,"
+            f" or change `{which}` in hub.yaml"
         ) from None
 
 
@@ -118,7 +124,7 @@ CODES = {
 
 
 def _told(call: Callable[..., Any]) -> Callable[..., Any]:
-    """An HdhError as a gRPC status whose text a client makes into the same error again."""
+    """Sends an HdhError as a gRPC status, from whose text a client rebuilds the same error."""
 
     @wraps(call)
     def answered(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -128,36 +134,34 @@ def _told(call: Callable[..., Any]) -> Callable[..., Any]:
             code = next(code for kind, code in CODES.items() if isinstance(error, kind))
             context.abort(code, f"{type(error).__name__}|{error}")
         except sa.exc.SQLAlchemyError as error:
-            log.error("the database is away: %s", type(error).__name__)
+            log.error("the database is unavailable: %s", type(error).__name__)
             context.abort(
                 grpc.StatusCode.UNAVAILABLE,
-                "SetupError|the hub's database is away; try again later",
+                "SetupError|the hub's database is unavailable; try again later",
             )
 
     return answered
 
 
 def _caller(scheduler: Scheduler, context: grpc.ServicerContext, *roles: str) -> tuple[Party, str]:
-    """The party whose certificate this is, and the certificate; aborts if it is unknown, revoked, or of another role."""
-    shown = context.auth_context().get("x509_pem_cert", [b""])[0]
-    found = (
-        database.party_by_key(
-            scheduler.engine, credentials.key_id(x509.load_pem_x509_certificate(shown))
-        )
-        if shown
-        else None
-    )
-    if found is None or found.revoked is not None:
+    """The caller and their certificate. Aborts the call if the certificate is unknown or revoked,
+    or if the caller has none of `roles`."""
+    certificate = context.auth_context().get("x509_pem_cert", [b""])[0]
+    party = None
+    if certificate:
+        key_id = credentials.key_id(x509.load_pem_x509_certificate(certificate))
+        party = database.party_by_key(scheduler.engine, key_id)
+    if party is None or party.revoked is not None:
         context.abort(
             grpc.StatusCode.UNAUTHENTICATED,
             "RefusalError|this certificate was revoked or replaced; ask the hub's operator",
         )
-    assert found is not None
-    if found.role not in roles:
+    assert party is not None
+    if party.role not in roles:
         context.abort(
-            grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {found.role} may not do this"
+            grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {party.role} may not do this"
         )
-    return found, shown.decode()
+    return party, certificate.decode()
 
 
 class Enrolment(hub_pb2_grpc.EnrolmentServicer):
@@ -183,12 +187,16 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
         holdings = {
-            one.dataset: {"contract": one.contract_hash, "people": one.people or None}
+            one.dataset: {
+                "contract": one.contract_hash,
+                "people": one.people or None,
+                "written": one.contract,
+            }
             for one in request.holdings
         }
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
-        line = scheduler.board.connect(node.name)
-        context.add_callback(lambda: line.put(None))
+        notices = scheduler.connections.connect(node.name)
+        context.add_callback(lambda: notices.put(None))
         log.info("node %s is online (hdh %s)", node.name, request.version)
         try:
             head = scheduler.witness(node.name)
@@ -199,19 +207,20 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             )
             for proposal in scheduler.open_proposals(node.name):
                 yield hub_pb2.Notice(proposal=proposal)
-            yield from self._notices(node.name, line, context)
+            yield from self._notices(node.name, notices, context)
         finally:
-            scheduler.board.disconnect(node.name, line)
+            scheduler.connections.disconnect(node.name, notices)
             log.info("node %s is offline", node.name)
 
     def _notices(
-        self, node: str, line: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext
+        self, node: str, notices: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext
     ) -> Iterator[hub_pb2.Notice]:
-        """Until the line ends; every few seconds it is seen whether the node may still be here."""
+        """Sends notices until the connection ends. Every few seconds, checks that the node's
+        certificate is still valid."""
         seen = time.monotonic()
         while context.is_active():
             with suppress(queue.Empty):
-                notice = line.get(timeout=SEEN_S)
+                notice = notices.get(timeout=SEEN_S)
                 if notice is None:
                     return
                 yield notice
@@ -231,10 +240,11 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext
     ) -> hub_pb2.RenewReply:
         party, _ = _caller(self.scheduler, context, "node", "coordinator", "operator")
-        asked = pki.read_request(request.csr)
-        if credentials.key_id(asked) != party.key_id:
+        signing_request = pki.read_request(request.csr)
+        if credentials.key_id(signing_request) != party.key_id:
             raise errors.RefusalError(
-                "a renewal is for the same key; for another one, ask the hub's operator for an invitation"
+                "a renewal must be for the same key; for a new key,"
+                " ask the hub's operator for an invitation"
             )
         return hub_pb2.RenewReply(
             certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role)
@@ -252,6 +262,15 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         )
 
 
+def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
+    """What differs in a contract that a node holds, in brackets; empty if the node did not send it."""
+    try:
+        other = Contract.model_validate_json(held.get("written", ""))
+    except pydantic.ValidationError:
+        return ""
+    return f" ({'; '.join(contract.differences(other)[:5])})"
+
+
 class Coordination(hub_pb2_grpc.CoordinationServicer):
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -266,10 +285,16 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         check_secure_sum(study, len(asked))
         now = time.time()
         values = {
-            "study": study.study, "study_hash": study.hash, "coordinator": party.name, "written": request.study, "contract": contract.canonical(),
-            "certificate": certificate, "signature": request.signature.hex(), "submitted": now,
+            "study": study.study,
+            "study_hash": study.hash,
+            "coordinator": party.name,
+            "written": request.study,
+            "contract": contract.canonical(),
+            "certificate": certificate,
+            "signature": request.signature.hex(),
+            "submitted": now,
             "deadline": now + (request.deadline_s or self.scheduler.hub.file.deadline_h * 3600),
-        }  # fmt: skip
+        }
         return self._status(self.scheduler.submit(values, asked))
 
     def _checked(
@@ -284,7 +309,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             ) from None
         if study.coordinator != party.name:
             raise errors.StudyError(
-                f"study {study.study}: it names coordinator {study.coordinator!r}, and you are {party.name!r}; leave `coordinator` out"
+                f"study {study.study}: its coordinator is {study.coordinator!r},"
+                f" but you are {party.name!r}; leave `coordinator` out"
             )
         signer = credentials.signer_of_study(
             certificate.encode(),
@@ -295,13 +321,15 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         )
         if signer is None:
             raise errors.StudyError(
-                f"study {study.study}: your signature over it does not hold; submit it with `hdh study submit`"
+                f"study {study.study}: its signature is not valid;"
+                " submit it with `hdh study submit`"
             )
         analyses.plan(study, contract)
         return study, contract
 
     def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
-        """The nodes named, or all that hold the dataset with this contract."""
+        """The nodes that the request names, or else all nodes that hold the dataset under this
+        contract."""
         nodes = {
             one.name: one
             for one in database.enrolled(self.scheduler.engine, "node")
@@ -310,7 +338,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         unknown = [name for name in request.nodes if name not in nodes]
         if unknown:
             raise errors.InputError(
-                f"no node {unknown[0]!r} is enrolled here; the nodes are {', '.join(nodes) or 'none'}"
+                f"no node {unknown[0]!r} is enrolled here;"
+                f" the nodes are {', '.join(nodes) or 'none'}"
             )
         holding = [
             name
@@ -318,31 +347,52 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
         ]
         asked = sorted(request.nodes) or sorted(holding)
-        if len(asked) < study.min_nodes:
-            other = [
+        if len(asked) < study.min_answers:
+            other_contract = [
                 name
                 for name, one in nodes.items()
                 if study.dataset in one.holdings and name not in holding
             ]
-            hint = f"; {', '.join(other)} have it under another contract" if other else ""
+            hint = "".join(
+                f"; {name} holds it under another contract"
+                + _differences(contract, nodes[name].holdings[study.dataset])
+                for name in other_contract
+            )
             raise errors.RefusalError(
-                f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes), and {len(asked)} hold dataset {study.dataset!r} with this contract{hint}"
+                f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes),"
+                f" and {len(asked)} hold dataset {study.dataset!r} with this contract{hint}"
             )
         return asked
+
+    @_told
+    def Datasets(
+        self, request: hub_pb2.Empty, context: grpc.ServicerContext
+    ) -> hub_pb2.DatasetsReply:
+        self._coordinator(context)
+        online = self.scheduler.connections.online()
+        return hub_pb2.DatasetsReply(
+            datasets=[
+                hub_pb2.HeldDataset(
+                    node=node.name,
+                    dataset=name,
+                    contract=held.get("written", ""),
+                    people=held.get("people") or 0,
+                    online=node.name in online,
+                )
+                for node in database.enrolled(self.scheduler.engine, "node")
+                if node.revoked is None
+                for name, held in sorted(node.holdings.items())
+            ]
+        )
 
     @_told
     def List(
         self, request: hub_pb2.ListRequest, context: grpc.ServicerContext
     ) -> hub_pb2.ListReply:
-        whose = self._whose(context)
-        return hub_pb2.ListReply(
-            studies=[
-                self._status(one)
-                for one in database.newest(
-                    self.scheduler.engine, whose, min(request.max_studies or 50, 1000)
-                )
-            ]
-        )
+        coordinator = self._coordinator(context)
+        max_studies = min(request.max_studies or 50, 1000)
+        studies = database.newest(self.scheduler.engine, coordinator, max_studies)
+        return hub_pb2.ListReply(studies=[self._status(one) for one in studies])
 
     @_told
     def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:
@@ -369,9 +419,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     ) -> hub_pb2.ResultReply:
         one = self._found(request, context)
         if one.run is None:
-            said = f"{one.state}: {one.reason}" if one.over else f"{one.state}, and not over yet"
+            why = f"{one.state}: {one.reason}" if one.over else f"it is still {one.state}"
             raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) has no result: {said}"
+                f"study {one.study} (number {one.number}) has no result: {why}"
             )
         return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, one.run))
 
@@ -383,7 +433,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         one = self._found(request, context)
         if one.over:
             raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) is over: {one.state}"
+                f"study {one.study} (number {one.number}) has ended: {one.state}"
             )
         self.scheduler.cancel(one, party.name)
         return self._status(database.submitted(self.scheduler.engine, one.number))
@@ -403,44 +453,65 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=len(asked),
             rehearsal=True,
         )
-        said = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
-        online = self.scheduler.board.online()
-        states = []
-        for node in asked:
-            absent = hub_pb2.Decision(
-                verdict="asked", reason="did not answer" if node in online else "is not online"
-            )
-            word = said.get(node, absent)
-            known = database.party(self.scheduler.engine, node)
-            people = known.holdings.get(study.dataset, {}).get("people") or 0 if known else 0
-            states.append(
-                hub_pb2.NodeState(
-                    node=node,
-                    verdict=word.verdict,
-                    reason=word.reason,
-                    online=node in online,
-                    people=people,
-                )
-            )
-        return hub_pb2.PlanReply(nodes=states)
+        decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
+        online = self.scheduler.connections.online()
+        return hub_pb2.PlanReply(
+            nodes=[
+                self._rehearsed(node, decisions.get(node), node in online, study) for node in asked
+            ]
+        )
 
-    def _whose(self, context: grpc.ServicerContext) -> str | None:
+    def _rehearsed(
+        self, node: str, decision: hub_pb2.Decision | None, online: bool, study: Study
+    ) -> hub_pb2.NodeState:
+        if decision is None:
+            reason = "did not answer" if online else "is not online"
+            decision = hub_pb2.Decision(verdict="asked", reason=reason)
+        party = database.party(self.scheduler.engine, node)
+        people = party.holdings.get(study.dataset, {}).get("people") or 0 if party else 0
+        return hub_pb2.NodeState(
+            node=node,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            online=online,
+            people=people,
+        )
+
+    def _coordinator(self, context: grpc.ServicerContext) -> str | None:
+        """The coordinator whose studies the caller may see; None for an operator, who sees all."""
         party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         return None if party.role == "operator" else party.name
 
     def _found(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
-        one = database.find(self.scheduler.engine, request.study, self._whose(context))
+        one = database.find(self.scheduler.engine, request.study, self._coordinator(context))
         if one is None:
             raise errors.InputError(
-                f"no study {request.study!r} of yours at this hub; see `hdh study list`"
+                f"you have no study {request.study!r} at this hub; see `hdh study list`"
             )
         return one
 
     def _status(self, one: Submitted) -> hub_pb2.Status:
-        online = self.scheduler.board.online()
-        said = database.decided(self.scheduler.engine, one.number)
+        online = self.scheduler.connections.online()
+        nodes = [
+            hub_pb2.NodeState(
+                node=decision.node,
+                verdict=decision.verdict,
+                reason=decision.reason,
+                online=decision.node in online,
+            )
+            for decision in database.decided(self.scheduler.engine, one.number)
+        ]
         return hub_pb2.Status(
-            number=one.number, study=one.study, study_hash=one.study_hash, coordinator=one.coordinator, state=one.state, reason=one.reason,
-            progress=self.scheduler.progress(one), submitted=one.submitted, deadline=one.deadline, started=one.started or 0, finished=one.finished or 0,
-            nodes=[hub_pb2.NodeState(node=each.node, verdict=each.verdict, reason=each.reason, online=each.node in online) for each in said],
-        )  # fmt: skip
+            number=one.number,
+            study=one.study,
+            study_hash=one.study_hash,
+            coordinator=one.coordinator,
+            state=one.state,
+            reason=one.reason,
+            progress=self.scheduler.progress(one),
+            submitted=one.submitted,
+            deadline=one.deadline,
+            started=one.started or 0,
+            finished=one.finished or 0,
+            nodes=nodes,
+        )

@@ -1,7 +1,9 @@
-"""How far a training is, on disk: a hub, or a laptop, that stops in the middle goes on from the last round that it had kept.
+"""Checkpoints of a training: a hub, or a laptop, that stops halfway resumes from the last saved
+round.
 
-Weights and the strategy's memory, for what may go on with whoever answers (`hub.is_tolerant`); other analyses take few rounds and begin
-anew. No pickle: a file of arrays with a header in JSON. It holds what the hub had in memory, and is removed when the study is done.
+A checkpoint holds the weights and the hub's memory of each analysis that tolerates missing nodes
+(`rounds.is_tolerant`); the other analyses take few rounds and start again. The file is an archive
+of arrays with a JSON header, without pickle, and is removed when the study ends.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from federation.messages import Floats, TaskId
 from federation.study import Study
 from strategies.protocol import HubState
 
-EVERY_S = 2.0
+EVERY_S = 2.0  # between two checkpoints
 
 
 @dataclass(frozen=True)
 class Saved:
-    """`runs` by task: its state, the rounds that are done, the nodes that take part, and what was noted."""
+    """The last round, and by task: its state, rounds, nodes and notes."""
 
     round: int
     runs: dict[TaskId, Resumed]
@@ -41,27 +43,30 @@ def path(folder: Path, study: Study) -> Path:
 
 
 def keeper(file: Path, every_s: float = EVERY_S) -> Callable[[int, Outcome], None]:
-    """To be called after each round; writes if the last time is long enough ago."""
+    """A function to call after each round; it saves a checkpoint every `every_s` seconds."""
     last = [time.monotonic()]
 
-    def keep(number: int, outcome: Outcome) -> None:
+    def watch(number: int, outcome: Outcome) -> None:
         if time.monotonic() - last[0] >= every_s:
             save(file, number, outcome)
             last[0] = time.monotonic()
 
-    return keep
+    return watch
 
 
 def save(file: Path, number: int, outcome: Outcome) -> None:
-    open_ = {
-        task_id: one
-        for task_id, one in outcome.runs.items()
-        if one.open and rounds.is_tolerant(one.task, outcome.study)
+    resumable = {
+        task_id: task_run
+        for task_id, task_run in outcome.runs.items()
+        if task_run.open and rounds.is_tolerant(task_run.task, outcome.study)
     }
-    if not open_:
+    if not resumable:
         return
     arrays: dict[str, Floats] = {}
-    tasks = [_told(i, task_id, one, arrays) for i, (task_id, one) in enumerate(open_.items())]
+    tasks = []
+    for i, (task_id, task_run) in enumerate(resumable.items()):
+        arrays |= _arrays(i, task_run)
+        tasks.append(_task_header(task_id, task_run))
     header = {
         "study": outcome.study.hash,
         "contract": outcome.contract.hash,
@@ -84,32 +89,38 @@ def save(file: Path, number: int, outcome: Outcome) -> None:
     os.replace(part, file)
 
 
-def _told(index: int, task_id: TaskId, one: TaskRun, arrays: dict[str, Floats]) -> dict[str, Any]:
-    for kind, values in (("values", one.state.values), ("hub", one.memory)):
-        arrays |= {f"{index} {kind} {name}": array for name, array in values.items()}
+def _arrays(index: int, task_run: TaskRun) -> dict[str, Floats]:
+    kinds = (("values", task_run.state.values), ("hub", task_run.memory))
+    return {
+        f"{index} {kind} {name}": array for kind, values in kinds for name, array in values.items()
+    }
+
+
+def _task_header(task_id: TaskId, task_run: TaskRun) -> dict[str, Any]:
     return {
         "task": list(task_id),
-        "step": one.state.step,
-        "asked": list(one.state.asked),
-        "rounds": one.rounds,
-        "nodes": one.nodes,
-        "notes": one.notes,
+        "step": task_run.state.step,
+        "asked": list(task_run.state.asked),
+        "rounds": task_run.rounds,
+        "nodes": task_run.nodes,
+        "notes": task_run.notes,
     }
 
 
 def load(file: Path, study: Study, contract: Contract) -> Saved | None:
-    """None where there is none of this very study and contract, or it cannot be read: then the study begins anew."""
+    """The checkpoint of this study and contract. None if there is none, or it cannot be read; the
+    study then starts again."""
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
-            header = json.loads(found["header"].tobytes())
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
             if (header["study"], header["contract"]) != (study.hash, contract.hash):
                 return None
-            arrays = {name: found[name] for name in found.files}
+            arrays = {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     runs = {}
-    for i, told in enumerate(header["tasks"]):
-        values, more = (
+    for i, task in enumerate(header["tasks"]):
+        values, memory = (
             {
                 name.split(" ", 2)[2]: array
                 for name, array in arrays.items()
@@ -117,6 +128,6 @@ def load(file: Path, study: Study, contract: Contract) -> Saved | None:
             }
             for kind in ("values", "hub")
         )
-        state = HubState(told["step"], values, tuple(told["asked"]), more)
-        runs[TaskId(*told["task"])] = Resumed(state, told["rounds"], told["nodes"], told["notes"])
+        state = HubState(task["step"], values, tuple(task["asked"]), memory)
+        runs[TaskId(*task["task"])] = Resumed(state, task["rounds"], task["nodes"], task["notes"])
     return Saved(header["round"], runs)

@@ -1,9 +1,11 @@
-"""Child processes, started without a copy of this process and started again when they die at their start.
+"""Child processes, started without a copy of this process, and started again if they die at their
+start.
 
-gRPC's threads run in the hub and in the simulations. A plain fork copies their locks and file descriptors into the child
-and runs gRPC's fork handlers there, which can end the child before exec. Python's subprocess uses vfork instead, and runs
-no handler, as long as the child has nothing of Python to execute before exec: no `preexec_fn`, `user`, `group` or
-`extra_groups`. `tests/fault/test_starts.py` keeps every package to that.
+gRPC's threads run in the hub and in the simulations. A plain fork copies their locks and file
+descriptors into the child and runs gRPC's fork handlers there, which can end the child before exec.
+Python's subprocess uses vfork instead, and runs no handler, as long as the child executes no Python
+before exec: no `preexec_fn`, `user`, `group` or `extra_groups`. `tests/fault/test_starts.py` checks
+that no package uses them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from federation import errors
 
 log = logging.getLogger("hdh.hub")
 MAX_STARTS = 3
-PAUSE_S = 0.5  # before a child is started again: a port may still be closing
+PAUSE_S = 0.5  # before a restart, because a port may still be closing
 
 
 def start(
@@ -36,8 +38,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """The process of `command`, whose output is appended to the file `output`.
 
-    `ends_with_parent`: Linux kills the child when the thread that calls this function ends, so call it from the main
-    thread; `environment` must let Python find this package."""
+    `ends_with_parent`: Linux kills the child when the thread that calls this function ends, so call
+    it from the main thread; `environment` must let Python find this package."""
     if ends_with_parent:
         command = [sys.executable, "-S", "-m", "aggregator.launcher", str(os.getpid()), *command]
     with output.open("ab") as file:
@@ -53,14 +55,16 @@ def start(
 
 @dataclass
 class StartAttempts:
-    """Restarts children that die while their parent waits for them to be up, MAX_STARTS starts in all for each."""
+    """Restarts children that die while their parent waits for them: at most MAX_STARTS starts of
+    each."""
 
     start: Callable[[str], None]
     output_of: Callable[[str], Path]
     starts: Counter[str] = field(default_factory=Counter)
 
     def check(self, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
-        """SetupError, with the last line of the child's log, when a child has died at its last start."""
+        """Raises SetupError, with the last line of the child's log, if a child has died at its last
+        allowed start."""
         dead = {name: process.poll() for name, process in processes.items()}
         for name, code in dead.items():
             if code is not None:
@@ -71,8 +75,8 @@ class StartAttempts:
         reason = f"{ending(code)}: {last_line(self.output_of(name))}"
         if self.starts[name] >= MAX_STARTS:
             raise errors.SetupError(
-                f"{name} did not start in {MAX_STARTS} attempts; the last ended with {reason}; "
-                f"{self.output_of(name).name} says more"
+                f"{name} did not start in {MAX_STARTS} attempts; the last ended with {reason};"
+                f" see {self.output_of(name).name}"
             )
         log.warning(
             "%s is started again: start %d of %d ended with %s",

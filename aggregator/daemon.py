@@ -1,4 +1,5 @@
-"""The hub as a process: `hdh hub run`. It serves the API, and keeps Flower's SuperLink and its executor running beside it."""
+"""The hub as a process: `hdh hub run`. It serves the API, and keeps Flower's SuperLink and its
+executor running beside it."""
 
 from __future__ import annotations
 
@@ -38,14 +39,16 @@ LOCK = "hub.lock"
 
 
 def run(hub: HubSettings, *, log_format: str = "text") -> None:
-    """In the foreground, until SIGTERM or SIGINT. SetupError if a port is taken, or the database is away."""
+    """Runs in the foreground until SIGTERM or SIGINT. SetupError if a port is taken, or the
+    database cannot be reached."""
+    # This process opens connections to its own children only.
     for proxy in set(os.environ) - loopback.without_proxies(os.environ).keys():
-        del os.environ[proxy]  # this process opens connections to its own children only
+        del os.environ[proxy]
     logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub runs already in another process"):
+    with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub already runs in another process"):
         _run(hub, stop)
 
 
@@ -76,7 +79,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
             served.serving(children.look_after() and _database_answers(engine))
             if not loop.is_alive():
                 raise errors.SetupError(
-                    "the hub's loop has died of a bug of its own; its log says more"
+                    "the hub's scheduler stopped on a bug of ours; see the hub's log"
                 )
         loop.join(10)
     finally:
@@ -103,7 +106,8 @@ def _check_ports(hub: HubSettings) -> None:
             socket.create_server((host, port)).close()
         except OSError as reason:
             raise errors.SetupError(
-                f"the port {host}:{port} cannot be opened ({reason.strerror}); another program has it, or change `{which}` in hub.yaml"
+                f"the port {host}:{port} cannot be opened ({reason.strerror});"
+                f" stop the program that uses it, or change `{which}` in hub.yaml"
             ) from None
 
 
@@ -114,7 +118,8 @@ def is_running(folder: Path) -> bool:
 # -- Flower's processes
 @dataclass
 class Children:
-    """The SuperLink and the SuperExec. They end with the hub, however it ends, and are started again when they do alone."""
+    """The SuperLink and the SuperExec. They end with the hub, however it ends, and are restarted if
+    they end alone."""
 
     hub: HubSettings
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -163,7 +168,8 @@ class Children:
         return self.hub.folder / "logs" / f"{name}.log"
 
     def wait_until_up(self, stop: threading.Event) -> None:
-        """Children that die meanwhile are started again. SetupError when one keeps dying, or the SuperLink opens no port."""
+        """Restarts children that die meanwhile. SetupError if one keeps dying, or the SuperLink
+        opens no port."""
         attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
         for which in ("admin", "fleet"):
@@ -175,18 +181,21 @@ class Children:
                 attempts.check(self.processes)
                 if time.monotonic() > until:
                     raise errors.SetupError(
-                        f"superlink did not start in {START_S:.0f} s: {child_process.last_line(self._output('superlink'))}"
+                        f"superlink did not start in {START_S:.0f} s:"
+                        f" {child_process.last_line(self._output('superlink'))}"
                     )
                 time.sleep(0.05)
 
     def look_after(self) -> bool:
-        """Whether all are there; one that has died is started again, at most every five seconds."""
+        """Whether all are running. One that has died is restarted, at most every five seconds."""
         for name, process in list(self.processes.items()):
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
                 log.error(
-                    "%s ended (%s), and is started again: %s",
-                    name, child_process.ending(process.returncode), child_process.last_line(self._output(name)),
-                )  # fmt: skip
+                    "%s ended (%s), and is restarted: %s",
+                    name,
+                    child_process.ending(process.returncode),
+                    child_process.last_line(self._output(name)),
+                )
                 self.again_at[name] = time.monotonic() + 5.0
                 self._start(name)
         return all(process.poll() is None for process in self.processes.values())
@@ -203,7 +212,8 @@ class Children:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Flower kept from its own network calls, and at home in the hub's folder."""
+    """The environment of Flower's processes: no network calls of its own, and the hub's folder as
+    its home."""
     path = os.pathsep.join(
         dict.fromkeys(
             [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]
@@ -211,7 +221,7 @@ def environment(folder: Path) -> dict[str, str]:
     )
     home = str(Path(aggregator.__file__).parent.parent)
     return {
-        **loopback.without_proxies(os.environ),  # the children talk to this machine only
+        **loopback.without_proxies(os.environ),  # the children connect to this machine only
         **QUIET,
         "PATH": path,
         "FLWR_HOME": str(folder),

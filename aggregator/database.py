@@ -1,6 +1,7 @@
-"""What the hub knows: who is enrolled, which studies were asked, what nodes said to them, and every result.
+"""The hub's database: enrolled parties, submitted studies, the nodes' decisions, and every result.
 
-SQLite, or PostgreSQL by its URL. The schema is this module's; `migrations/` brings an older database to it.
+It is SQLite, or PostgreSQL if the URL says so. This module holds the schema; `migrations/` brings
+an older database to it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ parties = sa.Table(
     sa.Column("key_id", sa.String(64), nullable=False, unique=True),
     sa.Column("identity", sa.String(64), nullable=False),
     sa.Column("flower_id", sa.String(24), nullable=False),
-    sa.Column("former_flower_ids", sa.Text, nullable=False),  # to be taken off the SuperLink: JSON
+    sa.Column("former_flower_ids", sa.Text, nullable=False),  # JSON; to unregister at the SuperLink
     sa.Column("enrolled", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float),
     sa.Column("seen", sa.Float),
@@ -121,7 +122,7 @@ class Party:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A study at the hub. Times in seconds since 1970."""
+    """A study at the hub; times in seconds since 1970."""
 
     number: int
     study: str
@@ -158,7 +159,8 @@ class Decided:
 
 
 def open_registry(url: str) -> sa.Engine:
-    """The database of `url`, brought to the schema of this version. SetupError if it cannot be reached, or is newer."""
+    """The database at `url`, migrated to this version's schema. SetupError if it cannot be reached,
+    or its schema is newer."""
     local = url.startswith("sqlite")
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = None
@@ -169,26 +171,31 @@ def open_registry(url: str) -> sa.Engine:
         if local:
             sa.event.listen(engine, "connect", _durable)
         with engine.begin() as connection:
-            tables = sa.inspect(connection).get_table_names()
-            found = (
-                connection.execute(sa.select(version.c.version_num)).scalar()
-                if "alembic_version" in tables
-                else None
-            )
-            if not tables:
-                metadata.create_all(connection)
-                connection.execute(version.insert().values(version_num=VERSION))
-                found = VERSION
-        if found != VERSION:
-            _migrate(engine, found)
+            schema_version = _schema_version(connection)
+        if schema_version != VERSION:
+            _migrate(engine, schema_version)
         return engine
     except (sa.exc.SQLAlchemyError, ImportError) as reason:
         if engine is not None:
             engine.dispose()
-        said = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
+        why = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
         raise errors.SetupError(
-            f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({said}); check `database` in hub.yaml"
+            f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({why});"
+            " check `database` in hub.yaml"
         ) from None
+
+
+def _schema_version(connection: sa.Connection) -> str | None:
+    """The schema's version; None if it is older than the first numbered one. An empty database is
+    given the newest schema."""
+    tables = sa.inspect(connection).get_table_names()
+    if "alembic_version" in tables:
+        return connection.execute(sa.select(version.c.version_num)).scalar()
+    if tables:
+        return None
+    metadata.create_all(connection)
+    connection.execute(version.insert().values(version_num=VERSION))
+    return VERSION
 
 
 def _durable(connection: Any, _: Any) -> None:
@@ -197,26 +204,27 @@ def _durable(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _migrate(engine: sa.Engine, found: str | None) -> None:
+def _migrate(engine: sa.Engine, schema_version: str | None) -> None:
     from alembic import command
     from alembic.config import Config
 
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    if found is not None and found > VERSION:
+    if schema_version is not None and schema_version > VERSION:
         raise errors.SetupError(
-            f"the database is of a newer hdh (schema {found}; this one knows {VERSION}); install that version"
+            f"a newer hdh wrote the database (schema {schema_version}; this one reads {VERSION});"
+            " install that version"
         )
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
-        if found is None:
-            command.stamp(settings, "0001")  # made before the schema had a number
+        if schema_version is None:
+            command.stamp(settings, "0001")  # older than the first numbered schema
         command.upgrade(settings, "head")
 
 
 # -- results
 def write(engine: sa.Engine, document: Document) -> int:
-    """The number of the run."""
+    """Stores a result; returns the number of its run."""
     provenance = document.provenance
     text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False)
     row = {
@@ -239,14 +247,10 @@ def write(engine: sa.Engine, document: Document) -> int:
 
 
 def status_of(document: Document) -> str:
-    statuses = {found.status for found in document.analyses.values()}
-    return (
-        "complete"
-        if statuses == {"released"}
-        else "failed"
-        if statuses == {"failed"}
-        else "partial"
-    )
+    statuses = {analysis.status for analysis in document.analyses.values()}
+    if statuses == {"released"}:
+        return "complete"
+    return "failed" if statuses == {"failed"} else "partial"
 
 
 def result(engine: sa.Engine, run: int) -> str:
@@ -260,10 +264,11 @@ def result(engine: sa.Engine, run: int) -> str:
 def invite(
     engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float
 ) -> None:
+    """Stores an invitation; it replaces an unused one of the same name."""
     with engine.begin() as connection:
         connection.execute(
             invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None))
-        )  # a new one replaces it
+        )
         connection.execute(
             invitations.insert().values(
                 secret_hash=secret_hash, name=name, role=role, made=made, expires=expires
@@ -272,26 +277,24 @@ def invite(
 
 
 def invitation(engine: sa.Engine, secret_hash: str, now: float) -> tuple[str, str] | None:
-    """Name and role of an invitation; None if it is unknown, used or expired."""
+    """The name and role of an invitation; None if it is unknown, used or expired."""
     with engine.connect() as connection:
         row = connection.execute(
-            sa.select(invitations.c.name, invitations.c.role).where(_counts(secret_hash, now))
+            sa.select(invitations.c.name, invitations.c.role).where(_is_valid(secret_hash, now))
         ).one_or_none()
     return None if row is None else (str(row.name), str(row.role))
 
 
 def use_invitation(engine: sa.Engine, secret_hash: str, now: float) -> bool:
-    """Whether it still counted; it does not any more."""
+    """Marks an invitation as used. False if it was not valid any more."""
     with engine.begin() as connection:
-        return (
-            connection.execute(
-                invitations.update().where(_counts(secret_hash, now)).values(used=now)
-            ).rowcount
-            == 1
+        marked = connection.execute(
+            invitations.update().where(_is_valid(secret_hash, now)).values(used=now)
         )
+        return marked.rowcount == 1
 
 
-def _counts(secret_hash: str, now: float) -> Any:
+def _is_valid(secret_hash: str, now: float) -> Any:
     return sa.and_(
         invitations.c.secret_hash == secret_hash,
         invitations.c.used.is_(None),
@@ -300,7 +303,7 @@ def _counts(secret_hash: str, now: float) -> Any:
 
 
 def open_invitations(engine: sa.Engine, now: float) -> list[tuple[str, str, float]]:
-    """Name, role and expiry of those that can still be used."""
+    """The name, role and expiry of each invitation that can still be used."""
     query = sa.select(invitations.c.name, invitations.c.role, invitations.c.expires).where(
         invitations.c.used.is_(None), invitations.c.expires > now
     )
@@ -319,7 +322,7 @@ def party_by_key(engine: sa.Engine, key_id: str) -> Party | None:
 
 
 def enrolled(engine: sa.Engine, *roles: str) -> list[Party]:
-    """All of these roles, revoked ones too, by name."""
+    """The parties of these roles, including revoked ones, sorted by name."""
     return _parties(engine, parties.c.role.in_(roles))
 
 
@@ -353,7 +356,8 @@ def enrol(
     version: str,
     now: float,
 ) -> None:
-    """A new party, or an old one with a new key; its former id at the SuperLink is kept to be taken off there."""
+    """Stores a new party, or a new key of an enrolled one. Its former Flower id is stored until it
+    is unregistered at the SuperLink."""
     row = {
         "role": role,
         "key_id": key_id,
@@ -370,32 +374,27 @@ def enrol(
                 parties.insert().values(name=name, former_flower_ids="[]", holdings="{}", **row)
             )
         else:
-            former = json.dumps(
-                [*before.former_flower_ids, before.flower_id]
-                if before.flower_id
-                else before.former_flower_ids
-            )
             connection.execute(
                 parties.update()
                 .where(parties.c.name == name)
-                .values(former_flower_ids=former, **row)
+                .values(former_flower_ids=_former_ids(before), **row)
             )
+
+
+def _former_ids(before: Party) -> str:
+    """The Flower ids of a party that gives up its present one, in JSON."""
+    ids = [*before.former_flower_ids]
+    return json.dumps([*ids, before.flower_id] if before.flower_id else ids)
 
 
 def revoke(engine: sa.Engine, name: str, now: float) -> None:
     before = party(engine, name)
     if before is None:
         raise errors.InputError(f"nobody called {name!r} is enrolled; see `hdh hub nodes`")
-    former = json.dumps(
-        [*before.former_flower_ids, before.flower_id]
-        if before.flower_id
-        else before.former_flower_ids
-    )
+    values = {"revoked": before.revoked or now, "former_flower_ids": _former_ids(before)}
     with engine.begin() as connection:
         connection.execute(
-            parties.update()
-            .where(parties.c.name == name)
-            .values(revoked=before.revoked or now, former_flower_ids=former, flower_id="0")
+            parties.update().where(parties.c.name == name).values(flower_id="0", **values)
         )
         connection.execute(
             invitations.delete().where(invitations.c.name == name, invitations.c.used.is_(None))
@@ -456,42 +455,34 @@ def submitted(engine: sa.Engine, number: int) -> Submitted:
 
 
 def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | None:
-    """By number, hash or its beginning, or name (the newest); only this coordinator's, if one is given."""
-    mine = sa.true() if coordinator is None else studies.c.coordinator == coordinator
+    """A study by its number, by its hash or the start of the hash, or by its name (the newest of
+    that name). `coordinator`: consider only the studies of this coordinator."""
     if named.isdecimal() and len(named) < 10:
-        found = _studies(engine, sa.and_(studies.c.number == int(named), mine))
+        matches: Any = studies.c.number == int(named)
     else:
-        found = _studies(
-            engine,
-            sa.and_(
-                sa.or_(
-                    studies.c.study == named,
-                    studies.c.study_hash.startswith(named, autoescape=True),
-                ),
-                mine,
-            ),
-        )
-    return found[0] if found else None
+        starts = studies.c.study_hash.startswith(named, autoescape=True)
+        matches = sa.or_(studies.c.study == named, starts)
+    rows = _studies(engine, sa.and_(matches, _of_coordinator(coordinator)))
+    return rows[0] if rows else None
 
 
-def newest(engine: sa.Engine, coordinator: str | None, most: int) -> list[Submitted]:
-    return _studies(
-        engine, sa.true() if coordinator is None else studies.c.coordinator == coordinator, most
-    )
+def newest(engine: sa.Engine, coordinator: str | None, max_studies: int) -> list[Submitted]:
+    return _studies(engine, _of_coordinator(coordinator), max_studies)
+
+
+def _of_coordinator(coordinator: str | None) -> Any:
+    return sa.true() if coordinator is None else studies.c.coordinator == coordinator
 
 
 def in_states(engine: sa.Engine, *states: str) -> list[Submitted]:
     return _studies(engine, studies.c.state.in_(states))[::-1]
 
 
-def _studies(engine: sa.Engine, where: Any, most: int | None = None) -> list[Submitted]:
+def _studies(engine: sa.Engine, where: Any, max_studies: int | None = None) -> list[Submitted]:
+    newest_first = sa.select(studies).where(where).order_by(studies.c.number.desc())
     with engine.connect() as connection:
-        return [
-            Submitted(**row)
-            for row in connection.execute(
-                sa.select(studies).where(where).order_by(studies.c.number.desc()).limit(most)
-            ).mappings()
-        ]
+        rows = connection.execute(newest_first.limit(max_studies)).mappings()
+        return [Submitted(**row) for row in rows]
 
 
 def update(engine: sa.Engine, number: int, **values: Any) -> None:
@@ -502,18 +493,18 @@ def update(engine: sa.Engine, number: int, **values: Any) -> None:
 def move(
     engine: sa.Engine, number: int, state: str, *, out_of: Sequence[str], **values: Any
 ) -> bool:
-    """Whether the study was in one of `out_of`, and is in `state` now."""
+    """Moves a study from one of the states `out_of` to `state`. False if it was in none of them."""
     with engine.begin() as connection:
-        done = connection.execute(
+        moved = connection.execute(
             studies.update()
             .where(studies.c.number == number, studies.c.state.in_(out_of))
             .values(state=state, **values)
         )
-        return bool(done.rowcount)
+        return bool(moved.rowcount)
 
 
 def decide(engine: sa.Engine, decided: Decided) -> bool:
-    """Whether the node was asked, and this is news: a node may not take back what it approved while the study runs."""
+    """Stores a node's decision. False if the node was not asked, or had already decided so."""
     with engine.begin() as connection:
         mine = sa.and_(decisions.c.number == decided.number, decisions.c.node == decided.node)
         before = connection.execute(sa.select(decisions.c.verdict).where(mine)).scalar()

@@ -1,4 +1,4 @@
-"""result.json: the document of a released study. The names of columns follow broom's."""
+"""result.json, the document of a released study. Column names follow broom's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEMA_VERSION = 1
 
 
 class Contribution(Frozen):
-    """What a node gave. `people` is null where there are too few to say."""
+    """A node's contribution. `people` is null if the number is too small to release."""
 
     node: str
     status: Literal["answered", "refused", "silent"]
@@ -20,13 +20,13 @@ class Contribution(Frozen):
 
 
 class ReleasedResult(Frozen):
-    """Tables that passed the door. `n` null: suppressed."""
+    """Released tables and counts. A suppressed count in `n` is null."""
 
     status: Literal["released", "withheld", "failed"]
     reason: str | None
     exactness: Literal["exact", "approximate", "noised"] | None
     why: str | None
-    n: Mapping[str, int | None]
+    n: Mapping[str, int | float | None]
     suppressed: int
     notes: Sequence[str]
     rounds: int
@@ -38,11 +38,12 @@ class AnalysisDocument(ReleasedResult):
     privacy: Mapping[str, Any]
     nodes: Sequence[Contribution]
     by_node: Mapping[str, ReleasedResult]
-    model: Mapping[str, Any] | None = None  # of a training: aggregator/models.py
+    model: Mapping[str, Any] | None = None  # a trained network, as aggregator/models.py writes it
 
 
 class Document(Frozen):
-    """result.json. The names of columns follow broom's; a suppressed number is null, with `suppressed` beside it."""
+    """result.json. Column names follow broom's; a suppressed number is null, and `suppressed`
+    counts such numbers."""
 
     schema_version: Literal[1]
     study: str
@@ -51,4 +52,5 @@ class Document(Frozen):
     study_hash: str
     analyses: Mapping[str, AnalysisDocument]
     provenance: Mapping[str, Any]
-    receipt: Mapping[str, Any] | None = None  # of a study over a real hub: federation/receipts.py
+    # for a study on a deployed hub; federation/receipts.py
+    receipt: Mapping[str, Any] | None = None

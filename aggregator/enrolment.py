@@ -1,4 +1,4 @@
-"""Who may take part: invitations that count once, certificates, and the way out."""
+"""Enrolment: invitations that can be used once, certificates, and revocation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ MAX_HOURS = 30 * 24
 
 
 def invite(hub: HubSettings, engine: sa.Engine, name: str, role: str, hours: float) -> Invitation:
-    """For a new party, or for a new key of an old one. The secret is shown once; its hash is kept."""
+    """An invitation for a new party, or for a new key of an enrolled one. The secret is shown once;
+    the hub stores its hash."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
         raise errors.InputError(
-            f"{name!r} is not a name: lower-case letters, digits and dashes, and a letter first"
+            f"{name!r} is not a valid name; use lower-case letters, digits, dashes and"
+            " underscores, and start with a letter"
         )
     if not 0 < hours <= MAX_HOURS:
         raise errors.InputError(
-            f"--hours {hours:g}: an invitation counts for {MAX_HOURS} hours at most"
+            f"--hours {hours:g}: an invitation is valid for more than 0 and at most {MAX_HOURS}"
+            " hours; choose another number"
         )
     before = database.party(engine, name)
     if before is not None and before.role != role and before.revoked is None:
         raise errors.InputError(
-            f"{name!r} is enrolled as {before.role}; choose another name, or revoke it first"
+            f"{name!r} is already enrolled as {before.role}; choose another name, or revoke it"
+            " first"
         )
     secret, now = os.urandom(32), time.time()
     database.invite(engine, hashlib.sha256(secret).hexdigest(), name, role, now, now + hours * 3600)
@@ -43,63 +47,77 @@ def invite(hub: HubSettings, engine: sa.Engine, name: str, role: str, hours: flo
 
 
 def enrol(
-    hub: HubSettings, engine: sa.Engine, control: Control, asked: hub_pb2.EnrolRequest
+    hub: HubSettings, engine: sa.Engine, control: Control, request: hub_pb2.EnrolRequest
 ) -> hub_pb2.EnrolReply:
-    """RefusalError if the invitation does not count; it is used up only when all else has worked."""
-    secret_hash, now = hashlib.sha256(asked.secret).hexdigest(), time.time()
-    invited = database.invitation(engine, secret_hash, now)
-    if invited is None:
-        audit.write(hub.audit, "enrolment refused", why="no such invitation")
-        raise errors.RefusalError(
-            "this invitation does not count: it was used, has expired, or was replaced; ask the hub's operator for a new one"
-        )
-    name, role = invited
-    request = pki.read_request(asked.csr)
-    if role == "node" and not keys.is_signed(asked.identity, asked.signature, asked.csr.encode()):
-        raise errors.InputError("a node enrols with its identity: use `hdh node enrol`")
-    if role != "node" and asked.identity:
-        raise errors.InputError(f"this invitation is for a {role}: use `hdh study enrol`")
-    certificate = pki.certify(hub.pki, asked.csr, name, role)
-    flower_id = flower_control.register(control, request, name) if role == "node" else 0
+    """Enrols the holder of an invitation. RefusalError if the invitation is not valid; it is marked
+    as used only after every other step has worked."""
+    secret_hash, now = hashlib.sha256(request.secret).hexdigest(), time.time()
+    name, role = _invitation(hub, engine, secret_hash, now)
+    _check_identity(request, role)
+    signing_request = pki.read_request(request.csr)
+    key_id, identity = credentials.key_id(signing_request), request.identity.hex()
+    certificate = pki.certify(hub.pki, request.csr, name, role)
+    flower_id = flower_control.register(control, signing_request, name) if role == "node" else 0
     if not database.use_invitation(engine, secret_hash, now):
         if flower_id:
             flower_control.unregister(control, flower_id)
         raise errors.RefusalError(
             "this invitation was used meanwhile; ask the hub's operator for a new one"
         )
-    database.enrol(
-        engine,
-        name,
-        role,
-        credentials.key_id(request),
-        asked.identity.hex(),
-        flower_id,
-        asked.version,
-        now,
-    )
+    database.enrol(engine, name, role, key_id, identity, flower_id, request.version, now)
     audit.write(
         hub.audit,
         "enrolled",
         name=name,
         role=role,
-        key=credentials.key_id(request),
-        identity=asked.identity.hex(),
-        version=asked.version,
+        key=key_id,
+        identity=identity,
+        version=request.version,
     )
     return hub_pb2.EnrolReply(
-        name=name, role=role, certificate=certificate, authority=(hub.pki / "ca.crt").read_text(), api=hub.told("api"), fleet=hub.told("fleet"),
+        name=name,
+        role=role,
+        certificate=certificate,
+        authority=(hub.pki / "ca.crt").read_text(),
+        api=hub.told("api"),
+        fleet=hub.told("fleet"),
         flower_id=flower_id,
-    )  # fmt: skip
+    )
+
+
+def _invitation(
+    hub: HubSettings, engine: sa.Engine, secret_hash: str, now: float
+) -> tuple[str, str]:
+    """The name and role that the invitation is for."""
+    invitation = database.invitation(engine, secret_hash, now)
+    if invitation is None:
+        audit.write(hub.audit, "enrolment refused", why="no such invitation")
+        raise errors.RefusalError(
+            "this invitation is not valid: it was used, has expired, or was replaced;"
+            " ask the hub's operator for a new one"
+        )
+    return invitation
+
+
+def _check_identity(request: hub_pb2.EnrolRequest, role: str) -> None:
+    """Nodes enrol with a signature by their identity, the others without."""
+    if role != "node" and request.identity:
+        raise errors.InputError(f"this invitation is for a {role}; use `hdh study enrol`")
+    if role == "node" and not keys.is_signed(
+        request.identity, request.signature, request.csr.encode()
+    ):
+        raise errors.InputError("a node enrols with its identity; use `hdh node enrol`")
 
 
 def revoke(hub: HubSettings, engine: sa.Engine, name: str) -> None:
-    """At once for the hub's own service; a running hub takes a node off the SuperLink within seconds."""
+    """The hub's own service refuses the party at once; a running hub removes a node from the
+    SuperLink within seconds."""
     database.revoke(engine, name, time.time())
     audit.write(hub.audit, "revoked", name=name)
 
 
 def take_off(engine: sa.Engine, control: Control) -> None:
-    """Off the SuperLink: the keys of nodes that were revoked, or have a new one."""
+    """Unregisters, at the SuperLink, the keys of nodes that were revoked or have a new key."""
     for party in database.enrolled(engine, "node"):
         if party.former_flower_ids:
             for flower_id in party.former_flower_ids:

@@ -1,4 +1,4 @@
-"""Released models as scikit-learn estimators, made from result.json: nothing is unpickled.
+"""Released models as scikit-learn estimators, built from result.json without unpickling anything.
 
 model = estimators.load("out/result.json", "mortality")
 model.predict_proba(frame[list(model.feature_names_in_)])
@@ -23,59 +23,50 @@ INTERCEPT = "(Intercept)"
 
 
 def load(path: Path | str, analysis: str) -> Any:
-    """The estimator of an analysis `glm` or `boosted_trees`. Its features are the terms of the model, as `feature_names_in_` says: of a
-    category `sex[F]`, the column that is 1 for F and else 0. Raises InputError where there is none to make."""
+    """The estimator of an analysis `glm` or `boosted_trees`. Its features are the terms of the
+    model, listed in `feature_names_in_`; the term `sex[F]` of a category is 1 for F and else 0.
+    InputError if the document has no such released model."""
     document = json.loads(Path(path).read_text(encoding="utf-8"))
     if analysis not in document["analyses"]:
         raise errors.InputError(
             f"{path}: no analysis {analysis!r}; it has {', '.join(document['analyses'])}"
         )
-    found = document["analyses"][analysis]
-    makers = {"glm": _linear, "boosted_trees": _boosted}
-    if found["run"] not in makers:
+    result = document["analyses"][analysis]
+    builders = {"glm": _linear, "boosted_trees": _boosted}
+    if result["run"] not in builders:
         raise errors.InputError(
-            f"{path}: {analysis!r} is a {found['run']}; estimators are made of {', '.join(makers)}"
+            f"{path}: {analysis!r} is a {result['run']};"
+            f" only {' and '.join(builders)} have estimators"
         )
-    if found["status"] != "released":
-        raise errors.InputError(f"{path}: {analysis!r} was {found['status']}: {found['reason']}")
-    return makers[found["run"]](found["tables"])
+    if result["status"] != "released":
+        raise errors.InputError(f"{path}: {analysis!r} was {result['status']}: {result['reason']}")
+    return builders[result["run"]](result["tables"])
 
 
 def _linear(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
-    rows = {
-        row["term"]: row["estimate"] or 0.0 for row in tables["coefficients"]
-    }  # what was not estimated adds nothing
-    names = [name for name in rows if name != INTERCEPT]
-    kind = (
-        "logit"
-        if "odds_ratio" in tables["coefficients"][0]
-        else "log"
-        if "rate_ratio" in tables["coefficients"][0]
-        else "identity"
-    )
-    coefficients, intercept = (
-        np.array([rows[name] for name in names]),
-        float(rows.get(INTERCEPT, 0.0)),
-    )
-    made: Any
-    if kind == "logit":
-        made = LogisticRegression()
-        made.classes_, made.coef_, made.intercept_ = (
-            np.array([False, True]),
-            coefficients[None],
-            np.array([intercept]),
-        )
-    else:
-        made = PoissonRegressor() if kind == "log" else LinearRegression()
-        made.coef_, made.intercept_ = coefficients, intercept
-        if kind == "log":
-            made._base_loss = made._get_loss()
-    return _named(made, names)
+    # An aliased term has no estimate, and adds nothing to the linear predictor.
+    estimates = {row["term"]: row["estimate"] or 0.0 for row in tables["coefficients"]}
+    names = [name for name in estimates if name != INTERCEPT]
+    coefficients = np.array([estimates[name] for name in names])
+    intercept = float(estimates.get(INTERCEPT, 0.0))
+    columns = tables["coefficients"][0]
+    estimator: Any
+    if "odds_ratio" in columns:
+        estimator = LogisticRegression()
+        estimator.classes_ = np.array([False, True])
+        estimator.coef_, estimator.intercept_ = coefficients[None], np.array([intercept])
+        return _named(estimator, names)
+    estimator = PoissonRegressor() if "rate_ratio" in columns else LinearRegression()
+    estimator.coef_, estimator.intercept_ = coefficients, intercept
+    if "rate_ratio" in columns:
+        estimator._base_loss = estimator._get_loss()
+    return _named(estimator, names)
 
 
-def _named(made: Any, names: Sequence[str]) -> Any:
-    made.feature_names_in_, made.n_features_in_ = np.array(names, dtype=object), len(names)
-    return made
+def _named(estimator: Any, names: Sequence[str]) -> Any:
+    estimator.feature_names_in_ = np.array(names, dtype=object)
+    estimator.n_features_in_ = len(names)
+    return estimator
 
 
 def _boosted(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
@@ -86,7 +77,7 @@ def _boosted(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
 
 
 class _Boosted(BaseEstimator):  # type: ignore[misc]
-    """`trees` are the rows of the table of that name, `base` the score without them."""
+    """`trees`: the rows of the result's table `trees`. `base`: the score without any tree."""
 
     feature_names_in_: Any
 
@@ -98,7 +89,7 @@ class _Boosted(BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> _Boosted:
         raise errors.InputError(
-            "these trees were grown by a federated study; submit another to grow them anew"
+            "these trees were grown by a federated study; submit another study to grow new ones"
         )
 
     def decision_function(self, X: Any) -> Floats:

@@ -1,4 +1,5 @@
-"""A study on its way through Flower, as files in the hub's folder: what to run, how far it is, what came of it."""
+"""A study on its way through Flower, as files in the hub's folder: the job, its progress and its
+result."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from federation.study import Study
 
 @dataclass(frozen=True)
 class Job:
-    """`nodes` maps Flower's node ids to names, `identities` names to the keys with which nodes sign (hexadecimal); `wait_s` for
-    nodes to come online, `timeout_s` for a round."""
+    """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
+    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round."""
 
     study: Study
     contract: Contract
@@ -32,23 +33,23 @@ class Job:
 
 def write(folder: Path, name: str, job: Job) -> None:
     values = {
-        "study": job.study.model_dump(mode="json"), "contract": job.contract.model_dump(mode="json"),
+        "study": job.study.model_dump(mode="json"),
+        "contract": job.contract.model_dump(mode="json"),
         "nodes": {str(node_id): node for node_id, node in job.nodes.items()},
-        "identities": dict(job.identities), "wait_s": job.wait_s, "timeout_s": job.timeout_s, "notes": list(job.notes),
-    }  # fmt: skip
+        "identities": dict(job.identities),
+        "wait_s": job.wait_s,
+        "timeout_s": job.timeout_s,
+        "notes": list(job.notes),
+    }
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
 
 def read(folder: Path, name: str) -> Job:
     values = json.loads((folder / f"{name}.job.json").read_text(encoding="utf-8"))
     nodes = {int(node_id): str(node) for node_id, node in values["nodes"].items()}
-    study, contract = (
+    return Job(
         studies.parse(json.dumps(values["study"])),
         Contract.model_validate(values["contract"]),
-    )
-    return Job(
-        study,
-        contract,
         nodes,
         values["identities"],
         values["wait_s"],
@@ -58,7 +59,7 @@ def read(folder: Path, name: str) -> Job:
 
 
 def ask(folder: Path, name: str, queries: int) -> None:
-    """So many queries have been sent to nodes: the hub's process tells them to look."""
+    """Stores the number of queries sent so far, so that the hub's process wakes the nodes."""
     _replace(folder / f"{name}.asked", str(queries))
 
 
@@ -73,7 +74,7 @@ def read_progress(folder: Path, name: str) -> str:
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any] | None:
-    """What `finish` wrote; None as long as it has not."""
+    """The result that `finish` wrote; None until then."""
     path = folder / f"{name}.result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -84,22 +85,21 @@ def remove(folder: Path, name: str) -> None:
 
 
 def progress(folder: Path, name: str, done: str) -> None:
-    """`done`: the round that is done, and the phase of a secure sum that is under way."""
+    """`done`: the last completed round, and the present phase of a secure sum."""
     _replace(folder / f"{name}.round", done)
 
 
 def witnesses(folder: Path) -> dict[str, LedgerHead]:
-    """The last heads of the nodes' ledgers that any study of this hub has seen."""
+    """The newest ledger head of each node that any study of this hub has seen."""
     path = folder / "witnesses.json"
-    return (
-        {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()}
-        if path.exists()
-        else {}
-    )
+    if not path.exists():
+        return {}
+    return {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()}
 
 
 def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
-    """The newest of these and of those kept meanwhile, by this study or another."""
+    """Stores the newer of each head in `seen` and the stored one, which another study may have
+    written meanwhile."""
     with (folder / "witnesses.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         newest = witnesses(folder)
@@ -113,7 +113,7 @@ def finish(folder: Path, name: str, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whoever reads the file sees all of it or none."""
+    """Replaces the file at once, so that a reader sees all of the text or none."""
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -1,7 +1,9 @@
-"""The nodes' own estimates of a coefficient, as a meta-analysis sees them: fixed and random effects, heterogeneity, and each node left out.
+"""A meta-analysis of the nodes' own estimates of a coefficient: fixed and random effects,
+heterogeneity, and the estimate without each node.
 
-From released results alone: a node whose result is withheld is not in it. (DerSimonian & Laird 1986; restricted maximum likelihood:
-Viechtbauer 2005; I2: Higgins & Thompson 2002; the numbers of R's metafor.)
+It uses released results only, so a node whose result is withheld does not contribute (DerSimonian &
+Laird 1986; restricted maximum likelihood: Viechtbauer 2005; I2: Higgins & Thompson 2002; results
+equal those of R's metafor).
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from scipy import special
 from federation.messages import Floats
 from federation.results import Row
 
-Z = 1.959963984540054
-LEAST = 2  # nodes
+Z = 1.959963984540054  # normal quantile of a 95 % interval
+MIN_NODES = 2
 
 
 @dataclass(frozen=True)
@@ -29,47 +31,45 @@ class PooledEstimate:
 
 
 def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Row]]:
-    """`meta` and `leave_one_out`, from each node's `coefficients`: of every term that at least two nodes have estimated."""
+    """The tables `meta` and `leave_one_out`, from each node's table `coefficients`. They hold every
+    term that at least MIN_NODES nodes have estimated."""
     meta: list[Row] = []
     without: list[Row] = []
     for term in dict.fromkeys(row["term"] for rows in by_node.values() for row in rows):
-        found = {
+        estimated = {
             node: row
             for node, rows in by_node.items()
             for row in rows
             if row["term"] == term and row.get("std_error")
         }
-        if len(found) < LEAST:
+        if len(estimated) < MIN_NODES:
             continue
-        y, v = (
-            np.array([row["estimate"] for row in found.values()]),
-            np.array([row["std_error"] for row in found.values()]) ** 2,
-        )
-        meta.append(
-            {
-                "term": term,
-                "nodes": len(y),
-                **_said("", random_effects(y, v)),
-                **_fixed(y, v),
-                **heterogeneity(y, v),
-            }
-        )
-        if len(y) > LEAST:
-            left = ((node, np.arange(len(y)) != i) for i, node in enumerate(found))
-            without += [
-                {"term": term, "without": node, **_said("", random_effects(y[kept], v[kept]))}
-                for node, kept in left
-            ]
+        y = np.array([row["estimate"] for row in estimated.values()])
+        v = np.array([row["std_error"] for row in estimated.values()]) ** 2
+        pooled = _estimate_row(random_effects(y, v))
+        row = {"term": term, "nodes": len(y), **pooled, **_fixed(y, v), **heterogeneity(y, v)}
+        meta.append(row)
+        if len(y) > MIN_NODES:
+            without += _without_each(term, list(estimated), y, v)
     return {name: rows for name, rows in (("meta", meta), ("leave_one_out", without)) if rows}
 
 
-def _said(prefix: str, pooled: PooledEstimate) -> Row:
+def _without_each(term: str, nodes: Sequence[str], y: Floats, v: Floats) -> list[Row]:
+    rows: list[Row] = []
+    for i, node in enumerate(nodes):
+        others = np.arange(len(y)) != i
+        pooled = _estimate_row(random_effects(y[others], v[others]))
+        rows.append({"term": term, "without": node, **pooled})
+    return rows
+
+
+def _estimate_row(pooled: PooledEstimate) -> Row:
     low, high = pooled.estimate - Z * pooled.error, pooled.estimate + Z * pooled.error
     return {
-        f"{prefix}estimate": pooled.estimate,
-        f"{prefix}std_error": pooled.error,
-        f"{prefix}conf_low": low,
-        f"{prefix}conf_high": high,
+        "estimate": pooled.estimate,
+        "std_error": pooled.error,
+        "conf_low": low,
+        "conf_high": high,
     }
 
 
@@ -84,9 +84,11 @@ def weighted(y: Floats, v: Floats, tau2: float) -> PooledEstimate:
 
 
 def random_effects(y: Floats, v: Floats) -> PooledEstimate:
-    """By restricted maximum likelihood: Fisher scoring from DerSimonian and Laird's estimate of the variance between nodes."""
+    """The pooled estimate by restricted maximum likelihood, from the nodes' estimates `y` (k,) and
+    their variances `v` (k,). Fisher scoring starts at DerSimonian and Laird's estimate of the
+    variance between nodes."""
     k = len(y)
-    if k < LEAST:
+    if k < MIN_NODES:
         return weighted(y, v, 0.0)
     w = 1 / v
     Q = float(w @ (y - w @ y / w.sum()) ** 2)
@@ -105,7 +107,7 @@ def random_effects(y: Floats, v: Floats) -> PooledEstimate:
 
 
 def heterogeneity(y: Floats, v: Floats) -> Row:
-    """`i_squared`: the share of the variance of the nodes' estimates that is between nodes, in per cent."""
+    """`i_squared`, unit per cent: the share of the estimates' variance that is between nodes."""
     k, w, tau2 = len(y), 1 / v, random_effects(y, v).tau2
     Q = float(w @ (y - w @ y / w.sum()) ** 2)
     typical = (k - 1) * float(w.sum()) / float(w.sum() ** 2 - w @ w)

@@ -1,4 +1,4 @@
-"""The hub's numbers for Prometheus: studies, nodes, certificates. None of them derives from a person."""
+"""The hub's metrics for Prometheus: studies, nodes, certificates. None derives from a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from federation import __version__, credentials, errors
 
 
 class Numbers:
-    """Counted anew each time they are asked for."""
+    """The metrics, counted again at each request."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -22,36 +22,29 @@ class Numbers:
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("hdh_hub", "The hub's version", {"version": __version__})
         studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
+        state_column = database.studies.c.state
+        by_state = sa.select(state_column, sa.func.count()).group_by(state_column)
         with self.scheduler.engine.connect() as connection:
-            counted: dict[str, int] = dict(
-                connection.execute(
-                    sa.select(database.studies.c.state, sa.func.count()).group_by(
-                        database.studies.c.state
-                    )
-                )
-                .tuples()
-                .all()
-            )
+            counts: dict[str, int] = dict(connection.execute(by_state).tuples().all())
         for state in database.STATES:
-            studies.add_metric([state], counted.get(state, 0))
+            studies.add_metric([state], counts.get(state, 0))
         yield studies
-        nodes = [
-            one for one in database.enrolled(self.scheduler.engine, "node") if one.revoked is None
-        ]
+        enrolled = database.enrolled(self.scheduler.engine, "node")
+        nodes = [node for node in enrolled if node.revoked is None]
         yield GaugeMetricFamily(
             "hdh_nodes_enrolled", "Nodes that are enrolled and not revoked", len(nodes)
         )
         online = GaugeMetricFamily(
-            "hdh_node_online", "1 if the node's line to the hub is open", labels=["node"]
+            "hdh_node_online", "1 if the node is connected to the hub", labels=["node"]
         )
-        lines = self.scheduler.board.online()
-        for one in nodes:
-            online.add_metric([one.name], int(one.name in lines))
+        connected = self.scheduler.connections.online()
+        for node in nodes:
+            online.add_metric([node.name], int(node.name in connected))
         yield online
         server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
         yield GaugeMetricFamily(
             "hdh_certificate_days",
-            "Days until the hub's own certificate expires",
+            "Days until the hub's server certificate expires",
             credentials.days_left(server),
         )
 
@@ -64,5 +57,6 @@ def serve(address: str, scheduler: Scheduler) -> None:
         start_http_server(port, addr=host, registry=numbers)
     except OSError as reason:
         raise errors.SetupError(
-            f"the metrics port {address} cannot be opened ({reason.strerror}); change `metrics` in hub.yaml"
+            f"the metrics port {address} cannot be opened ({reason.strerror});"
+            " change `metrics` in hub.yaml"
         ) from None

@@ -1,4 +1,4 @@
-"""A trained network as files: its weights in the safetensors format, and a card that says what it is and how to use it."""
+"""A trained network as files: its weights in the safetensors format, and a model card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def network(about: Mapping[str, Any]) -> Network:
 
 
 def document(model: TrainedModel) -> dict[str, Any]:
-    """What goes into result.json: `about`, and the file itself in base64."""
+    """The model's entry in result.json: its description, and the safetensors file in base64."""
     from safetensors.numpy import save
 
     net = networks.build(network(model.about))
@@ -38,14 +38,16 @@ def write(released: Mapping[str, Any], card: str, folder: Path, name: str) -> No
     content = base64.b64decode(released["base64"])
     if hashlib.sha256(content).hexdigest() != released["sha256"]:
         raise errors.InputError(
-            f"the model of {name!r} is not the one that was released: its hash differs; get the result again"
+            f"the model of {name!r} is not the released one, because its hash differs;"
+            " fetch the result again"
         )
     (folder / f"{name}.safetensors").write_bytes(content)
     (folder / f"{name}.md").write_text(card, encoding="utf-8")
 
 
 def load(path: Path) -> Any:
-    """The trained torch module of a released file, in evaluation mode. It takes (n, *shape) rows, scaled as its card says."""
+    """The trained torch module of a released file, in evaluation mode. Its input is
+    (n_rows, *shape), scaled as the model card says."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
@@ -53,59 +55,78 @@ def load(path: Path) -> Any:
         metadata = file.metadata() or {}
     if "hdh" not in metadata:
         raise errors.InputError(
-            f"{path}: no network of ours; give the .safetensors file that a study has released"
+            f"{path}: not a network that a study released; give the .safetensors file of a result"
         )
     net = networks.build(network(json.loads(metadata["hdh"])))
-    net.load_state_dict(
-        load_file(path), strict=False
-    )  # layers that stay at their node are not in it
+    # The file lacks the layers that stay at their node.
+    net.load_state_dict(load_file(path), strict=False)
     return net.eval()
 
 
-def card(name: str, told: Mapping[str, Any]) -> str:
-    """The model card, in Markdown, of an analysis as result.json has it, with `study`, `title`, `provenance` beside it."""
-    about, glance = told["model"]["about"], (told["tables"].get("glance") or [{}])[0]
-    lines = [f"# {name}: {about['network']} of study {told['study']}", "", told["title"], ""]
-    lines += [
-        "| | |",
-        "|---|---|",
-        f"| question | {told['question']} |",
-        f"| predicts | the log-odds of `{about['outcome']}` |",
-        f"| trained on | dataset `{told['provenance']['dataset']}`, contract version {told['provenance']['contract_version']} (`{told['provenance']['contract_hash'][:12]}`), "
-        f"{told['n'].get('people')} people at {len(told['provenance']['nodes'])} nodes, some of them kept for validation |",
-        f"| strategy | {about['strategy']}, {told['rounds']} rounds |",
-        f"| protection | {told['protection']} |",
-        f"| file | `{name}.safetensors`, SHA-256 `{told['model']['sha256']}` |",
+def card(name: str, analysis: Mapping[str, Any]) -> str:
+    """The model card, in Markdown. `analysis`: its entry in result.json, with `study`, `title`,
+    `question`, `provenance` and `protection` added."""
+    about = analysis["model"]["about"]
+    lines = [
+        f"# {name}: {about['network']} of study {analysis['study']}",
+        "",
+        analysis["title"],
+        "",
+        *_facts(name, analysis),
         "",
         "## In validation",
         "",
-    ]
-    lines += [
-        f"- {key.replace('_', ' ')}: {_figure(value)}"
-        for key, value in glance.items()
-        if value is not None
-    ]
-    if told["tables"].get("nodes"):
-        lines += ["", "| node | n | area under the curve | 95 % interval |", "|---|---|---|---|"]
-        lines += [
-            f"| {row['node']} | {_figure(row.get('n'))} | {_figure(row.get('auc'))} | {_ends(row)} |"
-            for row in told["tables"]["nodes"]
-        ]
-    lines += ["", "## Use", "", _use(name, about), "", "## What it is not", ""]
-    lines += [
-        f"- {note}"
-        for note in (
-            *told["notes"],
-            "it was not validated for decisions about single people: that needs a study of its own",
-        )
+        *_validation(analysis["tables"]),
+        "",
+        "## Use",
+        "",
+        _use(name, about),
+        "",
+        "## Limits",
+        "",
+        *(f"- {note}" for note in analysis["notes"]),
+        "- it was not validated for decisions about single people: that needs a study of its own",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _facts(name: str, analysis: Mapping[str, Any]) -> list[str]:
+    about, provenance = analysis["model"]["about"], analysis["provenance"]
+    return [
+        "| | |",
+        "|---|---|",
+        f"| question | {analysis['question']} |",
+        f"| predicts | the log-odds of `{about['outcome']}` |",
+        f"| trained on | dataset `{provenance['dataset']}`,"
+        f" contract version {provenance['contract_version']}"
+        f" (`{provenance['contract_hash'][:12]}`), "
+        f"{analysis['n'].get('people')} people at {len(provenance['nodes'])} nodes,"
+        " some of them kept for validation |",
+        f"| strategy | {about['strategy']}, {analysis['rounds']} rounds |",
+        f"| protection | {analysis['protection']} |",
+        f"| file | `{name}.safetensors`, SHA-256 `{analysis['model']['sha256']}` |",
+    ]
+
+
+def _validation(tables: Mapping[str, Any]) -> list[str]:
+    glance = (tables.get("glance") or [{}])[0]
+    lines = [
+        f"- {key.replace('_', ' ')}: {_figure(value)}"
+        for key, value in glance.items()
+        if value is not None
+    ]
+    if tables.get("nodes"):
+        lines += ["", "| node | n | area under the curve | 95 % interval |", "|---|---|---|---|"]
+    for row in tables.get("nodes") or ():
+        n, auc = _figure(row.get("n")), _figure(row.get("auc"))
+        lines.append(f"| {row['node']} | {n} | {auc} | {_ends(row)} |")
+    return lines
+
+
 def _figure(value: Any) -> str:
-    return (
-        "withheld" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    )
+    if value is None:
+        return "withheld"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _ends(row: Mapping[str, Any]) -> str:
@@ -113,31 +134,39 @@ def _ends(row: Mapping[str, Any]) -> str:
 
 
 def _use(name: str, about: Mapping[str, Any]) -> str:
-    made = network(about)
-    inputs = (
-        f"`{about['inputs'][0]}`"
-        if len(made.shape) > 1
-        else "the columns " + ", ".join(f"`{term}`" for term in about["inputs"])
-    )
-    centre, divisor = (
-        about[key][0] if len(made.shape) > 1 else about[key] for key in ("centre", "divisor")
-    )
+    net = network(about)
+    is_array = len(net.shape) > 1
+    columns = ", ".join(f"`{term}`" for term in about["inputs"])
+    inputs = f"`{about['inputs'][0]}`" if is_array else f"the columns {columns}"
+    centre, divisor = (about[key][0] if is_array else about[key] for key in ("centre", "divisor"))
     shape = {
         "cnn": "(n, 1, height, width)",
         "cnn1d": "(n, channels, times)",
         "gru": "(n, times, channels)",
-    }.get(made.kind, "(n, columns)")
-    more = (
-        "\n\nIts normalisation stays at each node: run it in training mode over your own data once, before use."
-        if made.norm == "node"
-        else ""
-    )
-    more += (
-        "\n\nEach node had brought its inputs to mean 0 and standard deviation 1 of its own people: do the same."
-        if about["scale"] == "node"
-        else ""
-    )
-    return (
-        f"The network takes {inputs}, less `{centre}`, divided by `{divisor}`, of shape {shape}. In plain PyTorch:\n\n```python\nfrom safetensors.torch import load_file\n"
-        f"from torch import nn\n\n{networks.source(made)}\nnet.load_state_dict(load_file('{name}.safetensors'){', strict=False' if made.norm == 'node' else ''})\n```{more}"
-    )
+    }.get(net.kind, "(n, columns)")
+    strict = ", strict=False" if net.norm == "node" else ""
+    lines = [
+        f"The network takes {inputs}, minus `{centre}`, divided by `{divisor}`, of shape {shape}."
+        " In plain PyTorch:",
+        "",
+        "```python",
+        "from safetensors.torch import load_file",
+        "from torch import nn",
+        "",
+        networks.source(net),
+        f"net.load_state_dict(load_file('{name}.safetensors'){strict})",
+        "```",
+    ]
+    if net.norm == "node":
+        lines += [
+            "",
+            "Its normalisation stays at each node:"
+            " run it in training mode over your own data once, before use.",
+        ]
+    if about["scale"] == "node":
+        lines += [
+            "",
+            "Each node scaled its inputs to mean 0 and standard deviation 1 over its own people:"
+            " do the same.",
+        ]
+    return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""The hub's own certificate authority: its server certificate, and those of nodes, coordinators and operators."""
+"""The hub's own certificate authority: its server certificate, and those of nodes, coordinators and
+operators."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation import credentials, errors
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
-LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the hub's own processes reach each other by these
-EARLIER = timedelta(
-    days=1
-)  # certificates are valid from yesterday on, so that a clock that is somewhat slow does no harm
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the addresses between the hub's own processes
+# Certificates are valid from yesterday on, in case a node's clock is slow.
+EARLIER = timedelta(days=1)
 
 
 def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
-    """Writes ca.crt and ca.key, and a server certificate for the names or addresses of `hosts` (keys 0600)."""
+    """Writes ca.crt, ca.key, and a server certificate for the names or addresses in `hosts`. Only
+    the owner can read the keys."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
@@ -38,7 +39,8 @@ def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DA
 
 
 def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
-    """A new key and certificate of the hub's servers: hub.key, and hub.crt with the authority's certificate after its own."""
+    """Writes a new key and certificate of the hub's servers: hub.key, and hub.crt, which ends with
+    the authority's certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
         x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
@@ -61,7 +63,8 @@ def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS
 
 
 def certify(folder: Path, csr: str, name: str, role: str, *, days: int = CERTIFICATE_DAYS) -> str:
-    """A client certificate (PEM) for the key of a signing request. InputError if the request is none, or is not signed by its key."""
+    """A client certificate (PEM) for the key of a signing request. InputError if the request cannot
+    be read, or its key has not signed it."""
     request = read_request(csr)
     subject = x509.Name(
         [
@@ -87,7 +90,8 @@ def read_request(csr: str) -> x509.CertificateSigningRequest:
         request.public_key(), ec.EllipticCurvePublicKey
     ):
         raise errors.InputError(
-            "the signing request is not signed by an elliptic-curve key of its own"
+            "the signing request is not signed by the elliptic-curve key in it;"
+            " enrol with the same version of hdh as the hub's"
         )
     return request
 
@@ -118,9 +122,8 @@ def _leaf(
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    return x509.load_pem_x509_certificate(
-        (folder / "ca.crt").read_bytes()
-    ), credentials.private_key((folder / "ca.key").read_bytes())
+    certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    return certificate, credentials.private_key((folder / "ca.key").read_bytes())
 
 
 def _signed(builder: x509.CertificateBuilder, folder: Path) -> bytes:
@@ -150,9 +153,16 @@ def _certificate(
 
 def _usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not signs, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        key_cert_sign=signs, crl_sign=signs, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _is_address(host: str) -> bool:

@@ -1,6 +1,7 @@
-"""From an outcome to the document that is released: in exact mode through the second door of disclosure.
+"""The release of a study's outcome as a document. In exact mode, it first passes the hub's
+disclosure rules.
 
-In mode dp the noise was added at the nodes, so all of a result may be shown.
+In mode dp the nodes have added the noise, so the whole result may be shown.
 """
 
 from __future__ import annotations
@@ -45,28 +46,32 @@ def clear(
             for task_id, one in outcome.runs.items()
             if task_id.analysis == name and task_id.node
         }
-        findings = _noised_results if study.privacy.mode == "dp" else _exact_results
-        found = next(iter(findings({"": pooled}, k).values())) if pooled else _nothing()
-        by_node = findings(single, k)
-        more = meta_analysis.tables(
-            {
-                node: one.tables["coefficients"]
-                for node, one in by_node.items()
-                if "coefficients" in one.tables
-            }
-        )
+        results_of = _noised_results if study.privacy.mode == "dp" else _exact_results
+        result = next(iter(results_of({"": pooled}, k).values())) if pooled else _nothing()
+        by_node = results_of(single, k)
+        coefficients = {
+            node: own.tables["coefficients"]
+            for node, own in by_node.items()
+            if "coefficients" in own.tables
+        }
+        tables = {**result.tables, **meta_analysis.tables(coefficients)}
         documents[name] = AnalysisDocument(
-            **(dict(found) | {"tables": {**found.tables, **more}}),
+            **(dict(result) | {"tables": tables}),
             run=entry.run,
             privacy=_privacy(study, name, outcome),
             nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
             by_node=by_node,
-            model=_model(pooled, found),
+            model=_model(pooled, result),
         )
     return Document(
-        schema_version=SCHEMA_VERSION, study=study.study, title=study.title, question=study.question, study_hash=study.hash,
-        analyses=documents, provenance=_provenance(outcome, started, finished, engine, notes),
-    )  # fmt: skip
+        schema_version=SCHEMA_VERSION,
+        study=study.study,
+        title=study.title,
+        question=study.question,
+        study_hash=study.hash,
+        analyses=documents,
+        provenance=_provenance(outcome, started, finished, engine, notes),
+    )
 
 
 def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
@@ -100,15 +105,11 @@ def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _model(pooled: TaskRun | None, found: ReleasedResult) -> dict[str, Any] | None:
-    if (
-        pooled is None
-        or pooled.result is None
-        or pooled.result.model is None
-        or found.status != "released"
-    ):
+def _model(pooled: TaskRun | None, released: ReleasedResult) -> dict[str, Any] | None:
+    model = pooled.result.model if pooled and pooled.result else None
+    if model is None or released.status != "released":
         return None
-    return models.document(pooled.result.model)
+    return models.document(model)
 
 
 def _provenance(
@@ -116,13 +117,24 @@ def _provenance(
 ) -> dict[str, Any]:
     contract = outcome.contract
     return {
-        "version": __version__, "engine": engine, "nodes": list(outcome.nodes), "rounds": outcome.rounds,
-        "dataset": contract.dataset, "contract_version": contract.version, "contract_hash": contract.hash,
-        "authorisation": outcome.study.authorisation.reference, "purpose": outcome.study.purpose.category,
-        "started": started.isoformat(timespec="milliseconds"), "finished": finished.isoformat(timespec="milliseconds"),
-        "seconds": round((finished - started).total_seconds(), 3), "notes": list(notes),
-        "events": [{"round": h.round, "node": h.node, "what": h.what} for h in outcome.events],
-    }  # fmt: skip
+        "version": __version__,
+        "engine": engine,
+        "nodes": list(outcome.nodes),
+        "rounds": outcome.rounds,
+        "dataset": contract.dataset,
+        "contract_version": contract.version,
+        "contract_hash": contract.hash,
+        "authorisation": outcome.study.authorisation.reference,
+        "purpose": outcome.study.purpose.category,
+        "started": started.isoformat(timespec="milliseconds"),
+        "finished": finished.isoformat(timespec="milliseconds"),
+        "seconds": round((finished - started).total_seconds(), 3),
+        "notes": list(notes),
+        "events": [
+            {"round": event.round, "node": event.node, "what": event.what}
+            for event in outcome.events
+        ],
+    }
 
 
 def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Contribution]:
@@ -130,7 +142,8 @@ def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Co
 
 
 def _contribution(node: str, runs: Sequence[TaskRun], k: int) -> Contribution:
-    """What a node gave to an analysis. `people` is None where there are too few to say."""
+    """A node's contribution to an analysis. `people` is None if the number is too small to
+    release."""
     totals = (run.first[node] for run in runs if node in run.nodes and node in run.first)
     total = next(totals, None)
     people = None if total is None else _people(total)
@@ -149,7 +162,7 @@ def _contribution(node: str, runs: Sequence[TaskRun], k: int) -> Contribution:
 
 
 def _people(total: Total) -> int | None:
-    """The number of people in a node's total: exact, or as noised as everything the node gave."""
+    """The number of people in a node's total; in mode dp, the noised number that the node sent."""
     if "people" in total.cells:
         return int(total.cells["people"][0])
     return max(0, round(float(total.sums["people"][0]))) if "people" in total.sums else None
@@ -183,26 +196,28 @@ def _noised_result(run: TaskRun) -> ReleasedResult:
 
 
 def _stored_answers(run: TaskRun) -> list[str]:
-    """A node that is asked the same question again sends its stored answer, even if its data have changed."""
+    """A node that is asked the same question again sends its stored answer, even if its data have
+    changed."""
     days = sorted({day for _, day in run.drawn})
     if len(days) < 2:
         return []
     return [
-        f"some nodes sent a stored answer again: their noise was drawn on {' and '.join(days)}; for "
-        "newer data submit another study"
+        f"some nodes sent a stored answer again: their noise was drawn on {' and '.join(days)};"
+        " submit another study to use newer data"
     ]
 
 
 def _exact_results(runs: Mapping[str, TaskRun], k: int) -> dict[str, ReleasedResult]:
     results = {node: run.result for node, run in runs.items() if run.result is not None}
-    cleared = hub_door.clear(results, k)
+    cleared = hub_door.clear(results, k, beside=any(run.withheld for run in runs.values()))
     released = {}
     for node, run in runs.items():
-        if run.result is None:
-            released[node] = _failed(run)
-        elif cleared[node].withheld:
-            update = {"status": "withheld", "reason": cleared[node].withheld}
+        withheld = run.withheld or (run.result and cleared[node].withheld)
+        if withheld:
+            update = {"status": "withheld", "reason": withheld}
             released[node] = _nothing(run.rounds).model_copy(update=update)
+        elif run.result is None:
+            released[node] = _failed(run)
         else:
             passed = cleared[node]
             notes = (*run.result.notes, *run.notes)

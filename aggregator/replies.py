@@ -1,4 +1,4 @@
-"""What the hub takes from the nodes' replies: one per node and round, in the form that adds, summed."""
+"""The nodes' replies to one round: at most one per node, checked, and summed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Summed:
-    """The total of a secure sum, and the nodes whose parts are in it; the same object for each of them."""
+    """The total of a secure sum, and the nodes whose parts it contains. These nodes share one
+    object."""
 
     total: Total
     nodes: frozenset[str]
@@ -53,7 +54,8 @@ class SummedReply(Reply):
 
 @dataclass(frozen=True)
 class TaskReplies:
-    """The replies to one task in one round, by node; the node's own totals are absent under a secure sum.
+    """The replies to one task in one round, by node; the node's own totals are absent under a
+    secure sum.
 
     `drawn`: the day on which each node drew its noise. `in_sum`: the nodes inside a secure sum."""
 
@@ -71,8 +73,8 @@ class TaskReplies:
 def first_of_each(
     replies: Sequence[Reply], query: Query, witnesses: dict[str, LedgerHead], events: list[Event]
 ) -> dict[str, Reply]:
-    """The first reply of each node of the query to this round; others are noted and dropped.
-    `witnesses` is brought up to date."""
+    """The first reply of each node in the query to this round. Other replies are dropped, with an
+    event. Updates `witnesses`."""
     first: dict[str, Reply] = {}
     for reply in replies:
         objection = _objection(reply, query, first, witnesses)
@@ -106,7 +108,8 @@ def of_task(
     zero: Part,
     grids: Mapping[str, Grid],
 ) -> TaskReplies:
-    """The answers of the nodes in `asked` to one task, checked against `zero` and summed. `grids` is empty in exact mode."""
+    """The answers of the nodes in `asked` to one task, checked against `zero` and summed. `grids`
+    is empty in exact mode."""
     by_node: dict[str, Total] = {}
     in_sum: dict[str, Total] = {}
     refusals: dict[str, Refusal] = {}
@@ -129,7 +132,7 @@ def of_task(
 
 
 def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Total | Refusal:
-    """The numbers of an answer that can be added to the others', or why it cannot."""
+    """The numbers of an answer, or a refusal if they cannot be added to the others."""
     if isinstance(answer, Part) and not grids:
         wrong = misfit(answer, zero)
         return Refusal("garbage", wrong) if wrong else protocol.total_of(answer)
@@ -144,7 +147,7 @@ def _read(answer: Answer | None, zero: Part, grids: Mapping[str, Grid]) -> Total
 
 
 def denoised(answer: NoisedAnswer, zero: Part) -> Total:
-    """The numbers that the steps of a noised answer stand for, with the variance of the noise in them."""
+    """The real numbers of a noised answer, which holds grid steps, and their noise variances."""
     units = answer.units
     return Total(
         {name: calibration.to_numbers(steps, units[name]) for name, steps in answer.steps.items()},
@@ -156,7 +159,8 @@ def denoised(answer: NoisedAnswer, zero: Part) -> Total:
 
 
 def _sum(by_node: dict[str, Total], zero: Part, refusals: dict[str, Refusal]) -> Total:
-    """The sum over nodes, in their order. A node whose array holds a number that is not finite is taken out."""
+    """The sum over nodes, in their order. A node that sent a number that is not finite is removed
+    from `by_node` and refused."""
     with np.errstate(invalid="ignore", over="ignore"):
         total = _added(by_node, zero)
         if _all_finite(total):
@@ -176,12 +180,13 @@ def _all_finite(total: Total) -> bool:
 
 
 def _is_finite(array: Floats) -> bool:
-    """A sum over numbers of which one is not finite is not finite either."""
+    """Uses that a sum is not finite if one of its numbers is not."""
     return math.isfinite(np.add.reduce(array, None))
 
 
 def misfit(part: Part, zero: Part) -> str | None:
-    """Why `part` cannot be added to the others; `zero` is the part of an empty cohort."""
+    """The reason why `part` cannot be added to the others, or None. `zero` is the part of an empty
+    cohort."""
     if part.sums.keys() != zero.sums.keys() or part.cells.keys() != zero.cells.keys():
         return "its arrays are not those of this analysis"
     for name, array in part.sums.items():
@@ -195,7 +200,8 @@ def misfit(part: Part, zero: Part) -> str | None:
 
 
 def misfit_noised(answer: NoisedAnswer, zero: Part, grids: Mapping[str, Grid]) -> str | None:
-    """The same for a noised answer: its grids must be those that the study implies, with no less noise."""
+    """The same for a noised answer. Its grids must be those that the study implies, and its noise
+    at least as large."""
     if not answer.steps.keys() == answer.units.keys() == answer.variances.keys() == grids.keys():
         return "its arrays are not those of this round"
     for name, steps in answer.steps.items():

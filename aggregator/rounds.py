@@ -1,12 +1,12 @@
 """The round loop: one study, asked of the nodes until every analysis has its result.
 
-`ask` is the only seam between hub and nodes. The nodes may be in this process, behind Flower, or made to
-fail on purpose; the loop cannot tell the difference. All open analyses go into each round together, so a
-study takes as many rounds as its longest analysis.
+`ask` is the only seam between hub and nodes. The nodes may be in this process, behind Flower, or
+made to fail on purpose; the loop cannot tell the difference. All open analyses go into each round
+together, so a study takes as many rounds as its longest analysis.
 
-In exact mode an analysis starts anew when a node is lost on the way, so that its result is over one set of
-people. In mode dp it goes on with the others: each answer has its own noise and earlier rounds are paid
-for, and the result says who left.
+In exact mode an analysis starts anew when a node is lost on the way, so that its result is over one
+set of people. In mode dp it goes on with the others: each answer has its own noise and earlier
+rounds are paid for, and the result says who left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.contract import Contract
 from federation.disclosure import support as disclosure
-from federation.disclosure.support import REFUSAL, STEERED
+from federation.disclosure.support import STEERED
 from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
@@ -38,7 +38,7 @@ MAX_MISSED = 3  # rounds in a row that too few nodes answered
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a task stood when the hub stopped: its next state, the rounds done, its nodes and its notes."""
+    """A task as it was when the hub stopped: its next state, completed rounds, nodes and notes."""
 
     state: HubState
     rounds: int
@@ -51,9 +51,9 @@ class TaskRun:
     """One task under way.
 
     `nodes`: those that take part. `min_nodes`: those that a round needs. `min_cell`: people behind
-    each side of a column. `memory`: arrays kept at the hub.
-    `fresh`: no round has been combined yet. `first`: the totals of each node in its first round, for the
-    account of contributions; empty under a secure sum. `drawn`: node and day of each draw of noise."""
+    each side of a column. `memory`: arrays kept at the hub. `fresh`: no round has been combined
+    yet. `withheld`: why its total may not become a result. `first`: the totals of each node in its first round, for the account of contributions;
+    empty under a secure sum. `drawn`: node and day of each draw of noise."""
 
     task: AnyTask
     nodes: list[str]
@@ -63,6 +63,7 @@ class TaskRun:
     memory: Mapping[str, Floats] = field(default_factory=dict)
     result: Result | None = None
     failed: str = ""
+    withheld: str = ""
     rounds: int = 0
     fresh: bool = True
     first: dict[str, Total] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class TaskRun:
 
     @property
     def open(self) -> bool:
-        return self.result is None and not self.failed
+        return self.result is None and not self.failed and not self.withheld
 
     @property
     def asked(self) -> list[str]:
@@ -89,7 +90,7 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All task runs of a study, and the events on the way."""
+    """All task runs of a study, and the events during its rounds."""
 
     study: Study
     contract: Contract
@@ -110,10 +111,11 @@ def run(
     witnesses: dict[str, LedgerHead] | None = None,
     resume: Mapping[TaskId, Resumed] | None = None,
 ) -> Outcome:
-    """Raises StudyError before any node is asked, and RefusalError if too few nodes are there to begin with.
+    """Runs a study to its end. Raises StudyError before any node is asked, and RefusalError if
+    there are too few nodes at the start.
 
-    `witnesses`: the last ledger heads seen of the nodes; brought up to date. `resume`: tasks that go on from
-    where they stood."""
+    `witnesses`: the newest known ledger head of each node; updated. `resume`: tasks to continue
+    from a checkpoint."""
     runs = _begin(study, contract, sorted(nodes), source, resume or {})
     events: list[Event] = []
     heads: dict[str, LedgerHead] = {} if witnesses is None else witnesses
@@ -146,7 +148,7 @@ def _begin(
     resume: Mapping[TaskId, Resumed],
 ) -> dict[TaskId, TaskRun]:
     tasks = registry.plan(study, contract, source)
-    if len(roster) < study.min_nodes:
+    if len(roster) < study.min_answers:
         raise errors.RefusalError(
             f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and "
             f"{len(roster)} are there: enrol more"
@@ -154,7 +156,7 @@ def _begin(
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):
         members = [task_id.node] if task_id.node else list(roster)
-        needed = 1 if task_id.node else study.min_nodes
+        needed = 1 if task_id.node else study.min_answers
         runs[task_id] = TaskRun(task, members, State(), needed, study.privacy.min_cell)
         runs[task_id].go_to(task.analysis.start(task))
     check_secure_sum(study, len(roster))
@@ -185,7 +187,7 @@ def _task_ids(
 
 
 def check_secure_sum(study: Study, nodes: int) -> None:
-    """StudyError if so many nodes cannot form the secure sum that the study asks for."""
+    """StudyError if this number of nodes cannot form the secure sum that the study asks for."""
     secure = study.privacy.secure_sum
     if secure is None:
         return
@@ -259,7 +261,8 @@ def _advance(
 
 
 def is_tolerant(task: AnyTask, study: Study) -> bool:
-    """Whether nodes may be missing from some rounds. Never under a secure sum, whose nodes stay the same throughout."""
+    """Whether nodes may be missing from some rounds. Never under a secure sum, whose nodes stay the
+    same throughout."""
     return task.analysis.TRAITS.tolerant and study.privacy.secure_sum is None
 
 
@@ -292,8 +295,8 @@ def _advance_strict(
 def _advance_tolerant(
     task_id: TaskId, task_run: TaskRun, round_replies: TaskReplies, gone: Sequence[str]
 ) -> None:
-    """A round of an analysis that goes on with the nodes that answer. A node that refuses is out; a silent
-    one is asked again; if too few answer, the same round is tried again."""
+    """A round of an analysis that goes on with the nodes that answer. A node that refuses is out; a
+    silent one is asked again; if too few answer, the same round is tried again."""
     by_node = round_replies.by_node
     out = {node for node in gone if round_replies.refusals[node].rule != "no_answer"}
     task_run.nodes = [node for node in task_run.nodes if node not in out]
@@ -315,7 +318,10 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     task_run.fresh = False
     task_run.rounds += 1
     if _stands_for_too_few(total, task_run):
-        task_run.failed = str(REFUSAL)
+        task_run.withheld = (
+            f"fewer than {task_run.min_cell} people on one side of a column, condition or level of "
+            "this analysis: widen the cohort, merge levels, or use mode dp"
+        )
         return
     at_hub = HubState(state.step, state.values, state.asked, task_run.memory)
     try:
@@ -346,7 +352,8 @@ def _stands_for_too_few(total: Total, task_run: TaskRun) -> bool:
 
 
 def _with_asked(task_run: TaskRun, state: State) -> State:
-    """The state with the nodes that its round asks, drawn anew each round in a way that anyone can repeat."""
+    """The state with the nodes that its round asks, drawn again each round from the study's
+    seed."""
     task = task_run.task
     share = task.analysis.TRAITS.share_asked(task, state)
     if share >= 1:

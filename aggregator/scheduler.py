@@ -1,7 +1,8 @@
-"""A study's way through the hub: proposed to nodes, started when they have decided, watched, ended.
+"""The scheduler of the hub: proposes a study to nodes, starts it once they have decided, watches
+it, and ends it.
 
-All that must survive a crash is in the registry. A hub that was killed starts its running studies anew: a node gives what it
-has answered before once more, and charges nothing for it.
+The database holds everything that must survive a crash. A hub that was killed restarts its running
+studies: a node sends its earlier answers again, and charges nothing for them.
 """
 
 from __future__ import annotations
@@ -37,41 +38,43 @@ LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
-ASKED_A_SECOND = 20  # how often all nodes together may ask the SuperLink for news unbidden; it serves 200 requests a second
+# The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
+POLLS_PER_S = 20
 WAIT_FOR_NODES_S = 15.0
 
 
 @dataclass
 class NodeConnections:
-    """The nodes' open lines: what is to be said to each."""
+    """The connected nodes, each with the queue of its notices. None in a queue ends the
+    connection."""
 
-    lines: dict[str, queue.Queue[hub_pb2.Notice | None]] = field(default_factory=dict)
+    queues: dict[str, queue.Queue[hub_pb2.Notice | None]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def connect(self, node: str) -> queue.Queue[hub_pb2.Notice | None]:
-        """A new line; an older one of the same node is told to end."""
-        line: queue.Queue[hub_pb2.Notice | None] = queue.Queue()
+        """A new connection of a node, which ends its older one."""
+        notices: queue.Queue[hub_pb2.Notice | None] = queue.Queue()
         with self.lock:
-            before = self.lines.get(node)
-            self.lines[node] = line
+            before = self.queues.get(node)
+            self.queues[node] = notices
         if before is not None:
             before.put(None)
-        return line
+        return notices
 
-    def disconnect(self, node: str, line: queue.Queue[hub_pb2.Notice | None]) -> None:
+    def disconnect(self, node: str, notices: queue.Queue[hub_pb2.Notice | None]) -> None:
         with self.lock:
-            if self.lines.get(node) is line:
-                del self.lines[node]
+            if self.queues.get(node) is notices:
+                del self.queues[node]
 
     def tell(self, nodes: Sequence[str], notice: hub_pb2.Notice) -> None:
         with self.lock:
             for node in nodes:
-                if node in self.lines:
-                    self.lines[node].put(notice)
+                if node in self.queues:
+                    self.queues[node].put(notice)
 
     def online(self) -> frozenset[str]:
         with self.lock:
-            return frozenset(self.lines)
+            return frozenset(self.queues)
 
 
 @dataclass
@@ -79,11 +82,10 @@ class Scheduler:
     hub: HubSettings
     engine: sa.Engine
     control: Control
-    board: NodeConnections = field(default_factory=NodeConnections)
+    connections: NodeConnections = field(default_factory=NodeConnections)
     news: threading.Event = field(default_factory=threading.Event)
-    asked: dict[str, int] = field(
-        default_factory=dict
-    )  # by job: how many queries the nodes were told to look for
+    # By job: the number of queries for which the nodes were woken.
+    asked: dict[str, int] = field(default_factory=dict)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
 
     # -- in
@@ -98,47 +100,43 @@ class Scheduler:
             coordinator=one.coordinator,
             nodes=list(asked),
         )
-        self.board.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, len(asked))))
+        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, len(asked))))
         self.news.set()
         return one
 
     def decide(self, node: Party, decision: hub_pb2.Decision) -> None:
-        """A node's word, if it is signed by it. RefusalError if it is not."""
+        """Stores a node's decision on each open submission of the study. RefusalError if the node
+        has not signed it."""
         if decision.rehearsal:
-            for waiting in list(self.rehearsals.values()):
-                waiting.put((node.name, decision))
+            for answers in list(self.rehearsals.values()):
+                answers.put((node.name, decision))
             return
-        content = receipts.decision_content(
-            decision.study_hash, decision.verdict, decision.by, decision.at
-        )
-        if decision.verdict not in ("approved", "refused", "waiting"):
-            raise errors.InputError("a node approves, refuses or waits")
-        if decision.verdict != "waiting" and not keys.is_signed(
-            bytes.fromhex(node.identity), decision.signature, content
-        ):
-            raise errors.RefusalError("the decision is not signed by the node's identity")
+        _check_signed(node, decision)
         for one in database.in_states(self.engine, "waiting", "running"):
             if one.study_hash == decision.study_hash:
-                told = Decided(
-                    one.number,
-                    node.name,
-                    decision.verdict,
-                    decision.reason,
-                    decision.by,
-                    decision.at,
-                    decision.signature.hex(),
-                )
-                if database.decide(self.engine, told) and decision.verdict != "waiting":
-                    audit.write(
-                        self.hub.audit,
-                        decision.verdict,
-                        node=node.name,
-                        number=one.number,
-                        study_hash=one.study_hash,
-                        by=decision.by,
-                        why=decision.reason,
-                    )
+                self._store_decision(one, node, decision)
         self.news.set()
+
+    def _store_decision(self, one: Submitted, node: Party, decision: hub_pb2.Decision) -> None:
+        stored = Decided(
+            one.number,
+            node.name,
+            decision.verdict,
+            decision.reason,
+            decision.by,
+            decision.at,
+            decision.signature.hex(),
+        )
+        if database.decide(self.engine, stored) and decision.verdict != "waiting":
+            audit.write(
+                self.hub.audit,
+                decision.verdict,
+                node=node.name,
+                number=one.number,
+                study_hash=one.study_hash,
+                by=decision.by,
+                why=decision.reason,
+            )
 
     def cancel(self, one: Submitted, by: str) -> None:
         if database.move(
@@ -179,15 +177,14 @@ class Scheduler:
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
-            except (
-                errors.SetupError,
-                sa.exc.SQLAlchemyError,
-            ) as error:  # the SuperLink or the database is away
+            # The SuperLink or the database cannot be reached: try again.
+            except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
 
     def _resume(self) -> None:
-        """What ran when the hub stopped, starts again; its former run is stopped, should it live still."""
+        """Restarts the studies that were running when the hub stopped. Their former Flower runs are
+        stopped, in case they still run."""
         for one in database.in_states(self.engine, "running"):
             with suppress(errors.SetupError):
                 flower_control.stop(self.control, int(one.flower_run or 0))
@@ -219,37 +216,25 @@ class Scheduler:
         return party is not None and party.revoked is not None
 
     def _consider(self, one: Submitted) -> None:
-        said = database.decided(self.engine, one.number)
-        approved = [each for each in said if each.verdict == "approved"]
-        open_ = [each for each in said if each.verdict in ("asked", "waiting")]
-        needed = studies.parse(one.written).min_nodes
-        if len(approved) + len(open_) < needed:
-            self._end(one, "refused", _too_few(said, needed))
-        elif open_ and time.time() < one.deadline:
+        """Starts the study, or refuses it, as soon as the nodes' decisions or the deadline allow
+        it."""
+        decisions = database.decided(self.engine, one.number)
+        approved = [each.node for each in decisions if each.verdict == "approved"]
+        undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
+        needed = studies.parse(one.written).min_answers
+        if len(approved) + len(undecided) < needed:
+            self._end(one, "refused", _too_few(decisions, needed))
+        elif undecided and time.time() < one.deadline:
             return
         elif len(approved) < needed:
-            self._end(
-                one, "refused", "the deadline for approvals has passed: " + _too_few(said, needed)
-            )
+            why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
+            self._end(one, "refused", why)
         else:
-            self._start(one, [each.node for each in approved])
+            self._start(one, approved)
 
     def _start(self, one: Submitted, nodes: Sequence[str]) -> None:
-        parties = {
-            party.name: party
-            for party in database.enrolled(self.engine, "node")
-            if party.revoked is None and party.name in nodes
-        }
-        study, contract = studies.parse(one.written), Contract.model_validate_json(one.contract)
-        by_id = {party.flower_id: name for name, party in parties.items()}
-        job = Job(
-            study,
-            contract,
-            by_id,
-            {name: party.identity for name, party in parties.items()},
-            WAIT_FOR_NODES_S,
-            self.hub.file.round_timeout_s,
-        )
+        """Writes the job, wakes the nodes, and starts a Flower run."""
+        job = self._job(one, nodes)
         name = job_name(one.number, one.attempts + 1)
         jobs.write(self.hub.jobs, name, job)
         self._wake(nodes)
@@ -271,53 +256,62 @@ class Scheduler:
             )
             raise
         database.update(self.engine, one.number, flower_run=str(run))
+        names = sorted(job.nodes.values())
         audit.write(
             self.hub.audit,
             "started",
             number=one.number,
             study_hash=one.study_hash,
-            nodes=sorted(parties),
+            nodes=names,
             attempt=one.attempts + 1,
         )
-        log.info(
-            "study %s (number %d) starts with %s", one.study, one.number, ", ".join(sorted(parties))
+        log.info("study %s (number %d) starts with %s", one.study, one.number, ", ".join(names))
+
+    def _job(self, one: Submitted, nodes: Sequence[str]) -> Job:
+        parties = [
+            party
+            for party in database.enrolled(self.engine, "node")
+            if party.revoked is None and party.name in nodes
+        ]
+        return Job(
+            studies.parse(one.written),
+            Contract.model_validate_json(one.contract),
+            {party.flower_id: party.name for party in parties},
+            {party.name: party.identity for party in parties},
+            WAIT_FOR_NODES_S,
+            self.hub.file.round_timeout_s,
         )
 
     def _wake(self, nodes: Sequence[str]) -> None:
-        self.board.tell(
-            nodes,
-            hub_pb2.Notice(wake=hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / ASKED_A_SECOND)),
-        )
+        wake = hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / POLLS_PER_S)
+        self.connections.tell(nodes, hub_pb2.Notice(wake=wake))
 
     def _look(self, one: Submitted, tidied: float) -> None:
+        """Looks after a running study: its result, queries that nodes must fetch, its end."""
         name = job_name(one.number, one.attempts)
-        found, asked = jobs.read_result(self.hub.jobs, name), jobs.asked(self.hub.jobs, name)
-        if found is not None:
+        result, asked = jobs.read_result(self.hub.jobs, name), jobs.asked(self.hub.jobs, name)
+        if result is not None:
             self.asked.pop(name, None)
-            self._finish(one, found)
+            self._finish(one, result)
         elif asked != self.asked.get(name, 0):
             self.asked[name] = asked
-            self._wake(
-                [
-                    each.node
-                    for each in database.decided(self.engine, one.number)
-                    if each.verdict == "approved"
-                ]
-            )
+            decisions = database.decided(self.engine, one.number)
+            self._wake([each.node for each in decisions if each.verdict == "approved"])
         elif time.monotonic() - tidied > TIDY_S and self._has_died(one):
             self._again(one, "its process at the hub has died")
 
     def _has_died(self, one: Submitted) -> bool:
-        """Flower says that the run is over, and there is no result; that may have come between the two looks."""
+        """Whether Flower's run has ended without a result. The result is read again after the run's
+        status, in case it was written in between."""
         over = bool(one.flower_run) and flower_control.is_over(self.control, int(one.flower_run))
         return over and jobs.read_result(self.hub.jobs, job_name(one.number, one.attempts)) is None
 
-    def _finish(self, one: Submitted, found: Mapping[str, Any]) -> None:
+    def _finish(self, one: Submitted, result: Mapping[str, Any]) -> None:
         jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
-        if "error" in found:
-            self._end(one, "failed", f"{found['error']}: {found['message']}")
+        if "error" in result:
+            self._end(one, "failed", f"{result['error']}: {result['message']}")
             return
-        values = {**found["document"], "receipt": self._receipt(one, found["nodes"])}
+        values = {**result["document"], "receipt": self._receipt(one, result["nodes"])}
         sealed = receipts.seal(
             values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes()
         )
@@ -332,7 +326,7 @@ class Scheduler:
         )
 
     def _receipt(self, one: Submitted, nodes: Mapping[str, Any]) -> dict[str, Any]:
-        said = {
+        approvals = {
             each.node: {
                 "verdict": each.verdict,
                 "by": each.by,
@@ -349,7 +343,9 @@ class Scheduler:
                 "certificate": one.certificate,
                 "signature": one.signature,
             },
-            "nodes": {node: {**given, "approval": said[node]} for node, given in nodes.items()},
+            "nodes": {
+                node: {**replies, "approval": approvals[node]} for node, replies in nodes.items()
+            },
         }
 
     def _end(
@@ -377,30 +373,28 @@ class Scheduler:
 
     def _tell_ended(self, one: Submitted) -> None:
         nodes = [each.node for each in database.decided(self.engine, one.number)]
-        self.board.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(study_hash=one.study_hash)))
+        self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(study_hash=one.study_hash)))
 
     # -- out
     def progress(self, one: Submitted) -> str:
-        said = (
-            jobs.read_progress(self.hub.jobs, job_name(one.number, one.attempts))
-            if one.state == "running"
-            else ""
-        )
-        done, _, phase = said.partition(", ")
-        return (
-            ""
-            if not said
-            else f"{done} round{'' if done == '1' else 's'} done" + (f", {phase}" if phase else "")
-        )
+        """The rounds done by a running study, and the present phase of a secure sum, in words."""
+        if one.state != "running":
+            return ""
+        written = jobs.read_progress(self.hub.jobs, job_name(one.number, one.attempts))
+        done, _, phase = written.partition(", ")
+        if not done:
+            return ""
+        words = f"{done} round{'' if done == '1' else 's'} done"
+        return f"{words}, {phase}" if phase else words
 
     def open_proposals(self, node: str) -> list[hub_pb2.Proposal]:
-        """Those that a node is to be told of when it connects."""
-        found = []
+        """The open studies that a node is sent when it connects."""
+        proposals = []
         for one in database.in_states(self.engine, "waiting", "running"):
             asked = [each.node for each in database.decided(self.engine, one.number)]
             if node in asked:
-                found.append(proposal_of(one, len(asked)))
-        return found
+                proposals.append(proposal_of(one, len(asked)))
+        return proposals
 
     def witness(self, node: str) -> LedgerHead:
         return jobs.witnesses(self.hub.jobs).get(node, LedgerHead(0, "0" * 64))
@@ -408,23 +402,22 @@ class Scheduler:
     def rehearse(
         self, proposal: hub_pb2.Proposal, study_hash: str, nodes: Sequence[str], seconds: float
     ) -> dict[str, hub_pb2.Decision]:
-        """What the nodes that are online would say."""
-        key, answers = (
-            f"{study_hash}-{time.monotonic_ns()}",
-            queue.Queue[tuple[str, hub_pb2.Decision]](),
-        )
+        """The decisions that the connected nodes would take, by node."""
+        key = f"{study_hash}-{time.monotonic_ns()}"
+        answers = queue.Queue[tuple[str, hub_pb2.Decision]]()
         self.rehearsals[key] = answers
         try:
-            self.board.tell(nodes, hub_pb2.Notice(proposal=proposal))
-            waiting, said = set(nodes) & self.board.online(), dict[str, hub_pb2.Decision]()
+            self.connections.tell(nodes, hub_pb2.Notice(proposal=proposal))
+            waiting = set(nodes) & self.connections.online()
+            decisions: dict[str, hub_pb2.Decision] = {}
             until = time.monotonic() + seconds
             while waiting and (left := until - time.monotonic()) > 0:
                 with suppress(queue.Empty):
                     node, decision = answers.get(timeout=left)
                     if decision.study_hash == study_hash and node in waiting:
                         waiting.remove(node)
-                        said[node] = decision
-            return said
+                        decisions[node] = decision
+            return decisions
         finally:
             del self.rehearsals[key]
 
@@ -445,9 +438,25 @@ def job_name(number: int, attempt: int) -> str:
     return f"{number}-{attempt}"
 
 
-def _too_few(said: Sequence[Decided], needed: int) -> str:
-    words = "; ".join(
-        f"{each.node}: {each.reason or 'gave no word' if each.verdict != 'approved' else 'approved'}"
-        for each in said
+def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
+    if decision.verdict not in ("approved", "refused", "waiting"):
+        raise errors.InputError("a node approves, refuses or waits")
+    if decision.verdict == "waiting":
+        return
+    content = receipts.decision_content(
+        decision.study_hash, decision.verdict, decision.by, decision.at
     )
-    return f"{sum(each.verdict == 'approved' for each in said)} of the {needed} nodes needed have approved ({words})"
+    if not keys.is_signed(bytes.fromhex(node.identity), decision.signature, content):
+        raise errors.RefusalError("the decision is not signed by the node's identity")
+
+
+def _too_few(decisions: Sequence[Decided], needed: int) -> str:
+    approved = sum(each.verdict == "approved" for each in decisions)
+    words = "; ".join(f"{each.node}: {_in_words(each)}" for each in decisions)
+    return f"{approved} of the {needed} nodes needed have approved ({words})"
+
+
+def _in_words(decision: Decided) -> str:
+    if decision.verdict == "approved":
+        return "approved"
+    return decision.reason or "did not decide"

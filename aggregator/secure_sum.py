@@ -1,6 +1,8 @@
-"""An `ask` through secure sums: five phases for each round, and for each task one sum over the nodes that stayed.
+"""An `ask` through secure sums: five phases for each round, and for each task one sum over the
+nodes that stayed.
 
-The hub carries the nodes' letters and adds masked vectors; what it gets to know is in the replies that this returns.
+The hub passes the nodes' messages on and adds masked vectors. It learns only what is in the replies
+that `ask` returns.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def ask_of(
     plan: Callable[[Study], Mapping[str, AnyTask]],
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Ask:
-    """Plain where the study has no secure sum. `plan` gives the study's tasks, once; `watch` is told of each phase."""
+    """An `ask` that forms secure sums if the study asks for them, and sends the query as it is
+    otherwise. `plan` returns the tasks of a study, and is called once; `watch` is called with the
+    name of each phase."""
     planned: dict[str, Mapping[str, AnyTask]] = {}
 
     def ask(query: Query) -> Sequence[Reply]:
@@ -61,7 +65,8 @@ def ask_of(
 
 @dataclass
 class PendingTotal:
-    """One task's sum under way, as the hub sees it: whose letters came, and what nodes said instead."""
+    """One task's sum under way, as the hub sees it: the messages of each phase, by node, and the
+    refusals."""
 
     task: AnyTask
     terms: Terms
@@ -71,7 +76,7 @@ class PendingTotal:
     here: set[str]
     stated: dict[str, bytes] = field(default_factory=dict)
     adverts: dict[str, Advert] = field(default_factory=dict)
-    shares: set[str] = field(default_factory=set)  # who adds a share of the noise only
+    shares: set[str] = field(default_factory=set)  # the nodes that add a share of the noise only
     dealt: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     masked: dict[str, Words] = field(default_factory=dict)
     signatures: dict[str, bytes] = field(default_factory=dict)
@@ -95,7 +100,7 @@ def _sums(
         queries = _queries_of(query, name, attempt, sums)
         for reply in send(queries) if queries else ():
             if reply.node not in queries or reply.round != query.round:
-                continue  # nobody was asked that
+                continue  # not an answer to this query
             heads[reply.node] = reply
             for task_id, answer in reply.answers.items():
                 if task_id in sums and reply.node in sums[task_id].here:
@@ -106,7 +111,8 @@ def _sums(
 
 
 def _begin(query: Query, task: AnyTask, state: State) -> PendingTotal:
-    """The hub carries letters without knowing the nodes' identities: what they agree on, they state as a digest."""
+    """The hub does not hold the nodes' identities: the nodes state the terms of the sum as a
+    digest."""
     zero = budget.zero(task, state)
     grids = (
         budget.grids(query.study, task, state, zero, len(query.nodes))
@@ -166,7 +172,7 @@ def _message_for(
 
 
 def _take(one: PendingTotal, name: str, node: str, answer: Answer) -> None:
-    """A node's letter of this phase; whoever sends none is out of the sum, or has done its part."""
+    """Stores a node's message of this phase, or its refusal."""
     if isinstance(answer, Refusal):
         one.refusals[node] = answer
         return
@@ -187,7 +193,7 @@ def _take(one: PendingTotal, name: str, node: str, answer: Answer) -> None:
         else:
             one.openings[node] = _opening(items)
     except (KeyError, SecaggError):
-        one.refusals[node] = Refusal("garbage", "its letter in the secure sum is not one")
+        one.refusals[node] = Refusal("garbage", "its message in the secure sum is malformed")
 
 
 def _words(content: bytes, length: int) -> Words:
@@ -206,17 +212,25 @@ def _opening(items: Mapping[str, bytes]) -> Opening:
 
 
 def _close(one: PendingTotal, name: str) -> None:
-    """After a phase: who is still here, whether they are enough, and in the end the sum."""
+    """Ends a phase: drops the nodes that sent no message, fails if too few remain, and opens the
+    sum after the last phase."""
     if name == "advertise" and one.stated:
         _agree(one)
-    came: dict[str, Mapping[str, object]] = {
-        "advertise": one.adverts, "deal": one.dealt, "mask": one.masked, "sign": one.signatures, "unmask": one.openings,
-    }  # fmt: skip
-    one.here &= came[name].keys()
+    received: dict[str, Mapping[str, object]] = {
+        "advertise": one.adverts,
+        "deal": one.dealt,
+        "mask": one.masked,
+        "sign": one.signatures,
+        "unmask": one.openings,
+    }
+    one.here &= received[name].keys()
     if one.failed:
         return
     if len(one.here) < one.terms.threshold:
-        one.failed = f"the secure sum was not opened: {len(one.here)} nodes were left in the phase {name!r}, and {one.terms.threshold} are needed"
+        one.failed = (
+            f"the secure sum was not opened: {len(one.here)} nodes were left in the phase {name!r},"
+            f" and {one.terms.threshold} are needed"
+        )
     elif name == "unmask":
         try:
             words = _open(one)
@@ -227,7 +241,8 @@ def _close(one: PendingTotal, name: str) -> None:
 
 
 def _agree(one: PendingTotal) -> None:
-    """The terms that most nodes state; the others hold another roster."""
+    """Sets the terms that most nodes state, and refuses the other nodes, which hold another
+    roster."""
     digest = max(sorted(set(one.stated.values())), key=list(one.stated.values()).count)
     one.terms = replace(one.terms, stated_digest=digest)
     for node in [node for node, stated in one.stated.items() if stated != digest]:
@@ -245,7 +260,7 @@ def _open(one: PendingTotal) -> Words:
 
 
 def _total(pending: PendingTotal, words: Words) -> Total:
-    """The numbers that the opened vector stands for, with the variance of the noise that the nodes added."""
+    """The real numbers in the opened vector, with the variances of the nodes' noise."""
     arrays = list(zip(pending.slots, packing.unpack(pending.slots, words), strict=True))
     return Total(
         {
@@ -268,7 +283,7 @@ def _variance(pending: PendingTotal, grid: Grid) -> float:
 def _replies(
     query: Query, sums: Mapping[TaskId, PendingTotal], heads: Mapping[str, Reply]
 ) -> list[Reply]:
-    """For each node: the totals that hold its part, or the reason why one does not."""
+    """The reply of each node: the totals that contain its part, or the reasons why they do not."""
     replies: list[Reply] = []
     for node in query.nodes:
         answers: dict[TaskId, Answer] = {}

@@ -1,4 +1,4 @@
-"""A hub's folder: hub.yaml, its keys, its database, its jobs."""
+"""The folder of a hub: hub.yaml, keys, database and jobs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _ADDRESS = r"^.+:\d{1,5}$"
 
 
 class HubFile(Frozen):
-    """`hosts`: the names and addresses under which nodes and coordinators reach this machine; the first is the one told to them.
+    """`hosts`: the names and addresses under which nodes and coordinators reach this machine; they
+    are sent the first one.
 
-    `fleet`: where nodes exchange the rounds (Flower). `api`: where nodes and coordinators talk to the hub (gRPC, mutual TLS).
-    `enrol`: where invitations are used (gRPC; TLS without client certificate). `admin`: Flower's own control port; `metrics`:
-    Prometheus; both are for this machine only."""
+    Ports. `fleet`: the nodes' rounds (Flower). `api`: the hub's service for nodes and coordinators
+    (gRPC, mutual TLS). `enrol`: enrolment by invitation (gRPC, TLS without a client certificate).
+    `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only."""
 
     hosts: tuple[str, ...] = pydantic.Field(min_length=1)
     fleet: str = pydantic.Field("0.0.0.0:8443", pattern=_ADDRESS)
@@ -43,7 +44,7 @@ class HubFile(Frozen):
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The folder, and what its hub.yaml says."""
+    """The folder, and the contents of its hub.yaml."""
 
     folder: Path
     file: HubFile
@@ -62,14 +63,12 @@ class HubSettings:
 
     @property
     def database(self) -> str:
-        """A relative SQLite path is relative to the folder."""
+        """The database's URL; a relative SQLite path is relative to the folder."""
         url = self.file.database
         local = "sqlite:///"
-        return (
-            f"{local}{self.folder / url.removeprefix(local)}"
-            if url.startswith(local) and not url.startswith(local + "/")
-            else url
-        )
+        if url.startswith(local) and not url.startswith(local + "/"):
+            return f"{local}{self.folder / url.removeprefix(local)}"
+        return url
 
     @property
     def token(self) -> str:
@@ -77,35 +76,31 @@ class HubSettings:
         return (self.folder / "control.token").read_text().strip()
 
     def told(self, which: str) -> str:
-        """The address of a port as others are told it."""
+        """The public address of the port `which`."""
         host = self.file.hosts[0]
-        return f"{f'[{host}]' if ':' in host else host}:{credentials.address(getattr(self.file, which))[1]}"
+        _, port = credentials.address(getattr(self.file, which))
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def init(
     folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any
 ) -> HubSettings:
-    """Makes the folder of a new hub: authority, secrets, database, hub.yaml. Five ports, from `port` on; `more`: other keys."""
+    """Creates the folder of a new hub: authority, secrets, database, hub.yaml. It uses five ports
+    from `port` on; `more`: other keys of hub.yaml."""
     if (folder / FILE).exists():
         raise errors.SetupError(
-            f"{folder}: there is a hub already; choose another folder, or start it with `hdh hub run {folder}`"
+            f"{folder}: a hub is already there; choose another folder,"
+            f" or start it with `hdh hub run {folder}`"
         )
     if not 0 < port <= 65531:
         raise errors.InputError(
-            f"--port {port}: choose one between 1024 and 65531; five are used from it on"
+            f"--port {port}: choose a port between 1024 and 65531; the hub uses five from there on"
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(folder, 0o700)
-    ports = dict(
-        zip(("fleet", "api", "enrol", "admin", "metrics"), range(port, port + 5), strict=True)
-    )
-    values: dict[str, Any] = {
-        "hosts": hosts,
-        **{
-            name: f"{listen if name in ('fleet', 'api', 'enrol') else '127.0.0.1'}:{at}"
-            for name, at in ports.items()
-        },
-    }
+    public = {name: f"{listen}:{port + i}" for i, name in enumerate(("fleet", "api", "enrol"))}
+    local = {name: f"127.0.0.1:{port + i}" for i, name in enumerate(("admin", "metrics"), start=3)}
+    values: dict[str, Any] = {"hosts": hosts, **public, **local}
     values |= {"database": database or "sqlite:///registry.db", **more}
     hub = HubSettings(folder, HubFile.model_validate(values))
     databases.open_registry(hub.database).dispose()
@@ -114,14 +109,17 @@ def init(
     credentials.write_secret(folder / "control.token", secrets.token_urlsafe(32).encode())
     hub.jobs.mkdir(mode=0o700, exist_ok=True)
     audit.write(hub.audit, "hub made", hosts=hosts, authority=pki.fingerprint(hub.pki).hex())
-    text = f"# The hub's configuration; `hdh hub run {folder.name}` reads it at its start. All keys: `hdh study schema hub`\n"
-    (folder / FILE).write_text(text + yaml.safe_dump(values, sort_keys=False))
+    header = (
+        f"# The hub's configuration; `hdh hub run {folder.name}` reads it at its start."
+        " All keys: `hdh study schema hub`\n"
+    )
+    (folder / FILE).write_text(header + yaml.safe_dump(values, sort_keys=False))
     return hub
 
 
 def load(folder: Path) -> HubSettings:
     if not (folder / FILE).exists():
-        raise errors.SetupError(f"{folder}: no hub here; make one with `hdh hub init {folder}`")
+        raise errors.SetupError(f"{folder}: no hub here; create one with `hdh hub init {folder}`")
     source = yaml_source.read(folder / FILE, errors.InputError, nfc=False)
     return HubSettings(
         folder.resolve(),

@@ -1,1 +1,1 @@
-"""The figures that the project promises, measured as ratios within one run: `make bench`."""
+"""`make bench` measures the project's performance figures, as ratios within one run."""

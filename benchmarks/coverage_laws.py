@@ -1,7 +1,8 @@
-"""Laws of people with several rows each, or with a week, for `coverage.py`; and the truth that each interval is about.
+"""Laws from which `coverage.py` draws people with several rows each, or with a week, and the true
+values of the estimates.
 
-A law has a contract, draws a table, and has parameters from which a truth follows: in closed form, or for a count of the
-cohort from the table itself. No truth is computed by the code of an analysis.
+A law has a contract, and draws a table. The true values follow from its parameters in closed form,
+or from the table if they are counts of the cohort. No true value is computed by an analysis.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Intervals = Iterator[Interval]
 
 @dataclass(frozen=True)
 class Law:
-    """`draw(rng, people)`: a table, column by column. A table of several rows a person has the column `person` (n_rows,),
-    numbered from 0 in ascending order."""
+    """`draw(rng, people)`: a table, column by column. A table of several rows a person has the
+    column `person` (n_rows,), numbered from 0 in ascending order."""
 
     contract: Contract
     draw: Callable[[np.random.Generator, int], Table]
@@ -50,7 +51,8 @@ RATE_RATIOS = {"h": 0.6, "z": -0.5}  # logarithms
 
 
 def periods(rng: np.random.Generator, people: int) -> Table:
-    """Four periods of each person, exposed or not, and a rate that is the person's own: 0.6 events a year on average."""
+    """Four periods of each person, exposed or not. Each person has a rate of events, 0.6 a year on
+    average."""
     person = np.repeat(np.arange(people), PERIODS)
     h = (rng.random(len(person)) < 0.4).astype(float)
     z, years = rng.random(len(person)), rng.uniform(0.2, 1, len(person))
@@ -65,13 +67,15 @@ def periods(rng: np.random.Generator, people: int) -> Table:
 PERIODS_LAW = Law(
     contract(
         {
-            "h": Column(type="boolean"), "z": Column(type="number", range=(0, 1)),
-            "events": Column(type="number", range=(0, 8)), "years": Column(type="number", range=(0, 1)),
+            "h": Column(type="boolean"),
+            "z": Column(type="number", range=(0, 1)),
+            "events": Column(type="number", range=(0, 8)),
+            "years": Column(type="number", range=(0, 1)),
         },
         PERIODS,
     ),
     periods,
-)  # fmt: skip
+)
 
 
 # -- pathways: a chain of steps, with a waiting time before each
@@ -110,16 +114,21 @@ def walks(rng: np.random.Generator, people: int) -> Table:
 
 WALKS_LAW = Law(
     contract(
-        {"step": category(*STEPS), "day": Column(type="number", range=(0, 1000)), "h": Column(type="boolean")},
+        {
+            "step": category(*STEPS),
+            "day": Column(type="number", range=(0, 1000)),
+            "h": Column(type="boolean"),
+        },
         LONGEST,
     ),
     walks,
-)  # fmt: skip
+)
 
 
 def reached(group: int, first: int, then: int) -> float:
-    """The share that comes to `then` within WITHIN days, of those who come to `first`: by the place of their first such step,
-    and the number of steps from there, whose waiting times add up to a gamma law."""
+    """Of the people who reach the step `first`, the share who reach `then` within WITHIN days. It
+    is a sum over the place of `first` and the number of steps from there, whose waiting times add
+    up to a gamma distribution."""
     steps = NEXT[group, :, :-1]
     before, after = steps.copy(), steps.copy()
     before[first], after[then] = 0.0, 0.0
@@ -133,7 +142,7 @@ def reached(group: int, first: int, then: int) -> float:
 
 
 def pathways(result: Result, table: Table) -> Intervals:
-    """Counts are of the cohort; indicators of the law."""
+    """The true values: counts of the cohort, and indicators of the law."""
     people = int(table["person"][-1]) + 1
     place = np.arange(len(table["person"])) - np.searchsorted(table["person"], table["person"])
     path = np.full((people, LONGEST + 2), len(STEPS))  # the start and the end have one number
@@ -186,7 +195,8 @@ REPORTS_LAW = Law(
 
 
 def named(share: Array) -> Array:
-    """The probability that a report names what each of its rows names with that probability."""
+    """The probability that a report names something at least once, if each of its rows names it
+    with the given probability."""
     return np.asarray(np.mean([1 - (1 - share) ** m for m in range(1, MOST_PAIRS + 1)], axis=0))
 
 
@@ -205,7 +215,8 @@ GROUPS = {"a": 0.5, "b": 0.3, "c": 0.2}  # the share of each; the outbreak is in
 
 
 def cases(season: float, tested: int) -> Law:
-    """Poisson counts, `people` in all on average, with a seasonal swing of that size, and in the last weeks an outbreak in c."""
+    """Poisson counts, `people` in total on average, with a season of this amplitude, and an
+    outbreak in group c in the last weeks."""
     swing = 1 + season * np.sin(2 * np.pi * np.arange(WEEKS) / 52)
 
     def draw(rng: np.random.Generator, people: int) -> Table:
@@ -220,7 +231,7 @@ def cases(season: float, tested: int) -> Law:
 
 
 def weekly(result: Result, table: Table) -> Intervals:
-    """How many times the expected count was seen, on the scale of logarithms."""
+    """The log of the observed over the expected count."""
     for row in result.tables["alarms"].rows:
         if row["ratio"] is None:  # not tested
             continue
@@ -283,7 +294,8 @@ ANSWERS_LAW = Law(
 
 
 def ranks(result: Result, table: Table) -> Intervals:
-    """How often a yes outranks a no, by the logistic network that is released: over 40,000 new people of the law."""
+    """How often a yes outranks a no, by the logistic network that is released: over 40,000 new
+    people of the law."""
     assert result.model is not None
     new = answers(np.random.default_rng(98), 40_000)
     X = np.stack([new["x"], new["z"], new["g"]]) / np.array(result.model.about["divisor"])[:, None]

@@ -1,4 +1,5 @@
-"""A real federation on loopback, everything on one machine: rounds, first replies, idle nodes, large updates, fifty nodes."""
+"""A real federation on loopback, everything on one machine: rounds, first replies, idle nodes,
+large updates, fifty nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ CONTRACT = Contract.model_validate(
 
 
 def sites(folder: Path, number: int) -> list[Site]:
-    rng, made = np.random.default_rng(1), []
+    rng, sites = np.random.default_rng(1), []
     for i in range(number):
         age = rng.uniform(20, 90, 400)
         frame = pd.DataFrame(
@@ -38,21 +39,28 @@ def sites(folder: Path, number: int) -> list[Site]:
         )
         path = folder / f"n{i}.csv"
         frame.to_csv(path, index=False)
-        made.append(local.site(f"n{i:02d}", Dataset(CONTRACT, str(path))))
-    return made
+        sites.append(local.site(f"n{i:02d}", Dataset(CONTRACT, str(path))))
+    return sites
 
 
 def study(name: str, analyses: dict[str, object]) -> Study:
     return Study.model_validate(
         {
-            "study": name, "title": "t", "question": "q?", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 1,
-            "authorisation": {"reference": "r", "expires": "2099-01-01"}, "dataset": "people", "privacy": {"mode": "exact"}, "analyses": analyses,
+            "study": name,
+            "title": "t",
+            "question": "q?",
+            "purpose": {"interest": "public", "category": "research"},
+            "min_nodes": 1,
+            "authorisation": {"reference": "r", "expires": "2099-01-01"},
+            "dataset": "people",
+            "privacy": {"mode": "exact"},
+            "analyses": analyses,
         }
-    )  # fmt: skip
+    )
 
 
 def answered(deployment: Deployment, node: str) -> list[float]:
-    """When the node answered, from its audit log."""
+    """The times of the node's answers, from its audit log."""
     lines = (deployment.state(node) / "audit.jsonl").read_text().splitlines()
     return [
         datetime.fromisoformat(entry["at"]).timestamp()
@@ -64,7 +72,8 @@ def answered(deployment: Deployment, node: str) -> list[float]:
 def rounds(
     deployment: Deployment, nodes: Sequence[Site], number: int
 ) -> tuple[float, float, float]:
-    """Seconds to the first reply, of the median round, and of the whole study of `number` rounds."""
+    """Seconds to the first reply, of the median round, and of the whole study of `number`
+    rounds."""
     start = time.time()
     flower.submit(
         deployment,
@@ -97,7 +106,7 @@ def cpu_s(pid: int) -> float:
 
 
 def idle(deployment: Deployment, name: str, seconds: float = 30.0) -> tuple[float, float]:
-    """Memory (MB) and share of a core (%) of a node that has nothing to do."""
+    """The memory (MB) and share of a core (%) of an idle node."""
     pid = deployment.processes[name].pid
     before = cpu_s(pid)
     time.sleep(seconds)
@@ -150,8 +159,8 @@ def large(folder: Path) -> list[bool]:
 def main() -> bool:
     wanted = sys.argv[1:] or ["four", "large", "many"]
     with tempfile.TemporaryDirectory() as folder:
-        found = [met for part in wanted for met in globals()[part](Path(folder))]
-    return all(found)
+        targets_met = [met for part in wanted for met in globals()[part](Path(folder))]
+    return all(targets_met)
 
 
 if __name__ == "__main__":

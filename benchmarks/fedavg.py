@@ -1,5 +1,6 @@
-"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against Flower's Ray
-simulation of the same (benchmarks/peers, where its environment .venv-peers is made), and the batched numpy floor."""
+"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against
+Flower's Ray simulation of the same (benchmarks/peers, where its environment .venv-peers is made),
+and the batched numpy floor."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ PEER = Path(".venv-peers/bin/python")
 
 
 def ours(nodes: int) -> dict[str, float]:
-    """The least of three; `process_s` is the whole process, from its start to its end."""
-    found = []
+    """The minimum of three runs. `process_s`: seconds of the whole process."""
+    runs = []
     for _ in range(3):
         start = time.perf_counter()
         done = subprocess.run(
@@ -28,8 +29,8 @@ def ours(nodes: int) -> dict[str, float]:
             text=True,
             check=True,
         )
-        found.append({**json.loads(done.stdout), "process_s": time.perf_counter() - start})
-    return {name: min(one[name] for one in found) for name in found[0]}
+        runs.append({**json.loads(done.stdout), "process_s": time.perf_counter() - start})
+    return {name: min(one[name] for one in runs) for name in runs[0]}
 
 
 def peer(nodes: int) -> dict[str, float] | None:
@@ -60,14 +61,14 @@ def floor(nodes: int) -> float:
 
 def main() -> bool:
     met = []
-    found = {nodes: ours(nodes) for nodes in (4, 500)}
+    ours_by_nodes = {nodes: ours(nodes) for nodes in (4, 500)}
     bare = floor(500)
     met.append(
         timing.report(
             "500 nodes, a round / the batched numpy floor",
-            found[500]["round_s"] / bare,
+            ours_by_nodes[500]["round_s"] / bare,
             10,
-            f"{found[500]['round_s']:.4f} s, floor {bare:.4f} s",
+            f"{ours_by_nodes[500]['round_s']:.4f} s, floor {bare:.4f} s",
         )
     )
     peers = {nodes: peer(nodes) for nodes in (4, 500)}
@@ -78,15 +79,16 @@ def main() -> bool:
         theirs = peers[nodes]
         if theirs is None:
             print(
-                f"left out: {nodes} nodes, {what} / Flower's Ray simulation: make .venv-peers first, see benchmarks/peers/flower_ray.py"
+                f"left out: {nodes} nodes, {what} / Flower's Ray simulation:"
+                " make .venv-peers first, see benchmarks/peers/flower_ray.py"
             )
             continue
         met.append(
             timing.report(
                 f"{nodes} nodes, {what} / Flower's Ray simulation",
-                found[nodes][key] / theirs[key],
+                ours_by_nodes[nodes][key] / theirs[key],
                 limit,
-                f"{found[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s",
+                f"{ours_by_nodes[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s",
             )
         )
     return all(met)

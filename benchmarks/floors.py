@@ -1,4 +1,5 @@
-"""What the same answer costs without a federation: plain numpy on one pooled table, in row blocks that fit the cache."""
+"""The cost of the same answer without a federation: plain numpy on one pooled table, in row blocks
+that fit the cache."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def logistic_newton(X: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cox_newton(X: np.ndarray, time: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """Efron, by blocks over the rows sorted by time: a risk-set pass and a cross-product pass per step."""
+    """Efron, by blocks over the rows sorted by time: a risk-set pass and a cross-product pass per
+    step."""
     order = np.argsort(time, kind="stable")
     X, time, event = X[order], time[order].astype(np.int64), event[order].astype(bool)
     n, p = X.shape
@@ -75,7 +77,8 @@ def cox_newton(X: np.ndarray, time: np.ndarray, event: np.ndarray) -> np.ndarray
 def fedavg_round(
     X: np.ndarray, y: np.ndarray, weights: np.ndarray, rate: float
 ) -> tuple[np.ndarray, float]:
-    """All nodes at once, X (n_nodes, n_rows, p), y (n_nodes, n_rows): the new weights, and the log loss of the old."""
+    """All nodes at once, X (n_nodes, n_rows, p), y (n_nodes, n_rows): the new weights, and the log
+    loss of the old."""
     eta = X @ weights
     loss = np.logaddexp(0, eta).sum(1) - (y * eta).sum(1)
     mu = 1 / (1 + np.exp(-eta))

@@ -1,6 +1,9 @@
-"""Replies of a given size over the real transport: nodes whose app answers any query with so many random bytes.
+"""Replies of a given size over the real transport: the nodes' app answers any query with random
+bytes.
 
-python -m benchmarks.large_replies STATE-OF-A-NODE BYTES      is such a node
+    python -m benchmarks.large_replies STATE-OF-A-NODE BYTES
+
+runs such a node.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ job = ""
 
 
 def measure(deployment: Deployment, size: int) -> float:
-    """Seconds from one query to all replies. The deployment's nodes are replaced by ones that answer with `size` bytes."""
+    """Seconds from one query to all replies. The deployment's nodes are replaced by ones that
+    answer with `size` bytes."""
     from flwr.cli.build import build_fab_from_disk
 
     from aggregator.flower import control as flower_control
@@ -67,11 +71,11 @@ def measure(deployment: Deployment, size: int) -> float:
         deployment.hub.file.admin, deployment.hub.pki / "ca.crt", deployment.hub.token
     )
     flower_control.start(control, deployment.folder, json.dumps(len(names)))
-    found, until = deployment.folder / "seconds", time.monotonic() + 300
-    while not found.exists():
+    file, until = deployment.folder / "seconds", time.monotonic() + 300
+    while not file.exists():
         assert time.monotonic() < until, "no result"
         time.sleep(0.1)
-    return float(found.read_text())
+    return float(file.read_text())
 
 
 def server_app() -> Any:

@@ -1,4 +1,5 @@
-"""Peak memory of a Cox regression of 1,000,000 x 20 over 10 nodes, from Parquet to result, against the data's own size."""
+"""Peak memory of a Cox regression of 1,000,000 x 20 over 10 nodes, from Parquet to result, against
+the data's own size."""
 
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ from simulations import local
 from tests import federations
 from strategies.survival import cox
 agreed = tables.contract()
-sites = [Site(name, {"people": Dataset(agreed, f"{sys.argv[1]}/{name}.parquet")}, tables.OPEN) for name in tables.names(10)]
-small = hub.run(regression.COX, agreed, local.ask_of(sites[:1], federations.NOW), ["n000"]) if sys.argv[2] == "nothing" else hub.run(regression.COX, agreed, local.ask_of(sites, federations.NOW), tables.names(10))
-assert all(one.result for one in small.runs.values())
+names = tables.names(10) if sys.argv[2] == "all" else ["n000"]
+files = {name: f"{sys.argv[1]}/{name}.parquet" for name in names}
+sites = [
+    Site(name, {"people": Dataset(agreed, path)}, tables.OPEN) for name, path in files.items()
+]
+outcome = rounds.run(regression.COX, agreed, local.ask_of(sites, federations.NOW), names)
+assert all(run.result for run in outcome.runs.values())
 print(timing.peak_mb())
 """
 
@@ -40,11 +45,15 @@ def main() -> bool:
             )
             for what in ("nothing", "all")
         }
-    # ten nodes less one: nine tenths of the data, without what Python, numpy and DuckDB weigh by themselves
+    # The difference between ten nodes and one: the memory for nine tenths of the data, without that
+    # of Python, numpy and DuckDB themselves.
     share = ROWS * 0.9 * (tables.COLUMNS + 2) * 8 / 2**20
-    said = f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node, data of nine nodes {share:.0f} MB"
+    details = (
+        f"{peaks['all']:.0f} MB in all, {peaks['nothing']:.0f} MB with one node,"
+        f" data of nine nodes {share:.0f} MB"
+    )
     return timing.report(
-        "peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, said
+        "peak memory of Cox / the data's", (peaks["all"] - peaks["nothing"]) / share, 1.5, details
     )
 
 

@@ -1,5 +1,6 @@
-"""The pilots at their true size: Oscour's 130 million visits, ORDEI's 12,000 drugs, Deepsarc's 50,000 patients, NS-Park's 20,000; and all of
-them small. Seconds are of the clock, on the machine's own number of threads: most of the work is DuckDB's."""
+"""The pilots at their true size: Oscour's 130 million visits, ORDEI's 12,000 drugs, Deepsarc's
+50,000 patients, NS-Park's 20,000; and all pilots at their small size. Times are wall time on all
+threads of the machine, because DuckDB does most of the work."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ TURNS = 3
 
 
 def count(path: Path) -> tuple[float, float, int]:
-    """One node that holds all visits: the seconds of its counting, those of the hub's alarms, and how many alarms there are."""
+    """One node that holds all visits: the seconds of its counting, the seconds of the hub's alarms,
+    and the number of alarms."""
     agreed = contracts.load(Path(str(oscour.__file__)).parent / "urgences.yaml")
     entry = {
         "run": "surveillance",
@@ -55,7 +57,8 @@ def count(path: Path) -> tuple[float, float, int]:
 
 
 def visits(folder: Path) -> bool:
-    """Weekly counts beside DuckDB's own group-by, in turns; making them, and what counting them weighs, in processes of their own."""
+    """Weekly counts against DuckDB's own group-by, in alternating runs. The generation of the
+    visits and the peak memory of counting are measured in separate processes."""
     path = folder / "visits.parquet"
     subprocess.run([sys.executable, "-m", "benchmarks.pilots", "make", str(path)], check=True)
     weighed = subprocess.run(
@@ -68,10 +71,11 @@ def visits(folder: Path) -> bool:
     for _ in range(TURNS):
         start = time.perf_counter()
         duckdb.connect().execute(
-            f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY ALL"
+            f"SELECT semaine, region, age, syndrome, count(*) FROM read_parquet('{path}') GROUP BY"
+            " ALL"
         ).fetchnumpy()
         plain.append(time.perf_counter() - start)
-        seconds, more, found = count(path)
+        seconds, more, alarms = count(path)
         asked.append(seconds)
         alarms.append(more)
     detail = f"{min(asked):.2f} s with the contract's checks, {min(plain):.2f} s"
@@ -95,7 +99,7 @@ def visits(folder: Path) -> bool:
                 "alarms of 1,800 series, s",
                 min(alarms),
                 30,
-                f"Farrington flexible, five years back; {found} alarms",
+                f"Farrington flexible, five years back; {alarms} alarms",
             ),
         ]
     )
@@ -104,21 +108,18 @@ def visits(folder: Path) -> bool:
 def two_producers(folder: Path) -> bool:
     """ORDEI's reports at two nodes: all pairs of 12,000 drugs and 337 groups of reactions."""
     ready = running.prepare("ordei", "study", folder, size="full")
-    sites = [
-        local.site(node, dataset)
-        for node, dataset in ready.datasets.items()
-        if node in ("ansm", "crpv-lyon")
-    ]
+    reports = {node: ready.datasets[node] for node in ("ansm", "crpv-lyon")}
+    sites = local.beside(ready.study, ready.contract, reports)
     study = ready.study.model_copy(
         update={"analyses": {"signaux": ready.study.analyses["signaux"]}}
     )
     start = time.perf_counter()
-    found = federations.result(federations.run(study, ready.contract, sites), "signaux")
+    result = federations.result(federations.run(study, ready.contract, sites), "signaux")
     return timing.report(
         "82,000 reports over 2 nodes, s",
         time.perf_counter() - start,
         5,
-        f"{found.tables['summary'].rows[0]['pairs_tested']} pairs of 3 or more",
+        f"{result.tables['summary'].rows[0]['pairs_tested']} pairs of 3 or more",
     )
 
 

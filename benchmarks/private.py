@@ -1,5 +1,5 @@
-"""A grouped count under differential privacy over 10,000,000 rows, against DuckDB's plain group-by; a charge; and the noise of
-sums with shares against that of one trusted curator."""
+"""A grouped count under differential privacy over 10,000,000 rows, against DuckDB's plain group-by;
+a charge; and the noise of sums with shares against that of one trusted curator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ POLICY = Policy(min_nodes=1, modes=("exact", "dp"))
 
 
 def make(folder: Path) -> str:
-    rows = f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() * {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
+    rows = (
+        f"(random() * {PEOPLE})::BIGINT AS id, 'g' || lpad(floor(random() * random() *"
+        f" {GROUPS - 0.001})::INTEGER::VARCHAR, 3, '0') AS g, random() < 0.4 AS h"
+    )
     duckdb.sql("SELECT setseed(0.5)")
     path = str(folder / "visits.parquet")
     duckdb.sql(f"COPY (SELECT {rows} FROM range({ROWS})) TO '{path}' (FORMAT parquet)")
@@ -57,7 +60,7 @@ def make(folder: Path) -> str:
 
 
 def answered(contract: Contract, source: str, study: Study) -> np.ndarray:
-    """Everything that a node does for one query, from opening the file to the stored answer."""
+    """A node's whole work on one query, from opening the file to the stored answer."""
     task = registry.plan(study, contract)["a"]
     site = Site("n", {"visits": Dataset(contract, source)}, POLICY)
     context = NodeContext(site)
@@ -94,28 +97,30 @@ def counts(folder: Path) -> list[bool]:
     whole, parts = f"'{path}'", f"read_parquet('{out}/**/*.parquet', hive_partitioning = true)"
     off = answered(VISITS, path, STUDY) - plain(whole)
     sd = 1 / math.sqrt(2 * 0.95 * STUDY.privacy.rho / 1e12)
-    assert 0.9 * sd < off.std() < 1.1 * sd, (
-        "the noise is not what it should be"
-    )  # 1,000 cells: four standard errors
+    # With 1,000 cells, 10 % is four standard errors of the standard deviation.
+    assert 0.9 * sd < off.std() < 1.1 * sd, "the noise has the wrong standard deviation"
     work = {
-        "plain": lambda: plain(whole), "noised": lambda: answered(VISITS, path, STUDY),
-        "plain, bucketed": lambda: plain(parts), "bounded": lambda: answered(PERSONS, str(out), STUDY), "bounded, not bucketed": lambda: answered(PERSONS, path, STUDY),
-    }  # fmt: skip
-    found = timing.least(work, 5)
-    said = (
-        ", ".join(f"{name} {value:.3f} s" for name, value in found.items())
+        "plain": lambda: plain(whole),
+        "noised": lambda: answered(VISITS, path, STUDY),
+        "plain, bucketed": lambda: plain(parts),
+        "bounded": lambda: answered(PERSONS, str(out), STUDY),
+        "bounded, not bucketed": lambda: answered(PERSONS, path, STUDY),
+    }
+    seconds = timing.least(work, 5)
+    details = (
+        ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items())
         + f"; bucketing once {bucketing:.1f} s"
     )
     return [
         timing.report(
             "grouped count under DP of 1e7 rows in 1,000 groups / DuckDB's plain group-by",
-            found["noised"] / found["plain"],
+            seconds["noised"] / seconds["plain"],
             2.5,
-            said,
+            details,
         ),
         timing.report(
             "the same with 5 rows a person, bucketed / the same",
-            found["bounded"] / found["plain, bucketed"],
+            seconds["bounded"] / seconds["plain, bucketed"],
             8,
             "",
         ),
@@ -123,7 +128,8 @@ def counts(folder: Path) -> list[bool]:
 
 
 def charge(folder: Path) -> bool:
-    """Of a new ledger's 500th to 1,500th, each on the disk before it returns; wall time, the median."""
+    """The median wall time of the 500th to the 1,500th charge of a new ledger. Each is on the disk
+    before the call returns."""
     budget_ledger, account = (
         ledger.open_ledger(folder / "ledger.sqlite"),
         Account("d", "person", 2026),
@@ -155,17 +161,18 @@ def charge(folder: Path) -> bool:
 def samples() -> bool:
     variance = Fraction(1000**2)
     noise.from_table(10, variance)
-    found = timing.least({"table": lambda: noise.from_table(1_000_000, variance)}, 3)
+    seconds = timing.least({"table": lambda: noise.from_table(1_000_000, variance)}, 3)
     return timing.report(
         "a sample of the table, microseconds",
-        found["table"],
+        seconds["table"],
         0.5,
         "sigma 1,000; microseconds each of a million",
     )
 
 
 def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
-    """Total noise of the shares of those who stayed, measured over 3,000 cells of nobody, over one curator's at the same epsilon."""
+    """The total noise of the remaining nodes' shares, measured over 3,000 empty cells, relative to
+    the noise of one trusted curator at the same epsilon."""
     levels = {"a": tuple(f"a{i}" for i in range(100)), "b": tuple(f"b{i}" for i in range(30))}
     contract = Contract(
         dataset="people",
@@ -203,7 +210,8 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
     stated = rows[0]["noise_sd"]
     one = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)
     return timing.report(
-        f"noise of {nodes} nodes, {dropouts} dropped, {colluders} colluding / one trusted curator's",
+        f"noise of {nodes} nodes, {dropouts} dropped,"
+        f" {colluders} colluding / one trusted curator's",
         stated / one,
         1.2,
         f"sd {stated:.2f}, {one:.2f}",

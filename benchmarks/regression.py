@@ -1,4 +1,5 @@
-"""Cox and logistic regression of 1,000,000 x 20 over 10 nodes, against one pooled table; columns in memory for all."""
+"""Cox and logistic regression of 1,000,000 x 20 over 10 nodes, against one pooled table; columns in
+memory for all."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ GLM = federations.study_of(
 
 
 def federated(table: pandas.DataFrame, study: Study) -> Callable[[], np.ndarray]:
-    """Each call starts from the nodes' columns: design matrices and all."""
+    """A fit over the nodes. Each call starts from their columns, so that it includes the design
+    matrices."""
     agreed = tables.contract()
 
     def fit() -> np.ndarray:
@@ -49,36 +51,43 @@ def main() -> bool:
         return np.column_stack([np.ones(ROWS), *columns] if intercept else columns)
 
     work = {
-        "cox": federated(table, COX), "cox floor": lambda: floors.cox_newton(matrix(intercept=False), time, event),
-        "glm": federated(table, GLM), "glm floor": lambda: floors.logistic_newton(matrix(intercept=True), died),
-    }  # fmt: skip
+        "cox": federated(table, COX),
+        "cox floor": lambda: floors.cox_newton(matrix(intercept=False), time, event),
+        "glm": federated(table, GLM),
+        "glm floor": lambda: floors.logistic_newton(matrix(intercept=True), died),
+    }
     np.testing.assert_allclose(work["cox"](), work["cox floor"](), rtol=1e-8)
     np.testing.assert_allclose(work["glm"](), work["glm floor"](), rtol=1e-8)
-    found = timing.least(work, 4)
-    found |= timing.least(
+    seconds = timing.least(work, 4)
+    seconds |= timing.least(
         {
             "lifelines": lambda: _lifelines(table),
             "scikit-learn": lambda: _scikit_learn(matrix(intercept=False), died),
         },
         1,
     )
-    said = ", ".join(f"{name} {value:.2f} s" for name, value in found.items())
+    details = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
     met = [
         timing.report(
             "Cox (Efron) / a blocked Newton on one pooled table",
-            found["cox"] / found["cox floor"],
+            seconds["cox"] / seconds["cox floor"],
             1.5,
-            said,
+            details,
         ),
-        timing.report("Cox / one pooled lifelines fit", found["cox"] / found["lifelines"], 1, ""),
+        timing.report(
+            "Cox / one pooled lifelines fit", seconds["cox"] / seconds["lifelines"], 1, ""
+        ),
         timing.report(
             "logistic / a blocked Newton on one pooled table",
-            found["glm"] / found["glm floor"],
+            seconds["glm"] / seconds["glm floor"],
             1.5,
             "",
         ),
         timing.report(
-            "logistic / one pooled scikit-learn fit", found["glm"] / found["scikit-learn"], 1, ""
+            "logistic / one pooled scikit-learn fit",
+            seconds["glm"] / seconds["scikit-learn"],
+            1,
+            "",
         ),
     ]
     return all(met)

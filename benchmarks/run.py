@@ -1,4 +1,5 @@
-"""`make bench`: every promised figure, each in a process of its own with one thread; exits 1 if one is missed."""
+"""`make bench`: every performance figure, each in a separate process with one thread. Exits with 1
+if one misses its limit."""
 
 from __future__ import annotations
 

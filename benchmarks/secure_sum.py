@@ -1,5 +1,5 @@
-"""The secure sum's CPU, all parties together, against expanding its masks by AES alone and against Flower's SecAgg+ arithmetic;
-what dropouts cost; and the hub of 200 nodes."""
+"""CPU time of the secure sum, all parties together, against the expansion of its masks by AES alone
+and against the arithmetic of Flower's SecAgg+; the cost of dropouts; and the hub of 200 nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTH = 1_000_000
 
 @dataclass
 class Cost:
-    """CPU seconds of the nodes together, and of the hub; how many streams were expanded."""
+    """CPU seconds of all nodes together, and of the hub; and the number of expanded streams."""
 
     nodes: float = 0.0
     hub: float = 0.0
@@ -34,7 +34,8 @@ def identity(name: str) -> bytes:
 
 
 def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64) -> Cost:
-    """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their shares."""
+    """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their
+    shares."""
     names = [f"n{i:03d}" for i in range(n)]
     terms = Terms(
         "benchmark",
@@ -79,7 +80,7 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
 
 
 def aes_alone(streams: int, length: int, bits: int) -> float:
-    """CPU seconds of expanding so many seeds into that many words each, and doing nothing with them."""
+    """CPU seconds of expanding the seeds alone."""
     buffer, zeros, whole = (
         bytearray(masks.CHUNK_BYTES + 15),
         memoryview(bytes(masks.CHUNK_BYTES)),
@@ -94,8 +95,8 @@ def aes_alone(streams: int, length: int, bits: int) -> float:
 
 
 def flower(n: int, shares: int, length: int) -> float:
-    """CPU seconds of SecAgg+'s own masking and unmasking with so many shares a node, as flwr 1.41 does it: quantise, add the
-    node's mask and one for each neighbour, and take the nodes' own masks off at the server."""
+    """CPU seconds of SecAgg+'s masking and unmasking, as flwr 1.41 does it: each node quantises,
+    adds its mask and one for each neighbour; the server removes the nodes' masks."""
     from flwr.common.secure_aggregation.ndarrays_arithmetic import (
         parameters_addition,
         parameters_mod,
@@ -136,17 +137,21 @@ def main() -> bool:
         for bits in (32, 64):
             costs = [secure_sum(n, n // 10, LENGTH, bits=bits) for _ in range(3)]
             ours, streams = min(map(_all, costs)), costs[0].streams
-            reference = (
-                n * shares + n
-            )  # each node's own mask and one for each other that it shares with; the hub takes the own ones off
+            # each node's own mask and one for each other that it shares with; the hub takes the own
+            # ones off
+            reference = n * shares + n
             floor = min(aes_alone(reference, LENGTH, bits) for _ in range(3))
-            said = f"{ours:.2f} s of CPU for {streams} masks, AES alone {floor:.2f} s for {reference}: {shares} shares each"
+            details = (
+                f"{ours:.2f} s of CPU for {streams} masks,"
+                f" AES alone {floor:.2f} s for {reference}: {shares} shares each"
+            )
             met.append(
                 timing.report(
-                    f"secure sum of 1e6 values of {bits} bits, {n} nodes / expanding its masks by AES alone",
+                    f"secure sum of 1e6 values of {bits} bits,"
+                    f" {n} nodes / expanding its masks by AES alone",
                     ours / floor,
                     2,
-                    said,
+                    details,
                 )
             )
             if bits == 32:  # as theirs

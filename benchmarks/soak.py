@@ -1,7 +1,8 @@
-"""`make soak`: fifty nodes on one machine for half an hour, coming and going, with one study after the other.
+"""`make soak`: fifty nodes on one machine that come and go for half an hour, with one study after
+the other.
 
-Nothing may be lost: every study ends, and its answer is that of exactly the nodes that it names. Memory must be flat, and every
-audit log and ledger in order at the end.
+Every study must end, with the result of exactly the nodes that it names. Memory must not grow, and
+every audit log and ledger must verify at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Soak:
 
 
 def come_and_go(soak: Soak) -> None:
-    """A tenth of the nodes are away at most; every other one is killed, the others end when asked."""
+    """Stops and starts nodes, so that at most a tenth are away. Every second one is killed, the
+    others are asked to end."""
     rng = random.Random(1)
     while not soak.stop.wait(EVERY_S):
         soak.moves += 1
@@ -77,7 +79,7 @@ def _superlink(deployment: Deployment) -> int:
 
 
 def studies(soak: Soak, seconds: float) -> tuple[int, list[str]]:
-    """How many ended, and what was wrong with any."""
+    """The number of studies that ended, and the problems of any."""
     wrong: list[str] = []
     number, until = 0, time.monotonic() + seconds
     with soak.deployment.connect() as hub:
@@ -103,7 +105,8 @@ def studies(soak: Soak, seconds: float) -> tuple[int, list[str]]:
                 "people"
             ] != PEOPLE * len(answered):
                 wrong.append(
-                    f"soak-{number}: {status.state}, {document['analyses']['d']['n']} of {len(answered)} nodes"
+                    f"soak-{number}: {status.state}, {document['analyses']['d']['n']} of"
+                    f" {len(answered)} nodes"
                 )
     return number, wrong
 
@@ -136,7 +139,8 @@ def main(minutes: float, nodes: int) -> bool:
             "studies that went wrong",
             len(wrong),
             0,
-            f"of {number}, with {soak.moves} comings and goings of {nodes} nodes in {minutes:g} minutes",
+            f"of {number}, with {soak.moves} comings and goings of {nodes} nodes in {minutes:g}"
+            " minutes",
         )
     ]
     met += [

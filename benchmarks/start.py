@@ -1,4 +1,4 @@
-"""How long a person waits: `hdh --help`, and the demo's study with start-up."""
+"""The time that a person waits for `hdh --help`, and for the demo's study with start-up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HDH = str(Path(sys.executable).parent / "hdh")
 
 
 def seconds(*arguments: str, repeats: int = 5) -> float:
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         subprocess.run([HDH, *arguments], check=True, capture_output=True)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def main() -> bool:

@@ -1,4 +1,5 @@
-"""Mean, standard deviation and histogram of 1,000,000 x 20 over 4 nodes, against DuckDB on one table, both from Parquet."""
+"""Mean, standard deviation and histogram of 1,000,000 x 20 over 4 nodes, against DuckDB on one
+table, both from Parquet."""
 
 from __future__ import annotations
 
@@ -48,10 +49,13 @@ def main() -> bool:
             return list(row[2::3])
 
         np.testing.assert_allclose(ours(), theirs(), rtol=1e-8)
-        found = timing.least({"ours": ours, "duckdb": theirs}, 4)
-    said = f"ours {found['ours']:.2f} s of CPU with the contract's checks, DuckDB {found['duckdb']:.2f} s"
+        seconds = timing.least({"ours": ours, "duckdb": theirs}, 4)
+    details = (
+        f"ours {seconds['ours']:.2f} s of CPU with the contract's checks,"
+        f" DuckDB {seconds['duckdb']:.2f} s"
+    )
     return timing.report(
-        "summary and histograms / DuckDB's own", found["ours"] / found["duckdb"], 2, said
+        "summary and histograms / DuckDB's own", seconds["ours"] / seconds["duckdb"], 2, details
     )
 
 

@@ -39,29 +39,29 @@ def people(
 
 
 def contract(columns: int = COLUMNS, *, times: int = 1000) -> Contract:
-    made = {f"x{i}": Column(type="number", range=(-5, 5)) for i in range(columns)}
-    made |= {
+    columns_by_name = {f"x{i}": Column(type="number", range=(-5, 5)) for i in range(columns)}
+    columns_by_name |= {
         "event": Column(type="boolean"),
         "died": Column(type="boolean"),
         "time": Column(type="number", range=(0, times), step=1),
         "id": Column(type="number", range=(0, 1e9)),
     }
-    return Contract(dataset="people", version=1, person="id", columns=made)
+    return Contract(dataset="people", version=1, person="id", columns=columns_by_name)
 
 
 def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -> list[Site]:
-    made = []
+    sites = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
         path = folder / f"n{node:03d}.parquet"
         part = table.iloc[rows]
         duckdb.sql(f"COPY part TO '{path}' (FORMAT parquet)")
         assert len(part)
-        made.append(Site(f"n{node:03d}", {"people": Dataset(agreed, str(path))}, OPEN))
-    return made
+        sites.append(Site(f"n{node:03d}", {"people": Dataset(agreed, str(path))}, OPEN))
+    return sites
 
 
 def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
-    """An `ask` of nodes that have opened the study's cohort already, and hold its columns as arrays."""
+    """An `ask` of nodes that have opened the study's cohort and hold its columns as arrays."""
     tasks = registry.plan(study, agreed)
     contexts = []
     for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):

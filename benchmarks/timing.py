@@ -1,4 +1,4 @@
-"""Timing that the machine's mood decides as little as possible: alternating runs, the least CPU time of each."""
+"""Timing that depends little on other load: alternating runs, and the minimum CPU time of each."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 def least(work: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:
-    """The least CPU seconds of each, over `repeats` turns in which all of them run one after the other."""
-    found = dict.fromkeys(work, float("inf"))
+    """The minimum CPU seconds of each piece of work. In each of `repeats` turns, all of them run
+    one after the other."""
+    seconds = dict.fromkeys(work, float("inf"))
     for _ in range(repeats):
         for name, run in work.items():
             start = time.process_time()
             run()
-            found[name] = min(found[name], time.process_time() - start)
-    return found
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return seconds
 
 
 def peak_mb() -> float:
-    """Of this program; getrusage would count what the parent weighed when it started us."""
+    """The peak memory of this process. getrusage would include the parent's memory at the fork."""
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()

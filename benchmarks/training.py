@@ -1,6 +1,7 @@
-"""Federated training of a small network for images: 10 nodes of 500 images, 5 rounds, on two worker processes of one thread each; against
-plain torch loops of the same network on the same images, in one process and in two. And DP-SGD at a node, against the same without
-privacy and against Opacus's modes.
+"""Federated training of a small network for images: 10 nodes of 500 images, 5 rounds, on two worker
+processes of one thread each; against plain torch loops of the same network on the same images, in
+one process and in two. And DP-SGD at a node, against the same without privacy and against Opacus's
+modes.
 
     python -m benchmarks.training [fedavg | dpsgd]
 """
@@ -28,16 +29,16 @@ WIDTHS = (16, 32, 64, 64)
 def images(n: int, seed: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     answers = rng.random(n) < 0.5
-    made = rng.integers(0, 150, (n, PIXELS, PIXELS))
+    images = rng.integers(0, 150, (n, PIXELS, PIXELS))
     for i in np.flatnonzero(answers):
         x, y = rng.integers(4, PIXELS - 8, 2)
-        made[i, x : x + 5, y : y + 5] += 90
-    return made.astype(np.uint8), answers
+        images[i, x : x + 5, y : y + 5] += 90
+    return images.astype(np.uint8), answers
 
 
 # -- ours, in a process of its own
 def once(workers: int) -> None:
-    """Prints the seconds of each round."""
+    """Runs the training, and prints the seconds of each round."""
     from datetime import UTC, datetime
 
     import duckdb
@@ -48,7 +49,8 @@ def once(workers: int) -> None:
     from tests import federations
 
     contract = federations.contract_of(
-        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  y: {{type: boolean}}\n"
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  y: {{type:"
+        " boolean}}\n"
         f"  image: {{type: array, shape: [{PIXELS}, {PIXELS}], range: [0, 255]}}\n"
     )
     options = {
@@ -149,7 +151,8 @@ def fedavg() -> bool:
 
 
 def plain(processes: int) -> None:
-    """Each process trains its share of the nodes, one after the other, and hands over the weights to be averaged."""
+    """Trains this process's share of the nodes, one after the other, and sends the weights to be
+    averaged."""
     context = multiprocessing.get_context("fork")
     import torch
 
@@ -206,7 +209,7 @@ def _plain(pipe: Any, nodes: list[int]) -> None:
 
 # -- DP-SGD
 def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
-    """Samples a second on one thread; each way by turns, the best of its turns."""
+    """Samples per second on one thread: the best of alternating turns for each method."""
     import copy
     import warnings
     from fractions import Fraction

@@ -1,7 +1,8 @@
 """The contract of a dataset: its columns, their types, levels and ranges, and who may use them.
 
-The producer writes it once. A study is checked against it before any node is asked, and the node checks
-its rows against it. The levels of a category and the limits of clipping come from it, never from the data.
+The producer writes it once. A study is checked against it before any node is asked, and the node
+checks its rows against it. The levels of a category and the limits of clipping come from the
+contract, never from the data.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from federation import errors, text, yaml_source
-from federation.expression import EVERYTHING, Interval, Kind
+from federation import errors, intervals, text, yaml_source
+from federation.expression import Kind
+from federation.intervals import EVERYTHING, Interval
+from federation.terminologies import TERMINOLOGIES
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
 
 def _written_day(value: object) -> object:
-    """A number would be taken for seconds since 1970."""
+    """Accepts text only, because pydantic would read a number as seconds since 1970."""
     if not isinstance(value, str):
         return value if isinstance(value, date) else ""
     return value if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value) else ""
@@ -38,7 +41,7 @@ class Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The copy computes its own cached values, since another field changes the hash."""
+        """The copy computes its cached values again, because another field changes the hash."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(copied).model_fields.keys():
             del copied.__dict__[name]
@@ -51,23 +54,25 @@ class Description(Frozen):
 
 
 class Column(Frozen):
-    """One column.
+    """One column. An integer is a whole number; a code belongs to a `terminology`, and has no list
+    of levels.
 
-    `range` is enforced: a value outside it breaks the contract, or is read as missing (`outside: missing`).
-    `step`: the values are recorded in whole steps of this size.
+    `range` (of a number or a date) is enforced: a value outside it breaks the contract, or is read
+    as missing (`outside: missing`). `step`: the values are recorded in whole steps of this size.
     `levels`: the closed list of a category. `missing`: codes that mean "not known".
     `max_missing`: the share of missing rows above which the data break the contract.
     `may_be_empty`: a producer may hold no value of the column at all.
     `within_node`: no level of this category has rows at two nodes.
     `identifier`: the column says whose row it is, as a number of a file does; no study may use it.
     `use`: the coordinators who may use the column; empty: all who may use the dataset.
-    `shape`: of an array, an image or a series. Each row holds as many numbers as the shape says, the last
-    axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
+    `shape`: of an array, such as an image or a series. Each row holds that many numbers, with the
+    last axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
 
-    type: Literal["number", "boolean", "category", "string", "date", "array"]
+    type: Literal["number", "integer", "boolean", "category", "code", "string", "date", "array"]
+    terminology: str | None = None
     shape: tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...] = ()
     unit: str | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | tuple[Day, Day] | None = None
     step: float | None = pydantic.Field(None, gt=0)
     levels: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -78,6 +83,13 @@ class Column(Frozen):
     identifier: bool = False
     use: tuple[str, ...] = ()
     description: Description = Description()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _integers_have_a_step(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("type") == "integer":
+            return {"step": 1.0, **values}
+        return values
 
     @pydantic.field_validator("levels", "missing", mode="before")
     @classmethod
@@ -104,30 +116,71 @@ class Column(Frozen):
             raise ValueError(
                 "an array needs the `range` of its numbers, and takes neither `step` nor `outside`"
             )
-        if self.type not in ("number", "array") and (self.range or self.step):
-            raise ValueError(f"a {self.type} has no `range` or `step`; only a number has")
-        if self.range and not self.range[0] < self.range[1]:
-            raise ValueError("the range must go from a lower to a higher number")
+        if self.type not in ("number", "integer", "array", "date") and self.range:
+            raise ValueError(f"a {self.type} has no `range`; only a number or a date has")
+        if self.type not in ("number", "integer", "array") and self.step:
+            raise ValueError(f"a {self.type} has no `step`; only a number has")
+        if self.type == "integer" and self.step and self.step % 1:
+            raise ValueError("an integer's `step` is a whole number")
+        if self.range and isinstance(self.range[0], date) != (self.type == "date"):
+            written = "days as in [2020-01-01, 2026-12-31]" if self.type == "date" else "numbers"
+            raise ValueError(f"the range of a {self.type} consists of {written}")
+        if self.range and not self.interval[0] < self.interval[1]:
+            ends = (
+                "an earlier to a later day" if self.type == "date" else "a lower to a higher number"
+            )
+            raise ValueError(f"the range must go from {ends}")
+        if (self.type == "code") != (self.terminology is not None):
+            raise ValueError(
+                "a code needs its `terminology`; no other type has one: it is one of "
+                + ", ".join(TERMINOLOGIES)
+            )
+        if self.terminology is not None and self.terminology not in TERMINOLOGIES:
+            raise ValueError(
+                f"{self.terminology!r} is no terminology here: use one of {', '.join(TERMINOLOGIES)}"
+            )
         if self.within_node and self.type != "category":
             raise ValueError("only a category can be `within_node`")
         return self
 
     @property
     def kind(self) -> Kind:
-        return self.type
+        if self.type == "integer":
+            return "number"
+        return "string" if self.type == "code" else self.type
 
     @property
     def interval(self) -> Interval:
-        return (0.0, 1.0) if self.type == "boolean" else self.range or EVERYTHING
+        """Where the values lie; of dates, as days."""
+        if self.type == "boolean":
+            return (0.0, 1.0)
+        if self.range is None:
+            return EVERYTHING
+        low, high = self.range
+        if isinstance(low, date) and isinstance(high, date):
+            return intervals.of_days(low, high)
+        assert isinstance(low, float) and isinstance(high, float)
+        return (low, high)
+
+
+class Identifier(Frozen):
+    """An identifier that another holder may know too: the `column` that holds it, the `form` in which
+    identifiers are compared, and the `version` of the form's rules."""
+
+    column: Name
+    form: Literal["nir13", "text", "date"]
+    version: Literal[1] = 1
 
 
 class Contract(Frozen):
     """The whole of contract.yaml.
 
     `unit`: what is protected: a person, or a visit where nothing links the visits of a person.
-    `person`: the column that identifies the person of a row; without it each row is a unit of its own.
+    `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
     `nodes_per_person`: the most nodes at which a person may have rows.
+    `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
+    in no condition, derivation or analysis; a category may, since its levels are public and few.
     `use`: the coordinators who may use the dataset; empty: all whom the site admits."""
 
     dataset: Slug
@@ -137,6 +190,7 @@ class Contract(Frozen):
     person: Name | None = None
     rows_per_person: int = pydantic.Field(1, ge=1)
     nodes_per_person: int | None = pydantic.Field(None, ge=1)
+    identifiers: Mapping[Name, Identifier] = {}
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
 
@@ -160,13 +214,31 @@ class Contract(Frozen):
             )
         if self.person is not None and self.person not in self.columns:
             raise ValueError(
-                f"person: {self.person!r} is not among the columns; name the column that identifies "
-                "a person"
+                f"person: {self.person!r} is not among the columns;"
+                " name the column that identifies a person"
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _identifiers_are_columns(self) -> Contract:
+        for name, identifier in self.identifiers.items():
+            column = self.columns.get(identifier.column)
+            if column is None or column.type == "array":
+                raise ValueError(
+                    f"identifiers.{name}: {identifier.column!r} is not among the columns that can "
+                    "identify a person; name one of them"
+                )
+        return self
+
+    @property
+    def closed_columns(self) -> frozenset[str]:
+        """The columns of identifiers, which no condition, derivation or analysis may name."""
+        named = {identifier.column for identifier in self.identifiers.values()}
+        return frozenset(name for name in named if self.columns[name].type != "category")
+
     def max_nodes_of_person(self, nodes: int) -> int:
-        """Of `nodes` nodes, the number at which one person may have rows; all if the contract is silent."""
+        """The number of nodes, of `nodes`, at which one person may have rows; all of them if the
+        contract does not limit it."""
         return min(self.nodes_per_person or nodes, nodes)
 
     @property
@@ -178,16 +250,52 @@ class Contract(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        """The identity of the contract: of what results are computed from, and not of its prose, its
+        version or who may use it."""
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=PROSE)
+        for column in values["columns"].values():
+            column.pop("description", None)
+            column.pop("use", None)
+        return hashlib.sha256(_as_json(values).encode()).hexdigest()
+
+    def differences(self, other: Contract) -> list[str]:
+        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        mine, theirs = (
+            each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
+            for each in (self, other)
+        )
+        lines = _changes("", mine, theirs)
+        for name in dict.fromkeys([*self.columns, *other.columns]):
+            if name not in other.columns or name not in self.columns:
+                lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
+                continue
+            one, two = (
+                each.columns[name].model_dump(
+                    mode="json", exclude_defaults=True, exclude={"description", "use"}
+                )
+                for each in (self, other)
+            )
+            lines += _changes(f"column {name}: ", one, two)
+        return lines
 
     def canonical(self) -> str:
-        """A column that is no identifier is written as it was before identifiers were marked, so
-        that the hash of its contract has stayed."""
-        values = self.model_dump(mode="json")
-        for column in values["columns"].values():
-            if not column["identifier"]:
-                del column["identifier"]
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """All of it, as it is sent."""
+        return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+def _changes(where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where}{key} was {mine.get(key, 'not written')}, and is {theirs.get(key, 'not written')}"
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key)
+    ]
+
+
+PROSE = {"description", "version", "use"}  # what no number is computed from
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def load(path: Path) -> Contract:

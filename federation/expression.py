@@ -2,12 +2,13 @@
 
 `disease = 'diabetes'`, `age >= 18 and not missing(size)`, `log(dose / weight)`, `sex in ('f', 'x')`
 
-An expression is parsed here, typed against the columns, and compiled to SQL in which every name and literal is
-quoted by us. Nothing that a study writes is ever executed as it stands.
+This module parses an expression, types it against the columns, and compiles it to SQL in which it
+quotes every name and literal. Nothing that a study writes is executed as written.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal, Protocol
 
+from federation import intervals, terminologies
+from federation.intervals import EVERYTHING, Interval
+
 Kind = Literal["number", "boolean", "category", "string", "date", "array"]
-Interval = tuple[float, float]
-EVERYTHING: Interval = (-math.inf, math.inf)
 
 
 class ColumnType(Protocol):
@@ -29,16 +31,19 @@ class ColumnType(Protocol):
     def interval(self) -> Interval: ...
     @property
     def levels(self) -> tuple[str, ...]: ...
+    @property
+    def terminology(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Piece:
     """A part of an expression that can set people apart, for the rules of disclosure in exact mode.
 
-    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value, so that
-    the people outside are missing. `edge`: the same for a bare column, whose values the study did not make.
-    `number`: a value that arithmetic makes; what is linear in a single column is none. `influence`: true of the
-    people for whom one column could change the value of a whole expression."""
+    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value,
+    so that the people outside are missing. `edge`: the same for a bare column, whose values the
+    study did not make. `number`: a value that arithmetic makes; what is linear in a single column
+    is none. `influence`: true of the people for whom one column could change the value of a whole
+    expression."""
 
     kind: Literal["condition", "domain", "edge", "number", "influence"]
     sql: str
@@ -46,8 +51,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Expression:
-    """A typed expression: its SQL over the columns it names, the interval its values lie in, and its
-    pieces, the whole among them."""
+    """A typed expression: its SQL, the interval of its values, and its pieces, including the whole
+    expression. `never`: by the contract's ranges, a condition that no row meets."""
 
     text: str
     sql: str
@@ -56,6 +61,7 @@ class Expression:
     levels: tuple[str, ...]
     names: frozenset[str]
     pieces: tuple[Piece, ...] = ()
+    never: bool = False
 
 
 class ExpressionError(ValueError):
@@ -75,15 +81,18 @@ def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     term = reader.disjunction()
     reader.expect_end()
     names, pieces = frozenset(reader.names), tuple(dict.fromkeys(reader.pieces))
-    return Expression(text, term.sql, term.kind, term.interval, term.levels, names, pieces)
+    return Expression(
+        text, term.sql, term.kind, term.interval, term.levels, names, pieces, term.never
+    )
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
+    r"|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
     r"|(?P<quoted>`[^`]+`)|(?P<op>\*\*|<=|>=|!=|<>|==|[-+*/^%=<>(),]))"
 )
 _COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-_WORDS = {"and", "or", "not", "in", "true", "false", "is"}
+_WORDS = {"and", "or", "not", "in", "between", "true", "false", "is"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,9 @@ class _Term:
         None  # the text of a quoted literal, until it is compared with a category or a date
     )
     shape: Literal["constant", "scaled", "linear", "made"] = "made"
+    terminology: str | None = None
+    never: bool = False  # a condition that no row fulfils, by the contract's ranges
+    name: str = ""  # of a column
 
     @property
     def is_constant(self) -> bool:
@@ -126,7 +138,8 @@ class _Reader:
             if match is None:
                 culprit = self.text[position:].strip()[0]
                 raise ExpressionError(
-                    f"cannot read {culprit!r} in {self.text!r}; see docs/coordinator.md for the expressions"
+                    f"cannot read {culprit!r} in {self.text!r};"
+                    " see docs/coordinator.md for the expressions"
                 )
             self.tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
             position = match.end()
@@ -186,12 +199,14 @@ class _Reader:
         negated = (
             self.peek()[1].lower() == "not"
             and self.at + 1 < len(self.tokens)
-            and self.tokens[self.at + 1][1].lower() == "in"
+            and self.tokens[self.at + 1][1].lower() in ("in", "between")
         )
         if negated:
             self.take("not")
         if self.take("in"):
             return self.membership(left, negated)
+        if self.take("between"):
+            return self.between(left, negated)
         operator = self.take(*_COMPARE)
         if operator is None:
             return left
@@ -228,7 +243,7 @@ class _Reader:
                 )
             base = self.number(base)
             sql = f"pow({base.sql}, {exponent.sql})"
-            return self.made(_Term(sql, "number", _power(base.interval, low)), base)
+            return self.made(_Term(sql, "number", intervals.power(base.interval, low)), base)
         return base
 
     def atom(self) -> _Term:
@@ -262,8 +277,15 @@ class _Reader:
             raise UnknownColumnError(name, self.columns)
         column = self.columns[name]
         self.names.add(name)
-        sql = quote_name(name)
-        return _Term(sql, column.kind, column.interval, column.levels, shape="scaled")
+        return _Term(
+            quote_name(name),
+            column.kind,
+            column.interval,
+            column.levels,
+            shape="scaled",
+            terminology=column.terminology,
+            name=name,
+        )
 
     def call(self, name: str) -> _Term:
         self.expect("(")
@@ -299,7 +321,8 @@ class _Reader:
             return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1), shape=term.shape)
         if term.kind != "number":
             raise ExpressionError(
-                f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`"
+                f"{self.text!r} does arithmetic on a {term.kind}; compare it instead,"
+                " as in `column = 'level'`"
             )
         return term
 
@@ -312,13 +335,15 @@ class _Reader:
 
     def logical(self, operator: str, left: _Term, right: _Term) -> _Term:
         sql = f"({self.boolean(left)} {operator} {self.boolean(right)})"
-        return self.made(_Term(sql, "boolean", (0, 1)), left, right)
+        never = left.never or right.never if operator == "AND" else left.never and right.never
+        return self.made(_Term(sql, "boolean", (0, 1), never=never), left, right)
 
     def arithmetic(self, operator: str, left: _Term, right: _Term) -> _Term:
         if operator == "-" and "date" in (left.kind, right.kind):
             left, right = self.as_kind(left, right), self.as_kind(right, left)
         if left.kind == right.kind == "date" and operator == "-":
-            days = _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number")
+            between = intervals.combine("-", left.interval, right.interval)
+            days = _Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number", between)
             return self.made(days, left, right)
         left, right = self.number(left), self.number(right)
         shape = _shape(operator, left, right)
@@ -326,10 +351,10 @@ class _Reader:
             low, high = right.interval
             self.needs(f"({right.sql} <> 0)", not low <= 0 <= high, right)
             sql = f"({left.sql} {operator} nullif({right.sql}, 0))"
-            interval = _quotient(left.interval, right.interval, operator)
+            interval = intervals.quotient(left.interval, right.interval, operator)
         else:
             sql = f"({left.sql} {operator} {right.sql})"
-            interval = _combine(operator, left.interval, right.interval)
+            interval = intervals.combine(operator, left.interval, right.interval)
         term = _Term(sql, "number", interval, shape=shape)
         return term if shape != "made" else self.made(term, left, right)
 
@@ -344,16 +369,26 @@ class _Reader:
         if left.kind != right.kind:
             raise ExpressionError(f"{self.text!r} compares a {left.kind} with a {right.kind}")
         if left.kind in ("category", "boolean", "string") and operator not in ("=", "<>"):
-            raise ExpressionError(
-                f"{self.text!r} orders a {left.kind}, which has no order; use = or in"
-            )
-        term = _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1))
+            raise ExpressionError(self.no_order(left, right))
+        ordered = left.kind in ("number", "date")
+        never = ordered and intervals.never(operator, left.interval, right.interval)
+        term = _Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1), never=never)
         if _is_certain(operator, left.interval, right.interval):
             return replace(term, shape="constant")
         return self.made(term, left, right)
 
+    def no_order(self, left: _Term, right: _Term) -> str:
+        code = next((term for term in (left, right) if term.terminology), None)
+        if code is None:
+            return f"{self.text!r} orders a {left.kind}, which has no order; use = or in"
+        return (
+            f"{self.text!r} orders the codes of {code.name!r}, which have no order; use "
+            f"in_codes({code.name}, 'FIRST-LAST') or starts_with({code.name}, 'BEGINNING')"
+        )
+
     def as_kind(self, term: _Term, other: _Term) -> _Term:
-        """A quoted literal takes the type of what it is compared with; an unknown level is refused."""
+        """Gives a quoted literal the type of the value that it is compared with, and refuses an
+        unknown level."""
         if term.literal is None:
             return term
         if other.kind == "category":
@@ -371,8 +406,27 @@ class _Reader:
                 raise ExpressionError(
                     f"{term.literal!r} is not a date; write it as '2026-01-31'"
                 ) from None
-            return _Term(f"DATE '{day.isoformat()}'", "date", shape="constant")
+            days = intervals.of_days(day, day)
+            return _Term(f"DATE '{day.isoformat()}'", "date", days, shape="constant")
+        if other.terminology is not None:
+            return _Term(quote_text(self.prefix(term, other)), "string", shape="constant")
         return term
+
+    def prefix(self, term: _Term, of: _Term) -> str:
+        """The text of a literal, as the codes or levels of a column are spelled."""
+        if term.literal is None:
+            raise ExpressionError(
+                f"{self.text!r} needs a code in quotes, as in starts_with(diagnosis, 'I21')"
+            )
+        known = terminologies.TERMINOLOGIES.get(of.terminology or "")
+        if known is None:
+            return term.literal
+        spelled = known.spelled(term.literal)
+        if not known.is_prefix(spelled):
+            raise ExpressionError(
+                f"{term.literal!r} is no code of {of.terminology}; write it as in '{known.example}'"
+            )
+        return spelled
 
     def membership(self, left: _Term, negated: bool) -> _Term:
         self.expect("(")
@@ -381,10 +435,20 @@ class _Reader:
             options.append(self.sum())
         self.expect(")")
         noted = len(self.pieces)  # a list is one condition, not as many as it has members
-        either = " OR ".join(self.compare(left, "=", option).sql for option in options)
+        compared = [self.compare(left, "=", option) for option in options]
         del self.pieces[noted:]
+        either = " OR ".join(each.sql for each in compared)
+        never = not negated and all(each.never for each in compared)
         sql = f"(NOT ({either}))" if negated else f"({either})"
-        return self.made(_Term(sql, "boolean", (0, 1)), left, *options)
+        return self.made(_Term(sql, "boolean", (0, 1), never=never), left, *options)
+
+    def between(self, left: _Term, negated: bool) -> _Term:
+        """Both ends count."""
+        low = self.sum()
+        self.expect("and")
+        high = self.sum()
+        both = self.logical("AND", self.compare(left, ">=", low), self.compare(left, "<=", high))
+        return replace(both, sql=f"(NOT {both.sql})", never=False) if negated else both
 
 
 def quote_name(name: str) -> str:
@@ -393,39 +457,6 @@ def quote_name(name: str) -> str:
 
 def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-# -- intervals: where the values of an expression must lie, from the contract's ranges alone
-def _combine(operator: str, a: Interval, b: Interval) -> Interval:
-    if operator == "+":
-        return (a[0] + b[0], a[1] + b[1])
-    if operator == "-":
-        return (a[0] - b[1], a[1] - b[0])
-    return product(a, b)
-
-
-def product(a: Interval, b: Interval) -> Interval:
-    """The interval of x * y for x in `a` and y in `b`."""
-    corners = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
-    return (min(corners), max(corners))
-
-
-def _quotient(a: Interval, b: Interval, operator: str) -> Interval:
-    if operator == "%" or b[0] <= 0 <= b[1]:
-        return EVERYTHING
-    return product(a, (1 / b[1], 1 / b[0]))
-
-
-def _power(base: Interval, exponent: float) -> Interval:
-    if base[0] < 0 and exponent != 2:
-        return EVERYTHING
-    if base[0] <= 0 and exponent < 0:
-        return EVERYTHING
-    try:
-        ends = [abs(end) ** exponent for end in base]
-    except OverflowError:
-        return EVERYTHING
-    return (0.0 if base[0] < 0 < base[1] else min(ends), max(ends))
 
 
 def _shape(operator: str, left: _Term, right: _Term) -> Any:
@@ -455,7 +486,8 @@ def _is_certain(operator: str, a: Interval, b: Interval) -> bool:
 def _function(
     sql: str, interval: Callable[[Interval], Interval], low: str = "", high: str = ""
 ) -> Callable[[_Reader, str, list[_Term]], _Term]:
-    """`low` and `high`: the conditions on the argument without which there is no value, as in `> 0`."""
+    """`low` and `high`: conditions on the argument, such as `> 0`, outside which the function has
+    no value."""
 
     def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         if len(arguments) != 1:
@@ -469,18 +501,6 @@ def _function(
         return reader.made(_Term(sql.format(term.sql), "number", interval(term.interval)), term)
 
     return apply
-
-
-def _monotone(
-    f: Callable[[float], float], low: float = -math.inf
-) -> Callable[[Interval], Interval]:
-    def bound(x: float) -> float:
-        try:
-            return f(x) if x > low else -math.inf
-        except OverflowError:
-            return math.inf
-
-    return lambda ends: (bound(ends[0]), bound(ends[1]))
 
 
 def _missing(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
@@ -498,6 +518,146 @@ def _if(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     return reader.made(_Term(sql, "number", hull), *arguments)
 
 
+def _starts_with(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    column, *beginnings = _coded(reader, name, arguments)
+    value = f"CAST({column.sql} AS VARCHAR)"
+    either = " OR ".join(
+        f"starts_with({value}, {quote_text(reader.prefix(each, column))})" for each in beginnings
+    )
+    return reader.made(_Term(f"({either})", "boolean", (0, 1)), column)
+
+
+def _in_codes(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    """Codes that begin with a code of a range: I64.9 is in I60-I64."""
+    column, *sets = _coded(reader, name, arguments)
+    value, conditions = f"CAST({column.sql} AS VARCHAR)", []
+    for each in sets:
+        if each.literal is None:
+            raise ExpressionError(
+                f"{reader.text!r}: {name}() needs codes in quotes, as in 'I60-I64', or a name of `cohort.codes`"
+            )
+        try:
+            listed = terminologies.ranges(column.terminology, each.literal)
+        except ValueError as problem:
+            raise ExpressionError(str(problem)) from None
+        conditions += [
+            f"left({value}, {len(first)}) BETWEEN {quote_text(first)} AND {quote_text(last)}"
+            for first, last in listed
+        ]
+    return reader.made(_Term(f"({' OR '.join(conditions)})", "boolean", (0, 1)), column)
+
+
+def _coded(reader: _Reader, name: str, arguments: list[_Term]) -> list[_Term]:
+    if len(arguments) < 2 or arguments[0].kind not in ("string", "category"):
+        raise ExpressionError(
+            f"{name}() takes a column of codes and one code or more, as in {name}(diagnosis, 'I21')"
+        )
+    return arguments
+
+
+def _of_dates(
+    sql: str, count: int, interval: Callable[..., Interval]
+) -> Callable[[_Reader, str, list[_Term]], _Term]:
+    def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+        day = _Term("", "date")
+        dates = [reader.as_kind(term, day) for term in arguments]
+        if len(dates) != count or any(term.kind != "date" for term in dates):
+            raise ExpressionError(f"{name}() takes {count} date(s), in {reader.text!r}")
+        value = sql.format(*(term.sql for term in dates))
+        made = _Term(value, "number", interval(*(term.interval for term in dates)))
+        return reader.made(made, *dates)
+
+    return apply
+
+
+def _within(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    """A value outside the stated range is missing."""
+    if len(arguments) != 3:
+        raise ExpressionError(
+            f"within() takes a number and the two ends of its range, in {reader.text!r}"
+        )
+    value, low, high = (reader.number(term) for term in arguments)
+    ends = (low.interval[0], high.interval[1])
+    if (
+        low.interval[0] != low.interval[1]
+        or high.interval[0] != high.interval[1]
+        or ends[0] >= ends[1]
+    ):
+        raise ExpressionError(
+            f"the range in {reader.text!r} must go from a lower to a higher number, as in within(x, 0, 10)"
+        )
+    interval = (max(ends[0], value.interval[0]), min(ends[1], value.interval[1]))
+    if interval[0] > interval[1]:
+        raise ExpressionError(f"{reader.text!r} leaves no value: the range lies outside all values")
+    condition = f"({value.sql} BETWEEN {low.sql} AND {high.sql})"
+    reader.needs(condition, interval == value.interval, value)
+    sql = f"(CASE WHEN {condition} THEN {value.sql} END)"
+    return reader.made(_Term(sql, "number", interval), value)
+
+
+def _group(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    """group(age, 40, 60): the levels <40, 40-<60 and 60+; or the labels that follow the cuts."""
+    numbers = [term for term in arguments[1:] if term.literal is None]
+    labels = [term.literal for term in arguments[1 + len(numbers) :]]
+    cuts = [reader.number(term).interval for term in numbers]
+    values = [low for low, high in cuts if low == high]
+    if not values or len(values) < len(cuts) or values != sorted(set(values)):
+        raise ExpressionError(
+            f"group() takes a number and rising cuts, as in group(age, 40, 60), in {reader.text!r}"
+        )
+    levels = _labels(values) if not labels else [str(label) for label in labels]
+    if len(levels) != len(values) + 1 or len(set(levels)) < len(levels):
+        raise ExpressionError(
+            f"{len(values)} cuts make {len(values) + 1} groups: give so many different labels, or none, in {reader.text!r}"
+        )
+    value = reader.number(arguments[0])
+    ends = [f"CAST({cut!r} AS DOUBLE)" for cut in values]
+    conditions = [
+        f"({value.sql} < {ends[0]})",
+        *(f"({value.sql} >= {a} AND {value.sql} < {b})" for a, b in itertools.pairwise(ends)),
+        f"({value.sql} >= {ends[-1]})",
+    ]
+    return _category(reader, dict(zip(conditions, levels, strict=True)), value)
+
+
+def _category(reader: _Reader, conditions: Mapping[str, str], of: _Term) -> _Term:
+    """A category whose levels a study writes: the level of the first condition that holds. Each is a piece."""
+    by_level: dict[str, list[str]] = {}
+    for condition, level in conditions.items():
+        by_level.setdefault(level, []).append(condition)
+    for listed in by_level.values():
+        reader.made(_Term(f"({' OR '.join(listed)})", "boolean", (0, 1)), of)
+    cases = "".join(f"WHEN {each} THEN {quote_text(level)} " for each, level in conditions.items())
+    return _Term(f"(CASE {cases}END)", "category", levels=tuple(by_level))
+
+
+def _labels(cuts: list[float]) -> list[str]:
+    ends = [f"{cut:.12g}" for cut in cuts]
+    middle = [f"{low}-<{high}" for low, high in itertools.pairwise(ends)]
+    return [f"<{ends[0]}", *middle, f"{ends[-1]}+"]
+
+
+def _recode(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
+    """recode(way_out, 'died', 'other', 'moved', 'other'): each level and its new name; the others keep theirs."""
+    column, *texts = arguments
+    if column.kind != "category" or not texts or len(texts) % 2:
+        raise ExpressionError(
+            f"recode() takes a category, and each level with its new name, in {reader.text!r}"
+        )
+    named = {str(reader.as_kind(old, column).literal): new.literal for old, new in _pairs(texts)}
+    if any(new is None for new in named.values()):
+        raise ExpressionError(f"a new name must be a text in quotes, in {reader.text!r}")
+    conditions = {
+        f"({column.sql} = {quote_text(level)})": str(named.get(level, level))
+        for level in column.levels
+    }
+    return _category(reader, conditions, column)
+
+
+def _pairs(texts: list[_Term]) -> list[tuple[_Term, _Term]]:
+    return list(zip(texts[::2], texts[1::2], strict=False))
+
+
 def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     if len(arguments) != 1:
         raise ExpressionError(f"I() takes one value, in {reader.text!r}")
@@ -506,17 +666,23 @@ def _identity(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
 
 # A logarithm or a root outside its domain is missing, not an error that would tell about a row.
 _FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
-    "log": _function("(CASE WHEN {0} > 0 THEN ln({0}) END)", _monotone(math.log, 0.0), "> 0"),
-    "log2": _function("(CASE WHEN {0} > 0 THEN log2({0}) END)", _monotone(math.log2, 0.0), "> 0"),
+    "log": _function(
+        "(CASE WHEN {0} > 0 THEN ln({0}) END)", intervals.monotone(math.log, 0.0), "> 0"
+    ),
+    "log2": _function(
+        "(CASE WHEN {0} > 0 THEN log2({0}) END)", intervals.monotone(math.log2, 0.0), "> 0"
+    ),
     "log10": _function(
-        "(CASE WHEN {0} > 0 THEN log10({0}) END)", _monotone(math.log10, 0.0), "> 0"
+        "(CASE WHEN {0} > 0 THEN log10({0}) END)", intervals.monotone(math.log10, 0.0), "> 0"
     ),
     "sqrt": _function(
         "(CASE WHEN {0} >= 0 THEN sqrt({0}) END)",
         lambda ends: (0.0, math.sqrt(max(0.0, ends[1]))),
         ">= 0",
     ),
-    "exp": _function("(CASE WHEN {0} < 700 THEN exp({0}) END)", _monotone(math.exp), high="< 700"),
+    "exp": _function(
+        "(CASE WHEN {0} < 700 THEN exp({0}) END)", intervals.monotone(math.exp), high="< 700"
+    ),
     "abs": _function(
         "abs({0})",
         lambda ends: (0.0 if ends[0] <= 0 <= ends[1] else min(map(abs, ends)), max(map(abs, ends))),
@@ -524,5 +690,13 @@ _FUNCTIONS: dict[str, Callable[[_Reader, str, list[_Term]], _Term]] = {
     "floor": _function("floor({0})", lambda ends: (ends[0] - 1, ends[1])),
     "missing": _missing,
     "if": _if,
+    "year": _of_dates("CAST(year({0}) AS DOUBLE)", 1, intervals.of_year),
+    "month": _of_dates("CAST(month({0}) AS DOUBLE)", 1, lambda days: (1.0, 12.0)),
+    "age_at": _of_dates("CAST(date_sub('year', {0}, {1}) AS DOUBLE)", 2, intervals.of_age),
+    "starts_with": _starts_with,
+    "in_codes": _in_codes,
+    "within": _within,
+    "group": _group,
+    "recode": _recode,
     "i": _identity,
 }

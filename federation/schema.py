@@ -1,4 +1,4 @@
-"""A study's view of a dataset: the contract's columns, and those that the study derives from them."""
+"""A study's view of a dataset: the contract's columns, and the columns that the study derives."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 
 from federation import expression, influence
 from federation.contract import Contract
-from federation.expression import EVERYTHING, Interval, Kind, Piece, quote_name
+from federation.expression import Kind, Piece, quote_name, quote_text
+from federation.intervals import EVERYTHING, Interval
 
 
 @dataclass(frozen=True)
 class Field:
-    """A column that an analysis can ask of a cohort: a contract column, a derived one, or an expression.
+    """A column that an analysis can request from a cohort: a contract column, a derived one, or an
+    expression.
 
-    `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, where the
-    source offers a quicker way to it than the level's name. `pieces`: all that the study wrote to make
-    it, those of the derived columns that it names among them; none for a contract column."""
+    `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, if the
+    source computes it faster than the level's name. `pieces`: all expressions of the study behind
+    this field, including those of derived columns that it names; none for a contract column."""
 
     name: str
     kind: Kind
@@ -30,6 +32,7 @@ class Field:
     shape: tuple[int, ...] = ()
     index: str | None = None
     pieces: tuple[Piece, ...] = ()
+    terminology: str | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -39,14 +42,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """`sources`: the contract columns that each field needs."""
+    """`sources`: the contract columns that each field needs. The columns of identifiers are no fields."""
 
     contract: Contract
     fields: Mapping[str, Field]
     sources: Mapping[str, frozenset[str]]
 
     def field(self, text: str) -> Field:
-        """The field of that name, or else the expression in `text`. ExpressionError if it is neither."""
+        """The field of that name, or else the expression in `text`. ExpressionError if it is
+        neither."""
         if text in self.fields:
             return self.fields[text]
         return _field(text, self.express(text))
@@ -57,10 +61,15 @@ class Schema:
         except expression.UnknownColumnError as error:
             if error.name in identifiers(self.contract):
                 raise expression.ExpressionError(
-                    f"{error.name!r} says whose row it is, and no study may use it: choose people by "
+                    f"{error.name!r} says whose row it is, and no study may use it:"
+                    " choose people by "
                     "what is recorded of them"
                 ) from None
             raise
+        if compiled.never:
+            raise expression.ExpressionError(
+                f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
+            )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         sql = _inline(compiled.sql, inlined)
@@ -71,17 +80,27 @@ class Schema:
             for piece in self.fields[name].pieces
             if piece.kind != "influence"  # of the whole expression alone, which includes theirs
         ]
-        pieces = [*used, *own, *influence.pieces(sql, {name: self.fields[name] for name in needed})]
+        columns = {name: self.fields[name] for name in needed}
+        pieces = [*used, *own, *influence.pieces(_as_number(sql, compiled.levels), columns)]
         return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names
 
 
+def _as_number(sql: str, levels: tuple[str, ...]) -> str:
+    """A category as the place of its level, so that its values can be compared like numbers."""
+    if not levels:
+        return sql
+    return f"list_position([{', '.join(map(quote_text, levels))}], CAST({sql} AS VARCHAR))"
+
+
 def identifiers(contract: Contract) -> frozenset[str]:
-    """The columns that say whose row it is: the person's key, and those that the contract marks."""
+    """The columns that say whose row it is: the person's key, those that the contract marks, and those by which
+    people are linked."""
     marked = {name for name, column in contract.columns.items() if column.identifier}
-    return frozenset(marked | ({contract.person} if contract.person is not None else set()))
+    key = {contract.person} if contract.person is not None else set()
+    return frozenset(marked | key | contract.closed_columns)
 
 
 def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
@@ -100,6 +119,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             c.unit,
             c.within_node,
             c.shape,
+            terminology=c.terminology,
         )
         for name, c in contract.columns.items()
         if name not in identifiers(contract)

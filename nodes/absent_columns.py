@@ -1,7 +1,8 @@
-"""Columns of the contract that a node's data do not have: only the analyses that need one are refused.
+"""Columns of the contract that are absent from a node's data. Only the analyses that need one are
+refused.
 
-The names of a source's columns are public, like its contract, and no row is read for them: the refusals are the same
-in mode dp.
+The names of a source's columns are public, like its contract, and are read without reading a row,
+so the refusals are the same in mode dp.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def refusals(
     tasks: Mapping[str, AnyTask],
     schema: Schema,
 ) -> dict[str, Refusal] | Refusal:
-    """The refusal of each analysis that needs an absent column; one for the whole study where its cohort, or every
-    analysis, needs one. Raises DataError where the source cannot be read."""
+    """The refusal of each analysis that needs an absent column; one refusal for the whole study if
+    its cohort, or every analysis, needs one. DataError if the source cannot be read."""
     present = connectors.column_names(dataset, storage)
     where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
     person = {dataset.contract.person} if dataset.contract.person else set()
@@ -48,6 +49,6 @@ def _refusal(columns: list[str]) -> Refusal:
     plural = "s" if len(columns) > 1 else ""
     return Refusal(
         "column",
-        f"this node's data have no column{plural} {', '.join(columns)}: leave the analysis out, or ask the producer to "
-        f"add the column{plural}",
+        f"this node's data have no column{plural} {', '.join(columns)}; leave the analysis out,"
+        f" or ask the producer to add the column{plural}",
     )

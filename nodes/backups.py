@@ -1,7 +1,7 @@
-"""A node's state as one file, and back: what it has promised (ledger, approvals, audit log) and who it is (keys).
+"""Backs up a node's state folder as one file, and restores it: ledger, approvals, audit log, keys.
 
-An older copy put back would forget what was spent since. So it is told: by the hub, which has seen the ledger's last entry,
-when the node connects; the node then answers nothing.
+An older copy would lack later charges. It is detected when the node connects, because the hub has
+seen the ledger's last entry; the node then answers nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ LEFT_OUT = (daemon.LOCK, daemon.STATUS, daemon.METRICS)
 
 
 def write(state: Path, out: Path) -> int:
-    """The number of the ledger's last entry. The node may run meanwhile. The file holds private keys, and is for its owner only."""
+    """Writes a backup, which contains private keys and is readable by its owner only. The node may
+    run meanwhile. Returns the number of the ledger's last entry."""
     if out.exists():
-        raise errors.InputError(f"{out} is there already; name a new file")
+        raise errors.InputError(f"{out} already exists; name a new file")
     if not (state / state_folder.IDENTITY).exists():
-        raise errors.SetupError(f"{state}: nothing to back up; is this a node's state folder?")
+        raise errors.SetupError(f"{state}: not the state folder of a node; correct `state`")
     seq = ledger.head(state_folder.open_ledger(state)).seq
     with (
         os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
@@ -44,7 +45,7 @@ def write(state: Path, out: Path) -> int:
 
 
 def _snapshot(path: Path) -> bytes:
-    """A consistent copy of an SQLite file that is in use."""
+    """A consistent copy of an SQLite file in use."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(":memory:")) as copy:
         source.backup(copy)
         return copy.serialize()
@@ -57,10 +58,12 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def restore(backup: Path, state: Path) -> int:
-    """Into an empty or missing folder; what is there is never overwritten, since it may know of more."""
+    """Restores a backup into an empty or missing folder. Existing files are never overwritten,
+    because their ledger may be newer. Returns the number of the ledger's last entry."""
     if state.exists() and any(state.iterdir()):
         raise errors.SetupError(
-            f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`): the newer one counts"
+            f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`):"
+            " use the newer one"
         )
     state_folder.made(state)
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
+from federation.terminologies import TERMINOLOGIES, Terminology
 from federation.text import NO_BREAK_SPACES
 
 MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level after the other
@@ -49,17 +50,24 @@ def typed(
         return f"CAST(TRY_CAST({value} AS {level_type(column)}) AS VARCHAR)"
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
-    if column.kind == "date":
-        return f"CASE WHEN {_possible(value)} THEN {value} END"
-    if column.kind == "number":
-        low, high = column.interval
-        keep = f"NOT isnan({value})"
+    if column.kind in ("date", "number"):
+        low, high = _ends(column)
+        keep = _possible(value) if column.kind == "date" else f"NOT isnan({value})"
         if column.outside == "missing" and column.range:
-            keep += f" AND {value} BETWEEN {low!r} AND {high!r}"
+            keep += f" AND {value} BETWEEN {low} AND {high}"
         if clamp:
-            value = f"greatest(least({value}, {_finite(high)!r}), {_finite(low)!r})"
+            value = f"greatest(least({value}, {high}), {low})"
         return f"CASE WHEN {keep} THEN {value} END"
     return value
+
+
+def _ends(column: Column) -> tuple[str, str]:
+    """The SQL of the ends of a column's range; of what its type can hold, where it has none."""
+    if column.kind != "date":
+        low, high = column.interval
+        return repr(_finite(low)), repr(_finite(high))
+    days = column.range or (FIRST_DAY, LAST_DAY)
+    return f"DATE '{days[0]}'", f"DATE '{days[1]}'"
 
 
 def level_type(column: Column) -> str:
@@ -87,11 +95,17 @@ def _finite(end: float) -> float:
 
 def outside(name: str, column: Column, raw_type: str) -> str:
     """The SQL of a condition: would `clamp` move this value?"""
-    if column.kind != "number" or column.outside != "refuse" or column.range is None:
+    if column.kind not in ("number", "date") or column.outside != "refuse" or column.range is None:
         return "FALSE"
     value = _cast(name, column, raw_type)
-    low, high = column.range
-    return f"coalesce(NOT isnan({value}) AND {value} NOT BETWEEN {low!r} AND {high!r}, FALSE)"
+    low, high = _ends(column)
+    is_value = f"NOT isnan({value})" if column.kind == "number" else _possible(value)
+    return f"coalesce({is_value} AND {value} NOT BETWEEN {low} AND {high}, FALSE)"
+
+
+def converted(name: str, column: Column, raw_type: str) -> str:
+    """The SQL of a raw column as its type, without the limits of the contract."""
+    return _cast(name, column, raw_type)
 
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
@@ -99,8 +113,13 @@ def _cast(name: str, column: Column, raw_type: str) -> str:
     raw = _known(name, column, raw_type)
     if column.kind == "category":
         return _as_level(raw, column, raw_type)
+    if column.type == "integer":
+        number = _as_number(raw, raw_type)
+        return f"CASE WHEN {number} = floor({number}) OR isnan({number}) THEN {number} END"
     if column.kind == "number":
         return _as_number(raw, raw_type)
+    if column.terminology is not None:
+        return _as_code(raw, TERMINOLOGIES[column.terminology])
     if column.kind == "boolean":
         return _as_boolean(raw, raw_type)
     if column.kind == "date":
@@ -112,6 +131,12 @@ def _as_level(text: str, column: Column, raw_type: str) -> str:
     if _is_number(raw_type) or all(re.fullmatch(r"-?\d+", level) for level in column.levels):
         return f"regexp_replace({text}, '^(-?[0-9]+)\\.0+$', '\\1')"  # 3.0 is the level '3'
     return text
+
+
+def _as_code(text: str, terminology: Terminology) -> str:
+    """The code in its one spelling; NULL where it has not the form of one."""
+    code = terminology.sql(text)
+    return f"CASE WHEN regexp_full_match({code}, {quote_text(terminology.pattern)}) THEN {code} END"
 
 
 def _as_number(raw: str, raw_type: str) -> str:
@@ -162,8 +187,9 @@ def _is_text(raw_type: str) -> bool:
 
 def _is_native(column: Column, raw_type: str) -> bool:
     """Does the source deliver the column in its own type, so that no text is parsed?"""
+    is_whole = column.type != "integer" or raw_type in INTEGERS
     return not column.missing and (
-        (column.kind == "number" and _is_number(raw_type))
+        (column.kind == "number" and _is_number(raw_type) and is_whole)
         or (column.kind == "boolean" and raw_type == "BOOLEAN")
         or (column.kind == "date" and raw_type == "DATE")
     )
@@ -241,7 +267,7 @@ def checks(
             continue
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
         listed.append(Check(name, "missing", count(f"{value} IS NULL")))
-        if column.kind != "string" and not _is_native(column, raw_type):
+        if (column.kind != "string" or column.terminology) and not _is_native(column, raw_type):
             given = f"CAST({_known(name, column, raw_type)} AS VARCHAR) NOT IN ('nan', 'NaN')"
             rule, lost = (
                 ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
@@ -249,12 +275,16 @@ def checks(
             listed.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
         if column.kind == "number" and (inexact := _inexact(name, raw_type)):
             listed.append(Check(name, "too many digits", count(inexact)))
-        if column.kind == "number" and column.outside == "refuse":
-            low, high = map(_finite, column.interval)
-            listed.append(Check(name, "range", count(f"{value} NOT BETWEEN {low!r} AND {high!r}")))
+        if column.outside == "refuse" and (column.kind == "number" or _has_days(column)):
+            low, high = _ends(column)
+            listed.append(Check(name, "range", count(f"{value} NOT BETWEEN {low} AND {high}")))
         if column.kind == "date" and column.outside == "refuse":
             listed.append(Check(name, "impossible date", count(f"NOT {_possible(cast)}")))
     return listed
+
+
+def _has_days(column: Column) -> bool:
+    return column.kind == "date" and column.range is not None
 
 
 def _inexact(name: str, raw_type: str) -> str:

@@ -1,4 +1,5 @@
-"""The node as a process: `hdh node run`, or `python -m nodes.daemon NODE.yaml`. It opens connections, and no port."""
+"""The node as a process: `hdh node run`, or `python -m nodes.daemon NODE.yaml`. It opens
+connections to the hub, and listens on no port."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,29 +29,30 @@ STATUS_S = 5.0
 
 
 def run(path: Path, *, log_format: str = "text") -> None:
-    """In the foreground, until SIGTERM or SIGINT. SetupError if the node is not enrolled, runs already, or was revoked."""
-    os.environ |= {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }  # nothing but the hub is contacted
+    """Runs in the foreground until SIGTERM or SIGINT. SetupError if the node is not enrolled,
+    already runs, or was revoked."""
+    # The node contacts nothing but its hub.
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     site = sites.load(path)
     assert site.state is not None
-    own = credentials.load(state_folder.made(site.state) / state_folder.HUB)
-    if own.name != site.name:
+    enrolment = credentials.load(state_folder.made(site.state) / state_folder.HUB)
+    if enrolment.name != site.name:
         raise errors.SiteError(
-            f"{path}: the node is called {site.name!r}, and is enrolled as {own.name!r}; correct `node`, or enrol anew"
+            f"{path}: the node is called {site.name!r}, but is enrolled as {enrolment.name!r};"
+            " correct `node`, or enrol again"
         )
     logs.start(site.state.parent / "logs" / "node.log", log_format)
     with lock.alone(
-        site.state / LOCK, "this node runs already in another process; see `hdh node status`"
+        site.state / LOCK, "this node already runs in another process; see `hdh node status`"
     ):
-        anew = _run(site, own)
-    if anew:
+        restart = _run(site, enrolment)
+    if restart:
         os.execv(sys.executable, sys.orig_argv)
 
 
-def _run(site: Site, own: credentials.Credentials) -> bool:
-    """Whether the process should start anew: a study leaves some 150 MB of libraries behind, and a resting node needs none."""
+def _run(site: Site, enrolment: credentials.Credentials) -> bool:
+    """Runs the node. Returns whether the process should restart: a study loads some 150 MB of
+    libraries, which an idle node does not need."""
     from nodes import hub_stream
     from nodes.flower import client as flower_client
     from nodes.flower import client_app
@@ -60,56 +63,55 @@ def _run(site: Site, own: credentials.Credentials) -> bool:
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
     context = NodeContext(site, approvals=approvals)
-    own_line = hub_stream.HubStream(context, approvals, own, pace.wake, stop)
-    context.audit("started", version=__version__, hub=own.api)
+    stream = hub_stream.HubStream(context, approvals, enrolment, pace.wake, stop)
+    context.audit("started", version=__version__, hub=enrolment.api)
     log.info(
         "node %s (hdh %s) with %s; hub %s",
         site.name,
         __version__,
         ", ".join(site.datasets) or "no dataset",
-        own.api,
+        enrolment.api,
     )
     failed: list[str] = []
-    threads = [
-        threading.Thread(target=_keep, args=(own_line, failed), name="line", daemon=True),
-        threading.Thread(
-            target=_report, args=(state, own_line, context, stop), name="status", daemon=True
-        ),
-    ]
-    for thread in threads:
-        thread.start()
-    link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    _start_thread("hub stream", _keep_connected, stream, failed)
+    _start_thread("status", _report, state, stream, context, stop)
+    link = flower_client.Link(
+        enrolment.fleet, enrolment.folder / "ca.crt", enrolment.key, enrolment.flower_id
+    )
     app = client_app.app_of(context, lambda: datetime.now(UTC))
     try:
         flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(context, rule, why))
     finally:
-        rested = not stop.is_set()
+        is_idle = not stop.is_set()
         stop.set()
         pace.woken.set()
-        context.audit(
-            "stopped",
-            why=failed[0] if failed else "rested, and starts anew" if rested else "asked to",
-        )
+        why = "idle after a study; restarts" if is_idle else "asked to"
+        context.audit("stopped", why=failed[0] if failed else why)
         _write_status(state, {"running": False})
     if failed:
         raise errors.SetupError(failed[0])
-    return rested
+    return is_idle
+
+
+def _start_thread(name: str, target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
 
 
 def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
-    """SIGTERM and SIGINT end the node. Flower raises SIGINT in its own process when the hub refuses its signature (a wrong clock, a
-    revoked key): that is not the staff's wish, and the node goes on trying until the hub's line says why."""
-    wanted = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, wanted
-    )  # inherited by all threads, so that only the one below sees them
+    """SIGTERM and SIGINT end the node. Flower also raises SIGINT in its own process when the hub
+    refuses its signature (a wrong clock, a revoked key); the node then continues to try until the
+    hub's own connection gives the reason."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+    # All threads inherit the mask, so that only the thread below receives the signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def wait() -> None:
         while not stop.is_set():
-            found = signal.sigwaitinfo(wanted)
-            if found.si_signo == signal.SIGINT and found.si_pid == os.getpid():
+            received = signal.sigwaitinfo(signals)
+            if received.si_signo == signal.SIGINT and received.si_pid == os.getpid():
                 log.warning(
-                    "the SuperLink refuses this node's signature; is the clock right, and the node still enrolled?"
+                    "the SuperLink refuses this node's signature; check this machine's clock,"
+                    " and that the node is still enrolled"
                 )
                 continue
             stop.set()
@@ -118,20 +120,21 @@ def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
-def _keep(own_line: Any, failed: list[str]) -> None:
+def _keep_connected(stream: Any, failed: list[str]) -> None:
     from nodes import hub_stream
 
     try:
-        hub_stream.keep(own_line)
+        hub_stream.keep(stream)
     except hub_stream.RevokedError as reason:
-        failed.append(f"the hub has closed its door to this node: {reason}")
+        failed.append(f"the hub does not accept this node any more: {reason}")
         log.error("%s", failed[0])
-    except Exception:  # a bug must end the node, not leave it deaf: it is started again
-        failed.append("the line to the hub ended on a bug of this program; see the log")
+    # After a bug, the node must end and be restarted; otherwise it would run without its hub.
+    except Exception:
+        failed.append("the connection to the hub ended on a bug of ours; see the log")
         log.exception("%s", failed[0])
     if failed:
-        own_line.stop.set()
-        own_line.wake(0, None)
+        stream.stop.set()
+        stream.wake(0, None)
 
 
 def _refused(context: NodeContext, rule: str, why: str) -> None:
@@ -143,8 +146,8 @@ def is_running(state: Path) -> bool:
     return lock.is_held(state / LOCK)
 
 
-# -- what others may see of it: numbers of studies and bytes, nothing of people
-def _report(state: Path, own_line: Any, context: NodeContext, stop: threading.Event) -> None:
+# -- status and metrics: numbers of studies and bytes, nothing about people
+def _report(state: Path, stream: Any, context: NodeContext, stop: threading.Event) -> None:
     started = time.time()
     while not stop.is_set():
         _write_status(
@@ -155,10 +158,10 @@ def _report(state: Path, own_line: Any, context: NodeContext, stop: threading.Ev
                 "started": started,
                 "version": __version__,
                 "written": time.time(),
-                **own_line.state,
+                **stream.state,
             },
         )
-        _write_metrics(state, own_line, context)
+        _write_metrics(state, stream, context)
         stop.wait(STATUS_S)
 
 
@@ -177,19 +180,21 @@ def status(state: Path) -> dict[str, Any]:
     return values | {"running": is_running(state)}
 
 
-def _write_metrics(state: Path, own_line: Any, context: NodeContext) -> None:
-    """For the text-file collector of Prometheus' node exporter: a node has no port to be asked at."""
+def _write_metrics(state: Path, stream: Any, context: NodeContext) -> None:
+    """Writes a file for the text-file collector of Prometheus' node exporter, because a node
+    listens on no port."""
     try:
-        verdicts = [one.verdict for one in own_line.approvals.all() if not one.over]
+        verdicts = [one.verdict for one in stream.approvals.all() if not one.over]
     except errors.HdhError as error:
         log.error("%s", error)
         return
-    lines = [
-        "# TYPE hdh_node_line_open gauge", f"hdh_node_line_open {int(own_line.state.get('line') == 'open')}",
-        "# TYPE hdh_node_studies_waiting gauge", f"hdh_node_studies_waiting {verdicts.count('waiting')}",
-        "# TYPE hdh_node_clock_skew_seconds gauge", f"hdh_node_clock_skew_seconds {own_line.state.get('skew_s', 0)}",
-        "# TYPE hdh_node_certificate_days gauge", f"hdh_node_certificate_days {credentials.days_left(own_line.own.certificate):.1f}",
-    ]  # fmt: skip
+    metrics = {
+        "hdh_node_line_open": int(stream.state.get("line") == "open"),
+        "hdh_node_studies_waiting": verdicts.count("waiting"),
+        "hdh_node_clock_skew_seconds": stream.state.get("skew_s", 0),
+        "hdh_node_certificate_days": f"{credentials.days_left(stream.own.certificate):.1f}",
+    }
+    lines = [f"# TYPE {name} gauge\n{name} {value}" for name, value in metrics.items()]
     try:
         part = state / f"{METRICS}.part"
         part.write_text("\n".join(lines) + "\n")

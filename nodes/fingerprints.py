@@ -1,9 +1,10 @@
-"""What a node remembers of a cohort's people, to tell whether another cohort is nearly the same.
+"""Fingerprints of cohorts, by which a node recognises two cohorts that are nearly the same.
 
-Exact answers over two cohorts that differ by three people tell those three by subtraction. A fingerprint is the people's
-salted hashes added up in BUCKETS sums: each person who is in one cohort and not in the other changes one of them, so if
-fewer than k people differ, fewer than k sums do. (If k or a few more differ, two may fall into one bucket, and the answer is
-refused though it need not be: one time in eighty at 11.)
+Exact answers over two cohorts that differ by three people disclose those three by subtraction. A
+fingerprint holds BUCKETS sums of the people's salted hashes. Each person who is in only one of two
+cohorts changes one sum, so if fewer than k people differ, fewer than k sums differ. (If k or a few
+more people differ, two may fall into one bucket, and the answer is refused without need: one time
+in eighty at k = 11.)
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ FIRST = 64  # buckets that tell of most pairs of cohorts that they are far apart
 
 
 def fingerprint(people: Words, salt: bytes) -> bytes:
-    """Of the 64-bit hashes of the people of a cohort's rows (n_rows,), in any order; salted (8 bytes) with the node's own secret."""
+    """The fingerprint of a cohort. `people` (n_rows,): the 64-bit hash of each row's person, in any
+    order. `salt`: 8 bytes from the node's secret."""
     people = _mixed(people ^ np.uint64(int.from_bytes(salt, "little")))
     bucket = (people % BUCKETS).astype(np.int64)
+    # Floats add the halves of the hashes exactly, for up to 2^21 rows per bucket.
     low, high = (
         np.bincount(bucket, half.astype(np.float64), BUCKETS)
         for half in (people & np.uint64(2**32 - 1), people >> np.uint64(32))
     )
-    sums = low.astype(np.uint64) + (
-        high.astype(np.uint64) << np.uint64(32)
-    )  # halves, so that floats add them exactly: up to 2^21 rows of a bucket
+    sums = low.astype(np.uint64) + (high.astype(np.uint64) << np.uint64(32))
     return sums.tobytes()
 
 
@@ -39,10 +40,12 @@ def _mixed(words: Words) -> Words:
 
 
 def differing(one: bytes, other: bytes) -> int:
-    """In how many buckets two fingerprints differ: at most the number of people who are in one cohort only."""
+    """The number of buckets in which two fingerprints differ: at most the number of people who are
+    in only one of the cohorts."""
     return int(apart(np.frombuffer(one, np.uint64) - np.frombuffer(other, np.uint64)))
 
 
 def apart(difference: Words) -> NDArray[np.int64]:
-    """(...) in how many of the last axis's buckets a difference of fingerprints (..., n_buckets) is not 0."""
+    """(...,): the number of buckets in which a difference of fingerprints (..., n_buckets) is not
+    0."""
     return np.asarray(np.count_nonzero(difference, axis=-1))

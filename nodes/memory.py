@@ -1,4 +1,4 @@
-"""How this process asks the operating system for memory while it trains."""
+"""The memory allocator of this process while it trains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ LARGEST = 2**30
 
 
 def ready(analyses: Iterable[str]) -> None:
-    """Before the first round of a study of these analyses: training needs torch, which takes a second to import."""
+    """Prepares for the first round of these analyses: training needs torch, which takes a second to
+    import."""
     if "train" in analyses:
         keep_blocks()
         with contextlib.suppress(ImportError):
@@ -19,8 +20,8 @@ def ready(analyses: Iterable[str]) -> None:
 
 
 def keep_blocks() -> None:
-    """Blocks of a training step are as large as those of the step before: kept, they need not be cleared and mapped anew, which takes a
-    third of the time of a step. Only glibc has this; elsewhere nothing happens."""
+    """Lets the allocator keep freed blocks. Each training step needs blocks of the same sizes, and
+    mapping and clearing new ones takes a third of a step. Has no effect without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(M_MMAP_THRESHOLD, LARGEST)

@@ -1,9 +1,10 @@
-"""At most so many rows of each person, chosen by a salted hash of the rows themselves.
+"""Limits the number of rows of each person; a salted hash of the rows chooses which remain.
 
-Which rows of a person stay depends on that person's own rows and on the salt alone, so the absence of another person
-changes nothing for them. (A choice by date would favour the first years; a choice by position would depend on
-everyone before.) People are told apart by two independent hashes of 64 bits: even among the population of France
-two people share a pair with a chance below 1e-22, so none shares a limit with another.
+The choice depends on the person's own rows and on the salt only, so the absence of another person
+does not change it. (A choice by date would favour the first years; a choice by position would
+depend on the rows before.) Two independent hashes of 64 bits identify a person: even among the
+population of France, two people share both with a probability below 1e-22, so nobody shares a limit
+with another person.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Limited:
-    """`rows` (n_kept,): the places of the rows that stay. `person` (n_kept,): the number of their person, from 0.
-    `lost` (n_kept,): did that person lose rows? `people`: how many persons."""
+    """rows (n_remaining,): the indices of the remaining rows. person (n_remaining,): the number of
+    their person, from 0. lost (n_remaining,): whether that person lost rows. people: the number of
+    persons."""
 
     rows: Ints
     person: Ints
@@ -31,8 +33,8 @@ class Limited:
 
 
 def choose(person: Sequence[Words], max_rows: int) -> Limited:
-    """The first `max_rows` rows of each person. `person`: hashes of the person, (n_rows,) each; the rows of a person
-    lie together, in the order of their own salted hashes."""
+    """The first `max_rows` rows of each person. `person`: hashes of the person, (n_rows,) each. The
+    rows of a person are adjacent, in the order of their own salted hashes."""
     n_rows = len(person[0])
     is_first = np.ones(n_rows, np.bool_)
     if n_rows:
@@ -40,11 +42,11 @@ def choose(person: Sequence[Words], max_rows: int) -> Limited:
     first = np.flatnonzero(is_first)
     sizes = np.diff(first, append=n_rows)
     number = np.repeat(np.arange(len(first)), sizes)
-    kept = np.flatnonzero(np.arange(n_rows) - first[number] < max_rows)
-    return Limited(kept, number[kept], (sizes > max_rows)[number[kept]], len(first))
+    rows = np.flatnonzero(np.arange(n_rows) - first[number] < max_rows)
+    return Limited(rows, number[rows], (sizes > max_rows)[number[rows]], len(first))
 
 
 def every_row(n_rows: int) -> Limited:
-    """Where each row is a unit of its own."""
+    """All rows, if each row is a unit."""
     number = np.arange(n_rows)
     return Limited(number, number, np.zeros(n_rows, np.bool_), n_rows)

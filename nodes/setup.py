@@ -1,4 +1,4 @@
-"""A node's folder, made and filled: node.yaml with safe defaults, datasets, the systemd unit."""
+"""Sets up a node's folder: node.yaml with safe defaults, datasets, the systemd unit."""
 
 from __future__ import annotations
 
@@ -7,57 +7,73 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from federation import contract as contracts
-from federation import errors
+from federation import errors, yaml_source
 from nodes import site as sites
 from nodes import state_folder
+from nodes.reading import Reading
+from nodes.site import Dataset
 
 TEMPLATE = """\
-# What this node holds, and what it answers. Read when the node starts: `systemctl restart hdh-node`, or stop it and `hdh node run`.
-# `hdh node check` says whether the data keep their contracts. A key of `policy` that is left out has the value shown here.
+# The datasets of this node, and the studies that it answers. The node reads this file at its start:
+# restart it after a change (`systemctl restart hdh-node`, or stop it and `hdh node run`).
+# `hdh node check` checks the data against their contracts. A missing key of `policy` has the value
+# shown here.
 node: {name}
 
 # `hdh node dataset add CONTRACT --source FILE-OR-URL` writes here.
 datasets: {{}}
 
 policy:
-  approval: manual          # a person says yes to each study (hdh node approve); automatic: what this policy admits needs no word
+  # With `manual` a person approves each study (hdh node approve); with `automatic` this policy
+  # decides alone.
+  approval: manual
   # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
   # coordinators: [name]    # left out: any coordinator that the hub has enrolled
   # coordinator_keys: {{name: 64 digits of `hdh study identity` there}}
-  # authorisations: {{DR-2026-000: 2027-12-31}}   # references known here, with their last day; left out: the study's own word
+  # References known here, with their last day; left out: the reference in the study is accepted.
+  # authorisations: {{DR-2026-000: 2027-12-31}}
   purposes: [quality-of-care, research, surveillance, health-policy, pharmacovigilance, innovation]
-  modes: [dp]              # [exact, dp]: exact answers too, which trust the coordinator within the rules of docs/disclosure.md
-  min_cell: 11              # no number that stands on fewer people leaves this node
+  # [exact, dp]: also exact answers, which trust the coordinator within the rules of
+  # docs/disclosure.md.
+  modes: [dp]
+  min_cell: 11              # no number about fewer people leaves this node
   min_nodes: 3              # this node included
-  max_epsilon: 1.0         # of one study; `hdh node grant` gives a dataset's budget of the year
+  max_epsilon: 1.0          # of one study; `hdh node grant` sets a dataset's budget of the year
   # max_epsilon_per_year: 3.0
-  min_nodes_apart: 3        # between the node sets of two exact studies under a secure sum, unless they are the same
-  max_parameters_per_person: 0.33  # numbers about one column that a coordinator gets in a year, as a share of the people
+  # Between the node sets of two exact studies under a secure sum, unless they are the same.
+  min_nodes_apart: 3
+  # Numbers about one column that a coordinator gets in a year, as a share of the people.
+  max_parameters_per_person: 0.33
   secure_sum: optional      # required: the hub never sees a sum of this node alone
-  noise: node               # distributed: under a secure sum this node may add its share of the noise only
-  hub_sees_cells: false     # true: the hub is an authorised platform, and suppresses small cells itself
-  terse: false              # true: say No without the reason
+  noise: node               # distributed: in a secure sum, this node may add its share of the noise
+  hub_sees_cells: false     # true: the hub is an authorised platform, and suppresses small cells
+  terse: false              # true: refuse without giving the reason
 
-state: state                # ledger, keys, audit log: back it up (hdh node backup), and never put an older copy back
-# roster: roster.yaml       # with whom this node takes part in secure sums (hdh node roster --from-hub)
+# Ledger, keys, audit log: back it up (hdh node backup), and never restore an older copy.
+state: state
+# roster: roster.yaml       # the nodes of secure sums (hdh node roster --from-hub)
 """
 
 
 def init(folder: Path, name: str) -> Path:
-    """node.yaml and the state folder of a new node. SetupError if there is one."""
+    """Creates node.yaml and the state folder of a new node. SetupError if there is one."""
     path = folder / "node.yaml"
     if path.exists():
         raise errors.SetupError(
-            f"{path} is there already; choose another folder with --dir, or go on with that node"
+            f"{path} already exists; choose another folder with --dir, or use the node there"
         )
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
         raise errors.InputError(
-            f"{name!r} is not a node's name: lower-case letters, digits and dashes, and a letter first"
+            f"{name!r} is not a valid name of a node; use lower-case letters, digits, dashes and"
+            " underscores, and start with a letter"
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
@@ -65,67 +81,140 @@ def init(folder: Path, name: str) -> Path:
     return path
 
 
-def add_dataset(
-    path: Path, contract: Path, source: str, table: str | None, people: int | None
-) -> str:
-    """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else."""
-    site = sites.load(path)
-    agreed = contracts.load(contract)
-    if agreed.dataset in site.datasets:
-        raise errors.SiteError(
-            f"{path}: dataset {agreed.dataset!r} is there already; edit its line, or take it out first"
-        )
-    kept = path.parent / "contracts" / f"{agreed.dataset}.yaml"
-    kept.parent.mkdir(exist_ok=True)
-    if contract.resolve() != kept.resolve():
-        shutil.copyfile(contract, kept)
-    entry = {
-        "contract": f"contracts/{agreed.dataset}.yaml",
+@dataclass(frozen=True)
+class NewDataset:
+    """A dataset that a producer wants to hold: its contract's file, and its lines of node.yaml as one mapping."""
+
+    contract: Path
+    entry: Mapping[str, Any]
+
+
+def new_dataset(
+    path: Path,
+    contract: Path,
+    source: str,
+    table: str | None,
+    people: int | None,
+    read: Path | None = None,
+) -> NewDataset:
+    """InputError if the contract, the source or the keys cannot be read. Nothing is written."""
+    name = contracts.load(contract).dataset
+    entry: dict[str, Any] = {
+        "contract": f"contracts/{name}.yaml",
         "source": source if "://" in source else _from(path.parent, source),
     }
     entry |= {"table": table} if table else {}
-    line = f"  {agreed.dataset}: {json.dumps(entry | ({'people': people} if people else {}), ensure_ascii=False)}\n"
-    before = path.read_text(encoding="utf-8")
-    after, changed = re.subn(
-        r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
-        lambda found: "datasets:\n" + line,
-        before,
-        count=1,
+    entry |= {"people": people} if people else {}
+    entry |= {"read": _read_keys(read)} if read else {}
+    return NewDataset(contract, entry)
+
+
+def dataset(path: Path, new: NewDataset) -> Dataset:
+    """The dataset as the node will read it once it is written."""
+    entry = sites.DatasetEntry.model_validate(dict(new.entry))
+    source = sites.located(path.parent, str(entry.source))
+    return sites.dataset_of(
+        contracts.load(new.contract), source, entry.table, people=entry.people, read=entry.read
     )
-    if not changed:
-        raise errors.SiteError(f"{path}: no line `datasets:` to add to; write it yourself:\n{line}")
+
+
+def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
+    """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else.
+    `replace`: in place of the dataset of that name, else there must be none."""
+    site = sites.load(path)
+    name = contracts.load(new.contract).dataset
+    if (name in site.datasets) != replace:
+        raise errors.SiteError(
+            f"{path}: there is no dataset {name!r} to replace: `hdh node dataset add` adds it"
+            if replace
+            else f"{path}: dataset {name!r} is already there: `hdh node dataset replace` replaces it"
+        )
+    before = path.read_text(encoding="utf-8")
+    line = f"  {name}: {json.dumps(new.entry, ensure_ascii=False)}\n"
+    after = _with_line(path, _without(path, before, name) if replace else before, line)
+    copy = path.parent / "contracts" / f"{name}.yaml"
+    copy.parent.mkdir(exist_ok=True)
+    former = copy.read_bytes() if copy.exists() else None
+    if new.contract.resolve() != copy.resolve():
+        shutil.copyfile(new.contract, copy)
     _replace(path, after)
     try:
         sites.load(path)
     except errors.InputError:
         _replace(path, before)
+        if former is not None:
+            copy.write_bytes(former)
         raise
-    return agreed.dataset
+    return name
+
+
+def remove_dataset(path: Path, name: str) -> None:
+    """Takes the dataset out of node.yaml; its contract and its rows stay where they are."""
+    if name not in sites.load(path).datasets:
+        raise errors.SiteError(f"{path}: there is no dataset {name!r}")
+    _replace(path, _without(path, path.read_text(encoding="utf-8"), name))
+
+
+def _with_line(path: Path, text: str, line: str) -> str:
+    after, changed = re.subn(
+        r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
+        lambda found: "datasets:\n" + line,
+        text,
+        count=1,
+    )
+    if not changed:
+        raise errors.SiteError(
+            f"{path}: it has no line `datasets:`; write that line, and below it:\n{line}"
+        )
+    return after
+
+
+def _without(path: Path, text: str, name: str) -> str:
+    """node.yaml without the lines of a dataset; comments below it stay."""
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    datasets = next(value for key, value in root.value if key.value == "datasets")
+    key, value = next(pair for pair in datasets.value if pair[0].value == name)
+    if datasets.flow_style:
+        raise errors.SiteError(
+            f"{path}: the datasets stand in one line: take {name!r} out yourself"
+        )
+    lines = text.splitlines(keepends=True)
+    end = value.end_mark.line + int(bool(value.flow_style))
+    while end > key.start_mark.line + 1 and not lines[end - 1].partition("#")[0].strip():
+        end -= 1
+    return "".join(lines[: key.start_mark.line] + lines[end:])
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    """The keys of a file of `read:` keys, checked."""
+    source = yaml_source.read(path, errors.InputError, nfc=False)
+    read = yaml_source.build(Reading, source.values, source, under=(), error=errors.InputError)
+    return read.model_dump(mode="json", exclude_defaults=True)
 
 
 def _from(folder: Path, source: str) -> str:
-    """Relative to node.yaml where it lies under it, else absolute."""
-    full = Path(source).resolve()
+    """Relative to node.yaml where it lies under it, else absolute; with its `#TABLE`."""
+    file, mark, table = source.rpartition("#")
+    if not mark or Path(source).exists():
+        file, mark, table = source, "", ""
+    full = Path(file).resolve()
     if not full.exists():
-        raise errors.InputError(f"--source {source}: no such file or folder")
-    return (
-        str(full.relative_to(folder.resolve()))
-        if full.is_relative_to(folder.resolve())
-        else str(full)
-    )
+        raise errors.InputError(f"--source {file}: no such file or folder")
+    inside = full.is_relative_to(folder.resolve())
+    return str(full.relative_to(folder.resolve()) if inside else full) + mark + table
 
 
 def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
-    """Writes identities into roster.yaml, and gives the nodes whose key differs from the one accepted before, which are kept as
-    they were."""
+    """Writes identities into roster.yaml. Keys that were accepted before are not replaced; returns
+    the nodes whose key differs from the accepted one."""
     roster = path.parent / "roster.yaml"
-    known = sites.load_roster(roster) if roster.exists() else {}
-    merged = {**identities, **known}
-    text = "# With whom this node takes part in secure sums. Compare each key with its operator (hdh node identity), by another way.\n"
-    _replace(
-        roster,
-        text + yaml.safe_dump({"nodes": {name: key.hex() for name, key in sorted(merged.items())}}),
+    accepted = sites.load_roster(roster) if roster.exists() else {}
+    nodes = {name: key.hex() for name, key in sorted({**identities, **accepted}.items())}
+    header = (
+        "# The nodes with which this node forms secure sums. Compare each key with its operator"
+        " (hdh node identity)\n# over another channel.\n"
     )
+    _replace(roster, header + yaml.safe_dump({"nodes": nodes}))
     if sites.load(path).roster == {}:
         text, changed = re.subn(
             r"(?m)^# roster: roster.yaml.*\n",
@@ -133,11 +222,12 @@ def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
             path.read_text(encoding="utf-8"),
         )
         _replace(path, text if changed else text + "roster: roster.yaml\n")
-    return [name for name, key in known.items() if identities.get(name, key) != key]
+    return [name for name, key in accepted.items() if identities.get(name, key) != key]
 
 
 def unit(path: Path, user: str) -> str:
-    """A systemd unit: started at boot, started again whenever it ends, with nothing but its own folder to write in."""
+    """A systemd unit that starts the node at boot, restarts it whenever it ends, and lets it write
+    to its own folder only."""
     folder = path.resolve().parent
     return f"""\
 # systemd unit of the node in {folder}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,27 @@ import pydantic
 
 from federation import contract as contracts
 from federation import errors, yaml_source
-from federation.contract import Contract, Day, Frozen, Slug
+from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
 from nodes.ledger import Account
+from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
+
+
+class Links(Frozen):
+    """Which links this node takes part in; none unless the producer says so.
+
+    `with`: the datasets to which its people may be linked. `helpers`: the nodes that may match them.
+    `endings`: `together`, where the helper opens the linked rows. `modes`: `exact` trusts the other holder
+    not to pick out single people, so it needs a signed agreement. `helps`: this node may be a helper."""
+
+    with_: tuple[Slug, ...] = pydantic.Field((), alias="with")
+    helpers: tuple[Slug, ...] = ()
+    endings: tuple[Literal["together"], ...] = ("together",)
+    modes: tuple[Literal["exact", "dp"], ...] = ("dp",)
+    helps: bool = False
 
 
 class Policy(Frozen):
@@ -66,6 +81,7 @@ class Policy(Frozen):
     )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
+    links: Links = Links()
 
 
 class Storage(Frozen):
@@ -76,15 +92,57 @@ class Storage(Frozen):
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
 
 
+class RawSource(Frozen):
+    """A raw table of a mapping. `types`: of the columns that are more than texts; values that cannot be read so are
+    refused. `engine`: a database server that `query` is put to; its rows are streamed into Parquet files."""
+
+    source: str
+    table: str | None = None
+    read: Reading = AS_IT_IS
+    types: Mapping[Name, Literal["number", "integer", "boolean", "date"]] = {}
+    engine: str | None = None
+    query: str | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _engine_has_a_query(self) -> RawSource:
+        if (self.engine is None) != (self.query is None):
+            raise ValueError("`engine` and `query` belong together")
+        if self.engine is not None and self.table is not None:
+            raise ValueError("an engine has a `query`, and no `table`")
+        return self
+
+
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the
-    policy in which this dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here."""
+    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the policy in which this
+    dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here.
+    `read`: how its files are written. `mapping`: a file of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
 
     contract: Path
-    source: str
+    source: str | None = None
     table: str | None = None
     people: int | None = pydantic.Field(None, ge=1)
     modes: tuple[Mode, ...] | None = None
+    read: Reading = AS_IT_IS
+    mapping: Path | None = None
+    sources: Mapping[Name, RawSource] = {}
+    codes: Mapping[Name, tuple[str, ...]] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> DatasetEntry:
+        if (self.source is None) == (self.mapping is None):
+            raise ValueError("a dataset has either its `source`, or a `mapping` with raw `sources`")
+        if (self.mapping is not None) != bool(self.sources):
+            raise ValueError("`mapping` and `sources` belong together")
+        if self.mapping is not None and (self.table or self.read != AS_IT_IS):
+            raise ValueError("`table` and `read` of a mapping belong to each of its `sources`")
+        if self.codes and self.mapping is None:
+            raise ValueError("`codes` are sets of codes for the SQL of a `mapping`")
+        return self
 
 
 class SiteFile(Frozen):
@@ -126,15 +184,73 @@ class RosterFile(Frozen):
 
 
 @dataclass(frozen=True)
+class View:
+    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays. `columns`: its own
+    column behind each of the joint contract; those of other datasets are missing here."""
+
+    own: Contract
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TableMapping:
+    """How a dataset is made from raw tables. `folder`: where its rows are written. `home`: what relative paths of its
+    sources start from."""
+
+    sql: Path
+    sources: Mapping[str, RawSource]
+    codes: Mapping[str, Sequence[str]]
+    folder: Path
+    home: Path
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A contract, and where its rows lie: a file, a folder of Parquet, a DuckDB file or a PostgreSQL URL."""
+    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there."""
 
     contract: Contract
     source: str
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
+    view: View | None = None
+    is_linked: bool = False  # made by a link at this node, not held by its producer
+    read: Reading = AS_IT_IS
+    mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
+
+    @property
+    def paying(self) -> Contract:
+        """The contract whose budget pays for answers."""
+        return self.contract if self.view is None else self.view.own
+
+    def use_of(self, column: str) -> tuple[str, ...]:
+        """The coordinators who may use a column; all of them if empty, or if another dataset holds it."""
+        if self.view is None:
+            return self.contract.columns[column].use
+        own = self.view.columns.get(column)
+        return self.view.own.columns[own].use if own is not None else ()
+
+    @property
+    def headers(self) -> list[str]:
+        """The source's names of the contract's columns."""
+        return [self.read.written(name) for name in self.contract.columns]
+
+
+def dataset_of(
+    contract: Contract,
+    source: str,
+    table: str | None = None,
+    *,
+    people: int | None = None,
+    read: Reading = AS_IT_IS,
+    modes: tuple[Mode, ...] | None = None,
+) -> Dataset:
+    """The dataset at `source`, which may name its table as in FILE.duckdb#TABLE."""
+    address, mark, named = source.rpartition("#")
+    if mark and table is None and not Path(source).exists():
+        source, table = address, named
+    return Dataset(contract, source, table, people=people, read=read, modes=modes)
 
 
 @dataclass(frozen=True)
@@ -149,9 +265,9 @@ class Site:
 
     def account(self, dataset: str, year: int) -> Account:
         """The account of a dataset's people, which other datasets about them share."""
-        contract = self.datasets[dataset].contract
-        register = self.persons.get(dataset, contract.person or "")
-        return Account(dataset, contract.unit, year, register)
+        contract = self.datasets[dataset].paying
+        register = self.persons.get(contract.dataset, contract.person or "")
+        return Account(contract.dataset, contract.unit, year, register)
 
     def datasets_sharing_account(self, dataset: str) -> list[str]:
         """The other datasets here that share the account of `dataset`."""
@@ -184,10 +300,8 @@ def load(path: Path) -> Site:
             raise errors.SiteError(
                 f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
             )
-        local = entry.source if "://" in entry.source else str(path.parent / entry.source)
-        datasets[name] = Dataset(
-            contract, local, entry.table, people=entry.people, modes=entry.modes
-        )
+        _check_read(source, name, entry, contract)
+        datasets[name] = _dataset(path.parent, entry, contract)
     roster = load_roster(path.parent / file.roster) if file.roster else {}
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:
@@ -203,6 +317,39 @@ def load(path: Path) -> Site:
         roster,
         file.persons,
     )
+
+
+def _check_read(
+    source: yaml_source.Source, name: str, entry: DatasetEntry, contract: Contract
+) -> None:
+    foreign = [column for column in entry.read.columns if column not in contract.columns]
+    if foreign:
+        raise errors.SiteError(
+            f"{source.at('datasets', name, 'read', 'columns', foreign[0])}: the contract has no column "
+            f"{foreign[0]!r}; its columns are {', '.join(contract.columns)}"
+        )
+
+
+def _dataset(home: Path, entry: DatasetEntry, contract: Contract) -> Dataset:
+    if entry.mapping is None:
+        local = located(home, str(entry.source))
+        return dataset_of(
+            contract,
+            local,
+            entry.table,
+            people=entry.people,
+            read=entry.read,
+            modes=entry.modes,
+        )
+    folder = home / "mapped" / contract.dataset
+    mapping = TableMapping(home / entry.mapping, entry.sources, entry.codes, folder, home)
+    rows = str(folder / "rows.parquet")
+    return Dataset(contract, rows, people=entry.people, mapping=mapping, modes=entry.modes)
+
+
+def located(home: Path, source: str) -> str:
+    """A source with its path from `home`; a URL as it is."""
+    return source if "://" in source else str(home / source)
 
 
 def load_roster(path: Path) -> dict[str, bytes]:

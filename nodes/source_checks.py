@@ -2,7 +2,7 @@
 
 In mode dp a value that cannot be read is missing, so a wrong file gives an answer that looks right. A
 node therefore gives no answer in mode dp before a check has passed on this very source: the same
-contract, and the same files with their sizes and times of change. A database is known by its address
+contract, the same `read:` keys, and the same files with their sizes and times of change. A database is known by its address
 and table alone. Whether a source was checked is no answer to a study, and depends on no question.
 """
 
@@ -23,7 +23,13 @@ FILE = "checked.json"
 
 
 def fingerprint(dataset: Dataset) -> str:
-    content = [dataset.contract.hash, dataset.table, dataset.rows_where, _source(dataset.source)]
+    content = [
+        dataset.contract.hash,
+        dataset.table,
+        dataset.rows_where,
+        dataset.read.model_dump(mode="json"),
+        _source(dataset.source),
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -1,4 +1,5 @@
-"""Values that are no level, but that a reader would take for one: both spellings, for the producer's own screen."""
+"""Values that differ from a level in their spelling only, shown with the level on the producer's
+own screen."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def explain(
     raw_types: Mapping[str, str],
     findings: Sequence[Finding],
 ) -> list[Finding]:
-    """The findings, where a level is unknown with the values that differ from one in writing only."""
+    """The findings. The remedy of an unknown level names values that differ from a level in their
+    spelling only."""
     return [
         finding
         if finding.rule != "unknown level"
@@ -46,11 +48,11 @@ def _alike(
         f"SELECT DISTINCT value FROM (SELECT {value} AS value, {level} AS level FROM source) "
         f"WHERE level IS NULL AND value IS NOT NULL ORDER BY value LIMIT {MAX_VALUES}"
     ).fetchall()
-    levels = {text.folded(one): one for one in column.levels}
+    levels = {text.folded(level): level for level in column.levels}
     pairs = [(str(row[0]), levels.get(text.folded(str(row[0])))) for row in rows]
     shown = [
-        f"; {text.spelled(given)} is written otherwise than the level {text.spelled(one)}"
-        for given, one in pairs
-        if one is not None
+        f"; {text.spelled(value)} is spelled differently from the level {text.spelled(level)}"
+        for value, level in pairs
+        if level is not None
     ]
     return "".join(shown[:MAX_SHOWN])

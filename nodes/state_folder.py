@@ -1,4 +1,5 @@
-"""What a node keeps in its state folder: the ledger, a secret that salts its hashes, and the key of its identity."""
+"""The state folder of a node: the ledger, a secret that salts its hashes, and the key of its
+identity."""
 
 from __future__ import annotations
 
@@ -10,17 +11,12 @@ from federation.secagg import keys
 from nodes import ledger
 from nodes.ledger import Ledger
 
-LEDGER, SECRET, IDENTITY, AUDIT, HUB = (
-    "ledger.sqlite",
-    "secret",
-    "identity.key",
-    "audit.jsonl",
-    "hub",
-)
+LEDGER, SECRET, IDENTITY = "ledger.sqlite", "secret", "identity.key"
+AUDIT, HUB = "audit.jsonl", "hub"
 
 
 def open_ledger(folder: Path | None) -> Ledger:
-    """In memory, without a folder: a simulation's."""
+    """The node's ledger; in memory if there is no folder, as in simulations."""
     return ledger.open_ledger(Path(":memory:") if folder is None else made(folder) / LEDGER)
 
 
@@ -29,13 +25,14 @@ def has_ledger(folder: Path | None) -> bool:
 
 
 def secret(folder: Path | None) -> bytes:
-    """32 bytes of this node alone."""
-    return os.urandom(32) if folder is None else _kept(made(folder) / SECRET)
+    """32 random bytes that only this node knows."""
+    return os.urandom(32) if folder is None else _stored(made(folder) / SECRET)
 
 
 def identity(folder: Path | None) -> bytes:
-    """The private key (Ed25519, 32 bytes) by which other nodes know this one; made when first asked for, and it never leaves."""
-    return os.urandom(32) if folder is None else _kept(made(folder) / IDENTITY)
+    """The private key (Ed25519, 32 bytes) of this node's identity. It is created at its first use,
+    and never leaves the node."""
+    return os.urandom(32) if folder is None else _stored(made(folder) / IDENTITY)
 
 
 def public_identity(folder: Path | None) -> bytes:
@@ -47,13 +44,15 @@ def made(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as reason:
         raise errors.SetupError(
-            f"the state folder {folder.name!r} cannot be made ({reason.strerror}); correct `state` in node.yaml"
+            f"the state folder {folder.name!r} cannot be created ({reason.strerror});"
+            " correct `state` in node.yaml"
         ) from None
     return folder
 
 
-def _kept(path: Path) -> bytes:
-    """The 32 bytes of a file that only its owner reads, made at random if it is not there. It appears whole or not at all."""
+def _stored(path: Path) -> bytes:
+    """The 32 bytes of a file that only its owner can read, random at first. The file appears
+    complete or not at all."""
     try:
         if not path.exists():
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -72,7 +71,8 @@ def _kept(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as reason:
         raise errors.SetupError(
-            f"{path.name} in the state folder cannot be read or made ({reason.strerror}); check the folder's owner and disk"
+            f"{path.name} in the state folder cannot be read or created ({reason.strerror});"
+            " check the folder's owner and disk"
         ) from None
     if len(content) != 32:
         raise errors.SetupError(

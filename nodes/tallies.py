@@ -1,10 +1,13 @@
-"""Rows counted by combination of levels where they lie, without reading columns: for tables of many millions of rows.
+"""Counts the rows of each combination of levels inside DuckDB, without reading columns: for tables
+of many millions of rows.
 
-Levels are worked out once for each combination that the source holds, not for each row. Where a person may have several rows,
-each person keeps at most so many: a row becomes one 64-bit word (a part of the person's hash, the cell), and a sort of the words
-brings the rows of a person together. The few groups that have too many rows, of one person or of two whose hashes agree in that
-part, are read again with two whole hashes of the person, and limited as the rows of a table are. A folder that `hdh node bucket`
-wrote says how many rows each person has, so that only those of people who have too many need a word.
+The level codes are computed once for each combination in the source, not for each row. If a person
+may have several rows, at most `rows_per_person` of them count: each row becomes one 64-bit word (a
+part of the person's hash, and the cell), and a sort of the words brings the rows of a person
+together. A group with too many rows may hold one person, or two whose hashes agree in that part;
+its rows are read again with two whole hashes of the person, and limited like the rows of a table.
+In a folder that `hdh node bucket` wrote, each row has the person's number of rows, so that only
+people with too many rows need words.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ AT_ONCE = 20_000_000  # rows that are sorted together
 
 @dataclass(frozen=True)
 class TallySource:
-    """An open source. `typed` gives the SQL of each contract column, read as its type, over the raw columns of view `source`;
-    `where` is a condition on these; `key` the typed SQL of the person."""
+    """An open source. `typed`: the SQL of each contract column, cast to its type, over the raw
+    columns of the view `source`. `where`: a condition on the typed columns. `key`: the typed SQL of
+    the person."""
 
     connection: duckdb.DuckDBPyConnection
     dataset: Dataset
@@ -43,34 +47,37 @@ class TallySource:
     where: str | None
     key: str | None
     salt: str
-    grouped: bool = False  # `source` is what `group` has made of it
+    grouped: bool = False  # `source` is the table of distinct rows that `group` created
 
     def columns(self, fields: Iterable[Field]) -> list[str]:
         """The contract columns that the fields and the condition need."""
         return sorted({column for field in fields for column in self.schema.columns_of(field.name)})
 
     def as_typed(self, relation: str, columns: Iterable[str], *more: str) -> str:
-        """A relation of raw columns, with the named ones read as their types."""
-        return f"(SELECT {', '.join([*(f'{self.typed[name]} AS {quote_name(name)}' for name in columns), *more])} FROM {relation})"
+        """A relation of raw columns, with the named columns cast to their types."""
+        typed = (f"{self.typed[name]} AS {quote_name(name)}" for name in columns)
+        return f"(SELECT {', '.join([*typed, *more])} FROM {relation})"
 
 
 def count(table: TallySource, fields: Sequence[Field]) -> Tally:
-    """Where every row is another unit all rows; else at most `rows_per_person` of each person."""
-    most = table.dataset.contract.rows_per_person
+    """Counts all rows if each row is a unit, else at most `rows_per_person` rows of each person."""
+    max_rows = table.dataset.contract.rows_per_person
     if table.key is None:
         return _by_group(table, fields, "source")
     if math.prod(len(field.groups) for field in fields) > MAX_CELLS:
         raise ValueError(f"a table of more than {MAX_CELLS:,} cells cannot be counted in words")
     if not buckets.are_whole(table.dataset):
-        return _by_words(table, fields, "source", most)
-    few = _by_group(table, fields, f"(SELECT * FROM source WHERE {buckets.ROWS} <= {most})")
-    many = _by_words(table, fields, f"(SELECT * FROM source WHERE {buckets.ROWS} > {most})", most)
+        return _by_words(table, fields, "source", max_rows)
+    within, beyond = (
+        f"(SELECT * FROM source WHERE {buckets.ROWS} {sign} {max_rows})" for sign in ("<=", ">")
+    )
+    few, many = _by_group(table, fields, within), _by_words(table, fields, beyond, max_rows)
     return Tally(few.cells + many.cells, few.people + many.people)
 
 
 def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None:
-    """Puts in place of the view `source` a table of its distinct rows, and how many times each is there: all that counts need, also those of
-    the contract's checks."""
+    """Replaces the view `source` by a table of its distinct rows with their frequencies. Counts,
+    including those of the contract's checks, need nothing else."""
     listed = ", ".join(map(quote_name, columns))
     connection.execute(
         f"CREATE TEMP TABLE grouped AS SELECT {listed}, count(*) AS {ROWS} FROM source GROUP BY ALL"
@@ -83,16 +90,16 @@ def group(connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> None
 
 
 def rows(table: TallySource) -> int:
-    """How many rows of a grouped source meet the condition."""
-    condition = f"WHERE {table.where}"
-    ((found,),) = table.connection.execute(
-        f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)} {condition}"
+    """The number of rows of a grouped source that meet the condition."""
+    ((total,),) = table.connection.execute(
+        f"SELECT coalesce(sum({ROWS}), 0) FROM {table.as_typed('source', table.typed, ROWS)}"
+        f" WHERE {table.where}"
     ).fetchall()
-    return int(found)
+    return int(total)
 
 
 def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
-    """Each row counts."""
+    """Counts every row."""
     shape = tuple(len(field.groups) for field in fields)
     columns = [] if table.grouped else table.columns(fields)
     if table.grouped:
@@ -117,21 +124,21 @@ def _by_group(table: TallySource, fields: Sequence[Field], rows: str) -> Tally:
         if table.grouped or table.where is None
         else f"CAST(sum(n) AS BIGINT) AS n FROM {relation} GROUP BY ALL"
     )
-    found = table.connection.execute(f"SELECT {codes}, {rest}").fetchnumpy()
-    n = np.asarray(found["n"], np.int64)
-    known, cell = np.ones(len(n), np.bool_), np.zeros(len(n), np.int64)
+    columns_read = table.connection.execute(f"SELECT {codes}, {rest}").fetchnumpy()
+    n = np.asarray(columns_read["n"], np.int64)
+    complete, cell = np.ones(len(n), np.bool_), np.zeros(len(n), np.int64)
     for i, size in enumerate(shape):
-        code = np.asarray(found[f"c{i}"])
-        known &= code >= 0
+        code = np.asarray(columns_read[f"c{i}"])
+        complete &= code >= 0
         cell = cell * size + code
-    cells = (
-        np.bincount(cell[known], n[known], math.prod(shape)).astype(np.int64).reshape(shape)
-    )  # exact: below 2^53
-    return Tally(cells, np.array([int(cells.sum()), int(n[~known].sum()), 0], np.int64))
+    # bincount adds floats, which is exact below 2^53.
+    counts = np.bincount(cell[complete], n[complete], math.prod(shape))
+    cells = counts.astype(np.int64).reshape(shape)
+    return Tally(cells, np.array([int(cells.sum()), int(n[~complete].sum()), 0], np.int64))
 
 
 def _by_words(table: TallySource, fields: Sequence[Field], rows: str, max_rows: int) -> Tally:
-    """At most `max_rows` rows of each person."""
+    """Counts at most `max_rows` rows of each person."""
     shape = tuple(len(field.groups) for field in fields)
     size = math.prod(shape)
     salt = quote_text(table.salt)
@@ -143,10 +150,10 @@ def _by_words(table: TallySource, fields: Sequence[Field], rows: str, max_rows: 
     ((total,),) = table.connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
     passes = max(1, math.ceil(total / AT_ONCE))
     for number in range(passes):
-        some = f"{relation} AND hash({KEY}) % {passes} = {number}" if passes > 1 else relation
-        found = table.connection.execute(f"SELECT {word} AS word FROM {some}").fetchnumpy()
-        tally, large = _count_words(np.asarray(found["word"], np.uint64), size, max_rows)
-        limited = _limited(table, fields, some, person, large, max_rows)
+        part = f"{relation} AND hash({KEY}) % {passes} = {number}" if passes > 1 else relation
+        words = table.connection.execute(f"SELECT {word} AS word FROM {part}").fetchnumpy()["word"]
+        tally, large = _count_words(np.asarray(words, np.uint64), size, max_rows)
+        limited = _limited(table, fields, part, person, large, max_rows)
         cells += tally.cells + limited.cells
         people += tally.people + limited.people
     return Tally(cells.reshape(shape), people)
@@ -160,7 +167,8 @@ def _limited(
     large: Words,
     max_rows: int,
 ) -> Tally:
-    """The rows of the groups `large`: of each person those that come first by the salted hash of their content."""
+    """Counts the rows of the groups `large`: the first `max_rows` of each person, in the order of
+    the salted hash of their content."""
     size = math.prod(len(field.groups) for field in fields)
     if not len(large):
         return Tally(np.zeros(size, np.int64), np.zeros(3, np.int64))
@@ -173,22 +181,22 @@ def _limited(
     listed = ", ".join(f"{sql} AS h{i}" for i, sql in enumerate(hashes))
     table.connection.register("hdh_large", pandas.DataFrame({"person": large}))
     try:
-        found = table.connection.execute(
+        columns = table.connection.execute(
             f"SELECT {listed}, {_cell(fields)} AS cell FROM {relation} "
             f"AND {person} IN (SELECT person FROM hdh_large)"
         ).fetchnumpy()
     finally:
         table.connection.unregister("hdh_large")
-    first, again, content = (np.asarray(found[f"h{i}"], np.uint64) for i in range(3))
+    first, again, content = (np.asarray(columns[f"h{i}"], np.uint64) for i in range(3))
     order = np.lexsort((content, again, first))
     limited = row_limit.choose((first[order], again[order]), max_rows)
-    rows: Ints = np.asarray(found["cell"])[order][limited.rows].astype(np.int64)
+    rows: Ints = np.asarray(columns["cell"])[order][limited.rows].astype(np.int64)
     lost = len(np.unique(limited.person[limited.lost]))
     return _tally(rows, size, lost)
 
 
 def _cell(fields: Sequence[Field]) -> str:
-    """1 and on for a combination of levels, 0 where one is missing."""
+    """The SQL of a row's cell: its number from 1 on, or 0 if a level is missing."""
     codes = [_code(field) for field in fields]
     index = "0"
     for field, code in zip(fields, codes, strict=True):
@@ -197,16 +205,20 @@ def _cell(fields: Sequence[Field]) -> str:
 
 
 def _code(field: Field) -> str:
-    """The index of a level; NULL where missing."""
+    """The SQL of a level's index; NULL if it is missing."""
     if field.index is not None:
         return f"CAST({field.index} AS INTEGER)"
     if field.kind == "boolean":
         return f"CAST({field.sql} AS INTEGER)"
-    return f"CAST(enum_code(TRY_CAST({field.sql} AS ENUM({', '.join(quote_text(level) for level in field.levels)}))) AS INTEGER)"
+    return (
+        f"CAST(enum_code(TRY_CAST({field.sql} AS"
+        f" ENUM({', '.join(quote_text(level) for level in field.levels)}))) AS INTEGER)"
+    )
 
 
 def _count_words(words: Words, size: int, max_rows: int) -> tuple[Tally, Words]:
-    """The rows of the groups of at most `max_rows` rows, where nobody can have more; and the other groups."""
+    """Counts the rows of the groups with at most `max_rows` rows, and lists the larger groups, in
+    which a person may have too many."""
     bits = size.bit_length()  # 0 for a missing level, then the cells
     words = np.sort(words)
     person = words >> np.uint64(bits)
@@ -220,7 +232,8 @@ def _count_words(words: Words, size: int, max_rows: int) -> tuple[Tally, Words]:
 
 
 def _tally(rows: Ints, size: int, lost: int) -> Tally:
-    """`rows` (n_rows,): the number of each row's cell, from 1, or 0 where a level is missing. `lost`: people who lost rows."""
+    """`rows` (n_rows,): the number of each row's cell, from 1, or 0 where a level is missing.
+    `lost`: people who lost rows."""
     counts = np.bincount(rows, minlength=size + 1)
     people = np.array([len(rows) - counts[0], counts[0], lost], np.int64)
     return Tally(counts[1:].astype(np.int64), people)

@@ -1,1 +1,1 @@
-"""Whole federations on one machine, through the code of a real one."""
+"""Whole federations on one machine, run by the same code as deployed ones."""

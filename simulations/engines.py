@@ -1,7 +1,7 @@
-"""The engines of `hdh simulate`, one row each: a name for `--engine`, and the function that runs a study with it.
+"""The engines of `hdh simulate`: for each value of `--engine`, the function that runs a study.
 
-A new engine is a function `(simulation, say) -> Document` and a row of ENGINES; the words of `--engine` in
-federation/cli/main.py are compared with the table by a test."""
+A new engine is a function `(simulation, say) -> Document` and a row of ENGINES. A test compares the
+values of `--engine` in federation/cli/main.py with the table."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Say = Callable[[str], Any]
 class Simulation:
     """A study and its nodes on this machine.
 
-    scratch: a folder that lives as long as the run. out: the folder of the results, where a stopped
-    run leaves its checkpoint. processes: that share the nodes; None: one per core, for trainings.
-    notes: go into the result."""
+    scratch: a temporary folder of the run. out: the folder of the results, where a stopped run
+    leaves its checkpoint. processes: the number of processes that share the nodes; None means one
+    per core for trainings, else one. notes: copied into the result."""
 
     study: Study
     contract: Contract
@@ -46,7 +46,8 @@ Engine = Callable[[Simulation, Say], Document]
 
 
 def in_process(simulation: Simulation, say: Say) -> Document:
-    """In this process and its workers; continues from the checkpoint in `out`, if the study was stopped there."""
+    """Runs the nodes in this process and its workers. Continues from the checkpoint in `out`, if
+    there is one."""
     study, contract = simulation.study, simulation.contract
     started = datetime.now(UTC)
     file = checkpoints.path(simulation.out, study)
@@ -96,7 +97,7 @@ def _progress(number: int, outcome: Outcome) -> str:
 
 
 def with_flower(simulation: Simulation, say: Say) -> Document:
-    """A SuperLink and a process per node, over TLS."""
+    """Runs a SuperLink and one process per node, over TLS."""
     from simulations import flower
 
     return flower.run(
@@ -110,7 +111,7 @@ def with_flower(simulation: Simulation, say: Say) -> Document:
 
 
 def with_ray(simulation: Simulation, say: Say) -> Document:
-    """Flower's own simulation, on Ray."""
+    """Runs Flower's own simulation, on Ray."""
     from simulations import ray
 
     return ray.run(

@@ -1,5 +1,5 @@
-"""Faults put into an `ask`, or into what carries its letters: nodes that fall silent, answer twice, late, or garbage. No
-sleeping, no network."""
+"""Faults injected into an `ask` or a `send`: nodes that fall silent, answer twice, answer late, or
+send garbage. Nothing sleeps or uses the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Spoil = Callable[[Part], Part]
 
 
 def silent(ask: Ask, node: str, *, from_round: int = 1) -> Ask:
-    """`node` gives no answer from a round on."""
+    """`node` does not answer from `from_round` on."""
 
     def faulty(query: Query) -> Sequence[Reply]:
         return [reply for reply in ask(query) if reply.node != node or query.round < from_round]
@@ -32,7 +32,7 @@ def twice(ask: Ask, node: str) -> Ask:
 
 
 def late(ask: Ask, node: str, *, by_rounds: int = 1) -> Ask:
-    """`node` answers each round with what it found in an earlier one."""
+    """`node` labels each of its answers with an earlier round."""
 
     def faulty(query: Query) -> Sequence[Reply]:
         return [
@@ -63,19 +63,17 @@ def _spoiled(reply: Reply, spoil: Spoil) -> Reply:
 
 
 def drops(send: Send, node: str, phase: str, *, after_answering: bool = False) -> Send:
-    """In a secure sum `node` is not heard from a phase on; `after_answering`: it has done that phase, and its letter is lost."""
+    """In a secure sum, the hub receives nothing from `node` from `phase` on. `after_answering`: the
+    node completes that phase, but its message is lost."""
     gone: set[str] = set()
 
     def faulty(queries: Mapping[str, Query]) -> Sequence[Reply]:
-        here = {name: query for name, query in queries.items() if name not in gone}
-        last = node in here and here[node].phase is not None and here[node].phase.name == phase  # type: ignore[union-attr]
-        if last:
+        asked = {name: query for name, query in queries.items() if name not in gone}
+        present = asked[node].phase if node in asked else None
+        if present is not None and present.name == phase:
             gone.add(node)
-        asked = (
-            here
-            if after_answering or not last
-            else {name: query for name, query in here.items() if name != node}
-        )
+            if not after_answering:
+                del asked[node]
         return [reply for reply in send(asked) if reply.node not in gone]
 
     return faulty

@@ -1,7 +1,9 @@
-"""A real federation on loopback: a hub, a process per node, enrolled with invitations, and a coordinator who submits.
+"""A real federation on loopback: a hub, one process per node, enrolment by invitation, and a
+coordinator who submits studies.
 
-Nothing here is simulated but the distance and the people: TLS, certificates, signatures, approvals by policy, a database,
-processes that could be on five machines. `make federation` tells the story with it, and the tests break it in many ways.
+Only the distance and the people are simulated. TLS, certificates, signatures, approvals by policy
+and the database are real, and the processes could run on separate machines. `make federation` uses
+this module, and the tests break its federations in many ways.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from federation.study import Study
 from nodes import ledger, setup, source_checks, state_folder
 from nodes import site as site_files
 from nodes.ledger import Account
-from nodes.site import Site
+from nodes.site import Dataset, Site
 
 START_S = 60.0
 COORDINATOR = "coordinator"
@@ -43,15 +45,15 @@ COORDINATOR = "coordinator"
 
 @dataclass
 class Deployment:
-    """The folder of a federation: `hub/`, `nodes/NAME/`, `coordinators/NAME/`; and its processes by name."""
+    """A federation: its folder, with `hub/`, `nodes/NAME/` and `coordinators/NAME/`, and its
+    processes by name."""
 
     folder: Path
     hub: HubSettings
     engine: sa.Engine
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    starts: dict[str, tuple[Sequence[str], dict[str, str]]] = field(
-        default_factory=dict
-    )  # command and environment of each
+    # The command and the environment of each process.
+    starts: dict[str, tuple[Sequence[str], dict[str, str]]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -68,10 +70,8 @@ class Deployment:
         return self.folder / "coordinators" / name
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
-        self.starts[name] = (
-            command,
-            {**daemon.environment(self.folder), **self.environment, **environment},
-        )
+        own = {**daemon.environment(self.folder), **self.environment, **environment}
+        self.starts[name] = (command, own)
         self._start(name)
 
     def _start(self, name: str) -> None:
@@ -84,7 +84,7 @@ class Deployment:
         return self.folder / f"{name}.log"
 
     def start_hub(self) -> None:
-        """And wait until a study could run."""
+        """Starts the hub, and waits until a study could run."""
         self.start("hub", [sys.executable, "-m", "aggregator.daemon", str(self.hub.folder)])
         attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
@@ -92,12 +92,13 @@ class Deployment:
             attempts.check({"hub": self.processes["hub"]})
             if time.monotonic() > until:
                 raise errors.SetupError(
-                    f"the hub did not start in {START_S:.0f} s: {child_process.last_line(self._output('hub'))}"
+                    f"the hub did not start in {START_S:.0f} s:"
+                    f" {child_process.last_line(self._output('hub'))}"
                 )
             time.sleep(0.05)
 
     def is_serving(self) -> bool:
-        """What the standard gRPC health service says."""
+        """Whether the hub's gRPC health service reports that it is serving."""
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -105,12 +106,12 @@ class Deployment:
         address = self.hub.told("enrol")
         with grpc.secure_channel(address, secure, loopback.channel_options(address)) as channel:
             try:
-                found = health_pb2_grpc.HealthStub(channel).Check(
+                health = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(), timeout=1
                 )
             except grpc.RpcError:
                 return False
-        return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(health.status == health_pb2.HealthCheckResponse.SERVING)
 
     def start_node(self, name: str, **environment: str) -> None:
         self.start(
@@ -120,33 +121,34 @@ class Deployment:
         )
 
     def kill(self, name: str) -> None:
-        """With -9; of the hub, its children end too."""
+        """Kills a process with SIGKILL; the children of the hub end with it."""
         self.processes[name].kill()
         self.processes[name].wait()
 
     def wait_until_online(self, names: Sequence[str], seconds: float = START_S) -> None:
-        """Nodes that die meanwhile are started again. SetupError when one keeps dying, or is not online in time."""
+        """Restarts nodes that die meanwhile. SetupError if one keeps dying, or is not online in
+        time."""
         attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + seconds
         while missing := [name for name in names if not self.is_online(name)]:
             attempts.check({name: self.processes[name] for name in missing})
             if time.monotonic() > until:
                 raise errors.SetupError(
-                    f"{', '.join(missing)} did not come online: {child_process.last_line(self._output(missing[0]))}"
+                    f"{', '.join(missing)} did not come online:"
+                    f" {child_process.last_line(self._output(missing[0]))}"
                 )
             time.sleep(0.05)
 
     def is_online(self, name: str) -> bool:
-        found = databases.party(self.engine, name)
-        return found is not None and found.seen is not None and found.seen > self.since(name)
+        node = databases.party(self.engine, name)
+        return node is not None and node.seen is not None and node.seen > self.since(name)
 
     def since(self, name: str) -> float:
-        """When the node's process was started."""
-        return (
-            Path(f"/proc/{self.processes[name].pid}").stat().st_mtime
-            if self.processes[name].poll() is None
-            else time.time()
-        )
+        """The time at which the node's process was started; now, if it has ended."""
+        process = self.processes[name]
+        if process.poll() is not None:
+            return time.time()
+        return Path(f"/proc/{process.pid}").stat().st_mtime
 
     def connect(self, name: str = COORDINATOR) -> client.Hub:
         return client.connect(self.keys(name))
@@ -173,13 +175,12 @@ def run(
     notes: Sequence[str] = (),
     say: Callable[[str], Any] = print,
 ) -> Document:
-    """The study's released document, run over Flower by `sites`, each in a process of its own."""
+    """Runs the study over Flower, with one process per site; returns the released document."""
     with deployed(sites, folder, say=say) as deployment:
         document = submit(deployment, study, contract, say=say)
-    said = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}
-    return document.model_copy(
-        update={"provenance": said, "receipt": None}
-    )  # the receipt is of a federation that is gone
+    provenance = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}
+    # The receipt could not be verified any more, because its federation no longer exists.
+    return document.model_copy(update={"provenance": provenance, "receipt": None})
 
 
 @contextlib.contextmanager
@@ -191,8 +192,9 @@ def deployed(
     say: Callable[[str], Any] = print,
     **more: Any,
 ) -> Iterator[Deployment]:
-    """A hub and its nodes, up and enrolled; every process is stopped on the way out. `more`: keys of hub.yaml."""
-    say("making the hub")
+    """A running hub with its enrolled nodes; every process is stopped at the end. `more`: keys of
+    hub.yaml."""
+    say("creating the hub")
     hub = settings.init(
         folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more
     )
@@ -213,7 +215,7 @@ def deployed(
 
 
 def enrol(deployment: Deployment, site: Site) -> Credentials:
-    """The node's folder, as a producer would make it, and its enrolment with an invitation."""
+    """Creates the node's folder, as a producer would, and enrols it with an invitation."""
     folder = deployment.home(site.name)
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
@@ -238,7 +240,7 @@ def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinato
 
 
 def install_rosters(deployment: Deployment, sites: Sequence[Site]) -> None:
-    """All identities at each node, as their operators would have accepted them."""
+    """Writes all identities into each node's roster, as if its operator had accepted them."""
     identities = {
         site.name: state_folder.public_identity(deployment.state(site.name)) for site in sites
     }
@@ -247,26 +249,19 @@ def install_rosters(deployment: Deployment, sites: Sequence[Site]) -> None:
 
 
 def site_file(site: Site, folder: Path) -> dict[str, Any]:
-    """The site as the node.yaml that a producer would write; the share of a split table becomes a file of its own."""
+    """The contents of node.yaml, as a producer would write it. The node's rows of a split table are
+    copied into a file."""
     datasets = {}
     for name, dataset in site.datasets.items():
         (folder / f"{name}.contract.yaml").write_text(
             yaml.safe_dump(json.loads(dataset.contract.canonical()))
         )
-        source = (
-            _own_file(site, folder)
-            if dataset.rows_where
-            else str(Path(dataset.source).resolve())
-            if "://" not in dataset.source
-            else dataset.source
-        )
-        modes = list(dataset.modes or site.policy.modes)
         datasets[name] = {
             "contract": f"{name}.contract.yaml",
-            "source": source,
-            "modes": modes,
+            "source": _source(site, dataset, folder),
+            "modes": list(dataset.modes or site.policy.modes),
         } | ({"table": dataset.table} if dataset.table else {})
-    policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
+    policy = {**site.policy.model_dump(mode="json", by_alias=True), "approval": "automatic"}
     return {
         "node": site.name,
         "datasets": datasets,
@@ -276,10 +271,16 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
     }
 
 
-def _own_file(site: Site, folder: Path) -> str:
+def _source(site: Site, dataset: Dataset, folder: Path) -> str:
+    if dataset.rows_where or dataset.view is not None:
+        return _rows_file(site, dataset, folder)
+    is_url = "://" in dataset.source
+    return dataset.source if is_url else str(Path(dataset.source).resolve())
+
+
+def _rows_file(site: Site, dataset: Dataset, folder: Path) -> str:
     from nodes import connectors
 
-    (dataset,) = site.datasets.values()
     connection = connectors.connect(site.storage)
     connectors.open_rows(connection, dataset, list(dataset.contract.columns))
     path = folder / "rows.parquet"
@@ -296,7 +297,8 @@ def submit(
     nodes: Sequence[str] = (),
     deadline_s: float = 0,
 ) -> Document:
-    """The released document; RefusalError or ModelError with the hub's words, if there is none."""
+    """Submits the study, and returns the released document. If there is none, raises RefusalError
+    or ModelError with the hub's reason."""
     grant(deployment, study.model_copy(update={"coordinator": COORDINATOR}), contract)
     with deployment.connect() as hub:
         run = hub.submit(study, contract, nodes=nodes, deadline_s=deadline_s)
@@ -318,7 +320,7 @@ def _has_result(run: client.Run) -> bool:
 
 
 def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
-    """The simulated producers grant each study what it asks for, once."""
+    """Each simulated producer grants the study its budget, once."""
     if study.privacy.mode != "dp":
         return
     now = datetime.now(UTC)
@@ -340,13 +342,15 @@ def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free. From below those that the system gives to outgoing connections, one of which could
-    take a port between this look and its use."""
+    """The first of `count` free ports in a row. They lie below the range of outgoing connections,
+    because such a connection could take a port before it is used."""
     for _ in range(1000):
         start = random.randrange(10_000, 32_000 - count)
         if all(_is_free(port) for port in range(start, start + count)):
             return start
-    raise errors.SetupError(f"no {count} free ports in a row on this machine")
+    raise errors.SetupError(
+        f"no {count} free ports in a row on this machine; stop programs that listen on ports"
+    )
 
 
 def _is_free(port: int) -> bool:

@@ -1,4 +1,5 @@
-"""Whole federations in one process: the hub's loop and the nodes' service, joined by a plain function."""
+"""Whole federations in one process: a plain function joins the hub's round loop and the nodes'
+service."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import duckdb
 from aggregator import secure_sum
 from aggregator.rounds import Ask
 from aggregator.secure_sum import Send
+from federation import datasets as joint_contracts
 from federation import errors
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
@@ -23,7 +25,7 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.session import NodeContext
-from nodes.site import Dataset, Policy, Site, Storage
+from nodes.site import Dataset, Policy, Site, Storage, View, dataset_of
 from simulations.workers import Workers, trains_here
 from strategies import registry
 
@@ -40,7 +42,8 @@ SIMULATED = Policy(
 
 
 def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
-    """An `ask` whose nodes answer one after the other, in the order of their names; through secure sums where the study says."""
+    """An `ask` whose nodes answer one after the other, in the order of their names, and through
+    secure sums if the study asks for them."""
     return secure_sum.ask_of(
         send_of(contexts_of(sites), now),
         lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract),
@@ -51,7 +54,7 @@ def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
 def asking(
     sites: Sequence[Site], now: datetime, workers: int = 1, study: Study | None = None
 ) -> Iterator[Ask]:
-    """The same, with the nodes in so many worker processes, if more than one."""
+    """The same, with the nodes in `workers` processes if it is more than 1."""
     if workers <= 1:
         yield ask_of(sites, now)
         return
@@ -62,21 +65,22 @@ def asking(
 
 
 def contexts_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[NodeContext]:
-    """Nodes that have accepted one roster: each other's identities, made when a secure sum first needs them."""
+    """Nodes that have accepted one roster of their identities, which are created when a secure sum
+    first needs them."""
     roster = _Roster()
-    made = [
+    contexts = [
         NodeContext(site if site.roster else replace(site, roster=roster), entropy=entropy)
         for site in sorted(sites, key=lambda site: site.name)
     ]
-    roster.contexts = {context.site.name: context for context in made}
-    return made
+    roster.contexts = {context.site.name: context for context in contexts}
+    return contexts
 
 
 def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:
     by_name = {context.site.name: context for context in contexts}
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
-        if "train" in next(iter(queries.values())).study.runs:  # of one study, all of them
+        if "train" in next(iter(queries.values())).study.runs:  # all queries have the same study
             trains_here()
         return [
             service.answer(query, granted(by_name[name], query.study, now), now)
@@ -104,7 +108,7 @@ class _Roster(Mapping[str, bytes]):
 
 
 def granted(context: NodeContext, study: Study, now: datetime) -> NodeContext:
-    """A simulated producer, who keeps no ledger on disk, grants each study what it asks for, once."""
+    """A simulated producer without a ledger on disk grants the study its budget, once."""
     if (
         study.privacy.mode == "dp"
         and context.site.state is None
@@ -132,22 +136,35 @@ def site(
     return Site(name, {dataset.contract.dataset: dataset}, policy, storage or Storage())
 
 
+def beside(
+    study: Study, joint: Contract, datasets: Mapping[str, Dataset], policy: Policy = SIMULATED
+) -> list[Site]:
+    """The nodes of a study of several datasets side by side, each with its own under the joint contract."""
+    return [
+        site(name, replace(one, contract=joint, view=View(one.contract, seen)), policy)
+        for name, one in datasets.items()
+        for seen in [joint_contracts.view(study.datasets[one.contract.dataset], one.contract)]
+    ]
+
+
 def split(contract: Contract, path: Path, column: str, nodes: int | None) -> dict[str, Dataset]:
-    """A table as several nodes: one for each value of `column`, or `nodes` groups of values of about equal size."""
+    """Splits a table into nodes: one for each value of `column`, or `nodes` groups of values with
+    about equal numbers of rows."""
     connection = connectors.connect(Storage())
-    whole = Dataset(contract, str(path))
+    whole = dataset_of(contract, str(path))
     connectors.open_rows(connection, whole, [column])
     rows = connection.execute(
-        f"SELECT CAST({quote_name(column)} AS VARCHAR) AS value, count(*) AS n FROM source GROUP BY 1 ORDER BY n DESC, 1"
+        f"SELECT CAST({quote_name(column)} AS VARCHAR) AS value,"
+        " count(*) AS n FROM source GROUP BY 1 ORDER BY n DESC, 1"
     ).fetchall()
     if any(value is None for value, _ in rows):
         raise errors.DataError(
-            f"--split-by {column}: some rows have no value there; choose a column without missing values"
+            f"--split-by {column}: some rows have no value in this column;"
+            " choose a column without missing values"
         )
     groups = _groups([(str(value), int(n)) for value, n in rows], nodes, column)
     return {
-        name: Dataset(contract, str(path), rows_where=_one_of(column, values))
-        for name, values in groups.items()
+        name: replace(whole, rows_where=_one_of(column, values)) for name, values in groups.items()
     }
 
 
@@ -157,12 +174,14 @@ def _groups(
     if nodes is None:
         if len(sizes) > 200:
             raise errors.InputError(
-                f"--split-by {column} has {len(sizes)} values; give --nodes N to group them into N nodes"
+                f"--split-by {column} has {len(sizes)} values;"
+                " give --nodes N to group them into N nodes"
             )
         return {slug(value): [value] for value, _ in sizes}
     if nodes > len(sizes):
         raise errors.InputError(
-            f"--nodes {nodes} is more than the {len(sizes)} values of {column!r}; give a smaller number"
+            f"--nodes {nodes} is more than the {len(sizes)} values of {column!r};"
+            " give a smaller number"
         )
     groups: list[list[str]] = [[] for _ in range(nodes)]
     weights = [0] * nodes
@@ -174,16 +193,21 @@ def _groups(
 
 
 def slug(text: str) -> str:
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower()).strip("-")
-    return kept if kept[:1].isalpha() else f"node-{kept}"
+    """A valid node name from any text."""
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower()).strip("-")
+    return name if name[:1].isalpha() else f"node-{name}"
 
 
 def _one_of(column: str, values: Sequence[str]) -> str:
-    return f"CAST({quote_name(column)} AS VARCHAR) IN ({', '.join(quote_text(value) for value in values)})"
+    return (
+        f"CAST({quote_name(column)} AS VARCHAR) IN"
+        f" ({', '.join(quote_text(value) for value in values)})"
+    )
 
 
 def check_within_node(datasets: Mapping[str, Dataset]) -> None:
-    """What a real federation takes from the contract is checked here: a `within_node` level lies at one node."""
+    """Checks that each level of a `within_node` column lies at one node. A deployed federation
+    takes this from the contract."""
     contract = next(iter(datasets.values())).contract
     for name in (name for name, column in contract.columns.items() if column.within_node):
         owner: dict[str, str] = {}
@@ -193,12 +217,15 @@ def check_within_node(datasets: Mapping[str, Dataset]) -> None:
             for level in _levels(connection, name):
                 if owner.setdefault(level, node) != node:
                     raise errors.DataError(
-                        f"column {name!r} is `within_node` in the contract, but a level has rows at {owner[level]} and {node}: split by {name}, or drop `within_node`"
+                        f"column {name!r} is `within_node` in the contract,"
+                        f" but a level has rows at {owner[level]} and {node}: split by {name},"
+                        " or drop `within_node`"
                     )
 
 
 def _levels(connection: duckdb.DuckDBPyConnection, name: str) -> list[str]:
     rows = connection.execute(
-        f"SELECT DISTINCT CAST({quote_name(name)} AS VARCHAR) FROM source WHERE {quote_name(name)} IS NOT NULL"
+        f"SELECT DISTINCT CAST({quote_name(name)} AS VARCHAR) FROM source WHERE {quote_name(name)}"
+        " IS NOT NULL"
     ).fetchall()
     return [str(row[0]) for row in rows]

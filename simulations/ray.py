@@ -1,7 +1,9 @@
-"""The same study on Flower's Ray runtime: hundreds of simulated nodes over the cores of a machine, or of a Ray cluster (RAY_ADDRESS).
+"""A study on Flower's Ray runtime: hundreds of simulated nodes on the cores of a machine, or of a
+Ray cluster (RAY_ADDRESS).
 
-A node may answer each round in another worker process. So it keeps its ledger and secrets in a folder that all of them can read, and what
-would have to stay in one process between rounds is not offered: secure sums, and trainings that leave something at each node.
+A node may answer each round in another worker process. Therefore its ledger and secrets lie in a
+folder that all workers can read. Analyses that need one process per node throughout are refused:
+secure sums, and trainings that store something at each node between rounds.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ from simulations import local
 
 HELLO = "query.hello"
 TIMEOUT_S = 3600.0
+BACKEND = {
+    "client_resources": {"num_cpus": 1},
+    "init_args": {"log_to_driver": False, "include_dashboard": False},
+}
 
 
 def run(
@@ -47,49 +53,53 @@ def run(
     notes: Sequence[str] = (),
     say: Callable[[str], Any] = print,
 ) -> Document:
-    """InputError for what this engine does not carry; SetupError without Ray."""
+    """Runs the study on Ray. InputError if this engine does not support it, SetupError without
+    Ray."""
     check(study)
     if importlib.util.find_spec("ray") is None:
         raise errors.SetupError(
             "the engine ray comes with the extra `ray`: pip install 'hdh-federation[ray]'"
         )
     placed = [replace(site, state=folder / "nodes" / site.name) for site in sites]
-    found: list[Document | BaseException] = []
-    server, client = (
-        _server(study, contract, [site.name for site in sites], notes, say, found),
-        _client(placed),
-    )
+    outcome: list[Document | BaseException] = []
+    server = _server(study, contract, [site.name for site in sites], notes, say, outcome)
+    client = _client(placed)
     say("starting Ray")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("flwr").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = (
-            "0"  # Ray forks its own daemons while its gRPC runs: no handler of gRPC may act on that
-        )
+        # Ray forks its daemons while its gRPC runs; gRPC's fork handlers must not run then.
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
         from flwr.simulation import run_simulation
 
         run_simulation(
-            server_app=server, client_app=client, num_supernodes=len(sites),
-            backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"log_to_driver": False, "include_dashboard": False}},
-        )  # fmt: skip
-    if not found:
-        raise errors.SetupError("Ray ended without an answer; its log in /tmp/ray says more")
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+            server_app=server,
+            client_app=client,
+            num_supernodes=len(sites),
+            backend_config=BACKEND,
+        )
+    if not outcome:
+        raise errors.SetupError("Ray ended without a result; see its log in /tmp/ray")
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 def check(study: Study) -> None:
     if study.privacy.secure_sum is not None:
         raise errors.InputError(
-            "engine ray: a secure sum needs each node to stay in one process; take --engine local, or leave out secure_sum"
+            "engine ray: a secure sum needs each node to stay in one process; use --engine local,"
+            " or leave out secure_sum"
         )
     for name, entry in study.analyses.items():
-        kept = entry.options.get("strategy") == "scaffold" or entry.options.get("norm") == "node"
-        if entry.run == "train" and kept:
+        has_memory = (
+            entry.options.get("strategy") == "scaffold" or entry.options.get("norm") == "node"
+        )
+        if entry.run == "train" and has_memory:
             raise errors.InputError(
-                f"engine ray: {name} leaves something at each node between rounds (scaffold, norm: node); take --engine local"
+                f"engine ray: {name} stores arrays at each node between rounds (scaffold, or"
+                " `norm: node`); use --engine local"
             )
 
 
@@ -115,12 +125,13 @@ def _client(sites: Sequence[Site]) -> ClientApp:
 
 
 def _context(site: Site) -> NodeContext:
-    """What this worker keeps open of a node. Of one thread: an SQLite connection belongs to it."""
-    kept: dict[tuple[str, str], NodeContext] = _KEPT.__dict__.setdefault("offices", {})
-    return kept.setdefault((site.name, str(site.state)), NodeContext(site))
+    """This worker's context of a node. There is one per thread, because an SQLite connection
+    belongs to a thread."""
+    contexts: dict[tuple[str, str], NodeContext] = _LOCAL.__dict__.setdefault("contexts", {})
+    return contexts.setdefault((site.name, str(site.state)), NodeContext(site))
 
 
-_KEPT = threading.local()
+_LOCAL = threading.local()
 
 
 # -- hub
@@ -130,16 +141,16 @@ def _server(
     names: Sequence[str],
     notes: Sequence[str],
     say: Callable[[str], Any],
-    found: list[Document | BaseException],
+    outcome: list[Document | BaseException],
 ) -> ServerApp:
     app = ServerApp()
 
     @app.main()  # type: ignore[untyped-decorator]
     def main(grid: Grid, context: Context) -> None:
         try:
-            found.append(_document(grid, study, contract, names, notes, say))
+            outcome.append(_document(grid, study, contract, names, notes, say))
         except BaseException as error:
-            found.append(error)
+            outcome.append(error)
 
     return app
 
@@ -153,10 +164,10 @@ def _document(
     say: Callable[[str], Any],
 ) -> Document:
     post = _Post(grid)
-    known = _names(grid, len(names))
-    said = list(notes)
+    names_by_id = _names(grid, len(names))
+    notes = list(notes)
     started = datetime.now(UTC)
-    send = flower_ask.send_of(post, known, Patience(TIMEOUT_S, poll_s=0.01), said.append)
+    send = flower_ask.send_of(post, names_by_id, Patience(TIMEOUT_S, poll_s=0.01), notes.append)
 
     def ask(query: Query) -> Sequence[Reply]:
         return send(dict.fromkeys(query.nodes, query))
@@ -165,16 +176,16 @@ def _document(
         study,
         contract,
         ask,
-        sorted(known.values()),
+        sorted(names_by_id.values()),
         watch=lambda number, outcome: say(f"round {number} done"),
     )
     return release.clear(
-        outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=said
+        outcome, started=started, finished=datetime.now(UTC), engine="ray", notes=notes
     )
 
 
 def _names(grid: Grid, count: int) -> dict[int, str]:
-    """Flower's node ids, by what each says it is called."""
+    """The nodes' names by Flower's node id; each node is asked for its name."""
     ids: list[int] = []
     while len(ids) < count:
         ids = list(grid.get_node_ids())
@@ -196,7 +207,7 @@ def _names(grid: Grid, count: int) -> dict[int, str]:
 
 @dataclass
 class _Post:
-    """Flower's Grid as flower_ask wants it. Nobody in between is to be distrusted here, so nothing is signed."""
+    """Flower's Grid as a Post. Nothing is signed, because one user runs all processes."""
 
     grid: Grid
 

@@ -1,6 +1,7 @@
-"""`make federation`: the whole story on loopback, with the commands that its people type. A hub, four producers, a coordinator.
+"""`make federation`: the life of a federation on loopback, with the commands that its people type:
+a hub, four producers, a coordinator.
 
-Every line after a $ is run as it stands, by `hdh` in a process of its own; what it prints is shown.
+Every line after a $ runs as printed, by `hdh` in a separate process, and its output is shown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_LINES = 40
 
 
 class Story:
-    """The folder, and the daemons that run."""
+    """The folder of the story, and its running daemons."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,9 +34,9 @@ class Story:
         print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
 
     def says(self, who: str, command: str, *, shown: str | None = None, quiet: bool = False) -> str:
-        """Runs `hdh ...` in the folder of `who`, shows it, and gives what it printed."""
+        """Runs `hdh ...` in the folder of `who`, shows its output, and returns it."""
         print(f"{who} $ {shown or command}", flush=True)
-        done = subprocess.run(
+        finished = subprocess.run(
             [HDH, *shlex.split(command)[1:]],
             cwd=self._home(who),
             env=self._environment(who),
@@ -44,21 +45,17 @@ class Story:
             check=False,
         )
         if not quiet:
-            lines = done.stdout.rstrip().splitlines()
-            print(
-                "\n".join(
-                    lines
-                    if len(lines) <= MAX_LINES
-                    else [*lines[: MAX_LINES - 1], f"... {len(lines) - MAX_LINES + 1} more lines"]
-                ),
-                flush=True,
-            )
-        if done.returncode:
-            raise errors.SetupError(f"{who}: {command}: {done.stderr.strip()}")
-        return done.stdout
+            lines = finished.stdout.rstrip().splitlines()
+            if len(lines) > MAX_LINES:
+                more = len(lines) - MAX_LINES + 1
+                lines = [*lines[: MAX_LINES - 1], f"... {more} more lines"]
+            print("\n".join(lines), flush=True)
+        if finished.returncode:
+            raise errors.SetupError(f"{who}: {command}: {finished.stderr.strip()}")
+        return finished.stdout
 
     def starts(self, who: str, command: str) -> None:
-        """A daemon, which goes on in the background."""
+        """Starts a daemon, which runs in the background."""
         print(f"{who} $ {command} &", flush=True)
         with (self._home(who) / "daemon.out").open("ab") as out:
             self.daemons.append(
@@ -97,22 +94,24 @@ def tell(folder: Path) -> None:
     finally:
         story.stop()
     print(
-        f"\nThe whole story took {time.monotonic() - started:.0f} s. Its files are in {folder}; the report is {folder / 'coordinator' / 'out' / 'report.html'}"
+        f"\nThe whole story took {time.monotonic() - started:.0f} s. Its files are in {folder};"
+        f" the report is {folder / 'coordinator' / 'out' / 'report.html'}"
     )
 
 
 def _tell(story: Story, data: dict[str, Path]) -> None:
     port = flower.free_ports(5)
-    story.scene("The hub's operator makes a hub, and starts it")
+    story.scene("The hub's operator creates a hub, and starts it")
     story.says("hub", f"hdh hub init . --host localhost --port {port} --listen 127.0.0.1")
     story.starts("hub", "hdh hub run .")
     _wait_for_hub(story.folder / "hub")
     for i, (name, path) in enumerate(data.items()):
         story.scene(
-            f"The operator invites {name}; its data manager enrols, names a dataset, and starts the node"
+            f"The operator invites {name}; its data manager enrols, names a dataset,"
+            " and starts the node"
         )
-        said = story.says("hub", f"hdh hub invite {name}", quiet=i > 0)
-        enrol = next(line.strip() for line in said.splitlines() if "hdh node enrol" in line)
+        output = story.says("hub", f"hdh hub invite {name}", quiet=i > 0)
+        enrol = next(line.strip() for line in output.splitlines() if "hdh node enrol" in line)
         story.says(name, f"hdh node init {name}", quiet=i > 0)
         story.says(name, enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...", quiet=i > 0)
         story.says(
@@ -121,12 +120,12 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
         _trust_the_hub(story.folder / name / "node.yaml")
         story.starts(name, "hdh node run")
     story.scene("The operator invites a coordinator, who enrols")
-    said = story.says("hub", "hdh hub coordinator add alice")
-    enrol = next(line.strip() for line in said.splitlines() if "hdh study enrol" in line)
+    output = story.says("hub", "hdh hub coordinator add alice")
+    enrol = next(line.strip() for line in output.splitlines() if "hdh study enrol" in line)
     story.says("coordinator", enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...")
     _wait_for_nodes(story, len(data))
     story.says("hub", "hdh hub nodes")
-    story.scene("The coordinator asks what the nodes would say, and submits")
+    story.scene("The coordinator asks how the nodes would decide, and submits")
     study = PILOT / "study.yaml"
     story.says(
         "coordinator", f"hdh study plan {study} --hub", shown="hdh study plan study.yaml --hub"
@@ -141,7 +140,7 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
     story.scene("The study runs; the coordinator gets the result, and checks its receipt")
     story.says("coordinator", "hdh study watch 1 --out out")
     story.says("coordinator", "hdh study verify out/result.json")
-    story.scene("What was written down on both sides")
+    story.scene("Both sides have an audit log")
     first = next(iter(data))
     story.says(first, "hdh node audit")
     story.says(first, "hdh node audit verify")
@@ -149,8 +148,8 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
 
 
 def _trust_the_hub(path: Path) -> None:
-    """These producers answer in exact mode, and count the hub as an authorised platform that may see small cells, and suppresses them: the
-    study has curves."""
+    """Allows exact mode, and allows the hub to see small cells, which it suppresses: the producers
+    treat it as an authorised platform, because the study has curves."""
     text = path.read_text().replace("hub_sees_cells: false", "hub_sees_cells: true ")
     path.write_text(text.replace("modes: [dp]", "modes: [exact, dp]"))
 
@@ -165,13 +164,8 @@ def _wait_for_hub(folder: Path) -> None:
 
 def _wait_for_nodes(story: Story, number: int) -> None:
     until = time.monotonic() + flower.START_S
-    while (
-        sum(
-            "is online" in line
-            for line in (story.folder / "hub" / "daemon.out").read_text().splitlines()
-        )
-        < number
-    ):
+    log = story.folder / "hub" / "daemon.out"
+    while sum("is online" in line for line in log.read_text().splitlines()) < number:
         if time.monotonic() > until:
             raise errors.SetupError(
                 "the nodes did not come online; see daemon.out in their folders"

@@ -1,7 +1,8 @@
-"""Nodes in worker processes, for studies that train: as many as there are cores, each with its share of them.
+"""Nodes in worker processes, for studies that train: one worker per core, each with its share of
+the nodes.
 
-A node lives in one worker from the first round to the last, so what it keeps between rounds stays with it. Messages travel as the
-bytes that would go over a network.
+A node stays in one worker from the first round to the last, and so do the arrays that it stores
+between rounds. Messages are sent as the same bytes as over a network.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from strategies import registry
 
 
 def wanted(study: Study, nodes: int) -> int:
-    """How many workers a study is worth: 1 is none beside this process."""
+    """The number of workers that suits a study; 1 means this process alone."""
     return min(nodes, cores()) if "train" in study.runs else 1
 
 
@@ -36,7 +37,8 @@ def cores() -> int:
 
 
 class Workers:
-    """A `send` whose nodes answer in `count` processes at once. To be closed."""
+    """A `send` whose nodes answer in `count` processes at once. It is a context manager, which ends
+    the processes."""
 
     def __init__(
         self,
@@ -46,66 +48,70 @@ class Workers:
         send_of: Callable[[Sequence[NodeContext], datetime], Send],
         study: Study | None = None,
     ) -> None:
-        """`study`, if it is known, so that its networks are warm before the first round."""
+        """`study`: the workers warm up its networks before the first round."""
         multiprocess = _multiprocessing()
         for context in contexts:
-            _ = context.identity  # the same in every worker
+            _ = context.identity  # created here, so that every worker has the same
         self.of = {context.site.name: i % count for i, context in enumerate(contexts)}
         self.pipes: list[Connection] = []
         self.processes = []
         threads = max(1, cores() // count)
         for _ in range(count):
-            mine, theirs = multiprocess.Pipe()
-            others = [*self.pipes, mine] if multiprocess.get_start_method() == "fork" else []
+            here, there = multiprocess.Pipe()
+            others = [*self.pipes, here] if multiprocess.get_start_method() == "fork" else []
             process = multiprocess.Process(
                 target=_work,
-                args=(theirs, send_of, list(contexts), now, threads, others, study),
+                args=(there, send_of, list(contexts), now, threads, others, study),
                 daemon=True,
             )
             process.start()
-            theirs.close()
-            self.pipes.append(mine)
+            there.close()
+            self.pipes.append(here)
             self.processes.append(process)
         try:
             for pipe in self.pipes:
-                pipe.recv_bytes()  # it is warm
+                pipe.recv_bytes()  # the worker is warm
         except (EOFError, OSError):
             raise errors.SetupError(DIED) from None
 
     def send(self, queries: Mapping[str, Query]) -> list[Reply]:
-        """SetupError if a worker has died."""
-        packed: dict[int, bytes] = {}
-        replies: dict[str, Reply] = {}
+        """Sends each node its query, and returns the replies. SetupError if a worker has died."""
         try:
-            for worker, pipe in enumerate(self.pipes):
-                asked = [
-                    (name, query) for name, query in queries.items() if self.of.get(name) == worker
-                ]
-                distinct = {id(query): query for _, query in asked}
-                for key, query in distinct.items():
-                    packed.setdefault(key, codec.query_to_bytes(query))
-                pipe.send(
-                    (
-                        [name for name, _ in asked],
-                        [list(distinct).index(id(query)) for _, query in asked],
-                        len(distinct),
-                    )
-                )
-                for key in distinct:
-                    pipe.send_bytes(packed[key])
-            waiting = {
-                pipe: [name for name in queries if self.of.get(name) == worker]
-                for worker, pipe in enumerate(self.pipes)
-            }
-            while open_ := [pipe for pipe, names in waiting.items() if names]:
-                for ready in wait(
-                    open_
-                ):  # whichever has something: a reply is longer than a pipe holds, so its worker waits for us
-                    pipe = open_[open_.index(cast(Connection, ready))]
-                    replies[waiting[pipe].pop(0)] = codec.reply_from_bytes(pipe.recv_bytes())
+            self._push(queries)
+            replies = self._pull(queries)
         except (EOFError, OSError):
             raise errors.SetupError(DIED) from None
         return [replies[name] for name in queries if name in replies]
+
+    def _push(self, queries: Mapping[str, Query]) -> None:
+        """Sends each worker the names of its nodes, and each distinct query once."""
+        encoded: dict[int, bytes] = {}
+        for worker, pipe in enumerate(self.pipes):
+            asked = [
+                (name, query) for name, query in queries.items() if self.of.get(name) == worker
+            ]
+            distinct = {id(query): query for _, query in asked}
+            for key, query in distinct.items():
+                if key not in encoded:
+                    encoded[key] = codec.query_to_bytes(query)
+            indices = [list(distinct).index(id(query)) for _, query in asked]
+            pipe.send(([name for name, _ in asked], indices, len(distinct)))
+            for key in distinct:
+                pipe.send_bytes(encoded[key])
+
+    def _pull(self, queries: Mapping[str, Query]) -> dict[str, Reply]:
+        """Reads from whichever worker is ready: a reply is longer than the buffer of a pipe, so a
+        worker waits until it is read."""
+        replies: dict[str, Reply] = {}
+        waiting = {
+            pipe: [name for name in queries if self.of.get(name) == worker]
+            for worker, pipe in enumerate(self.pipes)
+        }
+        while open_ := [pipe for pipe, names in waiting.items() if names]:
+            for ready in wait(open_):
+                pipe = open_[open_.index(cast(Connection, ready))]
+                replies[waiting[pipe].pop(0)] = codec.reply_from_bytes(pipe.recv_bytes())
+        return replies
 
     def __enter__(self) -> Self:
         return self
@@ -124,21 +130,25 @@ class Workers:
                 process.terminate()
 
 
-DIED = "a worker process of the simulation has died, perhaps for want of memory: take fewer with --workers"
-_SINGLE = "hdh_only_imported"  # an attribute of the module torch: this process has imported it, with one thread, and trains nothing itself
+DIED = (
+    "a worker process of the simulation has died, perhaps for want of memory:"
+    " take fewer with --workers"
+)
+# An attribute of the module torch: this process has imported it, and computed nothing with it.
+_SINGLE = "hdh_only_imported"
 
 
 def trains_here() -> None:
-    """To be called before this very process trains or scores: workers are then made in another way, since what torch has begun does not
-    survive a fork."""
+    """Call this before this process trains or scores. Workers are then started without a fork,
+    which torch's threads would not survive."""
     if "torch" in sys.modules:
         setattr(sys.modules["torch"], _SINGLE, False)
 
 
 def _multiprocessing() -> Any:
-    """The way in which workers start. A fork of this process, once it has imported what they need, is the
-    quickest. If gRPC or torch has threads here, the workers come from a fresh process instead, since no
-    thread survives a fork."""
+    """The way to start workers. The fastest is a fork of this process, which has imported their
+    modules. If gRPC or torch has threads here, the workers come from a fresh process instead,
+    because threads do not survive a fork."""
     if "grpc" not in sys.modules and _torch_is_idle():
         return multiprocessing.get_context("fork")
     forkserver = multiprocessing.get_context("forkserver")
@@ -168,7 +178,7 @@ def _work(
     others: Iterable[Connection],
     study: Study | None,
 ) -> None:
-    for other in others:  # so that this worker ends when the parent does
+    for other in others:  # an open copy would hide from this worker that the parent has ended
         other.close()
     send = send_of(contexts, now)
     _warm_up(threads, contexts[0], study)
@@ -183,7 +193,7 @@ def _work(
 
 
 def _warm_up(threads: int, context: NodeContext, study: Study | None) -> None:
-    """Torch compiles what it needs for a shape when it first meets it."""
+    """Runs each network once, because torch compiles code for a shape at its first use."""
     if importlib.util.find_spec("torch") is None:
         return
     import torch

@@ -1,1 +1,1 @@
-"""The hub's side of Flower: the only modules of the hub that import flwr."""
+"""The hub's side of Flower; only these modules of the hub import flwr."""

@@ -1,4 +1,5 @@
-"""Queries over Flower's Grid: our own push and pull loop, in waves, every reply checked against who was asked."""
+"""Queries over Flower's Grid: our own push and pull loop, in waves. Each reply must come from the
+node that was asked."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ WAVE = 64  # nodes asked at once
 
 
 class Post(Protocol):
-    """What we need of Flower: messages out, by node id; messages in."""
+    """The part of Flower that we need: it sends queries by node id, and receives replies."""
 
     def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]: ...
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
@@ -22,7 +23,7 @@ class Post(Protocol):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a round may take, and how often we look."""
+    """The longest time of a wave of queries, and the time between two looks for replies."""
 
     timeout_s: float = 600.0
     poll_s: float = 0.1
@@ -31,7 +32,8 @@ class Patience:
 def send_of(
     post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]
 ) -> Send:
-    """`names` maps Flower's node ids to the names that the hub enrolled; a reply under another name is dropped."""
+    """A function that sends queries and waits for the replies. `names` maps Flower's node ids to
+    the enrolled names; a reply under another name is dropped."""
     ids = {name: node_id for node_id, name in names.items()}
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:

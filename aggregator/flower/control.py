@@ -1,6 +1,7 @@
-"""The hub's own calls of Flower's control API, on loopback with a token: nodes in and out, runs started and stopped.
+"""The hub's calls of Flower's control API, over loopback with a token: it registers and unregisters
+nodes, and starts and stops runs.
 
-Leans on private names of Flower: see test_flower_contract.py.
+This module uses private names of Flower; tests/unit/test_flower_contract.py guards them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from federation import errors
 
-BUNDLE = (
-    Path(__file__).parents[1] / "bundle.fab"
-)  # `make bundle` makes it of bundle/; nodes know its hash
+# `make bundle` builds it from bundle/; nodes know its hash.
+BUNDLE = Path(__file__).parents[1] / "bundle.fab"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Bearer:
 
 @dataclass(frozen=True)
 class Control:
-    """The address of the control port, the authority that its certificate must be of, and the token."""
+    """`admin`: the address of the control port. `authority`: the file of the authority that must
+    have signed its certificate. `token`: the bearer token."""
 
     admin: str
     authority: Path
@@ -66,7 +67,7 @@ class Control:
 
 
 def register(control: Control, csr: x509.CertificateSigningRequest, name: str) -> int:
-    """Flower's id of a node with the key of this request."""
+    """Registers the key of a signing request; returns Flower's id of the node."""
     public = csr.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -76,7 +77,8 @@ def register(control: Control, csr: x509.CertificateSigningRequest, name: str) -
 
 
 def unregister(control: Control, flower_id: int) -> None:
-    """The node's next call is refused, and its process stops. One that is not there is no error."""
+    """Unregisters a node: its next call is refused, and its process stops. An unknown id is no
+    error."""
     try:
         _call(control, "UnregisterNode", UnregisterNodeRequest(node_id=flower_id))
     except errors.SetupError as error:
@@ -85,7 +87,7 @@ def unregister(control: Control, flower_id: int) -> None:
 
 
 def online(control: Control) -> set[int]:
-    """Flower's ids of the nodes whose heartbeat is fresh."""
+    """Flower's ids of the nodes that are online by their heartbeat."""
     return {
         int(node.node_id)
         for node in _call(control, "ListNodes", ListNodesRequest()).nodes_info
@@ -94,7 +96,7 @@ def online(control: Control) -> set[int]:
 
 
 def start(control: Control, directory: Path, job: str) -> int:
-    """Flower's id of the run."""
+    """Starts a run of the job; returns Flower's id of it."""
     values = {"directory": Scalar(string=str(directory)), "job": Scalar(string=job)}
     request = StartRunRequest(
         fab=Fab(hash_str=hashlib.sha256(control.fab).hexdigest(), content=control.fab),
@@ -104,7 +106,7 @@ def start(control: Control, directory: Path, job: str) -> int:
 
 
 def stop(control: Control, run: int) -> None:
-    """A run that is over is no error."""
+    """Stops a run. A run that has ended is no error."""
     try:
         _call(control, "StopRun", StopRunRequest(run_id=run))
     except errors.SetupError as error:
@@ -113,8 +115,8 @@ def stop(control: Control, run: int) -> None:
 
 
 def is_over(control: Control, run: int) -> bool:
-    found = _call(control, "ListRuns", ListRunsRequest(run_id=run)).run_dict
-    return run not in found or found[run].status.status == "finished"
+    runs = _call(control, "ListRuns", ListRunsRequest(run_id=run)).run_dict
+    return run not in runs or runs[run].status.status == "finished"
 
 
 def _call(control: Control, name: str, request: Any) -> Any:
@@ -123,9 +125,11 @@ def _call(control: Control, name: str, request: Any) -> Any:
             return getattr(control.client, name)(request)
     except httpx.HTTPStatusError as error:
         raise errors.SetupError(
-            f"Flower's control API answered {name} with {error.response.status_code}: {error.response.text[:200]}"
+            f"Flower's control API answered {name} with {error.response.status_code}:"
+            f" {error.response.text[:200]}"
         ) from None
     except httpx.HTTPError as error:
         raise errors.SetupError(
-            f"Flower's control API does not answer ({type(error).__name__}); is the hub running?"
+            f"Flower's control API does not answer ({type(error).__name__});"
+            " check that the hub is running"
         ) from None

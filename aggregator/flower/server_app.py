@@ -1,4 +1,5 @@
-"""Flower's door to the hub: a ServerApp that takes a job from the hub's folder, runs it, and leaves the result there."""
+"""Flower's ServerApp at the hub: it reads a job from the hub's folder, runs it, and writes the
+result there."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ log = logging.getLogger("hdh.hub")
 
 @dataclass(frozen=True)
 class Sent:
-    """A query on its way: to whom, and the hash that the reply's signature must name."""
+    """A query on its way to `node`. `query`: the hash that the reply's signature must contain."""
 
     node: str
     query: str
@@ -43,10 +44,11 @@ class Sent:
 
 @dataclass
 class GridPost:
-    """Flower's Grid as a Post. A reply counts if the node that was asked has signed it as the answer to what it was asked.
+    """Flower's Grid as a Post. It accepts a reply only if the node that was asked has signed it as
+    the answer to this query.
 
-    Errors that the hub makes for a node bear the hub's own id, so the message id tells whose they are. `signed` and `charged`
-    are for the receipt."""
+    An error that the hub creates for a node carries the hub's id, so the message id identifies the
+    node. `signed` and `charged` are for the receipt."""
 
     grid: Grid
     job: jobs.Job
@@ -62,7 +64,8 @@ class GridPost:
         self.inbox = Inbox(self.grid)
 
     def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
-        """The same query to many nodes is one record, which Flower stores once."""
+        """Sends each node its query. A query to many nodes is one record, which Flower stores
+        once."""
         nonce = os.urandom(16)
         contents = {id(query): codec.query_to_bytes(query) for query in queries.values()}
         records = {key: wire.query_record(content, nonce) for key, content in contents.items()}
@@ -106,19 +109,19 @@ class GridPost:
         if not keys.is_signed(
             identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)
         ):
-            return "its signature does not hold for this query; dropped"
-        one = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
-        self.signed.setdefault(sent.node, []).append(one)
+            return "its signature is not valid for this query; dropped"
+        signed = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
+        self.signed.setdefault(sent.node, []).append(signed)
         self.charged[sent.node] = max(reply.charged, self.charged.get(sent.node, 0))
         return reply
 
     def receipt(self) -> dict[str, Any]:
-        """By node: its identity, what the study has cost there in pico-rho, and each reply."""
+        """By node: its identity, the study's cost there in pico-rho, and its replies."""
         return {
             node: {
                 "identity": self.job.identities[node],
                 "charged_pico_rho": self.charged[node],
-                "replies": [asdict(one) for one in replies],
+                "replies": [asdict(reply) for reply in replies],
             }
             for node, replies in sorted(self.signed.items())
         }
@@ -129,18 +132,18 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["directory"]))
     name = str(context.run_config["job"])
     job = jobs.read(folder, name)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "error": "SetupError",
-        "message": "the hub stopped on a bug of its own; its log says more",
+        "message": "the hub stopped on a bug of ours; see the hub's log",
     }
     try:
         post = GridPost(grid, job, folder, name)
         document = _run(post)
-        found = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
+        result = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
-        found = {"error": type(error).__name__, "message": str(error)}
-    finally:  # whoever waits is told, whatever happened
-        jobs.finish(folder, name, json.dumps(found, ensure_ascii=False))
+        result = {"error": type(error).__name__, "message": str(error)}
+    finally:  # the hub's process waits for a result, even after a bug
+        jobs.finish(folder, name, json.dumps(result, ensure_ascii=False))
 
 
 def _run(post: GridPost) -> Document:
@@ -148,20 +151,21 @@ def _run(post: GridPost) -> Document:
     notes: list[str] = []
     _wait_for_nodes(post.grid, job)
     started = datetime.now(UTC)
-    said = ["0"]
+    rounds_done = ["0"]
 
     def watch(number: int, outcome: Outcome) -> None:
-        said[0] = str(number)
-        jobs.progress(folder, name, said[0])
-        keep(number, outcome)
+        rounds_done[0] = str(number)
+        jobs.progress(folder, name, rounds_done[0])
+        save(number, outcome)
 
-    kept = checkpoints.path(folder / "checkpoints", job.study)
-    keep, saved = checkpoints.keeper(kept), checkpoints.load(kept, job.study, job.contract)
+    checkpoint = checkpoints.path(folder / "checkpoints", job.study)
+    save = checkpoints.keeper(checkpoint)
+    saved = checkpoints.load(checkpoint, job.study, job.contract)
     send = flower_ask.send_of(post, job.nodes, Patience(job.timeout_s), notes.append)
     ask = secure_sum.ask_of(
         send,
         lambda study: registry.plan(study, job.contract),
-        lambda phase: jobs.progress(folder, name, f"{said[0]}, {phase}"),
+        lambda phase: jobs.progress(folder, name, f"{rounds_done[0]}, {phase}"),
     )
     witnesses = jobs.witnesses(folder)
     try:
@@ -176,7 +180,7 @@ def _run(post: GridPost) -> Document:
         )
     finally:
         jobs.keep_witnesses(folder, witnesses)
-    kept.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return release.clear(
         outcome,
         started=started,
@@ -187,7 +191,7 @@ def _run(post: GridPost) -> Document:
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job) -> None:
-    """Those that are not there in time are asked all the same, and noted as silent."""
+    """Waits at most `job.wait_s`. Nodes that are not online by then are asked all the same."""
     until = time.monotonic() + job.wait_s
     while not job.nodes.keys() <= set(grid.get_node_ids()) and time.monotonic() < until:
         time.sleep(0.1)

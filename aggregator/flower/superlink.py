@@ -1,8 +1,11 @@
-"""Flower's SuperLink with two listeners: everything on loopback, and to the world the fleet routes and nothing else.
+"""Flower's SuperLink with two listeners: one on loopback with every route, and a public one with
+the routes of nodes only.
 
-Flower's open-source control API has no authentication and shares its port with the nodes' API: whoever reaches it
-runs code here. So the port that nodes reach answers POST /v1/fleet/* and GET /health only, limits bodies, and checks
-that a reply's sender is the node that signed in. On the control port a bearer token is asked for. Leans on private names of Flower: see test_flower_contract.py.
+Flower's open-source control API has no authentication and shares its port with the nodes' API, so
+anyone who reaches it can run code here. Therefore the public port answers POST /v1/fleet/* and GET
+/health only, limits the size of bodies, and checks that a reply's sender is the node that signed
+in. The control port requires a bearer token. This module uses private names of Flower;
+tests/unit/test_flower_contract.py guards them.
 
     python -m aggregator.flower.superlink FOLDER --admin 127.0.0.1:PORT --public HOST:PORT
 """
@@ -31,7 +34,8 @@ from flwr.superlink.main import create_app
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
 THREADS = 1
-IDLE = frozenset(  # layers that do nothing without Flower's enterprise parts, and cost a quarter of each request
+# Layers that do nothing without Flower's enterprise edition, and cost a quarter of each request.
+IDLE = frozenset(
     {
         "ControlLicenseMiddleware",
         "RuntimeTracingMiddleware",
@@ -40,14 +44,13 @@ IDLE = frozenset(  # layers that do nothing without Flower's enterprise parts, a
         "ControlSensitiveResponseMiddleware",
     }
 )
-CLOSED = (
-    "/register-node",
-    "/unregister-node",
-)  # nodes are enrolled by the hub's operator, not by themselves
+# The hub's operator enrols nodes; they cannot register themselves.
+CLOSED = ("/register-node", "/unregister-node")
 
 
 class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
-    """Who has the hub's token may use the control API; Flower's open-source edition has no other account than its own."""
+    """Accepts callers of the control API that have the hub's token. Flower's open-source edition
+    has one account only."""
 
     def __init__(self, token: str) -> None:
         self.digest = hashlib.sha256(token.encode()).digest()
@@ -55,31 +58,47 @@ class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
     def validate_tokens_in_metadata(
         self, metadata: Sequence[tuple[str, str | bytes]]
     ) -> tuple[bool, AccountInfo | None]:
-        shown = dict(metadata).get(ACCESS_TOKEN_KEY, "")
-        given = hashlib.sha256(shown if isinstance(shown, bytes) else shown.encode()).digest()
-        return (
-            (True, AccountInfo(NOOP_FLWR_AID, "hub"))
-            if hmac.compare_digest(given, self.digest)
-            else (False, None)
-        )
+        token = dict(metadata).get(ACCESS_TOKEN_KEY, "")
+        digest = hashlib.sha256(token if isinstance(token, bytes) else token.encode()).digest()
+        if hmac.compare_digest(digest, self.digest):
+            return True, AccountInfo(NOOP_FLWR_AID, "hub")
+        return False, None
 
 
 def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
-    """TLS, SuperNode authentication, a database, and ServerApps in processes of their own, behind a secret."""
-    pki = folder / "pki"
-    certificates = tuple((pki / name).read_bytes() for name in ("ca.crt", "hub.crt", "hub.key"))
+    """TLS, authenticated SuperNodes, a database, and ServerApps in separate processes that need a
+    secret."""
+    authority, certificate, key = (
+        folder / "pki" / name for name in ("ca.crt", "hub.crt", "hub.key")
+    )
     return SuperLinkLifespanConfig(
-        control_address=f"{host}:{port}", health_server_address=None, host=host, port=port, insecure=False,
-        certificates=(certificates[0], certificates[1], certificates[2]), superexec_auth_secret=(folder / "superexec.secret").read_bytes(),
-        authn_plugin=TokenAuthn((folder / "control.token").read_text().strip()), event_log_plugin=None, fleet_event_log_plugin=None, enable_event_log=False,
-        artifact_provider=None, enable_supernode_auth=True, fleet_api_type="grpc-rere", fleet_api_address=None, simulation=False,
-        ssl_ca_certfile=str(pki / "ca.crt"), ssl_certfile=str(pki / "hub.crt"), ssl_keyfile=str(pki / "hub.key"),
-        database=str(folder / "superlink.db"), isolation="process", runtime_dependency_install=False,
-    )  # fmt: skip
+        control_address=f"{host}:{port}",
+        health_server_address=None,
+        host=host,
+        port=port,
+        insecure=False,
+        certificates=(authority.read_bytes(), certificate.read_bytes(), key.read_bytes()),
+        superexec_auth_secret=(folder / "superexec.secret").read_bytes(),
+        authn_plugin=TokenAuthn((folder / "control.token").read_text().strip()),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type="grpc-rere",
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=str(authority),
+        ssl_certfile=str(certificate),
+        ssl_keyfile=str(key),
+        database=str(folder / "superlink.db"),
+        isolation="process",
+        runtime_dependency_install=False,
+    )
 
 
 class FleetOnly:
-    """The public listener's filter, in front of the same application."""
+    """The filter of the public listener, in front of the same application."""
 
     def __init__(self, app: Asgi, largest_body: int = LARGEST_BODY) -> None:
         self.app, self.largest_body = app, largest_body
@@ -183,9 +202,10 @@ def run(folder: Path, admin: str, public: str) -> None:
 
 
 async def _both(inner: uvicorn.Server, outer: uvicorn.Server) -> None:
-    """The public door opens when the application is up, and closes with it.
+    """Opens the public listener when the application is up, and closes it with the application.
 
-    Handlers run one after the other: each writes to SQLite, where writers that meet sleep for up to a tenth of a second."""
+    Handlers run one at a time: each writes to SQLite, where a writer that finds the database locked
+    sleeps for up to a tenth of a second."""
     to_thread.current_default_thread_limiter().total_tokens = THREADS
     first = asyncio.create_task(inner.serve())
     while not inner.started and not first.done():

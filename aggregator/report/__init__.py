@@ -1,4 +1,5 @@
-"""A released document as files: result.json, one CSV per table, and a self-contained report.html."""
+"""A released document as files: result.json, one CSV per table, and a self-contained
+report.html."""
 
 from __future__ import annotations
 
@@ -30,29 +31,28 @@ def _write(document: Document, folder: Path) -> None:
     (folder / "report.html").write_text(html.page(document), encoding="utf-8")
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
-    for name, found in document.analyses.items():
-        _write_tables(tables, name, found)
-        for node, one in found.by_node.items():
-            _write_tables(tables, f"{name}@{node}", one)
-        if found.model is not None:
-            models.write(found.model, _card(document, name, found), folder, name)
+    for name, analysis in document.analyses.items():
+        _write_tables(tables, name, analysis)
+        for node, result in analysis.by_node.items():
+            _write_tables(tables, f"{name}@{node}", result)
+        if analysis.model is not None:
+            models.write(analysis.model, _card(document, name, analysis), folder, name)
 
 
-def _card(document: Document, name: str, found: AnalysisDocument) -> str:
-    told = {
-        **found.model_dump(mode="json"),
+def _card(document: Document, name: str, analysis: AnalysisDocument) -> str:
+    entry = {
+        **analysis.model_dump(mode="json"),
         "study": document.study,
         "title": document.title,
         "question": document.question,
+        "provenance": document.provenance,
+        "protection": words.privacy(analysis.privacy),
     }
-    return models.card(
-        name,
-        {**told, "provenance": document.provenance, "protection": words.privacy(found.privacy)},
-    )
+    return models.card(name, entry)
 
 
-def _write_tables(folder: Path, name: str, found: ReleasedResult) -> None:
-    for table, rows in found.tables.items():
+def _write_tables(folder: Path, name: str, result: ReleasedResult) -> None:
+    for table, rows in result.tables.items():
         if rows:
             with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, columns(rows))

@@ -1,4 +1,5 @@
-"""The figures of a report, as inline SVG: survival curves, forest plot, histogram. Drawn from released rows only."""
+"""The figures of a report, drawn as inline SVG from released rows: curves, forest plots,
+histograms."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
+# Colour-blind readers can distinguish these colours.
 PALETTE = (
     "#0b5394",
     "#c1440e",
@@ -21,11 +23,19 @@ PALETTE = (
     "#00798c",
     "#b0305c",
     "#555555",
-)  # told apart by colour-blind readers
+)
 STYLE = {
-    "svg.hashsalt": "hdh", "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#888888", "axes.labelcolor": "#333333", "xtick.color": "#555555", "ytick.color": "#555555", "svg.fonttype": "none",
-}  # fmt: skip
+    "svg.hashsalt": "hdh",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
 
 
 def _svg(figure: Figure, label: str) -> str:
@@ -36,7 +46,8 @@ def _svg(figure: Figure, label: str) -> str:
 
 
 def curves(rows: Rows, unit: str = "") -> str:
-    """Step curves by group (and cause, then of cumulative incidence) with their intervals, from rows that hold a time and an estimate."""
+    """Step curves by group with their intervals: of survival, or of cumulative incidence if the
+    rows have a `cause`."""
     first = 0.0 if "cause" in rows[0] else 1.0
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
@@ -73,14 +84,14 @@ def curves(rows: Rows, unit: str = "") -> str:
 
 
 def curve_of(row: Mapping[str, Any]) -> str:
-    """The curve that a row belongs to, in words."""
+    """The label of the curve that a row belongs to."""
     words = [str(row["group"])] if row["group"] != "all" or "cause" not in row else []
     return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
 def roc(rows: Rows) -> str:
-    """Sensitivity against false alarms, at the cuts that were released."""
-    known = [
+    """Sensitivity against 1 - specificity, at the released cuts."""
+    points = [
         (1 - row["specificity"], row["sensitivity"])
         for row in rows
         if row.get("sensitivity") is not None and row.get("specificity") is not None
@@ -90,7 +101,7 @@ def roc(rows: Rows) -> str:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
         axes.plot(
-            *zip(*sorted({(0.0, 0.0), (1.0, 1.0), *known}), strict=True),
+            *zip(*sorted({(0.0, 0.0), (1.0, 1.0), *points}), strict=True),
             color=PALETTE[0],
             lw=1.8,
             marker="o",
@@ -106,23 +117,22 @@ def roc(rows: Rows) -> str:
 
 
 def losses(rows: Rows) -> str:
-    """The log-loss of each round, of those who train and of those kept for validation."""
+    """The log-loss of each round, in training and in validation."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for colour, name in zip(PALETTE, ("train_loss", "validation_loss"), strict=False):
-            known = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
-            if known:
-                axes.plot(
-                    *zip(*known, strict=True), color=colour, lw=1.8, label=name.replace("_loss", "")
-                )
+            points = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                label = name.replace("_loss", "")
+                axes.plot(*zip(*points, strict=True), color=colour, lw=1.8, label=label)
         axes.set(xlabel="round", ylabel="log-loss", ylim=(0, None))
         axes.legend(frameon=False)
         return _svg(figure, "Loss by round")
 
 
 def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str) -> str:
-    """(x, y, half-width) on a logarithmic axis."""
+    """Points (x, y, half-width of the interval), with a logarithmic x axis."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
@@ -135,7 +145,8 @@ def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str
 
 
 def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:
-    """One term: the estimate of each node and of all together, with intervals; a ratio on a log axis."""
+    """One term: the estimates of each node and of all nodes together, with intervals; a ratio on a
+    log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
     lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [
         ("all nodes", pooled)
@@ -156,9 +167,8 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
             )
         axes.axvline(1 if ratio else 0, color="#999999", lw=0.8, ls="--")
         ends = [row[name] for _, row in lines for name in (low, high)]
-        if ratio and max(ends) > 3 * min(
-            ends
-        ):  # over a narrow range a log axis is a straight one without ticks
+        # Over a narrow range, a log axis would have no ticks.
+        if ratio and max(ends) > 3 * min(ends):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
@@ -167,7 +177,8 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
 
 
 def intervals(lines: Sequence[tuple[str, float, float, float, float | None]], label: str) -> str:
-    """Estimates with their intervals, one below the other: (name, estimate, low, high, what it should be)."""
+    """Estimates with their intervals, one below the other: (name, estimate, low, high, true
+    value)."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
@@ -196,13 +207,14 @@ def histogram(rows: Rows, title: str) -> str:
         return _svg(figure, f"Histogram of {title}")
 
 
-def pathway(rows: Rows, most: int = 30) -> str:
-    """The graph of who goes from which step to which, from a released table of transitions: a step stands where people come to it on
-    average, and an arrow is as wide as many take it."""
+def pathway(rows: Rows, max_arrows: int = 30) -> str:
+    """The graph of the steps of pathways, from a released table of transitions. The x of a step is
+    its mean place in the pathways; the width of an arrow is proportional to the people who take
+    it."""
     shown = sorted(
         (row for row in rows if row["n"] and "(all)" not in (row["row"], row["column"])),
         key=lambda row: -row["n"],
-    )[:most]
+    )[:max_arrows]
     steps = list(dict.fromkeys(name for row in shown for name in (row["row"], row["column"])))
     across = _places(shown, steps)
     down = {
@@ -248,7 +260,8 @@ def pathway(rows: Rows, most: int = 30) -> str:
 
 
 def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:
-    """A step comes one place after the mean of those that lead to it, weighted by people; the start is at 0."""
+    """The x of each step: one more than the mean x of the steps that lead to it, weighted by
+    people. The start is at 0."""
     import numpy as np
 
     index = {name: i for i, name in enumerate(steps)}
@@ -258,7 +271,6 @@ def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:
             flow[index[row["column"]], index[row["row"]]] += row["n"]
     share = flow / np.maximum(flow.sum(1, keepdims=True), 1e-12)
     comes = (flow.sum(1) > 0).astype(float)
-    places = np.linalg.solve(
-        np.eye(len(steps)) - 0.85 * share, comes
-    )  # less than 1, so that circles end
+    # A factor below 1, so that the solution exists when pathways contain cycles.
+    places = np.linalg.solve(np.eye(len(steps)) - 0.85 * share, comes)
     return {name: float(places[i]) for name, i in index.items()}

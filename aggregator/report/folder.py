@@ -1,4 +1,5 @@
-"""One study, one folder: the files of an earlier result make way, and files of other origin are never touched."""
+"""One folder per study: the files of an earlier result are replaced, and other files are never
+touched."""
 
 from __future__ import annotations
 
@@ -14,25 +15,27 @@ RESULT, TABLES = "result.json", "tables"
 
 
 def names(document: Mapping[str, Any]) -> frozenset[str]:
-    """The files that `report.write` makes of a document in JSON, but for result.json and report.html."""
-    made = set()
+    """The files that `report.write` writes for a document, other than result.json and
+    report.html."""
+    files = set()
     for name, analysis in document["analyses"].items():
         parts = {name: analysis} | {
             f"{name}@{node}": part for node, part in (analysis.get("by_node") or {}).items()
         }
-        made |= {
+        files |= {
             f"{TABLES}/{part}.{table}.csv"
-            for part, found in parts.items()
-            for table, rows in (found.get("tables") or {}).items()
+            for part, result in parts.items()
+            for table, rows in (result.get("tables") or {}).items()
             if rows
         }
         if analysis.get("model") is not None:
-            made |= {f"{name}.safetensors", f"{name}.md"}
-    return frozenset(made)
+            files |= {f"{name}.safetensors", f"{name}.md"}
+    return frozenset(files)
 
 
 def earlier(folder: Path) -> frozenset[str]:
-    """The files of an earlier result here. InputError where the folder holds tables or a result of other origin."""
+    """The files of an earlier result in the folder. InputError if the folder holds tables or a
+    result that hdh did not write."""
     result, tables = folder / RESULT, folder / TABLES
     listed: frozenset[str] = frozenset()
     if result.exists():
@@ -49,7 +52,7 @@ def earlier(folder: Path) -> frozenset[str]:
 
 
 def clear(folder: Path) -> None:
-    """Takes the files of an earlier result away."""
+    """Removes the files of an earlier result."""
     for name in earlier(folder):
         (folder / name).unlink()
 
@@ -61,17 +64,20 @@ def _is_inside(name: str) -> bool:
 
 def _foreign(folder: Path, name: str) -> errors.InputError:
     return errors.InputError(
-        f"--out {folder}: {name} there is not of an earlier result of hdh; name a new folder, or move the file away"
+        f"--out {folder}: {name} there is not part of an earlier result of hdh;"
+        " name a new folder, or move the file away"
     )
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A disk that is full, or a folder that cannot be written, as an error that names the folder."""
+    """Turns an error of the disk, or of the folder's permissions, into one that names the
+    folder."""
     try:
         yield
     except OSError as reason:
         raise errors.SetupError(
-            f"--out {folder}: the results cannot be written there ({reason.strerror or type(reason).__name__}); "
-            "make room, or name a folder on another disk"
+            f"--out {folder}: the results cannot be written there"
+            f" ({reason.strerror or type(reason).__name__});"
+            " free some space, or name a folder on another disk"
         ) from None

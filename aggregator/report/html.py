@@ -1,4 +1,4 @@
-"""report.html: one self-contained page, on screen and on paper, of what was released."""
+"""report.html: one self-contained page of the released results, for screen and paper."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def page(document: Document) -> str:
         matrix=_matrix,
     )
     sections = [
-        {"name": name, "found": found, "figures": [Markup(svg) for svg in _figures(found)]}
-        for name, found in document.analyses.items()
+        {"name": name, "analysis": analysis, "figures": [Markup(svg) for svg in _figures(analysis)]}
+        for name, analysis in document.analyses.items()
     ]
     return environment.get_template("page.html.j2").render(
         document=document, sections=sections, noised=_is_noised(document)
@@ -45,13 +45,13 @@ def page(document: Document) -> str:
 
 
 def _is_noised(document: Document) -> bool:
-    return any(found.privacy["mode"] == "dp" for found in document.analyses.values())
+    return any(analysis.privacy["mode"] == "dp" for analysis in document.analyses.values())
 
 
 def _matrix(
     rows: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:
-    """A cross-table's tidy rows as its columns, and its lines with their cells."""
+    """The columns of a cross-table, and each of its rows with its cells, from tidy rows."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     cells = {(row["row"], row["column"]): row for row in rows}
     return columns, [
@@ -64,32 +64,34 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figures(found: AnalysisDocument) -> list[str]:
+def _figures(analysis: AnalysisDocument) -> list[str]:
     drawn = []
-    if curve := found.tables.get("curve"):
+    if curve := analysis.tables.get("curve"):
         drawn.append(figures.curves(curve))
-    if found.run == "pathways" and (edges := found.tables.get("edges")):
+    if analysis.run == "pathways" and (edges := analysis.tables.get("edges")):
         drawn.append(figures.pathway(edges))
-    if bins := found.tables.get("histogram"):
+    if bins := analysis.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
         drawn += [
             figures.histogram([row for row in bins if row["row"] == name], name) for name in names
         ]
-    if (roc := found.tables.get("roc")) and found.run == "train":
+    if (roc := analysis.tables.get("roc")) and analysis.run == "train":
         drawn.append(figures.roc(roc))
-    if (losses := found.tables.get("history")) and found.run == "train":
+    if (losses := analysis.tables.get("history")) and analysis.run == "train":
         drawn.append(figures.losses(losses))
-    drawn += _forests(found)
+    drawn += _forests(analysis)
     return drawn
 
 
-def _forests(found: AnalysisDocument) -> list[str]:
+def _forests(analysis: AnalysisDocument) -> list[str]:
     terms = [
         row
-        for row in found.tables.get("coefficients", ())
+        for row in analysis.tables.get("coefficients", ())
         if row.get("conf_low") is not None and row["term"] != "(Intercept)"
     ]
-    nodes = {node: _by_term(one) for node, one in found.by_node.items() if one.status == "released"}
+    nodes = {
+        node: _by_term(one) for node, one in analysis.by_node.items() if one.status == "released"
+    }
     if not nodes:
         return []
     drawn = []
@@ -105,6 +107,6 @@ def _forests(found: AnalysisDocument) -> list[str]:
     return drawn
 
 
-def _by_term(found: ReleasedResult) -> Mapping[str, Mapping[str, Any]]:
-    rows: Sequence[Mapping[str, Any]] = found.tables.get("coefficients", ())
+def _by_term(result: ReleasedResult) -> Mapping[str, Mapping[str, Any]]:
+    rows: Sequence[Mapping[str, Any]] = result.tables.get("coefficients", ())
     return {row["term"]: row for row in rows}

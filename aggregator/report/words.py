@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and column names, formatted for readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 
 def say(name: str, value: Any) -> str:
-    """A cell of a table: three significant decimals, p-values as journals print them, nothing for null."""
+    """A cell of a table: p-values as journals print them, other numbers with a few digits, and an
+    empty string for null."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -26,31 +27,63 @@ def say(name: str, value: Any) -> str:
         return f"{value:g}"
     if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e6):
         return f"{value:.3g}"
+    if abs(value) < 10:
+        return f"{value:.4f}"
+    if abs(value) < 10_000:
+        return f"{value:.2f}"
+    return f"{value:,.1f}".replace(",", "\u202f")
+
+
+def privacy(entry: Mapping[str, Any]) -> str:
+    """The protection of an analysis in one line, from its entry `privacy` in result.json."""
+    secure = "; the hub saw only sums over nodes" if entry["secure_sum"] is not None else ""
+    if entry["mode"] == "exact":
+        return f"exact sums; small cells (under {entry['min_cell']}) withheld{secure}"
     return (
-        f"{value:.4f}"
-        if abs(value) < 10
-        else f"{value:.2f}"
-        if abs(value) < 10_000
-        else f"{value:,.1f}".replace(",", "\u202f")
+        f"differential privacy: epsilon {entry['epsilon']:.3g} of the study's"
+        f" {entry['study_epsilon']:g}, delta {entry['delta']:g}{secure}"
     )
 
 
-def privacy(told: Mapping[str, Any]) -> str:
-    """What stood between people and an analysis, in a line."""
-    secure = "; the hub saw only sums over nodes" if told["secure_sum"] is not None else ""
-    if told["mode"] == "exact":
-        return f"exact sums; small cells (under {told['min_cell']}) withheld{secure}"
-    return f"differential privacy: epsilon {told['epsilon']:.3g} of the study's {told['study_epsilon']:g}, delta {told['delta']:g}{secure}"
-
-
 HEADINGS = {
-    "std_error": "std. error", "p_value": "p", "conf_low": "95 % low", "conf_high": "95 % high", "hazard_ratio": "hazard ratio",
-    "hazard_ratio_low": "HR low", "hazard_ratio_high": "HR high", "odds_ratio": "odds ratio", "odds_ratio_low": "OR low", "odds_ratio_high": "OR high",
-    "rate_ratio": "rate ratio", "rate_ratio_low": "RR low", "rate_ratio_high": "RR high", "n_risk": "at risk", "n_event": "events", "n_censor": "censored",
-    "row_share": "share of row", "statistic_lr": "LR statistic", "p_value_lr": "LR p", "log_lik": "log-lik.", "null_log_lik": "null log-lik.",
-    "true_positive": "found", "false_positive": "false alarms", "false_negative": "missed", "true_negative": "rightly left", "recall_rate": "called back",
-    "auc": "AUC", "asked": "asked for", "ppv": "PPV", "npv": "NPV", "noise_sd": "noise s.d.", "rank_noise_sd": "noise s.d. of rank", "share_low": "share low", "share_high": "share high", "df_residual": "resid. df", "df_null": "null df", "smallest_expected": "smallest expected",
-}  # fmt: skip
+    "std_error": "std. error",
+    "p_value": "p",
+    "conf_low": "95 % low",
+    "conf_high": "95 % high",
+    "hazard_ratio": "hazard ratio",
+    "hazard_ratio_low": "HR low",
+    "hazard_ratio_high": "HR high",
+    "odds_ratio": "odds ratio",
+    "odds_ratio_low": "OR low",
+    "odds_ratio_high": "OR high",
+    "rate_ratio": "rate ratio",
+    "rate_ratio_low": "RR low",
+    "rate_ratio_high": "RR high",
+    "n_risk": "at risk",
+    "n_event": "events",
+    "n_censor": "censored",
+    "row_share": "share of row",
+    "statistic_lr": "LR statistic",
+    "p_value_lr": "LR p",
+    "log_lik": "log-lik.",
+    "null_log_lik": "null log-lik.",
+    "true_positive": "found",
+    "false_positive": "false alarms",
+    "false_negative": "missed",
+    "true_negative": "rightly left",
+    "recall_rate": "called back",
+    "auc": "AUC",
+    "asked": "asked for",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "noise_sd": "noise s.d.",
+    "rank_noise_sd": "noise s.d. of rank",
+    "share_low": "share low",
+    "share_high": "share high",
+    "df_residual": "resid. df",
+    "df_null": "null df",
+    "smallest_expected": "smallest expected",
+}
 
 
 def heading(name: str) -> str:

@@ -1,4 +1,5 @@
-"""The same federated averaging as benchmarks/fedavg.py, as a Flower ServerApp and ClientApp on Flower's Ray runtime.
+"""The same federated averaging as benchmarks/fedavg.py, as a Flower ServerApp and ClientApp on
+Flower's Ray runtime.
 
 python -m venv .venv-peers && .venv-peers/bin/pip install 'flwr[simulation]==1.41.0'
 .venv-peers/bin/python benchmarks/peers/flower_ray.py N_NODES

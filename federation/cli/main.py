@@ -121,7 +121,9 @@ def simulate(
     node: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--node", metavar="NAME=FILE", help="The name and table of one node; repeatable."
+            "--node",
+            metavar="NAME=FILE",
+            help="The name of one node and its table, or its node.yaml; repeatable.",
         ),
     ] = None,
     contract: ContractFile = None,

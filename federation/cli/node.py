@@ -29,6 +29,38 @@ DecidedBy = Annotated[
     ),
 ]
 
+NewContract = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
+    ),
+]
+NewSource = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="SOURCE",
+        help="A file (CSV, Parquet, Excel, SAS, Stata, SPSS), a folder of CSV or Parquet "
+        "files, FILE.duckdb#TABLE or a PostgreSQL URL.",
+    ),
+]
+TableName = Annotated[
+    Optional[str],
+    typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
+]
+People = Annotated[
+    Optional[int],
+    typer.Option(
+        "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
+    ),
+]
+ReadFile = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--read", metavar="FILE", help="A file of `read:` keys, as `hdh node draft` writes it."
+    ),
+]
+
 app = App(no_args_is_help=True)
 dataset_app = App(no_args_is_help=True, help="Manage the datasets of this node.")
 ledger_app = App(
@@ -75,37 +107,45 @@ def enrol(hub: EnrolmentHub, token: Token, site: Site = NODE_YAML) -> None:
     examples=["hdh node dataset add dialysis.yaml --source /data/dialysis.parquet --people 1700"],
 )
 def dataset_add(
-    contract: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
-        ),
-    ],
-    source: Annotated[
-        str,
-        typer.Option(
-            "--source",
-            metavar="SOURCE",
-            help="A CSV or Parquet file, a folder of Parquet files, a DuckDB file or a "
-            "PostgreSQL URL.",
-        ),
-    ],
-    table: Annotated[
-        Optional[str],
-        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
-    ] = None,
-    people: Annotated[
-        Optional[int],
-        typer.Option(
-            "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
-        ),
-    ] = None,
+    contract: NewContract,
+    source: NewSource,
+    table: TableName = None,
+    people: People = None,
+    read: ReadFile = None,
     site: Site = NODE_YAML,
 ) -> None:
-    """Add a dataset to node.yaml, and check its rows against its contract."""
+    """Add a dataset to node.yaml, if its rows keep its contract."""
     from federation.cli.actions import node_setup
 
-    node_setup.add_dataset(site, contract, source, table, people)
+    node_setup.add_dataset(site, contract, source, table, people, read)
+
+
+@dataset_app.command(
+    "replace",
+    examples=["hdh node dataset replace dialysis.yaml --source /data/dialysis-2026.parquet"],
+)
+def dataset_replace(
+    contract: NewContract,
+    source: NewSource,
+    table: TableName = None,
+    people: People = None,
+    read: ReadFile = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Replace a dataset of node.yaml, if the new rows keep the new contract.
+
+    What differs between the two contracts is shown."""
+    from federation.cli.actions import node_setup
+
+    node_setup.add_dataset(site, contract, source, table, people, read, replace=True)
+
+
+@dataset_app.command("remove", examples=["hdh node dataset remove dialysis"])
+def dataset_remove(dataset: DatasetName, site: Site = NODE_YAML) -> None:
+    """Take a dataset out of node.yaml. Nothing else is removed."""
+    from federation.cli.actions import node_setup
+
+    node_setup.remove_dataset(site, dataset)
 
 
 @app.command("identity")
@@ -224,6 +264,62 @@ def check(
     from federation.cli.actions import node_data
 
     node_data.check(site, dataset, output)
+
+
+@app.command(
+    "draft",
+    examples=[
+        "hdh node draft export.csv --out sejours.yaml",
+        "hdh node draft --table-schema ER_PRS_F.json --out prestations.yaml",
+    ],
+)
+def draft(
+    source: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="SOURCE", help="A file, a folder, FILE.duckdb#TABLE or a PostgreSQL URL."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The contract to write.")
+    ] = Path("draft.yaml"),
+    table: Annotated[
+        Optional[str],
+        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
+    ] = None,
+    table_schema: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--table-schema",
+            metavar="FILE.json",
+            help="Draft from a Table Schema file instead of data.",
+        ),
+    ] = None,
+) -> None:
+    """Draft a contract from data or from a Table Schema file, with a note on each guess.
+
+    Beside it, in OUT.read.yaml, lie the keys that say how the source is written. Both stay on this
+    machine: review them, then `hdh node dataset add`."""
+    from federation.cli.actions import drafts
+
+    drafts.write(source, table, table_schema, out)
+
+
+@app.command("map", examples=["hdh node map", "hdh node map sejours"])
+def map_(
+    dataset: Annotated[
+        Optional[str],
+        typer.Argument(metavar="DATASET", help="Default: every dataset that has a mapping."),
+    ] = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Write the rows of a dataset from raw tables, by the SQL that its `mapping` names.
+
+    Studies read what is written here, until the next time. Rows that break the contract replace
+    nothing."""
+    from federation.cli.actions import mappings
+
+    mappings.run(site, dataset)
 
 
 @app.command("bucket", examples=["hdh node bucket claims --out /data/claims-buckets --buckets 64"])

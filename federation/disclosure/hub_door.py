@@ -31,12 +31,13 @@ class Cleared:
     suppressed: int = 0
 
 
-def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
+def clear(results: Mapping[str, Result], k: int, *, beside: bool = False) -> dict[str, Cleared]:
     """Clears the results of one analysis together: one per node, or the pooled one under any
-    name."""
+    name. `beside`: a further node's result is withheld already."""
     scarce = {node: _scarce(result, k) for node, result in results.items()}
     open_ = {node: result for node, result in results.items() if not scarce[node]}
-    if any(scarce.values()):
+    is_any_withheld = beside or any(scarce.values())
+    if is_any_withheld:
         open_ = {node: _coefficients_only(result) for node, result in open_.items()}
     tables = clear_tables(open_, k)
     few_missing = any(0 < (result.n.missing or 0) < k for result in open_.values())
@@ -44,7 +45,7 @@ def clear(results: Mapping[str, Result], k: int) -> dict[str, Cleared]:
     for node in results:
         if node in open_:
             rows, suppressed = tables[node]
-            n = {} if any(scarce.values()) else _counts(open_[node], hide_missing=few_missing)
+            n = {} if is_any_withheld else _counts(open_[node], hide_missing=few_missing)
             cleared[node] = Cleared("", rows, n, suppressed)
         else:
             reason = (

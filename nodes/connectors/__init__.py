@@ -5,21 +5,33 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
-from federation import errors, text
+from federation import errors
+from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
-from nodes.connectors import csv_file
-from nodes.connectors.csv_file import Layout, MalformedCsvError
-from nodes.site import Dataset, Storage
+from nodes import reading
+from nodes.connectors import csv_source, formats, source
+from nodes.connectors.source import Source, require, unreadable
+from nodes.reading import AS_IT_IS
+from nodes.site import Dataset, Storage, View
 
-FILES = ".csv, .csv.gz, .parquet, a folder of Parquet files, .duckdb"
 POSTGRESQL = ("postgresql://", "postgres://")
-TABLE_FILES = (".duckdb", ".ddb")
+__all__ = [
+    "check_files",
+    "column_names",
+    "connect",
+    "is_here",
+    "open_rows",
+    "open_table",
+    "require",
+    "unreadable",
+]
 
 
 def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
@@ -47,76 +59,134 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-@dataclass(frozen=True)
-class Source:
-    """A dataset's rows in DuckDB. `columns`: the source's name of each column under its canonical spelling.
-    `is_fixed`: reading it again gives the same rows in the same order. `layout`: of a CSV file."""
-
-    relation: str
-    columns: Mapping[str, str]
-    is_fixed: bool
-    layout: Layout | None = None
-
-
 def open_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
 ) -> bool:
-    """Makes the relation `source` of the raw `columns` of the dataset's rows. Returns True if it always gives the
-    same rows in the same order, from one opening to the next."""
-    if dataset.source.startswith(POSTGRESQL):
-        from nodes.connectors import postgresql
-
-        postgresql.copy_rows(connection, dataset, columns)
-        return False
+    """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that `contract_sql`
+    reads. Returns True if it always gives the same rows in the same order, from one opening to the next."""
+    if dataset.view is not None:
+        return _open_view(connection, dataset, dataset.view, columns)
     try:
-        source = _source(connection, dataset)
-        require(dataset, columns, source.columns)
-        _make(connection, dataset, source, columns)
+        with _scratch(connection) as folder:
+            found = _source(connection, dataset, columns, folder)
+            require(dataset, columns, found.columns)
+            _make(connection, dataset, found, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
-    return source.is_fixed
+    return found.is_fixed
+
+
+def open_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset, name: str) -> None:
+    """Makes the relation `name` of all columns of a raw table, under the source's own names."""
+    try:
+        with _scratch(connection) as folder:
+            columns = list(_source(connection, dataset, (), folder, only_names=True).columns)
+        open_rows(connection, dataset, columns)
+        kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
+        connection.execute(f"ALTER {kind} source RENAME TO {quote_name(name)}")
+        for copied in ("sheet", "records"):  # of a workbook, or of a statistical package
+            if is_here(connection, "table", copied):
+                connection.execute(f"DROP TABLE {copied}")
+    except duckdb.Error as reason:
+        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+
+
+def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool:
+    ((count,),) = connection.execute(
+        f"SELECT count(*) FROM duckdb_{kind}s() WHERE {kind}_name = ? AND temporary", [name]
+    ).fetchall()
+    return bool(count)
+
+
+@contextmanager
+def _scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
+    """A private folder beside the engine's own temporary files, removed at the end."""
+    ((parent,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix="hdh-read-") as folder:  # 0700
+        yield Path(folder)
+
+
+def _open_view(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
+) -> bool:
+    """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
+    held = replace(dataset, contract=view.own, view=None)
+    raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
+    is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
+    kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
+    connection.execute(f"ALTER {kind} source RENAME TO held_here")
+    listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
+    connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed or '1'} FROM held_here")
+    return is_fixed
+
+
+def _seen(name: str, view: View) -> str:
+    if name in view.columns:
+        return quote_name(view.columns[name])
+    return quote_text(view.own.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
 
 
 def _make(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, source: Source, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
 ) -> None:
-    """A view of a source that is fixed where it lies; a table of text, read once, and of rows that another
+    """A view of a source that is fixed where it lies; a table of a text, read once, and of rows that another
     reading could give in another order, or otherwise."""
     taken = {name.lower() for name in columns}  # DuckDB takes X for x
-    others = source.columns.items() if dataset.rows_where else ()
+    others = found.columns.items() if dataset.rows_where else ()
     raws = {name: raw for name, raw in others if name.lower() not in taken}
-    raws |= {name: source.columns[name] for name in columns}
+    raws |= {name: found.columns[name] for name in columns}
     renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
-    rows = f"(SELECT {renamed} FROM {source.relation})"
-    listed = ", ".join(map(quote_name, columns))
+    rows = f"(SELECT {renamed} FROM {found.relation})"
+    rows, listed = _read(connection, dataset, rows, columns)
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
-    if source.layout is not None:
-        connection.execute(f"CREATE TEMP TABLE source AS SELECT {listed} FROM {rows}{where}")
-        counted = rows if where else "source"
-        _check_count(connection, dataset, source.layout, counted)
-    else:
-        kind = "VIEW" if source.is_fixed else "TABLE"
-        connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
+    kind = "VIEW" if found.is_fixed and not found.is_temporary else "TABLE"
+    connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
+    if found.records is not None:
+        _check_count(connection, dataset, found.records, rows if where else "source")
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, columns: Sequence[str]
+) -> tuple[str, str]:
+    """The rows with their texts in one spelling, and the SQL of each column as the `read:` keys say that it is written."""
+    if dataset.read == AS_IT_IS:
+        return rows, ", ".join(map(quote_name, columns))
+    described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
+    types = {str(row[0]): str(row[1]) for row in described}
+    contract = dataset.contract.columns
+    spelled = [
+        f"{reading.spelled(name, contract.get(name), types[name])} AS {quote_name(name)}"
+        for name in columns
+    ]
+    others = [name for name in types if name not in columns]
+    kept = ", ".join([*spelled, *map(quote_name, others)])
+    values = [
+        f"{reading.value(name, contract.get(name), types[name], dataset.read)} AS {quote_name(name)}"
+        for name in columns
+    ]
+    return f"(SELECT {kept} FROM {rows})", ", ".join(values)
 
 
 def _check_count(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, layout: Layout, relation: str
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, records: int, relation: str
 ) -> None:
     """DataError unless DuckDB reads as many rows as the file has records."""
     ((count,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
-    if count != layout.records:
+    if count != records:
         raise unreadable(dataset, "as a whole: not every record of the file became a row")
 
 
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
-    """The columns that the source has, under their canonical spelling. No row is read."""
-    if dataset.source.startswith(POSTGRESQL):
-        from nodes.connectors import postgresql
-
-        return postgresql.column_names(dataset)
+    """The columns that the source has, under their canonical spelling or that of the contract. No row is read."""
+    if (view := dataset.view) is not None:
+        held = column_names(replace(dataset, contract=view.own, view=None), storage)
+        absent = {name for name, raw in view.columns.items() if raw not in held}
+        return frozenset(dataset.contract.columns) - absent
     connection = connect(storage)
     try:
-        return frozenset(_source(connection, dataset, only_names=True).columns)
+        with _scratch(connection) as folder:
+            return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
     except duckdb.Error as reason:
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
     finally:
@@ -125,150 +195,39 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    for dataset in {one.source: one for one in datasets if _is_csv(Path(one.source))}.values():
-        if "://" not in dataset.source and Path(dataset.source).exists():
-            _layout(dataset, Path(dataset.source))
-
-
-def unreadable(dataset: Dataset, reason: str) -> errors.DataError:
-    return errors.DataError(
-        f"dataset {dataset.contract.dataset!r}: the source cannot be read {reason}"
-    )
-
-
-def require(dataset: Dataset, columns: Sequence[str], present: Iterable[str]) -> None:
-    """SourceError that names the absent columns, and those that are written nearly alike."""
-    names = list(present)
-    lacking = [column for column in columns if column not in names]
-    if not lacking:
-        return
-    alike = [
-        f"; it has {text.spelled(name)}, and the contract says {text.spelled(column)}"
-        for column in lacking[:5]
-        for name in names
-        if text.folded(name) == text.folded(column)
+    own = [
+        one if one.view is None else replace(one, contract=one.view.own, view=None)
+        for one in datasets
     ]
-    raise errors.SourceError(
-        f"dataset {dataset.contract.dataset!r}: the source has no column "
-        f"{', '.join(map(repr, lacking[:5]))}{''.join(alike)}: rename it there, or correct the contract"
-    )
+    for dataset in {one.source: one for one in own}.values():
+        if "://" not in dataset.source and Path(dataset.source).exists():
+            chosen, paths = formats.of(dataset)
+            if chosen.name == "CSV":
+                with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
+                    csv_source.inspect(dataset, paths, Path(folder))
 
 
 def _source(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, *, only_names: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    columns: Sequence[str],
+    folder: Path,
+    *,
+    only_names: bool = False,
 ) -> Source:
-    name, path = dataset.contract.dataset, Path(dataset.source)
-    if "://" in dataset.source:
+    """The source, its columns under the contract's names. SourceError if it is of no kind that is read."""
+    if dataset.source.startswith(POSTGRESQL):
+        from nodes.connectors import postgresql
+
+        found = postgresql.read(dataset, columns, folder, only_names=only_names)
+    elif "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
         raise errors.SourceError(
-            f"dataset {name!r}: unknown kind of source {kind + '://'!r}; {KINDS}"
+            f"dataset {dataset.contract.dataset!r}: unknown kind of source {kind + '://'!r}; {formats.KINDS}"
         )
-    if not path.exists():
-        raise errors.SourceError(
-            f"dataset {name!r}: its source does not exist: correct `source` in node.yaml"
-        )
-    if path.is_dir():
-        return _parquet_folder(connection, dataset, quote_text(str(path / "**" / "*.parquet")))
-    if _is_csv(path):
-        return _csv_source(dataset, path, only_names)
-    if path.suffix == ".parquet":
-        return _described(connection, dataset, f"read_parquet({quote_text(str(path))})")
-    if path.suffix in TABLE_FILES:
-        connection.execute(f"ATTACH {quote_text(str(path))} AS stored (READ_ONLY)")
-        is_view = _is_view(connection, _table(dataset))
-        table = ".".join(map(quote_name, ["stored", *_table(dataset)]))
-        return _described(connection, dataset, table, is_fixed=not is_view)
-    raise errors.SourceError(f"dataset {name!r}: unknown kind of source {path.suffix!r}; {KINDS}")
-
-
-KINDS = f"the kinds are {FILES} and postgresql://"
-
-
-def _parquet_folder(connection: duckdb.DuckDBPyConnection, dataset: Dataset, files: str) -> Source:
-    """Columns meet by name, in the widest of their types; the parts of a folder's name stay text."""
-    lacking = connection.execute(
-        "SELECT name FROM (SELECT file_name, string_split(name, '.')[1] AS name FROM parquet_schema("
-        f"{files}) WHERE num_children IS NULL OR num_children >= 0) GROUP BY name "
-        f"HAVING count(DISTINCT file_name) < (SELECT count(*) FROM glob({files}))"
-    ).fetchall()
-    partial = sorted(
-        {text.canonical(row[0]) for row in lacking}.intersection(dataset.contract.columns)
-    )
-    if partial:
-        raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "
-            "write it in every file, or take the others out of the folder"
-        )
-    options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
-    return _described(connection, dataset, f"read_parquet({files}, {options})")
-
-
-def _is_csv(path: Path) -> bool:
-    return ".csv" in path.suffixes
-
-
-def _described(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, relation: str, *, is_fixed: bool = True
-) -> Source:
-    names = [
-        str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-    ]
-    spellings = [text.canonical(name) for name in names]
-    _check_unique(dataset, spellings)
-    return Source(relation, dict(zip(spellings, names, strict=True)), is_fixed)
-
-
-def _csv_source(dataset: Dataset, path: Path, only_names: bool) -> Source:
-    expected = dataset.contract.columns
-    if only_names:
-        try:
-            header = csv_file.read_header(path, expected)
-        except (MalformedCsvError, OSError) as reason:
-            raise _malformed(dataset, reason) from None
-        return Source("", {name: name for name in header.names}, True)
-    layout = _layout(dataset, path)
-    _check_unique(dataset, layout.header.names)
-    return Source(layout.relation(path), layout.positions(), True, layout)
-
-
-def _layout(dataset: Dataset, path: Path) -> Layout:
-    try:
-        return csv_file.inspect(path, dataset.contract.columns)
-    except (MalformedCsvError, OSError) as reason:
-        raise _malformed(dataset, reason) from None
-
-
-def _malformed(dataset: Dataset, reason: Exception) -> errors.DataError:
-    name = dataset.contract.dataset
-    if not isinstance(reason, MalformedCsvError):
-        return unreadable(dataset, f"({type(reason).__name__}): check its path and format")
-    return errors.DataError(
-        "\n".join(f"dataset {name!r}, its CSV file: {problem}" for problem in reason.problems)
-    )
-
-
-def _check_unique(dataset: Dataset, names: Sequence[str]) -> None:
-    """A contract column that two columns of the source would give."""
-    twice = [name for name in dataset.contract.columns if names.count(name) > 1]
-    if twice:
-        raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: the source has several columns {twice[0]!r}: keep one"
-        )
-
-
-def _is_view(connection: duckdb.DuckDBPyConnection, table: Sequence[str]) -> bool:
-    """A view may give its rows in another order at each reading; a table does not."""
-    schema = table[0].lower() if len(table) > 1 else "main"
-    rows = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'stored' AND lower(schema_name) = ? AND lower(table_name) = ?",
-        [schema, table[-1].lower()],
-    ).fetchall()
-    return not rows[0][0]
-
-
-def _table(dataset: Dataset) -> list[str]:
-    if not dataset.table:
-        raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: a database needs its `table` beside `source` in node.yaml"
-        )
-    return dataset.table.split(".")
+    else:
+        chosen, paths = formats.of(dataset)
+        names = [dataset.read.written(name) for name in columns]
+        opening = formats.Opening(connection, dataset, paths, names, folder, only_names)
+        found = chosen.open(opening)
+    return replace(found, columns=source.renamed(dataset, found.columns))

@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,9 @@ LF, CR, QUOTE = 10, 13, 34
 BLOCK_BYTES = 1 << 24
 MAX_RECORD_BYTES = 1 << 26
 MAX_PROBLEMS = 5  # named one by one; the others are counted
+NOT_UTF8 = (
+    "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
+)
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 Bytes = NDArray[np.uint8]
@@ -41,6 +44,15 @@ class MalformedCsvError(ValueError):
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = problems
         super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What the producer declares. `delimiter`: None, if the header shows it. `first_line`: the number of the header's
+    line in the producer's file."""
+
+    delimiter: str | None = None
+    first_line: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,28 +86,22 @@ class Layout:
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
-    def positions(self) -> Mapping[str, str]:
-        """The raw column, `c0` and on, of each name that the header gives once."""
-        names = self.header.names
-        return {name: f"c{i}" for i, name in enumerate(names) if names.count(name) == 1}
 
-
-def read_header(path: Path, expected: Collection[str]) -> Header:
+def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
     """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
     with _opened(path) as stream:
-        return _header(next(_blocks(stream), b""), expected)
+        return _header(next(_blocks(stream), b""), expected, dialect)
 
 
-def inspect(path: Path, expected: Collection[str]) -> Layout:
+def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Layout:
     """The layout of the whole file; MalformedCsvError with the lines that break it."""
     with _opened(path) as stream:
         blocks = _blocks(stream)
         first = next(blocks, b"")
-        header = _header(first, expected)
+        header = _header(first, expected, dialect)
         scan = _Scan(header)
-        scan.check(
-            first[sum(header.lengths) :], line=1 + _count_lines(first[: sum(header.lengths)])
-        )
+        above = _count_lines(first[: sum(header.lengths)])
+        scan.check(first[sum(header.lengths) :], line=dialect.first_line + above)
         for block in blocks:
             scan.check(block, scan.next_line)
     if scan.problems:
@@ -147,27 +153,33 @@ def _count_lines(block: bytes) -> int:
     return block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
 
 
-def _header(block: bytes, expected: Collection[str]) -> Header:
+def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header:
     if block.startswith(UTF16):
-        raise MalformedCsvError("the file is UTF-16: save it as UTF-8")
+        raise MalformedCsvError(
+            "the file is UTF-16: save it as UTF-8, or write `read: {encoding: utf-16}`"
+        )
+    first = f"line {dialect.first_line}"
     bom = len(BOM) if block.startswith(BOM) else 0
     record = _first_record(block[bom:])
     content = record.rstrip(b"\r\n")
     if not content:
-        raise MalformedCsvError("line 1 is empty: the first line must name the columns")
+        raise MalformedCsvError(
+            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines above them"
+        )
     try:
         line = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedCsvError("line 1 is not UTF-8 text: save the file as UTF-8") from None
-    readings = {delimiter: _names(line, delimiter) for delimiter in _delimiters(line)}
+        raise MalformedCsvError(f"{first} is {NOT_UTF8}") from None
+    delimiters = _delimiters(line) if dialect.delimiter is None else [dialect.delimiter]
+    readings = {delimiter: _names(line, delimiter, first) for delimiter in delimiters}
     matches = {
         delimiter: len(set(expected).intersection(names)) for delimiter, names in readings.items()
     }
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
-            f"line 1: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
-            "use the contract's column names, with one delimiter between them"
+            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
+            "write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
 
@@ -186,12 +198,12 @@ def _delimiters(line: str) -> list[str]:
     return [delimiter for delimiter in DELIMITERS if delimiter in outside] or [","]
 
 
-def _names(line: str, delimiter: str) -> tuple[str, ...]:
+def _names(line: str, delimiter: str, first: str) -> tuple[str, ...]:
     try:
         (names,) = csv.reader(io.StringIO(line, newline=""), delimiter=delimiter, strict=True)
     except (csv.Error, ValueError):
         raise MalformedCsvError(
-            "line 1: a quoted name does not end, or text follows its end"
+            f"{first}: a quoted name does not end, or text follows its end"
         ) from None
     return tuple(map(text.canonical, names))
 
@@ -304,7 +316,7 @@ def _bad_text(block: bytes) -> list[tuple[int, str]]:
         try:
             block.decode("utf-8")
         except UnicodeDecodeError as error:
-            found.append((error.start, "not UTF-8 text: save the file as UTF-8"))
+            found.append((error.start, NOT_UTF8))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rows of a PostgreSQL table or view: the named columns only, copied once into the node's own engine.
+"""Rows of a PostgreSQL table or view: the named columns only, copied once by COPY into the node's own engine.
 
 One copy gives the study one snapshot in one order; the password comes from the environment (PGPASSWORD) or from
 ~/.pgpass, as for every PostgreSQL client.
@@ -8,29 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from federation import errors, text
-from federation.expression import quote_name
-from nodes.connectors import require
+from federation.expression import quote_text
+from nodes.connectors.source import Source, renamed, require
 from nodes.site import Dataset
 
-BATCH_ROWS = 50_000
 
-
-def copy_rows(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
-) -> None:
+def read(
+    dataset: Dataset, columns: Sequence[str], folder: Path, *, only_names: bool = False
+) -> Source:
+    """The named columns, copied as text into a file in `folder`; or the names of all, and no row."""
     with _connected(dataset) as server:
-        _copy(server, connection, dataset, columns)
-
-
-def column_names(dataset: Dataset) -> frozenset[str]:
-    """The columns of the table, under their canonical spelling. No row is read."""
-    with _connected(dataset) as server:
-        return frozenset(_spellings(server, dataset))
+        spellings = _spellings(server, dataset)
+        present = renamed(dataset, spellings)
+        if only_names:
+            return Source("", spellings, is_fixed=False)
+        require(dataset, columns, present)
+        return _copy(server, dataset, {name: present[name] for name in columns}, folder)
 
 
 @contextmanager
@@ -78,28 +75,33 @@ AS_TEXT = {
 }
 
 
-def _copy(
-    server: Any, connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
-) -> None:
-    import pandas
+def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Path) -> Source:
+    """`columns`: the table's name of each. As text: the contract, not the driver, decides what a value is."""
     from psycopg import sql
 
-    spellings = _spellings(server, dataset)
-    require(dataset, columns, spellings)
-    # read as text: the contract, not the driver, decides what a value is
-    chosen = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(spellings[column])) for column in columns
+    listed = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(raw)) for raw in columns.values()
     )
-    connection.execute(
-        f"CREATE TEMP TABLE source ({', '.join(f'{quote_name(column)} VARCHAR' for column in columns)})"
+    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
+    path = folder / "rows.csv"
+    with server.cursor() as cursor, path.open("wb") as out:
+        with cursor.copy(query.format(listed, _table(dataset))) as blocks:
+            for block in blocks:
+                out.write(block)
+        count = cursor.rowcount
+    header = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(columns)))
+    relation = (
+        f"read_csv({quote_text(str(path))}, auto_detect = false, header = false, delim = ',', quote = '\"', "
+        f"escape = '\"', comment = '', nullstr = '', null_padding = false, ignore_errors = false, "
+        f"strict_mode = true, columns = {{{header}}})"
     )
-    with server.cursor(name="hdh_rows") as cursor:
-        cursor.execute(sql.SQL("SELECT {} FROM {}").format(chosen, _table(dataset)))
-        while rows := cursor.fetchmany(BATCH_ROWS):
-            batch = pandas.DataFrame(rows, columns=list(columns), dtype=object)
-            connection.register("batch", batch)
-            connection.execute("INSERT INTO source SELECT * FROM batch")
-            connection.unregister("batch")
+    return Source(
+        relation,
+        {dataset.read.written(name): f"c{i}" for i, name in enumerate(columns)},
+        is_fixed=False,
+        is_temporary=True,
+        records=count,
+    )
 
 
 def _table(dataset: Dataset) -> Any:

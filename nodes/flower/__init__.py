@@ -1,1 +1,1 @@
-"""The node's side of Flower: the only modules of a node that import flwr."""
+"""The node's side of Flower; only these modules of a node import flwr."""

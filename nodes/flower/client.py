@@ -1,8 +1,10 @@
-"""Our own client of Flower's Fleet API: it polls the hub, and calls the ClientApp that is installed here.
+"""Our own client of Flower's Fleet API: it polls the hub, and calls the ClientApp that is installed
+here.
 
-It never asks for the bundle of a run, and has no loader for one: no code of the hub reaches this machine. This is the
-one place where the node leans on private names of Flower; tests/unit/test_flower_contract.py guards them, and a name
-that is gone stops the node at import, with nothing executed.
+It never asks for the bundle of a run, and has no loader for one, so no code of the hub reaches this
+machine. Only this module of the node uses private names of Flower;
+tests/unit/test_flower_contract.py guards them, and a missing name stops the node at import, before
+it executes anything.
 """
 
 from __future__ import annotations
@@ -46,16 +48,17 @@ log = logging.getLogger("hdh.node")
 logging.getLogger("flwr").setLevel(logging.ERROR)
 BUSY_S = 0.1
 PUSH_TRIES = 6
-FIRST_LOOK_S = 0.03  # a message is announced a moment before its objects are there; Flower would look again after a second
-KNOWN_BUNDLES = frozenset(
-    {"08ec25462d3ea4d7c5bb5f226a3ae7b800c2e1599f1f77d19d25226b8ba0d834"}
-)  # SHA-256 of aggregator/bundle.fab
+# A message is announced a moment before its objects arrive; Flower would look again after a second.
+FIRST_LOOK_S = 0.03
+# SHA-256 of aggregator/bundle.fab
+KNOWN_BUNDLES = frozenset({"08ec25462d3ea4d7c5bb5f226a3ae7b800c2e1599f1f77d19d25226b8ba0d834"})
 
 
 def _stay(_code: int, message: str | None = None, *_: object, **__: object) -> None:
-    """In the place of Flower's exit, which ends this process five seconds later, whoever catches it. The hub may only be starting."""
-    said = [line for line in (message or "").splitlines() if line.strip()]
-    raise ConnectionError(said[1] if len(said) > 1 else "no reason given")
+    """Replaces Flower's exit, which ends the process five seconds later even if it is caught. The
+    hub may be just starting."""
+    lines = [line for line in (message or "").splitlines() if line.strip()]
+    raise ConnectionError(lines[1] if len(lines) > 1 else "no reason given")
 
 
 fleet_http_connection.flwr_exit = _stay
@@ -63,12 +66,13 @@ fleet_http_connection.flwr_exit = _stay
 
 @dataclass
 class Pace:
-    """How often the hub is asked: often while a study is under way, seldom otherwise. `wake` is what the hub's line calls."""
+    """The time between two polls of the hub: short while a study runs, long otherwise. The
+    connection to the hub calls `wake`."""
 
     busy_s: float = BUSY_S
     idle_s: float = 3.0
     stays_busy_s: float = 30.0
-    rests_s: float = 600.0  # after a study, before the process starts anew to give its memory back
+    rests_s: float = 600.0  # after a study, before the process restarts to free its memory
     until: float = 0.0
     answered: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
@@ -92,7 +96,8 @@ class Pace:
 
 @dataclass(frozen=True)
 class Link:
-    """Where the SuperLink is, its authority, our private key (PEM, ECDSA), and Flower's id of this node."""
+    """The SuperLink's address, the file of its authority, our private key (PEM, ECDSA), and
+    Flower's id of this node."""
 
     superlink: str
     root_certificates: Path
@@ -100,29 +105,28 @@ class Link:
     flower_id: int
 
 
-Refused = Callable[[str, str], None]  # what is told to the audit log: the rule, and why
+Refused = Callable[[str, str], None]  # writes a refusal to the audit log: the rule, and why
 
 
 def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
-    """Answers the hub until `stop`, or until it has rested after a study; tries again, ever more slowly, when the hub is away."""
+    """Answers the hub until `stop`, or until it has been idle after a study. While the hub cannot
+    be reached, it tries again at growing intervals."""
     delay = 1.0
     while not stop.is_set() and not pace.is_rested():
         connected = time.monotonic()
         try:
             _session(app, link, stop, pace, refused)
         except Exception as error:
-            log.warning(
-                "no connection to the SuperLink %s (%s)", link.superlink, _last_words(error)
-            )
+            log.warning("no connection to the SuperLink %s (%s)", link.superlink, _in_words(error))
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
         if not stop.is_set() and not pace.is_rested():
             log.info("connecting to %s again in %.0f s", link.superlink, delay)
             stop.wait(delay * random.uniform(0.8, 1.2))
 
 
-def _last_words(error: BaseException) -> str:
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+def _in_words(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _session(
@@ -138,7 +142,7 @@ def _session(
             connection
         )
         log.info("connected to the SuperLink %s as Flower node %s", link.superlink, node_id)
-        known: dict[int, bool] = {}  # by run: whether its bundle is the thin one
+        is_known: dict[int, bool] = {}  # by run: whether its bundle is in KNOWN_BUNDLES
         while not stop.is_set() and not pace.is_rested():
             received = receive()
             if received is None:
@@ -146,12 +150,12 @@ def _session(
                 continue
             try:
                 message, run_id = _pull(received, pull_object, confirm)
-                if run_id not in known:
-                    known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
+                if run_id not in is_known:
+                    is_known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
                 started = time.monotonic()
                 reply = (
                     answer(app, message, run_id, node_id, refused)
-                    if known[run_id]
+                    if is_known[run_id]
                     else _unknown_bundle(message, refused)
                 )
                 pace.answered = True
@@ -160,53 +164,49 @@ def _session(
             except RunNotRunningException:
                 log.info("the run has ended; its message is dropped")
             except httpx.TransportError:
-                raise  # the hub is away
-            except (
-                Exception
-            ) as error:  # the daemon's outermost loop: a message is lost, the node is not
+                raise  # the hub cannot be reached
+            # The daemon's outermost loop: it loses a message, but the node continues.
+            except Exception as error:
                 log.error("a message was lost: %s", type(error).__name__)
                 stop.wait(1.0)
 
 
 def _sign_off(link: Link, keys: Any) -> None:
-    """Ends a session that a killed process of this node has left: the SuperLink would refuse a new one for a minute."""
+    """Ends a session that a killed process of this node has left open. Otherwise the SuperLink
+    would refuse a new one for a minute."""
     if not link.flower_id:
         return
     root = link.root_certificates.read_bytes()
     client = FleetHttpClient.from_server_address(
         link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)]
     )
-    with client, suppress(httpx.HTTPError):  # there was none
+    with client, suppress(httpx.HTTPError):  # there was no session
         client.DeactivateNode(DeactivateNodeRequest(node_id=link.flower_id))
 
 
 def _unknown_bundle(message: Message, refused: Refused) -> Message:
-    refused("bundle", "the run's bundle is not the one that this version knows")
-    return Message(
-        Error(
-            wire.REFUSED, "this node does not take part in runs of a bundle that it does not know"
-        ),
-        reply_to=message,
-    )
+    refused("bundle", "this version does not know the run's bundle")
+    error = Error(wire.REFUSED, "this node does not take part in runs of an unknown bundle")
+    return Message(error, reply_to=message)
 
 
 def answer(
     app: ClientApp, message: Message, run_id: int, node_id: int, refused: Refused
 ) -> Message:
-    """The installed app's reply. What leaves after a bug of ours is the class of the exception, and no more."""
+    """The installed app's reply. After a bug of ours, only the class of the exception leaves the
+    node."""
     if message.metadata.message_type != wire.ROUND:
-        refused("message", "not the kind of message that this node answers")
+        refused("message", "the node does not answer this kind of message")
         return Message(
-            Error(wire.REFUSED, "this node does not answer that kind of message"), reply_to=message
+            Error(wire.REFUSED, "this node does not answer this kind of message"), reply_to=message
         )
     context = Context(
         run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={}
     )
     try:
         return app(message, context)
-    except (
-        Exception
-    ) as error:  # a bug here must not stop the daemon, nor tell what it was working on
+    # A bug must neither stop the daemon nor disclose its data.
+    except Exception as error:
         log.error("the analysis failed: %s", type(error).__name__)
         return Message(Error(2, type(error).__name__), reply_to=message)
 
@@ -234,7 +234,8 @@ def _push(
     push_object: Callable[..., None],
     stop: threading.Event,
 ) -> None:
-    """Objects are addressed by their content, so pushing again is safe; a busy hub's 500 is not retried by Flower."""
+    """Sends the reply, and tries again if the hub was busy, which Flower does not. Objects are
+    addressed by their content, so it is safe to send them twice."""
     for attempt in range(PUSH_TRIES):
         try:
             with no_object_id_recompute():
@@ -253,5 +254,5 @@ def _push(
         except Exception as error:
             if attempt == PUSH_TRIES - 1:
                 raise
-            log.warning("the hub did not take the reply (%s); trying again", type(error).__name__)
+            log.warning("the hub did not accept the reply (%s); trying again", type(error).__name__)
             stop.wait(random.uniform(0.5, 1.0) * 2**attempt)

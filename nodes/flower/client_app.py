@@ -1,4 +1,4 @@
-"""Flower's door to the node: a ClientApp that answers one kind of message, through the service and nothing else."""
+"""Flower's ClientApp at the node: it answers one kind of message, through the service."""
 
 from __future__ import annotations
 
@@ -27,26 +27,36 @@ def app_of(node: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
             node.audit("refused", rule="message", why="not a query of this version")
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
         reply = service.answer(query, node, clock())
-        answered = codec.reply_to_bytes(reply)
+        encoded = codec.reply_to_bytes(reply)
         signed = receipts.reply_content(
-            query.study.hash, wire.query_digest(content, nonce), receipts.digest(answered)
+            query.study.hash, wire.query_digest(content, nonce), receipts.digest(encoded)
         )
-        _note(node, query, reply, answered)
+        _audit(node, query, reply, encoded)
         return Message(
-            wire.reply_record(answered, keys.sign(node.identity, signed)), reply_to=message
+            wire.reply_record(encoded, keys.sign(node.identity, signed)), reply_to=message
         )
 
     return app
 
 
-def _note(node: NodeContext, query: Query, reply: Reply, answered: bytes) -> None:
-    """Before anything is sent: who asked what, what it cost, what leaves."""
+def _audit(node: NodeContext, query: Query, reply: Reply, encoded: bytes) -> None:
+    """Writes to the audit log, before the reply is sent: the question, its cost, and the answer's
+    size and hash."""
     refused = {
-        str(task): one.rule for task, one in reply.answers.items() if isinstance(one, Refusal)
+        str(task): answer.rule
+        for task, answer in reply.answers.items()
+        if isinstance(answer, Refusal)
     }
     node.audit(
         "answered" if len(refused) < len(reply.answers) else "refused",
-        study=query.study.study, study_hash=query.study.hash, coordinator=query.study.coordinator, round=query.round,
-        phase=query.phase.name if query.phase else "", analyses=[str(task) for task in reply.answers], refused=refused,
-        charged_pico_rho=reply.charged, bytes=len(answered), sha256=receipts.digest(answered),
-    )  # fmt: skip
+        study=query.study.study,
+        study_hash=query.study.hash,
+        coordinator=query.study.coordinator,
+        round=query.round,
+        phase=query.phase.name if query.phase else "",
+        analyses=[str(task) for task in reply.answers],
+        refused=refused,
+        charged_pico_rho=reply.charged,
+        bytes=len(encoded),
+        sha256=receipts.digest(encoded),
+    )

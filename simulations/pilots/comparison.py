@@ -1,5 +1,6 @@
-"""What training together is worth, and what privacy costs: the same training at each node alone, over all nodes, and on all rows in one
-place, tried on new people; and under differential privacy at several epsilons.
+"""The gain from training together and the cost of privacy, on new people: the same training at each
+node alone, over all nodes, and on all rows in one place; and under differential privacy at several
+epsilons.
 
     python -m simulations.pilots.comparison deep_piste
 """
@@ -31,12 +32,12 @@ from strategies import registry
 from strategies.learning import scores
 
 EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-NEW = 1000  # the seed of people whom no training has seen
+NEW = 1000  # the seed of the new people, who are in no training
 
 
 @dataclass(frozen=True)
 class Tried:
-    """The area under the curve of one training, over new people, and its standard error."""
+    """The area under the ROC curve of one training on new people, and its standard error."""
 
     name: str
     auc: float
@@ -49,47 +50,34 @@ def networks(name: str) -> list[Tried]:
         ready, new = _prepared(name, "study", Path(folder))
         task = next(key for key, entry in ready.study.analyses.items() if entry.run == "train")
         study = _only(ready.study, task)
-        found = [
-            _tried(f"{node} alone", study, ready, {node: dataset}, new)
-            for node, dataset in ready.datasets.items()
+        pooled = {"all": Dataset(ready.contract, _joined(ready.datasets, Path(folder)))}
+        return [
+            *(
+                _tried(f"{node} alone", study, ready, {node: dataset}, new)
+                for node, dataset in ready.datasets.items()
+            ),
+            _tried("together", study, ready, ready.datasets, new),
+            _tried("pooled", study, ready, pooled, new),
         ]
-        found.append(_tried("together", study, ready, ready.datasets, new))
-        found.append(
-            _tried(
-                "pooled",
-                study,
-                ready,
-                {"all": Dataset(ready.contract, _joined(ready.datasets, Path(folder)))},
-                new,
-            )
-        )
-    return found
 
 
 def epsilons(name: str, wanted: Sequence[float] = EPSILONS) -> list[Tried]:
     """The private study at each epsilon."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready, new = _prepared(name, "private", Path(folder))
-        found = []
+        tried = []
         for epsilon in wanted:
             privacy = ready.study.privacy.model_copy(update={"epsilon": epsilon})
-            found.append(
-                _tried(
-                    f"{epsilon:g}",
-                    ready.study.model_copy(update={"privacy": privacy}),
-                    ready,
-                    ready.datasets,
-                    new,
-                )
-            )
-    return found
+            study = ready.study.model_copy(update={"privacy": privacy})
+            tried.append(_tried(f"{epsilon:g}", study, ready, ready.datasets, new))
+    return tried
 
 
 def _prepared(name: str, variant: str, folder: Path) -> tuple[Ready, list[Dataset]]:
-    """The nodes' tables, and as many new people's."""
-    for sub in ("known", "new"):
+    """The study with its nodes' tables, and tables of as many new people."""
+    for sub in ("trained", "new"):
         (folder / sub).mkdir()
-    ready = running.prepare(name, variant, folder / "known")
+    ready = running.prepare(name, variant, folder / "trained")
     return ready, list(running.prepare(name, "study", folder / "new", seed=NEW).datasets.values())
 
 
@@ -100,7 +88,8 @@ def _only(study: Study, task: str) -> Study:
 def _joined(datasets: Mapping[str, Dataset], folder: Path) -> str:
     path = str(folder / "all.parquet")
     duckdb.connect().execute(
-        f"COPY (SELECT * FROM read_parquet({[dataset.source for dataset in datasets.values()]})) TO '{path}' (FORMAT parquet)"
+        f"COPY (SELECT * FROM read_parquet({[dataset.source for dataset in datasets.values()]}))"
+        f" TO '{path}' (FORMAT parquet)"
     )
     return path
 
@@ -115,21 +104,22 @@ def _tried(
     (task_id,) = outcome.runs
     result = outcome.runs[task_id].result
     if result is None or result.model is None:
-        raise errors.ModelError(outcome.runs[task_id].failed)
+        run = outcome.runs[task_id]
+        raise errors.ModelError(run.failed or run.withheld)
     return Tried(name, *scores.area(_scores(study, ready, task_id, result.model.weights, new)))
 
 
 def _scores(
     study: Study, ready: Ready, task_id: TaskId, weights: Floats, new: Sequence[Dataset]
 ) -> Floats:
-    """The histogram of the network's scores over all of the new people."""
+    """The histogram of the network's scores over all new people."""
     entry = study.analyses[task_id.analysis]
-    known = {
+    network = {
         key: value
         for key, value in entry.options.items()
         if key in ("model", "network", "widths", "norm", "rows", "seed")
     }
-    options = studies.AnalysisEntry.model_validate({"run": "train", **known, "validation": 0})
+    options = studies.AnalysisEntry.model_validate({"run": "train", **network, "validation": 0})
     plain = study.model_copy(
         update={"privacy": studies.Privacy(mode="exact"), "analyses": {task_id.analysis: options}}
     )

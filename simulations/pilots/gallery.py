@@ -1,4 +1,4 @@
-"""`make gallery`: writes docs/pilots.md and its figures from a run of every pilot at its small size."""
+"""`make gallery` runs every pilot at its small size, and writes docs/pilots.md with its figures."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from simulations.pilots.running import PilotResult
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# The pilots
 
-Ten projects opened the Health Data Hub, each with data at several producers. All run here on synthetic people at whom a truth was planted
-(`truth.yaml` beside each), in exact and in private mode, and six also on real data; `dialysis` is real. The joining of two insurers'
-accounts (ARAC) is not there yet: it runs on joined costs. Columns are approximations of what is published about the sources.
+Ten projects opened the Health Data Hub, each with data at several producers. All run here on
+synthetic people with planted effects (`truth.yaml` beside each pilot), in exact and in private
+mode, and six also on real data; `dialysis` is real. `arac` and `deepsarc` link people over two
+holders (docs/linkage.md); `ordei` sets two datasets side by side. The columns approximate published
+descriptions of the sources.
 
 ```console
 $ hdh pilots run --all                         # the tables below, in a minute
 $ hdh simulate deepsarc --variant private      # one study, with its report
-$ hdh simulate oscour --size full              # as many as there are: 130 million visits
+$ hdh simulate oscour --size full              # as many as in reality: 130 million visits
 $ hdh simulate pimpon --engine flower          # over real processes
 ```
 
-This page is written by `make gallery`. One in twenty 95 % intervals does not hold the truth; that the rate is right over many seeds is
-tested (`tests/flow/test_pilots.py`, `make slow`). The noise of private studies is drawn anew each time.
+`make gallery` writes this page. One in twenty 95 % intervals does not contain the truth; a test
+checks this rate over many seeds (`tests/flow/test_pilots.py`, `make slow`). Private studies draw
+new noise at each run.
 """
 
 
@@ -34,30 +37,24 @@ def main() -> None:
     (DOCS / "figures").mkdir(exist_ok=True)
     sections = [HEAD]
     for name in running.names():
-        found = {variant: running.run(name, variant) for variant in running.variants(name)}
-        sections.append(section(name, found))
+        results = {variant: running.run(name, variant) for variant in running.variants(name)}
+        sections.append(section(name, results))
     (DOCS / "pilots.md").write_text("\n".join(sections), encoding="utf-8")
 
 
-def section(name: str, found: Mapping[str, PilotResult]) -> str:
+def section(name: str, results: Mapping[str, PilotResult]) -> str:
     pilot = running.load(name)
-    lines = [f"## {name}", "", pilot.__doc__.splitlines()[0], ""]
-    for variant, one in found.items():
-        made, _ = studies.load(Path(str(pilot.__file__)).parent / f"{variant}.yaml")
+    folder = Path(str(pilot.__file__)).parent
+    lines = [f"## {name}", "", running.title(name), ""]
+    for variant, result in results.items():
+        study, _ = studies.load(folder / f"{variant}.yaml")
         note = pilot.REAL_NOTE if variant == "real" else pilot.NOTE
-        analyses = ", ".join(f"`{entry.run}`" for entry in made.analyses.values())
-        lines += [
-            f"**{variant}**: {made.question} ({analyses}; nodes: {', '.join(one.document.provenance['nodes'])}; {note}.)",
-            "",
-        ]
-    lines += table([one.row for one in found.values()])
-    pictures = drawn(name, found)
-    if "private" in found and any(
-        entry.run == "train"
-        for entry in studies.load(Path(str(pilot.__file__)).parent / "study.yaml")[
-            0
-        ].analyses.values()
-    ):
+        analyses = ", ".join(f"`{entry.run}`" for entry in study.analyses.values())
+        nodes = ", ".join(result.document.provenance["nodes"])
+        lines += [f"**{variant}**: {study.question} ({analyses}; nodes: {nodes}; {note}.)", ""]
+    lines += table([result.row for result in results.values()])
+    pictures = drawn(name, results)
+    if "private" in results and "train" in studies.load(folder / "study.yaml")[0].runs:
         more, text = trained(name)
         pictures, lines = pictures + more, lines + text
     for label, svg in pictures:
@@ -68,11 +65,12 @@ def section(name: str, found: Mapping[str, PilotResult]) -> str:
 
 
 def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """What training together is worth, and what epsilon costs, over people whom no training has seen."""
+    """The gain from training together and the cost of epsilon, on people who are in no training."""
     networks, epsilons = comparison.networks(name), comparison.epsilons(name)
     lines = [
         "",
-        "The same training over new people, at each node alone, together, and with all rows in one place:",
+        "The same training, tested on new people: at each node alone, together,"
+        " and with all rows in one place:",
         "",
         "| trained | area under the curve | s.e. |",
         "|---|---|---|",
@@ -80,7 +78,8 @@ def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
     lines += [f"| {one.name} | {one.auc:.4f} | {one.std_error:.4f} |" for one in networks]
     lines += [
         "",
-        "And the private study at several epsilons (delta and steps as in `private.yaml`), over the same new people:",
+        "The private study at several epsilons (delta and steps as in `private.yaml`),"
+        " tested on the same new people:",
     ]
     rows = [
         (one.name, one.auc, one.auc - 1.96 * one.std_error, one.auc + 1.96 * one.std_error, None)
@@ -106,15 +105,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         epsilon = "" if row["epsilon"] is None else f"{row['epsilon']:g}"
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         lines.append(
-            f"| {row['study']} | {row['people']:,} | {row['rounds']} | {row['exactness']} | {epsilon} | {row['what']}: {row['estimate']:.3f} | {interval} | {truth} |"
+            f"| {row['study']} | {row['people']:,} | {row['rounds']} | {row['exactness']} |"
+            f" {epsilon} | {row['what']}: {row['estimate']:.3f} | {interval} | {truth} |"
         )
     return lines
 
 
-def drawn(name: str, found: Mapping[str, PilotResult]) -> list[tuple[str, str]]:
-    """The pilot's own figure, and its estimates beside the truth."""
-    pictures = [("estimates", estimates([one.row for one in found.values()]))]
-    for key, analysis in found["study"].document.analyses.items():
+def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]]:
+    """The figures of the pilot's study, and its estimates beside the truth."""
+    pictures = [("estimates", estimates([result.row for result in results.values()]))]
+    for key, analysis in results["study"].document.analyses.items():
         if curve := analysis.tables.get("curve"):
             pictures.append((key, figures.curves(curve)))
         elif analysis.run == "pathways" and not analysis.tables.get("indicators", [{}])[0].get(

@@ -1,4 +1,5 @@
-"""A pilot's study from planted people to the number that it is about, and whether the planted value lies in its interval."""
+"""Runs a pilot's study, from planted people to its main estimate, and compares the interval with
+the planted value."""
 
 from __future__ import annotations
 
@@ -6,40 +7,46 @@ import importlib
 import pkgutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aggregator import release, rounds
 from aggregator.document import Document
-from federation import contract as contracts
-from federation import errors
+from federation import datasets, errors
 from federation import study as studies
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
-from nodes.site import Dataset
-from simulations import local, pilots, workers
+from nodes.site import Dataset, Site
+from simulations import answering, local, pilots, workers
+from simulations.answering import Holders
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A study of a pilot with its nodes' tables."""
+    """A study of a pilot with its nodes' tables. `contracts`: of each dataset, where it has several."""
 
     study: Study
     contract: Contract
     source: Source
     datasets: Mapping[str, Dataset]
     note: str
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.study, self.contract, self.datasets, self.contracts)
 
 
 @dataclass(frozen=True)
 class PilotResult:
-    """`row` has the names that `hdh pilots run --format json` prints."""
+    """`row`: the object that `hdh pilots run --format json` prints."""
 
     row: Mapping[str, Any]
     document: Document
@@ -55,8 +62,13 @@ def load(name: str) -> Any:
     return importlib.import_module(f"simulations.pilots.{name}")
 
 
+def title(name: str) -> str:
+    """The first paragraph of the pilot's docstring, on one line."""
+    return " ".join(load(name).__doc__.split("\n\n")[0].split())
+
+
 def variants(name: str) -> list[str]:
-    """The studies of a pilot: `study`, and of most `private` and `real`."""
+    """The studies of a pilot: `study`, and in most pilots `private` and `real`."""
     folder = Path(load(name).__file__).parent
     return [
         variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()
@@ -70,45 +82,51 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
             f"{name} has no study {variant!r}; it has {', '.join(variants(name))}"
         )
     here = Path(pilot.__file__).parent
-    made, source = studies.load(here / f"{variant}.yaml")
-    agreed = contracts.load(here / f"{made.dataset}.yaml")
+    study, source = studies.load(here / f"{variant}.yaml")
+    loaded = datasets.load(study, here, source)
     if variant == "real":
         paths, note = pilot.make_real(folder), pilot.REAL_NOTE
     else:
         make: Callable[..., dict[str, Path]] = (
             getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
         )
-        paths, note = (
-            make(folder, seed=seed, **({"size": size} if hasattr(pilot, "SIZES") else {})),
-            pilot.NOTE,
-        )
-        agreed = pilot.contract(agreed, size) if hasattr(pilot, "contract") else agreed
-    return Ready(
-        made,
-        agreed,
-        source,
-        {node: Dataset(agreed, str(path)) for node, path in paths.items()},
-        note,
-    )
+        options = {"size": size} if hasattr(pilot, "SIZES") else {}
+        paths, note = make(folder, seed=seed, **options), pilot.NOTE
+        if hasattr(pilot, "contract"):
+            loaded = {dataset: pilot.contract(one, size) for dataset, one in loaded.items()}
+    contract = datasets.contract_of(study, loaded, source)
+    held = {
+        node: Dataset(loaded[_held(pilot, node, study)], str(path)) for node, path in paths.items()
+    }
+    return Ready(study, contract, source, held, note, loaded if study.datasets else {})
+
+
+def _held(pilot: ModuleType, node: str, study: Study) -> str:
+    """The dataset of a node: the study's only one, or as the pilot's HOLDS says."""
+    holds: Mapping[str, str] = getattr(pilot, "HOLDS", {})
+    return holds[node] if study.datasets else study.dataset
 
 
 def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
-    """In this process. `seconds` are the study's alone; making the people is not counted."""
+    """Runs a study in this process. `seconds` excludes the generation of the people."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
-        sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
-        with local.asking(
-            sites, started, workers.wanted(ready.study, len(sites)), ready.study
-        ) as ask:
-            outcome = rounds.run(
-                ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source
-            )
-        document = release.clear(
-            outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note]
-        )
+        with answering.sites(ready.holders, local.SIMULATED, started) as answer:
+            document = answer.complete(_released(ready, answer.sites, started))
         seconds = time.perf_counter() - clock
     return PilotResult(summary(name, variant, document, seconds, size), document)
+
+
+def _released(ready: Ready, sites: Sequence[Site], started: datetime) -> Document:
+    processes = workers.wanted(ready.study, len(sites))
+    with local.asking(sites, started, processes, ready.study) as ask:
+        names_ = [site.name for site in sites]
+        outcome = rounds.run(ready.study, ready.contract, ask, names_, source=ready.source)
+    finished = datetime.now(UTC)
+    return release.clear(
+        outcome, started=started, finished=finished, engine="local", notes=[ready.note]
+    )
 
 
 def summary(
@@ -127,10 +145,21 @@ def summary(
         planted = {**common.truth(pilot), **derived}[main.truth]
     holds = None if planted is None or low is None or high is None else bool(low <= planted <= high)
     return {
-        "pilot": name, "study": variant, "nodes": len(document.provenance["nodes"]), "people": analysis.n.get("people", analysis.n.get("rows")),
-        "rounds": analysis.rounds, "exactness": analysis.exactness or analysis.status, "epsilon": analysis.privacy.get("study_epsilon"),
-        "what": main.what if main else "", "estimate": estimate, "low": low, "high": high, "truth": planted, "holds": holds, "seconds": round(seconds, 2),
-    }  # fmt: skip
+        "pilot": name,
+        "study": variant,
+        "nodes": len(document.provenance["nodes"]),
+        "people": analysis.n.get("people", analysis.n.get("rows")),
+        "rounds": analysis.rounds,
+        "exactness": analysis.exactness or analysis.status,
+        "epsilon": analysis.privacy.get("study_epsilon"),
+        "what": main.what if main else "",
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "truth": planted,
+        "holds": holds,
+        "seconds": round(seconds, 2),
+    }
 
 
 def _row(document: Document, main: Main) -> Mapping[str, Any]:

@@ -1,16 +1,16 @@
 """The rank-sum test from two noised histograms, with the noise in every error.
 
-Each group's histogram on one grid of K cells leaves the nodes as B times its counts, with independent
-noise of variance s^2 in each number (`privacy/cumulative.py`). Decoded, x and y (n_cells,) may be below
-zero; cutting them off would bias every sum. With A[i, j] = sign(i - j) / 2,
+Each group's histogram on one grid of K cells leaves the nodes as B times its counts, with
+independent noise of variance s^2 in each number (`privacy/cumulative.py`). Decoded, x and y
+(n_cells,) may be below zero; cutting them off would bias every sum. With A[i, j] = sign(i - j) / 2,
 
     T = x' A y = W - n_x n_y / 2        theta = 1/2 + T / (n_x n_y)
 
 and a linear function of the noised counts with weights w has the noise variance s^2 |w|_B^2, where
-|w|_B^2 = |w B^-1|^2. The noise of T is that of A y over x and of A x over y, and s^4 C for the product
-of both noises, C = |B^-T A B^-1|^2 (Frobenius). Since A x and A y carry noise themselves, the first two
-terms are too large by 2 s^4 C on average, so the plug-in variance is their sum minus s^4 C. It is cut
-off from below at s^4 C.
+|w|_B^2 = |w B^-1|^2. The noise of T is that of A y over x and of A x over y, and s^4 C for the
+product of both noises, C = |B^-T A B^-1|^2 (Frobenius). Since A x and A y carry noise themselves,
+the first two terms are too large by 2 s^4 C on average, so the plug-in variance is their sum minus
+s^4 C. It is cut off from below at s^4 C.
 
 Sources: as `rank_sum.py`; intervals of sums of two errors: Zou and Donner 2008 (MOVER).
 """
@@ -38,14 +38,12 @@ class Grid:
     """Variances for noise of variance 1 on B x, which depend on the number of cells alone.
 
     `of_pairs`: C, of x' A y for the product of both noises. `of_total`: of the sum of a histogram.
-    `of_cell` (n_cells,): of each cell. `of_rank` (n_cells,): of each entry of A x. `rank_and_total`
-    (n_cells,): covariance of each entry of A x with the sum of x."""
+    `of_cell` (n_cells,): of each cell. `of_rank` (n_cells,): of each entry of A x."""
 
     of_pairs: float
     of_total: float
     of_cell: Floats
     of_rank: Floats
-    rank_and_total: Floats
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +58,6 @@ def grid(cells: int) -> Grid:
         of_total=float(totals @ totals),
         of_cell=np.cumsum(column**2),
         of_rank=(ranks**2).sum(1),
-        rank_and_total=ranks @ totals,
     )
 
 
@@ -116,7 +113,8 @@ class NoisedGroups:
         return self.pairs / 12 * (n + 1) * (1 - ties)
 
     def _weights(self, shift: int) -> tuple[Floats, Floats]:
-        """The weights of x and of y (n_cells,) in T for x - `shift` cells, given the other group."""
+        """The weights of x and of y (n_cells,) in T for x - `shift` cells, given the other
+        group."""
         return _placement(self.y, -shift), -_placement(self.x, shift)
 
     def _noise_of(self, of_x: Floats, of_y: Floats, offset: float = 0.0) -> float:
@@ -152,14 +150,21 @@ class NoisedGroups:
         return math.sqrt(self._noise_of(*self._about(offset), offset)) / self.pairs
 
     def _sampling(self, offset: float) -> float:
-        """DeLong's error, with the noise's part taken out of each square."""
-        size, (of_x, of_y) = grid(len(self.x)), self._about(offset)
+        """DeLong's error, with the noise's part taken out of each sum of squares.
+
+        Of x it is the sum of x w^2 about the mean of w = A y over x. The noise of y adds to it
+        s^2 |row_i(A)|_B^2 for each person in cell i, and the noise of the mean takes away its
+        variance times n_x."""
+        of_x, of_y = self._about(offset)
         n_x, n_y = float(self.x.sum()), float(self.y.sum())
-        squares = []
-        for counts, weights, sign in ((self.x, of_x, -2), (self.y, of_y, 2)):
-            noise = size.of_rank + sign * offset * size.rank_and_total + offset**2 * size.of_total
-            squares.append(max(float(counts @ (weights**2 - self.variance * noise)), 0.0))
-        of_each = squares[0] / n_y**2 / (n_x * (n_x - 1)), squares[1] / n_x**2 / (n_y * (n_y - 1))
+        placed_x, placed_y = self._weights(0)
+        of_rank = self.variance * grid(len(self.x)).of_rank
+        squares_x = self.x @ (of_x**2 - of_rank) + self._noise_of(of_x, placed_y) / n_x
+        squares_y = self.y @ (of_y**2 - of_rank) + self._noise_of(placed_x, of_y) / n_y
+        of_each = (
+            max(float(squares_x), 0.0) / n_y**2 / (n_x * (n_x - 1)),
+            max(float(squares_y), 0.0) / n_x**2 / (n_y * (n_y - 1)),
+        )
         return math.sqrt(sum(of_each))
 
     # -- the shift between the groups

@@ -237,7 +237,7 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
         deployments.restart(deployment, "brest")
         assert run.watch(lambda _: None).state == "complete"
         assert (
-            "brest: it stopped while its reply was on the way"
+            "brest: it stopped during the upload of its reply"
             in run.result().document["provenance"]["notes"]
         )
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aggregator import database, enrolment
 from federation import __version__, audit, client, credentials, errors, receipts
+from federation import contract as contracts
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from nodes import site as node_sites
@@ -64,7 +65,7 @@ def enrol(
 def test_an_invitation_counts_once(deployment: Deployment, tmp_path: Path) -> None:
     token = invite(deployment, "once", "coordinator").to_text()
     enrol(deployment, tmp_path / "first", token)
-    with pytest.raises(errors.RefusalError, match="does not count"):
+    with pytest.raises(errors.RefusalError, match="is not valid"):
         enrol(deployment, tmp_path / "second", token)
     assert not (tmp_path / "second").exists()
 
@@ -139,8 +140,27 @@ def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: De
             with pytest.raises(errors.InputError, match="no study"):
                 getattr(client.Run(bob, number, ""), verb)()
         assert olga.run(number).watch(lambda _: None).state == "complete"
-        with pytest.raises(errors.StudyError, match="names coordinator 'alice'"):
+        with pytest.raises(errors.StudyError, match="its coordinator is 'alice'"):
             bob.submit(study("under-alices-name", coordinator="alice"), CONTRACT)
+
+
+def test_a_coordinator_lists_what_the_nodes_hold_and_learns_what_differs(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    with deployment.connect() as hub:
+        held = hub.datasets()
+        assert {one.node for one in held if one.contract.hash == CONTRACT.hash} == set(NODES)
+        assert all(one.online for one in held)
+        columns = dict(CONTRACT.columns)
+        name = next(name for name, column in columns.items() if column.type == "number")
+        columns[name] = columns[name].model_copy(update={"range": (0.0, 999.0)})
+        other = CONTRACT.model_copy(update={"columns": columns})
+        with pytest.raises(errors.RefusalError, match=rf"another contract \(column {name}: range"):
+            hub.submit(study("under-another-contract"), other)
+    out = tmp_path / "contracts"
+    said = hdh("study", "datasets", "--out", str(out), home=deployment.keys())
+    assert all(node in said for node in NODES)
+    assert contracts.load(out / f"{CONTRACT.dataset}.yaml").hash == CONTRACT.hash
 
 
 def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Deployment) -> None:
@@ -162,7 +182,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
         request = hub_pb2.SubmitRequest(
             study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
         )
-        with pytest.raises(grpc.RpcError, match="signature over it does not hold"):
+        with pytest.raises(grpc.RpcError, match="its signature is not valid"):
             hub_pb2_grpc.CoordinationStub(hub.channel).Submit(request)
 
 
@@ -325,7 +345,7 @@ def test_a_study_can_be_cancelled_while_it_runs(deployment: Deployment) -> None:
         assert run.cancel().state == "cancelled"
         with pytest.raises(errors.RefusalError, match=f"cancelled by {flower.COORDINATOR}"):
             run.result()
-        with pytest.raises(errors.RefusalError, match="is over"):
+        with pytest.raises(errors.RefusalError, match="has ended"):
             run.cancel()
         assert finished(deployment, "after-it")  # the nodes go on
 
@@ -394,7 +414,7 @@ def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
             assert (
                 "the deadline for approvals has passed: 2 of the 3 nodes needed have approved"
                 in status.reason
-                and "nice: gave no word" in status.reason
+                and "nice: did not decide" in status.reason
             )
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
@@ -553,7 +573,7 @@ def test_a_revoked_node_stops_and_says_why(deployment: Deployment) -> None:
     """Last: the node is lost."""
     enrolment.revoke(deployment.hub, deployment.engine, "nice")
     assert deployments.wait(lambda: deployment.processes["nice"].poll() is not None, 40) is True
-    assert "the hub has closed its door to this node" in deployments.log(deployment, "nice")
+    assert "the hub does not accept this node any more" in deployments.log(deployment, "nice")
     assert deployments.wait(lambda: not database.party(deployment.engine, "nice").former_flower_ids)  # type: ignore[union-attr]
     with (
         deployment.connect() as hub,

@@ -170,7 +170,7 @@ def test_the_engines_limits_are_set(tmp_path: Path) -> None:
     ("source", "said"),
     [
         ("gone.csv", "does not exist"),
-        ("p.xlsx", "unknown kind of source"),
+        ("p.docx", "unknown kind of source"),
         ("broken.parquet", "cannot be read"),
         ("p.csv", "no column 'x'"),
     ],
@@ -179,7 +179,7 @@ def test_a_source_that_cannot_be_read_says_what_to_do(
     source: str, said: str, tmp_path: Path
 ) -> None:
     for name, content in (
-        ("p.xlsx", b"PK"),
+        ("p.docx", b"PK"),
         ("broken.parquet", b"no parquet"),
         ("p.csv", b"id,other\n1,2\n"),
     ):

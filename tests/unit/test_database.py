@@ -136,7 +136,7 @@ def test_a_newer_database_is_not_touched(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(database.version.update().values(version_num="9999"))
     engine.dispose()
-    with pytest.raises(errors.SetupError, match="of a newer hdh"):
+    with pytest.raises(errors.SetupError, match="a newer hdh wrote"):
         database.open_registry(url)
 
 

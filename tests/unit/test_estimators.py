@@ -98,7 +98,7 @@ def test_boosted_trees_predict_with_names_or_in_their_order(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nothing", "it has counts, linear"), ("table", "estimators are made of glm, boosted_trees")],
+    [("nothing", "it has counts, linear"), ("table", "only glm and boosted_trees have estimators")],
 )
 def test_what_is_no_model_is_told(
     released: tuple[Path, pandas.DataFrame], name: str, said: str

@@ -125,9 +125,9 @@ def test_a_reply_that_will_not_come_is_given_up(how: str) -> None:
     else:
         del link.objects[next(iter(pieces))]
     assert (
-        "did not come whole" in str(box.pull([asked])[asked])
+        "arrived incomplete" in str(box.pull([asked])[asked])
         if how == "lost"
-        else box.pull([asked]) == {asked: "it stopped while its reply was on the way"}
+        else box.pull([asked]) == {asked: "it stopped during the upload of its reply"}
     )
     assert not box.under_way and not link.confirmed
 

@@ -197,7 +197,7 @@ def test_a_model_of_few_events_is_withheld_whole(tmp_path: Path) -> None:
     assert (
         found.status == "withheld"
         and found.tables == {}
-        and "fewer than 11 events" in str(found.reason)
+        and "fewer than 11 people" in str(found.reason)
     )
 
 

@@ -148,7 +148,7 @@ def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(
     (finding,) = findings
     assert finding.rule == "unknown level"
     assert (
-        code in finding.remedy and "is written otherwise than the level" in finding.remedy
+        code in finding.remedy and "is spelled differently from the level" in finding.remedy
     ) or not code
 
 

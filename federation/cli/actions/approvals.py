@@ -13,7 +13,7 @@ from rich.console import Console
 
 from federation import audit, errors
 from federation import study as studies
-from federation.cli.actions import node_setup, tables
+from federation.cli.actions import mappings, node_setup, tables
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import daemon, functionals, sides, state_folder
@@ -74,6 +74,8 @@ def show(path: Path, name: str) -> None:
     print(f"# hash {proposed.study_hash}")
     print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
     print(f"# sent to {proposed.nodes - 1} other nodes")
+    for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
+        print(f"# {line}")
     study = studies.parse(proposed.written)
     for line in costs(study, site, proposed.nodes):
         print(f"# {line}")

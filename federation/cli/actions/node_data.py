@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,18 @@ from rich.table import Table
 from federation import errors
 from federation import study as studies
 from federation.cli.actions import tables
-from nodes import buckets, cohorts, predictions, source_checks
+from nodes import (
+    buckets,
+    cohorts,
+    explanations,
+    mapping,
+    predictions,
+    recognition,
+    source_checks,
+)
 from nodes import site as sites
+from nodes.contract_sql import Finding
+from nodes.recognition import Recognised, Seen
 from nodes.site import Dataset, Site
 
 MAX_COLUMNS_SHOWN = 60  # a wider table is shown only if a rule is broken
@@ -23,23 +34,26 @@ MAX_COLUMNS_SHOWN = 60  # a wider table is shown only if a rule is broken
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """`counts`: by column and kind of count. They are shown on this screen only."""
+    """`counts`: by column and kind of count. `explained`: the findings with lines and values, for
+    this screen only; a document in JSON, which may go into a log, has `findings`. `recognised`: the
+    looks of the source, where the contract is broken."""
 
     name: str
     dataset: Dataset
     counts: Mapping[tuple[str, str], int]
-    findings: Sequence[Any]
+    findings: Sequence[Finding]
+    explained: Sequence[Finding] = ()
+    recognised: Recognised = Recognised()
 
 
 def check(path: Path, only: str | None, output: str) -> None:
     """DataError if the rows of a dataset break its contract."""
     site = sites.load(path)
     if only is not None:
-        _dataset(site, path, only)
+        dataset_of(site, path, only)
+    console = Console(highlight=False, soft_wrap=True, stderr=output == "json")
     reports = [
-        DatasetReport(
-            name, dataset, *cohorts.examine(dataset, site.storage, list(dataset.contract.columns))
-        )
+        _examined(name, dataset, site, console)
         for name, dataset in site.datasets.items()
         if only in (None, name)
     ]
@@ -49,9 +63,11 @@ def check(path: Path, only: str | None, output: str) -> None:
     if output == "json":
         print(json.dumps([_document(report) for report in reports], indent=2))
     else:
-        console = Console(highlight=False, soft_wrap=True)
         for report in reports:
-            _show(report, console)
+            show(report, console)
+    for name, dataset in site.datasets.items():
+        if only in (None, name) and dataset.mapping and (reason := mapping.stale(dataset)):
+            console.print(f"{name}: {reason}: `hdh node map {name}` writes its rows", markup=False)
     broken = [report.name for report in reports if report.findings]
     if broken:
         raise errors.DataError(
@@ -60,7 +76,67 @@ def check(path: Path, only: str | None, output: str) -> None:
         )
 
 
-def _dataset(site: Site, path: Path, name: str) -> Dataset:
+def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
+    """Shows the check of one dataset, and keeps that it passed; DataError if its rows break its
+    contract."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = _examined(name, dataset, site, console)
+    show(report, console)
+    if report.findings:
+        raise errors.DataError(
+            f"{name}: the data break their contract, and nothing is written: correct the data, the contract or the "
+            "`read:` keys"
+        )
+    if site.state is not None:
+        source_checks.record(site.state, name, dataset, passed=True)
+
+
+def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> DatasetReport:
+    """DataError if the source cannot be read; the keys that would read it are shown first."""
+    storage, columns = site.storage, list(dataset.contract.columns)
+    try:
+        counts, findings = cohorts.examine(dataset, storage, columns)
+    except errors.DataError:
+        if dataset.mapping is not None:
+            raise
+        recognised = recognition.recognise(dataset, storage, date.today())
+        show_recognised(name, dataset, recognised, console)
+        raise
+    if not findings:
+        return DatasetReport(name, dataset, counts, findings)
+    recognised = recognition.recognise(dataset, storage, date.today())
+    explained = explanations.explain(dataset, storage, counts, findings, recognised)
+    return DatasetReport(name, dataset, counts, findings, explained, recognised)
+
+
+def show_recognised(name: str, dataset: Dataset, recognised: Recognised, console: Console) -> None:
+    """What was seen in the source, and the keys to write, as lines of node.yaml."""
+    if not recognised.seen:
+        return
+    console.print(f"{name}: what its source looks like", markup=False)
+    for seen in recognised.seen:
+        console.print(f"  {_observation(seen)}", markup=False)
+    if recognised.keys:
+        keys = {**dataset.read.model_dump(exclude_defaults=True), **recognised.keys}
+        console.print(f"If that is right, write in node.yaml, under `{name}:`", markup=False)
+        console.print(_block(keys), markup=False)
+
+
+def _observation(seen: Seen) -> str:
+    where = ", ".join(
+        part for part in (f"line {seen.line}" if seen.line else "", seen.column) if part
+    )
+    value = f"{seen.value!r}: " if seen.value else ""
+    key = f": write `{seen.key}`" if seen.key else ""
+    return f"{where}: {value}{seen.what}{key}"
+
+
+def _block(keys: Mapping[str, Any]) -> str:
+    lines = [f"      {key}: {recognition.written(value)}" for key, value in keys.items()]
+    return "\n".join(["    read:", *lines])
+
+
+def dataset_of(site: Site, path: Path, name: str) -> Dataset:
     if name not in site.datasets:
         raise errors.SiteError(
             f"{path}: there is no dataset {name!r}; the datasets are {', '.join(site.datasets)}"
@@ -73,10 +149,11 @@ def _document(report: DatasetReport) -> dict[str, Any]:
         "dataset": report.name,
         "rows": report.counts["", "rows"],
         "findings": [vars(finding) for finding in report.findings],
+        "read": dict(report.recognised.keys),
     }
 
 
-def _show(report: DatasetReport, console: Console) -> None:
+def show(report: DatasetReport, console: Console) -> None:
     contract, counts = report.dataset.contract, report.counts
     people = "" if contract.person is None else f", {counts[contract.person, 'people']:,} people"
     console.print(
@@ -85,9 +162,10 @@ def _show(report: DatasetReport, console: Console) -> None:
     )
     if len(contract.columns) <= MAX_COLUMNS_SHOWN or report.findings:
         console.print(_columns(report))
-    for finding in report.findings:
+    for finding in report.explained:
         if not finding.column:
             console.print(f"{finding.rule}: {finding.remedy}", markup=False)
+    show_recognised(report.name, report.dataset, report.recognised, console)
     broken = tables.counted(len(report.findings), "broken rule", "broken rules")
     console.print(broken if report.findings else "The data keep their contract.")
 
@@ -96,7 +174,7 @@ def _columns(report: DatasetReport) -> Table:
     table = tables.plain("column", "type", "missing", "broken rule", "rows", "remedy")
     for column, rule in report.dataset.contract.columns.items():
         missing = f"{report.counts[column, 'missing']:,}"
-        findings = [finding for finding in report.findings if finding.column == column]
+        findings = [finding for finding in report.explained if finding.column == column]
         for finding in findings:
             table.add_row(
                 column, rule.type, missing, finding.rule, f"{finding.rows:,}", finding.remedy
@@ -108,7 +186,7 @@ def _columns(report: DatasetReport) -> Table:
 
 def bucket(path: Path, name: str, out: Path, number: int) -> None:
     site = sites.load(path)
-    dataset = _dataset(site, path, name)
+    dataset = dataset_of(site, path, name)
     if out.exists() and any(out.iterdir()):
         raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
     rows = buckets.write(dataset, site.storage, out, number)

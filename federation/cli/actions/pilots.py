@@ -36,9 +36,8 @@ COLUMNS: Sequence[tuple[str, Literal["left", "right"]]] = (
 def show_all() -> None:
     console = Console(highlight=False)
     for name in running.names():
-        summary = running.load(name).__doc__.splitlines()[0]
         variants = ", ".join(running.variants(name))
-        console.print(f"[bold]{name}[/bold]  {summary}  [dim]({variants})[/dim]")
+        console.print(f"[bold]{name}[/bold]  {running.title(name)}  [dim]({variants})[/dim]")
     console.print(
         "Run one with `hdh simulate NAME [--variant private]`, or all with `hdh pilots run --all`.",
         style="dim",

@@ -1,4 +1,5 @@
-"""Deep.Piste (breast-cancer screening): can a network sort mammograms so that fewer women are called back, and fewer cancers missed?"""
+"""Deep.Piste (breast-cancer screening): can a network sort mammograms so that fewer women are
+called back, and fewer cancers missed?"""
 
 from __future__ import annotations
 
@@ -15,8 +16,14 @@ from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic views with planted lesions; each centre's machine has its own brightness and noise; cancers are far more frequent than in screening"
-REAL_NOTE = "1,797 real images of written digits (scikit-learn), in the order in which they come split over four nodes: is it an eight?"
+NOTE = (
+    "synthetic views with planted lesions; each centre's machine has its own brightness and noise;"
+    " cancers are far more frequent than in screening"
+)
+REAL_NOTE = (
+    "1,797 real images of written digits (scikit-learn),"
+    " split over four nodes in their original order: is it an eight?"
+)
 SIZES: Mapping[Size, int] = {"small": 800, "full": 62_500}  # women, of four views each
 PIXELS: Mapping[Size, int] = {"small": 32, "full": 64}
 PRIVATE_WOMEN = 4_000
@@ -32,7 +39,7 @@ Images = NDArray[np.uint8]
 
 
 def contract(agreed: Contract, size: Size) -> Contract:
-    """As many pixels as the size has."""
+    """The contract with the image shape of this size."""
     if "image" not in agreed.columns or agreed.dataset != "mammographies":
         return agreed
     image = agreed.columns["image"].model_copy(update={"shape": (PIXELS[size], PIXELS[size])})
@@ -44,7 +51,8 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 
 
 def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
-    """More women than in the other small study: noise is for each person, so many persons make it small."""
+    """More women than in the other small study, because the noise hides one woman and matters less
+    among many."""
     return _make(directory, seed, max(SIZES[size], PRIVATE_WOMEN), PIXELS[size])
 
 
@@ -87,11 +95,14 @@ def _women(
     )
     return pandas.DataFrame(
         {
-            "femme": np.repeat([f"{prefix}-{i}" for i in range(n)], len(VIEWS)), "vue": np.tile(VIEWS, n),
-            "age": np.repeat(np.clip(rng.normal(61, 7, n), 50, 74).round(), len(VIEWS)), "densite": np.repeat(np.array(["a", "b", "c", "d"])[density], len(VIEWS)),
-            "cancer": np.repeat(cancer, len(VIEWS)), "image": [image.tobytes() for image in images],
+            "femme": np.repeat([f"{prefix}-{i}" for i in range(n)], len(VIEWS)),
+            "vue": np.tile(VIEWS, n),
+            "age": np.repeat(np.clip(rng.normal(61, 7, n), 50, 74).round(), len(VIEWS)),
+            "densite": np.repeat(np.array(["a", "b", "c", "d"])[density], len(VIEWS)),
+            "cancer": np.repeat(cancer, len(VIEWS)),
+            "image": [image.tobytes() for image in images],
         }
-    )  # fmt: skip
+    )
 
 
 def views(
@@ -102,7 +113,8 @@ def views(
     planted: Mapping[str, Any],
     machine: int,
 ) -> Images:
-    """(n, pixels, pixels) tissue of waves and grain; a lesion is a bright spot of the planted radius and contrast."""
+    """(n, pixels, pixels): tissue of waves and grain, where a lesion is a bright spot of the
+    planted radius and contrast."""
     n, at = len(lesion), np.linspace(0, 1, pixels, dtype=np.float32)
     waves = [_waves(rng, n, at) for _ in range(2)]
     tissue = np.einsum("nkx,nky->nxy", *waves, optimize=True) * (

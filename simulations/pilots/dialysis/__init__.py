@@ -1,7 +1,9 @@
-"""Survival of 6,805 Brazilian dialysis patients of 67 centres: the real data set `Dialysis` of the package SurvSet.
+"""Survival of 6,805 Brazilian dialysis patients of 67 centres: the real data set `Dialysis` of the
+package SurvSet.
 
-The centres are real; that they are grouped into four nodes which bear the names of four French producers is
-simulated. Source of the data: de Sa Carvalho et al. 2003, via the R package RcmdrPlugin.survival.
+The centres are real; their grouping into four nodes, named after four French producers, is
+simulated. Source of the data: de Sa Carvalho et al. 2003, via the R package
+RcmdrPlugin.survival.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from pathlib import Path
 from federation import errors
 from simulations.pilots.common import Main
 
-NOTE = "real patients of 67 real centres; their grouping into four nodes named after French producers is simulated"
+NOTE = (
+    "real patients of 67 real centres; their grouping into four nodes named after French producers"
+    " is simulated"
+)
 NODES = ("ansm", "centre-leon-berard", "chu-limoges", "sante-publique-france")
 
 MAIN = {
@@ -25,7 +30,7 @@ MAIN = {
 
 
 def make(directory: Path, *, seed: int) -> dict[str, Path]:
-    """One CSV per node. Centres go round the nodes, the largest first, so that no centre spans two nodes."""
+    """One CSV per node. Whole centres are assigned to the nodes in turn, the largest first."""
     try:
         from SurvSet.data import SurvLoader
     except ImportError:

@@ -1,4 +1,5 @@
-"""Hydro (heart-failure crises from pacemakers): can a network that reads daily telemonitoring foresee a stay for heart failure?"""
+"""Hydro (heart-failure crises from pacemakers): can a network that reads daily telemonitoring
+foresee a stay for heart failure?"""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ import pandas
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic daily series of pacemakers, joined at the node with stays from a claims-like table; a crisis is preceded by two weeks of decline"
+NOTE = (
+    "synthetic daily series of pacemakers, joined at the node with stays from a claims-like table;"
+    " a crisis is preceded by two weeks of decline"
+)
 SIZES: Mapping[Size, int] = {"small": 1_500, "full": 8_000}
 DAYS, WINDOW, AHEAD = 168, 28, 14  # of observation, of a window of the series, and ahead of its end
 CHANNELS = ("activite", "frequence_nocturne", "variabilite", "impedance")
@@ -73,11 +77,13 @@ def people(
 
 
 def windows(daily: pandas.DataFrame, stays: pandas.DataFrame) -> pandas.DataFrame:
-    """What a node holds: for each patient and window, the series as an array, the means and trends of its channels, and whether a stay
-    began in the two weeks after it. In SQL, as a producer would prepare it."""
+    """The table of a node: for each patient and window, the series as an array, the means and
+    trends of its channels, and whether a stay began in the two weeks after it. It is prepared in
+    SQL, as a producer would."""
     listed = ", ".join(CHANNELS)
     features = ", ".join(
-        f"greatest(least(avg({name}) FILTER (jour % {WINDOW} >= {WINDOW - 7}), 6), -6) AS {name}_7j, "
+        f"greatest(least(avg({name}) FILTER (jour % {WINDOW} >= {WINDOW - 7}), 6), -6)"
+        f" AS {name}_7j, "
         f"greatest(least(regr_slope({name}, jour % {WINDOW}), 1), -1) AS {name}_pente"
         for name in CHANNELS
     )
@@ -87,10 +93,12 @@ def windows(daily: pandas.DataFrame, stays: pandas.DataFrame) -> pandas.DataFram
     return connection.execute(
         f"""
         SELECT 'p' || w.patient AS patient, w.patient AS number, EXISTS (
-            SELECT 1 FROM sejours s WHERE s.patient = w.patient AND s.entree > w.fin AND s.entree <= w.fin + {AHEAD}
+            SELECT 1 FROM sejours s
+            WHERE s.patient = w.patient AND s.entree > w.fin AND s.entree <= w.fin + {AHEAD}
         ) AS crise, w.* EXCLUDE (patient, fin)
         FROM (
-            SELECT patient, (jour // {WINDOW}) * {WINDOW} + {WINDOW - 1} AS fin, flatten(list([{listed}] ORDER BY jour)) AS telesuivi, {features}
+            SELECT patient, (jour // {WINDOW}) * {WINDOW} + {WINDOW - 1} AS fin,
+                flatten(list([{listed}] ORDER BY jour)) AS telesuivi, {features}
             FROM telesuivi WHERE jour < {DAYS - WINDOW} GROUP BY patient, jour // {WINDOW}
         ) w ORDER BY w.patient, w.fin
         """

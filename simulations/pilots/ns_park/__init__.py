@@ -12,8 +12,14 @@ from federation.messages import Ints
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic patients with a planted course; columns approximate what is published of the NS-Park cohort"
-REAL_NOTE = "252 real people, 188 of them with Parkinson's disease, who spoke a vowel (R, modeldata, pd_speech), dealt out over three nodes"
+NOTE = (
+    "synthetic patients with a planted course; columns approximate published descriptions of the"
+    " NS-Park cohort"
+)
+REAL_NOTE = (
+    "252 real people, 188 of them with Parkinson's disease, who spoke a vowel (R, modeldata,"
+    " pd_speech), assigned to three nodes in turn"
+)
 SIZES: Mapping[Size, int] = {"small": 3000, "full": 20_000}
 NODES = {"chu-lille": 0.2, "chu-toulouse": 0.2, "hcl-lyon": 0.2, "pitie-salpetriere": 0.4}
 MAIN = {

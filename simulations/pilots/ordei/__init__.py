@@ -1,4 +1,5 @@
-"""ORDEI (ANSM): how often are adverse reactions reported, for each drug and for those exposed to it?"""
+"""ORDEI (ANSM): how often are adverse reactions reported, for each drug and for those exposed to
+it?"""
 
 from __future__ import annotations
 
@@ -13,10 +14,17 @@ from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic reports with a planted pair; the reports are at two producers, the people exposed at two others"
+NOTE = (
+    "synthetic reports with a planted pair; the reports are at two producers,"
+    " the people exposed at two others"
+)
 SIZES: Mapping[Size, int] = {"small": 6000, "full": 82_000}
 DRUGS: Mapping[Size, int] = {"small": 60, "full": 12_000}
 EVENTS: Mapping[Size, int] = {"small": 30, "full": 337}  # high-level groups of terms
+HOLDS = {
+    **dict.fromkeys(("ansm", "crpv-lyon"), "signalements"),
+    **dict.fromkeys(("cnam", "msa"), "exposes"),
+}
 PAIR = {"drug": "m0004", "event": "e003"}
 MAIN = {
     "study": Main(
@@ -39,23 +47,22 @@ MAIN = {
 
 
 def contract(agreed: Contract, size: Size) -> Contract:
-    return common.with_levels(
-        agreed,
-        {
-            "medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])],
-            "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])],
-        },
-    )
+    levels = {
+        "medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])],
+        "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])],
+    }
+    return common.with_levels(agreed, levels)
 
 
 def shares(size: Size) -> tuple[Floats, Floats]:
-    """How often each drug and each event is named: a few often, most of them rarely."""
+    """The shares of each drug and each event in reports: a few are frequent, most are rare."""
     drug, event = 1 / (3 + np.arange(DRUGS[size])) ** 0.9, 1 / (2 + np.arange(EVENTS[size])) ** 0.8
     return drug / drug.sum(), event / event.sum()
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
-    """A report names one drug and one or two reactions; the planted one is always the first, so that its odds ratio is the planted one."""
+    """A report names one drug and one or two reactions. The reaction of the planted pair is always
+    the first, so that the odds ratio equals the planted one."""
     rng, n = np.random.default_rng([seed, 3]), SIZES[size]
     planted = common.truth(__file__)
     of_drug, of_event = shares(size)
@@ -72,7 +79,6 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     pairs = pandas.DataFrame(
         {
             "dossier": report,
-            "nature": "signalement",
             "medicament": np.r_[drug, drug[second]],
             "effet": np.r_[event, also],
         }
@@ -84,28 +90,25 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
         round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)),
         p=of_drug,
     )
-    people = pandas.DataFrame(
-        {
-            "dossier": np.arange(len(exposed)),
-            "nature": "exposition",
-            "medicament": exposed,
-            "effet": -1,
-        }
-    )
-    tables = common.by_node(pairs, node[pairs["dossier"].to_numpy()]) | common.by_node(
-        people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15})
-    )
-    drugs, events = (
-        np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])]),
-        np.array([*(f"e{i + 1:03d}" for i in range(EVENTS[size])), ""]),
-    )
+    people = pandas.DataFrame({"beneficiaire": np.arange(len(exposed)), "medicament": exposed})
+    reports = common.by_node(pairs, node[pairs["dossier"].to_numpy()])
+    taking = common.by_node(people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15}))
+    drugs = np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])])
+    events = np.array([f"e{i + 1:03d}" for i in range(EVENTS[size])])
     named = {
         name: table.assign(
             dossier=name[0] + table["dossier"].astype(str),
             medicament=drugs[table["medicament"]],
             effet=events[table["effet"]],
         )
-        for name, table in tables.items()
+        for name, table in reports.items()
+    }
+    named |= {
+        name: table.assign(
+            beneficiaire=name[0] + table["beneficiaire"].astype(str),
+            medicament=drugs[table["medicament"]],
+        )
+        for name, table in taking.items()
     }
     return common.write(named, directory)
 

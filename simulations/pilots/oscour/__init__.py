@@ -1,4 +1,5 @@
-"""Oscour (Santé publique France): which emergency visits stand out from those of the same season in other years?"""
+"""Oscour (Santé publique France): which emergency visits stand out from those of the same season in
+other years?"""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from federation import contract as contracts
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic visits with seasons, trends and one planted outbreak; columns approximate the summaries of emergency visits"
+NOTE = (
+    "synthetic visits with seasons, trends and one planted outbreak;"
+    " columns approximate the summaries of emergency visits"
+)
 SIZES: Mapping[Size, int] = {"small": 1_500_000, "full": 130_000_000}
 NODES = {
     "oru-auvergne-rhone-alpes": 0,
@@ -37,7 +41,7 @@ YEAR = 52.0
 
 
 def cells(rng: np.random.Generator, size: Size) -> pandas.DataFrame:
-    """How many visits each week, region, age and syndrome has: about SIZES[size] in all."""
+    """The number of visits by week, region, age and syndrome; about SIZES[size] in all."""
     columns = contracts.load(Path(__file__).parent / "urgences.yaml").columns
     regions, ages, syndromes = (columns[name].levels for name in ("region", "age", "syndrome"))
     planted = common.truth(__file__)
@@ -88,7 +92,8 @@ def write(table: pandas.DataFrame, path: Path) -> Path:
     connection = duckdb.connect()
     connection.register("cells", table)
     connection.execute(
-        f"COPY (SELECT semaine, region, age, syndrome FROM cells, unnest(range(n))) TO '{path}' (FORMAT parquet)"
+        "COPY (SELECT semaine, region, age, syndrome FROM cells, unnest(range(n)))"
+        f" TO '{path}' (FORMAT parquet)"
     )
     connection.close()
     return path

@@ -1,4 +1,5 @@
-"""Parcours IDM: which way do patients go after a heart attack, and does care keep to the recommendations?"""
+"""Parcours IDM: which way do patients go after a heart attack, and does care keep to the
+recommendations?"""
 
 from __future__ import annotations
 
@@ -12,8 +13,15 @@ from federation.messages import Floats, Ints
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic pathways with planted shares; columns approximate what is published of e-MUST and the SNDS"
-REAL_NOTE = "1,878 real patients of the TRACE study (SurvSet), which name no hospital: they go round four nodes"
+NOTE = (
+    "synthetic pathways with planted shares; columns approximate published descriptions of e-MUST"
+    " and"
+    " the SNDS"
+)
+REAL_NOTE = (
+    "1,878 real patients of the TRACE study (SurvSet), which have no hospital:"
+    " they are assigned to four nodes in turn"
+)
 SIZES: Mapping[Size, int] = {"small": 4000, "full": 60_000}
 REGIONS = {
     "ars-bretagne": "bretagne",

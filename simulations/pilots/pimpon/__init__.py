@@ -12,7 +12,8 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
-    "synthetic people with a planted interaction; columns approximate what is published of the SNDS"
+    "synthetic people with a planted interaction;"
+    " columns approximate published descriptions of the SNDS"
 )
 SIZES: Mapping[Size, int] = {"small": 8000, "full": 200_000}
 NODES = {"cnam": 0.7, "mgen": 0.1, "msa": 0.2}
@@ -31,7 +32,8 @@ SEASONS = ("hiver", "printemps", "ete", "automne")
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
-    """Two years of each person, in quarters: one of them under A alone, one under B alone or both, with fourteen days before each."""
+    """Two years of each person, in quarters: one quarter under drug A alone, one under B alone or
+    under both, each with a period of fourteen days before it."""
     rng, n = np.random.default_rng([seed, 6]), SIZES[size]
     planted = common.truth(__file__)
     frailty = rng.gamma(1.5, 1 / 1.5, n)

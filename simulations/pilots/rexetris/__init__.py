@@ -1,4 +1,5 @@
-"""REXETRIS (CHU de Limoges): does more exposure to immunosuppressants keep a kidney graft alive for longer?"""
+"""REXETRIS (CHU de Limoges): does more exposure to immunosuppressants keep a kidney graft alive for
+longer?"""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
-NOTE = "synthetic grafts with a planted effect of exposure; columns approximate what is published of ABIS and Cristal"
-REAL_NOTE = "5,943 real grafts of the DIVAT cohort (SurvSet); they are split by year of transplantation, since the data name no centre"
+NOTE = (
+    "synthetic grafts with a planted effect of exposure;"
+    " columns approximate published descriptions of ABIS and Cristal"
+)
+REAL_NOTE = (
+    "5,943 real grafts of the DIVAT cohort (SurvSet); they are split by year of transplantation,"
+    " because the data name no centre"
+)
 SIZES: Mapping[Size, int] = {"small": 8000, "full": 20_000}
 NODES = {"agence-biomedecine": 0.3, "chu-bordeaux": 0.2, "chu-limoges": 0.2, "chu-toulouse": 0.3}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
@@ -47,9 +54,10 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     rng, n = np.random.default_rng([seed, 1]), SIZES[size]
     planted = common.truth(__file__)
     donor, delayed = np.clip(rng.normal(52, 15, n), 10, 90).round(), rng.random(n) < 0.25
+    # The exposure at each visit.
     level = np.clip(rng.normal(150, 45, n), 40, 280)[:, None] + rng.normal(
         0, 40, (n, len(VISITS) - 1)
-    )  # at each visit
+    )
     widths = np.diff(VISITS)
     mean_so_far = np.clip(
         (np.maximum(level, 0) * widths).cumsum(1) / widths.cumsum(), 0, 300
@@ -78,8 +86,8 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 def intervals(
     rng: np.random.Generator, loss: Floats, death: Floats, end: Floats
 ) -> pandas.DataFrame:
-    """Rows (patient, interval) until the first event or `end`: a time is drawn in each interval from its constant hazards, and the month
-    in which it falls is recorded."""
+    """One row per patient and interval until the first event or `end`. A time is drawn in each
+    interval from its constant hazards, and rounded to the month."""
     rows = []
     alive = np.ones(len(end), np.bool_)
     for i, (start, stop) in enumerate(itertools.pairwise(VISITS)):

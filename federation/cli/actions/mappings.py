@@ -1,0 +1,74 @@
+"""`hdh node map`: a dataset's rows written from raw tables, checked, and entered into the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from federation import audit, errors
+from federation.cli.actions import node_data
+from nodes import mapping, state_folder
+from nodes import site as sites
+from nodes.mapping import Mapped
+from nodes.site import Site
+
+
+def run(path: Path, only: str | None) -> None:
+    """DataError if the rows of a mapping break the contract; then those of before stay."""
+    site = sites.load(path)
+    if only is not None:
+        node_data.dataset_of(site, path, only)
+    names = [name for name in site.datasets if site.datasets[name].mapping or name == only]
+    names = [name for name in names if only in (None, name)]
+    if not names:
+        raise errors.SiteError(
+            f"{path}: no dataset has a `mapping`; write `mapping: FILE.sql` and `sources:` in place of `source`"
+        )
+    broken = [name for name in names if _written(site, path, name).findings]
+    if broken:
+        raise errors.DataError(
+            f"{', '.join(broken)}: the rows of the mapping break the contract, and replace nothing: correct the SQL or "
+            "the contract"
+        )
+
+
+def _written(site: Site, path: Path, name: str) -> Mapped:
+    dataset = site.datasets[name]
+    mapped = mapping.run(dataset, site.storage, datetime.now(UTC))
+    console = Console(highlight=False, soft_wrap=True)
+    node_data.show(
+        node_data.DatasetReport(name, dataset, mapped.counts, mapped.findings, mapped.findings),
+        console,
+    )
+    if not mapped.findings:
+        assert site.state is not None
+        audit.write(
+            state_folder.made(site.state) / state_folder.AUDIT,
+            "mapped",
+            dataset=name,
+            contract_hash=mapped.manifest.contract,
+            sql_hash=mapped.manifest.sql,
+            inputs={each: found.content for each, found in mapped.manifest.inputs.items()},
+        )
+        print(
+            f"{name}: written from {', '.join(mapped.manifest.inputs)}; studies now read these rows."
+        )
+    return mapped
+
+
+def lines(site: Site, name: str) -> Sequence[str]:
+    """How the rows of a dataset were made, for someone who decides on a study; nothing for a dataset with a source."""
+    dataset = site.datasets.get(name)
+    if dataset is None or dataset.mapping is None:
+        return []
+    manifest = mapping.manifest(dataset)
+    if manifest is None:
+        return [f"dataset {name}: its mapping has not been run (hdh node map {name})"]
+    reason = mapping.stale(dataset)
+    return [
+        f"dataset {name}: mapped by {dataset.mapping.sql.name} (SHA-256 {manifest.sql[:12]}) on {manifest.written[:16]}"
+        f" from {', '.join(manifest.inputs)}" + (f"; {reason}" if reason else "")
+    ]

@@ -1,0 +1,202 @@
+"""CSV files as one source: each is copied as UTF-8 where it is not written so, inspected as a whole, and read by name."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from federation import errors
+from federation.expression import quote_name
+from nodes.connectors import csv_file
+from nodes.connectors.csv_file import Dialect, Layout, MalformedCsvError
+from nodes.connectors.source import Source, by_name, unreadable
+from nodes.site import Dataset
+
+PIECE_BYTES = 1 << 24
+MAX_SKIPPED_BYTES = 1 << 22
+CONTROL = re.compile("[\x80-\x9f]")  # nobody writes them: these bytes are letters of cp1252
+HELD = (".csv", ".txt", ".tsv")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A file as UTF-8 that begins with its header. `first_line`: the number of that line in the producer's file."""
+
+    path: Path
+    first_line: int
+
+
+def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
+    layouts = []
+    for number, path in enumerate(paths, 1):
+        with _named(dataset, number, len(paths)):
+            plain = as_utf8(path, dataset, scratch)
+            layouts.append((plain.path, _layout(plain, dataset)))
+    sources = [_single(dataset, path, layout) for path, layout in layouts]
+    return sources[0] if len(sources) == 1 else _together(dataset, sources)
+
+
+def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
+    """The names of the first file's columns; no row is read."""
+    with _named(dataset, 1, len(paths)):
+        plain = as_utf8(paths[0], dataset, scratch, only_header=True)
+        header = csv_file.read_header(plain.path, dataset.headers, _dialect(dataset, plain))
+    return Source("", {name: name for name in header.names})
+
+
+def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
+    """DataError with the lines that break a file."""
+    for number, path in enumerate(paths, 1):
+        with _named(dataset, number, len(paths)):
+            _layout(as_utf8(path, dataset, scratch), dataset)
+
+
+def _layout(plain: Plain, dataset: Dataset) -> Layout:
+    return csv_file.inspect(plain.path, dataset.headers, _dialect(dataset, plain))
+
+
+def _dialect(dataset: Dataset, plain: Plain) -> Dialect:
+    return Dialect(dataset.read.delimiter, plain.first_line)
+
+
+def _single(dataset: Dataset, path: Path, layout: Layout) -> Source:
+    names = layout.header.names
+    columns = by_name(dataset, names, [f"c{i}" for i in range(len(names))])
+    return Source(layout.relation(path), columns, is_temporary=True, records=layout.records)
+
+
+def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
+    """The rows of several files, whose columns meet by name. SourceError if a contract column is in some only."""
+    everywhere = set.intersection(*(set(source.columns) for source in sources))
+    partial = [
+        name
+        for name in dataset.headers
+        if name not in everywhere and any(name in source.columns for source in sources)
+    ]
+    if partial:
+        raise errors.SourceError(
+            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "
+            "write it in every file, or take the others out of the folder"
+        )
+    names = sorted(everywhere)
+    rows = [
+        "SELECT "
+        + ", ".join(f"{quote_name(source.columns[name])} AS n{i}" for i, name in enumerate(names))
+        + f" FROM {source.relation}"
+        for source in sources
+    ]
+    return Source(
+        f"({' UNION ALL '.join(rows)})",
+        {name: f"n{i}" for i, name in enumerate(names)},
+        is_temporary=True,
+        records=sum(source.records or 0 for source in sources),
+    )
+
+
+@contextmanager
+def _named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
+    """Problems of a file as a DataError that names the dataset and the place of the file in its folder."""
+    which = f"file {number} of {files}" if files > 1 else "its CSV file"
+    name = dataset.contract.dataset
+    try:
+        yield
+    except MalformedCsvError as malformed:
+        raise errors.DataError(
+            "\n".join(f"dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
+        ) from None
+    except OSError as reason:
+        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+
+
+# -- a copy as UTF-8
+def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = False) -> Plain:
+    reading, is_zip = dataset.read, path.suffix.lower() == ".zip"
+    encoding = reading.encoding or "utf-8"
+    usual = path.name == path.name.lower() or not path.name.lower().endswith(".gz")
+    if encoding == "utf-8" and not reading.skip and not is_zip and usual:
+        return Plain(path, 1)
+    copy = scratch / f"{len(list(scratch.iterdir()))}.csv"
+    with opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
+        pieces = _decoded(raw, encoding)
+        first, line = _without(next(pieces, ""), reading.skip)
+        out.write(first)
+        for piece in [] if only_header else pieces:
+            out.write(piece)
+    return Plain(copy, line)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked. MalformedCsvError if an archive does not hold one text file."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        with gzip.open(path) as unpacked:
+            yield cast(IO[bytes], unpacked)
+    elif suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as member:
+                yield member
+        except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: it has a password
+            raise MalformedCsvError(
+                "the archive is damaged or has a password: unpack it, and name the file"
+            ) from None
+    else:
+        with path.open("rb") as stream:
+            yield stream
+
+
+def _member(archive: zipfile.ZipFile) -> str:
+    held = [
+        name
+        for name in archive.namelist()
+        if name.lower().endswith(HELD) and not name.startswith("__MACOSX/")
+    ]
+    if len(held) != 1:
+        raise MalformedCsvError(
+            f"the archive holds {len(held)} files of {', '.join(HELD)}: keep one, or unpack them into a folder"
+        )
+    return held[0]
+
+
+def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
+    """The text in pieces. MalformedCsvError with the line of a byte that the encoding does not have."""
+    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    try:
+        while block := raw.read(PIECE_BYTES):
+            try:
+                piece = decoder.decode(block)
+            except UnicodeDecodeError as problem:
+                before = problem.object[: problem.start].count(b"\n")
+                raise MalformedCsvError(
+                    f"line {line + before}: not {encoding} text: correct `read.encoding`"
+                ) from None
+            if encoding in ("latin-1", "iso-8859-15") and (odd := CONTROL.search(piece)):
+                raise MalformedCsvError(
+                    f"line {line + piece.count(chr(10), 0, odd.start())}: a control character of {encoding}, which is "
+                    "a letter of cp1252: write `encoding: cp1252`"
+                )
+            line += piece.count("\n")
+            yield piece
+        yield decoder.decode(b"", final=True)
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError):
+        raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
+
+
+def _without(piece: str, skip: int) -> tuple[str, int]:
+    """The text below `skip` lines, and the number of its first line."""
+    at = 0
+    for _ in range(skip):
+        end = re.compile("\r\n|\r|\n").search(piece, at, MAX_SKIPPED_BYTES)
+        if end is None:
+            raise MalformedCsvError(
+                f"`read.skip` is {skip}, and the file has no line below: correct it"
+            )
+        at = end.end()
+    return piece[at:], skip + 1

@@ -1,0 +1,95 @@
+"""What every connector gives: a relation, its columns under canonical names, and the errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from federation import errors, text
+from nodes.site import Dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical spelling.
+    `is_fixed`: reading it again gives the same rows in the same order. `is_temporary`: its files are removed once it
+    is read, so its rows are copied. `records`: the rows that its files hold, where they are counted beforehand."""
+
+    relation: str
+    columns: Mapping[str, str]
+    is_fixed: bool = True
+    is_temporary: bool = False
+    records: int | None = None
+
+
+def described(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, relation: str, *, is_fixed: bool = True
+) -> Source:
+    names = [
+        str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    ]
+    return Source(relation, by_name(dataset, names, names), is_fixed)
+
+
+def by_name(dataset: Dataset, names: Sequence[str], raw: Sequence[str]) -> Mapping[str, str]:
+    """The raw column of each name, canonically spelled, that the source has once. SourceError if a column that the
+    contract needs is there twice."""
+    spellings = [text.canonical(name) for name in names]
+    twice = [name for name in dataset.headers if spellings.count(name) > 1]
+    if twice:
+        raise errors.SourceError(
+            f"dataset {dataset.contract.dataset!r}: the source has several columns {twice[0]!r}: keep one"
+        )
+    return {
+        name: raw_name
+        for name, raw_name in zip(spellings, raw, strict=True)
+        if spellings.count(name) == 1
+    }
+
+
+def unreadable(dataset: Dataset, reason: str) -> errors.DataError:
+    return errors.DataError(
+        f"dataset {dataset.contract.dataset!r}: the source cannot be read {reason}"
+    )
+
+
+def lacks_extra(dataset: Dataset, kind: str, extra: str) -> errors.SetupError:
+    return errors.SetupError(
+        f"dataset {dataset.contract.dataset!r}: {kind} needs the extra `{extra}`: "
+        f"pip install 'hdh-federation[{extra}]'"
+    )
+
+
+def renamed(dataset: Dataset, present: Mapping[str, str]) -> Mapping[str, str]:
+    """The raw column of each contract column that `read.columns` maps, and of every other name of the source."""
+    mapped = {
+        name: present[header] for name, header in dataset.read.columns.items() if header in present
+    }
+    hidden = {*dataset.read.columns, *dataset.read.columns.values()}
+    return {name: raw for name, raw in present.items() if name not in hidden} | mapped
+
+
+def require(dataset: Dataset, columns: Sequence[str], present: Iterable[str]) -> None:
+    """SourceError that names the absent columns, and those that are written nearly alike."""
+    names = list(present)
+    lacking = [column for column in columns if column not in names]
+    if not lacking:
+        return
+    alike = [
+        f"; it has {text.spelled(name)}, and the contract says {text.spelled(column)}"
+        for column in lacking[:5]
+        for name in names
+        if text.folded(name) == text.folded(column)
+    ]
+    mapped = [
+        f"; `read.columns` maps {column} to {dataset.read.columns[column]!r}, which is not there"
+        for column in lacking[:5]
+        if column in dataset.read.columns
+    ]
+    raise errors.SourceError(
+        f"dataset {dataset.contract.dataset!r}: the source has no column "
+        f"{', '.join(map(repr, lacking[:5]))}{''.join(alike)}{''.join(mapped)}: rename it there, map it under "
+        "`read: {columns: ...}`, or correct the contract"
+    )

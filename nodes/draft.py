@@ -1,0 +1,280 @@
+"""A contract drafted from a source, on the producer's machine: each guess has a note, and nothing is the data's own extreme.
+
+Types come from the first rows, levels and ranges from all of them. Ranges end at round numbers outside the values,
+since a contract is public and a smallest or largest value belongs to someone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+
+import duckdb
+
+from federation.contract import Column, Contract
+from federation.expression import quote_name
+from federation.terminologies import TERMINOLOGIES
+from nodes import connectors, contract_sql, recognition, samples
+from nodes.reading import Reading
+from nodes.samples import Sample, slug
+from nodes.site import Dataset, Storage
+
+MAX_LEVELS, RARE_ROWS = 40, 11
+MOST = 0.95  # the share of the values that have to look alike; the check tells about the others
+PERSON_WORDS = (
+    "nir",
+    "ipp",
+    "patient",
+    "ident",
+    "identifiant",
+    "id",
+    "enq",
+    "psa",
+    "idt",
+    "ano",
+    "personne",
+)
+Values = Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A column of the draft. `header`: the source's name of it. `keys`: of the contract. `notes`: why, and what to look at."""
+
+    name: str
+    header: str
+    keys: Mapping[str, Any]
+    notes: Sequence[str] = ()
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`read`: the keys of `read:` that the source needs. `people`: the column that may identify a person."""
+
+    dataset: str
+    columns: Sequence[Guess]
+    read: Mapping[str, Any] = field(default_factory=dict)
+    person: str | None = None
+    rows_per_person: int = 1
+    people: int | None = None
+
+
+def of_source(name: str, source: Dataset, storage: Storage, today: date) -> Draft:
+    """`source`: a dataset of which the contract is `placeholder()`."""
+    sample = samples.take(source, storage)
+    guesses = _guesses(sample)
+    contract = _contract(name, guesses)
+    keys = recognition.recognise(replace(source, contract=contract), storage, today).keys
+    if renamed := {guess.name: guess.header for guess in guesses if guess.name != guess.header}:
+        keys = {**keys, "columns": renamed}
+    dataset = replace(source, contract=contract, read=Reading(**keys))
+    connection = connectors.connect(storage)
+    connectors.open_rows(connection, dataset, list(contract.columns))
+    refined = [_refined(connection, contract, guess) for guess in guesses]
+    draft = Draft(name, refined, keys)
+    return _with_person(connection, draft, guesses)
+
+
+def placeholder() -> Contract:
+    """The contract of a source of which nothing is known yet."""
+    return Contract.model_validate(
+        {"dataset": "draft", "version": 1, "unit": "row", "columns": {"draft": {"type": "string"}}}
+    )
+
+
+def _contract(name: str, guesses: Sequence[Guess]) -> Contract:
+    columns = {guess.name: _bare(guess) for guess in guesses}
+    return Contract(dataset=name, version=1, unit="row", columns=columns)
+
+
+def _bare(guess: Guess) -> Column:
+    """The column without what has yet to be read from all rows."""
+    kind = guess.keys["type"]
+    missing = list(guess.missing)
+    if kind == "category":
+        return Column.model_validate({"type": "string", "missing": missing})
+    return Column.model_validate({**guess.keys, "missing": missing})
+
+
+# -- types, from the sample
+def _guesses(sample: Sample) -> list[Guess]:
+    taken: set[str] = set()
+    guesses = []
+    for header in sample.names:
+        if not header or list(sample.names).count(header) > 1:
+            continue
+        name = _free(slug(header) or "column", taken)
+        taken.add(name)
+        values = list(sample.column(header))
+        absent = sorted({v for _, v in values if v.lower() in recognition.ABSENT_WORDS})
+        kept = [pair for pair in values if pair[1] not in absent]
+        keys, notes = _type(name, kept)
+        if absent:
+            notes = [*notes, f"{', '.join(map(repr, absent))} taken for codes of absence"]
+        guesses.append(Guess(name, header, keys, notes, absent))
+    return guesses
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    name = name if name[0].isalpha() else f"c_{name}"
+    options = [name[:60], *(f"{name[:60]}_{number}" for number in range(2, 1000))]
+    return next(option for option in options if option not in set(taken))
+
+
+def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
+    """The type that most of the values have, and the reason."""
+    texts = [value for _, value in values]
+    distinct = set(texts)
+    if not texts:
+        return {"type": "string", "may_be_empty": True}, ["no value in the first rows"]
+    if _is_key(name, texts):
+        return {"type": "string"}, ["looks like an identifier"]
+    if (code := _terminology(distinct)) is not None:
+        return {"type": "code", "terminology": code}, [f"the values have the form of {code}"]
+    if _are_words(distinct):
+        return {"type": "boolean"}, [f"the values are {' and '.join(sorted(distinct))}"]
+    if _share(texts, recognition.is_day) >= MOST:
+        return {"type": "date"}, ["the values are days"]
+    if (number := _number(texts)) is not None and not any(_is_padded(text) for text in texts):
+        return {"type": number}, []
+    if len(distinct) <= MAX_LEVELS and len(distinct) <= max(12, len(texts) // 5):
+        return {"type": "category"}, []
+    return {"type": "string"}, ["too many different values for a category"]
+
+
+def _share(texts: Sequence[str], fits: Callable[[str], bool]) -> float:
+    return sum(1 for text in texts if fits(text)) / len(texts)
+
+
+def _is_key(name: str, texts: Sequence[str]) -> bool:
+    """A name that says so and mostly different values, or numbers too long to be counted with."""
+    named = any(word in PERSON_WORDS for word in name.split("_"))
+    different = len(set(texts)) / len(texts)
+    long = all(re.fullmatch("[0-9]{11,}", text) for text in texts)
+    return (named and different > 0.2) or (long and _terminology(set(texts)) is None)
+
+
+def _is_padded(text: str) -> bool:
+    """A number with a leading zero is a code: 01 is a département."""
+    return re.fullmatch("0[0-9]+", text) is not None
+
+
+def _terminology(distinct: set[str]) -> str | None:
+    """The one whose codes most of the different values are; of two, the one with the longer codes."""
+    shares = {
+        name: sum(
+            re.fullmatch(each.pattern, each.spelled(value)) is not None and len(value) >= 3
+            for value in distinct
+        )
+        / len(distinct)
+        for name, each in TERMINOLOGIES.items()
+    }
+    has_classes = any(len(value) > 3 for value in distinct)  # A10BA02 has the form of both
+    best = max(
+        shares, key=lambda name: (shares[name], name == "atc" and has_classes, name == "cim-10")
+    )
+    return best if shares[best] >= MOST else None
+
+
+def _are_words(distinct: set[str]) -> bool:
+    lower = {value.lower() for value in distinct}
+    known = lower <= {*recognition.YES_WORDS, *recognition.NO_WORDS}
+    return (
+        known
+        and len(lower) <= 4
+        and lower & recognition.NO_WORDS != set()
+        and (lower & recognition.YES_WORDS != set())
+    )
+
+
+def _number(texts: Sequence[str]) -> str | None:
+    shares = [_share(texts, recognition.reads_number(*each)) for each in recognition.NOTATIONS]
+    if max(shares) < MOST:
+        return None
+    decimal = recognition.NOTATIONS[shares.index(max(shares))][0]
+    return "number" if any(decimal in text for text in texts) else "integer"
+
+
+# -- levels and ranges, from all rows
+def _refined(connection: duckdb.DuckDBPyConnection, contract: Contract, guess: Guess) -> Guess:
+    column = contract.columns[guess.name]
+    described = connection.execute("DESCRIBE source").fetchall()
+    raw_type = next(str(row[1]) for row in described if row[0] == guess.name)
+    value = contract_sql.typed(guess.name, column, raw_type)
+    if guess.keys["type"] == "category":
+        return _with_levels(connection, guess, value)
+    if guess.keys["type"] in ("number", "integer", "date"):
+        return _with_range(connection, guess, value)
+    return guess
+
+
+def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
+    rows = connection.execute(
+        f"SELECT value, count(*) FROM (SELECT {value} AS value FROM source) WHERE value IS NOT NULL "
+        f"GROUP BY 1 ORDER BY 1 LIMIT {MAX_LEVELS + 1}"
+    ).fetchall()
+    if len(rows) > MAX_LEVELS:
+        notes = ["too many different values for a category"]
+        return replace(guess, keys={"type": "string"}, notes=notes)
+    rare = [str(level) for level, count in rows if count < RARE_ROWS]
+    notes = ["levels are those of the data: add those that other producers have"]
+    if rare:
+        notes.append(
+            f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a level "
+            "only if it may be known, or merge it"
+        )
+    keys = {"type": "category", "levels": [str(level) for level, _ in rows]}
+    return replace(guess, keys=keys, notes=[*guess.notes, *notes])
+
+
+def _with_range(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
+    ((low, high),) = connection.execute(
+        f"SELECT min(value), max(value) FROM (SELECT {value} AS value FROM source)"
+    ).fetchall()
+    if low is None:
+        return guess
+    ends: Any = _around_days(low, high) if isinstance(low, date) else around(low, high)
+    note = "the range is wider than the data: make it as narrow as is true of all producers"
+    keys = {**guess.keys, "range": list(ends)}
+    return replace(guess, keys=keys, notes=[*guess.notes, note])
+
+
+def around(low: float, high: float) -> tuple[float, float]:
+    """Round numbers outside the values; 0 is the lower end where no value is negative."""
+    span = max(high - low, abs(high) / 10, 1.0)
+    step = 10.0 ** math.floor(math.log10(span))
+    below = (math.floor((low - span / 10) / step)) * step
+    above = (math.ceil((high + span / 10) / step)) * step
+    return (max(below, 0.0) if low >= 0 else below, above)
+
+
+def _around_days(low: date, high: date) -> tuple[date, date]:
+    return (date(max(low.year - 1, 1900), 1, 1), date(min(high.year + 1, 2100), 12, 31))
+
+
+# -- the person
+def _with_person(
+    connection: duckdb.DuckDBPyConnection, draft: Draft, guesses: Sequence[Guess]
+) -> Draft:
+    """The identifier whose name says most about a person, and about how many rows one has."""
+    keys = [guess.name for guess in guesses if "looks like an identifier" in guess.notes]
+    keys.sort(key=lambda name: [word not in name for word in ("nir", "ipp", "patient", "enq")])
+    if not keys:
+        return draft
+    key = quote_name(keys[0])
+    ((people, most),) = connection.execute(
+        f"SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})"
+    ).fetchall()
+    rows = 1 if most in (None, 1) else rounded_up(int(most))
+    return replace(draft, person=keys[0], rows_per_person=rows, people=rounded_up(int(people)))
+
+
+def rounded_up(count: int) -> int:
+    """The next of 1, 2, 5, 10, 20, 50 ... above `count`."""
+    step = int(10 ** (len(str(count)) - 1))
+    return next(factor * step for factor in (1, 2, 5, 10, 20) if factor * step > count)

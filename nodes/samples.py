@@ -1,0 +1,202 @@
+"""The first rows of a source as texts, each with its line, for the producer's own screen: no study ever uses them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from federation import text
+from federation.expression import quote_name
+from nodes import connectors
+from nodes.connectors import csv_source, formats
+from nodes.connectors.csv_file import DELIMITERS
+from nodes.reading import AS_IT_IS
+from nodes.site import Dataset, Storage
+
+MAX_ROWS, MAX_SKIPPED = 20_000, 30
+PIECE_BYTES = 1 << 24
+LETTERS = "éèêëàâäçîïôöùûüœæÉÈÊËÀÂÄÇÎÏÔÖÙÛÜŒÆ’€«»°²µ"
+NOT_LETTERS = "ÃÂ¤¦¨´¸¼½¾‚ŠŽ"  # what letters become in another encoding
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """How a text file looks. `skip`: the lines above its header. `delimiters`: those that stand in the header, the
+    most likely one first. `line` and `word`: the first word that is not ASCII."""
+
+    encoding: str
+    skip: int
+    delimiters: Sequence[str]
+    line: int = 0
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`names`: the columns as the source spells them. `rows`: line (or row) number and texts of each; None is NULL.
+    `file`: of a text file."""
+
+    names: Sequence[str]
+    rows: Sequence[tuple[int, Sequence[str | None]]]
+    file: TextFile | None = None
+
+    def column(self, name: str) -> Iterator[tuple[int, str]]:
+        """The lines and values of a column, spelled canonically; blank ones are left out."""
+        at = [text.canonical(each) for each in self.names].index(name)
+        for line, cells in self.rows:
+            value = cells[at] if at < len(cells) else None
+            if value is not None and (canonical := text.canonical(value)):
+                yield line, canonical
+
+
+def take(dataset: Dataset, storage: Storage) -> Sample:
+    """The sample; DataError if the source cannot be read at all."""
+    if "://" not in dataset.source:
+        chosen, paths = formats.of(replace(dataset, read=AS_IT_IS))
+        if chosen.name == "CSV":
+            return _of_text(paths[0], dataset.headers)
+    return _of_rows(dataset, storage)
+
+
+def _of_rows(dataset: Dataset, storage: Storage) -> Sample:
+    raw = replace(dataset, read=AS_IT_IS.model_copy(update=_file_keys(dataset)))
+    names = sorted(connectors.column_names(raw, storage))
+    connection = connectors.connect(storage)
+    connectors.open_rows(connection, raw, names)
+    listed = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
+    rows = connection.execute(f"SELECT {listed} FROM source LIMIT {MAX_ROWS}").fetchall()
+    first = 2 + dataset.read.skip
+    return Sample(names, [(number, row) for number, row in enumerate(rows, first)])
+
+
+def _file_keys(dataset: Dataset) -> dict[str, object]:
+    return {key: getattr(dataset.read, key) for key in dataset.read.file_keys}
+
+
+# -- text files
+def _of_text(path: Path, headers: Sequence[str]) -> Sample:
+    with csv_source.opened(path) as raw:
+        encoding = _encoding(iter(lambda: raw.read(PIECE_BYTES), b""))
+    with csv_source.opened(path) as raw:
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        content = decoder.decode(raw.read(PIECE_BYTES)).removeprefix("\ufeff")
+    lines = list(islice(io.StringIO(content, newline=None), MAX_ROWS + MAX_SKIPPED))
+    delimiter, skip = _header(lines[: MAX_SKIPPED + 20], headers)
+    reader = csv.reader(io.StringIO("".join(lines[skip:])), delimiter=delimiter)
+    names = next(reader, [])
+    rows: list[tuple[int, Sequence[str | None]]] = []
+    with suppress(csv.Error):  # the check of the file's structure names the line
+        for row in reader:
+            rows += [(skip + reader.line_num, row)] if row else []
+    others = [each for each in DELIMITERS if each in lines[skip] and each != delimiter]
+    odd = next(((n, word) for n, line in enumerate(lines, 1) for word in _odd(line)), (0, ""))
+    file = TextFile(encoding, skip, [delimiter, *others], *odd)
+    return Sample([text.canonical(name) for name in names], rows, file)
+
+
+def _odd(line: str) -> list[str]:
+    return re.findall(r"[^\W\d_]*[^\x00-\x7f][^\W\d_]*", line)
+
+
+def _encoding(pieces: Iterator[bytes]) -> str:
+    """The likeliest encoding of a whole file. Where Latin-1 and cp1252 agree it is cp1252, which later exports need."""
+    first = next(pieces, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first[:400]:
+        return "utf-16"
+    decoder, high = codecs.getincrementaldecoder("utf-8")(), bytearray()
+    is_utf8 = True
+    for piece in (first, *pieces):
+        try:
+            decoder.decode(piece) if is_utf8 else None
+        except UnicodeDecodeError:
+            is_utf8 = False
+        if not is_utf8 or len(high) < 10_000:
+            high += bytes(re.sub(rb"[\x00-\x7f]+", b" ", piece)[:10_000])
+    if is_utf8:
+        return "utf-8"
+    return max(
+        ("cp1252", "iso-8859-15", "mac-roman", "cp850"), key=lambda name: _likely(bytes(high), name)
+    )
+
+
+def _likely(content: bytes, encoding: str) -> int:
+    decoded = content.decode(encoding, "replace")
+    return sum(letter in LETTERS for letter in decoded) - sum(
+        letter in NOT_LETTERS or letter == "\ufffd" for letter in decoded
+    )
+
+
+def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
+    """The delimiter, and how many lines stand above the header: the first line that has as many fields as those below
+    it, or names the most of `headers`."""
+    wanted = {slug(name) for name in headers}
+    best, found = (-1, -1, 0), (",", 0)
+    for at, line in enumerate(lines[:MAX_SKIPPED]):
+        for delimiter in DELIMITERS:
+            fields = _fields(line, delimiter)
+            below = [
+                len(_fields(each, delimiter)) for each in lines[at + 1 : at + 20] if each.strip()
+            ]
+            same = sum(count == len(fields) for count in below) if len(fields) > 1 else 0
+            known = len(wanted.intersection(slug(field) for field in fields))
+            filled = all(field.strip() for field in fields)
+            score = (known, same * len(fields) if filled else -1, -at)
+            if score > best:
+                best, found = score, (delimiter, at)
+    return found
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+ARTICLES = ("d", "de", "du", "des", "l", "la", "le", "les", "en", "a", "au")
+
+
+def slug(name: str) -> str:
+    """A header as a column's name: without accents, capitals and articles."""
+    words = re.findall("[a-z0-9]+", text.plain(name).lower())
+    kept = [word for word in words if word not in ARTICLES] or words
+    return "_".join(kept)
+
+
+def lines_of(dataset: Dataset, storage: Storage, records: Sequence[int]) -> Mapping[int, int]:
+    """The line of each record, counted from 0, of a text file; the number of its row elsewhere."""
+    wanted, first = set(records), 2 + dataset.read.skip
+    if "://" in dataset.source:
+        return {record: record + 1 for record in wanted}
+    chosen, paths = formats.of(dataset)
+    if chosen.name != "CSV" or len(paths) > 1:
+        return {record: record + first for record in wanted}
+    with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
+        plain = csv_source.as_utf8(paths[0], dataset, Path(folder))
+        with csv_source.opened(plain.path) as raw:
+            stream = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            head = stream.readline()
+            delimiter = _header([head], dataset.headers)[0]
+            reader = csv.reader(stream, delimiter=dataset.read.delimiter or delimiter)
+            return _numbered(reader, wanted, plain.first_line)
+
+
+def _numbered(reader: Iterator[list[str]], wanted: set[int], first_line: int) -> dict[int, int]:
+    found: dict[int, int] = {}
+    before, record = 0, -1
+    for row in reader:
+        record += bool(row)
+        if row and record in wanted:
+            found[record] = first_line + 1 + before
+        before = reader.line_num  # type: ignore[attr-defined]
+        if len(found) == len(wanted):
+            break
+    return found
