@@ -195,6 +195,25 @@ def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None
             hub.list()
 
 
+def test_a_study_of_a_revoked_coordinator_ends(deployment: Deployment) -> None:
+    flower.enrol_coordinator(deployment, "leaver")
+    with deployment.connect("leaver") as hub:
+        run = hub.submit(study("left", deployments.LONG, coordinator="leaver"), CONTRACT)
+        enrolment.revoke(deployment.hub, deployment.engine, "leaver")
+    deadline = time.monotonic() + 60
+    while (one := database.submitted(deployment.engine, run.number)).state in ACTIVE:
+        assert time.monotonic() < deadline, one.state
+        time.sleep(0.2)
+    assert one.state == "cancelled" and "coordinator was revoked" in one.reason
+    proposals = Approvals(deployment.state("lyon") / "approvals.sqlite")
+    deployments.wait(
+        lambda: any(each.study_hash == one.study_hash and each.over for each in proposals.all())
+    )
+
+
+ACTIVE = ("waiting", "running")
+
+
 # -- results
 def test_a_result_comes_as_frames_and_with_a_receipt(
     deployment: Deployment, tmp_path: Path
