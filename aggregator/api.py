@@ -347,7 +347,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
         ]
         asked = sorted(request.nodes) or sorted(holding)
-        if len(asked) < study.min_nodes:
+        if len(asked) < study.min_answers:
             other_contract = [
                 name
                 for name, one in nodes.items()

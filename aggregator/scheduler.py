@@ -215,7 +215,7 @@ class Scheduler:
         decisions = database.decided(self.engine, one.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
-        needed = studies.parse(one.written).min_nodes
+        needed = studies.parse(one.written).min_answers
         if len(approved) + len(undecided) < needed:
             self._end(one, "refused", _too_few(decisions, needed))
         elif undecided and time.time() < one.deadline:

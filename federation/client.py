@@ -246,6 +246,11 @@ class Hub:
 
 def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:
     """The contract at the path given, or DATASET.yaml in the study's folder."""
+    if study.datasets:
+        raise errors.StudyError(
+            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the hub does "
+            "not carry its messages yet"
+        )
     file = f"{study.dataset}.yaml"
     path = Path(given) if given is not None else folder / file if folder is not None else None
     if path is None or not path.exists():

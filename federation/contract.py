@@ -163,6 +163,15 @@ class Column(Frozen):
         return (low, high)
 
 
+class Identifier(Frozen):
+    """An identifier that another holder may know too: the `column` that holds it, the `form` in which
+    identifiers are compared, and the `version` of the form's rules."""
+
+    column: Name
+    form: Literal["nir13", "text", "date"]
+    version: Literal[1] = 1
+
+
 class Contract(Frozen):
     """The whole of contract.yaml.
 
@@ -170,6 +179,8 @@ class Contract(Frozen):
     `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
     `nodes_per_person`: the most nodes at which a person may have rows.
+    `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
+    in no condition, derivation or analysis; a category may, since its levels are public and few.
     `use`: the coordinators who may use the dataset; empty: all whom the site admits."""
 
     dataset: Slug
@@ -179,6 +190,7 @@ class Contract(Frozen):
     person: Name | None = None
     rows_per_person: int = pydantic.Field(1, ge=1)
     nodes_per_person: int | None = pydantic.Field(None, ge=1)
+    identifiers: Mapping[Name, Identifier] = {}
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
 
@@ -206,6 +218,23 @@ class Contract(Frozen):
                 " name the column that identifies a person"
             )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _identifiers_are_columns(self) -> Contract:
+        for name, identifier in self.identifiers.items():
+            column = self.columns.get(identifier.column)
+            if column is None or column.type == "array":
+                raise ValueError(
+                    f"identifiers.{name}: {identifier.column!r} is not among the columns that can "
+                    "identify a person; name one of them"
+                )
+        return self
+
+    @property
+    def closed_columns(self) -> frozenset[str]:
+        """The columns of identifiers, which no condition, derivation or analysis may name."""
+        named = {identifier.column for identifier in self.identifiers.values()}
+        return frozenset(name for name in named if self.columns[name].type != "category")
 
     def max_nodes_of_person(self, nodes: int) -> int:
         """The number of nodes, of `nodes`, at which one person may have rows; all of them if the

@@ -80,7 +80,8 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
     charged = accounting.equivalent(
-        ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
+        ledger.spent_by(context.ledger, site.datasets[study.dataset].paying.dataset, study.hash),
+        study.privacy.delta,
     )
     # The head commits to this node's own numbers, which a secure sum must hide.
     head = ledger.head(context.ledger) if query.phase is None else None
@@ -181,7 +182,10 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         )
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
-        context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
+        others = study.other_parties if dataset.is_linked else 0
+        context.admitted[asked] = admit_study(
+            study, dataset.paying, len(query.nodes), site, now, others=others
+        )
     return (
         context.admitted[asked]
         or _spends_budget(study, context, now)
@@ -250,11 +254,11 @@ def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal 
 
 
 def admit_study(
-    study: Study, contract: Contract, nodes: int, site: Site, now: datetime
+    study: Study, contract: Contract, nodes: int, site: Site, now: datetime, *, others: int = 0
 ) -> Refusal | None:
-    """What can be told before a study runs, of so many nodes together."""
+    """What can be told before a study runs, of so many nodes together. `others`: parties of a link that answer nothing."""
     policy, use, privacy = site.policy, contract.use, study.privacy
-    if nodes < (needed := max(policy.min_nodes, study.min_nodes)):
+    if nodes < (needed := max(policy.min_nodes - others, study.min_answers)):
         return Refusal(
             "min_nodes",
             f"this site answers this study together with at least {needed - 1} others: add nodes",
@@ -496,7 +500,7 @@ def _restricted(
     closed = sorted(
         column
         for column in _columns_of(fields, study.cohort.where, schema)
-        if (use := dataset.contract.columns[column].use) and study.coordinator not in use
+        if (use := dataset.use_of(column)) and study.coordinator not in use
     )
     if closed:
         return Refusal(

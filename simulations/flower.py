@@ -261,7 +261,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
             "source": _source(site, dataset, folder),
             "modes": list(dataset.modes or site.policy.modes),
         } | ({"table": dataset.table} if dataset.table else {})
-    policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
+    policy = {**site.policy.model_dump(mode="json", by_alias=True), "approval": "automatic"}
     return {
         "node": site.name,
         "datasets": datasets,
@@ -272,7 +272,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
 
 
 def _source(site: Site, dataset: Dataset, folder: Path) -> str:
-    if dataset.rows_where:
+    if dataset.rows_where or dataset.view is not None:
         return _rows_file(site, dataset, folder)
     is_url = "://" in dataset.source
     return dataset.source if is_url else str(Path(dataset.source).resolve())

@@ -13,12 +13,13 @@ from pathlib import Path
 import duckdb
 
 from federation import errors
+from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
 from nodes import reading
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.source import Source, require, unreadable
 from nodes.reading import AS_IT_IS
-from nodes.site import Dataset, Storage
+from nodes.site import Dataset, Storage, View
 
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
@@ -63,6 +64,8 @@ def open_rows(
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that `contract_sql`
     reads. Returns True if it always gives the same rows in the same order, from one opening to the next."""
+    if dataset.view is not None:
+        return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
             found = _source(connection, dataset, columns, folder)
@@ -102,6 +105,26 @@ def _scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
     Path(parent).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix="hdh-read-") as folder:  # 0700
         yield Path(folder)
+
+
+def _open_view(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
+) -> bool:
+    """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
+    held = replace(dataset, contract=view.own, view=None)
+    raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
+    is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
+    kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
+    connection.execute(f"ALTER {kind} source RENAME TO held_here")
+    listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
+    connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed or '1'} FROM held_here")
+    return is_fixed
+
+
+def _seen(name: str, view: View) -> str:
+    if name in view.columns:
+        return quote_name(view.columns[name])
+    return quote_text(view.own.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
 
 
 def _make(
@@ -156,6 +179,10 @@ def _check_count(
 
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
     """The columns that the source has, under their canonical spelling or that of the contract. No row is read."""
+    if (view := dataset.view) is not None:
+        held = column_names(replace(dataset, contract=view.own, view=None), storage)
+        absent = {name for name, raw in view.columns.items() if raw not in held}
+        return frozenset(dataset.contract.columns) - absent
     connection = connect(storage)
     try:
         with _scratch(connection) as folder:
@@ -168,7 +195,11 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    for dataset in {one.source: one for one in datasets}.values():
+    own = [
+        one if one.view is None else replace(one, contract=one.view.own, view=None)
+        for one in datasets
+    ]
+    for dataset in {one.source: one for one in own}.values():
         if "://" not in dataset.source and Path(dataset.source).exists():
             chosen, paths = formats.of(dataset)
             if chosen.name == "CSV":

@@ -53,7 +53,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "dataset: dialysis ",
             "dataset: hearts ",
             6,
-            "the study asks for dataset 'hearts', the contract is of 'dialysis'",
+            "the study asks for dataset 'hearts', but the contract is for 'dialysis'",
         ),
         (
             "disease = 'diabetes'",
