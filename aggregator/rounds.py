@@ -28,6 +28,7 @@ from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
 from strategies import admissible, budget, registry, support
+from strategies.numerics import counting
 from strategies.protocol import AnyTask, HubState, Total
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -326,7 +327,7 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     try:
         combined = task.analysis.combine(total, task, at_hub)
     except errors.ModelError as error:
-        task_run.failed = str(error)
+        task_run.failed = "; ".join([str(error), *counting.unread(total)])
         return
     if isinstance(combined, Result):
         task_run.result = combined

@@ -1,4 +1,5 @@
-"""Messages as bytes: a JSON header and little-endian arrays. No pickle; the same message gives the same bytes."""
+"""Encodes messages as bytes: a JSON header and little-endian arrays, without pickle. Equal messages
+have equal bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ _DTYPES = {"f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
 
 
 class CodecError(Exception):
-    """Bytes that are no message of this version."""
+    """These bytes are not a message of this version."""
 
 
 def query_to_bytes(query: Query) -> bytes:
@@ -125,10 +126,9 @@ def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
             name: [repr(answer.units[name]), repr(answer.variances[name])] for name in answer.steps
         }
         return {"steps": packer.add(answer.steps), "scales": scales, "drawn": answer.drawn}
-    assert isinstance(answer, Part), "a sum of several nodes is made at the hub, and sent to nobody"
-    sensitivity = {
-        name: repr(sensitivity) for name, sensitivity in answer.sensitivity.items()
-    }  # infinity is no JSON
+    assert isinstance(answer, Part), "a sum over nodes stays at the hub"
+    # As text, because JSON has no infinity.
+    sensitivity = {name: repr(sensitivity) for name, sensitivity in answer.sensitivity.items()}
     return {
         "sums": packer.add(answer.sums),
         "cells": packer.add(answer.cells),
@@ -141,11 +141,9 @@ def reply_from_bytes(content: bytes) -> Reply:
     header, arrays = _unpack(content, "reply")
     try:
         answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
-        head = (
-            None
-            if header["head"] is None
-            else LedgerHead(int(header["head"][0]), str(header["head"][1]))
-        )
+        head = None
+        if header["head"] is not None:
+            head = LedgerHead(int(header["head"][0]), str(header["head"][1]))
         return Reply(
             str(header["node"]), int(header["round"]), answers, head, int(header["charged"])
         )
@@ -182,17 +180,17 @@ def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Answer:
 
 
 def noised_to_bytes(noised: NoisedAnswer) -> bytes:
-    """As the ledger stores it."""
+    """The bytes that the ledger stores."""
     packer = _Packer()
     return packer.pack({"kind": "noised", "answer": _answer(noised, packer)})
 
 
 def noised_from_bytes(content: bytes) -> NoisedAnswer:
     header, arrays = _unpack(content, "noised")
-    found = _read_answer(header["answer"], arrays)
-    if not isinstance(found, NoisedAnswer):
-        raise CodecError("not a noised part")
-    return found
+    answer = _read_answer(header["answer"], arrays)
+    if not isinstance(answer, NoisedAnswer):
+        raise CodecError("not a noised answer")
+    return answer
 
 
 class _Packer:
@@ -200,7 +198,8 @@ class _Packer:
         self.blobs: list[bytes] = []
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> list[list[Any]]:
-        """The header's entries for `arrays`: name, dtype, shape; the bytes follow the header in this order."""
+        """The header's entries for `arrays`: name, dtype, shape; the bytes follow the header in
+        this order."""
         entries = []
         for name, array in arrays.items():
             code = "i8" if array.dtype.kind in "iu" else "f8"

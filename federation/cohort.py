@@ -1,7 +1,8 @@
-"""The rows that an analysis sees at a node: columns as numpy arrays, read when asked for.
+"""The rows that an analysis sees at a node: columns as numpy arrays, read on request.
 
-A number or a yes-or-no column is float64 with NaN where missing; a category is an index into the contract's levels,
--1 where missing; an array column (n_rows, *shape) is uint8 or float32, and never missing. Rows keep one order for the life of a cohort.
+A number or a yes-or-no column is float64 with NaN where missing; a category is an index into the
+contract's levels, -1 where missing; an array column (n_rows, *shape) is uint8 or float32, and never
+missing. Rows keep one order for the life of a cohort.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tally:
-    """How many rows have each combination of levels of some categories, one axis a category; and `people` (3,): how
-    many rows have all of them, how many lack one, and how many people lost rows or were clipped."""
+    """cells (n_levels, ...), one axis per category: the number of rows with each combination of
+    levels. people (3,): the number of rows with all categories, of rows with a missing one, and of
+    people who lost rows or were clipped."""
 
     cells: Ints
     people: Ints
@@ -43,8 +45,8 @@ class Key(Generic[T]):
 class Cache:
     """Values that an analysis derives at a node and uses again in later rounds of the study.
 
-    The node drops the cache with the study's session, so an analysis derives each value anew when it is
-    missing, or can do without it."""
+    The node drops the cache with the study's session, so an analysis must be able to derive a
+    missing value again, or to do without it."""
 
     def __init__(self) -> None:
         self._values: dict[Key[Any], Any] = {}
@@ -68,13 +70,13 @@ class Cache:
 class Cohort:
     """The rows of a study at a node.
 
-    `numbered` (n_rows,): the person of each row, numbered from 0; None where each row is another person's.
-    `fetch`: reads columns of all rows.
-    `clipped` (n_rows,): in mode dp, True for the rows of people whose values or rows were cut to the contract.
-    `count`: counts combinations of categories without reading columns, where the source can.
-    `seed`: of the coins of sampling in mode dp, which nobody outside may predict; 0 in exact mode.
-    `release`: of coins that differ for every release.
-    `everyone`: all rows of the dataset, in exact mode, where the study chooses some of them."""
+    `numbered` (n_rows,): the person of each row, numbered from 0; None if each row has another
+    person. `fetch`: reads columns of all rows. `clipped` (n_rows,): in mode dp, True for the rows
+    of people whose values or rows were cut to the contract. `count`: counts combinations of
+    categories without reading columns, if the source can. `seed`: of random sampling in mode dp,
+    which nobody outside may predict; 0 in exact mode. `release`: seed of random numbers that differ
+    for every release. `everyone`: in exact mode, all rows of the dataset if the study selects some
+    of them."""
 
     numbered: Ints | None
     people: int
@@ -94,16 +96,14 @@ class Cohort:
 
     @property
     def person(self) -> Ints:
-        """(n_rows,) whose row it is."""
+        """(n_rows,): the person of each row."""
         return np.arange(self.people) if self.numbered is None else self.numbered
 
     def count_people(self, keep: NDArray[np.bool_]) -> int:
-        """How many people have a row in `keep` (n_rows,)."""
-        return (
-            int(np.count_nonzero(keep))
-            if self.numbered is None
-            else len(np.unique(self.numbered[keep]))
-        )
+        """The number of people with a row in the mask `keep` (n_rows,)."""
+        if self.numbered is None:
+            return int(np.count_nonzero(keep))
+        return len(np.unique(self.numbered[keep]))
 
     def once(self, key: Key[T], build: Callable[[], T]) -> T:
         """The cached value of `key`; built now if it is missing."""
@@ -114,8 +114,8 @@ class Cohort:
 
 
 def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
-    """A cohort without rows. The part that an analysis computes from it is the zero of addition: it has the
-    names, shapes and sensitivities of every part."""
+    """A cohort without rows. An analysis computes from it a part of zeros with the names, shapes
+    and sensitivities of every part."""
     kinds = {"category": np.int16, "array": np.uint8}
 
     def column(field: Field) -> Values:
@@ -135,8 +135,8 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
 
 
 def within_contract(cohort: Cohort) -> Cohort:
-    """The cohort with every number in the interval that its field states, and missing where it is not finite, whatever was read: what a
-    sensitivity rests on is enforced where the rows come in."""
+    """The cohort with every number clipped to the interval of its field, and missing if it is not
+    finite. Sensitivities rest on these intervals, so they are enforced where the rows are read."""
 
     def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
         fields = tuple(asked)
@@ -148,20 +148,19 @@ def within_contract(cohort: Cohort) -> Cohort:
 
 def _within(column: Values, field: Field) -> Values:
     if field.kind not in ("number", "boolean"):
-        return column  # an index into levels, or an array that was moved into its range when it was read
+        # An index into levels, or an array that was clipped to its range when it was read.
+        return column
     low, high = (0.0, 1.0) if field.kind == "boolean" else field.interval
-    ends = (
-        np.fmin.reduce(column, initial=np.inf),
-        np.fmax.reduce(column, initial=-np.inf),
-    )  # of what is not NaN
+    # fmin and fmax ignore NaN.
+    ends = np.fmin.reduce(column, initial=np.inf), np.fmax.reduce(column, initial=-np.inf)
     if not len(column) or (low <= ends[0] and ends[1] <= high and np.isfinite(ends).all()):
         return column
-    moved: Values = np.where(np.isfinite(column), np.clip(column, low, high), np.nan)
-    return moved
+    clipped: Values = np.where(np.isfinite(column), np.clip(column, low, high), np.nan)
+    return clipped
 
 
 def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:
-    """(n_rows,) True where no column is missing."""
+    """(n_rows,): True where no column is missing."""
     keep = np.ones(len(next(iter(columns.values()))), np.bool_)
     for column in columns.values():
         if column.ndim > 1:
@@ -171,7 +170,8 @@ def complete(columns: Mapping[str, Values]) -> NDArray[np.bool_]:
 
 
 def kept_rows(keep: NDArray[np.bool_]) -> Any:
-    """An index for the rows of `keep`: a slice if it holds all rows, since a slice copies nothing."""
+    """An index of the rows in `keep`: a slice if these are all rows, because a slice copies
+    nothing."""
     return slice(None) if keep.all() else np.flatnonzero(keep)
 
 
@@ -184,8 +184,8 @@ def design(
     scale: Floats,
     intercept: bool = False,
 ) -> Floats:
-    """(n, p), in column order: (product of the term's factors - centre) / scale for each term over `rows`, after
-    a column of ones if `intercept`."""
+    """(n_rows, n_terms + intercept), in column order: for each term, the product of its factors
+    minus the centre, divided by the scale; after a column of ones if `intercept`."""
     terms = tuple(terms)
     first = next(iter(columns.values()))[rows]
     matrix = np.empty((len(first), len(terms) + intercept), order="F")

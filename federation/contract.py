@@ -1,7 +1,8 @@
 """The contract of a dataset: its columns, their types, levels and ranges, and who may use them.
 
-The producer writes it once. A study is checked against it before any node is asked, and the node checks
-its rows against it. The levels of a category and the limits of clipping come from it, never from the data.
+The producer writes it once. A study is checked against it before any node is asked, and the node
+checks its rows against it. The levels of a category and the limits of clipping come from the
+contract, never from the data.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62
 
 
 def _written_day(value: object) -> object:
-    """A number would be taken for seconds since 1970."""
+    """Accepts text only, because pydantic would read a number as seconds since 1970."""
     if not isinstance(value, str):
         return value if isinstance(value, date) else ""
     return value if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value) else ""
@@ -40,7 +41,7 @@ class Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The copy computes its own cached values, since another field changes the hash."""
+        """The copy computes its cached values again, because another field changes the hash."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(copied).model_fields.keys():
             del copied.__dict__[name]
@@ -53,18 +54,19 @@ class Description(Frozen):
 
 
 class Column(Frozen):
-    """One column. An integer is a number that is whole; a code belongs to a `terminology`, and has no list of levels.
+    """One column. An integer is a whole number; a code belongs to a `terminology`, and has no list
+    of levels.
 
-    `range` (of a number or a date) is enforced: a value outside it breaks the contract, or is read as missing
-    (`outside: missing`). `step`: the values are recorded in whole steps of this size.
+    `range` (of a number or a date) is enforced: a value outside it breaks the contract, or is read
+    as missing (`outside: missing`). `step`: the values are recorded in whole steps of this size.
     `levels`: the closed list of a category. `missing`: codes that mean "not known".
     `max_missing`: the share of missing rows above which the data break the contract.
     `may_be_empty`: a producer may hold no value of the column at all.
     `within_node`: no level of this category has rows at two nodes.
     `identifier`: the column says whose row it is, as a number of a file does; no study may use it.
     `use`: the coordinators who may use the column; empty: all who may use the dataset.
-    `shape`: of an array, an image or a series. Each row holds as many numbers as the shape says, the last
-    axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
+    `shape`: of an array, such as an image or a series. Each row holds that many numbers, with the
+    last axis varying fastest, as a list or (whole numbers from 0 to 255) as bytes."""
 
     type: Literal["number", "integer", "boolean", "category", "code", "string", "date", "array"]
     terminology: str | None = None
@@ -174,7 +176,7 @@ class Contract(Frozen):
     """The whole of contract.yaml.
 
     `unit`: what is protected: a person, or a visit where nothing links the visits of a person.
-    `person`: the column that identifies the person of a row; without it each row is a unit of its own.
+    `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
     `nodes_per_person`: the most nodes at which a person may have rows.
     `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
@@ -212,8 +214,8 @@ class Contract(Frozen):
             )
         if self.person is not None and self.person not in self.columns:
             raise ValueError(
-                f"person: {self.person!r} is not among the columns; name the column that identifies "
-                "a person"
+                f"person: {self.person!r} is not among the columns;"
+                " name the column that identifies a person"
             )
         return self
 
@@ -235,7 +237,8 @@ class Contract(Frozen):
         return frozenset(name for name in named if self.columns[name].type != "category")
 
     def max_nodes_of_person(self, nodes: int) -> int:
-        """Of `nodes` nodes, the number at which one person may have rows; all if the contract is silent."""
+        """The number of nodes, of `nodes`, at which one person may have rows; all of them if the
+        contract does not limit it."""
         return min(self.nodes_per_person or nodes, nodes)
 
     @property
@@ -255,9 +258,37 @@ class Contract(Frozen):
             column.pop("use", None)
         return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
+    def differences(self, other: Contract) -> list[str]:
+        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        mine, theirs = (
+            each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
+            for each in (self, other)
+        )
+        lines = _changes("", mine, theirs)
+        for name in dict.fromkeys([*self.columns, *other.columns]):
+            if name not in other.columns or name not in self.columns:
+                lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
+                continue
+            one, two = (
+                each.columns[name].model_dump(
+                    mode="json", exclude_defaults=True, exclude={"description", "use"}
+                )
+                for each in (self, other)
+            )
+            lines += _changes(f"column {name}: ", one, two)
+        return lines
+
     def canonical(self) -> str:
         """All of it, as it is sent."""
         return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+def _changes(where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where}{key} was {mine.get(key, 'not written')}, and is {theirs.get(key, 'not written')}"
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 PROSE = {"description", "version", "use"}  # what no number is computed from

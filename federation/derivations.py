@@ -13,7 +13,8 @@ from federation.expression import quote_text
 
 
 class Group(Frozen):
-    """A number in groups. `cuts`: where the next group begins. `labels`: one more than cuts, or none."""
+    """A number in groups. `cuts`: where the next group begins. `labels`: one more than cuts, or
+    none."""
 
     column: str = pydantic.Field(alias="from")
     cuts: tuple[float, ...] = pydantic.Field(min_length=1)
@@ -25,7 +26,8 @@ class Group(Frozen):
 
 
 class Recode(Frozen):
-    """A category with some levels put together. `merge`: the new level, and the levels that it stands for."""
+    """A category with some levels put together. `merge`: the new level, and the levels that it
+    stands for."""
 
     column: str = pydantic.Field(alias="from")
     merge: Mapping[str, tuple[str, ...]] = pydantic.Field(min_length=1)
@@ -55,7 +57,8 @@ class Derivation(Frozen):
 
 
 def expression(definition: Mapping[str, Any]) -> str:
-    """The expression of a derived column that is written as a mapping. ValueError with what is wrong."""
+    """The expression of a derived column that is written as a mapping. ValueError with what is
+    wrong."""
     try:
         derivation = Derivation.model_validate(definition)
     except pydantic.ValidationError as invalid:

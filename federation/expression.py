@@ -2,8 +2,8 @@
 
 `disease = 'diabetes'`, `age >= 18 and not missing(size)`, `log(dose / weight)`, `sex in ('f', 'x')`
 
-An expression is parsed here, typed against the columns, and compiled to SQL in which every name and literal is
-quoted by us. Nothing that a study writes is ever executed as it stands.
+This module parses an expression, types it against the columns, and compiles it to SQL in which it
+quotes every name and literal. Nothing that a study writes is executed as written.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class ColumnType(Protocol):
 class Piece:
     """A part of an expression that can set people apart, for the rules of disclosure in exact mode.
 
-    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value, so that
-    the people outside are missing. `edge`: the same for a bare column, whose values the study did not make.
-    `number`: a value that arithmetic makes; what is linear in a single column is none. `influence`: true of the
-    people for whom one column could change the value of a whole expression."""
+    `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value,
+    so that the people outside are missing. `edge`: the same for a bare column, whose values the
+    study did not make. `number`: a value that arithmetic makes; what is linear in a single column
+    is none. `influence`: true of the people for whom one column could change the value of a whole
+    expression."""
 
     kind: Literal["condition", "domain", "edge", "number", "influence"]
     sql: str
@@ -50,8 +51,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Expression:
-    """A typed expression: its SQL over the columns it names, the interval its values lie in, and its
-    pieces, the whole among them. `never`: by the contract's ranges, a condition that no row fulfils."""
+    """A typed expression: its SQL, the interval of its values, and its pieces, including the whole
+    expression. `never`: by the contract's ranges, a condition that no row meets."""
 
     text: str
     sql: str
@@ -86,7 +87,8 @@ def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
+    r"|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
     r"|(?P<quoted>`[^`]+`)|(?P<op>\*\*|<=|>=|!=|<>|==|[-+*/^%=<>(),]))"
 )
 _COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -136,7 +138,8 @@ class _Reader:
             if match is None:
                 culprit = self.text[position:].strip()[0]
                 raise ExpressionError(
-                    f"cannot read {culprit!r} in {self.text!r}; see docs/coordinator.md for the expressions"
+                    f"cannot read {culprit!r} in {self.text!r};"
+                    " see docs/coordinator.md for the expressions"
                 )
             self.tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
             position = match.end()
@@ -318,7 +321,8 @@ class _Reader:
             return _Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1), shape=term.shape)
         if term.kind != "number":
             raise ExpressionError(
-                f"{self.text!r} does arithmetic on a {term.kind}; compare it instead, as in `column = 'level'`"
+                f"{self.text!r} does arithmetic on a {term.kind}; compare it instead,"
+                " as in `column = 'level'`"
             )
         return term
 
@@ -383,7 +387,8 @@ class _Reader:
         )
 
     def as_kind(self, term: _Term, other: _Term) -> _Term:
-        """A quoted literal takes the type of what it is compared with; an unknown level is refused."""
+        """Gives a quoted literal the type of the value that it is compared with, and refuses an
+        unknown level."""
         if term.literal is None:
             return term
         if other.kind == "category":
@@ -481,7 +486,8 @@ def _is_certain(operator: str, a: Interval, b: Interval) -> bool:
 def _function(
     sql: str, interval: Callable[[Interval], Interval], low: str = "", high: str = ""
 ) -> Callable[[_Reader, str, list[_Term]], _Term]:
-    """`low` and `high`: the conditions on the argument without which there is no value, as in `> 0`."""
+    """`low` and `high`: conditions on the argument, such as `> 0`, outside which the function has
+    no value."""
 
     def apply(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         if len(arguments) != 1:

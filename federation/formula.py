@@ -1,7 +1,9 @@
-"""`Surv(time, event) ~ age + C(sex) + strata(centre)`, as in R, into the columns of a design matrix.
+"""Compiles a formula such as `Surv(time, event) ~ age + C(sex) + strata(centre)`, as in R, to the
+columns of a design matrix.
 
-formulaic parses the Wilkinson grammar. The factors are then ours: contract columns and checked expressions, with the
-levels of a category taken from the contract, so that a node which lacks a level still builds the same columns.
+formulaic parses the Wilkinson grammar. The factors are contract columns and checked expressions.
+The levels of a category come from the contract, so that a node that lacks a level builds the same
+columns.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Model:
-    """A model formula, checked against the schema. `response` holds one field, or those inside Surv()."""
+    """A model formula, checked against the schema. `response` holds one field, or those inside
+    Surv()."""
 
     text: str
     survival: bool
@@ -55,17 +58,17 @@ class Model:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        own = [factor.field for term in self.terms for factor in term.factors]
+        covariates = [factor.field for term in self.terms for factor in term.factors]
         offset = [self.offset] if self.offset else []
-        return tuple(dict.fromkeys((*self.response, *own, *self.strata, *offset)))
+        return tuple(dict.fromkeys((*self.response, *covariates, *self.strata, *offset)))
 
 
 _CALL = re.compile(r"^\s*(Surv|strata|offset|C|factor|as\.factor)\s*\((.*)\)\s*$", re.DOTALL)
 
 
 def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
-    """`causes`: what Surv() ends with is a category, of what happened. Raises ExpressionError, whose message names the culprit and
-    the remedy."""
+    """`causes`: the last argument of Surv() is a category of causes. Raises ExpressionError, whose
+    message names the culprit and the remedy."""
     left, right = _parse(text)
     survival, response = _response(left, schema, causes) if left else (False, ())
     columns: list[tuple[Variable, ...]] = []
@@ -105,8 +108,9 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
 
 
 def refuse_outcome(text: str, response: Sequence[Field], schema: Schema, *, where: str) -> None:
-    """ExpressionError if the column or expression `text` is made of the outcome: if it reads all that a field of
-    `response` is made of. The start of a (start, stop] row is known beforehand, and is no outcome."""
+    """ExpressionError if the column or expression `text` reads every column from which a field of
+    `response` is derived. The start of a (start, stop] row is known beforehand, and is no
+    outcome."""
     outcome = response[-2:]
     needed = schema.columns_of(text)
     for field in outcome:
@@ -117,31 +121,31 @@ def refuse_outcome(text: str, response: Sequence[Field], schema: Schema, *, wher
 
 def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str:
     remedy = (
-        "for an effect that changes with time, write start-stop rows, Surv(start, stop, event), with the value that held "
-        "in each row; to compare people by what happened up to some time, use `landmark`"
+        "for an effect that changes with time, write start-stop rows, Surv(start, stop, event),"
+        " each with its value at the time; to compare people by their history up to a time,"
+        " use `landmark`"
         if survival
         else "leave it out, or choose another response"
     )
-    made = "is the outcome" if text == outcome else f"is made of the outcome {outcome!r}"
-    return f"{text!r} {where} {made}, and cannot explain it: {remedy}"
+    relation = "is the outcome" if text == outcome else f"is derived from the outcome {outcome!r}"
+    return f"{text!r} {where} {relation}, and cannot explain it: {remedy}"
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
-    from formulaic.parser import DefaultFormulaParser  # half a second: only when a model is read
+    from formulaic.parser import DefaultFormulaParser  # takes half a second to import
 
     if "|" in text or len(text) > 5000:
         raise ExpressionError(
-            f"cannot read {text!r}: random effects and multi-part formulas are not part of this analysis"
+            f"cannot read {text!r}: it has random effects or several parts (|); leave them out"
         )
     if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
-        raise ExpressionError(f"inside I() write a power as `**`, as in I(age ** 2), in {text!r}")
+        raise ExpressionError(f"{text!r} has a power `^` inside I(); write `**`, as in I(age ** 2)")
     try:
         parsed: Any = DefaultFormulaParser(include_intercept=True).get_terms(text)
     except Exception as reason:
-        said = re.sub(
-            r"\s*⧛.*?⧚", "", str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        )
-        raise ExpressionError(f"cannot read the formula {text!r}: {said}") from None
+        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        why = re.sub(r"\s*⧛.*?⧚", "", first_line)
+        raise ExpressionError(f"cannot read the formula {text!r}: {why}") from None
     if hasattr(parsed, "rhs"):
         sides = (list(parsed.lhs), list(parsed.rhs))
     else:
@@ -183,11 +187,13 @@ def _response(text: str, schema: Schema, causes: bool) -> tuple[bool, tuple[Fiel
             )
     if causes and event.kind != "category":
         raise ExpressionError(
-            f"{event.name!r} in {text} is a {event.kind}; competing risks need a category: what happened, or that nothing did"
+            f"{event.name!r} in {text} is a {event.kind}; competing risks need a category of the"
+            " causes, with a level for no event"
         )
     if not causes and event.kind != "boolean":
         raise ExpressionError(
-            f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column, derived if need be"
+            f"{event.name!r} in {text} is a {event.kind}; the event must be a yes-or-no column,"
+            " which the study may derive"
         )
     return True, (*times, event)
 
@@ -210,7 +216,7 @@ def _number(text: str, schema: Schema) -> Field:
 
 @dataclass(frozen=True)
 class Variable:
-    """A factor of the formula, before its levels are spread over columns."""
+    """A factor of the formula, before it is expanded into one column per level."""
 
     field: Field
     reference: int | None  # index of the reference level of a category
@@ -225,37 +231,44 @@ def _factor(text: str, schema: Schema) -> Variable:
             return Variable(field, None)
         if field.kind != "category":
             raise ExpressionError(
-                f"{name!r} is a {field.kind}; C() needs a category, whose levels the contract lists"
+                f"{name!r} is a {field.kind}; C() needs a category of the contract"
             )
         return Variable(field, _reference(options, field))
     field = schema.field(text)
     if field.kind not in ("number", "boolean", "category"):
         raise ExpressionError(
-            f"{text!r} is a {field.kind} and cannot be a term; derive a number, a category or a condition from it"
+            f"{text!r} is a {field.kind}, and cannot be a term; derive a number,"
+            " a category or a condition from it"
         )
     return Variable(field, 0 if field.kind == "category" else None)
+
+
+_REFERENCE = re.compile(
+    r"^(?:ref\s*=\s*|Treatment\(\s*(?:ref\s*=\s*)?|contr\.treatment\(\s*(?:base\s*=\s*)?)?"
+    r"['\"](.*?)['\"]\)?$"
+)
 
 
 def _reference(options: list[str], field: Field) -> int:
     if not options:
         return 0
-    match = re.match(
-        r"^(?:ref\s*=\s*|Treatment\(\s*(?:ref\s*=\s*)?|contr\.treatment\(\s*(?:base\s*=\s*)?)?['\"](.*?)['\"]\)?$",
-        options[0],
-    )
+    match = _REFERENCE.match(options[0])
     if match is None or len(options) > 1:
         raise ExpressionError(
-            f"cannot read C(..., {', '.join(options)}); only a reference level is offered, as C({field.name}, ref='{field.levels[0]}')"
+            f"cannot read C(..., {', '.join(options)}); only a reference level is offered,"
+            f" as C({field.name}, ref='{field.levels[0]}')"
         )
     if match[1] not in field.levels:
         raise ExpressionError(
-            f"unknown level {match[1]!r} of {field.name!r}; the levels are {', '.join(field.levels)}"
+            f"unknown level {match[1]!r} of {field.name!r};"
+            f" the levels are {', '.join(field.levels)}"
         )
     return field.levels.index(match[1])
 
 
 def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
-    """R's rule: a category within a term loses its reference level if the term without it is in the model too."""
+    """The design columns by R's rule: a category in a term has no column for its reference level if
+    the model also has the term without that category."""
     present = {frozenset(f.field.name for f in term) for term in terms} | (
         {frozenset[str]()} if intercept else set()
     )
@@ -266,14 +279,13 @@ def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
             margin = frozenset(f.field.name for f in term if f is not factor)
             spread = _spread(factor, full=margin not in present)
             products = [
-                (f"{name}:{label}" if name else label, (*made, part))
-                for name, made in products
+                (f"{name}:{label}" if name else label, (*factors, part))
+                for name, factors in products
                 for label, part in spread
             ]
         if len(term) == 1 and term[0].reference is not None:
-            present.add(
-                frozenset()
-            )  # the levels of a category, spread in full, contain the intercept
+            # The columns of all levels of a category add up to the intercept.
+            present.add(frozenset())
         columns += [Term(name, factors) for name, factors in products]
     return columns
 

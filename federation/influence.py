@@ -1,13 +1,14 @@
 """For whom a column could change the value of an expression: one condition in SQL for each column.
 
-Conditions that each hold for many people can be combined so that one column decides for a single person:
-in `q or not hiv`, where q holds for everyone but that person, `hiv` changes the answer for nobody else. A
-study that is answered, or refused, because of the value of that combination tells the person's value. The
-people for whom a column could change the value do not depend on the column, so a refusal for their number
-does not tell it either.
+Conditions that each hold for many people can be combined so that one column decides for a single
+person: in `q or not hiv`, where q holds for everyone but that person, `hiv` changes the answer for
+nobody else. A study that is answered, or refused, because of the value of that combination tells
+the person's value. The people for whom a column could change the value do not depend on the column,
+so a refusal for their number does not tell it either.
 
-A column is tried at the ends of its range, at the numbers, levels and dates that the expression names, and
-between these. A change that none of them shows is not seen; then nobody is counted, and the node refuses.
+A column is tried at the ends of its range, at the numbers, levels and dates that the expression
+names, and between these. A change that none of them shows is not seen; then nobody is counted, and
+the node refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from federation.expression import ColumnType, Piece, quote_name, quote_text
 
 T = TypeVar("T")
 FAR = 1e9  # stands for the end of a range that the contract leaves open
-MAX_VALUES = 16  # at which a column is tried
+MAX_VALUES = 10  # at which a column is tried
 MAX_SQL = 400_000  # characters of all conditions of one expression; beyond it nobody is counted
 NOBODY = Piece("influence", "FALSE")
 _TEXT = re.compile(r"(?<!DATE )'((?:[^']|'')*)'")
@@ -31,8 +32,8 @@ _DATE = re.compile(r"DATE '[^']*'")
 
 
 def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
-    """One piece for each of the contract's `columns` in an expression, and one for whether a column is
-    missing; none where a single column stands alone, since it decides for everyone."""
+    """One piece for each of the contract's `columns` in an expression, and one for whether a column
+    is missing; none where a single column stands alone, since it decides for everyone."""
     if len(columns) < 2:
         return ()
     found = []
@@ -43,16 +44,16 @@ def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
         if quote_name(name) in sql.replace(missing, ""):
             found.append(_piece(sql, quote_name(name), _values(sql, column)))
     is_long = sum(len(piece.sql) for piece in found) > MAX_SQL
-    return (NOBODY,) if is_long else tuple(found)
+    return (NOBODY,) if is_long else tuple(dict.fromkeys(found))
 
 
 def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
-    """True where two of the values in place of a part of the expression make it another. Values at which the
-    expression is missing are left out, since most of them never occur."""
+    """True where two of the values in place of a part of the expression make it another. Values at
+    which the expression is missing are left out, since most of them never occur."""
     if len(sql) * len(values) > MAX_SQL:
         return NOBODY
     tried = ", ".join(f"CAST({sql.replace(part, value)} AS DOUBLE)" for value in values)
-    return Piece("influence", f"coalesce(greatest({tried}) <> least({tried}), FALSE)")
+    return Piece("influence", f"(len(list_distinct([{tried}])) > 1)")  # without the missing ones
 
 
 def _values(sql: str, column: ColumnType) -> Sequence[str]:

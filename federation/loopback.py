@@ -1,4 +1,4 @@
-"""Connections to this very machine go through no proxy, whatever the environment of a hospital's machines says."""
+"""Connections to this machine bypass any proxy that the environment names."""
 
 from __future__ import annotations
 

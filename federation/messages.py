@@ -1,4 +1,5 @@
-"""All that crosses between the hub and a node: a Query one way, a Reply of answers the other, frozen."""
+"""The messages between the hub and a node: a Query one way, a Reply with answers the other way.
+Frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from federation.study import Study
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Sum = NDArray[Any]  # floats, or integers where the quantities that are added are whole
+Sum = NDArray[Any]  # floats, or integers if the added quantities are whole numbers
 
 
 class TaskId(NamedTuple):
@@ -29,7 +30,7 @@ class TaskId(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the hub tells the nodes before a round: the step of the method, and named arrays.
+    """The hub's instruction for a round: the step of the method, and named arrays.
 
     `asked`: the nodes that this round asks; all of them if empty."""
 
@@ -42,7 +43,8 @@ class State:
 
 
 class LedgerHead(NamedTuple):
-    """The last entry of a node's ledger, for others to witness: a ledger without it was rolled back."""
+    """The last entry of a node's ledger, for others to witness: a ledger without it was rolled
+    back."""
 
     seq: int
     hash: str
@@ -53,7 +55,7 @@ PHASES = ("advertise", "deal", "mask", "sign", "unmask")
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the five PHASES of a secure sum, as the hub carries it to one node.
+    """One of the five PHASES of a secure sum, as the hub sends it to one node.
 
     `messages` holds, for each task, the bytes for this node by the name of their sender.
     `attempt` identifies the sum; a new sum has a new one."""
@@ -67,7 +69,7 @@ class Phase:
 class Query:
     """One round of a study.
 
-    `nodes`: those that take part. `states`: the tasks of the round, and what to do in each.
+    `nodes`: those that take part. `states`: the tasks of the round, with the state of each.
     `witnesses`: the last ledger head that the hub has seen of each node.
     `phase`: set if the parts go into a secure sum."""
 
@@ -86,13 +88,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Part:
-    """What the rows of a node contribute to one task: arrays that add up over nodes.
+    """A node's contribution to one task: arrays that add up over nodes.
 
-    `sums`: each array is a sum over people of a per-person contribution.
-    `cells`: the number of people behind each number; `cells["people"]` (1,) counts everyone in the part.
-    `sensitivity`: for each array of `sums`, the largest L2 distance by which adding or removing one
-    person, with all their rows, can move it; infinite where the contract sets no limit.
-    `parameters`: the number of coefficients fitted to the rows, for the rule on parameters per person."""
+    `sums`: each array is a sum over people of a per-person contribution. `cells`: the number of
+    people behind each number; `cells["people"]` (1,) counts everyone in the part. `sensitivity`:
+    for each array of `sums`, the largest L2 distance by which adding or removing one person, with
+    all their rows, can move it; infinite where the contract sets no limit. `parameters`: the number
+    of coefficients fitted to the rows, for the rule on parameters per person."""
 
     sums: Mapping[str, Sum]
     cells: Mapping[str, Ints]
@@ -102,10 +104,11 @@ class Part:
 
 @dataclass(frozen=True)
 class NoisedAnswer:
-    """A part as it leaves a node in mode dp: whole steps of a grid, noise included, and no exact count.
+    """A part as it leaves a node in mode dp: integer steps of a grid, with noise, and no exact
+    count.
 
-    `steps`: for each array, how many steps of size `units`. `variances`: of the noise, in steps squared.
-    `drawn`: the day on which the noise was drawn."""
+    `steps`: for each array, the numbers in steps of size `units`. `variances`: of the noise, in
+    steps squared. `drawn`: the day on which the noise was drawn."""
 
     steps: Mapping[str, Ints]
     units: Mapping[str, float]
@@ -115,7 +118,8 @@ class NoisedAnswer:
 
 @dataclass(frozen=True)
 class SecAggMessage:
-    """A node's output for one task in a phase of a secure sum: bytes by the name of their receiver."""
+    """A node's output for one task in a phase of a secure sum: bytes by the name of their
+    receiver."""
 
     items: Mapping[str, bytes]
 
@@ -136,8 +140,8 @@ Answer = Part | NoisedAnswer | SecAggMessage | Refusal
 
 @dataclass(frozen=True)
 class Reply:
-    """`head`: of the node's ledger, after the charge for this reply. `charged`: the pico-rho that the
-    study has cost at this node so far."""
+    """`head`: the ledger's head after the charge for this reply. `charged`, unit pico-rho: the
+    study's charges at this node so far."""
 
     node: str
     round: int

@@ -1,4 +1,4 @@
-"""The mistakes that pydantic finds in a file, in our words: one table, over all of its error types."""
+"""Messages for the errors that pydantic finds in a file: one table over all its error types."""
 
 from __future__ import annotations
 

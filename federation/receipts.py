@@ -136,7 +136,7 @@ def _nodes(
 
 
 def _node(study_hash: str, record: Mapping[str, Any], expected: bytes | None) -> Iterator[str]:
-    """The problems of one node. `expected`: its identity in the verifier's roster, if it is there."""
+    """The problems of one node. `expected`: its identity in the verifier's roster, or None."""
     identity = _hex(record.get("identity"))
     if expected is not None and expected != identity:
         yield "its identity differs from the one in the roster"

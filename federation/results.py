@@ -26,10 +26,10 @@ class Table:
                totals over the rows (of each `cause` or `indicator`)
     listed     the presence of a row says something about a person, so a row on too few people is
                left out
-    estimates  a row on too few people `n` is suppressed. The entry `beyond` of a row names its order
-               statistics (a quantile, a median, an end of their interval), each with the number of
-               people on its emptier side. One with too few is suppressed, and the whole row if it
-               is the `estimate`. `beyond` itself is never shown
+    estimates  a row on too few people `n` is suppressed. The entry `beyond` of a row names its
+               order statistics (a quantile, a median, an end of their interval), each with the
+               number of people on its emptier side. One with too few is suppressed, and the whole
+               row if it is the `estimate`. `beyond` itself is never shown
 
     `follows`: the name of another table of the result; if a cell of that table is withheld, this
     table is withheld too.

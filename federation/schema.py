@@ -1,4 +1,4 @@
-"""A study's view of a dataset: the contract's columns, and those that the study derives from them."""
+"""A study's view of a dataset: the contract's columns, and the columns that the study derives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from federation.intervals import EVERYTHING, Interval
 
 @dataclass(frozen=True)
 class Field:
-    """A column that an analysis can ask of a cohort: a contract column, a derived one, or an expression.
+    """A column that an analysis can request from a cohort: a contract column, a derived one, or an
+    expression.
 
-    `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, where the
-    source offers a quicker way to it than the level's name. `pieces`: all that the study wrote to make
-    it, those of the derived columns that it names among them; none for a contract column."""
+    `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, if the
+    source computes it faster than the level's name. `pieces`: all expressions of the study behind
+    this field, including those of derived columns that it names; none for a contract column."""
 
     name: str
     kind: Kind
@@ -48,7 +49,8 @@ class Schema:
     sources: Mapping[str, frozenset[str]]
 
     def field(self, text: str) -> Field:
-        """The field of that name, or else the expression in `text`. ExpressionError if it is neither."""
+        """The field of that name, or else the expression in `text`. ExpressionError if it is
+        neither."""
         if text in self.fields:
             return self.fields[text]
         return _field(text, self.express(text))
@@ -59,7 +61,8 @@ class Schema:
         except expression.UnknownColumnError as error:
             if error.name in identifiers(self.contract):
                 raise expression.ExpressionError(
-                    f"{error.name!r} says whose row it is, and no study may use it: choose people by "
+                    f"{error.name!r} says whose row it is, and no study may use it:"
+                    " choose people by "
                     "what is recorded of them"
                 ) from None
             raise

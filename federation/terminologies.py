@@ -1,4 +1,5 @@
-"""The terminologies whose codes a column may hold: the form of a code, and the one spelling in which codes are compared."""
+"""The terminologies whose codes a column may hold: the form of a code, and the one spelling in
+which codes are compared."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Terminology:
-    """`pattern`: a regular expression of a code in its one spelling. `dropped`: characters that a source may write
-    inside a code, and that do not count. `longest`: characters of a code; a prefix may have fewer."""
+    """`pattern`: a regular expression of a code in its one spelling. `dropped`: characters that a
+    source may write inside a code, and that do not count. `longest`: characters of a code; a prefix
+    may have fewer."""
 
     pattern: str
     example: str
@@ -39,7 +41,8 @@ TERMINOLOGIES: Mapping[str, Terminology] = {
 
 
 def ranges(terminology: str | None, written: str) -> list[tuple[str, str]]:
-    """The first and last prefix of each part of `I60-I64, G45`, in the one spelling. ValueError if a part is none."""
+    """The first and last prefix of each part of `I60-I64, G45`, in the one spelling. ValueError if
+    a part is none."""
     known = TERMINOLOGIES.get(terminology or "")
     parts = [part.strip() for part in written.split(",")]
     return [_range(known, part) for part in parts]

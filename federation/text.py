@@ -9,12 +9,13 @@ _TO_SPACE = str.maketrans(dict.fromkeys(NO_BREAK_SPACES, " "))
 
 
 def canonical(value: str) -> str:
-    """NFC, with no-break spaces as spaces, and without spaces at either end. The SQL of `contract_sql` does the same."""
+    """The text in NFC, with no-break spaces as spaces, and without spaces at either end. The SQL of
+    `contract_sql` does the same."""
     return unicodedata.normalize("NFC", value.translate(_TO_SPACE)).strip(" ")
 
 
 def folded(value: str) -> str:
-    """The same for texts that a reader could take for one another: in full width, in capitals, with other spaces."""
+    """A form that is equal for texts that differ in width, capitals or kinds of spaces only."""
     return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 

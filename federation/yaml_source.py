@@ -109,7 +109,10 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
             if "a-z" in problem["ctx"]["pattern"]
             else "letters, digits and _"
         )
-        return f"{source.at(*key)}: {path.removesuffix('.[key]')}: {problem['input']!r} is no name here: use {shape}, a letter first"
+        return (
+            f"{source.at(*key)}: {path.removesuffix('.[key]')}:"
+            f" {problem['input']!r} is not a valid name; use {shape}, and start with a letter"
+        )
     return f"{place}{model_words.say(problem)}"
 
 
@@ -119,7 +122,7 @@ def _renamed(key: str, keys: Sequence[str]) -> str | None:
 
 
 def _fields(model: Any, where: Key) -> list[str]:
-    """The keys that `model` knows at `where`; steps through nested models and mappings of models."""
+    """The keys of `model` at `where`, a path through nested models and mappings of models."""
     for step in where:
         model = _step(model, step)
         if model is None:

@@ -1,8 +1,9 @@
-"""YAML read without surprises: a value is its text, a plain decimal number, true, false, null or a list or mapping.
+"""Reads YAML strictly: a value is a text, a plain decimal number, true, false, null, a list or a
+mapping.
 
-PyYAML follows YAML 1.1, in which 010 is 8, 1:30 is 90, 1_000 is 1000 and 2027-02-30 is an exception. Here nothing
-changes value: codes and keys keep the text of the file, and every other scalar that two readers could take for
-different values is refused, with its line and the remedy.
+PyYAML follows YAML 1.1, in which 010 is 8, 1:30 is 90, 1_000 is 1000 and 2027-02-30 is an
+exception. Here nothing changes value: codes and keys keep the text of the file, and every other
+scalar that two readers could take for different values is refused, with its line and the remedy.
 """
 
 from __future__ import annotations
@@ -17,13 +18,9 @@ from typing import Any
 import yaml
 
 Key = tuple[str | int, ...]
-CODES = (
-    "levels",
-    "missing",
-    "yes",
-    "no",
-)  # lists under these keys hold codes, and keep the text of the file
-MAX_NODES = 1_000_000  # an alias of an alias of an alias multiplies them
+# Lists under these keys hold codes, read as the text of the file.
+CODES = ("levels", "missing", "yes", "no")
+MAX_NODES = 1_000_000  # aliases of aliases multiply them
 MAX_WHOLE = 2**53
 TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
@@ -35,22 +32,21 @@ DECIMAL = re.compile(
 )
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 AMBIGUOUS = {
-    re.compile(
-        r"[-+]?0[0-9_]+([.][0-9_]*)?"
-    ): "a number with a leading zero, which some read as octal",
-    re.compile(r"[-+]?0[xob][0-9a-fA-F_]+"): "a hexadecimal, octal or binary number",
-    re.compile(
-        r"[-+]?[0-9][0-9_]*_[0-9_]*([.][0-9_]*)?([eE][-+]?[0-9]+)?"
-    ): "a number with underscores",
-    re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?"): "a number in base 60, or a time",
-    re.compile(r"[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)"): "no finite number",
+    re.compile(pattern): kind
+    for pattern, kind in (
+        (r"[-+]?0[0-9_]+([.][0-9_]*)?", "a number with a leading zero, which some read as octal"),
+        (r"[-+]?0[xob][0-9a-fA-F_]+", "a hexadecimal, octal or binary number"),
+        (r"[-+]?[0-9][0-9_]*_[0-9_]*([.][0-9_]*)?([eE][-+]?[0-9]+)?", "a number with underscores"),
+        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?", "a number in base 60, or a time"),
+        (r"[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)", "no finite number"),
+    )
 }
 MOMENT = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 SEPARATORS = re.compile("[\x85\u2028\u2029]")
 
 
 class YamlValueError(ValueError):
-    """`problems`: (line, message) each; line 0 where there is none."""
+    """`problems`: pairs (line, message); line 0 if the problem has no line."""
 
     def __init__(self, *problems: tuple[int, str]) -> None:
         self.problems: Sequence[tuple[int, str]] = problems
@@ -64,8 +60,8 @@ class Document:
 
 
 def read(content: str, *, nfc: bool) -> Document:
-    """The values of one YAML document and the lines of its keys. `nfc`: texts are normalised, since a coordinator and
-    a producer may type é in different ways."""
+    """The values of one YAML document and the lines of its keys. `nfc`: normalise texts, because a
+    coordinator and a producer may encode é differently."""
     if (odd := SEPARATORS.search(content)) is not None:
         line = content.count("\n", 0, odd.start()) + 1
         raise YamlValueError((line, "an invisible line separator stands here; remove it"))
@@ -84,7 +80,7 @@ def read(content: str, *, nfc: bool) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes; every plain scalar stays text."""
+    """Composes nodes, and leaves every plain scalar as text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -101,7 +97,7 @@ class _Reader:
         line = node.start_mark.line + 1
         if self.nodes > MAX_NODES:
             raise YamlValueError(
-                (line, "the aliases (*) repeat too much; write less, or write it out")
+                (line, "the aliases (*) expand to too many values; write the values out")
             )
         if node.tag not in TAGS:
             self.problems.append(
@@ -154,7 +150,7 @@ class _Reader:
 
 
 def plain(text: str) -> tuple[Any, str]:
-    """The value of a scalar without quotes, and what is wrong with it."""
+    """The value of a scalar without quotes, and its problem, or an empty string."""
     if text in NULL:
         return None, ""
     if text in BOOLEANS:
@@ -197,30 +193,46 @@ def _short(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
 
 
-# -- what is no YAML
+# -- syntax errors
 _SYNTAX = {
-    "mapping values are not allowed": "a second `: ` in the line, or a wrong indentation: put the value in quotes, "
-    "or indent the line like its neighbours",
+    "mapping values are not allowed": (
+        "a second `: ` in the line, or a wrong indentation: put the value in quotes,"
+        " or indent the line like its neighbours"
+    ),
     "could not find expected ':'": "each line needs `key: value`, with a space after the colon",
-    "cannot start any token": "a value begins with a character that YAML reserves: put the value in quotes",
-    "found unexpected end of stream": "a quote opens here and is never closed: add the closing quote",
-    "found unexpected document separator": "a quote opens here and is never closed: add the closing quote",
-    "found undefined alias": "a value that begins with * names an anchor that does not exist: put the value in quotes",
+    "cannot start any token": (
+        "a value begins with a character that YAML reserves: put the value in quotes"
+    ),
+    "found unexpected end of stream": (
+        "a quote opens here and is never closed: add the closing quote"
+    ),
+    "found unexpected document separator": (
+        "a quote opens here and is never closed: add the closing quote"
+    ),
+    "found undefined alias": (
+        "a value that begins with * names an anchor that does not exist: put the value in quotes"
+    ),
     "found duplicate anchor": "an anchor (&) appears twice: give the second one another name",
-    "but found another document": "a second document begins here: remove the line `---`, or make two files",
+    "but found another document": (
+        "a second document begins here: remove the line `---`, or make two files"
+    ),
     "unknown escape character": "in double quotes a backslash begins an escape: use single quotes",
     "expected escape sequence": "in double quotes a backslash begins an escape: use single quotes",
     "expected ',' or": "a bracket or brace is not closed, or a comma is missing",
-    "expected <block end>": "the indentation differs from the line above, or a quote or bracket ends too early",
+    "expected <block end>": (
+        "the indentation differs from the line above, or a quote or bracket ends too early"
+    ),
     "special characters are not allowed": "a control character stands here; remove it",
     "expected the node content": "a value is missing, or a bracket is not closed",
-    "sequence entries are not allowed": "a list begins on the line of its key: write it on the next line",
+    "sequence entries are not allowed": (
+        "a list begins on the line of its key: write it on the next line"
+    ),
 }
 _OPENING = re.compile(r"""(?:^|[:,\[{-])\s*(["'])""")
 
 
 def _syntax(error: yaml.YAMLError, content: str) -> tuple[int, str]:
-    """The line and the message of PyYAML's error, in words that say what to do."""
+    """The line of PyYAML's error, and a message with a remedy."""
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "")
     line = _line(error, content)
     context = str(getattr(error, "context", ""))
@@ -228,8 +240,8 @@ def _syntax(error: yaml.YAMLError, content: str) -> tuple[int, str]:
     if begins is not None and "quoted scalar" in context and "unexpected" in problem:
         line = begins.line + 1
     elif (opened := _unclosed(content, line)) is not None:
-        said = "a quote opens here and is not closed in its line: add the closing quote"
-        return opened, f"not valid YAML: {said}"
+        remedy = "a quote opens here and is not closed in its line: add the closing quote"
+        return opened, f"not valid YAML: {remedy}"
     elif begins is not None and any(part in context for part in ("simple key", "flow ")):
         line = begins.line + 1
     remedy = next((words for part, words in _SYNTAX.items() if part in problem), "")
@@ -253,7 +265,7 @@ def _line(error: yaml.YAMLError, content: str) -> int:
 
 
 def _unclosed(content: str, before: int) -> int | None:
-    """The first line, down to `before`, on which a quoted value opens and does not end."""
+    """The first line, up to `before`, on which a quoted value opens and does not end."""
     for number, line in enumerate(content.split("\n")[:before], 1):
         match = _OPENING.search(line)
         if match is not None and line.count(match.group(1), match.end()) == 0:

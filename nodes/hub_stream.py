@@ -122,7 +122,10 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 def _hello(site: Site) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
-            dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0
+            dataset=name,
+            contract_hash=dataset.contract.hash,
+            people=dataset.people or 0,
+            contract=dataset.contract.canonical(),
         )
         for name, dataset in sorted(site.datasets.items())
     ]
@@ -169,116 +172,141 @@ def _renew(hub: HubStream, stub: Any) -> None:
 
 # -- studies
 def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | None:
-    """This node's word on a proposal; none if it is not a study that a coordinator signed."""
+    """This node's decision on a proposal; None if it cannot be read as a study."""
     now = datetime.now(UTC)
     try:
         study = studies.parse(proposal.study)
     except errors.StudyError:
-        log.error("a proposal is no study of this version; not considered")
-        hub.context.audit(
-            "refused", rule="study", why="a proposal that is no study of this version"
-        )
+        log.error("this version cannot read a proposed study; it is not considered")
+        hub.context.audit("refused", rule="study", why="this version cannot read the study")
         return None
-    site, approvals = hub.context.site, hub.approvals
+    signer = _signer(hub, study, proposal, now)
+    if signer is None:
+        return _unsigned(hub, study, proposal)
+    site = hub.context.site
+    reason = _policy(study, proposal, site, now)
+    verdict: Verdict = "approved" if site.policy.approval == "automatic" else "waiting"
+    verdict = "refused" if reason else verdict
+    if proposal.rehearsal:
+        why = reason or ("" if verdict == "approved" else "waits for the approval of its staff")
+        return _decision(hub, study.hash, verdict, why, "policy", True)
+    proposed = _record(hub, study, proposal, signer, verdict, reason or "")
+    return _decision(
+        hub, study.hash, proposed.verdict, proposed.reason, proposed.by, False, proposed.at
+    )
+
+
+def _signer(hub: HubStream, study: Study, proposal: hub_pb2.Proposal, now: datetime) -> str | None:
+    """The key of the study's coordinator, if they have signed it, and with the key in this node's
+    policy if it names one."""
     signer = credentials.signer_of_study(
         proposal.certificate.encode(), hub.own.authority, study.hash, proposal.signature, now
     )
-    pinned = site.policy.coordinator_keys.get(study.coordinator)
-    if (
-        signer is None
-        or signer[0] != study.coordinator
-        or (pinned is not None and pinned != signer[1])
-    ):
-        log.error(
-            "study %s is not signed by the coordinator that it names; refused", study.hash[:12]
-        )
-        hub.context.audit(
-            "refused",
-            study=study.study,
-            study_hash=study.hash,
-            coordinator=study.coordinator,
-            rule="coordinator",
-            why="its signature does not hold",
-        )
-        return _decision(
-            hub,
-            study.hash,
-            "refused",
-            "it is not signed by the coordinator that it names, with the key known here",
-            "policy",
-            proposal.rehearsal,
-        )
-    refused = _policy(study, proposal, site, now)
-    verdict: Verdict = (
-        "refused" if refused else "approved" if site.policy.approval == "automatic" else "waiting"
+    pinned = hub.context.site.policy.coordinator_keys.get(study.coordinator)
+    if signer is None or signer[0] != study.coordinator:
+        return None
+    return signer[1] if pinned is None or pinned == signer[1] else None
+
+
+def _unsigned(hub: HubStream, study: Study, proposal: hub_pb2.Proposal) -> hub_pb2.Decision:
+    log.error("study %s is not signed by its coordinator; refused", study.hash[:12])
+    hub.context.audit(
+        "refused",
+        study=study.study,
+        study_hash=study.hash,
+        coordinator=study.coordinator,
+        rule="coordinator",
+        why="its signature is not valid",
     )
-    if proposal.rehearsal:
-        return _decision(
-            hub,
-            study.hash,
-            verdict,
-            refused or ("" if verdict == "approved" else "waits for the approval of its staff"),
-            "policy",
-            True,
-        )
-    known = approvals.verdict(study.hash)
-    kept = approvals.propose(
+    reason = "it is not signed by its coordinator with the key known here"
+    return _decision(hub, study.hash, "refused", reason, "policy", proposal.rehearsal)
+
+
+def _record(
+    hub: HubStream,
+    study: Study,
+    proposal: hub_pb2.Proposal,
+    key: str,
+    verdict: Verdict,
+    reason: str,
+) -> Proposed:
+    """Stores a proposal with this policy's verdict. An earlier verdict of the staff stands."""
+    approvals = hub.approvals
+    before = approvals.verdict(study.hash)
+    by, at = ("", "") if verdict == "waiting" else ("policy", _now())
+    proposed = approvals.propose(
         Proposed(
-            study.hash, study.study, proposal.study, study.coordinator, signer[1], proposal.nodes, _now(), proposal.deadline, 0,
-            verdict, refused or "", "" if verdict == "waiting" else "policy", "" if verdict == "waiting" else _now(),
-        )
-    )  # fmt: skip
-    if known is None:
-        hub.context.audit(
-            "proposed",
-            study=study.study,
-            study_hash=study.hash,
-            coordinator=study.coordinator,
-            key=signer[1],
-            verdict=kept.verdict,
-            why=kept.reason,
-        )
-        log.info(
-            "study %s (%s) of %s: %s %s",
+            study.hash,
             study.study,
-            study.hash[:12],
+            proposal.study,
             study.coordinator,
-            kept.verdict,
-            kept.reason,
+            key,
+            proposal.nodes,
+            _now(),
+            proposal.deadline,
+            0,
+            verdict,
+            reason,
+            by,
+            at,
         )
-    elif kept.by == "policy" and kept.verdict != verdict:  # the policy has changed since
-        approvals.decide(study.hash, verdict, refused or "", "policy", _now())
-        kept = approvals.find(study.hash)
-    return _decision(hub, study.hash, kept.verdict, kept.reason, kept.by, False, kept.at)
+    )
+    if before is None:
+        _report_proposal(hub, study, proposed)
+    elif proposed.by == "policy" and proposed.verdict != verdict:  # the policy has changed since
+        approvals.decide(study.hash, verdict, reason, "policy", _now())
+        return approvals.find(study.hash)
+    return proposed
+
+
+def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
+    hub.context.audit(
+        "proposed",
+        study=study.study,
+        study_hash=study.hash,
+        coordinator=study.coordinator,
+        key=proposed.key_id,
+        verdict=proposed.verdict,
+        why=proposed.reason,
+    )
+    log.info(
+        "study %s (%s) of %s: %s %s",
+        study.study,
+        study.hash[:12],
+        study.coordinator,
+        proposed.verdict,
+        proposed.reason,
+    )
 
 
 def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime) -> str | None:
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != proposal.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
-    refused = service.admit_study(study, dataset.contract, proposal.nodes, site, now)
+    refused = service.admit_study(
+        study, dataset.contract, proposal.nodes, site, now
+    ) or service.unchecked(study, site)
     if refused is not None:
+        is_terse = site.policy.terse
+        return "refused: this node does not answer; ask its producer" if is_terse else str(refused)
+    if study.privacy.mode == "dp" and not _affordable(study, site, now.year):
         return (
-            str(refused)
-            if not site.policy.terse
-            else "refused: this node does not answer; ask its producer"
+            f"budget: the {now.year} budget of {dataset.contract.dataset} is too small for this"
+            " study; ask for less, or ask its producer for a grant"
         )
-    if study.privacy.mode == "dp":
-        account = site.account(study.dataset, now.year)
-        # one's own: an SQLite connection belongs to a thread
-        budget_ledger = state_folder.open_ledger(site.state)
-        if (
-            ledger.remaining(budget_ledger, account)
-            + accounting.equivalent(
-                ledger.spent_by(budget_ledger, account.dataset, study.hash), study.privacy.delta
-            )
-            < study.privacy.rho
-        ):
-            return (
-                f"budget: the {now.year} budget of {account.dataset} does not hold this study:"
-                " ask for less, or ask its producer for a grant"
-            )
     return None
+
+
+def _affordable(study: Study, site: Site, year: int) -> bool:
+    """Whether the rest of the year's budget covers the study, including its earlier charges."""
+    account = site.account(study.dataset, year)
+    # A ledger of this thread, because an SQLite connection belongs to a thread.
+    budget_ledger = state_folder.open_ledger(site.state)
+    charged = ledger.spent_by(budget_ledger, account.dataset, study.hash)
+    available = ledger.remaining(budget_ledger, account) + accounting.equivalent(
+        charged, study.privacy.delta
+    )
+    return available >= study.privacy.rho
 
 
 def _decision(

@@ -37,6 +37,7 @@ from nodes import (
     ledger,
     noised_answer,
     secure_sum,
+    source_checks,
     support,
 )
 from nodes.admission import Book
@@ -189,7 +190,27 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         context.admitted[asked]
         or _spends_budget(study, context, now)
         or _not_approved(study, context, now)
+        or _not_checked(study, context)
         or secure_sum.admit(query, site)
+    )
+
+
+def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
+    """Asked where a study begins; a source that changes later ends no study."""
+    if context.approvals is None or study.hash in context.sessions:
+        return None
+    return unchecked(study, context.site)
+
+
+def unchecked(study: Study, site: Site) -> Refusal | None:
+    """Holds answers of mode dp back until a check has passed on the source as it is now."""
+    if study.privacy.mode == "exact" or site.state is None:
+        return None
+    if source_checks.is_checked(site.state, study.dataset, site.datasets[study.dataset]):
+        return None
+    return Refusal(
+        "unchecked",
+        "no `hdh node check` has passed here on this source as it is now: ask its producer to run it",
     )
 
 

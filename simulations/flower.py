@@ -34,7 +34,8 @@ from federation import __version__, client, credentials, errors, loopback
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
-from nodes import ledger, setup, state_folder
+from nodes import ledger, setup, source_checks, state_folder
+from nodes import site as site_files
 from nodes.ledger import Account
 from nodes.site import Dataset, Site
 
@@ -218,6 +219,8 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     folder = deployment.home(site.name)
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
+    for name, dataset in site_files.load(folder / "node.yaml").datasets.items():
+        source_checks.record(folder / "state", name, dataset, passed=True)
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
     state = state_folder.made(folder / "state")
     return credentials.enrol(

@@ -1,8 +1,9 @@
-"""Which states an analysis admits: public limits that are decided before a row is read.
+"""The states that an analysis admits: public limits, checked before a row is read.
 
-The hub chooses every state that a node computes at, so a state is untrusted input. Each analysis declares, beside its code, the steps
-it knows, the arrays that each step reads with their shapes and ranges, and how many rounds a run has. Anything else is refused.
-The rules depend on the study and the contract alone: a refusal is the same whatever rows a node holds.
+The hub chooses every state at which a node computes, so a state is untrusted input. Each analysis
+declares its steps, the arrays that each step reads with their shapes and ranges, and the number of
+rounds. Any other state is refused. The rules depend on the study and the contract only, so a
+refusal does not depend on the rows of a node.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from numpy.typing import NDArray
 from federation.formula import Term
 from federation.messages import Floats, State
 
-MAX_PREDICTOR = 50.0  # of a linear predictor, over the contract's whole box: odds and hazards beyond e^50 belong to no population
+# The limit of a linear predictor over the contract's ranges: no population has odds or hazards
+# beyond e^50.
+MAX_PREDICTOR = 50.0
 MAX_WEIGHT = 1e3  # of each weight of a network, whose inputs lie in [-1, 1]
 MAX_NUMBER = 1e15  # of any other number that a step reads
 Shape = tuple[int | None, ...]
 Values = Mapping[str, Floats]
-Rule = Callable[[Values], str]  # what is wrong with the values of a state, or nothing
+Rule = Callable[[Values], str]  # the problem of a state's values, or an empty string
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array that a step reads: float64, never NaN, from `low` to `high`. A length of None is checked by the step's own rule.
-    `whole`: whole numbers, without a negative zero."""
+    """One array that a step reads: float64, never NaN, from `low` to `high`. A length of None is
+    checked by the step's own rule. `whole`: whole numbers, without a negative zero."""
 
     shape: Shape
     low: float = -MAX_NUMBER
@@ -39,9 +42,12 @@ class Array:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a method. `unread`: names of arrays that the hub keeps for itself in the state, and that no row meets; a name that
-    ends with `*` stands for all that begin so. `first`: the position in a run of the first round of this step, from 0; `round`: the
-    array (1,) that counts the rounds of this step from 0, where there are several. `rules`: what the arrays must satisfy together."""
+    """One step of a method.
+
+    `unread`: names of arrays that only the hub uses; a name that ends with `*` stands for all names
+    that begin with it. `first`: the position in a run of this step's first round, from 0. `round`:
+    the array (1,) that counts the rounds of this step from 0, if there are several. `rules`:
+    conditions on several arrays together."""
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
@@ -52,8 +58,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Limits:
-    """The admissible states of a task. `max_rounds`: distinct states of one run at most. `may_skip`: a node may miss rounds and come
-    back, so that its positions rise without being consecutive."""
+    """The admissible states of a task. `max_rounds`: of distinct states in one run. `may_skip`: a
+    node may miss rounds and return, so its positions increase without being consecutive."""
 
     steps: Mapping[str, Step]
     max_rounds: int = 1
@@ -61,12 +67,12 @@ class Limits:
 
 
 def once(step: str = "start") -> Limits:
-    """The limits of an analysis that asks one question, which no state of the hub changes."""
+    """The limits of an analysis with a single round, which no state of the hub changes."""
     return Limits({step: Step()})
 
 
 def counter(rounds: int) -> Array:
-    """The number of a round, from 0, of so many."""
+    """The number of a round, from 0 to `rounds` - 1."""
     return Array((1,), 0, rounds - 1, whole=True)
 
 
@@ -75,19 +81,22 @@ def weights(size: int) -> Array:
 
 
 def amounts(*shape: int | None) -> Array:
-    """Numbers that are not negative, as hazards and probabilities are."""
+    """Numbers that are not negative, such as hazards and probabilities."""
     return Array(shape, 0.0)
 
 
 # -- deciding
 def problem(limits: Limits, state: State) -> str:
-    """What is wrong with a state, in words that name no value of a row; empty if it is admitted."""
+    """The problem of a state, without any value of a row; empty if the state is admitted."""
     step = limits.steps.get(state.step)
     if step is None:
         return f"the analysis has no step {state.step[:40]!r}"
     names = [name for name in state.values if not is_unread(name, step)]
     if set(names) != set(step.arrays):
-        return f"step {state.step!r} reads the arrays {', '.join(sorted(step.arrays)) or '(none)'}, and others were sent"
+        return (
+            f"step {state.step!r} reads the arrays {', '.join(sorted(step.arrays)) or '(none)'},"
+            " and others were sent"
+        )
     for name, array in step.arrays.items():
         wrong = _misfit(state.values[name], array)
         if wrong:
@@ -97,7 +106,7 @@ def problem(limits: Limits, state: State) -> str:
 
 def is_unread(name: str, step: Step) -> bool:
     return name in step.unread or any(
-        name.startswith(kept[:-1]) for kept in step.unread if kept.endswith("*")
+        name.startswith(unread[:-1]) for unread in step.unread if unread.endswith("*")
     )
 
 
@@ -119,9 +128,9 @@ _READ: WeakKeyDictionary[State, State] = WeakKeyDictionary()
 
 
 def read(limits: Limits, state: State) -> State:
-    """The admitted state as a node computes at it: the arrays that the step reads and no others, without
-    negative zeros, so that equal numbers are the same state. All nodes of a simulation, which see the same
-    object, get the same object back."""
+    """The admitted state at which a node computes: only the arrays that the step reads, without
+    negative zeros, so that equal numbers are the same state. All nodes of a simulation pass the
+    same object, and receive the same object."""
     arrays = limits.steps[state.step].arrays
     if len(arrays) == len(state.values) and not any(map(_has_negative_zero, state.values.values())):
         return state
@@ -136,14 +145,14 @@ def _has_negative_zero(values: Floats) -> bool:
 
 
 def position(limits: Limits, state: State) -> int:
-    """Where an admitted state stands in a run, from 0."""
+    """The position of an admitted state in a run, from 0."""
     step = limits.steps[state.step]
     return step.first + (int(state.values[step.round][0]) if step.round else 0)
 
 
 # -- rules that several analyses share
 def bounded_terms(terms: Iterable[Term], *, intercept: bool = False) -> tuple[bool, ...]:
-    """Of each coefficient: whether the contract bounds its scaled column, which then lies in [-1, 1]."""
+    """For each coefficient, whether the contract bounds its scaled column to [-1, 1]."""
     return (
         *([True] if intercept else []),
         *(all(map(math.isfinite, term.interval)) for term in terms),
@@ -151,17 +160,15 @@ def bounded_terms(terms: Iterable[Term], *, intercept: bool = False) -> tuple[bo
 
 
 def within_reach(name: str, names: Sequence[str], bounded: Sequence[bool]) -> Rule:
-    """|X beta| over the contract's box is at most MAX_PREDICTOR, for the array `name` (..., n_coefficients) of coefficients `names`, of
-    which `bounded` tells whose columns lie in [-1, 1]."""
-    chosen = np.array(bounded, np.bool_)
+    """The rule that |X beta| is at most MAX_PREDICTOR over the contract's ranges. `name`: the array
+    (..., n_coefficients). `names`: of the coefficients. `bounded`: as `bounded_terms` returns."""
+    is_bounded = np.array(bounded, np.bool_)
 
     def rule(values: Values) -> str:
-        sizes = np.abs(values[name]) * chosen
-        return (
-            ""
-            if (sizes.sum(-1) <= MAX_PREDICTOR).all()
-            else too_steep(names[int(sizes.reshape(-1, len(chosen)).max(0).argmax())])
-        )
+        sizes = np.abs(values[name]) * is_bounded
+        if (sizes.sum(-1) <= MAX_PREDICTOR).all():
+            return ""
+        return too_steep(names[int(sizes.reshape(-1, len(is_bounded)).max(0).argmax())])
 
     return rule
 

@@ -1,6 +1,7 @@
-"""How a study's budget is shared among its analyses, their rounds and their arrays; and the grids that follow.
+"""Divides a study's budget among its analyses, their rounds and their arrays, and computes the
+grids that follow.
 
-All of it is worked out from the study, the contract and the state, by the hub and by every node alike.
+The hub and every node compute the same from the study, the contract and the state.
 """
 
 from __future__ import annotations
@@ -23,37 +24,39 @@ from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask,
 
 
 def of_analysis(study: Study, name: str) -> int:
-    """The pico-rho of one task of the analysis at a node. With `results: both` a node answers two."""
+    """The pico-rho of one task of the analysis at a node. With `results: both` a node answers
+    two."""
     weights = {name: entry.budget for name, entry in study.analyses.items()}
     return calibration.divide(study.privacy.rho, weights)[name] // tasks_of(study, name)
 
 
 def grids(study: Study, task: AnyTask, state: State, part: Part, nodes: int) -> dict[str, Grid]:
-    """The grid of each array that may leave a node in this round, of `nodes` that take part. `part` may be nobody's: only its
-    shapes, types and bounds count. ValueError where the budget is too small."""
+    """The grid of each array that may leave a node in this round of `nodes` nodes. `part`: only its
+    shapes, types and sensitivities are used, so it may be that of an empty cohort. ValueError if
+    the budget is too small."""
     rho, honest = of_analysis(study, task.name), study.privacy.honest(nodes)
-    made = {}
+    by_array = {}
     for name, share in private(task).shares(task, state).items():
         array, drawn = part.sums[name], sampling(task, state)
         if drawn is not None and (drawn.inside or name == drawn.array):
-            made[name] = _sampled(study, task, drawn, name, part, honest)
+            by_array[name] = _sampled(study, task, drawn, name, part, honest)
             continue
-        made[name] = calibration.grid(
+        by_array[name] = calibration.grid(
             part.sensitivity[name],
             array.size,
             math.floor(rho * share),
             whole=array.dtype.kind == "i",
             honest=honest,
         )
-    return made
+    return by_array
 
 
 # -- training on samples
-TRAINING_SHARE = 0.82  # of what an analysis that trains may spend; the rest is for counts
+TRAINING_SHARE = 0.82  # of the budget of an analysis that trains; the rest is for counts
 
 
 def sampling(task: AnyTask, state: State) -> Sampling | None:
-    """How the round draws people at random; None if it reads everyone."""
+    """The sampling of a round; None if it reads everyone."""
     return None if task.training is None else task.training.sampling(task, state)
 
 
@@ -70,7 +73,7 @@ def _sampled(
 
 
 def step_grid(study: Study, task: AnyTask, state: State) -> Grid:
-    """Of one of the steps that a node takes by itself."""
+    """The grid of one of the steps that a node takes alone."""
     drawn = sampling(task, state)
     assert drawn is not None
     part = zero(task, state)
@@ -83,10 +86,11 @@ def step_grid(study: Study, task: AnyTask, state: State) -> Grid:
 
 
 def noise_multiplier(study: Study, task: AnyTask, drawn: Sampling) -> float:
-    """How many times its bound the noise of each step is, so that all steps keep what the study leaves them. ValueError if nothing does.
+    """The noise of each step as a multiple of its sensitivity, such that all steps together cost no
+    more than their share of the study's budget. ValueError if no noise suffices.
 
-    Costs of training add up at one order only. A study that trains once takes the order that needs the least noise; of several trainings
-    all take the order at which its epsilon is read."""
+    Costs of training add up at one order only. A study with one training uses the order that needs
+    the smallest noise; several trainings use the order at which the study's epsilon is read."""
     training = [
         name for name, entry in study.analyses.items() if entry.run == study.analyses[task.name].run
     ]
@@ -118,7 +122,8 @@ def noise_multiplier(study: Study, task: AnyTask, drawn: Sampling) -> float:
 def _noise_multiplier(
     rho: int, delta: float, flat: int, share: float, alone: bool, rate: float, steps: int
 ) -> float:
-    """Also at the delta of a producer's account, which may just hold the study's budget."""
+    """The largest over the study's delta and the delta of a producer's account, whose rest may just
+    cover the study."""
     return max(
         _noise_multiplier_at(rho, at_delta, flat, share, alone, rate, steps)
         for at_delta in {delta, accounting.ACCOUNT_DELTA}
@@ -138,7 +143,7 @@ def _noise_multiplier_at(
 
 
 def tasks_of(study: Study, name: str) -> int:
-    """How many tasks a node has of an analysis."""
+    """The number of tasks that a node has for an analysis."""
     return 2 if study.analyses[name].results == "both" else 1
 
 
@@ -158,8 +163,8 @@ _ZEROS: WeakKeyDictionary[State, dict[str, Part]] = WeakKeyDictionary()
 
 
 def zero(task: AnyTask, state: State) -> Part:
-    """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the round.
-    Computed once for a state object, since all nodes of a simulation see the same one."""
+    """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the
+    round. Computed once for a state object, since all nodes of a simulation see the same one."""
     by_task = _ZEROS.setdefault(state, {})
     if task.name not in by_task:
         nobody = cohorts.empty(task.fields, task.rows_per_person)
@@ -169,7 +174,8 @@ def zero(task: AnyTask, state: State) -> Part:
 
 
 def check(study: Study, task: AnyTask) -> None:
-    """ExpressionError if differential privacy cannot carry the analysis: something is unbounded, or the budget too small."""
+    """ExpressionError if the analysis cannot run under differential privacy: a sensitivity is
+    unbounded, or the budget too small."""
     if study.privacy.mode != "dp":
         return
     states = _distinct(task)
@@ -184,7 +190,8 @@ def check(study: Study, task: AnyTask) -> None:
             if field.kind == "number" and not all(map(math.isfinite, field.interval))
         ]
         raise ExpressionError(
-            f"mode dp needs to know how far one person can move a sum: give a `range` in the contract to what {', '.join(wide)} is made of"
+            "mode dp needs a bound on how far one person can move a sum:"
+            f" give a `range` in the contract to the columns behind {', '.join(wide)}"
         )
     try:
         for state in states:
@@ -194,7 +201,8 @@ def check(study: Study, task: AnyTask) -> None:
 
 
 def _distinct(task: AnyTask) -> list[State]:
-    """The states of a whole run; of those that train on samples, and are all alike, one."""
+    """The states of a whole run, with only one of consecutive states that train on samples, because
+    these are alike."""
     states = private(task).rounds(task)
     return [
         state
@@ -204,9 +212,10 @@ def _distinct(task: AnyTask) -> list[State]:
 
 
 def noise(study: Study, task: AnyTask, state: State, array: str, nodes: int) -> float:
-    """The standard deviation of the noise in each number of an array, summed over nodes that all answer."""
-    made = grids(study, task, state, zero(task, state), nodes)[array]
-    return math.sqrt(nodes * float(made.share)) * made.unit
+    """The standard deviation of the noise in each number of an array, summed over nodes that all
+    answer."""
+    grid = grids(study, task, state, zero(task, state), nodes)[array]
+    return math.sqrt(nodes * float(grid.share)) * grid.unit
 
 
 def _noise_of(study: Study, task: AnyTask, nodes: int, state: State, array: str) -> float:
@@ -214,9 +223,9 @@ def _noise_of(study: Study, task: AnyTask, nodes: int, state: State, array: str)
 
 
 def forecast(study: Study, tasks: Mapping[str, AnyTask], people: int, nodes: int) -> list[Row]:
-    """The intervals to expect of so many people at so many nodes, from the contract alone: `sampling_sd`, `noise_sd`, and the
-    `width` of an interval from end to end; null where the budget is too small to say."""
-    found: list[Row] = []
+    """The intervals to expect with `people` persons at `nodes` nodes, from the contract alone:
+    `sampling_sd`, `noise_sd`, and the `width` of the interval; null if the budget is too small."""
+    forecasts: list[Row] = []
     for name, task in tasks.items():
         entry = study.analyses[name]
         try:
@@ -230,5 +239,5 @@ def forecast(study: Study, tasks: Mapping[str, AnyTask], people: int, nodes: int
                     "width": None,
                 }
             ]
-        found += [{"analysis": name, "run": entry.run, **row} for row in rows]
-    return found
+        forecasts += [{"analysis": name, "run": entry.run, **row} for row in rows]
+    return forecasts

@@ -1,9 +1,10 @@
-"""The typed contract of an analysis: all that a module may define, and the defaults of what it may leave out.
+"""The typed contract of an analysis: the members that a module must define, and the defaults of
+those that it may leave out.
 
-An analysis is a module. `registry.py` lists the modules in one table, where mypy checks each against the
-protocols below and names the member that is missing or has another type.
+An analysis is a module. `registry.py` lists the modules in one table, where mypy checks each
+against the protocols below and names the member that is missing or has another type.
 
-    prepare   once, hub and node   options and columns -> what the rounds need; a bad model ends here
+    prepare   once, hub and node   options and columns -> the plan; refuses a bad model
     start     once, hub            the first state
     local     each round, node     rows -> a Part that adds over nodes
     combine   each round, hub      the total of the parts -> the next state, or the result
@@ -33,10 +34,11 @@ P_co = TypeVar("P_co", covariant=True)
 
 
 class RowWeights(NamedTuple):
-    """How much each row weighs in the sums of a round, because of the hub's state.
+    """The weight that the hub's state gives each row in the sums of a round.
 
-    `weights` (n,): not negative, in any unit. `person` (n,): whose row it is, or None where each is another
-    person's. `least`: the sum of the weights below which the state makes steps of smooth functions."""
+    weights (n_rows,): not negative, in any unit. person (n_rows,): the person of each row; None if
+    each row has another person. least: if the weights add up to less, the state turns smooth
+    functions of the columns into steps."""
 
     weights: Floats
     person: Ints | None = None
@@ -45,18 +47,16 @@ class RowWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Roles:
-    """Where each column of a task stands, for the rules of disclosure in exact mode. A column in no role is
-    answered by no node.
+    """The role of each column of a task, for the rules of disclosure in exact mode. Nodes refuse a
+    task with a column that has no role.
 
-    `terms`: columns of a design, by which rows are multiplied before they are added up.
-    `amounts`: what is added up by itself or against a design: responses, times, offsets.
-    `weights`: by which rows are multiplied.
-    `groups`: what only divides people into the cells of a table or curve, whose counts the Part holds.
-    `strata`: what only divides them into strata of which nothing is sent.
-    `conditions`: what options say of rows, as a landmark does of times.
-    `apart`: each column is summed over the rows that have it, and not over those that have all.
-    `steered(cohort, task, state)`: how much each row weighs at a state, for an analysis whose states weigh
-    rows; None at a step at which they weigh the same."""
+    `terms`: columns of a design, by which rows are multiplied before they are added up. `amounts`:
+    added up alone or against a design: responses, times, offsets. `weights`: rows are multiplied by
+    them. `groups`: divide people into the cells of a table or curve, whose counts are in the Part.
+    `strata`: divide people into strata that the Part does not show. `conditions`: on rows, from
+    options such as a landmark. `apart`: each column is summed over the rows that have it, not over
+    the rows that have all columns. `steered(cohort, task, state)`: the weights that a state gives
+    to rows; None at a step where all weights are equal."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -79,7 +79,7 @@ def terms_of(fields: Iterable[Field]) -> tuple[Term, ...]:
 
 
 class Prepared(NamedTuple, Generic[P]):
-    """What an analysis compiled from its options, and the columns that it reads."""
+    """The plan that an analysis compiled from its options, and the columns that it reads."""
 
     plan: P
     fields: tuple[Field, ...]
@@ -87,10 +87,11 @@ class Prepared(NamedTuple, Generic[P]):
 
 @dataclass(frozen=True)
 class Task(Generic[O_co, P_co]):
-    """One analysis of a study with its options and columns checked, the same at the hub and at
-    every node. `private` is the protocol under differential privacy, in mode dp only; `training`
-    is the same module if it trains on samples. `where`: the pieces of the condition that chooses
-    the cohort, and `roles`, where the columns stand: both in exact mode only."""
+    """One analysis of a study with checked options and columns, equal at the hub and at every node.
+
+    `private`: the protocol under differential privacy, in mode dp only. `training`: the same module
+    if it trains on samples. `where`: the pieces of the condition that selects the cohort, and
+    `roles`: of the columns; both in exact mode only."""
 
     name: str
     analysis: AnyAnalysis
@@ -113,9 +114,9 @@ Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 class Total:
     """The sum of the parts of a round, as `combine` sees it; never sent to a node.
 
-    `sums`, `cells`, `sensitivity` and `parameters` are those of a Part. `noise` holds the variance of
-    the noise in each number of an array, and is empty in exact mode. `by_node` holds the total of each
-    node, for an analysis with the trait `each` where the hub may see single nodes."""
+    `sums`, `cells`, `sensitivity` and `parameters` are those of a Part. `noise` holds the variance
+    of the noise in each number of an array, and is empty in exact mode. `by_node` holds the total
+    of each node, for an analysis with the trait `each` where the hub may see single nodes."""
 
     sums: Mapping[str, Sum]
     cells: Mapping[str, Any]
@@ -137,9 +138,8 @@ def total_of(part: Part) -> Total:
     return Total(part.sums, part.cells, part.sensitivity, part.parameters)
 
 
-STACKED = (
-    100_000  # numbers that are added as one array; larger sums are added in place, to save a copy
-)
+# Up to this many numbers are added as one array; larger sums are added in place, to save a copy.
+STACKED = 100_000
 
 
 def add(totals: Sequence[Total]) -> Total:
@@ -166,7 +166,7 @@ def _added(arrays: Sequence[Sum]) -> Sum:
     return running
 
 
-# -- what a module may leave out
+# -- optional members
 def _every_node(task: AnyTask, state: State) -> float:
     return 1.0
 
@@ -179,12 +179,12 @@ def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
 class Traits:
     """The properties of an analysis on which the framework acts, with their defaults.
 
-    `version`: raised when the same question gets another answer than before.
-    `tolerant`: the analysis goes on when nodes are missing from some rounds.
-    `each`: `combine` wants the total of each node, where the hub may see it.
-    `only_counts`: `local` asks its cohort for combinations of categories only, so rows need not be read.
-    `share_asked(task, state)`: the fraction of the nodes that the next round asks.
-    `refuses(task, secure_sum)`: the reason why the study cannot be run as it is written, or None."""
+    `version`: increased when the same question gets a different answer than before. `tolerant`: the
+    analysis continues if nodes are missing from some rounds. `each`: `combine` uses the total of
+    each node, if the hub may see it. `only_counts`: `local` asks its cohort for combinations of
+    categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
+    that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
+    written, or None."""
 
     version: int = 1
     tolerant: bool = False
@@ -194,11 +194,11 @@ class Traits:
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
 
 
-# -- what a module must define
+# -- required members
 class Analysis(Protocol[O, P]):
-    """A module of `strategies/`. `prepare` raises ExpressionError(message) for a model that the columns
-    cannot carry; `combine` raises ModelError(message) when the data give no answer. `limits` declares the
-    states at which a node computes; it refuses all others before it reads a row."""
+    """A module of `strategies/`. `prepare` raises ExpressionError for a model that the columns do
+    not support, and `combine` raises ModelError if the data give no answer. `limits` declares the
+    states at which a node computes; the node refuses all others before it reads a row."""
 
     @property
     def TRAITS(self) -> Traits: ...
@@ -212,7 +212,7 @@ class Analysis(Protocol[O, P]):
 
 
 class ExactAnalysis(Analysis[O, P], Protocol[O, P]):
-    """The protocol of an analysis in exact mode. `roles` says where each column that it reads stands."""
+    """The protocol of an analysis in exact mode. `roles`: of each column that it reads."""
 
     def roles(self, task: Task[O, P], /) -> Roles: ...
 
@@ -221,14 +221,14 @@ Noise = Callable[[State, str], float]
 
 
 class PrivateAnalysis(Analysis[O, P], Protocol[O, P]):
-    """The protocol of an analysis under differential privacy. Its Parts hold no cells, only arrays of
-    bounded sensitivity.
+    """The protocol of an analysis under differential privacy. Its Parts hold no cells, only arrays
+    of bounded sensitivity.
 
-    `rounds`: one state for each round of a whole run, with the shares, shapes and sensitivities of the real ones.
-    `shares`: the fraction of the analysis's budget that each array of this round takes; only these arrays
-    leave the node. Over a whole run the fractions add up to 1.
-    `forecast`: the intervals to expect with `people` persons in all, from the contract alone;
-    `noise(state, array)` is the standard deviation of the array's noise, summed over nodes."""
+    `rounds`: one state for each round of a whole run, with the shares, shapes and sensitivities of
+    the real ones. `shares`: the fraction of the analysis's budget that each array of this round
+    takes; only these arrays leave the node. Over a whole run the fractions add up to 1. `forecast`:
+    the intervals to expect with `people` persons in all, from the contract alone; `noise(state,
+    array)` is the standard deviation of the array's noise, summed over nodes."""
 
     def rounds(self, task: Task[O, P], /) -> Sequence[State]: ...
     def shares(self, task: Task[O, P], state: State, /) -> Mapping[str, float]: ...
@@ -237,10 +237,10 @@ class PrivateAnalysis(Analysis[O, P], Protocol[O, P]):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training under differential privacy draws people: `rounds` of `steps` steps each, every step on
-    people drawn with probability `rate`. With `inside` a node takes all steps of a round by itself, each
-    with noise of its own, and sends the result; otherwise a round is one step, whose noised sum leaves the
-    node. `array` names the array that is charged."""
+    """The sampling of training under differential privacy: `rounds` rounds of `steps` steps, each
+    on people drawn with probability `rate`. With `inside`, a node takes all steps of a round alone,
+    with new noise in each, and sends the result; otherwise a round is one step, whose noised sum
+    leaves the node. `array`: the name of the array that is charged."""
 
     array: str
     rate: float
@@ -252,10 +252,10 @@ class Sampling:
 class PrivateTraining(PrivateAnalysis[O, P], Protocol[O, P]):
     """A private analysis that trains on samples.
 
-    `sampling`: how a round draws people, or None if it reads everyone.
-    `step_sensitivity`: the sensitivity of the sum of a single step.
-    `inside`: the part of a round in which the node takes the steps by itself; `noised` adds the noise to
-    the sum of a step, and `people` (1,) is the noised number of people that the node has released."""
+    `sampling`: of a round, or None if it reads everyone. `step_sensitivity`: of the sum of a single
+    step. `inside`: the part of a round in which the node takes the steps alone; `noised` adds the
+    noise to the sum of a step, and `people` (1,) is the noised number of people that the node has
+    released."""
 
     def sampling(self, task: Task[O, P], state: State, /) -> Sampling | None: ...
     def step_sensitivity(self, task: Task[O, P], /) -> float: ...

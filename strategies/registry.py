@@ -1,7 +1,8 @@
-"""The analyses by name, and a study's tasks: the one place where a study meets the code that it may run.
+"""The analyses by name, and the tasks of a study. Only this module maps a study to code.
 
-The table is static, so mypy checks every module against the protocols of `protocol.py`. A row imports its
-modules when a study first needs them, so that a command loads no analysis that it does not run.
+The table is static, so mypy checks every module against the protocols of `protocol.py`. A row
+imports its modules when a study first needs them, so that a command loads no analysis that it does
+not run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from strategies.protocol import (
 
 @dataclass(frozen=True)
 class Row:
-    """The modules of one analysis: the exact protocol, and the private one, which may be a training."""
+    """The modules of one analysis: the exact protocol, and the private one, which may be a
+    training."""
 
     exact: AnyExactAnalysis
     private: AnyPrivateAnalysis | None = None
@@ -47,7 +49,8 @@ NOT_PRIVATE: dict[str, str] = {}
 
 
 def _analysis(*, not_private: str = "") -> Callable[[Callable[[], Row]], Callable[[], Row]]:
-    """A row of the table, under the function's name. `not_private`: why mode dp does not offer it."""
+    """A row of the table, under the function's name. `not_private`: the reason why mode dp does not
+    offer it."""
 
     def enter(row: Callable[[], Row]) -> Callable[[], Row]:
         _TABLE[row.__name__] = cache(row)
@@ -282,7 +285,8 @@ def private(name: str) -> AnyPrivateAnalysis:
 
 
 def preload(names: Iterable[str] = ANALYSES) -> None:
-    """Imports what a study of these analyses may need, so that the first study does not wait for it."""
+    """Imports what a study of these analyses may need, so that the first study does not wait for
+    it."""
     importlib.import_module("formulaic")
     for name in NAMES.intersection(names):
         _TABLE[name]()
@@ -298,7 +302,8 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     source = source or Source(f"study {study.study}", {}, {})
     if study.dataset != contract.dataset:
         raise errors.StudyError(
-            f"{source.at('dataset')}: the study asks for dataset {study.dataset!r}, the contract is of {contract.dataset!r}"
+            f"{source.at('dataset')}: the study asks for dataset {study.dataset!r},"
+            f" but the contract is for {contract.dataset!r}; give the contract of the dataset"
         )
     schema = cohort_schema(study, contract, source)
     tasks: dict[str, AnyTask] = {}
@@ -336,7 +341,8 @@ def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
             condition = schema.express(study.cohort.where)
             if condition.kind != "boolean":
                 raise ExpressionError(
-                    f"{study.cohort.where!r} is a {condition.kind}, not a condition; compare it with something"
+                    f"{study.cohort.where!r} is a {condition.kind}, not a condition;"
+                    " compare it with something"
                 )
         except ExpressionError as error:
             raise errors.StudyError(
@@ -391,7 +397,7 @@ def task(
 
 
 def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bool) -> None:
-    """Is there such an analysis, in this version and this mode?"""
+    """StudyError if this analysis does not exist in this version and mode."""
     key = ("analyses", name)
     run = f"{source.at(*key, 'run')}: analyses.{name}.run"
     if entry.run not in NAMES:

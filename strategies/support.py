@@ -1,15 +1,19 @@
-"""Which sides of a task's columns must stand for enough people, and how many people stand there at a node.
+"""Which sides of a task's columns must stand for enough people, and how many people stand there at
+a node.
 
-The list follows from the study and the contract, so that hub and nodes agree on it; the counts are those of
-the rows that the task adds up. A node that shows its hub no small cells compares its own counts with
-`min_cell`; otherwise, and under a secure sum, the counts travel as the cells `support` of each Part and the
-hub compares their sum, so that a level which lies thin over many nodes is answered.
+The list follows from the study and the contract, so that hub and nodes agree on it; the counts are
+those of the rows that the task adds up. A node that shows its hub no small cells compares its own
+counts with `min_cell`; otherwise, and under a secure sum, the counts travel as the cells `support`
+of each Part and the hub compares their sum, so that a level which lies thin over many nodes is
+answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +34,22 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a task adds up: the columns of the cohort, which of its rows are kept (n_rows,), and
-    the person of each kept row (n_kept,), or None where each row is another person's."""
+    """The rows that a task adds up: the columns of the cohort, which of its rows are kept
+    (n_rows,), and the person of each kept row (n_kept,), or None where each row is another
+    person's."""
 
     columns: Mapping[str, Values]
     kept: Mask
     person: Ints | None
+
+    @cached_property
+    def _index(self) -> Any:
+        return cohorts.kept_rows(self.kept)
+
+    def of(self, field: Field) -> Values:
+        """(n_kept,) a column of the kept rows."""
+        column: Values = self.columns[field.name][self._index]
+        return column
 
     def people(self, mask: Mask) -> int:
         """How many people have one of the kept rows in `mask` (n_kept,)."""
@@ -63,7 +77,8 @@ def roles_of(task: AnyTask) -> Roles:
 
 
 def own_fields(roles: Roles) -> tuple[Field, ...]:
-    """The columns whose values are added up, in a fixed order, without those that only divide people."""
+    """The columns whose values are added up, in a fixed order, without those that only divide
+    people."""
     factors = [factor.field for term in roles.terms for factor in term.factors]
     return tuple(dict.fromkeys((*factors, *roles.amounts, *roles.weights)))
 
@@ -90,6 +105,11 @@ def pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(piece for piece in _counted_pieces(task) if piece.kind != "influence")
 
 
+def written(task: AnyTask) -> tuple[Piece, ...]:
+    """The same of a task that may have no roles, which no node answers."""
+    return () if task.roles is None else pieces(replace(task, fields=tuple(task.roles.fields)))
+
+
 def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
 
@@ -114,7 +134,8 @@ def all_rows(cohort: Cohort) -> Rows:
 
 
 def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
-    """The rows that lack no column and have a weight above 0; all of them where each column stands apart."""
+    """The rows that lack no column and have a weight above 0; all of them where each column stands
+    apart."""
     roles = roles_of(task)
     columns = cohort.columns(task.fields)
     kept = np.ones(cohort.rows, np.bool_)
@@ -131,13 +152,14 @@ def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
     return replace(part, cells={**part.cells, CELLS: made})
 
 
-def counts(cohort: Cohort, task: AnyTask) -> Ints:
-    """(n_sides,) people on each side at this node: exactly, or at least so many where these are enough."""
+def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
+    """(n_sides,) people on each side at this node: exactly, or at least so many where these are enough.
+    `rows`: those of the task, if they were read already."""
     found = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(found + _counted(_counted_pieces(task), cohort), np.int64)
-    rows = rows_of(cohort, task)
-    return np.array(found + row_counts(cohort, task, rows), np.int64)
+    found += row_counts(cohort, task, rows or rows_of(cohort, task))
+    return np.array(found, np.int64)
 
 
 def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
@@ -172,7 +194,8 @@ def _sides_of(piece: Piece, values: Floats, rows: Rows) -> list[int]:
 
 
 def _counted(pieces: Iterable[Piece], cohort: Cohort) -> list[int]:
-    """Of a cohort that only counts. A number that is made there does no more than name a level of a grid."""
+    """Of a cohort that only counts. A number that is made there does no more than name a level of a
+    grid."""
     assert cohort.count is not None
     found: list[int] = []
     for piece in pieces:
@@ -188,7 +211,7 @@ def _counted(pieces: Iterable[Piece], cohort: Cohort) -> list[int]:
 def _level_counts(field: Field, rows: Rows) -> list[int]:
     if not _levels(field):
         return []
-    column = rows.columns[field.name][rows.kept]
+    column = rows.of(field)
     if field.kind == "number":
         return [off_mode(column, rows.person)]
     return [rows.people(column == index) for index in range(len(field.groups))]
@@ -203,7 +226,8 @@ def product(term: Term, rows: Rows) -> Floats:
 
 
 def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
-    """(n_rows,) the kept rows that a piece sets apart; None for a number of more than two values."""
+    """(n_rows,) the kept rows that a piece sets apart; None for a number of more than two
+    values."""
     if piece.kind != "number":
         return np.asarray(rows.kept & (values == 1))
     found = np.unique(values[rows.kept & ~np.isnan(values)])
@@ -217,8 +241,9 @@ def is_known(values: Values) -> Mask:
 
 
 def off_mode(values: Floats, person: Ints | None) -> int:
-    """People whose value is not the most frequent one; of a column of two values, those on the smaller
-    side. At least so many, where the first rows show enough. Values that are missing do not count."""
+    """People whose value is not the most frequent one; of a column of two values, those on the
+    smaller side. At least so many, where the first rows show enough. Values that are missing do not
+    count."""
     if person is None:
         first = values[:FIRST_ROWS]
         if (people := _off_mode(first[~np.isnan(first)], None)) >= ENOUGH:

@@ -1,4 +1,5 @@
-"""What is printed arrives, on a terminal that knows ASCII only too: no letter ends a run with a traceback."""
+"""Output that any terminal can print: a character outside its encoding never ends a run with a
+traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ PLAIN = str.maketrans(
 
 
 def prepare(arguments: list[str]) -> None:
-    """Letters that an output cannot encode are written without their accents; in JSON, as escapes that keep them."""
+    """Characters that a stream cannot encode are written without accents; in JSON, as escapes."""
     as_json = "json" in arguments or "--format=json" in arguments
     codecs.register_error("hdh", _escaped if as_json else _plain)
     for stream in (sys.stdout, sys.stderr):

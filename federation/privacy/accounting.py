@@ -239,7 +239,8 @@ def epsilon(rho: int, delta: float) -> float:
 
 
 def epsilon_over_nodes(rho: int, delta: float, nodes: int) -> float:
-    """The epsilon of a person with rows at `nodes` nodes, each of which answers a study of `rho`."""
+    """The epsilon of a person with rows at `nodes` nodes, each of which answers a study of
+    `rho`."""
     return epsilon(rho * nodes, delta)
 
 

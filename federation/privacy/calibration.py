@@ -31,7 +31,8 @@ TOO_SMALL = (
     "the budget is too small: give the study a larger epsilon, the analysis a larger share, or "
     "narrow the contract's ranges"
 )
-# of the sum of one node: a float counts these steps singly, and the sum over 8,000 nodes fits 64 bits
+# of the sum of one node: a float counts these steps singly, and the sum over 8,000 nodes fits 64
+# bits
 MAX_STEPS = 2.0**50
 
 
@@ -141,8 +142,8 @@ def _checked(grid_: Grid) -> Grid:
 
 
 def to_steps(array: Floats | Ints, grid_: Grid) -> Ints:
-    """The array in whole steps of its grid. A number beyond MAX_STEPS stays there, and NaN counts as
-    0: neither lets a person move a number by more than before."""
+    """The array in whole steps of its grid. A number beyond MAX_STEPS stays there, and NaN counts
+    as 0: neither lets a person move a number by more than before."""
     with np.errstate(all="ignore"):
         steps = np.rint(np.asarray(array, np.float64) / grid_.unit)
     finite = np.clip(np.nan_to_num(steps, nan=0.0), -MAX_STEPS, MAX_STEPS)

@@ -1,1 +1,2 @@
-"""What hub, nodes and coordinators say to each other beside the rounds of a study: hub.proto, and the code made from it."""
+"""The gRPC service between hub, nodes and coordinators, outside the rounds of a study: hub.proto,
+and the code generated from it."""

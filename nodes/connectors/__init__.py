@@ -138,7 +138,7 @@ def _make(
     raws |= {name: found.columns[name] for name in columns}
     renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
     rows = f"(SELECT {renamed} FROM {found.relation})"
-    listed = ", ".join(_listed(connection, dataset, rows, columns))
+    rows, listed = _read(connection, dataset, rows, columns)
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
     kind = "VIEW" if found.is_fixed and not found.is_temporary else "TABLE"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
@@ -146,19 +146,26 @@ def _make(
         _check_count(connection, dataset, found.records, rows if where else "source")
 
 
-def _listed(
+def _read(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, columns: Sequence[str]
-) -> list[str]:
-    """The SQL of each column as the dataset's `read:` keys say that it is written."""
+) -> tuple[str, str]:
+    """The rows with their texts in one spelling, and the SQL of each column as the `read:` keys say that it is written."""
     if dataset.read == AS_IT_IS:
-        return [quote_name(name) for name in columns]
+        return rows, ", ".join(map(quote_name, columns))
     described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     contract = dataset.contract.columns
-    return [
+    spelled = [
+        f"{reading.spelled(name, contract.get(name), types[name])} AS {quote_name(name)}"
+        for name in columns
+    ]
+    others = [name for name in types if name not in columns]
+    kept = ", ".join([*spelled, *map(quote_name, others)])
+    values = [
         f"{reading.value(name, contract.get(name), types[name], dataset.read)} AS {quote_name(name)}"
         for name in columns
     ]
+    return f"(SELECT {kept} FROM {rows})", ", ".join(values)
 
 
 def _check_count(

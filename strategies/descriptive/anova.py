@@ -1,7 +1,9 @@
-"""Do means differ between groups? One-way analysis of variance, Welch's test, and the differences of two groups with their intervals.
+"""Compares the means of groups: one-way analysis of variance, Welch's test, and the differences
+between groups with their intervals.
 
-Node: people, sum and sum of squares of the value, about the middle of its range, by group. Hub: the tests of their sums.
-Exact (Fisher 1925; Welch 1951; for two groups these are Student's and Welch's t-tests).
+Node: by group, the number of rows, and the sum and sum of squares of the value minus the middle of
+its range. Hub: the tests from the sums. Exact (Fisher 1925; Welch 1951; for two groups these are
+Student's and Welch's t-tests).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`reference`: the group that others are compared with, by default the first that holds anyone."""
+    """`reference`: the group with which the others are compared, by default the first with enough
+    rows."""
 
     value: str
     by: str
@@ -48,26 +51,17 @@ class Plan:
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
-    value, (by,) = (
-        schema.field(options.value),
-        grouping.fields([options.by], schema, "means are compared by category"),
-    )
+    value = schema.field(options.value)
+    (by,) = grouping.fields([options.by], schema, "means are compared by category")
     if value.kind != "number":
-        raise ExpressionError(f"value: {value.name!r} is a {value.kind}; means are of numbers")
+        raise ExpressionError(f"value: {value.name!r} is a {value.kind}; it must be a number")
     if options.reference is not None and options.reference not in by.groups:
         raise ExpressionError(
             f"reference: unknown group {options.reference!r}; the groups are {', '.join(by.groups)}"
         )
     middle = sum(value.interval) / 2 if all(map(math.isfinite, value.interval)) else 0.0
-    return Prepared(
-        Plan(
-            value,
-            by,
-            middle,
-            None if options.reference is None else by.groups.index(options.reference),
-        ),
-        (value, by),
-    )
+    reference = None if options.reference is None else by.groups.index(options.reference)
+    return Prepared(Plan(value, by, middle, reference), (value, by))
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -99,10 +93,11 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     n, (first, second) = total.sums["counts"], total.sums["moments"]
-    some = np.flatnonzero(n >= 2)
-    if len(some) < 2:
+    compared = np.flatnonzero(n >= 2)
+    if len(compared) < 2:
         raise errors.ModelError(
-            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people; merge levels, or widen the cohort"
+            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people;"
+            " merge levels, or widen the cohort"
         )
     mean = np.divide(first, n, out=np.zeros_like(first), where=n > 0)
     variance = np.maximum(second - n * mean**2, 0.0) / np.maximum(n - 1, 1)
@@ -111,34 +106,32 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         {"group": label, "n": int(k), **_mean(m + plan.middle, v, k, level)}
         for label, k, m, v in zip(plan.by.groups, n, mean, variance, strict=True)
     ]
-    reference = int(some[0]) if plan.reference is None else plan.reference
+    reference = int(compared[0]) if plan.reference is None else plan.reference
     if n[reference] < 2:
         raise errors.ModelError(
-            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a value to compare others "
-            "with; choose another"
+            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a"
+            " value; choose another group"
         )
     differences = [
         _difference(int(i), reference, n, mean, variance, plan, level)
-        for i in some
+        for i in compared
         if i != reference
     ]
     tests = [
-        _classical(n[some], mean[some], variance[some]),
-        _welch(n[some], mean[some], variance[some]),
+        _classical(n[compared], mean[compared], variance[compared]),
+        _welch(n[compared], mean[compared], variance[compared]),
     ]
     tables = {
         "groups": Table(groups, door="groups"),
         "tests": Table(tests),
         "differences": Table(differences, follows="groups"),
     }
-    notes = (
-        []
-        if len(some) == len(n)
-        else [
-            f"groups of {plan.by.name!r} with too few rows with a value to have a variance are in none of the tests and "
-            f"differences, which compare {len(some)} of {len(n)} groups"
-        ]
-    )
+    notes = []
+    if len(compared) < len(n):
+        notes.append(
+            f"groups of {plan.by.name!r} with too few values for a variance are left out of the"
+            f" tests and differences, which compare {len(compared)} of {len(n)} groups"
+        )
     return Result(tables, counting.reported(total.cells), notes=notes)
 
 
@@ -158,13 +151,9 @@ def _mean(mean: float, variance: float, n: float, level: float) -> Row:
 
 def _classical(n: Floats, mean: Floats, variance: Floats) -> Row:
     between, within = float(n @ (mean - n @ mean / n.sum()) ** 2), float((n - 1) @ variance)
-    df = len(n) - 1, int(n.sum()) - len(n)
-    return _f(
-        "equal variances",
-        between / df[0] / (within / df[1]) if within > 0 else math.inf,
-        df[0],
-        df[1],
-    )
+    df, df_residual = len(n) - 1, int(n.sum()) - len(n)
+    statistic = between / df / (within / df_residual) if within > 0 else math.inf
+    return _f("equal variances", statistic, df, df_residual)
 
 
 def _welch(n: Floats, mean: Floats, variance: Floats) -> Row:

@@ -1,6 +1,7 @@
 """A cross-table of two categories with the chi-squared test of independence.
 
-Node: people (rows, where a person has several) in each cell. Hub: their sums. Exact: counts add.
+Node: the number of people (of rows, if a person has several) in each cell. Hub: their sums. Exact:
+counts add.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     for field in fields:
         if field.kind not in ("category", "boolean"):
             raise ExpressionError(
-                f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no columns: derive one"
+                f"{field.name!r} is a {field.kind}; a cross-table needs categories or yes-or-no"
+                " columns: derive one"
             )
     if fields[0].name == fields[1].name:
         raise ExpressionError(
@@ -62,9 +64,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     n_rows, n_columns = (len(levels) for levels in task.plan.levels)
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    cell = columns[first.name][keep].astype(np.int64) * n_columns + columns[second.name][
-        keep
-    ].astype(np.int64)
+    row, column = (columns[field.name][keep].astype(np.int64) for field in (first, second))
+    cell = row * n_columns + column
     counts = np.bincount(cell, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
     cells = counting.people(cohort, keep) | {"counts": counts.astype(np.int64)}
     return Part(
@@ -95,7 +96,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _chi_squared(counts: Floats, correct: bool) -> Row:
-    """Pearson's statistic over the lines that hold anyone; null where fewer than two rows or columns do."""
+    """Pearson's statistic over the rows and columns with at least one person; null if fewer than
+    two rows or two columns have any."""
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
     if min(used.shape) < 2:
         return {"statistic": None, "df": None, "p_value": None, "smallest_expected": None}

@@ -1,7 +1,9 @@
-"""A cross-table of two categories under differential privacy, with intervals and a chi-squared test that know the noise.
+"""A cross-table of two categories under differential privacy, with intervals and a chi-squared test
+that know the noise.
 
-Node: people (rows, where a person has several) in each cell. Hub: their noised sums; totals are sums of cells. The test is
-Pearson's with the noise in the covariance of its residuals (Kifer, Rogers 2017), so it holds its level. Noised.
+Node: people (rows, where a person has several) in each cell. Hub: their noised sums; totals are
+sums of cells. The test is Pearson's with the noise in the covariance of its residuals (Kifer,
+Rogers 2017), so it holds its level. Noised.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "chi_squared": Table([_chi_squared(counts, variance)]),
     }
     counted = counting.estimated(total)
-    why = "noise was added to every count; `noise_sd` is its standard deviation, and intervals include it"
+    why = (
+        "noise was added to every count; `noise_sd` is its standard deviation,"
+        " and intervals include it"
+    )
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
@@ -122,7 +127,8 @@ def interval(count: float, variance: float, z: float) -> Row:
 
 
 def _share(count: float, whole: float, variance: float, cells: int, z: float) -> Row:
-    """The proportion of a row, as of the population that the people were drawn from: sampling and noise."""
+    """The proportion of a row, as of the population that the people were drawn from: sampling and
+    noise."""
     if whole <= SURE * math.sqrt(variance * cells):
         return {"row_share": None, "share_low": None, "share_high": None}
     p = min(max(count / whole, 0.0), 1.0)
@@ -131,7 +137,8 @@ def _share(count: float, whole: float, variance: float, cells: int, z: float) ->
 
 
 def _chi_squared(counts: Floats, variance: float) -> Row:
-    """Over the lines whose totals stand clear of the noise; null where fewer than two rows or columns do."""
+    """Over the lines whose totals stand clear of the noise; null where fewer than two rows or
+    columns do."""
     rows, columns = (
         counts.sum(axis) > SURE * math.sqrt(variance * counts.shape[axis]) for axis in (1, 0)
     )

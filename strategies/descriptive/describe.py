@@ -1,8 +1,10 @@
-"""Each column by itself: number, missing, mean, standard deviation, quantiles, histogram; the levels of a category.
+"""Describes each column: number, missing, mean, standard deviation, quantiles and histogram of a
+number; levels of a category.
 
-Node: sums of x and x^2 about the middle of the contract's range, counts in equal bins of that range, counts of
-levels. Hub: their sums. Exact: counts, mean, standard deviation, and the quantiles asked for as `exact`, which are
-searched by counting in ever finer bins. Approximate: quantiles from the histogram, right to one bin (`width`).
+Node: sums of x and x^2, where x is measured from the middle of the contract's range; counts in
+equal bins of that range; counts of levels. Hub: their sums. Exact: counts, mean, standard
+deviation, and quantiles with `method: exact`, which are searched by counting in ever finer bins.
+Approximate: quantiles from the histogram, correct to one bin (`width`).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from strategies.admissible import Array, Limits, Step
 from strategies.options import Probability
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
-FINER = 64  # bins of each round of the search for an exact quantile
+FINER = 64  # bins in each round of the search for an exact quantile
 
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`bins` for the published histogram; `quantile_bins` for the quantiles read off a finer one."""
+    """`bins`: of the published histogram. `quantile_bins`: of the finer histogram from which
+    quantiles are computed."""
 
     columns: tuple[str, ...] = pydantic.Field(min_length=1)
     quantiles: tuple[Probability, ...] = (0.25, 0.5, 0.75)
@@ -42,7 +45,7 @@ class Options(Frozen):
 
 @dataclass(frozen=True)
 class Plan:
-    """`fine` is a multiple of the published bins, so that one count serves both."""
+    """`fine`: the number of counted bins, a multiple of the published ones."""
 
     numbers: tuple[Field, ...]
     categories: tuple[Field, ...]
@@ -54,7 +57,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     for field in fields:
         if field.kind in ("string", "date"):
             raise ExpressionError(
-                f"{field.name!r} is a {field.kind}; describe takes numbers, categories and yes-or-no columns: derive one"
+                f"{field.name!r} is a {field.kind}; describe takes numbers,"
+                " categories and yes-or-no columns: derive one"
             )
         if field.kind == "number" and not (
             math.isfinite(field.interval[0]) and math.isfinite(field.interval[1])
@@ -84,10 +88,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     everyone = np.array([cohort.people])
     cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
     sums, sensitivity = {}, {}
-    known, moments = (
-        np.zeros(len(plan.numbers) + len(plan.categories), np.int64),
-        np.zeros((len(plan.numbers), 2)),
-    )
+    known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
+    moments = np.zeros((len(plan.numbers), 2))
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
         values = cohort.columns([field])[field.name]
@@ -107,12 +109,13 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
-    """How many are known; sums of u and u^2, u = x less the middle of its range; counts in `bins` equal bins."""
+    """The number of values that are not missing; (2,): the sums of u and u^2, where u is x minus
+    the middle of its range; (bins,): the counts in equal bins."""
     low, high = field.interval
     middle, scale = (low + high) / 2, bins / (high - low)
     count, first, second = 0, 0.0, 0.0
     histogram = np.zeros(bins + 1, np.int64)
-    for start in range(0, len(values), 32768):  # a block stays in the cache
+    for start in range(0, len(values), 32768):  # a block fits the cache
         u = values[start : start + 32768]
         unknown = np.isnan(u)
         if unknown.any():
@@ -144,7 +147,7 @@ def _moment_norm(plan: Plan) -> float:
 
 
 def _search(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    """Counts at or below, and in FINER equal bins of, the interval where each quantile lies."""
+    """For the interval of each quantile: the counts below it, and in FINER equal bins of it."""
     plan: Plan = task.plan
     shape = state["low"].shape
     counts = np.zeros((*shape, FINER + 1), np.int64)
@@ -185,23 +188,18 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     values = {f"cells:{name}": array.astype(np.float64) for name, array in total.cells.items()}
     values["moments"] = total.sums["moments"]
     if task.options.method == "exact" and task.options.quantiles and plan.numbers:
-        low = np.array(
-            [
-                [np.nextafter(field.interval[0], -np.inf)] * len(task.options.quantiles)
-                for field in plan.numbers
-            ]
-        )
-        high = np.array(
-            [[field.interval[1]] * len(task.options.quantiles) for field in plan.numbers]
-        )
+        n = len(task.options.quantiles)
+        low = np.array([[np.nextafter(f.interval[0], -np.inf)] * n for f in plan.numbers])
+        high = np.array([[f.interval[1]] * n for f in plan.numbers])
         nobody = values["cells:known"][: len(plan.numbers)] == 0
-        low[nobody] = high[nobody]  # there is nothing to search
+        low[nobody] = high[nobody]  # nothing to search
         return _narrowed(task, values | {"low": low, "high": high})
     return _result(task, values, None)
 
 
 def _narrow(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    """The bin where the count first reaches the rank; done when no float lies between its edges."""
+    """Narrows each interval to the bin in which the count reaches the rank. The search ends when no
+    float lies between the edges."""
     low, high = state["low"].copy(), state["high"].copy()
     known = state["cells:known"]
     for i in range(low.shape[0]):
@@ -263,17 +261,11 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
     people, rows, missing = (
         int(values[f"cells:{name}"][0]) for name in ("people", "rows", "missing")
     )
-    rough = bool(quantiles) and exact is None
-    return Result(
-        used,
-        Counts(people=people, rows=rows, missing=missing),
-        Exactness(
-            "approximate",
-            "quantiles are read off a histogram, and are right to the `width` beside them",
-        )
-        if rough
-        else Exactness(),
-    )
+    exactness = Exactness()
+    if quantiles and exact is None:
+        why = "quantiles are computed from a histogram, and are correct to their `width`"
+        exactness = Exactness("approximate", why)
+    return Result(used, Counts(people=people, rows=rows, missing=missing), exactness)
 
 
 def _quantiles(
@@ -310,7 +302,9 @@ def _histogram(field: Field, counts: Floats, bins: int) -> list[Row]:
     ]
 
 
-MAX_SEARCHES = 400  # 64 to this power is far more than the ratio of the largest double to the smallest: a search ends long before
+# A search ends much earlier: 64 to this power far exceeds the ratio of the largest double to the
+# smallest.
+MAX_SEARCHES = 400
 
 
 def roles(task: Task[Options, Plan]) -> Roles:

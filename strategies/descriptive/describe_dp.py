@@ -1,8 +1,10 @@
-"""Each column by itself under differential privacy: number, mean, standard deviation, quantiles, histogram, levels.
+"""Each column by itself under differential privacy: number, mean, standard deviation, quantiles,
+histogram, levels.
 
-Node: one histogram per number in equal bins of the contract's range, released so that its running sums carry little noise;
-sums of u and u^2, u the value on [-1, 1]; counts of levels. Hub: counts, histogram and quantiles from the one histogram, made
-consistent (running sums that never fall, from nobody to everyone); means from the sums. Noised; quantiles right to a bin.
+Node: one histogram per number in equal bins of the contract's range, released so that its running
+sums carry little noise; sums of u and u^2, u the value on [-1, 1]; counts of levels. Hub: counts,
+histogram and quantiles from the one histogram, made consistent (running sums that never fall, from
+nobody to everyone); means from the sums. Noised; quantiles right to a bin.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 import pydantic
 from scipy import special
 
+from federation import errors
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.messages import Floats, Ints, Part, State
@@ -30,6 +33,11 @@ from strategies.numerics.noised_histogram import NoisedHistogram
 from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
+UNCLEAR = (
+    "{}: not shown, since the number of its known values does not stand out from the noise; most "
+    "values are missing, or cannot be read at their node (ask the producers to run `hdh node check`), or "
+    "the study needs more people or a larger epsilon"
+)
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
 TRAITS = Traits()
 
@@ -78,9 +86,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     sums = cohort.once(Key("private describe", task.name), lambda: _sums(cohort, task))
     fields, numbers = len(plan.numbers) + len(plan.categories), len(plan.numbers)
     sensitivity = {
-        "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine), "moments": m * math.sqrt(2 * numbers),
-        "levels": m * math.sqrt(len(plan.categories)), "known": m * math.sqrt(fields), "people": counting.tally_sensitivity(m),
-    }  # fmt: skip
+        "histogram": m * math.sqrt(numbers) * cumulative.norm(plan.fine),
+        "moments": m * math.sqrt(2 * numbers),
+        "levels": m * math.sqrt(len(plan.categories)),
+        "known": m * math.sqrt(fields),
+        "people": counting.tally_sensitivity(m),
+    }
     return Part(sums, {}, sensitivity)
 
 
@@ -100,16 +111,19 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
         known.append(int(levels[-1].sum()))
     everyone = counting.tally(cohort, np.ones(cohort.rows, np.bool_))
     return {
-        "histogram": cumulative.encode(histograms), "moments": moments, "people": everyone,
-        "levels": np.concatenate([*levels, np.empty(0, np.int64)]), "known": np.array(known, np.int64),
-    }  # fmt: skip
+        "histogram": cumulative.encode(histograms),
+        "moments": moments,
+        "people": everyone,
+        "levels": np.concatenate([*levels, np.empty(0, np.int64)]),
+        "known": np.array(known, np.int64),
+    }
 
 
 # -- hub
 @dataclass(frozen=True)
 class ColumnSums:
-    """One number's noised sums: how many are known with its variance, moments on [-1, 1], the bins (n_bins,) as they came
-    and made consistent, and the variance of the noise in the moments."""
+    """One number's noised sums: how many are known with its variance, moments on [-1, 1], the bins
+    (n_bins,) as they came and made consistent, and the variance of the noise in the moments."""
 
     field: Field
     n: float
@@ -119,11 +133,20 @@ class ColumnSums:
     histogram: NoisedHistogram
     moments_variance: float
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the number of known values is clear of its noise, so that it may divide a sum."""
+        return self.n > max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    columns = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
+    every = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
+    columns = [column for column in every if column.is_clear]
+    notes = [UNCLEAR.format(column.field.name) for column in every if not column.is_clear]
+    if notes and not columns and not plan.categories:
+        raise errors.ModelError(f"{task.name}: {'; '.join(notes)}")
     counted = counting.estimated(total)
     tables = {
         "numbers": Table([_number(column, counted.rows, z) for column in columns]),
@@ -136,9 +159,12 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         ),
         "levels": Table(_levels(total, plan, z), door="lines"),
     }
-    why = "noise was added to every sum; intervals include it; quantiles are right to the `width` of a bin beside them"
+    why = (
+        "noise was added to every sum; intervals include it;"
+        " quantiles are right to the `width` of a bin beside them"
+    )
     used = {name: table for name, table in tables.items() if table.rows}
-    return Result(used, counted.n, Exactness("noised", why), counted.notes)
+    return Result(used, counted.n, Exactness("noised", why), [*notes, *counted.notes])
 
 
 def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:
@@ -164,9 +190,17 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
     error = half * math.hypot(spread / math.sqrt(n), noise)
     middle = (low + high) / 2 + half * mean
     return {
-        "column": column.field.name, "unit": column.field.unit, "n": round(n), "missing": max(0, rows - round(n)), "mean": middle, "sd": half * spread,
-        "std_error": error, "noise_sd": half * noise, "conf_low": middle - z * error, "conf_high": middle + z * error,
-    }  # fmt: skip
+        "column": column.field.name,
+        "unit": column.field.unit,
+        "n": round(n),
+        "missing": max(0, rows - round(n)),
+        "mean": middle,
+        "sd": half * spread,
+        "std_error": error,
+        "noise_sd": half * noise,
+        "conf_low": middle - z * error,
+        "conf_high": middle + z * error,
+    }
 
 
 def _quantiles(column: ColumnSums, probabilities: Sequence[float], z: float) -> list[Row]:

@@ -1,7 +1,9 @@
-"""How unequally an amount is spread, by group: mean, quantiles, Gini coefficient, Lorenz curve, and the share of the top.
+"""How unequally an amount is spread, by group: mean, quantiles, Gini coefficient, Lorenz curve, and
+the share of the top.
 
-Node: how many people have each amount, on a grid that the contract or the study gives. Hub: the measures of the pooled distribution, with
-their linearised standard errors (Davidson 2009; quantiles: Woodruff 1952). Exact where amounts lie on the grid.
+Node: how many people have each amount, on a grid that the contract or the study gives. Hub: the
+measures of the pooled distribution, with their linearised standard errors (Davidson 2009;
+quantiles: Woodruff 1952). Exact where amounts lie on the grid.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`step`: the width of the cells that amounts are counted in, by default the contract's; an amount between two of them counts at the
-    nearer one. `lorenz`: at how many equal parts of the people the curve is given. `top`: which shares of the people to look at."""
+    """`step`: the width of the cells that amounts are counted in, by default the contract's; an
+    amount between two of them counts at the nearer one. `lorenz`: at how many equal parts of the
+    people the curve is given. `top`: which shares of the people to look at."""
 
     value: str
     by: tuple[str, ...] = ()
@@ -61,13 +64,15 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     low, high = value.interval
     if value.kind != "number" or not 0 <= low < high < math.inf:
         raise ExpressionError(
-            f"value: {value.name!r} must be a number whose contract range starts at 0 or more and ends somewhere"
+            f"value: {value.name!r} must be a number whose contract range starts at 0 or more and"
+            " ends somewhere"
         )
     by = grouping.fields(options.by, schema, "groups are of categories")
     labels, grid = grouping.labels(by), value_grid.agree(value, options.step)
     if len(labels) * grid.size > MAX_CELLS:
         raise ExpressionError(
-            f"{len(labels):,} groups and {grid.size:,} cells are more than {MAX_CELLS:,}; use a wider `step`"
+            f"{len(labels):,} groups and {grid.size:,} cells are more than {MAX_CELLS:,};"
+            " use a wider `step`"
         )
     return Prepared(Plan(value, by, labels, grid), (value, *by))
 
@@ -77,7 +82,8 @@ def start(task: Task[Options, Plan]) -> State:
 
 
 def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
-    """The complete rows (n_rows,); rows by group and cell; and how many amounts are not on the grid."""
+    """The complete rows (n_rows,); rows by group and cell; and how many amounts are not on the
+    grid."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
@@ -183,8 +189,8 @@ def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How many people `n` (cells,) have each of `amounts` (cells,), ascending. A measure comes with its influence (cells,): how much one
-    more person in a cell moves it."""
+    """How many people `n` (cells,) have each of `amounts` (cells,), ascending. A measure comes with
+    its influence (cells,): how much one more person in a cell moves it."""
 
     n: Floats
     amounts: Floats
@@ -208,9 +214,8 @@ class Distribution:
         below = np.cumsum(self.n) - self.n / 2  # with half of those who have the same
         held = np.cumsum(self.n * x) - self.n * x / 2
         gini = float(2 * (self.n * x) @ below / (N * T) - 1)
-        influence = (
-            2 * (x * below + (T - held)) / (N * T)
-        )  # one more in a cell raises the rank of all above it
+        # one more in a cell raises the rank of all above it
+        influence = 2 * (x * below + (T - held)) / (N * T)
         return gini, influence - (gini + 1) * (1 / N + x / T)
 
     def rank(self, p: float) -> int:

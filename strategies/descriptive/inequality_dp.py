@@ -1,10 +1,12 @@
 """Inequality of an amount under differential privacy, from one noised histogram a group.
 
-Node: how many people have each amount, released so that running sums carry little noise. Hub: the measures of the noised distribution,
-whose cells may be below zero, since cutting them off at zero would bias what hangs on the tail; intervals include the noise. Noised.
+Node: how many people have each amount, released so that running sums carry little noise. Hub: the
+measures of the noised distribution, whose cells may be below zero, since cutting them off at zero
+would bias what hangs on the tail; intervals include the noise. Noised.
 
-Whether a group stands clear of the noise is decided on its own size and sum of amounts, which are released beside the histogram. A
-decision on those of the histogram would show the groups whose total is too high by chance, and their mean with it.
+Whether a group stands clear of the noise is decided on its own size and sum of amounts, which are
+released beside the histogram. A decision on those of the histogram would show the groups whose
+total is too high by chance, and their mean with it.
 """
 
 from __future__ import annotations
@@ -82,20 +84,24 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     clear = _clear(total, plan, noise) & (counts.sum(1) > 0)
     if not clear.any():
         raise errors.ModelError(
-            f"{task.name}: no group stands out from the noise; use fewer groups or wider cells, or give the analysis more budget"
+            f"{task.name}: no group stands out from the noise; use fewer groups or wider cells,"
+            " or give the analysis more budget"
         )
     tables = inequality.measured(np.where(clear[:, None], counts, 0.0), task, noise)
     counted = counting.estimated(total)
     drowned = [label for label, seen in zip(plan.labels, clear, strict=True) if not seen]
     notes = [f"{', '.join(drowned)}: not shown, since the noise hides them"] if drowned else []
-    why = f"noise was added to the counts of amounts, in cells of {plan.grid.step:g}; intervals include it"
+    why = (
+        f"noise was added to the counts of amounts, in cells of {plan.grid.step:g};"
+        " intervals include it"
+    )
     return Result(tables, counted.n, Exactness("noised", why), (*counted.notes, *notes))
 
 
 def _clear(total: Total, plan: Plan, noise: NoiseOfSum) -> Mask:
-    """(n_groups,) True where a group's own size and sum of amounts stand clear of the noise in those
-    of its histogram. `sizes` (n_groups, 2) holds people times the last cell's index, so that both
-    columns carry the same noise, and the sum of the indices."""
+    """(n_groups,) True where a group's own size and sum of amounts stand clear of the noise in
+    those of its histogram. `sizes` (n_groups, 2) holds people times the last cell's index, so that
+    both columns carry the same noise, and the sum of the indices."""
     people = total.sums["sizes"][:, 0] / (plan.grid.size - 1)
     amount = plan.grid.low * people + plan.grid.step * total.sums["sizes"][:, 1]
     people_sd, amount_sd = (
@@ -106,7 +112,8 @@ def _clear(total: Total, plan: Plan, noise: NoiseOfSum) -> Mask:
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their range."""
+    """The Gini coefficient of a group of equals in number, if amounts are spread evenly over their
+    range."""
     plan: Plan = task.plan
     each = np.full(plan.grid.size, people / len(plan.labels) / plan.grid.size)
     _, weights = inequality.Distribution(each, plan.grid.values, None).gini()

@@ -1,7 +1,8 @@
 """Principal components of numeric columns, from their means and cross-products.
 
-Node: n, the sum of u and of u u', u being the columns on [-1, 1] by the contract's ranges. Hub: the eigenvectors of the pooled covariance or
-correlation matrix. Exact (Jolliffe 2002); signs are such that each component's largest loading is positive.
+Node: n, and the sums of u and u u', where u are the columns scaled to [-1, 1] by the contract's
+ranges. Hub: the eigenvectors of the pooled covariance or correlation matrix. Exact (Jolliffe 2002).
+The sign of each component makes its largest loading positive.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`standardise`: of the correlation matrix. `components`: how many are shown."""
+    """`standardise`: use the correlation matrix. `components`: the number of shown components."""
 
     columns: tuple[str, ...] = pydantic.Field(min_length=2)
     standardise: bool = True
@@ -55,7 +56,8 @@ def numbers(columns: Sequence[str], schema: Schema) -> Plan:
     for field in fields:
         if field.kind not in ("number", "boolean"):
             raise ExpressionError(
-                f"columns: {field.name!r} is a {field.kind}; only numbers and yes-or-no columns are offered here"
+                f"columns: {field.name!r} is a {field.kind};"
+                " it must be a number or a yes-or-no column"
             )
         if not all(map(math.isfinite, field.interval)) or not field.interval[0] < field.interval[1]:
             raise ExpressionError(
@@ -66,7 +68,7 @@ def numbers(columns: Sequence[str], schema: Schema) -> Plan:
 
 
 def scaled(cohort: Cohort, plan: Plan) -> tuple[Floats, np.ndarray]:
-    """(n, p) the complete rows on [-1, 1], and which rows these are (n_rows,)."""
+    """(n_rows, p): the complete rows, scaled to [-1, 1]; (n_cohort,): their mask."""
     columns = cohort.columns(plan.fields)
     keep = cohorts.complete(columns)
     return np.column_stack(
@@ -103,11 +105,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         (total.sums["second"] - n * np.outer(mean, mean)) / (n - 1) * np.outer(plan.half, plan.half)
     )
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    if still := [
-        field.name for field, spread in zip(plan.fields, sd, strict=True) if not spread > 0
-    ]:
+    constant = [field.name for field, s in zip(plan.fields, sd, strict=True) if not s > 0]
+    if constant:
         raise errors.ModelError(
-            f"{task.name}: {', '.join(still)} does not vary in this cohort; leave it out"
+            f"{task.name}: {', '.join(constant)} does not vary in this cohort; leave it out"
         )
     matrix = covariance / np.outer(sd, sd) if task.options.standardise else covariance
     values, vectors = np.linalg.eigh(matrix)

@@ -2,8 +2,9 @@
 
 Node: how many people of each group have each value, on a grid that the contract or the study gives.
 Hub: the test of the pooled ranks with R's correction for ties and continuity; the probability that
-one of the first group exceeds one of the other (Mann and Whitney's W over the pairs; error: DeLong et
-al. 1988); the medians, and the shift (Hodges and Lehmann 1963). Exact where values lie on the grid.
+one of the first group exceeds one of the other (Mann and Whitney's W over the pairs; error: DeLong
+et al. 1988); the medians, and the shift (Hodges and Lehmann 1963). Exact where values lie on the
+grid.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
     value = schema.field(options.value)
     if value.kind != "number" or not all(map(math.isfinite, value.interval)):
         raise ExpressionError(
-            f"value: {value.name!r} must be a number with a `range` in the contract: its cells begin "
+            f"value: {value.name!r} must be a number with a `range` in the contract:"
+            " its cells begin "
             "and end there"
         )
     (by,) = grouping.fields([options.by], schema, "two groups are compared")

@@ -1,12 +1,12 @@
 """The rank-sum test under differential privacy, from one noised histogram of each group.
 
-Node: how many people of each group have each value, released so that running sums carry little noise;
-and the size of each group. Hub: W, the probability of superiority, the shift and the medians of the
-noised histograms; tests and intervals include the noise. Noised; values count at the nearest point of
-the grid.
+Node: how many people of each group have each value, released so that running sums carry little
+noise; and the size of each group. Hub: W, the probability of superiority, the shift and the medians
+of the noised histograms; tests and intervals include the noise. Noised; values count at the nearest
+point of the grid.
 
-Whether a group stands clear of the noise is decided on its own count. A decision on the total of its
-histogram would bias the test: a total that is large by chance moves W, too.
+Whether a group stands clear of the noise is decided on its own count. A decision on the total of
+its histogram would bias the test: a total that is large by chance moves W, too.
 """
 
 from __future__ import annotations

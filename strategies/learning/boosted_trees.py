@@ -1,8 +1,10 @@
-"""Gradient-boosted trees by summed histograms.
+"""Gradient-boosted trees from summed histograms.
 
-Node: first, counts of each number in fine equal bins of its range; then, for each level of each tree, sums of gradients, of Hessians and of
-rows by branch, column and bin; at the end, the scores' histogram by answer. Hub: bins of equal frequency, then the best split of each branch.
-Exact: the trees are those of the pooled rows with the same bins (Friedman 2001; Chen & Guestrin 2016, 2.2; Ke et al. 2017).
+Node: first, the counts of each number in fine equal bins of its range; then, for each level of each
+tree, the sums of gradients, Hessians and rows by branch, column and bin; at the end, the histogram
+of scores by answer. Hub: bins of equal frequency, then the best split of each branch. Exact: the
+trees are those of the pooled rows with the same bins (Friedman 2001; Chen & Guestrin 2016, 2.2; Ke
+et al. 2017).
 """
 
 from __future__ import annotations
@@ -31,15 +33,17 @@ from strategies.learning import scores, splits
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
-FINE, SCORES = 1000, 1000  # equal bins that quantiles are read off, and of the score
-NO_EDGE = 2.0  # in the place of an edge that is not needed: no row lies beyond it
+# the equal bins from which quantiles are computed, and those of the score
+FINE, SCORES = 1000, 1000
+NO_EDGE = 2.0  # the value of an unused edge; no row lies beyond it
 
 TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`model` as `died ~ age + sex`. A branch is split if both sides keep `min_rows` rows and the gain is positive; `l2` shrinks leaves.
-    `validation`: the share of people, chosen by `seed` as `train` chooses them, whose rows grow no tree and tell what the trees are worth."""
+    """`model`: such as `died ~ age + sex`. A branch is split if both sides have at least `min_rows`
+    rows and the gain is positive; `l2` shrinks leaves. `validation`: the share of people, chosen by
+    `seed` as in `train`, whose rows grow no tree and evaluate the trees."""
 
     model: str
     family: Literal["binomial", "gaussian"] = "binomial"
@@ -72,7 +76,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         response.kind == "boolean" or (response.kind == "category" and len(response.levels) == 2)
     ):
         raise ExpressionError(
-            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels"
+            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column,"
+            " or a category of two levels"
         )
     if options.family == "gaussian" and response.kind != "number":
         raise ExpressionError(
@@ -98,7 +103,8 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows that grow trees, or those that try them: the design on [0, 1] by the contract's ranges (n, p), and the response (n,)."""
+    """The complete rows that grow trees, or those that evaluate them. X (n_rows, n_terms): the
+    design, scaled to [0, 1] by the contract's ranges. y (n_rows,): the response."""
 
     part: str
     X: Floats
@@ -120,31 +126,25 @@ def _rows(cohort: Cohort, task: Task[Options, Plan], part: str) -> Rows:
     if task.options.validation:
         numbers = np.unique(cohort.person[keep], return_inverse=True)[1]
         coins = splits.coins(int(numbers.max(initial=-1)) + 1, task.options.seed)[numbers]
-        keep[keep] = (
-            (coins >= task.options.validation)
-            if part == "grow"
-            else (coins < task.options.validation)
-        )
-    kept = cohorts.kept_rows(keep)
+        grows = coins >= task.options.validation
+        keep[keep] = grows if part == "grow" else ~grows
+    index = cohorts.kept_rows(keep)
     X = cohorts.design(
         plan.model.terms,
         columns,
-        kept,
+        index,
         centre=plan.low,
         scale=np.maximum(plan.high - plan.low, 1e-300),
     )
-    return Rows(
-        part,
-        X,
-        columns[plan.model.response[0].name][kept].astype(np.float64),
-        counting.people(cohort, keep),
-    )
+    y = columns[plan.model.response[0].name][index].astype(np.float64)
+    return Rows(part, X, y, counting.people(cohort, keep))
 
 
-Made = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
+# The sums, cells and sensitivities of a Part.
+Pieces = tuple[dict[str, Floats], dict[str, Ints], dict[str, float]]
 
 
-def _fine_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
+def _fine_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Pieces:
     p, m = rows.X.shape[1], task.rows_per_person
     fine = np.minimum((rows.X * FINE).astype(np.int64), FINE - 1)
     counts = np.stack([np.bincount(fine[:, j], minlength=FINE) for j in range(p)]).astype(np.int64)
@@ -152,11 +152,8 @@ def _fine_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: Sta
     low, high = _response_range(task)
     largest = max(abs(low), abs(high))
     sums = {"fine": counts.astype(np.float64), "response": np.array([float(y.sum()), float(y @ y)])}
-    return (
-        sums,
-        {"fine": counts},
-        {"fine": m * math.sqrt(p), "response": m * math.hypot(largest, largest**2)},
-    )
+    sensitivity = {"fine": m * math.sqrt(p), "response": m * math.hypot(largest, largest**2)}
+    return sums, {"fine": counts}, sensitivity
 
 
 def _response_range(task: Task[Options, Plan]) -> tuple[float, float]:
@@ -167,7 +164,7 @@ def _response_range(task: Task[Options, Plan]) -> tuple[float, float]:
 def _binned(
     cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State
 ) -> NDArray[np.int64]:
-    """(n, p) the bin of each value; kept for the study, under its edges."""
+    """(n_rows, n_terms): the bin of each value; cached for these edges."""
     return cohort.once(
         Key("boosted_trees bins", task.name, (rows.part, state["edges"].tobytes())),
         lambda: np.stack(
@@ -181,7 +178,8 @@ def _binned(
 
 
 def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Floats:
-    """(n,) the sum of the trees so far; the last ones are kept, so that a round adds one tree at most."""
+    """(n_rows,): the sum of the trees so far. It is cached, so that a round adds at most one
+    tree."""
     key = Key[tuple[int, bytes, Floats]]("boosted_trees margin", task.name, rows.part)
     done = int(state["done"][0])
     bins = _binned(cohort, rows, task, state)
@@ -190,20 +188,17 @@ def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State)
     if at < 0 or at > done or forest[: len(sign)] != sign:
         at, margin = 0, np.full(len(rows.y), float(state["base"][0]))
     for tree in range(at, done):
-        margin = (
-            margin
-            + state["leaf"][tree][
-                _walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)
-            ]
-        )
+        leaf = _walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)
+        margin = margin + state["leaf"][tree][leaf]
     cohort.cache.put(key, (done, forest, margin))
     scores: Floats = margin
     return scores
 
 
 def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) -> Ints:
-    """(n,) the branch of each row after so many levels of a tree; branch b at a level has children 2b and 2b + 1 at the next. `feature` and
-    `cut` are level after level; where nothing is split all go left."""
+    """(n_rows,): the branch of each row after `levels` levels of a tree; branch b of a level has
+    children 2b and 2b + 1 in the next. feature, cut (n_inner,): level after level. In a branch
+    without a split, all rows go left."""
     branch, first = np.zeros(len(bins), np.int64), 0
     rows = np.arange(len(bins))
     for level in range(levels):
@@ -213,30 +208,23 @@ def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) ->
     return branch
 
 
-def _split_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
+def _split_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Pieces:
     margin, bins = _margin(cohort, rows, task, state), _binned(cohort, rows, task, state)
-    done, level, (B, p) = (
-        int(state["done"][0]),
-        int(state["level"][0]),
-        (task.options.bins, rows.X.shape[1]),
-    )
+    done, level = int(state["done"][0]), int(state["level"][0])
+    B, p = task.options.bins, rows.X.shape[1]
     branch = _walk(bins, state["feature"][done], state["cut"][done], level)
     gradient, hessian = _slopes(margin, rows.y, task)
     size = 2**level * B
-    found = np.empty((3, 2**level, p, B))
+    histogram = np.empty((3, 2**level, p, B))
     for j in range(p):
         cell = branch * B + bins[:, j]
         for i, weights in enumerate((gradient, hessian, None)):
-            found[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
-    counts = found[2].astype(np.int64)
-    most = (
-        1.0 if task.options.family == "binomial" else math.inf
-    )  # the residual of a sum of trees has no bound of its own
-    return (
-        {"histogram": found},
-        {"counts": counts},
-        {"histogram": task.rows_per_person * math.sqrt(p) * math.hypot(most, 0.25, 1.0)},
-    )
+            histogram[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
+    counts = histogram[2].astype(np.int64)
+    # A gaussian residual after a sum of trees has no bound.
+    max_gradient = 1.0 if task.options.family == "binomial" else math.inf
+    sensitivity = task.rows_per_person * math.sqrt(p) * math.hypot(max_gradient, 0.25, 1.0)
+    return {"histogram": histogram}, {"counts": counts}, {"histogram": sensitivity}
 
 
 def _slopes(margin: Floats, y: Floats, task: Task[Options, Plan]) -> tuple[Floats, Floats]:
@@ -246,7 +234,7 @@ def _slopes(margin: Floats, y: Floats, task: Task[Options, Plan]) -> tuple[Float
     return mu - y, mu * (1 - mu)
 
 
-def _score_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Made:
+def _score_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Pieces:
     margin = _margin(cohort, rows, task, state)
     if task.options.family == "gaussian":
         return {"loss": np.array([float(((rows.y - margin) ** 2).sum())])}, {}, {"loss": math.inf}
@@ -271,21 +259,20 @@ _STEPS = {"bins": _fine_step, "split": _split_step, "score": _score_step}
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     if state.step == "bins":
         return _begin(total, task)
-    return (
-        _grow(total, task, dict(state.values))
-        if state.step == "split"
-        else _result(total, task, state)
-    )
+    if state.step == "split":
+        return _grow(total, task, dict(state.values))
+    return _result(total, task, state)
 
 
 def _begin(total: Total, task: Task[Options, Plan]) -> State:
-    """Edges at which the rows are cut into bins of about equal size; the model without a tree."""
+    """The state of the first tree: edges of bins of about equal size, and the base score."""
     plan, options = task.plan, task.options
     n, (first, second) = float(total.cells["rows"][0]), total.sums["response"]
     mean = first / n if n else 0.0
     if not n > 0 or not second - n * mean**2 > 0:
         raise errors.ModelError(
-            f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone; choose another response or cohort"
+            f"{task.name}: {plan.model.response[0].name!r} has the same value for everyone;"
+            " choose another response or cohort"
         )
     p = len(plan.names)
     edges = np.full((p, options.bins - 1), NO_EDGE)
@@ -295,7 +282,7 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
         cuts = np.unique((wanted + 1) / FINE)
         cuts = cuts[cuts < 1]
         if not len(cuts) and counts[0] and counts[-1]:
-            cuts = np.array([0.5])  # a column of no and yes
+            cuts = np.array([0.5])  # a yes-or-no column
         edges[j, : len(cuts)] = cuts
     base = float(special.logit(mean)) if options.family == "binomial" else mean
     inner, leaves = 2**options.depth - 1, 2**options.depth
@@ -315,12 +302,13 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
 
 
 def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) -> State:
-    """The best split of each branch of a level; of the last level, the leaves too."""
+    """The state after the best split of each branch of a level; after the last level, with the
+    leaves."""
     options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
     G, H, N = total.sums["histogram"]  # (branches, p, bins)
-    left = [values_.cumsum(2)[:, :, :-1] for values_ in (G, H, N)]
-    whole = [values_.sum(2, keepdims=True) for values_ in (G, H, N)]
-    right = [all_ - some for all_, some in zip(whole, left, strict=True)]
+    left = [by_bin.cumsum(2)[:, :, :-1] for by_bin in (G, H, N)]
+    whole = [by_bin.sum(2, keepdims=True) for by_bin in (G, H, N)]
+    right = [both - of_left for both, of_left in zip(whole, left, strict=True)]
     l2 = options.l2 + 1e-12
     gain = (
         left[0] ** 2 / (left[1] + l2)
@@ -331,25 +319,24 @@ def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     branches, _, cuts = gain.shape
     best = gain.reshape(branches, -1).argmax(1)
     feature, cut = np.divmod(best, cuts)
-    found = gain.reshape(branches, -1)[np.arange(branches), best]
-    split = found > 1e-10
+    best_gain = gain.reshape(branches, -1)[np.arange(branches), best]
+    split = best_gain > 1e-10
     place = 2**level - 1 + np.arange(branches)
     values = {name: array.copy() for name, array in values.items()}
-    values["feature"][tree, place], values["cut"][tree, place] = (
-        np.where(split, feature, -1),
-        np.where(split, cut, 0),
-    )
-    np.add.at(values["gain"], feature[split], found[split])
+    values["feature"][tree, place] = np.where(split, feature, -1)
+    values["cut"][tree, place] = np.where(split, cut, 0)
+    np.add.at(values["gain"], feature[split], best_gain[split])
     if level < options.depth - 1:
         return State("split", values | {"level": np.array([level + 1.0])})
     rows = np.arange(branches)
     sides = []
-    for side, nothing in ((left, whole), (right, None)):
+    # Without a split, the left leaf takes all rows of the branch, and the right one none.
+    for side, unsplit in ((left, whole), (right, None)):
         g, h = (
             np.where(
                 split,
                 side[i][rows, feature, cut],
-                nothing[i][:, 0, 0] if nothing is not None else 0.0,
+                unsplit[i][:, 0, 0] if unsplit is not None else 0.0,
             )
             for i in (0, 1)
         )
@@ -386,19 +373,21 @@ def _result(total: Total, task: Task[Options, Plan], state: State) -> Result:
         "trees": Table(_tree_rows(task, state)),
     }
     notes = (
-        ["the area under the curve is of scores in bins of a thousandth"]
+        ["the area under the curve is computed from scores in bins of 0.001"]
         if task.options.family == "binomial"
         else []
     )
     if not task.options.validation:
         notes.append(
-            "the figures are of the rows that the trees were grown on, so they flatter: write `validation: 0.2`"
+            "the figures are those of the rows that grew the trees, so they are too good:"
+            " write `validation: 0.2`"
         )
     return Result(tables, counting.reported(total.cells), Exactness(), notes)
 
 
 def _tree_rows(task: Task[Options, Plan], state: State) -> list[Row]:
-    """Branch after branch: `term` and the value up to which a row goes left; leaves have a `value`."""
+    """The branches in order, each with its `term` and the value up to which a row goes left; leaves
+    have a `value`."""
     plan, depth = task.plan, task.options.depth
     width = plan.high - plan.low
     rows: list[Row] = []
@@ -432,8 +421,8 @@ def _tree_rows(task: Task[Options, Plan], state: State) -> list[Row]:
 def predict(
     trees: Sequence[Mapping[str, Any]], base: float, columns: Mapping[str, Floats]
 ) -> Floats:
-    """(n,) the score before the logistic function, from a released result's `trees` and `base`, and the design's columns by their terms
-    (of a category's level, its indicator)."""
+    """(n_rows,): the score before the logistic function, from the `trees` and `base` of a released
+    result, and the design columns by term (for a level of a category, its indicator)."""
     size = len(next(iter(columns.values())))
     by_tree: dict[int, dict[int, Mapping[str, Any]]] = {}
     for row in trees:
@@ -466,10 +455,13 @@ def limits(task: Task[Options, Plan]) -> Limits:
     options, p = task.options, len(task.plan.names)
     inner, leaves = 2**options.depth - 1, 2**options.depth
     forest = {
-        "feature": Array((options.trees, inner), -1, p - 1, whole=True), "cut": Array((options.trees, inner), 0, options.bins - 1, whole=True),
-        "leaf": Array((options.trees, leaves)), "base": Array((1,)), "edges": Array((p, options.bins - 1), 0.0, NO_EDGE),
+        "feature": Array((options.trees, inner), -1, p - 1, whole=True),
+        "cut": Array((options.trees, inner), 0, options.bins - 1, whole=True),
+        "leaf": Array((options.trees, leaves)),
+        "base": Array((1,)),
+        "edges": Array((p, options.bins - 1), 0.0, NO_EDGE),
         "level": Array((1,), 0, options.depth - 1, whole=True),
-    }  # fmt: skip
+    }
     grow = Step(
         forest | {"done": Array((1,), 0, options.trees - 1, whole=True)},
         frozenset({"gain"}),

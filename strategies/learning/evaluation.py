@@ -1,7 +1,8 @@
-"""What a trained network is worth, from the nodes' histograms of scores: the tables of a result.
+"""Evaluates a trained network from the nodes' histograms of scores: the tables of a result.
 
-All that is read off a score's cut is worked out at the ends of bands, and each band holds enough people: so no table tells more than
-the bands do, and the door that looks at the bands looks at all.
+All numbers at a cut of the score are computed at the ends of bands, and each band has enough
+people. No table discloses more than the bands, so it suffices that the disclosure rules check the
+bands.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from strategies.protocol import AnyTask, Total
 
 EXACTNESS = Exactness(
     "approximate",
-    "training ends near a best fit, not at it; the scores are counted exactly, in bins of 0.016 log-odds",
+    "training ends near a best fit, not at it; the scores are counted exactly,"
+    " in bins of 0.016 log-odds",
 )
 
 
@@ -35,11 +37,13 @@ def result(total: Total, task: AnyTask, history: Floats, model: TrainedModel) ->
     rarer = int(min(counts[0].sum(), counts[1].sum()))
     n = replace(counting.reported(total.cells), events=rarer)
     notes = [
-        "no privacy noise: a network may remember people whom it was trained on; mode dp bounds what it can tell of any of them"
+        "no privacy noise: a network may remember people on whom it was trained;"
+        " mode dp bounds what it discloses about each of them"
     ]
     if not task.options.validation:
         notes.append(
-            "the scores are of the people who were trained on, so they flatter: write `validation: 0.2`"
+            "the scores are those of the people in training, so they are too good:"
+            " write `validation: 0.2`"
         )
     return Result(tables, n, EXACTNESS, notes, model)
 
@@ -58,17 +62,17 @@ def _history(history: Floats) -> Table:
 
 def _of_node(node: str, part: Total) -> Row:
     counts, totals = part.sums["scores"], part.sums["totals"]
-    found = summary(counts)
-    kept = {name: found[name] for name in ("n", "n_event", "auc", "conf_low", "conf_high")}
+    full = summary(counts)
+    part_of_it = {name: full[name] for name in ("n", "n_event", "auc", "conf_low", "conf_high")}
     return {
         "node": node,
-        **kept,
+        **part_of_it,
         "log_loss": float(totals[1] / totals[0]) if totals[0] else None,
     }
 
 
 def summary(counts: Floats) -> Row:
-    """Of scores (2, bins): how well they rank, and how right they are."""
+    """Discrimination and calibration of scores (2, n_bins)."""
     auc, error = scores.area(counts)
     intercept, slope = scores.calibration(counts)
     n, events = float(counts.sum()), float(counts[1].sum())
@@ -79,12 +83,21 @@ def summary(counts: Floats) -> Row:
         if math.isfinite(error)
         else [math.nan, math.nan]
     )
-    if error == 0 and auc in (0.0, 1.0):  # all are told apart: DeLong's error says nothing then
+    # If all answers are separated, DeLong's error is 0 and has no meaning.
+    if error == 0 and auc in (0.0, 1.0):
         rarer = float(min(counts[0].sum(), counts[1].sum()))
         ends = scores.wilson(auc * rarer, rarer)
-    row = {"n": n, "n_event": events, "auc": auc, "conf_low": max(ends[0] or 0.0, 0.0), "conf_high": min(1.0 if ends[1] is None else ends[1], 1.0),
-           "average_precision": scores.average_precision(counts), "brier": brier,
-           "calibration_intercept": intercept, "calibration_slope": slope}  # fmt: skip
+    row = {
+        "n": n,
+        "n_event": events,
+        "auc": auc,
+        "conf_low": max(ends[0] or 0.0, 0.0),
+        "conf_high": min(1.0 if ends[1] is None else ends[1], 1.0),
+        "average_precision": scores.average_precision(counts),
+        "brier": brier,
+        "calibration_intercept": intercept,
+        "calibration_slope": slope,
+    }
     return {name: _number(value) for name, value in row.items()}
 
 
@@ -97,7 +110,8 @@ def _number(value: float) -> float | int | None:
 def of_bands(
     counts: Floats, task: AnyTask, *, least: float = scores.LEAST, cell: float = scores.CELL
 ) -> dict[str, Table]:
-    """Calibration, ROC, decision curve, confusion, and for screening what it finds at fixed recall rates."""
+    """The tables of calibration, ROC, decision curve, confusion, and screening at fixed recall
+    rates."""
     options, bins = task.options, counts.shape[1]
     wanted = scores.threshold_cut(bins, options.threshold)
     recalls = {rate: scores.recall_cut(counts, rate) for rate in options.recall_rates}
@@ -124,13 +138,9 @@ def of_bands(
 
 
 def _probability(place: int, bins: int) -> float:
-    return (
-        0.0
-        if place == 0
-        else 1.0
-        if place == bins
-        else float(special.expit(-scores.REACH + place * 2 * scores.REACH / bins))
-    )
+    if place in (0, bins):
+        return float(place == bins)
+    return float(special.expit(-scores.REACH + place * 2 * scores.REACH / bins))
 
 
 def _shares(counts: Floats, place: int) -> Row:
@@ -155,11 +165,12 @@ def _decision(counts: Floats, place: int) -> Row:
 
 
 def noise_of_area(counts: Floats, variance: float, draws: int = 200) -> float:
-    """How far noise of that variance in each count moves the area: the standard deviation over counts with as much noise again."""
-    again = counts + np.random.default_rng(0).normal(
+    """The standard deviation of the area due to noise of this variance in each count, estimated by
+    adding noise of the same variance again."""
+    noised = counts + np.random.default_rng(0).normal(
         0.0, math.sqrt(variance), (draws, *counts.shape)
     )
-    no, yes = again[:, 0], again[:, 1]
+    no, yes = noised[:, 0], noised[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         areas = (yes * (no.cumsum(1) - no / 2)).sum(1) / (no.sum(1) * yes.sum(1))
     return float(np.std(areas[np.isfinite(areas)]))

@@ -1,8 +1,9 @@
-"""A logistic model trained by federated averaging: local gradient steps, then the mean weighted by people.
+"""A logistic model trained by federated averaging: local gradient steps, then the mean of the
+nodes' weights by their numbers of rows.
 
-Node: n times its weights after `local_steps` steps of gradient descent from the hub's. Hub: the weighted mean.
-Approximate: with more than one local step the limit is near the pooled fit, not at it; `glm` gives that one
-(McMahan et al. 2017).
+Node: n times its weights after `local_steps` steps of gradient descent from the hub's weights. Hub:
+the weighted mean. Approximate: with more than one local step, the limit is close to the pooled fit
+but differs from it; `glm` computes the pooled fit (McMahan et al. 2017).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rate = task.options.learning_rate / max(n, 1.0)
     loss = 0.0
     for step in range(task.options.local_steps):
-        eta = X.dot(weights)  # dot: half the overhead of @, which counts where a node is small
+        eta = X.dot(weights)  # dot has half the overhead of @, which matters for small nodes
         if step == 0:
             loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y.dot(eta))
         residual = special.expit(eta)
@@ -99,20 +100,21 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Floats, Floats, An
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = cohorts.kept_rows(keep)
+    index = cohorts.kept_rows(keep)
     X = cohorts.design(
         plan.model.terms,
         columns,
-        kept,
+        index,
         centre=plan.scaling.centre,
         scale=plan.scaling.scale,
         intercept=True,
     )
-    return X, columns[plan.model.response[0].name][kept], counting.people(cohort, keep)
+    return X, columns[plan.model.response[0].name][index], counting.people(cohort, keep)
 
 
 def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]:
-    """With one local step n * weights is a sum over people of weights - rate * x (mu - y); with more it is not."""
+    """With one local step, n * weights is a sum over people of weights - rate * x (mu - y). With
+    more steps it has no finite sensitivity."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
     low, high = newton.predictor_interval(norm, weights, True)
     moved = (
@@ -130,7 +132,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     n, loss = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise ModelError(
-            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+            f"{task.name}: no row of the cohort has every column of the model; widen it,"
+            " or use fewer columns"
         )
     weights = total.sums["weights"] / n
     rounds = state["round"] + 1
@@ -143,7 +146,10 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         for name, value in zip(task.plan.names, L @ weights, strict=True)
     ]
     losses = [{"round": i + 1, "log_loss": float(loss)} for i, loss in enumerate(history)]
-    why = f"{task.options.rounds} rounds of federated averaging approach the pooled fit; `run: glm` gives it"
+    why = (
+        f"{task.options.rounds} rounds of federated averaging approach the pooled fit;"
+        " `run: glm` computes it"
+    )
     return Result(
         {"coefficients": Table(rows), "history": Table(losses)},
         counting.reported(total.cells),
@@ -158,7 +164,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def row_weights(
     cohort: Cohort, task: Task[Options, Plan], state: State
 ) -> protocol.RowWeights | None:
-    """The variance of each row's answer at the state's weights, by which the first step moves."""
+    """The variance of each row's answer at the state's weights, on which the first step depends."""
     X, _, _ = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
     person = None
     if cohort.numbered is not None:

@@ -1,8 +1,10 @@
-"""The node's side of training: people as tensors, steps of gradient descent on them, and their scores.
+"""The node's side of training: people as tensors, steps of gradient descent on them, and their
+scores.
 
-What a person is to the network: all their rows. With `rows: examples` each row has an answer of its own, and a person's loss is
-the mean over their rows; with `rows: views` the rows show one thing (four views of a mammogram), their log-odds are pooled
-by a soft maximum, and the answer is yes if it is in any row.
+A person is represented by all their rows. With `rows: examples`, each row has its own answer, and a
+person's loss is the mean over their rows. With `rows: views`, the rows show one thing (such as the
+four views of a mammogram), their log-odds are pooled by a soft maximum, and the answer is yes if it
+is yes in any row.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from strategies.learning import networks, splits
 from strategies.numerics import counting
 from strategies.protocol import AnyTask
 
-Tensor = Any  # torch.Tensor: torch is imported where it is used
+Tensor = Any  # torch.Tensor; torch is imported in the functions that use it
 
-AT_ONCE = 256  # people whose scores are worked out together
+AT_ONCE = 256  # people whose scores are computed together
 
 
 @dataclass(frozen=True)
 class People:
-    """`X` (n_rows, *shape) as it was read, uint8, float32 or float64; `index` (n_people, rows per person), -1 where a person has fewer;
-    `answers` (n_rows,); `trains` (n_people,), else a person is for validation. `cells`: for the door."""
+    """X (n_rows, *shape): the inputs as read, uint8, float32 or float64. index (n_people,
+    n_places): the rows of each person, -1 in an empty place. answers (n_rows,). trains (n_people,):
+    True for training, False for validation. cells: for the disclosure rules."""
 
     X: Any
     index: Ints
@@ -47,36 +50,36 @@ class People:
 
 
 def people(cohort: Cohort, task: AnyTask, *, fixed: bool = False) -> People:
-    """Everyone who has a row without a missing value.
+    """The people with at least one complete row.
 
-    `fixed` makes room for as many rows of each person as the contract allows, so that the shape
-    of one person's computation does not depend on anybody else.
+    `fixed`: reserve as many places for each person as the contract allows rows, so that the shape
+    of one person's computation does not depend on other people.
 
-    In mode dp a secret coin of this study decides for each who is for validation; else a
-    public one, so that the split is the same every time."""
+    In mode dp, a secret seed of this study splits people into training and validation; in exact
+    mode a public seed, so that the split can be repeated."""
     plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = cohorts.kept_rows(keep)
-    numbers = np.unique(cohort.person[kept], return_inverse=True)[1]
-    answers = columns[plan.outcome.name][kept].astype(np.float64)
+    complete = cohorts.kept_rows(keep)
+    numbers = np.unique(cohort.person[complete], return_inverse=True)[1]
+    answers = columns[plan.outcome.name][complete].astype(np.float64)
     if plan.array is not None:
-        X = columns[plan.array.name][kept]
+        X = columns[plan.array.name][complete]
     else:
         X = cohorts.design(
-            plan.terms, columns, kept, centre=plan.scaling.centre, scale=plan.scaling.scale
+            plan.terms, columns, complete, centre=plan.scaling.centre, scale=plan.scaling.scale
         )
     index = _index(numbers, cohort.rows_per_person, fixed)
     coin = splits.coins(len(index), cohort.seed or task.options.seed)
     return People(X, index, answers, coin >= task.options.validation, counting.people(cohort, keep))
 
 
-def _index(numbers: Ints, most: int, fixed: bool) -> Ints:
-    """The rows of each person (n_people, n_places), in their order, -1 where a place is empty.
+def _index(numbers: Ints, max_rows: int, fixed: bool) -> Ints:
+    """The rows of each person (n_people, n_places), in their order, -1 in an empty place.
 
-    `n_places` is the largest number of rows of one person, or `most` if `fixed`."""
+    `n_places` is the largest number of rows of one person, or `max_rows` if `fixed`."""
     counts = np.bincount(numbers) if len(numbers) else np.empty(0, np.int64)
-    places = most if fixed or most == 1 else int(counts.max(initial=1))
+    places = max_rows if fixed or max_rows == 1 else int(counts.max(initial=1))
     index = np.full((len(counts), places), -1, np.int64)
     order = np.argsort(numbers, kind="stable")
     place = (
@@ -90,8 +93,8 @@ def _index(numbers: Ints, most: int, fixed: bool) -> Ints:
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` (people * rows per person, *shape) as the network takes them; `there` (people, rows per person), 0 where a row only fills up;
-    `answers` (people, rows per person)."""
+    """rows (n_people * n_places, *shape): in the layout of the network. there (n_people, n_places):
+    1 for a row, 0 for an empty place. answers (n_people, n_places)."""
 
     rows: Tensor
     there: Tensor
@@ -99,44 +102,46 @@ class Batch:
 
 
 def batch(
-    found: People, chosen: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
+    persons: People, chosen: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
 ) -> Batch:
-    """`own`: mean and standard deviation by which a node brings its inputs to a common scale, if it does."""
+    """The rows of the chosen people. `own`: the mean and standard deviation by which a node scales
+    its inputs, if it does."""
     import torch
 
-    index = found.index[chosen]
+    index = persons.index[chosen]
     rows = np.maximum(index, 0).ravel()
     plan = task.plan
     X = torch.from_numpy(
-        np.ascontiguousarray(found.X[rows], None if found.X.dtype == np.uint8 else np.float32)
+        np.ascontiguousarray(persons.X[rows], None if persons.X.dtype == np.uint8 else np.float32)
     ).float()
     if plan.array is not None:
         X = (X - plan.middle) / plan.half
     if own is not None:
         X = (X - torch.from_numpy(own[0]).float()) / torch.from_numpy(own[1]).float()
-    answers = torch.from_numpy(found.answers[rows].reshape(index.shape).astype(np.float32))
+    answers = torch.from_numpy(persons.answers[rows].reshape(index.shape).astype(np.float32))
     return Batch(
         networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers
     )
 
 
-def pooled(log_odds: Tensor, made: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-odds, answers and weights of what has an answer: a row, or with `views` a person; each (people, 1 or rows per person)."""
+def pooled(log_odds: Tensor, inputs: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-odds, answers and weights of each row (n_people, n_places), or with `views` of each
+    person (n_people, 1)."""
     import torch
 
-    each = log_odds.view(made.there.shape)
+    each = log_odds.view(inputs.there.shape)
     if not views:
-        return each, made.answers, made.there
-    hidden = each.masked_fill(made.there == 0, -math.inf)
-    soft = torch.logsumexp(hidden, 1, keepdim=True) - made.there.sum(1, keepdim=True).log()
-    return soft, (made.answers * made.there).amax(1, keepdim=True), torch.ones_like(soft)
+        return each, inputs.answers, inputs.there
+    hidden = each.masked_fill(inputs.there == 0, -math.inf)
+    soft = torch.logsumexp(hidden, 1, keepdim=True) - inputs.there.sum(1, keepdim=True).log()
+    return soft, (inputs.answers * inputs.there).amax(1, keepdim=True), torch.ones_like(soft)
 
 
-def losses(log_odds: Tensor, made: Batch, views: bool) -> Tensor:
-    """(people,) the mean log-loss of each person's answers."""
+def losses(log_odds: Tensor, inputs: Batch, views: bool) -> Tensor:
+    """(n_people,): the mean log-loss of each person's answers."""
     from torch.nn import functional as F
 
-    each, answers, weights = pooled(log_odds, made, views)
+    each, answers, weights = pooled(log_odds, inputs, views)
     loss: Tensor = F.binary_cross_entropy_with_logits(each, answers, reduction="none")
     return (loss * weights).sum(1) / weights.sum(1)
 
@@ -144,7 +149,8 @@ def losses(log_odds: Tensor, made: Batch, views: bool) -> Tensor:
 # -- steps
 @dataclass(frozen=True)
 class Pull:
-    """What is added to a gradient: `proximal` times the way from the round's start (FedProx), and SCAFFOLD's correction."""
+    """Additions to a gradient: `proximal` times the distance from the start of the round (FedProx),
+    and SCAFFOLD's correction."""
 
     proximal: float = 0.0
     correction: Floats | None = None
@@ -152,13 +158,14 @@ class Pull:
 
 def descend(
     net: Any,
-    found: People,
+    persons: People,
     task: AnyTask,
     round_: int,
     pull: Pull,
     own: tuple[Floats, Floats] | None = None,
 ) -> tuple[int, float]:
-    """Trains `net` in place for the study's local epochs; the number of steps, and the mean loss on the way."""
+    """Trains `net` in place for the study's local epochs. Returns the number of steps, and the mean
+    loss during training."""
     import torch
 
     options, parameters = task.options, networks.shared(net)
@@ -170,9 +177,9 @@ def descend(
     correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
     speed = [torch.zeros_like(parameter) for parameter in everything] if options.momentum else []
     steps, total, seen = 0, 0.0, 0
-    for chosen in orders(len(found.training), task, round_):
-        made = batch(found, found.training[chosen], task, own)
-        loss = losses(net(made.rows).reshape(-1), made, options.rows == "views").mean()
+    for chosen in orders(len(persons.training), task, round_):
+        inputs = batch(persons, persons.training[chosen], task, own)
+        loss = losses(net(inputs.rows).reshape(-1), inputs, options.rows == "views").mean()
         slopes = list(torch.autograd.grad(loss, everything))
         with torch.no_grad():
             if options.weight_decay:
@@ -194,7 +201,8 @@ def descend(
 
 
 def orders(n: int, task: AnyTask, round_: int) -> Iterator[Ints]:
-    """The batches of a round: every epoch shuffles anew, in the same way for the same seed and number of people."""
+    """The batches of a round. Each epoch shuffles the people, with an order that depends on the
+    seed and the number of people only."""
     size = task.options.batch or max(n, 1)
     for epoch in range(task.options.local_epochs):
         shuffled = (
@@ -216,25 +224,25 @@ def _pieces(flat: Floats, parameters: list[Any]) -> list[Tensor]:
     ]
 
 
-def slope(net: Any, found: People, task: AnyTask) -> Floats:
-    """(weights,) the gradient of the mean loss of all who train."""
+def slope(net: Any, persons: People, task: AnyTask) -> Floats:
+    """(n_weights,): the gradient of the mean loss over the people in training."""
     import torch
 
     parameters = networks.shared(net)
     for parameter in parameters:
         parameter.requires_grad_(True)
     total = np.zeros(sum(parameter.numel() for parameter in parameters))
-    for chosen in _blocks(found.training):
-        made = batch(found, chosen, task)
-        loss = losses(net(made.rows).reshape(-1), made, task.options.rows == "views").sum()
+    for chosen in _blocks(persons.training):
+        inputs = batch(persons, chosen, task)
+        loss = losses(net(inputs.rows).reshape(-1), inputs, task.options.rows == "views").sum()
         total += np.concatenate(
             [piece.numpy().ravel() for piece in torch.autograd.grad(loss, parameters)]
         )
-    return total / max(len(found.training), 1)
+    return total / max(len(persons.training), 1)
 
 
 def rehearse(task: AnyTask) -> None:
-    """A step on nobody's rows, of the shape that a batch has."""
+    """A training step on zeros, in the shape of a batch."""
     import torch
 
     size = getattr(task.options, "batch", 0) or AT_ONCE // 4
@@ -250,7 +258,8 @@ def rehearse(task: AnyTask) -> None:
 # -- scores
 @dataclass(frozen=True)
 class Scored:
-    """(n,) log-odds and answers of what has an answer, and `loss`, the people's log-losses added up."""
+    """log_odds, answers (n,): of each row, or with `rows: views` of each person. loss: the sum of
+    the people's log-losses."""
 
     log_odds: Floats
     answers: Floats
@@ -259,15 +268,15 @@ class Scored:
 
 def score(
     net: Any,
-    found: People,
+    persons: People,
     whose: Ints,
     task: AnyTask,
     own: tuple[Floats, Floats] | None = None,
     *,
     fixed: bool = False,
 ) -> Scored:
-    """`fixed` uses batches of one shape, in which a person's score does not depend on who the others
-    are."""
+    """The scores of the people `whose`. `fixed`: use batches of one shape, so that a person's score
+    does not depend on other people."""
     import torch
 
     net.eval()
@@ -275,18 +284,18 @@ def score(
     log_odds, answers, loss = [np.empty(0)], [np.empty(0)], 0.0
     with torch.no_grad():
         for chosen in _blocks(whose):
-            made = batch(found, padded(chosen, AT_ONCE) if fixed else chosen, task, own)
-            out = net(made.rows).reshape(-1)
-            each, said, weights = pooled(out, made, views)
+            inputs = batch(persons, padded(chosen, AT_ONCE) if fixed else chosen, task, own)
+            out = net(inputs.rows).reshape(-1)
+            each, answered, weights = pooled(out, inputs, views)
             there = (weights.numpy() > 0) & (np.arange(len(weights))[:, None] < len(chosen))
             log_odds.append(each.numpy()[there].astype(np.float64))
-            answers.append(said.numpy()[there].astype(np.float64))
-            loss += float(losses(out, made, views)[: len(chosen)].double().sum())
+            answers.append(answered.numpy()[there].astype(np.float64))
+            loss += float(losses(out, inputs, views)[: len(chosen)].double().sum())
     return Scored(np.concatenate(log_odds), np.concatenate(answers), loss)
 
 
 def padded(chosen: Ints, size: int) -> Ints:
-    """The chosen people (size,), filled up with copies of the first."""
+    """(size,): the chosen people, padded with copies of the first."""
     return np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
 
 
@@ -294,15 +303,15 @@ def _blocks(whose: Ints) -> Iterator[Ints]:
     return (whose[first : first + AT_ONCE] for first in range(0, len(whose), AT_ONCE))
 
 
-# -- what stays at a node
-def own_scale(found: People, task: AnyTask) -> tuple[Floats, Floats] | None:
-    """Mean and standard deviation of the inputs of those who train here: by column, by channel of a series, or of all points of an image."""
+# -- arrays that stay at a node
+def own_scale(persons: People, task: AnyTask) -> tuple[Floats, Floats] | None:
+    """The mean and standard deviation of the inputs of the people in training: by column, by
+    channel of a series, or over all points of an image."""
     plan = task.plan
-    if task.options.scale != "node" or not len(found.training):
+    if task.options.scale != "node" or not len(persons.training):
         return None
-    X = found.X[
-        found.index[found.training].ravel()[found.index[found.training].ravel() >= 0]
-    ].astype(np.float64)
+    rows = persons.index[persons.training].ravel()
+    X = persons.X[rows[rows >= 0]].astype(np.float64)
     if plan.array is not None:
         X = (X - plan.middle) / plan.half
     axes = (0, 1) if plan.network.kind in ("gru", "cnn1d") else 0 if plan.array is None else None
@@ -311,7 +320,7 @@ def own_scale(found: People, task: AnyTask) -> tuple[Floats, Floats] | None:
 
 
 def stay(net: Any) -> dict[str, Any]:
-    """The layers that stay here: their weights and statistics, copied."""
+    """A copy of the layers that stay at the node: their weights and statistics."""
     return {
         f"{i}.{name}": value.clone()
         for i, layer in enumerate(net)
@@ -320,6 +329,6 @@ def stay(net: Any) -> dict[str, Any]:
     }
 
 
-def bring_back(net: Any, kept: dict[str, Any]) -> None:
-    if kept:
-        net.load_state_dict(kept, strict=False)
+def bring_back(net: Any, layers: dict[str, Any]) -> None:
+    if layers:
+        net.load_state_dict(layers, strict=False)

@@ -1,6 +1,7 @@
-"""The networks that a study can train: no study brings code, it names one of these.
+"""The networks that a study can train. A study contains no code; it names one of these.
 
-All give one number for each row, the log-odds of a yes. Torch is imported when a network is first made.
+Each returns one number per row, the log-odds of a yes. Torch is imported when the first network is
+built.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from federation.messages import Floats
 Kind = Literal["logistic", "mlp", "gru", "cnn1d", "cnn"]
 Norm = Literal["none", "group", "node"]
 INPUT: Mapping[Kind, str] = {
-    "logistic": "terms, as in died ~ age + sex", "mlp": "terms, as in died ~ age + sex", "gru": "a series, an array of shape [times, channels]",
-    "cnn1d": "a series, an array of shape [times, channels]", "cnn": "an image, an array of shape [height, width]",
-}  # fmt: skip
+    "logistic": "terms, as in died ~ age + sex",
+    "mlp": "terms, as in died ~ age + sex",
+    "gru": "a series, an array of shape [times, channels]",
+    "cnn1d": "a series, an array of shape [times, channels]",
+    "cnn": "an image, an array of shape [height, width]",
+}
 AXES: Mapping[Kind, int] = {"logistic": 1, "mlp": 1, "gru": 2, "cnn1d": 2, "cnn": 2}
 WIDTHS: Mapping[Kind, tuple[int, ...]] = {
     "logistic": (),
@@ -35,8 +39,9 @@ GROUP = 8  # channels that are normalised together
 
 @dataclass(frozen=True)
 class Network:
-    """`shape` is of one row: (terms,), (times, channels) or (height, width). `norm`: between the convolutions, by groups of channels of one
-    row; or by batches, whose means and weights stay at their node (FedBN, Li et al. 2021)."""
+    """`shape`: of one row, (terms,), (times, channels) or (height, width). `norm`: between the
+    convolutions, by groups of channels of one row (group), or by batches, whose means and weights
+    stay at their node (node; FedBN, Li et al. 2021)."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -50,7 +55,8 @@ def is_there() -> bool:
 
 @cache
 def last_of_gru() -> Any:
-    """nn.GRU that gives its last state alone, so that it can stand in a Sequential. With its weights named as torch names them."""
+    """An nn.GRU that returns its last state only, so that it fits into a Sequential. Its weights
+    keep torch's names."""
     from torch import nn
 
     class Last(nn.GRU):  # type: ignore[misc]
@@ -61,16 +67,17 @@ def last_of_gru() -> Any:
 
 
 def build(network: Network, seed: int = 0) -> Any:
-    """With weights drawn from `seed`, the same everywhere; a logistic model begins at zero."""
+    """The torch module, with weights drawn from `seed`, equal on every machine; a logistic model
+    starts at zero."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU, where the layers are made
-        made = torch.nn.Sequential(*_layers(network))
+        torch.default_generator.manual_seed(seed)  # of the CPU, where the layers are created
+        net = torch.nn.Sequential(*_layers(network))
     if network.kind == "logistic":
-        for parameter in made.parameters():
+        for parameter in net.parameters():
             torch.nn.init.zeros_(parameter)
-    return made
+    return net
 
 
 def _layers(network: Network) -> list[Any]:
@@ -104,22 +111,20 @@ def _convolutions(network: Network) -> list[Any]:
             if plane
             else nn.Conv1d(channels, wide, 5, stride=2, padding=2)
         )
-        if (
-            network.norm == "group" and depth < len(network.widths)
-        ):  # after the last, it would level what the maximum looks for; without weights of its own: the next layer has them
+        # After the last convolution, it would remove the differences that the maximum looks for. It
+        # has no weights, because the next layer has them.
+        if network.norm == "group" and depth < len(network.widths):
             layers.append(nn.GroupNorm(math.gcd(wide, GROUP), wide, affine=False))
         elif network.norm == "node":
             layers.append(nn.BatchNorm2d(wide) if plane else nn.BatchNorm1d(wide))
         layers.append(nn.ReLU())
         channels = wide
-    return [
-        *layers,
-        nn.AdaptiveMaxPool2d(1) if plane else nn.AdaptiveMaxPool1d(1),
-    ]  # what is sought is somewhere
+    # A lesion, or a crisis, may be anywhere in the row: keep the maximum of each channel.
+    return [*layers, nn.AdaptiveMaxPool2d(1) if plane else nn.AdaptiveMaxPool1d(1)]
 
 
 def entry(network: Network, rows: Any) -> Any:
-    """(n, *shape) as the first layer takes it."""
+    """The rows (n_rows, *shape) in the layout of the first layer."""
     if network.kind == "cnn":
         return rows.unsqueeze(1)
     return rows.transpose(1, 2) if network.kind == "cnn1d" else rows
@@ -127,7 +132,8 @@ def entry(network: Network, rows: Any) -> Any:
 
 # -- weights as one array
 def shared(net: Any) -> list[Any]:
-    """The parameters that are trained together: all but those of layers that stay at their node."""
+    """The parameters that the nodes train together: all except those of layers that stay at their
+    node."""
     return [
         parameter
         for module in net.modules()
@@ -153,7 +159,8 @@ def weights(net: Any) -> Floats:
 
 
 def put(net: Any, flat: Floats) -> None:
-    """Weights beyond the reach of a 32-bit float become infinite, and the loss says so."""
+    """Copies the flat weights into the network. A weight beyond the range of a 32-bit float becomes
+    infinite, and so does the loss."""
     import torch
 
     at = 0
@@ -165,24 +172,29 @@ def put(net: Any, flat: Floats) -> None:
 
 def named(net: Any) -> dict[str, Any]:
     """The shared weights as numpy arrays, by the names of a state dict."""
-    kept = {id(parameter) for parameter in shared(net)}
+    ids = {id(parameter) for parameter in shared(net)}
     return {
         name: parameter.detach().numpy()
         for name, parameter in net.named_parameters()
-        if id(parameter) in kept
+        if id(parameter) in ids
     }
 
 
 def source(network: Network) -> str:
-    """The network in plain PyTorch: lines that make `net`, whose state dict takes the released file."""
+    """Plain PyTorch code that builds the network as `net`, whose state dict takes the released
+    file."""
     before = ""
     if network.kind == "gru":
-        before = "class Last(nn.GRU):\n    def forward(self, x):\n        return super().forward(x)[0][:, -1]\n\n"
-    layers = ", ".join(_said(layer) for layer in build(network))
+        before = (
+            "class Last(nn.GRU):\n"
+            "    def forward(self, x):\n"
+            "        return super().forward(x)[0][:, -1]\n\n"
+        )
+    layers = ", ".join(_code(layer) for layer in build(network))
     return f"{before}net = nn.Sequential({layers})"
 
 
-def _said(layer: Any) -> str:
+def _code(layer: Any) -> str:
     from torch import nn
 
     name = type(layer).__name__
@@ -191,7 +203,10 @@ def _said(layer: Any) -> str:
     if isinstance(layer, nn.Linear):
         return f"nn.Linear({layer.in_features}, {layer.out_features})"
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return f"nn.{name}({layer.in_channels}, {layer.out_channels}, {layer.kernel_size[0]}, stride={layer.stride[0]}, padding={layer.padding[0]})"
+        return (
+            f"nn.{name}({layer.in_channels}, {layer.out_channels}, {layer.kernel_size[0]},"
+            f" stride={layer.stride[0]}, padding={layer.padding[0]})"
+        )
     if isinstance(layer, nn.GroupNorm):
         return f"nn.GroupNorm({layer.num_groups}, {layer.num_channels}, affine=False)"
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -1,13 +1,17 @@
-"""The sum over people of their gradients, each clipped to a length: what one person can move a step by.
+"""The sum over people of their gradients, each clipped to a length: what one person can move a step
+by.
 
-A person's gradient is that of their own loss, over all their rows. It is not made whole where it need not be: its length follows
-from the layers' inputs and the slopes of the loss by their outputs (Goodfellow 2015; Bu et al. 2023), and the clipped sum is then
-one product per layer, with each person's slopes scaled. Where a layer has few weights for its many outputs, people's
-gradients are made one by one. Equal to a loop over people, and to Opacus, but for rounding: tests/unit/test_per_person_gradients.py.
+A person's gradient is that of their own loss, over all their rows. It is not made whole where it
+need not be: its length follows from the layers' inputs and the slopes of the loss by their outputs
+(Goodfellow 2015; Bu et al. 2023), and the clipped sum is then one product per layer, with each
+person's slopes scaled. Where a layer has few weights for its many outputs, people's gradients are
+made one by one. Equal to a loop over people, and to Opacus, but for rounding:
+tests/unit/test_per_person_gradients.py.
 
-A length in 32 bits is uncertain where the terms of a gradient nearly cancel: the error is a fraction of
-the lengths of the terms, added up. A person for whom that error may exceed a small fraction of the clip is
-marked as uncertain, and `single_gradient` computes that person alone in 64 bits.
+A length in 32 bits is uncertain where the terms of a gradient nearly cancel: the error is a
+fraction of the lengths of the terms, added up. A person for whom that error may exceed a small
+fraction of the clip is marked as uncertain, and `single_gradient` computes that person alone in 64
+bits.
 """
 
 from __future__ import annotations
@@ -32,8 +36,9 @@ MAX_ERROR = 2.0**-14  # largest error of a length, as a fraction of the clip or 
 
 @dataclass(frozen=True)
 class Tap:
-    """Where weights meet inputs: `given` (rows, tokens, inputs) or, for a convolution, what it convolves; `gave`, the outputs that the
-    slopes are taken by, one for each step of a recurrent layer."""
+    """Where weights meet inputs: `given` (rows, tokens, inputs) or, for a convolution, what it
+    convolves; `gave`, the outputs that the slopes are taken by, one for each step of a recurrent
+    layer."""
 
     layer: Any
     given: Any
@@ -42,9 +47,9 @@ class Tap:
 
 @dataclass(frozen=True)
 class Clipped:
-    """`sum` (n_weights,) of clipped gradients, in the order of the network's parameters; `loss`, the sum
-    over people; `cut`, the number of people clipped. `certain` (n_people,): the length is known to within
-    MAX_ERROR. Use `sum` only where everyone's is."""
+    """`sum` (n_weights,) of clipped gradients, in the order of the network's parameters; `loss`,
+    the sum over people; `cut`, the number of people clipped. `certain` (n_people,): the length is
+    known to within MAX_ERROR. Use `sum` only where everyone's is."""
 
     sum: Tensor
     loss: float
@@ -57,8 +62,8 @@ def clipped_sum(
 ) -> Clipped:
     """`rows` (n_people * rows_per_person, ...), person after person.
 
-    Only the first `real` people count; the others pad the batch to a fixed shape. In a fixed shape the
-    32-bit products of one person do not depend on who the others are."""
+    Only the first `real` people count; the others pad the batch to a fixed shape. In a fixed shape
+    the 32-bit products of one person do not depend on who the others are."""
     import torch
 
     for parameter in net.parameters():
@@ -153,9 +158,9 @@ def _by_layer(taps: list[Tap]) -> Iterator[list[Tap]]:
 
 @dataclass(frozen=True)
 class Piece:
-    """Gradients of some of the weights. `squares` (n_people,): share of each person's squared length;
-    `terms` (n_people,): sum of the lengths of the terms that a person's gradient adds up; `scaled`: the
-    sum of the gradients times scales (n_people,)."""
+    """Gradients of some of the weights. `squares` (n_people,): share of each person's squared
+    length; `terms` (n_people,): sum of the lengths of the terms that a person's gradient adds up;
+    `scaled`: the sum of the gradients times scales (n_people,)."""
 
     squares: Tensor
     terms: Tensor
@@ -198,8 +203,9 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
 def _matrix(
     inputs: Tensor, outputs: Tensor, terms: Tensor, convolved: tuple[Any, Tensor, Tensor] | None
 ) -> Piece:
-    """Of each person's gradient outputs @ inputs, (people, outputs, tokens) and (people, tokens, inputs): either its length alone, by the
-    products of its tokens, or all of it; what is less work."""
+    """Of each person's gradient outputs @ inputs, (people, outputs, tokens) and (people, tokens,
+    inputs): either its length alone, by the products of its tokens, or all of it; what is less
+    work."""
     import torch
 
     (tokens, wide), deep = inputs.shape[1:], outputs.shape[1]
@@ -251,7 +257,8 @@ def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tenso
 
 
 def _patches(layer: Any, given: Tensor) -> Tensor:
-    """(rows, places, kernel * channels): what each output of a convolution is made from. With channels last, so that whole runs are copied."""
+    """(rows, places, kernel * channels): what each output of a convolution is made from. With
+    channels last, so that whole runs are copied."""
     from torch.nn import functional as F
 
     kernel, stride, pads = layer.kernel_size, layer.stride, layer.padding

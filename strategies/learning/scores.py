@@ -1,6 +1,8 @@
-"""How well scores tell yes from no, worked out from how many people of each kind have a score in each bin: no person's score leaves a node.
+"""Measures of how well scores separate yes from no, computed from the number of people with each
+answer in each bin of the score. No person's score leaves a node.
 
-A histogram is (2, BINS) of no and yes by ascending log-odds, in bins of WIDTH; scores within a bin count as equal.
+A histogram (2, n_bins) holds the counts of no and yes by ascending log-odds, in bins of equal width
+from -REACH to REACH; scores within a bin count as equal.
 """
 
 from __future__ import annotations
@@ -16,30 +18,30 @@ from federation.messages import Floats, Ints
 from federation.results import Row
 from strategies.numerics import rank_sum
 
-REACH = 8.0  # log-odds beyond this count as this: one in 3,000
+REACH = 8.0  # larger log-odds count as this, odds of 3,000 to 1
 BINS = 1000
-COARSE = 32  # under differential privacy, where each bin has noise of its own
-LEAST, CELL = 25, 11  # people in a band of scores; of either kind in it, or none
+COARSE = 32  # bins under differential privacy, where each bin has noise
+LEAST, CELL = 25, 11  # the smallest number of people in a band, and with each answer unless 0
 Z = 1.959963984540054
 
 
 def middles(bins: int) -> Floats:
-    """(bins,) the log-odds in the middle of each bin."""
+    """(n_bins,): the log-odds in the middle of each bin."""
     return np.asarray((np.arange(bins) + 0.5) * (2 * REACH / bins) - REACH)
 
 
 def count(log_odds: Floats, answers: Floats, bins: int) -> Ints:
-    """(2, bins); a score that is no number counts nowhere."""
-    known = ~np.isnan(log_odds)
-    place, answers = (
-        np.clip((log_odds[known] + REACH) * (bins / (2 * REACH)), 0, bins - 1).astype(np.int64),
-        answers[known],
-    )
-    return np.bincount(answers.astype(np.int64) * bins + place, minlength=2 * bins).reshape(2, bins)
+    """(2, n_bins): the histogram of scores (n,) by answer (n,); NaN scores do not count."""
+    is_number = ~np.isnan(log_odds)
+    place = (log_odds[is_number] + REACH) * (bins / (2 * REACH))
+    bin_ = np.clip(place, 0, bins - 1).astype(np.int64)
+    cell = answers[is_number].astype(np.int64) * bins + bin_
+    return np.bincount(cell, minlength=2 * bins).reshape(2, bins)
 
 
 def area(scores: Floats) -> tuple[float, float]:
-    """The area under the ROC curve, ties counting half, and its standard error (DeLong et al. 1988)."""
+    """The area under the ROC curve, where ties count half, and its standard error (DeLong et al.
+    1988)."""
     no, yes = scores
     if not (no.sum() > 0 and yes.sum() > 0):
         return math.nan, math.nan
@@ -53,7 +55,8 @@ def average_precision(scores: Floats) -> float:
 
 
 def calibration(scores: Floats) -> tuple[float, float]:
-    """Intercept and slope of the answers' log-odds on the scores' (Cox 1958): 0 and 1 where scores are right. NaN where nothing fits."""
+    """The intercept and slope of the logistic regression of the answers on the scores (Cox 1958): 0
+    and 1 for calibrated scores; NaN if the regression has no solution."""
     x, (no, yes) = middles(scores.shape[1]), np.maximum(scores, 0.0)
     beta, n = np.array([0.0, 1.0]), no + yes
     X = np.stack([np.ones_like(x), x])
@@ -70,44 +73,48 @@ def calibration(scores: Floats) -> tuple[float, float]:
 
 
 def recall_cut(scores: Floats, rate: float) -> int:
-    """The lowest bin from which on no more than that share of all people is called back."""
+    """The lowest bin such that at most the share `rate` of all people have a score in it or
+    above."""
     above = np.maximum(scores, 0.0).sum(0)[::-1].cumsum()[::-1]
     return int(np.argmax(np.append(above, 0.0) <= rate * above[0] * (1 + 1e-12)))
 
 
 def threshold_cut(bins: int, probability: float) -> int:
-    """The first bin that lies at that probability or above."""
-    return int(
-        np.clip(
-            np.ceil((special.logit(probability) + REACH) * (bins / (2 * REACH)) - 1e-9), 0, bins
-        )
-    )
+    """The first bin at this probability or above."""
+    place = (special.logit(probability) + REACH) * (bins / (2 * REACH))
+    return int(np.clip(np.ceil(place - 1e-9), 0, bins))
 
 
 def edges(
-    scores: Floats, cuts: Sequence[int], most: int = 20, least: float = LEAST, cell: float = CELL
+    scores: Floats,
+    cuts: Sequence[int],
+    max_bands: int = 20,
+    least: float = LEAST,
+    cell: float = CELL,
 ) -> list[int]:
-    """Bins at which bands begin: of `cuts` first, then of the ends of `most` groups of equal size, those that leave `least` people in each
-    band, and of either kind nobody or `cell`."""
+    """The bins at which bands begin. They are chosen from `cuts` first, then from the ends of
+    `max_bands` groups of equal size, such that each band has at least `least` people, and either
+    nobody or at least `cell` people with each answer."""
     counts = np.maximum(scores, 0.0)
     below, bins = np.concatenate([np.zeros((2, 1)), counts.cumsum(1)], axis=1), counts.shape[1]
-    groups = np.searchsorted(below.sum(0), below[:, -1].sum() * np.arange(1, most) / most)
+    shares = np.arange(1, max_bands) / max_bands
+    groups = np.searchsorted(below.sum(0), below[:, -1].sum() * shares)
 
     def is_band(start: int, end: int) -> bool:
         here = below[:, end] - below[:, start]
         return bool(here.sum() >= least and ((here == 0) | (here >= cell)).all())
 
-    found = [0, bins]
+    ends = [0, bins]
     for place in [*cuts, *groups.tolist()]:
-        i = bisect.bisect_left(found, place)
+        i = bisect.bisect_left(ends, place)
         if (
             0 < place < bins
-            and found[i] != place
-            and is_band(found[i - 1], place)
-            and is_band(place, found[i])
+            and ends[i] != place
+            and is_band(ends[i - 1], place)
+            and is_band(place, ends[i])
         ):
-            found.insert(i, place)
-    return found[:-1]
+            ends.insert(i, place)
+    return ends[:-1]
 
 
 def nearest(starts: Sequence[int], place: int) -> int:
@@ -115,7 +122,8 @@ def nearest(starts: Sequence[int], place: int) -> int:
 
 
 def bands(scores: Floats, starts: Sequence[int]) -> list[Row]:
-    """Bands of ascending score: `predicted` is the mean that the scores say, `observed` what was."""
+    """Bands of ascending score. `predicted`: the mean probability of the scores. `observed`: the
+    share of yes."""
     bins = scores.shape[1]
     rows: list[Row] = []
     risk = special.expit(middles(bins))
@@ -127,15 +135,21 @@ def bands(scores: Floats, starts: Sequence[int]) -> list[Row]:
         )
         rows.append(
             {
-                "band": len(rows) + 1, "score_low": low if start else 0.0, "score_high": high if end < bins else 1.0, "n": n, "n_event": float(yes.sum()),
-                "predicted": float(risk[start:end] @ (no + yes) / n) if n > 0 else None, "observed": float(yes.sum() / n) if n > 0 else None,
+                "band": len(rows) + 1,
+                "score_low": low if start else 0.0,
+                "score_high": high if end < bins else 1.0,
+                "n": n,
+                "n_event": float(yes.sum()),
+                "predicted": float(risk[start:end] @ (no + yes) / n) if n > 0 else None,
+                "observed": float(yes.sum() / n) if n > 0 else None,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
 def at_cut(scores: Floats, place: int) -> Row:
-    """The four cells at a cut, and the shares that are read off them, with Wilson's intervals."""
+    """The four cells at a cut, and the shares computed from them; Wilson's interval of the
+    sensitivity."""
     (tn, fp), (fn, tp) = ((float(side[:place].sum()), float(side[place:].sum())) for side in scores)
     n = tn + fp + fn + tp
     row: Row = {
@@ -162,15 +176,14 @@ def wilson(part: float, whole: float) -> tuple[float | None, float | None]:
     if not whole > 0:
         return None, None
     p = min(max(part / whole, 0.0), 1.0)
-    middle, half = (
-        (p + Z**2 / (2 * whole)),
-        Z * math.sqrt(p * (1 - p) / whole + Z**2 / (4 * whole**2)),
-    )
+    middle = p + Z**2 / (2 * whole)
+    half = Z * math.sqrt(p * (1 - p) / whole + Z**2 / (4 * whole**2))
     return (middle - half) / (1 + Z**2 / whole), (middle + half) / (1 + Z**2 / whole)
 
 
 def net_benefit(scores: Floats, place: int, probability: float) -> tuple[float, float]:
-    """Of treating whoever is above the cut, and of treating everyone, per person (Vickers and Elkin 2006)."""
+    """The net benefit per person of treating the people above the cut, and of treating everyone
+    (Vickers and Elkin 2006)."""
     n = float(scores.sum())
     odds = probability / (1 - probability)
     tp, fp = float(scores[1, place:].sum()), float(scores[0, place:].sum())

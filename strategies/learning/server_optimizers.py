@@ -1,8 +1,10 @@
-"""What the hub makes of the nodes' training: from the mean of their updates, or from each of them, the next weights.
+"""The hub's step of a training: the next weights from the mean of the nodes' updates, or from each
+update.
 
-`fedavg` and its kin need sums alone, so they work under a secure sum; `trimmed_mean` and `median` need each node's update by
-itself, which a secure sum hides. (Flower has classes for most of these. They take every node's weights in the clear, and
-stop the run at the first malformed reply; ours are compared with them in tests/unit/test_train.py.)
+`fedavg` and related strategies need sums only, so they work under a secure sum; `trimmed_mean` and
+`median` need each node's update, which a secure sum hides. (Flower has classes for most of these.
+They need every node's weights in the clear, and stop the run at the first malformed reply;
+tests/unit/test_train.py compares ours with them.)
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ OF_EACH = ("trimmed_mean", "median")
 
 @dataclass(frozen=True)
 class Steps:
-    """`rate` of the hub's steps; `beta_1` is the momentum; `tau` keeps a step finite where updates are small."""
+    """`rate`: of the hub's steps. `beta_1`: the momentum. `tau`: keeps a step finite if updates are
+    small."""
 
     rate: float
     beta_1: float
@@ -31,21 +34,20 @@ class Steps:
     tau: float
 
 
-RATES: Mapping[Strategy, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's; of the others 1
+RATES: Mapping[Strategy, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's; 1 for the others
 
 
 def step(
     strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps
 ) -> tuple[Floats, dict[str, Floats]]:
-    """The next weights, and what the strategy remembers. `update`: the nodes' mean of (their weights - `weights`)."""
+    """The next weights, and the memory of the strategy. `update`: the mean over nodes of (their
+    weights - `weights`)."""
     rate = steps.rate
     if strategy == "fedavgm":  # Hsu et al. 2019
         moving = steps.beta_1 * memory.get("first", np.zeros_like(update)) + update
         return weights + rate * moving, {"first": moving}
-    if strategy in (
-        "fedadam",
-        "fedyogi",
-    ):  # Reddi et al. 2021, algorithm 2, with Flower's correction of the early rounds
+    # Reddi et al. 2021, algorithm 2, with Flower's correction of the early rounds.
+    if strategy in ("fedadam", "fedyogi"):
         return _adaptive(strategy, weights, update, memory, steps)
     return weights + rate * update, {}
 
@@ -64,16 +66,14 @@ def _adaptive(
     rate = steps.rate
     if strategy == "fedadam":
         rate *= np.sqrt(1 - beta_2 ** (number + 1)) / (1 - beta_1 ** (number + 1))
-    return weights + rate * first / (np.sqrt(second) + steps.tau), {
-        "first": first,
-        "second": second,
-        "count": np.array([number]),
-    }
+    stepped = weights + rate * first / (np.sqrt(second) + steps.tau)
+    return stepped, {"first": first, "second": second, "count": np.array([number])}
 
 
 def of_each(strategy: Strategy, updates: Sequence[Floats], trim: float) -> Floats:
-    """By weight: the median over nodes, or their mean without the `trim` highest and lowest shares (Yin et al. 2018). A node that sends
-    nonsense moves either by no more than the honest ones are apart, as long as such nodes are fewer than half, or than `trim`."""
+    """For each weight, the median over nodes, or the mean without the highest and the lowest share
+    `trim` (Yin et al. 2018). Nodes that send nonsense move either by no more than the spread of the
+    honest nodes, if they are fewer than half, or than the share `trim`."""
     ordered = np.sort(np.stack(updates), axis=0)
     if strategy == "median":
         middle: Floats = np.median(ordered, axis=0)

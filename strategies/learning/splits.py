@@ -1,4 +1,4 @@
-"""Who is trained on, and who is kept for validation."""
+"""The split of people into training and validation."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ from federation.messages import Floats
 
 
 def coins(people: int, seed: int) -> Floats:
-    """(people,) a coin for each, in [0, 1): below the share that is asked for, a person is for validation. The same for the same seed."""
+    """(n_people,): a random number in [0, 1) for each person, the same for the same seed. A person
+    with a number below the requested share is in validation."""
     return np.random.default_rng([seed, 0x5EED]).random(people)

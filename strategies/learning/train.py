@@ -1,11 +1,13 @@
-"""A network trained where the data are: each node takes steps from the hub's weights, and the hub makes the next from their mean.
+"""Trains a network where the data are: each node takes steps from the hub's weights, and the hub
+computes the next weights from their mean.
 
-Node: n times how far its weights moved, and the loss before; in the end, how many people of each answer have a score in each bin.
-Hub: one of the strategies of server_optimizers.py. Approximate: training stops somewhere near a best fit, not at it. Sources: McMahan et
-al. 2017 (FedAvg), Li et al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
+Node: n times the change of its weights, and the loss before the steps; at the end, the number of
+people with each answer and a score in each bin. Hub: one of the strategies of server_optimizers.py.
+Approximate: training stops near a best fit, not at it. Sources: McMahan et al. 2017 (FedAvg), Li et
+al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
 al. 2019 (FedAvgM), Yin et al. 2018 (median, trimmed mean), Li et al. 2021 (FedBN).
 
-Nodes may come and go: whoever does not answer a round is asked again in the next.
+Nodes may come and go: a node that does not answer a round is asked again in the next.
 """
 
 from __future__ import annotations
@@ -37,17 +39,19 @@ from strategies.numerics.newton import Scaling
 from strategies.options import Probability
 from strategies.protocol import HubState, Prepared, Roles, Task, Total, Traits
 
-LOST = 1e100  # the loss of a node whose weights are no numbers any more
+LOST = 1e100  # the loss that a node reports when its weights have become NaN or infinite
 
 
 T = TypeVar("T")
 
 
 class Common(Frozen):
-    """What training takes in every mode. `model` as `died ~ age + sex`, or `cancer ~ image` with an array on the right. `network`, one of
-    those of `networks.py`; `widths`, of its inner layers. `rows`: each of a person's rows has an answer of its own, or they are views of one thing.
-    The hub's step: `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`, `beta_2`, `tau`. `validation`: the share of
-    people who are not trained on. `threshold` and `recall_rates`: where the scores are cut in the report."""
+    """The options of training in every mode. `model`: such as `died ~ age + sex`, or `cancer ~
+    image` with an array on the right. `network`: one of `networks.py`. `widths`: of its inner
+    layers. `rows`: each row of a person has an answer (examples), or the rows are views of one
+    thing (views). `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`,
+    `beta_2`, `tau`: of the hub's step. `validation`: the share of people who are not trained on.
+    `threshold` and `recall_rates`: the cuts of the scores in the report."""
 
     model: str
     network: Kind = "mlp"
@@ -67,8 +71,9 @@ class Common(Frozen):
 
 
 class Options(Common):
-    """`batch` counts people (0: all at once). `scale: node` and `norm: node` leave each node's own scale at the node (FedBN). `sample`: the
-    share of nodes that each round asks. `patience`: so many rounds without a lower loss in validation end the training."""
+    """`batch`: the number of people in a batch; 0 means all of them. `scale: node` and `norm: node`
+    keep each node's scale at the node (FedBN). `sample`: the share of nodes that each round asks.
+    `patience`: the number of rounds without a lower validation loss that ends the training."""
 
     norm: Norm = "group"
     scale: Literal["contract", "node"] = "contract"
@@ -84,8 +89,8 @@ class Options(Common):
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """What a node remembers between the rounds of a training, by the round that will use it: the layers
-    that stay at the node, and SCAFFOLD's control variate of the node."""
+    """The memory of a node between the rounds of a training, by the round that will use it: the
+    layers that stay at the node, and the node's control variate (SCAFFOLD)."""
 
     layers: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     controls: Mapping[int, Floats] = field(default_factory=dict)
@@ -93,7 +98,8 @@ class NodeMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Either `terms`, scaled as in the regressions, or an `array`, whose numbers become (x - middle) / half."""
+    """The inputs are either `terms`, scaled as in the regressions, or an `array`, scaled to (x -
+    middle) / half."""
 
     network: Network
     outcome: Field
@@ -107,11 +113,12 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.patience and not options.validation:
         raise ExpressionError(
-            "patience needs people in `validation` to tell when the training should end"
+            "patience needs people in validation to decide when the training ends;"
+            " set `validation` above 0"
         )
     if options.scale == "node" and options.strategy == "scaffold":
         raise ExpressionError(
-            "scaffold corrects for differences between nodes; take `scale: contract` with it"
+            "scaffold corrects for differences between nodes; use it with `scale: contract`"
         )
     return compiled(options, schema, options.norm)
 
@@ -119,7 +126,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
 def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
     if not networks.is_there():
         raise ExpressionError(
-            "training needs torch, which comes with the extra `deep`: pip install 'hdh-federation[deep]'"
+            "training needs torch, which comes with the extra `deep`:"
+            " pip install 'hdh-federation[deep]'"
         )
     left, _, right = options.model.partition("~")
     array = schema.fields.get(right.strip())
@@ -131,23 +139,27 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         model = formula.compile(options.model, schema)
         if model.survival or not model.response or model.strata or model.offset or not model.terms:
             raise ExpressionError(
-                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its right, without strata() or offset()"
+                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its"
+                " right, without strata() or offset()"
             )
         array, outcome, terms = None, model.response[0], tuple(model.terms)
         fields = tuple(field for field in model.fields if field != outcome)
     if outcome.kind != "boolean":
         raise ExpressionError(
-            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome, derived if need be"
+            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome,"
+            " which the study may derive"
         )
     shape = (len(terms),) if array is None else array.shape
     if len(shape) != networks.AXES[options.network]:
         raise ExpressionError(
-            f"network {options.network} takes {networks.INPUT[options.network]}; {options.model!r} gives something else"
+            f"network {options.network} takes {networks.INPUT[options.network]}, but"
+            f" {options.model!r} does not give that"
         )
     if any(not math.isfinite(end) for term in terms for end in term.interval):
         unbounded = next(term.name for term in terms if not all(map(math.isfinite, term.interval)))
         raise ExpressionError(
-            f"{unbounded!r} has no range in the contract, and a network needs its inputs on one scale: give it a `range`"
+            f"{unbounded!r} has no range in the contract,"
+            " and a network needs its inputs on one scale: give it a `range`"
         )
     low, high = (0.0, 1.0) if array is None else array.interval
     network = Network(
@@ -157,36 +169,38 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         norm if options.network in ("cnn", "cnn1d") else "none",
     )
     scaling = newton.scaling(terms, centred=True)
-    return Prepared(
-        Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2),
-        (
-            outcome,
-            *fields,
-        ),
-    )
+    plan = Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2)
+    return Prepared(plan, (outcome, *fields))
 
 
 def _widths(options: Common) -> tuple[int, ...]:
     widths = networks.WIDTHS[options.network] if options.widths is None else options.widths
-    most = {"logistic": 0, "gru": 1}.get(options.network, 8)
+    max_layers = {"logistic": 0, "gru": 1}.get(options.network, 8)
     if (
-        len(widths) > most
-        or (not widths and most and options.network != "mlp")
+        len(widths) > max_layers
+        or (not widths and max_layers and options.network != "mlp")
         or any(not 1 <= width <= 4096 for width in widths)
     ):
         raise ExpressionError(
-            f"network {options.network} takes {most} widths at most, each from 1 to 4096, as in widths: {list(networks.WIDTHS[options.network])}"
+            f"network {options.network} takes at most {max_layers} widths, each from 1 to 4096,"
+            f" as in widths: {list(networks.WIDTHS[options.network])}"
         )
     return widths
 
 
 def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
-    """Why the analysis cannot run under a secure sum, or not without one."""
+    """The reason why the analysis cannot run under a secure sum, or None."""
     options = task.options
     if secure_sum and options.strategy in server_optimizers.OF_EACH:
-        return f"{options.strategy} looks at each node's update by itself, which a secure sum hides: take another strategy, or leave out secure_sum"
+        return (
+            f"{options.strategy} needs each node's update, which a secure sum hides:"
+            " use another strategy, or leave out secure_sum"
+        )
     if secure_sum and options.sample < 1:
-        return "sums over changing nodes tell by subtraction what one of them sent: with a secure sum write `sample: 1`"
+        return (
+            "sums over changing sets of nodes disclose one node's part by subtraction:"
+            " with a secure sum write `sample: 1`"
+        )
     return None
 
 
@@ -204,28 +218,28 @@ def start(task: Task[Options, Plan]) -> HubState:
 
 
 def share_asked(task: Task[Options, Plan], state: State) -> float:
-    """Of the nodes, how many this round asks. The first hears all, and the last."""
+    """The share of nodes that this round asks; the first and the last round ask all."""
     return float(task.options.sample) if state.step == "train" and state["round"][0] > 0 else 1.0
 
 
 # -- node
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    found = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
+    persons = cohort.once(Key("train", task.name), lambda: local_training.people(cohort, task))
     net = cohort.once(
         Key("train net", task.name), lambda: networks.build(task.plan.network, task.options.seed)
     )
     networks.put(net, state["weights"])
     scale = cohort.once(
-        Key("train scale", task.name), lambda: local_training.own_scale(found, task)
+        Key("train scale", task.name), lambda: local_training.own_scale(persons, task)
     )
     key = Key[NodeMemory]("train memory", task.name)
     memory = cohort.cache.get(key, NodeMemory())
     if state.step == "train":
-        sums, memory = _trained(net, found, task, state, scale, memory)
+        sums, memory = _trained(net, persons, task, state, scale, memory)
         cohort.cache.put(key, memory)
     else:
-        sums = _scored(net, found, task, scale, memory)
-    cells = dict(found.cells)
+        sums = _scored(net, persons, task, scale, memory)
+    cells = dict(persons.cells)
     if "scores" in sums:
         cells["scores"] = sums["scores"].astype(np.int64)
     return Part(
@@ -237,7 +251,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def _sensitivity_of(name: str, task: Task[Options, Plan]) -> float:
-    """Scores are counts; and one step of a logistic model with all people is a sum over them of what is no longer than their rows."""
+    """Scores are counts. A single step of a logistic model on all people is a sum over people of
+    vectors that are no longer than their rows. Other sums have no finite sensitivity."""
     options = task.options
     if name == "scores":
         return 1.0 if options.rows == "views" else float(task.rows_per_person)
@@ -254,42 +269,37 @@ def _sensitivity_of(name: str, task: Task[Options, Plan]) -> float:
 
 def _trained(
     net: Any,
-    found: local_training.People,
+    persons: local_training.People,
     task: Task[Options, Plan],
     state: State,
     scale: Any,
     memory: NodeMemory,
 ) -> tuple[dict[str, Floats], NodeMemory]:
-    """The sums of a round, and what this node remembers for the next one."""
-    n, round_ = len(found.training), int(state["round"][0])
+    """The sums of a round, and this node's memory for the next one."""
+    n, round_ = len(persons.training), int(state["round"][0])
     local_training.bring_back(net, memory.layers.get(round_, {}))
-    valid = local_training.score(net, found, found.validation, task, scale)
+    valid = local_training.score(net, persons, persons.validation, task, scale)
     pull = Pull(task.options.proximal if task.options.strategy == "fedprox" else 0.0)
     control = np.zeros(0)
     if task.options.strategy == "scaffold":
         if (control := memory.controls.get(round_, np.zeros(0))).size == 0:
             control = (
-                local_training.slope(net, found, task)
+                local_training.slope(net, persons, task)
                 if round_ and n
                 else np.zeros_like(state["weights"])
             )
         pull = Pull(0.0, state["control"] - control)
-    steps, loss = local_training.descend(net, found, task, round_, pull, scale)
+    steps, loss = local_training.descend(net, persons, task, round_, pull, scale)
     moved = networks.weights(net) - state["weights"]
     if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
-        moved, loss, valid = (
-            np.zeros_like(moved),
-            LOST,
-            local_training.Scored(valid.log_odds, valid.answers, 0.0),
-        )
+        moved, loss = np.zeros_like(moved), LOST
+        valid = local_training.Scored(valid.log_odds, valid.answers, 0.0)
     sums = {
         "update": n * moved,
-        "totals": np.array([float(n), n * loss, float(len(found.validation)), valid.loss]),
+        "totals": np.array([float(n), n * loss, float(len(persons.validation)), valid.loss]),
     }
-    layers, controls = (
-        {**memory.layers, round_ + 1: local_training.stay(net)},
-        dict(memory.controls),
-    )
+    layers = {**memory.layers, round_ + 1: local_training.stay(net)}
+    controls = dict(memory.controls)
     if task.options.strategy == "scaffold":
         new = control - state["control"] - moved / (max(steps, 1) * task.options.learning_rate)
         controls[round_ + 1] = new
@@ -298,28 +308,32 @@ def _trained(
 
 
 def _since(by_round: Mapping[int, T], round_: int) -> dict[int, T]:
-    """Without rounds before `round_`, which no retry can ask for again."""
+    """The values without the rounds before `round_`, which no retry can ask for again."""
     return {number: value for number, value in by_round.items() if number >= round_}
 
 
 def _scored(
     net: Any,
-    found: local_training.People,
+    persons: local_training.People,
     task: Task[Options, Plan],
     scale: Any,
     memory: NodeMemory,
 ) -> dict[str, Floats]:
-    """Scores of the people held out for validation; of everyone if there are none."""
+    """The scores of the people held out for validation, or of everyone if there are none."""
     if memory.layers:
         local_training.bring_back(net, memory.layers[max(memory.layers)])
     scored = local_training.score(
-        net, found, found.validation if task.options.validation else found.training, task, scale
+        net,
+        persons,
+        persons.validation if task.options.validation else persons.training,
+        task,
+        scale,
     )
     counts = scores.count(scored.log_odds, scored.answers, scores.BINS)
-    people = len(found.validation) if task.options.validation else len(found.training)
+    people = len(persons.validation) if task.options.validation else len(persons.training)
     return {
         "scores": counts.astype(np.float64),
-        "totals": np.array([float(people), scored.loss, float(len(found.training)), 0.0]),
+        "totals": np.array([float(people), scored.loss, float(len(persons.training)), 0.0]),
     }
 
 
@@ -332,14 +346,15 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
-            f"{task.name}: no node has people to train on; widen the cohort, or make `validation` smaller"
+            f"{task.name}: no node has people to train on; widen the cohort, or reduce `validation`"
         )
     nodes = list(total.by_node.values()) or [total]
     this_round = [loss / n, valid / n_valid if n_valid else math.nan, n, len(nodes)]
     history = np.vstack([state.memory["history"], this_round])
     if not history[-1, 0] < LOST / n:
         raise errors.ModelError(
-            f"{task.name}: the loss became NaN: lower the learning rate, which is {options.learning_rate:g}"
+            f"{task.name}: the loss became NaN: lower the learning rate,"
+            f" which is {options.learning_rate:g}"
         )
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
@@ -356,20 +371,17 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     )
     if options.strategy == "scaffold":
         values["control"] = total.sums["control"] / n
-    kept = {"history": history, "best": best, "lowest": lowest, **memory}
-    if len(history) < options.rounds and not (
-        options.patience and len(history) - lowest[1] >= options.patience
-    ):
-        return HubState("train", values, memory=kept)
-    return HubState(
-        "score",
-        {"weights": best if options.patience else values["weights"], "round": values["round"]},
-        memory=kept,
-    )
+    memory = {"history": history, "best": best, "lowest": lowest, **memory}
+    impatient = options.patience and len(history) - lowest[1] >= options.patience
+    if len(history) < options.rounds and not impatient:
+        return HubState("train", values, memory=memory)
+    chosen = best if options.patience else values["weights"]
+    return HubState("score", {"weights": chosen, "round": values["round"]}, memory=memory)
 
 
 def _best(weights: Floats, history: Floats, state: HubState) -> tuple[Floats, Floats]:
-    """The weights with the lowest loss in validation so far; that loss, and how many rounds were done when they were tried."""
+    """The weights with the lowest validation loss so far; and that loss, with the number of rounds
+    at that time."""
     if history[-1, 1] < state.memory["lowest"][0]:
         return weights, np.array([history[-1, 1], float(len(history))])
     return state.memory["best"], state.memory["lowest"]
@@ -381,14 +393,26 @@ def steps_of(options: Common) -> Steps:
 
 
 def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
-    """What is released: the network, how its inputs are scaled, and its weights."""
+    """The released model: the network, the scaling of its inputs, and its weights."""
     plan: Plan = task.plan
+    if plan.array is None:
+        inputs = [term.name for term in plan.terms]
+        centre, divisor = plan.scaling.centre.tolist(), plan.scaling.scale.tolist()
+    else:
+        inputs, centre, divisor = [str(plan.array.name)], [plan.middle], [plan.half]
     about: Row = {
-        "network": plan.network.kind, "shape": list(plan.network.shape), "widths": list(plan.network.widths), "norm": plan.network.norm,
-        "outcome": plan.outcome.name, "rows": task.options.rows, "strategy": task.options.strategy, "scale": scale,
-        "inputs": [term.name for term in plan.terms] or [str(plan.array.name if plan.array else "")],
-        "centre": plan.scaling.centre.tolist() if plan.array is None else [plan.middle], "divisor": plan.scaling.scale.tolist() if plan.array is None else [plan.half],
-    }  # fmt: skip
+        "network": plan.network.kind,
+        "shape": list(plan.network.shape),
+        "widths": list(plan.network.widths),
+        "norm": plan.network.norm,
+        "outcome": plan.outcome.name,
+        "rows": task.options.rows,
+        "strategy": task.options.strategy,
+        "scale": scale,
+        "inputs": inputs,
+        "centre": centre,
+        "divisor": divisor,
+    }
     return TrainedModel(about, state["weights"])
 
 

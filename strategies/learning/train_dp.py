@@ -1,11 +1,15 @@
-"""Training under differential privacy: no person, with all their rows, moves a step by more than `clip` (DP-SGD, Abadi et al. 2016).
+"""Training under differential privacy: no person, with all their rows, moves a step by more than
+`clip` (DP-SGD, Abadi et al. 2016).
 
-Node: in each step everyone takes part with probability `sampling`, by a coin that only the node knows; people's gradients are
-clipped and added up. With `local_steps: 1` the noised sum leaves, and goes through a secure sum where the study has one, so that the noise
-is that of one node for all together; with more, the node takes the steps by itself, with noise in each, and sends how far
-its weights moved. Hub: the next weights, from the mean. Noised: the weights, and the histogram of scores in the end.
+Node: in each step everyone takes part with probability `sampling`, by a coin that only the node
+knows; people's gradients are clipped and added up. With `local_steps: 1` the noised sum leaves, and
+goes through a secure sum where the study has one, so that the noise is that of one node for all
+together; with more, the node takes the steps by itself, with noise in each, and sends how far its
+weights moved. Hub: the next weights, from the mean. Noised: the weights, and the histogram of
+scores in the end.
 
-Costs: the sampled Gaussian mechanism over all steps (Mironov, Talwar, Zhang 2019); the first round, and the last, as any count.
+Costs: the sampled Gaussian mechanism over all steps (Mironov, Talwar, Zhang 2019); the first round,
+and the last, as any count.
 """
 
 from __future__ import annotations
@@ -46,14 +50,14 @@ COUNT_SHARE = (
     0.03  # of the budget, for how many people there are; what training leaves is for the scores
 )
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
-SLACK = (
-    2.0**-7
-)  # of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in lengths that are certain
+# of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in lengths that are
+# certain
+SLACK = 2.0**-7
 
 
 class Options(Common):
-    """`sampling`: the probability with which a person is in a step; `clip`: the longest gradient of a person; `local_steps`: steps that a node
-    takes by itself in each round."""
+    """`sampling`: the probability with which a person is in a step; `clip`: the longest gradient of
+    a person; `local_steps`: steps that a node takes by itself in each round."""
 
     norm: Literal["none", "group"] = "group"
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -66,14 +70,18 @@ class Options(Common):
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.momentum and options.local_steps == 1:
         raise ExpressionError(
-            "momentum is of the steps that a node takes by itself; with local_steps: 1 take strategy fedavgm and server_momentum"
+            "momentum is of the steps that a node takes by itself; with local_steps:"
+            " 1 take strategy fedavgm and server_momentum"
         )
     return train.compiled(options, schema, options.norm)
 
 
 def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
     if secure_sum and task.options.local_steps > 1:
-        return "steps that a node takes by itself need all of the noise each, so a secure sum would gain nothing: write local_steps: 1"
+        return (
+            "steps that a node takes by itself need all of the noise each,"
+            " so a secure sum would gain nothing: write local_steps: 1"
+        )
     return None
 
 
@@ -157,7 +165,8 @@ def _net(task: Task[Options, Plan], weights: Floats) -> Any:
 
 
 def drawn(cohort: Cohort, found: People, task: Task[Options, Plan], round_: int, step: int) -> Ints:
-    """Who is in a step: each of those who train by a coin of their own, from this node's secrets of this study and of this very release."""
+    """Who is in a step: each of those who train by a coin of their own, from this node's secrets of
+    this study and of this very release."""
     about = f"{task.name} {round_} {step}".encode()
     stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + cohort.release + about).digest(
         8 * len(found.index)
@@ -206,7 +215,7 @@ def _clipped_batch(
     net: Any, found: People, chunk: Ints, task: Task[Options, Plan]
 ) -> per_person_gradients.Clipped:
     batch = local_training.batch(found, local_training.padded(chunk, _batch_size(task)), task)
-    loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+    loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
     return per_person_gradients.clipped_sum(
         net, batch.rows, len(batch.there), loss, task.options.clip, len(chunk)
     )
@@ -220,7 +229,7 @@ def _sum_in_64_bits(
     for person in chosen:
         rows = local_training.batch(found, np.array([person]), task)
         batch = local_training.Batch(rows.rows.double(), rows.there.double(), rows.answers.double())
-        loss = partial(local_training.losses, made=batch, views=task.options.rows == "views")
+        loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
         gradient = per_person_gradients.single_gradient(wide, batch.rows, loss, task.options.clip)
         total += gradient.numpy()
     return total
@@ -233,8 +242,9 @@ def inside(
     noised: Callable[[Floats], Floats],
     people: Floats,
 ) -> Part:
-    """The steps of a round that this node takes by itself. `noised` adds noise to the sum of a step; `people` (1,), what this node has
-    said of how many they are: the sum is divided by how many that makes in a step."""
+    """The steps of a round that this node takes by itself. `noised` adds noise to the sum of a
+    step; `people` (1,), what this node has said of how many they are: the sum is divided by how
+    many that makes in a step."""
     options, round_ = task.options, int(state["round"][0])
     found = _people(cohort, task)
     expected = in_a_step(float(people[0]), task)
@@ -273,7 +283,8 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         people = float(total.sums["people"][0])
         if not people > 3 * math.sqrt(total.noise["people"]):
             raise errors.ModelError(
-                f"{task.name}: too few people beside the noise; widen the cohort, or give the study a larger epsilon"
+                f"{task.name}: too few people beside the noise; widen the cohort,"
+                " or give the study a larger epsilon"
             )
         return HubState(
             _step(task),
@@ -296,7 +307,8 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     )
     if not np.isfinite(weights).all():
         raise errors.ModelError(
-            f"{task.name}: the weights became NaN: lower the learning rate, which is {options.learning_rate:g}"
+            f"{task.name}: the weights became NaN: lower the learning rate,"
+            f" which is {options.learning_rate:g}"
         )
     round_ = state["round"] + 1
     memory = {"people": state.memory["people"], **momentum}
@@ -320,15 +332,18 @@ def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:
             ]
         )
     why = (
-        "noise in every step of the training, and in the counts of scores; the intervals of the area include the latter. "
-        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds, so the area of a network whose scores lie close together comes out too low"
+        "noise in every step of the training, and in the counts of scores;"
+        " the intervals of the area include the latter. "
+        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds,"
+        " so the area of a network whose scores lie close together comes out too low"
     )
     people, noise = state.memory["people"]
     n = Counts(people=max(0, round(float(people))), rows=None, missing=None)
     notes = list[str]()
     if tables["glance"].rows[0]["auc"] is None:
         notes.append(
-            "too few people are kept for validation beside the noise to tell what the network is worth; give the study a larger epsilon"
+            "too few people are kept for validation beside the noise to tell what the network is"
+            " worth; give the study a larger epsilon"
         )
     notes += [f"the number of people carries noise of standard deviation {math.sqrt(noise):.1f}"]
     return Result(tables, n, Exactness("noised", why), notes, train.model(task, state, "contract"))
@@ -348,7 +363,8 @@ def _glance(counts: Floats, variance: float) -> Row:
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil 1982)."""
+    """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil
+    1982)."""
     n = max(2.0, people * (task.options.validation or 1.0))
     auc, half = 0.8, n / 2
     sampling_sd = math.sqrt(

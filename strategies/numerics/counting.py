@@ -1,4 +1,4 @@
-"""Who stands behind the numbers of a Part."""
+"""The numbers of people and rows behind the numbers of a Part."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ from federation.schema import Field
 from strategies.protocol import Total
 
 Mask = NDArray[np.bool_]
-CUT = "about {share:.0f} % of the people were clipped: values moved into the contract's ranges, rows beyond rows_per_person, or the analysis's own bound"
+CUT = (
+    "about {share:.0f} % of the people were clipped: values moved into the contract's ranges,"
+    " rows beyond rows_per_person, or the analysis's own bound"
+)
+
+UNREAD = (
+    "about {share:.0f} % of the rows lack a value that the analysis reads, or hold one that their "
+    "node cannot read, such as a number with a decimal comma: ask the producers to run `hdh node check`"
+)
+SURE = 5.0  # a count is clear of the noise above this many standard deviations
 
 
 def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
-    """The cells that every Part has: people, rows and missing rows of the complete cases `keep` (n_rows,)."""
+    """The cells that every Part has: people, complete rows and missing rows, from the mask `keep`
+    (n_cohort,) of the complete rows."""
     rows = int(np.count_nonzero(keep))
-    someone = cohort.people if rows == cohort.rows else cohort.count_people(keep)
+    n_people = cohort.people if rows == cohort.rows else cohort.count_people(keep)
     return {
-        "people": np.array([someone]),
+        "people": np.array([n_people]),
         "rows": np.array([rows]),
         "missing": np.array([cohort.rows - rows]),
     }
@@ -45,9 +55,9 @@ def reported(cells: Mapping[str, Ints], *, events: bool = False) -> Counts:
 
 # -- under differential privacy
 def tally(cohort: Cohort, keep: Mask, clipped: Mask | None = None) -> Ints:
-    """People of the complete cases `keep` (n_rows,), missing rows, and people of `keep` who were clipped: by the contract when
-    the cohort was opened, or by the analysis, which marks their rows in `clipped` (n_rows,). Where a person may have several
-    rows, the complete rows too."""
+    """(3,): people with complete rows, the mask `keep` (n_cohort,); missing rows; and clipped
+    people. The contract clips when the cohort is opened; the analysis marks the rows that it clips
+    in `clipped` (n_cohort,). If a person may have several rows, (4,): also the complete rows."""
     flags = [flag for flag in (cohort.clipped, clipped) if flag is not None]
     cut = np.logical_or.reduce([*flags, np.zeros(cohort.rows, np.bool_)]) & keep
     rows = int(np.count_nonzero(keep))
@@ -56,13 +66,15 @@ def tally(cohort: Cohort, keep: Mask, clipped: Mask | None = None) -> Ints:
 
 
 def tally_sensitivity(rows_per_person: int) -> float:
-    """Alone, a person's row is complete, and perhaps clipped, or missing. Of several, a person counts once among the people, once
-    among the clipped, and the rows are split over complete and missing."""
+    """The sensitivity of `tally`. A single row is missing, or it is complete and perhaps clipped. A
+    person with several rows counts once as a person and once as clipped, and their rows are split
+    over complete and missing."""
     return math.sqrt(2) if rows_per_person == 1 else math.sqrt(2 + rows_per_person**2)
 
 
 def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
-    """The people (rows) in each combination of the levels of `fields`; counted where the rows lie, if the cohort can."""
+    """The number of people (rows) with each combination of the levels of `fields`, counted without
+    reading columns if the cohort can."""
     if cohort.count is not None:
         return cohort.count(fields)
     columns = cohort.columns(fields)
@@ -79,19 +91,21 @@ def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
 
 
 def what(rows_per_person: int) -> str:
-    """What `cross` counts beside the cells: people, or rows where a person may have several, whose people are not sought."""
+    """The unit that `cross` counts beside the cells: people, or rows if a person may have several.
+    Then it does not identify people."""
     return "people" if rows_per_person == 1 else "rows"
 
 
 def cross_sensitivity(rows_per_person: int) -> float:
-    """A person's rows are split over complete and missing, and the person is clipped or not."""
+    """The sensitivity of the counts beside the cells: a person's rows are split over complete and
+    missing, and the person is clipped or not."""
     return math.sqrt(1 + rows_per_person**2)
 
 
 def crossed(
     cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int
 ) -> Part:
-    """What `cross` counts, as a Part of `counts` (in that shape) and of who was counted."""
+    """The counts of `cross` as a Part: `counts` in `shape`, and people or rows."""
     counted, name = cross(cohort, fields), what(rows_per_person)
     sensitivity = {"counts": float(rows_per_person), name: cross_sensitivity(rows_per_person)}
     return Part({"counts": counted.cells.reshape(shape), name: counted.people}, {}, sensitivity)
@@ -99,7 +113,8 @@ def crossed(
 
 @dataclass(frozen=True)
 class Estimated:
-    """The counts of a result from the noised tally of all nodes, the number of rows, and notes for the reader."""
+    """The counts of a result from the noised tally of all nodes, the number of rows, and notes for
+    the reader."""
 
     n: Counts
     rows: int
@@ -107,9 +122,9 @@ class Estimated:
 
 
 def estimated(total: Total, cut: str = CUT) -> Estimated:
-    """`cut` describes how people were clipped. The note appears where their share stands clear of the noise and
-    is at least one in a hundred, since clipping may then move an estimate visibly."""
-    name = "people" if "people" in total.sums else "rows"
+    """`cut`: the note about clipped people. It appears if their share is larger than the noise and
+    at least one per cent, because clipping may then move an estimate visibly."""
+    name = _tally_of(total)
     first, missing, clipped, *more = (max(0, round(value)) for value in total.sums[name].tolist())
     rows = more[0] if more else first
     people = first if name == "people" else None
@@ -118,5 +133,21 @@ def estimated(total: Total, cut: str = CUT) -> Estimated:
     return Estimated(
         Counts(people=people, rows=rows, missing=missing, clipped=clipped),
         rows,
-        [cut.format(share=100 * share)] if clear else [],
+        [*([cut.format(share=100 * share)] if clear else []), *unread(total)],
     )
+
+
+def unread(total: Total) -> list[str]:
+    """A note if the noised tally shows that most rows lack a value; nothing without a tally."""
+    name = _tally_of(total)
+    if len(total.sums.get(name, ())) < 3 or name not in total.noise:
+        return []
+    first, missing, _, *more = total.sums[name].tolist()
+    rows, noise = max(more[0] if more else first, 0.0), math.sqrt(total.noise[name])
+    if missing <= max(rows, SURE * noise):
+        return []
+    return [UNREAD.format(share=100 * missing / (rows + missing))]
+
+
+def _tally_of(total: Total) -> str:
+    return "people" if "people" in total.sums else "rows"

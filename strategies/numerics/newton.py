@@ -1,4 +1,5 @@
-"""What the regressions share: scaled columns, Newton's step with aliased columns left out, the coefficient table."""
+"""Shared parts of the regressions: scaled columns, Newton's method without aliased columns, and the
+table of coefficients."""
 
 from __future__ import annotations
 
@@ -17,28 +18,30 @@ from federation.messages import Floats, State
 from federation.results import Row
 from strategies.admissible import Rule, Values
 
-BLOCK = 4096  # rows: with 20 columns a block of float64 stays in a core's cache
-ALIASED = 1e-12  # share of a column's sum of squares that the columns before it leave, below which it repeats them
-ROUGH = 1e-9  # the same where a secure sum may round to a fixed unit, because the contract bounds nothing
-ROUNDED = (
-    2.0**-31
-)  # of one person's largest part of a sum: what the rounding of a secure sum may leave of nothing
-LOST = 1e-11  # share of the first round's information below which a direction is bounded by no row
+BLOCK = 4096  # rows: with 20 columns, a block of float64 fits a core's cache
+# A column is aliased if the columns before it leave less than this share of its sum of squares.
+ALIASED = 1e-12
+# The same if a secure sum rounds to a fixed unit, because the contract bounds nothing.
+ROUGH = 1e-9
+# The rounding error of a secure sum, as a share of one person's largest part of the sum.
+ROUNDED = 2.0**-31
+# No row bounds a direction that keeps less than this share of the first round's information.
+LOST = 1e-11
 MAX_ROUNDS = 30
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Design column x becomes (x - centre) / scale, in [-1, 1] by the contract's ranges: well-conditioned sums, and
-    bounds that the contract implies."""
+    """A design column x becomes (x - centre) / scale, which the contract's ranges bound to [-1, 1].
+    The sums are then well conditioned and bounded."""
 
     centre: Floats
     scale: Floats
 
 
 def scaling(terms: Sequence[Term], *, centred: bool) -> Scaling:
-    """Where the contract gives no range, the column stays as it is."""
+    """The scaling of each term; a column without a range in the contract is not scaled."""
     centre, scale = np.zeros(len(terms)), np.ones(len(terms))
     for j, term in enumerate(terms):
         low, high = term.interval
@@ -49,14 +52,16 @@ def scaling(terms: Sequence[Term], *, centred: bool) -> Scaling:
 
 
 def row_norm(terms: Sequence[Term], intercept: bool) -> float:
-    """The largest L2 norm of a scaled row: each column lies in [-1, 1], or the contract bounds nothing."""
+    """The largest L2 norm of a scaled row, whose columns lie in [-1, 1]; infinite if the contract
+    does not bound every term."""
     if any(not isfinite(end) for term in terms for end in term.interval):
         return inf
     return sqrt(len(terms) + intercept)
 
 
 def predictor_interval(norm: float, beta: Floats, intercept: bool) -> Interval:
-    """Where the linear predictor lies for any scaled row, of L2 norm `norm` at most."""
+    """The interval of the linear predictor over all scaled rows, whose L2 norm is at most
+    `norm`."""
     if norm == inf:
         return (-inf, inf)
     slopes = beta[1:] if intercept else beta
@@ -70,7 +75,7 @@ def blocks(rows: int) -> Iterator[slice]:
 
 
 def gram(X: Floats, weights: Floats) -> Floats:
-    """(p, p) sum over rows of weight * x x'; weights must not be negative."""
+    """(p, p): the sum over rows of weight * x x'; weights must not be negative."""
     total = np.zeros((X.shape[1], X.shape[1]))
     root = np.sqrt(weights)
     for rows in blocks(len(X)):
@@ -81,7 +86,8 @@ def gram(X: Floats, weights: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Step:
-    """A Newton step. `decrement` is score' information^-1 score: twice the gain in log-likelihood to expect."""
+    """A Newton step. `decrement`: score' information^-1 score, twice the expected gain in
+    log-likelihood."""
 
     beta: Floats
     decrement: float
@@ -90,14 +96,14 @@ class Step:
 
 
 def newton(score: Floats, information: Floats, aliased: Mask) -> Step:
-    """Aliased columns get step 0 and no variance, as R's `glm` and `coxph` do."""
-    kept = ~aliased
+    """Newton's step; aliased columns have step 0 and no variance, as in R's `glm` and `coxph`."""
+    fitted = ~aliased
     step, covariance = np.zeros(len(score)), np.full(information.shape, np.nan)
-    if kept.any():
-        inverse = np.linalg.inv(information[np.ix_(kept, kept)])
+    if fitted.any():
+        inverse = np.linalg.inv(information[np.ix_(fitted, fitted)])
         inverse = (inverse + inverse.T) / 2
-        step[kept] = inverse @ score[kept]
-        covariance[np.ix_(kept, kept)] = inverse
+        step[fitted] = inverse @ score[fitted]
+        covariance[np.ix_(fitted, fitted)] = inverse
     return Step(step, float(step @ score), covariance, aliased)
 
 
@@ -114,7 +120,8 @@ class Top:
 
 @dataclass(frozen=True)
 class Move:
-    """One round of the method: the coefficients to go to, and Newton's step, or None after an overshoot."""
+    """One round of the method: the next coefficients, and Newton's step, or None after an
+    overshoot."""
 
     beta: Floats
     step: Step | None
@@ -126,40 +133,45 @@ class Move:
 
 @dataclass(frozen=True)
 class Identified:
-    """What the first round settles: `aliased` (p,), the columns that the design does not tell from those before them,
-    and `first` (p, p), that round's information.
+    """The outcome of the first round: `aliased` (p,), the columns that are linear combinations of
+    those before them, and `first` (p, p), the information of that round.
 
-    Neither depends on the response. An information that loses rank in a later round therefore never means that columns
-    repeat each other, but that no row bounds the coefficients: the responses are separated."""
+    Neither depends on the response. If the information loses rank in a later round, the cause is
+    therefore never an aliased column, but that no row bounds the coefficients: the responses are
+    separated."""
 
     aliased: Mask
     first: Floats
 
     def unbounded(self, information: Floats, *, relative: bool) -> Floats | None:
-        """(p,) the direction in which next to nothing is left of the first round's information, or None. `relative`:
-        compared with the direction that keeps most of it, for counts whose mean may be far from 1."""
-        kept = np.flatnonzero(~self.aliased)
-        if not len(kept):
+        """(p,): the direction that has lost almost all of the first round's information, or None.
+        `relative`: compare with the direction that has kept the largest share, for counts whose
+        mean may be far from 1."""
+        fitted = np.flatnonzero(~self.aliased)
+        if not len(fitted):
             return None
-        root = np.linalg.cholesky(self.first[np.ix_(kept, kept)])
-        half = np.linalg.solve(root, information[np.ix_(kept, kept)])
+        root = np.linalg.cholesky(self.first[np.ix_(fitted, fitted)])
+        half = np.linalg.solve(root, information[np.ix_(fitted, fitted)])
         shares, directions = np.linalg.eigh(np.linalg.solve(root, half.T))
         if shares[0] > LOST * (shares[-1] if relative else 1.0):
             return None
         direction = np.zeros(len(self.aliased))
-        direction[kept] = np.linalg.solve(root.T, directions[:, 0])
+        direction[fitted] = np.linalg.solve(root.T, directions[:, 0])
         return direction
 
 
 def identify(gram: Floats, sensitivity: float, size: Floats | None = None) -> Identified:
-    """From a weighted cross-product of the design (p, p), or from the first round's information, which has the same null
-    space. `size` (p,): sums of squares that the information is a small difference of; `sensitivity`: of one person."""
+    """Finds the aliased columns in a weighted cross-product of the design, `gram` (p, p), or in the
+    first round's information, which has the same null space. size (p,): sums of squares, if the
+    information is a small difference of larger sums. sensitivity: of `gram`."""
     share, floor = (ALIASED, ROUNDED * sensitivity) if isfinite(sensitivity) else (ROUGH, 0.0)
     return Identified(find_aliased(gram, size, share=share, floor=floor), gram)
 
 
-MEMORY = frozenset({"last", "best", "rounds", "null", "aliased", "first"})  # what `climb` keeps
-Diverged = Callable[[Floats], str]  # what to say of coefficients that grow along a direction (p,)
+# The arrays that `climb` keeps in a state.
+MEMORY = frozenset({"last", "best", "rounds", "null", "aliased", "first"})
+# The message for coefficients that diverge along a direction (p,).
+Diverged = Callable[[Floats], str]
 
 
 def separated(
@@ -170,8 +182,8 @@ def separated(
     baseline: Sequence[str] = ("(Intercept)",),
     firth: bool = False,
 ) -> Diverged:
-    """The refusal of a fit without a finite estimate. `baseline`: names that the message puts last; `firth`: whether
-    the analysis offers that penalty."""
+    """The message for a fit without a finite estimate. `baseline`: names that come last in the
+    message. `firth`: whether the analysis offers that penalty."""
 
     def message(direction: Floats) -> str:
         size = np.abs(direction)
@@ -188,7 +200,7 @@ def separated(
 
 
 def begin(beta: Floats, **more: Floats) -> State:
-    """`more` stays in the state through all rounds."""
+    """The first state at `beta`; the arrays `more` stay in the state through all rounds."""
     return State(
         "newton",
         {"beta": beta, "last": beta, "best": np.array([-inf]), "rounds": np.zeros(1), **more},
@@ -196,7 +208,7 @@ def begin(beta: Floats, **more: Floats) -> State:
 
 
 def overshot(best: float, log_lik: float) -> bool:
-    """Whether the last step lowered the log-likelihood, by more than rounding does."""
+    """Whether the last step lowered the log-likelihood by more than the rounding error."""
     return not isfinite(log_lik) or log_lik < best - 1e-9 * (abs(best) + 1)
 
 
@@ -209,7 +221,8 @@ def move(
     log_lik: float,
     identified: Identified,
 ) -> Move:
-    """Newton's step from `beta`, or half the way back to `last`, whose log-likelihood was `best`."""
+    """Newton's step from `beta`, or half the way back to `last`, whose log-likelihood was
+    `best`."""
     if overshot(best, log_lik):
         return Move((beta + last) / 2, None)
     step = newton(score, information, identified.aliased)
@@ -235,10 +248,11 @@ def climb(
     rules: Sequence[Rule] = (),
     max_rounds: int = MAX_ROUNDS,
 ) -> State | Top:
-    """One round of Newton's method, halved where it overshoots; the next state is of step `again`, and satisfies `rules`.
+    """One round of Newton's method, halved where it overshoots; the next state is of step `again`,
+    and satisfies `rules`.
 
-    `design`, or else the information of the first round with its `sensitivity` and `size`, settles what is aliased.
-    Raises ModelError(diverged) when the rows do not bound a coefficient."""
+    `design`, or else the information of the first round with its `sensitivity` and `size`, settles
+    what is aliased. Raises ModelError(diverged) when the rows do not bound a coefficient."""
     values = _counted(state, diverged, max_rounds)
     settled_before = identified(state) or design or identify(information, sensitivity, size)
     values |= {"aliased": settled_before.aliased.astype(np.float64), "first": settled_before.first}
@@ -257,7 +271,7 @@ def climb(
 
 
 def identified(state: State) -> Identified | None:
-    """What the first round settled, from the state of a later one."""
+    """The outcome of the first round, from the state of a later round."""
     if "aliased" not in state.values:
         return None
     return Identified(state["aliased"] > 0, state["first"])
@@ -266,14 +280,15 @@ def identified(state: State) -> Identified | None:
 def within(
     rules: Sequence[Rule], values: Values, beta: Floats, step: Floats, diverged: Diverged
 ) -> Floats:
-    """The coefficients after `step`, halved until the nodes admit them. ModelError at the edge of what they admit."""
+    """The coefficients after `step`, which is halved until the nodes admit them. ModelError if they
+    admit none."""
     for fraction in (1.0, 0.5, 0.25, 0.125):
         reached = beta + fraction * step
         if not any(rule({**values, "beta": reached}) for rule in rules):
             return reached
     raise ModelError(
-        f"{diverged(step)}; or, where a contract range is far wider than the values in it, the estimate is finite and out of "
-        "reach: narrow that range"
+        f"{diverged(step)}; or, if a contract range is far wider than the values in it,"
+        " the estimate is finite but out of reach: narrow that range"
     )
 
 
@@ -286,7 +301,8 @@ def refuse_unbounded(
 
 
 def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> State | None:
-    """Half the way back if `climb` would take it, for a method that knows the likelihood a round before the rest."""
+    """The state half the way back after an overshoot, else None; for a method that computes the
+    likelihood one round before the score."""
     values = _counted(state, diverged)
     if not overshot(float(values["best"][0]), log_lik):
         return None
@@ -294,7 +310,7 @@ def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> 
 
 
 def _counted(state: State, diverged: Diverged, max_rounds: int = MAX_ROUNDS) -> dict[str, Floats]:
-    """The values of a state with this round counted. ModelError after `max_rounds`."""
+    """The values of a state, with this round counted. ModelError after `max_rounds` rounds."""
     values = {"last": state["beta"], "best": np.array([-inf])} | dict(state.values)
     values["rounds"] = values.get("rounds", np.zeros(1)) + 1
     if values["rounds"][0] > max_rounds:
@@ -312,8 +328,8 @@ def spread(L: Floats, step: Step) -> Floats:
 def find_aliased(
     gram: Floats, size: Floats | None = None, *, share: float = ALIASED, floor: float = 0.0
 ) -> Mask:
-    """(p,) True where a sequential Cholesky leaves a column no more than rounding may leave of nothing: `share` of its
-    sum of squares `size` (p,), by default the diagonal, or `floor`."""
+    """(p,): True for a column that a sequential Cholesky factorisation reduces to rounding error:
+    to `share` of its sum of squares `size` (p,), by default the diagonal, or to `floor`."""
     rest = gram.copy()
     nothing = np.maximum(share * (np.diag(gram) if size is None else size), floor)
     aliased = np.zeros(len(rest), np.bool_)
@@ -348,7 +364,8 @@ def coefficients(
     statistic: str = "normal",
     df: int = 0,
 ) -> list[Row]:
-    """Tidy rows. `exponentiate` names the column of exp(estimate), as `hazard_ratio`; aliased terms are null."""
+    """Tidy rows; aliased terms are null. `exponentiate`: the name of the column of exp(estimate),
+    such as `hazard_ratio`."""
     from scipy import special
 
     rows: list[Row] = []
@@ -393,10 +410,10 @@ def coefficients(
 
 def aliased_note(names: Sequence[str], aliased: Mask) -> list[str]:
     return [
-        f"{name}: not estimated; in this cohort it does not vary (against the contract's range, if that is "
-        "very wide), or repeats the terms before it"
-        for name, out in zip(names, aliased, strict=True)
-        if out
+        f"{name}: not estimated; in this cohort it does not vary (relative to the contract's range,"
+        " if that is very wide), or is a combination of the terms before it"
+        for name, is_aliased in zip(names, aliased, strict=True)
+        if is_aliased
     ]
 
 

@@ -1,9 +1,10 @@
 """Newton's method on noised sums, with intervals that include the noise.
 
-Each round spends more than the one before, since early steps only have to come near. The estimate is one Newton step from
-the last rounds' points, averaged by precision: near the optimum each such step is right up to its own noise, so nearly the
-whole budget of those rounds counts. Its covariance is the inverse information (sampling) plus the noise of the score and of
-the information, both carried through the step.
+Each round spends more than the one before, because early steps need little precision. The estimate
+is one Newton step from the points of the last rounds, averaged by precision: near the optimum, the
+error of each such step is its own noise only, so the estimate uses nearly the whole budget of these
+rounds. Its covariance is the inverse information (sampling) plus the noise of the score and of the
+information, propagated through the step.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from strategies.numerics import newton
 from strategies.numerics.newton import Mask, Scaling
 from strategies.protocol import AnyTask, HubState, Noise, Total
 
-GROWTH = 3.0  # each round's share over the one before
-LATE = 2  # rounds that the estimate is made of
-LONGEST_STEP = 3.0  # of a coefficient of a column in [-1, 1], until the last round
-SURE = 1.0  # of an information, over its noise in all directions together: less of it, and an estimate would stand on noise
+GROWTH = 3.0  # the ratio of a round's share of the budget to that of the round before
+LATE = 2  # the number of last rounds that the estimate averages
+LONGEST_STEP = 3.0  # of a coefficient of a column in [-1, 1], before the last round
+# The smallest ratio of an information to its noise in all directions together. Below it, an
+# estimate would consist of noise.
+SURE = 1.0
 
 
 def round_share(number: int, rounds: int) -> float:
-    """What round `number`, from 0, takes of the budget of all."""
+    """The share of round `number`, from 0, of the budget of all rounds."""
     return float(GROWTH**number / (GROWTH ** np.arange(rounds)).sum())
 
 
@@ -40,12 +43,13 @@ def triangle_norm(p: int) -> float:
 
 
 def everywhere(p: int) -> Mask:
-    """(p, p) where an information matrix may differ from 0: anywhere, unless the model says more."""
+    """(p, p): the mask of the entries of an information matrix that may differ from 0; all of them,
+    unless the model excludes some."""
     return np.ones((p, p), np.bool_)
 
 
 def pack(matrix: Floats, support: Mask) -> Floats:
-    """The entries of the upper triangle that are in `support` (p, p), row by row."""
+    """The entries of the upper triangle in the mask `support` (p, p), row by row."""
     return np.asarray(matrix[np.triu(support)])
 
 
@@ -57,7 +61,8 @@ def unpack(packed: Floats, support: Mask) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """`covariance` is for sampling and noise together, `noise` the noise's part of it; of scaled coefficients."""
+    """Scaled coefficients. `covariance`: of sampling and noise together. `noise`: the part of the
+    noise."""
 
     beta: Floats
     covariance: Floats
@@ -70,12 +75,12 @@ def invert(information: Floats) -> Floats:
 
 
 def begin(beta: Floats, **more: Floats) -> State:
-    """`more` stays in the state through all rounds."""
+    """The first state at `beta`; the arrays `more` stay in the state through all rounds."""
     return State("newton", {"beta": beta, "round": np.zeros(1), **more})
 
 
 def states(p: int, rounds: int, **more: Floats) -> list[State]:
-    """A state of each round, to know shares, shapes and bounds by."""
+    """One state for each round, with the shapes of the real ones."""
     return [
         State("newton", {"beta": np.zeros(p), "round": np.array([float(number)]), **more})
         for number in range(rounds)
@@ -85,12 +90,12 @@ def states(p: int, rounds: int, **more: Floats) -> list[State]:
 def advance(
     total: Total, state: HubState, rounds: int, task: AnyTask, names: Sequence[str], support: Mask
 ) -> State | Fit:
-    """The next State, or after the last round the Fit. `total` holds the noised `score` (p,) and `information` (packed)."""
+    """The next State, or the Fit after the last round. `total` holds the noised `score` (p,) and
+    `information` (packed)."""
     values = state.values
     p, number = len(values["beta"]), int(values["round"][0])
-    late = [
-        state.memory[f"late:{i}"] for i in range(min(number, LATE - 1))
-    ]  # rounds before this one, the latest first
+    # This round and those before it, the latest first.
+    late = [state.memory[f"late:{i}"] for i in range(min(number, LATE - 1))]
     late = [_entry(total, values["beta"], p), *late]
     information, spread = _pooled([_information(entry, support) for entry in late])
     eigenvalues, U = np.linalg.eigh(information)
@@ -101,17 +106,18 @@ def advance(
         return _fit(late, information, spread, support)
     step = (U / np.maximum(eigenvalues, max(floor, 1e-9))) @ (U.T @ total.sums["score"])
     step *= min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
-    kept = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
-    return _admitted({**values, "round": np.array([number + 1.0])}, step, kept, task)
+    memory = {f"late:{i}": entry for i, entry in enumerate(late[: LATE - 1])}
+    return _admitted({**values, "round": np.array([number + 1.0])}, step, memory, task)
 
 
 def _admitted(
-    values: Mapping[str, Floats], step: Floats, kept: Mapping[str, Floats], task: AnyTask
+    values: Mapping[str, Floats], step: Floats, memory: Mapping[str, Floats], task: AnyTask
 ) -> State:
-    """The next state, with the step halved until the nodes admit its coefficients, as they admitted those before."""
+    """The next state, with the step halved until the nodes admit its coefficients. They admit the
+    coefficients of this round, so a short enough step exists."""
     limits = task.analysis.limits(task)
     while True:
-        state = HubState("newton", {**values, "beta": values["beta"] + step}, memory=kept)
+        state = HubState("newton", {**values, "beta": values["beta"] + step}, memory=memory)
         if not np.abs(step).max(initial=0.0) > 1e-12 or not admissible.problem(limits, state):
             return state
         step = step / 2
@@ -120,7 +126,8 @@ def _admitted(
 def newton_step(
     names: Sequence[str], bounded: Sequence[bool], rounds: int, *, first: int = 0
 ) -> Step:
-    """What the nodes admit of a round: a coefficient of each name, of which `bounded` tells whose columns lie in [-1, 1]."""
+    """The limits of a round. `names`: of the coefficients. `bounded`: whether each coefficient's
+    column lies in [-1, 1]."""
     arrays = {"beta": Array((len(names),)), "round": admissible.counter(rounds)}
     return Step(
         arrays, first=first, round="round", rules=(admissible.within_reach("beta", names, bounded),)
@@ -128,7 +135,8 @@ def newton_step(
 
 
 def _entry(total: Total, beta: Floats, p: int) -> Floats:
-    """A round's numbers in one array: variances of score and information, beta, score, information."""
+    """The numbers of a round in one array: the variances of score and information, beta, score,
+    information."""
     noise = [total.noise["score"], total.noise["information"]]
     return np.concatenate([noise, beta, total.sums["score"], total.sums["information"]])
 
@@ -137,15 +145,16 @@ def _information(entry: Floats, support: Mask) -> tuple[Floats, float]:
     return unpack(entry[2 + 2 * len(support) :], support), float(entry[1])
 
 
-def _pooled(found: Sequence[tuple[Floats, float]]) -> tuple[Floats, float]:
-    """The mean by precision of matrices with noise of those variances, and the variance of its noise."""
-    precision = np.array([1 / max(variance, 1e-300) for _, variance in found])
+def _pooled(noised: Sequence[tuple[Floats, float]]) -> tuple[Floats, float]:
+    """The mean, weighted by precision, of matrices with the variances of their noise; and the
+    variance of the mean's noise."""
+    precision = np.array([1 / max(variance, 1e-300) for _, variance in noised])
     weights = precision / precision.sum()
     mean = sum(
-        (weight * matrix for weight, (matrix, _) in zip(weights, found, strict=True)),
-        np.zeros_like(found[0][0]),
+        (weight * matrix for weight, (matrix, _) in zip(weights, noised, strict=True)),
+        np.zeros_like(noised[0][0]),
     )
-    return mean, float((weights**2 * [variance for _, variance in found]).sum())
+    return mean, float((weights**2 * [variance for _, variance in noised]).sum())
 
 
 def _fit(late: Sequence[Floats], information: Floats, spread: float, support: Mask) -> Fit:
@@ -168,14 +177,18 @@ def _fit(late: Sequence[Floats], information: Floats, spread: float, support: Ma
 
 
 def carried(v: Floats, variance: float, support: Mask) -> Floats:
-    """The covariance of E v, for a symmetric E whose upper triangle is independent noise of that variance in `support`."""
+    """The covariance of E v, for a symmetric matrix E whose upper triangle is independent noise of
+    this variance in the mask `support`."""
     off = np.where(support, np.outer(v, v), 0.0)
     np.fill_diagonal(off, support @ (v * v))
     return np.asarray(variance * off)
 
 
 def too_noisy(task: AnyTask, name: str) -> str:
-    return f"{task.name}: the data say too little about {name!r} beside the noise; leave it out, merge its levels, or give the analysis more budget"
+    return (
+        f"{task.name}: the noise hides what the data say about {name!r}; leave it out,"
+        " merge its levels, or give the analysis more budget"
+    )
 
 
 def coefficients(
@@ -187,7 +200,8 @@ def coefficients(
     z: float,
     exponentiate: str,
 ) -> list[Row]:
-    """Tidy rows as in exact mode, with `noise_sd`: the part of the standard error that is the noise."""
+    """Tidy rows as in exact mode, with `noise_sd`, the part of the standard error that comes from
+    noise."""
     L = newton.unscale(names, scaling, intercept)
     rows = newton.coefficients(
         names, L @ fit.beta, L @ fit.covariance @ L.T, z=z, exponentiate=exponentiate
@@ -198,7 +212,8 @@ def coefficients(
 
 
 def late_noise(states: Sequence[State], noise: Noise, array: str) -> float:
-    """The standard deviation of an array's mean by precision over the rounds that the estimate is made of."""
+    """The standard deviation of the noise in an array's mean, weighted by precision over the rounds
+    that the estimate averages."""
     return float(sum(noise(state, array) ** -2 for state in states[-LATE:]) ** -0.5)
 
 
@@ -212,27 +227,30 @@ def forecast_rows(
     z: float,
     least: float,
 ) -> list[Row]:
-    """The intervals to expect with that information (p,) on each scaled coefficient, and noise of that standard deviation on
-    the score; without a `width` if some information is below `least`: then no estimate will be given at all."""
+    """The intervals to expect. information (p,): on each scaled coefficient. noise: standard
+    deviation of the noise on the score. The `width` is null if an information is below `least`,
+    because there will then be no estimate."""
     L = newton.unscale(names, scaling, intercept)
     sampling, noised = 1 / information, (noise / information) ** 2
     rows: list[Row] = []
     for name, row in zip(names, L, strict=True):
-        errors_ = math.sqrt(float(row**2 @ sampling)), math.sqrt(float(row**2 @ noised))
-        width = 2 * z * math.hypot(*errors_) if (information >= least).all() else None
+        sampling_sd = math.sqrt(float(row**2 @ sampling))
+        noise_sd = math.sqrt(float(row**2 @ noised))
+        width = 2 * z * math.hypot(sampling_sd, noise_sd) if (information >= least).all() else None
         rows.append(
-            {"what": name, "sampling_sd": errors_[0], "noise_sd": errors_[1], "width": width}
+            {"what": name, "sampling_sd": sampling_sd, "noise_sd": noise_sd, "width": width}
         )
     return rows
 
 
 def expected_squares(task: AnyTask, names: Sequence[str], intercept: bool) -> Floats:
-    """(p,) what x^2 of each scaled column is on average if numbers are spread evenly over their ranges and the levels of a
-    category are equally frequent: the assumption of a forecast made before anyone is asked."""
-    found = [1.0] if intercept else []
+    """(p,): the mean of x^2 for each scaled column, if numbers are uniform over their ranges and
+    the levels of a category are equally frequent. Forecasts assume this before any node is
+    asked."""
+    squares = [1.0] if intercept else []
     for term in task.plan.model.terms:
         numeric = sum(
             factor.level is None and factor.field.kind == "number" for factor in term.factors
         )
-        found.append(max(3.0**-numeric, 1e-3))
-    return np.array(found)
+        squares.append(max(3.0**-numeric, 1e-3))
+    return np.array(squares)

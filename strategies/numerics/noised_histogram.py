@@ -17,7 +17,8 @@ from federation.results import Row
 class NoisedHistogram:
     """Equal bins of `width` from `low` up, in the unit of the column. `running` (n_bins,): how many
     people lie in each bin or below it, made consistent: it never falls, and goes from nobody to
-    everyone. `variance`: of the noise on the bins as they were released (`privacy/cumulative.py`)."""
+    everyone. `variance`: of the noise on the bins as they were released
+    (`privacy/cumulative.py`)."""
 
     low: float
     width: float

@@ -1,16 +1,16 @@
 """The rank-sum test from two noised histograms, with the noise in every error.
 
-Each group's histogram on one grid of K cells leaves the nodes as B times its counts, with independent
-noise of variance s^2 in each number (`privacy/cumulative.py`). Decoded, x and y (n_cells,) may be below
-zero; cutting them off would bias every sum. With A[i, j] = sign(i - j) / 2,
+Each group's histogram on one grid of K cells leaves the nodes as B times its counts, with
+independent noise of variance s^2 in each number (`privacy/cumulative.py`). Decoded, x and y
+(n_cells,) may be below zero; cutting them off would bias every sum. With A[i, j] = sign(i - j) / 2,
 
     T = x' A y = W - n_x n_y / 2        theta = 1/2 + T / (n_x n_y)
 
 and a linear function of the noised counts with weights w has the noise variance s^2 |w|_B^2, where
-|w|_B^2 = |w B^-1|^2. The noise of T is that of A y over x and of A x over y, and s^4 C for the product
-of both noises, C = |B^-T A B^-1|^2 (Frobenius). Since A x and A y carry noise themselves, the first two
-terms are too large by 2 s^4 C on average, so the plug-in variance is their sum minus s^4 C. It is cut
-off from below at s^4 C.
+|w|_B^2 = |w B^-1|^2. The noise of T is that of A y over x and of A x over y, and s^4 C for the
+product of both noises, C = |B^-T A B^-1|^2 (Frobenius). Since A x and A y carry noise themselves,
+the first two terms are too large by 2 s^4 C on average, so the plug-in variance is their sum minus
+s^4 C. It is cut off from below at s^4 C.
 
 Sources: as `rank_sum.py`; intervals of sums of two errors: Zou and Donner 2008 (MOVER).
 """
@@ -113,7 +113,8 @@ class NoisedGroups:
         return self.pairs / 12 * (n + 1) * (1 - ties)
 
     def _weights(self, shift: int) -> tuple[Floats, Floats]:
-        """The weights of x and of y (n_cells,) in T for x - `shift` cells, given the other group."""
+        """The weights of x and of y (n_cells,) in T for x - `shift` cells, given the other
+        group."""
         return _placement(self.y, -shift), -_placement(self.x, shift)
 
     def _noise_of(self, of_x: Floats, of_y: Floats, offset: float = 0.0) -> float:

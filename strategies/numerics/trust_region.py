@@ -1,8 +1,9 @@
 """Newton's method within a trust region: the minimum of a smooth function that need not be convex.
 
-One evaluation a round. A step is kept if the function falls by a fair share of the fall that its quadratic model
-predicts (sufficient decrease); otherwise the method goes back and tries a shorter one. It therefore settles from any
-start, where plain Newton steps may bounce for ever between points of nearly equal height (Nocedal & Wright 2006, 4.1).
+There is one evaluation per round. A step is accepted if the function decreases by a sufficient
+share of the decrease that its quadratic model predicts; otherwise the method goes back and tries a
+shorter step. It therefore converges from any start, while plain Newton steps may oscillate between
+points of nearly equal value (Nocedal & Wright 2006, 4.1).
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import numpy as np
 
 from federation.messages import Floats
 
-FLAT = 1e-7  # of the largest curvature: a direction with less of it is level, where rounding makes the slope
-FAIR = 1e-4  # of the predicted decrease
+# A direction with less than this share of the largest curvature is flat: rounding dominates its
+# slope.
+FLAT = 1e-7
+SUFFICIENT = 1e-4  # share of the predicted decrease
 MEMORY = frozenset({"at", "best", "gradient", "hessian", "radius", "predicted", "rounds"})
 
 
 @dataclass(frozen=True)
 class Point:
-    """A place (k,) with the function's value, gradient (k,) and Hessian (k, k) there."""
+    """A point `at` (k,), with the function's value, gradient (k,) and Hessian (k, k) there."""
 
     at: Floats
     value: float
@@ -30,25 +33,27 @@ class Point:
 
 
 def advance(values: Mapping[str, Floats], trial: Point) -> tuple[dict[str, Floats], Floats] | None:
-    """What to keep and where to evaluate next, or None if `trial` is the minimum. `values` is empty at first."""
+    """The values to store and the next point to evaluate, or None if `trial` is the minimum.
+    `values` is empty at first."""
     radius, accepted = _judge(values, trial)
-    point = trial if accepted else _kept(values)
+    point = trial if accepted else _accepted(values)
     if accepted and is_settled(point):
         return None
     step = shortest(point.gradient, point.hessian, radius)
     predicted = -float(point.gradient @ step + step @ point.hessian @ step / 2)
     scalars = {"best": point.value, "radius": radius, "predicted": predicted}
-    kept = {name: np.array([value]) for name, value in scalars.items()}
-    kept |= {"at": point.at, "gradient": point.gradient, "hessian": point.hessian}
-    return kept, point.at + step
+    stored = {name: np.array([value]) for name, value in scalars.items()}
+    stored |= {"at": point.at, "gradient": point.gradient, "hessian": point.hessian}
+    return stored, point.at + step
 
 
-def _kept(values: Mapping[str, Floats]) -> Point:
+def _accepted(values: Mapping[str, Floats]) -> Point:
+    """The last accepted point."""
     return Point(values["at"], float(values["best"][0]), values["gradient"], values["hessian"])
 
 
 def _judge(values: Mapping[str, Floats], trial: Point) -> tuple[float, bool]:
-    """The radius of the next step, and whether the trial is kept."""
+    """The radius of the next step, and whether the trial is accepted."""
     if "best" not in values:
         return 2.0 * max(1.0, float(np.abs(trial.at).max())), True
     best, radius, predicted = (float(values[name][0]) for name in ("best", "radius", "predicted"))
@@ -59,13 +64,14 @@ def _judge(values: Mapping[str, Floats], trial: Point) -> tuple[float, bool]:
     if predicted <= 1e-9 * (abs(best) + 1):  # rounding hides the decrease
         return radius, decrease >= -1e-9 * (abs(best) + 1)
     if decrease < predicted / 4:
-        return length / 4, decrease >= FAIR * predicted
-    grown = decrease > 0.75 * predicted and length > 0.99 * radius
-    return (2 * radius if grown else radius), True
+        return length / 4, decrease >= SUFFICIENT * predicted
+    grows = decrease > 0.75 * predicted and length > 0.99 * radius
+    return (2 * radius if grows else radius), True
 
 
 def is_settled(point: Point, tolerance: float = 1e-20) -> bool:
-    """No direction curves down, and Newton's step is short, or promises less than `tolerance` of the value."""
+    """Whether no direction curves down, and Newton's step is short or promises a decrease of less
+    than `tolerance` of the value."""
     eigenvalues, U = np.linalg.eigh(point.hessian)
     floor = FLAT * float(np.abs(eigenvalues).max(initial=0.0))
     if eigenvalues[0] < -floor or not np.isfinite(point.value):
@@ -76,7 +82,7 @@ def is_settled(point: Point, tolerance: float = 1e-20) -> bool:
 
 
 def shortest(gradient: Floats, hessian: Floats, radius: float) -> Floats:
-    """(k,) the minimum of the quadratic model no farther than `radius` away."""
+    """(k,): the step to the minimum of the quadratic model within `radius`."""
     eigenvalues, U = np.linalg.eigh(hessian)
     slope = U.T @ gradient
     floor = 1e-12 * float(np.abs(eigenvalues).max(initial=1.0))
@@ -90,7 +96,7 @@ def shortest(gradient: Floats, hessian: Floats, radius: float) -> Floats:
         )
         return np.asarray(U @ step)
     high = low + float(np.linalg.norm(slope)) / radius
-    for _ in range(100):  # bisection of the shift, on which the length depends monotonely
+    for _ in range(100):  # bisection of the shift, because the length decreases with it
         middle = (low + high) / 2
         longer = np.linalg.norm(slope / (eigenvalues + middle)) > radius
         low, high = (middle, high) if longer else (low, middle)

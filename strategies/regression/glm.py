@@ -1,7 +1,8 @@
 """Generalised linear models by iteratively reweighted least squares.
 
-Node: score X'W(y-mu), information X'WX and deviance at the hub's coefficients. Hub: Newton's step on their sums.
-Exact: the sums are those of the pooled rows, so the estimate is the pooled one (McCullagh & Nelder 1989, 2.5).
+Node: score X'W(y-mu), information X'WX and deviance at the hub's coefficients. Hub: Newton's step
+on their sums. Exact: the sums are those of the pooled rows, so the estimate is the pooled one
+(McCullagh & Nelder 1989, 2.5).
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
-LEAST_VARIANCE = 2.5  # of a logistic round: as much as ten people of probability 1/2 have
+FIRST_ROWS, ENOUGH_VARIANCE = 50_000, 25.0  # rows whose variance shows that no row weighs much
+LEAST_VARIANCE = 2.5  # of a logistic round: the variance of ten people with probability 1/2
 
 
 class Shared(Frozen):
-    """The options that the exact model, the private one and multiple imputation have in common."""
+    """The common options of the exact model, the private one and multiple imputation."""
 
     model: str
     family: Literal["gaussian", "binomial", "poisson"] = "gaussian"
@@ -44,8 +46,9 @@ class Shared(Frozen):
 
 
 class Options(Shared):
-    """`penalty: firth` adds half the log determinant of the information to the log-likelihood: the estimate is then finite
-    even where a level has no event, and less biased where events are few (Firth 1993)."""
+    """`penalty: firth` adds half the log determinant of the information to the log-likelihood. The
+    estimate is then finite even if a level has no event, and less biased if events are few (Firth
+    1993)."""
 
     penalty: Literal["firth"] | None = None
 
@@ -77,7 +80,8 @@ def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
     weights = schema.field(options.weights) if options.weights else None
     if weights and (weights.kind != "number" or weights.interval[0] < 0):
         raise ExpressionError(
-            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or more"
+            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or"
+            " more"
         )
     if weights:
         formula.refuse_outcome(weights.name, model.response, schema, where="in `weights`")
@@ -98,15 +102,18 @@ def _check_response(model: Model, options: Shared) -> None:
     )
     if options.family == "binomial" and not two_levels:
         raise ExpressionError(
-            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column, or a category of two levels"
+            f"{response.name!r} is a {response.kind}; family binomial needs a yes-or-no column,"
+            " or a category of two levels"
         )
     if options.family != "binomial" and response.kind != "number":
         raise ExpressionError(
-            f"{response.name!r} is a {response.kind}; family {options.family} needs a number (for yes or no: family binomial)"
+            f"{response.name!r} is a {response.kind};"
+            f" family {options.family} needs a number (yes or no needs family binomial)"
         )
     if options.family == "poisson" and response.interval[0] < 0:
         raise ExpressionError(
-            f"{response.name!r} may be negative by its contract range; family poisson needs counts: give it a range from 0"
+            f"{response.name!r} may be negative by its contract range;"
+            " family poisson needs counts: give it a range from 0"
         )
 
 
@@ -116,7 +123,8 @@ def start(task: Task[Options, Plan]) -> State:
 
 @dataclass(frozen=True)
 class Rows:
-    """The complete rows of a node: design (n, p), response, offset and prior weights (n,) or None."""
+    """The complete rows of a node. X (n_rows, n_coefficients), scaled: the design. y (n_rows,): the
+    response. offset, weights (n_rows,), or None."""
 
     X: Floats
     y: Floats
@@ -138,14 +146,14 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         if rows.offset is not None:
             eta += rows.offset[block]
         w = rows.weights[block] if rows.weights is not None else None
-        mu, variance, lost = _FAMILIES[task.options.family](eta, y, w)
+        mu, variance, block_deviance = _FAMILIES[task.options.family](eta, y, w)
         residual = y - mu
         if w is not None:
             variance, residual = variance * w, residual * w
         Z = X * np.sqrt(variance)[:, None]
         score += X.T @ residual
         information += Z.T @ Z
-        deviance += lost
+        deviance += block_deviance
         if third is not None:
             third += firth.third_moments(X, _SLOPES[task.options.family](mu, variance))
     sums = {"score": score, "information": information, "deviance": np.array([deviance])}
@@ -170,24 +178,25 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     keep = cohorts.complete(columns)
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
-    kept = cohorts.kept_rows(keep)
+    index = cohorts.kept_rows(keep)
     X = cohorts.design(
         plan.model.terms,
         columns,
-        kept,
+        index,
         centre=plan.scaling.centre,
         scale=plan.scaling.scale,
         intercept=plan.model.intercept,
     )
-    y = columns[plan.model.response[0].name][kept].astype(np.float64)
-    offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
-    weights = columns[plan.weights.name][kept] if plan.weights else None
+    y = columns[plan.model.response[0].name][index].astype(np.float64)
+    offset = columns[plan.model.offset.name][index] if plan.model.offset else None
+    weights = columns[plan.weights.name][index] if plan.weights else None
     person = None if cohort.numbered is None else cohort.numbered[keep]
     return Rows(X, y, offset, weights, counting.people(cohort, keep), person)
 
 
 def _null_sums(rows: Rows, intercept: float) -> Floats:
-    """Score, information and deviance of the binomial model that has an intercept and the offset alone."""
+    """(3,): score, information and deviance of the binomial model with an intercept and the offset
+    only."""
     assert rows.offset is not None, "without an offset the null model has a closed form"
     w = rows.weights if rows.weights is not None else np.ones(len(rows.y))
     mu, variance, deviance = _binomial(intercept + rows.offset, rows.y, w)
@@ -207,8 +216,8 @@ def _gram(rows: Rows) -> Floats:
 
 
 def _moments(rows: Rows) -> Floats:
-    """Sums of w, w y, w y^2, w y log y, w log y!, log w: what the null deviance and the likelihood need; and how many y
-    are no whole numbers."""
+    """(7,): the sums of w, w y, w y^2, w y log y, w log y! and log w, for the null deviance and the
+    likelihood; and the number of y that are not whole."""
     y, w = rows.y, rows.weights if rows.weights is not None else np.ones(len(rows.y))
     counts = np.maximum(y, 0)
     terms = (
@@ -225,17 +234,17 @@ def _moments(rows: Rows) -> Floats:
 
 def _binomial(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
     e = np.exp(-np.abs(eta))
-    most = 1 / (1 + e)  # the probability of the likelier answer
-    least = e * most
-    mu = np.where(eta >= 0, most, least)
+    likelier = 1 / (1 + e)  # the probability of the likelier answer
+    other = e * likelier
+    mu = np.where(eta >= 0, likelier, other)
     loss = np.maximum(eta, 0.0) - y * eta
-    # log(1 + e) summed: -log of products of 512 numbers in [1/2, 1], which cannot underflow
-    log_sum = (
-        -float(np.log(np.multiply.reduceat(most, np.arange(0, len(most), 512))).sum())
-        if w is None
-        else float(w @ np.log1p(e))
-    )
-    return mu, most * least, 2 * (log_sum + (float(loss.sum()) if w is None else float(w @ loss)))
+    if w is not None:
+        return mu, likelier * other, 2 * (float(w @ np.log1p(e)) + float(w @ loss))
+    # The sum of log(1 + e) is minus the log of products of 512 numbers in [1/2, 1], which cannot
+    # underflow.
+    products = np.multiply.reduceat(likelier, np.arange(0, len(likelier), 512))
+    log_sum = -float(np.log(products).sum())
+    return mu, likelier * other, 2 * (log_sum + float(loss.sum()))
 
 
 def _poisson(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
@@ -246,14 +255,12 @@ def _poisson(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, 
 
 def _gaussian(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
     residual = y - eta
-    return (
-        eta,
-        np.ones_like(eta),
-        float(residual @ residual if w is None else residual @ (w * residual)),
-    )
+    deviance = residual @ residual if w is None else residual @ (w * residual)
+    return eta, np.ones_like(eta), float(deviance)
 
 
-# the derivative of a row's weight in the information by its linear predictor, from its mean and that weight
+# The derivative of a row's weight in the information with respect to its linear predictor, from the
+# row's mean and weight.
 _SLOPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "binomial": lambda mu, variance: variance * (1 - 2 * mu),
     "poisson": lambda mu, variance: variance,
@@ -262,19 +269,21 @@ _FAMILIES = {"binomial": _binomial, "poisson": _poisson, "gaussian": _gaussian}
 
 
 def _third_sensitivity(task: Task[Options, Plan], sensitivity: Mapping[str, float]) -> float:
-    """A binomial weight changes by at most 1 / (6 sqrt(3)) for each unit of the predictor, a poisson one by itself."""
+    """A binomial weight changes by at most 1 / (6 sqrt(3)) per unit of the linear predictor, a
+    Poisson weight by its own size."""
     share = 4 / (6 * math.sqrt(3)) if task.options.family == "binomial" else 1.0
     return share * sensitivity["information"] * task.plan.norm
 
 
 def max_weight(task: Task[Options, Plan]) -> float:
-    """Of all rows of a person together."""
+    """The largest total weight of a person's rows."""
     weights = task.plan.weights
     return task.rows_per_person * (weights.interval[1] if weights else 1.0)
 
 
 def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
-    """How far one person moves each sum: from the contract's ranges, and where they put the linear predictor."""
+    """The sensitivities, from the contract's ranges and the interval of the linear predictor that
+    they imply."""
     plan: Plan = task.plan
     low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
     if plan.model.offset is not None:
@@ -359,12 +368,14 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
     w, wy = total.sums["moments"][:2]
     if not w > 0:
         raise errors.ModelError(
-            f"{task.name}: no row of the cohort has every column of the model; widen it, or use fewer columns"
+            f"{task.name}: no row of the cohort has every column of the model; widen it,"
+            " or use fewer columns"
         )
     response = task.plan.model.response[0].name
     if task.options.family == "binomial" and not 0 < wy < w:
         raise errors.ModelError(
-            f"{task.name}: {response!r} has the same value for everyone; choose another response or cohort"
+            f"{task.name}: {response!r} has the same value for everyone;"
+            " choose another response or cohort"
         )
     if task.options.family == "poisson" and not wy > 0:
         raise errors.ModelError(
@@ -380,12 +391,14 @@ SEPARATED = {
 
 
 def max_rounds(task: Task[Options, Plan]) -> int:
-    """Steps towards a penalised estimate leave out the penalty's own curvature, and come nearer by a share each."""
+    """Steps towards a penalised estimate ignore the curvature of the penalty, so they converge
+    linearly and need more rounds."""
     return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
 
 
 def _identified(total: Total) -> newton.Identified:
-    """With an offset rows weigh very differently from the first round on: then the design's own cross-product decides."""
+    """The aliased columns. With an offset, rows have very different weights from the first round
+    on, so the unweighted cross-product of the design decides."""
     name = "gram" if "gram" in total.sums else "information"
     return newton.identify(total.sums[name], total.sensitivity[name])
 
@@ -413,10 +426,16 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     )
     loglik = _log_likelihood(family, deviance, n, moments)
     glance = {
-        "null_deviance": _null_deviance(task, state), "df_null": n - int(plan.model.intercept), "deviance": deviance,
-        "df_residual": df, "log_lik": loglik, "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
-        "dispersion": dispersion, "n": n, "rounds": top.rounds,
-    }  # fmt: skip
+        "null_deviance": _null_deviance(task, state),
+        "df_null": n - int(plan.model.intercept),
+        "deviance": deviance,
+        "df_residual": df,
+        "log_lik": loglik,
+        "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
+        "dispersion": dispersion,
+        "n": n,
+        "rounds": top.rounds,
+    }
     tables = {"coefficients": Table(rows), "glance": Table([glance])}
     counted = counting.reported(total.cells)
     if family == "binomial" and plan.weights is None:
@@ -424,8 +443,9 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     notes = newton.aliased_note(plan.names, step.aliased)
     if family == "poisson" and moments[-1] > 0:
         notes.append(
-            f"{plan.model.response[0].name!r} has values that are no whole numbers: they are no counts, and the likelihood "
-            "is none of the Poisson's; for times and amounts use offset(), or family gaussian"
+            f"{plan.model.response[0].name!r} has values that are not whole numbers, so they are"
+            " not counts, and the likelihood is not that of a Poisson model;"
+            " for times and amounts use offset(), or family gaussian"
         )
     if task.options.penalty:
         notes.append(firth.NOTE)
@@ -435,30 +455,26 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
 def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> float:
     _, wy, _, wylogy, wlogfactorial, logw, _ = moments
     if family == "gaussian":
-        return (
-            float(-0.5 * (n * (math.log(2 * math.pi * deviance / n) + 1) - logw))
-            if deviance > 0
-            else math.inf
-        )
+        if not deviance > 0:
+            return math.inf
+        return float(-0.5 * (n * (math.log(2 * math.pi * deviance / n) + 1) - logw))
     if family == "poisson":
         return float(-deviance / 2 + wylogy - wy - wlogfactorial)
     return -deviance / 2
 
 
 def has_null_rounds(task: Task[Options, Plan]) -> bool:
-    """Whether the model of an intercept and the offset alone has no closed form."""
+    """Whether the model with an intercept and the offset only has no closed form."""
     model: Model = task.plan.model
     return task.options.family == "binomial" and model.intercept and model.offset is not None
 
 
 def _null_step(total: Total, state: State) -> dict[str, Floats]:
-    """`null_intercept` (1,): the intercept of the null model at which the nodes compute beside the model itself, a Newton step on
-    each round; `null_deviance` (2,): its deviance, and by how much the step is expected to lower it."""
+    """One Newton step of the null model, which the nodes compute beside the model itself.
+    null_intercept (1,). null_deviance (2,): its deviance, and the expected decrease by the step."""
     if "null" in total.sums:
-        (score, information, deviance), intercept = (
-            total.sums["null"],
-            float(state["null_intercept"][0]),
-        )
+        score, information, deviance = total.sums["null"]
+        intercept = float(state["null_intercept"][0])
     else:
         score, information = total.sums["score"][0], total.sums["information"][0, 0]
         deviance, intercept = total.sums["deviance"][0], 0.0
@@ -469,7 +485,8 @@ def _null_step(total: Total, state: State) -> dict[str, Floats]:
 
 
 def _null_deviance(task: Task[Options, Plan], state: State) -> float | None:
-    """Of the model with an intercept and the offset alone; without an intercept, of the offset alone."""
+    """The deviance of the model with an intercept and the offset only; without an intercept, of the
+    offset only."""
     w, wy, wyy, wylogy, *_ = (float(moment) for moment in state["moments"])
     deviance, score = (float(value) for value in state["at_zero"])
     if not task.plan.model.intercept:
@@ -500,18 +517,27 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def row_weights(
     cohort: Cohort, task: Task[Options, Plan], state: State
 ) -> protocol.RowWeights | None:
-    """The rows' weights in the information: the variance of the response at the state's coefficients."""
+    """The rows' weights in the information: the variance of the response at the state's
+    coefficients."""
     if task.options.family == "gaussian":
         return None
     rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
-    eta = rows.X @ state["beta"]
-    if rows.offset is not None:
-        eta += rows.offset
     binomial = task.options.family == "binomial"
+    if binomial and rows.weights is None and rows.person is None:
+        some = logistic_variance(_eta(rows, state["beta"], slice(FIRST_ROWS)))
+        if some.sum() > ENOUGH_VARIANCE:  # a row has a quarter at most, so none weighs much
+            return None
+    eta = _eta(rows, state["beta"], slice(None))
     variance = logistic_variance(eta) if binomial else np.exp(np.minimum(eta, 700))
     if rows.weights is not None:
         variance = variance * rows.weights
     return protocol.RowWeights(variance, rows.person, LEAST_VARIANCE if binomial else 0.0)
+
+
+def _eta(rows: Rows, beta: Floats, some: slice) -> Floats:
+    """(n,) the linear predictor of some rows."""
+    eta: Floats = rows.X[some] @ beta
+    return eta if rows.offset is None else eta + rows.offset[some]
 
 
 def logistic_variance(eta: Floats) -> Floats:

@@ -1,9 +1,10 @@
 """Generalised linear models under differential privacy.
 
-Node, gaussian: the second moments of (x, y), once. Node, others: score and information at the hub's coefficients, a person's
-part cut to its bound, over a few rounds. Hub: the normal equations, or noisy Newton steps; standard errors and intervals
-include the noise. Noised: at a growing budget the estimate goes to that of `glm` (Wang 2018 for noised moments; the noise's
-part of the covariance is carried through the step).
+Node, gaussian: the second moments of (x, y), once. Node, others: score and information at the hub's
+coefficients over a few rounds, with each person's part clipped to its bound. Hub: the normal
+equations, or noisy Newton steps; standard errors and intervals include the noise. Noised: with a
+growing budget the estimate converges to that of `glm` (Wang 2018 for noised moments; the noise is
+propagated through the step).
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ from strategies.regression import glm
 from strategies.regression.glm import Plan
 
 COUNTS = 0.05  # of the budget goes to the number of people
-START = 0.05  # to the mean that a Poisson model begins with
-INFORMATION = 0.25  # of a round, to the information; the rest to the score
+START = 0.05  # goes to the mean with which a Poisson model begins
+INFORMATION = 0.25  # of a round goes to the information, the rest to the score
 TRAITS = Traits()
 
 
 class Options(glm.Shared):
-    """`rounds` of Newton's method; `clip`: the part of the largest contribution that the contract allows, beyond which a
-    person's is scaled down. Less than 1 buys less noise with some bias, whose extent `n.clipped` tells."""
+    """`rounds`: of Newton's method. `clip`: the share of the largest contribution under the
+    contract to which a person's contribution is scaled down. Less than 1 means less noise and some
+    bias; `n.clipped` shows its extent."""
 
     rounds: int = pydantic.Field(4, ge=2, le=20)
     clip: float = pydantic.Field(1.0, gt=0, le=1)
@@ -49,12 +51,14 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     plan, fields = glm.prepare(options, schema)
     if plan.weights is not None:
         raise ExpressionError(
-            f"weights: {options.weights!r}: weights are not offered by glm in mode dp; leave them out"
+            f"weights: {options.weights!r}: weights are not offered by glm in mode dp;"
+            " leave them out"
         )
     offset = plan.model.offset
     if offset is not None and not all(map(math.isfinite, offset.interval)):
         raise ExpressionError(
-            f"offset({offset.name}) has no finite range by the contract; give its columns a range that keeps it finite"
+            f"offset({offset.name}) has no finite range by the contract;"
+            " give its columns a range that keeps it finite"
         )
     return Prepared(plan, fields)
 
@@ -80,17 +84,19 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
         return {"moments": 1 - COUNTS, "people": COUNTS}
     if state.step == "mean":
         return {"mean": START}
-    begun = START if task.options.family == "poisson" and task.plan.model.intercept else 0.0
+    spent = START if task.options.family == "poisson" and task.plan.model.intercept else 0.0
     number = int(state["round"][0])
-    share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS - begun)
-    found = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
-    return found | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
+    share = newton_dp.round_share(number, task.options.rounds) * (1 - COUNTS - spent)
+    by_array = {"score": share * (1 - INFORMATION), "information": share * INFORMATION}
+    return by_array | ({"people": COUNTS} if number == task.options.rounds - 1 else {})
 
 
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """Complete rows sorted by person: design (n, p), response and offset (n,), and where each person begins."""
+    """Complete rows sorted by person. X (n_rows, n_coefficients), scaled: the design. y (n_rows,):
+    the response. offset (n_rows,), or None. first (n_people,): the index of each person's first
+    row. keep (n_cohort,): mask of the complete rows. order (n_rows,): their index in the cohort."""
 
     X: Floats
     y: Floats
@@ -114,58 +120,58 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
+    index = np.flatnonzero(keep)
     if task.rows_per_person > 1:
-        kept = kept[np.argsort(cohort.person[kept], kind="stable")]
+        index = index[np.argsort(cohort.person[index], kind="stable")]
     X = cohorts.design(
         plan.model.terms,
         columns,
-        kept,
+        index,
         centre=plan.scaling.centre,
         scale=plan.scaling.scale,
         intercept=plan.model.intercept,
     )
-    y = columns[plan.model.response[0].name][kept].astype(np.float64)
-    offset = columns[plan.model.offset.name][kept] if plan.model.offset else None
-    person = cohort.person[kept]
+    y = columns[plan.model.response[0].name][index].astype(np.float64)
+    offset = columns[plan.model.offset.name][index] if plan.model.offset else None
+    person = cohort.person[index]
     first = (
         np.flatnonzero(np.r_[True, person[1:] != person[:-1]])
-        if len(kept)
+        if len(index)
         else np.empty(0, np.int64)
     )
-    return Rows(X, y, offset, first, keep, kept)
+    return Rows(X, y, offset, first, keep, index)
 
 
 def _moments(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
-    """The packed upper triangle of the sum of z z', z = (x, y), y on [-1, 1]."""
+    """The packed upper triangle of the sum of z z', where z = (x, y), with y scaled to [-1, 1]."""
     middle, half = _response_scale(task.plan)
     y = rows.y - middle if rows.offset is None else rows.y - rows.offset - middle
     Z = np.column_stack([rows.X, y / half])
     squares = Z * Z
-    length = np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)  # of the triangle of z z'
-    cut, by = _factor(
-        length, rows, task.rows_per_person * task.options.clip * newton_dp.triangle_norm(Z.shape[1])
-    )
-    return {"moments": newton_dp.pack(newton.gram(Z, by), newton_dp.everywhere(Z.shape[1]))}, cut
+    # The L2 norm of the upper triangle of z z'.
+    length = np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
+    p = Z.shape[1]
+    max_length = task.rows_per_person * task.options.clip * newton_dp.triangle_norm(p)
+    cut, factor = _factor(length, rows, max_length)
+    return {"moments": newton_dp.pack(newton.gram(Z, factor), newton_dp.everywhere(p))}, cut
 
 
 def _response_scale(plan: Plan) -> tuple[float, float]:
-    """The middle and the half-width of the response less its offset."""
+    """The middle and the half-width of the response minus its offset."""
     low, high = plan.model.response[0].interval
     if plan.model.offset is not None:
         low, high = low - plan.model.offset.interval[1], high - plan.model.offset.interval[0]
-    return (low + high) / 2 if plan.model.intercept else 0.0, (
-        high - low
-    ) / 2 if plan.model.intercept else max(abs(low), abs(high))
+    if plan.model.intercept:
+        return (low + high) / 2, (high - low) / 2
+    return 0.0, max(abs(low), abs(high))
 
 
 def _mean(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
     exposure = (
         np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
     )
-    return {
-        "mean": np.array([rows.y.sum() / task.plan.model.response[0].interval[1], exposure.sum()])
-    }, None
+    max_count = task.plan.model.response[0].interval[1]
+    return {"mean": np.array([rows.y.sum() / max_count, exposure.sum()])}, None
 
 
 def _top(plan: Plan) -> float:
@@ -180,21 +186,21 @@ def _newton(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[s
     residual = rows.y - mu
     squares = rows.X * rows.X
     score_sensitivity, information_sensitivity = _row_sensitivity(task)
-    most = task.rows_per_person * task.options.clip
-    cut, by_score = _factor(
-        np.abs(residual) * np.sqrt(squares.sum(1)), rows, most * score_sensitivity
-    )
+    max_rows = task.rows_per_person * task.options.clip
+    length = np.abs(residual) * np.sqrt(squares.sum(1))
+    cut, score_factor = _factor(length, rows, max_rows * score_sensitivity)
     length = variance * np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
-    _, by_information = _factor(length, rows, most * information_sensitivity)
-    information = newton.gram(rows.X, variance * by_information)
+    _, information_factor = _factor(length, rows, max_rows * information_sensitivity)
+    information = newton.gram(rows.X, variance * information_factor)
     return {
-        "score": rows.X.T @ (residual * by_score),
+        "score": rows.X.T @ (residual * score_factor),
         "information": newton_dp.pack(information, newton_dp.everywhere(len(information))),
     }, cut
 
 
 def _mean_and_variance(task: Task[Options, Plan], eta: Floats) -> tuple[Floats, Floats]:
-    """A Poisson mean stays within the contract's range of counts, as any right one does."""
+    """The mean and variance (n_rows,) at the linear predictor `eta` (n_rows,). A Poisson mean is
+    limited to the contract's range of counts."""
     if task.options.family == "binomial":
         mu = special.expit(eta)
         return mu, mu * (1 - mu)
@@ -203,15 +209,15 @@ def _mean_and_variance(task: Task[Options, Plan], eta: Floats) -> tuple[Floats, 
 
 
 def _factor(length: Floats, rows: Rows, sensitivity: float) -> tuple[Any, Floats]:
-    """Which people's rows together are longer than `bound`, and by what to scale each row. By the triangle inequality the
-    lengths of a person's rows add up to no less than the length of their sum."""
+    """(n_people,): whether the lengths (n_rows,) of a person's rows add up to more than
+    `sensitivity`; (n_rows,): the factor that scales each row down. By the triangle inequality, the
+    sum of the lengths is at least the length of the sum."""
     if not len(length):
         return np.zeros(0, np.bool_), length
     by_person = np.add.reduceat(length, rows.first)
     factor = np.minimum(1.0, sensitivity / np.maximum(by_person, 1e-300))
-    return by_person > sensitivity * (1 + 1e-12), np.repeat(
-        factor, np.diff(np.r_[rows.first, len(length)])
-    )
+    n_rows = np.diff(np.r_[rows.first, len(length)])
+    return by_person > sensitivity * (1 + 1e-12), np.repeat(factor, n_rows)
 
 
 RowStep = Callable[[Rows, Task[Options, Plan], State], tuple[dict[str, Any], Any]]
@@ -223,11 +229,11 @@ _STEPS: Mapping[str, RowStep] = {
 
 
 def _row_sensitivity(task: Task[Options, Plan]) -> tuple[float, float]:
-    """How long one row's score and information can be, unclipped."""
-    p = len(task.plan.names)
-    most = 1.0 if task.options.family == "binomial" else task.plan.model.response[0].interval[1]
-    spread = 0.25 if task.options.family == "binomial" else most
-    return most * math.sqrt(p), spread * newton_dp.triangle_norm(p)
+    """The largest L2 norms of one row's score and information, without clipping."""
+    p, is_binomial = len(task.plan.names), task.options.family == "binomial"
+    max_residual = 1.0 if is_binomial else task.plan.model.response[0].interval[1]
+    max_variance = 0.25 if is_binomial else max_residual
+    return max_residual * math.sqrt(p), max_variance * newton_dp.triangle_norm(p)
 
 
 def _sensitivity(task: Task[Options, Plan], state: State) -> dict[str, float]:
@@ -258,7 +264,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         return _linear(total, task)
     if state.step == "mean":
         return _from_mean(total, task)
-    made = newton_dp.advance(
+    outcome = newton_dp.advance(
         total,
         state,
         task.options.rounds,
@@ -266,20 +272,21 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         task.plan.names,
         newton_dp.everywhere(len(task.plan.names)),
     )
-    return made if isinstance(made, State) else _result(made, total, task, {})
+    return outcome if isinstance(outcome, State) else _result(outcome, total, task, {})
 
 
 def _from_mean(total: Total, task: Task[Options, Plan]) -> State:
     plan: Plan = task.plan
-    least = math.sqrt(total.noise["mean"])  # less than this is noise
-    events, exposure = (max(float(x), least, 1e-9) for x in total.sums["mean"])
+    noise_sd = math.sqrt(total.noise["mean"])  # a smaller number is noise
+    events, exposure = (max(float(x), noise_sd, 1e-9) for x in total.sums["mean"])
     beta = np.zeros(len(plan.names))
     beta[0] = math.log(events * plan.model.response[0].interval[1] / exposure) - _top(plan)
     return newton_dp.begin(beta)
 
 
 def _linear(total: Total, task: Task[Options, Plan]) -> Result:
-    """The normal equations; the noise moves the coefficients by A^-1 E (-b, 1)."""
+    """Solves the normal equations; the noise E of the moments moves the coefficients by
+    A^-1 E (-b, 1)."""
     plan: Plan = task.plan
     p = len(plan.names)
     middle, half = _response_scale(plan)
@@ -318,7 +325,10 @@ def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], more: R
         **more,
         "rounds": 1 if task.options.family == "gaussian" else task.options.rounds,
     }
-    why = "noise was added to the sums; standard errors and intervals include it, and `noise_sd` is its part"
+    why = (
+        "noise was added to the sums; standard errors and intervals include it,"
+        " and `noise_sd` is its part"
+    )
     return Result(
         {"coefficients": Table(rows), "glance": Table([glance])},
         counted.n,
@@ -328,7 +338,8 @@ def _result(fit: newton_dp.Fit, total: Total, task: Task[Options, Plan], more: R
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """As if half of the answers were yes, counts had a mean of 1, and a gaussian response left a quarter of its range."""
+    """Assumes that half of the answers are yes, that counts have a mean of 1, and that the residual
+    standard deviation of a gaussian response is a quarter of half its range."""
     plan, options = task.plan, task.options
     squares = newton_dp.expected_squares(task, plan.names, plan.model.intercept)
     z = float(special.ndtri((1 + options.conf_level) / 2))

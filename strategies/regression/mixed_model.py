@@ -1,9 +1,12 @@
-"""Linear mixed models: random intercept and slopes of each person, or of each level of a category such as the site.
+"""Linear mixed models: random intercept and slopes of each person, or of each level of a category
+such as the site.
 
-Node: the cross-products of W = (X, y) weighted by the inverse of each person's covariance, V = I + Z D Z', with their first and second
-derivatives in D. Hub: Newton's method on the profiled deviance over the Cholesky factor of D, the random effects' covariance in
-units of the residual's variance. By a category: the cross-products of each level, once, and the hub does the rest.
-Exact: the deviance is a sum over people (Laird & Ware 1982; Bates et al. 2015; for sites in one round Luo et al. 2022).
+Node: the cross-products of W = (X, y) weighted by the inverse of each person's covariance, V = I +
+Z D Z', and their first and second derivatives with respect to D. Hub: Newton's method on the
+profiled deviance over the Cholesky factor of D, the covariance of the random effects in units of
+the residual variance. With a category: the cross-products of each level, in one round, from which
+the hub computes the rest. Exact: the deviance is a sum over people (Laird & Ware 1982; Bates et al.
+2015; for sites in one round Luo et al. 2022).
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ TRAITS = Traits()
 
 
 class Options(Frozen):
-    """`random` is what varies from one person to the next, as `1 + month`; with `by`, from one level of that category to the next."""
+    """`random`: the effects that vary between people, such as `1 + month`; with `by`, those that
+    vary between the levels of that category."""
 
     model: str
     random: str = "1"
@@ -50,7 +54,7 @@ class Options(Frozen):
 
 @dataclass(frozen=True)
 class Design:
-    """Columns of a design matrix: their terms, scaled, after a column of ones if `intercept`."""
+    """The scaled columns of a design matrix, after a column of ones if `intercept`."""
 
     terms: tuple[Term, ...]
     intercept: bool
@@ -88,7 +92,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(f"{options.model!r} needs a number on the left of ~")
     if model.strata or model.offset is not None:
         raise ExpressionError(
-            f"strata() and offset() are not offered by mixed_model, in {options.model!r}; leave them out"
+            f"strata() and offset() are not offered by mixed_model, in {options.model!r};"
+            " leave them out"
         )
     if not model.terms and not model.intercept:
         raise ExpressionError(
@@ -108,11 +113,13 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         formula.refuse_outcome(field.name, model.response, schema, where="in `random` or `by`")
     if by is not None and by.kind != "category":
         raise ExpressionError(
-            f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels, or of people if `by` is left out"
+            f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels,"
+            " or of people if `by` is left out"
         )
     if by is None and schema.contract.rows_per_person < 2:
         raise ExpressionError(
-            "random effects of a person need several rows of each: the contract must allow them, as in `rows_per_person: 12`"
+            "random effects of people need several rows per person: the contract must allow them,"
+            " as in `rows_per_person: 12`"
         )
     plan = Plan(model.response[0], _design(model), _design(random), by)
     return Prepared(plan, (*model.fields, *random.fields, *([by] if by else [])))
@@ -127,20 +134,20 @@ def _design(model: Model) -> Design:
 def start(task: Task[Options, Plan]) -> State:
     if task.plan.by is not None:
         return State("levels")
-    return State(
-        "people",
-        {
-            "theta": np.eye(len(task.plan.random.names))[
-                np.tril_indices(len(task.plan.random.names))
-            ]
-        },
-    )
+    return State("people", {"theta": _identity_factor(task.plan)})
+
+
+def _identity_factor(plan: Plan) -> Floats:
+    """The Cholesky factor of D = I, from which Newton's method starts."""
+    q = len(plan.random.names)
+    return np.eye(q)[np.tril_indices(q)]
 
 
 # -- node
 @dataclass(frozen=True)
 class Blocks:
-    """Of each person (or level): Z'Z (m, q, q), Z'W (m, q, p + 1); of all together W'W (p + 1, p + 1); and the number of rows."""
+    """zz (m, q, q), zw (m, q, p + 1): Z'Z and Z'W of each person, or level. ww (p + 1, p + 1): W'W
+    over all rows. n: the number of rows."""
 
     zz: Floats
     zw: Floats
@@ -158,7 +165,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 
 def _blocks(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Blocks, dict[str, Ints]]:
-    keep, kept, Z, W, group, groups = _matrices(cohort, task)
+    keep, index, Z, W, group, groups = _matrices(cohort, task)
     q, width = Z.shape[1], W.shape[1]
     zz, zw = np.empty((groups, q, q)), np.empty((groups, q, width))
     for a in range(q):
@@ -169,7 +176,7 @@ def _blocks(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Blocks, dict[str
     cells = counting.people(cohort, keep)
     if task.plan.by is not None:
         persons = (
-            np.unique(np.stack([cohort.person[kept], group]), axis=1)[1] if len(group) else group
+            np.unique(np.stack([cohort.person[index], group]), axis=1)[1] if len(group) else group
         )
         cells["by_level"] = np.bincount(persons, minlength=groups).astype(np.int64)
     return Blocks(zz, zw, newton.gram(W, np.ones(len(W))), len(W)), cells
@@ -178,44 +185,33 @@ def _blocks(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Blocks, dict[str
 def _matrices(
     cohort: Cohort, task: Task[Options, Plan]
 ) -> tuple[Mask, Ints, Floats, Floats, Ints, int]:
-    """The complete rows; Z (n, q) and W = (X, y) (n, p + 1), scaled; the group of each row, and how many there are."""
+    """The mask (n_cohort,) and index (n_rows,) of the complete rows; Z (n_rows, q) and W = (X, y)
+    (n_rows, p + 1), scaled; the group (n_rows,) of each row; and the number of groups."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
+    index = np.flatnonzero(keep)
 
     def matrix(design: Design) -> Floats:
         if not design.terms:
-            return np.ones((len(kept), 1))
+            return np.ones((len(index), 1))
         scaling = design.scaling
         return cohorts.design(
             design.terms,
             columns,
-            kept,
+            index,
             centre=scaling.centre,
             scale=scaling.scale,
             intercept=design.intercept,
         )
 
-    W = np.column_stack([matrix(plan.fixed), columns[plan.response.name][kept].astype(np.float64)])
+    y = columns[plan.response.name][index].astype(np.float64)
+    Z, W = matrix(plan.random), np.column_stack([matrix(plan.fixed), y])
     if plan.by is not None:
-        return (
-            keep,
-            kept,
-            matrix(plan.random),
-            W,
-            columns[plan.by.name][kept].astype(np.int64),
-            len(plan.by.levels),
-        )
-    _, group = np.unique(cohort.person[kept], return_inverse=True)
-    return (
-        keep,
-        kept,
-        matrix(plan.random),
-        W,
-        group.astype(np.int64),
-        int(group.max(initial=-1)) + 1,
-    )
+        level = columns[plan.by.name][index].astype(np.int64)
+        return keep, index, Z, W, level, len(plan.by.levels)
+    _, group = np.unique(cohort.person[index], return_inverse=True)
+    return keep, index, Z, W, group.astype(np.int64), int(group.max(initial=-1)) + 1
 
 
 def _covariance(theta: Floats, plan: Plan) -> Floats:
@@ -231,24 +227,28 @@ def _factor(theta: Floats, plan: Plan) -> Floats:
 
 
 def evaluate(blocks: Blocks, D: Floats, plan: Plan) -> dict[str, Floats]:
-    """W'V^-1W, its first and second derivatives in the entries of D, and the same of log|V|: sums over people."""
+    """Sums over people: W'V^-1W and log|V|, with their first and second derivatives with respect to
+    the entries of D."""
     q = len(D)
     inverse = np.linalg.inv(np.eye(q) + blocks.zz @ D)
     R, S = inverse @ blocks.zw, inverse @ blocks.zz  # Z'V^-1W and Z'V^-1Z
     basis = _basis(plan)
-    moved = np.einsum("kab,mbc->kmac", basis, R)
-    first = -np.einsum("mac,kmad->kcd", R, moved)
-    spread = np.einsum("mab,kbc->kmac", S, basis)
-    half = np.einsum("kmac,mab,lmbd->klcd", moved, S, moved, optimize=True)
+    basis_R = np.einsum("kab,mbc->kmac", basis, R)
+    first = -np.einsum("mac,kmad->kcd", R, basis_R)
+    S_basis = np.einsum("mab,kbc->kmac", S, basis)
+    half = np.einsum("kmac,mab,lmbd->klcd", basis_R, S, basis_R, optimize=True)
     return {
-        "moments": blocks.ww - np.einsum("mac,ab,mbd->cd", blocks.zw, D, R, optimize=True), "moments_1": first,
-        "moments_2": half + half.swapaxes(2, 3), "log_det": np.array([-float(np.linalg.slogdet(inverse)[1].sum())]),
-        "log_det_1": np.einsum("kmaa->k", spread), "log_det_2": -np.einsum("kmab,lmba->kl", spread, spread),
-    }  # fmt: skip
+        "moments": blocks.ww - np.einsum("mac,ab,mbd->cd", blocks.zw, D, R, optimize=True),
+        "moments_1": first,
+        "moments_2": half + half.swapaxes(2, 3),
+        "log_det": np.array([-float(np.linalg.slogdet(inverse)[1].sum())]),
+        "log_det_1": np.einsum("kmaa->k", S_basis),
+        "log_det_2": -np.einsum("kmab,lmba->kl", S_basis, S_basis),
+    }
 
 
 def _basis(plan: Plan) -> Floats:
-    """(k, q, q) D by the entries of its lower triangle."""
+    """(k, q, q): the derivative of D with respect to each entry of its lower triangle."""
     q = len(plan.random.names)
     basis = np.zeros((len(plan.pairs), q, q))
     for k, (a, b) in enumerate(plan.pairs):
@@ -257,26 +257,28 @@ def _basis(plan: Plan) -> Floats:
 
 
 def _sensitivity(task: Task[Options, Plan], state: State) -> dict[str, float]:
-    """V is at least the identity, so what it weighs down is no longer than unweighted."""
+    """The sensitivities follow from V >= I: a row weighted by V^-1 is no longer than an unweighted
+    one."""
     plan: Plan = task.plan
     m = task.rows_per_person
-    z, w = (
-        plan.random.norm,
-        math.hypot(plan.fixed.norm, max(abs(end) for end in plan.response.interval)),
-    )
+    z = plan.random.norm
+    w = math.hypot(plan.fixed.norm, max(abs(end) for end in plan.response.interval))
     if not (math.isfinite(z) and math.isfinite(w)):
         return dict.fromkeys(("zz", "zw", "ww") if state.step == "levels" else _NAMES, math.inf)
     if state.step == "levels":
         return {"zz": m * z * z, "zw": m * z * w, "ww": m * w * w}
     k = len(plan.pairs)
     zz, zw = m * z * z, m * z * w
-    most = float(np.linalg.norm(_covariance(state["theta"], plan), 2))
+    max_variance = float(np.linalg.norm(_covariance(state["theta"], plan), 2))
     q = len(plan.random.names)
-    first, second = 2 * math.sqrt(k) * zw * zw, 8 * k * zw * zw * zz
     return {
-        "moments": m * w * w, "moments_1": first, "moments_2": second, "log_det": q * math.log1p(zz * most),
-        "log_det_1": 2 * math.sqrt(k) * zz, "log_det_2": 4 * k * zz * zz,
-    }  # fmt: skip
+        "moments": m * w * w,
+        "moments_1": 2 * math.sqrt(k) * zw * zw,
+        "moments_2": 8 * k * zw * zw * zz,
+        "log_det": q * math.log1p(zz * max_variance),
+        "log_det_1": 2 * math.sqrt(k) * zz,
+        "log_det_2": 4 * k * zz * zz,
+    }
 
 
 _NAMES = ("moments", "moments_1", "moments_2", "log_det", "log_det_1", "log_det_2")
@@ -287,27 +289,26 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     n = int(total.cells["rows"][0])
     if n <= len(task.plan.fixed.names) + 1:
         raise errors.ModelError(
-            f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)} coefficients; use fewer terms"
+            f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)}"
+            " coefficients; use fewer terms"
         )
     _refuse_few_rows(n, total, task, state)
     if state.step == "people":
-        made = _climb(total.sums, n, task, dict(state.values))
-        return made if isinstance(made, State) else _result(made, n, task, total)
+        outcome = _climb(total.sums, n, task, dict(state.values))
+        return outcome if isinstance(outcome, State) else _result(outcome, n, task, total)
     blocks = Blocks(total.sums["zz"], total.sums["zw"], total.sums["ww"], n)
-    values = {
-        "theta": np.eye(len(task.plan.random.names))[np.tril_indices(len(task.plan.random.names))]
-    }
-    while True:  # all that is needed is here
-        made = _climb(
-            evaluate(blocks, _covariance(values["theta"], task.plan), task.plan), n, task, values
-        )
-        if not isinstance(made, State):
-            return _result(made, n, task, total)
-        values = dict(made.values)
+    values = {"theta": _identity_factor(task.plan)}
+    while True:  # the sums of one round suffice for all of Newton's steps
+        sums = evaluate(blocks, _covariance(values["theta"], task.plan), task.plan)
+        outcome = _climb(sums, n, task, values)
+        if not isinstance(outcome, State):
+            return _result(outcome, n, task, total)
+        values = dict(outcome.values)
 
 
 def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: State) -> None:
-    """With no more rows than random effects, these cannot be told from the residual (lme4 refuses the same)."""
+    """ModelError if there are no more rows than random effects, because the effects could not be
+    separated from the residual (lme4 refuses the same)."""
     plan: Plan = task.plan
     if plan.by is None:
         groups, kind = int(total.cells["people"][0]), "person"
@@ -316,15 +317,17 @@ def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: Sta
     effects = len(plan.random.names)
     if n <= groups * effects:
         raise errors.ModelError(
-            f"{task.name}: {effects} random effect{'s' if effects > 1 else ''} of each {kind} cannot be told from the "
-            f"residual with so few rows of each; {'use fewer `random` terms' if effects > 1 else 'run: glm'}, or a cohort "
-            "with more rows of each"
+            f"{task.name}: {effects} random effect{'s' if effects > 1 else ''} of each {kind}"
+            " cannot be separated from the residual with so few rows of each;"
+            f" {'use fewer `random` terms' if effects > 1 else 'use run: glm'},"
+            " or a cohort with more rows of each"
         )
 
 
 @dataclass(frozen=True)
 class Profile:
-    """At a theta: the deviance with coefficients and residual variance at their best, its gradient and Hessian in D's entries."""
+    """The deviance at `theta`, minimised over the coefficients and the residual variance, and its
+    gradient and Hessian with respect to the entries of D."""
 
     deviance: float
     gradient: Floats
@@ -338,44 +341,47 @@ class Profile:
 
 
 def _profile(sums: Any, n: int, task: Task[Options, Plan], theta: Floats, rounds: int) -> Profile:
-    """With v = (-b, 1), the residual sum of squares is v'Mv, and b moves so that its first derivative is that of M alone."""
+    """With v = (-b, 1), the residual sum of squares is v'Mv. As b minimises it, its first
+    derivative is that of M alone."""
     reml, p = task.options.method == "reml", len(task.plan.fixed.names)
     M, M1, M2 = sums["moments"], sums["moments_1"], sums["moments_2"]
     aliased = newton.find_aliased(M[:p, :p])
-    kept = np.flatnonzero(~aliased)
-    if not len(kept):
+    fitted = np.flatnonzero(~aliased)
+    if not len(fitted):
         raise errors.ModelError(
             f"{task.name}: no column of the model varies in this cohort; choose other terms"
         )
-    inverse = np.linalg.inv(M[np.ix_(kept, kept)])
-    beta = inverse @ M[kept, p]
+    inverse = np.linalg.inv(M[np.ix_(fitted, fitted)])
+    beta = inverse @ M[fitted, p]
     v = np.zeros(p + 1)
-    v[kept], v[p] = -beta, 1.0
-    rss, df = float(v @ M @ v), n - (len(kept) if reml else 0)
+    v[fitted], v[p] = -beta, 1.0
+    rss, df = float(v @ M @ v), n - (len(fitted) if reml else 0)
     if not rss > 1e-12 * float(M[p, p]):
         raise errors.ModelError(
-            f"{task.name}: the model fits every row exactly; there is no residual variance to estimate"
+            f"{task.name}: the model fits every row exactly, so there is no residual variance to"
+            " estimate; use fewer terms"
         )
-    moved = np.einsum("kcd,d->kc", M1, v)
-    rss1 = moved @ v
-    rss2 = np.einsum("c,klcd,d->kl", v, M2, v) - 2 * moved[:, kept] @ inverse @ moved[:, kept].T
+    M1_v = np.einsum("kcd,d->kc", M1, v)
+    rss1 = M1_v @ v
+    rss2 = np.einsum("c,klcd,d->kl", v, M2, v) - 2 * M1_v[:, fitted] @ inverse @ M1_v[:, fitted].T
     deviance = float(sums["log_det"][0]) + df * (1 + math.log(2 * math.pi * rss / df))
     gradient = sums["log_det_1"] + df * rss1 / rss
     hessian = sums["log_det_2"] + df * (rss2 / rss - np.outer(rss1, rss1) / rss**2)
     if reml:
-        deviance += float(np.linalg.slogdet(M[np.ix_(kept, kept)])[1])
-        turned = inverse @ M1[:, kept][:, :, kept]
-        gradient = gradient + np.einsum("kaa->k", turned)
+        deviance += float(np.linalg.slogdet(M[np.ix_(fitted, fitted)])[1])
+        inverse_M1 = inverse @ M1[:, fitted][:, :, fitted]
+        gradient = gradient + np.einsum("kaa->k", inverse_M1)
         hessian = (
             hessian
-            + np.einsum("ab,klba->kl", inverse, M2[:, :, kept][:, :, :, kept])
-            - np.einsum("kab,lba->kl", turned, turned)
+            + np.einsum("ab,klba->kl", inverse, M2[:, :, fitted][:, :, :, fitted])
+            - np.einsum("kab,lba->kl", inverse_M1, inverse_M1)
         )
-    spread = np.full((p, p), np.nan)
-    spread[np.ix_(kept, kept)] = inverse
-    full = np.zeros(p)
-    full[kept] = beta
-    return Profile(deviance, gradient, hessian, full, rss / df, spread, aliased, theta, rounds)
+    full_inverse, full_beta = np.full((p, p), np.nan), np.zeros(p)
+    full_inverse[np.ix_(fitted, fitted)] = inverse
+    full_beta[fitted] = beta
+    return Profile(
+        deviance, gradient, hessian, full_beta, rss / df, full_inverse, aliased, theta, rounds
+    )
 
 
 def _climb(
@@ -383,83 +389,91 @@ def _climb(
 ) -> State | Profile:
     """One step of Newton's method in theta, within a trust region."""
     theta, rounds = values["theta"], int(values.get("rounds", np.zeros(1))[0]) + 1
-    found = _profile(sums, n, task, theta, rounds)
-    trial = trust_region.Point(theta, found.deviance, *_in_theta(found, task.plan))
+    profile = _profile(sums, n, task, theta, rounds)
+    trial = trust_region.Point(theta, profile.deviance, *_in_theta(profile, task.plan))
     step = trust_region.advance(values, trial)
     if step is None or (rounds > MAX_STEPS and trust_region.is_settled(trial, 1e-10)):
-        return found
+        return profile
     if rounds > MAX_STEPS:
         raise errors.ModelError(
-            f"{task.name}: the random effects' variances do not settle; use fewer random terms"
+            f"{task.name}: the variances of the random effects do not converge;"
+            " use fewer random terms"
         )
-    kept, beyond = step
-    return State("people", kept | {"theta": beyond, "rounds": np.array([float(rounds)])})
+    memory, next_theta = step
+    return State("people", memory | {"theta": next_theta, "rounds": np.array([float(rounds)])})
 
 
-def _in_theta(found: Profile, plan: Plan) -> tuple[Floats, Floats]:
-    """Gradient and Hessian in the entries of the Cholesky factor of D."""
-    factor, pairs = _factor(found.theta, plan), plan.pairs
+def _in_theta(profile: Profile, plan: Plan) -> tuple[Floats, Floats]:
+    """The gradient and Hessian with respect to the entries of the Cholesky factor of D."""
+    factor, pairs = _factor(profile.theta, plan), plan.pairs
     jacobian = np.zeros((len(pairs), len(pairs)))
-    bend = np.zeros((len(pairs), len(pairs)))
+    curvature = np.zeros((len(pairs), len(pairs)))
     units = []
     for a, b in pairs:
         unit = np.zeros_like(factor)
         unit[a, b] = 1.0
         units.append(unit)
     for i, unit in enumerate(units):
-        turned = unit @ factor.T + factor @ unit.T
-        jacobian[:, i] = [turned[a, b] for a, b in pairs]
+        first = unit @ factor.T + factor @ unit.T
+        jacobian[:, i] = [first[a, b] for a, b in pairs]
         for j, other in enumerate(units):
-            curved = unit @ other.T + other @ unit.T
-            bend[i, j] = sum(
-                slope * curved[a, b] for slope, (a, b) in zip(found.gradient, pairs, strict=True)
+            second = unit @ other.T + other @ unit.T
+            curvature[i, j] = sum(
+                slope * second[a, b] for slope, (a, b) in zip(profile.gradient, pairs, strict=True)
             )
-    return jacobian.T @ found.gradient, jacobian.T @ found.hessian @ jacobian + bend
+    return jacobian.T @ profile.gradient, jacobian.T @ profile.hessian @ jacobian + curvature
 
 
-def _result(found: Profile, n: int, task: Task[Options, Plan], total: Total) -> Result:
-    plan, reml = task.plan, task.options.method == "reml"
-    L = plan.fixed.unscale
-    covariance = newton.spread(
-        L, newton.Step(found.beta, 0.0, found.inverse * found.sigma2, found.aliased)
-    )
+def _result(profile: Profile, n: int, task: Task[Options, Plan], total: Total) -> Result:
+    plan, sigma2 = task.plan, profile.sigma2
+    L, U = plan.fixed.unscale, plan.random.unscale
+    step = newton.Step(profile.beta, 0.0, profile.inverse * sigma2, profile.aliased)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    rows = newton.coefficients(plan.fixed.names, L @ found.beta, covariance, z=z)
-    turned = (
-        plan.random.unscale @ _covariance(found.theta, plan) @ plan.random.unscale.T * found.sigma2
-    )
-    deviance = found.deviance - (2 * float(np.linalg.slogdet(L)[1]) if reml else 0.0)
-    free = int((~found.aliased).sum()) + len(plan.pairs) + 1
-    glance = {
-        "sigma": math.sqrt(found.sigma2), "log_lik": -deviance / 2, "method": task.options.method, "aic": deviance + 2 * free,
-        "bic": deviance + free * math.log(n), "n": n, "rounds": found.rounds if plan.by is None else 1,
-    }  # fmt: skip
+    rows = newton.coefficients(plan.fixed.names, L @ profile.beta, newton.spread(L, step), z=z)
+    D = _covariance(profile.theta, plan)
     tables = {
         "coefficients": Table(rows),
-        "random": Table(_random_rows(turned, plan, found.sigma2)),
-        "glance": Table([glance]),
+        "random": Table(_random_rows(U @ D @ U.T * sigma2, plan, sigma2)),
+        "glance": Table([_glance(profile, n, task)]),
     }
-    notes = newton.aliased_note(plan.fixed.names, found.aliased)
-    if np.linalg.eigvalsh(_covariance(found.theta, plan))[0] < 1e-8:
+    notes = newton.aliased_note(plan.fixed.names, profile.aliased)
+    if np.linalg.eigvalsh(D)[0] < 1e-8:
         notes.append(
-            "the fit is singular: a variance of the random effects is estimated at 0, or a correlation at 1 or -1; the data "
-            "do not call for all of them"
+            "the fit is singular: a variance of the random effects is estimated at 0,"
+            " or a correlation at 1 or -1; the data do not support all random effects"
         )
     return Result(tables, counting.reported(total.cells), notes=notes)
+
+
+def _glance(profile: Profile, n: int, task: Task[Options, Plan]) -> Row:
+    plan, reml = task.plan, task.options.method == "reml"
+    log_det = float(np.linalg.slogdet(plan.fixed.unscale)[1])
+    deviance = profile.deviance - (2 * log_det if reml else 0.0)
+    parameters = int((~profile.aliased).sum()) + len(plan.pairs) + 1
+    return {
+        "sigma": math.sqrt(profile.sigma2),
+        "log_lik": -deviance / 2,
+        "method": task.options.method,
+        "aic": deviance + 2 * parameters,
+        "bic": deviance + parameters * math.log(n),
+        "n": n,
+        "rounds": profile.rounds if plan.by is None else 1,
+    }
 
 
 def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
     group, names = plan.by.name if plan.by is not None else "person", plan.random.names
     sds = np.sqrt(np.diag(covariance))
-    sds[sds < 1e-7 * math.sqrt(sigma2)] = 0.0  # where Newton's method stops short of it
+    # Newton's method stops just short of a variance of 0.
+    sds[sds < 1e-7 * math.sqrt(sigma2)] = 0.0
     rows: list[Row] = [
         {"group": group, "term": f"sd {name}", "estimate": float(sd)}
         for name, sd in zip(names, sds, strict=True)
     ]
     for a in range(len(names)):
         for b in range(a):
-            known = sds[a] * sds[b] > 0
-            correlation = float(covariance[a, b] / (sds[a] * sds[b])) if known else None
+            product = sds[a] * sds[b]
+            correlation = float(covariance[a, b] / product) if product > 0 else None
             rows.append(
                 {
                     "group": group,
@@ -473,10 +487,11 @@ def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
 def predict(
     cohort: Cohort, task: Task[Options, Plan], coefficients: Sequence[Row], random: Sequence[Row]
 ) -> tuple[Ints, Floats]:
-    """At the node, from a result's tables: the number in the cohort of each person with complete rows (m,), and their own deviations
-    from the fixed effects (m, q), the best linear unbiased predictions. These are never sent."""
+    """Individual predictions at the node, from the tables of a result; they are never sent. Returns
+    the cohort's number (m,) of each person with complete rows, and their deviations from the fixed
+    effects (m, q), the best linear unbiased predictions."""
     plan: Plan = task.plan
-    _, kept, _, _, group, _ = _matrices(cohort, task)
+    _, index, _, _, group, _ = _matrices(cohort, task)
     blocks, _ = cohort.once(Key("mixed_model", task.name), lambda: _blocks(cohort, task))
     q, sigma = len(plan.random.names), float(random[-1]["estimate"])
     raw = np.diag([float(row["estimate"]) for row in random[:q]])
@@ -491,12 +506,11 @@ def predict(
         plan.fixed.unscale, [float(row["estimate"] or 0.0) for row in coefficients]
     )
     residual = blocks.zw @ np.r_[-beta, 1.0]
-    own = np.einsum(
-        "ab,mb->ma", D, np.linalg.solve(np.eye(q) + blocks.zz @ D, residual[:, :, None])[:, :, 0]
-    )
+    weighted = np.linalg.solve(np.eye(q) + blocks.zz @ D, residual[:, :, None])[:, :, 0]
+    deviations = np.einsum("ab,mb->ma", D, weighted)
     persons = np.zeros(len(blocks.zz), np.int64)
-    persons[group] = cohort.person[kept]
-    return persons, own @ plan.random.unscale.T
+    persons[group] = cohort.person[index]
+    return persons, deviations @ plan.random.unscale.T
 
 
 def roles(task: Task[Options, Plan]) -> Roles:

@@ -1,8 +1,9 @@
-"""A generalised linear model on rows with missing numbers, which are imputed several times over.
+"""A generalised linear model on rows with missing numbers, which are imputed several times.
 
-Node: first, for each column to impute, the cross-products of it and of the columns that are complete; then, in each round, the score and
-information of the model on each completed table. Hub: the imputation models and draws from their posterior; Newton's steps; Rubin's rules.
-What is drawn for a row follows from its own values and the seed, so that it is the same wherever the row lies (Rubin 1987; Little & Rubin 2019,
+Node: first, for each column to impute, its cross-products with the complete columns; then, in each
+round, the score and information of the model on each completed table. Hub: the imputation models
+and draws from their posterior; Newton's steps; Rubin's rules. The imputed value of a row depends on
+its own values and the seed only, so it is the same at any node (Rubin 1987; Little & Rubin 2019,
 10.2; degrees of freedom: Barnard & Rubin 1999).
 """
 
@@ -39,8 +40,9 @@ TRAITS = Traits()
 
 
 class Options(glm.Shared):
-    """`impute`: the numeric columns of the model whose missing values are filled in, `times` over; a row that lacks anything else is left
-    out. Each is imputed by a linear model on all other columns of the model that are not imputed, the response among them."""
+    """`impute`: the numeric columns of the model whose missing values are imputed, `times` times; a
+    row with another missing value is left out. Each is imputed by a linear model on all columns of
+    the model that are not imputed, including the response."""
 
     impute: tuple[str, ...] = pydantic.Field(min_length=1)
     times: int = pydantic.Field(20, ge=2, le=100)
@@ -49,7 +51,8 @@ class Options(glm.Shared):
 
 @dataclass(frozen=True)
 class Plan:
-    """`fit`: the model's own task; `impute`, what is filled in; `predictors`, the design columns that this is made of."""
+    """`fit`: the task of the model. `impute`: the imputed columns. `predictors`: the design columns
+    of the imputation models."""
 
     fit: Task[glm.Options, glm.Plan]
     impute: tuple[Field, ...]
@@ -60,26 +63,29 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if options.weights is not None:
         raise ExpressionError(
-            f"weights: {options.weights!r}: weights are not offered by multiple_imputation; leave them out"
+            f"weights: {options.weights!r}: weights are not offered by multiple_imputation;"
+            " leave them out"
         )
-    chosen = glm.Options(**options.model_dump(include=set(glm.Shared.model_fields)))
-    made, fields = glm.prepare(chosen, schema)
+    glm_options = glm.Options(**options.model_dump(include=set(glm.Shared.model_fields)))
+    glm_plan, fields = glm.prepare(glm_options, schema)
     impute = tuple(schema.field(name) for name in dict.fromkeys(options.impute))
     for field in impute:
         if field.kind != "number":
             raise ExpressionError(
                 f"impute: {field.name!r} is a {field.kind}; only numbers are imputed"
             )
-        if field.name not in {one.name for one in fields}:
+        if field.name not in {column.name for column in fields}:
             raise ExpressionError(
-                f"impute: {field.name!r} is not a column of {options.model!r} by itself; write it there as a term, or leave it out here"
+                f"impute: {field.name!r} is not a column of {options.model!r} by itself;"
+                " write it there as a term, or leave it out here"
             )
-        if field.name == made.model.response[0].name:
+        if field.name == glm_plan.model.response[0].name:
             raise ExpressionError(
-                f"impute: {field.name!r} is the response; rows without it tell nothing of the model and are left out"
+                f"impute: {field.name!r} is the response; rows without it carry no information"
+                " and are left out, so remove it here"
             )
     predictors = _predictors(fields, {field.name for field in impute})
-    fit = Task("fit", glm, chosen, made, fields, schema.contract.rows_per_person)
+    fit = Task("fit", glm, glm_options, glm_plan, fields, schema.contract.rows_per_person)
     return Prepared(Plan(fit, impute, predictors, newton.scaling(predictors, centred=True)), fields)
 
 
@@ -106,8 +112,8 @@ def start(task: Task[Options, Plan]) -> State:
 # -- node
 @dataclass(frozen=True)
 class Rows:
-    """The rows that lack nothing but what is imputed: which they are, their predictors (n, q) with a one before, and the number that their
-    draws follow from (n,)."""
+    """The rows in which only imputed columns are missing. keep (n_cohort,): their mask. Z (n_rows,
+    n_predictors + 1), scaled: ones, then the predictors. seeds (n_rows,): seeds of their draws."""
 
     keep: Any
     Z: Floats
@@ -122,16 +128,16 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     cells["imputed"] = np.array(
         [int(np.isnan(column[rows.keep]).sum()) for column in _imputable(cohort, task)]
     )
-    found: dict[str, list[Floats]] = {"score": [], "information": [], "deviance": []}
+    by_table: dict[str, list[Floats]] = {"score": [], "information": [], "deviance": []}
     for m in range(task.options.times):
         completed = _completed(cohort, rows, task, state, m)
         part = glm.local(completed, task.plan.fit, State("newton", {"beta": state["beta"][m]}))
-        for name, values in found.items():
+        for name, values in by_table.items():
             values.append(part.sums[name])
-    sums = {name: np.stack(values) for name, values in found.items()}
-    return Part(
-        sums, cells, dict.fromkeys(sums, math.inf), parameters=len(task.plan.fit.plan.names)
-    )  # what is imputed keeps no range
+    sums = {name: np.stack(values) for name, values in by_table.items()}
+    # Imputed values have no range, so the sums have no finite sensitivity.
+    unbounded = dict.fromkeys(sums, math.inf)
+    return Part(sums, cells, unbounded, parameters=len(task.plan.fit.plan.names))
 
 
 def _completed(
@@ -155,23 +161,23 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     keep = cohorts.complete(
         {name: column for name, column in columns.items() if name not in imputed}
     )
-    kept = np.flatnonzero(keep)
+    index = np.flatnonzero(keep)
     Z = cohorts.design(
         plan.predictors,
         columns,
-        kept,
+        index,
         centre=plan.scaling.centre,
         scale=plan.scaling.scale,
         intercept=True,
     )
     values = np.stack(
-        [columns[field.name][kept].astype(np.float64) for field in task.fields], axis=1
+        [columns[field.name][index].astype(np.float64) for field in task.fields], axis=1
     )
     return Rows(keep, Z, _seeds(np.nan_to_num(values + 0.0, nan=-1.5e300)))
 
 
 def _seeds(values: Floats) -> NDArray[np.uint64]:
-    """(n,) a number for each row that follows from its values, and from how many rows before it have the same."""
+    """(n_rows,): a number for each row, from its values and the number of equal rows before it."""
     _, group, counts = (
         np.unique(values, axis=0, return_inverse=True, return_counts=True)
         if len(values)
@@ -188,7 +194,8 @@ def _seeds(values: Floats) -> NDArray[np.uint64]:
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Steele, Lea and Flood's finaliser (SplitMix64, 2014): every bit of the input moves half of the output's."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit changes about half of
+    the output bits."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -196,27 +203,25 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _moments(cohort: Cohort, rows: Rows, task: Task[Options, Plan], cells: dict[str, Any]) -> Part:
-    """Per column to impute, the cross-products of (1, predictors, column) over the rows that have it."""
-    size = rows.Z.shape[1] + 1
-    found, known = (
-        np.zeros((len(task.plan.impute), size, size)),
-        np.zeros(len(task.plan.impute), np.int64),
-    )
+    """For each column to impute, the cross-products of (1, predictors, column) over the rows in
+    which it is not missing."""
+    size, n_imputed = rows.Z.shape[1] + 1, len(task.plan.impute)
+    moments, known = np.zeros((n_imputed, size, size)), np.zeros(n_imputed, np.int64)
     for i, (field, column) in enumerate(
         zip(task.plan.impute, _imputable(cohort, task), strict=True)
     ):
         values = column[rows.keep]
         there = ~np.isnan(values)
         W = np.column_stack([rows.Z[there], (values[there] - _middle(field)) / _half(field)])
-        found[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
+        moments[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
     intervals = [term.interval for term in task.plan.predictors]
     intervals += [field.interval for field in task.plan.impute]
     finite = all(map(math.isfinite, itertools.chain(*intervals)))
-    sensitivity = task.rows_per_person * size * math.sqrt(len(found)) if finite else math.inf
+    sensitivity = task.rows_per_person * size * math.sqrt(n_imputed) if finite else math.inf
     return Part(
-        {"moments": found, "known": known.astype(np.float64)},
+        {"moments": moments, "known": known.astype(np.float64)},
         cells | {"known": known},
-        {"moments": sensitivity, "known": task.rows_per_person * math.sqrt(len(found))},
+        {"moments": sensitivity, "known": task.rows_per_person * math.sqrt(n_imputed)},
     )
 
 
@@ -225,29 +230,26 @@ def _middle(field: Field) -> float:
 
 
 def _half(field: Field) -> float:
-    return (
-        (field.interval[1] - field.interval[0]) / 2
-        if all(map(math.isfinite, field.interval))
-        else 1.0
-    )
+    low, high = field.interval
+    return (high - low) / 2 if math.isfinite(low) and math.isfinite(high) else 1.0
 
 
 def _complete(
     cohort: Cohort, rows: Rows, task: Task[Options, Plan], draws: Floats, m: int
 ) -> Cohort:
-    """The cohort with what is missing drawn; other rows lack what they lacked."""
+    """The cohort with the m-th draw of the missing values. Rows that are left out do not change."""
     columns = dict(cohort.columns(task.fields))
     for i, field in enumerate(task.plan.impute):
         *beta, sigma = draws[m, i]
         column = columns[field.name].copy()
-        kept = np.flatnonzero(rows.keep)
-        blank = np.isnan(column[kept])
+        index = np.flatnonzero(rows.keep)
+        blank = np.isnan(column[index])
         salt = _mixed(np.array([(task.options.seed * 1009 + m) * 1009 + i], np.uint64))
         uniform = (_mixed(rows.seeds[blank] ^ salt).astype(np.float64) + 0.5) / 2.0**64
         drawn = rows.Z[blank] @ np.array(beta) + sigma * special.ndtri(
             np.clip(uniform, 1e-16, 1 - 1e-16)
         )
-        column[kept[blank]] = _middle(field) + _half(field) * drawn
+        column[index[blank]] = _middle(field) + _half(field) * drawn
         columns[field.name] = column
     return replace(
         cohort,
@@ -264,50 +266,54 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _draw(total: Total, task: Task[Options, Plan]) -> State:
-    """(times, columns, q + 1) coefficients and residual standard deviation of each imputation model, from their posterior under the usual
-    vague prior."""
+    """(times, n_imputed, q + 1): the coefficients and the residual standard deviation of each
+    imputation model, drawn from their posterior under the usual vague prior."""
     options, M = task.options, total.sums["moments"]
     q = M.shape[1] - 1
     draws = np.empty((options.times, len(M), q + 1))
     for i, (field, moments, n) in enumerate(
         zip(task.plan.impute, M, total.sums["known"].tolist(), strict=True)
     ):
-        kept = np.flatnonzero(~newton.find_aliased(moments[:q, :q]))
-        df = n - len(kept)
+        terms = np.flatnonzero(~newton.find_aliased(moments[:q, :q]))
+        df = n - len(terms)
         if not df > 0:
             raise errors.ModelError(
-                f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others; leave it out"
+                f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others;"
+                " leave it out"
             )
-        inverse = np.linalg.inv(moments[np.ix_(kept, kept)])
-        beta = inverse @ moments[kept, q]
-        rss = max(float(moments[q, q] - beta @ moments[kept, q]), 0.0)
+        inverse = np.linalg.inv(moments[np.ix_(terms, terms)])
+        beta = inverse @ moments[terms, q]
+        rss = max(float(moments[q, q] - beta @ moments[terms, q]), 0.0)
         root = np.linalg.cholesky((inverse + inverse.T) / 2)
         for m in range(options.times):
             rng = np.random.default_rng([options.seed, m, i])
             sigma = math.sqrt(rss / rng.chisquare(df))
             draws[m, i] = 0.0
-            draws[m, i, kept] = beta + sigma * root @ rng.normal(size=len(kept))
+            draws[m, i, terms] = beta + sigma * root @ rng.normal(size=len(terms))
             draws[m, i, q] = sigma
     p = len(task.plan.fit.plan.names)
-    begun = {
+    first = {
         "beta": np.zeros((options.times, p)),
         "last": np.zeros((options.times, p)),
         "best": np.full(options.times, -np.inf),
         "rounds": np.zeros(1),
     }
-    return State("newton", begun | {"draws": draws})
+    return State("newton", first | {"draws": draws})
 
 
 def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
-    """A step in each completed table; half the way back where it overshot."""
+    """A Newton step on each completed table, or half the way back after an overshoot."""
     values, names = dict(state.values), task.plan.fit.plan.names
     values["rounds"] = values["rounds"] + 1
     diverged = newton.separated(task.name, names, glm.SEPARATED[task.options.family])
     if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(diverged(np.abs(values["beta"]).max(0)))
     if "aliased" not in values:
-        found = [newton.identify(one, math.inf) for one in total.sums["information"]]
-        values["aliased"] = np.stack([one.aliased for one in found]).astype(np.float64)
+        aliased = [
+            newton.identify(information, math.inf).aliased
+            for information in total.sums["information"]
+        ]
+        values["aliased"] = np.stack(aliased).astype(np.float64)
         values["first"] = total.sums["information"]
     identified = [
         newton.Identified(mask > 0, first)
@@ -315,8 +321,8 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     ]
     beta, log_lik = values["beta"], -total.sums["deviance"][:, 0] / 2
     moves = [
-        newton.move(*one)
-        for one in zip(
+        newton.move(*of_table)
+        for of_table in zip(
             beta,
             values["last"],
             values["best"].tolist(),
@@ -327,34 +333,36 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             strict=True,
         )
     ]
-    for one, information, moved in zip(identified, total.sums["information"], moves, strict=True):
-        if moved.step is not None:
-            newton.refuse_unbounded(
-                one, information, diverged, relative=task.options.family == "poisson"
-            )
-    after, steps = np.stack([one.beta for one in moves]), [one.step for one in moves if one.step]
-    if len(steps) == len(moves) and newton.settled(max(one.length for one in moves), beta):
+    is_poisson = task.options.family == "poisson"
+    for design, information, move in zip(identified, total.sums["information"], moves, strict=True):
+        if move.step is not None:
+            newton.refuse_unbounded(design, information, diverged, relative=is_poisson)
+    after = np.stack([move.beta for move in moves])
+    steps = [move.step for move in moves if move.step]
+    if len(steps) == len(moves) and newton.settled(max(move.length for move in moves), beta):
         return _result(after, steps, -2 * log_lik, total, task, int(values["rounds"][0]) + 1)
     rules = limits(task).steps["newton"].rules
     after = np.stack(
         [
-            one.beta
-            if one.step is None
-            else newton.within(rules, values, from_, one.step.beta, diverged)
-            for one, from_ in zip(moves, beta, strict=True)
+            move.beta
+            if move.step is None
+            else newton.within(rules, values, before, move.step.beta, diverged)
+            for move, before in zip(moves, beta, strict=True)
         ]
     )
-    over = np.array([one.step is None for one in moves])
-    kept = {
-        "last": np.where(over[:, None], values["last"], beta),
-        "best": np.where(over, values["best"], log_lik),
+    overshot = np.array([move.step is None for move in moves])
+    values |= {
+        "last": np.where(overshot[:, None], values["last"], beta),
+        "best": np.where(overshot, values["best"], log_lik),
+        "beta": after,
     }
-    return State("newton", values | kept | {"beta": after})
+    return State("newton", values)
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Of each coefficient (p,): the mean, the total variance, degrees of freedom, and the share of the information that is missing."""
+    """Arrays (n_coefficients,): the mean estimate, the total variance, the degrees of freedom, and
+    the fraction of missing information."""
 
     estimate: Floats
     variance: Floats
@@ -363,7 +371,8 @@ class Pooled:
 
 
 def pool(estimates: Floats, variances: Floats, complete_df: float) -> Pooled:
-    """Rubin's rules for (times, p) estimates and variances; Barnard and Rubin's degrees of freedom."""
+    """Rubin's rules, with Barnard and Rubin's degrees of freedom. `estimates`, `variances` (times,
+    n_coefficients)."""
     times = len(estimates)
     within, between = variances.mean(0), estimates.var(0, ddof=1)
     total = within + (1 + 1 / times) * between
@@ -383,28 +392,31 @@ def _result(
     task: Task[Options, Plan],
     rounds: int,
 ) -> Result:
-    made: glm.Plan = task.plan.fit.plan
+    plan: glm.Plan = task.plan.fit.plan
     n = int(total.cells["rows"][0])
     aliased = np.logical_or.reduce([step.aliased for step in steps])
     df = n - int((~aliased).sum())
     scale = (
         deviance / df if task.options.family == "gaussian" and df > 0 else np.ones(len(deviance))
     )
-    L = newton.unscale(made.names, made.scaling, made.model.intercept)
+    L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
     variances = np.stack(
-        [np.diag(newton.spread(L, step)) * one for step, one in zip(steps, scale, strict=True)]
+        [
+            np.diag(newton.spread(L, step)) * dispersion
+            for step, dispersion in zip(steps, scale, strict=True)
+        ]
     )
     pooled = pool(beta @ L.T, variances, float(df))
     ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[task.options.family]
     rows = [
         _row(name, j, pooled, task.options.conf_level, ratio, bool(aliased[j]))
-        for j, name in enumerate(made.names)
+        for j, name in enumerate(plan.names)
     ]
     imputed: list[Row] = [
         {"term": field.name, "n": n, "missing": int(count), "share": float(count / n)}
         for field, count in zip(task.plan.impute, total.cells["imputed"], strict=True)
     ]
-    why = f"{task.options.times} imputations; the estimate and its error carry what they leave open"
+    why = f"{task.options.times} imputations; the standard errors include their uncertainty"
     tables = {
         "coefficients": Table(rows),
         "imputed": Table(imputed),
@@ -414,7 +426,7 @@ def _result(
         tables,
         counting.reported(total.cells),
         Exactness("approximate", why),
-        newton.aliased_note(made.names, aliased),
+        newton.aliased_note(plan.names, aliased),
     )
 
 
@@ -432,11 +444,8 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
                 "missing_information",
             )
         )
-    estimate, error, df = (
-        float(pooled.estimate[j]),
-        math.sqrt(pooled.variance[j]),
-        float(pooled.df[j]),
-    )
+    estimate, df = float(pooled.estimate[j]), float(pooled.df[j])
+    error = math.sqrt(pooled.variance[j])
     half, statistic = float(special.stdtrit(df, (1 + conf_level) / 2)) * error, estimate / error
     row: Row = {
         "term": name,
@@ -466,19 +475,23 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def row_weights(
     cohort: Cohort, task: Task[Options, Plan], state: State
 ) -> protocol.RowWeights | None:
-    """The largest part that each row has in one of the completed tables, whose fits are summed by themselves."""
+    """The largest share of each row in any of the completed tables, whose fits are summed
+    separately."""
     if state.step == "moments" or task.options.family == "gaussian":
         return None
     rows = cohort.once(Key("multiple_imputation", task.name), lambda: _rows(cohort, task))
-    found = []
+    by_table = []
     for m in range(task.options.times):
         completed = _completed(cohort, rows, task, state, m)
         at = State("newton", {"beta": state["beta"][m]})
-        found.append(glm.row_weights(completed, task.plan.fit, at))
-    made = [one for one in found if one is not None]
-    totals = [max(float(one.weights.sum()), 1e-300) for one in made]
-    shares = np.stack([one.weights / total for one, total in zip(made, totals, strict=True)])
-    return protocol.RowWeights(shares.max(0) * min(totals), made[0].person, made[0].least)
+        weights = glm.row_weights(completed, task.plan.fit, at)
+        if weights is not None:
+            by_table.append(weights)
+    totals = [max(float(table.weights.sum()), 1e-300) for table in by_table]
+    shares = np.stack(
+        [table.weights / total for table, total in zip(by_table, totals, strict=True)]
+    )
+    return protocol.RowWeights(shares.max(0) * min(totals), by_table[0].person, by_table[0].least)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

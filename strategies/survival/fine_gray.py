@@ -368,8 +368,8 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def row_weights(
     cohort: Cohort, task: Task[Options, Plan], state: State
 ) -> protocol.RowWeights | None:
-    """The rows' hazards at the state's coefficients; of those with another event, beside what the chance of
-    observation makes of them."""
+    """The rows' hazards at the state's coefficients; of those with another event, beside what the
+    chance of observation makes of them."""
     if state.step == "censoring":
         return None
     rows = cohort.once(Key("fine_gray", task.name), lambda: _rows(cohort, task))

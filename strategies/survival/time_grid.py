@@ -84,7 +84,8 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
 
 
 def conditions(grid: GridOptions | None, stop: Field) -> tuple[Piece, ...]:
-    """Who is followed beyond `until`, where follow-up is cut: nobody, as by a contract's range, or enough people."""
+    """Who is followed beyond `until`, where follow-up is cut: nobody, as by a contract's range, or
+    enough people."""
     if grid is None or grid.until is None or grid.until >= stop.interval[1]:
         return ()
     return (Piece("edge", f"({stop.sql} <= CAST({grid.until!r} AS DOUBLE))"),)

@@ -217,7 +217,7 @@ def test_a_coordinator_whose_key_is_not_the_pinned_one_is_refused(deployment: De
             status = run.watch(lambda _: None)
             assert (
                 status.state == "refused"
-                and "lyon: it is not signed by the coordinator that it names, with the key known here"
+                and "lyon: it is not signed by its coordinator with the key known here"
                 in status.reason
             )
     finally:

@@ -39,7 +39,10 @@ def _written(site: Site, path: Path, name: str) -> Mapped:
     dataset = site.datasets[name]
     mapped = mapping.run(dataset, site.storage, datetime.now(UTC))
     console = Console(highlight=False, soft_wrap=True)
-    node_data.show(node_data.DatasetReport(name, dataset, mapped.counts, mapped.findings), console)
+    node_data.show(
+        node_data.DatasetReport(name, dataset, mapped.counts, mapped.findings, mapped.findings),
+        console,
+    )
     if not mapped.findings:
         assert site.state is not None
         audit.write(

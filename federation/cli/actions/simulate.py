@@ -234,7 +234,8 @@ def _of_node(path: Path, contract: Contract) -> Dataset:
     found = datasets[contract.dataset]
     if found.contract.hash != contract.hash:
         raise errors.InputError(
-            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract"
+            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract",
+            *contract.differences(found.contract),
         )
     return found
 

@@ -102,7 +102,7 @@ def _women(
             "cancer": np.repeat(cancer, len(VIEWS)),
             "image": [image.tobytes() for image in images],
         }
-    )  # fmt: skip
+    )
 
 
 def views(
