@@ -122,6 +122,7 @@ def _admit(
     roles |= dict.fromkeys(lefts, "left")
     for name, role in roles.items():
         _expect(name, links.admit(plan, role, len(roles), contexts[name].site, now))
+        _expect(name, links.hold_back(plan, role, contexts[name], now))
     for name, role in roles.items():
         _grant(plan, role, contexts[name], now)
         _expect(name, links.claim_cohort(plan, role, contexts[name], now))

@@ -177,9 +177,9 @@ def _matched(candidates: _Candidates, row_of: Ints, width: int) -> Matched:
     return Matched(tokens, rows, linked, candidates.right_people)
 
 
-def cumulative(steps: Sequence[Step]) -> Iterator[tuple[int, int, float]]:
-    """For each step: its number from 1 on, the people linked up to it, and the false links feared."""
-    links, feared = 0, 0.0
+def cumulative(steps: Sequence[Step]) -> Iterator[tuple[int, float]]:
+    """For each step: its number from 1 on, and the false links feared up to it."""
+    feared = 0.0
     for number, step in enumerate(steps, start=1):
-        links, feared = links + step.links, feared + step.expected_false
-        yield number, links, feared
+        feared += step.expected_false
+        yield number, feared
