@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
@@ -187,7 +187,11 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
         holdings = {
-            one.dataset: {"contract": one.contract_hash, "people": one.people or None}
+            one.dataset: {
+                "contract": one.contract_hash,
+                "people": one.people or None,
+                "written": one.contract,
+            }
             for one in request.holdings
         }
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
@@ -256,6 +260,15 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                 if one.revoked is None
             }
         )
+
+
+def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
+    """What differs in a contract that a node holds, in brackets; empty if the node did not send it."""
+    try:
+        other = Contract.model_validate_json(held.get("written", ""))
+    except pydantic.ValidationError:
+        return ""
+    return f" ({'; '.join(contract.differences(other)[:5])})"
 
 
 class Coordination(hub_pb2_grpc.CoordinationServicer):
@@ -334,22 +347,43 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
         ]
         asked = sorted(request.nodes) or sorted(holding)
-        if len(asked) < study.min_nodes:
+        if len(asked) < study.min_answers:
             other_contract = [
                 name
                 for name, one in nodes.items()
                 if study.dataset in one.holdings and name not in holding
             ]
-            hint = (
-                f"; {', '.join(other_contract)} hold it under another contract"
-                if other_contract
-                else ""
+            hint = "".join(
+                f"; {name} holds it under another contract"
+                + _differences(contract, nodes[name].holdings[study.dataset])
+                for name in other_contract
             )
             raise errors.RefusalError(
                 f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes),"
                 f" and {len(asked)} hold dataset {study.dataset!r} with this contract{hint}"
             )
         return asked
+
+    @_told
+    def Datasets(
+        self, request: hub_pb2.Empty, context: grpc.ServicerContext
+    ) -> hub_pb2.DatasetsReply:
+        self._coordinator(context)
+        online = self.scheduler.connections.online()
+        return hub_pb2.DatasetsReply(
+            datasets=[
+                hub_pb2.HeldDataset(
+                    node=node.name,
+                    dataset=name,
+                    contract=held.get("written", ""),
+                    people=held.get("people") or 0,
+                    online=node.name in online,
+                )
+                for node in database.enrolled(self.scheduler.engine, "node")
+                if node.revoked is None
+                for name, held in sorted(node.holdings.items())
+            ]
+        )
 
     @_told
     def List(

@@ -26,7 +26,7 @@ class ReleasedResult(Frozen):
     reason: str | None
     exactness: Literal["exact", "approximate", "noised"] | None
     why: str | None
-    n: Mapping[str, int | None]
+    n: Mapping[str, int | float | None]
     suppressed: int
     notes: Sequence[str]
     rounds: int

@@ -28,6 +28,7 @@ from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
 from strategies import admissible, budget, registry, support
+from strategies.numerics import counting
 from strategies.protocol import AnyTask, HubState, Total
 
 Ask = Callable[[Query], Sequence[Reply]]
@@ -147,7 +148,7 @@ def _begin(
     resume: Mapping[TaskId, Resumed],
 ) -> dict[TaskId, TaskRun]:
     tasks = registry.plan(study, contract, source)
-    if len(roster) < study.min_nodes:
+    if len(roster) < study.min_answers:
         raise errors.RefusalError(
             f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and "
             f"{len(roster)} are there: enrol more"
@@ -155,7 +156,7 @@ def _begin(
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):
         members = [task_id.node] if task_id.node else list(roster)
-        needed = 1 if task_id.node else study.min_nodes
+        needed = 1 if task_id.node else study.min_answers
         runs[task_id] = TaskRun(task, members, State(), needed, study.privacy.min_cell)
         runs[task_id].go_to(task.analysis.start(task))
     check_secure_sum(study, len(roster))
@@ -326,7 +327,7 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     try:
         combined = task.analysis.combine(total, task, at_hub)
     except errors.ModelError as error:
-        task_run.failed = str(error)
+        task_run.failed = "; ".join([str(error), *counting.unread(total)])
         return
     if isinstance(combined, Result):
         task_run.result = combined

@@ -25,6 +25,7 @@ from federation.messages import TaskId
 from nodes import support
 from nodes.site import Policy
 from simulations import local
+from strategies import support as counted
 from strategies.regression import glm
 from tests import federations
 
@@ -45,20 +46,31 @@ def cost() -> bool:
     study = federations.study_of({"a": model})
     with tempfile.TemporaryDirectory() as folder:
         (site,) = tables.sites(tables.people(ROWS), agreed, 1, Path(folder))
-        checks = support.check, support._is_steered_too_far
+        checks = (
+            support.check,
+            support._is_steered_too_far,
+            support.check_study,
+            counted.with_counts,
+        )
 
         def run(*, checked: bool) -> None:
-            unchecked: Any = (lambda *_: None, lambda *_: False)
-            support.check, support._is_steered_too_far = checks if checked else unchecked
+            _install(checks if checked else UNCHECKED)
             outcome = rounds.run(study, agreed, local.ask_of([site], federations.NOW), [site.name])
             assert outcome.runs[TaskId("a")].result is not None, outcome.runs[TaskId("a")].failed
 
         seconds = timing.least(
             {"with": lambda: run(checked=True), "without": lambda: run(checked=False)}, 3
         )
-        support.check, support._is_steered_too_far = checks
+        _install(checks)
     detail = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
     return timing.report("support and leverage", seconds["with"] / seconds["without"], 1.15, detail)
+
+
+UNCHECKED = (lambda *_: None, lambda *_: False, lambda *_: None, lambda part, *_: part)
+
+
+def _install(checks: Any) -> None:
+    support.check, support._is_steered_too_far, support.check_study, counted.with_counts = checks
 
 
 # -- refusals

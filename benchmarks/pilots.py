@@ -108,11 +108,8 @@ def visits(folder: Path) -> bool:
 def two_producers(folder: Path) -> bool:
     """ORDEI's reports at two nodes: all pairs of 12,000 drugs and 337 groups of reactions."""
     ready = running.prepare("ordei", "study", folder, size="full")
-    sites = [
-        local.site(node, dataset)
-        for node, dataset in ready.datasets.items()
-        if node in ("ansm", "crpv-lyon")
-    ]
+    reports = {node: ready.datasets[node] for node in ("ansm", "crpv-lyon")}
+    sites = local.beside(ready.study, ready.contract, reports)
     study = ready.study.model_copy(
         update={"analyses": {"signaux": ready.study.analyses["signaux"]}}
     )

@@ -64,6 +64,16 @@ class NodeState:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A dataset that a node holds. `people`: as the node declares it; 0 if it does not."""
+
+    node: str
+    contract: Contract
+    people: int
+    online: bool
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of a study: waiting, running, complete, partial, failed, refused or cancelled."""
 
@@ -147,6 +157,18 @@ class Hub:
                 stub.Plan(self._request(study, contract, 0.0, nodes), timeout=60).nodes
             )
 
+    def datasets(self) -> Sequence[Held]:
+        """The datasets that the nodes hold, each with its contract. A node that has not said what it holds is left out."""
+        from federation.rpc import hub_pb2
+
+        with self._calls() as stub:
+            found = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
+        return [
+            Held(one.node, Contract.model_validate_json(one.contract), one.people, one.online)
+            for one in found
+            if one.contract
+        ]
+
     def list(self, max_studies: int = 50) -> Sequence[Status]:
         """The studies of a coordinator, or all studies for an operator; newest first."""
         from federation.rpc import hub_pb2
@@ -224,6 +246,11 @@ class Hub:
 
 def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:
     """The contract at the path given, or DATASET.yaml in the study's folder."""
+    if study.datasets:
+        raise errors.StudyError(
+            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the hub does "
+            "not carry its messages yet"
+        )
     file = f"{study.dataset}.yaml"
     path = Path(given) if given is not None else folder / file if folder is not None else None
     if path is None or not path.exists():

@@ -163,6 +163,15 @@ class Column(Frozen):
         return (low, high)
 
 
+class Identifier(Frozen):
+    """An identifier that another holder may know too: the `column` that holds it, the `form` in which
+    identifiers are compared, and the `version` of the form's rules."""
+
+    column: Name
+    form: Literal["nir13", "text", "date"]
+    version: Literal[1] = 1
+
+
 class Contract(Frozen):
     """The whole of contract.yaml.
 
@@ -170,6 +179,8 @@ class Contract(Frozen):
     `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
     `nodes_per_person`: the most nodes at which a person may have rows.
+    `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
+    in no condition, derivation or analysis; a category may, since its levels are public and few.
     `use`: the coordinators who may use the dataset; empty: all whom the site admits."""
 
     dataset: Slug
@@ -179,6 +190,7 @@ class Contract(Frozen):
     person: Name | None = None
     rows_per_person: int = pydantic.Field(1, ge=1)
     nodes_per_person: int | None = pydantic.Field(None, ge=1)
+    identifiers: Mapping[Name, Identifier] = {}
     use: tuple[str, ...] = ()
     columns: Mapping[Name, Column]
 
@@ -207,6 +219,23 @@ class Contract(Frozen):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _identifiers_are_columns(self) -> Contract:
+        for name, identifier in self.identifiers.items():
+            column = self.columns.get(identifier.column)
+            if column is None or column.type == "array":
+                raise ValueError(
+                    f"identifiers.{name}: {identifier.column!r} is not among the columns that can "
+                    "identify a person; name one of them"
+                )
+        return self
+
+    @property
+    def closed_columns(self) -> frozenset[str]:
+        """The columns of identifiers, which no condition, derivation or analysis may name."""
+        named = {identifier.column for identifier in self.identifiers.values()}
+        return frozenset(name for name in named if self.columns[name].type != "category")
+
     def max_nodes_of_person(self, nodes: int) -> int:
         """The number of nodes, of `nodes`, at which one person may have rows; all of them if the
         contract does not limit it."""
@@ -229,9 +258,37 @@ class Contract(Frozen):
             column.pop("use", None)
         return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
+    def differences(self, other: Contract) -> list[str]:
+        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        mine, theirs = (
+            each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
+            for each in (self, other)
+        )
+        lines = _changes("", mine, theirs)
+        for name in dict.fromkeys([*self.columns, *other.columns]):
+            if name not in other.columns or name not in self.columns:
+                lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
+                continue
+            one, two = (
+                each.columns[name].model_dump(
+                    mode="json", exclude_defaults=True, exclude={"description", "use"}
+                )
+                for each in (self, other)
+            )
+            lines += _changes(f"column {name}: ", one, two)
+        return lines
+
     def canonical(self) -> str:
         """All of it, as it is sent."""
         return _as_json(self.model_dump(mode="json", exclude_defaults=True))
+
+
+def _changes(where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where}{key} was {mine.get(key, 'not written')}, and is {theirs.get(key, 'not written')}"
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 PROSE = {"description", "version", "use"}  # what no number is computed from

@@ -23,7 +23,7 @@ from federation.expression import ColumnType, Piece, quote_name, quote_text
 
 T = TypeVar("T")
 FAR = 1e9  # stands for the end of a range that the contract leaves open
-MAX_VALUES = 16  # at which a column is tried
+MAX_VALUES = 10  # at which a column is tried
 MAX_SQL = 400_000  # characters of all conditions of one expression; beyond it nobody is counted
 NOBODY = Piece("influence", "FALSE")
 _TEXT = re.compile(r"(?<!DATE )'((?:[^']|'')*)'")
@@ -44,7 +44,7 @@ def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
         if quote_name(name) in sql.replace(missing, ""):
             found.append(_piece(sql, quote_name(name), _values(sql, column)))
     is_long = sum(len(piece.sql) for piece in found) > MAX_SQL
-    return (NOBODY,) if is_long else tuple(found)
+    return (NOBODY,) if is_long else tuple(dict.fromkeys(found))
 
 
 def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
@@ -53,7 +53,7 @@ def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
     if len(sql) * len(values) > MAX_SQL:
         return NOBODY
     tried = ", ".join(f"CAST({sql.replace(part, value)} AS DOUBLE)" for value in values)
-    return Piece("influence", f"coalesce(greatest({tried}) <> least({tried}), FALSE)")
+    return Piece("influence", f"(len(list_distinct([{tried}])) > 1)")  # without the missing ones
 
 
 def _values(sql: str, column: ColumnType) -> Sequence[str]:

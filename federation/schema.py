@@ -42,7 +42,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """`sources`: the contract columns that each field needs."""
+    """`sources`: the contract columns that each field needs. The columns of identifiers are no fields."""
 
     contract: Contract
     fields: Mapping[str, Field]
@@ -96,9 +96,11 @@ def _as_number(sql: str, levels: tuple[str, ...]) -> str:
 
 
 def identifiers(contract: Contract) -> frozenset[str]:
-    """The columns that say whose row it is: the person's key, and those that the contract marks."""
+    """The columns that say whose row it is: the person's key, those that the contract marks, and those by which
+    people are linked."""
     marked = {name for name, column in contract.columns.items() if column.identifier}
-    return frozenset(marked | ({contract.person} if contract.person is not None else set()))
+    key = {contract.person} if contract.person is not None else set()
+    return frozenset(marked | key | contract.closed_columns)
 
 
 def build(contract: Contract, derive: Mapping[str, str]) -> Schema:

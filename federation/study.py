@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,54 @@ class CohortRule(Frozen):
         return CohortRule(derive=derive, where=where)
 
 
+class DatasetEntry(Frozen):
+    """One of several datasets of a study.
+
+    `cohort`: of this dataset alone, before anything else. `per_person`: the columns that a person gets
+    from their rows here, each by sum, count, min, max, any, first or last. `rename`: columns (old: new)
+    whose name another dataset has too."""
+
+    cohort: CohortRule = CohortRule()
+    per_person: Mapping[Name, str] = {}
+    rename: Mapping[Name, Name] = {}
+
+
+class Link(Frozen):
+    """People known to two holders, joined at a third node.
+
+    `on`: the identifier by which they are matched, in both contracts. `cascade`: instead, lists of
+    identifiers, tried one after the other. `left`: the dataset whose people the study is about.
+    `right`: the dataset that adds columns. `helper`: the node that matches them. `keep`: the left's
+    people who are linked, or all. `canaries`: made-up people that expose a dishonest helper.
+    `min_linked_share`: below this share of the left's people the study ends."""
+
+    on: Name | None = None
+    cascade: tuple[tuple[Name, ...], ...] = ()
+    left: Slug
+    right: Slug
+    helper: Slug
+    ending: Literal["together"] = "together"
+    keep: Literal["linked", "all"] = "linked"
+    canaries: int = pydantic.Field(64, ge=16, le=4096)
+    min_linked_share: float = pydantic.Field(0.5, ge=0, le=1)
+
+    @pydantic.model_validator(mode="after")
+    def _matched_in_one_way(self) -> Link:
+        if (self.on is None) == (not self.cascade):
+            raise ValueError("needs either `on`, an identifier, or `cascade`, lists of them")
+        if not all(self.cascade) or len(self.cascade) > 16:
+            raise ValueError("cascade: needs 1 to 16 lists, each with an identifier at least")
+        if self.left == self.right:
+            raise ValueError("left and right must be two datasets")
+        return self
+
+    @property
+    def identifiers(self) -> tuple[str, ...]:
+        """All identifiers that the link compares, each once."""
+        named = (self.on,) if self.on else (name for names in self.cascade for name in names)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+
 class SecureSum(Frozen):
     """A secure sum: the hub learns the sum over the nodes, and no single node's part.
 
@@ -157,17 +205,48 @@ class AnalysisEntry(Frozen):
 
 
 class Study(Frozen):
+    """The whole of study.yaml. `datasets` stands instead of `dataset` where there are several; the study's
+    own `dataset` is then the name of what they give together."""
+
     study: Slug
     title: str
     question: str
     purpose: Purpose
     authorisation: Authorisation
     dataset: Slug
+    datasets: Mapping[Slug, DatasetEntry] = {}
+    link: Link | None = None
     coordinator: str = "local"
     min_nodes: int = pydantic.Field(3, ge=1)
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()
     analyses: Mapping[Slug, AnalysisEntry] = pydantic.Field(min_length=1)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _several_datasets_have_one_name(cls, values: Any) -> Any:
+        entries = values.get("datasets") if isinstance(values, dict) else None
+        if not isinstance(entries, dict) or not entries:
+            return values
+        together = joint_name(entries)
+        if values.get("dataset", together) != together:
+            raise ValueError("give either `dataset` or `datasets`, not both")
+        return {**values, "dataset": together}
+
+    @pydantic.model_validator(mode="after")
+    def _datasets_are_linked_or_stand_side_by_side(self) -> Study:
+        if self.datasets and len(self.datasets) < 2:
+            raise ValueError("datasets: for a single dataset write `dataset` and `cohort`")
+        if self.link is None:
+            for name, entry in self.datasets.items():
+                if entry.per_person or entry.cohort != CohortRule():
+                    raise ValueError(
+                        f"datasets.{name}: `per_person` and a cohort of its own need a `link`; without "
+                        "one, write the study's `cohort`"
+                    )
+        elif set(self.datasets) != {self.link.left, self.link.right}:
+            raise ValueError("link: needs exactly two `datasets`, its left and its right")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _secure_sums_are_of_all_nodes(self) -> Study:
@@ -190,10 +269,25 @@ class Study(Frozen):
         """The names of the analyses that the study runs."""
         return frozenset(entry.run for entry in self.analyses.values())
 
+    @property
+    def other_parties(self) -> int:
+        """The right holder and the helper of a link, who take part beside the nodes that answer."""
+        return 0 if self.link is None else 2
+
+    @property
+    def min_answers(self) -> int:
+        """The nodes without whose answers the study ends."""
+        return max(1, self.min_nodes - self.other_parties)
+
     def canonical(self) -> str:
         return json.dumps(
             self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
+
+
+def joint_name(datasets: Iterable[str]) -> str:
+    """The name of what several datasets give together."""
+    return "-".join(sorted(datasets))
 
 
 def load(path: Path) -> tuple[Study, Source]:

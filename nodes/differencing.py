@@ -104,7 +104,8 @@ def check(
 
 def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
-    whole = Group(_print(memory, np.ones(cohort.rows, np.bool_)), COHORT)
+    everyone = _print(memory, np.ones(cohort.rows, np.bool_))
+    whole = Group(everyone, COHORT)
     if support.roles_of(task).apart:
         columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
         return [
@@ -115,7 +116,8 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
             ),
         ]
     names = memory.columns_behind(rows.columns)
-    groups = [whole, Group(_print(memory, rows.kept), names)]
+    complete = everyone if rows.kept.all() else _print(memory, rows.kept)
+    groups = [whole, Group(complete, names)]
     pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:

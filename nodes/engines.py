@@ -93,8 +93,11 @@ def land(engine: str, url: str, query: str, folder: Path, name: str) -> int:
     part.mkdir(parents=True, mode=0o700)
     module = importlib.import_module(driver.module)
     try:
-        with closing(module.connect(**driver.connect(url))) as server:
-            count = _stream(_cursor(server, engine), query, part)
+        with (
+            closing(module.connect(**driver.connect(url))) as server,
+            closing(_cursor(server, engine)) as cursor,
+        ):
+            count = _stream(cursor, query, part)
     except (module.Error, OSError) as reason:
         shutil.rmtree(part)
         raise errors.SourceError(

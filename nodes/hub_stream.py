@@ -122,7 +122,10 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 def _hello(site: Site) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
-            dataset=name, contract_hash=dataset.contract.hash, people=dataset.people or 0
+            dataset=name,
+            contract_hash=dataset.contract.hash,
+            people=dataset.people or 0,
+            contract=dataset.contract.canonical(),
         )
         for name, dataset in sorted(site.datasets.items())
     ]
@@ -280,7 +283,9 @@ def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime)
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != proposal.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
-    refused = service.admit_study(study, dataset.contract, proposal.nodes, site, now)
+    refused = service.admit_study(
+        study, dataset.contract, proposal.nodes, site, now
+    ) or service.unchecked(study, site)
     if refused is not None:
         is_terse = site.policy.terse
         return "refused: this node does not answer; ask its producer" if is_terse else str(refused)

@@ -82,8 +82,19 @@ class DateFormat:
             assert first_year is not None
             ahead = f"(CAST({year} AS INTEGER) - {first_year % 100} + 100) % 100"
             year = f"CAST({first_year} + {ahead} AS VARCHAR)"
-        month, day = (f"lpad({found[letter]}, 2, '0')" for letter in "md")
-        return f"{year} || '-' || {month} || '-' || {day}"
+        month, day = (
+            f"lpad({found[part]}, 2, '0')" if part in self.pieces else found[part] for part in "md"
+        )
+        return f"concat({year}, '-', {month}, '-', {day})"
+
+    def fits(self, value: str) -> str:
+        """The SQL of whether `value` has this form. Where a wrong digit cannot become another day, places suffice:
+        the contract's SQL compares the day with its text."""
+        between = "".join(piece for piece in self.pieces if piece not in _GROUPS)
+        if {"yy", "m", "d"} & set(self.pieces) or set("_%") & set(between):
+            return f"regexp_full_match({value}, {quote_text(self.pattern)})"
+        places = "".join("_" * len(piece) if piece in _GROUPS else piece for piece in self.pieces)
+        return f"{value} LIKE {quote_text(places)}"
 
     def _places(self) -> Iterable[tuple[str, int]]:
         start = 0
@@ -223,16 +234,24 @@ class Reading(Frozen):
 AS_IT_IS = Reading()
 
 
-def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> str:
-    """The SQL of a raw value, `raw`, in the notation that `contract_sql` reads; the raw value where no key concerns it."""
-    if column is None or reading == AS_IT_IS:
-        return raw
+def spelled(raw: str, column: Column | None, raw_type: str) -> str:
+    """The SQL of a raw column, its texts in the one spelling that `value` expects."""
     name = quote_name(raw)
-    known = contract_sql.canonical(name, raw_type)
+    if raw_type != "VARCHAR" or column is None or column.kind not in ("number", "date", "boolean"):
+        return name
+    return contract_sql.canonical(name, raw_type)
+
+
+def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> str:
+    """The SQL of a `spelled` value in the notation that `contract_sql` reads; the value itself where no key concerns it."""
+    name = quote_name(raw)
+    if column is None:
+        return name
+    known = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
     if column.kind == "date" and raw_type.startswith("TIMESTAMP"):
         return _native_day(name, raw_type, reading)
     if column.kind == "boolean" and reading.yes and raw_type != "BOOLEAN":
-        return _spared(known, column, _boolean(known, reading))
+        return _spared(known, column, _boolean(known, raw_type, reading))
     if raw_type != "VARCHAR":
         return name
     if column.kind == "number" and (reading.decimal, reading.thousands) != (".", None):
@@ -266,8 +285,10 @@ def _number(value: str, reading: Reading) -> str:
     )
 
 
-def _boolean(value: str, reading: Reading) -> str:
-    whole = f"regexp_replace(lower({value}), '^(-?[0-9]+)\\.0+$', '\\1')"
+def _boolean(value: str, raw_type: str, reading: Reading) -> str:
+    whole = f"lower({value})"
+    if raw_type != "VARCHAR" or any(word.isdigit() for word in (*reading.yes, *reading.no)):
+        whole = f"regexp_replace({whole}, '^(-?[0-9]+)\\.0+$', '\\1')"  # 2.0 is the word 2
     yes, no = (
         ", ".join(quote_text(text.canonical(word).lower()) for word in words)
         for words in (reading.yes, reading.no)
@@ -280,8 +301,7 @@ def _boolean(value: str, reading: Reading) -> str:
 
 def _day(value: str, reading: Reading) -> str:
     cases = [
-        f"WHEN regexp_full_match({value}, {quote_text(each.pattern)}) "
-        f"THEN {each.iso(value, reading.first_year)}"
+        f"WHEN {each.fits(value)} THEN {each.iso(value, reading.first_year)}"
         for each in map(date_format, reading.date)
     ]
     for each in map(moment_format, reading.datetime):

@@ -17,11 +17,11 @@ from federation.messages import Answer, Query, Refusal, SecAggMessage, State, Ta
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
-from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
 from nodes.noised_answer import BudgetAccess
+from nodes.pending_sums import PendingSum
 from nodes.session import NodeContext, StudySession
 from nodes.site import Site
 from strategies import budget
@@ -32,14 +32,15 @@ LIST = ""  # the item of an envelope that lists names
 
 
 @dataclass(frozen=True)
-class PendingSum:
-    """This node's place in one sum, and the function that gives the vector to add.
+class Request:
+    """One query of the hub in a phase of secure sums, and where it is answered.
 
-    `share`: the vector carries only this node's share of the noise."""
+    `session`: the study at this node. `now`: the time at which the answers are given."""
 
-    secagg_state: SecAggState
-    vector: Callable[[], Words | Refusal]
-    share: bool
+    query: Query
+    session: StudySession
+    context: NodeContext
+    now: datetime
 
 
 def admit(query: Query, site: Site) -> Refusal | None:
@@ -91,6 +92,7 @@ def answer(
 ) -> dict[TaskId, Answer]:
     """One phase of the sums of all tasks of the query."""
     assert query.phase is not None
+    request = Request(query, session, context, now)
     answers: dict[TaskId, Answer] = {}
     vectors = (
         _nodes_apart(frozenset(query.nodes), query, context) or _checked_vectors(query, session)
@@ -103,14 +105,12 @@ def answer(
         key = (query.phase.attempt, task_id)
         try:
             if query.phase.name == "advertise":
-                answers[task_id] = _advertise(
-                    key, state, vectors.get(task_id), session, query, context, now
-                )
+                answers[task_id] = _advertise(key, state, vectors.get(task_id), request)
             elif (pending := context.pending_sums.get(key)) is None:
                 raise SecaggError("this node takes no part in that sum; it may have been restarted")
             else:
                 answers[task_id] = _PHASES[query.phase.name](
-                    key, pending, query.phase.messages.get(task_id, {}), query, context, now
+                    key, pending, query.phase.messages.get(task_id, {}), request
                 )
         except SecaggError as error:
             context.pending_sums.pop(
@@ -166,12 +166,10 @@ def _advertise(
     key: tuple[str, TaskId],
     state: State,
     exact: Words | None,
-    session: StudySession,
-    query: Query,
-    context: NodeContext,
-    now: datetime,
+    request: Request,
 ) -> Answer:
     """The first phase: this node's keys. `exact`: the vector, if it needs no charge."""
+    query, context = request.query, request.context
     if key in context.pending_sums:
         raise SecaggError(
             "this round of the sum was answered before, or comes too early; it is answered once, in order"
@@ -180,7 +178,7 @@ def _advertise(
     found = (
         (lambda: exact, len(exact))
         if exact is not None
-        else _to_be_noised(key, state, session, query, context, now, share)
+        else _to_be_noised(key, state, request, share)
     )
     if isinstance(found, Refusal):
         return found
@@ -200,15 +198,10 @@ def _advertise(
 
 
 def _to_be_noised(
-    key: tuple[str, TaskId],
-    state: State,
-    session: StudySession,
-    query: Query,
-    context: NodeContext,
-    now: datetime,
-    share: bool,
+    key: tuple[str, TaskId], state: State, request: Request, share: bool
 ) -> tuple[Callable[[], Words | Refusal], int] | Refusal:
     """How to get the noised vector when it is asked for, and its length; nothing is charged or drawn yet."""
+    query, session, context = request.query, request.session, request.context
     task = session.tasks[key[1].analysis]
     zero = budget.zero(task, state)
     try:
@@ -219,7 +212,10 @@ def _to_be_noised(
             "the study's budget is too small for this round: give it more, or ask for less",
         )
     access = BudgetAccess(
-        context.ledger, context.site.account(query.study.dataset, now.year), now, context.entropy
+        context.ledger,
+        context.site.account(query.study.dataset, request.now.year),
+        request.now,
+        context.entropy,
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if not ledger.is_charged(context.ledger, name):
@@ -264,26 +260,16 @@ def _terms(
 
 
 def _deal(
-    key: tuple[str, TaskId],
-    pending: PendingSum,
-    message: Mapping[str, bytes],
-    query: Query,
-    context: NodeContext,
-    now: datetime,
+    key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
     adverts = {name: terms.advert_from(content) for name, content in message.items()}
     secagg_state, envelopes = participant.deal(pending.secagg_state, adverts)
-    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    request.context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage(envelopes)
 
 
 def _mask(
-    key: tuple[str, TaskId],
-    pending: PendingSum,
-    message: Mapping[str, bytes],
-    query: Query,
-    context: NodeContext,
-    now: datetime,
+    key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
     """Here the rows are added up, and in mode dp charged: before it, nothing that hangs on them has been made."""
     vector = pending.vector()
@@ -293,36 +279,30 @@ def _mask(
     secagg_state, masked = participant.mask(
         pending.secagg_state, _names(message), envelopes, vector
     )
-    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    request.context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage({"masked": masked.tobytes()})
 
 
 def _sign(
-    key: tuple[str, TaskId],
-    pending: PendingSum,
-    message: Mapping[str, bytes],
-    query: Query,
-    context: NodeContext,
-    now: datetime,
+    key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
     survivors = frozenset(_names(message))
     participant.check_survivors(pending.secagg_state, survivors)
     agreed = pending.secagg_state.terms
-    if pending.share and len(survivors) - agreed.colluders < query.study.privacy.honest(
+    if pending.share and len(survivors) - agreed.colluders < request.query.study.privacy.honest(
         len(agreed.roster)
     ):
         raise SecaggError("too few shares of the noise are left")
-    _burn(agreed, survivors, query, context, now)
+    _burn(agreed, survivors, request)
     secagg_state, signature = participant.sign_survivors(pending.secagg_state, survivors)
-    context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
+    request.context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage({"signature": signature})
 
 
-def _burn(
-    agreed: Terms, survivors: frozenset[str], query: Query, context: NodeContext, now: datetime
-) -> None:
+def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
     """One set of survivors for a sum, for ever; in exact mode one for all sums of a study, since what two of them differ by
     would tell of the nodes that they differ by. In mode dp each sum has its own noise."""
+    query, context, now = request.query, request.context, request.now
     contract = context.site.datasets[query.study.dataset].contract
     about = (
         [query.study.hash, contract.hash]
@@ -356,15 +336,10 @@ def _burn(
 
 
 def _unmask(
-    key: tuple[str, TaskId],
-    pending: PendingSum,
-    message: Mapping[str, bytes],
-    query: Query,
-    context: NodeContext,
-    now: datetime,
+    key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
     _, opening = participant.unmask(pending.secagg_state, message)
-    context.pending_sums.pop(key)
+    request.context.pending_sums.pop(key)
     return SecAggMessage(
         {f"seed:{name}": share for name, share in opening.seeds.items()}
         | {f"key:{name}": share for name, share in opening.keys.items()}

@@ -37,6 +37,7 @@ from nodes import (
     ledger,
     noised_answer,
     secure_sum,
+    source_checks,
     support,
 )
 from nodes.admission import Book
@@ -79,7 +80,8 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     if not _keeps_books(study, site):
         return Reply(site.name, query.round, answers)
     charged = accounting.equivalent(
-        ledger.spent_by(context.ledger, study.dataset, study.hash), study.privacy.delta
+        ledger.spent_by(context.ledger, site.datasets[study.dataset].paying.dataset, study.hash),
+        study.privacy.delta,
     )
     # The head commits to this node's own numbers, which a secure sum must hide.
     head = ledger.head(context.ledger) if query.phase is None else None
@@ -180,24 +182,51 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         )
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
-        context.admitted[asked] = admit_study(study, dataset.contract, len(query.nodes), site, now)
+        others = study.other_parties if dataset.is_linked else 0
+        context.admitted[asked] = admit_study(
+            study, dataset.paying, len(query.nodes), site, now, others=others
+        )
     return (
         context.admitted[asked]
-        or _spends_budget(study, context, now)
+        or spends_budget(study, context, now)
         or _not_approved(study, context, now)
+        or _not_checked(study, context)
         or secure_sum.admit(query, site)
     )
 
 
-def _spends_budget(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
+    """Asked where a study begins; a source that changes later ends no study."""
+    if context.approvals is None or study.hash in context.sessions:
+        return None
+    return unchecked(study, context.site)
+
+
+def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
+    """Holds answers of mode dp back until a check has passed on the source as it is now. `name`: of the
+    dataset, if it is not the study's only one. What a link has made was checked at its holders."""
+    dataset = site.datasets[name or study.dataset]
+    if study.privacy.mode == "exact" or site.state is None or dataset.is_linked:
+        return None
+    if source_checks.is_checked(site.state, dataset.paying.dataset, dataset.as_held):
+        return None
+    return Refusal(
+        "unchecked",
+        "no `hdh node check` has passed here on this source as it is now: ask its producer to run it",
+    )
+
+
+def spends_budget(
+    study: Study, context: NodeContext, now: datetime, name: str = ""
+) -> Refusal | None:
     """Refuses exact answers about people for whom this node has granted a budget of epsilon.
 
     Exact answers would undo what the budget promises. A simulated producer without a ledger on disk
     grants what a study asks for, and is not asked here."""
-    site = context.site
-    if study.privacy.mode == "dp" or "exact" in (site.datasets[study.dataset].modes or ()):
+    site, dataset = context.site, name or study.dataset
+    if study.privacy.mode == "dp" or "exact" in (site.datasets[dataset].modes or ()):
         return None
-    account = site.account(study.dataset, now.year)
+    account = site.account(dataset, now.year)
     if site.state is None or not ledger.has_grant(context.ledger, account):
         return None
     return Refusal(
@@ -229,11 +258,11 @@ def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal 
 
 
 def admit_study(
-    study: Study, contract: Contract, nodes: int, site: Site, now: datetime
+    study: Study, contract: Contract, nodes: int, site: Site, now: datetime, *, others: int = 0
 ) -> Refusal | None:
-    """What can be told before a study runs, of so many nodes together."""
+    """What can be told before a study runs, of so many nodes together. `others`: parties of a link that answer nothing."""
     policy, use, privacy = site.policy, contract.use, study.privacy
-    if nodes < (needed := max(policy.min_nodes, study.min_nodes)):
+    if nodes < (needed := max(policy.min_nodes - others, study.min_answers)):
         return Refusal(
             "min_nodes",
             f"this site answers this study together with at least {needed - 1} others: add nodes",
@@ -475,7 +504,7 @@ def _restricted(
     closed = sorted(
         column
         for column in _columns_of(fields, study.cohort.where, schema)
-        if (use := dataset.contract.columns[column].use) and study.coordinator not in use
+        if (use := dataset.use_of(column)) and study.coordinator not in use
     )
     if closed:
         return Refusal(

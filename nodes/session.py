@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from federation import audit
 from federation.cohort import Cohort
@@ -21,11 +21,9 @@ from nodes.admission import Run
 from nodes.answered import Memory
 from nodes.approvals import Approvals
 from nodes.ledger import Ledger
+from nodes.pending_sums import PendingSum
 from nodes.site import Site
 from strategies.protocol import AnyTask
-
-if TYPE_CHECKING:
-    from nodes.secure_sum import PendingSum
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,18 @@ class StudySession:
 
 @dataclass(frozen=True)
 class NodeContext:
-    """The site, and what the last rounds left open: desks per study hash, seats in secure sums. `approvals`: none in a simulation,
-    where nobody has to be asked."""
+    """A site, and the work that the last rounds left open.
+
+    `sessions`: by hash of the study. `pending_sums`: by attempt and task. `admitted`: by study, number
+    of nodes and day. `plans`: by study. `runs`: the states of exact studies. `approvals`: None in a
+    simulation, where no person decides."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
-    pending_sums: dict[tuple[str, TaskId], PendingSum] = field(
-        default_factory=dict, repr=False
-    )  # by attempt and task
-    admitted: dict[tuple[str, int, date], Refusal | None] = field(
-        default_factory=dict
-    )  # by study, number of nodes, day
-    plans: dict[str, dict[str, AnyTask] | Refusal] = field(default_factory=dict)  # by study
-    runs: dict[tuple[str, TaskId], Run] = field(default_factory=dict)  # the states of exact studies
+    pending_sums: dict[tuple[str, TaskId], PendingSum] = field(default_factory=dict, repr=False)
+    admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)
+    plans: dict[str, dict[str, AnyTask] | Refusal] = field(default_factory=dict)
+    runs: dict[tuple[str, TaskId], Run] = field(default_factory=dict)
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
 

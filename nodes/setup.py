@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from federation import errors, yaml_source
 from nodes import site as sites
 from nodes import state_folder
 from nodes.reading import Reading
+from nodes.site import Dataset
 
 TEMPLATE = """\
 # The datasets of this node, and the studies that it answers. The node reads this file at its start:
@@ -29,7 +32,8 @@ node: {name}
 datasets: {{}}
 
 policy:
-  # manual: a person approves each study (hdh node approve); automatic: this policy decides alone.
+  # With `manual` a person approves each study (hdh node approve); with `automatic` this policy
+  # decides alone.
   approval: manual
   # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
   # coordinators: [name]    # left out: any coordinator that the hub has enrolled
@@ -77,53 +81,108 @@ def init(folder: Path, name: str) -> Path:
     return path
 
 
-def add_dataset(
+@dataclass(frozen=True)
+class NewDataset:
+    """A dataset that a producer wants to hold: its contract's file, and its lines of node.yaml as one mapping."""
+
+    contract: Path
+    entry: Mapping[str, Any]
+
+
+def new_dataset(
     path: Path,
     contract: Path,
     source: str,
     table: str | None,
     people: int | None,
     read: Path | None = None,
-) -> str:
-    """Adds a dataset to node.yaml, where only the line `datasets:` changes, and copies its contract
-    beside it. Returns the dataset's name."""
-    site = sites.load(path)
-    agreed = contracts.load(contract)
-    if agreed.dataset in site.datasets:
-        raise errors.SiteError(
-            f"{path}: dataset {agreed.dataset!r} is already there; edit its line,"
-            " or remove it first"
-        )
-    copy = path.parent / "contracts" / f"{agreed.dataset}.yaml"
-    copy.parent.mkdir(exist_ok=True)
-    if contract.resolve() != copy.resolve():
-        shutil.copyfile(contract, copy)
+) -> NewDataset:
+    """InputError if the contract, the source or the keys cannot be read. Nothing is written."""
+    name = contracts.load(contract).dataset
     entry: dict[str, Any] = {
-        "contract": f"contracts/{agreed.dataset}.yaml",
+        "contract": f"contracts/{name}.yaml",
         "source": source if "://" in source else _from(path.parent, source),
     }
     entry |= {"table": table} if table else {}
     entry |= {"people": people} if people else {}
     entry |= {"read": _read_keys(read)} if read else {}
-    line = f"  {agreed.dataset}: {json.dumps(entry, ensure_ascii=False)}\n"
+    return NewDataset(contract, entry)
+
+
+def dataset(path: Path, new: NewDataset) -> Dataset:
+    """The dataset as the node will read it once it is written."""
+    entry = sites.DatasetEntry.model_validate(dict(new.entry))
+    source = sites.located(path.parent, str(entry.source))
+    return sites.dataset_of(
+        contracts.load(new.contract), source, entry.table, people=entry.people, read=entry.read
+    )
+
+
+def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
+    """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else.
+    `replace`: in place of the dataset of that name, else there must be none."""
+    site = sites.load(path)
+    name = contracts.load(new.contract).dataset
+    if (name in site.datasets) != replace:
+        raise errors.SiteError(
+            f"{path}: there is no dataset {name!r} to replace: `hdh node dataset add` adds it"
+            if replace
+            else f"{path}: dataset {name!r} is already there: `hdh node dataset replace` replaces it"
+        )
     before = path.read_text(encoding="utf-8")
+    line = f"  {name}: {json.dumps(new.entry, ensure_ascii=False)}\n"
+    after = _with_line(path, _without(path, before, name) if replace else before, line)
+    copy = path.parent / "contracts" / f"{name}.yaml"
+    copy.parent.mkdir(exist_ok=True)
+    former = copy.read_bytes() if copy.exists() else None
+    if new.contract.resolve() != copy.resolve():
+        shutil.copyfile(new.contract, copy)
+    _replace(path, after)
+    try:
+        sites.load(path)
+    except errors.InputError:
+        _replace(path, before)
+        if former is not None:
+            copy.write_bytes(former)
+        raise
+    return name
+
+
+def remove_dataset(path: Path, name: str) -> None:
+    """Takes the dataset out of node.yaml; its contract and its rows stay where they are."""
+    if name not in sites.load(path).datasets:
+        raise errors.SiteError(f"{path}: there is no dataset {name!r}")
+    _replace(path, _without(path, path.read_text(encoding="utf-8"), name))
+
+
+def _with_line(path: Path, text: str, line: str) -> str:
     after, changed = re.subn(
         r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
-        lambda match: "datasets:\n" + line,
-        before,
+        lambda found: "datasets:\n" + line,
+        text,
         count=1,
     )
     if not changed:
         raise errors.SiteError(
             f"{path}: it has no line `datasets:`; write that line, and below it:\n{line}"
         )
-    _replace(path, after)
-    try:
-        sites.load(path)
-    except errors.InputError:
-        _replace(path, before)
-        raise
-    return agreed.dataset
+    return after
+
+
+def _without(path: Path, text: str, name: str) -> str:
+    """node.yaml without the lines of a dataset; comments below it stay."""
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    datasets = next(value for key, value in root.value if key.value == "datasets")
+    key, value = next(pair for pair in datasets.value if pair[0].value == name)
+    if datasets.flow_style:
+        raise errors.SiteError(
+            f"{path}: the datasets stand in one line: take {name!r} out yourself"
+        )
+    lines = text.splitlines(keepends=True)
+    end = value.end_mark.line + int(bool(value.flow_style))
+    while end > key.start_mark.line + 1 and not lines[end - 1].partition("#")[0].strip():
+        end -= 1
+    return "".join(lines[: key.start_mark.line] + lines[end:])
 
 
 def _read_keys(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,20 @@ from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
+
+
+class Links(Frozen):
+    """Which links this node takes part in; none unless the producer says so.
+
+    `with`: the datasets to which its people may be linked. `helpers`: the nodes that may match them.
+    `endings`: `together`, where the helper opens the linked rows. `modes`: `exact` trusts the other holder
+    not to pick out single people, so it needs a signed agreement. `helps`: this node may be a helper."""
+
+    with_: tuple[Slug, ...] = pydantic.Field((), alias="with")
+    helpers: tuple[Slug, ...] = ()
+    endings: tuple[Literal["together"], ...] = ("together",)
+    modes: tuple[Literal["exact", "dp"], ...] = ("dp",)
+    helps: bool = False
 
 
 class Policy(Frozen):
@@ -67,6 +81,7 @@ class Policy(Frozen):
     )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
+    links: Links = Links()
 
 
 class Storage(Frozen):
@@ -169,6 +184,15 @@ class RosterFile(Frozen):
 
 
 @dataclass(frozen=True)
+class View:
+    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays. `columns`: its own
+    column behind each of the joint contract; those of other datasets are missing here."""
+
+    own: Contract
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TableMapping:
     """How a dataset is made from raw tables. `folder`: where its rows are written. `home`: what relative paths of its
     sources start from."""
@@ -189,9 +213,28 @@ class Dataset:
     table: str | None = None
     rows_where: str | None = None  # set by a simulation: the share of a table that this node holds
     people: int | None = None
+    view: View | None = None
+    is_linked: bool = False  # made by a link at this node, not held by its producer
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
+
+    @property
+    def paying(self) -> Contract:
+        """The contract whose budget pays for answers."""
+        return self.contract if self.view is None else self.view.own
+
+    @property
+    def as_held(self) -> Dataset:
+        """Without the view of a study of several datasets."""
+        return replace(self, contract=self.paying, view=None)
+
+    def use_of(self, column: str) -> tuple[str, ...]:
+        """The coordinators who may use a column; all of them if empty, or if another dataset holds it."""
+        if self.view is None:
+            return self.contract.columns[column].use
+        own = self.view.columns.get(column)
+        return self.view.own.columns[own].use if own is not None else ()
 
     @property
     def headers(self) -> list[str]:
@@ -227,9 +270,9 @@ class Site:
 
     def account(self, dataset: str, year: int) -> Account:
         """The account of a dataset's people, which other datasets about them share."""
-        contract = self.datasets[dataset].contract
-        register = self.persons.get(dataset, contract.person or "")
-        return Account(dataset, contract.unit, year, register)
+        contract = self.datasets[dataset].paying
+        register = self.persons.get(contract.dataset, contract.person or "")
+        return Account(contract.dataset, contract.unit, year, register)
 
     def datasets_sharing_account(self, dataset: str) -> list[str]:
         """The other datasets here that share the account of `dataset`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     rows = _rows(task, session.cohort)
     memory = session.memory
     columns = frozenset() if memory is None else memory.columns_of(task)
-    if is_unsupported(task, session):
+    if is_unsupported(task, session, rows):
         if memory is not None:
             functionals.charge_refusal(memory, task, columns)
         return rules_of.REFUSAL
@@ -74,22 +74,26 @@ def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
     return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
 
 
-def is_unsupported(task: AnyTask, session: StudySession) -> bool:
-    """Whether the task's own columns set too few people apart; decided once for a study."""
+def is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None = None) -> bool:
+    """Whether the task's own columns set too few people apart; decided once for a study. `rows`: those of
+    the task, if they were read already."""
     key = Key[bool]("unsupported", task.name)
-    return session.cohort.once(key, lambda: _is_unsupported(task, session))
+    return session.cohort.once(
+        key, lambda: _is_unsupported(task, session, rows or _rows(task, session.cohort))
+    )
 
 
-def _is_unsupported(task: AnyTask, session: StudySession) -> bool:
+def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> bool:
     cohort, k, strict = session.cohort, session.rules.min_cell, not session.rules.hub_sees_cells
     try:
         sides = support.sides(task)
     except ValueError:
         return True
-    counted = cohort.once(Key[Ints]("support", task.name), lambda: support.counts(cohort, task))
+    counted = cohort.once(
+        Key[Ints]("support", task.name), lambda: support.counts(cohort, task, rows)
+    )
     if strict and rules_of.too_few(counted, sides, k).any():
         return True
-    rows = _rows(task, cohort)
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
@@ -110,7 +114,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
         field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
     ]
     for field in plain:
-        if _too_much(rows.columns[field.name][rows.kept], rows.person, rules_of.MAX_SHARE, k):
+        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
     made = cohort.columns(map(support.as_field, pieces)) if pieces else {}
@@ -119,7 +123,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     columns += [support.product(term, rows) for term in crossed]
     if any(_too_much(column, rows.person, rules_of.MAX_MADE_SHARE, k) for column in columns):
         return True
-    weights = [rows.columns[field.name][rows.kept] for field in roles.weights]
+    weights = [rows.of(field) for field in roles.weights]
     return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
 
 
@@ -178,7 +182,7 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
     name them, and these are judged by their counts over all nodes."""
     thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
     for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
-        column = rows.columns[field.name][rows.kept]
+        column = rows.of(field)
         if field.kind == "number":
             continue
         for level in range(len(field.groups)):
@@ -194,19 +198,20 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
 
 # -- all that a study writes together
 def check_study(
-    present: Iterable[AnyTask], session: StudySession, schema: Schema
+    present: Collection[AnyTask], session: StudySession, schema: Schema
 ) -> Refusal | None:
     """Whether the columns of all analyses together single out a person: what no column does, the difference
     of two may. A contract's own columns are no business of this rule until a study makes others of them.
     An analysis that is refused by itself does not count: whether it refused the others too might tell
     the value that it asks for."""
     cohort, rules = session.cohort, session.rules
-    tasks = [task for task in present if not is_unsupported(task, session)]
-    pieces = {piece for task in tasks for piece in support.pieces(task)}
-    if cohort.count is not None or not pieces:
+    if cohort.count is not None or not any(map(_writes, present)):
         return None
-    if len(pieces) > cohort.people:  # so many columns single everyone out
-        return rules_of.REFUSAL
+    if len({piece for task in present for piece in support.written(task)}) > cohort.people:
+        return rules_of.REFUSAL  # so many columns single everyone out
+    tasks = [task for task in present if not is_unsupported(task, session)]
+    if not any(map(_writes, tasks)):
+        return None
     X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered
     if rules.hub_sees_cells:
@@ -215,6 +220,11 @@ def check_study(
     if X.size and rules_of.largest_leverage(X, person, limit) > limit:
         return rules_of.REFUSAL
     return None
+
+
+def _writes(task: AnyTask) -> bool:
+    """Whether the study made a column or a condition of this task."""
+    return bool(support.written(task))
 
 
 def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:

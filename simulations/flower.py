@@ -34,7 +34,8 @@ from federation import __version__, client, credentials, errors, loopback
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
-from nodes import ledger, setup, state_folder
+from nodes import ledger, setup, source_checks, state_folder
+from nodes import site as site_files
 from nodes.ledger import Account
 from nodes.site import Dataset, Site
 
@@ -218,6 +219,8 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     folder = deployment.home(site.name)
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
+    for name, dataset in site_files.load(folder / "node.yaml").datasets.items():
+        source_checks.record(folder / "state", name, dataset, passed=True)
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
     state = state_folder.made(folder / "state")
     return credentials.enrol(
@@ -258,7 +261,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
             "source": _source(site, dataset, folder),
             "modes": list(dataset.modes or site.policy.modes),
         } | ({"table": dataset.table} if dataset.table else {})
-    policy = {**site.policy.model_dump(mode="json"), "approval": "automatic"}
+    policy = {**site.policy.model_dump(mode="json", by_alias=True), "approval": "automatic"}
     return {
         "node": site.name,
         "datasets": datasets,
@@ -269,7 +272,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
 
 
 def _source(site: Site, dataset: Dataset, folder: Path) -> str:
-    if dataset.rows_where:
+    if dataset.rows_where or dataset.view is not None:
         return _rows_file(site, dataset, folder)
     is_url = "://" in dataset.source
     return dataset.source if is_url else str(Path(dataset.source).resolve())

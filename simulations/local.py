@@ -15,6 +15,7 @@ import duckdb
 from aggregator import secure_sum
 from aggregator.rounds import Ask
 from aggregator.secure_sum import Send
+from federation import datasets as joint_contracts
 from federation import errors
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
@@ -24,7 +25,7 @@ from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.session import NodeContext
-from nodes.site import Dataset, Policy, Site, Storage, dataset_of
+from nodes.site import Dataset, Policy, Site, Storage, View, dataset_of
 from simulations.workers import Workers, trains_here
 from strategies import registry
 
@@ -133,6 +134,17 @@ def site(
     name: str, dataset: Dataset, policy: Policy = SIMULATED, storage: Storage | None = None
 ) -> Site:
     return Site(name, {dataset.contract.dataset: dataset}, policy, storage or Storage())
+
+
+def beside(
+    study: Study, joint: Contract, datasets: Mapping[str, Dataset], policy: Policy = SIMULATED
+) -> list[Site]:
+    """The nodes of a study of several datasets side by side, each with its own under the joint contract."""
+    return [
+        site(name, replace(one, contract=joint, view=View(one.contract, seen)), policy)
+        for name, one in datasets.items()
+        for seen in [joint_contracts.view(study.datasets[one.contract.dataset], one.contract)]
+    ]
 
 
 def split(contract: Contract, path: Path, column: str, nodes: int | None) -> dict[str, Dataset]:

@@ -195,7 +195,7 @@ def check(study: Study, task: AnyTask) -> None:
         )
     try:
         for state in states:
-            grids(study, task, state, zero(task, state), study.min_nodes)
+            grids(study, task, state, zero(task, state), study.min_answers)
     except ValueError as reason:
         raise ExpressionError(str(reason)) from None
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,15 @@ class Rows:
     columns: Mapping[str, Values]
     kept: Mask
     person: Ints | None
+
+    @cached_property
+    def _index(self) -> Any:
+        return cohorts.kept_rows(self.kept)
+
+    def of(self, field: Field) -> Values:
+        """(n_kept,) a column of the kept rows."""
+        column: Values = self.columns[field.name][self._index]
+        return column
 
     def people(self, mask: Mask) -> int:
         """How many people have one of the kept rows in `mask` (n_kept,)."""
@@ -94,6 +105,11 @@ def pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(piece for piece in _counted_pieces(task) if piece.kind != "influence")
 
 
+def written(task: AnyTask) -> tuple[Piece, ...]:
+    """The same of a task that may have no roles, which no node answers."""
+    return () if task.roles is None else pieces(replace(task, fields=tuple(task.roles.fields)))
+
+
 def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
 
@@ -136,14 +152,14 @@ def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
     return replace(part, cells={**part.cells, CELLS: made})
 
 
-def counts(cohort: Cohort, task: AnyTask) -> Ints:
-    """(n_sides,) people on each side at this node: exactly, or at least so many where these are
-    enough."""
+def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
+    """(n_sides,) people on each side at this node: exactly, or at least so many where these are enough.
+    `rows`: those of the task, if they were read already."""
     found = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(found + _counted(_counted_pieces(task), cohort), np.int64)
-    rows = rows_of(cohort, task)
-    return np.array(found + row_counts(cohort, task, rows), np.int64)
+    found += row_counts(cohort, task, rows or rows_of(cohort, task))
+    return np.array(found, np.int64)
 
 
 def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
@@ -195,7 +211,7 @@ def _counted(pieces: Iterable[Piece], cohort: Cohort) -> list[int]:
 def _level_counts(field: Field, rows: Rows) -> list[int]:
     if not _levels(field):
         return []
-    column = rows.columns[field.name][rows.kept]
+    column = rows.of(field)
     if field.kind == "number":
         return [off_mode(column, rows.person)]
     return [rows.people(column == index) for index in range(len(field.groups))]

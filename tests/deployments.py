@@ -78,7 +78,7 @@ def stuck(*_, **__):
     Path(sys.argv[1] + ".stuck").touch()
     time.sleep(3600)
 
-fleet.push_objects = stuck
+flower_client.push_objects = stuck
 runpy.run_module("nodes.daemon", run_name="__main__")
 """
 

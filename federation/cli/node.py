@@ -29,6 +29,38 @@ DecidedBy = Annotated[
     ),
 ]
 
+NewContract = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
+    ),
+]
+NewSource = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="SOURCE",
+        help="A file (CSV, Parquet, Excel, SAS, Stata, SPSS), a folder of CSV or Parquet "
+        "files, FILE.duckdb#TABLE or a PostgreSQL URL.",
+    ),
+]
+TableName = Annotated[
+    Optional[str],
+    typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
+]
+People = Annotated[
+    Optional[int],
+    typer.Option(
+        "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
+    ),
+]
+ReadFile = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--read", metavar="FILE", help="A file of `read:` keys, as `hdh node draft` writes it."
+    ),
+]
+
 app = App(no_args_is_help=True)
 dataset_app = App(no_args_is_help=True, help="Manage the datasets of this node.")
 ledger_app = App(
@@ -75,45 +107,45 @@ def enrol(hub: EnrolmentHub, token: Token, site: Site = NODE_YAML) -> None:
     examples=["hdh node dataset add dialysis.yaml --source /data/dialysis.parquet --people 1700"],
 )
 def dataset_add(
-    contract: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CONTRACT.yaml", help="The dataset's contract; it is copied beside node.yaml."
-        ),
-    ],
-    source: Annotated[
-        str,
-        typer.Option(
-            "--source",
-            metavar="SOURCE",
-            help="A file (CSV, Parquet, Excel, SAS, Stata, SPSS), a folder of CSV or Parquet "
-            "files, FILE.duckdb#TABLE or a PostgreSQL URL.",
-        ),
-    ],
-    table: Annotated[
-        Optional[str],
-        typer.Option("--table", metavar="NAME", help="The table, where the source is a database."),
-    ] = None,
-    people: Annotated[
-        Optional[int],
-        typer.Option(
-            "--people", metavar="N", min=1, help="Approximate number of people, for forecasts."
-        ),
-    ] = None,
-    read: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--read",
-            metavar="FILE",
-            help="A file of `read:` keys, as `hdh node draft` writes it.",
-        ),
-    ] = None,
+    contract: NewContract,
+    source: NewSource,
+    table: TableName = None,
+    people: People = None,
+    read: ReadFile = None,
     site: Site = NODE_YAML,
 ) -> None:
-    """Add a dataset to node.yaml, and check its rows against its contract."""
+    """Add a dataset to node.yaml, if its rows keep its contract."""
     from federation.cli.actions import node_setup
 
     node_setup.add_dataset(site, contract, source, table, people, read)
+
+
+@dataset_app.command(
+    "replace",
+    examples=["hdh node dataset replace dialysis.yaml --source /data/dialysis-2026.parquet"],
+)
+def dataset_replace(
+    contract: NewContract,
+    source: NewSource,
+    table: TableName = None,
+    people: People = None,
+    read: ReadFile = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Replace a dataset of node.yaml, if the new rows keep the new contract.
+
+    What differs between the two contracts is shown."""
+    from federation.cli.actions import node_setup
+
+    node_setup.add_dataset(site, contract, source, table, people, read, replace=True)
+
+
+@dataset_app.command("remove", examples=["hdh node dataset remove dialysis"])
+def dataset_remove(dataset: DatasetName, site: Site = NODE_YAML) -> None:
+    """Take a dataset out of node.yaml. Nothing else is removed."""
+    from federation.cli.actions import node_setup
+
+    node_setup.remove_dataset(site, dataset)
 
 
 @app.command("identity")

@@ -94,6 +94,35 @@ def schema(
     study_files.print_schema(what)
 
 
+@app.command(
+    "dummy",
+    examples=["hdh study dummy dialysis.yaml --people 2000 --out dummy"],
+)
+def dummy(
+    contract: Annotated[
+        Path, typer.Argument(metavar="CONTRACT.yaml", help="The contract of a dataset.")
+    ],
+    people: Annotated[
+        int, typer.Option("--people", metavar="N", min=1, help="How many people to make up.")
+    ] = 1000,
+    nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=1, max=100, help="Over how many nodes.")
+    ] = 3,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for one Parquet file a node.")
+    ] = Path("dummy"),
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the made-up rows.")
+    ] = 0,
+) -> None:
+    """Make up rows from a contract alone, to try a study before anyone grants access.
+
+    Each column is drawn by itself from its levels or range, so results say nothing about people."""
+    from federation.cli.actions import dummies
+
+    dummies.write(contract, people, nodes, out, seed)
+
+
 # -- the coordinator's key
 @app.command("enrol", examples=["hdh study enrol --hub hub.example.org:8445 --token hdh1-..."])
 def enrol(hub: EnrolmentHub, token: Token, keys: Keys = None) -> None:
@@ -103,6 +132,22 @@ def enrol(hub: EnrolmentHub, token: Token, keys: Keys = None) -> None:
     from federation.cli.actions import submissions
 
     submissions.enrol(hub, token, keys)
+
+
+@app.command("datasets", examples=["hdh study datasets", "hdh study datasets --out contracts"])
+def datasets(
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", metavar="DIR", help="Write the contracts into this folder."),
+    ] = None,
+    keys: Keys = None,
+) -> None:
+    """List the datasets that the nodes at the hub hold, and fetch their contracts.
+
+    Where nodes hold a dataset under different contracts, the differences are shown."""
+    from federation.cli.actions import held_datasets
+
+    held_datasets.show(keys, out)
 
 
 @app.command("identity")

@@ -114,10 +114,10 @@ def largest_leverage(X: Floats, person: Ints | None, limit: float) -> float:
     The information in a sample of the rows is no more than that in all, so hat values taken from it are
     too large, and where even these are small, all are."""
     if person is None and len(X) > 2 * SAMPLE:
-        Z = X - X.mean(0)
-        widest = np.abs(Z).max(0)
-        Z = Z / np.where(widest > 0, widest, 1.0)
-        some = Z[:: max(1, len(Z) // SAMPLE)]
+        centre = X.mean(0)
+        widest = np.maximum(X.max(0) - centre, centre - X.min(0))
+        some = X[:: max(1, len(X) // SAMPLE)] - centre
+        some /= np.where(widest > 0, widest, 1.0)
         values = np.linalg.eigvalsh(some.T @ some)
         if values[0] > 0 and X.shape[1] / values[0] + 1 / len(X) <= limit:
             return float(X.shape[1] / values[0] + 1 / len(X))

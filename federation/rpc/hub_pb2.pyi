@@ -51,14 +51,16 @@ class Hello(_message.Message):
     def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ...) -> None: ...
 
 class Holding(_message.Message):
-    __slots__ = ("dataset", "contract_hash", "people")
+    __slots__ = ("dataset", "contract_hash", "people", "contract")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_HASH_FIELD_NUMBER: _ClassVar[int]
     PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     contract_hash: str
     people: int
-    def __init__(self, dataset: _Optional[str] = ..., contract_hash: _Optional[str] = ..., people: _Optional[int] = ...) -> None: ...
+    contract: str
+    def __init__(self, dataset: _Optional[str] = ..., contract_hash: _Optional[str] = ..., people: _Optional[int] = ..., contract: _Optional[str] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("welcome", "proposal", "wake", "ended")
@@ -244,3 +246,23 @@ class PlanReply(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeState]
     def __init__(self, nodes: _Optional[_Iterable[_Union[NodeState, _Mapping]]] = ...) -> None: ...
+
+class HeldDataset(_message.Message):
+    __slots__ = ("node", "dataset", "contract", "people", "online")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    dataset: str
+    contract: str
+    people: int
+    online: bool
+    def __init__(self, node: _Optional[str] = ..., dataset: _Optional[str] = ..., contract: _Optional[str] = ..., people: _Optional[int] = ..., online: _Optional[bool] = ...) -> None: ...
+
+class DatasetsReply(_message.Message):
+    __slots__ = ("datasets",)
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[HeldDataset]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[HeldDataset, _Mapping]]] = ...) -> None: ...

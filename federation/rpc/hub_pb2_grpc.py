@@ -347,6 +347,11 @@ class CoordinationStub:
                 request_serializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=federation_dot_rpc_dot_hub__pb2.PlanReply.FromString,
                 _registered_method=True)
+        self.Datasets = channel.unary_unary(
+                '/hdh.v1.Coordination/Datasets',
+                request_serializer=federation_dot_rpc_dot_hub__pb2.Empty.SerializeToString,
+                response_deserializer=federation_dot_rpc_dot_hub__pb2.DatasetsReply.FromString,
+                _registered_method=True)
 
 
 class CoordinationServicer:
@@ -395,6 +400,13 @@ class CoordinationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Datasets(self, request, context):
+        """The datasets that the nodes hold, each with its contract.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -432,6 +444,11 @@ def add_CoordinationServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.FromString,
                     response_serializer=federation_dot_rpc_dot_hub__pb2.PlanReply.SerializeToString,
+            ),
+            'Datasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.Datasets,
+                    request_deserializer=federation_dot_rpc_dot_hub__pb2.Empty.FromString,
+                    response_serializer=federation_dot_rpc_dot_hub__pb2.DatasetsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -623,6 +640,33 @@ class Coordination:
             '/hdh.v1.Coordination/Plan',
             federation_dot_rpc_dot_hub__pb2.SubmitRequest.SerializeToString,
             federation_dot_rpc_dot_hub__pb2.PlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Datasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hdh.v1.Coordination/Datasets',
+            federation_dot_rpc_dot_hub__pb2.Empty.SerializeToString,
+            federation_dot_rpc_dot_hub__pb2.DatasetsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,12 +13,13 @@ from pathlib import Path
 import duckdb
 
 from federation import errors
+from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
 from nodes import reading
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.source import Source, require, unreadable
 from nodes.reading import AS_IT_IS
-from nodes.site import Dataset, Storage
+from nodes.site import Dataset, Storage, View
 
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
@@ -63,6 +64,8 @@ def open_rows(
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that `contract_sql`
     reads. Returns True if it always gives the same rows in the same order, from one opening to the next."""
+    if dataset.view is not None:
+        return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
             found = _source(connection, dataset, columns, folder)
@@ -104,6 +107,26 @@ def _scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _open_view(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
+) -> bool:
+    """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
+    held = dataset.as_held
+    raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
+    is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
+    kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
+    connection.execute(f"ALTER {kind} source RENAME TO held_here")
+    listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
+    connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed or '1'} FROM held_here")
+    return is_fixed
+
+
+def _seen(name: str, view: View) -> str:
+    if name in view.columns:
+        return quote_name(view.columns[name])
+    return quote_text(view.own.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
+
+
 def _make(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
 ) -> None:
@@ -115,7 +138,7 @@ def _make(
     raws |= {name: found.columns[name] for name in columns}
     renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
     rows = f"(SELECT {renamed} FROM {found.relation})"
-    listed = ", ".join(_listed(connection, dataset, rows, columns))
+    rows, listed = _read(connection, dataset, rows, columns)
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
     kind = "VIEW" if found.is_fixed and not found.is_temporary else "TABLE"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
@@ -123,19 +146,26 @@ def _make(
         _check_count(connection, dataset, found.records, rows if where else "source")
 
 
-def _listed(
+def _read(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, columns: Sequence[str]
-) -> list[str]:
-    """The SQL of each column as the dataset's `read:` keys say that it is written."""
+) -> tuple[str, str]:
+    """The rows with their texts in one spelling, and the SQL of each column as the `read:` keys say that it is written."""
     if dataset.read == AS_IT_IS:
-        return [quote_name(name) for name in columns]
+        return rows, ", ".join(map(quote_name, columns))
     described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     contract = dataset.contract.columns
-    return [
+    spelled = [
+        f"{reading.spelled(name, contract.get(name), types[name])} AS {quote_name(name)}"
+        for name in columns
+    ]
+    others = [name for name in types if name not in columns]
+    kept = ", ".join([*spelled, *map(quote_name, others)])
+    values = [
         f"{reading.value(name, contract.get(name), types[name], dataset.read)} AS {quote_name(name)}"
         for name in columns
     ]
+    return f"(SELECT {kept} FROM {rows})", ", ".join(values)
 
 
 def _check_count(
@@ -149,6 +179,10 @@ def _check_count(
 
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
     """The columns that the source has, under their canonical spelling or that of the contract. No row is read."""
+    if (view := dataset.view) is not None:
+        held = column_names(dataset.as_held, storage)
+        absent = {name for name, raw in view.columns.items() if raw not in held}
+        return frozenset(dataset.contract.columns) - absent
     connection = connect(storage)
     try:
         with _scratch(connection) as folder:
@@ -161,7 +195,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    for dataset in {one.source: one for one in datasets}.values():
+    for dataset in {one.source: one.as_held for one in datasets}.values():
         if "://" not in dataset.source and Path(dataset.source).exists():
             chosen, paths = formats.of(dataset)
             if chosen.name == "CSV":

@@ -16,9 +16,9 @@ HEAD = """# The pilots
 
 Ten projects opened the Health Data Hub, each with data at several producers. All run here on
 synthetic people with planted effects (`truth.yaml` beside each pilot), in exact and in private
-mode, and six also on real data; `dialysis` is real. The linkage of two insurers' accounts (ARAC) is
-not there yet: that pilot runs on joined costs. The columns approximate published descriptions of
-the sources.
+mode, and six also on real data; `dialysis` is real. `arac` and `deepsarc` link people over two
+holders (docs/linkage.md); `ordei` sets two datasets side by side. The columns approximate published
+descriptions of the sources.
 
 ```console
 $ hdh pilots run --all                         # the tables below, in a minute

@@ -7,35 +7,41 @@ import importlib
 import pkgutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aggregator import release, rounds
 from aggregator.document import Document
-from federation import contract as contracts
-from federation import errors
+from federation import datasets, errors
 from federation import study as studies
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
-from nodes.site import Dataset
-from simulations import local, pilots, workers
+from nodes.site import Dataset, Site
+from simulations import answering, local, pilots, workers
+from simulations.answering import Holders
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A study of a pilot with its nodes' tables."""
+    """A study of a pilot with its nodes' tables. `contracts`: of each dataset, where it has several."""
 
     study: Study
     contract: Contract
     source: Source
     datasets: Mapping[str, Dataset]
     note: str
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.study, self.contract, self.datasets, self.contracts)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
         )
     here = Path(pilot.__file__).parent
     study, source = studies.load(here / f"{variant}.yaml")
-    contract = contracts.load(here / f"{study.dataset}.yaml")
+    loaded = datasets.load(study, here, source)
     if variant == "real":
         paths, note = pilot.make_real(folder), pilot.REAL_NOTE
     else:
@@ -86,9 +92,19 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
         )
         options = {"size": size} if hasattr(pilot, "SIZES") else {}
         paths, note = make(folder, seed=seed, **options), pilot.NOTE
-        contract = pilot.contract(contract, size) if hasattr(pilot, "contract") else contract
-    datasets = {node: Dataset(contract, str(path)) for node, path in paths.items()}
-    return Ready(study, contract, source, datasets, note)
+        if hasattr(pilot, "contract"):
+            loaded = {dataset: pilot.contract(one, size) for dataset, one in loaded.items()}
+    contract = datasets.contract_of(study, loaded, source)
+    held = {
+        node: Dataset(loaded[_held(pilot, node, study)], str(path)) for node, path in paths.items()
+    }
+    return Ready(study, contract, source, held, note, loaded if study.datasets else {})
+
+
+def _held(pilot: ModuleType, node: str, study: Study) -> str:
+    """The dataset of a node: the study's only one, or as the pilot's HOLDS says."""
+    holds: Mapping[str, str] = getattr(pilot, "HOLDS", {})
+    return holds[node] if study.datasets else study.dataset
 
 
 def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
@@ -96,18 +112,21 @@ def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> Pilo
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
-        sites = [local.site(node, dataset) for node, dataset in ready.datasets.items()]
-        with local.asking(
-            sites, started, workers.wanted(ready.study, len(sites)), ready.study
-        ) as ask:
-            outcome = rounds.run(
-                ready.study, ready.contract, ask, [site.name for site in sites], source=ready.source
-            )
-        document = release.clear(
-            outcome, started=started, finished=datetime.now(UTC), engine="local", notes=[ready.note]
-        )
+        with answering.sites(ready.holders, local.SIMULATED, started) as answer:
+            document = answer.complete(_released(ready, answer.sites, started))
         seconds = time.perf_counter() - clock
     return PilotResult(summary(name, variant, document, seconds, size), document)
+
+
+def _released(ready: Ready, sites: Sequence[Site], started: datetime) -> Document:
+    processes = workers.wanted(ready.study, len(sites))
+    with local.asking(sites, started, processes, ready.study) as ask:
+        names_ = [site.name for site in sites]
+        outcome = rounds.run(ready.study, ready.contract, ask, names_, source=ready.source)
+    finished = datetime.now(UTC)
+    return release.clear(
+        outcome, started=started, finished=finished, engine="local", notes=[ready.note]
+    )
 
 
 def summary(

@@ -17,6 +17,7 @@ import numpy as np
 import pydantic
 from scipy import special
 
+from federation import errors
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.messages import Floats, Ints, Part, State
@@ -32,6 +33,11 @@ from strategies.numerics.noised_histogram import NoisedHistogram
 from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
+UNCLEAR = (
+    "{}: not shown, since the number of its known values does not stand out from the noise; most "
+    "values are missing, or cannot be read at their node (ask the producers to run `hdh node check`), or "
+    "the study needs more people or a larger epsilon"
+)
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
 TRAITS = Traits()
 
@@ -127,11 +133,20 @@ class ColumnSums:
     histogram: NoisedHistogram
     moments_variance: float
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the number of known values is clear of its noise, so that it may divide a sum."""
+        return self.n > max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    columns = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
+    every = [_column(i, field, total, plan) for i, field in enumerate(plan.numbers)]
+    columns = [column for column in every if column.is_clear]
+    notes = [UNCLEAR.format(column.field.name) for column in every if not column.is_clear]
+    if notes and not columns and not plan.categories:
+        raise errors.ModelError(f"{task.name}: {'; '.join(notes)}")
     counted = counting.estimated(total)
     tables = {
         "numbers": Table([_number(column, counted.rows, z) for column in columns]),
@@ -149,7 +164,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         " quantiles are right to the `width` of a bin beside them"
     )
     used = {name: table for name, table in tables.items() if table.rows}
-    return Result(used, counted.n, Exactness("noised", why), counted.notes)
+    return Result(used, counted.n, Exactness("noised", why), [*notes, *counted.notes])
 
 
 def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:

@@ -89,7 +89,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts = total.sums["counts"]
     used = counts[(counts.sum((1, 2)) > 1)]
-    if not (len(used) and min(_sums(used)) > 0):
+    if not (len(used) and min(products(used)) > 0):
         raise errors.ModelError(
             f"{task.name}: no stratum has both exposed and unexposed people with and without"
             " the outcome; merge strata"
@@ -119,7 +119,7 @@ def _share(row: Floats, j: int) -> float | None:
     return float(row[j] / row.sum()) if row.sum() else None
 
 
-def _sums(counts: Floats) -> tuple[float, float]:
+def products(counts: Floats) -> tuple[float, float]:
     """The sums over strata of ad / n and bc / n, from `counts` (n_strata, 2, 2)."""
     n = counts.sum((1, 2))
     concordant = counts[:, 1, 1] * counts[:, 0, 0] / n

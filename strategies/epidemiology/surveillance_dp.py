@@ -55,7 +55,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     plan: Plan = task.plan
     y, sd = total.sums["counts"].reshape(plan.weeks, -1), math.sqrt(total.noise["counts"])
-    if not y.sum() > 0:
+    if not _stands_out(y, sd):
         raise errors.ModelError(
             f"{task.name}: no count stands out from the noise;"
             " use fewer series, or give the analysis more budget"
@@ -70,6 +70,13 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     counted = counting.estimated(total)
     why = "noise was added to every weekly count; the limits include it, as the counts do"
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
+
+
+def _stands_out(y: Floats, sd: float) -> bool:
+    """Whether the total of the counts (n_weeks, n_series), or one of them (Bonferroni), is clear of
+    noise of standard deviation `sd`."""
+    largest = sd * float(special.ndtri(1 - 0.001 / y.size))
+    return bool(y.sum() > 3 * sd * math.sqrt(y.size) or y.max() > largest)
 
 
 def _series(y: Floats, plan: Plan, sd: float) -> list[Row]:

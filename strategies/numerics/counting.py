@@ -23,6 +23,12 @@ CUT = (
     " rows beyond rows_per_person, or the analysis's own bound"
 )
 
+UNREAD = (
+    "about {share:.0f} % of the rows lack a value that the analysis reads, or hold one that their "
+    "node cannot read, such as a number with a decimal comma: ask the producers to run `hdh node check`"
+)
+SURE = 5.0  # a count is clear of the noise above this many standard deviations
+
 
 def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
     """The cells that every Part has: people, complete rows and missing rows, from the mask `keep`
@@ -118,7 +124,7 @@ class Estimated:
 def estimated(total: Total, cut: str = CUT) -> Estimated:
     """`cut`: the note about clipped people. It appears if their share is larger than the noise and
     at least one per cent, because clipping may then move an estimate visibly."""
-    name = "people" if "people" in total.sums else "rows"
+    name = _tally_of(total)
     first, missing, clipped, *more = (max(0, round(value)) for value in total.sums[name].tolist())
     rows = more[0] if more else first
     people = first if name == "people" else None
@@ -127,5 +133,21 @@ def estimated(total: Total, cut: str = CUT) -> Estimated:
     return Estimated(
         Counts(people=people, rows=rows, missing=missing, clipped=clipped),
         rows,
-        [cut.format(share=100 * share)] if clear else [],
+        [*([cut.format(share=100 * share)] if clear else []), *unread(total)],
     )
+
+
+def unread(total: Total) -> list[str]:
+    """A note if the noised tally shows that most rows lack a value; nothing without a tally."""
+    name = _tally_of(total)
+    if len(total.sums.get(name, ())) < 3 or name not in total.noise:
+        return []
+    first, missing, _, *more = total.sums[name].tolist()
+    rows, noise = max(more[0] if more else first, 0.0), math.sqrt(total.noise[name])
+    if missing <= max(rows, SURE * noise):
+        return []
+    return [UNREAD.format(share=100 * missing / (rows + missing))]
+
+
+def _tally_of(total: Total) -> str:
+    return "people" if "people" in total.sums else "rows"

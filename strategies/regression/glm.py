@@ -32,6 +32,7 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
+FIRST_ROWS, ENOUGH_VARIANCE = 50_000, 25.0  # rows whose variance shows that no row weighs much
 LEAST_VARIANCE = 2.5  # of a logistic round: the variance of ten people with probability 1/2
 
 
@@ -521,14 +522,22 @@ def row_weights(
     if task.options.family == "gaussian":
         return None
     rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
-    eta = rows.X @ state["beta"]
-    if rows.offset is not None:
-        eta += rows.offset
     binomial = task.options.family == "binomial"
+    if binomial and rows.weights is None and rows.person is None:
+        some = logistic_variance(_eta(rows, state["beta"], slice(FIRST_ROWS)))
+        if some.sum() > ENOUGH_VARIANCE:  # a row has a quarter at most, so none weighs much
+            return None
+    eta = _eta(rows, state["beta"], slice(None))
     variance = logistic_variance(eta) if binomial else np.exp(np.minimum(eta, 700))
     if rows.weights is not None:
         variance = variance * rows.weights
     return protocol.RowWeights(variance, rows.person, LEAST_VARIANCE if binomial else 0.0)
+
+
+def _eta(rows: Rows, beta: Floats, some: slice) -> Floats:
+    """(n,) the linear predictor of some rows."""
+    eta: Floats = rows.X[some] @ beta
+    return eta if rows.offset is None else eta + rows.offset[some]
 
 
 def logistic_variance(eta: Floats) -> Floats:

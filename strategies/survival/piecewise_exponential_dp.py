@@ -142,7 +142,8 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
     if not events.sum() > min_events(0, K):
         raise errors.ModelError(
             f"{task.name}: too few events to stand out from the noise;"
-            " widen the cohort, or give the analysis more budget"
+            " widen the cohort, give the analysis more budget, or ask the producers to run"
+            " `hdh node check`, since a column that a node cannot read has no events"
         )
     cuts = piecewise_exponential.choose_cuts(plan, events, min_events)
     exposure = np.maximum(total.sums["time"], sd_time) * widths

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aggregator import database, enrolment
 from federation import __version__, audit, client, credentials, errors, receipts
+from federation import contract as contracts
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from nodes import site as node_sites
@@ -143,6 +144,25 @@ def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: De
             bob.submit(study("under-alices-name", coordinator="alice"), CONTRACT)
 
 
+def test_a_coordinator_lists_what_the_nodes_hold_and_learns_what_differs(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    with deployment.connect() as hub:
+        held = hub.datasets()
+        assert {one.node for one in held if one.contract.hash == CONTRACT.hash} == set(NODES)
+        assert all(one.online for one in held)
+        columns = dict(CONTRACT.columns)
+        name = next(name for name, column in columns.items() if column.type == "number")
+        columns[name] = columns[name].model_copy(update={"range": (0.0, 999.0)})
+        other = CONTRACT.model_copy(update={"columns": columns})
+        with pytest.raises(errors.RefusalError, match=rf"another contract \(column {name}: range"):
+            hub.submit(study("under-another-contract"), other)
+    out = tmp_path / "contracts"
+    said = hdh("study", "datasets", "--out", str(out), home=deployment.keys())
+    assert all(node in said for node in NODES)
+    assert contracts.load(out / f"{CONTRACT.dataset}.yaml").hash == CONTRACT.hash
+
+
 def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Deployment) -> None:
     own = credentials.load(deployment.state("lyon") / state_folder.HUB)
     with credentials.channel(own) as channel, pytest.raises(grpc.RpcError) as refused:
@@ -173,6 +193,25 @@ def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None
         enrolment.revoke(deployment.hub, deployment.engine, "gone")
         with pytest.raises(errors.RefusalError, match="revoked"):
             hub.list()
+
+
+def test_a_study_of_a_revoked_coordinator_ends(deployment: Deployment) -> None:
+    flower.enrol_coordinator(deployment, "leaver")
+    with deployment.connect("leaver") as hub:
+        run = hub.submit(study("left", deployments.LONG, coordinator="leaver"), CONTRACT)
+        enrolment.revoke(deployment.hub, deployment.engine, "leaver")
+    deadline = time.monotonic() + 60
+    while (one := database.submitted(deployment.engine, run.number)).state in ACTIVE:
+        assert time.monotonic() < deadline, one.state
+        time.sleep(0.2)
+    assert one.state == "cancelled" and "coordinator was revoked" in one.reason
+    proposals = Approvals(deployment.state("lyon") / "approvals.sqlite")
+    deployments.wait(
+        lambda: any(each.study_hash == one.study_hash and each.over for each in proposals.all())
+    )
+
+
+ACTIVE = ("waiting", "running")
 
 
 # -- results

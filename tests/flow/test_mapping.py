@@ -18,7 +18,7 @@ import yaml
 
 from federation import audit, errors
 from federation.cli.actions import mappings, node_data, simulate
-from nodes import engines, mapping, state_folder
+from nodes import engines, mapping, source_checks, state_folder
 from nodes import site as sites
 from tests import postgresql as servers
 from tests import raw_tables
@@ -197,6 +197,7 @@ def test_the_manifest_holds_hashes_and_the_audit_log_an_entry(
         node_data.check(path, None, "text")
     mappings.run(path, "d")
     dataset = sites.load(path).datasets["d"]
+    assert source_checks.is_checked(tmp_path / "state", "d", dataset)  # mode dp is answered
     manifest = mapping.manifest(dataset)
     assert (
         manifest is not None and manifest.rows == 2 and manifest.contract == dataset.contract.hash

@@ -18,7 +18,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,9 +304,14 @@ def cap_lost_in_rounding() -> Iterator[None]:
         yield
 
 
-def lengths_in_32_bits() -> AbstractContextManager[Any]:
-    """The old code trusted every length that it computed in 32 bits."""
-    return mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf)
+@contextlib.contextmanager
+def lengths_in_32_bits() -> Iterator[None]:
+    """The old code trusted every length that it computed in 32 bits, in batches of 64 people."""
+    with (
+        mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf),
+        mock.patch.object(per_person_gradients, "LARGE_BATCH", 64),
+    ):
+        yield
 
 
 # -- 4. guesses of what a head commits to

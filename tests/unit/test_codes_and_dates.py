@@ -41,7 +41,7 @@ def typed(column: str, text: str | None, *, clamp: bool = False) -> Any:
     sql = contract_sql.typed(column, CONTRACT.columns[column], "VARCHAR", clamp=clamp)
     return duckdb.execute(
         f'SELECT {sql} FROM (SELECT ?::VARCHAR AS "{column}")', [text]
-    ).fetchone()[0]
+    ).fetchall()[0][0]
 
 
 def broken(column: str, text: str) -> set[str]:
@@ -51,7 +51,7 @@ def broken(column: str, text: str) -> set[str]:
     listed = ", ".join(check.sql for check in checks)
     row = duckdb.execute(
         f'SELECT {listed} FROM (SELECT ?::VARCHAR AS "{column}")', [text]
-    ).fetchone()
+    ).fetchall()[0]
     return {
         check.rule
         for check, count in zip(checks, row, strict=True)
@@ -103,7 +103,7 @@ def test_an_integer_is_whole(raw_type: str) -> None:
     read = [
         duckdb.execute(
             f"SELECT {sql} FROM (SELECT CAST({value} AS {raw_type}) AS visits)"
-        ).fetchone()[0]
+        ).fetchall()[0][0]
         for value in values
     ]
     assert read == [3.0, 3.0, -2.0, None] + ([None] if raw_type != "INTEGER" else [])
@@ -163,7 +163,7 @@ ROW = {
 def value_of(text: str, **row: str) -> Any:
     compiled = SCHEMA.express(text)
     listed = ", ".join(f'{sql} AS "{name}"' for name, sql in (ROW | row).items())
-    return duckdb.execute(f"SELECT {compiled.sql} FROM (SELECT {listed})").fetchone()[0]
+    return duckdb.execute(f"SELECT {compiled.sql} FROM (SELECT {listed})").fetchall()[0][0]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_every_terminology_has_an_example_of_its_own_form() -> None:
 
     for name, each in terminologies.TERMINOLOGIES.items():
         assert re.fullmatch(each.pattern, each.spelled(each.example)), name
-        assert duckdb.execute(f"SELECT {each.sql('?')}", [each.example]).fetchone()[0] == (
+        assert duckdb.execute(f"SELECT {each.sql('?')}", [each.example]).fetchall()[0][0] == (
             each.spelled(each.example)
         )
     assert expression.compile("1 < 2", {}).kind == "boolean"

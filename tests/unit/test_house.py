@@ -18,6 +18,7 @@ ALLOWED = {
     "__future__",
     "bisect",
     "collections",
+    "copy",
     "dataclasses",
     "difflib",
     "enum",

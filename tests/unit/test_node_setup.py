@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation import errors
+from federation.cli.actions import node_setup
 from federation.privacy.accounting import PICO
 from nodes import backups, ledger, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.ledger import Account
 from nodes.site import Policy
+from tests import federations
 from tests.deployments import CONTRACT
 
 
@@ -31,6 +35,10 @@ def contract(tmp_path: Path) -> Path:
 RECEIVED = "1970-01-01T00:00:00+00:00"
 
 
+def written(path: Path, *given: Any, replace: bool = False) -> str:
+    return setup.write_dataset(path, setup.new_dataset(path, *given), replace=replace)
+
+
 def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
     site = sites.load(path)
     assert site.name == "lyon" and site.policy == Policy() and not site.datasets
@@ -40,42 +48,36 @@ def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
 def test_every_commented_key_is_a_key(path: Path) -> None:
     """Taking the # away gives a file that can be read."""
     text = path.read_text()
-    for line in text.splitlines():
-        if line.strip().startswith("# ") and ": " in line and line.startswith("  # "):
-            text = text.replace(line, line.replace("# ", "", 1))
+    text = re.sub(r"(?m)^  # (\w+: )", r"  \1", text)
     path.write_text(text)
     assert sites.load(path).policy.authorisations
 
 
 def test_a_second_init_changes_nothing(path: Path) -> None:
     before = path.read_text()
-    with pytest.raises(errors.SetupError, match="there already"):
+    with pytest.raises(errors.SetupError, match="already exists"):
         setup.init(path.parent, "nice")
     assert path.read_text() == before
 
 
 def test_a_dataset_is_added_and_nothing_else_changes(path: Path, contract: Path) -> None:
     before = path.read_text()
-    assert (
-        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
-    )
+    assert written(path, contract, str(contract.parent / "rows.csv"), None, 400) == "people"
     site = sites.load(path)
     assert site.datasets["people"].people == 400 and Path(site.datasets["people"].source).exists()
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert len(added) == 2 and added[0] == "datasets:" and added[1].startswith("  people: ")
     with pytest.raises(errors.SiteError, match="is already there"):
-        setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+        written(path, contract, str(contract.parent / "rows.csv"), None, None)
     with pytest.raises(errors.InputError, match="no such file"):
-        setup.add_dataset(
-            setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None
-        )
+        written(setup.init(path.parent / "b", "nice"), contract, "nothing.csv", None, None)
 
 
 def test_a_second_dataset_goes_beside_the_first(path: Path, contract: Path) -> None:
-    setup.add_dataset(path, contract, str(contract.parent / "rows.csv"), None, None)
+    written(path, contract, str(contract.parent / "rows.csv"), None, None)
     other = contract.with_name("others.yaml")
     other.write_text(CONTRACT.canonical().replace('"people"', '"others"'))
-    setup.add_dataset(path, other, "postgresql://reader@db/care", "care.others", None)
+    written(path, other, "postgresql://reader@db/care", "care.others", None)
     assert set(sites.load(path).datasets) == {"people", "others"}
 
 
@@ -107,7 +109,7 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
     identity = state_folder.public_identity(state)
     file = tmp_path / "backup.tar.gz"
     assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
-    with pytest.raises(errors.InputError, match="there already"):
+    with pytest.raises(errors.InputError, match="already exists"):
         backups.write(state, file)
     with pytest.raises(errors.SetupError, match="not empty"):
         backups.restore(file, state)
@@ -145,6 +147,99 @@ def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> No
     assert (
         approvals.verdict("a" * 64) == "approved"
     )  # proposed again after a reconnection: the word counts
+
+
+# -- a contract's life
+PEOPLE = "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number, range: [0, 9]}\n"
+
+
+def dataset_files(folder: Path) -> tuple[Path, Path]:
+    (folder / "d.yaml").write_text(PEOPLE)
+    (folder / "d.csv").write_text("id,n\np1,1\np2,2\n")
+    return folder / "d.yaml", folder / "d.csv"
+
+
+def test_nothing_is_written_unless_the_rows_keep_the_contract(path: Path, tmp_path: Path) -> None:
+    contract, rows = dataset_files(tmp_path)
+    rows.write_text("id,n\np1,1\np2,99\n")
+    before = path.read_text()
+    for replace in (False, True):
+        with pytest.raises(errors.DataError, match="nothing is written"):
+            node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=replace)
+        assert path.read_text() == before and not (path.parent / "contracts" / "d.yaml").exists()
+
+
+def test_a_dataset_is_replaced_with_what_differs_and_removed(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract, rows = dataset_files(tmp_path)
+    before = path.read_text()
+    with pytest.raises(errors.SiteError, match="to replace"):
+        node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=True)
+    node_setup.add_dataset(path, contract, str(rows), None, None, None)
+    with pytest.raises(errors.SiteError, match="dataset replace"):
+        node_setup.add_dataset(path, contract, str(rows), None, None, None)
+    contract.write_text(PEOPLE.replace("[0, 9]", "[0, 5]") + "  new: {type: boolean}\n")
+    rows.write_text("id,n,new\np1,1,true\n")
+    node_setup.add_dataset(path, contract, str(rows), None, 40, None, replace=True)
+    said = capsys.readouterr().out
+    assert "column n: range was [0.0, 9.0], and is [0.0, 5.0]" in said
+    assert "column new is new" in said
+    assert sites.load(path).datasets["d"].people == 40
+    node_setup.remove_dataset(path, "d")
+    assert path.read_text().replace("datasets:\n", "datasets: {}\n") == before
+    with pytest.raises(errors.SiteError, match="no dataset 'd'"):
+        node_setup.remove_dataset(path, "d")
+
+
+def test_a_dataset_in_several_lines_is_taken_out_and_comments_stay(
+    path: Path, tmp_path: Path
+) -> None:
+    contract, _ = dataset_files(tmp_path)
+    (path.parent / "d.yaml").write_text(contract.read_text())
+    (path.parent / "e.yaml").write_text(contract.read_text().replace("dataset: d", "dataset: e"))
+    block = (
+        "datasets:\n  d:\n    contract: d.yaml\n    source: d.csv   # here\n    read:\n      date: dd/mm/yyyy\n"
+        "  # the other one\n  e: {contract: e.yaml, source: d.csv}\n\n"
+    )
+    path.write_text(path.read_text().replace("datasets: {}\n", block))
+    setup.remove_dataset(path, "d")
+    text = path.read_text()
+    assert "datasets:\n  # the other one\n  e: {" in text and "dd/mm/yyyy" not in text
+    assert "min_cell: 11" in text and list(sites.load(path).datasets) == ["e"]
+
+
+def test_prose_does_not_change_what_a_contract_is() -> None:
+    one = federations.contract_of(PEOPLE)
+    other = federations.contract_of(
+        PEOPLE.replace(
+            "version: 1", "version: 2\nuse: [alice]\ndescription: {fr: Personnes}"
+        ).replace("range: [0, 9]", "range: [0, 9], description: {fr: Nombre}")
+    )
+    assert one.hash == other.hash and one.canonical() != other.canonical()
+    assert one.differences(other) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("range: [0, 9]", "range: [0, 8]", "column n: range was [0.0, 9.0], and is [0.0, 8.0]"),
+        ("type: number, range: [0, 9]", "type: number", "range was [0.0, 9.0], and is not written"),
+        ("type: number", "type: integer", "column n: type was number, and is integer"),
+        ("range: [0, 9]", "range: [0, 9], unit: years", "unit was not written, and is years"),
+        ("  n: {", "  m: {", "column n is removed"),
+        (
+            "person: id",
+            "person: id\nrows_per_person: 3",
+            "rows_per_person was not written, and is 3",
+        ),
+    ],
+)
+def test_what_numbers_are_computed_from_changes_it(old: str, new: str, said: str) -> None:
+    one = federations.contract_of(PEOPLE)
+    other = federations.contract_of(PEOPLE.replace(old, new))
+    assert one.hash != other.hash
+    assert said in "; ".join(one.differences(other))
 
 
 def test_an_approval_is_for_one_run_that_begins_in_time_and_ends(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "columns: [age, begin, disease]",
             "columns: [age, patient]",
             16,
-            "'patient' is a string; describe takes",
+            "'patient' says whose row it is, and no study may use it",
         ),
         ("columns: [age, begin, disease]", "columns: []", 16, "columns"),
         (
@@ -238,7 +238,11 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
     [
         ("person: patient", "person: patients", "'patients' is not among the columns"),
         ("range: [0, 110]", "range: [110, 0]", "from a lower to a higher number"),
-        ("type: boolean", "type: bool", "columns.event.type: must be 'number', 'boolean'"),
+        (
+            "type: boolean",
+            "type: bool",
+            "columns.event.type: must be 'number', 'integer', 'boolean'",
+        ),
         (
             "levels: [congen, diabetes, hypert, other, renal]",
             "levels: [congen, congen]",

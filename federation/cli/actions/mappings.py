@@ -10,7 +10,7 @@ from rich.console import Console
 
 from federation import audit, errors
 from federation.cli.actions import node_data
-from nodes import mapping, state_folder
+from nodes import mapping, source_checks, state_folder
 from nodes import site as sites
 from nodes.mapping import Mapped
 from nodes.site import Site
@@ -39,9 +39,13 @@ def _written(site: Site, path: Path, name: str) -> Mapped:
     dataset = site.datasets[name]
     mapped = mapping.run(dataset, site.storage, datetime.now(UTC))
     console = Console(highlight=False, soft_wrap=True)
-    node_data.show(node_data.DatasetReport(name, dataset, mapped.counts, mapped.findings), console)
+    node_data.show(
+        node_data.DatasetReport(name, dataset, mapped.counts, mapped.findings, mapped.findings),
+        console,
+    )
     if not mapped.findings:
         assert site.state is not None
+        source_checks.record(site.state, name, dataset, passed=True)
         audit.write(
             state_folder.made(site.state) / state_folder.AUDIT,
             "mapped",

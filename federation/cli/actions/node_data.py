@@ -15,7 +15,15 @@ from rich.table import Table
 from federation import errors
 from federation import study as studies
 from federation.cli.actions import tables
-from nodes import buckets, cohorts, explanations, mapping, predictions, recognition
+from nodes import (
+    buckets,
+    cohorts,
+    explanations,
+    mapping,
+    predictions,
+    recognition,
+    source_checks,
+)
 from nodes import site as sites
 from nodes.contract_sql import Finding
 from nodes.recognition import Recognised, Seen
@@ -26,13 +34,15 @@ MAX_COLUMNS_SHOWN = 60  # a wider table is shown only if a rule is broken
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """`counts`: by column and kind of count. `recognised`: what the source looks like, where the contract is broken.
-    They are shown on this screen only."""
+    """`counts`: by column and kind of count. `explained`: the findings with lines and values, for
+    this screen only; a document in JSON, which may go into a log, has `findings`. `recognised`: the
+    looks of the source, where the contract is broken."""
 
     name: str
     dataset: Dataset
     counts: Mapping[tuple[str, str], int]
     findings: Sequence[Finding]
+    explained: Sequence[Finding] = ()
     recognised: Recognised = Recognised()
 
 
@@ -47,6 +57,9 @@ def check(path: Path, only: str | None, output: str) -> None:
         for name, dataset in site.datasets.items()
         if only in (None, name)
     ]
+    if site.state is not None:
+        for report in reports:
+            source_checks.record(site.state, report.name, report.dataset, not report.findings)
     if output == "json":
         print(json.dumps([_document(report) for report in reports], indent=2))
     else:
@@ -61,6 +74,21 @@ def check(path: Path, only: str | None, output: str) -> None:
             f"{', '.join(broken)}: the data break their contract; studies that use the columns "
             "concerned are refused until the data or the contract are corrected"
         )
+
+
+def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
+    """Shows the check of one dataset, and keeps that it passed; DataError if its rows break its
+    contract."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = _examined(name, dataset, site, console)
+    show(report, console)
+    if report.findings:
+        raise errors.DataError(
+            f"{name}: the data break their contract, and nothing is written: correct the data, the contract or the "
+            "`read:` keys"
+        )
+    if site.state is not None:
+        source_checks.record(site.state, name, dataset, passed=True)
 
 
 def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> DatasetReport:
@@ -78,7 +106,7 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
         return DatasetReport(name, dataset, counts, findings)
     recognised = recognition.recognise(dataset, storage, date.today())
     explained = explanations.explain(dataset, storage, counts, findings, recognised)
-    return DatasetReport(name, dataset, counts, explained, recognised)
+    return DatasetReport(name, dataset, counts, findings, explained, recognised)
 
 
 def show_recognised(name: str, dataset: Dataset, recognised: Recognised, console: Console) -> None:
@@ -134,7 +162,7 @@ def show(report: DatasetReport, console: Console) -> None:
     )
     if len(contract.columns) <= MAX_COLUMNS_SHOWN or report.findings:
         console.print(_columns(report))
-    for finding in report.findings:
+    for finding in report.explained:
         if not finding.column:
             console.print(f"{finding.rule}: {finding.remedy}", markup=False)
     show_recognised(report.name, report.dataset, report.recognised, console)
@@ -146,7 +174,7 @@ def _columns(report: DatasetReport) -> Table:
     table = tables.plain("column", "type", "missing", "broken rule", "rows", "remedy")
     for column, rule in report.dataset.contract.columns.items():
         missing = f"{report.counts[column, 'missing']:,}"
-        findings = [finding for finding in report.findings if finding.column == column]
+        findings = [finding for finding in report.explained if finding.column == column]
         for finding in findings:
             table.add_row(
                 column, rule.type, missing, finding.rule, f"{finding.rows:,}", finding.remedy

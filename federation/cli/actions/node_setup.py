@@ -65,10 +65,24 @@ def add_dataset(
     table: str | None,
     people: int | None,
     read: Path | None,
+    *,
+    replace: bool = False,
 ) -> None:
-    name = setup.add_dataset(path, contract, source, table, people, read)
-    print(f"{path}: dataset {name} is added. Its rows are now checked against its contract:")
-    node_data.check(path, name, "text")
+    """Writes the dataset into node.yaml if its rows keep its contract; DataError otherwise."""
+    new = setup.new_dataset(path, contract, source, table, people, read)
+    site, dataset = sites.load(path), setup.dataset(path, new)
+    name = dataset.contract.dataset
+    node_data.check_dataset(name, dataset, site)
+    if replace and name in site.datasets:
+        for line in site.datasets[name].contract.differences(dataset.contract):
+            print(f"  contract: {line}")
+    setup.write_dataset(path, new, replace=replace)
+    print(f"{path}: dataset {name} is {'replaced' if replace else 'added'}.")
+
+
+def remove_dataset(path: Path, name: str) -> None:
+    setup.remove_dataset(path, name)
+    print(f"{path}: dataset {name} is removed. Its contract, rows and ledger entries stay.")
 
 
 def print_unit(path: Path, user: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from aggregator import rounds
-from federation import client, credentials, errors
+from federation import client, credentials, datasets, errors
 from federation import schema as schemas
 from federation.cli.actions import plan_tables, study_files
 from federation.cli.actions.plan_tables import SCALES, Forecasts, Plan, PlannedNode
@@ -22,9 +22,10 @@ from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
 from federation.study import Privacy, Study
-from nodes import functionals, ledger, service, state_folder
+from nodes import functionals, ledger, links, service, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
+from nodes.links import LinkPlan, Role
 from nodes.site import Site
 from strategies import budget, registry
 from strategies.protocol import AnyTask, Sampling
@@ -42,13 +43,14 @@ def plan(
 ) -> None:
     """Prints the plan. `sizes`: nodes as NAME=N. `at_hub`: also the nodes that the hub knows."""
     study, contract, source = study_files.load(path, contract_path)
+    loaded = datasets.load(study, path.parent, source, contract_path)
     if at_hub and study.coordinator == client.LOCAL:  # as it would be submitted
         name = credentials.load(keys or client.home()).name
         study = study.model_copy(update={"coordinator": name})
     tasks = registry.plan(study, contract, source)
     nodes = [
         *_nodes_of_sizes(sizes, study, tasks, contract),
-        *_nodes_of_files(study, tasks, contract, node_files, len(sizes) + len(node_files)),
+        *_nodes_of_files(study, tasks, loaded, node_files, len(sizes) + len(node_files)),
         *(_nodes_at_hub(path, contract_path, keys) if at_hub else ()),
     ]
     rounds.check_secure_sum(study, max(len(nodes), study.min_nodes))
@@ -100,34 +102,65 @@ def _asks_too_much(
 def _nodes_of_files(
     study: Study,
     tasks: Mapping[str, AnyTask],
-    contract: Contract,
+    loaded: Mapping[str, Contract],
     paths: Sequence[Path],
     nodes: int,
 ) -> list[PlannedNode]:
-    taking_part = max(nodes, study.min_nodes)
-    return [_node_of_site(sites.load(path), study, tasks, contract, taking_part) for path in paths]
+    taking_part, found = max(nodes, study.min_nodes), [sites.load(path) for path in paths]
+    if study.link is not None:
+        plan_ = links.plan(study, loaded)
+        return [_party(site, plan_, taking_part) for site in found]
+    return [_node_of_site(site, study, tasks, _held(site, loaded), taking_part) for site in found]
+
+
+def _held(site: Site, loaded: Mapping[str, Contract]) -> Contract:
+    """The contract of the study's dataset that a node holds; the first one if it holds none."""
+    return loaded[next((name for name in loaded if name in site.datasets), min(loaded))]
+
+
+def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
+    """A holder or the helper of a link."""
+    link, study, now = plan_.link, plan_.study, datetime.now(UTC)
+    role: Role = (
+        "helper" if site.name == link.helper else "left" if link.left in site.datasets else "right"
+    )
+    refusal = links.admit(plan_, role, parties, site, now)
+    contract = plan_.contracts.get(plan_.dataset_of(role))
+    if contract is None or contract.dataset not in site.datasets:
+        return PlannedNode(site.name, None, refusal=refusal)
+    people = site.datasets[contract.dataset].people
+    if study.privacy.mode == "exact":
+        return PlannedNode(site.name, people, refusal=refusal)
+    left = _left(site, site.account(contract.dataset, now.year))
+    if refusal is None and left < study.privacy.rho:
+        refusal = _too_small(contract, now)
+    return PlannedNode(site.name, people, left, refusal)
+
+
+def _too_small(contract: Contract, now: datetime) -> Refusal:
+    return Refusal(
+        "budget",
+        f"the {now.year} budget of {contract.dataset} is too small for this study: lower its "
+        "epsilon, or ask the producer for a grant",
+    )
 
 
 def _node_of_site(
     site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
 ) -> PlannedNode:
     now = datetime.now(UTC)
-    dataset = site.datasets.get(study.dataset)
+    dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
-        remedy = f"it has no dataset {study.dataset!r} with this contract"
+        remedy = f"it has no dataset {contract.dataset!r} with this contract"
         return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
     refusal = service.admit_study(study, contract, nodes, site, now)
     if study.privacy.mode == "exact":
         rules = site.rules(study.privacy.min_cell)
         refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
-    left = _left(site, site.account(study.dataset, now.year))
+    left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
-        refusal = Refusal(
-            "budget",
-            f"the {now.year} budget of {contract.dataset} is too small for this study: lower its "
-            "epsilon, or ask the producer for a grant",
-        )
+        refusal = _too_small(contract, now)
     return PlannedNode(site.name, dataset.people, left, refusal)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from rich.console import Console
 from aggregator import database, report
 from aggregator.document import Document
 from aggregator.report import folder as folders
+from federation import datasets as joint
 from federation import errors
 from federation.cli.actions import document as documents
 from federation.cli.actions import study_files
@@ -22,8 +24,9 @@ from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
 from nodes import site as node_sites
-from nodes.site import Dataset, Policy
-from simulations import engines, local
+from nodes.site import Dataset, Policy, Storage
+from simulations import answering, engines, local
+from simulations.answering import Holders
 from simulations.pilots import running
 from simulations.pilots.common import Size
 from strategies import registry
@@ -31,13 +34,19 @@ from strategies import registry
 
 @dataclass(frozen=True)
 class Federation:
-    """A study and the dataset of each node. `notes` go into the result."""
+    """A study and the dataset of each node. `notes` go into the result. `contracts`: of each dataset,
+    where the study has several."""
 
     study: Study
     contract: Contract
     source: Source
     datasets: Mapping[str, Dataset]
     notes: Sequence[str] = ()
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.study, self.contract, self.datasets, self.contracts)
 
     def noted(self, *notes: str) -> Federation:
         return replace(self, notes=[*self.notes, *notes])
@@ -71,28 +80,29 @@ def run(
         else:
             federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
         connectors.check_files(federation.datasets.values())
-        local.check_within_node(federation.datasets)
+        if not federation.contracts:
+            local.check_within_node(federation.datasets)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
         policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
-        sites = [
-            local.site(node_name, dataset, policy)
-            for node_name, dataset in federation.datasets.items()
-        ]
         _show_start(federation, engine, console)
-        simulation = engines.Simulation(
-            federation.study,
-            federation.contract,
-            federation.source,
-            sites,
-            Path(scratch),
-            out,
-            workers_,
-            federation.notes,
-        )
         with console.status("checking the study") as spinner:
             registry.plan(federation.study, federation.contract, federation.source)
-            document = engines.ENGINES[engine](simulation, spinner.update)
+            if federation.study.link is not None:
+                spinner.update(f"linking people at {federation.study.link.helper}")
+            with answering.sites(federation.holders, policy, datetime.now(UTC)) as answer:
+                simulation = engines.Simulation(
+                    federation.study,
+                    federation.contract,
+                    federation.source,
+                    answer.sites,
+                    Path(scratch),
+                    out,
+                    workers_,
+                    federation.notes,
+                )
+                document = engines.ENGINES[engine](simulation, spinner.update)
+        document = answer.complete(document)
     _write(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
@@ -117,7 +127,9 @@ def _check_options(
 
 def _pilot(name: str, variant: str, scratch: Path, seed: int, size: Size) -> Federation:
     ready = running.prepare(name, variant, scratch, seed=seed, size=size)
-    return Federation(ready.study, ready.contract, ready.source, ready.datasets, [ready.note])
+    return Federation(
+        ready.study, ready.contract, ready.source, ready.datasets, [ready.note], ready.contracts
+    )
 
 
 def _of_tables(
@@ -130,17 +142,22 @@ def _of_tables(
     nodes: int | None,
 ) -> Federation:
     """A study, or a pilot's study, on the tables that the options name."""
-    study, contract, source = study_files.load(_study_path(name, variant), contract_path)
+    path = _study_path(name, variant)
+    study, contract, source = study_files.load(path, contract_path)
+    if study.datasets:
+        contracts = joint.load(study, path.parent, source)
+        held = _held(node, contracts, study)
+        return Federation(study, contract, source, held, contracts=contracts)
     if node:
         return Federation(study, contract, source, _named(node, contract))
     if data is None or split_by is None:
         raise errors.InputError(
             "no data: give --data FILE --split-by COLUMN, or --node NAME=FILE for each node"
         )
-    datasets = local.split(contract, data, split_by, nodes)
+    parts = local.split(contract, data, split_by, nodes)
     grouped = f" and grouped into {nodes}" if nodes else ""
     note = f"the nodes are simulated: one table, split by {split_by}{grouped}"
-    return Federation(study, contract, source, datasets, [note])
+    return Federation(study, contract, source, parts, [note])
 
 
 def _study_path(name: str, variant: str) -> Path:
@@ -174,6 +191,39 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
     return datasets
 
 
+def _held(
+    node: Sequence[str], contracts: Mapping[str, Contract], study: Study
+) -> dict[str, Dataset]:
+    """The dataset of each node: as written, `NAME=DATASET:FILE`, or the one whose columns the file has. A
+    helper holds none, and is written `NAME=helper` or left out."""
+    held: dict[str, Dataset] = {}
+    for text in node:
+        name, _, path = text.partition("=")
+        if path == "helper" and study.link is not None and name == study.link.helper:
+            continue
+        if name in held:
+            raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")
+        dataset, colon, file = path.partition(":")
+        if colon and dataset in contracts:
+            held |= _named([f"{name}={file}"], contracts[dataset])
+            continue
+        fitting = [one for one in contracts.values() if _fits(Dataset(one, path))]
+        if len(fitting) != 1:
+            raise errors.InputError(
+                f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} of the "
+                f"datasets {', '.join(contracts)}; write --node {name}=DATASET:FILE"
+            )
+        held |= _named([text], fitting[0])
+    if not held:
+        raise errors.InputError("no data: give --node NAME=FILE for each holder of a dataset")
+    return held
+
+
+def _fits(dataset: Dataset) -> bool:
+    columns = {name for name, column in dataset.contract.columns.items() if not column.may_be_empty}
+    return columns <= connectors.column_names(dataset, Storage())
+
+
 def _of_node(path: Path, contract: Contract) -> Dataset:
     """The dataset of a node.yaml, as its producer reads it. InputError if it has another contract."""
     datasets = node_sites.load(path).datasets
@@ -184,7 +234,8 @@ def _of_node(path: Path, contract: Contract) -> Dataset:
     found = datasets[contract.dataset]
     if found.contract.hash != contract.hash:
         raise errors.InputError(
-            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract"
+            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract",
+            *contract.differences(found.contract),
         )
     return found
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 from rich.console import Console
 
-from federation import contract as contracts
-from federation import errors, influence
+from federation import datasets, influence
 from federation import study as studies
 from federation.contract import Contract
 from federation.study import Study
@@ -22,15 +21,11 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
-    """The study, and the contract of its dataset: as given, or DATASET.yaml beside the study."""
+    """The study, and the contract on which it runs: as given, or from DATASET.yaml beside the study for
+    each of its datasets."""
     study, source = studies.load(path)
-    contract_path = contract or path.parent / f"{study.dataset}.yaml"
-    if not contract_path.exists():
-        raise errors.StudyError(
-            f"{source.at('dataset')}: no contract {contract_path} for dataset {study.dataset!r}; "
-            "put it there, or give --contract FILE"
-        )
-    return study, contracts.load(contract_path), source
+    loaded = datasets.load(study, path.parent, source, contract)
+    return study, datasets.contract_of(study, loaded, source), source
 
 
 def check(path: Path, contract_path: Path | None) -> None:
@@ -43,6 +38,12 @@ def check(path: Path, contract_path: Path | None) -> None:
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
         console.print(f"  {name}: {study.analyses[name].run} of {fields}")
+    if study.link is not None:
+        from nodes import link_words, links
+
+        plan = links.plan(study, datasets.load(study, path.parent, source))
+        for line in link_words.describe(plan):
+            console.print(f"  {line}")
     console.print(
         f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
         "asked"

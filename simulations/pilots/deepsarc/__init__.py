@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 from scipy import special
 
 from federation.messages import Floats
@@ -15,8 +16,8 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
-    "synthetic patients whose treatment and risk depend on the same covariates;"
-    " columns approximate published descriptions of NETSARC"
+    "synthetic patients whose treatment and risk depend on the same covariates; the centres hold"
+    " the treatment, SNDS the relapse; columns approximate published descriptions of NETSARC"
 )
 REAL_NOTE = (
     "192 real patients of six institutions (SurvSet, d.oropha.rec), two institutions per node;"
@@ -30,6 +31,7 @@ NODES = {
     "institut-curie": 0.15,
     "oscar-lambret": 0.1,
 }
+HOLDS = {**dict.fromkeys(NODES, "netsarc"), "cnam": "snds"}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
     "study": Main(
@@ -97,13 +99,45 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
         common.weibull(rng, hazard * np.where(reviewed, planted["hr_review"], 1.0)),
         rng.uniform(12, 96, n),
     )
-    table["rcp_avant"], table["suivi"], table["rechute"] = (
-        reviewed,
-        common.month_grid(np.minimum(time, end), 96),
-        time <= end,
-    )
+    table["rcp_avant"] = reviewed
     table.insert(0, "patient", [f"p{i}" for i in range(n)])
-    return common.write(common.by_node(table, common.spread(rng, n, NODES)), directory)
+    table.insert(1, "nir", nirs(rng, n))
+    follow_up, relapsed = common.month_grid(np.minimum(time, end), 96), time <= end
+    centres = common.by_node(table, common.spread(rng, n, NODES))
+    return common.write(centres | {"cnam": snds(rng, table["nir"], follow_up, relapsed)}, directory)
+
+
+def nirs(rng: np.random.Generator, n: int) -> list[str]:
+    """Numbers of made-up people: 99 is no department."""
+    sex, year, month = rng.integers(1, 3, n), rng.integers(20, 99, n), rng.integers(1, 13, n)
+    parts = zip(sex, year, month, range(n), strict=True)
+    return [f"{s}{y:02d}{m:02d}99{i:06d}" for s, y, m, i in parts]
+
+
+def snds(
+    rng: np.random.Generator,
+    nir: pandas.Series[str],
+    follow_up: Floats,
+    relapsed: NDArray[np.bool_],
+) -> pandas.DataFrame:
+    """Up to three times of care of each patient, the last of which ends the follow-up; and of as many other people."""
+    n = len(nir)
+    last = pandas.DataFrame({"beneficiaire": nir, "mois": follow_up, "evenement": relapsed})
+    earlier = [
+        pandas.DataFrame(
+            {"beneficiaire": nir, "mois": np.floor(follow_up * rng.random(n)), "evenement": False}
+        )[rng.random(n) < 0.6]
+        for _ in range(2)
+    ]
+    others = pandas.DataFrame(
+        {
+            "beneficiaire": [f"{number[:5]}98{number[7:]}" for number in nir],
+            "mois": rng.integers(1, 97, n),
+            "evenement": rng.random(n) < 0.3,
+        }
+    )
+    rows = pandas.concat([last, *earlier, others])
+    return rows.sample(frac=1, random_state=n).reset_index(drop=True)
 
 
 def make_real(directory: Path) -> dict[str, Path]:

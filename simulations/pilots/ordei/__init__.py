@@ -21,6 +21,10 @@ NOTE = (
 SIZES: Mapping[Size, int] = {"small": 6000, "full": 82_000}
 DRUGS: Mapping[Size, int] = {"small": 60, "full": 12_000}
 EVENTS: Mapping[Size, int] = {"small": 30, "full": 337}  # high-level groups of terms
+HOLDS = {
+    **dict.fromkeys(("ansm", "crpv-lyon"), "signalements"),
+    **dict.fromkeys(("cnam", "msa"), "exposes"),
+}
 PAIR = {"drug": "m0004", "event": "e003"}
 MAIN = {
     "study": Main(
@@ -43,13 +47,11 @@ MAIN = {
 
 
 def contract(agreed: Contract, size: Size) -> Contract:
-    return common.with_levels(
-        agreed,
-        {
-            "medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])],
-            "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])],
-        },
-    )
+    levels = {
+        "medicament": [f"m{i + 1:04d}" for i in range(DRUGS[size])],
+        "effet": [f"e{i + 1:03d}" for i in range(EVENTS[size])],
+    }
+    return common.with_levels(agreed, levels)
 
 
 def shares(size: Size) -> tuple[Floats, Floats]:
@@ -77,7 +79,6 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     pairs = pandas.DataFrame(
         {
             "dossier": report,
-            "nature": "signalement",
             "medicament": np.r_[drug, drug[second]],
             "effet": np.r_[event, also],
         }
@@ -89,28 +90,25 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
         round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)),
         p=of_drug,
     )
-    people = pandas.DataFrame(
-        {
-            "dossier": np.arange(len(exposed)),
-            "nature": "exposition",
-            "medicament": exposed,
-            "effet": -1,
-        }
-    )
-    tables = common.by_node(pairs, node[pairs["dossier"].to_numpy()]) | common.by_node(
-        people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15})
-    )
-    drugs, events = (
-        np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])]),
-        np.array([*(f"e{i + 1:03d}" for i in range(EVENTS[size])), ""]),
-    )
+    people = pandas.DataFrame({"beneficiaire": np.arange(len(exposed)), "medicament": exposed})
+    reports = common.by_node(pairs, node[pairs["dossier"].to_numpy()])
+    taking = common.by_node(people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15}))
+    drugs = np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])])
+    events = np.array([f"e{i + 1:03d}" for i in range(EVENTS[size])])
     named = {
         name: table.assign(
             dossier=name[0] + table["dossier"].astype(str),
             medicament=drugs[table["medicament"]],
             effet=events[table["effet"]],
         )
-        for name, table in tables.items()
+        for name, table in reports.items()
+    }
+    named |= {
+        name: table.assign(
+            beneficiaire=name[0] + table["beneficiaire"].astype(str),
+            medicament=drugs[table["medicament"]],
+        )
+        for name, table in taking.items()
     }
     return common.write(named, directory)
 

@@ -1,0 +1,131 @@
+"""Identifiers in one spelling: two holders that write a person's identifier differently get one block.
+
+A block is 16 bytes. `nir13` and `date` are short enough to stand in the block themselves, so different
+identifiers never share a block; `text` is hashed. The first bit of a block is 0; made-up people have 1,
+so none of them can be a person.
+
+VERSION names these rules. Both contracts of a link state it, since blocks of two versions do not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation import text
+
+Form = Literal["nir13", "text", "date"]
+Blocks = NDArray[np.uint8]
+VERSION = 1
+SIZE = 16
+
+_SEPARATORS = re.compile(r"[\s.\-  ]+")
+_NIR = re.compile(r"[1-8][0-9]{4}(?:[0-9]{2}|2[AB])[0-9]{6}")
+_CORSICA = {"2A": "19", "2B": "18"}
+_DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})(?:[T ]00:00:00(?:\.0+)?)?")
+_FRENCH_DAY = re.compile(r"(\d{2})[/.](\d{2})[/.](\d{4})")
+
+
+def normalise(form: Form, value: object) -> str | None:
+    """The one spelling of an identifier; None if it is missing or not of that form. Idempotent."""
+    if value is None or value != value:  # NaN
+        return None
+    return _NORMALISE[form](str(value))
+
+
+def nir13(value: str) -> str | None:
+    """A French NIR as its 13 characters, without separators; its control key is checked if it is there.
+
+    Corsican departments stay 2A and 2B. They count as 19 and 18 in the control key only: as an
+    identifier, 19 is Correze and 18 is Cher, where another person may have the same other digits."""
+    compact = _SEPARATORS.sub("", unicodedata.normalize("NFKC", value)).upper()
+    body, key = compact[:13], compact[13:]
+    if not compact.isascii() or not _NIR.fullmatch(body) or len(key) not in (0, 2):
+        return None
+    if key and not (key.isdigit() and int(key) == control_key(body)):
+        return None
+    return body
+
+
+def control_key(nir: str) -> int:
+    """97 minus the number mod 97, Corsican departments counted as 19 (2A) and 18 (2B)."""
+    digits = nir[:5] + _CORSICA.get(nir[5:7], nir[5:7]) + nir[7:]
+    return 97 - int(digits) % 97
+
+
+def plain_text(value: str) -> str | None:
+    """NFC, upper case, single spaces. Accents stay: two names that differ by one may be two people."""
+    composed = unicodedata.normalize("NFC", text.canonical(value)).upper()
+    spelled = " ".join(unicodedata.normalize("NFC", composed).split())
+    return spelled or None
+
+
+def day(value: str) -> str | None:
+    """A date as YYYY-MM-DD, from that spelling, YYYYMMDD or DD/MM/YYYY."""
+    stripped = value.strip()
+    if iso := _DAY.fullmatch(stripped):
+        parts = iso.groups()
+    elif french := _FRENCH_DAY.fullmatch(stripped):
+        parts = french.groups()[::-1]
+    else:
+        return None
+    try:
+        return date(*map(int, parts)).isoformat()
+    except ValueError:
+        return None
+
+
+_NORMALISE: Mapping[Form, Callable[[str], str | None]] = {
+    "nir13": nir13,
+    "text": plain_text,
+    "date": day,
+}
+
+
+def blocks(form: Form, values: Sequence[object]) -> tuple[Blocks, NDArray[np.bool_]]:
+    """(n, 16) blocks of identifiers, and which of them (n,) are usable. Unusable ones are zeros."""
+    if form == "nir13" and (quick := _plain_nirs(values)) is not None:
+        return quick, np.ones(len(values), np.bool_)
+    block_of: dict[object, bytes | None] = {}
+    for value in values:  # dates, communes and first names repeat
+        if value not in block_of:
+            spelled = normalise(form, value)
+            block_of[value] = None if spelled is None else block(form, spelled)
+    found = [block_of[value] for value in values]
+    usable = np.array([one is not None for one in found], np.bool_)
+    content = b"".join(one or bytes(SIZE) for one in found)
+    return np.frombuffer(content, np.uint8).reshape(-1, SIZE), usable
+
+
+def block(form: Form, spelled: str) -> bytes:
+    """The 16 bytes of a normalised identifier."""
+    content = spelled.encode()
+    if form != "text":
+        return content.ljust(SIZE, b"\0")
+    digest = hashlib.sha256(content).digest()[:SIZE]
+    return bytes([digest[0] & 0x7F]) + digest[1:]
+
+
+def _plain_nirs(values: Sequence[object]) -> Blocks | None:
+    """Blocks of values that are 13 digits each already, without a step per value; else None."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "SU" or not len(values):
+        return None
+    try:
+        raw = values.astype("S16")
+    except UnicodeEncodeError:
+        return None
+    if values.dtype.itemsize > raw.dtype.itemsize * (4 if values.dtype.kind == "U" else 1):
+        return None  # longer values would be cut
+    table = raw.view(np.uint8).reshape(-1, SIZE)
+    digits = (table[:, :13] >= ord("0")) & (table[:, :13] <= ord("9"))
+    first = (table[:, 0] >= ord("1")) & (table[:, 0] <= ord("8"))
+    if not (digits.all() and first.all() and not table[:, 13:].any()):
+        return None
+    return table

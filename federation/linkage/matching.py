@@ -1,0 +1,117 @@
+"""The helper's part: it matches pseudonyms whose key it lacks, and keeps of the right holder's stream one
+masked row for each of the left holder's people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.linkage import streams
+from federation.linkage.errors import LinkError
+from federation.linkage.pseudonyms import Words
+from federation.linkage.streams import Piece
+from federation.messages import Ints
+
+
+@dataclass(frozen=True)
+class Matched:
+    """In the order of the left holder's list.
+
+    `tokens` (n, 2): of the matched row, or of a dummy that serves nobody else; the left holder cannot
+    tell them apart. `rows` (n, width): the helper's share. `is_matched` (n,): stays with the helper.
+    `right_people`: rows of the right holder's stream, dummies left out."""
+
+    tokens: Words
+    rows: Words
+    is_matched: NDArray[np.bool_]
+    right_people: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """Pseudonyms (n, 2) sorted by their first word: `first`, `second` (n,), `order` (n,) their places.
+    `filled` (2^bits,): whether a pseudonym begins with these bits; most that do not match stop there."""
+
+    first: Words
+    second: Words
+    order: Ints
+    filled: NDArray[np.bool_]
+    shift: np.uint64
+
+    def find(self, names: Words) -> tuple[Ints, Ints]:
+        """Where `names` (m, 2) holds a pseudonym of the index (n_hits,), and the place of each hit (n_hits,)."""
+        likely = np.flatnonzero(self.filled[(names[:, 0] >> self.shift).astype(np.intp)])
+        sought = names[likely]
+        at = np.searchsorted(self.first, sought[:, 0])
+        at[at == len(self.first)] = 0
+        hits = (self.first[at] == sought[:, 0]) & (self.second[at] == sought[:, 1])
+        return likely[hits], self.order[at[hits]]
+
+
+def index(names: Words) -> Index:
+    """LinkError if a pseudonym appears twice."""
+    streams.check_unique(names)
+    order = np.argsort(names[:, 0])
+    bits = min(28, max(8, len(names).bit_length() + 4))
+    shift = np.uint64(64 - bits)
+    filled = np.zeros(1 << bits, np.bool_)
+    filled[(names[:, 0] >> shift).astype(np.intp)] = True
+    first = np.ascontiguousarray(names[order, 0])
+    return Index(first, np.ascontiguousarray(names[order, 1]), order, filled, shift)
+
+
+def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
+    """`left` (n, 2): the left holder's pseudonyms. LinkError if the right holder's stream has two rows
+    for one of them, or too few dummies."""
+    wanted, n = index(left), len(left)
+    tokens = np.zeros((n, 2), np.uint64)
+    rows = np.zeros((n, width), np.uint64)
+    is_matched = np.zeros(n, np.bool_)
+    spare_tokens, spare_rows = [np.zeros((0, 2), np.uint64)], [np.zeros((0, width), np.uint64)]
+    spare = right_people = 0
+    for piece in stream:
+        check_shape(piece, width)
+        real = len(piece.tokens) - piece.dummies
+        right_people += real
+        hits, places = wanted.find(piece.pseudonyms[:real])
+        if is_matched[places].any() or len(np.unique(places)) < len(places):
+            raise LinkError(
+                "link_duplicates",
+                "the right holder sent two rows for one person; it gives `per_person` for its columns",
+            )
+        tokens[places], rows[places], is_matched[places] = (
+            piece.tokens[hits],
+            piece.rows[hits],
+            True,
+        )
+        if piece.dummies and spare < n:
+            spare_tokens.append(piece.tokens[real:])
+            spare_rows.append(piece.rows[real:])
+            spare += piece.dummies
+    unmatched = np.flatnonzero(~is_matched)
+    fill(tokens, rows, unmatched, np.concatenate(spare_tokens), np.concatenate(spare_rows))
+    return Matched(tokens, rows, is_matched, right_people)
+
+
+def check_shape(piece: Piece, width: int) -> None:
+    n = len(piece.tokens)
+    if piece.rows.shape != (n, width) or len(piece.pseudonyms) != n or not 0 <= piece.dummies <= n:
+        raise LinkError("link_shape", "a piece of the right holder's stream has a wrong shape")
+
+
+def fill(tokens: Words, rows: Words, places: Ints, spare_tokens: Words, spare_rows: Words) -> None:
+    """Gives each of `places` a dummy of its own, in place."""
+    if len(spare_tokens) < len(places):
+        raise LinkError(
+            "link_dummies", "the right holder sent fewer dummies than the left has people"
+        )
+    tokens[places] = spare_tokens[: len(places)]
+    rows[places] = spare_rows[: len(places)]
+
+
+def opened(left_share: Words, helper_share: Words) -> Words:
+    """(n, width) the right holder's rows of matched people; zeros for the others."""
+    return left_share + helper_share

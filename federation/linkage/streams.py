@@ -1,0 +1,142 @@
+"""The messages of the two holders: the left one's pseudonyms, the right one's stream of masked rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from federation.linkage import pseudonyms
+from federation.linkage.canaries import MadeUp
+from federation.linkage.errors import LinkError
+from federation.linkage.forms import SIZE
+from federation.linkage.keys import Entropy, HolderKeys
+from federation.linkage.pseudonyms import Words
+from federation.messages import Ints
+from federation.secagg import masks
+
+CHUNK_ROWS = 2**18
+
+
+@dataclass(frozen=True)
+class LeftList:
+    """The left holder's people in a fresh order.
+
+    `pseudonyms` (n, 2). `order` (n,): the place among the holder's people, and then the made-up ones, of
+    each pseudonym; it stays with the holder. `made_up`: those that come after the holder's people."""
+
+    pseudonyms: Words
+    order: Ints = field(repr=False)
+    people: int = field(repr=False)
+    made_up: MadeUp = field(repr=False)
+
+    def made_up_of(self, opened: Words) -> Words:
+        """The rows (n_made_up, width) of the made-up people, in their order, from rows in list order."""
+        return opened[np.argsort(self.order)[self.people :]]
+
+
+def left_list(keys: HolderKeys, people: Words, made_up: MadeUp, entropy: Entropy) -> LeftList:
+    """`people` (n_people, 2): their pseudonyms; (n_people, k, 2) in a cascade of k composite keys.
+    LinkError if two people have one identifier."""
+    names = np.concatenate([people, made_up_names(keys, made_up, people.shape[1:])])
+    order = secret_order(entropy(32), len(names))
+    listed = names[order]
+    if listed.ndim == 2:
+        check_unique(listed)
+    return LeftList(listed, order, len(people), made_up)
+
+
+def made_up_names(keys: HolderKeys, made_up: MadeUp, shape: tuple[int, ...]) -> Words:
+    """The pseudonyms of made-up people, (n, *shape): in a cascade their second byte is the step."""
+    steps = shape[0] if len(shape) == 2 else 1
+    blocks = np.repeat(made_up.blocks[:, None, :], steps, axis=1)
+    blocks[:, :, 1] = np.arange(steps)
+    return pseudonyms.of_blocks(keys.identifier, blocks.reshape(-1, SIZE)).reshape(-1, *shape)
+
+
+def check_unique(names: Words) -> None:
+    """LinkError if a pseudonym (n, 2) appears twice."""
+    by = np.argsort(names[:, 0])
+    first, second = names[by, 0], names[by, 1]
+    same = first[1:] == first[:-1]
+    if same.any() and (second[1:][same] == second[:-1][same]).any():
+        raise LinkError(
+            "link_duplicates",
+            "an identifier stands for two rows at one holder; give `per_person` for its columns, or "
+            "correct the identifiers",
+        )
+
+
+def secret_order(seed: bytes, n: int) -> Ints:
+    """(n,) a uniform order that only the holder of `seed` can compute."""
+    drawn = np.frombuffer(masks.stream(seed).update(bytes(8 * n)), np.uint64)
+    return np.argsort(drawn)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A chunk of the right holder's stream.
+
+    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows`
+    (n, width): masked. `dummies`: the last so many are nobody; the helper gives their tokens to people
+    without a match."""
+
+    pseudonyms: Words
+    tokens: Words
+    rows: Words
+    dummies: int = 0
+
+
+def right_stream(
+    keys: HolderKeys,
+    people: Iterable[tuple[Words, Words]],
+    made_up: MadeUp,
+    dummies: int,
+    entropy: Entropy,
+    shape: tuple[int, ...] = (2,),
+    piece_rows: int | None = None,
+) -> Iterator[Piece]:
+    """`people`: chunks of pseudonyms (n, *shape) and of words (n, width) whose first is 1. `shape`: (2,);
+    or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
+
+    Memory is that of one chunk. Dummies are rows of zeros under pseudonyms drawn at random."""
+    token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
+    at_right = slice(made_up.at_right)
+    last = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
+    for names, words in itertools.chain(people, [last]):
+        for start in range(0, len(names), n_rows):
+            part = slice(start, start + n_rows)
+            yield _piece(keys, token_key, done, names[part], words[part])
+            done += len(names[part])
+    random, width = masks.stream(entropy(32)), made_up.rows.shape[1]
+    for start in range(0, dummies, n_rows):
+        n = min(n_rows, dummies - start)
+        drawn = random.update(bytes(8 * n * math.prod(shape)))
+        names = np.frombuffer(drawn, np.uint64).reshape(n, *shape)
+        yield _piece(keys, token_key, done, names, np.zeros((n, width), np.uint64), dummies=n)
+        done += n
+
+
+def _piece(
+    keys: HolderKeys, token_key: bytes, start: int, names: Words, words: Words, dummies: int = 0
+) -> Piece:
+    row_tokens = pseudonyms.tokens(token_key, start, start + len(names))
+    masked = pseudonyms.masks(keys.mask, row_tokens, words.shape[1])
+    masked += words
+    return Piece(names, row_tokens, masked, dummies)
+
+
+def left_share(keys: HolderKeys, row_tokens: Words, width: int) -> Words:
+    """(n, width) the left holder's share of the rows: minus the masks of the tokens (n, 2) that the
+    helper returned. Added to the helper's share it gives the right holder's rows, or zeros."""
+    return np.negative(pseudonyms.masks(keys.mask, row_tokens, width))
+
+
+def dummies_for(people: int) -> int:
+    """A number of dummies that serves so many people and hides how many there are: the next of 2 or 3
+    times a power of two."""
+    power = 1 << max(10, (max(people, 1) - 1).bit_length() - 1)
+    return next(n for n in (power, power * 3 // 2, power * 2) if n >= people)

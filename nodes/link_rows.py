@@ -1,0 +1,206 @@
+"""A holder's people as a link needs them: one row each, their columns as numbers, their identifiers as text.
+
+A number or a yes-or-no column is itself, a category the index of its level, a date its days since 1970;
+NaN where missing. In exact mode the rows must keep their contract; in mode dp they are made to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from federation import errors
+from federation import schema as schemas
+from federation.contract import Column, Contract, Identifier
+from federation.expression import quote_name, quote_text
+from federation.linkage import forms
+from federation.linkage.errors import LinkError
+from federation.linkage.forms import Blocks
+from federation.linkage.table import LinkedColumn
+from federation.messages import Floats
+from federation.schema import Schema
+from federation.study import DatasetEntry
+from nodes import cohorts, connectors, contract_sql
+from nodes.site import Dataset, Storage
+
+CHUNK_VECTORS = 256  # of 2,048 rows each
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a link asks of a holder. `columns`: those that are sent. `identifiers`: those that are compared.
+    `is_clipped`: in mode dp. `min_cell`: in mode exact, the people on each side of a condition."""
+
+    entry: DatasetEntry
+    columns: Sequence[LinkedColumn]
+    identifiers: Sequence[Identifier]
+    is_clipped: bool
+    min_cell: int = 1
+
+
+@dataclass(frozen=True)
+class People:
+    """`values` (n_people, n_columns). `blocks`, `usable`: for each identifier, (n_people, 16) and (n_people,)."""
+
+    values: Floats
+    blocks: Sequence[Blocks]
+    usable: Sequence[NDArray[np.bool_]]
+
+
+def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[People]:
+    """The people of the dataset's cohort, in chunks. LinkError where the rows break their contract."""
+    contract = dataset.contract
+    try:
+        schema = schemas.build(contract, request.entry.cohort.derive)
+        needed = _needed(contract, schema, request)
+        if not request.is_clipped:
+            _check(dataset, storage, needed)
+        connection = connectors.connect(storage)
+        connectors.open_rows(connection, dataset, needed)
+        if not request.is_clipped:
+            _check_cohort(connection, contract, request, needed, schema)
+        yield from _people(connection, contract, request, needed, schema)
+    except (errors.DataError, errors.SetupError, duckdb.Error):
+        raise LinkError(
+            "source", "this node's data cannot be read: its producer sees why with `hdh node check`"
+        ) from None
+
+
+def _needed(contract: Contract, schema: Schema, request: Request) -> list[str]:
+    named = {source for column in request.columns for source in column.sources}
+    named |= {identifier.column for identifier in request.identifiers}
+    if request.entry.cohort.where:
+        named |= schema.columns_of(request.entry.cohort.where)
+    return cohorts.needed(contract, sorted(named))
+
+
+def _check(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
+    _, findings = cohorts.examine(dataset, storage, needed)
+    if findings:
+        broken = sorted(
+            {f"{one.rule} ({one.column})" if one.column else one.rule for one in findings}
+        )
+        raise LinkError(
+            "data",
+            f"the data here break their contract: {', '.join(broken)}; the producer sees more with "
+            "`hdh node check`",
+        )
+
+
+def _check_cohort(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+    schema: Schema,
+) -> None:
+    """Each condition that the study wrote must hold, and fail, for enough people; otherwise it is refused in the
+    same words as one that holds for nobody."""
+    if request.entry.cohort.where is None:
+        return
+    rows, key = _typed_rows(connection, contract, request, needed)
+    sides = [
+        side
+        for piece in schema.express(request.entry.cohort.where).pieces
+        for side in (
+            (piece.sql, f"NOT ({piece.sql})") if piece.kind == "condition" else (piece.sql,)
+        )
+        if piece.kind in ("condition", "influence")
+    ]
+    counts = ", ".join(f"count(DISTINCT {key}) FILTER ({side})" for side in sides)
+    (found,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
+    if min(found) < request.min_cell:
+        raise LinkError(
+            "cohort_size",
+            "a condition of this dataset's cohort holds, or fails, for fewer people than this node tells of: "
+            "choose a wider one",
+        )
+
+
+def _people(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+    schema: Schema,
+) -> Iterator[People]:
+    connection.execute(_sql(connection, contract, request, needed, schema))
+    n_columns = len(request.columns)
+    while len(chunk := connection.fetch_df_chunk(CHUNK_VECTORS)):
+        columns = [chunk.iloc[:, i].to_numpy(np.float64) for i in range(n_columns)]
+        named = [
+            forms.blocks(identifier.form, chunk.iloc[:, n_columns + i].to_list())
+            for i, identifier in enumerate(request.identifiers)
+        ]
+        values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
+        yield People(values, [blocks for blocks, _ in named], [usable for _, usable in named])
+
+
+def _sql(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+    schema: Schema,
+) -> str:
+    """One row a person: the values of the columns as doubles, then the identifiers as text."""
+    rows, key = _typed_rows(connection, contract, request, needed)
+    conditions = [f"{key} IS NOT NULL"]
+    if request.entry.cohort.where:
+        conditions.append(f"({schema.express(request.entry.cohort.where).sql})")
+    values = [_number(column.column, column.sql) for column in request.columns]
+    # a person with two identifiers has none that can be trusted
+    names = [
+        f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
+        for i in range(len(request.identifiers))
+    ]
+    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names]))
+    return f"SELECT {listed} FROM {rows} WHERE {' AND '.join(conditions)} GROUP BY {key}"
+
+
+def _typed_rows(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    request: Request,
+    needed: Sequence[str],
+) -> tuple[str, str]:
+    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a row's person."""
+    raw_types = {
+        str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()
+    }
+    typed = [
+        contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=request.is_clipped)
+        + f" AS {quote_name(name)}"
+        for name in needed
+    ]
+    texts = [
+        f"CASE WHEN {contract_sql.typed(one.column, contract.columns[one.column], raw_types[one.column])} "
+        f"IS NOT NULL THEN {contract_sql.canonical(quote_name(one.column), raw_types[one.column])} END "
+        f"AS {_text_name(i)}"
+        for i, one in enumerate(request.identifiers)
+    ]
+    rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
+    key = '"hdh row"' if contract.person is None else quote_name(contract.person)
+    return rows, key
+
+
+def _text_name(index: int) -> str:
+    return f'"hdh text {index}"'
+
+
+def _number(column: Column, sql: str) -> str:
+    """The value as a double; moved into its range, since a sum of many rows may leave it in mode dp."""
+    if column.type == "category":
+        levels = ", ".join(quote_text(level) for level in column.levels)
+        return f"CAST(enum_code(TRY_CAST({sql} AS ENUM({levels}))) AS DOUBLE)"
+    if column.type == "date":
+        return f"CAST(date_diff('day', DATE '1970-01-01', {sql}) AS DOUBLE)"
+    value = f"CAST({sql} AS DOUBLE)"
+    if column.range is None:
+        return value
+    low, high = column.range
+    moved = f"greatest(least({value}, {high!r}), {low!r})"
+    return f"CASE WHEN {value} IS NOT NULL THEN {moved} END"  # DuckDB's least passes over NULL

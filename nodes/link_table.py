@@ -1,0 +1,175 @@
+"""The linked people at a helper: written as a Parquet file of the linked contract, and compared with those
+whom no link was found for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from federation.contract import Column
+from federation.disclosure import suppression
+from federation.disclosure.rules import is_small
+from federation.expression import quote_name, quote_text
+from federation.linkage import cascade
+from federation.linkage.errors import LinkError
+from federation.linkage.table import PERSON, STEP, LinkedColumn, step_column
+from federation.messages import Floats, Ints
+from federation.results import Row
+from federation.study import Link
+from nodes import connectors
+from nodes.link_parties import Opened
+from nodes.site import Storage
+
+
+@dataclass(frozen=True)
+class LinkReport:
+    """How a link went, past the helper's door: a count that could tell of few people is None.
+
+    `people`: of the left. `compared`: rows of table `linkage`. `steps`: of a cascade."""
+
+    node: str
+    people: int | None
+    linked: int
+    expected_false: float
+    compared: Sequence[Row]
+    steps: Sequence[Row]
+
+
+def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: int) -> LinkReport:
+    is_linked = opened.is_linked
+    n, linked = len(is_linked), int(is_linked.sum())
+    few = 0 < n - linked < min_cell or linked < min_cell
+    everyone = np.array([[linked, n - linked]])
+    compared = _rows(node, "people", ("all",), everyone, min_cell)
+    for i, column in enumerate(left):
+        compared += _compared(node, column, opened.left[:, i], is_linked, min_cell)
+    feared = sum(step.expected_false for step in opened.steps)
+    return LinkReport(
+        node, None if few else n, linked, feared, compared, _steps(opened, node, min_cell)
+    )
+
+
+def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
+    """LinkError where too few people are linked, or so few are not that their number would tell of them."""
+    people, linked = len(opened.is_linked), int(opened.is_linked.sum())
+    if linked < min_cell or linked < link.min_linked_share * people:
+        raise LinkError(
+            "link_share",
+            f"fewer people of {node} are linked than the study needs; compare how both holders write "
+            "the identifiers",
+        )
+    if 0 < people - linked < min_cell and link.keep == "all":
+        raise LinkError(
+            "link_share",
+            f"too few people of {node} are unlinked to keep them apart; use keep: linked",
+        )
+
+
+def _compared(
+    node: str, column: LinkedColumn, values: Floats, linked: NDArray[np.bool_], min_cell: int
+) -> list[Row]:
+    """Linked and unlinked people by a column of the left; of a number, their means."""
+    missing, sides = np.isnan(values), (linked, ~linked)
+    if column.column.type in ("category", "boolean"):
+        levels = (*(column.column.levels or ("no", "yes")), "missing")
+        codes = np.where(missing, len(levels) - 1, values).astype(np.int64)
+        counts = [np.bincount(codes[side], minlength=len(levels)) for side in sides]
+        return _rows(node, column.name, levels, np.stack(counts, axis=1), min_cell)
+    counts = [np.array([(side & ~missing).sum(), (side & missing).sum()]) for side in sides]
+    rows = _rows(node, column.name, ("known", "missing"), np.stack(counts, axis=1), min_cell)
+    for name, side in zip(("linked", "unlinked"), sides, strict=True):
+        if rows[0][name] is not None and rows[0][name] >= min_cell:
+            rows[0][f"mean_{name}"] = float(values[side & ~missing].mean())
+    return rows
+
+
+def _rows(node: str, column: str, levels: Sequence[str], counts: Ints, min_cell: int) -> list[Row]:
+    """`counts` (n_levels, 2): of linked and of unlinked people."""
+    hidden, *_ = suppression.suppress_tables([counts], min_cell)
+    if is_small(counts.sum(0), min_cell).any():
+        hidden = np.ones_like(hidden)
+    rows = []
+    for level, numbers, mask in zip(levels, counts, hidden, strict=True):
+        if level == "missing" and not numbers.any():
+            continue
+        linked, unlinked = (
+            None if is_hidden else int(number)
+            for number, is_hidden in zip(numbers, mask, strict=True)
+        )
+        row: Row = {"node": node, "column": column, "level": level}
+        rows.append(
+            row
+            | {"linked": linked, "unlinked": unlinked, "mean_linked": None, "mean_unlinked": None}
+        )
+    return rows
+
+
+def _steps(opened: Opened, node: str, min_cell: int) -> list[Row]:
+    """The steps of a cascade, added up; a step that adds few people is shown with the next."""
+    if opened.step is None:
+        return []
+    counts = np.bincount(opened.step[opened.is_linked], minlength=len(opened.steps))
+    everyone, last = int(counts.sum()), 0
+    rows: list[Row] = []
+    sums = zip(counts.cumsum().tolist(), cascade.cumulative(opened.steps), strict=True)
+    for linked, (number, feared) in sums:
+        if 0 < linked - last < min_cell or 0 < everyone - linked < min_cell:
+            continue
+        last = linked
+        rows.append(
+            {"node": node, "step": number, "linked": linked, "expected_false": round(feared, 2)}
+        )
+    return rows
+
+
+# -- the file
+def write(
+    opened: Opened,
+    left: Sequence[LinkedColumn],
+    right: Sequence[LinkedColumn],
+    file: Path,
+    link: Link,
+) -> None:
+    """One row a person, in the order of their values, under the token that they had in this attempt. The
+    file appears whole, readable by its owner only."""
+    kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
+    columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
+    values = [*opened.left[kept].T, *opened.right[kept].T]
+    if opened.step is not None:
+        columns[STEP] = step_column(link)
+        values.append(np.where(opened.step[kept] < 0, np.nan, opened.step[kept]))
+    frame = pandas.DataFrame({f"c{i}": column for i, column in enumerate(values)})
+    frame["who"] = [token.tobytes().hex() for token in opened.tokens[kept]]
+    listed = [
+        f"{_value(column, f'c{i}')} AS {quote_name(name)}"
+        for i, (name, column) in enumerate(columns.items())
+    ]
+    rows = f"SELECT {', '.join([*listed, f'who AS {PERSON}'])} FROM opened ORDER BY ALL"
+    part = file.with_suffix(".part")
+    part.touch(mode=0o600)
+    connection = connectors.connect(Storage())
+    connection.register("opened", frame)
+    connection.execute(f"COPY ({rows}) TO {quote_text(str(part))} (FORMAT parquet)")
+    connection.close()
+    os.replace(part, file)
+
+
+def _value(column: Column, name: str) -> str:
+    """The SQL of a value from its number; NULL where it is NaN."""
+    known = f"{name} IS NOT NULL AND NOT isnan({name})"
+    if column.type == "category":
+        levels = ", ".join(quote_text(level) for level in column.levels)
+        value = f"list_extract([{levels}], CAST({name} AS INTEGER) + 1)"
+    elif column.type == "boolean":
+        value = f"{name} <> 0"
+    elif column.type == "date":
+        value = f"DATE '1970-01-01' + CAST({name} AS INTEGER)"
+    else:
+        value = name
+    return f"CASE WHEN {known} THEN {value} END"

@@ -1,0 +1,384 @@
+"""A linked study at one node: whether it takes part as a holder or as the helper, its messages, and the rows
+that a helper keeps until the study ends.
+
+The messages go through a `Relay`, which sees sealed envelopes only: the hub's parcels, or a dictionary in a
+simulation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from federation.contract import Contract, Identifier
+from federation.linkage import forms, keys, sealing
+from federation.linkage import table as tables
+from federation.linkage.keys import LinkTerms, Meeting
+from federation.linkage.pseudonyms import Words
+from federation.linkage.sealing import Channel
+from federation.linkage.table import LinkedColumn, LinkedTable
+from federation.messages import Floats, Refusal
+from federation.privacy import accounting
+from federation.privacy.accounting import Gaussian
+from federation.study import Link, Study
+from nodes import ledger, link_parties, link_rows, link_table, service, state_folder
+from nodes.ledger import Account, Claim
+from nodes.link_parties import Holder, Left
+from nodes.link_rows import Request
+from nodes.link_table import LinkReport
+from nodes.session import NodeContext
+from nodes.site import Dataset, Site
+from strategies import used_columns
+
+Role = Literal["left", "right", "helper"]
+FOLDER = "links"
+
+
+class Relay(Protocol):
+    """Carries messages. `put` may be given envelopes that are computed as they are taken."""
+
+    def put(self, channel: Channel, envelopes: Iterable[bytes]) -> None: ...
+    def take(self, channel: Channel) -> Iterator[bytes]: ...
+
+
+@dataclass(frozen=True)
+class LinkPlan:
+    """What all parties derive from the study and the two contracts. `left`, `right`: the columns that each
+    holder sends, in the order of the table."""
+
+    study: Study
+    link: Link
+    table: LinkedTable
+    contracts: Mapping[str, Contract]
+    left: Sequence[LinkedColumn]
+    right: Sequence[LinkedColumn]
+
+    @property
+    def rules(self) -> str:
+        """By what people are matched, and which columns go: part of the terms that the parties sign."""
+        stated = {
+            "forms": forms.VERSION,
+            "contracts": {name: one.hash for name, one in sorted(self.contracts.items())},
+            "columns": [[one.name, one.sql] for one in (*self.left, *self.right)],
+        }
+        return json.dumps(stated, sort_keys=True)
+
+    def dataset_of(self, role: Role) -> str:
+        return {"left": self.link.left, "right": self.link.right, "helper": self.study.dataset}[
+            role
+        ]
+
+    def identifiers(self, dataset: str) -> list[Identifier]:
+        return [self.contracts[dataset].identifiers[name] for name in self.link.identifiers]
+
+
+def plan(study: Study, contracts: Mapping[str, Contract]) -> LinkPlan:
+    """StudyError where the study does not fit the contracts."""
+    table = tables.linked(study, contracts)
+    assert study.link is not None
+    sent = used_columns.of_study(study, table.contract)
+    left, right = (
+        [one for one in table.side(dataset) if one.name in sent]
+        for dataset in (study.link.left, study.link.right)
+    )
+    return LinkPlan(study, study.link, table, contracts, left, right)
+
+
+# -- admission
+def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) -> Refusal | None:
+    """The site's policy against the link, before a row is read or a message is sent. `parties`: the holders
+    and the helper."""
+    study, link = plan_.study, plan_.link
+    if role == "helper":
+        refused = (
+            None if site.policy.links.helps else _closed("does not help to link others' people")
+        )
+        return refused or _admit_study(study, plan_.table.contract, parties, site, now)
+    contract = plan_.contracts[plan_.dataset_of(role)]
+    dataset = site.datasets.get(contract.dataset)
+    if dataset is None or dataset.contract.hash != contract.hash:
+        return Refusal(
+            "contract",
+            f"this node has no dataset {contract.dataset!r} with this contract: use the same file",
+        )
+    return (
+        _admit_policy(plan_, link.right if role == "left" else link.left, site)
+        or _admit_study(study, contract, parties, site, now)
+        or _admit_columns(plan_, role)
+    )
+
+
+def hold_back(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
+    """What a holder's own state says against a study that its policy admits."""
+    if role == "helper":
+        return None
+    study, name = plan_.study, plan_.dataset_of(role)
+    return service.unchecked(study, context.site, name) or service.spends_budget(
+        study, context, now, name
+    )
+
+
+def _admit_study(
+    study: Study, contract: Contract, parties: int, site: Site, now: datetime
+) -> Refusal | None:
+    others = study.other_parties
+    return service.admit_study(study, contract, parties - others, site, now, others=others)
+
+
+def _admit_policy(plan_: LinkPlan, other: str, site: Site) -> Refusal | None:
+    links, link = site.policy.links, plan_.link
+    if other not in links.with_:
+        return _closed(f"does not link its people to {other!r}")
+    if link.helper not in links.helpers:
+        return _closed(f"does not take {link.helper!r} for a helper")
+    if link.ending not in links.endings:
+        return _closed(f"does not allow a link that ends {link.ending}")
+    if plan_.study.privacy.mode not in links.modes:
+        return _closed(f"links people in mode {' or '.join(links.modes)} only")
+    return None
+
+
+def _closed(what: str) -> Refusal:
+    return Refusal(
+        "links", f"this site {what}: ask its producer, who decides it under `policy.links`"
+    )
+
+
+def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
+    """A contract column may be open to some coordinators only."""
+    contract = plan_.contracts[plan_.dataset_of(role)]
+    sent = plan_.left if role == "left" else plan_.right
+    closed = sorted(
+        source
+        for one in sent
+        for source in one.sources
+        if (use := contract.columns[source].use) and plan_.study.coordinator not in use
+    )
+    if closed:
+        return Refusal(
+            "column",
+            f"coordinator {plan_.study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask "
+            "the producer",
+        )
+    return None
+
+
+def claim_cohort(
+    plan_: LinkPlan, role: Role, context: NodeContext, now: datetime
+) -> Refusal | None:
+    """Exact answers about two sets of linked people that differ by a few tell about those few, and no
+    holder knows who is linked; so a pair of datasets has one cohort a year, kept in the ledger."""
+    study = plan_.study
+    if role == "helper" or context.site.state is None or study.privacy.mode == "dp":
+        return None
+    entries = {name: entry.cohort.model_dump(mode="json") for name, entry in study.datasets.items()}
+    chosen = [entries, study.cohort.where, plan_.link.keep, plan_.link.on, plan_.link.cascade]
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).digest()
+    account = Account(study.dataset, "person", now.year)
+    kept = ledger.remember(
+        context.ledger, "cohort", account, study.hash, f"link {study.dataset} {now.year} {role}",
+        digest, now.isoformat(timespec="seconds"),
+    )  # fmt: skip
+    if kept == digest:
+        return None
+    return Refusal(
+        "differencing",
+        "another cohort of these two datasets was linked this year in exact mode: use that one, or mode dp",
+    )
+
+
+def charge(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
+    """In mode dp a holder sees no further query, so the whole study is charged before anything is sent."""
+    study = plan_.study
+    if study.privacy.mode == "exact" or role == "helper":
+        return None
+    dataset = plan_.dataset_of(role)
+    event = Gaussian(Fraction(1), accounting.variance_for(Fraction(1), study.privacy.rho))
+    claim = Claim(
+        f"link {study.hash} {dataset}", study.hash, study.privacy.rho, {"link": event},
+        study.privacy.delta,
+    )  # fmt: skip
+    account = context.site.account(dataset, now.year)
+    return ledger.charge(context.ledger, account, claim, now.isoformat(timespec="seconds"))
+
+
+# -- messages
+@dataclass(frozen=True)
+class Party:
+    """A node in one attempt, after the keys are agreed. `secrets`: shared with each other party."""
+
+    plan: LinkPlan
+    terms: LinkTerms
+    context: NodeContext = field(repr=False)
+    secrets: Mapping[str, bytes] = field(repr=False)
+    relay: Relay = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.context.site.name
+
+    def send(self, kind: str, receiver: str, content: Iterable[bytes]) -> None:
+        channel = Channel(self.terms, self.secrets[receiver], self.name, receiver, kind)
+        self.relay.put(channel, sealing.seal(channel, content, self.context.entropy))
+
+    def receive(self, kind: str, sender: str) -> Iterator[bytes]:
+        channel = Channel(self.terms, self.secrets[sender], sender, self.name, kind)
+        return sealing.unseal(channel, self.relay.take(channel))
+
+
+def terms(plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext) -> LinkTerms:
+    """Of one left holder. The roster is this node's own."""
+    parties = (left, right, plan_.link.helper)
+    roster = {name: context.site.roster[name] for name in parties if name in context.site.roster}
+    return LinkTerms(plan_.study.hash, attempt, *parties, plan_.rules, roster)
+
+
+def meet(terms_: LinkTerms, context: NodeContext) -> tuple[Meeting, bytes]:
+    return keys.meet(terms_, context.site.name, context.identity, context.entropy)
+
+
+def party(
+    plan_: LinkPlan,
+    meeting: Meeting,
+    adverts: Mapping[str, bytes],
+    context: NodeContext,
+    relay: Relay,
+) -> Party:
+    return Party(plan_, meeting.terms, context, keys.agree(meeting, adverts), relay)
+
+
+def _holder(one: Party) -> Holder:
+    other = one.terms.right if one.name == one.terms.left else one.terms.left
+    return link_parties.holder(
+        one.terms, one.plan.link, one.secrets[other], len(one.plan.right), one.context.entropy
+    )
+
+
+def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats]]:
+    """Chunks of pseudonyms and values. In mode dp it is one chunk, in which no pseudonym is there twice."""
+    dataset, study = one.plan.dataset_of(role), one.plan.study
+    is_private = study.privacy.mode == "dp"
+    request = Request(
+        study.datasets[dataset],
+        one.plan.left if role == "left" else one.plan.right,
+        one.plan.identifiers(dataset),
+        is_private,
+        one.context.site.rules(study.privacy.min_cell).min_cell,
+    )
+    site = one.context.site
+    read = link_rows.read(site.datasets[dataset], site.storage, request)
+    chunks = ((link_parties.names_of(holder, people), people.values) for people in read)
+    if not is_private:
+        return chunks
+    whole = _concatenated(chunks, holder.shape, len(request.columns))
+    if not one.plan.link.on:
+        return iter([whole])
+    return iter([link_parties.unique_people(*whole, one.context.salt(f"link {study.hash}"))])
+
+
+def _concatenated(
+    chunks: Iterable[tuple[Words, Floats]], shape: tuple[int, ...], columns: int
+) -> tuple[Words, Floats]:
+    listed = [(np.zeros((0, *shape), np.uint64), np.zeros((0, columns))), *chunks]
+    return np.concatenate([a for a, _ in listed]), np.concatenate([b for _, b in listed])
+
+
+# -- the six messages, in order
+def send_list(one: Party) -> Left:
+    holder = _holder(one)
+    names, values = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
+    left, content = link_parties.left_list(holder, names, values)
+    one.send("list", one.terms.helper, content)
+    return left
+
+
+def take_list(one: Party) -> Words:
+    """At the helper, which tells the right holder how many people there are, made-up ones among them."""
+    listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
+    one.send("size", one.terms.right, [len(listed).to_bytes(8, "little")])
+    return listed
+
+
+def send_rows(one: Party) -> None:
+    size = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
+    holder = _holder(one)
+    content = link_parties.right_rows(holder, _people(one, "right", holder), size)
+    one.send("rows", one.terms.helper, content)
+
+
+def match(one: Party, listed: Words) -> link_parties.Held:
+    message = one.receive("rows", one.terms.right)
+    width = len(one.plan.right) + 1
+    held, tokens = link_parties.helper_match(one.plan.link, listed, message, width)
+    one.send("tokens", one.terms.left, tokens)
+    return held
+
+
+def send_places(one: Party, left: Left) -> Left:
+    told, places = link_parties.left_places(left, one.receive("tokens", one.terms.helper))
+    one.send("places", one.terms.helper, places)
+    return told
+
+
+def show_made_up(one: Party, held: link_parties.Held) -> link_parties.Held:
+    shown, rows = link_parties.helper_show(held, one.receive("places", one.terms.left))
+    one.send("made-up rows", one.terms.left, rows)
+    return shown
+
+
+def send_columns(one: Party, left: Left) -> None:
+    message = one.receive("made-up rows", one.terms.helper)
+    one.send("columns", one.terms.helper, link_parties.left_columns(left, message))
+
+
+# -- the helper's rows
+@dataclass(frozen=True)
+class Kept:
+    """The linked people of one left holder at the helper, who answers for them as a node named `site.name`."""
+
+    site: Site
+    report: LinkReport
+    file: Path
+
+
+def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
+    """LinkError, and nothing is kept, where too few people are linked."""
+    plan_, study, site = one.plan, one.plan.study, one.context.site
+    message = one.receive("columns", one.terms.left)
+    opened = link_parties.helper_open(held, listed, message, len(plan_.left))
+    rules = site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
+    left = one.terms.left
+    if study.privacy.mode == "exact":
+        link_table.check(opened, plan_.link, rules.min_cell, left)
+    report = link_table.report(opened, plan_.left, left, rules.min_cell)
+    folder = _folder(one.context, study)
+    file = folder / f"{one.terms.left}.parquet"
+    link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
+    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
+    dataset = Dataset(plan_.table.contract, str(file), is_linked=True)
+    answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
+    return Kept(answering, report, file)
+
+
+def _folder(context: NodeContext, study: Study) -> Path:
+    if context.site.state is None:
+        return Path(tempfile.mkdtemp(prefix="hdh-link-"))  # 0700
+    folder = state_folder.made(context.site.state) / FOLDER / study.hash[:16]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def forget(kept: Kept, context: NodeContext, study: Study) -> None:
+    """Deletes the linked people at the end of the study, and says so in the audit log."""
+    kept.file.unlink(missing_ok=True)
+    if not any(kept.file.parent.iterdir()):
+        kept.file.parent.rmdir()
+    context.audit("link_deleted", study=study.study, study_hash=study.hash, left=kept.site.name)

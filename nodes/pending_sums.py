@@ -1,0 +1,21 @@
+"""The secure sums that a node has begun and not finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from federation.messages import Refusal
+from federation.secagg.masks import Words
+from federation.secagg.participant import SecAggState
+
+
+@dataclass(frozen=True)
+class PendingSum:
+    """This node's place in one sum, and the function that gives the vector to add.
+
+    `share`: the vector carries only this node's share of the noise."""
+
+    secagg_state: SecAggState
+    vector: Callable[[], Words | Refusal]
+    share: bool

@@ -1,0 +1,142 @@
+"""Made-up rows from a contract alone, so that a study can be written and run before anyone grants access.
+
+Every value is drawn by the contract's types, levels and ranges, each column by itself: nothing real is in them, and
+no result says anything about people.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from federation.contract import Column, Contract
+from federation.expression import quote_text
+
+MAX_ROWS = 5  # of one person
+MISSING = 0.05  # the share of missing values, where the contract allows them
+WITHOUT_RANGE = (0.0, 100.0)
+DAYS = (date(2018, 1, 1), date(2025, 12, 31))
+CODES: Mapping[str, Sequence[str]] = {
+    "cim-10": ["A09", "E119", "F320", "I10", "I210", "I500", "I639", "J189", "N185", "S720"],
+    "ccam": ["DDQH012", "DEQP003", "HHQE005", "NEKA020", "YYYY600"],
+    "atc": ["A10BA02", "B01AA03", "C09AA05", "C10AA05", "J01CA04", "N02BE01"],
+    "cip13": ["3400930000001", "3400930000018", "3400930000025"],
+    "loinc": ["4548-4", "718-7", "2160-0"],
+}
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a column is drawn from. `place`: which of how many nodes the rows are of."""
+
+    rng: np.random.Generator
+    rows: int
+    place: tuple[int, int]
+
+
+def write(contract: Contract, people: int, nodes: int, folder: Path, seed: int) -> list[Path]:
+    """A Parquet file for each node, with about the same number of people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for place in range(nodes):
+        count = people // nodes + (place < people % nodes)
+        rng = np.random.default_rng([seed, place])
+        frame = rows(contract, count, rng, (place, nodes))
+        path = folder / f"node-{place + 1}.parquet"
+        with duckdb.connect() as connection:
+            connection.register("frame", frame)
+            connection.execute(f"COPY frame TO {quote_text(str(path))} (FORMAT parquet)")
+        paths.append(path)
+    return paths
+
+
+def rows(
+    contract: Contract, people: int, rng: np.random.Generator, place: tuple[int, int] = (0, 1)
+) -> Any:
+    """A data frame of the contract's columns. Each person has at most `rows_per_person` rows, and at most five."""
+    import pandas
+
+    of = np.arange(people)
+    if contract.rows_per_person > 1:
+        most = min(contract.rows_per_person, MAX_ROWS)
+        of = np.repeat(of, rng.integers(1, most, people, endpoint=True))
+    draw = _Draw(rng, len(of), place)
+    columns = {}
+    for name, column in contract.columns.items():
+        if name == contract.person:
+            columns[name] = np.array([f"p{place[0] + 1}-{number:06d}" for number in of], object)
+        else:
+            columns[name] = _with_missing(column, _KINDS[column.type](column, draw), draw)
+    return pandas.DataFrame(columns)
+
+
+def _with_missing(column: Column, values: Any, draw: _Draw) -> Any:
+    share = min(MISSING, column.max_missing / 2)
+    if column.type == "array" or not share:
+        return values
+    gone = draw.rng.random(draw.rows) < share
+    found = np.asarray(values, object)
+    found[gone] = None
+    return found
+
+
+def _numbers(column: Column, draw: _Draw) -> Any:
+    low, high = column.interval if column.range else WITHOUT_RANGE
+    if column.step is None:
+        return np.round(draw.rng.uniform(low, high, draw.rows), 3).clip(low, high)
+    first, last = math.ceil(low / column.step), math.floor(high / column.step)
+    return draw.rng.integers(first, last, draw.rows, endpoint=True) * column.step
+
+
+def _booleans(column: Column, draw: _Draw) -> Any:
+    return draw.rng.random(draw.rows) < 0.5
+
+
+def _levels(column: Column, draw: _Draw) -> Any:
+    """Of a category that is `within_node`, each level belongs to one node."""
+    levels = list(column.levels)
+    if column.within_node:
+        place, nodes = draw.place
+        levels = levels[place::nodes] or levels[:1]
+    return draw.rng.choice(np.array(levels, object), draw.rows)
+
+
+def _codes(column: Column, draw: _Draw) -> Any:
+    return draw.rng.choice(np.array(CODES[str(column.terminology)], object), draw.rows)
+
+
+def _texts(column: Column, draw: _Draw) -> Any:
+    return np.array([f"text {number}" for number in draw.rng.integers(0, 1000, draw.rows)], object)
+
+
+def _days(column: Column, draw: _Draw) -> Any:
+    low, high = column.range or DAYS
+    assert isinstance(low, date) and isinstance(high, date)
+    offsets = draw.rng.integers(0, (high - low).days, draw.rows, endpoint=True)
+    return np.array([low + timedelta(int(offset)) for offset in offsets], object)
+
+
+def _arrays(column: Column, draw: _Draw) -> Any:
+    low, high = column.interval
+    size = math.prod(column.shape)
+    values = draw.rng.uniform(low, high, (draw.rows, size)).clip(low, high)
+    return [list(map(float, row)) for row in values]
+
+
+_KINDS: Mapping[str, Callable[[Column, _Draw], Any]] = {
+    "number": _numbers,
+    "integer": _numbers,
+    "boolean": _booleans,
+    "category": _levels,
+    "code": _codes,
+    "string": _texts,
+    "date": _days,
+    "array": _arrays,
+}

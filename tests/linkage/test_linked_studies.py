@@ -1,0 +1,473 @@
+"""Linked studies in one process: they give the answers of the joined table, and end where a party lies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+
+from federation import errors
+from federation.linkage.errors import LinkError
+from nodes import ledger, link_parties, links
+from nodes.site import Links, Policy
+from simulations import linked, local
+from tests.linkage import two_holders
+from tests.linkage.two_holders import CONTRACTS, NOW
+
+ANALYSES = {
+    "describe": {"run": "describe", "columns": ["age", "spent", "visits", "months"]},
+    "crosstab": {"run": "crosstab", "rows": "grade", "columns": "drug"},
+    "logistic": {
+        "run": "glm",
+        "model": "died ~ age + C(grade) + log(spent + 1)",
+        "family": "binomial",
+    },
+    "gaussian": {"run": "glm", "model": "spent ~ age + C(grade) + C(sex)", "family": "gaussian"},
+    "cox": {"run": "cox", "model": "Surv(months, died) ~ age + C(grade)"},
+    "km": {"run": "kaplan_meier", "model": "Surv(months, died) ~ grade"},
+    "rates": {"run": "rates", "events": "died", "time": "months", "by": ["grade"]},
+    "mantel": {
+        "run": "mantel_haenszel",
+        "exposure": "drug",
+        "outcome": "died",
+        "strata": ["grade"],
+    },
+    "shares": {"run": "inequality", "value": "spent", "by": ["sex"]},
+}
+
+
+@pytest.fixture(scope="module")
+def tables() -> two_holders.Tables:
+    return two_holders.make()
+
+
+def assert_same(linked_document, joined_document, within: float = 1e-9) -> None:
+    """Every number to 1e-9: both add the same numbers, in an order that only rounding can tell."""
+    for name, analysis in joined_document.analyses.items():
+        other = linked_document.analyses[name]
+        assert (
+            (other.status, other.reason) == (analysis.status, analysis.reason) == ("released", None)
+        )
+        for table, rows in analysis.tables.items():
+            assert len(rows) == len(other.tables[table])
+            for row, found in zip(rows, other.tables[table], strict=True):
+                assert_same_row(row, found, within)
+
+
+def assert_same_row(row, found, within: float) -> None:
+    assert row.keys() == found.keys()
+    for key, value in row.items():
+        if isinstance(value, float) and math.isfinite(value):
+            assert found[key] == pytest.approx(value, rel=within, abs=within)
+        else:
+            assert found[key] == value or found[key] is value or value != value
+
+
+def test_every_number_is_that_of_the_tables_joined_in_one_place(tables, tmp_path):
+    study = two_holders.study(analyses=ANALYSES)
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+    expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
+    assert_same(found, expected)
+
+
+def test_with_keep_all_the_unlinked_stay_with_the_right_columns_missing(tables, tmp_path):
+    study = two_holders.study(
+        analyses={"a": ANALYSES["describe"], "b": ANALYSES["gaussian"]}, link={"keep": "all"}
+    )
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+    everyone = two_holders.joined(tables, keep="all")
+    assert everyone["spent"].isna().sum() > 11
+    assert_same(found, two_holders.run_joined(study, {"lyon": everyone}, tmp_path))
+
+
+def thirds(frame: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    return {name: frame.iloc[i::3] for i, name in enumerate(("lyon", "nantes", "paris"))}
+
+
+@pytest.mark.parametrize("secure_sum", [None, {"dropouts": 0}])
+def test_three_left_holders_link_each_by_itself_and_their_parts_add_up(secure_sum, tmp_path):
+    tables = two_holders.make(900, 1500, 800)
+    privacy = {"mode": "exact", "secure_sum": secure_sum}
+    study = two_holders.study(
+        analyses={"a": ANALYSES["rates"], "b": ANALYSES["crosstab"]}, privacy=privacy, min_nodes=5
+    )
+    found = two_holders.run_linked(
+        study, two_holders.holders(tmp_path, tables, thirds(tables.left))
+    )
+    joined = {
+        name: two_holders.joined(two_holders.Tables(part, tables.right))
+        for name, part in thirds(tables.left).items()
+    }
+    expected = two_holders.run_joined(study, joined, tmp_path)
+    assert_same(found, expected, within=1e-6)  # a secure sum rounds to its grid
+
+
+def test_a_study_that_wants_more_nodes_than_take_part_ends(tables, tmp_path):
+    study = two_holders.study(min_nodes=4)
+    with pytest.raises(errors.RefusalError, match="at least"):
+        two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+
+
+# -- what a result says
+def test_the_result_tells_how_many_are_linked_and_compares_them_with_the_others(tables, tmp_path):
+    found = two_holders.run_linked(
+        two_holders.study(analyses={"a": ANALYSES["crosstab"]}),
+        two_holders.holders(tmp_path, tables),
+    ).analyses["a"]
+    left = tables.left[tables.left["year"] >= 2005]
+    here = left["nir"].isin(tables.right["number"].str.replace(" ", ""))
+    assert found.n["linked"] == here.sum()
+    assert found.n["linked_share"] == pytest.approx(here.mean(), abs=1e-4)
+    assert "expected_false" not in found.n
+    rows = {(row["column"], row["level"]): row for row in found.tables["linkage"]}
+    assert rows["people", "all"]["unlinked"] == (~here).sum()
+    for level in ("low", "high"):
+        row = rows["grade", level]
+        assert row["linked"] == (here & (left["grade"] == level)).sum()
+        assert row["unlinked"] == (~here & (left["grade"] == level)).sum()
+
+
+def test_few_unlinked_people_are_not_counted(tmp_path):
+    tables = two_holders.make(400, 800, 395)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert found.n["linked_share"] is None
+    assert all(row["unlinked"] is None for row in found.tables["linkage"])
+
+
+def test_too_few_linked_people_end_the_study_before_any_row_opens(tmp_path):
+    tables = two_holders.make(700, 1500, 200)
+    with pytest.raises(errors.RefusalError, match="link_share"):
+        two_holders.run_linked(two_holders.study(), two_holders.holders(tmp_path, tables))
+
+
+# -- mode dp
+@pytest.mark.parametrize("name", ["crosstab", "describe", "rates"])
+def test_in_mode_dp_a_linked_study_is_noised_and_counts_nobody(name, tables, tmp_path):
+    privacy = {"mode": "dp", "epsilon": 20, "delta": 1e-5}
+    study = two_holders.study(analyses={"a": {**ANALYSES[name]}}, privacy=privacy)
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert found.status == "released"
+    assert found.exactness == "noised"
+    assert "linked" not in found.n
+    assert any("one linked row" in note for note in found.notes)
+
+
+def test_in_mode_dp_two_rows_of_one_identifier_are_no_refusal(tables, tmp_path):
+    twice = pandas.concat([tables.left, tables.left.head(3).assign(age=30)])
+    twice["nir"] = [f"{nir} " if i % 2 else nir for i, nir in enumerate(twice["nir"])]
+    twice["nir"] = twice["nir"].str.slice(0, 7) + "-" + twice["nir"].str.slice(7)
+    both = two_holders.Tables(twice, tables.right)
+    privacy = {"mode": "dp", "epsilon": 20, "delta": 1e-5}
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]}, privacy=privacy)
+    assert (
+        two_holders.run_linked(study, two_holders.holders(tmp_path, both)).analyses["a"].status
+        == "released"
+    )
+
+
+def test_both_holders_are_charged_for_the_whole_study_before_a_message_is_sent(tables, tmp_path):
+    privacy = {"mode": "dp", "epsilon": 1}
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]}, privacy=privacy)
+    plan = links.plan(study, CONTRACTS)
+    contexts = contexts_of(study, two_holders.holders(tmp_path, tables))
+    for role, name in (("left", "lyon"), ("right", "cnam")):
+        refused = links.charge(plan, role, contexts[name], NOW)
+        assert refused is not None
+        assert refused.rule == "budget"
+        linked._grant(plan, role, contexts[name], NOW)
+        assert links.charge(plan, role, contexts[name], NOW) is None
+        spent = ledger.spent_by(contexts[name].ledger, plan.dataset_of(role), study.hash)
+        assert spent.rho == study.privacy.rho
+        assert links.charge(plan, role, contexts[name], NOW) is None  # the same study, once
+        assert ledger.spent_by(contexts[name].ledger, plan.dataset_of(role), study.hash) == spent
+
+
+# -- without an identifier
+CASCADE = [["name", "first", "birth", "sex"], ["name", "birth"], ["first", "birth", "sex"]]
+
+
+def cascade_study(**changes):
+    study = two_holders.study(link={"on": None, "cascade": CASCADE}, **changes)
+    return study
+
+
+def test_a_cascade_links_people_whose_surname_changed_by_a_later_key(tables, tmp_path):
+    married = tables.left.copy()
+    changed = married.index % 10 == 0
+    married.loc[changed, "surname"] = [f"other {i}" for i in range(changed.sum())]
+    both = two_holders.Tables(married, tables.right)
+    study = cascade_study(
+        analyses={
+            "a": ANALYSES["gaussian"],
+            "b": {"run": "crosstab", "rows": "link_step", "columns": "grade"},
+        }
+    )
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, both))
+    a = found.analyses["a"]
+    assert a.n["linked"] > 0.99 * len(two_holders.joined(both))
+    steps = [row["linked"] for row in a.tables["linkage_steps"]]
+    assert steps == sorted(steps)
+    assert len(steps) >= 2
+    assert a.n["expected_false"] < 2
+    assert found.analyses["b"].status == "released"
+
+
+def test_after_a_cascade_the_result_says_what_noise_protects(tables, tmp_path):
+    privacy = {"mode": "dp", "epsilon": 20, "delta": 1e-5}
+    study = cascade_study(analyses={"a": ANALYSES["crosstab"]}, privacy=privacy)
+    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert any("given the links" in note for note in found.notes)
+
+
+# -- policy
+def contexts_of(study, given, policy=None):
+    return linked.contexts_of(study.link, given, linked.policy_of(study, policy or local.SIMULATED))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "role"),
+    [
+        ({"with": []}, "links", "left"),
+        ({"with": ["register"]}, "links", "left"),
+        ({"helpers": []}, "links", "left"),
+        ({"helpers": ["insee"]}, "links", "right"),
+        ({"modes": ["dp"]}, "links", "left"),
+        ({"endings": []}, "links", "right"),
+        ({"helps": False}, "links", "helper"),
+    ],
+)
+def test_a_link_that_a_producer_has_not_opened_is_refused(changes, rule, role, tables, tmp_path):
+    study = two_holders.study()
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))[NODE_OF[role]]
+    allowed = {
+        "with": ["register", "insurer"],
+        "helpers": ["casd"],
+        "modes": ["exact"],
+        "helps": True,
+    }
+    policy = local.SIMULATED.model_copy(
+        update={"links": Links.model_validate({**allowed, **changes})}
+    )
+    refused = links.admit(
+        links.plan(study, CONTRACTS), role, 3, with_policy(context, policy).site, NOW
+    )
+    assert refused is not None
+    assert refused.rule == rule
+
+
+NODE_OF = {"left": "lyon", "right": "cnam", "helper": "casd"}
+
+
+def with_policy(context, policy):
+    return replace(context, site=replace(context.site, policy=policy))
+
+
+def test_links_are_closed_unless_the_producer_opens_them():
+    assert Policy().links == Links()
+    assert not Links().helps
+    assert Links().with_ == ()
+    assert Links().modes == ("dp",)
+
+
+@pytest.mark.parametrize("role", ["left", "right", "helper"])
+def test_a_link_passes_the_rules_of_every_study_too(role, tables, tmp_path):
+    study = two_holders.study()
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))[NODE_OF[role]]
+    plan = links.plan(study, CONTRACTS)
+    assert links.admit(plan, role, 3, context.site, NOW) is None
+    for changes, rule in (
+        ({"purposes": ("innovation",)}, "purpose"),
+        ({"coordinators": ("ana",)}, "coordinator"),
+        ({"min_nodes": 4}, "min_nodes"),
+        ({"analyses": ("glm",)}, "analysis"),
+    ):
+        policy = context.site.policy.model_copy(update=changes)
+        refused = links.admit(plan, role, 3, with_policy(context, policy).site, NOW)
+        assert refused is not None
+        assert refused.rule == rule
+
+
+@pytest.mark.parametrize(("mode", "rule"), [("dp", "unchecked"), ("exact", "privacy")])
+def test_a_holder_with_a_ledger_holds_back_what_an_unlinked_study_would_not_get(
+    mode, rule, tables, tmp_path
+):
+    """In mode dp a source that no check has passed; in mode exact people for whom a budget was granted."""
+    study = two_holders.study(privacy={"mode": mode})
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))["cnam"]
+    context = replace(context, site=replace(context.site, state=tmp_path / "state"))
+    plan = links.plan(study, CONTRACTS)
+    if mode == "exact":
+        assert links.hold_back(plan, "right", context, NOW) is None
+        account = context.site.account("insurer", NOW.year)
+        ledger.grant(context.ledger, account, 10**12, by="producer", at=NOW.isoformat())
+    refused = links.hold_back(plan, "right", context, NOW)
+    assert refused is not None
+    assert refused.rule == rule
+
+
+def test_a_pair_of_datasets_has_one_exact_cohort_a_year(tables, tmp_path):
+    study = two_holders.study()
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))["lyon"]
+    context = replace(context, site=replace(context.site, state=tmp_path / "state"))
+    plan = links.plan(study, CONTRACTS)
+    assert links.claim_cohort(plan, "left", context, NOW) is None
+    again = two_holders.study(analyses={"b": ANALYSES["km"]})
+    assert links.claim_cohort(links.plan(again, CONTRACTS), "left", context, NOW) is None
+    entries = {
+        **two_holders.values(two_holders.STUDY)["datasets"],
+        "register": {"cohort": {"where": "year >= 2006"}},
+    }
+    other = two_holders.study(datasets=entries)
+    refused = links.claim_cohort(links.plan(other, CONTRACTS), "left", context, NOW)
+    assert refused is not None
+    assert refused.rule == "differencing"
+
+
+@pytest.mark.parametrize(
+    "condition", ["age = 93 and sex = 'f'", "not (age = 90 and sex = 'f')", "year >= 2023"]
+)
+def test_a_condition_at_a_holder_that_singles_out_few_is_refused_in_the_words_of_none(
+    condition, tables, tmp_path
+):
+    few = tables.left.copy()
+    few.loc[few["age"] == 90, "age"] = 89
+    few.loc[[0, 1], ["age", "sex"]] = [90, "f"]
+    entries = two_holders.values(two_holders.STUDY)["datasets"]
+    study = two_holders.study(datasets={**entries, "register": {"cohort": {"where": condition}}})
+    given = two_holders.holders(tmp_path, two_holders.Tables(few, tables.right))
+    with pytest.raises(errors.RefusalError, match="cohort_size"):
+        two_holders.run_linked(study, given)
+
+
+# -- lies and faults
+def refused_by(tables, tmp_path, relay=None) -> str:
+    with pytest.raises(errors.RefusalError) as refused:
+        two_holders.run_linked(two_holders.study(), two_holders.holders(tmp_path, tables), relay)
+    return str(refused.value)
+
+
+def test_a_holder_with_two_people_under_one_identifier_is_refused_without_naming_them(
+    tables, tmp_path
+):
+    twice = tables.left.copy()
+    twice["nir"] = [nir if i else f" {twice['nir'][1]} " for i, nir in enumerate(twice["nir"])]
+    twice.loc[0, "nir"] = twice["nir"][1][:1] + "-" + twice["nir"][1][1:]
+    twice.loc[[0, 1], "year"] = 2010
+    said = refused_by(two_holders.Tables(twice, tables.right), tmp_path)
+    assert "link_duplicates" in said
+    assert twice["nir"][1] not in said
+
+
+def test_data_that_break_their_contract_are_refused_by_rule_and_column(tables, tmp_path):
+    broken = tables.left.copy()
+    broken.loc[0, "grade"] = "unknown-level"
+    study_says = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
+    given = two_holders.holders(tmp_path, two_holders.Tables(broken, tables.right))
+    with pytest.raises(errors.RefusalError, match=r"unknown level \(grade\)"):
+        two_holders.run_linked(study_says, given)
+
+
+def test_a_helper_that_drops_matches_is_caught_before_the_left_sends_its_columns(
+    tables, tmp_path, monkeypatch
+):
+    honest = link_parties.matching.match
+
+    def lying(left, stream, width):
+        found = honest(left, stream, width)
+        places = np.flatnonzero(found.is_matched)[:-1]
+        rng = np.random.default_rng(0)
+        found.tokens[places] = rng.permutation(found.tokens[places])
+        return found
+
+    sent = []
+    monkeypatch.setattr(link_parties.matching, "match", lying)
+    monkeypatch.setattr(links, "send_columns", record(links.send_columns, sent))
+    assert "link_canaries" in refused_by(tables, tmp_path)
+    assert sent == ["LinkError"]
+
+
+def record(function, said):
+    def called(*arguments):
+        try:
+            return function(*arguments)
+        except LinkError:
+            said.append("LinkError")
+            raise
+
+    return called
+
+
+class Meddling(linked.InProcessRelay):
+    """A hub that meddles with the messages of one kind."""
+
+    def __init__(self, kind: str, fault) -> None:
+        super().__init__()
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "fault", fault)
+
+    def put(self, channel, envelopes):
+        sealed = list(envelopes)
+        super().put(channel, self.fault(sealed) if channel.kind == self.kind else sealed)
+
+
+KINDS = ("list", "size", "rows", "tokens", "places", "made-up rows", "columns")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda sealed: sealed[:-1],
+        lambda sealed: [bytes([sealed[0][0] ^ 1]) + sealed[0][1:], *sealed[1:]],
+        lambda sealed: [*sealed, sealed[-1]],
+    ],
+)
+def test_a_hub_that_withholds_changes_or_replays_a_message_ends_the_link(kind, fault, tmp_path):
+    small = two_holders.make(60, 80, 50)
+    assert "link_message" in refused_by(small, tmp_path, Meddling(kind, fault))
+
+
+def test_the_hub_reads_nothing_of_any_message(tmp_path):
+    seen: list[bytes] = []
+
+    def look(sealed):
+        seen.extend(sealed)
+        return sealed
+
+    small = two_holders.make(60, 80, 50)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
+    for kind in KINDS:
+        two_holders.run_linked(study, two_holders.holders(tmp_path, small), Meddling(kind, look))
+    nirs = [nir.encode() for nir in small.left["nir"]]
+    everything = b"".join(seen)
+    assert len(seen) >= len(KINDS)
+    assert not any(nir in everything for nir in nirs)
+    counts = np.bincount(np.frombuffer(everything, np.uint8), minlength=256)
+    assert counts.std() / counts.mean() < 0.1
+
+
+def test_the_rows_of_linked_people_are_deleted_at_the_end_and_others_were_never_there(
+    tables, tmp_path
+):
+    study = two_holders.study(analyses={"a": ANALYSES["describe"]})
+    given = two_holders.holders(tmp_path, tables)
+    with linked.linking(study, CONTRACTS, given, local.SIMULATED, NOW) as people:
+        (site,) = people.sites
+        file = site.datasets[study.dataset].source
+        frame = pandas.read_csv(given["lyon"].source)  # the reader of the test can read
+        import duckdb
+
+        kept = duckdb.read_parquet(file).df()
+        expected = two_holders.joined(tables)
+        assert len(kept) == len(expected) < len(frame)
+        assert sorted(kept["spent"]) == sorted(expected["spent"].astype(float))
+        assert not set(kept["pseudonym"]) & set(tables.left["nir"])
+        assert set(kept.columns) == {"age", "spent", "visits", "months", "pseudonym"}
+    from pathlib import Path
+
+    assert not Path(file).exists()
+    assert not Path(file).parent.exists()

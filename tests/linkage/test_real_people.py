@@ -1,0 +1,89 @@
+"""Real patients held by two: what linking gives is what lifelines gives on the whole table."""
+
+from __future__ import annotations
+
+import pytest
+from lifelines import CoxPHFitter
+
+from federation.contract import Contract
+from federation.study import Study
+from nodes.site import Dataset
+from simulations import answering, local
+from simulations.answering import Holders
+from simulations.pilots import common
+from tests.linkage import two_holders
+from tests.linkage.two_holders import NOW
+
+WARD = """
+dataset: ward
+version: 1
+person: pid
+identifiers: {pid: {column: pid, form: text}}
+columns:
+  pid: {type: string}
+  age: {type: number, range: [15, 105]}
+  chf: {type: boolean}
+  diabetes: {type: boolean}
+"""
+REGISTER = """
+dataset: register
+version: 1
+person: number
+identifiers: {pid: {column: number, form: text}}
+columns:
+  number: {type: string}
+  time: {type: number, range: [0, 10], step: 0.001}
+  event: {type: boolean}
+"""
+STUDY = """
+study: trace
+title: t
+question: q
+purpose: {interest: public, category: research}
+authorisation: {reference: A, expires: 2030-01-01}
+datasets: {ward: {}, register: {}}
+link: {on: pid, left: ward, right: register, helper: casd}
+privacy: {mode: exact}
+analyses: {cox: {run: cox, model: "Surv(time, event) ~ age + chf + diabetes"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def trace():
+    """1,878 patients of the TRACE study (SurvSet)."""
+    raw = common.real("TRACE")
+    flags = {name: raw[f"fac_{name}"].astype(float).astype(int) for name in ("chf", "diabetes")}
+    return raw[["pid", "time", "event"]].assign(
+        time=raw["time"].astype(float).round(3), age=raw["num_age"], **flags
+    )
+
+
+def test_covariates_at_a_ward_and_deaths_at_a_register_give_the_pooled_cox_model(trace, tmp_path):
+    """lifelines fits Efron's ties by its own Newton's method, to a step below 1e-7."""
+    trace[["pid", "age", "chf", "diabetes"]].to_csv(tmp_path / "ward.csv", index=False)
+    deaths = trace[["pid", "time", "event"]].rename(columns={"pid": "number"})
+    deaths.sample(frac=1, random_state=1).to_csv(tmp_path / "register.csv", index=False)
+    loaded = [Contract.model_validate(two_holders.values(text)) for text in (WARD, REGISTER)]
+    contracts = {one.dataset: one for one in loaded}
+    study = Study.model_validate(two_holders.values(STUDY))
+    given = {
+        "paris": Dataset(contracts["ward"], str(tmp_path / "ward.csv")),
+        "insee": Dataset(contracts["register"], str(tmp_path / "register.csv")),
+    }
+    found = fit(study, contracts, given)
+    expected = CoxPHFitter().fit(trace.drop(columns="pid"), "time", "event")
+    assert found.n["linked"] == len(trace) == 1878
+    rows = {row["term"]: row for row in found.tables["coefficients"]}
+    for name in ("age", "chf", "diabetes"):
+        assert rows[name]["estimate"] == pytest.approx(expected.params_[name], abs=1e-6)
+        assert rows[name]["std_error"] == pytest.approx(expected.standard_errors_[name], rel=1e-5)
+
+
+def fit(study, contracts, given):
+    from federation import datasets
+
+    contract = datasets.contract_of(study, contracts)
+    holders = Holders(study, contract, given, contracts)
+    with answering.sites(holders, local.SIMULATED, NOW) as answer:
+        document = answer.complete(two_holders._run(study, contract, answer.sites))
+    return document.analyses["cox"]
