@@ -172,10 +172,13 @@ def test_the_hubs_steps_are_those_of_flowers_strategies(strategy: str) -> None:
     from flwr.serverapp import strategy as flowers
 
     theirs: Any = {
-        "fedavg": lambda: flowers.FedAvg(), "fedavgm": lambda: flowers.FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
-        "fedadam": lambda: flowers.FedAdam(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3), "median": lambda: flowers.FedMedian(),
-        "fedyogi": lambda: flowers.FedYogi(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3), "trimmed_mean": lambda: flowers.FedTrimmedAvg(beta=0.2),
-    }[strategy]()  # fmt: skip
+        "fedavg": lambda: flowers.FedAvg(),
+        "fedavgm": lambda: flowers.FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
+        "fedadam": lambda: flowers.FedAdam(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3),
+        "median": lambda: flowers.FedMedian(),
+        "fedyogi": lambda: flowers.FedYogi(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3),
+        "trimmed_mean": lambda: flowers.FedTrimmedAvg(beta=0.2),
+    }[strategy]()
     rng = np.random.default_rng(0)
     mine = rng.normal(size=30)
     steps, memory, sizes = (
@@ -559,7 +562,8 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
     np.save(tmp_path / "rows.npy", made.rows.numpy())
     script = (
         code
-        + "\nimport numpy, torch\nprint(net(torch.from_numpy(numpy.load('../rows.npy'))).flatten().tolist())"
+        + "\nimport numpy, torch\n"
+        + "print(net(torch.from_numpy(numpy.load('../rows.npy'))).flatten().tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=tmp_path / "out", capture_output=True, text=True
