@@ -204,7 +204,7 @@ def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(
         errors.StudyError,
-        match=r"analyses\.model: mode dp needs to know how far .* `range` in the contract to what age",
+        match=r"analyses\.model: mode dp needs a bound .* `range` in the contract to the columns behind age",
     ):
         registry.plan(made, boundless, source)
 

@@ -405,7 +405,7 @@ def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
         ({"model": "x ~ z"}, "needs a yes-or-no outcome"),
         ({"network": "cnn"}, "takes an image, an array of shape"),
         ({"patience": 3, "validation": 0}, "patience needs people"),
-        ({"strategy": "scaffold", "scale": "node"}, "take `scale: contract`"),
+        ({"strategy": "scaffold", "scale": "node"}, "use it with `scale: contract`"),
         ({"widths": [0]}, "each from 1 to 4096"),
         ({"network": "lstm"}, "network"),
         ({"strategy": "fedsgd"}, "strategy"),
