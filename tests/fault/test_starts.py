@@ -304,7 +304,7 @@ def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(
     name: str, hub: HubSettings
 ) -> None:
     children = Dying(hub, name, 100, DEATHS["exit code 3"])
-    told = rf"{name} did not start in 3 attempts; the last ended with exit code 3: start 3 goes wrong; {name}\.log"
+    told = rf"{name} did not start in 3 attempts; the last ended with exit code 3: start 3 goes wrong; see {name}\.log"
     try:
         children.start()
         with pytest.raises(errors.SetupError, match=told):
@@ -374,7 +374,7 @@ def test_grpc_has_no_fork_handler_in_a_process_where_ray_forks(
         lambda **_: seen.append(os.environ.get("GRPC_ENABLE_FORK_SUPPORT")),
     )
     study = federations.study_of({"a": {"run": "describe", "columns": ["x"]}})
-    with pytest.raises(errors.SetupError, match="Ray ended without an answer"):
+    with pytest.raises(errors.SetupError, match="Ray ended without a result"):
         ray.run(study, deployments.CONTRACT, [], tmp_path, say=lambda _: None)
     assert seen == ["0"]
 

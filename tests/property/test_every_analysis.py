@@ -165,7 +165,7 @@ def pooled_and_split(
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 @settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
