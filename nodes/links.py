@@ -281,7 +281,7 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
     whole = _concatenated(chunks, holder.shape, len(request.columns))
     if not one.plan.link.on:
         return iter([whole])
-    return iter([link_parties.unique_people(*whole, one.context.salt(f"link {study.hash}"))])
+    return iter([link_parties.unique_people(*whole)])
 
 
 def _concatenated(

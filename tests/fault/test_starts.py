@@ -390,7 +390,7 @@ def test_grpc_has_no_fork_handler_in_a_process_where_ray_forks(
         lambda **_: seen.append(os.environ.get("GRPC_ENABLE_FORK_SUPPORT")),
     )
     study = federations.study_of({"a": {"run": "describe", "columns": ["x"]}})
-    with pytest.raises(errors.SetupError, match="Ray ended without an answer"):
+    with pytest.raises(errors.SetupError, match="Ray ended without a result"):
         ray.run(study, deployments.CONTRACT, [], tmp_path, say=lambda _: None)
     assert seen == ["0"]
 

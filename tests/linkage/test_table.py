@@ -285,7 +285,7 @@ def test_renamed_columns_meet_without_a_clash():
     ("old", "new"),
     [
         ("psa: {column: ben, form: nir13}", "psa: {column: ben, form: text}"),
-        ("psa: {column: ben, form: nir13}, ", ""),
+        ("  psa: {column: ben, form: nir13}\n", ""),
     ],
 )
 def test_two_contracts_that_do_not_state_the_same_identifier_are_refused(old, new):

@@ -58,7 +58,7 @@ def test_anova_says_that_a_group_of_one_is_in_no_test() -> None:
     found = fits.fit(
         values({"a": 30, "b": 30, "c": 1, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )
-    assert any("in none of the tests" in note and "3 of 4" in note for note in found.notes)
+    assert any("left out of the tests" in note and "3 of 4" in note for note in found.notes)
     full = fits.fit(
         values({"a": 30, "b": 30, "c": 9, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )

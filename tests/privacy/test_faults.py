@@ -374,7 +374,8 @@ def test_a_failure_under_a_secure_sum_is_not_seen_from_outside(tmp_path: Path) -
         privacy={"mode": "dp", "epsilon": 8, "secure_sum": True, "noise": "distributed"},
     )
     table: pandas.DataFrame = private.TABLE
-    split = table["person"].astype(int) % 3
+    # One person in six at the node that fails: what the others say stands clear of the noise.
+    split = (table["person"].astype(int) % 6).map({0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2})
     outcomes = []
     for broken in (False, True):
         sites = federations.sites_of(table, split, private.CONTRACTS[2], tmp_path, local.SIMULATED)

@@ -71,7 +71,7 @@ def test_only_the_analyses_that_need_the_column_are_refused(
     outcome = federations.run(study, CONTRACT, sites(tmp_path, "q", suffix))
     refusals = outcome.runs[TaskId("q")].refusals
     assert list(refusals) == ["n2"] and refusals["n2"].rule == "column"
-    assert "no column q: leave the analysis out" in refusals["n2"].remedy
+    assert "no column q; leave the analysis out" in refusals["n2"].remedy
     assert not outcome.runs[TaskId("x")].refusals
     # noise of epsilon 5, halved
     assert federations.result(outcome, "x").n.people == pytest.approx(

@@ -178,7 +178,8 @@ def test_files_of_other_origin_are_never_touched(name: str, folder: Path) -> Non
     done = simulate(folder)
     assert (
         done.returncode == 2
-        and f"{name} there is not of an earlier result of hdh; name a new folder" in done.stderr
+        and f"{name} there is not part of an earlier result of hdh; name a new folder"
+        in done.stderr
     )
     assert path.read_text() == "mine" and not (folder / "out" / "report.html").exists()
 

@@ -506,7 +506,7 @@ MISTAKES = [
     ),
     (
         {"run": "k_means", "columns": ["cause"]},
-        "'cause' is a category; only numbers and yes-or-no columns",
+        "'cause' is a category; it must be a number or a yes-or-no column",
     ),
     (
         {"run": "multiple_imputation", "model": "age ~ log(t + 1) + arm", "impute": ["t"]},
