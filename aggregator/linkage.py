@@ -1,7 +1,8 @@
-"""What a result says about its links: how many people are linked, how many links to fear false, and whether
-the unlinked differ from the linked.
+"""What a result says about its links: how many people are linked, how many links to fear false, and
+whether the unlinked differ from the linked.
 
-In mode dp none of it is shown: these counts would cost budget, and what the analyses count is noised."""
+In mode dp none of it is shown: these counts would cost budget, and what the analyses count is
+noised."""
 
 from __future__ import annotations
 
@@ -38,9 +39,14 @@ class Linkage:
 
 
 PROTECTED = {
-    "on": "the links are by an identifier, so adding or removing one person changes one linked row at most",
-    "cascade": "the links are by a cascade of keys: noise protects a row of the linked people given the links, "
-    "since one person can change who is linked to another",
+    "on": (
+        "the links are by an identifier, so adding or removing one person changes one linked row"
+        " at most"
+    ),
+    "cascade": (
+        "the links are by a cascade of keys: noise protects a row of the linked people given the"
+        " links, because one person can change who is linked to another"
+    ),
 }
 
 

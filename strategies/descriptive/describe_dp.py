@@ -34,9 +34,9 @@ from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 UNCLEAR = (
-    "{}: not shown, since the number of its known values does not stand out from the noise; most "
-    "values are missing, or cannot be read at their node (ask the producers to run `hdh node check`), or "
-    "the study needs more people or a larger epsilon"
+    "{}: not shown, because the number of its known values is hidden by the noise; most values"
+    " are missing, or cannot be read at their node (ask the producers to run `hdh node check`),"
+    " or the study needs more people or a larger epsilon"
 )
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
 TRAITS = Traits()

@@ -4,9 +4,9 @@ Node: noised numbers of people by stratum, exposure and outcome, twice with inde
 the common odds ratio over the strata that stand out from the noise; its variance is the sampling
 variance plus the propagated noise (delta method). Noised.
 
-The second table, with a twentieth of the budget, decides which strata are used, and whether there is
-a result. If the first table decided, the cells that pass would be those whose noise is high, and the
-odds ratio would be biased with them.
+The second table, with a twentieth of the budget, decides which strata are used, and whether there
+is a result. If the first table decided, the cells that pass would be those whose noise is high, and
+the odds ratio would be biased with them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ CUT = (
 
 UNREAD = (
     "about {share:.0f} % of the rows lack a value that the analysis reads, or hold one that their "
-    "node cannot read, such as a number with a decimal comma: ask the producers to run `hdh node check`"
+    "node cannot read, such as a number with a decimal comma:"
+    " ask the producers to run `hdh node check`"
 )
 SURE = 5.0  # a count is clear of the noise above this many standard deviations
 
