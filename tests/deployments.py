@@ -84,7 +84,8 @@ runpy.run_module("nodes.daemon", run_name="__main__")
 
 
 def restart_stuck(deployment: Deployment, node: str) -> Path:
-    """The node hangs in the middle of each upload: its reply is announced, and the body never comes. The file is there once it does."""
+    """The node hangs in the middle of each upload: its reply is announced, and the body never
+    comes. The file is there once it does."""
     path = deployment.home(node) / "node.yaml"
     mark = path.with_name(f"{path.name}.stuck")
     mark.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent, started again.
+"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent,
+started again.
 
-The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and exec ("Epoll1Poller ...
-epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub run` with it.
+The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and
+exec ("Epoll1Poller ... epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub
+run` with it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ MULTIPROCESSING = {"get_context", "connection"}  # the other members start proce
 
 
 def forks_of(source: str) -> list[str]:
-    """The names in `source` by which a process would fork, or let Python run between fork and exec."""
+    """The names in `source` by which a process would fork, or let Python run between fork and
+    exec."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -105,9 +108,8 @@ def test_a_planted_fork_is_found(source: str) -> None:
 
 # -- starts while gRPC runs
 forks: list[int] = []
-os.register_at_fork(
-    before=lambda: forks.append(os.getpid())
-)  # subprocess calls it for a preexec_fn
+# subprocess calls it for a preexec_fn
+os.register_at_fork(before=lambda: forks.append(os.getpid()))
 
 
 @pytest.fixture
@@ -252,7 +254,8 @@ DEATHS = {
 
 
 class Dying(daemon.Children):
-    """The hub's children, where `name` dies `deaths` times; the ports open once both children live."""
+    """The hub's children, where `name` dies `deaths` times; the ports open once both children
+    live."""
 
     def __init__(self, hub: HubSettings, name: str, deaths: int, death: str) -> None:
         super().__init__(hub)
@@ -393,7 +396,8 @@ class SuperLinkAlone(daemon.Children):
 def test_200_starts_of_the_superlink_in_a_row_succeed_at_once(
     hub: HubSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """None of them by being started again. At one failure in forty, 200 in a row succeed once in 158 runs."""
+    """None of them by being started again. At one failure in forty, 200 in a row succeed once in
+    158 runs."""
     children = SuperLinkAlone(hub)
     with caplog.at_level(logging.WARNING, "hdh.hub"):
         for _ in range(200):

@@ -1,4 +1,5 @@
-"""What hub, nodes and coordinators do over the network: enrolment, roles, approvals, results, receipts, audit."""
+"""What hub, nodes and coordinators do over the network: enrolment, roles, approvals, results,
+receipts, audit."""
 
 from __future__ import annotations
 
@@ -433,7 +434,8 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
             }
             assert said["brest"] == (
                 "refused",
-                "analysis: this site does not run describe: leave it out, or ask the producer to allow it",
+                "analysis: this site does not run describe: leave it out,"
+                " or ask the producer to allow it",
             )
             assert said["lyon"] == ("approved", "")
             assert not any(one.study == "planned" for one in hub.list())

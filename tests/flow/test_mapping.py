@@ -1,4 +1,5 @@
-"""From raw tables to a contract: OMOP in PostgreSQL, the SNDS and the RPU give the rows of three pilots, whose studies run."""
+"""From raw tables to a contract: OMOP in PostgreSQL, the SNDS and the RPU give the rows of three
+pilots, whose studies run."""
 
 from __future__ import annotations
 
@@ -176,7 +177,8 @@ def test_emergency_visits_give_the_weeks_of_oscour(tmp_path: Path) -> None:
 def small(folder: Path, sql: str, **keys: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "c.yaml").write_text(
-        "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number, range: [0, 9]}\n"
+        "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number,"
+        " range: [0, 9]}\n"
     )
     (folder / "a.csv").write_text("id;n;jour\np1;1,5;01/02/2023\np2;2;03/04/2023\n")
     (folder / "m.sql").write_text(sql)

@@ -1,4 +1,5 @@
-"""The same study on Flower's Ray runtime: the same weights for the same seed. (Over real processes: tests/flow/test_pilots.py, slow.)"""
+"""The same study on Flower's Ray runtime: the same weights for the same seed. (Over real processes:
+tests/flow/test_pilots.py, slow.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A hub, or somebody who has got into one, tries to have nodes do what their staff has not installed or allowed."""
+"""A hub, or somebody who has got into one, tries to have nodes do what their staff has not
+installed or allowed."""
 
 from __future__ import annotations
 
@@ -123,7 +124,8 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
 
 
 def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -> dict[str, object]:
-    """The thin bundle with a study that nobody submitted: what the hub's own process makes of it."""
+    """The thin bundle with a study that nobody submitted: what the hub's own process makes of
+    it."""
     parties = database.enrolled(deployment.engine, "node")
     job = jobs.Job(
         asked,
@@ -234,9 +236,8 @@ def test_the_control_port_asks_for_the_token(deployment: Deployment, control: Co
         with pytest.raises(errors.SetupError, match="401"):
             call()
     strange.client.close()
-    assert deployments.wait(
-        lambda: len(flower_control.online(control)) == 2
-    )  # a node that is late to say so is still online
+    # a node that is late to say so is still online
+    assert deployments.wait(lambda: len(flower_control.online(control)) == 2)
     assert deployment.hub.file.admin.startswith("127.0.0.1:")
     with httpx.Client(verify=ssl.create_default_context(cafile=str(control.authority))) as client:
         assert client.post(f"https://{control.admin}/v1/control/list-runs").status_code in (

@@ -1,4 +1,5 @@
-"""Linked studies in one process: they give the answers of the joined table, and end where a party lies."""
+"""Linked studies in one process: they give the answers of the joined table, and end where a party
+lies."""
 
 from __future__ import annotations
 
@@ -295,7 +296,8 @@ def test_a_link_passes_the_rules_of_every_study_too(role, tables, tmp_path):
 def test_a_holder_with_a_ledger_holds_back_what_an_unlinked_study_would_not_get(
     mode, rule, tables, tmp_path
 ):
-    """In mode dp a source that no check has passed; in mode exact people for whom a budget was granted."""
+    """In mode dp a source that no check has passed; in mode exact people for whom a budget was
+    granted."""
     study = two_holders.study(privacy={"mode": mode})
     context = contexts_of(study, two_holders.holders(tmp_path, tables))["cnam"]
     context = replace(context, site=replace(context.site, state=tmp_path / "state"))

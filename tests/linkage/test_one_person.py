@@ -1,4 +1,5 @@
-"""One person, at the left, at the right or at both, is one linked row: the sensitivities of the analyses hold."""
+"""One person, at the left, at the right or at both, is one linked row: the sensitivities of the
+analyses hold."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def test_a_person_who_is_at_one_holder_only_changes_nothing(tables, tmp_path):
 def test_a_person_with_more_rows_than_the_contract_allows_stays_in_the_range_of_each_column(
     tables, tmp_path
 ):
-    """Mode dp refuses nobody: 40 rows of 500 euros count as the 6 x 500 that the contract allows."""
+    """Mode dp refuses nobody: 40 rows of 500 euros count as the 6 x 500 that the contract
+    allows."""
     nir = two_holders.joined(tables)["pseudonym"].iloc[0]
     mine = (
         tables.right[tables.right["number"].str.replace(" ", "") == nir].head(1).assign(spent=500)

@@ -205,7 +205,8 @@ def test_only_the_columns_that_analyses_need_are_sent():
     ],
 )
 def test_in_mode_exact_a_holder_sends_no_expression_that_nobody_counts(entry):
-    """The helper's rules count the people behind what a study writes; a holder's columns pass for data."""
+    """The helper's rules count the people behind what a study writes; a holder's columns pass for
+    data."""
     with pytest.raises(errors.StudyError, match="mode exact"):
         table.linked(study_of(datasets=entries(**entry)), contracts_of())
     private = study_of(datasets=entries(**entry), privacy={"mode": "dp"})

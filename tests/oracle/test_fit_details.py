@@ -1,5 +1,5 @@
-"""What a result says beside its estimates: null deviances, left-out groups and rows, values that are no counts, and
-series without a past. R 4.2.2; the recipes stand beside the numbers."""
+"""What a result says beside its estimates: null deviances, left-out groups and rows, values that
+are no counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ HERE = Path(__file__).parent
 PEOPLE = pandas.read_csv(HERE / "people.csv")
 CONTRACT = federations.contract_of((HERE / "people.yaml").read_text())
 
-# d <- read.csv("people.csv", stringsAsFactors = TRUE); of the rows with age, exposure, died, visits and score
-# for (f in formulas) print(glm(f, family, d, control = glm.control(epsilon = 1e-15))$null.deviance, digits = 15)
+# d <- read.csv("people.csv", stringsAsFactors = TRUE); of the rows with age, exposure, died, visits
+# and score for (f in formulas) print(glm(f, family, d, control = glm.control(epsilon =
+# 1e-15))$null.deviance, digits = 15)
 OFFSET = "offset(log(exposure + 1))"
 NULL_DEVIANCES = [
     ("gaussian", f"score ~ age + sex + {OFFSET}", 6965.6857700158),

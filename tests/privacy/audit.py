@@ -1,11 +1,13 @@
-"""An attack on every private analysis: how well can whoever sees all that leaves a node tell whether one person was there?
+"""An attack on every private analysis: how well can whoever sees all that leaves a node tell
+whether one person was there?
 
-The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person can. Each study is run
-thousands of times with them and without, through the node's real service; from all the noised numbers of all rounds the
-attacker works out the likelihood ratio and guesses. Releases of Gaussians that cost rho in all allow no test better than
-Phi^-1(TPR) - Phi^-1(FPR) <= sqrt(2 rho) (Dong, Roth, Su 2022), so the attacker's success rates, with their confidence, give a
-lower bound on what the releases really cost (Nasr et al. 2023). It must stay below what is claimed, and must pass it when the
-engine is broken on purpose.
+The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person
+can. Each study is run thousands of times with them and without, through the node's real service;
+from all the noised numbers of all rounds the attacker works out the likelihood ratio and guesses.
+Releases of Gaussians that cost rho in all allow no test better than Phi^-1(TPR) - Phi^-1(FPR) <=
+sqrt(2 rho) (Dong, Roth, Su 2022), so the attacker's success rates, with their confidence, give a
+lower bound on what the releases really cost (Nasr et al. 2023). It must stay below what is claimed,
+and must pass it when the engine is broken on purpose.
 
     python -m tests.privacy.audit [RUNS]     the long version, for `make audit`
 """
@@ -67,7 +69,8 @@ OTHERS = 400
 
 
 def others(people: int = OTHERS) -> pandas.DataFrame:
-    """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as far as it can be moved."""
+    """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as
+    far as it can be moved."""
     rng = np.random.default_rng(3)
     n = 2 * people
     x = rng.uniform(-3, 3, n).round(3)
@@ -102,9 +105,8 @@ class Case:
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
     people: int = OTHERS  # besides the target
-    other: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # in what the person's last row differs from the first
+    # in what the person's last row differs from the first
+    other: Mapping[str, Any] = field(default_factory=dict)
 
 
 CASES = (
@@ -154,7 +156,11 @@ class AttackResult:
     def __str__(self) -> str:
         claimed, lower_bound = self.epsilons
         said = "holds " if self.holds else "BROKEN"
-        return f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack, {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
+        return (
+            f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack,"
+            f" {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f};"
+            f" {self.runs} runs each)"
+        )
 
 
 def audit(
@@ -165,7 +171,8 @@ def audit(
     bend: Callable[[AnyTask], AnyTask] = lambda task: task,
     entropy: Entropy = os.urandom,
 ) -> AttackResult:
-    """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
+    """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test
+    that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
     task = bend(registry.plan(study, CONTRACT)["a"])
     rest = others(case.people)
@@ -212,7 +219,8 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
 
 
 def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
-    """The parts of both cohorts at a state; a state that returns in another run is not computed again."""
+    """The parts of both cohorts at a state; a state that returns in another run is not computed
+    again."""
     parts: dict[tuple[object, ...], list[Part]] = {}
 
     def at(state: State) -> list[Part]:
@@ -273,8 +281,9 @@ def _of_steps(
     first: NoisedAnswer,
     both: Sequence[Any],
 ) -> float:
-    """The same of steps that the node took by itself: where they led, less where they would have led without noise. Exact for a single
-    step; of several, the noise of each also turns the next a little, which is left out."""
+    """The same of steps that the node took by itself: where they led, less where they would have
+    led without noise. Exact for a single step; of several, the noise of each also turns the next a
+    little, which is left out."""
     people = first.steps["people"] * first.units["people"]
     went = answer.steps["update"] * answer.units["update"]
     led = [
@@ -294,10 +303,12 @@ def _of_steps(
 
 
 def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float, float]:
-    """Who sees the released network alone, and knows a person with an answer that surprises, guesses from the loss whether they were
-    trained on. The lower bound of epsilon at delta 1e-6 that the guesses show, and the advantage (true less false positive rate).
+    """Who sees the released network alone, and knows a person with an answer that surprises,
+    guesses from the loss whether they were trained on. The lower bound of epsilon at delta 1e-6
+    that the guesses show, and the advantage (true less false positive rate).
 
-    Half of the people take part in each step. Without `epsilon` the same network is trained without noise: then the attack finds them."""
+    Half of the people take part in each step. Without `epsilon` the same network is trained without
+    noise: then the attack finds them."""
     rest = others()
     table = pandas.concat([rest, pandas.DataFrame([TARGET] * 2)], ignore_index=True)
     loss = np.empty((2, runs))
@@ -323,9 +334,8 @@ def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float
                 federations.run(study, CONTRACT, [replace(site, policy=POLICY) for site in sites])
             )
             assert result.model is not None
-            loss[row, run] = -float(
-                result.model.weights[0] + result.model.weights[1]
-            )  # of x at the end of its range, and the answer yes
+            # of x at the end of its range, and the answer yes
+            loss[row, run] = -float(result.model.weights[0] + result.model.weights[1])
             if epsilon is None:
                 loss[row] = loss[row, 0]
                 break
@@ -428,13 +438,15 @@ def main() -> bool:
         for epsilon in (1.0, EPSILON):
             shown, advantage = membership(max(200, runs // 5), folder, epsilon=epsilon)
             print(
-                f"{'holds ' if shown <= epsilon else 'BROKEN'} membership in a released network: epsilon at least {shown:.2f}, {epsilon:g} claimed (advantage {advantage:.2f})",
+                f"{'holds ' if shown <= epsilon else 'BROKEN'} membership in a released network:"
+                f" epsilon at least {shown:.2f}, {epsilon:g} claimed (advantage {advantage:.2f})",
                 flush=True,
             )
             sound = sound and shown <= epsilon
         shown, advantage = membership(200, folder, epsilon=None)
         print(
-            f"{'caught' if advantage > 0.9 else 'MISSED'} no noise, membership in a released network (advantage {advantage:.2f})",
+            f"{'caught' if advantage > 0.9 else 'MISSED'} no noise,"
+            f" membership in a released network (advantage {advantage:.2f})",
             flush=True,
         )
         sound = sound and advantage > 0.9

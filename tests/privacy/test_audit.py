@@ -1,4 +1,5 @@
-"""The short version of the audit: no attack on a sound engine passes what is claimed, and on a broken one it does."""
+"""The short version of the audit: no attack on a sound engine passes what is claimed, and on a
+broken one it does."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Attacks of a coordinator on one person in exact mode, at nodes that allow it and at default limits otherwise.
+"""Attacks of a coordinator on one person in exact mode, at nodes that allow it and at default
+limits otherwise.
 
-The target is the one woman of 93 at node n0. Each attack is a sequence of studies, run in two worlds that
-differ in what the target's record says: whether she has hiv, whether her event happened, her income and her
-follow-up. An attack fails if some study of the sequence is refused, and if the coordinator is told the same
-words in both worlds. Sources of the attacks: each was run before the rules existed, and told the value.
+The target is the one woman of 93 at node n0. Each attack is a sequence of studies, run in two
+worlds that differ in what the target's record says: whether she has hiv, whether her event
+happened, her income and her follow-up. An attack fails if some study of the sequence is refused,
+and if the coordinator is told the same words in both worlds. Sources of the attacks: each was run
+before the rules existed, and told the value.
 """
 
 from __future__ import annotations
@@ -478,8 +480,8 @@ def differences() -> Iterator[Attack]:
 
 
 def hidden() -> Iterator[Attack]:
-    """At nodes of 6,000, where conditions that each hold for many people leave out three together, of whom
-    the target is one; the others' values are known."""
+    """At nodes of 6,000, where conditions that each hold for many people leave out three together,
+    of whom the target is one; the others' values are known."""
     some, whole = "band in ('old', 'oldest')", glm("income ~ 1")
     above = "band = 'oldest'"
     traits = ("sex = 'M'", "age < 88", "region <> 'n'", "weight < 1.0 or weight > 1.03")
@@ -691,7 +693,8 @@ def rows_of(world: str, node: int, unit: str, n: int) -> Path:
 
 
 def told(attack: Attack, world: str, folder: Path) -> list[Any]:
-    """What the coordinator reads of each study: of each analysis whether it was released, and why not."""
+    """What the coordinator reads of each study: of each analysis whether it was released, and why
+    not."""
     contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
     settings = {
         "modes": ("exact", "dp"),
@@ -737,15 +740,16 @@ def _outcome(document: Document) -> dict[str, Any]:
 
 
 def is_stopped(words: Any) -> bool:
-    """Whether a study gave nothing of which the target may be a part: at her own node, or at all."""
+    """Whether a study gave nothing of which the target may be a part: at her own node, or at
+    all."""
     return isinstance(words, str) or any(
         status != "released" or refusals.get("n0") for status, _, refusals in words.values()
     )
 
 
 def always(number: int, attack: Attack) -> bool:
-    """One attack in four is tried by `make test`, and each whose refusal could tell; the others, and the
-    longest one, by `make slow`."""
+    """One attack in four is tried by `make test`, and each whose refusal could tell; the others,
+    and the longest one, by `make slow`."""
     if attack.name.startswith("table: halves over"):
         return False
     return number % 4 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))

@@ -1,5 +1,6 @@
-"""A law of every private analysis: after a state was admitted and charged, nothing that can be observed depends on a row but noised
-numbers. Faults are put into every step of the computation, at a node that holds one person more than its neighbour."""
+"""A law of every private analysis: after a state was admitted and charged, nothing that can be
+observed depends on a row but noised numbers. Faults are put into every step of the computation, at
+a node that holds one person more than its neighbour."""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ def nothing_fails() -> Iterator[None]:
 
 @contextmanager
 def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
-    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were run."""
+    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were
+    run."""
     count = [0]
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
@@ -140,9 +142,8 @@ def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
         yield count
     finally:
         sys.settrace(before)
-        torch.set_grad_enabled(
-            True
-        )  # raised on the very line that leaves a `with torch.no_grad()`, a fault skips its end
+        # raised on the very line that leaves a `with torch.no_grad()`, a fault skips its end
+        torch.set_grad_enabled(True)
 
 
 def states_of(name: str, task: AnyTask) -> list[State]:
@@ -175,7 +176,8 @@ def test_a_failure_anywhere_in_a_computation_is_not_seen_from_outside(
 def _lines_of_local(
     study: Study, task: AnyTask, cohort: Cohort, state: State, total: int
 ) -> tuple[int, int]:
-    """Which of the lines are those of `local` and `inside`: what is run before is of the state and the study alone."""
+    """Which of the lines are those of `local` and `inside`: what is run before is of the state and
+    the study alone."""
     seen: list[int] = []
     with failing_at(0, ValueError) as count:
         sound = task.analysis
@@ -352,9 +354,10 @@ def test_a_charge_that_is_refused_comes_before_any_computation() -> None:
         {"a": task}, Cohort(np.zeros(1, np.int64), 1, 1, 2, fails), _RULES, None
     )
     context.plans[study.hash] = {"a": task}
+    # nothing was granted
     reply = service.answer(
         Query(study, private.CONTRACTS[2].hash, 1, ("n",), {TASK: state}), context, federations.NOW
-    )  # nothing was granted
+    )
     answer = reply.answers[TASK]
     assert isinstance(answer, Refusal) and answer.rule == "budget"
 

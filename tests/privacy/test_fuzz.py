@@ -1,4 +1,5 @@
-"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are found."""
+"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are
+found."""
 
 from __future__ import annotations
 

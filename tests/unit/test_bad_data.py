@@ -1,4 +1,5 @@
-"""Data that break their contract, and data that no model can carry: each is told by name, and nothing of a row is."""
+"""Data that break their contract, and data that no model can carry: each is told by name, and
+nothing of a row is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The hub's database: the same over SQLite and a real PostgreSQL, and brought up from every older schema."""
+"""The hub's database: the same over SQLite and a real PostgreSQL, and brought up from every older
+schema."""
 
 from __future__ import annotations
 
@@ -99,9 +100,10 @@ def test_a_study_moves_once_and_a_word_counts_if_it_is_news(url: str) -> None:
     )
     word = database.Decided(one.number, "lyon", "approved", "", "policy", "now", "00")
     assert database.decide(engine, word) and not database.decide(engine, word)
+    # was not asked
     assert not database.decide(
         engine, database.Decided(one.number, "nice", "approved", "", "policy", "now", "00")
-    )  # was not asked
+    )
     assert database.decided(engine, one.number) == [word]
     engine.dispose()
 
@@ -140,9 +142,10 @@ def test_a_newer_database_is_not_touched(url: str) -> None:
         database.open_registry(url)
 
 
+# psycopg drops the connection that it could not open
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
-)  # psycopg drops the connection that it could not open
+)
 def test_a_database_that_is_away_is_named_without_its_password() -> None:
     started = time.monotonic()
     with pytest.raises(errors.SetupError, match="cannot be used") as told:

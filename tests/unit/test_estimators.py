@@ -1,4 +1,5 @@
-"""Released models as scikit-learn estimators: they predict what the pooled fit predicts, and nothing is unpickled."""
+"""Released models as scikit-learn estimators: they predict what the pooled fit predicts, and
+nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -71,9 +72,10 @@ def test_a_linear_model_predicts_what_scikit_learns_pooled_fit_predicts(
     X = frame[list(model.feature_names_in_)]
     fit = kind.fit(X, frame[outcome])
     predict = "predict_proba" if name == "logistic" else "predict"
+    # their solvers' tolerance
     assert isinstance(model, type(kind)) and np.allclose(
         getattr(model, predict)(X), getattr(fit, predict)(X), rtol=1e-4, atol=1e-4
-    )  # their solvers' tolerance
+    )
 
 
 def test_boosted_trees_predict_with_names_or_in_their_order(
@@ -90,9 +92,8 @@ def test_boosted_trees_predict_with_names_or_in_their_order(
     told = next(
         iter(__import__("json").loads(path.read_text())["analyses"]["trees"]["tables"]["glance"])
     )["auc"]
-    assert roc_auc_score(frame["y"], risk) == pytest.approx(
-        told, abs=1e-3
-    )  # counted in bins of a thousandth
+    # counted in bins of a thousandth
+    assert roc_auc_score(frame["y"], risk) == pytest.approx(told, abs=1e-3)
     assert estimators.load(path, "values").score(X, frame["z"]) > 0.8
 
 

@@ -1,4 +1,5 @@
-"""The upgrade gate: the private names of Flower that nodes/flower/client.py, aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
+"""The upgrade gate: the private names of Flower that nodes/flower/client.py,
+aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
 
 A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
 
@@ -179,6 +180,9 @@ def test_the_nodes_code_has_no_loader() -> None:
 def test_flower_is_not_imported_by_what_does_not_need_it() -> None:
     import subprocess
 
-    code = "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local; print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local;"
+        " print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

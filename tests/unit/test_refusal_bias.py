@@ -1,4 +1,5 @@
-"""Estimates that are shown near the limit of the noise, where chance decides whether they are shown.
+"""Estimates that are shown near the limit of the noise, where chance decides whether they are
+shown.
 
 Each test draws sums with noise, passes them to `combine`, and compares the estimates that are shown
 with the truth. A rule that decides on the noised numbers of the estimate itself biases them."""

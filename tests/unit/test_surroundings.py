@@ -1,4 +1,5 @@
-"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things in them, other sources."""
+"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things
+in them, other sources."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from tests import federations
 
 HDH = [sys.executable, "-c", "from federation.cli.main import main; main()"]
 HOME = str(Path(__file__).parents[2])
-CONTRACT = "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  x: {type: number, range: [0, 10]}\n  ville: {type: category, levels: [Orléans, Nîmes]}\n"
+CONTRACT = (
+    "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  x: {type: number,"
+    " range: [0, 10]}\n  ville: {type: category, levels: [Orléans, Nîmes]}\n"
+)
 STUDY = """study: s
 title: Où l'été ? ●
 question: Combien ?

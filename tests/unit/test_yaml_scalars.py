@@ -1,4 +1,5 @@
-"""YAML as people write it: a value is what it says, or the line is named with what to write instead."""
+"""YAML as people write it: a value is what it says, or the line is named with what to write
+instead."""
 
 from __future__ import annotations
 
