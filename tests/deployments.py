@@ -20,10 +20,12 @@ from simulations.flower import Deployment
 
 CONTRACT = Contract.model_validate(
     {
-        "dataset": "people", "version": 1, "unit": "visit",
+        "dataset": "people",
+        "version": 1,
+        "unit": "visit",
         "columns": {"age": {"type": "number", "range": [0, 110]}, "ill": {"type": "boolean"}},
     }
-)  # fmt: skip
+)
 LONG = {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": 40}}  # twenty seconds over Flower
 SHORT = {"d": {"run": "describe", "columns": ["ill"]}}
 PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}
@@ -49,9 +51,16 @@ def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
 
 def study(name: str, analyses: Mapping[str, Any] = SHORT, **more: Any) -> Study:
     values = {
-        "study": name, "title": "t", "question": "q?", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 2,
-        "authorisation": {"reference": "r", "expires": "2099-01-01"}, "dataset": "people", "privacy": {"mode": "exact"}, "analyses": analyses,
-    }  # fmt: skip
+        "study": name,
+        "title": "t",
+        "question": "q?",
+        "purpose": {"interest": "public", "category": "research"},
+        "min_nodes": 2,
+        "authorisation": {"reference": "r", "expires": "2099-01-01"},
+        "dataset": "people",
+        "privacy": {"mode": "exact"},
+        "analyses": analyses,
+    }
     return Study.model_validate(values | more)
 
 

@@ -37,9 +37,17 @@ HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 # -- no fork in the source
 FORKS = {
-    "fork", "forkpty", "preexec_fn", "extra_groups", "ProcessPoolExecutor", "Pool", "Manager", "set_start_method",
-    "num_workers", "n_jobs",
-}  # fmt: skip
+    "fork",
+    "forkpty",
+    "preexec_fn",
+    "extra_groups",
+    "ProcessPoolExecutor",
+    "Pool",
+    "Manager",
+    "set_start_method",
+    "num_workers",
+    "n_jobs",
+}
 ALLOWED = {
     "simulations/workers.py": ["fork", "fork"]
 }  # chosen, and asked for, where gRPC is not imported
@@ -233,7 +241,8 @@ starts.write_text("x" * (count + 1))
 if count < int(deaths):
     print(f"start {count + 1} goes wrong", flush=True)
     exec(death)
-sockets = [socket.create_server((host, int(port))) for host, port in (each.split(":") for each in addresses)]
+pairs = (each.split(":") for each in addresses)
+sockets = [socket.create_server((host, int(port))) for host, port in pairs]
 time.sleep(60)
 """
 WAITING = """
@@ -242,7 +251,8 @@ from pathlib import Path
 starts, deaths, *addresses = sys.argv[1:]
 while not Path(starts).exists() or len(Path(starts).read_text()) <= int(deaths):
     time.sleep(0.01)
-sockets = [socket.create_server((host, int(port))) for host, port in (each.split(":") for each in addresses)]
+pairs = (each.split(":") for each in addresses)
+sockets = [socket.create_server((host, int(port))) for host, port in pairs]
 time.sleep(60)
 """
 DEATHS = {
@@ -307,7 +317,10 @@ def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(
     name: str, hub: HubSettings
 ) -> None:
     children = Dying(hub, name, 100, DEATHS["exit code 3"])
-    told = rf"{name} did not start in 3 attempts; the last ended with exit code 3: start 3 goes wrong; see {name}\.log"
+    told = (
+        rf"{name} did not start in 3 attempts; the last ended with exit code 3:"
+        rf" start 3 goes wrong; see {name}\.log"
+    )
     try:
         children.start()
         with pytest.raises(errors.SetupError, match=told):

@@ -45,9 +45,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def hdh(*arguments: str, home: Path | None = None, code: int = 0) -> str:
     """What the command prints, on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "federation.cli.main", *arguments], capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/bin:/bin", "HDH_HOME": str(home or "/nowhere"), "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
-    )  # fmt: skip
+        [sys.executable, "-m", "federation.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HDH_HOME": str(home or "/nowhere"),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "COLUMNS": "200",
+        },
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -55,12 +55,16 @@ def main(grid, context):
     said = []
     for kind in ("query.round", "train", "query.shell"):
         content = RecordDict({{"hdh": ConfigRecord({{"bytes": b"x", "nonce": b"y"}})}})
-        waiting = set(grid.push_messages([Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()]))
+        messages = [
+            Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()
+        ]
+        waiting = set(grid.push_messages(messages))
         until = time.time() + 20
         while waiting and time.time() < until:
             for message in grid.pull_messages(list(waiting)):
                 waiting.discard(message.metadata.reply_to_message_id)
-                said.append(f"{{message.error.code}} {{message.error.reason}}" if message.has_error() else "answered")
+                error = message.error if message.has_error() else None
+                said.append(f"{{error.code}} {{error.reason}}" if error else "answered")
             time.sleep(0.1)
     Path({said!r}).write_text("\\n".join(said))
 """

@@ -36,10 +36,19 @@ def patients(rng: np.random.Generator, n: int = 800) -> pandas.DataFrame:
         rng.random(n) < 0.1, 0, np.minimum(np.rint(rng.lognormal(4.5, 1.1, n)), 5000)
     ).astype(int)
     table = {
-        "person": np.arange(n), "site": rng.choice(SITES, n, p=[0.4, 0.3, 0.2, 0.1]), "age": age, "sex": sex, "stage": stage,
-        "treated": treated.astype(int), "time": time.astype(int), "cause": cause, "years": years, "ward": ward,
-        "admissions": admissions, "cost": cost,
-    }  # fmt: skip
+        "person": np.arange(n),
+        "site": rng.choice(SITES, n, p=[0.4, 0.3, 0.2, 0.1]),
+        "age": age,
+        "sex": sex,
+        "stage": stage,
+        "treated": treated.astype(int),
+        "time": time.astype(int),
+        "cause": cause,
+        "years": years,
+        "ward": ward,
+        "admissions": admissions,
+        "cost": cost,
+    }
     return pandas.DataFrame(table)
 
 

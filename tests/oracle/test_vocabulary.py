@@ -391,9 +391,15 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]}
     )
     names = {
-        "estimate": "estimate", "std_error": "se", "tau_squared": "tau2", "i_squared": "i2", "q": "q", "p_value": "p", "fixed_estimate": "fixed",
+        "estimate": "estimate",
+        "std_error": "se",
+        "tau_squared": "tau2",
+        "i_squared": "i2",
+        "q": "q",
+        "p_value": "p",
+        "fixed_estimate": "fixed",
         "fixed_std_error": "fixed_se",
-    }  # fmt: skip
+    }
     for ours, theirs in names.items():
         np.testing.assert_allclose(made["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
     np.testing.assert_allclose(

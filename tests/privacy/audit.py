@@ -76,11 +76,16 @@ def others(people: int = OTHERS) -> pandas.DataFrame:
     x = rng.uniform(-3, 3, n).round(3)
     return pandas.DataFrame(
         {
-            "id": [f"p{i // 2}" for i in range(n)], "x": x, "z": rng.uniform(-3, 3, n).round(3), "g": rng.choice(["a", "b"], n),
-            "y": (rng.random(n) < 1 / (1 + np.exp(3 * x))).astype(int), "k": rng.poisson(0.5, n).clip(0, 10),
-            "time": rng.integers(1, 61, n), "event": (rng.random(n) < 0.3).astype(int),
+            "id": [f"p{i // 2}" for i in range(n)],
+            "x": x,
+            "z": rng.uniform(-3, 3, n).round(3),
+            "g": rng.choice(["a", "b"], n),
+            "y": (rng.random(n) < 1 / (1 + np.exp(3 * x))).astype(int),
+            "k": rng.poisson(0.5, n).clip(0, 10),
+            "time": rng.integers(1, 61, n),
+            "event": (rng.random(n) < 0.3).astype(int),
         }
-    )  # fmt: skip
+    )
 
 
 TARGET = {"id": "target", "x": 3, "z": 3, "g": "b", "y": 1, "k": 10, "time": 1, "event": 1}
@@ -113,23 +118,57 @@ CASES = (
     Case("describe", {"run": "describe", "columns": ["x", "g"]}, {"x": -3}),
     Case("crosstab", {"run": "crosstab", "rows": "g", "columns": "y"}),
     Case("glm gaussian", {"run": "glm", "model": "z ~ x + g"}),
-    Case("glm binomial", {"run": "glm", "model": "y ~ x"  , "family": "binomial"}),
-    Case("glm binomial, clipped", {"run": "glm", "model": "y ~ x", "family": "binomial", "clip": 0.3}),
+    Case("glm binomial", {"run": "glm", "model": "y ~ x", "family": "binomial"}),
+    Case(
+        "glm binomial, clipped", {"run": "glm", "model": "y ~ x", "family": "binomial", "clip": 0.3}
+    ),
     Case("glm poisson", {"run": "glm", "model": "k ~ x", "family": "poisson"}),
-    Case("kaplan_meier", {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}}),
-    Case("piecewise_exponential", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]}),
-    Case("cumulative_incidence", {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}}),
+    Case(
+        "kaplan_meier",
+        {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}},
+    ),
+    Case(
+        "piecewise_exponential",
+        {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]},
+    ),
+    Case(
+        "cumulative_incidence",
+        {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}},
+    ),
     Case("rates", {"run": "rates", "events": "k", "time": "time", "by": ["g"]}, {"time": 60}),
-    Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
-    Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1}, other={"g": "a", "y": 0}),
+    Case(
+        "sccs",
+        {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5},
+        {"time": 0, "k": 10},
+        other={"x": -3, "time": 60, "k": 0},
+    ),
+    Case(
+        "disproportionality",
+        {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1},
+        other={"g": "a", "y": 0},
+    ),
     Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
     Case("wilcoxon", {"run": "wilcoxon", "value": "k", "by": "y", "step": 1}, {"k": 0}),
-    Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
-    Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
+    Case(
+        "mantel_haenszel",
+        {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]},
+    ),
+    Case(
+        "pathways",
+        {
+            "run": "pathways",
+            "step": "g",
+            "time": "time",
+            "beginnings": 2,
+            "indicators": {"on": {"first": "a", "then": "b"}},
+        },
+        {"g": "a"},
+        other={"g": "b", "time": 9},
+    ),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
     Case("train, one step a round", {**LOGISTIC, "rounds": 2}, people=100),
     Case("train, steps of its own", {**LOGISTIC, "rounds": 1, "local_steps": 3}, people=100),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -412,13 +451,23 @@ def halved_bounds(task: AnyTask) -> AnyTask:
 
 FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[AnyTask], AnyTask]]] = {
     **{f"half the noise, {case.name}": (case, half_the_noise, lambda task: task) for case in CASES},
-    "values not clipped": (replace(CASES[7], target={"x": 30}), values_not_clipped, lambda task: task),
-    "rows not limited": (Case("describe", CASES[0].analysis, {"x": -3}, rows=6), rows_not_limited, lambda task: task),
+    "values not clipped": (
+        replace(CASES[7], target={"x": 30}),
+        values_not_clipped,
+        lambda task: task,
+    ),
+    "rows not limited": (
+        Case("describe", CASES[0].analysis, {"x": -3}, rows=6),
+        rows_not_limited,
+        lambda task: task,
+    ),
     "follow-up not ended": (
-        replace(CASES[7], target={"time": 60, "event": 0}, soon=True), follow_up_not_ended, lambda task: task,
+        replace(CASES[7], target={"time": 60, "event": 0}, soon=True),
+        follow_up_not_ended,
+        lambda task: task,
     ),
     "half the sensitivity": (CASES[1], contextlib.nullcontext, halved_bounds),
-}  # fmt: skip
+}
 
 
 def main() -> bool:

@@ -396,7 +396,8 @@ def _digest_if(number: int, grids: Mapping[str, Grid], store: ledger.Entry, prev
     account = store.account
     # fmt: off
     return ledger._digest((
-        store.seq, "store", account.dataset, account.label, account.year, store.study, store.release,
+        store.seq, "store", account.dataset, account.label, account.year,
+        store.study, store.release,
         0, "", event, store.at, previous,
     ))
     # fmt: on

@@ -90,9 +90,18 @@ def people(world: str, node: int, n: int = PEOPLE) -> pandas.DataFrame:
     if node == 0:
         ill = world == "ill"
         target = {
-            "age": 93, "sex": "F", "region": "n", "ward": "w3", "hiv": ill, "event": ill, "time": 59 if ill else 31,
-            "income": 123457 if ill else 23457, "cause": "death" if ill else "none", "treated": ill, "dose": 18.0 if ill else 4.0,
-        }  # fmt: skip
+            "age": 93,
+            "sex": "F",
+            "region": "n",
+            "ward": "w3",
+            "hiv": ill,
+            "event": ill,
+            "time": 59 if ill else 31,
+            "income": 123457 if ill else 23457,
+            "cause": "death" if ill else "none",
+            "treated": ill,
+            "dose": 18.0 if ill else 4.0,
+        }
         for name, value in target.items():
             table.loc[0, name] = value
         table.loc[0, "lab"] = np.nan
@@ -350,10 +359,13 @@ def differences() -> Iterator[Attack]:
         ],
     )
     for name, made in {
-        "root": "income + 0 * sqrt(92.5 - age)", "division": "income + 0 / (age - 93)", "log": "income * log(93 - age) / log(93 - age)",
-        "overflow": "income + 0 * exp(700 * (age - 92))", "modulo": "income + 0 % (93 - age)",
+        "root": "income + 0 * sqrt(92.5 - age)",
+        "division": "income + 0 / (age - 93)",
+        "log": "income * log(93 - age) / log(93 - age)",
+        "overflow": "income + 0 * exp(700 * (age - 92))",
+        "modulo": "income + 0 % (93 - age)",
         "with hiv": "income + 0 * log(if(age = 93 and hiv, -1, 1))",
-    }.items():  # fmt: skip
+    }.items():
         yield one(f"missingness: {name}", glm("x ~ 1"), **derive(x=made))
     yield Attack(
         "missingness: a column that the target lacks",
@@ -424,19 +436,32 @@ def differences() -> Iterator[Attack]:
     )
     yield Attack(
         "tracker: columns that none names",
-        [{
-            "analyses": {"a": glm("income ~ x"), "b": glm("income ~ y")},
-            **derive(x="age >= 50", y="(age >= 50 and sex = 'M') or (age >= 50 and age < 82 and sex = 'F') or (age >= 82 and age < 92.5)"),
-        }],
-    )  # fmt: skip
+        [
+            {
+                "analyses": {"a": glm("income ~ x"), "b": glm("income ~ y")},
+                **derive(
+                    x="age >= 50",
+                    y="(age >= 50 and sex = 'M') or (age >= 50 and age < 82 and sex = 'F')"
+                    " or (age >= 82 and age < 92.5)",
+                ),
+            }
+        ],
+    )
     yield Attack(
         "tracker: three columns of one study",
-        [{
-            "analyses": {"a": glm("income ~ x + y + z")},
-            **derive(x="sex = 'F' and age >= 60", y="sex = 'F' and age >= 60 and region = 'n' and ward in ('w0', 'w1', 'w2', 'w3')",
-                     z="sex = 'F' and age >= 60 and (region <> 'n' or ward in ('w4', 'w5', 'w6', 'w7') or age < 92)"),
-        }],
-    )  # fmt: skip
+        [
+            {
+                "analyses": {"a": glm("income ~ x + y + z")},
+                **derive(
+                    x="sex = 'F' and age >= 60",
+                    y="sex = 'F' and age >= 60 and region = 'n'"
+                    " and ward in ('w0', 'w1', 'w2', 'w3')",
+                    z="sex = 'F' and age >= 60"
+                    " and (region <> 'n' or ward in ('w4', 'w5', 'w6', 'w7') or age < 92)",
+                ),
+            }
+        ],
+    )
     yield Attack(
         "difference: weights above 0",
         [

@@ -99,9 +99,14 @@ def observable(reply: Reply, context: NodeContext) -> dict[str, Any]:
         for entry in ledger.history(context.ledger)
     ]
     return {
-        "shapes": {name: (steps.shape, steps.dtype) for name, steps in answer.steps.items()}, "units": answer.units, "variances": answer.variances,
-        "drawn": answer.drawn, "charged": reply.charged, "bytes": len(codec.reply_to_bytes(reply)), "entries": entries,
-    }  # fmt: skip
+        "shapes": {name: (steps.shape, steps.dtype) for name, steps in answer.steps.items()},
+        "units": answer.units,
+        "variances": answer.variances,
+        "drawn": answer.drawn,
+        "charged": reply.charged,
+        "bytes": len(codec.reply_to_bytes(reply)),
+        "entries": entries,
+    }
 
 
 _failing = True
@@ -290,7 +295,7 @@ def test_rows_that_fail_on_the_way_in_are_not_seen_from_outside(
         MemoryError(),
     ],
 )
-def test_a_source_that_fails_because_of_its_rows_gives_a_noised_answer_and_one_that_is_not_there_a_refusal(
+def test_a_source_that_fails_on_its_rows_gives_a_noised_answer_and_an_absent_one_a_refusal(
     error: Exception, tmp_path: Path
 ) -> None:
     name, options = "describe", private.EXAMPLES["describe"][0]

@@ -338,7 +338,9 @@ account = ledger.Account("d", "person", 2026)
 n = int(sys.argv[2])
 while True:
     n += 1
-    if ledger.charge(book, account, ledger.Claim(f"r{n}", "s", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**12, 14))}), "now") is None:
+    event = Gaussian(Fraction(1), Fraction(10**12, 14))
+    claim = ledger.Claim(f"r{n}", "s", 10**15, {"sum": event})
+    if ledger.charge(book, account, claim, "now") is None:
         print("charged", n, flush=True)
         print("sent", n, ledger.store(book, f"r{n}", b"%d" % n, "now").decode(), flush=True)
 """

@@ -421,7 +421,8 @@ from tests.privacy import test_node as t
 from dataclasses import replace
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site
-site = Site("n", {"people": Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")}, t.POLICY, state=Path(sys.argv[1]) / "state")
+dataset = Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")
+site = Site("n", {"people": dataset}, t.POLICY, state=Path(sys.argv[1]) / "state")
 context = NodeContext(site)
 n = int(sys.argv[2])
 t.ask(context, t.private(title=f"first {n}", epsilon=0.05))

@@ -341,7 +341,9 @@ def test_equal_states_have_equal_digests_and_others_have_not() -> None:
     one = State("newton", {"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
     same = State("newton", {"b": np.array([3.0]), "a": np.array([1.0, 2.0])})
     others = [
-        State("other", one.values), State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}), State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
-    ]  # fmt: skip
+        State("other", one.values),
+        State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}),
+        State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
+    ]
     assert admission.digest(one) == admission.digest(same)
     assert len({admission.digest(state) for state in (one, *others)}) == 4

@@ -135,12 +135,35 @@ def test_a_code_among_missing_makes_the_rest_a_boolean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "12-03-24", "24-03-12", "31-12-24", "2024-02-30", "2023-02-29", "2024-13-01", "2024-00-10", "2024-2-9",
-        "2024/02/09", "09/02/2024", "20240209", "2024-02-09 23:30:00", "2024-02-09T23:30:00Z",
-        "2024-02-09 23:30:00-05:00", "2024-02-09 00:00:00+02:00", "2024-02-09 00:00:01", "epoch", "now", "today",
-        "1999-12-31 (BC)", "-2024-01-01", "02024-01-01", "2024 01 01", "45000", "1.5", "2024-060", "2024-W06-5",
+        "12-03-24",
+        "24-03-12",
+        "31-12-24",
+        "2024-02-30",
+        "2023-02-29",
+        "2024-13-01",
+        "2024-00-10",
+        "2024-2-9",
+        "2024/02/09",
+        "09/02/2024",
+        "20240209",
+        "2024-02-09 23:30:00",
+        "2024-02-09T23:30:00Z",
+        "2024-02-09 23:30:00-05:00",
+        "2024-02-09 00:00:00+02:00",
+        "2024-02-09 00:00:01",
+        "epoch",
+        "now",
+        "today",
+        "1999-12-31 (BC)",
+        "-2024-01-01",
+        "02024-01-01",
+        "2024 01 01",
+        "45000",
+        "1.5",
+        "2024-060",
+        "2024-W06-5",
     ],
-)  # fmt: skip
+)
 def test_a_date_in_another_writing_is_no_date(value: str, tmp_path: Path) -> None:
     rules, clipped = outcome("{type: date}", ["2024-01-02", value], tmp_path)
     assert (
@@ -214,9 +237,13 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
     home = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True, text=True, check=False, timeout=120, cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=home,
         env={**os.environ, "TZ": zone, "PYTHONPATH": home},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "[1.0, 0.0] ['wrong type'] [0]", done.stderr
 
 

@@ -282,5 +282,6 @@ def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> N
     ]
     assert opened[0].findings == opened[1].findings != ()
     assert {(one.rule, one.rows) for one in opened[0].findings} == {
-        ("unknown level", int((TABLE["g"] == "other").sum())), ("range", int((~TABLE["age"].between(0, 110)).sum())),
-    }  # fmt: skip
+        ("unknown level", int((TABLE["g"] == "other").sum())),
+        ("range", int((~TABLE["age"].between(0, 110)).sum())),
+    }

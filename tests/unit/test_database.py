@@ -35,9 +35,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def values(study: str, coordinator: str = "alice") -> dict[str, object]:
     return {
-        "study": study, "study_hash": "ab" * 32, "coordinator": coordinator, "written": "{}", "contract": "{}", "certificate": "c", "signature": "00",
-        "submitted": 1.5, "deadline": 2.5,
-    }  # fmt: skip
+        "study": study,
+        "study_hash": "ab" * 32,
+        "coordinator": coordinator,
+        "written": "{}",
+        "contract": "{}",
+        "certificate": "c",
+        "signature": "00",
+        "submitted": 1.5,
+        "deadline": 2.5,
+    }
 
 
 def test_an_invitation_is_used_once(url: str) -> None:

@@ -38,16 +38,28 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pandas.Dat
     x, f = rng.uniform(-3, 3, n).round(3), rng.integers(0, 2, n)
     frame = pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "x": x, "sex": np.where(f == 1, "f", "m"), "y": (rng.random(n) < 1 / (1 + np.exp(-x - f))).astype(int),
-            "z": (2 * x - f + rng.normal(0, 1, n)).clip(-20, 20), "k": rng.poisson(np.exp(0.4 * x + 0.2 * f)).clip(0, 60),
+            "id": [f"p{i}" for i in range(n)],
+            "x": x,
+            "sex": np.where(f == 1, "f", "m"),
+            "y": (rng.random(n) < 1 / (1 + np.exp(-x - f))).astype(int),
+            "z": (2 * x - f + rng.normal(0, 1, n)).clip(-20, 20),
+            "k": rng.poisson(np.exp(0.4 * x + 0.2 * f)).clip(0, 60),
         }
-    )  # fmt: skip
+    )
     model = "{} ~ x + sex"
     analyses: dict[str, Any] = {
-        "logistic": {"run": "glm", "model": model.format("y"), "family": "binomial"}, "linear": {"run": "glm", "model": model.format("z")},
-        "counts": {"run": "glm", "model": model.format("k"), "family": "poisson"}, "trees": {"run": "boosted_trees", "model": model.format("y"), "trees": 8, "depth": 3},
-        "values": {"run": "boosted_trees", "model": model.format("z"), "family": "gaussian", "trees": 8}, "table": {"run": "crosstab", "rows": "sex", "columns": "y"},
-    }  # fmt: skip
+        "logistic": {"run": "glm", "model": model.format("y"), "family": "binomial"},
+        "linear": {"run": "glm", "model": model.format("z")},
+        "counts": {"run": "glm", "model": model.format("k"), "family": "poisson"},
+        "trees": {"run": "boosted_trees", "model": model.format("y"), "trees": 8, "depth": 3},
+        "values": {
+            "run": "boosted_trees",
+            "model": model.format("z"),
+            "family": "gaussian",
+            "trees": 8,
+        },
+        "table": {"run": "crosstab", "rows": "sex", "columns": "y"},
+    }
     sites = federations.sites_of(frame, rng.integers(0, 3, n), CONTRACT, folder)
     report.write(
         federations.document(federations.run(federations.study_of(analyses), CONTRACT, sites)),

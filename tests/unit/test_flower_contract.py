@@ -57,10 +57,29 @@ def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
     from flwr.superlink.main import create_app
 
     assert {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)} == {
-        "control_address", "health_server_address", "host", "port", "insecure", "certificates", "superexec_auth_secret", "authn_plugin",
-        "event_log_plugin", "fleet_event_log_plugin", "enable_event_log", "artifact_provider", "enable_supernode_auth", "fleet_api_type",
-        "fleet_api_address", "simulation", "ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install",
-    }  # fmt: skip
+        "control_address",
+        "health_server_address",
+        "host",
+        "port",
+        "insecure",
+        "certificates",
+        "superexec_auth_secret",
+        "authn_plugin",
+        "event_log_plugin",
+        "fleet_event_log_plugin",
+        "enable_event_log",
+        "artifact_provider",
+        "enable_supernode_auth",
+        "fleet_api_type",
+        "fleet_api_address",
+        "simulation",
+        "ssl_ca_certfile",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "database",
+        "isolation",
+        "runtime_dependency_install",
+    }
     assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
 
 
@@ -87,8 +106,11 @@ def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> No
     names = [layer.cls.__name__ for layer in _get_middleware()]
     assert set(names) >= IDLE
     assert [name for name in names if name not in IDLE] == [
-        "BaseHTTPMiddleware", "ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"
-    ]  # fmt: skip
+        "BaseHTTPMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ProtobufTranslationMiddleware",
+        "NodeAuthMiddleware",
+    ]
 
 
 def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them() -> None:

@@ -38,9 +38,12 @@ def test_noise_in_a_cell_that_no_pathway_can_reach_is_not_shown() -> None:
     )
     task = registry.plan(study, coverage_laws.WALKS_LAW.contract)["a"]
     sums = {
-        "edges": np.full((4, 4), 1000.0), "beginnings": np.full(16, 1000.0), "came": np.zeros((0, 1)),
-        "reached": np.zeros((0, 1)), "people": np.array([2000.0, 0.0, 0.0, 5000.0]),
-    }  # fmt: skip
+        "edges": np.full((4, 4), 1000.0),
+        "beginnings": np.full(16, 1000.0),
+        "came": np.zeros((0, 1)),
+        "reached": np.zeros((0, 1)),
+        "people": np.array([2000.0, 0.0, 0.0, 5000.0]),
+    }
     total = Total(sums, {}, {}, noise=dict.fromkeys(sums, 1.0))
     result = pathways_dp.combine(total, task, State())
     assert not isinstance(result, State)

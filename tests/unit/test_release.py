@@ -337,9 +337,19 @@ def test_the_curves_of_competing_causes_are_released_at_the_same_times() -> None
     """Where one cause has too few events in a step, the other's curve waits too: else the number at
     risk would tell."""
     rows = [
-        {"group": "g", "cause": cause, "time": float(t), "n_risk": 300 - 30 * t, "n_event": events, "n_censor": 0, "n_left": 270 - 30 * t, "estimate": 0.1 * t}
-        for cause, events in (("relapse", 6), ("death", 24)) for t in range(1, 5)
-    ]  # fmt: skip
+        {
+            "group": "g",
+            "cause": cause,
+            "time": float(t),
+            "n_risk": 300 - 30 * t,
+            "n_event": events,
+            "n_censor": 0,
+            "n_left": 270 - 30 * t,
+            "estimate": 0.1 * t,
+        }
+        for cause, events in (("relapse", 6), ("death", 24))
+        for t in range(1, 5)
+    ]
     shown = [row for row in cleared(Table(rows, door="curve"))["t"] if "suppressed" not in row]
     assert {
         cause: [row["time"] for row in shown if row["cause"] == cause]

@@ -57,9 +57,9 @@ def test_the_interval_of_the_area_holds_the_truth_as_often_as_it_says() -> None:
         ).astype(float)
         auc, error = scores.area(counts)
         held += abs(auc - true) < scores.Z * error
-    assert (
-        365 <= held <= 392
-    )  # 380 expected, s.d. 4.4: three of them, and a little more below for a normal interval of 120 yes
+    # 380 are expected, with a standard deviation of 4.4; the limits are three of them, and a little
+    # more below, because the interval is normal with only 120 yes.
+    assert 365 <= held <= 392
 
 
 def test_calibration_is_the_logistic_fit_of_answers_on_scores(

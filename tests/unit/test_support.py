@@ -65,7 +65,7 @@ SCHEMA = schema.build(CONTRACT, {"old": "age >= 65"})
         ("ill * age", "number influence influence"),
         ("age % 7", "number"),
     ],
-)  # fmt: skip
+)
 def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
     found = SCHEMA.field(text).pieces
     assert " ".join(piece.kind for piece in found) == kinds
@@ -83,7 +83,7 @@ def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
         ("age + 0 * log(if(ill, 1, -1))", [0, 1, 0, 1], [0, 0, 0, 0]),
         ("age in (20, 30) and ill", [0, 1, 0, 1], [1, 1, 0, 0]),
     ],
-)  # fmt: skip
+)
 def test_a_column_has_influence_on_those_for_whom_it_could_change_the_value(
     text: str, age: list[int], ill: list[int]
 ) -> None:
@@ -171,11 +171,16 @@ def table(n: int = 300) -> pandas.DataFrame:
     rng = np.random.default_rng(1)
     return pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "file": [f"f{i}" for i in range(n)], "age": rng.normal(60, 12, n).clip(18, 99).round(1),
-            "sex": rng.choice(["f", "m"], n), "rare": rng.choice(["a", "b"], n), "ill": rng.random(n) < 0.3,
-            "dose": rng.uniform(1, 19, n).round(2), "y": rng.normal(size=n).round(3),
+            "id": [f"p{i}" for i in range(n)],
+            "file": [f"f{i}" for i in range(n)],
+            "age": rng.normal(60, 12, n).clip(18, 99).round(1),
+            "sex": rng.choice(["f", "m"], n),
+            "rare": rng.choice(["a", "b"], n),
+            "ill": rng.random(n) < 0.3,
+            "dose": rng.uniform(1, 19, n).round(2),
+            "y": rng.normal(size=n).round(3),
         }
-    )  # fmt: skip
+    )
 
 
 def run(

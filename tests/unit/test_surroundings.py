@@ -64,9 +64,14 @@ def simulate(
     ]
     return subprocess.run(
         ["bash", "-c", f'{shell} exec "$@"', "bash", *command] if shell else command,
-        capture_output=True, text=True, cwd=folder, check=False, timeout=300, encoding="utf-8",
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        encoding="utf-8",
         env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+    )
 
 
 ASCII = [
@@ -83,8 +88,12 @@ def test_a_terminal_without_letters_shows_the_result(
 ) -> None:
     done = subprocess.run(
         [*HDH, "simulate", "study.yaml", "--node", "n1=n1.csv", "--out", "out"],
-        capture_output=True, cwd=folder, check=False, timeout=300, env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+        capture_output=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": HOME, **environment},
+    )
     assert done.returncode == 0, done.stderr
     assert b"Orl" in done.stdout and b"Traceback" not in done.stderr
 
@@ -95,8 +104,12 @@ def test_json_keeps_every_letter_on_such_a_terminal(
 ) -> None:
     done = subprocess.run(
         [*HDH, "simulate", "study.yaml", "--node", "n1=n1.csv", "--out", "out", "--format", "json"],
-        capture_output=True, cwd=folder, check=False, timeout=300, env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+        capture_output=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": HOME, **environment},
+    )
     assert done.returncode == 0, done.stderr
     encoding = environment.get("PYTHONIOENCODING", "ascii")
     document = json.loads(done.stdout.decode(encoding))
