@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.disclosure import node_door
 from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
-from federation.messages import Floats, Ints, Part, Refusal, State
+from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
 from nodes import differencing, functionals
 from nodes.session import StudySession

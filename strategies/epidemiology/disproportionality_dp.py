@@ -13,8 +13,9 @@ import numpy as np
 from scipy import special
 
 from federation import errors
+from federation.arrays import Ints
 from federation.cohort import Cohort
-from federation.messages import Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from federation import errors
+from federation.arrays import Floats
 from federation.contract import Contract
-from federation.messages import Floats, State
+from federation.messages import State
 from federation.results import Result
 from strategies import registry
 from strategies.epidemiology import mantel_haenszel_dp, rates_dp
