@@ -20,10 +20,11 @@ import numpy as np
 from aggregator import replies
 from aggregator.replies import Event, TaskReplies
 from federation import errors
+from federation.arrays import Floats
 from federation.contract import Contract
 from federation.disclosure import support as disclosure
 from federation.disclosure.support import STEERED
-from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
+from federation.messages import LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source

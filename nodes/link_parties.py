@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Floats, Ints
 from federation.linkage import (
     canaries,
     cascade,
@@ -35,7 +36,6 @@ from federation.linkage.keys import Entropy, HolderKeys, LinkTerms
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
 from federation.linkage.streams import LeftList
-from federation.messages import Floats, Ints
 from federation.study import Link
 from nodes.link_rows import People
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
+from federation.arrays import Floats, Ints
 from federation.contract import Column
 from federation.disclosure import suppression
 from federation.disclosure.rules import is_small
@@ -19,7 +20,6 @@ from federation.expression import quote_name, quote_text
 from federation.linkage import cascade
 from federation.linkage.errors import LinkError
 from federation.linkage.table import PERSON, STEP, LinkedColumn, step_column
-from federation.messages import Floats, Ints
 from federation.results import Row
 from federation.study import Link
 from nodes import connectors

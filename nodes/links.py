@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from federation.arrays import Floats
 from federation.contract import Contract, Identifier
 from federation.linkage import forms, keys, sealing
 from federation.linkage import table as tables
@@ -25,7 +26,7 @@ from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
 from federation.linkage.sealing import Channel
 from federation.linkage.table import LinkedColumn, LinkedTable
-from federation.messages import Floats, Refusal
+from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Gaussian
 from federation.study import Link, Study

@@ -10,21 +10,12 @@ from functools import partial
 
 from federation import codec, errors
 from federation import schema as schemas
+from federation.arrays import Floats
 from federation.cohort import Cohort, empty, within_contract
 from federation.contract import Contract
 from federation.disclosure import node_door
 from federation.disclosure.rules import Rules
-from federation.messages import (
-    Answer,
-    Floats,
-    NoisedAnswer,
-    Part,
-    Query,
-    Refusal,
-    Reply,
-    State,
-    TaskId,
-)
+from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Field, Schema

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key, Values
 from federation.disclosure.support import Side
 from federation.expression import Piece
 from federation.formula import Term
-from federation.messages import Floats, Ints, Part
+from federation.messages import Part
 from federation.schema import Field
 from strategies.protocol import AnyTask, Roles
 

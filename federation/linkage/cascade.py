@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Ints
 from federation.linkage import matching
 from federation.linkage.errors import LinkError
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
 from federation.linkage.streams import Piece
-from federation.messages import Ints
 
 MAX_FALSE_SHARE = 0.005  # of a step's links; a step above it is not used
 

@@ -18,9 +18,10 @@ import pydantic
 from scipy import special
 
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema

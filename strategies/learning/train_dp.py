@@ -25,9 +25,10 @@ import numpy as np
 import pydantic
 
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible

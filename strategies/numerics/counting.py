@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
+from federation.arrays import Ints
 from federation.cohort import Cohort, Tally
-from federation.messages import Ints, Part
+from federation.messages import Part
 from federation.results import Counts
 from federation.schema import Field
 from strategies.protocol import Total

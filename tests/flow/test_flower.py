@@ -34,8 +34,12 @@ STUDY, CONTRACT, SOURCE = studies.load(PILOT / "study.yaml", None)
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
+    """Sites whose nodes answer study after study in exact mode, also when one of them has left."""
     paths = dialysis.make(tmp_path_factory.mktemp("data"), seed=0)
-    return [local.site(name, Dataset(CONTRACT, str(path))) for name, path in paths.items()]
+    policy = local.SIMULATED.model_copy(
+        update={"min_nodes_apart": 1, "max_parameters_per_person": 10.0}
+    )
+    return [local.site(name, Dataset(CONTRACT, str(path)), policy) for name, path in paths.items()]
 
 
 @pytest.fixture(scope="module")

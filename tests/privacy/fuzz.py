@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from federation.arrays import Floats
 from federation.cohort import Cohort, Values, within_contract
 from federation.contract import Contract
-from federation.messages import Floats, State
+from federation.messages import State
 from federation.schema import Field
 from strategies import admissible, budget, registry
 from strategies.learning import networks

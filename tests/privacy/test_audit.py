@@ -12,12 +12,9 @@ from tests.privacy import audit
 
 RUNS = 150
 QUICK = (
-    "half the noise, train, steps of its own",
     "half the noise, crosstab",
-    "half the noise, kaplan_meier",
     "values not clipped",
     "rows not limited",
-    "follow-up not ended",
     "half the sensitivity",
 )
 

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from strategies import registry
 from strategies.learning import local_training
 from strategies.survival import piecewise_exponential

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federation.messages import Ints
+from federation.arrays import Ints
 from federation.privacy import accounting, calibration, noise
 from federation.privacy.noise import Entropy
 

@@ -1,6 +1,5 @@
-"""Two laws that every registered analysis obeys: any split of the rows gives the pooled answer, and
-no person moves a sum by more than the bound that the Part states. An analysis is tested by being in
-EXAMPLES, and one that is not fails."""
+"""Two laws that every registered analysis obeys: any split of the rows gives the pooled answer, and no person moves a
+sum by more than the bound that the Part states. An analysis is tested by being in EXAMPLES, and one that is not fails."""
 
 from __future__ import annotations
 
@@ -24,8 +23,9 @@ from tests import federations
 ORACLE = Path(__file__).parents[1] / "oracle"
 TABLE = pandas.read_csv(ORACLE / "people.csv", dtype=str, keep_default_na=False)
 TEXT = (ORACLE / "people.yaml").read_text()
-# so that any split is allowed
-CONTRACT = federations.contract_of(TEXT.replace(", within_node: true", ""))
+CONTRACT = federations.contract_of(
+    TEXT.replace(", within_node: true", "")
+)  # so that any split is allowed
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "describe": [{"columns": ["age", "sex", "died"]}, {"columns": ["dose"], "method": "exact"}],
     "crosstab": [{"rows": "arm", "columns": "sex"}],
@@ -184,10 +184,9 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(
     assert pooled.tables.keys() == federated.tables.keys()
     for table, expected in pooled.tables.items():
         if table != "nodes":  # of each node by itself
-            # networks count in 32 bits
             _check_rows(
                 expected.rows, federated.tables[table].rows, 1e-8 if name != "train" else 1e-4
-            )
+            )  # networks count in 32 bits
 
 
 def _check_rows(expected: Any, found: Any, rel: float) -> None:
@@ -195,8 +194,9 @@ def _check_rows(expected: Any, found: Any, rel: float) -> None:
     for one, other in zip(expected, found, strict=True):
         for column, value in one.items():
             if isinstance(value, float) and column != "rounds":
-                # sums in another order, then Newton to 1e-9
-                assert other[column] == pytest.approx(value, rel=rel, abs=rel / 100)
+                assert other[column] == pytest.approx(
+                    value, rel=rel, abs=rel / 100
+                )  # sums in another order, then Newton to 1e-9
             elif column != "rounds":
                 assert other[column] == value
 
@@ -219,8 +219,9 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask) -> Cohort:
             )
         if field.name in table:
             return table[field.name].astype(float).to_numpy()
-        # the one derived column of EXAMPLES
-        return np.log(table["exposure"].astype(float).to_numpy() + 1)
+        return np.log(
+            table["exposure"].astype(float).to_numpy() + 1
+        )  # the one derived column of EXAMPLES
 
     number = np.unique(person, return_inverse=True)[1]
     return Cohort(
@@ -233,8 +234,7 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask) -> Cohort:
 
 
 def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
-    """The states of the first rounds: where the bounds depend on the coefficients, they are not the
-    first ones only."""
+    """The states of the first rounds: where the bounds depend on the coefficients, they are not the first ones only."""
     state, found = task.analysis.start(task), []
     while isinstance(state, State) and len(found) < 4:
         found.append(state)
@@ -247,8 +247,7 @@ def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
 
 
 def extremes() -> list[pandas.DataFrame]:
-    """The table with one person's rows put at corners of the contract's ranges, and written
-    twice."""
+    """The table with one person's rows put at corners of the contract's ranges, and written twice."""
     numbers = [name for name, column in CONTRACT.columns.items() if column.range]
     made = [SMALL]
     for corner in (0, 1):
@@ -293,8 +292,7 @@ def check_bounds(one: Part, other: Part) -> int:
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]) -> None:
-    """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a
-    real Part."""
+    """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a real Part."""
     task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
     state = task.analysis.start(task)
     zero, real = (

@@ -595,6 +595,7 @@ LOST = "dataset: lost\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
 )
 
 
+@pytest.mark.slow
 def test_imputation_finds_the_slope_that_complete_rows_miss(tmp_path: Path) -> None:
     """Over 60 tables: the mean estimate is right, and 95 % intervals hold the truth as often as
     fewer than 51 of 60 would in one run of a thousand; the complete rows' slope is off by many

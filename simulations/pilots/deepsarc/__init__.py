@@ -11,7 +11,7 @@ import pandas
 from numpy.typing import NDArray
 from scipy import special
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
