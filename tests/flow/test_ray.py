@@ -62,7 +62,7 @@ def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
         ),
         (
             {"analyses": {"a": {"run": "train", "model": "y ~ x", "strategy": "scaffold"}}},
-            "leaves something at each node",
+            "stores arrays at each node",
         ),
     ],
 )
