@@ -29,7 +29,7 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
 from strategies.numerics.noised_histogram import NoisedHistogram
 from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
@@ -137,7 +137,16 @@ class ColumnSums:
     @property
     def is_clear(self) -> bool:
         """Whether the number of known values is clear of its noise, so that it may divide a sum."""
-        return self.n > max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+        return self.n > self.limit
+
+    @property
+    def limit(self) -> float:
+        return max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+
+    def people(self, z: float) -> selection.Shown:
+        """The number of known values, which is shown because it exceeds the limit."""
+        sd, least = math.sqrt(self.n_variance), selection.LEAST * self.limit
+        return selection.above(self.n, self.limit, sd, z, least)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
@@ -184,12 +193,18 @@ def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:
 
 def _number(column: ColumnSums, rows: int, z: float) -> Row:
     low, high = column.field.interval
-    half, (first, second), n = (high - low) / 2, column.moments, column.n
-    mean = min(max(first / n, -1.0), 1.0)
+    half, (first, second), people = (high - low) / 2, column.moments, column.people(z)
+    n = float(people.estimate)
+    mean, *ends = (
+        min(max(first / float(count), -1.0), 1.0)
+        for count in (people.estimate, people.low, people.high)
+    )
     spread = math.sqrt(max(second - n * mean * mean, 0.0) / max(n - 1, 1.0))
     noise = math.sqrt(column.moments_variance + mean * mean * column.n_variance) / n
     error = half * math.hypot(spread / math.sqrt(n), noise)
     middle = (low + high) / 2 + half * mean
+    own = z * math.hypot(spread / math.sqrt(n), math.sqrt(column.moments_variance) / n)
+    below, above = math.hypot(own, mean - min(ends)), math.hypot(own, max(ends) - mean)
     return {
         "column": column.field.name,
         "unit": column.field.unit,
@@ -199,8 +214,8 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
         "sd": half * spread,
         "std_error": error,
         "noise_sd": half * noise,
-        "conf_low": middle - z * error,
-        "conf_high": middle + z * error,
+        "conf_low": middle - half * below,
+        "conf_high": middle + half * above,
     }
 
 

@@ -18,6 +18,7 @@ from federation import errors
 from federation.arrays import Floats
 from federation.contract import Contract
 from federation.messages import State
+from federation.privacy import cumulative
 from federation.results import Result
 from strategies import registry
 from strategies.epidemiology import mantel_haenszel_dp, rates_dp
@@ -250,3 +251,51 @@ def test_a_transition_at_the_limit_of_the_noise_holds_the_truth() -> None:
         if (row["row"], row["column"]) == ("a", "b")
     ]
     assert coverage(ends, 19.0) > 0.9  # two standard errors of 0.95 over 100
+
+
+TABLE = contract_with(
+    "  row: {type: category, levels: [a, b]}\n  column: {type: category, levels: [u, v, w]}\n"
+)
+
+
+def test_a_share_of_a_row_at_the_limit_of_the_noise_holds_the_truth() -> None:
+    """The row has 0.8 times the 52 people of its limit, 70 % of them in one cell. An ordinary interval
+    holds that share 88 % of the time, and is centred on 0.6."""
+    rng = np.random.default_rng(4)
+    task = task_of({"run": "crosstab", "rows": "row", "columns": "column"}, TABLE)
+
+    def draw() -> Total:
+        counts = np.array([[500, 500, 500], rng.multinomial(42, [0.7, 0.2, 0.1])])
+        sums = {"counts": counts, "people": np.array([1542.0, 0, 0])}
+        return noised(sums, {"counts": 100.0, "people": 1.0}, rng)
+
+    rows = [result.tables["counts"].rows[3] for result in shown(draw, task, 1000)]
+    rows = [row for row in rows if row["row_share"] is not None]
+    assert coverage([(row["share_low"], row["share_high"]) for row in rows], 0.7) > 0.92
+    # the median of 250 shares with a standard deviation of 0.25 has an error of 0.02
+    assert np.median([row["row_share"] for row in rows]) == pytest.approx(0.7, abs=0.06)
+
+
+AMOUNTS = contract_with("  amount: {type: number, range: [0, 10]}\n")
+
+
+def test_a_mean_at_the_limit_of_the_noise_holds_the_truth() -> None:
+    """Everybody's amount is 8, and 100 people is 0.8 times a limit of 125. An ordinary interval holds
+    the mean 80 % of the time, since it is shown if the number of people is too high by chance."""
+    rng = np.random.default_rng(5)
+    task = task_of({"run": "describe", "columns": ["amount"], "quantiles": [0.5]}, AMOUNTS)
+    bins = task.plan.fine
+    histogram = np.zeros((1, bins), np.int64)
+    histogram[0, bins * 8 // 10] = 100
+    sums = {
+        "histogram": cumulative.encode(histogram), "moments": np.array([[60.0, 36.0]]),
+        "known": np.array([100.0]), "levels": np.empty(0), "people": np.array([100.0, 0, 0]),
+    }  # fmt: skip
+    # the histogram's total is too noisy to add to the number of known values
+    noise = {"histogram": 1e12, "moments": 100.0, "known": 625.0, "levels": 1.0, "people": 1.0}
+    rows = [
+        row
+        for result in shown(lambda: noised(sums, noise, rng), task, 600)
+        for row in result.tables["numbers"].rows
+    ]
+    assert coverage([(row["conf_low"], row["conf_high"]) for row in rows], 8.0) > LEAST_OF_FEW
