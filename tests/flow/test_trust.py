@@ -117,13 +117,13 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
     deployments.wait(said.exists, 60)
     assert (
         said.read_text().splitlines()
-        == ["100 this node does not take part in runs of a bundle that it does not know"] * 6
+        == ["100 this node does not take part in runs of an unknown bundle"] * 6
     )
     assert not mark.exists()
     for node in NODES:
         assert (
             refusals(deployment, node)[before[node] :]
-            == [("bundle", "the run's bundle is not the one that this version knows")] * 3
+            == [("bundle", "this version does not know the run's bundle")] * 3
         )
 
 
