@@ -374,7 +374,9 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
             hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)
             assert run.watch(lambda _: None).state == "complete"
             assert run.result().document["receipt"]["nodes"]["nice"]["approval"]["by"] == "Dr Who"
-            again = hub.submit(study("asks"), CONTRACT)  # not an edit: the word counts
+            again = hub.submit(study("asks"), CONTRACT)  # an approval is for one run
+            deployments.wait(lambda: again.status().line() == "waiting for nice")
+            hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)
             assert again.watch(lambda _: None).state == "complete"
             edited = hub.submit(study("asks", question="another?"), CONTRACT)
             deployments.wait(lambda: edited.status().line() == "waiting for nice")

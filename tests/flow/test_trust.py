@@ -188,7 +188,8 @@ def test_an_approved_study_that_was_edited_is_another_one(
     again = run_job(
         deployment, control, study("edited", coordinator=flower.COORDINATOR), "not-edited"
     )
-    assert '"released"' in json.dumps(again)  # the same one, by the same way
+    # The same study, by the same way, was proposed and approved; its run is over.
+    assert "this study has ended" in json.dumps(again)
 
 
 def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(
