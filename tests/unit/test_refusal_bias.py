@@ -164,10 +164,10 @@ GROUPS = contract_with(
 )
 
 
-@pytest.mark.parametrize("fraction", [0.8, 1.0])
+@pytest.mark.parametrize("fraction", [0.8, 0.9])
 def test_rates_and_ratios_at_the_limit_of_the_noise_hold_the_truth(fraction: float) -> None:
-    """Person-time of group b is at this fraction of its limit. Ordinary intervals hold the rate 60 %
-    and 87 % of the time."""
+    """Person-time of group b is at this fraction of its limit. Ordinary intervals hold the rate 64 %
+    and 79 % of the time."""
     rng = np.random.default_rng(1)
     task = task_of(
         {"run": "rates", "events": "visits", "time": "years", "by": ["group"]}
@@ -200,21 +200,21 @@ REPORTS = contract_with(
 
 
 def test_a_pair_of_drug_and_event_at_the_limit_of_the_noise_holds_the_truth() -> None:
-    """16 pairs with noise of eight reports: one is shown above 2.73 x 8 = 21.9, and has 17 in truth.
-    An ordinary interval holds its information component 86 % of the time or less."""
+    """16 pairs with noise of eight reports: one is shown above 2.73 x 8 = 21.9, and has 14 in truth.
+    An ordinary interval holds its information component 66 % of the time."""
     rng = np.random.default_rng(2)
     task = task_of({"run": "disproportionality", "drug": "drug", "event": "event"}, REPORTS)
     noise = {"pairs": 64.0, "drugs": 64.0, "events": 64.0, "people": 1.0}
     mean = np.full((4, 4), 500.0)
-    mean[0, 0] = 17.0
-    truth = math.log2(17 * 8000 / mean[0].sum() / mean[:, 0].sum())
+    mean[0, 0] = 14.0
+    truth = math.log2(14 * 8000 / mean[0].sum() / mean[:, 0].sum())
 
     def draw() -> Total:
         pairs = rng.poisson(mean)
         margins = {"drugs": pairs.sum(1), "events": pairs.sum(0)}
         return noised({"pairs": pairs, **margins, "people": np.array([8000.0, 0, 0])}, noise, rng)
 
-    pairs = [row for result in shown(draw, task, 500) for row in result.tables["pairs"].rows]
+    pairs = [row for result in shown(draw, task, 700) for row in result.tables["pairs"].rows]
     ends = [
         (row["ic_low"], row["ic_high"])
         for row in pairs
@@ -232,25 +232,25 @@ WALKS = federations.contract_of(
 
 def test_a_transition_at_the_limit_of_the_noise_holds_the_truth() -> None:
     """15 possible transitions with noise of ten people: a count is shown above 2.71 x 10 = 27.1, and
-    is 19 in truth. An ordinary interval holds it 87 % of the time."""
+    is 15 in truth. An ordinary interval holds it 82 % of the time."""
     rng = np.random.default_rng(3)
     task = task_of({"run": "pathways", "step": "step", "time": "day", "beginnings": 0}, WALKS)
     edges = np.full((4, 4), 1000.0)
-    edges[0, 1] = 19.0
+    edges[0, 1] = 15.0
     empty = np.zeros((0, 1))
     sums = {
         "edges": edges, "beginnings": np.zeros(0), "came": empty, "reached": empty,
         "people": np.array([5000.0, 0, 0, 9000]),
     }  # fmt: skip
     noise = dict.fromkeys(sums, 100.0)
-    results = shown(lambda: noised(sums, noise, rng), task, 500)
+    results = shown(lambda: noised(sums, noise, rng), task, 700)
     rows = [row for result in results for row in result.tables["edges"].rows]
     ends = [
         (row["conf_low"], row["conf_high"])
         for row in rows
         if (row["row"], row["column"]) == ("a", "b")
     ]
-    assert coverage(ends, 19.0) > 0.9  # two standard errors of 0.95 over 100
+    assert coverage(ends, 15.0) > 0.87  # three standard errors of 0.95 over 60
 
 
 TABLE = contract_with(
@@ -269,7 +269,7 @@ def test_a_share_of_a_row_at_the_limit_of_the_noise_holds_the_truth() -> None:
         sums = {"counts": counts, "people": np.array([1542.0, 0, 0])}
         return noised(sums, {"counts": 100.0, "people": 1.0}, rng)
 
-    rows = [result.tables["counts"].rows[3] for result in shown(draw, task, 1000)]
+    rows = [result.tables["counts"].rows[3] for result in shown(draw, task, 700)]
     rows = [row for row in rows if row["row_share"] is not None]
     assert coverage([(row["share_low"], row["share_high"]) for row in rows], 0.7) > 0.92
     # the median of 250 shares with a standard deviation of 0.25 has an error of 0.02
