@@ -11,31 +11,30 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from federation import text
 from federation.arrays import Ints
 from federation.expression import quote_text
+from nodes.connectors import csv_types
+from nodes.connectors.bits import Bits, Bytes
+from nodes.connectors.csv_types import AS_TEXT, Plan, Text
 
 DELIMITERS = ",;\t|"
 LF, CR, QUOTE = 10, 13, 34
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 19  # the arrays of a block fit the processor's cache
 MAX_RECORD_BYTES = 1 << 26
 MAX_PROBLEMS = 5  # named one by one; the others are counted
 NOT_UTF8 = (
     "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
 )
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-
-Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
 
 class MalformedCsvError(ValueError):
@@ -67,22 +66,28 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end alike?"""
+    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end
+    alike? `types`: of the columns, by their place in the header, that DuckDB may read in their own type;
+    `options`: DuckDB's, for those types."""
 
     header: Header
     records: int
     one_ending: bool
+    types: Mapping[int, str] = field(default_factory=dict)
+    options: str = ""
 
-    def relation(self, path: Path) -> str:
-        """The SQL of the file's rows as text, its columns under their names; with an option for everything that
-        DuckDB would guess otherwise. Files with several kinds of line endings are read by one thread."""
-        header = self.header
-        raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
+    def relation(self, path: Path, types: Mapping[int, str] | None = None) -> str:
+        """The SQL of the file's rows, its columns under their places, as text except those of
+        `types`; with an option for everything that DuckDB would guess otherwise. Files with several
+        kinds of line endings are read by one thread."""
+        header, types = self.header, types or {}
+        raw = ", ".join(f"'c{i}': '{types.get(i, 'VARCHAR')}'" for i in range(len(header.names)))
         strict = "true" if self.one_ending else "false"
         options = (
             f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
             f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
             f"strict_mode = {strict}, parallel = {strict}, columns = {{{raw}}}"
+            f"{self.options if types else ''}"
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
@@ -93,13 +98,20 @@ def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialec
         return _header(next(_blocks(stream), b""), expected, dialect)
 
 
-def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Layout:
-    """The layout of the whole file; MalformedCsvError with the lines that break it."""
+def inspect(
+    path: Path,
+    expected: Collection[str],
+    dialect: Dialect = Dialect(),
+    plan: Callable[[Sequence[str]], Plan] = lambda names: AS_TEXT,
+) -> Layout:
+    """The layout of the whole file; MalformedCsvError with the lines that break it. `plan`: of the
+    columns' types, from the header's names."""
     with _opened(path) as stream:
         blocks = _blocks(stream)
         first = next(blocks, b"")
         header = _header(first, expected, dialect)
-        scan = _Scan(header)
+        planned = plan(header.names)
+        scan = _Scan(header, planned.rules)
         above = _count_lines(first[: sum(header.lengths)])
         scan.check(first[sum(header.lengths) :], line=dialect.first_line + above)
         for block in blocks:
@@ -107,7 +119,8 @@ def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect())
     if scan.problems:
         more = scan.broken - len(scan.problems)
         raise MalformedCsvError(*scan.problems, *([f"{more} more like these"] if more else []))
-    return Layout(header, scan.records, len(scan.endings) <= 1)
+    types = {at: kind for at, kind in planned.types.items() if at not in scan.texts}
+    return Layout(header, scan.records, len(scan.endings) <= 1, types, planned.options)
 
 
 @contextmanager
@@ -140,6 +153,8 @@ def _last_end(block: bytes) -> int:
     """Where the last whole record ends; 0 if none does."""
     ending = b"\n" if b"\n" in block else b"\r"
     limit = len(block) if ending == b"\n" else len(block) - 1  # a final CR may be half of a CRLF
+    if b'"' not in block:
+        return block.rfind(ending, 0, limit) + 1
     at, quotes = limit, block.count(b'"', 0, limit)
     while (before := block.rfind(ending, 0, at)) >= 0:
         quotes -= block.count(b'"', before, at)
@@ -186,9 +201,9 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
 
 def _first_record(block: bytes) -> bytes:
     """The bytes up to the first line ending outside quotes, with it."""
-    array = np.frombuffer(block, np.uint8)
-    ends, quotes = np.flatnonzero(_ends(array, block)), np.flatnonzero(array == QUOTE)
-    outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    text = Text(block, DELIMITERS[0])
+    ends = _ends(text)
+    outside = ends[~text.of('"').odd().has(ends)]
     return block[: int(outside[0]) + 1] if len(outside) else block
 
 
@@ -208,51 +223,64 @@ def _names(line: str, delimiter: str, first: str) -> tuple[str, ...]:
     return tuple(map(text.canonical, names))
 
 
-def _ends(array: Bytes, block: bytes) -> Flags:
-    """(n_bytes,) True at the last byte of each line ending: LF, CRLF, or CR alone."""
-    is_end: Flags = array == LF
-    if b"\r" in block:
-        lone = array == CR
-        lone[:-1] &= array[1:] != LF
-        is_end |= lone
-    return is_end
+def _ends(text: Text) -> Ints:
+    """(n_ends,): the last byte of each line ending: LF, CRLF, or CR alone."""
+    ends = text.of("\n")
+    if b"\r" in text.block:
+        ends |= text.of("\r") - ends.before(1)
+    return ends.places()
 
 
 @dataclass
 class _Scan:
-    """The records of a file, counted and checked block by block."""
+    """The records of a file, counted and checked block by block. `texts`: the columns that one of
+    `rules` keeps as text."""
 
     header: Header
+    rules: Sequence[csv_types.Rule] = ()
     records: int = 0
     next_line: int = 1
     broken: int = 0
     endings: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    texts: set[int] = field(default_factory=set)
 
     def check(self, block: bytes, line: int) -> None:
         """`line`: the number of the block's first line."""
-        array = np.frombuffer(block, np.uint8)
-        is_end = _ends(array, block)
+        text = Text(block, self.header.delimiter)
+        array, delimiters, ends = text.array, text.of(text.delimiter), _ends(text)
+        outside, misplaced = ends, []
+        if b'"' in block:
+            misplaced = _bad_quotes(text)
+            quoted = text.of('"').odd()
+            delimiters, outside = delimiters - quoted, ends[~quoted.has(ends)]
         found = [*_bad_text(block), *self._repeated_headers(block)]
-        quotes = np.flatnonzero(array == QUOTE) if b'"' in block else np.empty(0, np.int64)
-        misplaced = _bad_quotes(array, quotes, ord(self.header.delimiter))
-        marks = np.flatnonzero((array == ord(self.header.delimiter)) | is_end)
-        if len(quotes):
-            marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
         if not misplaced:  # else the quotes say nothing reliable about the fields
-            found += self._widths(array, marks, is_end[marks])
+            counts = delimiters.count_before(outside)
+            found += self._widths(array, outside, np.diff(counts, prepend=0) + 1)
+            self._keep_texts(text, delimiters, outside)
         for at, problem in sorted([*found, *misplaced[:1]]):
             self.broken += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(f"line {line + int(np.count_nonzero(is_end[:at]))}: {problem}")
-        self.next_line = line + int(np.count_nonzero(is_end))
+                self.problems.append(f"line {line + int(np.searchsorted(ends, at))}: {problem}")
+        self.next_line = line + len(ends)
 
-    def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
-        """`marks` (n,): places of delimiters and, where `is_end`, of line endings, outside quotes."""
+    def _keep_texts(self, text: Text, delimiters: Bits, ends: Ints) -> None:
+        """`ends` (n_records,): the last byte of each record."""
+        for rule in self.rules:
+            if rule.columns <= self.texts or not text.of(rule.marks):
+                continue
+            broken = rule.broken(text)
+            if broken:
+                places = broken.places()
+                first = np.concatenate([[0], delimiters.count_before(ends)])
+                before = first[np.searchsorted(ends, places)]
+                columns = np.bincount(delimiters.count_before(places) - before)
+                self.texts |= rule.columns.intersection(np.flatnonzero(columns).tolist())
+
+    def _widths(self, array: Bytes, ends: Ints, widths: Ints) -> list[tuple[int, str]]:
+        """`ends` (n_records,): the last byte of each record; `widths` (n_records,): its fields."""
         width = len(self.header.names)
-        last = np.flatnonzero(is_end)
-        widths = np.diff(last, prepend=-1)
-        ends = marks[last]
         self._note_endings(array, ends)
         off = np.flatnonzero(widths != width) if width > 1 else np.arange(len(ends))
         starts = np.where(off > 0, ends[off - 1] + 1, 0)
@@ -284,7 +312,8 @@ class _Scan:
         header = self.header
         plain = header.delimiter.join(header.names).encode()
         quoted = header.delimiter.join(f'"{name}"' for name in header.names).encode()
-        places = {at for line in {header.record, plain, quoted} for at in _lines_equal(block, line)}
+        lines = {header.record, plain, quoted} if b'"' in block else {header.record, plain}
+        places = {at for line in lines for at in _lines_equal(block, line)}
         return [(at, "the header stands here again: leave it out") for at in places]
 
 
@@ -320,10 +349,22 @@ def _bad_text(block: bytes) -> list[tuple[int, str]]:
     return found
 
 
-def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, str]]:
+def _bad_quotes(text: Text) -> list[tuple[int, str]]:
     """The quotes that RFC 4180 does not allow; of a record that does not end, its opening quote."""
+    quotes = text.of('"')
+    quoted = quotes.odd()
+    inside = (quotes & quoted) - text.starts
+    follows = quotes - quoted - text.borders.before(1)
+    is_open = quoted.has(np.array([quotes.size - 1])).any()
+    if inside or follows or is_open:
+        return _misplaced(text.array, quotes.places(), text.delimiter)
+    return []
+
+
+def _misplaced(array: Bytes, quotes: Ints, delimiter: str) -> list[tuple[int, str]]:
+    """`quotes` (n_quotes,): their places."""
     opening, closing = quotes[0::2], quotes[1::2]
-    borders = np.isin(np.arange(256), (delimiter, LF, CR, QUOTE))
+    borders = np.isin(np.arange(256), (ord(delimiter), LF, CR, QUOTE))
     inside = opening[(opening > 0) & ~borders[array[np.maximum(opening - 1, 0)]]]
     after = np.minimum(closing + 1, len(array) - 1)
     follows = opening[: len(closing)][~borders[array[after]]]

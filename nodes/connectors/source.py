@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import duckdb
 
@@ -15,13 +15,17 @@ from nodes.site import Dataset
 class Source:
     """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical spelling.
     `is_fixed`: reading it again gives the same rows in the same order. `is_temporary`: its files are removed once it
-    is read, so its rows are copied. `records`: the rows that its files hold, where they are counted beforehand."""
+    is read, so its rows are copied. `records`: the rows that its files hold, where they are counted beforehand.
+    `types`: of the columns that are texts and may be read in a type instead; `typed`: the relation
+    that reads some of them so."""
 
     relation: str
     columns: Mapping[str, str]
     is_fixed: bool = True
     is_temporary: bool = False
     records: int | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    typed: Callable[[Mapping[str, str]], str] | None = None
 
 
 def described(
