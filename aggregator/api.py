@@ -263,7 +263,8 @@ class Nodes(hub_pb2_grpc.NodesServicer):
 
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
-    """What differs in a contract that a node holds, in brackets; empty if the node did not send it."""
+    """What differs in a contract that a node holds, in brackets; empty if the node did not send
+    it."""
     try:
         other = Contract.model_validate_json(held.get("written", ""))
     except pydantic.ValidationError:

@@ -22,8 +22,9 @@ import numpy as np
 
 from aggregator import rounds
 from aggregator.rounds import Outcome, Resumed, TaskRun
+from federation.arrays import Floats
 from federation.contract import Contract
-from federation.messages import Floats, TaskId
+from federation.messages import TaskId
 from federation.study import Study
 from strategies.protocol import HubState
 

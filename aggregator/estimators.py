@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
 
 from federation import errors
-from federation.messages import Floats
+from federation.arrays import Floats
 from strategies.learning import boosted_trees
 
 INTERCEPT = "(Intercept)"

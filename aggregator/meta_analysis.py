@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from federation.results import Row
 
 Z = 1.959963984540054  # normal quantile of a 95 % interval

@@ -77,8 +77,8 @@ def clear(
 def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
     """How people were protected in this analysis.
 
-    `epsilon` and `rho` are the analysis's share of the study's. The whole study protects a person with
-    rows at `nodes_per_person` nodes with `epsilon_per_person_over_all_nodes`."""
+    `epsilon` and `rho` are the analysis's share of the study's. The whole study protects a person
+    with rows at `nodes_per_person` nodes with `epsilon_per_person_over_all_nodes`."""
     privacy = study.privacy
     secure = None if privacy.secure_sum is None else privacy.secure_sum.model_dump()
     if privacy.mode == "exact":

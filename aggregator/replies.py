@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from federation.arrays import Floats
 from federation.messages import (
     Answer,
-    Floats,
     LedgerHead,
     NoisedAnswer,
     Part,

@@ -20,10 +20,11 @@ import numpy as np
 from aggregator import replies
 from aggregator.replies import Event, TaskReplies
 from federation import errors
+from federation.arrays import Floats
 from federation.contract import Contract
 from federation.disclosure import support as disclosure
 from federation.disclosure.support import STEERED
-from federation.messages import Floats, LedgerHead, Query, Refusal, Reply, State, TaskId
+from federation.messages import LedgerHead, Query, Refusal, Reply, State, TaskId
 from federation.results import Result
 from federation.study import Study
 from federation.yaml_source import Source
@@ -52,8 +53,9 @@ class TaskRun:
 
     `nodes`: those that take part. `min_nodes`: those that a round needs. `min_cell`: people behind
     each side of a column. `memory`: arrays kept at the hub. `fresh`: no round has been combined
-    yet. `withheld`: why its total may not become a result. `first`: the totals of each node in its first round, for the account of contributions;
-    empty under a secure sum. `drawn`: node and day of each draw of noise."""
+    yet. `withheld`: why its total may not become a result. `first`: the totals of each node in its
+    first round, for the account of contributions; empty under a secure sum. `drawn`: node and day
+    of each draw of noise."""
 
     task: AnyTask
     nodes: list[str]
@@ -342,8 +344,8 @@ def _combine(task_run: TaskRun, total: Total) -> None:
 
 
 def _stands_for_too_few(total: Total, task_run: TaskRun) -> bool:
-    """Whether a column stands for fewer people than it must, over all nodes of the total. Nodes that show
-    their hub no small cells have seen to it themselves."""
+    """Whether a column stands for too few people, over all nodes of the total. Nodes that show
+    their hub no small cells have checked it themselves."""
     if support.CELLS not in total.cells:
         return False
     sides = support.sides(task_run.task)
@@ -375,13 +377,14 @@ def _too_few(task_id: TaskId, task_run: TaskRun) -> str:
 
 
 def _separated(task_run: TaskRun) -> str:
-    """Nodes give no sums at coefficients that leave these to a few people, as a model does that separates them."""
+    """The reason for a fit whose coefficients leave the sums to a few people, as in a model that
+    separates them; nodes refuse such sums."""
     task, beta = task_run.task, task_run.state.values.get("beta")
     terms = () if task.roles is None else task.roles.terms
     if beta is None or beta.ndim != 1 or not terms:
         return f"{task.name}: {STEERED.remedy}"
     worst = terms[int(np.argmax(np.abs(beta[-len(terms) :])))].name
     return (
-        f"{task.name}: the coefficient of {worst!r} grows without end: it separates people, so that few of them "
-        "are left in the sums; leave it out, or merge its levels"
+        f"{task.name}: the coefficient of {worst!r} diverges, because it separates people, so that"
+        " few of them remain in the sums; leave it out, or merge its levels"
     )

@@ -168,7 +168,9 @@ class Scheduler:
                 under_way = database.in_states(self.engine, "waiting", "running")
                 running = any(one.state == "running" for one in under_way)
                 for one in under_way:
-                    if one.state == "waiting":
+                    if self._is_revoked(one.coordinator):
+                        self.cancel(one, "the hub, since its coordinator was revoked")
+                    elif one.state == "waiting":
                         self._consider(one)
                     else:
                         self._look(one, tidied)
@@ -208,6 +210,10 @@ class Scheduler:
                 study_hash=one.study_hash,
                 why=why,
             )
+
+    def _is_revoked(self, coordinator: str) -> bool:
+        party = database.party(self.engine, coordinator)
+        return party is not None and party.revoked is not None
 
     def _consider(self, one: Submitted) -> None:
         """Starts the study, or refuses it, as soon as the nodes' decisions or the deadline allow

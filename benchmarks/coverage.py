@@ -26,9 +26,10 @@ from aggregator import rounds, secure_sum
 from benchmarks import coverage_laws as laws
 from benchmarks import timing
 from benchmarks.coverage_laws import Intervals, Law, Table
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Column
-from federation.messages import Floats, TaskId
+from federation.messages import TaskId
 from federation.results import Result
 from federation.schema import Field
 from federation.study import Study

@@ -1,4 +1,5 @@
-"""The rules of exact mode: what they cost, which ordinary models they refuse, and what a hub that lies still isolates.
+"""The rules of exact mode: what they cost, which ordinary models they refuse, and what a hub that
+lies still isolates.
 
 python -m benchmarks.exact_rules cost refusals hub
 """
@@ -35,8 +36,8 @@ STRICT = Policy(min_nodes=1, modes=("exact", "dp"))
 
 # -- cost
 def cost() -> bool:
-    """A logistic regression of a million rows and 20 columns at one node, from its file to the result: CPU time
-    with the rules, over that without."""
+    """A logistic regression of a million rows and 20 columns at one node, from its file to the
+    result: CPU time with the rules, over that without."""
     agreed = tables.contract()
     model = {
         "run": "glm",
@@ -173,9 +174,10 @@ ROUNDS = 32  # of a logistic model, at states of the hub's choice after the firs
 
 
 def hub() -> bool:
-    """How many people a hub isolates that chooses the states of one approved logistic model: of whom one is nine
-    tenths of a sum or of the difference of two, and of a linear combination of all sums of the study. The latter
-    takes a hub that knows all covariates; responses enter the sums by their products with the columns alone."""
+    """How many people a hub isolates that chooses the states of one approved logistic model: of
+    whom one is nine tenths of a sum or of the difference of two, and of a linear combination of all
+    sums of the study. The latter takes a hub that knows all covariates; responses enter the sums by
+    their products with the columns alone."""
     rng = np.random.default_rng(1)
     for what, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
         X = np.column_stack([np.ones(n), rng.normal(size=(n, 2)).clip(-3, 3) / 3])
@@ -197,8 +199,9 @@ def _is_admitted(X: Any, beta: Any, *, checked: bool) -> bool:
 
 
 def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
-    """A search for two states between which one person moves more than all others together: from random
-    directions as steep as they may be, across the gap beside a person, then by small steps that do better."""
+    """A search for two states between which one person moves more than all others together: from
+    random directions as steep as they may be, across the gap beside a person, then by small steps
+    that do better."""
     rng, found = np.random.default_rng(2), set[int]()
     for _ in range(tries):
         direction = rng.normal(size=X.shape[1] - 1)
@@ -226,8 +229,8 @@ def _largest(X: Any, pair: list[Any]) -> tuple[float, int]:
 
 
 def _by_all_sums(X: Any, *, checked: bool, tries: int = 5) -> int:
-    """The most people of whom a linear combination of all scores and information matrices of a run is nine
-    tenths, to a relative precision of 1e-9."""
+    """The most people of whom a linear combination of all scores and information matrices of a run
+    is nine tenths, to a relative precision of 1e-9."""
     most, rng = 0, np.random.default_rng(3)
     for _ in range(tries):
         states = [np.zeros(X.shape[1])]

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Floats, Ints
 from federation.formula import Factor, Term
-from federation.messages import Floats, Ints
 from federation.schema import Field
 
 Values = NDArray[Any]

@@ -6,16 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from federation.arrays import Floats, Ints, Sum
 from federation.study import Study
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Sum = NDArray[Any]  # floats, or integers if the added quantities are whole numbers
 
 
 class TaskId(NamedTuple):

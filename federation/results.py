@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 Row = dict[str, Any]
 Door = Literal["cells", "lines", "curve", "groups", "listed", "estimates"]

@@ -15,9 +15,9 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Ints
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
-from federation.messages import Ints
 from nodes import contract_sql
 from nodes.row_limit import Words
 

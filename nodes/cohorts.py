@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import duckdb
 import numpy as np
 
+from federation.arrays import Ints
 from federation.cohort import Cohort, Fetch, Values
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
-from federation.messages import Ints
 from federation.schema import Field, Schema
 from nodes import (
     buckets,

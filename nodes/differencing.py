@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
-from federation.messages import Ints, Refusal
+from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
 from nodes.answered import Memory

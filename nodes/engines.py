@@ -6,7 +6,6 @@ Passwords come from the environment: HDH_SOURCE_PASSWORD, or the driver's own.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,9 +27,10 @@ PASSWORD = "HDH_SOURCE_PASSWORD"
 
 @dataclass(frozen=True)
 class Engine:
-    """`module`: the driver, by PEP 249. `package`: what to install. `connect`: its arguments, from the source's URL."""
+    """`driver`: imports the driver, by PEP 249. `package`: the one to install. `connect`: the driver's
+    arguments, from the source's URL."""
 
-    module: str
+    driver: Callable[[], Any]
     package: str
     connect: Callable[[str], Mapping[str, Any]]
 
@@ -74,27 +74,63 @@ def _spark(url: str) -> Mapping[str, Any]:
     return {"username": named.pop("user", None), **named}
 
 
+# Each driver has an import statement of its own, since a node imports nothing by a name from outside.
+def _psycopg() -> Any:
+    import psycopg
+
+    return psycopg
+
+
+def _sqlite3() -> Any:
+    import sqlite3
+
+    return sqlite3
+
+
+def _oracledb() -> Any:
+    import oracledb
+
+    return oracledb
+
+
+def _trino_dbapi() -> Any:
+    from trino import dbapi
+
+    return dbapi
+
+
+def _pymssql() -> Any:
+    import pymssql
+
+    return pymssql
+
+
+def _pyhive() -> Any:
+    from pyhive import hive
+
+    return hive
+
+
 ENGINES: Mapping[str, Engine] = {
-    "postgresql": Engine("psycopg", "psycopg[binary]", lambda url: {"conninfo": url}),
-    "sqlite": Engine("sqlite3", "Python's own", lambda url: {"database": url.split("://", 1)[-1]}),
-    "oracle": Engine("oracledb", "oracledb", _oracle),
-    "trino": Engine("trino.dbapi", "trino", _trino),
-    "sqlserver": Engine("pymssql", "pymssql", _sql_server),
-    "spark": Engine("pyhive.hive", "pyhive", _spark),
+    "postgresql": Engine(_psycopg, "psycopg[binary]", lambda url: {"conninfo": url}),
+    "sqlite": Engine(_sqlite3, "Python's own", lambda url: {"database": url.split("://", 1)[-1]}),
+    "oracle": Engine(_oracledb, "oracledb", _oracle),
+    "trino": Engine(_trino_dbapi, "trino", _trino),
+    "sqlserver": Engine(_pymssql, "pymssql", _sql_server),
+    "spark": Engine(_pyhive, "pyhive", _spark),
 }
 
 
 def land(engine: str, url: str, query: str, folder: Path, name: str) -> int:
     """Replaces the files of `folder` by the rows of the query. How many they are. DataError if there is no answer;
     the server's words can hold a row, and are not repeated."""
-    driver = _driver(engine, name)
+    module, arguments = _driver(engine, name, url)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
-    module = importlib.import_module(driver.module)
     try:
         with (
-            closing(module.connect(**driver.connect(url))) as server,
+            closing(module.connect(**arguments)) as server,
             closing(_cursor(server, engine)) as cursor,
         ):
             count = _stream(cursor, query, part)
@@ -109,19 +145,20 @@ def land(engine: str, url: str, query: str, folder: Path, name: str) -> int:
     return count
 
 
-def _driver(engine: str, name: str) -> Engine:
+def _driver(engine: str, name: str, url: str) -> tuple[Any, Mapping[str, Any]]:
+    """The engine's driver, and its arguments for this source."""
     if engine not in ENGINES:
         raise errors.SiteError(
             f"source {name!r}: unknown engine {engine!r}; the engines are {', '.join(ENGINES)}"
         )
-    driver = ENGINES[engine]
+    row = ENGINES[engine]
     try:
-        importlib.import_module(driver.module)
+        driver = row.driver()
     except ImportError:
         raise errors.SetupError(
-            f"source {name!r}: the engine {engine} needs its driver: pip install {driver.package!r}"
+            f"source {name!r}: the engine {engine} needs its driver: pip install {row.package!r}"
         ) from None
-    return driver
+    return driver, row.connect(url)
 
 
 def _cursor(server: Any, engine: str) -> Any:

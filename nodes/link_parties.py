@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Floats, Ints
 from federation.linkage import (
     canaries,
     cascade,
@@ -35,7 +36,6 @@ from federation.linkage.keys import Entropy, HolderKeys, LinkTerms
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
 from federation.linkage.streams import LeftList
-from federation.messages import Floats, Ints
 from federation.study import Link
 from nodes.link_rows import People
 
@@ -85,13 +85,14 @@ def names_of(holder_: Holder, people: People) -> Words:
     return np.stack(columns, axis=1)
 
 
-def unique_people(names: Words, values: Floats, salt: bytes) -> tuple[Words, Floats]:
-    """In mode dp, one row for each pseudonym (n, 2): the one that a salted order puts first, since a refusal
-    would tell that somebody is there twice."""
-    order = streams.secret_order(salt, len(names))
-    _, first = np.unique(names[order].view("V16").ravel(), return_index=True)
-    kept = np.sort(order[first])
-    return names[kept], values[kept]
+def unique_people(names: Words, values: Floats) -> tuple[Words, Floats]:
+    """In mode dp, one row for each pseudonym (n, 2), since a refusal would tell that somebody is there twice.
+    Which row stays depends on the rows of that pseudonym alone: the one whose values (n_columns,) come first."""
+    order = np.lexsort((*values.T[::-1], names[:, 1], names[:, 0]))
+    listed = names[order]
+    is_first = np.ones(len(listed), np.bool_)
+    is_first[1:] = (listed[1:] != listed[:-1]).any(axis=1)
+    return listed[is_first], values[order][is_first]
 
 
 # -- left

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from federation import errors
 from federation import schema as schemas
+from federation.arrays import Floats
 from federation.contract import Column, Contract, Identifier
 from federation.expression import quote_name, quote_text
 from federation.linkage import forms
 from federation.linkage.errors import LinkError
 from federation.linkage.forms import Blocks
 from federation.linkage.table import LinkedColumn
-from federation.messages import Floats
 from federation.schema import Schema
 from federation.study import DatasetEntry
 from nodes import cohorts, connectors, contract_sql

@@ -12,12 +12,14 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
+from federation.arrays import Floats, Ints
 from federation.contract import Column
+from federation.disclosure import suppression
+from federation.disclosure.rules import is_small
 from federation.expression import quote_name, quote_text
 from federation.linkage import cascade
 from federation.linkage.errors import LinkError
 from federation.linkage.table import PERSON, STEP, LinkedColumn, step_column
-from federation.messages import Floats, Ints
 from federation.results import Row
 from federation.study import Link
 from nodes import connectors
@@ -26,83 +28,104 @@ from nodes.site import Storage
 
 
 @dataclass(frozen=True)
-class Covariate:
-    """A column of the left, by which linked and unlinked people are compared. `counts` (n_levels, 2): of
-    linked and of unlinked people; the last level is `missing`. `sums` (2, 2): of a number, its sum and
-    that of its squares, for linked and unlinked people."""
-
-    name: str
-    levels: Sequence[str]
-    counts: Ints
-    sums: Floats | None = None
-
-
-@dataclass(frozen=True)
 class LinkReport:
-    """How a link went. `people`: of the left; `linked` of them. `by_step`: rows of a cascade."""
+    """How a link went, past the helper's door: a count that could tell of few people is None.
+
+    `people`: of the left. `compared`: rows of table `linkage`. `steps`: of a cascade."""
 
     node: str
-    people: int
+    people: int | None
     linked: int
     expected_false: float
-    by_step: Sequence[Row]
-    covariates: Sequence[Covariate]
+    compared: Sequence[Row]
+    steps: Sequence[Row]
 
 
-def report(opened: Opened, left: Sequence[LinkedColumn], node: str) -> LinkReport:
-    linked = opened.is_linked
+def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: int) -> LinkReport:
+    is_linked = opened.is_linked
+    n, linked = len(is_linked), int(is_linked.sum())
+    few = 0 < n - linked < min_cell or linked < min_cell
+    everyone = np.array([[linked, n - linked]])
+    compared = _rows(node, "people", ("all",), everyone, min_cell)
+    for i, column in enumerate(left):
+        compared += _compared(node, column, opened.left[:, i], is_linked, min_cell)
+    feared = sum(step.expected_false for step in opened.steps)
     return LinkReport(
-        node,
-        len(linked),
-        int(linked.sum()),
-        sum(step.expected_false for step in opened.steps),
-        [
-            {"step": number, "linked": links, "expected_false": feared}
-            for number, links, feared in cascade.cumulative(_of_people(opened))
-        ],
-        [_covariate(one, opened.left[:, i], linked) for i, one in enumerate(left)],
+        node, None if few else n, linked, feared, compared, _steps(opened, node, min_cell)
     )
 
 
-def _of_people(opened: Opened) -> Sequence[cascade.Step]:
-    """The steps with the links of people only: the helper knows by now who is made up."""
-    if opened.step is None:
-        return ()
-    counts = np.bincount(opened.step[opened.is_linked], minlength=len(opened.steps))
-    return [
-        cascade.Step(int(links), step.expected_false, step.is_weak)
-        for links, step in zip(counts, opened.steps, strict=True)
-    ]
-
-
-def _covariate(one: LinkedColumn, values: Floats, linked: NDArray[np.bool_]) -> Covariate:
-    sides = linked, ~linked
-    missing = np.isnan(values)
-    if one.column.type in ("category", "boolean"):
-        levels = one.column.levels or ("no", "yes")
-        codes = np.where(missing, len(levels), values).astype(np.int64)
-        counts = [np.bincount(codes[side], minlength=len(levels) + 1) for side in sides]
-        return Covariate(one.name, (*levels, "missing"), np.stack(counts, axis=1))
-    counts = [np.array([(side & ~missing).sum(), (side & missing).sum()]) for side in sides]
-    known = [values[side & ~missing] for side in sides]
-    sums = np.array([[v.sum(), (v * v).sum()] for v in known])
-    return Covariate(one.name, ("known", "missing"), np.stack(counts, axis=1), sums)
-
-
-def check(found: LinkReport, link: Link, min_cell: int) -> None:
+def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
     """LinkError where too few people are linked, or so few are not that their number would tell of them."""
-    unlinked = found.people - found.linked
-    if found.linked < min_cell or found.linked < link.min_linked_share * found.people:
+    people, linked = len(opened.is_linked), int(opened.is_linked.sum())
+    if linked < min_cell or linked < link.min_linked_share * people:
         raise LinkError(
             "link_share",
-            f"fewer people of {found.node} are linked than the study needs; compare how both holders write "
+            f"fewer people of {node} are linked than the study needs; compare how both holders write "
             "the identifiers",
         )
-    if 0 < unlinked < min_cell and link.keep == "all":
+    if 0 < people - linked < min_cell and link.keep == "all":
         raise LinkError(
             "link_share",
-            f"too few people of {found.node} are unlinked to keep them apart; use keep: linked",
+            f"too few people of {node} are unlinked to keep them apart; use keep: linked",
         )
+
+
+def _compared(
+    node: str, column: LinkedColumn, values: Floats, linked: NDArray[np.bool_], min_cell: int
+) -> list[Row]:
+    """Linked and unlinked people by a column of the left; of a number, their means."""
+    missing, sides = np.isnan(values), (linked, ~linked)
+    if column.column.type in ("category", "boolean"):
+        levels = (*(column.column.levels or ("no", "yes")), "missing")
+        codes = np.where(missing, len(levels) - 1, values).astype(np.int64)
+        counts = [np.bincount(codes[side], minlength=len(levels)) for side in sides]
+        return _rows(node, column.name, levels, np.stack(counts, axis=1), min_cell)
+    counts = [np.array([(side & ~missing).sum(), (side & missing).sum()]) for side in sides]
+    rows = _rows(node, column.name, ("known", "missing"), np.stack(counts, axis=1), min_cell)
+    for name, side in zip(("linked", "unlinked"), sides, strict=True):
+        if rows[0][name] is not None and rows[0][name] >= min_cell:
+            rows[0][f"mean_{name}"] = float(values[side & ~missing].mean())
+    return rows
+
+
+def _rows(node: str, column: str, levels: Sequence[str], counts: Ints, min_cell: int) -> list[Row]:
+    """`counts` (n_levels, 2): of linked and of unlinked people."""
+    hidden, *_ = suppression.suppress_tables([counts], min_cell)
+    if is_small(counts.sum(0), min_cell).any():
+        hidden = np.ones_like(hidden)
+    rows = []
+    for level, numbers, mask in zip(levels, counts, hidden, strict=True):
+        if level == "missing" and not numbers.any():
+            continue
+        linked, unlinked = (
+            None if is_hidden else int(number)
+            for number, is_hidden in zip(numbers, mask, strict=True)
+        )
+        row: Row = {"node": node, "column": column, "level": level}
+        rows.append(
+            row
+            | {"linked": linked, "unlinked": unlinked, "mean_linked": None, "mean_unlinked": None}
+        )
+    return rows
+
+
+def _steps(opened: Opened, node: str, min_cell: int) -> list[Row]:
+    """The steps of a cascade, added up; a step that adds few people is shown with the next."""
+    if opened.step is None:
+        return []
+    counts = np.bincount(opened.step[opened.is_linked], minlength=len(opened.steps))
+    everyone, last = int(counts.sum()), 0
+    rows: list[Row] = []
+    sums = zip(counts.cumsum().tolist(), cascade.cumulative(opened.steps), strict=True)
+    for linked, (number, feared) in sums:
+        if 0 < linked - last < min_cell or 0 < everyone - linked < min_cell:
+            continue
+        last = linked
+        rows.append(
+            {"node": node, "step": number, "linked": linked, "expected_false": round(feared, 2)}
+        )
+    return rows
 
 
 # -- the file

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from federation.arrays import Floats
 from federation.contract import Contract, Identifier
 from federation.linkage import forms, keys, sealing
 from federation.linkage import table as tables
@@ -26,7 +26,7 @@ from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
 from federation.linkage.sealing import Channel
 from federation.linkage.table import LinkedColumn, LinkedTable
-from federation.messages import Floats, Refusal
+from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Gaussian
 from federation.study import Link, Study
@@ -114,6 +114,16 @@ def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) 
         _admit_policy(plan_, link.right if role == "left" else link.left, site)
         or _admit_study(study, contract, parties, site, now)
         or _admit_columns(plan_, role)
+    )
+
+
+def hold_back(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
+    """What a holder's own state says against a study that its policy admits."""
+    if role == "helper":
+        return None
+    study, name = plan_.study, plan_.dataset_of(role)
+    return service.unchecked(study, context.site, name) or service.spends_budget(
+        study, context, now, name
     )
 
 
@@ -272,7 +282,7 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
     whole = _concatenated(chunks, holder.shape, len(request.columns))
     if not one.plan.link.on:
         return iter([whole])
-    return iter([link_parties.unique_people(*whole, one.context.salt(f"link {study.hash}"))])
+    return iter([link_parties.unique_people(*whole)])
 
 
 def _concatenated(
@@ -346,9 +356,10 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     message = one.receive("columns", one.terms.left)
     opened = link_parties.helper_open(held, listed, message, len(plan_.left))
     rules = site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
-    report = link_table.report(opened, plan_.left, one.terms.left)
+    left = one.terms.left
     if study.privacy.mode == "exact":
-        link_table.check(report, plan_.link, rules.min_cell)
+        link_table.check(opened, plan_.link, rules.min_cell, left)
+    report = link_table.report(opened, plan_.left, left, rules.min_cell)
     folder = _folder(one.context, study)
     file = folder / f"{one.terms.left}.parquet"
     link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
@@ -372,13 +383,3 @@ def forget(kept: Kept, context: NodeContext, study: Study) -> None:
     if not any(kept.file.parent.iterdir()):
         kept.file.parent.rmdir()
     context.audit("link_deleted", study=study.study, study_hash=study.hash, left=kept.site.name)
-
-
-def forget_all(state: Path, is_running: Iterable[str] = ()) -> list[str]:
-    """Deletes what links of studies that have ended left behind, as after a crash. `is_running`: hashes."""
-    running = {study_hash[:16] for study_hash in is_running}
-    folders = sorted((state / FOLDER).glob("*")) if (state / FOLDER).exists() else []
-    ended = [folder for folder in folders if folder.name not in running]
-    for folder in ended:
-        shutil.rmtree(folder)
-    return [folder.name for folder in ended]

@@ -15,8 +15,9 @@ from fractions import Fraction
 import numpy as np
 
 from federation import codec
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
-from federation.messages import Floats, Ints, NoisedAnswer, Part, Query, Refusal, State, TaskId
+from federation.messages import NoisedAnswer, Part, Query, Refusal, State, TaskId
 from federation.privacy import calibration, noise
 from federation.privacy.calibration import Grid
 from federation.privacy.noise import Entropy

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.messages import Ints
+from federation.arrays import Ints
 
 Words = NDArray[np.uint64]
 

@@ -10,21 +10,12 @@ from functools import partial
 
 from federation import codec, errors
 from federation import schema as schemas
+from federation.arrays import Floats
 from federation.cohort import Cohort, empty, within_contract
 from federation.contract import Contract
 from federation.disclosure import node_door
 from federation.disclosure.rules import Rules
-from federation.messages import (
-    Answer,
-    Floats,
-    NoisedAnswer,
-    Part,
-    Query,
-    Refusal,
-    Reply,
-    State,
-    TaskId,
-)
+from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
 from federation.schema import Field, Schema
@@ -188,7 +179,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         )
     return (
         context.admitted[asked]
-        or _spends_budget(study, context, now)
+        or spends_budget(study, context, now)
         or _not_approved(study, context, now)
         or _not_checked(study, context)
         or secure_sum.admit(query, site)
@@ -202,11 +193,13 @@ def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
     return unchecked(study, context.site)
 
 
-def unchecked(study: Study, site: Site) -> Refusal | None:
-    """Holds answers of mode dp back until a check has passed on the source as it is now."""
-    if study.privacy.mode == "exact" or site.state is None:
+def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
+    """Holds answers of mode dp back until a check has passed on the source as it is now. `name`: of the
+    dataset, if it is not the study's only one. What a link has made was checked at its holders."""
+    dataset = site.datasets[name or study.dataset]
+    if study.privacy.mode == "exact" or site.state is None or dataset.is_linked:
         return None
-    if source_checks.is_checked(site.state, study.dataset, site.datasets[study.dataset]):
+    if source_checks.is_checked(site.state, dataset.paying.dataset, dataset.as_held):
         return None
     return Refusal(
         "unchecked",
@@ -214,15 +207,17 @@ def unchecked(study: Study, site: Site) -> Refusal | None:
     )
 
 
-def _spends_budget(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
+def spends_budget(
+    study: Study, context: NodeContext, now: datetime, name: str = ""
+) -> Refusal | None:
     """Refuses exact answers about people for whom this node has granted a budget of epsilon.
 
     Exact answers would undo what the budget promises. A simulated producer without a ledger on disk
     grants what a study asks for, and is not asked here."""
-    site = context.site
-    if study.privacy.mode == "dp" or "exact" in (site.datasets[study.dataset].modes or ()):
+    site, dataset = context.site, name or study.dataset
+    if study.privacy.mode == "dp" or "exact" in (site.datasets[dataset].modes or ()):
         return None
-    account = site.account(study.dataset, now.year)
+    account = site.account(dataset, now.year)
     if site.state is None or not ledger.has_grant(context.ledger, account):
         return None
     return Refusal(

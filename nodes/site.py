@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,6 +223,11 @@ class Dataset:
     def paying(self) -> Contract:
         """The contract whose budget pays for answers."""
         return self.contract if self.view is None else self.view.own
+
+    @property
+    def as_held(self) -> Dataset:
+        """Without the view of a study of several datasets."""
+        return replace(self, contract=self.paying, view=None)
 
     def use_of(self, column: str) -> tuple[str, ...]:
         """The coordinators who may use a column; all of them if empty, or if another dataset holds it."""

@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.disclosure import node_door
 from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
-from federation.messages import Floats, Ints, Part, Refusal, State
+from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
 from nodes import differencing, functionals
 from nodes.session import StudySession
@@ -121,10 +122,20 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     crossed = [term for term in roles.terms if len(term.factors) > 1]
     columns = [*(made[piece.sql][rows.kept] for piece in pieces)]
     columns += [support.product(term, rows) for term in crossed]
-    if any(_too_much(column, rows.person, rules_of.MAX_MADE_SHARE, k) for column in columns):
-        return True
+    for column in columns:
+        limit = _made_limit(column, cohort.rows_per_person)
+        if _too_much(column, rows.person, limit, k):
+            return True
     weights = [rows.of(field) for field in roles.weights]
     return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
+
+
+def _made_limit(values: Floats, rows_per_person: int) -> float:
+    """The largest share of one person in a column that a study makes. In a column of 0 and 1 it
+    grows with the rows that a person may have, since the rule of `min_cell` counts people there."""
+    if bool(((values == 0) | (values == 1)).all()):
+        return min(rules_of.MAX_MADE_SHARE * rows_per_person, rules_of.MAX_SHARE)
+    return rules_of.MAX_MADE_SHARE
 
 
 def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:

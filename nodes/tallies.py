@@ -20,9 +20,9 @@ import duckdb
 import numpy as np
 import pandas
 
+from federation.arrays import Ints
 from federation.cohort import Tally
 from federation.expression import quote_name, quote_text
-from federation.messages import Ints
 from federation.schema import Field, Schema
 from nodes import buckets, row_limit
 from nodes.row_limit import Words

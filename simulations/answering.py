@@ -1,5 +1,5 @@
-"""The sites that answer a study in a simulation: those of its dataset, of several datasets side by side, or
-of linked people for as long as the study runs."""
+"""The sites that answer a study in a simulation: those of its dataset, of several datasets side by
+side, or of linked people for as long as the study runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from simulations import linked, local
 
 @dataclass(frozen=True)
 class Holders:
-    """A study, the contract on which its analyses run, and the dataset of each node. `contracts`: of each
-    dataset, where the study has several."""
+    """A study, the contract on which its analyses run, and the dataset of each node. `contracts`:
+    of each dataset, where the study has several."""
 
     study: Study
     contract: Contract

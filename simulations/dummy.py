@@ -1,7 +1,8 @@
-"""Made-up rows from a contract alone, so that a study can be written and run before anyone grants access.
+"""Made-up rows from a contract alone, so that a study can be written and run before anyone grants
+access.
 
-Every value is drawn by the contract's types, levels and ranges, each column by itself: nothing real is in them, and
-no result says anything about people.
+Every value is drawn by the contract's types, levels and ranges, each column by itself: nothing real
+is in them, and no result says anything about people.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def write(contract: Contract, people: int, nodes: int, folder: Path, seed: int) 
 def rows(
     contract: Contract, people: int, rng: np.random.Generator, place: tuple[int, int] = (0, 1)
 ) -> Any:
-    """A data frame of the contract's columns. Each person has at most `rows_per_person` rows, and at most five."""
+    """A data frame of the contract's columns. Each person has at most `rows_per_person` rows, and
+    at most five."""
     import pandas
 
     of = np.arange(people)

@@ -1,5 +1,5 @@
-"""Linked studies on one machine: holders and helper as three nodes, whose messages pass sealed through a
-dictionary, and the helper's rows as one node for each left holder."""
+"""Linked studies on one machine: holders and helper as three nodes, whose messages pass sealed
+through a dictionary, and the helper's rows as one node for each left holder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class InProcessRelay:
 
 @dataclass(frozen=True)
 class Linked:
-    """`sites`: one for each left holder, with its linked people; their roster is made anew. `linkage`: goes into the result."""
+    """`sites`: one for each left holder, with its linked people; their roster is made anew.
+    `linkage`: goes into the result."""
 
     sites: Sequence[Site]
     linkage: Linkage
@@ -65,8 +66,8 @@ def linking(
     now: datetime,
     relay: InProcessRelay | None = None,
 ) -> Iterator[Linked]:
-    """The linked people, until the block ends. `holders`: the dataset of each holder, by its node's name.
-    RefusalError names the party that does not take part, or the lie that ended the link."""
+    """The linked people, until the block ends. `holders`: the dataset of each holder, by its node's
+    name. RefusalError names the party that does not take part, or the lie that ended the link."""
     plan = links.plan(study, contracts)
     contexts = contexts_of(plan.link, holders, policy_of(study, policy))
     lefts, right = parties_of(plan.link, holders)
@@ -90,7 +91,8 @@ def contexts_of(
 ) -> dict[str, NodeContext]:
     if link.helper in holders:
         raise errors.InputError(
-            f"{link.helper} is the helper of the link, and holds no dataset of it; name another node"
+            f"{link.helper} is the helper of the link, and holds no dataset of it;"
+            " name another node"
         )
     sites = [local.site(name, dataset, policy) for name, dataset in holders.items()]
     sites.append(Site(link.helper, {}, policy, Storage()))
@@ -105,7 +107,8 @@ def parties_of(link: Link, holders: Mapping[str, Dataset]) -> tuple[list[str], s
     }
     if not of[link.left] or len(of[link.right]) != 1:
         raise errors.InputError(
-            f"a link needs a node with dataset {link.left!r}, or several, and one with {link.right!r}"
+            f"a link needs a node with dataset {link.left!r}, or several,"
+            f" and one with {link.right!r}"
         )
     return of[link.left], of[link.right][0]
 
@@ -122,6 +125,7 @@ def _admit(
     roles |= dict.fromkeys(lefts, "left")
     for name, role in roles.items():
         _expect(name, links.admit(plan, role, len(roles), contexts[name].site, now))
+        _expect(name, links.hold_back(plan, role, contexts[name], now))
     for name, role in roles.items():
         _grant(plan, role, contexts[name], now)
         _expect(name, links.claim_cohort(plan, role, contexts[name], now))

@@ -139,7 +139,8 @@ def site(
 def beside(
     study: Study, joint: Contract, datasets: Mapping[str, Dataset], policy: Policy = SIMULATED
 ) -> list[Site]:
-    """The nodes of a study of several datasets side by side, each with its own under the joint contract."""
+    """The nodes of a study of several datasets side by side, each with its own under the joint
+    contract."""
     return [
         site(name, replace(one, contract=joint, view=View(one.contract, seen)), policy)
         for name, one in datasets.items()

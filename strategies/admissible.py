@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Floats
 from federation.formula import Term
-from federation.messages import Floats, State
+from federation.messages import State
 
 # The limit of a linear predictor over the contract's ranges: no population has odds or hazards
 # beyond e^50.

@@ -18,11 +18,12 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from federation.arrays import Floats, Ints, Sum
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import Piece
 from federation.formula import Factor, Term
-from federation.messages import Floats, Ints, Part, State, Sum
+from federation.messages import Part, State
 from federation.results import Result, Row
 from federation.schema import Field, Schema
 from strategies.admissible import Limits

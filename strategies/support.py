@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key, Values
 from federation.disclosure.support import Side
 from federation.expression import Piece
 from federation.formula import Term
-from federation.messages import Floats, Ints, Part
+from federation.messages import Part
 from federation.schema import Field
 from strategies.protocol import AnyTask, Roles
 
@@ -153,8 +154,8 @@ def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
 
 
 def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
-    """(n_sides,) people on each side at this node: exactly, or at least so many where these are enough.
-    `rows`: those of the task, if they were read already."""
+    """(n_sides,) people on each side at this node: exactly, or at least so many where these are
+    enough. `rows`: those of the task, if they were read already."""
     found = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(found + _counted(_counted_pieces(task), cohort), np.int64)

@@ -20,10 +20,12 @@ from simulations.flower import Deployment
 
 CONTRACT = Contract.model_validate(
     {
-        "dataset": "people", "version": 1, "unit": "visit",
+        "dataset": "people",
+        "version": 1,
+        "unit": "visit",
         "columns": {"age": {"type": "number", "range": [0, 110]}, "ill": {"type": "boolean"}},
     }
-)  # fmt: skip
+)
 LONG = {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": 40}}  # twenty seconds over Flower
 SHORT = {"d": {"run": "describe", "columns": ["ill"]}}
 PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}
@@ -49,9 +51,16 @@ def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
 
 def study(name: str, analyses: Mapping[str, Any] = SHORT, **more: Any) -> Study:
     values = {
-        "study": name, "title": "t", "question": "q?", "purpose": {"interest": "public", "category": "research"}, "min_nodes": 2,
-        "authorisation": {"reference": "r", "expires": "2099-01-01"}, "dataset": "people", "privacy": {"mode": "exact"}, "analyses": analyses,
-    }  # fmt: skip
+        "study": name,
+        "title": "t",
+        "question": "q?",
+        "purpose": {"interest": "public", "category": "research"},
+        "min_nodes": 2,
+        "authorisation": {"reference": "r", "expires": "2099-01-01"},
+        "dataset": "people",
+        "privacy": {"mode": "exact"},
+        "analyses": analyses,
+    }
     return Study.model_validate(values | more)
 
 
@@ -78,13 +87,14 @@ def stuck(*_, **__):
     Path(sys.argv[1] + ".stuck").touch()
     time.sleep(3600)
 
-fleet.push_objects = stuck
+flower_client.push_objects = stuck
 runpy.run_module("nodes.daemon", run_name="__main__")
 """
 
 
 def restart_stuck(deployment: Deployment, node: str) -> Path:
-    """The node hangs in the middle of each upload: its reply is announced, and the body never comes. The file is there once it does."""
+    """The node hangs in the middle of each upload: its reply is announced, and the body never
+    comes. The file is there once it does."""
     path = deployment.home(node) / "node.yaml"
     mark = path.with_name(f"{path.name}.stuck")
     mark.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""Small federations for tests: a table, a way to split it, a study as text, and the outcome of running it."""
+"""Small federations for tests: a table, a way to split it, a study as text, and the outcome of
+running it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ OPEN = Policy(min_nodes=1, modes=("exact", "dp"), hub_sees_cells=True)
 
 
 def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """The cases as parameters, in `make test` the first of each analysis; `make slow` runs the others.
+    """The cases as parameters, in `make test` the first of each analysis; `make slow` runs the
+    others.
 
     For laws of the machinery around the analyses, which one example of each puts to the test."""
     seen: set[str] = set()

@@ -1,4 +1,5 @@
-"""Fits of small tables without a federation: each of two nodes is a cohort, and the hub's loop is a few lines."""
+"""Fits of small tables without a federation: each of two nodes is a cohort, and the hub's loop is a
+few lines."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ def task_of(contract: Contract, options: Mapping[str, Any], derive: Mapping[str,
 
 
 def cohort_of(table: pandas.DataFrame, contract: Contract) -> Cohort:
-    """A category as the indices of its levels, -1 where it is missing; a number as it is. An expression of columns
-    (`log(days)`, `x ** 2`) is computed by pandas."""
+    """A category as the indices of its levels, -1 where it is missing; a number as it is. An
+    expression of columns (`log(days)`, `x ** 2`) is computed by pandas."""
 
     def column(field: Field) -> Any:
         if field.kind == "category":

@@ -86,13 +86,15 @@ def _programs() -> str:
     if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         if os.getuid() != 0 or not shutil.which("apt-get"):
             pytest.fail(
-                "no PostgreSQL server on this machine: install one (Debian: apt-get install postgresql)"
+                "no PostgreSQL server on this machine: install one (Debian:"
+                " apt-get install postgresql)"
             )
         subprocess.run(
             [
                 "sh",
                 "-c",
-                "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql",
+                "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq"
+                " postgresql",
             ],
             check=True,
             stdout=subprocess.DEVNULL,

@@ -1,6 +1,8 @@
-"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, and what their mappings must give.
+"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, and what their
+mappings must give.
 
-The expected rows are computed here person by person and day by day, by loops that share nothing with the SQL."""
+The expected rows are computed here person by person and day by day, by loops that share nothing
+with the SQL."""
 
 from __future__ import annotations
 
@@ -112,7 +114,8 @@ DEPARTMENTS = {"035": "bretagne", "075": "idf", "031": "occitanie", "013": "paca
 
 
 def snds(seed: int, people: int) -> tuple[Tables, dict[tuple[str, str], tuple[Any, ...]]]:
-    """The raw tables, and the expected rows: by patient and step, the day, region, follow-up and what ends it."""
+    """The raw tables, and the expected rows: by patient and step, the day, region, follow-up and
+    what ends it."""
     rng = np.random.default_rng(seed)
     tables: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("ir_ben_r", "er_prs_f", "er_pha_f", "t_mcoaab", "t_mcoaac")
@@ -157,9 +160,8 @@ def snds(seed: int, people: int) -> tuple[Tables, dict[tuple[str, str], tuple[An
 
 def _later(day: date, months: int) -> date:
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    return date(year, month + 1, min(day.day, 28)) + timedelta(
-        3
-    )  # safely in that month of follow-up
+    # safely in that month of follow-up
+    return date(year, month + 1, min(day.day, 28)) + timedelta(3)
 
 
 def _french(day: date | None) -> str:

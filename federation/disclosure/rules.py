@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.messages import Ints
+from federation.arrays import Ints
 
 Mask = NDArray[np.bool_]
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.messages import Floats, Ints, Refusal
+from federation.arrays import Floats, Ints
+from federation.messages import Refusal
 
 MAX_SHARE = (
     0.25  # of a sum of distances from the median, what one person may give to a contract column

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from federation.arrays import Ints
 from federation.disclosure.rules import Mask, is_small
-from federation.messages import Ints
 
 
 def suppress_tables(tables: Sequence[Ints], k: int) -> tuple[Mask, Mask, Mask]:

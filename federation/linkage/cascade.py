@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Ints
 from federation.linkage import matching
 from federation.linkage.errors import LinkError
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
 from federation.linkage.streams import Piece
-from federation.messages import Ints
 
 MAX_FALSE_SHARE = 0.005  # of a step's links; a step above it is not used
 
@@ -177,9 +177,9 @@ def _matched(candidates: _Candidates, row_of: Ints, width: int) -> Matched:
     return Matched(tokens, rows, linked, candidates.right_people)
 
 
-def cumulative(steps: Sequence[Step]) -> Iterator[tuple[int, int, float]]:
-    """For each step: its number from 1 on, the people linked up to it, and the false links feared."""
-    links, feared = 0, 0.0
+def cumulative(steps: Sequence[Step]) -> Iterator[tuple[int, float]]:
+    """For each step: its number from 1 on, and the false links feared up to it."""
+    feared = 0.0
     for number, step in enumerate(steps, start=1):
-        links, feared = links + step.links, feared + step.expected_false
-        yield number, links, feared
+        feared += step.expected_false
+        yield number, feared

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 
 def linear(gram: Floats, column_sums: Floats, xy: Floats, people: int, precision: float) -> Floats:

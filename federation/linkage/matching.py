@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Ints
 from federation.linkage import streams
 from federation.linkage.errors import LinkError
 from federation.linkage.pseudonyms import Words
 from federation.linkage.streams import Piece
-from federation.messages import Ints
 
 
 @dataclass(frozen=True)

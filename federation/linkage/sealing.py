@@ -6,7 +6,6 @@ is changed, swapped, replayed or left out does not open."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -81,8 +80,3 @@ def _broken(channel: Channel, fault: str) -> LinkError:
         "link_message",
         f"the message {channel.kind!r} from {channel.sender} {fault}; ask the hub to start again",
     )
-
-
-def address(envelope: bytes) -> str:
-    """The content address under which the hub keeps an envelope."""
-    return hashlib.sha256(envelope).hexdigest()

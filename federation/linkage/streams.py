@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from federation.arrays import Ints
 from federation.linkage import pseudonyms
 from federation.linkage.canaries import MadeUp
 from federation.linkage.errors import LinkError
 from federation.linkage.forms import SIZE
 from federation.linkage.keys import Entropy, HolderKeys
 from federation.linkage.pseudonyms import Words
-from federation.messages import Ints
 from federation.secagg import masks
 
 CHUNK_ROWS = 2**18

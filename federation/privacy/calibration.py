@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import PICO, DpEvent, Gaussian, Sampled
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import linalg
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 
 SCALE = 128
 

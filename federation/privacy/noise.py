@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.messages import Ints
+from federation.arrays import Ints
 
 Entropy = Callable[[int], bytes]
 Words = NDArray[np.uint64]

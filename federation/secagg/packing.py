@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from federation.messages import Ints, Part, Sum
+from federation.arrays import Ints, Sum
+from federation.messages import Part
 from federation.privacy.calibration import Grid
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words

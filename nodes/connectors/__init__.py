@@ -111,7 +111,7 @@ def _open_view(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
 ) -> bool:
     """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
-    held = replace(dataset, contract=view.own, view=None)
+    held = dataset.as_held
     raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
     is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
     kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
@@ -180,7 +180,7 @@ def _check_count(
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
     """The columns that the source has, under their canonical spelling or that of the contract. No row is read."""
     if (view := dataset.view) is not None:
-        held = column_names(replace(dataset, contract=view.own, view=None), storage)
+        held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
     connection = connect(storage)
@@ -195,11 +195,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    own = [
-        one if one.view is None else replace(one, contract=one.view.own, view=None)
-        for one in datasets
-    ]
-    for dataset in {one.source: one for one in own}.values():
+    for dataset in {one.source: one.as_held for one in datasets}.values():
         if "://" not in dataset.source and Path(dataset.source).exists():
             chosen, paths = formats.of(dataset)
             if chosen.name == "CSV":

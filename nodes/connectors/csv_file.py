@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import text
+from federation.arrays import Ints
 from federation.expression import quote_text
-from federation.messages import Ints
 
 DELIMITERS = ",;\t|"
 LF, CR, QUOTE = 10, 13, 34

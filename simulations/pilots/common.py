@@ -14,8 +14,8 @@ import pandas
 import yaml
 
 from federation import errors
+from federation.arrays import Floats
 from federation.contract import Contract
-from federation.messages import Floats
 
 Size = Literal["small", "full"]
 

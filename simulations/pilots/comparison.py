@@ -21,7 +21,8 @@ from aggregator import rounds
 from federation import errors
 from federation import schema as schemas
 from federation import study as studies
-from federation.messages import Floats, State, TaskId
+from federation.arrays import Floats
+from federation.messages import State, TaskId
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Dataset, Storage

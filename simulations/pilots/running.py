@@ -30,7 +30,8 @@ from simulations.pilots.common import Main, Size
 
 @dataclass(frozen=True)
 class Ready:
-    """A study of a pilot with its nodes' tables. `contracts`: of each dataset, where it has several."""
+    """A study of a pilot with its nodes' tables. `contracts`: of each dataset, where it has
+    several."""
 
     study: Study
     contract: Contract

@@ -20,10 +20,11 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
+from federation.arrays import Floats
 from federation.cohort import Cache, Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol

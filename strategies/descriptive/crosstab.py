@@ -12,10 +12,11 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible

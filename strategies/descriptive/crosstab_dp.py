@@ -13,16 +13,17 @@ import math
 import numpy as np
 from scipy import special
 
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
 from strategies.options import ConfLevel
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
@@ -128,12 +129,23 @@ def interval(count: float, variance: float, z: float) -> Row:
 
 def _share(count: float, whole: float, variance: float, cells: int, z: float) -> Row:
     """The proportion of a row, as of the population that the people were drawn from: sampling and
-    noise."""
-    if whole <= SURE * math.sqrt(variance * cells):
+    noise.
+
+    It is shown because the noised `whole` exceeds a limit, and the interval of the whole allows for
+    that. A cell has an equal part of the whole's noise, and noise that does not depend on it."""
+    sd = math.sqrt(variance * cells)
+    if whole <= SURE * sd:
         return {"row_share": None, "share_low": None, "share_high": None}
-    p = min(max(count / whole, 0.0), 1.0)
-    sd = math.sqrt(p * (1 - p) / whole + variance * ((1 - p) ** 2 + p * p * (cells - 1)) / whole**2)
-    return {"row_share": p, "share_low": max(0.0, p - z * sd), "share_high": min(1.0, p + z * sd)}
+    shown = selection.above(whole, SURE * sd, sd, z, selection.LEAST * SURE * sd)
+    estimate, low, high = (float(end) for end in (shown.estimate, shown.low, shown.high))
+    p, at_low, at_high = ((count - (whole - n) / cells) / n for n in (estimate, low, high))
+    inside = min(max(p, 0.0), 1.0)
+    own_variance = inside * (1 - inside) / estimate + variance * (1 - 1 / cells) / estimate**2
+    of_own = z * math.sqrt(own_variance)
+    below = math.hypot(of_own, p - min(at_low, at_high))
+    above = math.hypot(of_own, max(at_low, at_high) - p)
+    ends = (min(max(end, 0.0), 1.0) for end in (p - below, p + above))
+    return dict(zip(("row_share", "share_low", "share_high"), (inside, *ends), strict=True))
 
 
 def _chi_squared(counts: Floats, variance: float) -> Row:

@@ -17,10 +17,11 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step

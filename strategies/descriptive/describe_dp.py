@@ -18,9 +18,10 @@ import pydantic
 from scipy import special
 
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
@@ -28,15 +29,15 @@ from strategies import admissible
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
 from strategies.numerics.noised_histogram import NoisedHistogram
 from strategies.options import ConfLevel, Probability
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 UNCLEAR = (
-    "{}: not shown, since the number of its known values does not stand out from the noise; most "
-    "values are missing, or cannot be read at their node (ask the producers to run `hdh node check`), or "
-    "the study needs more people or a larger epsilon"
+    "{}: not shown, because the number of its known values is hidden by the noise; most values"
+    " are missing, or cannot be read at their node (ask the producers to run `hdh node check`),"
+    " or the study needs more people or a larger epsilon"
 )
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
 TRAITS = Traits()
@@ -136,7 +137,16 @@ class ColumnSums:
     @property
     def is_clear(self) -> bool:
         """Whether the number of known values is clear of its noise, so that it may divide a sum."""
-        return self.n > max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+        return self.n > self.limit
+
+    @property
+    def limit(self) -> float:
+        return max(counting.SURE * math.sqrt(self.n_variance), 1.0)
+
+    def people(self, z: float) -> selection.Shown:
+        """The number of known values, which is shown because it exceeds the limit."""
+        sd, least = math.sqrt(self.n_variance), selection.LEAST * self.limit
+        return selection.above(self.n, self.limit, sd, z, least)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
@@ -183,12 +193,18 @@ def _column(i: int, field: Field, total: Total, plan: Plan) -> ColumnSums:
 
 def _number(column: ColumnSums, rows: int, z: float) -> Row:
     low, high = column.field.interval
-    half, (first, second), n = (high - low) / 2, column.moments, column.n
-    mean = min(max(first / n, -1.0), 1.0)
+    half, (first, second), people = (high - low) / 2, column.moments, column.people(z)
+    n = float(people.estimate)
+    mean, *ends = (
+        min(max(first / float(count), -1.0), 1.0)
+        for count in (people.estimate, people.low, people.high)
+    )
     spread = math.sqrt(max(second - n * mean * mean, 0.0) / max(n - 1, 1.0))
     noise = math.sqrt(column.moments_variance + mean * mean * column.n_variance) / n
     error = half * math.hypot(spread / math.sqrt(n), noise)
     middle = (low + high) / 2 + half * mean
+    own = z * math.hypot(spread / math.sqrt(n), math.sqrt(column.moments_variance) / n)
+    below, above = math.hypot(own, mean - min(ends)), math.hypot(own, max(ends) - mean)
     return {
         "column": column.field.name,
         "unit": column.field.unit,
@@ -198,8 +214,8 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
         "sd": half * spread,
         "std_error": error,
         "noise_sd": half * noise,
-        "conf_low": middle - z * error,
-        "conf_high": middle + z * error,
+        "conf_low": middle - half * below,
+        "conf_high": middle + half * above,
     }
 
 

@@ -16,10 +16,11 @@ import pydantic
 
 from federation import cohort as cohorts
 from federation import errors
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible

@@ -13,15 +13,16 @@ import numpy as np
 from scipy import special
 
 from federation import errors
+from federation.arrays import Ints
 from federation.cohort import Cohort
-from federation.messages import Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.epidemiology import disproportionality
 from strategies.epidemiology.disproportionality import Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05  # share of the budget for the number of reports
@@ -82,7 +83,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             f"{task.name}: no pair stands out from the noise, at {min_reports:.0f} reports;"
             " use coarser events, or give the analysis more budget"
         )
-    rows = _rows(total, task, drug, event, reports)
+    rows = _rows(total, task, drug, event, reports, min_reports)
     why = (
         "noise was added to every count; intervals include it,"
         " and pairs that do not stand out from it are left out"
@@ -102,24 +103,32 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 
 def _rows(
-    total: Total, task: Task[Options, Plan], drug: Ints, event: Ints, reports: float
+    total: Total,
+    task: Task[Options, Plan],
+    drug: Ints,
+    event: Ints,
+    reports: float,
+    min_reports: float,
 ) -> list[Row]:
-    """The `top` pairs (`drug[i]`, `event[i]`) by the lower limit of the information component,
-    whose interval includes the noise of the pair and of both margins (delta method)."""
+    """The `top` pairs (`drug[i]`, `event[i]`) by the lower limit of the information component. Its
+    interval includes the noise of the pair and of both margins, and holds the truth among the pairs
+    that are shown, which have at least `min_reports`."""
     plan: Plan = task.plan
     sd = {name: math.sqrt(total.noise[name]) for name in ("pairs", "drugs", "events")}
     a = total.sums["pairs"][drug, event]
     of_drug, of_event = total.sums["drugs"][drug], total.sums["events"][event]
     expected = of_drug * of_event / reports
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
-    ic = np.log2((a + 0.5) / (expected + 0.5))
-    noised = (
-        (sd["pairs"] / (a + 0.5)) ** 2
-        + (sd["drugs"] / of_drug) ** 2
-        + (sd["events"] / of_event) ** 2
-    )
+    of_margins = (sd["drugs"] / of_drug) ** 2 + (sd["events"] / of_event) ** 2
+    noised = (sd["pairs"] / (a + 0.5)) ** 2 + of_margins
     error = np.sqrt(1 / (a + 0.5) + noised) / math.log(2)
-    order = np.argsort(-(ic - z * error), kind="stable")[: task.options.top]
+    of_pair, least = np.sqrt(a + 0.5 + sd["pairs"] ** 2), selection.LEAST * min_reports
+    pair = selection.above(a + 0.5, min_reports + 0.5, of_pair, z, least + 0.5)
+    ic = np.log2(pair.estimate / (expected + 0.5))
+    of_margins = z * np.sqrt(of_margins) / math.log(2)
+    low = ic - np.hypot(np.log2(pair.estimate / pair.low), of_margins)
+    high = ic + np.hypot(np.log2(pair.high / pair.estimate), of_margins)
+    order = np.argsort(-low, kind="stable")[: task.options.top]
     return [
         {
             "drug": plan.drug.groups[drug[i]],
@@ -129,9 +138,9 @@ def _rows(
             "ic": float(ic[i]),
             "std_error": float(error[i]),
             "noise_sd": float(math.sqrt(noised[i]) / math.log(2)),
-            "ic_low": float(ic[i] - z * error[i]),
-            "ic_high": float(ic[i] + z * error[i]),
-            "signal_ic": "yes" if ic[i] - z * error[i] > 0 else "no",
+            "ic_low": float(low[i]),
+            "ic_high": float(high[i]),
+            "signal_ic": "yes" if low[i] > 0 else "no",
         }
         for i in order
     ]

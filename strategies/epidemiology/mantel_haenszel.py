@@ -13,10 +13,11 @@ import numpy as np
 from scipy import special
 
 from federation import errors, formula
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
@@ -91,7 +92,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts = total.sums["counts"]
     used = counts[(counts.sum((1, 2)) > 1)]
-    if not (len(used) and min(_sums(used)) > 0):
+    if not (len(used) and min(products(used)) > 0):
         raise errors.ModelError(
             f"{task.name}: no stratum has both exposed and unexposed people with and without"
             " the outcome; merge strata"
@@ -121,7 +122,7 @@ def _share(row: Floats, j: int) -> float | None:
     return float(row[j] / row.sum()) if row.sum() else None
 
 
-def _sums(counts: Floats) -> tuple[float, float]:
+def products(counts: Floats) -> tuple[float, float]:
     """The sums over strata of ad / n and bc / n, from `counts` (n_strata, 2, 2)."""
     n = counts.sum((1, 2))
     concordant = counts[:, 1, 1] * counts[:, 0, 0] / n

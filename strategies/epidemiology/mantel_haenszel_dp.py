@@ -1,8 +1,12 @@
 """A common odds ratio over strata under differential privacy.
 
-Node: noised numbers of people by stratum, exposure and outcome. Hub: the common odds ratio over the
-strata that stand out from the noise; its variance is the sampling variance plus the propagated
-noise (delta method). Noised.
+Node: noised numbers of people by stratum, exposure and outcome, twice with independent noise. Hub:
+the common odds ratio over the strata that stand out from the noise; its variance is the sampling
+variance plus the propagated noise (delta method). Noised.
+
+The second table, with a twentieth of the budget, decides which strata are used, and whether there
+is a result. If the first table decided, the cells that pass would be those whose noise is high, and
+the odds ratio would be biased with them.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import numpy as np
 from scipy import special
 
 from federation import errors
+from federation.arrays import Floats
 from federation.cohort import Cohort
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -22,10 +27,12 @@ from strategies.admissible import Limits
 from strategies.epidemiology import mantel_haenszel
 from strategies.epidemiology.mantel_haenszel import Plan
 from strategies.numerics import counting
+from strategies.numerics.counting import Mask
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
-COUNTS = 0.05  # share of the budget for the number of people
-SURE = 3.0  # each cell of a stratum must exceed this many standard deviations of noise
+COUNTS = 0.05  # share of the budget for the number of people, and for the table that decides
+CLEAR = 6.0  # standard deviations of noise that a divisor must exceed in the table that decides
+SURE = 3.0  # the same in the other table; what exceeds CLEAR by its true value hardly ever fails
 TRAITS = Traits(only_counts=True)
 
 
@@ -46,20 +53,24 @@ def rounds(task: Task[Options, Plan]) -> list[State]:
 
 
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
-    return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
+    tally = counting.what(task.rows_per_person)
+    return {"counts": 1 - 2 * COUNTS, "decision": COUNTS, tally: COUNTS}
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    return counting.crossed(cohort, task.plan.fields, (-1, 2, 2), task.rows_per_person)
+    part = counting.crossed(cohort, task.plan.fields, (-1, 2, 2), task.rows_per_person)
+    sums = {**part.sums, "decision": part.sums["counts"]}
+    sensitivity = {**part.sensitivity, "decision": part.sensitivity["counts"]}
+    return Part(sums, {}, sensitivity)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:
     counts, noise = total.sums["counts"], total.noise["counts"]
-    clear = np.asarray((counts > max(1.0, SURE * math.sqrt(noise))).reshape(-1, 4).all(1), np.bool_)
-    if not clear.any():
+    clear = _clear_strata(total)
+    if not _is_ratio_clear(total, clear):
         raise errors.ModelError(
-            f"{task.name}: no stratum stands out from the noise;"
-            " merge strata, or give the analysis more budget"
+            f"{task.name}: exposed and unexposed people with and without the outcome do not stand"
+            " out from the noise; merge strata, or give the analysis more budget"
         )
     estimate, variance = mantel_haenszel.common(counts[clear])
     noised = noise * float((_slopes(counts[clear]) ** 2).sum())
@@ -77,13 +88,44 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     ]
     if omitted:
         notes.append(
-            f"{', '.join(omitted)}: left out, because a cell does not stand out from the noise"
+            f"{', '.join(omitted)}: left out, because their people do not stand out from the noise"
         )
     why = (
         "noise was added to every count; standard errors and intervals include it,"
         " and `noise_sd` is its part"
     )
     return Result({"common": Table([row])}, counted.n, Exactness("noised", why), tuple(notes))
+
+
+def _clear_strata(total: Total) -> Mask:
+    """(n_strata,): True where the people of a stratum stand out from the noise of the four counts
+    that add up to them."""
+    sd = 2 * math.sqrt(total.noise["counts"])
+    decided, used = (total.sums[name].sum((1, 2)) for name in ("decision", "counts"))
+    clear: Mask = (decided > max(CLEAR * sd, 1.0)) & (used > max(SURE * sd, 1.0))
+    return clear
+
+
+def _is_ratio_clear(total: Total, strata: Mask) -> bool:
+    """Whether both sums whose ratio is the common odds ratio stand out from the noise in them."""
+    limits = (("decision", CLEAR), ("counts", SURE))
+    noise = total.noise["counts"]
+    return bool(strata.any()) and all(
+        _exceed(total.sums[name][strata], limit, noise) for name, limit in limits
+    )
+
+
+def _exceed(counts: Floats, limit: float, noise: float) -> bool:
+    """Whether the sums over strata of ad / n and bc / n exceed `limit` standard deviations of the
+    noise that counts (n_strata, 2, 2) with noise of this variance have in them."""
+    shares = counts / counts.sum((1, 2))[:, None, None]
+    concordant = float((shares[:, 1, 1] ** 2 + shares[:, 0, 0] ** 2).sum())
+    discordant = float((shares[:, 1, 0] ** 2 + shares[:, 0, 1] ** 2).sum())
+    sums = mantel_haenszel.products(counts)
+    return all(
+        value > limit * math.sqrt(noise * squares)
+        for value, squares in zip(sums, (concordant, discordant), strict=True)
+    )
 
 
 def _slopes(counts: Floats) -> Floats:

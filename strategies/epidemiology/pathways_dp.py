@@ -14,16 +14,16 @@ import numpy as np
 from scipy import special
 
 from federation import errors
+from federation.arrays import Floats
 from federation.cohort import Cohort
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
 from strategies.admissible import Limits
-from strategies.descriptive import crosstab_dp
 from strategies.epidemiology import pathways
 from strategies.epidemiology.pathways import END, START, Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
 from strategies.numerics.counting import Mask
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
@@ -88,10 +88,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     plan: Plan = task.plan
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     edges, variance = total.sums["edges"], total.noise["edges"]
-    clear = _clear(edges, pathways.possible_edges(plan.steps), variance)
+    possible = pathways.possible_edges(plan.steps)
+    limit, clear = _clear(edges, possible, variance)
     origins, targets = (*plan.step.levels, START), (*plan.step.levels, END)
     rows: list[Row] = [
-        {"row": origin, "column": target, **crosstab_dp.interval(float(edges[i, j]), variance, z)}
+        {"row": origin, "column": target, **_shown(float(edges[i, j]), limit, variance, z)}
         for i, origin in enumerate(origins)
         for j, target in enumerate(targets)
         if clear[i, j]
@@ -114,22 +115,35 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     return Result(tables, counted.n, Exactness("noised", why), counted.notes)
 
 
-def _clear(counts: Floats, possible: Mask, variance: float) -> Mask:
-    """True for the counts that stand out from the noise of all `possible` cells (Bonferroni). A
-    count in another cell is noise alone."""
+def _clear(counts: Floats, possible: Mask, variance: float) -> tuple[float, Mask]:
+    """The limit, and True for the counts above it: those that stand out from the noise of all
+    `possible` cells (Bonferroni). A count in another cell is noise alone."""
     limit = math.sqrt(variance) * float(special.ndtri(1 - 0.05 / np.count_nonzero(possible)))
-    return (counts > limit) & possible.reshape(counts.shape)
+    return limit, (counts > limit) & possible.reshape(counts.shape)
+
+
+def _shown(count: float, limit: float, variance: float, z: float) -> Row:
+    """The columns of a noised count that is shown because it exceeds `limit`."""
+    sd = math.sqrt(variance)
+    shown = selection.above(count, limit, sd, z, selection.LEAST * limit)
+    return {
+        "n": max(0, round(float(shown.estimate))),
+        "noise_sd": sd,
+        "conf_low": float(shown.low),
+        "conf_high": float(shown.high),
+    }
 
 
 def _beginnings(total: Total, task: Task[Options, Plan], z: float) -> list[Row]:
     counts, variance = total.sums["beginnings"], total.noise["beginnings"]
     length = task.options.beginnings
-    clear = _clear(counts, pathways.possible_beginnings(task.plan.steps, length), variance)
+    possible = pathways.possible_beginnings(task.plan.steps, length)
+    limit, clear = _clear(counts, possible, variance)
     clear_counts = [(cell, float(counts[cell])) for cell in clear.nonzero()[0]]
     return [
         {
             "sequence": pathways.sequence(int(cell), task.plan, length),
-            **crosstab_dp.interval(n, variance, z),
+            **_shown(n, limit, variance, z),
         }
         for cell, n in sorted(clear_counts, key=lambda pair: -pair[1])
     ]

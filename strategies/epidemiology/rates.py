@@ -18,10 +18,11 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible

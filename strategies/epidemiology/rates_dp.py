@@ -1,8 +1,10 @@
 """Incidence rates over person-time, rate ratios and standardised rates under differential privacy.
 
 Node: noised events and person-time by group and stratum. Hub: rates and ratios, whose intervals
-include the noise of both (delta method). Noised: a group whose person-time does not stand out from
-the noise has no rate, and a group whose events do not stand out has no ratio.
+include the noise of both. Noised: a group whose person-time does not stand out from the noise has no
+rate, and a group whose events do not stand out has no ratio. Intervals hold the truth among the rates
+and ratios that are shown: each divisor has an interval of its own (strategies/numerics/selection.py),
+and the intervals of the parts are put together [Zou, Donner 2008: MOVER].
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ import math
 import numpy as np
 from scipy import special
 
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
 from strategies.admissible import Limits
 from strategies.epidemiology import rates
 from strategies.epidemiology.rates import Plan
-from strategies.numerics import counting
+from strategies.numerics import counting, selection
+from strategies.numerics.selection import Shown
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05  # share of the budget for the number of people
@@ -112,18 +116,35 @@ def _rate(
     row: Row = {"group": group, "n_event": max(0, round(events)), "person_time": max(0.0, time)}
     if time <= SURE * math.sqrt(noise[1]):
         return row | dict.fromkeys(("rate", "std_error", "noise_sd", "conf_low", "conf_high"))
-    variance, noised = spread(events, time, noise)
-    rate, error = max(0.0, events / time), math.sqrt(variance)
-    ends = {
-        "conf_low": max(0.0, (events / time - z * error) * per),
-        "conf_high": max(0.0, (events / time + z * error) * per),
-    }
+    divisor = _divisor(np.array([time]), noise[1], z)
+    rates_, below, above = _shown_rates(np.array([events]), divisor, noise, z)
+    rate = float(rates_[0])
+    variance, noised = spread(events, float(divisor.estimate[0]), noise)
     return row | {
-        "rate": rate * per,
-        "std_error": error * per,
+        "rate": max(0.0, rate) * per,
+        "std_error": math.sqrt(variance) * per,
         "noise_sd": math.sqrt(noised) * per,
-        **ends,
+        "conf_low": max(0.0, (rate - float(below[0])) * per),
+        "conf_high": max(0.0, (rate + float(above[0])) * per),
     }
+
+
+def _divisor(time: Floats, noise: float, z: float) -> Shown:
+    """Person-time (n,) of which each is shown because it stands out from noise of this variance."""
+    limit = SURE * math.sqrt(noise)
+    return selection.above(time, limit, math.sqrt(noise), z, selection.LEAST * limit)
+
+
+def _shown_rates(
+    events: Floats, time: Shown, noise: tuple[float, float], z: float
+) -> tuple[Floats, Floats, Floats]:
+    """(n,) each: rates, and the distances from them to the lower and upper ends of their
+    intervals."""
+    rates_ = events / time.estimate
+    of_events = z * np.sqrt(np.maximum(rates_, 0.0) / time.estimate + noise[0] / time.estimate**2)
+    longer, shorter = (events / end - rates_ for end in (time.high, time.low))
+    below, above = np.minimum(longer, shorter), np.maximum(longer, shorter)
+    return rates_, np.hypot(of_events, below), np.hypot(of_events, above)
 
 
 def _ratio(
@@ -134,10 +155,48 @@ def _ratio(
     clear_events = e.min() > SURE * math.sqrt(noise[0]) and e.min() > 0
     if not clear_events or not t.min() > SURE * math.sqrt(noise[1]):
         return row | dict.fromkeys((*rates.RATIO_COLUMNS, "noise_sd"))
+    z = float(special.ndtri(1 - tail))
     noised = float((noise[0] / e**2 + noise[1] / t**2).sum())
-    estimate = math.log(e[0] / t[0]) - math.log(e[1] / t[1])
+    estimate, below, above = _log_ratio(_events(e, noise[0], z), _divisor(t, noise[1], z))
     error = math.sqrt(float((1 / e).sum()) + noised)
-    return row | rates.log_ratio(estimate, error, tail) | {"noise_sd": math.sqrt(noised)}
+    towards_equality = (below if estimate > 0 else above) / z
+    return (
+        row
+        | rates.log_ratio(estimate, towards_equality, tail)
+        | {
+            "std_error": error,
+            "rate_ratio_low": math.exp(estimate - below),
+            "rate_ratio_high": math.exp(estimate + above),
+            "noise_sd": math.sqrt(noised),
+        }
+    )
+
+
+def _events(events: Floats, noise: float, z: float) -> Shown:
+    """Events (n,), with sampling error and noise of this variance, of which each is shown because it
+    stands out from the noise. At least a tenth of an event, since logarithms are taken."""
+    limit = SURE * math.sqrt(noise)
+    sd = np.sqrt(events + noise)
+    return selection.above(events, limit, sd, z, max(selection.LEAST * limit, 0.1))
+
+
+def _log_ratio(events: Shown, time: Shown) -> tuple[float, float, float]:
+    """The log of a rate ratio, from the events and the person-time of the group and of its reference,
+    and the distances to the lower and upper ends of its interval."""
+    logs, low, high = (
+        np.log(np.r_[one, other])
+        for one, other in (
+            (events.estimate, time.estimate),
+            (events.low, time.low),
+            (events.high, time.high),
+        )
+    )
+    below, above = logs - low, high - logs
+    signs = np.array([1, -1, -1, 1])
+    towards_zero = np.where(signs > 0, below, above)
+    away = np.where(signs > 0, above, below)
+    estimate = float(signs @ logs)
+    return estimate, float(np.linalg.norm(towards_zero)), float(np.linalg.norm(away))
 
 
 def _direct(
@@ -153,15 +212,20 @@ def _direct(
             rows.append({"group": group, **dict.fromkeys(names)})
             continue
         used = weights > 0
-        rate = float(weights[used] @ (e[used] / t[used]))
-        parts = [spread(float(a), float(b), noise) for a, b in zip(e[used], t[used], strict=True)]
+        divisor = _divisor(t[used], noise[1], z)
+        rates_, below, above = _shown_rates(e[used], divisor, noise, z)
+        rate = float(weights[used] @ rates_)
+        parts = [
+            spread(float(a), float(b), noise)
+            for a, b in zip(e[used], divisor.estimate, strict=True)
+        ]
         variance, noised = (
             float(weights[used] ** 2 @ np.array(part)) for part in zip(*parts, strict=True)
         )
         error = math.sqrt(variance)
         ends = {
-            "conf_low": max(0.0, (rate - z * error) * per),
-            "conf_high": max(0.0, (rate + z * error) * per),
+            "conf_low": max(0.0, (rate - float(np.linalg.norm(weights[used] * below))) * per),
+            "conf_high": max(0.0, (rate + float(np.linalg.norm(weights[used] * above))) * per),
         }
         crude = max(0.0, float(e.sum() / t.sum())) * per
         rows.append(

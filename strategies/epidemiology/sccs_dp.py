@@ -13,8 +13,9 @@ import numpy as np
 import pydantic
 from scipy import special
 
+from federation.arrays import Floats
 from federation.cohort import Cohort, Key
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible

@@ -21,11 +21,12 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies.admissible import Array, Limits, Step

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from federation.results import Exactness, Result, Row, Table, TrainedModel
 from strategies.learning import scores
 from strategies.numerics import counting

@@ -18,12 +18,13 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import formula
+from federation.arrays import Floats
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Model
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
 from strategies import admissible, protocol

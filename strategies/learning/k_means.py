@@ -19,9 +19,10 @@ import pydantic
 from scipy import special
 
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
-from federation.messages import Floats, Ints
 from strategies.learning import networks, splits
 from strategies.numerics import counting
 from strategies.protocol import AnyTask

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 Kind = Literal["logistic", "mlp", "gru", "cnn1d", "cnn"]
 Norm = Literal["none", "group", "node"]

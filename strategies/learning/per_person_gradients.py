@@ -25,10 +25,7 @@ from typing import Any
 Tensor = Any  # torch.Tensor: torch is imported where it is used
 Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
 
-SMALL_BATCH, LARGE_BATCH = (
-    16,
-    64,
-)  # people; small where each has much to compute, so padding is cheap
+SMALL_BATCH, LARGE_BATCH = 16, 128  # people; small where each has much to compute
 LARGE_PERSON = 1000  # numbers in all rows of one person, from which a small batch is used
 ROUNDING = 2.0**-21  # error of 32-bit sums and products over the sum of their terms' lengths: 8 ulp
 MAX_ERROR = 2.0**-14  # largest error of a length, as a fraction of the clip or of the length itself

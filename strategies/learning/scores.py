@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 from federation.results import Row
 from strategies.numerics import rank_sum
 

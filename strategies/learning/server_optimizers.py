@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 Strategy = Literal[
     "fedavg", "fedprox", "scaffold", "fedavgm", "fedadam", "fedyogi", "trimmed_mean", "median"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 
 def coins(people: int, seed: int) -> Floats:

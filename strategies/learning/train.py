@@ -21,11 +21,12 @@ import numpy as np
 import pydantic
 
 from federation import errors, formula
+from federation.arrays import Floats
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Term
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Result, Row, TrainedModel
 from federation.schema import Field, Schema
 from strategies import admissible

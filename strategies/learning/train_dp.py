@@ -25,9 +25,10 @@ import numpy as np
 import pydantic
 
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible
@@ -50,7 +51,7 @@ COUNT_SHARE = (
     0.03  # of the budget, for how many people there are; what training leaves is for the scores
 )
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
-# of a clipped sum in 32-bit floats: rounding in sums of up to 64 people, and in lengths that are
+# of a clipped sum in 32-bit floats: rounding in sums of up to 128 people, and in lengths that are
 # certain
 SLACK = 2.0**-7
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
+from federation.arrays import Ints
 from federation.cohort import Cohort, Tally
-from federation.messages import Ints, Part
+from federation.messages import Part
 from federation.results import Counts
 from federation.schema import Field
 from strategies.protocol import Total
@@ -25,7 +26,8 @@ CUT = (
 
 UNREAD = (
     "about {share:.0f} % of the rows lack a value that the analysis reads, or hold one that their "
-    "node cannot read, such as a number with a decimal comma: ask the producers to run `hdh node check`"
+    "node cannot read, such as a number with a decimal comma:"
+    " ask the producers to run `hdh node check`"
 )
 SURE = 5.0  # a count is clear of the noise above this many standard deviations
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from strategies.numerics.newton import Mask
 
 MAX_ROUNDS = 150

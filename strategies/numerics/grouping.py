@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from federation.arrays import Ints
 from federation.expression import ExpressionError
-from federation.messages import Ints
 from federation.schema import Field, Schema
 
 

@@ -10,11 +10,12 @@ from math import inf, isfinite, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.arrays import Floats
 from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Term
 from federation.intervals import Interval
-from federation.messages import Floats, State
+from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation import errors
-from federation.messages import Floats, State
+from federation.arrays import Floats
+from federation.messages import State
 from federation.results import Row
 from strategies import admissible
 from strategies.admissible import Array, Step

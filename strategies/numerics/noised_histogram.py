@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from federation.privacy import cumulative
 from federation.results import Row
 

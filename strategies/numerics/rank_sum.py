@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 Alternative = Literal["two.sided", "less", "greater"]
 

@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import linalg, optimize
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from federation.privacy import cumulative
 from strategies.numerics import rank_sum
 

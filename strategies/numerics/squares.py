@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 # Of a sum of squares, what the difference of two equal sums leaves.
 ROUNDING = 1e-12

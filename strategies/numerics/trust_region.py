@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federation.messages import Floats
+from federation.arrays import Floats
 
 # A direction with less than this share of the largest curvature is flat: rounding dominates its
 # slope.

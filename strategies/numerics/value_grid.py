@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from federation.arrays import Floats, Ints
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints
 from federation.schema import Field
 
 TOLERANCE = 1e-6  # of a step, within which a value lies on the grid: decimals have no exact float

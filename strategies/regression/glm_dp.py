@@ -20,9 +20,10 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.expression import ExpressionError
-from federation.messages import Floats, Ints, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible

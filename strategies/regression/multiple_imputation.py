@@ -23,10 +23,11 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors
+from federation.arrays import Floats
 from federation.cohort import Cache, Cohort, Key
 from federation.expression import ExpressionError
 from federation.formula import Factor, Term
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import protocol

@@ -17,9 +17,10 @@ import numpy as np
 from scipy import optimize, special
 
 from federation import errors
+from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.expression import ExpressionError
-from federation.messages import Floats, Part, State
+from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

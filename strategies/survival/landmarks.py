@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)

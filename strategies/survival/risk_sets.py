@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)

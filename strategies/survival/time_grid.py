@@ -11,9 +11,9 @@ import numpy as np
 import pydantic
 
 from federation import cohort as cohorts
+from federation.arrays import Floats, Ints
 from federation.contract import Frozen
 from federation.expression import ExpressionError, Piece
-from federation.messages import Floats, Ints
 from federation.schema import Field
 
 MAX_TIMES = 200_000

@@ -68,9 +68,8 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(
         at_round(run, 2)
         deployment.kill("hub")
         assert any(charges(deployment, node, asked) for node in NODES)
-    deployments.wait(
-        lambda: not _children_of(deployment)
-    )  # the SuperLink and its executor died with it
+    # the SuperLink and its executor died with it
+    deployments.wait(lambda: not _children_of(deployment))
     deployment.start_hub()
     with deployment.connect() as hub:
         status = client.Run(hub, run.number, run.study).watch(lambda _: None)
@@ -96,7 +95,8 @@ def _children_of(deployment: Deployment) -> list[str]:
         [
             "pgrep",
             "-f",
-            f"aggregator.flower.superlink {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}",
+            "aggregator.flower.superlink"
+            f" {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}",
         ],
         capture_output=True,
         text=True,
@@ -149,9 +149,8 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
             one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]
         }
         assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
-        deployment.start_node(
-            "lyon"
-        )  # at once: the session that it left is signed off, not waited for
+        # at once: the session that it left is signed off, not waited for
+        deployment.start_node("lyon")
         deployment.wait_until_online(["lyon"], 15)
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
@@ -206,7 +205,8 @@ class Cable:
 def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
     deployment: Deployment,
 ) -> None:
-    """Flower alone would wait three minutes for the rest of its reply, and for the others' behind it."""
+    """Flower alone would wait three minutes for the rest of its reply, and for the others' behind
+    it."""
     deployments.restart_stuck(deployment, "brest")
     try:
         started = time.monotonic()
@@ -285,7 +285,8 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
 def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
     deployment: Deployment,
 ) -> None:
-    """The kernel lets the process write no file beyond its present length, as a full disk would not."""
+    """The kernel lets the process write no file beyond its present length, as a full disk would
+    not."""
     asked = private("full-disk")
     flower.grant(deployment, asked, CONTRACT)
     state = deployment.state("brest")
@@ -377,7 +378,8 @@ def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> 
 
 
 def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
-    """What a node signed for one query does not count for another, nor for another run of the same one."""
+    """What a node signed for one query does not count for another, nor for another run of the same
+    one."""
     from federation import receipts
     from federation.secagg import keys
 
@@ -394,7 +396,8 @@ def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
 
 
 def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deployment) -> None:
-    """Without the key nothing can be signed for now, and a reply in another's name is stopped at the door."""
+    """Without the key nothing can be signed for now, and a reply in another's name is stopped at
+    the door."""
     import httpx
     from flwr.proto.fleet_pb2 import PushMessagesRequest
 
@@ -465,9 +468,8 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
         run = hub.submit(study("training-node", longer), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
-        at_round(
-            run, int((run.status().progress or "0").split()[0]) + 2
-        )  # one round at least has waited for it in vain
+        # one round at least has waited for it in vain
+        at_round(run, int((run.status().progress or "0").split()[0]) + 2)
         deployment.start_node("lyon")
         deployment.wait_until_online(["lyon"])
         assert run.watch(lambda _: None).state == "complete"

@@ -1,4 +1,5 @@
-"""Nodes that refuse, die, answer twice, garbage or late: the study ends with the others' answer, or says why not."""
+"""Nodes that refuse, die, answer twice, garbage or late: the study ends with the others' answer, or
+says why not."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def pooled(tmp_path: Path, keep: Sequence[int]) -> list[float]:
 
 
 def estimates(outcome: Outcome) -> list[float]:
-    """The coefficients, and the null deviance, which is made in the first round: it tells if a round was kept."""
+    """The coefficients, and the null deviance, which is made in the first round: it tells if a
+    round was kept."""
     tables = federations.result(outcome).tables
     return [
         row["estimate"] for row in tables["coefficients"].rows if row["estimate"] is not None
@@ -175,7 +177,8 @@ def test_too_few_nodes_to_begin_with_is_an_error_before_anyone_is_asked(sites: l
 
 
 def test_a_failing_analysis_leaves_the_others_their_results(tmp_path: Path) -> None:
-    """`x` separates `y`: the model is refused by name, and the cross-table is released all the same."""
+    """`x` separates `y`: the model is refused by name, and the cross-table is released all the
+    same."""
     table = TABLE.assign(y=(TABLE["x"] > 0).astype(int))
     study = federations.study_of(
         {

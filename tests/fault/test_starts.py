@@ -1,7 +1,9 @@
-"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent, started again.
+"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent,
+started again.
 
-The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and exec ("Epoll1Poller ...
-epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub run` with it.
+The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and
+exec ("Epoll1Poller ... epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub
+run` with it.
 """
 
 from __future__ import annotations
@@ -35,9 +37,17 @@ HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 # -- no fork in the source
 FORKS = {
-    "fork", "forkpty", "preexec_fn", "extra_groups", "ProcessPoolExecutor", "Pool", "Manager", "set_start_method",
-    "num_workers", "n_jobs",
-}  # fmt: skip
+    "fork",
+    "forkpty",
+    "preexec_fn",
+    "extra_groups",
+    "ProcessPoolExecutor",
+    "Pool",
+    "Manager",
+    "set_start_method",
+    "num_workers",
+    "n_jobs",
+}
 ALLOWED = {
     "simulations/workers.py": ["fork", "fork"]
 }  # chosen, and asked for, where gRPC is not imported
@@ -45,7 +55,8 @@ MULTIPROCESSING = {"get_context", "connection"}  # the other members start proce
 
 
 def forks_of(source: str) -> list[str]:
-    """The names in `source` by which a process would fork, or let Python run between fork and exec."""
+    """The names in `source` by which a process would fork, or let Python run between fork and
+    exec."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -105,9 +116,8 @@ def test_a_planted_fork_is_found(source: str) -> None:
 
 # -- starts while gRPC runs
 forks: list[int] = []
-os.register_at_fork(
-    before=lambda: forks.append(os.getpid())
-)  # subprocess calls it for a preexec_fn
+# subprocess calls it for a preexec_fn
+os.register_at_fork(before=lambda: forks.append(os.getpid()))
 
 
 @pytest.fixture
@@ -231,7 +241,8 @@ starts.write_text("x" * (count + 1))
 if count < int(deaths):
     print(f"start {count + 1} goes wrong", flush=True)
     exec(death)
-sockets = [socket.create_server((host, int(port))) for host, port in (each.split(":") for each in addresses)]
+pairs = (each.split(":") for each in addresses)
+sockets = [socket.create_server((host, int(port))) for host, port in pairs]
 time.sleep(60)
 """
 WAITING = """
@@ -240,7 +251,8 @@ from pathlib import Path
 starts, deaths, *addresses = sys.argv[1:]
 while not Path(starts).exists() or len(Path(starts).read_text()) <= int(deaths):
     time.sleep(0.01)
-sockets = [socket.create_server((host, int(port))) for host, port in (each.split(":") for each in addresses)]
+pairs = (each.split(":") for each in addresses)
+sockets = [socket.create_server((host, int(port))) for host, port in pairs]
 time.sleep(60)
 """
 DEATHS = {
@@ -252,7 +264,8 @@ DEATHS = {
 
 
 class Dying(daemon.Children):
-    """The hub's children, where `name` dies `deaths` times; the ports open once both children live."""
+    """The hub's children, where `name` dies `deaths` times; the ports open once both children
+    live."""
 
     def __init__(self, hub: HubSettings, name: str, deaths: int, death: str) -> None:
         super().__init__(hub)
@@ -304,7 +317,10 @@ def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(
     name: str, hub: HubSettings
 ) -> None:
     children = Dying(hub, name, 100, DEATHS["exit code 3"])
-    told = rf"{name} did not start in 3 attempts; the last ended with exit code 3: start 3 goes wrong; {name}\.log"
+    told = (
+        rf"{name} did not start in 3 attempts; the last ended with exit code 3:"
+        rf" start 3 goes wrong; see {name}\.log"
+    )
     try:
         children.start()
         with pytest.raises(errors.SetupError, match=told):
@@ -374,7 +390,7 @@ def test_grpc_has_no_fork_handler_in_a_process_where_ray_forks(
         lambda **_: seen.append(os.environ.get("GRPC_ENABLE_FORK_SUPPORT")),
     )
     study = federations.study_of({"a": {"run": "describe", "columns": ["x"]}})
-    with pytest.raises(errors.SetupError, match="Ray ended without an answer"):
+    with pytest.raises(errors.SetupError, match="Ray ended without a result"):
         ray.run(study, deployments.CONTRACT, [], tmp_path, say=lambda _: None)
     assert seen == ["0"]
 
@@ -393,7 +409,8 @@ class SuperLinkAlone(daemon.Children):
 def test_200_starts_of_the_superlink_in_a_row_succeed_at_once(
     hub: HubSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """None of them by being started again. At one failure in forty, 200 in a row succeed once in 158 runs."""
+    """None of them by being started again. At one failure in forty, 200 in a row succeed once in
+    158 runs."""
     children = SuperLinkAlone(hub)
     with caplog.at_level(logging.WARNING, "hdh.hub"):
         for _ in range(200):

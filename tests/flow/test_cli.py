@@ -1,4 +1,5 @@
-"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes, and how long it takes to start."""
+"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes, and how long it
+takes to start."""
 
 from __future__ import annotations
 
@@ -140,7 +141,8 @@ def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> Non
         (
             ["simulate", "nowhere.yaml"],
             2,
-            "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac, deep_piste, deepsarc, dialysis",
+            "InputError: nowhere.yaml: neither a file nor a pilot; the pilots are arac,"
+            " deep_piste, deepsarc, dialysis",
         ),
         (["simulate", "study.yaml"], 2, "no data: give --data FILE --split-by COLUMN"),
         (

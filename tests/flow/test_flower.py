@@ -1,4 +1,5 @@
-"""The same study over a real SuperLink, TLS, signed-in nodes and processes: bit for bit the in-process result."""
+"""The same study over a real SuperLink, TLS, signed-in nodes and processes: bit for bit the
+in-process result."""
 
 from __future__ import annotations
 
@@ -33,8 +34,12 @@ STUDY, CONTRACT, SOURCE = studies.load(PILOT / "study.yaml", None)
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
+    """Sites whose nodes answer study after study in exact mode, also when one of them has left."""
     paths = dialysis.make(tmp_path_factory.mktemp("data"), seed=0)
-    return [local.site(name, Dataset(CONTRACT, str(path))) for name, path in paths.items()]
+    policy = local.SIMULATED.model_copy(
+        update={"min_nodes_apart": 1, "max_parameters_per_person": 10.0}
+    )
+    return [local.site(name, Dataset(CONTRACT, str(path)), policy) for name, path in paths.items()]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +123,8 @@ def signed(study: Study) -> Study:
 
 
 def secure_study(name: str, privacy: dict[str, Any]) -> Study:
-    """Each with a hash of its own, since an exact sum is bound to the first set of nodes that a study was opened for."""
+    """Each with a hash of its own, since an exact sum is bound to the first set of nodes that a
+    study was opened for."""
     values = STUDY.model_dump(mode="json")
     analyses = {
         "causes": {**values["analyses"]["causes"], "results": "combine"},
@@ -178,8 +184,8 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(
 def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
     phase: str, deployment: Deployment, sites: list[Site]
 ) -> None:
-    """The process is stopped as the phase begins, and goes on after the study. Whether its letter was out by then, the total says
-    whose people it holds."""
+    """The process is stopped as the phase begins, and goes on after the study. Whether its letter
+    was out by then, the total says whose people it holds."""
     study = secure_study(
         f"hang-{phase}", {"mode": "exact", "secure_sum": {"dropouts": 1, "colluders": 0}}
     )
@@ -218,7 +224,8 @@ def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:
 def test_a_killed_node_leaves_the_study_to_the_others(
     deployment: Deployment, sites: list[Site]
 ) -> None:
-    """Last in this module: the node stays dead. It falls silent, and the round's timeout leaves it out."""
+    """Last in this module: the node stays dead. It falls silent, and the round's timeout leaves it
+    out."""
     gone = sites[0].name
 
     def say(said: str) -> None:

@@ -1,4 +1,5 @@
-"""What hub, nodes and coordinators do over the network: enrolment, roles, approvals, results, receipts, audit."""
+"""What hub, nodes and coordinators do over the network: enrolment, roles, approvals, results,
+receipts, audit."""
 
 from __future__ import annotations
 
@@ -44,9 +45,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def hdh(*arguments: str, home: Path | None = None, code: int = 0) -> str:
     """What the command prints, on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "federation.cli.main", *arguments], capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/bin:/bin", "HDH_HOME": str(home or "/nowhere"), "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
-    )  # fmt: skip
+        [sys.executable, "-m", "federation.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HDH_HOME": str(home or "/nowhere"),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "COLUMNS": "200",
+        },
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -193,6 +202,25 @@ def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None
         enrolment.revoke(deployment.hub, deployment.engine, "gone")
         with pytest.raises(errors.RefusalError, match="revoked"):
             hub.list()
+
+
+def test_a_study_of_a_revoked_coordinator_ends(deployment: Deployment) -> None:
+    flower.enrol_coordinator(deployment, "leaver")
+    with deployment.connect("leaver") as hub:
+        run = hub.submit(study("left", deployments.LONG, coordinator="leaver"), CONTRACT)
+        enrolment.revoke(deployment.hub, deployment.engine, "leaver")
+    deadline = time.monotonic() + 60
+    while (one := database.submitted(deployment.engine, run.number)).state in ACTIVE:
+        assert time.monotonic() < deadline, one.state
+        time.sleep(0.2)
+    assert one.state == "cancelled" and "coordinator was revoked" in one.reason
+    proposals = Approvals(deployment.state("lyon") / "approvals.sqlite")
+    deployments.wait(
+        lambda: any(each.study_hash == one.study_hash and each.over for each in proposals.all())
+    )
+
+
+ACTIVE = ("waiting", "running")
 
 
 # -- results
@@ -346,7 +374,9 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
             hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)
             assert run.watch(lambda _: None).state == "complete"
             assert run.result().document["receipt"]["nodes"]["nice"]["approval"]["by"] == "Dr Who"
-            again = hub.submit(study("asks"), CONTRACT)  # not an edit: the word counts
+            again = hub.submit(study("asks"), CONTRACT)  # an approval is for one run
+            deployments.wait(lambda: again.status().line() == "waiting for nice")
+            hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)
             assert again.watch(lambda _: None).state == "complete"
             edited = hub.submit(study("asks", question="another?"), CONTRACT)
             deployments.wait(lambda: edited.status().line() == "waiting for nice")
@@ -414,7 +444,8 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
             }
             assert said["brest"] == (
                 "refused",
-                "analysis: this site does not run describe: leave it out, or ask the producer to allow it",
+                "analysis: this site does not run describe: leave it out,"
+                " or ask the producer to allow it",
             )
             assert said["lyon"] == ("approved", "")
             assert not any(one.study == "planned" for one in hub.list())

@@ -1,4 +1,5 @@
-"""The hub on a real PostgreSQL: enrolment, a study, a restart of the hub, and the result still there."""
+"""The hub on a real PostgreSQL: enrolment, a study, a restart of the hub, and the result still
+there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From raw tables to a contract: OMOP in PostgreSQL, the SNDS and the RPU give the rows of three pilots, whose studies run."""
+"""From raw tables to a contract: OMOP in PostgreSQL, the SNDS and the RPU give the rows of three
+pilots, whose studies run."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import yaml
 
 from federation import audit, errors
 from federation.cli.actions import mappings, node_data, simulate
-from nodes import engines, mapping, state_folder
+from nodes import engines, mapping, source_checks, state_folder
 from nodes import site as sites
 from tests import postgresql as servers
 from tests import raw_tables
@@ -176,7 +177,8 @@ def test_emergency_visits_give_the_weeks_of_oscour(tmp_path: Path) -> None:
 def small(folder: Path, sql: str, **keys: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "c.yaml").write_text(
-        "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number, range: [0, 9]}\n"
+        "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number,"
+        " range: [0, 9]}\n"
     )
     (folder / "a.csv").write_text("id;n;jour\np1;1,5;01/02/2023\np2;2;03/04/2023\n")
     (folder / "m.sql").write_text(sql)
@@ -197,6 +199,7 @@ def test_the_manifest_holds_hashes_and_the_audit_log_an_entry(
         node_data.check(path, None, "text")
     mappings.run(path, "d")
     dataset = sites.load(path).datasets["d"]
+    assert source_checks.is_checked(tmp_path / "state", "d", dataset)  # mode dp is answered
     manifest = mapping.manifest(dataset)
     assert (
         manifest is not None and manifest.rows == 2 and manifest.contract == dataset.contract.hash

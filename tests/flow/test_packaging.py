@@ -38,7 +38,10 @@ def test_a_shadowed_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     installation.check()
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "__init__.py").write_text("")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from federation import installation; installation.check()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from federation import installation;"
+        " installation.check()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )

@@ -1,4 +1,5 @@
-"""The pilots as a coordinator runs them: all of them by one command; over seeds, against the planted truth; and over Flower."""
+"""The pilots as a coordinator runs them: all of them by one command; over seeds, against the
+planted truth; and over Flower."""
 
 from __future__ import annotations
 
@@ -68,8 +69,9 @@ def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), PLANTED)
 def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: str) -> None:
-    """Of 60 intervals of 95 %, fewer than 51 hold in one run of a thousand; 60 of 60 in one of twenty. One that is too wide by half holds
-    99.7 %, which the sampling coverage of benchmarks/coverage.py tells, not this."""
+    """Of 60 intervals of 95 %, fewer than 51 hold in one run of a thousand; 60 of 60 in one of
+    twenty. One that is too wide by half holds 99.7 %, which the sampling coverage of
+    benchmarks/coverage.py tells, not this."""
     holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(60)]
     assert sum(holds) >= 51, f"{sum(holds)} of 60"
 
@@ -79,8 +81,8 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
     ("name", "variant"), [one for one in STUDIES if one != ("deep_piste", "private")]
 )
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
-    """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the shorter one: 300 rounds of a secure sum take
-    ten minutes."""
+    """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the
+    shorter one: 300 rounds of a secure sum take ten minutes."""
     made = {}
     for engine in ("local", "flower"):
         done = hdh(
@@ -109,8 +111,8 @@ def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: P
 def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_worth(
     name: str,
 ) -> None:
-    """Over people whom no training has seen. 0.01 is the promised figure; hydro's nodes alone are within it of each other, so there the best may
-    come near."""
+    """Over people whom no training has seen. 0.01 is the promised figure; hydro's nodes alone are
+    within it of each other, so there the best may come near."""
     found = {tried.name: tried for tried in comparison.networks(name)}
     together, pooled = found.pop("together"), found.pop("pooled")
     assert abs(together.auc - pooled.auc) <= 0.01

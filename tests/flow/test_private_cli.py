@@ -1,4 +1,5 @@
-"""Privacy on the command line, as a coordinator and a producer type it: plan, simulate, grant, ledger, identity, roster, bucket."""
+"""Privacy on the command line, as a coordinator and a producer type it: plan, simulate, grant,
+ledger, identity, roster, bucket."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
 
 
 def test_the_widths_forecast_are_those_that_come(folder: Path) -> None:
-    """A count's noise is known beforehand: its interval is as wide as was said; and it halves nearly with double the epsilon."""
+    """A count's noise is known beforehand: its interval is as wide as was said; and it halves
+    nearly with double the epsilon."""
     forecast_rows = plan(
         folder,
         *(
@@ -123,7 +125,8 @@ def test_the_widths_forecast_are_those_that_come(folder: Path) -> None:
 
 
 def test_a_model_that_will_drown_in_noise_is_forecast(folder: Path) -> None:
-    """Before it has cost anything. A lucky draw of the noise could prove it wrong with a chance below 1e-6."""
+    """Before it has cost anything. A lucky draw of the noise could prove it wrong with a chance
+    below 1e-6."""
     people = [
         part for site in ("ansm", "curie", "limoges", "spf") for part in ("--people", f"{site}=150")
     ]

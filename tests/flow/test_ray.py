@@ -1,4 +1,5 @@
-"""The same study on Flower's Ray runtime: the same weights for the same seed. (Over real processes: tests/flow/test_pilots.py, slow.)"""
+"""The same study on Flower's Ray runtime: the same weights for the same seed. (Over real processes:
+tests/flow/test_pilots.py, slow.)"""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
         ),
         (
             {"analyses": {"a": {"run": "train", "model": "y ~ x", "strategy": "scaffold"}}},
-            "leaves something at each node",
+            "stores arrays at each node",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""A hub, or somebody who has got into one, tries to have nodes do what their staff has not installed or allowed."""
+"""A hub, or somebody who has got into one, tries to have nodes do what their staff has not
+installed or allowed."""
 
 from __future__ import annotations
 
@@ -54,12 +55,16 @@ def main(grid, context):
     said = []
     for kind in ("query.round", "train", "query.shell"):
         content = RecordDict({{"hdh": ConfigRecord({{"bytes": b"x", "nonce": b"y"}})}})
-        waiting = set(grid.push_messages([Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()]))
+        messages = [
+            Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()
+        ]
+        waiting = set(grid.push_messages(messages))
         until = time.time() + 20
         while waiting and time.time() < until:
             for message in grid.pull_messages(list(waiting)):
                 waiting.discard(message.metadata.reply_to_message_id)
-                said.append(f"{{message.error.code}} {{message.error.reason}}" if message.has_error() else "answered")
+                error = message.error if message.has_error() else None
+                said.append(f"{{error.code}} {{error.reason}}" if error else "answered")
             time.sleep(0.1)
     Path({said!r}).write_text("\\n".join(said))
 """
@@ -112,18 +117,19 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
     deployments.wait(said.exists, 60)
     assert (
         said.read_text().splitlines()
-        == ["100 this node does not take part in runs of a bundle that it does not know"] * 6
+        == ["100 this node does not take part in runs of an unknown bundle"] * 6
     )
     assert not mark.exists()
     for node in NODES:
         assert (
             refusals(deployment, node)[before[node] :]
-            == [("bundle", "the run's bundle is not the one that this version knows")] * 3
+            == [("bundle", "this version does not know the run's bundle")] * 3
         )
 
 
 def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -> dict[str, object]:
-    """The thin bundle with a study that nobody submitted: what the hub's own process makes of it."""
+    """The thin bundle with a study that nobody submitted: what the hub's own process makes of
+    it."""
     parties = database.enrolled(deployment.engine, "node")
     job = jobs.Job(
         asked,
@@ -182,7 +188,8 @@ def test_an_approved_study_that_was_edited_is_another_one(
     again = run_job(
         deployment, control, study("edited", coordinator=flower.COORDINATOR), "not-edited"
     )
-    assert '"released"' in json.dumps(again)  # the same one, by the same way
+    # The same study, by the same way, was proposed and approved; its run is over.
+    assert "this study has ended" in json.dumps(again)
 
 
 def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(
@@ -234,9 +241,8 @@ def test_the_control_port_asks_for_the_token(deployment: Deployment, control: Co
         with pytest.raises(errors.SetupError, match="401"):
             call()
     strange.client.close()
-    assert deployments.wait(
-        lambda: len(flower_control.online(control)) == 2
-    )  # a node that is late to say so is still online
+    # a node that is late to say so is still online
+    assert deployments.wait(lambda: len(flower_control.online(control)) == 2)
     assert deployment.hub.file.admin.startswith("127.0.0.1:")
     with httpx.Client(verify=ssl.create_default_context(cafile=str(control.authority))) as client:
         assert client.post(f"https://{control.admin}/v1/control/list-runs").status_code in (

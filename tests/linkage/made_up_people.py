@@ -1,7 +1,8 @@
-"""Made-up people known to two holders, with typos, moves, other surnames and wrong dates at one of them.
+"""Made-up people known to two holders, with typos, moves, other surnames and wrong dates at one of
+them.
 
-The rates are those of LINKAGE 7: 2 % day, 1 % month, 1 % year, 10 % commune, 5 % and 4 % typos in the
-surname and first name, 3 % another surname, 0.5 % sex; 90 % of the left are at the right."""
+The rates are those of LINKAGE 7: 2 % day, 1 % month, 1 % year, 10 % commune, 5 % and 4 % typos in
+the surname and first name, 3 % another surname, 0.5 % sex; 90 % of the left are at the right."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def agreed(agreement: LinkTerms, seed: int = 1) -> dict[str, dict[str, bytes]]:
 
 
 def blocks(numbers: np.ndarray) -> np.ndarray:
-    """(n, 16) blocks of people who are numbers below 2^63, as the digits of a NIR would stand there."""
+    """(n, 16) blocks of people who are numbers below 2^63, as the digits of a NIR would stand
+    there."""
     table = np.zeros((len(numbers), 2), np.uint64)
     table[:, 0] = numbers
     return table.view(np.uint8).reshape(-1, 16)
@@ -46,7 +47,8 @@ def names(shared: HolderKeys, numbers: np.ndarray) -> Words:
 
 @dataclass(frozen=True)
 class Join:
-    """`rows` (n_left, width): of the left's people in their own order; `made_up`: of the made-up ones."""
+    """`rows` (n_left, width): of the left's people in their own order; `made_up`: of the made-up
+    ones."""
 
     matched: Matched
     left: LeftList

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from federation.linkage import forms
 from federation.linkage.forms import Form
 
-# The keys are those of the French rule: 97 - (the 13 digits mod 97), with 2A as 19 and 2B as 18. The first
-# NIR and its key are the worked example of service-public.fr; the Corsican ones are computed by hand:
-# 1800519004123 mod 97 = 78, 1800518004123 mod 97 = 36.
+# The keys are those of the French rule: 97 - (the 13 digits mod 97), with 2A as 19 and 2B as 18.
+# The first NIR and its key are the worked example of service-public.fr; the Corsican ones are
+# computed by hand: 1800519004123 mod 97 = 78, 1800518004123 mod 97 = 36.
 GOOD = {
     "2 55 08 14 168 025 38": "2550814168025",
     "255081416802538": "2550814168025",

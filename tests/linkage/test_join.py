@@ -81,8 +81,8 @@ def test_tokens_at_the_left_and_words_at_the_helper_are_uniform():
 
 
 def membership_guess(join, left, right, tokens):
-    """How often the left, which has the key of pseudonyms, is right about who is at the right, if it
-    takes the rank of its own pseudonym for the rank of the token."""
+    """How often the left, which has the key of pseudonyms, is right about who is at the right, if
+    it takes the rank of its own pseudonym for the rank of the token."""
     share = join.left.pseudonyms[:, 0] / 2**64
     guess = np.abs(tokens - share) < 0.02
     people_of = join.left.order[join.left.order < len(left)]

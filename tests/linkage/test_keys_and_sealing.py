@@ -1,4 +1,5 @@
-"""Keys signed by roster identities, and messages that a hub can neither read, change, replay nor cut."""
+"""Keys signed by roster identities, and messages that a hub can neither read, change, replay nor
+cut."""
 
 from __future__ import annotations
 

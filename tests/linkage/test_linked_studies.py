@@ -1,17 +1,18 @@
-"""Linked studies in one process: they give the answers of the joined table, and end where a party lies."""
+"""Linked studies in one process: they give the answers of the joined table, and end where a party
+lies."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas
 import pytest
 
 from federation import errors
-from federation.linkage import sealing
 from federation.linkage.errors import LinkError
-from nodes import ledger, link_parties, links, state_folder
+from nodes import ledger, link_parties, links
 from nodes.site import Links, Policy
 from simulations import linked, local
 from tests.linkage import two_holders
@@ -263,8 +264,6 @@ NODE_OF = {"left": "lyon", "right": "cnam", "helper": "casd"}
 
 
 def with_policy(context, policy):
-    from dataclasses import replace
-
     return replace(context, site=replace(context.site, policy=policy))
 
 
@@ -293,9 +292,26 @@ def test_a_link_passes_the_rules_of_every_study_too(role, tables, tmp_path):
         assert refused.rule == rule
 
 
-def test_a_pair_of_datasets_has_one_exact_cohort_a_year(tables, tmp_path):
-    from dataclasses import replace
+@pytest.mark.parametrize(("mode", "rule"), [("dp", "unchecked"), ("exact", "privacy")])
+def test_a_holder_with_a_ledger_holds_back_what_an_unlinked_study_would_not_get(
+    mode, rule, tables, tmp_path
+):
+    """In mode dp a source that no check has passed; in mode exact people for whom a budget was
+    granted."""
+    study = two_holders.study(privacy={"mode": mode})
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))["cnam"]
+    context = replace(context, site=replace(context.site, state=tmp_path / "state"))
+    plan = links.plan(study, CONTRACTS)
+    if mode == "exact":
+        assert links.hold_back(plan, "right", context, NOW) is None
+        account = context.site.account("insurer", NOW.year)
+        ledger.grant(context.ledger, account, 10**12, by="producer", at=NOW.isoformat())
+    refused = links.hold_back(plan, "right", context, NOW)
+    assert refused is not None
+    assert refused.rule == rule
 
+
+def test_a_pair_of_datasets_has_one_exact_cohort_a_year(tables, tmp_path):
     study = two_holders.study()
     context = contexts_of(study, two_holders.holders(tmp_path, tables))["lyon"]
     context = replace(context, site=replace(context.site, state=tmp_path / "state"))
@@ -457,17 +473,3 @@ def test_the_rows_of_linked_people_are_deleted_at_the_end_and_others_were_never_
 
     assert not Path(file).exists()
     assert not Path(file).parent.exists()
-
-
-def test_a_helper_forgets_what_a_crash_left_behind(tmp_path):
-    folder = state_folder.made(tmp_path) / links.FOLDER
-    for name in ("a" * 16, "b" * 16):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "lyon.parquet").write_bytes(b"x")
-    assert links.forget_all(tmp_path, ["b" * 64]) == ["a" * 16]
-    assert [one.name for one in folder.iterdir()] == ["b" * 16]
-    assert links.forget_all(tmp_path / "nothing") == []
-
-
-def test_an_envelope_has_its_content_for_its_address():
-    assert sealing.address(b"x") != sealing.address(b"y")

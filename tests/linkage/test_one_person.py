@@ -1,13 +1,16 @@
-"""One person, at the left, at the right or at both, is one linked row: the sensitivities of the analyses hold."""
+"""One person, at the left, at the right or at both, is one linked row: the sensitivities of the
+analyses hold."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import duckdb
+import numpy as np
 import pandas
 import pytest
 
+from nodes import link_parties
 from simulations import linked, local
 from tests.linkage import two_holders
 from tests.linkage.two_holders import CONTRACTS, NOW
@@ -66,7 +69,8 @@ def test_a_person_who_is_at_one_holder_only_changes_nothing(tables, tmp_path):
 def test_a_person_with_more_rows_than_the_contract_allows_stays_in_the_range_of_each_column(
     tables, tmp_path
 ):
-    """Mode dp refuses nobody: 40 rows of 500 euros count as the 6 x 500 that the contract allows."""
+    """Mode dp refuses nobody: 40 rows of 500 euros count as the 6 x 500 that the contract
+    allows."""
     nir = two_holders.joined(tables)["pseudonym"].iloc[0]
     mine = (
         tables.right[tables.right["number"].str.replace(" ", "") == nir].head(1).assign(spent=500)
@@ -75,3 +79,24 @@ def test_a_person_with_more_rows_than_the_contract_allows_stays_in_the_range_of_
     gained = rows(more, tmp_path) - rows(tables, tmp_path)
     assert sum(gained.values()) == 1
     assert max(value for row in gained for value in row if isinstance(value, float)) == 3000
+
+
+def test_which_of_two_rows_of_one_pseudonym_stays_depends_on_these_two_alone():
+    rng = np.random.default_rng(0)
+    names = rng.integers(0, 2**63, (40, 2)).astype(np.uint64)
+    names[20:] = names[:20]
+    values = rng.normal(0, 1, (40, 3))
+    kept = dict(zip(*map(as_tuples, link_parties.unique_people(names, values)), strict=True))
+    assert len(kept) == 20
+    for gone in range(0, 20, 5):
+        some = np.r_[0:gone, gone + 1 : 20 + gone, 21 + gone : 40][rng.permutation(38)]
+        fewer = zip(
+            *map(as_tuples, link_parties.unique_people(names[some], values[some])), strict=True
+        )
+        assert dict(fewer) == {
+            name: row for name, row in kept.items() if name != tuple(names[gone])
+        }
+
+
+def as_tuples(rows):
+    return [tuple(row) for row in rows]

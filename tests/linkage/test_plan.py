@@ -10,8 +10,13 @@ from federation.cli.actions import plan as action
 from tests.linkage import two_holders
 
 POLICY = {
-    "lyon": "links: {with: [insurer], helpers: [casd], modes: [exact, dp]}, min_nodes: 3, modes: [exact, dp]",
-    "cnam": "links: {with: [register], helpers: [casd], modes: [dp]}, min_nodes: 3, modes: [exact, dp]",
+    "lyon": (
+        "links: {with: [insurer], helpers: [casd], modes: [exact, dp]}, min_nodes: 3, modes:"
+        " [exact, dp]"
+    ),
+    "cnam": (
+        "links: {with: [register], helpers: [casd], modes: [dp]}, min_nodes: 3, modes: [exact, dp]"
+    ),
     "casd": "links: {helps: true}, min_nodes: 3, modes: [exact, dp]",
 }
 DATASET = {"lyon": "register", "cnam": "insurer"}

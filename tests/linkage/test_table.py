@@ -18,7 +18,10 @@ NETSARC = """
 dataset: netsarc
 version: 1
 person: nir
-identifiers: {psa: {column: nir, form: nir13}, birth: {column: born, form: date}, sex: {column: sex, form: text}}
+identifiers:
+  psa: {column: nir, form: nir13}
+  birth: {column: born, form: date}
+  sex: {column: sex, form: text}
 columns:
   nir: {type: string}
   born: {type: date}
@@ -33,7 +36,10 @@ dataset: snds
 version: 3
 person: ben
 rows_per_person: 10
-identifiers: {psa: {column: ben, form: nir13}, birth: {column: naissance, form: date}, sex: {column: sexe, form: text}}
+identifiers:
+  psa: {column: ben, form: nir13}
+  birth: {column: naissance, form: date}
+  sex: {column: sexe, form: text}
 columns:
   ben: {type: string}
   naissance: {type: date}
@@ -52,8 +58,8 @@ authorisation: {reference: A, expires: 2030-01-01}
 datasets:
   netsarc: {cohort: {where: "year >= 2010"}}
   snds:
-    per_person: {spent: "sum(spent)", died: "any(died)", visits: "count()", last_drug: "last(drug, day)",
-                 most: "max(spent)"}
+    per_person: {spent: "sum(spent)", died: "any(died)", visits: "count()",
+                 last_drug: "last(drug, day)", most: "max(spent)"}
 link: {on: psa, left: netsarc, right: snds, helper: casd}
 min_nodes: 1
 privacy: {mode: exact}
@@ -136,13 +142,27 @@ def test_an_identifier_of_no_column_breaks_its_contract():
         ({"dataset": "netsarc"}, "not both"),
         ({"datasets": {"netsarc": {}}, "link": None}, "single dataset"),
         ({"link": None}, "need a `link`"),
-        ({"link": {"on": "psa", "left": "netsarc", "right": "other", "helper": "h"}}, "exactly two"),
+        (
+            {"link": {"on": "psa", "left": "netsarc", "right": "other", "helper": "h"}},
+            "exactly two",
+        ),
         ({"link": {"on": "psa", "left": "snds", "right": "snds", "helper": "h"}}, "two datasets"),
         ({"link": {"left": "netsarc", "right": "snds", "helper": "h"}}, "either `on`"),
-        ({"link": {"on": "psa", "cascade": [["a"]], "left": "netsarc", "right": "snds", "helper": "h"}}, "either `on`"),
+        (
+            {
+                "link": {
+                    "on": "psa",
+                    "cascade": [["a"]],
+                    "left": "netsarc",
+                    "right": "snds",
+                    "helper": "h",
+                }
+            },
+            "either `on`",
+        ),
         ({"link": {"cascade": [[]], "left": "netsarc", "right": "snds", "helper": "h"}}, "1 to 16"),
     ],
-)  # fmt: skip
+)
 def test_a_study_that_links_in_no_clear_way_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         study_of(**changes)
@@ -164,12 +184,25 @@ def test_a_study_of_one_dataset_is_as_it_was():
 def test_the_linked_contract_has_the_columns_of_both_and_no_identifier():
     linked = table.linked(study_of(), contracts_of())
     assert set(linked.contract.columns) == {
-        "pseudonym", "sex", "age", "grade", "year", "spent", "died", "visits", "last_drug", "most",
-    }  # fmt: skip
+        "pseudonym",
+        "sex",
+        "age",
+        "grade",
+        "year",
+        "spent",
+        "died",
+        "visits",
+        "last_drug",
+        "most",
+    }
     assert linked.contract.rows_per_person == 1
     assert {one.name for one in linked.side("snds")} == {
-        "spent", "died", "visits", "last_drug", "most",
-    }  # fmt: skip
+        "spent",
+        "died",
+        "visits",
+        "last_drug",
+        "most",
+    }
 
 
 def test_ranges_of_aggregates_follow_from_the_contract():
@@ -205,7 +238,8 @@ def test_only_the_columns_that_analyses_need_are_sent():
     ],
 )
 def test_in_mode_exact_a_holder_sends_no_expression_that_nobody_counts(entry):
-    """The helper's rules count the people behind what a study writes; a holder's columns pass for data."""
+    """The helper's rules count the people behind what a study writes; a holder's columns pass for
+    data."""
     with pytest.raises(errors.StudyError, match="mode exact"):
         table.linked(study_of(datasets=entries(**entry)), contracts_of())
     private = study_of(datasets=entries(**entry), privacy={"mode": "dp"})
@@ -251,7 +285,7 @@ def test_renamed_columns_meet_without_a_clash():
     ("old", "new"),
     [
         ("psa: {column: ben, form: nir13}", "psa: {column: ben, form: text}"),
-        ("psa: {column: ben, form: nir13}, ", ""),
+        ("  psa: {column: ben, form: nir13}\n", ""),
     ],
 )
 def test_two_contracts_that_do_not_state_the_same_identifier_are_refused(old, new):

@@ -1,4 +1,5 @@
-"""People known to a register and to an insurer, as two tables, and the same people joined in one place."""
+"""People known to a register and to an insurer, as two tables, and the same people joined in one
+place."""
 
 from __future__ import annotations
 

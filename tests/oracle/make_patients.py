@@ -1,4 +1,5 @@
-"""Writes patients.csv, visits.csv and weeks.csv: `python tests/oracle/make_patients.py`. Numbers without meaning, for comparison with R."""
+"""Writes patients.csv, visits.csv and weeks.csv: `python tests/oracle/make_patients.py`. Numbers
+without meaning, for comparison with R."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ SHIFT = {"ansm": 0.0, "curie": 3.0, "limoges": -2.0, "spf": 1.0}  # of the score
 
 
 def patients(rng: np.random.Generator, n: int = 800) -> pandas.DataFrame:
-    """One row a person: a treatment that hangs on age and stage, competing events, counts over person-time, costs."""
+    """One row a person: a treatment that hangs on age and stage, competing events, counts over
+    person-time, costs."""
     age = np.clip(rng.normal(60, 13, n).round(1), 18, 100)
     sex, stage = rng.choice(["f", "m"], n), rng.choice(["i", "ii", "iii"], n, p=[0.5, 0.3, 0.2])
     late = (stage == "iii") + 0.5 * (stage == "ii")
@@ -34,15 +36,25 @@ def patients(rng: np.random.Generator, n: int = 800) -> pandas.DataFrame:
         rng.random(n) < 0.1, 0, np.minimum(np.rint(rng.lognormal(4.5, 1.1, n)), 5000)
     ).astype(int)
     table = {
-        "person": np.arange(n), "site": rng.choice(SITES, n, p=[0.4, 0.3, 0.2, 0.1]), "age": age, "sex": sex, "stage": stage,
-        "treated": treated.astype(int), "time": time.astype(int), "cause": cause, "years": years, "ward": ward,
-        "admissions": admissions, "cost": cost,
-    }  # fmt: skip
+        "person": np.arange(n),
+        "site": rng.choice(SITES, n, p=[0.4, 0.3, 0.2, 0.1]),
+        "age": age,
+        "sex": sex,
+        "stage": stage,
+        "treated": treated.astype(int),
+        "time": time.astype(int),
+        "cause": cause,
+        "years": years,
+        "ward": ward,
+        "admissions": admissions,
+        "cost": cost,
+    }
     return pandas.DataFrame(table)
 
 
 def visits(rng: np.random.Generator, n: int = 400) -> pandas.DataFrame:
-    """Several rows a person: a score along time with a slope of its own, periods at risk with events, and steps of a pathway."""
+    """Several rows a person: a score along time with a slope of its own, periods at risk with
+    events, and steps of a pathway."""
     rows = []
     site, treated, level, slope = (
         rng.choice(SITES, n),
@@ -102,7 +114,8 @@ def visits(rng: np.random.Generator, n: int = 400) -> pandas.DataFrame:
 
 
 def weeks(rng: np.random.Generator, size: int = 330) -> pandas.DataFrame:
-    """One row a visit: weekly counts with a season, a trend in the north, more variance than Poisson's, and outbreaks."""
+    """One row a visit: weekly counts with a season, a trend in the north, more variance than
+    Poisson's, and outbreaks."""
     rows = []
     for region, mean, trend in (("north", 14.0, 0.001), ("south", 6.0, 0.0)):
         for week in range(size):

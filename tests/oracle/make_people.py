@@ -1,4 +1,5 @@
-"""Makes people.csv, the synthetic table of the oracle tests: `python tests/oracle/make_people.py` (seed fixed)."""
+"""Makes people.csv, the synthetic table of the oracle tests: `python tests/oracle/make_people.py`
+(seed fixed)."""
 
 from pathlib import Path
 
@@ -6,9 +7,8 @@ import numpy as np
 
 rng = np.random.default_rng(20261124)
 n = 600
-site = np.repeat(
-    rng.choice(["ansm", "curie", "limoges", "spf"], n, p=[0.4, 0.3, 0.2, 0.1])[::2], 2
-)  # a person is at one node
+# a person is at one node
+site = np.repeat(rng.choice(["ansm", "curie", "limoges", "spf"], n, p=[0.4, 0.3, 0.2, 0.1])[::2], 2)
 age = np.round(rng.normal(60, 12, n).clip(20, 95), 1)
 dose = np.round(rng.gamma(2.0, 1.5, n).clip(0.1, 20), 2)
 sex = rng.choice(["f", "m"], n)

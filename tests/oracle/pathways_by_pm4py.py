@@ -1,5 +1,6 @@
-"""The directly-follows graph of visits.csv by pm4py 2.7 (AGPL-3: not a dependency): `python tests/oracle/pathways_by_pm4py.py > pathways.json` in an
-environment that has it. Steps on one day follow the contract's order of levels, as in `pathways`."""
+"""The directly-follows graph of visits.csv by pm4py 2.7 (AGPL-3: not a dependency): `python
+tests/oracle/pathways_by_pm4py.py > pathways.json` in an environment that has it. Steps on one day
+follow the contract's order of levels, as in `pathways`."""
 
 import json
 from pathlib import Path

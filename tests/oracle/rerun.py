@@ -1,4 +1,5 @@
-"""`make oracle`: runs the recipes again and compares with the committed numbers; exits 1 if R says something else now."""
+"""`make oracle`: runs the recipes again and compares with the committed numbers; exits 1 if R says
+something else now."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ HERE = Path(__file__).parent
 def main() -> None:
     if not shutil.which("Rscript"):
         sys.exit(
-            "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools r-cran-metafor r-cran-mice"
+            "no Rscript on this machine: apt-get install r-base-core r-cran-survival r-cran-cmprsk"
+            " r-cran-gnm r-cran-lme4 r-cran-surveillance r-cran-epitools r-cran-metafor r-cran-mice"
         )
     with tempfile.TemporaryDirectory() as folder:
         tables = real_tables(Path(folder))
@@ -72,7 +74,8 @@ def compare(recipe: str, numbers: str, *arguments: str) -> None:
                 err_msg=f"{entry}.{name}",
             )
     print(
-        f"R agrees with {numbers} on {sum(map(len, expected.values()))} entries of {len(expected)} fits"
+        f"R agrees with {numbers} on {sum(map(len, expected.values()))} entries of {len(expected)}"
+        " fits"
     )
 
 

@@ -1,6 +1,8 @@
-"""The federated answers against R's on the pooled rows: expected.json was made by recipe.R (R 4.2.2, survival 3.5-3).
+"""The federated answers against R's on the pooled rows: expected.json was made by recipe.R (R
+4.2.2, survival 3.5-3).
 
-Tolerance: 1e-8 relative, as promised; R was run with its convergence thresholds at 1e-14, so its own error is below.
+Tolerance: 1e-8 relative, as promised; R was run with its convergence thresholds at 1e-14, so its
+own error is below.
 """
 
 from __future__ import annotations
@@ -92,7 +94,8 @@ def test_cox_is_the_pooled_fit_of_coxph(entry: str, people: Any) -> None:
 
 
 def test_strata_that_span_nodes_are_pooled_by_the_hub(tmp_path: Path) -> None:
-    """The same stratified fit, with rows of every site at every node: only the hub can build the risk sets."""
+    """The same stratified fit, with rows of every site at every node: only the hub can build the
+    risk sets."""
     table = pandas.read_csv(HERE / "people.csv", dtype=str, keep_default_na=False)
     spanning = CONTRACT.model_copy(
         update={

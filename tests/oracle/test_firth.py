@@ -1,11 +1,11 @@
-"""Firth's penalised likelihood against R 4.2.2 with brglm2 0.9 (the mean bias-reducing adjustment, which for a logistic
-and a log-linear model is Firth's penalty), and against a numerical maximum. Recipe:
+"""Firth's penalised likelihood against R 4.2.2 with brglm2 0.9 (the mean bias-reducing adjustment,
+which for a logistic and a log-linear model is Firth's penalty), and against a numerical maximum.
+Recipe:
 
-    g <- factor(rep(c("a", "b", "c"), c(40, 100, 100))); i <- seq_along(g) - 1
-    y <- ifelse(g == "a", 0, ifelse(g == "b", i %% 2 == 0, i %% 4 == 0)) * 1
-    k <- y * (1 + i %% 3); x <- sin(7 * i); days <- 10 + i %% 90
-    m <- glm(FORMULA, FAMILY, method = "brglmFit", control = brglmControl(epsilon = 1e-13, maxit = 2000, type = "AS_mean"))
-    c(coef(m), sqrt(diag(vcov(m))))
+    g <- factor(rep(c("a", "b", "c"), c(40, 100, 100))); i <- seq_along(g) - 1 y <- ifelse(g == "a",
+    0, ifelse(g == "b", i %% 2 == 0, i %% 4 == 0)) * 1 k <- y * (1 + i %% 3); x <- sin(7 * i); days
+    <- 10 + i %% 90 m <- glm(FORMULA, FAMILY, method = "brglmFit", control = brglmControl(epsilon =
+    1e-13, maxit = 2000, type = "AS_mean")) c(coef(m), sqrt(diag(vcov(m))))
 
 Tolerance 1e-7: both methods come nearer by a share each round, and stop at 1e-9 here.
 """
@@ -93,7 +93,8 @@ def test_penalised_estimates_are_those_of_brglm2(
 
 
 def test_a_single_table_has_the_estimate_of_half_a_person_more_in_each_cell() -> None:
-    """By hand: for one group Firth's penalty is Jeffreys' prior, which adds a half to the yes and to the no."""
+    """By hand: for one group Firth's penalty is Jeffreys' prior, which adds a half to the yes and
+    to the no."""
     rows = pandas.DataFrame({"person": range(30), "y": [1] * 3 + [0] * 27})
     contract = fits.contract({"y": "type: boolean"})
     found = fits.fit(rows, contract, run="glm", model="y ~ 1", family="binomial", penalty="firth")
@@ -155,7 +156,8 @@ def survival_table() -> pandas.DataFrame:
 
 
 def penalised(beta: np.ndarray, rows: pandas.DataFrame, strata: str, entry: str) -> Any:
-    """By definition: Breslow's partial log-likelihood plus half the log determinant of its information; and that."""
+    """By definition: Breslow's partial log-likelihood plus half the log determinant of its
+    information; and that."""
     X = np.column_stack([rows.g == "b", rows.g == "c", rows.x]).astype(float)
     t, e = rows.t.to_numpy(), rows.e.to_numpy()
     begin = rows[entry].to_numpy() if entry else np.full(len(t), -1)
@@ -183,8 +185,9 @@ def penalised(beta: np.ndarray, rows: pandas.DataFrame, strata: str, entry: str)
 def test_a_penalised_cox_model_is_at_the_maximum_of_the_penalised_likelihood(
     left: str, strata: str, entry: str, more: dict[str, Any]
 ) -> None:
-    """At the estimate all slopes of the definition vanish (central differences of 1e-4 are right to 1e-8 or so, a
-    slope of 1e-6 is a step of 1e-6 where the information is near 1), and the errors are those of its information."""
+    """At the estimate all slopes of the definition vanish (central differences of 1e-4 are right to
+    1e-8 or so, a slope of 1e-6 is a step of 1e-6 where the information is near 1), and the errors
+    are those of its information."""
     rows = survival_table()
     options = {"run": "cox", "ties": "breslow", "penalty": "firth", **more}
     found = fits.fit(rows, SURVIVAL, model=f"{left} ~ g + x", **options)

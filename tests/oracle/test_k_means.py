@@ -1,4 +1,5 @@
-"""k-means finds the tightest groups that scikit-learn finds from 50 starts of k-means++, where one start does not."""
+"""k-means finds the tightest groups that scikit-learn finds from 50 starts of k-means++, where one
+start does not."""
 
 from __future__ import annotations
 

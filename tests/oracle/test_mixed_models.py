@@ -144,8 +144,8 @@ def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
 
 
 def test_one_row_a_person_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="1 random effect of each person cannot be told"):
+    with pytest.raises(ModelError, match="1 random effect of each person cannot be separated"):
         fit(np.arange(40.0)[:, None].tolist())
     two = [[float(i % 7), float(i % 5)] for i in range(40)]
-    with pytest.raises(ModelError, match="2 random effects of each person cannot be told"):
+    with pytest.raises(ModelError, match="2 random effects of each person cannot be separated"):
         fit(two, [0.0, 1.0], random="1 + x")

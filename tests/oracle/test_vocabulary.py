@@ -1,6 +1,7 @@
 """The federated answers against R's on the pooled rows: vocabulary.json was made by vocabulary.R.
 
-Tolerance: 1e-8 relative where nothing else is said; R was run with its convergence thresholds as tight as they go.
+Tolerance: 1e-8 relative where nothing else is said; R was run with its convergence thresholds as
+tight as they go.
 """
 
 from __future__ import annotations
@@ -178,8 +179,8 @@ def test_sccs_is_the_conditional_poisson_fit_of_gnm(visits: Any) -> None:
     ],
 )
 def test_mixed_models_are_those_of_lmer(entry: str, options: dict[str, Any], visits: Any) -> None:
-    """lmer stops at about 1e-7 of the variances, whose likelihood is flat there: it is compared by likelihood, which must not be
-    lower than lmer's; estimates to what that leaves open."""
+    """lmer stops at about 1e-7 of the variances, whose likelihood is flat there: it is compared by
+    likelihood, which must not be lower than lmer's; estimates to what that leaves open."""
     result, expected = visits(run="mixed_model", **options), EXPECTED[entry]
     assert (
         expected["loglik"] - 1e-9 * abs(expected["loglik"])
@@ -196,7 +197,8 @@ def test_mixed_models_are_those_of_lmer(entry: str, options: dict[str, Any], vis
 
 
 def test_individual_predictions_at_a_node_are_those_of_ranef(visits: Any, tmp_path: Path) -> None:
-    """As `hdh node predict` writes them, to what lmer's own tolerance on the variances leaves of its predictions."""
+    """As `hdh node predict` writes them, to what lmer's own tolerance on the variances leaves of
+    its predictions."""
     options = {"run": "mixed_model", "model": "score ~ month * treated", "random": "1 + month"}
     tables = {name: table.rows for name, table in visits(**options).tables.items()}
     study = federations.study_of({"a": options}, dataset="visits")
@@ -290,8 +292,9 @@ def test_ears_is_ears_c(method: str, weeks: Any) -> None:
         np.array(EXPECTED[f"ears_{method}"]["upper"]),
     )
     if method == "C3":
-        # surveillance 1.20.3 starts its C3 limit at the week's own count, not at the mean of the weeks before as its manual and
-        # Hutwagner et al. 2003 do: so that its alarms do not depend on the week. From there the distance must be ours.
+        # surveillance 1.20.3 starts its C3 limit at the week's own count, not at the mean of the
+        # weeks before as its manual and Hutwagner et al. 2003 do: so that its alarms do not depend
+        # on the week. From there the distance must be ours.
         own = np.array(by_week(result, "n"), float)
         above = expected > 0
         np.testing.assert_allclose(
@@ -309,8 +312,8 @@ def test_ears_is_ears_c(method: str, weeks: Any) -> None:
 
 
 def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
-    """Ratios by epitools, chi-squared by chisq.test with Yates's correction (which R makes smaller in a table that is near what is
-    expected), the rest by qgamma, ppois and p.adjust."""
+    """Ratios by epitools, chi-squared by chisq.test with Yates's correction (which R makes smaller
+    in a table that is near what is expected), the rest by qgamma, ppois and p.adjust."""
     result, expected = (
         patients(run="disproportionality", drug="ward", event="stage", min_reports=1),
         EXPECTED["disproportionality"],
@@ -348,9 +351,10 @@ def test_propensity_weighting_is_glm_then_weighted_survfit_and_coxph(
     )
     np.testing.assert_allclose(column(result, "coefficients", "std_error"), expected["se"], **EXACT)
     np.testing.assert_allclose(column(result, "balance", "smd_before"), expected["before"], **EXACT)
+    # after weighting near 0
     np.testing.assert_allclose(
         column(result, "balance", "smd_after"), expected["after"], rtol=1e-8, atol=1e-9
-    )  # after weighting near 0
+    )
     np.testing.assert_allclose(column(result, "weights", "effective_n"), expected["ess"], **EXACT)
     rows = [row for row in result.tables["curve"].rows if row["time"] in (6, 12, 24, 36)]
     np.testing.assert_allclose([row["estimate"] for row in rows], expected["surv"], **EXACT)
@@ -387,9 +391,15 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]}
     )
     names = {
-        "estimate": "estimate", "std_error": "se", "tau_squared": "tau2", "i_squared": "i2", "q": "q", "p_value": "p", "fixed_estimate": "fixed",
+        "estimate": "estimate",
+        "std_error": "se",
+        "tau_squared": "tau2",
+        "i_squared": "i2",
+        "q": "q",
+        "p_value": "p",
+        "fixed_estimate": "fixed",
         "fixed_std_error": "fixed_se",
-    }  # fmt: skip
+    }
     for ours, theirs in names.items():
         np.testing.assert_allclose(made["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
     np.testing.assert_allclose(

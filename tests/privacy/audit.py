@@ -1,11 +1,13 @@
-"""An attack on every private analysis: how well can whoever sees all that leaves a node tell whether one person was there?
+"""An attack on every private analysis: how well can whoever sees all that leaves a node tell
+whether one person was there?
 
-The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person can. Each study is run
-thousands of times with them and without, through the node's real service; from all the noised numbers of all rounds the
-attacker works out the likelihood ratio and guesses. Releases of Gaussians that cost rho in all allow no test better than
-Phi^-1(TPR) - Phi^-1(FPR) <= sqrt(2 rho) (Dong, Roth, Su 2022), so the attacker's success rates, with their confidence, give a
-lower bound on what the releases really cost (Nasr et al. 2023). It must stay below what is claimed, and must pass it when the
-engine is broken on purpose.
+The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person
+can. Each study is run thousands of times with them and without, through the node's real service;
+from all the noised numbers of all rounds the attacker works out the likelihood ratio and guesses.
+Releases of Gaussians that cost rho in all allow no test better than Phi^-1(TPR) - Phi^-1(FPR) <=
+sqrt(2 rho) (Dong, Roth, Su 2022), so the attacker's success rates, with their confidence, give a
+lower bound on what the releases really cost (Nasr et al. 2023). It must stay below what is claimed,
+and must pass it when the engine is broken on purpose.
 
     python -m tests.privacy.audit [RUNS]     the long version, for `make audit`
 """
@@ -67,17 +69,23 @@ OTHERS = 400
 
 
 def others(people: int = OTHERS) -> pandas.DataFrame:
-    """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as far as it can be moved."""
+    """Two rows each; whoever has a high x answers no, so that a yes there moves a logistic model as
+    far as it can be moved."""
     rng = np.random.default_rng(3)
     n = 2 * people
     x = rng.uniform(-3, 3, n).round(3)
     return pandas.DataFrame(
         {
-            "id": [f"p{i // 2}" for i in range(n)], "x": x, "z": rng.uniform(-3, 3, n).round(3), "g": rng.choice(["a", "b"], n),
-            "y": (rng.random(n) < 1 / (1 + np.exp(3 * x))).astype(int), "k": rng.poisson(0.5, n).clip(0, 10),
-            "time": rng.integers(1, 61, n), "event": (rng.random(n) < 0.3).astype(int),
+            "id": [f"p{i // 2}" for i in range(n)],
+            "x": x,
+            "z": rng.uniform(-3, 3, n).round(3),
+            "g": rng.choice(["a", "b"], n),
+            "y": (rng.random(n) < 1 / (1 + np.exp(3 * x))).astype(int),
+            "k": rng.poisson(0.5, n).clip(0, 10),
+            "time": rng.integers(1, 61, n),
+            "event": (rng.random(n) < 0.3).astype(int),
         }
-    )  # fmt: skip
+    )
 
 
 TARGET = {"id": "target", "x": 3, "z": 3, "g": "b", "y": 1, "k": 10, "time": 1, "event": 1}
@@ -102,32 +110,65 @@ class Case:
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
     people: int = OTHERS  # besides the target
-    other: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # in what the person's last row differs from the first
+    # in what the person's last row differs from the first
+    other: Mapping[str, Any] = field(default_factory=dict)
 
 
 CASES = (
     Case("describe", {"run": "describe", "columns": ["x", "g"]}, {"x": -3}),
     Case("crosstab", {"run": "crosstab", "rows": "g", "columns": "y"}),
     Case("glm gaussian", {"run": "glm", "model": "z ~ x + g"}),
-    Case("glm binomial", {"run": "glm", "model": "y ~ x"  , "family": "binomial"}),
-    Case("glm binomial, clipped", {"run": "glm", "model": "y ~ x", "family": "binomial", "clip": 0.3}),
+    Case("glm binomial", {"run": "glm", "model": "y ~ x", "family": "binomial"}),
+    Case(
+        "glm binomial, clipped", {"run": "glm", "model": "y ~ x", "family": "binomial", "clip": 0.3}
+    ),
     Case("glm poisson", {"run": "glm", "model": "k ~ x", "family": "poisson"}),
-    Case("kaplan_meier", {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}}),
-    Case("piecewise_exponential", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]}),
-    Case("cumulative_incidence", {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}}),
+    Case(
+        "kaplan_meier",
+        {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "grid": {"step": 5}},
+    ),
+    Case(
+        "piecewise_exponential",
+        {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x", "cuts": [30]},
+    ),
+    Case(
+        "cumulative_incidence",
+        {"run": "cumulative_incidence", "model": "Surv(time, g) ~ 1", "grid": {"step": 5}},
+    ),
     Case("rates", {"run": "rates", "events": "k", "time": "time", "by": ["g"]}, {"time": 60}),
-    Case("sccs", {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5}, {"time": 0, "k": 10}, other={"x": -3, "time": 60, "k": 0}),
-    Case("disproportionality", {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1}, other={"g": "a", "y": 0}),
+    Case(
+        "sccs",
+        {"run": "sccs", "model": "k ~ x + offset(log(time + 1))", "max_events": 5},
+        {"time": 0, "k": 10},
+        other={"x": -3, "time": 60, "k": 0},
+    ),
+    Case(
+        "disproportionality",
+        {"run": "disproportionality", "drug": "g", "event": "y", "min_reports": 1},
+        other={"g": "a", "y": 0},
+    ),
     Case("inequality", {"run": "inequality", "value": "k", "step": 1}),
     Case("wilcoxon", {"run": "wilcoxon", "value": "k", "by": "y", "step": 1}, {"k": 0}),
-    Case("mantel_haenszel", {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]}),
-    Case("pathways", {"run": "pathways", "step": "g", "time": "time", "beginnings": 2, "indicators": {"on": {"first": "a", "then": "b"}}}, {"g": "a"}, other={"g": "b", "time": 9}),
+    Case(
+        "mantel_haenszel",
+        {"run": "mantel_haenszel", "exposure": "y", "outcome": "event", "strata": ["g"]},
+    ),
+    Case(
+        "pathways",
+        {
+            "run": "pathways",
+            "step": "g",
+            "time": "time",
+            "beginnings": 2,
+            "indicators": {"on": {"first": "a", "then": "b"}},
+        },
+        {"g": "a"},
+        other={"g": "b", "time": 9},
+    ),
     Case("surveillance", {"run": "surveillance", "week": "time", "by": ["g"], "method": "ears"}),
     Case("train, one step a round", {**LOGISTIC, "rounds": 2}, people=100),
     Case("train, steps of its own", {**LOGISTIC, "rounds": 1, "local_steps": 3}, people=100),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +195,11 @@ class AttackResult:
     def __str__(self) -> str:
         claimed, lower_bound = self.epsilons
         said = "holds " if self.holds else "BROKEN"
-        return f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack, {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f}; {self.runs} runs each)"
+        return (
+            f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack,"
+            f" {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f};"
+            f" {self.runs} runs each)"
+        )
 
 
 def audit(
@@ -165,7 +210,8 @@ def audit(
     bend: Callable[[AnyTask], AnyTask] = lambda task: task,
     entropy: Entropy = os.urandom,
 ) -> AttackResult:
-    """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test that can be run again."""
+    """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test
+    that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
     task = bend(registry.plan(study, CONTRACT)["a"])
     rest = others(case.people)
@@ -212,7 +258,8 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
 
 
 def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
-    """The parts of both cohorts at a state; a state that returns in another run is not computed again."""
+    """The parts of both cohorts at a state; a state that returns in another run is not computed
+    again."""
     parts: dict[tuple[object, ...], list[Part]] = {}
 
     def at(state: State) -> list[Part]:
@@ -273,8 +320,9 @@ def _of_steps(
     first: NoisedAnswer,
     both: Sequence[Any],
 ) -> float:
-    """The same of steps that the node took by itself: where they led, less where they would have led without noise. Exact for a single
-    step; of several, the noise of each also turns the next a little, which is left out."""
+    """The same of steps that the node took by itself: where they led, less where they would have
+    led without noise. Exact for a single step; of several, the noise of each also turns the next a
+    little, which is left out."""
     people = first.steps["people"] * first.units["people"]
     went = answer.steps["update"] * answer.units["update"]
     led = [
@@ -294,10 +342,12 @@ def _of_steps(
 
 
 def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float, float]:
-    """Who sees the released network alone, and knows a person with an answer that surprises, guesses from the loss whether they were
-    trained on. The lower bound of epsilon at delta 1e-6 that the guesses show, and the advantage (true less false positive rate).
+    """Who sees the released network alone, and knows a person with an answer that surprises,
+    guesses from the loss whether they were trained on. The lower bound of epsilon at delta 1e-6
+    that the guesses show, and the advantage (true less false positive rate).
 
-    Half of the people take part in each step. Without `epsilon` the same network is trained without noise: then the attack finds them."""
+    Half of the people take part in each step. Without `epsilon` the same network is trained without
+    noise: then the attack finds them."""
     rest = others()
     table = pandas.concat([rest, pandas.DataFrame([TARGET] * 2)], ignore_index=True)
     loss = np.empty((2, runs))
@@ -323,9 +373,8 @@ def membership(runs: int, folder: Path, *, epsilon: float | None) -> tuple[float
                 federations.run(study, CONTRACT, [replace(site, policy=POLICY) for site in sites])
             )
             assert result.model is not None
-            loss[row, run] = -float(
-                result.model.weights[0] + result.model.weights[1]
-            )  # of x at the end of its range, and the answer yes
+            # of x at the end of its range, and the answer yes
+            loss[row, run] = -float(result.model.weights[0] + result.model.weights[1])
             if epsilon is None:
                 loss[row] = loss[row, 0]
                 break
@@ -402,13 +451,23 @@ def halved_bounds(task: AnyTask) -> AnyTask:
 
 FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[AnyTask], AnyTask]]] = {
     **{f"half the noise, {case.name}": (case, half_the_noise, lambda task: task) for case in CASES},
-    "values not clipped": (replace(CASES[7], target={"x": 30}), values_not_clipped, lambda task: task),
-    "rows not limited": (Case("describe", CASES[0].analysis, {"x": -3}, rows=6), rows_not_limited, lambda task: task),
+    "values not clipped": (
+        replace(CASES[7], target={"x": 30}),
+        values_not_clipped,
+        lambda task: task,
+    ),
+    "rows not limited": (
+        Case("describe", CASES[0].analysis, {"x": -3}, rows=6),
+        rows_not_limited,
+        lambda task: task,
+    ),
     "follow-up not ended": (
-        replace(CASES[7], target={"time": 60, "event": 0}, soon=True), follow_up_not_ended, lambda task: task,
+        replace(CASES[7], target={"time": 60, "event": 0}, soon=True),
+        follow_up_not_ended,
+        lambda task: task,
     ),
     "half the sensitivity": (CASES[1], contextlib.nullcontext, halved_bounds),
-}  # fmt: skip
+}
 
 
 def main() -> bool:
@@ -428,13 +487,15 @@ def main() -> bool:
         for epsilon in (1.0, EPSILON):
             shown, advantage = membership(max(200, runs // 5), folder, epsilon=epsilon)
             print(
-                f"{'holds ' if shown <= epsilon else 'BROKEN'} membership in a released network: epsilon at least {shown:.2f}, {epsilon:g} claimed (advantage {advantage:.2f})",
+                f"{'holds ' if shown <= epsilon else 'BROKEN'} membership in a released network:"
+                f" epsilon at least {shown:.2f}, {epsilon:g} claimed (advantage {advantage:.2f})",
                 flush=True,
             )
             sound = sound and shown <= epsilon
         shown, advantage = membership(200, folder, epsilon=None)
         print(
-            f"{'caught' if advantage > 0.9 else 'MISSED'} no noise, membership in a released network (advantage {advantage:.2f})",
+            f"{'caught' if advantage > 0.9 else 'MISSED'} no noise,"
+            f" membership in a released network (advantage {advantage:.2f})",
             flush=True,
         )
         sound = sound and advantage > 0.9

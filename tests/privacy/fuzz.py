@@ -1,10 +1,11 @@
 """How far one person really moves the sums of a private analysis, in the floats that are computed.
 
-The search looks for a move beyond the stated sensitivity. Tables of other people are random, or lie at
-the corners of the contract's ranges, or have rows that nearly cancel; the person who is added has rows
-chosen in the same ways; the state is any that a node admits, mostly at the limits of admission. The
-result is the largest move of each array over its sensitivity. It is at most 1, but for the rounding of
-sums in 64 bits, for which the grids leave room (federation/privacy/calibration.py).
+The search looks for a move beyond the stated sensitivity. Tables of other people are random, or lie
+at the corners of the contract's ranges, or have rows that nearly cancel; the person who is added
+has rows chosen in the same ways; the state is any that a node admits, mostly at the limits of
+admission. The result is the largest move of each array over its sensitivity. It is at most 1, but
+for the rounding of sums in 64 bits, for which the grids leave room
+(federation/privacy/calibration.py).
 
     python -m tests.privacy.fuzz [TRIES]     every analysis of the audit, for `make audit`
 """
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from federation.arrays import Floats
 from federation.cohort import Cohort, Values, within_contract
 from federation.contract import Contract
-from federation.messages import Floats, State
+from federation.messages import State
 from federation.schema import Field
 from strategies import admissible, budget, registry
 from strategies.learning import networks
@@ -148,8 +150,8 @@ def _anywhere(array: admissible.Array, like: Floats, rng: np.random.Generator) -
 def _balanced(task: AnyTask, rng: np.random.Generator) -> Floats:
     """Large weights (n_weights,) at which the units of the last layer cancel.
 
-    All units compute the same value and the last layer subtracts as many as it adds. Scores are then
-    near 0, and two rows of opposite answers pull with large and opposite force."""
+    All units compute the same value and the last layer subtracts as many as it adds. Scores are
+    then near 0, and two rows of opposite answers pull with large and opposite force."""
     network = task.plan.network
     size = admissible.MAX_WEIGHT * 10.0 ** -rng.uniform(0, 3)
     weights = np.full(networks.size(network), size)

@@ -1,10 +1,11 @@
-"""Attacks by a hub that lies: it sends any states, as often as it likes, and uses everything it sees.
+"""Attacks by a hub that lies: it sends any states, as often as it likes, and uses everything it
+sees.
 
 Each attack stands for one way in which the promise of mode dp was once broken, and comes with the
-fault that opened it, to be planted again: refusals that depend on a row, and cost nothing; one sample
-that is asked for many times; sums that one person moves beyond the sensitivity; and commitments to
-numbers that can be guessed. The likelihood ratio test of the audit runs at states that the hub chooses
-so that the person moves every sum as far as a search can find.
+fault that opened it, to be planted again: refusals that depend on a row, and cost nothing; one
+sample that is asked for many times; sums that one person moves beyond the sensitivity; and
+commitments to numbers that can be guessed. The likelihood ratio test of the audit runs at states
+that the hub chooses so that the person moves every sum as far as a search can find.
 
     python -m tests.privacy.lying_hub [RUNS]     the long version, for `make audit`
 """
@@ -18,7 +19,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ QUESTIONS = [
 
 
 def differing_replies(analysis: Mapping[str, Any], states: Sequence[State], folder: Path) -> int:
-    """The number of states at which the reply shows, but for noised numbers, whether a person is there."""
+    """The number of states at which the reply shows, but for noised numbers, whether a person is
+    there."""
     others = audit.others()
     others = others.assign(x=others["x"].abs() + 0.1, z=others["z"].abs() + 0.1)
     person = pandas.DataFrame([{**audit.TARGET, "x": -3, "z": 3}] * 2)
@@ -244,7 +245,8 @@ def worst_states(task: AnyTask, both: Sequence[Any], tries: int = 40) -> list[St
 
 
 def _move(task: AnyTask, state: State, both: Sequence[Any]) -> float:
-    """The squared move over the squared sensitivity, weighted by each array's share of the budget."""
+    """The squared move over the squared sensitivity, weighted by each array's share of the
+    budget."""
     with_person, without = (task.analysis.local(cohort, task, state).sums for cohort in both)
     sensitivity = budget.zero(task, state).sensitivity
     return sum(
@@ -305,9 +307,14 @@ def cap_lost_in_rounding() -> Iterator[None]:
         yield
 
 
-def lengths_in_32_bits() -> AbstractContextManager[Any]:
-    """The old code trusted every length that it computed in 32 bits."""
-    return mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf)
+@contextlib.contextmanager
+def lengths_in_32_bits() -> Iterator[None]:
+    """The old code trusted every length that it computed in 32 bits, in batches of 64 people."""
+    with (
+        mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf),
+        mock.patch.object(per_person_gradients, "LARGE_BATCH", 64),
+    ):
+        yield
 
 
 # -- 4. guesses of what a head commits to
@@ -315,7 +322,8 @@ NODES = ("n0", "n1", "n2")
 
 
 def guessed(folder: Path, guesses: int = 4000) -> int | None:
-    """A node's own noised count in a secure sum, found from the heads of its ledger; None if not found."""
+    """A node's own noised count in a secure sum, found from the heads of its ledger; None if not
+    found."""
     study = federations.study_of(
         {"a": {**audit.LOGISTIC, "rounds": 2}},
         privacy={"mode": "dp", "epsilon": 6, "secure_sum": True, "noise": "distributed"},
@@ -388,7 +396,8 @@ def _digest_if(number: int, grids: Mapping[str, Grid], store: ledger.Entry, prev
     account = store.account
     # fmt: off
     return ledger._digest((
-        store.seq, "store", account.dataset, account.label, account.year, store.study, store.release,
+        store.seq, "store", account.dataset, account.label, account.year,
+        store.study, store.release,
         0, "", event, store.at, previous,
     ))
     # fmt: on

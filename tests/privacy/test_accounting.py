@@ -19,14 +19,16 @@ from federation.privacy.accounting import ORDERS, Cost, Gaussian, Sampled
     ("releases", "sigma", "expected"), [(1, 4, 1.143), (20, 20, 1.014), (100, 30, 1.558)]
 )
 def test_epsilon_is_that_of_renyi_accounting(releases: int, sigma: int, expected: float) -> None:
-    """dp-accounting 0.6, RdpAccountant with GaussianDpEvent(sigma) composed, delta 1e-6: three decimals."""
+    """dp-accounting 0.6, RdpAccountant with GaussianDpEvent(sigma) composed, delta 1e-6: three
+    decimals."""
     rho = releases * accounting.gaussian_rho(Fraction(1), Fraction(sigma) ** 2)
     assert accounting.epsilon(rho, 1e-6) == pytest.approx(expected, abs=1e-3)
 
 
 @given(st.floats(1e-6, 20), st.sampled_from([1e-5, 1e-6, 1e-9]))
 def test_epsilon_is_the_least_over_all_orders(rho: float, delta: float) -> None:
-    """Against a fine grid of orders: never above it, and below by no more than the grid's coarseness."""
+    """Against a fine grid of orders: never above it, and below by no more than the grid's
+    coarseness."""
     a = 1 + np.logspace(-6, 9, 200_001)
     grid = (rho * a - np.log(a * delta) / (a - 1) + np.log1p(-1 / a)).min()
     found = accounting.epsilon(int(rho * accounting.PICO), delta)
@@ -82,7 +84,8 @@ def test_training_on_samples_costs_what_dp_accounting_says(
 
 @pytest.mark.parametrize("rho", [10**8, 24_355_970_359, 10**12])
 def test_what_people_are_shown_is_tight_and_never_more_than_what_is_enforced(rho: int) -> None:
-    """The exact curve of a Gaussian is about 7 % below the bound by which rho is turned into epsilon."""
+    """The exact curve of a Gaussian is about 7 % below the bound by which rho is turned into
+    epsilon."""
     shown, enforced = accounting.tight_epsilon(Cost(rho), 1e-6), accounting.epsilon(rho, 1e-6)
     assert 0.85 * enforced < shown < enforced
 

@@ -35,7 +35,8 @@ def contract_of(
     key = f"person: {person}\n" if person else ""
     column = f"  {person}: {{type: string}}\n" if person else ""
     return federations.contract_of(
-        f"dataset: {dataset}\nversion: 1\nunit: {unit}\n{key}{more}columns:\n{column}  g: {{type: category, levels: [a, b]}}\n  y: {{type: boolean}}\n"
+        f"dataset: {dataset}\nversion: 1\nunit: {unit}\n{key}{more}columns:\n{column}  g: {{type:"
+        f" category, levels: [a, b]}}\n  y: {{type: boolean}}\n"
     )
 
 
@@ -172,9 +173,8 @@ def test_what_was_granted_and_charged_before_registers_were_kept_still_counts(
         Account("dialysis", "person", 2026, "patient"),
     )
     ledger.grant(budget_ledger, before, 100, by="dpo", at=NOW)
-    event = Gaussian(
-        accounting.Fraction(1), accounting.Fraction(accounting.PICO, 2 * 60)
-    )  # 60 pico-rho
+    # 60 pico-rho
+    event = Gaussian(accounting.Fraction(1), accounting.Fraction(accounting.PICO, 2 * 60))
     assert ledger.charge(budget_ledger, before, Claim("one", "s", 1000, {"x": event}), NOW) is None
     assert ledger.granted(budget_ledger, now) == 100 and ledger.remaining(budget_ledger, now) == 40
     assert ledger.charge(budget_ledger, now, Claim("two", "s", 1000, {"x": event}), NOW) is not None
@@ -276,7 +276,8 @@ def test_who_approves_and_who_plans_is_told_what_the_study_costs_a_person_over_a
 
 # -- commitments
 def test_what_a_ledger_commits_to_cannot_be_found_by_guessing(tmp_path: Path) -> None:
-    """Of a number with a few thousand likely values, a hash without a salt would tell which it is."""
+    """Of a number with a few thousand likely values, a hash without a salt would tell which it
+    is."""
     budget_ledger, account = (
         ledger.open_ledger(tmp_path / "ledger.sqlite"),
         Account("d", "person", 2026, "id"),

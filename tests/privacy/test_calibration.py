@@ -1,4 +1,5 @@
-"""A grid keeps an array within its budget, rounding included, and costs little of it; histograms keep their running sums quiet."""
+"""A grid keeps an array within its budget, rounding included, and costs little of it; histograms
+keep their running sums quiet."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_rounding_is_to_the_nearest_step(values: list[float], sensitivity: float
 def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(
     data: st.DataObject, size: int
 ) -> None:
-    """Whatever the sums are: a person moves them by the sensitivity, and rounding by as much again as the grid allows for."""
+    """Whatever the sums are: a person moves them by the sensitivity, and rounding by as much again
+    as the grid allows for."""
     grid = made(3.0, size, 10**10, whole=False)
     one = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
     way = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=size, max_size=size)))
@@ -140,7 +142,8 @@ def test_the_noise_of_sums_is_what_is_said() -> None:
 
 @pytest.mark.parametrize(("bins", "most"), [(12, 1.9), (100, 2.6), (1000, 3.4), (5000, 3.9)])
 def test_running_sums_have_a_fraction_of_the_noise_of_plain_counts(bins: int, most: float) -> None:
-    """In units of the noise that plain counts need for the same budget, whose running sums have sqrt(bins) of it."""
+    """In units of the noise that plain counts need for the same budget, whose running sums have
+    sqrt(bins) of it."""
     worst = float(cumulative.noise_of_running_sums(bins).max()) * cumulative.norm(bins)
     assert worst < most < math.sqrt(bins)
     single = float(cumulative.noise_of(np.eye(bins)[bins // 2])) * cumulative.norm(bins)

@@ -1,4 +1,5 @@
-"""The audit of coverage: every private analysis has a case in benchmarks/coverage.py, which states intervals or a test.
+"""The audit of coverage: every private analysis has a case in benchmarks/coverage.py, which states
+intervals or a test.
 
 How often they hold the truth takes hundreds of federations, and is measured by `make bench`.
 """
@@ -20,7 +21,8 @@ def test_an_analysis_without_a_case_is_named_with_what_to_do() -> None:
 
 @pytest.mark.parametrize("case", coverage.CASES, ids=lambda case: case.name)
 def test_a_case_runs_and_measures_something(case: coverage.Case) -> None:
-    """One federation: a result, with intervals that can hold their truth and that carry noise, or a test."""
+    """One federation: a result, with intervals that can hold their truth and that carry noise, or a
+    test."""
     result, table = coverage.result_of(case, coverage.study_of(case), number=0, seed=1)
     assert result is not None
     intervals = np.array(list(case.intervals(result, table))).reshape(-1, 4)
@@ -51,8 +53,8 @@ def test_more_than_one_federation_in_a_hundred_without_a_result_is_missed() -> N
 
 
 def test_the_error_of_a_share_knows_that_intervals_of_one_federation_agree() -> None:
-    """100 federations of ten intervals that all hold or all fail tell as much as 100 intervals: sqrt(0.8 x 0.2 / 99) = 0.0402,
-    where 1000 independent intervals would have 0.0127."""
+    """100 federations of ten intervals that all hold or all fail tell as much as 100 intervals:
+    sqrt(0.8 x 0.2 / 99) = 0.0402, where 1000 independent intervals would have 0.0127."""
     together = coverage.share([[number % 5 > 0] * 10 for number in range(100)])
     assert together is not None
     assert together.mean == pytest.approx(0.8)
@@ -60,7 +62,8 @@ def test_the_error_of_a_share_knows_that_intervals_of_one_federation_agree() -> 
 
 
 def test_an_interval_is_judged_with_and_without_the_noise() -> None:
-    """Half-width 2, of which the noise's part is 1.96 x 1: sqrt(4 - 3.84) = 0.4 are left without it."""
+    """Half-width 2, of which the noise's part is 1.96 x 1: sqrt(4 - 3.84) = 0.4 are left without
+    it."""
     low, high, noise = np.full(3, -2.0), np.full(3, 2.0), np.ones(3)
     truth = np.array([0.3, 1.9, 2.1])
     assert coverage.holds(low, high, truth, noise).tolist() == [True, True, False]
@@ -69,7 +72,8 @@ def test_an_interval_is_judged_with_and_without_the_noise() -> None:
 
 # -- the truths that follow from the laws
 def test_the_indicators_of_the_law_are_those_of_many_people() -> None:
-    """Person by person, over 20,000 drawn pathways; 0.02 is four standard errors of a share of 6,000 people."""
+    """Person by person, over 20,000 drawn pathways; 0.02 is four standard errors of a share of
+    6,000 people."""
     table = coverage_laws.walks(np.random.default_rng(0), 20_000)
     starts = np.flatnonzero(np.r_[True, np.diff(table["person"]) > 0])
     came, hit = np.zeros(2), np.zeros(2)

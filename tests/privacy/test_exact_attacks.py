@@ -1,9 +1,11 @@
-"""Attacks of a coordinator on one person in exact mode, at nodes that allow it and at default limits otherwise.
+"""Attacks of a coordinator on one person in exact mode, at nodes that allow it and at default
+limits otherwise.
 
-The target is the one woman of 93 at node n0. Each attack is a sequence of studies, run in two worlds that
-differ in what the target's record says: whether she has hiv, whether her event happened, her income and her
-follow-up. An attack fails if some study of the sequence is refused, and if the coordinator is told the same
-words in both worlds. Sources of the attacks: each was run before the rules existed, and told the value.
+The target is the one woman of 93 at node n0. Each attack is a sequence of studies, run in two
+worlds that differ in what the target's record says: whether she has hiv, whether her event
+happened, her income and her follow-up. An attack fails if some study of the sequence is refused,
+and if the coordinator is told the same words in both worlds. Sources of the attacks: each was run
+before the rules existed, and told the value.
 """
 
 from __future__ import annotations
@@ -88,9 +90,18 @@ def people(world: str, node: int, n: int = PEOPLE) -> pandas.DataFrame:
     if node == 0:
         ill = world == "ill"
         target = {
-            "age": 93, "sex": "F", "region": "n", "ward": "w3", "hiv": ill, "event": ill, "time": 59 if ill else 31,
-            "income": 123457 if ill else 23457, "cause": "death" if ill else "none", "treated": ill, "dose": 18.0 if ill else 4.0,
-        }  # fmt: skip
+            "age": 93,
+            "sex": "F",
+            "region": "n",
+            "ward": "w3",
+            "hiv": ill,
+            "event": ill,
+            "time": 59 if ill else 31,
+            "income": 123457 if ill else 23457,
+            "cause": "death" if ill else "none",
+            "treated": ill,
+            "dose": 18.0 if ill else 4.0,
+        }
         for name, value in target.items():
             table.loc[0, name] = value
         table.loc[0, "lab"] = np.nan
@@ -348,10 +359,13 @@ def differences() -> Iterator[Attack]:
         ],
     )
     for name, made in {
-        "root": "income + 0 * sqrt(92.5 - age)", "division": "income + 0 / (age - 93)", "log": "income * log(93 - age) / log(93 - age)",
-        "overflow": "income + 0 * exp(700 * (age - 92))", "modulo": "income + 0 % (93 - age)",
+        "root": "income + 0 * sqrt(92.5 - age)",
+        "division": "income + 0 / (age - 93)",
+        "log": "income * log(93 - age) / log(93 - age)",
+        "overflow": "income + 0 * exp(700 * (age - 92))",
+        "modulo": "income + 0 % (93 - age)",
         "with hiv": "income + 0 * log(if(age = 93 and hiv, -1, 1))",
-    }.items():  # fmt: skip
+    }.items():
         yield one(f"missingness: {name}", glm("x ~ 1"), **derive(x=made))
     yield Attack(
         "missingness: a column that the target lacks",
@@ -422,19 +436,32 @@ def differences() -> Iterator[Attack]:
     )
     yield Attack(
         "tracker: columns that none names",
-        [{
-            "analyses": {"a": glm("income ~ x"), "b": glm("income ~ y")},
-            **derive(x="age >= 50", y="(age >= 50 and sex = 'M') or (age >= 50 and age < 82 and sex = 'F') or (age >= 82 and age < 92.5)"),
-        }],
-    )  # fmt: skip
+        [
+            {
+                "analyses": {"a": glm("income ~ x"), "b": glm("income ~ y")},
+                **derive(
+                    x="age >= 50",
+                    y="(age >= 50 and sex = 'M') or (age >= 50 and age < 82 and sex = 'F')"
+                    " or (age >= 82 and age < 92.5)",
+                ),
+            }
+        ],
+    )
     yield Attack(
         "tracker: three columns of one study",
-        [{
-            "analyses": {"a": glm("income ~ x + y + z")},
-            **derive(x="sex = 'F' and age >= 60", y="sex = 'F' and age >= 60 and region = 'n' and ward in ('w0', 'w1', 'w2', 'w3')",
-                     z="sex = 'F' and age >= 60 and (region <> 'n' or ward in ('w4', 'w5', 'w6', 'w7') or age < 92)"),
-        }],
-    )  # fmt: skip
+        [
+            {
+                "analyses": {"a": glm("income ~ x + y + z")},
+                **derive(
+                    x="sex = 'F' and age >= 60",
+                    y="sex = 'F' and age >= 60 and region = 'n'"
+                    " and ward in ('w0', 'w1', 'w2', 'w3')",
+                    z="sex = 'F' and age >= 60"
+                    " and (region <> 'n' or ward in ('w4', 'w5', 'w6', 'w7') or age < 92)",
+                ),
+            }
+        ],
+    )
     yield Attack(
         "difference: weights above 0",
         [
@@ -478,8 +505,8 @@ def differences() -> Iterator[Attack]:
 
 
 def hidden() -> Iterator[Attack]:
-    """At nodes of 6,000, where conditions that each hold for many people leave out three together, of whom
-    the target is one; the others' values are known."""
+    """At nodes of 6,000, where conditions that each hold for many people leave out three together,
+    of whom the target is one; the others' values are known."""
     some, whole = "band in ('old', 'oldest')", glm("income ~ 1")
     above = "band = 'oldest'"
     traits = ("sex = 'M'", "age < 88", "region <> 'n'", "weight < 1.0 or weight > 1.03")
@@ -691,7 +718,8 @@ def rows_of(world: str, node: int, unit: str, n: int) -> Path:
 
 
 def told(attack: Attack, world: str, folder: Path) -> list[Any]:
-    """What the coordinator reads of each study: of each analysis whether it was released, and why not."""
+    """What the coordinator reads of each study: of each analysis whether it was released, and why
+    not."""
     contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
     settings = {
         "modes": ("exact", "dp"),
@@ -737,15 +765,16 @@ def _outcome(document: Document) -> dict[str, Any]:
 
 
 def is_stopped(words: Any) -> bool:
-    """Whether a study gave nothing of which the target may be a part: at her own node, or at all."""
+    """Whether a study gave nothing of which the target may be a part: at her own node, or at
+    all."""
     return isinstance(words, str) or any(
         status != "released" or refusals.get("n0") for status, _, refusals in words.values()
     )
 
 
 def always(number: int, attack: Attack) -> bool:
-    """One attack in four is tried by `make test`, and each whose refusal could tell; the others, and the
-    longest one, by `make slow`."""
+    """One attack in four is tried by `make test`, and each whose refusal could tell; the others,
+    and the longest one, by `make slow`."""
     if attack.name.startswith("table: halves over"):
         return False
     return number % 4 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))

@@ -1,5 +1,6 @@
-"""A law of every private analysis: after a state was admitted and charged, nothing that can be observed depends on a row but noised
-numbers. Faults are put into every step of the computation, at a node that holds one person more than its neighbour."""
+"""A law of every private analysis: after a state was admitted and charged, nothing that can be
+observed depends on a row but noised numbers. Faults are put into every step of the computation, at
+a node that holds one person more than its neighbour."""
 
 from __future__ import annotations
 
@@ -98,9 +99,14 @@ def observable(reply: Reply, context: NodeContext) -> dict[str, Any]:
         for entry in ledger.history(context.ledger)
     ]
     return {
-        "shapes": {name: (steps.shape, steps.dtype) for name, steps in answer.steps.items()}, "units": answer.units, "variances": answer.variances,
-        "drawn": answer.drawn, "charged": reply.charged, "bytes": len(codec.reply_to_bytes(reply)), "entries": entries,
-    }  # fmt: skip
+        "shapes": {name: (steps.shape, steps.dtype) for name, steps in answer.steps.items()},
+        "units": answer.units,
+        "variances": answer.variances,
+        "drawn": answer.drawn,
+        "charged": reply.charged,
+        "bytes": len(codec.reply_to_bytes(reply)),
+        "entries": entries,
+    }
 
 
 _failing = True
@@ -118,7 +124,8 @@ def nothing_fails() -> Iterator[None]:
 
 @contextmanager
 def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
-    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were run."""
+    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were
+    run."""
     count = [0]
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
@@ -140,9 +147,8 @@ def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
         yield count
     finally:
         sys.settrace(before)
-        torch.set_grad_enabled(
-            True
-        )  # raised on the very line that leaves a `with torch.no_grad()`, a fault skips its end
+        # raised on the very line that leaves a `with torch.no_grad()`, a fault skips its end
+        torch.set_grad_enabled(True)
 
 
 def states_of(name: str, task: AnyTask) -> list[State]:
@@ -175,7 +181,8 @@ def test_a_failure_anywhere_in_a_computation_is_not_seen_from_outside(
 def _lines_of_local(
     study: Study, task: AnyTask, cohort: Cohort, state: State, total: int
 ) -> tuple[int, int]:
-    """Which of the lines are those of `local` and `inside`: what is run before is of the state and the study alone."""
+    """Which of the lines are those of `local` and `inside`: what is run before is of the state and
+    the study alone."""
     seen: list[int] = []
     with failing_at(0, ValueError) as count:
         sound = task.analysis
@@ -230,7 +237,12 @@ BENT: Mapping[str, Callable[[Part, str], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    federations.first_of_each(
+        (name, options) for name, options, rows in private.CASES if rows == 2
+    ),
+)
 @pytest.mark.parametrize("how", BENT)
 def test_a_part_that_is_not_as_it_should_be_is_not_seen_from_outside(
     how: str, name: str, options: dict[str, Any], tmp_path: Path
@@ -288,7 +300,7 @@ def test_rows_that_fail_on_the_way_in_are_not_seen_from_outside(
         MemoryError(),
     ],
 )
-def test_a_source_that_fails_because_of_its_rows_gives_a_noised_answer_and_one_that_is_not_there_a_refusal(
+def test_a_source_that_fails_on_its_rows_gives_a_noised_answer_and_an_absent_one_a_refusal(
     error: Exception, tmp_path: Path
 ) -> None:
     name, options = "describe", private.EXAMPLES["describe"][0]
@@ -352,9 +364,10 @@ def test_a_charge_that_is_refused_comes_before_any_computation() -> None:
         {"a": task}, Cohort(np.zeros(1, np.int64), 1, 1, 2, fails), _RULES, None
     )
     context.plans[study.hash] = {"a": task}
+    # nothing was granted
     reply = service.answer(
         Query(study, private.CONTRACTS[2].hash, 1, ("n",), {TASK: state}), context, federations.NOW
-    )  # nothing was granted
+    )
     answer = reply.answers[TASK]
     assert isinstance(answer, Refusal) and answer.rule == "budget"
 
@@ -366,7 +379,8 @@ def test_a_failure_under_a_secure_sum_is_not_seen_from_outside(tmp_path: Path) -
         privacy={"mode": "dp", "epsilon": 8, "secure_sum": True, "noise": "distributed"},
     )
     table: pandas.DataFrame = private.TABLE
-    split = table["person"].astype(int) % 3
+    # One person in six at the node that fails: what the others say stands clear of the noise.
+    split = (table["person"].astype(int) % 6).map({0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2})
     outcomes = []
     for broken in (False, True):
         sites = federations.sites_of(table, split, private.CONTRACTS[2], tmp_path, local.SIMULATED)

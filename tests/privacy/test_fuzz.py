@@ -1,4 +1,5 @@
-"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are found."""
+"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are
+found."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from strategies import registry
-from strategies.learning import local_training, per_person_gradients
+from strategies.learning import local_training
 from strategies.survival import piecewise_exponential
-from tests.privacy import audit, fuzz
+from tests.privacy import audit, fuzz, lying_hub
 
 TRIES = 15
 CASES: Mapping[str, Mapping[str, Any]] = {
@@ -49,7 +50,8 @@ def test_a_cap_that_is_lost_in_rounding_is_found() -> None:
 
 
 def test_lengths_that_nearly_cancel_in_32_bits_are_found() -> None:
-    with mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf):
+    """The old code trusted every length, in batches of 64."""
+    with lying_hub.lengths_in_32_bits():
         worst = fuzz.search(fuzz.MORE["train, two layers"], audit.CONTRACT, 100, 1)
     assert worst["gradient"].ratio > 1.2
 
@@ -57,7 +59,7 @@ def test_lengths_that_nearly_cancel_in_32_bits_are_found() -> None:
 def test_batches_whose_shape_depends_on_who_is_there_are_found() -> None:
     """32-bit products differ in another shape, so one person fewer changes everyone's gradient."""
     with (
-        mock.patch.object(per_person_gradients, "MAX_ERROR", np.inf),
+        lying_hub.lengths_in_32_bits(),
         mock.patch.object(local_training, "padded", lambda chosen, size: chosen),
     ):
         worst = fuzz.search(fuzz.MORE["train, views"], audit.CONTRACT, 60, 1)

@@ -1,4 +1,5 @@
-"""The ledger: charged before released, never refunded, the same bytes again, and no entry changed unseen."""
+"""The ledger: charged before released, never refunded, the same bytes again, and no entry changed
+unseen."""
 
 from __future__ import annotations
 
@@ -124,7 +125,8 @@ def test_a_changed_ledger_is_told(tamper: str, budget_ledger: Ledger) -> None:
 
 
 def test_a_price_that_is_not_its_events_is_told(budget_ledger: Ledger) -> None:
-    """Someone who can write the file, and makes the chain anew: the events still say what was spent."""
+    """Someone who can write the file, and makes the chain anew: the events still say what was
+    spent."""
     ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
     row = list(budget_ledger.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
     row[7] = 1
@@ -145,7 +147,8 @@ def test_a_study_spends_no_more_than_it_declares(budget_ledger: Ledger) -> None:
 
 
 def test_training_on_samples_is_paid_at_its_best_order(budget_ledger: Ledger) -> None:
-    """Two epochs cost twice the curve, and a Gaussian release on top its rho: the sum is priced at one order."""
+    """Two epochs cost twice the curve, and a Gaussian release on top its rho: the sum is priced at
+    one order."""
     event = Sampled(0.01, 2.0, 100)
     grown = Account("images", "woman", 2026)
     ledger.grant(budget_ledger, grown, 10**12, by="dpo", at=NOW)
@@ -168,7 +171,8 @@ def test_training_on_samples_is_paid_at_its_best_order(budget_ledger: Ledger) ->
 
 
 def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(budget_ledger: Ledger) -> None:
-    """Against dp-accounting's own accountant. A filter that takes the cheapest order for all would let far more pass."""
+    """Against dp-accounting's own accountant. A filter that takes the cheapest order for all would
+    let far more pass."""
     import dp_accounting
 
     epsilon, delta = 1.0, 1e-5
@@ -194,7 +198,8 @@ def test_a_study_that_trains_until_it_is_refused_keeps_its_epsilon(budget_ledger
 
 
 def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
-    """Two handles on one file, as the daemon's and the operator's command are: each sees at once what the other has charged."""
+    """Two handles on one file, as the daemon's and the operator's command are: each sees at once
+    what the other has charged."""
     path = tmp_path / "ledger.sqlite"
     one, other = ledger.open_ledger(path), ledger.open_ledger(path)
     ledger.grant(one, ACCOUNT, 10**13, by="dpo", at=NOW)
@@ -215,7 +220,8 @@ def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
 
 
 def test_sums_of_another_file_do_not_count_in_this_one(budget_ledger: Ledger) -> None:
-    """As if an older copy were put back under a running process: what it held is read anew, and what follows it counts."""
+    """As if an older copy were put back under a running process: what it held is read anew, and
+    what follows it counts."""
     for name in ("a", "b"):
         ledger.charge(budget_ledger, ACCOUNT, claim(name, 30), NOW)
     assert ledger.remaining(budget_ledger, ACCOUNT) == 40
@@ -294,9 +300,8 @@ def test_a_rolled_back_ledger_is_told_by_whoever_saw_a_later_head(tmp_path: Path
     old = ledger.open_ledger(tmp_path / "snapshot.sqlite")
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
-    ledger.charge(
-        old, ACCOUNT, claim("b", 10), NOW
-    )  # the same length as what was seen, and another content
+    # the same length as what was seen, and another content
+    ledger.charge(old, ACCOUNT, claim("b", 10), NOW)
     with pytest.raises(errors.LedgerError, match="rolled back"):
         ledger.check_witness(old, seen)
 
@@ -333,14 +338,17 @@ account = ledger.Account("d", "person", 2026)
 n = int(sys.argv[2])
 while True:
     n += 1
-    if ledger.charge(book, account, ledger.Claim(f"r{n}", "s", 10**15, {"sum": Gaussian(Fraction(1), Fraction(10**12, 14))}), "now") is None:
+    event = Gaussian(Fraction(1), Fraction(10**12, 14))
+    claim = ledger.Claim(f"r{n}", "s", 10**15, {"sum": event})
+    if ledger.charge(book, account, claim, "now") is None:
         print("charged", n, flush=True)
         print("sent", n, ledger.store(book, f"r{n}", b"%d" % n, "now").decode(), flush=True)
 """
 
 
 def kill_writers(path: Path, kills: int, seed: int) -> None:
-    """Each writer is killed at a random instant; what it had acknowledged must be there, and what it sent charged."""
+    """Each writer is killed at a random instant; what it had acknowledged must be there, and what
+    it sent charged."""
     rng = random.Random(seed)
     budget_ledger = ledger.open_ledger(path)
     account = Account("d", "person", 2026)

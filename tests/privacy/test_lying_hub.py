@@ -15,7 +15,8 @@ RUNS = 60
 
 
 def test_no_reply_shows_whether_a_person_is_there(tmp_path: Path) -> None:
-    """Infinities whose difference is NaN for one person only once asked about that person for nothing."""
+    """Infinities whose difference is NaN for one person only once asked about that person for
+    nothing."""
     questions = lying_hub.QUESTIONS[:4]
     assert lying_hub.differing_replies(lying_hub.ASKED, questions, tmp_path) == 0
     with lying_hub.any_state_and_charged_after():

@@ -1,5 +1,5 @@
-"""A node in mode dp: charged before noised, the same bytes again, no refusal that hangs on a row; and in exact mode no two answers
-over nearly the same people."""
+"""A node in mode dp: charged before noised, the same bytes again, no refusal that hangs on a row;
+and in exact mode no two answers over nearly the same people."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def test_only_noised_steps_leave_and_the_study_pays_for_them(site: Site) -> None
 
 
 def test_whoever_asks_again_gets_the_same_bytes_for_nothing(site: Site, tmp_path: Path) -> None:
-    """From the same process, after a restart, and after the data have changed: else the answers' mean would tell the truth."""
+    """From the same process, after a restart, and after the data have changed: else the answers'
+    mean would tell the truth."""
     first = bytes_of(ask(site, private()))
     cost = spent(site)
     context = NodeContext(site)
@@ -168,9 +169,8 @@ def test_a_round_is_answered_at_one_state_and_another_state_costs_and_tells_noth
 
 def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) -> None:
     for other in (replace(site, state=site.state / "fresh"), site):  # type: ignore[operator]
-        now = (
-            federations.NOW if other is not site else federations.NOW.replace(year=2027)
-        )  # a grant is for its year
+        # a grant is for its year
+        now = federations.NOW if other is not site else federations.NOW.replace(year=2027)
         answer = reply_of(
             NodeContext(other),
             private(authorisation={"reference": "r", "expires": "2028-01-01"}),
@@ -181,7 +181,8 @@ def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) 
 
 
 def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None:
-    """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never passed."""
+    """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never
+    passed."""
     answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
     answered = sum(isinstance(answer, NoisedAnswer) for answer in answers)
     assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(
@@ -214,7 +215,8 @@ def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None
     ],
 )
 def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path: Path) -> None:
-    """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs on."""
+    """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs
+    on."""
     rows.to_csv(tmp_path / "n.csv", index=False)
     for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
         assert isinstance(ask(site, private(analysis, title=str(analysis))), NoisedAnswer)
@@ -225,9 +227,11 @@ def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path
 
 
 def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: Path) -> None:
-    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared at 1e-6)."""
+    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared at
+    1e-6)."""
     wide = federations.contract_of(
-        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type: category, levels: {[f'g{i}' for i in range(50)]}}}\n"
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type:"
+        f" category, levels: {[f'g{i}' for i in range(50)]}}}\n"
         f"  h: {{type: category, levels: {[f'h{i}' for i in range(30)]}}}\n"
     )
     site = federations.site_of(
@@ -257,9 +261,8 @@ def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: P
 
     assert p_value(1.0) > 1e-6 and p_value(0.7) < 1e-6 and p_value(1.3) < 1e-6
     sigma = math.sqrt(variance) * answer.units["counts"]
-    assert 1 / (2 * sigma**2) == pytest.approx(
-        0.95 * study.privacy.rho / 1e12, rel=1e-3
-    )  # one person, one cell: rho = 1 / (2 sigma^2)
+    # one person, one cell: rho = 1 / (2 sigma^2)
+    assert 1 / (2 * sigma**2) == pytest.approx(0.95 * study.privacy.rho / 1e12, rel=1e-3)
 
 
 # -- policy
@@ -364,7 +367,8 @@ def exact(where: str | None, **more: Any) -> Study:
 def test_two_exact_answers_over_nearly_the_same_people_are_not_given(
     site: Site, tmp_path: Path
 ) -> None:
-    """Three people have each x: `x >= 40` leaves out 120, `x >= 41` 123, and the difference is three people's sums."""
+    """Three people have each x: `x >= 40` leaves out 120, `x >= 41` 123, and the difference is
+    three people's sums."""
     assert isinstance(ask(site, exact("x >= 40")), Part)
     answer = ask(site, exact("x >= 41"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing"
@@ -417,7 +421,8 @@ from tests.privacy import test_node as t
 from dataclasses import replace
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site
-site = Site("n", {"people": Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")}, t.POLICY, state=Path(sys.argv[1]) / "state")
+dataset = Dataset(t.CONTRACT, sys.argv[1] + "/n.csv")
+site = Site("n", {"people": dataset}, t.POLICY, state=Path(sys.argv[1]) / "state")
 context = NodeContext(site)
 n = int(sys.argv[2])
 t.ask(context, t.private(title=f"first {n}", epsilon=0.05))
@@ -430,7 +435,8 @@ while True:
 
 
 def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
-    """Whatever a node had sent before it was killed is charged, and comes again as the same bytes, from another process."""
+    """Whatever a node had sent before it was killed is charged, and comes again as the same bytes,
+    from another process."""
     rng = random.Random(seed)
     ledger.grant(book_of(site), ACCOUNT, 10**14, by="dpo", at="now")
     root = str(Path(__file__).parents[2])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federation.messages import Ints
+from federation.arrays import Ints
 from federation.privacy import accounting, calibration, noise
 from federation.privacy.noise import Entropy
 
@@ -34,7 +34,8 @@ def exact_pmf(sigma: float, reach: int) -> np.ndarray:
 
 
 def p_value(draws: Ints, sigma: float) -> float:
-    """Chi-squared against the exact law, over values expected at least ten times; the tails are one bin each."""
+    """Chi-squared against the exact law, over values expected at least ten times; the tails are one
+    bin each."""
     reach = int(12 * sigma) + 3
     expected = exact_pmf(sigma, reach) * len(draws)
     observed = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
@@ -130,7 +131,8 @@ def test_opendp_follows_the_same_law_and_other_scales_fail(sigma: float) -> None
 
 @pytest.mark.parametrize("sigma", [2.0, 9.0])
 def test_the_two_samplers_are_one_law(sigma: float) -> None:
-    """Chi-squared of two samples, over values that each has at least ten times (once in a million by chance)."""
+    """Chi-squared of two samples, over values that each has at least ten times (once in a million
+    by chance)."""
     table, opendp = (
         noise.from_table(50_000, Fraction(sigma) ** 2),
         noise.from_opendp(50_000, Fraction(sigma) ** 2),
@@ -176,15 +178,16 @@ def test_opendp_states_the_cost_that_we_charge() -> None:
 
 # -- the floating-point attack
 def share_with_low_bits(outputs: np.ndarray) -> float:
-    """How many lie below 1 in size and have bits under 2^-53: the sum of 1 and noise cannot, the sum of 0 and noise can."""
+    """How many lie below 1 in size and have bits under 2^-53: the sum of 1 and noise cannot, the
+    sum of 0 and noise can."""
     small = outputs[np.abs(outputs) < 1]
     return float(np.count_nonzero(small * 2.0**53 != np.floor(small * 2.0**53)) / len(outputs))
 
 
 def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> None:
-    """The attack of Mironov (2012), a hundred thousand times: an output of numpy's Gaussian with such bits proves that the value
-    was not 1. What leaves a node is an integer that both values give, and its low digits are as frequent for both (chi-squared
-    at 1e-6)."""
+    """The attack of Mironov (2012), a hundred thousand times: an output of numpy's Gaussian with
+    such bits proves that the value was not 1. What leaves a node is an integer that both values
+    give, and its low digits are as frequent for both (chi-squared at 1e-6)."""
     rng, n = np.random.default_rng(1), 100_000
     assert (
         share_with_low_bits(rng.normal(0, 1, n)) > 0.05
@@ -196,9 +199,8 @@ def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> Non
         for x in (0.0, 1.0)
     ]
     reach = noise.tabulate(grid.variance).reach - round(1 / grid.unit)
-    assert all(
-        one.dtype == np.int64 and np.abs(one).max() < reach for one in steps
-    )  # each may have come from either
+    # each may have come from either
+    assert all(one.dtype == np.int64 and np.abs(one).max() < reach for one in steps)
     for modulus in (2, 16, 97):
         counts = np.array([np.bincount(one % modulus, minlength=modulus) for one in steps])
         assert stats.chi2_contingency(counts)[1] > 1e-6

@@ -1,4 +1,5 @@
-"""The secure sum: exact over the survivors whoever drops when, and one test for each lie that a hub may tell."""
+"""The secure sum: exact over the survivors whoever drops when, and one test for each lie that a hub
+may tell."""
 
 from __future__ import annotations
 
@@ -194,7 +195,8 @@ def test_the_hub_inserts_a_node() -> None:
 
 
 def test_the_hub_changes_the_roster_for_some() -> None:
-    """The roster is part of what every key and signature is bound to: another roster, another sum."""
+    """The roster is part of what every key and signature is bound to: another roster, another
+    sum."""
     one = through(begin(5, 4), "advertise")
     other = replace(
         one.terms, roster={**one.terms.roster, "ghost": keys.public_identity(identity("ghost"))}
@@ -241,7 +243,8 @@ def test_the_hub_changes_or_misdirects_an_envelope() -> None:
 
 
 def test_the_hub_withholds_an_envelope() -> None:
-    """A node masks with all its neighbours among those who dealt, or not at all: none of its masks can be left out."""
+    """A node masks with all its neighbours among those who dealt, or not at all: none of its masks
+    can be left out."""
     one = through(begin(), "deal")
     routed = aggregation.route(one.terms, one.dealt)["n000"]
     del routed["n001"]
@@ -252,8 +255,9 @@ def test_the_hub_withholds_an_envelope() -> None:
 
 
 def test_the_hub_tells_nodes_of_different_dealers() -> None:
-    """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the others that all did. The streams
-    between the two groups then do not cancel, and what it opens is noise."""
+    """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the
+    others that all did. The streams between the two groups then do not cancel, and what it opens is
+    noise."""
     one = through(begin(5, 3), "deal")
     told = {
         name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt))
@@ -294,7 +298,8 @@ def test_the_hub_asks_for_a_masked_vector_twice() -> None:
 
 
 def test_the_hub_claims_that_a_survivor_dropped() -> None:
-    """It holds n001's vector, and wants both its seed (from some) and its key (from others): each node signs one set."""
+    """It holds n001's vector, and wants both its seed (from some) and its key (from others): each
+    node signs one set."""
     one = through(begin(5, 3), "mask")
     without = frozenset(one.masked) - {"n001"}
     state, _ = participant.sign_survivors(one.states["n000"], without)
@@ -303,7 +308,8 @@ def test_the_hub_claims_that_a_survivor_dropped() -> None:
 
 
 def test_the_hub_sends_two_survivor_sets() -> None:
-    """With 2t > n + c no two sets find enough signers: here 3 sign one and 2 the other, of a threshold of 3."""
+    """With 2t > n + c no two sets find enough signers: here 3 sign one and 2 the other, of a
+    threshold of 3."""
     one = through(begin(5, 3), "mask")
     everyone, without = frozenset(one.masked), frozenset(one.masked) - {"n004"}
     signatures = {}
@@ -370,7 +376,8 @@ def test_a_low_order_key_is_refused() -> None:
 
 @pytest.mark.parametrize(("what", "whose"), [("keys", "n003"), ("seeds", "n001")])
 def test_a_wrong_share_is_told(what: str, whose: str) -> None:
-    """Of a dropped node's key or of a survivor's seed: or else the mask would stay in the sum, and look like numbers."""
+    """Of a dropped node's key or of a survivor's seed: or else the mask would stay in the sum, and
+    look like numbers."""
     one = through(begin(5, 3), "deal")
     one.mask(frozenset({"n003"}))
     one.sign()
@@ -384,7 +391,8 @@ def test_a_wrong_share_is_told(what: str, whose: str) -> None:
 
 
 def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
-    """The same vector of zeros, masked 200 times: every byte value about equally often (chi-squared at 1e-6)."""
+    """The same vector of zeros, masked 200 times: every byte value about equally often (chi-squared
+    at 1e-6)."""
     seen = []
     for _ in range(200):
         one = begin(3, 2, length=64)
@@ -396,7 +404,8 @@ def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
 
 
 def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
-    """For any other secret there is a polynomial through the same two shares: of three they tell nothing."""
+    """For any other secret there is a polynomial through the same two shares: of three they tell
+    nothing."""
     dealt = shares.split(b"\x05" * 32, [1, 2, 3], 3, lambda size: RNG.bytes(size))
     weight = shares.weights((1, 2, 3))
     assert shares.join(dealt, weight) == b"\x05" * 32
@@ -502,9 +511,8 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
 def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
     one = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
     assert one.terms.degree == 12
-    gone = frozenset(
-        one.terms.ring[:5]
-    )  # neighbours of each other: the most shares lost in one place
+    # neighbours of each other: the most shares lost in one place
+    gone = frozenset(one.terms.ring[:5])
     for name in PHASES:
         getattr(one, name)(gone if name == phase else frozenset())
     np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))

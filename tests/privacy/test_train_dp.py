@@ -1,4 +1,5 @@
-"""Training under differential privacy: what each step costs, how much noise it has, who is in it, and that nothing is given twice."""
+"""Training under differential privacy: what each step costs, how much noise it has, who is in it,
+and that nothing is given twice."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def task_of(options: dict[str, Any]) -> AnyTask:
 def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(
     options: dict[str, Any], delta: float
 ) -> None:
-    """Its Renyi accountant, on the events that the ledger would hold, with the two counts as Gaussians of their own."""
+    """Its Renyi accountant, on the events that the ledger would hold, with the two counts as
+    Gaussians of their own."""
     from opacus.accountants import RDPAccountant
 
     study, task = study_of(options, delta=delta), task_of(options)
@@ -157,7 +159,8 @@ def test_more_steps_need_more_noise_and_more_epsilon_less() -> None:
 
 # -- how much noise there is
 def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndarray, float]:
-    """(runs, size) what the noise of a released step was, in units of its bound, by taking the exact sum from it; and what it should be."""
+    """(runs, size) what the noise of a released step was, in units of its bound, by taking the
+    exact sum from it; and what it should be."""
     study, task = study_of(options), task_of(options)
     (site,) = sites_of(folder)
     found, state = (
@@ -196,7 +199,8 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
 
 
 def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
-    """The right scale passes, 0.7 and 1.3 times it fail. The grid's rounding makes the noise up to 5 % more than the least."""
+    """The right scale passes, 0.7 and 1.3 times it fail. The grid's rounding makes the noise up to
+    5 % more than the least."""
     noise, noise_multiplier = gradients(MLP, tmp_path, 40)
     assert abs(noise.mean()) < 5 * noise_multiplier / math.sqrt(noise.size)
 
@@ -212,7 +216,8 @@ def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
 
 
 def test_a_node_that_takes_its_own_steps_adds_noise_to_each(tmp_path: Path) -> None:
-    """At a learning rate so small that the way is straight: the spread of where it leads is that of its steps' noises added up."""
+    """At a learning rate so small that the way is straight: the spread of where it leads is that of
+    its steps' noises added up."""
     options = {**ALONE, "learning_rate": 1e-3, "sampling": 1.0, "rounds": 1, "validation": 0}
     study, task = study_of(options), task_of(options)
     (site,) = sites_of(tmp_path)
@@ -232,9 +237,8 @@ def test_a_node_that_takes_its_own_steps_adds_noise_to_each(tmp_path: Path) -> N
     drawn = budget.sampling(task, train_dp.rounds(task)[1])
     assert drawn is not None
     step = budget.noise_multiplier(study, task, drawn) * train_dp.step_sensitivity(task)
-    expected = (
-        1e-3 * step * math.sqrt(options["local_steps"]) / N
-    )  # by how many a step is expected to hold; their count carries little noise
+    # by how many a step is expected to hold; their count carries little noise
+    expected = 1e-3 * step * math.sqrt(options["local_steps"]) / N
     ratio = np.array(ends).std(axis=0, ddof=1).mean() / expected
     assert 0.85 < ratio < 1.15
 
@@ -245,7 +249,8 @@ def _asking(context: NodeContext) -> rounds.Ask:
 
 
 def test_shares_of_noise_add_up_to_one_nodes_under_a_secure_sum(tmp_path: Path) -> None:
-    """Central noise: with four nodes, each of which adds a third of it (one may side with the hub)."""
+    """Central noise: with four nodes, each of which adds a third of it (one may side with the
+    hub)."""
     study = study_of(MLP, noise="distributed", secure_sum={"colluders": 1})
     task = registry.plan(study, CONTRACT)["a"]
     state = train_dp.rounds(task)[1]

@@ -1,5 +1,6 @@
-"""A law of every analysis: a node computes at the states that the analysis declares and at no others, and what it refuses hangs on no
-row. The honest states of each run are all admitted; each is then bent in every way that a hub may bend it."""
+"""A law of every analysis: a node computes at the states that the analysis declares and at no
+others, and what it refuses hangs on no row. The honest states of each run are all admitted; each is
+then bent in every way that a hub may bend it."""
 
 from __future__ import annotations
 
@@ -149,7 +150,8 @@ def test_every_honest_state_is_admitted_and_every_bent_one_refused_whoever_is_th
 def _out_of_turn(
     state: State, states: list[State], limits: Limits, mode: str
 ) -> Iterator[tuple[str, State]]:
-    """Before the state was answered: a first state that is not the first; in mode dp, a round that comes too early."""
+    """Before the state was answered: a first state that is not the first; in mode dp, a round that
+    comes too early."""
     at = admissible.position(limits, state)
     step = limits.steps[state.step]
     if state is states[0] and step.arrays:
@@ -172,7 +174,8 @@ def _out_of_turn(
 def test_in_mode_dp_a_round_is_answered_at_one_state_for_ever(
     mode: str, name: str, options: dict[str, Any], rows: int, tmp_path: Path
 ) -> None:
-    """Asked again it gives the same bytes; at another state, or after a later round, nothing: neither the same day nor after a restart."""
+    """Asked again it gives the same bytes; at another state, or after a later round, nothing:
+    neither the same day nor after a restart."""
     study, contract = study_of(mode, name, options), contract_of(mode, rows)
     task = registry.plan(study, contract)["a"]
     limits, states = task.analysis.limits(task), honest_states(study, contract, tmp_path / "honest")
@@ -338,7 +341,9 @@ def test_equal_states_have_equal_digests_and_others_have_not() -> None:
     one = State("newton", {"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
     same = State("newton", {"b": np.array([3.0]), "a": np.array([1.0, 2.0])})
     others = [
-        State("other", one.values), State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}), State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
-    ]  # fmt: skip
+        State("other", one.values),
+        State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}),
+        State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
+    ]
     assert admission.digest(one) == admission.digest(same)
     assert len({admission.digest(state) for state in (one, *others)}) == 4

@@ -165,21 +165,20 @@ def pooled_and_split(
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 @settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 5))
+@given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 3))
 def test_any_split_of_the_rows_gives_the_pooled_answer(
     name: str, options: dict[str, Any], seed: int, nodes: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(seed)
     person = TABLE["person"].astype(int).to_numpy()  # all rows of a person lie at one node
     split = rng.choice(nodes, person.max() + 1, p=rng.dirichlet(np.full(nodes, 5.0)))[person]
-    split[person < 30 * nodes] = (
-        person[person < 30 * nodes] % nodes
-    )  # every node has people enough to answer
+    # Every node has people enough for an interaction to stand for many of them.
+    split[person < 60 * nodes] = person[person < 60 * nodes] % nodes
     pooled, federated = pooled_and_split({"run": name, **options}, split, tmp_path)
     assert pooled.n == federated.n
     assert pooled.tables.keys() == federated.tables.keys()

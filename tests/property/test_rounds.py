@@ -1,4 +1,5 @@
-"""How many rounds an analysis takes: no more than it declares, and hardly any where there is nobody to ask about."""
+"""How many rounds an analysis takes: no more than it declares, and hardly any where there is nobody
+to ask about."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def nobody(rows: int) -> pandas.DataFrame:
 @pytest.mark.parametrize("rows", [0, 40])
 @pytest.mark.parametrize(("name", "options"), [case for case in CASES if case[0] != "train"])
 def test_no_analysis_searches_among_nobody(name: str, options: dict[str, Any], rows: int) -> None:
-    """A refusal by name, or a result, after the first sums. (A network trains as many rounds as it is told.)"""
+    """A refusal by name, or a result, after the first sums. (A network trains as many rounds as it
+    is told.)"""
     task = fits.task_of(CONTRACT, {"run": name, **options}, {})
     cohorts = [fits.cohort_of(nobody(rows), CONTRACT) for _ in range(2)]
     taken = 0
@@ -54,7 +56,8 @@ def test_an_exact_quantile_of_a_column_that_one_site_lacks_and_of_one_that_all_l
 def test_the_hub_ends_an_analysis_at_the_rounds_that_it_declares(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a search never to narrow, the hub would stop after its declared rounds, and not after 20,000."""
+    """Were a search never to narrow, the hub would stop after its declared rounds, and not after
+    20,000."""
     from strategies.descriptive import describe
 
     monkeypatch.setattr(describe, "MAX_SEARCHES", 3)

@@ -1,5 +1,6 @@
-"""No fit without a finite estimate is released: every fitting analysis x each level as the one without events x
-reference or not x interaction x order of levels. A fit that has a finite maximum, however sparse, is released."""
+"""No fit without a finite estimate is released: every fitting analysis x each level as the one
+without events x reference or not x interaction x order of levels. A fit that has a finite maximum,
+however sparse, is released."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def people(order: str) -> Any:
 
 
 def table(empty: str, *, only_with_h: bool) -> pandas.DataFrame:
-    """Half of the people of each level have the event, but nobody of level `empty`, or of those of them with h."""
+    """Half of the people of each level have the event, but nobody of level `empty`, or of those of
+    them with h."""
     n = sum(SIZES.values())
     i = np.arange(n)
     g = np.repeat(list(SIZES), list(SIZES.values()))
@@ -179,7 +181,8 @@ def test_a_level_with_a_single_event_is_estimated(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_column_that_repeats_others_is_left_out_and_the_others_are_unchanged(name: str) -> None:
-    """R gives NA for the later of two columns that say the same, and the same estimates for the rest."""
+    """R gives NA for the later of two columns that say the same, and the same estimates for the
+    rest."""
     rows = rows_for(name, "a", only_with_h=False)
     rows["y"], rows["k"] = rows.index % 2, 1 + rows.index % 3
     rows["cause"] = np.where(rows["y"] == 1, "ours", "other")
@@ -243,8 +246,9 @@ def test_the_treated_without_events_are_refused_in_the_effect_of_a_propensity_st
 
 
 def test_a_column_that_is_constant_within_all_strata_is_left_out_of_cox() -> None:
-    """Its information is a difference of two equal sums, which rounding makes a small number of either sign.
-    R: coxph(Surv(t, y) ~ x + z + strata(s)) gives NA for z = 3 * (s == 'u') - 1, and x as without it."""
+    """Its information is a difference of two equal sums, which rounding makes a small number of
+    either sign. R: coxph(Surv(t, y) ~ x + z + strata(s)) gives NA for z = 3 * (s == 'u') - 1, and x
+    as without it."""
     rows = rows_for("cox", "a", only_with_h=False)
     rows["z"] = 3.0 * (rows["s"] == "u") - 1
     rows["y"] = rows["person"] % 3 == 0
@@ -266,7 +270,8 @@ def test_a_column_that_is_constant_within_all_strata_is_left_out_of_cox() -> Non
 
 
 def test_an_interaction_that_nobody_with_an_event_has_is_left_out_of_sccs() -> None:
-    """The column is 0 in all periods that tell anything: R's gnm gives NA for it, and finite values for the others."""
+    """The column is 0 in all periods that tell anything: R's gnm gives NA for it, and finite values
+    for the others."""
     rng = np.random.default_rng(3)
     n = 4000
     person = np.repeat(np.arange(n // 4), 4)

@@ -1,4 +1,5 @@
-"""A node whose data lack a column answers the analyses that do not need it, and names the column to the others."""
+"""A node whose data lack a column answers the analyses that do not need it, and names the column to
+the others."""
 
 from __future__ import annotations
 
@@ -70,11 +71,12 @@ def test_only_the_analyses_that_need_the_column_are_refused(
     outcome = federations.run(study, CONTRACT, sites(tmp_path, "q", suffix))
     refusals = outcome.runs[TaskId("q")].refusals
     assert list(refusals) == ["n2"] and refusals["n2"].rule == "column"
-    assert "no column q: leave the analysis out" in refusals["n2"].remedy
+    assert "no column q; leave the analysis out" in refusals["n2"].remedy
     assert not outcome.runs[TaskId("x")].refusals
+    # noise of epsilon 5, halved
     assert federations.result(outcome, "x").n.people == pytest.approx(
         180, abs=25 if privacy is DP else 0
-    )  # noise of epsilon 5, halved
+    )
 
 
 @pytest.mark.parametrize("privacy", [EXACT, DP])
@@ -96,9 +98,8 @@ def test_a_derived_column_needs_what_it_is_made_of(tmp_path: Path) -> None:
 
 
 def test_no_row_is_read_for_the_names_of_columns(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(
-        b"\xef\xbb\xbfid;x\nDupont;1;2;3\n\xff\n"
-    )  # not one table below its header
+    # not one table below its header
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfid;x\nDupont;1;2;3\n\xff\n")
     assert connectors.column_names(Dataset(CONTRACT, str(tmp_path / "t.csv")), Storage()) == {
         "id",
         "x",

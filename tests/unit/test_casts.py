@@ -1,4 +1,5 @@
-"""A value is read as it stands, or it breaks the contract: no cast gives another value. Time zones are never the process's."""
+"""A value is read as it stands, or it breaks the contract: no cast gives another value. Time zones
+are never the process's."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ columns:
 
 
 def outcome(column: str, values: list[str], folder: Path, sql_type: str = "csv") -> Any:
-    """The values that are read; the broken rules, if any is; in mode dp, NaN for what cannot be read."""
+    """The values that are read; the broken rules, if any is; in mode dp, NaN for what cannot be
+    read."""
     contract = federations.contract_of(TEXT.replace("{column}", column))
     if sql_type == "csv":
         path = folder / "t.csv"
@@ -133,12 +135,35 @@ def test_a_code_among_missing_makes_the_rest_a_boolean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "12-03-24", "24-03-12", "31-12-24", "2024-02-30", "2023-02-29", "2024-13-01", "2024-00-10", "2024-2-9",
-        "2024/02/09", "09/02/2024", "20240209", "2024-02-09 23:30:00", "2024-02-09T23:30:00Z",
-        "2024-02-09 23:30:00-05:00", "2024-02-09 00:00:00+02:00", "2024-02-09 00:00:01", "epoch", "now", "today",
-        "1999-12-31 (BC)", "-2024-01-01", "02024-01-01", "2024 01 01", "45000", "1.5", "2024-060", "2024-W06-5",
+        "12-03-24",
+        "24-03-12",
+        "31-12-24",
+        "2024-02-30",
+        "2023-02-29",
+        "2024-13-01",
+        "2024-00-10",
+        "2024-2-9",
+        "2024/02/09",
+        "09/02/2024",
+        "20240209",
+        "2024-02-09 23:30:00",
+        "2024-02-09T23:30:00Z",
+        "2024-02-09 23:30:00-05:00",
+        "2024-02-09 00:00:00+02:00",
+        "2024-02-09 00:00:01",
+        "epoch",
+        "now",
+        "today",
+        "1999-12-31 (BC)",
+        "-2024-01-01",
+        "02024-01-01",
+        "2024 01 01",
+        "45000",
+        "1.5",
+        "2024-060",
+        "2024-W06-5",
     ],
-)  # fmt: skip
+)
 def test_a_date_in_another_writing_is_no_date(value: str, tmp_path: Path) -> None:
     rules, clipped = outcome("{type: date}", ["2024-01-02", value], tmp_path)
     assert (
@@ -162,7 +187,8 @@ def test_a_date_in_another_writing_is_no_date(value: str, tmp_path: Path) -> Non
 def test_a_date_that_nobody_can_have_breaks_the_contract(
     value: str, sql_type: str, tmp_path: Path
 ) -> None:
-    """SQL's last day, SQL's first, a year of two digits, day 0 of a spreadsheet, and the days beside the bounds."""
+    """SQL's last day, SQL's first, a year of two digits, day 0 of a spreadsheet, and the days
+    beside the bounds."""
     values = ["2024-01-02", value] if sql_type == "csv" else ["'2024-01-02'", f"'{value}'"]
     if (value, sql_type) == ("infinity", "DATE"):
         pytest.skip("Parquet holds no infinite date")
@@ -196,20 +222,28 @@ def test_a_date_or_a_midnight_is_a_date(values: list[str], sql_type: str, tmp_pa
     "zone", ["UTC", "America/New_York", "Pacific/Auckland", "Europe/Paris", "Asia/Kolkata"]
 )
 def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) -> None:
-    """Midnight in UTC is the day before in New York. A time in the evening is a finding everywhere."""
+    """Midnight in UTC is the day before in New York. A time in the evening is a finding
+    everywhere."""
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_casts import outcome; folder = Path(sys.argv[1]);"
-        "day = outcome('{type: date}', [\"'2024-01-02 00:00:00+00'\", \"'2024-01-01 00:00:00+00'\"], folder, 'TIMESTAMPTZ');"
+        "import sys; from pathlib import Path; from tests.unit.test_casts import outcome;"
+        " folder = Path(sys.argv[1]);"
+        "day = outcome('{type: date}', [\"'2024-01-02 00:00:00+00'\","
+        " \"'2024-01-01 00:00:00+00'\"], folder, 'TIMESTAMPTZ');"
         "late = outcome('{type: date}', [\"'2024-01-01 23:30:00-05'\"], folder, 'TIMESTAMPTZ');"
-        "level = outcome('{type: category, levels: [\"2024-01-01 22:00:00+00\"]}', [\"'2024-01-01 23:00:00+01'\"], folder, 'TIMESTAMPTZ');"
+        "level = outcome('{type: category, levels: [\"2024-01-01 22:00:00+00\"]}',"
+        " [\"'2024-01-01 23:00:00+01'\"], folder, 'TIMESTAMPTZ');"
         "print(day, late[0][-1:], level)"
     )
     home = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True, text=True, check=False, timeout=120, cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=home,
         env={**os.environ, "TZ": zone, "PYTHONPATH": home},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "[1.0, 0.0] ['wrong type'] [0]", done.stderr
 
 

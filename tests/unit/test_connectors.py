@@ -1,4 +1,5 @@
-"""The same rows from every kind of source: CSV, Parquet (one file and a folder), DuckDB, PostgreSQL."""
+"""The same rows from every kind of source: CSV, Parquet (one file and a folder), DuckDB,
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def test_parquet_in_one_file_and_in_a_folder(tmp_path: Path) -> None:
     rows = TABLE
     duckdb.sql(f"COPY rows TO '{tmp_path / 'p.parquet'}' (FORMAT parquet)")
     duckdb.sql(
-        f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g), WRITE_PARTITION_COLUMNS true)"
+        f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g),"
+        " WRITE_PARTITION_COLUMNS true)"
     )
     check(Dataset(CONTRACT, str(tmp_path / "p.parquet")))
     check(Dataset(CONTRACT, str(tmp_path / "folder")))
@@ -104,7 +106,8 @@ def test_postgresql(postgresql: str) -> None:
 
     with psycopg.connect(postgresql) as server, server.cursor() as cursor:
         cursor.execute(
-            "CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text, y boolean, day date, secret text)"
+            "CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text,"
+            " y boolean, day date, secret text)"
         )
         with cursor.copy("COPY care.people FROM STDIN") as copy:
             for row in TABLE.itertuples(index=False):
@@ -119,12 +122,12 @@ def test_postgresql(postgresql: str) -> None:
                     ]
                 )
         cursor.execute(
-            "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x, g, y, day) ON care.people TO reader"
+            "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x,"
+            " g, y, day) ON care.people TO reader"
         )
     check(Dataset(CONTRACT, postgresql, "care.people"))
-    check(
-        Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people")
-    )  # may not read `secret`, and need not
+    # may not read `secret`, and need not
+    check(Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people"))
     for dataset, said in [
         (Dataset(CONTRACT, postgresql, "care.persons"), "has no table 'care.persons'"),
         (Dataset(CONTRACT, postgresql), "needs its `table`"),
@@ -135,7 +138,8 @@ def test_postgresql(postgresql: str) -> None:
         (
             Dataset(
                 federations.contract_of(
-                    "dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type: string}"
+                    "dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type:"
+                    " string}"
                 ),
                 postgresql,
                 "care.people",
@@ -161,7 +165,8 @@ def test_the_engines_limits_are_set(tmp_path: Path) -> None:
         Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB")
     )
     row = connection.execute(
-        "SELECT current_setting('memory_limit'), current_setting('temp_directory'), current_setting('max_temp_directory_size')"
+        "SELECT current_setting('memory_limit'), current_setting('temp_directory'),"
+        " current_setting('max_temp_directory_size')"
     ).fetchall()[0]
     assert row[0] == "286.1 MiB" and row[1] == str(tmp_path) and row[2] == "953.6 MiB"
 
@@ -210,8 +215,9 @@ columns:
 def test_columns_and_people_keep_one_order_over_many_row_groups(
     kind: str, where: str | None, clipped: bool, tmp_path: Path
 ) -> None:
-    """They are read by several queries, on several threads. Rows tell their own place: x is it, and all else follows from it. (DuckDB turns
-    `IN` with five values into a join, which loses the order, unless it is told not to.)"""
+    """They are read by several queries, on several threads. Rows tell their own place: x is it, and
+    all else follows from it. (DuckDB turns `IN` with five values into a join, which loses the
+    order, unless it is told not to.)"""
     size = 500_000
     place = np.arange(size)
     few = np.where(place % 11 == 0, "-3", np.array(list("abcdef"))[place % 6])

@@ -1,4 +1,5 @@
-"""Counting where the rows lie: the same numbers as reading every row, and no person with more rows than the contract allows."""
+"""Counting where the rows lie: the same numbers as reading every row, and no person with more rows
+than the contract allows."""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ def test_another_salt_keeps_other_rows_and_the_same_salt_the_same(tmp_path: Path
 def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
     where: str | None, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With so few bits of a person's hash nearly all people share a group, as a few do in a national table."""
+    """With so few bits of a person's hash nearly all people share a group, as a few do in a
+    national table."""
     dataset = csv_of(TABLE, CONTRACT, tmp_path)
     whole = count(dataset, CONTRACT, where)
     sound = tallies._count_words
@@ -165,7 +167,8 @@ def test_many_passes_give_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
-    """Rows put into a bucket say nothing true of how many a person has: they are bounded all the same."""
+    """Rows put into a bucket say nothing true of how many a person has: they are bounded all the
+    same."""
     buckets.write(csv_of(TABLE, CONTRACT, tmp_path), Storage(), tmp_path / "b", 4)
     dataset = Dataset(CONTRACT, str(tmp_path / "b"))
     path = next((tmp_path / "b").glob("**/*.parquet"))
@@ -181,7 +184,8 @@ def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
     import duckdb
 
     duckdb.sql(
-        f"COPY (SELECT * EXCLUDE (hdh_bucket) FROM '{path}' UNION ALL BY NAME SELECT * FROM many) TO '{path}.new' (FORMAT parquet)"
+        f"COPY (SELECT * EXCLUDE (hdh_bucket) FROM '{path}' UNION ALL BY NAME SELECT * FROM many)"
+        f" TO '{path}.new' (FORMAT parquet)"
     )
     assert len(many)
     Path(f"{path}.new").replace(path)
@@ -278,5 +282,6 @@ def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> N
     ]
     assert opened[0].findings == opened[1].findings != ()
     assert {(one.rule, one.rows) for one in opened[0].findings} == {
-        ("unknown level", int((TABLE["g"] == "other").sum())), ("range", int((~TABLE["age"].between(0, 110)).sum())),
-    }  # fmt: skip
+        ("unknown level", int((TABLE["g"] == "other").sum())),
+        ("range", int((~TABLE["age"].between(0, 110)).sum())),
+    }

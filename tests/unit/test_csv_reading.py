@@ -1,4 +1,5 @@
-"""CSV files as hospitals write them: every record becomes one row, or the producer is told the line. Nothing of a row is."""
+"""CSV files as hospitals write them: every record becomes one row, or the producer is told the
+line. Nothing of a row is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The hub's database: the same over SQLite and a real PostgreSQL, and brought up from every older schema."""
+"""The hub's database: the same over SQLite and a real PostgreSQL, and brought up from every older
+schema."""
 
 from __future__ import annotations
 
@@ -34,9 +35,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def values(study: str, coordinator: str = "alice") -> dict[str, object]:
     return {
-        "study": study, "study_hash": "ab" * 32, "coordinator": coordinator, "written": "{}", "contract": "{}", "certificate": "c", "signature": "00",
-        "submitted": 1.5, "deadline": 2.5,
-    }  # fmt: skip
+        "study": study,
+        "study_hash": "ab" * 32,
+        "coordinator": coordinator,
+        "written": "{}",
+        "contract": "{}",
+        "certificate": "c",
+        "signature": "00",
+        "submitted": 1.5,
+        "deadline": 2.5,
+    }
 
 
 def test_an_invitation_is_used_once(url: str) -> None:
@@ -99,9 +107,10 @@ def test_a_study_moves_once_and_a_word_counts_if_it_is_news(url: str) -> None:
     )
     word = database.Decided(one.number, "lyon", "approved", "", "policy", "now", "00")
     assert database.decide(engine, word) and not database.decide(engine, word)
+    # was not asked
     assert not database.decide(
         engine, database.Decided(one.number, "nice", "approved", "", "policy", "now", "00")
-    )  # was not asked
+    )
     assert database.decided(engine, one.number) == [word]
     engine.dispose()
 
@@ -140,9 +149,10 @@ def test_a_newer_database_is_not_touched(url: str) -> None:
         database.open_registry(url)
 
 
+# psycopg drops the connection that it could not open
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
-)  # psycopg drops the connection that it could not open
+)
 def test_a_database_that_is_away_is_named_without_its_password() -> None:
     started = time.monotonic()
     with pytest.raises(errors.SetupError, match="cannot be used") as told:

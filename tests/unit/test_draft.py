@@ -1,4 +1,5 @@
-"""`hdh node draft`: a contract and the keys of a source, from data or from a Table Schema; and from files to a first number."""
+"""`hdh node draft`: a contract and the keys of a source, from data or from a Table Schema; and from
+files to a first number."""
 
 from __future__ import annotations
 
@@ -128,7 +129,8 @@ def test_other_sources_are_drafted_too(tmp_path: Path) -> None:
     path = tmp_path / "d.duckdb"
     with duckdb.connect(str(path)) as stored:
         stored.execute(
-            "CREATE TABLE sejours AS SELECT 'p' || i AS nir, i * 1.5 AS x, DATE '2023-01-01' + CAST(i AS INTEGER) AS jour, i % 2 = 0 AS b "
+            "CREATE TABLE sejours AS SELECT 'p' || i AS nir, i * 1.5 AS x,"
+            " DATE '2023-01-01' + CAST(i AS INTEGER) AS jour, i % 2 = 0 AS b "
             "FROM range(100) t(i)"
         )
     dataset = site.dataset_of(draft.placeholder(), f"{path}#sejours")
@@ -230,9 +232,9 @@ analyses:
 def test_from_three_hospitals_files_to_a_first_number_in_five_commands_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """init, draft (the first one only), dataset add and simulate; no SQL. The one edit follows the note of the draft: a range is
-    made true of all producers.
-    The mean is that of the three files, by Python: sum(float(age.replace(',', '.'))) / 180."""
+    """init, draft (the first one only), dataset add and simulate; no SQL. The one edit follows the
+    note of the draft: a range is made true of all producers. The mean is that of the three files,
+    by Python: sum(float(age.replace(',', '.'))) / 180."""
     monkeypatch.chdir(tmp_path)
     drafts.write(str(FILES / "limoges.csv"), None, None, Path("sejours.yaml"))
     draft_text = Path("sejours.yaml").read_text()

@@ -1,4 +1,5 @@
-"""Made-up rows keep the contract that they are made from, whatever it says, and studies run on them."""
+"""Made-up rows keep the contract that they are made from, whatever it says, and studies run on
+them."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def test_rows_keep_a_contract_with_everything(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(EVERYTHING)
     check(tmp_path / "c.yaml", tmp_path / "out")
     rows = duckdb.sql(
-        f"SELECT centre, filename FROM read_parquet('{tmp_path / 'out'}/*.parquet', filename = true) "
+        f"SELECT centre, filename FROM read_parquet('{tmp_path / 'out'}/*.parquet',"
+        " filename = true) "
         "WHERE centre IS NOT NULL GROUP BY ALL"
     ).fetchall()
     centres = [row[0] for row in rows]

@@ -1,4 +1,5 @@
-"""Released models as scikit-learn estimators: they predict what the pooled fit predicts, and nothing is unpickled."""
+"""Released models as scikit-learn estimators: they predict what the pooled fit predicts, and
+nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -37,16 +38,28 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pandas.Dat
     x, f = rng.uniform(-3, 3, n).round(3), rng.integers(0, 2, n)
     frame = pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "x": x, "sex": np.where(f == 1, "f", "m"), "y": (rng.random(n) < 1 / (1 + np.exp(-x - f))).astype(int),
-            "z": (2 * x - f + rng.normal(0, 1, n)).clip(-20, 20), "k": rng.poisson(np.exp(0.4 * x + 0.2 * f)).clip(0, 60),
+            "id": [f"p{i}" for i in range(n)],
+            "x": x,
+            "sex": np.where(f == 1, "f", "m"),
+            "y": (rng.random(n) < 1 / (1 + np.exp(-x - f))).astype(int),
+            "z": (2 * x - f + rng.normal(0, 1, n)).clip(-20, 20),
+            "k": rng.poisson(np.exp(0.4 * x + 0.2 * f)).clip(0, 60),
         }
-    )  # fmt: skip
+    )
     model = "{} ~ x + sex"
     analyses: dict[str, Any] = {
-        "logistic": {"run": "glm", "model": model.format("y"), "family": "binomial"}, "linear": {"run": "glm", "model": model.format("z")},
-        "counts": {"run": "glm", "model": model.format("k"), "family": "poisson"}, "trees": {"run": "boosted_trees", "model": model.format("y"), "trees": 8, "depth": 3},
-        "values": {"run": "boosted_trees", "model": model.format("z"), "family": "gaussian", "trees": 8}, "table": {"run": "crosstab", "rows": "sex", "columns": "y"},
-    }  # fmt: skip
+        "logistic": {"run": "glm", "model": model.format("y"), "family": "binomial"},
+        "linear": {"run": "glm", "model": model.format("z")},
+        "counts": {"run": "glm", "model": model.format("k"), "family": "poisson"},
+        "trees": {"run": "boosted_trees", "model": model.format("y"), "trees": 8, "depth": 3},
+        "values": {
+            "run": "boosted_trees",
+            "model": model.format("z"),
+            "family": "gaussian",
+            "trees": 8,
+        },
+        "table": {"run": "crosstab", "rows": "sex", "columns": "y"},
+    }
     sites = federations.sites_of(frame, rng.integers(0, 3, n), CONTRACT, folder)
     report.write(
         federations.document(federations.run(federations.study_of(analyses), CONTRACT, sites)),
@@ -71,9 +84,10 @@ def test_a_linear_model_predicts_what_scikit_learns_pooled_fit_predicts(
     X = frame[list(model.feature_names_in_)]
     fit = kind.fit(X, frame[outcome])
     predict = "predict_proba" if name == "logistic" else "predict"
+    # their solvers' tolerance
     assert isinstance(model, type(kind)) and np.allclose(
         getattr(model, predict)(X), getattr(fit, predict)(X), rtol=1e-4, atol=1e-4
-    )  # their solvers' tolerance
+    )
 
 
 def test_boosted_trees_predict_with_names_or_in_their_order(
@@ -90,9 +104,8 @@ def test_boosted_trees_predict_with_names_or_in_their_order(
     told = next(
         iter(__import__("json").loads(path.read_text())["analyses"]["trees"]["tables"]["glance"])
     )["auc"]
-    assert roc_auc_score(frame["y"], risk) == pytest.approx(
-        told, abs=1e-3
-    )  # counted in bins of a thousandth
+    # counted in bins of a thousandth
+    assert roc_auc_score(frame["y"], risk) == pytest.approx(told, abs=1e-3)
     assert estimators.load(path, "values").score(X, frame["z"]) > 0.8
 
 

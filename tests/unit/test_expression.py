@@ -20,7 +20,11 @@ COLUMNS = {
     "seen": Field("seen", "date", '"seen"'),
     "note": Field("note", "string", '"note"'),
 }
-ROWS = "(VALUES (30.0, 1.0, 'f', true, DATE '2026-01-01', 'a'), (70.0, 10.0, 'it''s', false, DATE '2026-03-01', 'b'), (NULL, 0.5, 'm', NULL, NULL, NULL)) t(age, dose, sex, died, seen, note)"
+ROWS = (
+    "(VALUES (30.0, 1.0, 'f', true, DATE '2026-01-01', 'a'), (70.0, 10.0, 'it''s', false,"
+    " DATE '2026-03-01', 'b'), (NULL, 0.5, 'm', NULL, NULL, NULL)) t(age, dose, sex, died, seen,"
+    " note)"
+)
 
 
 def values(text: str) -> list[object]:

@@ -1,4 +1,5 @@
-"""The upgrade gate: the private names of Flower that nodes/flower/client.py, aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
+"""The upgrade gate: the private names of Flower that nodes/flower/client.py,
+aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
 
 A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
 
@@ -56,10 +57,29 @@ def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
     from flwr.superlink.main import create_app
 
     assert {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)} == {
-        "control_address", "health_server_address", "host", "port", "insecure", "certificates", "superexec_auth_secret", "authn_plugin",
-        "event_log_plugin", "fleet_event_log_plugin", "enable_event_log", "artifact_provider", "enable_supernode_auth", "fleet_api_type",
-        "fleet_api_address", "simulation", "ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install",
-    }  # fmt: skip
+        "control_address",
+        "health_server_address",
+        "host",
+        "port",
+        "insecure",
+        "certificates",
+        "superexec_auth_secret",
+        "authn_plugin",
+        "event_log_plugin",
+        "fleet_event_log_plugin",
+        "enable_event_log",
+        "artifact_provider",
+        "enable_supernode_auth",
+        "fleet_api_type",
+        "fleet_api_address",
+        "simulation",
+        "ssl_ca_certfile",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "database",
+        "isolation",
+        "runtime_dependency_install",
+    }
     assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
 
 
@@ -86,8 +106,11 @@ def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> No
     names = [layer.cls.__name__ for layer in _get_middleware()]
     assert set(names) >= IDLE
     assert [name for name in names if name not in IDLE] == [
-        "BaseHTTPMiddleware", "ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"
-    ]  # fmt: skip
+        "BaseHTTPMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ProtobufTranslationMiddleware",
+        "NodeAuthMiddleware",
+    ]
 
 
 def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them() -> None:
@@ -179,6 +202,9 @@ def test_the_nodes_code_has_no_loader() -> None:
 def test_flower_is_not_imported_by_what_does_not_need_it() -> None:
     import subprocess
 
-    code = "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local; print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local;"
+        " print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -171,11 +171,13 @@ def excel(path: Path, rows: list[list[Any]], sheets: tuple[str, ...] = ("Export"
     with zipfile.ZipFile(path, "w") as book:
         book.writestr(
             "[Content_Types].xml",
-            f'<Types xmlns="{package}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',
+            f'<Types xmlns="{package}/content-types">'
+            '<Default Extension="xml" ContentType="application/xml"/></Types>',
         )
         book.writestr(
             "_rels/.rels",
-            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" Type="{link}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r"'
+            f' Type="{link}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
         )
         listed = "".join(
             f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1)
@@ -195,7 +197,8 @@ def excel(path: Path, rows: list[list[Any]], sheets: tuple[str, ...] = ("Export"
         )
         book.writestr(
             "xl/styles.xml",
-            f'<styleSheet {main}><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs></styleSheet>',
+            f'<styleSheet {main}><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs>'
+            "</styleSheet>",
         )
         body = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
         for i, _ in enumerate(sheets, 1):

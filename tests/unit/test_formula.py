@@ -61,10 +61,10 @@ def test_a_products_interval_is_the_product_of_intervals() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("y ~ q", "unknown column 'q'; the columns are id, y"),
+        ("y ~ q", "unknown column 'q'; the columns are y, x"),
         ("y ~ C(a, ref='s')", "unknown level 's' of 'a'; the levels are p, q, r"),
         ("y ~ C(x)", "C\\(\\) needs a category"),
-        ("y ~ day", "'day' is a date and cannot be a term"),
+        ("y ~ day", "'day' is a date, and cannot be a term"),
         ("y ~ x +", "cannot read the formula"),
         ("y ~ .", "cannot read the formula"),
         ("y ~ (1 | a)", "random effects"),

@@ -1,4 +1,5 @@
-"""What the nodes at a hub hold: listed, compared in words, and fetched as files that are contracts again."""
+"""What the nodes at a hub hold: listed, compared in words, and fetched as files that are contracts
+again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ ALLOWED = {
     "typing",
     "weakref",
 }
-# The registry imports the module of an analysis by its name; networks looks whether torch is installed.
+# The registry imports the module of an analysis by its name; networks looks whether torch is
+# installed.
 LOADERS = {"registry.py", "networks.py"}
 FORBIDDEN_CALLS = {"open", "exec", "eval", "compile", "__import__", "input", "print", "breakpoint"}
 FORBIDDEN_METHODS = {

@@ -23,7 +23,8 @@ NODES = {7: "lyon", 8: "nice"}
 
 @dataclass
 class SuperLink:
-    """In the place of Flower's: hands each reply out once, and of its objects those that have come."""
+    """In the place of Flower's: hands each reply out once, and of its objects those that have
+    come."""
 
     announced: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     objects: dict[str, bytes | None] = field(default_factory=dict)

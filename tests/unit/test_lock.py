@@ -16,7 +16,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ends(
 ) -> None:
     path = tmp_path / "lock"
     assert not lock.is_held(path)
-    code = f"from pathlib import Path; from federation import lock\nwith lock.alone(Path({str(path)!r}), 'taken'): print('held', flush=True); input()"
+    code = (
+        "from pathlib import Path; from federation import lock\nwith"
+        f" lock.alone(Path({str(path)!r}), 'taken'): print('held', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,

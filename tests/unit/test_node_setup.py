@@ -150,7 +150,10 @@ def test_an_approval_is_of_a_hash_and_a_name_must_be_clear(tmp_path: Path) -> No
 
 
 # -- a contract's life
-PEOPLE = "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number, range: [0, 9]}\n"
+PEOPLE = (
+    "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  n: {type: number,"
+    " range: [0, 9]}\n"
+)
 
 
 def dataset_files(folder: Path) -> tuple[Path, Path]:
@@ -199,7 +202,8 @@ def test_a_dataset_in_several_lines_is_taken_out_and_comments_stay(
     (path.parent / "d.yaml").write_text(contract.read_text())
     (path.parent / "e.yaml").write_text(contract.read_text().replace("dataset: d", "dataset: e"))
     block = (
-        "datasets:\n  d:\n    contract: d.yaml\n    source: d.csv   # here\n    read:\n      date: dd/mm/yyyy\n"
+        "datasets:\n  d:\n    contract: d.yaml\n    source: d.csv   # here\n    read:\n      date:"
+        " dd/mm/yyyy\n"
         "  # the other one\n  e: {contract: e.yaml, source: d.csv}\n\n"
     )
     path.write_text(path.read_text().replace("datasets: {}\n", block))
@@ -299,7 +303,8 @@ def test_approvals_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "approvals.sqlite") as before:
         before.execute(module._TABLE.replace(",\n    begun REAL NOT NULL DEFAULT 0", ""))
         before.execute(
-            "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0, 'approved', '', 'dpo', 'then', 1)",
+            "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0,"
+            " 'approved', '', 'dpo', 'then', 1)",
             ("a" * 64,),
         )
     assert Approvals(tmp_path / "approvals.sqlite").standing("a" * 64, 1.0) == "approved"

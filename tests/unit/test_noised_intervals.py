@@ -21,7 +21,8 @@ from tests import federations
 
 
 def test_a_pathway_begins_with_a_step_and_has_none_after_its_end() -> None:
-    """Two kinds of steps (0 and 1; 2 is none), two places: 0 0, 0 1, 0 -, 1 0, 1 1, 1 -; not - 0, - 1 or - -."""
+    """Two kinds of steps (0 and 1; 2 is none), two places: 0 0, 0 1, 0 -, 1 0, 1 1, 1 -; not - 0, -
+    1 or - -."""
     expected = [True] * 6 + [False] * 3
     assert pathways.possible_beginnings(2, 2).tolist() == expected
     assert pathways.possible_beginnings(2, 1).tolist() == [True, True, False]
@@ -37,9 +38,12 @@ def test_noise_in_a_cell_that_no_pathway_can_reach_is_not_shown() -> None:
     )
     task = registry.plan(study, coverage_laws.WALKS_LAW.contract)["a"]
     sums = {
-        "edges": np.full((4, 4), 1000.0), "beginnings": np.full(16, 1000.0), "came": np.zeros((0, 1)),
-        "reached": np.zeros((0, 1)), "people": np.array([2000.0, 0.0, 0.0, 5000.0]),
-    }  # fmt: skip
+        "edges": np.full((4, 4), 1000.0),
+        "beginnings": np.full(16, 1000.0),
+        "came": np.zeros((0, 1)),
+        "reached": np.zeros((0, 1)),
+        "people": np.array([2000.0, 0.0, 0.0, 5000.0]),
+    }
     total = Total(sums, {}, {}, noise=dict.fromkeys(sums, 1.0))
     result = pathways_dp.combine(total, task, State())
     assert not isinstance(result, State)
@@ -52,8 +56,9 @@ def test_noise_in_a_cell_that_no_pathway_can_reach_is_not_shown() -> None:
 
 
 def test_the_interval_of_ears_uses_students_quantile() -> None:
-    """The weeks 8, 10, 12, 10, 9, 11, 10 have mean 10 and standard deviation sqrt(10 / 6) = 1.29099; 20 cases are seen. On the
-    scale of logarithms the error is 1.29099 sqrt(1 / 20^2 + 1 / (7 x 10^2)) = 0.0809343, and R's qt(0.975, 6) is 2.446912."""
+    """The weeks 8, 10, 12, 10, 9, 11, 10 have mean 10 and standard deviation sqrt(10 / 6) =
+    1.29099; 20 cases are seen. On the scale of logarithms the error is 1.29099 sqrt(1 / 20^2 + 1 /
+    (7 x 10^2)) = 0.0809343, and R's qt(0.975, 6) is 2.446912."""
     y = np.array([8.0, 10, 12, 10, 9, 11, 10, 0, 0, 20])[:, None]
     found = surveillance.ears(y, 9, surveillance.Ears(method="C2"))
     assert found.expected[0] == pytest.approx(10)
@@ -62,24 +67,27 @@ def test_the_interval_of_ears_uses_students_quantile() -> None:
 
 
 def test_noise_adds_as_much_to_a_high_count_as_to_a_low_one() -> None:
-    """Counts around 100 with noise of variance 300 have a dispersion of 1 + 300 / 100 = 4. Of an outbreak of 400 the variance is
-    400 + 300 = 700, so its logarithm has 700 / 400^2 = 0.0044; a dispersion of 4 would say 4 / 400 = 0.01."""
+    """Counts around 100 with noise of variance 300 have a dispersion of 1 + 300 / 100 = 4. Of an
+    outbreak of 400 the variance is 400 + 300 = 700, so its logarithm has 700 / 400^2 = 0.0044; a
+    dispersion of 4 would say 4 / 400 = 0.01."""
     rng = np.random.default_rng(0)
     y = rng.poisson(100, (300, 500)) + rng.normal(0, math.sqrt(300), (300, 500))
     y[-1] = 400.0
     method = surveillance.Farrington(trend=False)
     with_noise = surveillance.farrington(y, 299, method, 300.0).spread ** 2
     without = surveillance.farrington(y, 299, method).spread ** 2
-    # the level's own error: dispersion over the count of the 21 weeks of that season, 4 / (100 x 21); noise of the
-    # mean over 500 series is below 1 %, and the reweighting takes up to a tenth of a dispersion
+    # the level's own error: dispersion over the count of the 21 weeks of that season, 4 / (100 x
+    # 21); noise of the mean over 500 series is below 1 %, and the reweighting takes up to a tenth
+    # of a dispersion
     level = 4 / 2100
     assert with_noise.mean() == pytest.approx(0.0044 + level, rel=0.1)
     assert without.mean() == pytest.approx(0.01 + level, rel=0.1)
 
 
 def test_noised_counts_below_nobody_leave_the_sampling_error_as_it_is() -> None:
-    """Of 1,000 people in 200 cells: with noise of 10 in each cell a third of them is below 0, and the sampling error of the mean
-    amount is sqrt(1 / 12 / 1000) = 0.00913 of a range of 1 as before; 3 % is four errors of the mean of 400."""
+    """Of 1,000 people in 200 cells: with noise of 10 in each cell a third of them is below 0, and
+    the sampling error of the mean amount is sqrt(1 / 12 / 1000) = 0.00913 of a range of 1 as
+    before; 3 % is four errors of the mean of 400."""
     amounts = (np.arange(200) + 0.5) / 200
     rng = np.random.default_rng(0)
     sampling = []

@@ -1,4 +1,5 @@
-"""The outcome never explains itself: wherever a model may read a column, one made of the outcome is refused."""
+"""The outcome never explains itself: wherever a model may read a column, one made of the outcome is
+refused."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def test_a_term_made_of_the_outcome_is_refused_by_name(text: str, culprit: str) 
     "text",
     [
         "Surv(start, t, died) ~ start + age",  # known when the row begins
-        "Surv(days, died) ~ day + x",  # the day of entry is one of the two dates that the time is made of
+        # the day of entry is one of the two dates that the time is made of
+        "Surv(days, died) ~ day + x",
         "y ~ x + offset(log(x))",
         "ill ~ died + y",
         "~ y + x",

@@ -31,7 +31,8 @@ def lacking(exact: Iterable[str], private: Iterable[str]) -> list[str]:
         *(_lacking_oracles(exact)),
         *coverage.uncovered(private),
         *(
-            f"{name}: no attack; add a Case to CASES of tests/privacy/audit.py, with the person who "
+            f"{name}: no attack; add a Case to CASES of tests/privacy/audit.py,"
+            " with the person who "
             f"moves its sums the farthest; {GUIDE}"
             for name in private
             if name not in {case.analysis["run"] for case in audit.CASES}
@@ -46,7 +47,8 @@ def _lacking_laws(exact: list[str], private: list[str]) -> list[str]:
         (private, private_laws.EXAMPLES, "test_private_analyses"),
     )
     return [
-        f"{name}: no example for the laws; add options over tests/oracle/people.yaml to EXAMPLES of "
+        f"{name}: no example for the laws; add options over tests/oracle/people.yaml to EXAMPLES"
+        " of "
         f"tests/property/{module}.py; {GUIDE}"
         for names, examples, module in places
         for name in names

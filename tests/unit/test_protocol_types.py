@@ -10,8 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MEMBERS = (
-    "TRAITS", "Options", "combine", "forecast", "limits", "local", "prepare", "rounds", "shares", "start",
-)  # fmt: skip
+    "TRAITS",
+    "Options",
+    "combine",
+    "forecast",
+    "limits",
+    "local",
+    "prepare",
+    "rounds",
+    "shares",
+    "start",
+)
 
 
 def reexported(*left_out: str) -> str:

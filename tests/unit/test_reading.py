@@ -1,4 +1,5 @@
-"""The `read:` keys: a value is read in the notation that its producer declares, or it is counted as unreadable."""
+"""The `read:` keys: a value is read in the notation that its producer declares, or it is counted as
+unreadable."""
 
 from __future__ import annotations
 

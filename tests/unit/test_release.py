@@ -108,7 +108,8 @@ def test_an_extreme_quantile_that_few_people_lie_beyond_is_null() -> None:
 
 
 def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None:
-    """Three nodes with 30, 25 and 5 in a cell, and 60 in the pooled table: 60 - 30 - 25 would tell the 5."""
+    """Three nodes with 30, 25 and 5 in a cell, and 60 in the pooled table: 60 - 30 - 25 would tell
+    the 5."""
     nodes = {
         f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))
     }
@@ -118,7 +119,8 @@ def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None
 
 
 def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: Path) -> None:
-    """Node n0 has few events: with the pooled number of events, those of n1 and n2 would tell how many."""
+    """Node n0 has few events: with the pooled number of events, those of n1 and n2 would tell how
+    many."""
     table = pandas.DataFrame({"id": np.arange(300), "x": np.arange(300) % 97, "g": "a", "y": 0})
     table.loc[
         (table["id"] % 3 == 0) & (table["id"] < 15)
@@ -228,7 +230,8 @@ def test_no_minimum_or_maximum_is_ever_released(tmp_path: Path) -> None:
 def test_result_json_keeps_to_its_committed_schema() -> None:
     committed = Path(__file__).parents[2] / "docs" / "result.schema.json"
     assert json.loads(committed.read_text()) == studies.schema("result"), (
-        "run: hdh study schema result > docs/result.schema.json, and raise SCHEMA_VERSION if a reader must change"
+        "run: hdh study schema result > docs/result.schema.json,"
+        " and raise SCHEMA_VERSION if a reader must change"
     )
 
 
@@ -247,9 +250,10 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") >= 2
+    # nothing is loaded from anywhere
     assert not re.search(
         r"<(script|link|iframe|img)\b|@import|(src|href)=.?(http|//)|url\(.?http", page
-    )  # nothing is loaded from anywhere
+    )
     assert "<b>bold</b>" not in page and "&lt;b&gt;bold" in page and "<script>" not in page
     rows = pandas.read_csv(tmp_path / "out" / "tables" / "a.coefficients.csv")
     np.testing.assert_allclose(
@@ -300,7 +304,8 @@ def test_a_row_that_is_listed_only_if_someone_is_in_it_is_left_out_with_its_word
 
 
 def test_of_two_nodes_what_is_not_listed_of_one_is_not_of_the_other() -> None:
-    """Else the sum less the one would show the other. What was found (`signal_ic`) does not make it another row."""
+    """Else the sum less the one would show the other. What was found (`signal_ic`) does not make it
+    another row."""
     one, other = (
         Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed")
         for n, signal in ((3, "no"), (30, "yes"))
@@ -329,11 +334,22 @@ def test_an_alarm_on_a_suppressed_count_is_not_told_and_other_weeks_stay() -> No
 
 
 def test_the_curves_of_competing_causes_are_released_at_the_same_times() -> None:
-    """Where one cause has too few events in a step, the other's curve waits too: else the number at risk would tell."""
+    """Where one cause has too few events in a step, the other's curve waits too: else the number at
+    risk would tell."""
     rows = [
-        {"group": "g", "cause": cause, "time": float(t), "n_risk": 300 - 30 * t, "n_event": events, "n_censor": 0, "n_left": 270 - 30 * t, "estimate": 0.1 * t}
-        for cause, events in (("relapse", 6), ("death", 24)) for t in range(1, 5)
-    ]  # fmt: skip
+        {
+            "group": "g",
+            "cause": cause,
+            "time": float(t),
+            "n_risk": 300 - 30 * t,
+            "n_event": events,
+            "n_censor": 0,
+            "n_left": 270 - 30 * t,
+            "estimate": 0.1 * t,
+        }
+        for cause, events in (("relapse", 6), ("death", 24))
+        for t in range(1, 5)
+    ]
     shown = [row for row in cleared(Table(rows, door="curve"))["t"] if "suppressed" not in row]
     assert {
         cause: [row["time"] for row in shown if row["cause"] == cause]

@@ -1,7 +1,9 @@
-"""Views, and everything else that gives its rows in another order at each reading: a value stays with its row.
+"""Views, and everything else that gives its rows in another order at each reading: a value stays
+with its row.
 
-DuckDB runs these on eight threads, under the settings of a node. y = 1 + 2x in every row, so a column that was read
-in another order than the next one shows; without one table in one order, up to 399,600 of 400,000 rows did."""
+DuckDB runs these on eight threads, under the settings of a node. y = 1 + 2x in every row, so a
+column that was read in another order than the next one shows; without one table in one order, up to
+399,600 of 400,000 rows did."""
 
 from __future__ import annotations
 
@@ -40,10 +42,15 @@ VIEWS = {
     "group by": "SELECT id, x, max(y) AS y, any_value(g) AS g FROM people GROUP BY id, x",
     "distinct": "SELECT DISTINCT id, x, y, g FROM people",
     "distinct on": "SELECT DISTINCT ON (x) id, x, y, g FROM people",
-    "window": "SELECT id, x, y, g FROM (SELECT *, row_number() OVER (PARTITION BY g) AS n FROM people)",
+    "window": (
+        "SELECT id, x, y, g FROM (SELECT *, row_number() OVER (PARTITION BY g) AS n FROM people)"
+    ),
     "union": "SELECT * FROM people WHERE x % 2 = 0 UNION SELECT * FROM people WHERE x % 2 = 1",
     "order by another column": "SELECT * FROM people ORDER BY g",
-    "pivot": "SELECT id, x, u AS y, g FROM (PIVOT long ON name IN ('u', 'v') USING max(value) GROUP BY id, x, g)",
+    "pivot": (
+        "SELECT id, x, u AS y, g FROM (PIVOT long ON name IN ('u',"
+        " 'v') USING max(value) GROUP BY id, x, g)"
+    ),
     "sample in a random order": "SELECT * FROM people ORDER BY random()",
 }
 
@@ -133,7 +140,8 @@ def test_the_order_of_the_others_does_not_depend_on_one_person(mode: str, databa
 
 @pytest.mark.parametrize("view", ["join", "sample in a random order"])
 def test_which_surplus_rows_stay_depends_on_the_person_alone(view: str, database: Path) -> None:
-    """One row of two stays: the same at each reading, from a view or a table, with or without another person."""
+    """One row of two stays: the same at each reading, from a view or a table, with or without
+    another person."""
     rows = []
     for table in (view, view, "people", "fewer"):
         cohort = opened(database, table, "dp", SINGLE)
@@ -155,7 +163,8 @@ def test_rows_without_a_person_have_one_order_too(mode: str, database: Path) -> 
 
 
 def test_a_view_is_read_once(database: Path) -> None:
-    """A random sample is another one at each reading: the rows that are checked are those that are analysed."""
+    """A random sample is another one at each reading: the rows that are checked are those that are
+    analysed."""
     with duckdb.connect(str(database)) as stored:
         stored.execute("CREATE OR REPLACE VIEW half AS SELECT * FROM people WHERE random() < 0.5")
     dataset, schema = Dataset(CONTRACT, str(database), "half"), schemas.build(CONTRACT, {})

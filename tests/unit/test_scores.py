@@ -13,7 +13,8 @@ from strategies.learning import scores
 
 @pytest.fixture(scope="module")
 def people() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-odds in the middles of bins, so that binning loses nothing; answers; and the histogram."""
+    """Log-odds in the middles of bins, so that binning loses nothing; answers; and the
+    histogram."""
     rng = np.random.default_rng(4)
     answers = rng.random(5000) < 0.3
     place = np.clip(rng.normal(np.where(answers, 540, 470), 60), 0, scores.BINS - 1).astype(int)
@@ -56,9 +57,9 @@ def test_the_interval_of_the_area_holds_the_truth_as_often_as_it_says() -> None:
         ).astype(float)
         auc, error = scores.area(counts)
         held += abs(auc - true) < scores.Z * error
-    assert (
-        365 <= held <= 392
-    )  # 380 expected, s.d. 4.4: three of them, and a little more below for a normal interval of 120 yes
+    # 380 are expected, with a standard deviation of 4.4; the limits are three of them, and a little
+    # more below, because the interval is normal with only 120 yes.
+    assert 365 <= held <= 392
 
 
 def test_calibration_is_the_logistic_fit_of_answers_on_scores(

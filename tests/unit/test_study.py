@@ -14,7 +14,10 @@ from strategies import registry
 PILOT = Path(str(dialysis.__file__)).parent
 TEXT = (PILOT / "study.yaml").read_text()
 CONTRACT = contracts.load(PILOT / "dialysis.yaml")
-COX = 'model:  {run: cox, model: "Surv(time, event) ~ age + begin + diabetes", strata: centre, results: both}'
+COX = (
+    'model:  {run: cox, model: "Surv(time, event) ~ age + begin + diabetes", strata: centre,'
+    " results: both}"
+)
 
 
 def check(tmp_path: Path, text: str) -> None:
@@ -204,7 +207,8 @@ def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(
         errors.StudyError,
-        match=r"analyses\.model: mode dp needs to know how far .* `range` in the contract to what age",
+        match=r"analyses\.model: mode dp needs a bound on how far .* `range` in the contract to the"
+        " columns behind age",
     ):
         registry.plan(made, boundless, source)
 

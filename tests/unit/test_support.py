@@ -1,4 +1,5 @@
-"""Who stands behind a column: the pure rules, the pieces of an expression, and the law that every analysis keeps."""
+"""Who stands behind a column: the pure rules, the pieces of an expression, and the law that every
+analysis keeps."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ SCHEMA = schema.build(CONTRACT, {"old": "age >= 65"})
         ("ill * age", "number influence influence"),
         ("age % 7", "number"),
     ],
-)  # fmt: skip
+)
 def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
     found = SCHEMA.field(text).pieces
     assert " ".join(piece.kind for piece in found) == kinds
@@ -82,7 +83,7 @@ def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
         ("age + 0 * log(if(ill, 1, -1))", [0, 1, 0, 1], [0, 0, 0, 0]),
         ("age in (20, 30) and ill", [0, 1, 0, 1], [1, 1, 0, 0]),
     ],
-)  # fmt: skip
+)
 def test_a_column_has_influence_on_those_for_whom_it_could_change_the_value(
     text: str, age: list[int], ill: list[int]
 ) -> None:
@@ -137,7 +138,8 @@ def test_one_persons_share_is_found_about_the_median_whatever_the_units() -> Non
 
 @pytest.mark.parametrize("people", [1, 2, 5, 10])
 def test_a_group_that_columns_single_out_has_the_leverage_that_it_must(people: int) -> None:
-    """If the indicator of s people is in the span of the columns, their hat values add up to 1 at least, by projection."""
+    """If the indicator of s people is in the span of the columns, their hat values add up to 1 at
+    least, by projection."""
     rng = np.random.default_rng(people)
     part, n = rng.normal(size=(2, 300)), 300
     chosen = np.arange(n) < people
@@ -169,11 +171,16 @@ def table(n: int = 300) -> pandas.DataFrame:
     rng = np.random.default_rng(1)
     return pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "file": [f"f{i}" for i in range(n)], "age": rng.normal(60, 12, n).clip(18, 99).round(1),
-            "sex": rng.choice(["f", "m"], n), "rare": rng.choice(["a", "b"], n), "ill": rng.random(n) < 0.3,
-            "dose": rng.uniform(1, 19, n).round(2), "y": rng.normal(size=n).round(3),
+            "id": [f"p{i}" for i in range(n)],
+            "file": [f"f{i}" for i in range(n)],
+            "age": rng.normal(60, 12, n).clip(18, 99).round(1),
+            "sex": rng.choice(["f", "m"], n),
+            "rare": rng.choice(["a", "b"], n),
+            "ill": rng.random(n) < 0.3,
+            "dose": rng.uniform(1, 19, n).round(2),
+            "y": rng.normal(size=n).round(3),
         }
-    )  # fmt: skip
+    )
 
 
 def run(
@@ -259,7 +266,8 @@ def test_numbers_are_counted_for_the_columns_that_choose_the_rows_too(tmp_path: 
 def test_a_study_that_asks_too_many_numbers_is_told_so_before_anyone_is_asked(
     people: int, answers: bool
 ) -> None:
-    """Two models of three coefficients each are six numbers about y: a third of 18 people, rounded up."""
+    """Two models of three coefficients each are six numbers about y: a third of 18 people, rounded
+    up."""
     model = {"run": "glm", "model": "y ~ age + dose"}
     study = federations.study_of({"a": model, "b": model})
     tasks = registry.plan(study, CONTRACT)
@@ -285,7 +293,9 @@ def test_the_expressions_of_a_study_are_listed_by_their_place() -> None:
 # -- the law
 NOT_STEERED = {
     "describe": "a search counts people in bins, which are cells of the Part",
-    "mixed_model": "a state makes the weights of all rows of a person smaller, and none larger than one",
+    "mixed_model": (
+        "a state makes the weights of all rows of a person smaller, and none larger than one"
+    ),
     "k_means": "a state assigns people to groups, whose sizes are cells of the Part",
     "boosted_trees": "a state assigns people to branches, whose sizes are cells of the Part",
     "train": "networks weigh rows in ways that no one number says: see docs/privacy.md",

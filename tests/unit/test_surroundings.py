@@ -1,4 +1,5 @@
-"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things in them, other sources."""
+"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things
+in them, other sources."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from tests import federations
 
 HDH = [sys.executable, "-c", "from federation.cli.main import main; main()"]
 HOME = str(Path(__file__).parents[2])
-CONTRACT = "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  x: {type: number, range: [0, 10]}\n  ville: {type: category, levels: [Orléans, Nîmes]}\n"
+CONTRACT = (
+    "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  x: {type: number,"
+    " range: [0, 10]}\n  ville: {type: category, levels: [Orléans, Nîmes]}\n"
+)
 STUDY = """study: s
 title: Où l'été ? ●
 question: Combien ?
@@ -60,9 +64,14 @@ def simulate(
     ]
     return subprocess.run(
         ["bash", "-c", f'{shell} exec "$@"', "bash", *command] if shell else command,
-        capture_output=True, text=True, cwd=folder, check=False, timeout=300, encoding="utf-8",
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        encoding="utf-8",
         env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+    )
 
 
 ASCII = [
@@ -79,8 +88,12 @@ def test_a_terminal_without_letters_shows_the_result(
 ) -> None:
     done = subprocess.run(
         [*HDH, "simulate", "study.yaml", "--node", "n1=n1.csv", "--out", "out"],
-        capture_output=True, cwd=folder, check=False, timeout=300, env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+        capture_output=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": HOME, **environment},
+    )
     assert done.returncode == 0, done.stderr
     assert b"Orl" in done.stdout and b"Traceback" not in done.stderr
 
@@ -91,8 +104,12 @@ def test_json_keeps_every_letter_on_such_a_terminal(
 ) -> None:
     done = subprocess.run(
         [*HDH, "simulate", "study.yaml", "--node", "n1=n1.csv", "--out", "out", "--format", "json"],
-        capture_output=True, cwd=folder, check=False, timeout=300, env={**os.environ, "PYTHONPATH": HOME, **environment},
-    )  # fmt: skip
+        capture_output=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": HOME, **environment},
+    )
     assert done.returncode == 0, done.stderr
     encoding = environment.get("PYTHONIOENCODING", "ascii")
     document = json.loads(done.stdout.decode(encoding))
@@ -161,7 +178,8 @@ def test_files_of_other_origin_are_never_touched(name: str, folder: Path) -> Non
     done = simulate(folder)
     assert (
         done.returncode == 2
-        and f"{name} there is not of an earlier result of hdh; name a new folder" in done.stderr
+        and f"{name} there is not part of an earlier result of hdh; name a new folder"
+        in done.stderr
     )
     assert path.read_text() == "mine" and not (folder / "out" / "report.html").exists()
 

@@ -170,10 +170,13 @@ def test_the_hubs_steps_are_those_of_flowers_strategies(strategy: str) -> None:
     from flwr.serverapp import strategy as flowers
 
     theirs: Any = {
-        "fedavg": lambda: flowers.FedAvg(), "fedavgm": lambda: flowers.FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
-        "fedadam": lambda: flowers.FedAdam(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3), "median": lambda: flowers.FedMedian(),
-        "fedyogi": lambda: flowers.FedYogi(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3), "trimmed_mean": lambda: flowers.FedTrimmedAvg(beta=0.2),
-    }[strategy]()  # fmt: skip
+        "fedavg": lambda: flowers.FedAvg(),
+        "fedavgm": lambda: flowers.FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
+        "fedadam": lambda: flowers.FedAdam(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3),
+        "median": lambda: flowers.FedMedian(),
+        "fedyogi": lambda: flowers.FedYogi(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3),
+        "trimmed_mean": lambda: flowers.FedTrimmedAvg(beta=0.2),
+    }[strategy]()
     rng = np.random.default_rng(0)
     mine = rng.normal(size=30)
     steps, memory, sizes = (
@@ -405,7 +408,7 @@ def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
         ({"model": "x ~ z"}, "needs a yes-or-no outcome"),
         ({"network": "cnn"}, "takes an image, an array of shape"),
         ({"patience": 3, "validation": 0}, "patience needs people"),
-        ({"strategy": "scaffold", "scale": "node"}, "take `scale: contract`"),
+        ({"strategy": "scaffold", "scale": "node"}, "with `scale: contract`"),
         ({"widths": [0]}, "each from 1 to 4096"),
         ({"network": "lstm"}, "network"),
         ({"strategy": "fedsgd"}, "strategy"),
@@ -556,7 +559,8 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
     np.save(tmp_path / "rows.npy", made.rows.numpy())
     script = (
         code
-        + "\nimport numpy, torch\nprint(net(torch.from_numpy(numpy.load('../rows.npy'))).flatten().tolist())"
+        + "\nimport numpy, torch\n"
+        + "print(net(torch.from_numpy(numpy.load('../rows.npy'))).flatten().tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=tmp_path / "out", capture_output=True, text=True

@@ -1,4 +1,5 @@
-"""One letter, several spellings: é is é in a contract, in a study, in a column's name and in a value, in both modes."""
+"""One letter, several spellings: é is é in a contract, in a study, in a column's name and in a
+value, in both modes."""
 
 from __future__ import annotations
 
@@ -141,7 +142,8 @@ def test_a_person_in_two_spellings_is_one_person(mode: str, tmp_path: Path) -> N
 def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(
     written: str, code: str, tmp_path: Path
 ) -> None:
-    """Full width, capitals and double spaces may mean another level: the producer decides, and sees both."""
+    """Full width, capitals and double spaces may mean another level: the producer decides, and sees
+    both."""
     path = source(ROWS + f"Max,{written},5\n", tmp_path, "csv")
     dataset = Dataset(federations.contract_of(TEXT), str(path))
     _, findings = cohorts.examine(dataset, Storage(), ["ville"])

@@ -46,7 +46,8 @@ def run(text: str, rows: dict[str, list[Any]], folder: Path, **options: Any) -> 
 
 
 def test_a_report_counts_once_for_each_drug_event_and_pair(tmp_path: Path) -> None:
-    """Report r has drugs x and y, events rash and fever; written twice. Its drugs count once each, not once a row."""
+    """Report r has drugs x and y, events rash and fever; written twice. Its drugs count once each,
+    not once a row."""
     pairs = [("r", d, e) for d in "xy" for e in ("rash", "fever")] + [("r", "x", "rash")]
     others = [(f"s{i}", "z", "pain") for i in range(20)]
     report, drug, event = (list(column) for column in zip(*pairs, *others, strict=True))
@@ -69,8 +70,9 @@ def test_a_report_counts_once_for_each_drug_event_and_pair(tmp_path: Path) -> No
 
 
 def test_the_reporting_odds_ratio_of_a_published_table() -> None:
-    """Rhabdomyolysis with atorvastatin in the FAERS table of 49 reactions and 6 statins that comes with the package mddc: 2,041 reports of
-    197,390 and of 36,319, among 63,976,610; its reporting odds ratio is 19.4295."""
+    """Rhabdomyolysis with atorvastatin in the FAERS table of 49 reactions and 6 statins that comes
+    with the package mddc: 2,041 reports of 197,390 and of 36,319, among 63,976,610; its reporting
+    odds ratio is 19.4295."""
     found = disproportionality.measures(
         *(np.array([n], float) for n in (2041, 197_390, 36_319)), 63_976_610.0, 0.025
     )
@@ -95,7 +97,10 @@ def test_too_few_reports_of_any_pair_is_said(tmp_path: Path) -> None:
         )
 
 
-WEEKS = "dataset: weeks\nversion: 1\nunit: visit\ncolumns:\n  week: {type: number, range: [0, 259]}\n  region: {type: category, levels: [a, b]}\n"
+WEEKS = (
+    "dataset: weeks\nversion: 1\nunit: visit\ncolumns:\n  week: {type: number, range: [0,"
+    " 259]}\n  region: {type: category, levels: [a, b]}\n"
+)
 
 
 def test_an_outbreak_is_an_alarm_and_an_empty_region_is_not_tested(tmp_path: Path) -> None:
@@ -124,7 +129,10 @@ def test_surveillance_says_how_many_weeks_it_needs() -> None:
         federations.run(study, contract, [])
 
 
-COSTS = "dataset: costs\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  cost: {type: number, range: [0, 60000], step: 1}\n  insurer: {type: category, levels: [a, b]}\n"
+COSTS = (
+    "dataset: costs\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n  cost: {type:"
+    " number, range: [0, 60000], step: 1}\n  insurer: {type: category, levels: [a, b]}\n"
+)
 
 
 def test_inequality_is_that_of_the_pooled_amounts(tmp_path: Path) -> None:
@@ -297,8 +305,8 @@ def design_of(table: pandas.DataFrame) -> dict[str, np.ndarray]:
 
 
 def test_boosted_trees_predict_as_well_as_scikit_learns(tmp_path: Path) -> None:
-    """On people who were not in the fit: areas under the curve to 0.003, with other bins and leaf-wise growth there; and the released
-    trees give the scores whose area the result states."""
+    """On people who were not in the fit: areas under the curve to 0.003, with other bins and
+    leaf-wise growth there; and the released trees give the scores whose area the result states."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
 
@@ -323,8 +331,9 @@ def test_boosted_trees_predict_as_well_as_scikit_learns(tmp_path: Path) -> None:
         max_iter=60, max_depth=4, learning_rate=0.15, l2_regularization=1.0, early_stopping=False
     ).fit(X, fitted["y"])
     assert abs(mine - roc_auc_score(held_out["y"], theirs.predict_proba(Z)[:, 1])) < 0.003
-    # LightGBM 4.6 on the same two tables: LGBMClassifier(n_estimators=60, max_depth=4, num_leaves=16, learning_rate=0.15, max_bin=32,
-    # reg_lambda=1.0, min_child_samples=20).fit(X, y) has 0.74300 on those held out
+    # LightGBM 4.6 on the same two tables: LGBMClassifier(n_estimators=60, max_depth=4,
+    # num_leaves=16, learning_rate=0.15, max_bin=32, reg_lambda=1.0, min_child_samples=20).fit(X, y)
+    # has 0.74300 on those held out
     assert mine == pytest.approx(0.74300, abs=1e-3)
 
 
@@ -357,7 +366,8 @@ def test_trees_leave_enough_people_on_both_sides(tmp_path: Path) -> None:
 def test_a_landmark_is_the_fit_of_those_who_are_there_with_what_was_known_then(
     landmark: float, tmp_path: Path
 ) -> None:
-    """Against a table of one row a patient that pandas makes: the interval that covers the landmark, and how the patient ends."""
+    """Against a table of one row a patient that pandas makes: the interval that covers the
+    landmark, and how the patient ends."""
     ready = running.prepare("rexetris", "study", tmp_path, seed=5)
     pooled = pandas.concat(
         [
@@ -496,7 +506,7 @@ MISTAKES = [
     ),
     (
         {"run": "k_means", "columns": ["cause"]},
-        "'cause' is a category; only numbers and yes-or-no columns",
+        "'cause' is a category; it must be a number or a yes-or-no column",
     ),
     (
         {"run": "multiple_imputation", "model": "age ~ log(t + 1) + arm", "impute": ["t"]},
@@ -563,7 +573,8 @@ def test_federated_averaging_is_that_of_a_plain_loop(tmp_path: Path) -> None:
 
 
 def incomplete(seed: int, n: int) -> pandas.DataFrame:
-    """y = 1 + 2 x - z + noise, where x is missing the more often the higher y is: complete rows alone give too small a slope."""
+    """y = 1 + 2 x - z + noise, where x is missing the more often the higher y is: complete rows
+    alone give too small a slope."""
     rng = np.random.default_rng(seed)
     z = rng.normal(0, 1, n)
     x = 0.5 * z + rng.normal(0, 1, n)
@@ -584,9 +595,11 @@ LOST = "dataset: lost\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
 )
 
 
+@pytest.mark.slow
 def test_imputation_finds_the_slope_that_complete_rows_miss(tmp_path: Path) -> None:
-    """Over 60 tables: the mean estimate is right, and 95 % intervals hold the truth as often as fewer than 51 of 60 would in one run of a
-    thousand; the complete rows' slope is off by many standard errors."""
+    """Over 60 tables: the mean estimate is right, and 95 % intervals hold the truth as often as
+    fewer than 51 of 60 would in one run of a thousand; the complete rows' slope is off by many
+    standard errors."""
     contract = federations.contract_of(LOST)
     study = federations.study_of(
         {

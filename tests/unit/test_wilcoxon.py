@@ -13,7 +13,7 @@ import pytest
 from scipy import linalg, stats
 
 from federation import errors
-from federation.messages import Floats
+from federation.arrays import Floats
 from federation.privacy import cumulative
 from federation.results import Result
 from federation.study import Study

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from federation import audit, errors
 from federation.cli.actions import node_data
-from nodes import mapping, state_folder
+from nodes import mapping, source_checks, state_folder
 from nodes import site as sites
 from nodes.mapping import Mapped
 from nodes.site import Site
@@ -45,6 +45,7 @@ def _written(site: Site, path: Path, name: str) -> Mapped:
     )
     if not mapped.findings:
         assert site.state is not None
+        source_checks.record(site.state, name, dataset, passed=True)
         audit.write(
             state_folder.made(site.state) / state_folder.AUDIT,
             "mapped",

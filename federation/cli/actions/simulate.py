@@ -201,6 +201,8 @@ def _held(
         name, _, path = text.partition("=")
         if path == "helper" and study.link is not None and name == study.link.helper:
             continue
+        if name in held:
+            raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")
         dataset, colon, file = path.partition(":")
         if colon and dataset in contracts:
             held |= _named([f"{name}={file}"], contracts[dataset])

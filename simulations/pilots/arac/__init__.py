@@ -17,7 +17,8 @@ NOTE = (
 )
 REAL_NOTE = (
     "5,638 real people in their first year of the RAND health insurance experiment (R,"
-    " sampleSelection, RandHIE): costs outside hospital at three nodes of two sites, those in hospital at one"
+    " sampleSelection, RandHIE): costs outside hospital at three nodes of two sites,"
+    " those in hospital at one"
     " node"
 )
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
@@ -84,7 +85,8 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 
 
 def make_real(directory: Path) -> dict[str, Path]:
-    """Costs outside hospital at three pairs of sites, and those of all of them in hospital at one node."""
+    """Costs outside hospital at three pairs of sites, and those of all of them in hospital at one
+    node."""
     table, site = first_year()
     outside = table[["assure", "hors_hopital", "part"]]
     inside = table[["assure", "hopital"]].rename(columns={"assure": "patient"})
@@ -92,8 +94,8 @@ def make_real(directory: Path) -> dict[str, Path]:
 
 
 def first_year() -> tuple[pandas.DataFrame, pandas.Series[str]]:
-    """Medical costs in whole dollars, outside and in hospital, and the people's own share of them; and the site of
-    each person."""
+    """Medical costs in whole dollars, outside and in hospital, and the people's own share of them;
+    and the site of each person."""
     raw = common.real_of_r("sampleSelection", "RandHIE")
     raw = (
         raw[(raw["year"] == 1) & raw["meddol"].notna()]

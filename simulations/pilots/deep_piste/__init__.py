@@ -11,8 +11,8 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
+from federation.arrays import Floats
 from federation.contract import Contract
-from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 

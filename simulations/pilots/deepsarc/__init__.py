@@ -11,7 +11,7 @@ import pandas
 from numpy.typing import NDArray
 from scipy import special
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
@@ -120,7 +120,8 @@ def snds(
     follow_up: Floats,
     relapsed: NDArray[np.bool_],
 ) -> pandas.DataFrame:
-    """Up to three times of care of each patient, the last of which ends the follow-up; and of as many other people."""
+    """Up to three times of care of each patient, the last of which ends the follow-up; and of as
+    many other people."""
     n = len(nir)
     last = pandas.DataFrame({"beneficiaire": nir, "mois": follow_up, "evenement": relapsed})
     earlier = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from federation.messages import Ints
+from federation.arrays import Ints
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
+from federation.arrays import Floats
 from federation.contract import Contract
-from federation.messages import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from federation.messages import Floats, Ints
+from federation.arrays import Floats, Ints
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 

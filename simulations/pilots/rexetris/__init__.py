@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from federation.messages import Floats
+from federation.arrays import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
