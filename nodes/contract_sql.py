@@ -145,8 +145,8 @@ def _as_number(raw: str, raw_type: str) -> str:
     if _is_number(raw_type) or raw_type == "BOOLEAN":
         return f"CAST({raw} AS DOUBLE)"
     if _is_text(raw_type):  # DuckDB reads 1_000 as 1000, and +-5 as -5
-        odd = f"contains({raw}, '_') OR contains({raw}, '+-')"
-        return f"CASE WHEN NOT ({odd}) THEN TRY_CAST({raw} AS DOUBLE) END"
+        odd = f"contains(replace({raw}, '+-', '_'), '_')"
+        return f"CASE WHEN NOT {odd} THEN TRY_CAST({raw} AS DOUBLE) END"
     return "CAST(NULL AS DOUBLE)"
 
 

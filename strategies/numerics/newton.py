@@ -30,6 +30,8 @@ ROUNDED = 2.0**-31
 LOST = 1e-11
 MAX_ROUNDS = 30
 MAX_EXPONENT = 709.0  # exp of more is no double
+# What a row of coefficients says beside the estimate.
+UNCERTAINTY = ("std_error", "statistic", "p_value", "conf_low", "conf_high")
 Mask = NDArray[np.bool_]
 
 

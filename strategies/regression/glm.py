@@ -463,12 +463,8 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
     df = n - rank
     family = task.options.family
-    if family == "gaussian" and not (df > 0 and deviance > EXACT * moments[2]):
-        raise errors.ModelError(
-            f"{task.name}: the model fits every row exactly, so there is no residual variance to"
-            " estimate; use fewer terms, or another response"
-        )
-    dispersion = deviance / df if family == "gaussian" else 1.0
+    is_exact = family == "gaussian" and not (df > 0 and deviance > EXACT * moments[2])
+    dispersion = deviance / df if family == "gaussian" and df > 0 else 1.0
     L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
     covariance = newton.spread(L, step) * dispersion
     level = (1 + task.options.conf_level) / 2
@@ -483,6 +479,8 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         statistic="t" if family == "gaussian" else "normal",
         df=df,
     )
+    if is_exact:
+        rows = [row | dict.fromkeys(newton.UNCERTAINTY) for row in rows]
     loglik = _log_likelihood(family, deviance, n, moments)
     glance = {
         "null_deviance": _null_deviance(task, state),
@@ -491,7 +489,7 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "df_residual": df,
         "log_lik": loglik,
         "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
-        "dispersion": dispersion,
+        "dispersion": None if family == "gaussian" and not df > 0 else dispersion,
         "n": n,
         "rounds": top.rounds,
     }
@@ -505,6 +503,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
             f"{plan.model.response[0].name!r} has values that are not whole numbers, so they are"
             " not counts, and the likelihood is not that of a Poisson model;"
             " for times and amounts use offset(), or family gaussian"
+        )
+    if is_exact:
+        notes.append(
+            "the model fits every row exactly, so there is no residual variance from which to"
+            " estimate errors; for these, use fewer terms or another response"
         )
     if task.options.penalty:
         notes.append(firth.NOTE)
