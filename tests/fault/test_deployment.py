@@ -202,6 +202,7 @@ class Cable:
         self.open.clear()
 
 
+@pytest.mark.slow
 def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
     deployment: Deployment,
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
         deployments.restart(deployment, "brest")
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_back(
     deployment: Deployment,
 ) -> None:
@@ -484,6 +486,7 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
     )
 
 
+@pytest.mark.slow
 def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: Deployment) -> None:
     with deployment.connect() as hub:
         run = hub.submit(study("training-hub", TRAINING), CONTRACT)

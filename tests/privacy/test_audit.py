@@ -19,7 +19,17 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize("case", audit.CASES, ids=lambda case: case.name)
+# In `make test` the first attack of each analysis; all of them in `make slow` and, longer, `make audit`.
+FIRST = {case.analysis["run"]: case for case in reversed(audit.CASES)}.values()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case in FIRST else pytest.mark.slow)
+        for case in audit.CASES
+    ],
+)
 def test_no_attack_shows_more_than_is_claimed(case: audit.Case, tmp_path: Path) -> None:
     found = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
     assert found.holds, found

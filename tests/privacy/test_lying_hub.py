@@ -45,6 +45,7 @@ def test_states_of_the_hubs_choice_show_no_more_than_is_claimed(
     assert result.holds, result
 
 
+@pytest.mark.slow
 def test_a_cap_that_is_lost_in_rounding_shows_more_than_is_claimed(tmp_path: Path) -> None:
     with lying_hub.cap_lost_in_rounding():
         result = lying_hub.attack(

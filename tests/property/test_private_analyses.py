@@ -422,7 +422,7 @@ def neighbours() -> Iterator[tuple[pandas.DataFrame, pandas.DataFrame]]:
 
 @pytest.mark.parametrize(
     ("name", "options", "rows"),
-    [pytest.param(*case, marks=pytest.mark.slow if case[2] == 1 else ()) for case in CASES],
+    federations.first_of_each(sorted(CASES, key=lambda case: -case[2])),
 )
 def test_no_person_moves_an_array_by_more_than_its_sensitivity_and_some_person_comes_near(
     name: str, options: dict[str, Any], rows: int, tmp_path: Path

@@ -73,9 +73,10 @@ def test_only_the_analyses_that_need_the_column_are_refused(
     assert list(refusals) == ["n2"] and refusals["n2"].rule == "column"
     assert "no column q; leave the analysis out" in refusals["n2"].remedy
     assert not outcome.runs[TaskId("x")].refusals
-    # noise of epsilon 5, halved
+    # A twentieth of half the budget counts the people: the noise of three nodes has a standard
+    # deviation of about 18, and six of them are never seen.
     assert federations.result(outcome, "x").n.people == pytest.approx(
-        180, abs=25 if privacy is DP else 0
+        180, abs=110 if privacy is DP else 0
     )
 
 
