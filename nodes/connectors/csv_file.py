@@ -73,22 +73,24 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a whole file. `records`: rows below the header. `one_ending`: do all records end alike? Where they do
-    not, DuckDB loses letters, and reads the copy that `write_with_one_ending` makes."""
+    """How to read a whole file. `records`: rows below the header. `one_ending`: do all records end
+    alike? Where they do not, DuckDB loses letters, and reads the copy that
+    `write_with_one_ending` makes."""
 
     header: Header
     records: int
     one_ending: bool
 
     def relation(self, path: Path) -> str:
-        """The SQL of the file's rows as text, its columns under their names; with an option for everything that
-        DuckDB would guess otherwise."""
+        """The SQL of the file's rows as text, its columns under their names; with an option for
+        everything that DuckDB would guess otherwise."""
         header = self.header
         raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
         options = (
-            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
-            f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
-            f"strict_mode = true, parallel = true, max_line_size = {MAX_VALUE_BYTES}, columns = {{{raw}}}"
+            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, "
+            "quote = '\"', escape = '\"', comment = '', skip = 0, nullstr = '', "
+            "null_padding = false, ignore_errors = false, strict_mode = true, parallel = true, "
+            f"max_line_size = {MAX_VALUE_BYTES}, columns = {{{raw}}}"
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
@@ -127,8 +129,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces, each of which ends where a record ends; the last piece gets the file's line ending if it lacks
-    one."""
+    """The file in pieces, each of which ends where a record ends; the last piece gets the file's
+    line ending if it lacks one."""
     rest, ending = b"", b"\n"
     try:
         while piece := stream.read(BLOCK_BYTES):
@@ -192,7 +194,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     content = record.rstrip(b"\r\n")
     if content.lower().startswith(b"sep="):
         raise MalformedCsvError(
-            f"{first} tells a spreadsheet the delimiter: write `read: {{skip: 1}}`, or remove the line"
+            f"{first} tells a spreadsheet the delimiter: write `read: {{skip: 1}}`,"
+            " or remove the line"
         )
     if not content:
         raise MalformedCsvError(
@@ -315,8 +318,8 @@ class _Scan:
         self.endings |= {kind for kind, here in kinds.items() if here.any()}
 
     def _joined(self, block: bytes, array: Bytes, ends: Ints) -> list[tuple[int, str]]:
-        """The places where another file begins, which was written behind the first: at its header, whose columns may have
-        another order, or at its byte order mark. `ends` (n_records,)."""
+        """The places where another file begins, which was written behind the first: at its header,
+        whose columns may have another order, or at its byte order mark. `ends` (n_records,)."""
         starts = np.concatenate([np.zeros(1, np.int64), ends + 1])[: len(ends)]
         lengths = _lengths(array, starts, ends)
         found = []
@@ -329,7 +332,8 @@ class _Scan:
         return found
 
     def _like_the_header(self, array: Bytes, starts: Ints, lengths: Ints) -> Ints:
-        """The records that begin and end with letters of the header's names, and are about as long."""
+        """The records that begin and end with letters of the header's names, and are about as
+        long."""
         names = [name.encode() for name in self.header.names]
         size = sum(map(len, names)) + len(names)
         places = np.flatnonzero((2 * lengths >= size) & (lengths <= 2 * size + 4 * len(names)))
@@ -341,7 +345,8 @@ class _Scan:
         return np.union1d(places[alike], marked)
 
     def _names_in_order(self, record: bytes) -> Sequence[str]:
-        """The fields sorted, without quotes, spaces and, where there are several, capitals: other exports write others."""
+        """The fields sorted, without quotes, spaces and, where there are several, capitals: other
+        exports write others."""
         content = text.canonical(record.removeprefix(BOM).decode("utf-8", "replace"))
         fields = content.translate(QUOTES_AND_SPACES).split(self.header.delimiter)
         return sorted(field.casefold() for field in fields) if len(fields) > 1 else fields

@@ -1,4 +1,5 @@
-"""Sums of squares about a mean from sums of powers, without the rounding error of a value that does not vary."""
+"""Sums of squares about a mean from sums of powers, without the rounding error of a value that
+does not vary."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ ROUNDING = 1e-12
 
 
 def about_the_mean(first: Floats, second: Floats, n: Floats | float) -> Floats:
-    """The sums of squares about the mean of `n` values with the sums `first` and of squares `second`, of one shape; 0
-    where the difference is a rounding error."""
+    """The sums of squares about the mean of `n` values, from their sums `first` and the sums of
+    their squares `second` (of one shape); 0 where the difference is a rounding error."""
     rest = second - first * first / np.maximum(n, 1)
     return np.where(rest > ROUNDING * second, rest, 0.0)

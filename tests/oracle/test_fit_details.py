@@ -128,7 +128,8 @@ def counts(**more: Any) -> pandas.DataFrame:
     return pandas.DataFrame(columns | {"far": 0.0, "steady": 0.1} | more)
 
 
-# i <- 0:59; k <- i %% 4; x <- (i %% 7) - 3; coef(glm(k ~ x + offset(rep(30, 60)), family = poisson)), and so on
+# i <- 0:59; k <- i %% 4; x <- (i %% 7) - 3
+# coef(glm(k ~ x + offset(rep(30, 60)), family = poisson)), and so on
 @pytest.mark.parametrize(
     ("far", "intercept", "slope"),
     [
@@ -182,8 +183,8 @@ def test_a_linear_model_with_as_many_coefficients_as_rows_has_no_errors() -> Non
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 1 / 3, -7.7])
 def test_a_value_that_does_not_vary_has_no_component_no_test_and_no_deviation(value: float) -> None:
-    """The difference of two equal sums is a rounding error, from which a correlation of 1.000000002, an F of infinity
-    and a standard deviation of 7e-8 were computed."""
+    """The difference of two equal sums is a rounding error, from which a correlation of
+    1.000000002, an F of infinity and a standard deviation of 7e-8 were computed."""
     rows = counts(steady=value)
     with pytest.raises(ModelError, match="steady does not vary"):
         fits.fit(rows, COUNTS, run="pca", columns=["steady", "x"])

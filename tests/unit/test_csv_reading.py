@@ -195,7 +195,8 @@ def test_blocks_of_any_size_give_the_same_records(
 
 
 PARTS = [
-    "a", '"a,b"', '""', '"a\nb"', '"a\r\n\r\nb"', '"\r"', '"a""b"', "", " ", "#x", '"\n"', "'", "\\", "p1"
+    "a", "", " ", "#x", "'", "\\", "p1", '"a,b"', '""', '"a\nb"', '"a\r\n\r\nb"', '"\r"', '"a""b"',
+    '"\n"',
 ]  # fmt: skip
 
 
