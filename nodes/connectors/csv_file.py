@@ -1,8 +1,9 @@
 """The structure of a CSV file under RFC 4180, checked over the whole file before DuckDB reads it.
 
-Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record below it needs
-as many fields as the header; a value that holds a delimiter, a quote or a line ending is quoted as a whole, with its
-quotes doubled. The records are counted, so that the rows that DuckDB reads can be compared with the file.
+Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record
+below it needs as many fields as the header; a value that holds a delimiter, a quote or a line
+ending is quoted as a whole, with its quotes doubled. The records are counted, so that the rows that
+DuckDB reads can be compared with the file.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ Flags = NDArray[np.bool_]
 
 
 class MalformedCsvError(ValueError):
-    """The file is not one table. `problems`: one sentence for each, with its line and no value of a row."""
+    """The file is not one table.
+    `problems`: one sentence for each, with its line and no value of a row."""
 
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = problems
@@ -54,8 +56,8 @@ class MalformedCsvError(ValueError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the producer declares. `delimiter`: None, if the header shows it. `first_line`: the number of the header's
-    line in the producer's file."""
+    """What the producer declares. `delimiter`: None if the header shows it. `first_line`: the
+    number of the header's line in the producer's file."""
 
     delimiter: str | None = None
     first_line: int = 1
@@ -63,7 +65,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Header:
-    """`names`: the columns, spelled canonically, in the order of the file. `lengths`: bytes of the BOM and the record."""
+    """`names`: the columns, canonically spelled, in file order.
+    `lengths`: bytes of the BOM and the record."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -96,7 +99,8 @@ class Layout:
 
 
 def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
-    """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
+    """The header line. `expected`: the contract's columns;
+    they decide where it holds several delimiters."""
     with _opened(path) as stream:
         return _header(next(_blocks(stream), b""), expected, dialect)
 
@@ -199,7 +203,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
         )
     if not content:
         raise MalformedCsvError(
-            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines above them"
+            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines "
+            "above them"
         )
     try:
         line = content.decode("utf-8")
@@ -213,8 +218,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
-            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
-            "write `read: {delimiter: ...}`, or use the contract's column names"
+            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the "
+            "delimiter: write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
 
@@ -284,7 +289,8 @@ class _Scan:
         self.next_line = line + int(np.count_nonzero(is_end))
 
     def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
-        """`marks` (n,): places of delimiters and, where `is_end`, of line endings, outside quotes."""
+        """`marks` (n,): positions of delimiters and, where `is_end`, of line endings,
+        outside quotes."""
         width = len(self.header.names)
         last = np.flatnonzero(is_end)
         widths = np.diff(last, prepend=-1)
@@ -297,7 +303,10 @@ class _Scan:
         long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_VALUE_BYTES)
         found = [(int(ends[at - 1] + 1) if at else 0, TOO_LONG) for at in long.tolist()]
         if width == 1:
-            empty = "an empty line, which could be a missing value or none: write a missing code, or remove the line"
+            empty = (
+                "an empty line, which could be a missing value or none: write a missing code, "
+                "or remove the line"
+            )
             return found + [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
         return found + self._wrong(starts[~blank], widths[off][~blank])
 
@@ -391,7 +400,8 @@ def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, s
     found += [
         (
             int(at),
-            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+            "a quoted value opens here, and text follows its closing quote: double the quotes "
+            "inside it",
         )
         for at in follows
     ]
