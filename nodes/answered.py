@@ -21,7 +21,7 @@ class Memory:
     `salt`: of the people's hashes. `hashes` (n_rows,): of the person of each row of the cohort, or None where
     rows are only counted. `where`: SQL of the condition that chose them, and `where_columns`, the contract
     columns that it names. `sources`: the contract columns behind each field of the study. `seen`: the
-    fingerprints of this study's own answers."""
+    fingerprints of this study's own answers. `told`: as in Dataset."""
 
     ledger: Ledger
     contract: Contract
@@ -34,6 +34,7 @@ class Memory:
     where_columns: frozenset[str]
     sources: Mapping[str, frozenset[str]]
     min_cell: int
+    told: Mapping[str, int] = field(default_factory=dict)
     seen: list[bytes] = field(default_factory=list)
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:

@@ -206,7 +206,9 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there."""
+    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there.
+
+    `told`: by column, how many numbers the table of a link has told before any analysis."""
 
     contract: Contract
     source: str
@@ -218,6 +220,7 @@ class Dataset:
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
+    told: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def paying(self) -> Contract:
