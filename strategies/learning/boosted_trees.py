@@ -37,6 +37,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 # the equal bins from which quantiles are computed, and those of the score
 FINE, SCORES = 1000, 1000
 NO_EDGE = 2.0  # the value of an unused edge; no row lies beyond it
+L2_FLOOR = 1e-12  # a branch without rows divides by it, not by 0
 
 TRAITS = Traits()
 
@@ -306,45 +307,67 @@ def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     """The state after the best split of each branch of a level; after the last level, with the
     leaves."""
     options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
-    G, H, N = total.sums["histogram"]  # (branches, p, bins)
-    left = [by_bin.cumsum(2)[:, :, :-1] for by_bin in (G, H, N)]
-    whole = [by_bin.sum(2, keepdims=True) for by_bin in (G, H, N)]
-    right = [both - of_left for both, of_left in zip(whole, left, strict=True)]
-    l2 = options.l2 + 1e-12
-    gain = (
-        left[0] ** 2 / (left[1] + l2)
-        + right[0] ** 2 / (right[1] + l2)
-        - whole[0] ** 2 / (whole[1] + l2)
-    )
-    gain = np.where((left[2] >= options.min_rows) & (right[2] >= options.min_rows), gain, -np.inf)
-    branches, _, cuts = gain.shape
-    best = gain.reshape(branches, -1).argmax(1)
-    feature, cut = np.divmod(best, cuts)
-    best_gain = gain.reshape(branches, -1)[np.arange(branches), best]
-    split = best_gain > 1e-10
-    place = 2**level - 1 + np.arange(branches)
+    best = _best_splits(total.sums["histogram"], options)
+    place = 2**level - 1 + np.arange(len(best.split))
     values = {name: array.copy() for name, array in values.items()}
-    values["feature"][tree, place] = np.where(split, feature, -1)
-    values["cut"][tree, place] = np.where(split, cut, 0)
-    np.add.at(values["gain"], feature[split], best_gain[split])
+    values["feature"][tree, place] = np.where(best.split, best.feature, -1)
+    values["cut"][tree, place] = np.where(best.split, best.cut, 0)
+    np.add.at(values["gain"], best.feature[best.split], best.gain[best.split])
     if level < options.depth - 1:
         return State("split", values | {"level": np.array([level + 1.0])})
-    rows = np.arange(branches)
-    sides = []
-    # Without a split, the left leaf takes all rows of the branch, and the right one none.
-    for side, unsplit in ((left, whole), (right, None)):
-        g, h = (
-            np.where(
-                split,
-                side[i][rows, feature, cut],
-                unsplit[i][:, 0, 0] if unsplit is not None else 0.0,
-            )
-            for i in (0, 1)
-        )
-        sides.append(-options.learning_rate * g / (h + l2))
-    values["leaf"][tree] = np.stack(sides, axis=1).ravel()
+    values["leaf"][tree] = _leaves(total.sums["histogram"], best, options)
     more = {"level": np.zeros(1), "done": np.array([tree + 1.0])}
     return State("split" if tree + 1 < options.trees else "score", values | more)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """By branch (n_branches,): whether it is split; the feature and the cut of its best split, and
+    the gain of that split."""
+
+    split: NDArray[np.bool_]
+    feature: Ints
+    cut: Ints
+    gain: Floats
+
+
+def _sides(by_bin: Floats) -> tuple[Floats, Floats, Floats]:
+    """Sums left of each cut, right of it, and of the whole branch, from sums by bin (n_branches, p,
+    n_bins)."""
+    left, whole = by_bin.cumsum(2)[:, :, :-1], by_bin.sum(2, keepdims=True)
+    return left, whole - left, whole
+
+
+def _best_splits(histogram: Floats, options: Options) -> Splits:
+    """`histogram` (3, n_branches, p, n_bins): sums of gradients, of hessians, and of rows."""
+    (G, H, N), l2 = map(_sides, histogram), options.l2 + L2_FLOOR
+    left, right, whole = (g**2 / (h + l2) for g, h in zip(G, H, strict=True))
+    is_large = (N[0] >= options.min_rows) & (N[1] >= options.min_rows)
+    gain = np.where(is_large, left + right - whole, -np.inf)
+    branches, _, cuts = gain.shape
+    best = gain.reshape(branches, -1).argmax(1)
+    best_gain = gain.reshape(branches, -1)[np.arange(branches), best]
+    feature, cut = np.divmod(best, cuts)
+    return Splits(best_gain > 1e-10, feature, cut, best_gain)
+
+
+def _leaves(histogram: Floats, best: Splits, options: Options) -> Floats:
+    """(2 n_branches,): the values of the left and the right leaf of each branch. Without a split,
+    the left leaf takes all rows of the branch, and the right one none."""
+    rows, l2 = np.arange(len(best.split)), options.l2 + L2_FLOOR
+    sides = []
+    G, H = map(_sides, histogram[:2])
+    for side, has_all in ((0, True), (1, False)):
+        g, h = (
+            np.where(
+                best.split,
+                of_side[side][rows, best.feature, best.cut],
+                of_side[2][:, 0, 0] if has_all else 0.0,
+            )
+            for of_side in (G, H)
+        )
+        sides.append(-options.learning_rate * g / (h + l2))
+    return np.stack(sides, axis=1).ravel()
 
 
 def _result(total: Total, task: Task[Options, Plan], state: State) -> Result:
