@@ -175,7 +175,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     return (
         context.admitted[asked]
         or spends_budget(study, context, now)
-        or _not_approved(study, context, now)
+        or _not_approved(query, context, now)
         or _not_checked(study, context)
         or secure_sum.admit(query, site)
     )
@@ -227,24 +227,35 @@ def spends_budget(
 NOT_APPROVED = {
     "waiting": "its producer has not approved this study",
     "refused": "its producer refused it",
-    "over": "this study has ended, and an approval is for one run: submit it again",
+    "over": "this run has ended, and an approval is for one run: submit the study again",
     "expired": "the approval of this study has expired: submit it again",
 }
 
 
-def _not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
-    """Refuses a study that has no valid approval.
-    An edited study has another hash, and so no approval."""
-    if context.approvals is None:
+def _not_approved(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
+    """Refuses a query that belongs to no approved run. The run's ticket names the study, the
+    contract, the nodes and the deadline, and its coordinator has signed all of it."""
+    approvals = context.approvals
+    if approvals is None:
         return None
-    standing = context.approvals.standing(study.hash, now.timestamp())
-    if standing is None:
+    proposed = approvals.proposed(query.run)
+    if proposed is None or proposed.study_hash != query.study.hash:
         return Refusal(
             "approval",
             "this very study was never proposed here under its coordinator's signature: submit "
             "it through the hub",
         )
-    return None if standing == "approved" else Refusal("approval", NOT_APPROVED[standing])
+    if not proposed.ticket.covers(query.contract_hash, query.nodes):
+        return Refusal(
+            "approval",
+            "the query is for other nodes or another contract than the coordinator signed: submit "
+            "the study again",
+        )
+    pinned = context.site.policy.coordinator_keys.get(query.study.coordinator)
+    if pinned not in (None, proposed.key_id):
+        return Refusal("approval", "the key of its coordinator is not accepted here any more")
+    standing = approvals.standing(query.run, now.timestamp())
+    return None if standing == "approved" else Refusal("approval", NOT_APPROVED[str(standing)])
 
 
 def admit_study(

@@ -119,7 +119,7 @@ def _effect_task(
         conf_level=options.conf_level,
     )
     plan, fields = cox.prepare(cox_options, schema)
-    weighted = replace(plan, weights=weights)
+    weighted = replace(plan, weights=weights, can_penalise=False)
     return Task(
         "effect", cox, cox_options, weighted, (*fields, weights), schema.contract.rows_per_person
     )
@@ -156,7 +156,8 @@ def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]
             f"confounders: {options.confounders!r} has no term;"
             " name the variables that the treatment depends on"
         )
-    return Task("score", glm, glm_options, plan, fields, schema.contract.rows_per_person)
+    stage = replace(plan, can_penalise=False)
+    return Task("score", glm, glm_options, stage, fields, schema.contract.rows_per_person)
 
 
 def start(task: Task[Options, Plan]) -> State:
