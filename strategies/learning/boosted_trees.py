@@ -30,14 +30,13 @@ from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies.admissible import Array, Limits, Step
-from strategies.learning import scores, splits
+from strategies.learning import scores, splits, tree_splits
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 # the equal bins from which quantiles are computed, and those of the score
 FINE, SCORES = 1000, 1000
 NO_EDGE = 2.0  # the value of an unused edge; no row lies beyond it
-L2_FLOOR = 1e-12  # a branch without rows divides by it, not by 0
 
 TRAITS = Traits()
 
@@ -307,7 +306,7 @@ def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     """The state after the best split of each branch of a level; after the last level, with the
     leaves."""
     options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
-    best = _best_splits(total.sums["histogram"], options)
+    best = tree_splits.best(total.sums["histogram"], options.min_rows, options.l2)
     place = 2**level - 1 + np.arange(len(best.split))
     values = {name: array.copy() for name, array in values.items()}
     values["feature"][tree, place] = np.where(best.split, best.feature, -1)
@@ -315,59 +314,11 @@ def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     np.add.at(values["gain"], best.feature[best.split], best.gain[best.split])
     if level < options.depth - 1:
         return State("split", values | {"level": np.array([level + 1.0])})
-    values["leaf"][tree] = _leaves(total.sums["histogram"], best, options)
+    values["leaf"][tree] = tree_splits.leaves(
+        total.sums["histogram"], best, options.l2, options.learning_rate
+    )
     more = {"level": np.zeros(1), "done": np.array([tree + 1.0])}
     return State("split" if tree + 1 < options.trees else "score", values | more)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """By branch (n_branches,): whether it is split; the feature and the cut of its best split, and
-    the gain of that split."""
-
-    split: NDArray[np.bool_]
-    feature: Ints
-    cut: Ints
-    gain: Floats
-
-
-def _sides(by_bin: Floats) -> tuple[Floats, Floats, Floats]:
-    """Sums left of each cut, right of it, and of the whole branch, from sums by bin (n_branches, p,
-    n_bins)."""
-    left, whole = by_bin.cumsum(2)[:, :, :-1], by_bin.sum(2, keepdims=True)
-    return left, whole - left, whole
-
-
-def _best_splits(histogram: Floats, options: Options) -> Splits:
-    """`histogram` (3, n_branches, p, n_bins): sums of gradients, of hessians, and of rows."""
-    (G, H, N), l2 = map(_sides, histogram), options.l2 + L2_FLOOR
-    left, right, whole = (g**2 / (h + l2) for g, h in zip(G, H, strict=True))
-    is_large = (N[0] >= options.min_rows) & (N[1] >= options.min_rows)
-    gain = np.where(is_large, left + right - whole, -np.inf)
-    branches, _, cuts = gain.shape
-    best = gain.reshape(branches, -1).argmax(1)
-    best_gain = gain.reshape(branches, -1)[np.arange(branches), best]
-    feature, cut = np.divmod(best, cuts)
-    return Splits(best_gain > 1e-10, feature, cut, best_gain)
-
-
-def _leaves(histogram: Floats, best: Splits, options: Options) -> Floats:
-    """(2 n_branches,): the values of the left and the right leaf of each branch. Without a split,
-    the left leaf takes all rows of the branch, and the right one none."""
-    rows, l2 = np.arange(len(best.split)), options.l2 + L2_FLOOR
-    sides = []
-    G, H = map(_sides, histogram[:2])
-    for side, has_all in ((0, True), (1, False)):
-        g, h = (
-            np.where(
-                best.split,
-                of_side[side][rows, best.feature, best.cut],
-                of_side[2][:, 0, 0] if has_all else 0.0,
-            )
-            for of_side in (G, H)
-        )
-        sides.append(-options.learning_rate * g / (h + l2))
-    return np.stack(sides, axis=1).ravel()
 
 
 def _result(total: Total, task: Task[Options, Plan], state: State) -> Result:
