@@ -87,7 +87,8 @@ def show(path: Path, name: str) -> None:
 def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
     print(
-        "# People of this node on each side of every expression of the study (never sent to the hub)"
+        "# People of this node on each side of every expression of the study (never sent to the "
+        "hub)"
     )
     try:
         counted = sides.of_study(study, site)
