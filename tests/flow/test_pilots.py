@@ -73,8 +73,8 @@ def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> N
 @pytest.mark.parametrize(("name", "variant"), PLANTED)
 def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: str) -> None:
     """Of 60 intervals of 95 %, fewer than 51 hold in one run of a thousand; 60 of 60 in one of
-    twenty. Of 20, as many as a linked study has time for, fewer than 15 in one of three thousand. One
-    that is too wide by half holds 99.7 %, which the sampling coverage of benchmarks/coverage.py
+    twenty. Of 20, as many as a linked study has time for, fewer than 15 in one of three thousand.
+    One that is too wide by half holds 99.7 %, which the sampling coverage of benchmarks/coverage.py
     tells, not this."""
     seeds, least = (20, 15) if variant.startswith("linked") else (60, 51)
     holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(seeds)]

@@ -1,4 +1,4 @@
-"""The linked pilots, and what pandas makes of the same files in one place: it aggregates, matches and
+"""The linked pilots, against pandas on the same files in one place: it aggregates, matches and
 joins them by itself."""
 
 from __future__ import annotations
