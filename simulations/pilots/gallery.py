@@ -143,10 +143,13 @@ def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Each study's estimate with its interval, and the planted values as dashed lines."""
+    """The estimates of what the first study estimates, with their intervals, and the planted values
+    as dashed lines. After a comma, `what` says how."""
+    what = rows[0]["what"].split(",")[0]
+    shown = [row for row in rows if row["what"].split(",")[0] == what]
     return figures.intervals(
-        [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in rows],
-        rows[0]["what"],
+        [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in shown],
+        what,
     )
 
 
