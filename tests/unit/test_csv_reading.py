@@ -94,7 +94,7 @@ def test_every_record_becomes_one_row(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"id,x\np1,1\nid,x,y\nDupont,2,3\n", "line 3: 3 fields where the header has 2"),
         (b"id,x\np1,1\nDupont\n", "line 3: 1 field where the header has 2"),
@@ -138,11 +138,11 @@ def test_every_record_becomes_one_row(
     ],
 )
 def test_a_file_that_is_not_one_table_names_the_line_and_holds_no_value(
-    content: bytes, said: str, tmp_path: Path
+    content: bytes, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(errors.DataError) as caught:
         rows(content, tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert SECRET not in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
@@ -173,9 +173,9 @@ def test_quotes_that_first_stand_far_below_are_read_as_quotes(late: bytes, tmp_p
     content = (
         b"id,x\n" + b"".join(b"p%d,a\n" % i for i in range(21_000)) + b'"q1",' + late + b"\nq2,b\n"
     )
-    found = rows(content, tmp_path)
+    values = rows(content, tmp_path)
     value = late[1:-1].replace(b'""', b'"').decode()
-    assert len(found) == 21_002 and found[-2:] == [("q1", value), ("q2", "b")]
+    assert len(values) == 21_002 and values[-2:] == [("q1", value), ("q2", "b")]
 
 
 def test_blocks_of_any_size_give_the_same_records(
@@ -210,8 +210,8 @@ def test_every_value_is_the_one_that_pythons_reader_reads(
     for _ in range(100):
         content += f"{draw.choice(PARTS)},{draw.choice(PARTS)}{draw.choice(endings)}"
     expected = list(csv.reader(io.StringIO(content, newline=""), strict=True))[1:]
-    found = rows(content.encode(), tmp_path)
-    assert found == [(one or None, two or None) for one, two in expected]
+    values = rows(content.encode(), tmp_path)
+    assert values == [(first or None, two or None) for first, two in expected]
 
 
 def test_a_reader_that_loses_a_row_is_noticed(

@@ -60,10 +60,10 @@ def test_the_interval_of_ears_uses_students_quantile() -> None:
     1.29099; 20 cases are seen. On the scale of logarithms the error is 1.29099 sqrt(1 / 20^2 + 1 /
     (7 x 10^2)) = 0.0809343, and R's qt(0.975, 6) is 2.446912."""
     y = np.array([8.0, 10, 12, 10, 9, 11, 10, 0, 0, 20])[:, None]
-    found = outbreak_limits.ears(y, 9, outbreak_limits.Ears(method="C2"))
-    assert found.expected[0] == pytest.approx(10)
+    limits = outbreak_limits.ears(y, 9, outbreak_limits.Ears(method="C2"))
+    assert limits.expected[0] == pytest.approx(10)
     half = 2.446912 * 1.29099 * math.sqrt(1 / 400 + 1 / 700)
-    assert outbreak_limits.Z * found.spread[0] == pytest.approx(half, rel=1e-5)
+    assert outbreak_limits.Z * limits.spread[0] == pytest.approx(half, rel=1e-5)
 
 
 def test_noise_adds_as_much_to_a_high_count_as_to_a_low_one() -> None:
@@ -92,9 +92,11 @@ def test_noised_counts_below_nobody_leave_the_sampling_error_as_it_is() -> None:
     rng = np.random.default_rng(0)
     sampling = []
     for _ in range(400):
-        one = inequality.Distribution(5 + rng.normal(0, 10, 200), amounts, lambda weights: 0.0)
+        distribution = inequality.Distribution(
+            5 + rng.normal(0, 10, 200), amounts, lambda weights: 0.0
+        )
         weights = (amounts - 0.5) / 1000
-        sampling.append(inequality._said(one, 0.5, weights, 1.96)["std_error"] ** 2)
+        sampling.append(inequality._said(distribution, 0.5, weights, 1.96)["std_error"] ** 2)
     assert np.mean(sampling) == pytest.approx(1 / 12_000, rel=0.03)
 
 
