@@ -27,17 +27,19 @@ CREATE TABLE IF NOT EXISTS proposals (
     study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
     received TEXT NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL DEFAULT 0,
     verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL,
-    begun REAL NOT NULL DEFAULT 0
+    begun REAL NOT NULL DEFAULT 0, link TEXT NOT NULL DEFAULT ''
 ) STRICT
 """
-_COLUMNS = "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, reason, by, at"
+_COLUMNS = "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, reason, by, at, link"
 
+_ADDED = {"begun": "REAL NOT NULL DEFAULT 0", "link": "TEXT NOT NULL DEFAULT ''"}
 _STANDING = "SELECT verdict, over, deadline, begun FROM proposals WHERE study_hash = ?"
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """A study as its coordinator signed it, and what this node says to it."""
+    """A study as its coordinator signed it, and what this node says to it. `link`: the contracts and the
+    parties of a linked study, as link_proposals writes them."""
 
     study_hash: str
     study: str
@@ -52,6 +54,7 @@ class Proposed:
     reason: str
     by: str
     at: str
+    link: str = ""
 
 
 def _standing(row: tuple[Verdict, int, float, float], now: float) -> Standing:
@@ -69,8 +72,8 @@ class Approvals:
     path: Path
 
     def verdict(self, study_hash: str) -> Verdict | None:
-        found = self._query("study_hash = ?", study_hash)
-        return found[0].verdict if found else None
+        found = self.proposed(study_hash)
+        return found.verdict if found else None
 
     def standing(self, study_hash: str, now: float) -> Standing | None:
         """Where the approval of a study stands at `now`, in seconds since 1970.
@@ -102,10 +105,11 @@ class Approvals:
                     "DELETE FROM proposals WHERE study_hash = ?", (proposed.study_hash,)
                 )
             connection.execute(
-                f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 13)}, 0) "
+                f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 14)}, 0) "
                 "ON CONFLICT (study_hash) DO UPDATE SET "
                 "deadline = CASE verdict WHEN 'waiting' THEN excluded.deadline ELSE deadline END, "
-                "nodes = CASE verdict WHEN 'waiting' THEN excluded.nodes ELSE nodes END",
+                "nodes = CASE verdict WHEN 'waiting' THEN excluded.nodes ELSE nodes END, "
+                "link = CASE verdict WHEN 'waiting' THEN excluded.link ELSE link END",
                 tuple(getattr(proposed, name) for name in _COLUMNS.split(", ")),
             )
         return self._query("study_hash = ?", proposed.study_hash)[0]
@@ -135,6 +139,9 @@ class Approvals:
     def all(self) -> Sequence[Proposed]:
         """Newest first."""
         return self._query("1")
+
+    def proposed(self, study_hash: str) -> Proposed | None:
+        return next(iter(self._query("study_hash = ?", study_hash)), None)
 
     def find(self, named: str) -> Proposed:
         """By hash, its beginning, or name; InputError if it is none or not clear."""
@@ -167,12 +174,9 @@ class Approvals:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(_TABLE)
-                if "begun" not in {
-                    column[1] for column in connection.execute("PRAGMA table_info(proposals)")
-                }:
-                    connection.execute(
-                        "ALTER TABLE proposals ADD COLUMN begun REAL NOT NULL DEFAULT 0"
-                    )
+                there = {column[1] for column in connection.execute("PRAGMA table_info(proposals)")}
+                for name in [name for name in _ADDED if name not in there]:
+                    connection.execute(f"ALTER TABLE proposals ADD COLUMN {name} {_ADDED[name]}")
                 yield connection
         except sqlite3.Error as reason:
             raise errors.SetupError(

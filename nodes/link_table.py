@@ -3,9 +3,9 @@ whom no link was found for."""
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,9 @@ class LinkReport:
     expected_false: float
     compared: Sequence[Row]
     steps: Sequence[Row]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: int) -> LinkReport:
@@ -136,8 +139,7 @@ def write(
     file: Path,
     link: Link,
 ) -> None:
-    """One row a person, in the order of their values, under the token that they had in this attempt. The
-    file appears whole, readable by its owner only."""
+    """One row a person, in the order of their values, under the token that they had in this attempt."""
     kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
     columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
     values = [*opened.left[kept].T, *opened.right[kept].T]
@@ -151,13 +153,11 @@ def write(
         for i, (name, column) in enumerate(columns.items())
     ]
     rows = f"SELECT {', '.join([*listed, f'who AS {PERSON}'])} FROM opened ORDER BY ALL"
-    part = file.with_suffix(".part")
-    part.touch(mode=0o600)
     connection = connectors.connect(Storage())
     connection.register("opened", frame)
-    connection.execute(f"COPY ({rows}) TO {quote_text(str(part))} (FORMAT parquet)")
+    options = "FORMAT parquet, USE_TMP_FILE false"
+    connection.execute(f"COPY ({rows}) TO {quote_text(str(file))} ({options})")
     connection.close()
-    os.replace(part, file)
 
 
 def _value(column: Column, name: str) -> str:

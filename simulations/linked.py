@@ -86,16 +86,27 @@ def linking(
             links.forget(one, helper, study)
 
 
-def contexts_of(
-    link: Link, holders: Mapping[str, Dataset], policy: Policy
-) -> dict[str, NodeContext]:
+def sites_of(study: Study, holders: Mapping[str, Dataset], policy: Policy) -> list[Site]:
+    """The holders and the helper, as the nodes of a federation."""
+    assert study.link is not None
+    parties_of(study.link, holders)
+    return _sites(study.link, holders, policy_of(study, policy))
+
+
+def _sites(link: Link, holders: Mapping[str, Dataset], policy: Policy) -> list[Site]:
     if link.helper in holders:
         raise errors.InputError(
             f"{link.helper} is the helper of the link, and holds no dataset of it;"
             " name another node"
         )
     sites = [local.site(name, dataset, policy) for name, dataset in holders.items()]
-    sites.append(Site(link.helper, {}, policy, Storage()))
+    return [*sites, Site(link.helper, {}, policy, Storage())]
+
+
+def contexts_of(
+    link: Link, holders: Mapping[str, Dataset], policy: Policy
+) -> dict[str, NodeContext]:
+    sites = _sites(link, holders, policy)
     return {context.site.name: context for context in local.contexts_of(sites)}
 
 
