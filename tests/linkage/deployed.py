@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 
 import pandas
 
+from aggregator import database as databases
 from federation.study import Study
 from simulations import flower, linked, local
 from simulations.flower import Deployment
+from tests import deployments
 from tests.linkage import two_holders
 from tests.linkage.two_holders import CONTRACTS, Tables
 
@@ -43,3 +47,75 @@ def federation(
 
 def submit(deployment: Deployment, asked: Study) -> Any:
     return flower.submit(deployment, asked, CONTRACTS, say=lambda _: None)
+
+
+# -- lies and deaths: processes that run our code with one function in another's place
+LYING = """
+import runpy, sys
+exec(sys.argv.pop(1))
+runpy.run_module({module!r}, run_name="__main__")
+"""
+DYING = """
+import os, signal
+from pathlib import Path
+import {module} as module
+def dying(*given, **named):
+    Path({mark!r}).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+module.{owner}.{name} = dying
+"""
+
+
+def restart_lying(deployment: Deployment, node: str, lie: str) -> None:
+    """The node again, after it has executed `lie`."""
+    _stop(deployment, node)
+    path = str(deployment.home(node) / "node.yaml")
+    script = LYING.format(module="nodes.daemon")
+    deployment.start(node, [sys.executable, "-c", script, lie, path])
+    deployment.wait_until_online([node])
+
+
+def restart_hub_lying(deployment: Deployment, lie: str) -> None:
+    _stop(deployment, "hub")
+    script, folder = LYING.format(module="aggregator.daemon"), str(deployment.hub.folder)
+    deployment.start("hub", [sys.executable, "-c", script, lie, folder])
+    _wait_for_hub(deployment)
+
+
+def restart_honest(deployment: Deployment, name: str) -> None:
+    _stop(deployment, name)
+    if name == "hub":
+        deployment.start_hub()
+        _wait_for_hub(deployment)
+    else:
+        deployment.start_node(name)
+        deployment.wait_until_online([name])
+
+
+def _wait_for_hub(deployment: Deployment) -> None:
+    deployments.wait(deployment.is_serving)
+    since = time.time()
+    nodes = [name for name in deployment.processes if name != "hub"]
+    deployments.wait(
+        lambda: all(
+            (one := databases.party(deployment.engine, node)) and (one.seen or 0) > since
+            for node in nodes
+        )
+    )
+
+
+def _stop(deployment: Deployment, name: str) -> None:
+    deployment.processes[name].terminate()
+    deployment.processes[name].wait(20)
+
+
+def restart_dying(deployment: Deployment, node: str, where: str) -> Path:
+    """The node again; it kills itself in the function `where` (MODULE:OWNER.NAME). The file that is
+    returned is there once it does."""
+    module, _, function = where.partition(":")
+    owner, _, name = function.rpartition(".")
+    mark = deployment.folder / f"{node}.died"
+    mark.unlink(missing_ok=True)
+    lie = DYING.format(module=module, owner=owner, name=name, mark=str(mark))
+    restart_lying(deployment, node, lie)
+    return mark
