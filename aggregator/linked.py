@@ -1,10 +1,10 @@
-"""A linked study at the hub: the phases of its link, and then the rounds, which the helper answers for
-each left holder.
+"""A linked study at the hub: the phases of its link, and then the rounds, which the helper answers
+for each left holder.
 
 The hub passes the parties' keys on, waits until their sealed messages are through, and learns what
 the helper may tell of the link. A party that was restarted does not know the attempt any more: the
-hub begins another one, with new keys. A party that refuses, or finds that another has lied, ends the
-study."""
+hub begins another one, with new keys. A party that refuses, or finds that another has lied, ends
+the study."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Reported:
 
 @dataclass(frozen=True)
 class Linking:
-    """`send`: waits for replies as long as for those of a round. `look`: for a moment. `patience_s`: the
-    longest time in which no message of a link moves. `say`: shows the progress."""
+    """`send`: waits for replies as long as for those of a round. `look`: for a moment.
+    `patience_s`: the longest time in which no message moves. `say`: shows the progress."""
 
     study: Study
     contract_hash: str
@@ -82,7 +82,9 @@ class Linking:
 
 
 def run(linking: Linking, rounds: Callable[[], Outcome]) -> tuple[Outcome, list[Reported]]:
-    """Links, runs the rounds, and lets the helper forget. RefusalError names the party that ended it."""
+    """Links, runs the rounds, and lets the helper forget.
+
+    RefusalError names the party that ended the link."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
         is_last = attempt == MAX_ATTEMPTS
         try:

@@ -1,4 +1,4 @@
-"""The submission of a study with a link: whether its contracts fit, and which nodes are its parties."""
+"""The submission of a study with a link: whether its contracts fit, and who are its parties."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def parties(
     nodes: Mapping[str, Party],
     named: Collection[str] = (),
 ) -> LinkedParties:
-    """The left holders, the right one and the helper, of the enrolled `nodes`. `named`: those that the
-    coordinator asks for; all if empty. InputError or RefusalError where one is missing."""
+    """The left holders, the right one and the helper, of the enrolled `nodes`. `named`: those that
+    the coordinator asks for; all if empty. InputError or RefusalError where one is missing."""
     link = study.link
     assert link is not None
     if link.helper not in nodes:

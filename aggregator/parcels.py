@@ -48,7 +48,8 @@ class Part:
 
 @dataclass
 class _Waiting:
-    """The parts of a message that are here: from `first` up to `after`. `newest`: the hash of the last of them."""
+    """The parts of a message that are here, from `first` up to `after`, which comes next.
+    `newest`: the hash of the last one."""
 
     first: int = 0
     after: int = 0
@@ -70,7 +71,8 @@ class Parcels:
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
-        """Parts of an earlier process are of no use: every study that ran starts again, with new keys."""
+        """Parts of an earlier process are deleted: every study that ran starts again, with new
+        keys."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def put(self, address: Address, number: int, part: Part) -> None:
@@ -119,7 +121,7 @@ class Parcels:
         return sum(self.sizes.values())
 
     def _begin(self, address: Address) -> None:
-        """The first part of a new attempt at a study's link deletes what is left of the former one."""
+        """The first part of a new attempt deletes what is left of the former one."""
         if address.attempt in self.former:
             raise errors.RefusalError("this attempt has ended")
         current = self.attempts.get(address.study_hash)

@@ -77,20 +77,25 @@ def _install(checks: Any) -> None:
 # -- refusals
 FITS: list[dict[str, Any]] = [
     *({"run": "glm", "model": f"score ~ {right}"} for right in (
-        "age", "age + sex", "age + sex + arm", "age + I(age**2) + sex", "age * sex", "log(dose) + age", "dose + treated",
-        "age + dose + sex + arm + treated", "I(age >= 65) + sex", "I(dose / 10) + age + stage", "sex * treated", "stage + age + dose",
+        "age", "age + sex", "age + sex + arm", "age + I(age**2) + sex", "age * sex",
+        "log(dose) + age", "dose + treated", "age + dose + sex + arm + treated",
+        "I(age >= 65) + sex", "I(dose / 10) + age + stage", "sex * treated",
+        "stage + age + dose",
     )),
     *({"run": "glm", "family": "binomial", "model": f"died ~ {right}"} for right in (
-        "age", "age + sex", "age + sex + stage", "treated + age + sex + dose", "age + I(age**2)", "log(dose) + treated", "old + sex",
-        "treated * sex", "stage", "arm + age",
+        "age", "age + sex", "age + sex + stage", "treated + age + sex + dose",
+        "age + I(age**2)", "log(dose) + treated", "old + sex", "treated * sex", "stage",
+        "arm + age",
     )),
     *({"run": "glm", "family": "poisson", "model": f"visits ~ {right}"} for right in (
         "age", "sex + arm", "age + treated + offset(log(years))", "old + dose", "stage + sex",
     )),
     *({"run": "cox", "strata": "node", "model": f"Surv(time, event) ~ {right}"} for right in (
-        "age", "age + sex + treated", "stage + age", "treated * sex", "age + dose + arm", "log(dose) + old",
+        "age", "age + sex + treated", "stage + age", "treated * sex", "age + dose + arm",
+        "log(dose) + old",
     )),
-    {"run": "cox", "strata": "node", "model": "Surv(time, event) ~ age + treated", "weights": "weight"},
+    {"run": "cox", "strata": "node", "model": "Surv(time, event) ~ age + treated",
+     "weights": "weight"},
     {"run": "piecewise_exponential", "model": "Surv(time, event) ~ age + treated", "intervals": 3},
     {"run": "anova", "value": "score", "by": "arm"},
     {"run": "pca", "columns": ["age", "dose", "score"]},
@@ -128,14 +133,23 @@ def people(n: int, rng: np.random.Generator) -> pandas.DataFrame:
     risk = 0.04 * (age - 62) - 0.5 * treated
     return pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "age": age, "sex": rng.choice(["f", "m"], n), "arm": rng.choice(["a", "b", "c"], n),
-            "stage": rng.choice(["i", "ii", "iii", "iv"], n, p=[0.4, 0.3, 0.2, 0.1]), "region": rng.choice(list("nsew"), n), "treated": treated,
-            "dose": dose, "years": rng.uniform(0.2, 5, n).round(2), "weight": rng.uniform(0.3, 3, n).round(2),
-            "score": (50 + 8 * risk + rng.normal(0, 10, n)).clip(-50, 150).round(1), "visits": rng.poisson(np.exp(1 + risk)).clip(0, 100),
-            "died": rng.random(n) < 1 / (1 + np.exp(1 - risk)), "event": rng.random(n) < 0.4,
+            "id": [f"p{i}" for i in range(n)],
+            "age": age,
+            "sex": rng.choice(["f", "m"], n),
+            "arm": rng.choice(["a", "b", "c"], n),
+            "stage": rng.choice(["i", "ii", "iii", "iv"], n, p=[0.4, 0.3, 0.2, 0.1]),
+            "region": rng.choice(list("nsew"), n),
+            "treated": treated,
+            "dose": dose,
+            "years": rng.uniform(0.2, 5, n).round(2),
+            "weight": rng.uniform(0.3, 3, n).round(2),
+            "score": (50 + 8 * risk + rng.normal(0, 10, n)).clip(-50, 150).round(1),
+            "visits": rng.poisson(np.exp(1 + risk)).clip(0, 100),
+            "died": rng.random(n) < 1 / (1 + np.exp(1 - risk)),
+            "event": rng.random(n) < 0.4,
             "time": np.ceil(rng.exponential(20 * np.exp(-risk))).clip(1, 60),
         }
-    )  # fmt: skip
+    )
 
 
 def refusals() -> bool:

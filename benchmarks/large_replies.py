@@ -1,5 +1,5 @@
-"""Replies of a given size over the real transport: the nodes' app answers any query with random
-bytes.
+"""Replies of a given size over the real transport:
+the nodes' app answers any query with random bytes.
 
     python -m benchmarks.large_replies STATE-OF-A-NODE BYTES
 
@@ -35,7 +35,9 @@ job = ""
 """,
     "large/__init__.py": "",
     "large/client_app.py": "from flwr.clientapp import ClientApp\n\napp = ClientApp()\n",
-    "large/server_app.py": "from benchmarks import large_replies\n\napp = large_replies.server_app()\n",
+    "large/server_app.py": (
+        "from benchmarks import large_replies\n\napp = large_replies.server_app()\n"
+    ),
 }
 
 

@@ -160,7 +160,8 @@ class Hub:
             )
 
     def datasets(self) -> Sequence[Held]:
-        """The datasets that the nodes hold, each with its contract. A node that has not said what it holds is left out."""
+        """The datasets that the nodes hold, each with its contract. Nodes that have not announced
+        any are left out."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:

@@ -137,7 +137,8 @@ class Column(Frozen):
             )
         if self.terminology is not None and self.terminology not in TERMINOLOGIES:
             raise ValueError(
-                f"{self.terminology!r} is no terminology here: use one of {', '.join(TERMINOLOGIES)}"
+                f"{self.terminology!r} is no terminology here: use one of "
+                f"{', '.join(TERMINOLOGIES)}"
             )
         if self.within_node and self.type != "category":
             raise ValueError("only a category can be `within_node`")
@@ -164,8 +165,8 @@ class Column(Frozen):
 
 
 class Identifier(Frozen):
-    """An identifier that another holder may know too: the `column` that holds it, the `form` in which
-    identifiers are compared, and the `version` of the form's rules."""
+    """An identifier that another holder may also have: the `column` that holds it, the `form` in
+    which identifiers are compared, and the `version` of the form's rules."""
 
     column: Name
     form: Literal["nir13", "text", "date"]
@@ -178,10 +179,10 @@ class Contract(Frozen):
     `unit`: what is protected: a person, or a visit where nothing links the visits of a person.
     `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
-    `nodes_per_person`: the most nodes at which a person may have rows.
-    `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
-    in no condition, derivation or analysis; a category may, since its levels are public and few.
-    `use`: the coordinators who may use the dataset; empty: all whom the site admits."""
+    `nodes_per_person`: the most nodes at which a person may have rows. `identifiers`: by name,
+    those by which a study may link people to another dataset. Their columns stand in no condition,
+    derivation or analysis; a category may, since its levels are public and few. `use`: the
+    coordinators who may use the dataset; empty: all whom the site admits."""
 
     dataset: Slug
     version: int = pydantic.Field(ge=1)
@@ -250,8 +251,8 @@ class Contract(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        """The identity of the contract: of what results are computed from, and not of its prose, its
-        version or who may use it."""
+        """The identity of the contract: of everything that results are computed from, but not of
+        its prose, its version or its users."""
         values = self.model_dump(mode="json", exclude_defaults=True, exclude=PROSE)
         for column in values["columns"].values():
             column.pop("description", None)
@@ -259,7 +260,8 @@ class Contract(Frozen):
         return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
     def differences(self, other: Contract) -> list[str]:
-        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        """The changes that would turn this contract into the other, one a line;
+        prose does not count."""
         mine, theirs = (
             each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
             for each in (self, other)

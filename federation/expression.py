@@ -42,8 +42,8 @@ class Piece:
     `condition`: a yes-or-no value that a study writes. `domain`: true where a function has a value,
     so that the people outside are missing. `edge`: the same for a bare column, whose values the
     study did not make. `number`: a value that arithmetic makes; what is linear in a single column
-    is none. `influence`: true of the people for whom one column could change the value of a whole
-    expression."""
+    is none. `influence`: true of the people for whom one column could change the value
+    of a whole expression."""
 
     kind: Literal["condition", "domain", "edge", "number", "influence"]
     sql: str
@@ -534,7 +534,8 @@ def _in_codes(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     for each in sets:
         if each.literal is None:
             raise ExpressionError(
-                f"{reader.text!r}: {name}() needs codes in quotes, as in 'I60-I64', or a name of `cohort.codes`"
+                f"{reader.text!r}: {name}() needs codes in quotes, as in 'I60-I64', or a name of "
+                "`cohort.codes`"
             )
         try:
             listed = terminologies.ranges(column.terminology, each.literal)
@@ -584,7 +585,8 @@ def _within(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
         or ends[0] >= ends[1]
     ):
         raise ExpressionError(
-            f"the range in {reader.text!r} must go from a lower to a higher number, as in within(x, 0, 10)"
+            f"the range in {reader.text!r} must go from a lower to a higher number, as in "
+            "within(x, 0, 10)"
         )
     interval = (max(ends[0], value.interval[0]), min(ends[1], value.interval[1]))
     if interval[0] > interval[1]:
@@ -608,7 +610,8 @@ def _group(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
     levels = _labels(values) if not labels else [str(label) for label in labels]
     if len(levels) != len(values) + 1 or len(set(levels)) < len(levels):
         raise ExpressionError(
-            f"{len(values)} cuts make {len(values) + 1} groups: give so many different labels, or none, in {reader.text!r}"
+            f"{len(values)} cuts make {len(values) + 1} groups: give so many different labels, or "
+            f"none, in {reader.text!r}"
         )
     value = reader.number(arguments[0])
     ends = [f"CAST({cut!r} AS DOUBLE)" for cut in values]
@@ -621,7 +624,7 @@ def _group(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
 
 
 def _category(reader: _Reader, conditions: Mapping[str, str], of: _Term) -> _Term:
-    """A category whose levels a study writes: the level of the first condition that holds. Each is a piece."""
+    """A category whose levels the study defines: the level of the first condition that holds."""
     by_level: dict[str, list[str]] = {}
     for condition, level in conditions.items():
         by_level.setdefault(level, []).append(condition)
@@ -638,7 +641,8 @@ def _labels(cuts: list[float]) -> list[str]:
 
 
 def _recode(reader: _Reader, name: str, arguments: list[_Term]) -> _Term:
-    """recode(way_out, 'died', 'other', 'moved', 'other'): each level and its new name; the others keep theirs."""
+    """recode(way_out, 'died', 'other', 'moved', 'other'): each level and its new name; the others
+    keep theirs."""
     column, *texts = arguments
     if column.kind != "category" or not texts or len(texts) % 2:
         raise ExpressionError(

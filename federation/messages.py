@@ -51,7 +51,7 @@ LINK = TaskId("link")  # under which the messages of a link's phases go
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the five PHASES of a secure sum, or of the LINK_PHASES, as the hub sends it to one node.
+    """One of the PHASES of a secure sum, or of the LINK_PHASES, as the hub sends it to one node.
 
     `messages` holds, for each task, the bytes for this node by the name of their sender.
     `attempt` identifies the sum; a new sum has a new one."""

@@ -1,7 +1,9 @@
-"""What a human has allowed: the studies proposed to this node, and the word of its staff, in an SQLite file.
+"""What a person has allowed: the studies proposed to this node, and its staff's decisions, in an
+SQLite file.
 
-The daemon writes proposals in, `hdh node approve` and `refuse` write decisions, and the daemon tells them to the hub. A decision
-is about a study's hash: an edited study is another one, and asks again.
+The daemon stores proposals, `hdh node approve` and `refuse` store decisions, and the daemon sends
+the decisions to the hub. A decision is about a study's hash: an edited study is another study, and
+needs another decision.
 """
 
 from __future__ import annotations
@@ -24,13 +26,18 @@ STARTS_WITHIN_S = DAY_S  # from that deadline to the first query of the study
 RUNS_FOR_S = 30 * DAY_S  # from the first query to the last
 _TABLE = """
 CREATE TABLE IF NOT EXISTS proposals (
-    study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
+    study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL,
+    coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
     received TEXT NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL DEFAULT 0,
-    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL,
+    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
+    told INTEGER NOT NULL,
     begun REAL NOT NULL DEFAULT 0, link TEXT NOT NULL DEFAULT ''
 ) STRICT
 """
-_COLUMNS = "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, reason, by, at, link"
+_COLUMNS = (
+    "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, "
+    "reason, by, at, link"
+)
 
 _ADDED = {"begun": "REAL NOT NULL DEFAULT 0", "link": "TEXT NOT NULL DEFAULT ''"}
 _STANDING = "SELECT verdict, over, deadline, begun FROM proposals WHERE study_hash = ?"
@@ -38,8 +45,8 @@ _STANDING = "SELECT verdict, over, deadline, begun FROM proposals WHERE study_ha
 
 @dataclass(frozen=True)
 class Proposed:
-    """A study as its coordinator signed it, and what this node says to it. `link`: the contracts and the
-    parties of a linked study, as link_proposals writes them."""
+    """A study as its coordinator signed it, and what this node says to it. `link`: the contracts
+    and the parties of a linked study, as link_proposals writes them."""
 
     study_hash: str
     study: str
@@ -93,8 +100,8 @@ class Approvals:
     def propose(self, proposed: Proposed) -> Proposed:
         """Stores a proposal, and returns the one that counts.
 
-        A known proposal keeps its decision, and its deadline once it is decided. A proposal whose run
-        has ended or has expired waits for a new decision."""
+        A known proposal keeps its decision, and its deadline once it is decided. A proposal whose
+        run has ended or has expired waits for a new decision."""
         received = datetime.fromisoformat(proposed.received).timestamp()
         if not proposed.deadline <= received + MAX_WAIT_S:  # also where it is NaN
             proposed = replace(proposed, deadline=received + MAX_WAIT_S)
@@ -117,7 +124,8 @@ class Approvals:
     def decide(self, study_hash: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
         with self._opened() as connection:
             connection.execute(
-                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE study_hash = ?",
+                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 "
+                "WHERE study_hash = ?",
                 (verdict, reason, by, at, study_hash),
             )
 
@@ -161,7 +169,8 @@ class Approvals:
     def _query(self, where: str, *values: object) -> list[Proposed]:
         with self._opened() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, study_hash",
+                f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, "
+                "study_hash",
                 values,
             ).fetchall()
         return [Proposed(*row) for row in rows]
@@ -180,5 +189,6 @@ class Approvals:
                 yield connection
         except sqlite3.Error as reason:
             raise errors.SetupError(
-                f"{self.path.name} in the state folder cannot be used ({reason}); check the folder's owner and disk"
+                f"{self.path.name} in the state folder cannot be used ({reason}); check the "
+                "folder's owner and disk"
             ) from None

@@ -1,8 +1,9 @@
-"""A study's cohort at this node: the rows are chosen, checked or clipped, and their columns read when asked for.
+"""A study's cohort at this node: rows are chosen, checked or clipped, and columns read when needed.
 
-In exact mode the data must keep their contract, or the study is refused. In mode dp nothing that hangs on one row may be told,
-a refusal included: so the rows are made to keep it. Values move into their range, what cannot be read is missing, and of a
-person's rows no more stay than the contract allows.
+In exact mode the data must satisfy their contract, or the study is refused. In mode dp nothing may
+be revealed that depends on one row, a refusal included, so the rows are made to satisfy the
+contract: values move into their range, a value that cannot be read is missing, and no person keeps
+more rows than the contract allows.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ COLUMNS_PER_SCAN = 200  # the same of columns, which are cheaper
 def examine(
     dataset: Dataset, storage: Storage, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The counts of every check of `columns`, and the rules that they break. For the producer's eyes."""
+    """The counts of every check of `columns`, and the rules that they break.
+    For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
     counts, findings = _examine(connection, dataset.contract, columns)
@@ -71,13 +73,15 @@ def _examine(
 def _examine_grouped(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The same of a source that `tallies.group` has made: the values of each column by themselves, each as many times as it is there."""
+    """The same for a source made by `tallies.group`:
+    each value of each column, as often as it occurs."""
     checks = contract_sql.checks(contract, columns, _raw_types(connection), tallies.ROWS)
     counts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys(check.column for check in checks):
         some = [check for check in checks if check.column == name]
         values = (
-            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP BY 1)"
+            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP "
+            "BY 1)"
             if name
             else "source"
         )
@@ -114,7 +118,8 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
     raw_type = _raw_types(connection)[person]
     key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
-        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) WHERE key IS NOT NULL GROUP BY key)"
+        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
+        "WHERE key IS NOT NULL GROUP BY key)"
     ).fetchall()
     return int(rows[0][0] or 0)
 
@@ -122,8 +127,8 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 # -- exact mode
 @dataclass(frozen=True)
 class Opened:
-    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hash
-    of the person of each row (n_rows,), where rows are read."""
+    """A cohort; the contract's rules that the columns in use break (the cohort must not be used
+    then); and the hash of the person of each row (n_rows,), where rows are read."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
@@ -140,8 +145,10 @@ def open_checked(
     only_counts: bool = False,
     remembered: Iterable[str] = (),
 ) -> Opened:
-    """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
-    they lie. `remembered`: contract columns of earlier conditions on such rows, which are counted again beside those of this study."""
+    """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
+    where every row is a unit of its own, they are counted in the source itself. `remembered`:
+    contract columns of earlier conditions on such rows, which are counted again beside those of
+    this study."""
     contract = dataset.contract
     in_place = only_counts and contract.person is None
     more = [schema.fields[name] for name in remembered if name in schema.fields]
@@ -266,7 +273,8 @@ def _limited(order: Order, contract: Contract) -> Limited:
 def keys(
     dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None
 ) -> list[str]:
-    """The keys of the people of a cohort that `open_checked` has opened, in the order of their numbers. For the producer's eyes."""
+    """The keys of the people of a cohort that `open_checked` has opened, in the order of their
+    numbers. For the producer's eyes."""
     contract = dataset.contract
     connection, used, is_fixed = _connect(dataset, storage, schema, fields, where)
     raw_types, names = _raw_types(connection), needed(contract, used)
@@ -288,7 +296,7 @@ def _connect(
     where: str | None,
     bucketed: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, list[str], bool]:
-    """The source's rows, the contract columns that are used of them, and whether the source always has one order;
+    """The source's rows, the contract columns in use, and whether the source always has one order;
     if `bucketed`, with the number of each person's rows."""
     used = sorted(
         {column for field in fields for column in schema.columns_of(field.name)}
@@ -341,8 +349,8 @@ def _fetch(
 
 
 def _stacked(rows: Values, field: Field) -> Values:
-    """(n_rows, *shape), in the contract's range. Zeros, or what is nearest to them there, where a row is NULL: in mode dp what does not
-    fit the contract is made to fit it."""
+    """(n_rows, *shape), within the contract's range: zeros, or the nearest values in range, where a
+    row is NULL. In mode dp a row that does not fit the contract is made to fit it."""
     low, high = field.interval
     values = list(np.ma.getdata(rows))
     masked = np.ma.getmaskarray(rows)
@@ -385,7 +393,8 @@ def code(field: Field) -> str:
     if field.index is not None:
         return f"coalesce(CAST({field.index} AS {width}), CAST(-1 AS {width}))"
     levels = ", ".join(quote_text(level) for level in field.levels)
-    return f"coalesce(CAST(enum_code(TRY_CAST({field.sql} AS ENUM({levels}))) AS {width}), CAST(-1 AS {width}))"
+    code = f"enum_code(TRY_CAST({field.sql} AS ENUM({levels})))"
+    return f"coalesce(CAST({code} AS {width}), CAST(-1 AS {width}))"
 
 
 # -- mode dp
@@ -399,8 +408,9 @@ def open_clipped(
     *,
     only_counts: bool = False,
 ) -> Opened:
-    """`salt` decides which of a person's rows stay; it is the node's own, and another for every study. `only_counts`: nothing but
-    combinations of categories will be asked for, and rows are counted where they lie."""
+    """Opens a cohort of mode dp. `salt` decides which of a person's rows stay; it is the node's
+    own, and different for every study. `only_counts`: only combinations of categories will be
+    needed, and rows are counted in the source itself."""
     contract = dataset.contract
     fields = list(fields)
     connection, used, is_fixed = _connect(

@@ -1,5 +1,6 @@
-"""A linked study as it is proposed to a node: with its contracts and the role of each party, on which
-the node's staff decides, and to which the node keeps when the link begins."""
+"""A linked study as it is proposed to a node: with its contracts and the role of each party.
+
+The node's staff decides on it, and the node keeps to it when the link begins."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A holder's people as a link needs them: one row each, their columns as numbers, their identifiers as text.
+"""A holder's people as a link needs them: one row each, their columns as numbers, their identifiers
+as text.
 
-A number or a yes-or-no column is itself, a category the index of its level, a date its days since 1970;
-NaN where missing. In exact mode the rows must keep their contract; in mode dp they are made to."""
+A number or a yes-or-no column is itself, a category the index of its level, a date its days since
+1970; NaN where missing. In exact mode the rows must keep their contract;
+in mode dp they are made to."""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ CHUNK_VECTORS = 256  # of 2,048 rows each
 
 @dataclass(frozen=True)
 class Request:
-    """What a link asks of a holder. `columns`: those that are sent. `identifiers`: those that are compared.
-    `is_clipped`: in mode dp. `min_cell`: in mode exact, the people on each side of a condition."""
+    """What a link asks of a holder. `columns`: the columns to send. `identifiers`: the identifiers
+    to compare. `is_clipped`: in mode dp. `min_cell`: in mode exact, the minimum number of people on
+    each side of a condition."""
 
     entry: DatasetEntry
     columns: Sequence[LinkedColumn]
@@ -43,7 +46,8 @@ class Request:
 
 @dataclass(frozen=True)
 class People:
-    """`values` (n_people, n_columns). `blocks`, `usable`: for each identifier, (n_people, 16) and (n_people,)."""
+    """`values` (n_people, n_columns). `blocks`,
+    `usable`: for each identifier, (n_people, 16) and (n_people,)."""
 
     values: Floats
     blocks: Sequence[Blocks]
@@ -51,7 +55,7 @@ class People:
 
 
 def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[People]:
-    """The people of the dataset's cohort, in chunks. LinkError where the rows break their contract."""
+    """The people of the dataset's cohort, in chunks. LinkError if the rows break their contract."""
     contract = dataset.contract
     try:
         schema = schemas.build(contract, request.entry.cohort.derive)
@@ -97,8 +101,8 @@ def _check_cohort(
     needed: Sequence[str],
     schema: Schema,
 ) -> None:
-    """Each condition that the study wrote must hold, and fail, for enough people; otherwise it is refused in the
-    same words as one that holds for nobody."""
+    """Each condition of the study must hold, and fail, for enough people; otherwise it is refused
+    in the same words as a condition that holds for nobody."""
     if request.entry.cohort.where is None:
         return
     rows, key = _typed_rows(connection, contract, request, needed)
@@ -115,8 +119,8 @@ def _check_cohort(
     if min(found) < request.min_cell:
         raise LinkError(
             "cohort_size",
-            "a condition of this dataset's cohort holds, or fails, for fewer people than this node tells of: "
-            "choose a wider one",
+            "a condition of this dataset's cohort holds, or fails, for fewer people than this "
+            "node tells of: choose a wider one",
         )
 
 
@@ -167,7 +171,8 @@ def _typed_rows(
     request: Request,
     needed: Sequence[str],
 ) -> tuple[str, str]:
-    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a row's person."""
+    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a
+    row's person."""
     raw_types = {
         str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()
     }
@@ -177,9 +182,7 @@ def _typed_rows(
         for name in needed
     ]
     texts = [
-        f"CASE WHEN {contract_sql.typed(one.column, contract.columns[one.column], raw_types[one.column])} "
-        f"IS NOT NULL THEN {contract_sql.canonical(quote_name(one.column), raw_types[one.column])} END "
-        f"AS {_text_name(i)}"
+        f"{_text(one.column, contract, raw_types[one.column])} AS {_text_name(i)}"
         for i, one in enumerate(request.identifiers)
     ]
     rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
@@ -187,12 +190,20 @@ def _typed_rows(
     return rows, key
 
 
+def _text(name: str, contract: Contract, raw_type: str) -> str:
+    """The SQL of an identifier's text; NULL where it is missing."""
+    typed = contract_sql.typed(name, contract.columns[name], raw_type)
+    spelled = contract_sql.canonical(quote_name(name), raw_type)
+    return f"CASE WHEN {typed} IS NOT NULL THEN {spelled} END"
+
+
 def _text_name(index: int) -> str:
     return f'"hdh text {index}"'
 
 
 def _number(column: Column, sql: str) -> str:
-    """The value as a double; moved into its range, since a sum of many rows may leave it in mode dp."""
+    """The value as a double, clipped to its range,
+    since a sum of many rows may leave it in mode dp."""
     if column.type == "category":
         levels = ", ".join(quote_text(level) for level in column.levels)
         return f"CAST(enum_code(TRY_CAST({sql} AS ENUM({levels}))) AS DOUBLE)"

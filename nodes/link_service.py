@@ -53,8 +53,8 @@ class StoppableRelay(links.Relay, Protocol):
 
 @dataclass
 class Attempt:
-    """One attempt at the link of a left holder, at this node. `failed`: why it ended; `kept`: what the
-    helper has of it."""
+    """One attempt at the link of a left holder, at this node. `failed`: why it ended. `kept`: what
+    the helper has of it."""
 
     proposal: LinkProposal
     role: Role
@@ -72,7 +72,7 @@ class Attempt:
 
 @dataclass
 class Answering:
-    """The linked people of one left holder, and the context in which the helper answers for them."""
+    """The linked people of a left holder, and the context in which the helper answers for them."""
 
     kept: Kept
     study: Study
@@ -81,8 +81,8 @@ class Answering:
 
 @dataclass
 class LinkService:
-    """`relay`: a new relay for an attempt. `admitted`: by hash of the study. `attempts`: by their name.
-    `answering`: by hash of the study and left holder."""
+    """`relay`: makes the relay of an attempt. `admitted`: by hash of the study. `attempts`: by
+    name. `answering`: by hash of the study and left holder."""
 
     context: NodeContext
     relay: Callable[[], StoppableRelay]

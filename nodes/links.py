@@ -1,8 +1,8 @@
-"""A linked study at one node: whether it takes part as a holder or as the helper, its messages, and the rows
+"""A linked study at one node: its role as a holder or as the helper, its messages, and the rows
 that a helper keeps until the study ends.
 
-The messages go through a `Relay`, which sees sealed envelopes only: the hub's parcels, or a dictionary in a
-simulation."""
+The messages go through a `Relay`, which sees sealed envelopes only: the hub's parcels, or a
+dictionary in a simulation."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Relay(Protocol):
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """What all parties derive from the study and the two contracts. `left`, `right`: the columns that each
-    holder sends, in the order of the table."""
+    """What all parties derive from the study and the two contracts. `left`, `right`: the columns
+    that each holder sends, in the order of the table."""
 
     study: Study
     link: Link
@@ -73,7 +73,8 @@ class LinkPlan:
 
     @property
     def rules(self) -> str:
-        """By what people are matched, and which columns go: part of the terms that the parties sign."""
+        """The identifiers by which people are matched, and the columns that are sent: part of the
+        terms that the parties sign."""
         stated = {
             "forms": forms.VERSION,
             "contracts": {name: one.hash for name, one in sorted(self.contracts.items())},
@@ -104,8 +105,8 @@ def plan(study: Study, contracts: Mapping[str, Contract]) -> LinkPlan:
 
 # -- admission
 def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) -> Refusal | None:
-    """The site's policy against the link, before a row is read or a message is sent. `parties`: the holders
-    and the helper."""
+    """Checks the link against the site's policy, before a row is read or a message is sent.
+    `parties`: the holders and the helper."""
     study, link = plan_.study, plan_.link
     if role == "helper":
         refused = (
@@ -175,8 +176,8 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
     if closed:
         return Refusal(
             "column",
-            f"coordinator {plan_.study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask "
-            "the producer",
+            f"coordinator {plan_.study.coordinator!r} may not use {', '.join(closed)}: leave it "
+            "out, or ask the producer",
         )
     return None
 
@@ -184,8 +185,9 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
 def claim_cohort(
     plan_: LinkPlan, role: Role, context: NodeContext, now: datetime
 ) -> Refusal | None:
-    """Exact answers about two sets of linked people that differ by a few tell about those few, and no
-    holder knows who is linked; so a pair of datasets has one cohort a year, kept in the ledger."""
+    """Exact answers about two sets of linked people that differ by a few reveal something about
+    those few, and no holder knows who is linked. So a pair of datasets has one cohort a year, kept
+    in the ledger."""
     study = plan_.study
     if role == "helper" or context.site.state is None or study.privacy.mode == "dp":
         return None
@@ -201,12 +203,14 @@ def claim_cohort(
         return None
     return Refusal(
         "differencing",
-        "another cohort of these two datasets was linked this year in exact mode: use that one, or mode dp",
+        "another cohort of these two datasets was linked this year in exact mode: use that one, "
+        "or mode dp",
     )
 
 
 def charge(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
-    """In mode dp a holder sees no further query, so the whole study is charged before anything is sent."""
+    """Charges the whole study in mode dp before anything is sent,
+    since a holder sees no further query."""
     study = plan_.study
     if study.privacy.mode == "exact" or role == "helper":
         return None
@@ -273,7 +277,8 @@ def _holder(one: Party) -> Holder:
 
 
 def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats]]:
-    """Chunks of pseudonyms and values. In mode dp it is one chunk, in which no pseudonym is there twice."""
+    """Chunks of pseudonyms and values. In mode dp it is one chunk,
+    in which no pseudonym occurs twice."""
     dataset, study = one.plan.dataset_of(role), one.plan.study
     is_private = study.privacy.mode == "dp"
     request = Request(
@@ -311,7 +316,7 @@ def send_list(one: Party) -> Left:
 
 
 def take_list(one: Party) -> Words:
-    """At the helper, which tells the right holder how many people there are, made-up ones among them."""
+    """The helper's part. It tells the right holder the number of people, made-up ones included."""
     listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
     one.send("size", one.terms.right, [len(listed).to_bytes(8, "little")])
     return listed
@@ -352,10 +357,11 @@ def send_columns(one: Party, left: Left) -> None:
 # -- the helper's rows
 @dataclass(frozen=True)
 class Kept:
-    """The linked people of one left holder at the helper, who answers for them as a node named `site.name`.
+    """The linked people of one left holder at the helper,
+    which answers for them as a node named `site.name`.
 
-    Their rows are in this process's memory. What the helper has answered is on disk, and stays: the
-    same study, run again, gets the same noise."""
+    Their rows are in this process's memory. The ledger of what the helper has answered is on disk,
+    and stays: the same study, run again, gets the same noise."""
 
     site: Site
     report: LinkReport
@@ -400,7 +406,8 @@ def forget(kept: Kept, context: NodeContext, study: Study) -> None:
 
 
 def forget_remains(context: NodeContext) -> None:
-    """After a process that ended in the middle of a study: its memory is gone, and so are the rows."""
+    """Removes what a process left behind that ended in the middle of a study. Its memory, which
+    held the rows, is gone."""
     if context.site.state is None:
         return
     for path in (context.site.state / FOLDER).glob("*/*.parquet"):

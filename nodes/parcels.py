@@ -1,6 +1,6 @@
-"""The messages of a link through the hub: sealed parts, put and taken one by one over the connection
-that this node opens. A part is repeated until the hub has it, so a broken connection, or a hub that
-was restarted within the same attempt, costs one part."""
+"""The messages of a link through the hub: sealed parts, put and taken one by one over connections
+that this node opens. A part is repeated until the hub has it, so a broken connection costs one
+part."""
 
 from __future__ import annotations
 

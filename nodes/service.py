@@ -44,7 +44,8 @@ MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
 
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
-    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, a SecAggMessage."""
+    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a
+    secure sum, a SecAggMessage."""
     site, study = context.site, query.study
     mine = {
         task: state
@@ -86,7 +87,8 @@ def _answers(
     context: NodeContext,
     now: datetime,
 ) -> dict[TaskId, Answer]:
-    """States are admitted before the cohort is opened: what a state is refused for hangs on no row."""
+    """Admits states before the cohort is opened,
+    so that the refusal of a state depends on no row."""
     site, study = context.site, query.study
     states: Mapping[TaskId, State | Refusal] = mine
     if (
@@ -164,12 +166,14 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     if dataset is None:
         return Refusal(
             "dataset",
-            f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it",
+            f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to "
+            "add it",
         )
     if dataset.contract.hash != query.contract_hash:
         return Refusal(
             "contract",
-            f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file",
+            f"the contract of {study.dataset!r} differs here (this node has version "
+            f"{dataset.contract.version}): use the same file",
         )
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
@@ -194,8 +198,9 @@ def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
 
 
 def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
-    """Holds answers of mode dp back until a check has passed on the source as it is now. `name`: of the
-    dataset, if it is not the study's only one. What a link has made was checked at its holders."""
+    """Withholds answers of mode dp until a check has passed on the source in its present state.
+    `name`: the dataset's name, unless it is the study's only one. Rows that a link made were
+    checked at their holders."""
     dataset = site.datasets[name or study.dataset]
     if study.privacy.mode == "exact" or site.state is None or dataset.is_linked:
         return None
@@ -203,7 +208,8 @@ def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
         return None
     return Refusal(
         "unchecked",
-        "no `hdh node check` has passed here on this source as it is now: ask its producer to run it",
+        "no `hdh node check` has passed here on this source as it is now: ask its producer to "
+        "run it",
     )
 
 
@@ -222,8 +228,8 @@ def spends_budget(
         return None
     return Refusal(
         "privacy",
-        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or ask its "
-        "producer to write `modes: [exact, dp]` for the dataset",
+        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or "
+        "ask its producer to write `modes: [exact, dp]` for the dataset",
     )
 
 
@@ -236,14 +242,16 @@ NOT_APPROVED = {
 
 
 def not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal | None:
-    """Refuses a study without a standing approval. An edited study has another hash, and so no approval."""
+    """Refuses a study that has no valid approval.
+    An edited study has another hash, and so no approval."""
     if context.approvals is None:
         return None
     standing = context.approvals.standing(study.hash, now.timestamp())
     if standing is None:
         return Refusal(
             "approval",
-            "this very study was never proposed here under its coordinator's signature: submit it through the hub",
+            "this very study was never proposed here under its coordinator's signature: submit "
+            "it through the hub",
         )
     return None if standing == "approved" else Refusal("approval", NOT_APPROVED[standing])
 
@@ -251,7 +259,8 @@ def not_approved(study: Study, context: NodeContext, now: datetime) -> Refusal |
 def admit_study(
     study: Study, contract: Contract, nodes: int, site: Site, now: datetime, *, others: int = 0
 ) -> Refusal | None:
-    """What can be told before a study runs, of so many nodes together. `others`: parties of a link that answer nothing."""
+    """Refusals that are known before a study runs on `nodes` nodes. `others`: parties of a link
+    that answer nothing."""
     policy, use, privacy = site.policy, contract.use, study.privacy
     if nodes < (needed := max(policy.min_nodes - others, study.min_answers)):
         return Refusal(
@@ -261,18 +270,21 @@ def admit_study(
     if study.authorisation.expires < now.date():
         return Refusal(
             "authorisation",
-            f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it",
+            f"the authorisation {study.authorisation.reference} expired on "
+            f"{study.authorisation.expires}: renew it",
         )
     known = policy.authorisations
     if known is not None and study.authorisation.reference not in known:
         return Refusal(
             "authorisation",
-            f"this site has no authorisation {study.authorisation.reference}: ask the producer to add it",
+            f"this site has no authorisation {study.authorisation.reference}: ask the producer to "
+            "add it",
         )
     if known is not None and known[study.authorisation.reference] < now.date():
         return Refusal(
             "authorisation",
-            f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
+            f"the authorisation {study.authorisation.reference} expired here on "
+            f"{known[study.authorisation.reference]}: renew it",
         )
     dataset = site.datasets.get(study.dataset)
     own = policy.modes if dataset is None or dataset.modes is None else dataset.modes
@@ -280,15 +292,16 @@ def admit_study(
     if privacy.mode not in modes:
         return Refusal(
             "privacy",
-            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes) or 'none'}, or ask its "
-            "producer",
+            f"this site does not answer in mode {privacy.mode}: use mode "
+            f"{' or '.join(modes) or 'none'}, or ask its producer",
         )
     if privacy.mode == "dp" and not (
         privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta
     ):
         return Refusal(
             "epsilon",
-            f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of {policy.max_delta:g} at most: ask for less",
+            f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of "
+            f"{policy.max_delta:g} at most: ask for less",
         )
     if study.purpose.category not in policy.purposes:
         return Refusal(
@@ -299,7 +312,8 @@ def admit_study(
     ):
         return Refusal(
             "coordinator",
-            f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it",
+            f"this site does not answer coordinator {study.coordinator!r}: ask the producer to "
+            "add it",
         )
     refused = (
         study.runs - registry.NAMES
@@ -309,7 +323,8 @@ def admit_study(
     if refused:
         return Refusal(
             "analysis",
-            f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it",
+            f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the "
+            "producer to allow it",
         )
     other = [
         f"{entry.run} version {entry.version}"
@@ -319,7 +334,8 @@ def admit_study(
     if other:
         return Refusal(
             "analysis",
-            f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update",
+            f"this site has not installed {', '.join(sorted(other))}: use the version that is "
+            "there, or ask the producer to update",
         )
     return secure_sum.admit_study(study, nodes, site)
 
@@ -334,7 +350,8 @@ def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
     except errors.LedgerError:
         return Refusal(
             "ledger",
-            "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy",
+            "this node's ledger is older than the one that the hub has seen: its producer must "
+            "restore the newest copy",
         )
     return None
 
@@ -408,7 +425,8 @@ def _open_session(
             rules,
             Refusal(
                 "data",
-                f"the data here break their contract: {broken}; the producer sees more with `hdh node check`",
+                f"the data here break their contract: {broken}; the producer sees more with `hdh "
+                "node check`",
             ),
         )
     cohort = opened.cohort
@@ -455,7 +473,8 @@ def _clipped(
     only_counts: bool,
     context: NodeContext,
 ) -> Cohort:
-    """Whatever the rows are there is a cohort: a refusal would tell about them. SourceError, which no row brings about."""
+    """Opens a cohort, whatever the rows are, since a refusal would reveal something about them.
+    SourceError only for faults that no row can cause."""
     salt, seed = (
         context.salt(study.hash).hex(),
         int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little"),
@@ -500,7 +519,8 @@ def _restricted(
     if closed:
         return Refusal(
             "column",
-            f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask the producer",
+            f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or "
+            "ask the producer",
         )
     return None
 
@@ -513,7 +533,7 @@ def compute(
     context: NodeContext,
     now: datetime,
 ) -> Answer:
-    """The rows meet the analysis here, and only here; what it makes of them passes the first door."""
+    """The rows meet the analysis here and nowhere else; its Part passes the node's door."""
     task = session.tasks[task_id.analysis]
     return (
         noised(task_id, state, task, session, query, context, now)
@@ -562,7 +582,8 @@ def _trained(
     grids: Mapping[str, Grid],
     access: BudgetAccess,
 ) -> NoisedAnswer | Refusal:
-    """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
+    """A round of training at the node.
+    The number of people is the one that the node has released."""
     first = ledger.stored(
         access.ledger,
         noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE),
@@ -570,7 +591,8 @@ def _trained(
     if first is None:
         return Refusal(
             "ledger",
-            "this node was not asked for the first round of the training, or has lost it: submit another study",
+            "this node was not asked for the first round of the training, or has lost it: submit "
+            "another study",
         )
     said = codec.noised_from_bytes(first)
     people = calibration.to_numbers(said.steps["people"], said.units["people"])

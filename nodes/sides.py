@@ -1,4 +1,5 @@
-"""How many people here stand on each side of what a study writes: for the producer's screen, before they approve it."""
+"""How many people here stand on each side of what a study writes: for the producer's screen, before
+they approve it."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ WHERE = "where"
 
 @dataclass(frozen=True)
 class Sides:
-    """`what`: where it stands in the study, and `text`, as it is written. `people`: on each side, by its name.
-    `share`: of a number, the most that one person gives to the sum of distances from its median."""
+    """An expression of a study. `what`: its place in the study. `text`: the expression as written.
+    `people`: on each side, by the side's name. `share`: for a number, the most that one person
+    gives to the sum of distances from its median."""
 
     what: str
     text: str

@@ -126,6 +126,6 @@ def with_ray(simulation: Simulation, say: Say) -> Document:
     )
 
 
-# Its nodes are processes that link people among themselves; of the others, this process is all parties.
+# The nodes of these engines link people among themselves. For the others, this process does it.
 LINKING = ("flower",)
 ENGINES: Mapping[str, Engine] = {"local": in_process, "flower": with_flower, "ray": with_ray}

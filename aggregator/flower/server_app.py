@@ -73,8 +73,8 @@ class GridPost:
         return {name: node_id for node_id, name in self.job.nodes.items()}
 
     def push(self, queries: Mapping[str, Query]) -> Mapping[str, str]:
-        """Sends each node its query; those for linked people go to the helper. A query to many nodes
-        is one record, which Flower stores once."""
+        """Sends each node its query; those for linked people go to the helper. A query to many
+        nodes is one record, which Flower stores once."""
         signers = {name: self._signer(name, query) for name, query in queries.items()}
         nonce = os.urandom(16)
         contents = {id(query): codec.query_to_bytes(query) for query in queries.values()}

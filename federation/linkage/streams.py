@@ -1,4 +1,5 @@
-"""The messages of the two holders: the left one's pseudonyms, the right one's stream of masked rows."""
+"""The messages of the two holders: the left one's pseudonyms,
+the right one's stream of masked rows."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ CHUNK_ROWS = 2**18
 class LeftList:
     """The left holder's people in a fresh order.
 
-    `pseudonyms` (n, 2). `order` (n,): the place among the holder's people, and then the made-up ones, of
-    each pseudonym; it stays with the holder. `made_up`: those that come after the holder's people."""
+    `pseudonyms` (n, 2). `order` (n,): the position of each pseudonym among the holder's people,
+    followed by the made-up ones; it stays with the holder. `made_up`: the people that come after
+    the holder's people."""
 
     pseudonyms: Words
     order: Ints = field(repr=False)
@@ -34,7 +36,8 @@ class LeftList:
     made_up: MadeUp = field(repr=False)
 
     def made_up_of(self, opened: Words) -> Words:
-        """The rows (n_made_up, width) of the made-up people, in their order, from rows in list order."""
+        """The rows (n_made_up, width) of the made-up people, in their order,
+        from rows in list order."""
         return opened[np.argsort(self.order)[self.people :]]
 
 
@@ -65,8 +68,8 @@ def check_unique(names: Words) -> None:
     if same.any() and (second[1:][same] == second[:-1][same]).any():
         raise LinkError(
             "link_duplicates",
-            "an identifier stands for two rows at one holder; give `per_person` for its columns, or "
-            "correct the identifiers",
+            "an identifier stands for two rows at one holder; give `per_person` for its columns, "
+            "or correct the identifiers",
         )
 
 
@@ -80,9 +83,9 @@ def secret_order(seed: bytes, n: int) -> Ints:
 class Piece:
     """A chunk of the right holder's stream.
 
-    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows`
-    (n, width): masked. `dummies`: the last so many are nobody; the helper gives their tokens to people
-    without a match."""
+    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows` (n,
+    width): masked. `dummies`: the number of rows at the end that stand for nobody; the helper gives
+    their tokens to people without a match."""
 
     pseudonyms: Words
     tokens: Words
@@ -99,10 +102,10 @@ def right_stream(
     shape: tuple[int, ...] = (2,),
     piece_rows: int | None = None,
 ) -> Iterator[Piece]:
-    """`people`: chunks of pseudonyms (n, *shape) and of words (n, width) whose first is 1. `shape`: (2,);
-    or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
+    """`people`: chunks of pseudonyms (n, *shape) and of words (n, width), the first of which is 1.
+    `shape`: (2,); or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
 
-    Memory is that of one chunk. Dummies are rows of zeros under pseudonyms drawn at random."""
+    Needs the memory of one chunk. Dummies are rows of zeros under random pseudonyms."""
     token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
     at_right = slice(made_up.at_right)
     last = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
@@ -136,7 +139,7 @@ def left_share(keys: HolderKeys, row_tokens: Words, width: int) -> Words:
 
 
 def dummies_for(people: int) -> int:
-    """A number of dummies that serves so many people and hides how many there are: the next of 2 or 3
-    times a power of two."""
+    """A number of dummies that serves `people` people and hides how many there are: the next of 2
+    or 3 times a power of two."""
     power = 1 << max(10, (max(people, 1) - 1).bit_length() - 1)
     return next(n for n in (power, power * 3 // 2, power * 2) if n >= people)

@@ -1,8 +1,9 @@
 """The structure of a CSV file under RFC 4180, checked over the whole file before DuckDB reads it.
 
-Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record below it needs
-as many fields as the header; a value that holds a delimiter, a quote or a line ending is quoted as a whole, with its
-quotes doubled. The records are counted, so that the rows that DuckDB reads can be compared with the file.
+Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record
+below it needs as many fields as the header; a value that holds a delimiter, a quote or a line
+ending is quoted as a whole, with its quotes doubled. The records are counted, so that the rows that
+DuckDB reads can be compared with the file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ Flags = NDArray[np.bool_]
 
 
 class MalformedCsvError(ValueError):
-    """The file is not one table. `problems`: one sentence for each, with its line and no value of a row."""
+    """The file is not one table.
+    `problems`: one sentence for each, with its line and no value of a row."""
 
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = problems
@@ -48,8 +50,8 @@ class MalformedCsvError(ValueError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the producer declares. `delimiter`: None, if the header shows it. `first_line`: the number of the header's
-    line in the producer's file."""
+    """What the producer declares. `delimiter`: None if the header shows it. `first_line`: the
+    number of the header's line in the producer's file."""
 
     delimiter: str | None = None
     first_line: int = 1
@@ -57,7 +59,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Header:
-    """`names`: the columns, spelled canonically, in the order of the file. `lengths`: bytes of the BOM and the record."""
+    """`names`: the columns, canonically spelled, in file order.
+    `lengths`: bytes of the BOM and the record."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -67,20 +70,23 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end alike?"""
+    """How to read a whole file. `records`: rows below the header.
+    `one_ending`: all lines end alike."""
 
     header: Header
     records: int
     one_ending: bool
 
     def relation(self, path: Path) -> str:
-        """The SQL of the file's rows as text, its columns under their names; with an option for everything that
-        DuckDB would guess otherwise. Files with several kinds of line endings are read by one thread."""
+        """The SQL of the file's rows as text, its columns under their names; with an option for
+        everything that DuckDB would guess otherwise. Files with several kinds of line endings are
+        read by one thread."""
         header = self.header
         raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
         strict = "true" if self.one_ending else "false"
         options = (
-            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
+            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, "
+            "quote = '\"', escape = '\"', "
             f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
             f"strict_mode = {strict}, parallel = {strict}, columns = {{{raw}}}"
         )
@@ -88,7 +94,8 @@ class Layout:
 
 
 def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
-    """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
+    """The header line. `expected`: the contract's columns;
+    they decide where it holds several delimiters."""
     with _opened(path) as stream:
         return _header(next(_blocks(stream), b""), expected, dialect)
 
@@ -121,7 +128,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces, each of which ends where a record ends; the last piece gets a line ending if it lacks one."""
+    """The file in pieces that end where a record ends; the last piece gets a line ending if it
+    lacks one."""
     rest = b""
     try:
         while piece := stream.read(BLOCK_BYTES):
@@ -164,7 +172,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     content = record.rstrip(b"\r\n")
     if not content:
         raise MalformedCsvError(
-            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines above them"
+            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines "
+            "above them"
         )
     try:
         line = content.decode("utf-8")
@@ -178,8 +187,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
-            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
-            "write `read: {delimiter: ...}`, or use the contract's column names"
+            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the "
+            "delimiter: write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
 
@@ -248,7 +257,8 @@ class _Scan:
         self.next_line = line + int(np.count_nonzero(is_end))
 
     def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
-        """`marks` (n,): places of delimiters and, where `is_end`, of line endings, outside quotes."""
+        """`marks` (n,): positions of delimiters and, where `is_end`, of line endings,
+        outside quotes."""
         width = len(self.header.names)
         last = np.flatnonzero(is_end)
         widths = np.diff(last, prepend=-1)
@@ -259,7 +269,10 @@ class _Scan:
         blank = (widths[off] == 1) & (_lengths(array, starts, ends[off]) == 0)
         self.records += len(ends) - (int(blank.sum()) if width > 1 else 0)
         if width == 1:
-            empty = "an empty line, which could be a missing value or none: write a missing code, or remove the line"
+            empty = (
+                "an empty line, which could be a missing value or none: write a missing code, "
+                "or remove the line"
+            )
             return [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
         return self._wrong(starts[~blank], widths[off][~blank])
 
@@ -334,7 +347,8 @@ def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, s
     found += [
         (
             int(at),
-            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+            "a quoted value opens here, and text follows its closing quote: double the quotes "
+            "inside it",
         )
         for at in follows
     ]

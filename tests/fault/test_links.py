@@ -29,7 +29,8 @@ def drops(listed, pieces, width):
     spare = np.flatnonzero(~found.is_matched)
     given = np.flatnonzero(found.is_matched)[: len(spare) // 2]
     tokens, rows, kept = found.tokens.copy(), found.rows.copy(), found.is_matched.copy()
-    tokens[given], rows[given], kept[given] = tokens[spare[: len(given)]], rows[spare[: len(given)]], False
+    spare = spare[: len(given)]
+    tokens[given], rows[given], kept[given] = tokens[spare], rows[spare], False
     return replace(found, tokens=tokens, rows=rows, is_matched=kept)
 link_parties.matching.match = drops
 """
@@ -117,7 +118,7 @@ def ended_by(deployment: Deployment, asked: Study, rule: str) -> None:
 
 
 def nothing_readable(deployment: Deployment) -> bool:
-    """No row at the helper's: no Parquet file, no identifier, and no value of the right's people."""
+    """No row at the helper: no Parquet file, no identifier, no value of the right's people."""
     value = struct.pack("<d", 2999.0)
     for path in deployment.home("casd").rglob("*"):
         if path.suffix == ".parquet" and path.exists():
@@ -199,11 +200,11 @@ def test_a_party_killed_in_any_phase_comes_back_and_the_result_is_the_same(
     asked = deployed.study(f"killed-{number}")
     running = threading.Thread(target=lambda: found.append(deployed.submit(deployment, asked)))
     running.start()
-    deployments.wait(mark.exists, 60)
+    deployments.wait(mark.exists, 120)
     deployment.processes[node].wait(20)
     assert nothing_readable(deployment)
     deployed.restart_honest(deployment, node)
-    running.join(180)
+    running.join(300)
     assert_same(found[0], expected)
     assert nothing_readable(deployment)
 
@@ -215,7 +216,7 @@ def test_a_hub_killed_while_people_are_linked_begins_again(
     asked = deployed.study("hub-killed")
     with deployment.connect() as hub:
         run = hub.submit(asked, two_holders.CONTRACTS)
-        deployments.wait(lambda: list(deployment.hub.parcels.rglob("*")), 60)
+        deployments.wait(lambda: list(deployment.hub.parcels.rglob("*")), 120)
         deployment.kill("hub")
         deployment.start_hub()
         status = run.watch(lambda line: None)

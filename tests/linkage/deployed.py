@@ -93,15 +93,15 @@ def restart_honest(deployment: Deployment, name: str) -> None:
 
 
 def _wait_for_hub(deployment: Deployment) -> None:
-    deployments.wait(deployment.is_serving)
+    deployments.wait(deployment.is_serving, 90)
     since = time.time()
+
+    def is_back(node: str) -> bool:
+        party = databases.party(deployment.engine, node)
+        return party is not None and (party.seen or 0.0) > since
+
     nodes = [name for name in deployment.processes if name != "hub"]
-    deployments.wait(
-        lambda: all(
-            (one := databases.party(deployment.engine, node)) and (one.seen or 0) > since
-            for node in nodes
-        )
-    )
+    deployments.wait(lambda: all(map(is_back, nodes)), 90)
 
 
 def _stop(deployment: Deployment, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Linked studies over real processes: the answers of the joined table, and what is left afterwards."""
+"""Linked studies over real processes: the answers of the joined table, and what is left behind."""
 
 from __future__ import annotations
 

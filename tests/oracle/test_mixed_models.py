@@ -1,10 +1,14 @@
-"""Random effects whose variance is small, or 0: against R 4.2.2 (lme4 1.1-31) and, where persons are balanced, by hand.
+"""Random effects with a small variance, or 0: against R 4.2.2 (lme4 1.1-31) and, for balanced
+groups, by hand.
 
-The recipe of each: f <- function(m) print(c(as.data.frame(VarCorr(m))$sdcor, fixef(m), logLik(m)), digits = 12), of
-    lmer(Yield ~ 1 + (1 | Batch), Dyestuff2)          lmer(diameter ~ 1 + (1 | plate), Penicillin), and of (1 | sample)
-    lmer(height ~ age + (1 | Seed), Loblolly)         lmer(height ~ age + (age | Seed), Loblolly)
-all with control = lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-12)). lmer's search stops within 1e-6 of
-the minimum, where the log-likelihood is right to 1e-9: the tolerances below.
+Recipe: f <- function(m) print(c(as.data.frame(VarCorr(m))$sdcor, fixef(m), logLik(m)), digits = 12)
+applied to
+    lmer(Yield ~ 1 + (1 | Batch), Dyestuff2)
+    lmer(diameter ~ 1 + (1 | plate), Penicillin), and of (1 | sample)
+    lmer(height ~ age + (1 | Seed), Loblolly)
+    lmer(height ~ age + (age | Seed), Loblolly)
+all with control = lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-12)). lmer's search
+stops within 1e-6 of the minimum, where the log-likelihood is right to 1e-9: the tolerances below.
 """
 
 from __future__ import annotations
@@ -129,8 +133,9 @@ def test_loblolly_by_tree() -> None:
 def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
     seed: int, share: float
 ) -> None:
-    """By hand: with k rows of each of m persons the REML estimate is (MSB - MSW) / k, or 0 where that is negative, and the
-    residual's is MSW, or the variance of all. `share` is the intraclass correlation."""
+    """By hand: with k rows of each of m persons the REML estimate is (MSB - MSW) / k, or 0 if that
+    is negative, and the residual variance is MSW, or the total variance.
+    `share` is the intraclass correlation."""
     rng, m, k = np.random.default_rng(seed), 60, 5
     y = rng.normal(0, math.sqrt(share), (m, 1)) + rng.normal(0, math.sqrt(1 - share), (m, k))
     between = k * float(y.mean(1).var(ddof=1))

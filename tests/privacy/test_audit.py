@@ -19,7 +19,8 @@ QUICK = (
 )
 
 
-# In `make test` the first attack of each analysis; all of them in `make slow` and, longer, `make audit`.
+# In `make test` the first attack on each analysis; all of them in `make slow` and, longer, `make
+# audit`.
 FIRST = {case.analysis["run"]: case for case in reversed(audit.CASES)}.values()
 
 

@@ -1,5 +1,6 @@
-"""Two laws that every registered analysis obeys: any split of the rows gives the pooled answer, and no person moves a
-sum by more than the bound that the Part states. An analysis is tested by being in EXAMPLES, and one that is not fails."""
+"""Two laws that every registered analysis obeys: any split of the rows gives the pooled answer, and
+no person moves a sum by more than the bound that the Part states. An analysis is tested by its
+presence in EXAMPLES, and one without an example fails."""
 
 from __future__ import annotations
 
@@ -234,7 +235,8 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask) -> Cohort:
 
 
 def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
-    """The states of the first rounds: where the bounds depend on the coefficients, they are not the first ones only."""
+    """The states of the first rounds: where the bounds depend on the coefficients, the first state
+    alone would not test them."""
     state, found = task.analysis.start(task), []
     while isinstance(state, State) and len(found) < 4:
         found.append(state)
@@ -247,7 +249,7 @@ def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
 
 
 def extremes() -> list[pandas.DataFrame]:
-    """The table with one person's rows put at corners of the contract's ranges, and written twice."""
+    """The table with one person's rows at corners of the contract's ranges, and written twice."""
     numbers = [name for name, column in CONTRACT.columns.items() if column.range]
     made = [SMALL]
     for corner in (0, 1):
@@ -292,7 +294,8 @@ def check_bounds(one: Part, other: Part) -> int:
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_nobodys_part_is_the_zero_of_addition(name: str, options: dict[str, Any]) -> None:
-    """The hub checks shapes against it; every sum of it must be 0, with the names and shapes of a real Part."""
+    """The hub checks shapes against it; each of its sums must be 0, with the names and shapes of a
+    real Part."""
     task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
     state = task.analysis.start(task)
     zero, real = (

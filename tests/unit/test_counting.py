@@ -17,6 +17,7 @@ from federation.contract import Contract
 from nodes import buckets, cohorts, row_limit, tallies
 from nodes.site import Dataset, Storage
 from strategies.numerics import counting
+from strategies.protocol import Total
 from tests import federations
 
 TEXT = """
@@ -285,3 +286,17 @@ def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> N
         ("unknown level", int((TABLE["g"] == "other").sum())),
         ("range", int((~TABLE["age"].between(0, 110)).sum())),
     }
+
+
+@pytest.mark.parametrize(("people", "passes"), [(0.0, False), (30.0, False), (30.1, True)])
+def test_a_model_needs_a_number_of_rows_that_stands_clear_of_its_noise(
+    people: float, passes: bool
+) -> None:
+    # noise of variance 100, hence of standard deviation 10: three of them are 30
+    total = Total({"people": np.array([people, 500.0, 0.0])}, {}, {}, noise={"people": 100.0})
+    if passes:
+        counting.check_model_rows(total, "model")
+    else:
+        with pytest.raises(errors.ModelError, match=r"model: .* `hdh node check`"):
+            counting.check_model_rows(total, "model")
+    assert counting.expects_model(31, 10.0) and not counting.expects_model(30, 10.0)

@@ -1,4 +1,4 @@
-"""Each kind of mistake in a study or a contract: one error that names file, line, culprit and remedy."""
+"""Each kind of mistake in a study or a contract: one error with file, line, culprit and remedy."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: dp",
             18,
-            "run: cox is not offered in mode dp: a person is in the risk set of every earlier event",
+            "run: cox is not offered in mode dp: a person is in the risk set of every earlier "
+            "event",
         ),
         ("mode: exact", "epsilon: 0", 13, "epsilon: must be greater than 0"),
         (
@@ -121,7 +122,8 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: exact, secure_sum: true",
             0,
-            "analyses.causes: a secure sum hides the results of single nodes; write results: combine",
+            "analyses.causes: a secure sum hides the results of single nodes; write results: "
+            "combine",
         ),
         ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
         ("cohort: ", "cohort: [", 0, "not valid YAML"),

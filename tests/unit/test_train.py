@@ -1,4 +1,5 @@
-"""Training, exact: against a plain loop with the same seeds, against Flower's own strategies, and with nodes that come, go and misbehave."""
+"""Training, exact: against a plain loop with the same seeds, against Flower's own strategies, and
+with nodes that come, go and misbehave."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def weights_of(outcome: Outcome) -> np.ndarray:
 
 # -- against a plain loop
 def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
-    """Federated averaging as one would write it by hand with torch's own optimiser, on the same people in the same order."""
+    """Federated averaging as one would write it by hand with torch's own optimizer, on the same
+    people in the same order."""
     task = registry.plan(federations.study_of({"a": options}), CONTRACT)["a"]
     people = [federations.people_of(site, CONTRACT, task) for site in sites]
     start = networks.weights(networks.build(task.plan.network, task.options.seed))
@@ -306,7 +308,8 @@ def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_pa
 
 
 def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
-    """One machine writes metres for centimetres; with a scale of its own it learns with the others."""
+    """One machine writes metres for centimetres;
+    with a scale of its own it learns with the others."""
     rows = table(900)
     site = np.arange(900) % 3
     rows["x"] = np.where(site == 2, rows["x"] / 100, rows["x"])
@@ -599,7 +602,10 @@ def test_a_file_that_is_no_model_of_ours_is_told(tmp_path: Path) -> None:
 
 
 def test_training_is_not_imported_until_a_study_trains() -> None:
-    code = "import sys, federation.cli.main, strategies.learning.train, strategies.learning.train_dp, aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
+    code = (
+        "import sys, federation.cli.main, strategies.learning.train, strategies.learning.train_dp, "
+        "aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

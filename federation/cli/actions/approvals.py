@@ -103,7 +103,8 @@ def _show_sides(study: Study, site: Site) -> None:
         print("# Conditions over linked people are counted when the study runs, before it answers")
         return
     print(
-        "# People of this node on each side of every expression of the study (never sent to the hub)"
+        "# People of this node on each side of every expression of the study (never sent to the "
+        "hub)"
     )
     try:
         counted = sides.of_study(study, site)
