@@ -384,7 +384,8 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
     dataset = Dataset(plan_.table.contract, str(file.path), is_linked=True)
     own_state = None if site.state is None else folder / left
-    answering = replace(site, name=left, datasets={study.dataset: dataset}, state=own_state)
+    datasets = {study.dataset: dataset}
+    answering = replace(site, name=left, datasets=datasets, state=own_state, roster={})
     return Kept(answering, report, file)
 
 

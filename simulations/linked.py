@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from aggregator.linkage import Linkage
@@ -38,7 +38,7 @@ class InProcessRelay:
 
 @dataclass(frozen=True)
 class Linked:
-    """`sites`: one for each left holder, with its linked people; their roster is made anew.
+    """`sites`: one for each left holder, with its linked people.
     `linkage`: goes into the result."""
 
     sites: Sequence[Site]
@@ -78,7 +78,7 @@ def linking(
         for left in lefts:
             kept.append(join(plan, contexts, left, right, relay or InProcessRelay()))
         yield Linked(
-            [replace(one.site, roster={}) for one in kept],
+            [one.site for one in kept],
             Linkage(study, [one.report for one in kept]),
         )
     finally:
