@@ -68,12 +68,14 @@ class Reported:
 
 @dataclass(frozen=True)
 class Linking:
-    """`send`: waits for replies as long as for those of a round. `look`: for a moment.
+    """`wait`: for the parties to be online, which all must be. `send`: waits for replies as long as
+    for those of a round. `look`: for a moment.
     `patience_s`: the longest time in which no message moves. `say`: shows the progress."""
 
     study: Study
     contract_hash: str
     parties: Parties
+    wait: Callable[[], Any]
     send: Send
     look: Send
     patience_s: float
@@ -126,6 +128,7 @@ def _is_lost(outcome: Outcome) -> bool:
 
 def _link(linking: Linking) -> list[Reported]:
     linking.say("asking the parties")
+    linking.wait()
     _expect(linking, _ask(linking, linking.send, linking.parties.all, "admit", ""), "admit")
     reports = [_join(linking, left) for left in linking.parties.lefts]
     return [report for report in reports if report is not None]

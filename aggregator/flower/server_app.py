@@ -165,7 +165,7 @@ def main(grid: Grid, context: Context) -> None:
 def _run(post: GridPost) -> Document:
     job, folder, name = post.job, post.folder, post.name
     notes: list[str] = []
-    _wait_for_nodes(post.grid, job)
+    _wait_for_nodes(post.grid, job, job.wait_s)
     started = datetime.now(UTC)
     rounds_done = ["0"]
 
@@ -227,11 +227,15 @@ def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
         post, set(job.nodes.values()), Patience(min(LOOK_S, job.timeout_s)), lambda note: None
     )
     parties = Parties.of(job.roles)
-    return Linking(job.study, job.contract.hash, parties, send, look, job.timeout_s, say)
+
+    def wait() -> None:
+        _wait_for_nodes(post.grid, job, job.timeout_s)
+
+    return Linking(job.study, job.contract.hash, parties, wait, send, look, job.timeout_s, say)
 
 
-def _wait_for_nodes(grid: Grid, job: jobs.Job) -> None:
-    """Waits at most `job.wait_s`. Nodes that are not online by then are asked all the same."""
-    until = time.monotonic() + job.wait_s
+def _wait_for_nodes(grid: Grid, job: jobs.Job, seconds: float) -> None:
+    """Waits at most so long. Nodes that are not online by then are asked all the same."""
+    until = time.monotonic() + seconds
     while not job.nodes.keys() <= set(grid.get_node_ids()) and time.monotonic() < until:
         time.sleep(0.1)

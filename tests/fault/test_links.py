@@ -97,17 +97,16 @@ def expected(tables, tmp_path_factory) -> Document:
 
 @pytest.fixture(scope="module")
 def deployment(tables, tmp_path_factory) -> Iterator[Deployment]:
-    with deployed.federation(tmp_path_factory.mktemp("hub"), tables, round_timeout_s=20) as running:
+    with deployed.federation(tmp_path_factory.mktemp("hub"), tables, round_timeout_s=30) as running:
         yield running
 
 
 @pytest.fixture
 def honest_again(deployment: Deployment) -> Iterator[None]:
     """After a test, every process that lied or died is replaced."""
-    commands = dict(deployment.starts)
     yield
-    for name, command in commands.items():
-        if deployment.starts[name] != command or deployment.processes[name].poll() is not None:
+    for name in ("hub", "lyon", "cnam", "casd"):
+        if deployed.is_lying(deployment, name) or deployment.processes[name].poll() is not None:
             deployed.restart_honest(deployment, name)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pandas
 
-from aggregator import database as databases
 from federation.study import Study
 from simulations import flower, linked, local
 from simulations.flower import Deployment
@@ -76,32 +74,31 @@ def restart_lying(deployment: Deployment, node: str, lie: str) -> None:
 
 
 def restart_hub_lying(deployment: Deployment, lie: str) -> None:
-    _stop(deployment, "hub")
+    """The hub again, after it has executed `lie`, and all nodes: they would wait before they connect
+    to it again."""
+    nodes = [name for name in deployment.processes if name != "hub"]
+    for name in [*nodes, "hub"]:
+        _stop(deployment, name)
     script, folder = LYING.format(module="aggregator.daemon"), str(deployment.hub.folder)
     deployment.start("hub", [sys.executable, "-c", script, lie, folder])
-    _wait_for_hub(deployment)
+    deployments.wait(deployment.is_serving, 90)
+    for name in nodes:
+        deployment.start_node(name)
+    deployment.wait_until_online(nodes, 90)
+
+
+def is_lying(deployment: Deployment, name: str) -> bool:
+    command, _ = deployment.starts[name]
+    return "-c" in command and bool(command[3])
 
 
 def restart_honest(deployment: Deployment, name: str) -> None:
-    _stop(deployment, name)
     if name == "hub":
-        deployment.start_hub()
-        _wait_for_hub(deployment)
-    else:
-        deployment.start_node(name)
-        deployment.wait_until_online([name])
-
-
-def _wait_for_hub(deployment: Deployment) -> None:
-    deployments.wait(deployment.is_serving, 90)
-    since = time.time()
-
-    def is_back(node: str) -> bool:
-        party = databases.party(deployment.engine, node)
-        return party is not None and (party.seen or 0.0) > since
-
-    nodes = [name for name in deployment.processes if name != "hub"]
-    deployments.wait(lambda: all(map(is_back, nodes)), 90)
+        restart_hub_lying(deployment, "")
+        return
+    _stop(deployment, name)
+    deployment.start_node(name)
+    deployment.wait_until_online([name], 90)
 
 
 def _stop(deployment: Deployment, name: str) -> None:

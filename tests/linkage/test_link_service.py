@@ -113,7 +113,7 @@ class Federation:
     def run(self) -> Document:
         parties = Parties.of(self.roles)
         linking = Linking(
-            self.study, self.contract.hash, parties, self.send, self.send, 20.0,
+            self.study, self.contract.hash, parties, lambda: None, self.send, self.send, 20.0,
             self.said.append, (0.01, 0.1),
         )  # fmt: skip
         ask = secure_sum.ask_of(
