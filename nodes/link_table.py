@@ -139,6 +139,7 @@ def write(
     right: Sequence[LinkedColumn],
     file: Path,
     link: Link,
+    storage: Storage,
 ) -> None:
     """One row a person, sorted by value, under the token that the person had in this attempt."""
     kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
@@ -154,7 +155,7 @@ def write(
         for i, (name, column) in enumerate(columns.items())
     ]
     rows = f"SELECT {', '.join([*listed, f'who AS {PERSON}'])} FROM opened ORDER BY ALL"
-    connection = connectors.connect(Storage())
+    connection = connectors.connect(storage)
     connection.register("opened", frame)
     options = "FORMAT parquet, USE_TMP_FILE false"
     connection.execute(f"COPY ({rows}) TO {quote_text(str(file))} ({options})")

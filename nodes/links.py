@@ -380,12 +380,15 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     report = link_table.report(opened, plan_.left, left, rules.min_cell)
     folder = _folder(one.context, study)
     file = memory_file.make(folder / f"{left}.parquet")
-    link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link)
+    storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
+    link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
     dataset = Dataset(plan_.table.contract, str(file.path), is_linked=True)
     own_state = None if site.state is None else folder / left
     datasets = {study.dataset: dataset}
-    answering = replace(site, name=left, datasets=datasets, state=own_state, roster={})
+    answering = replace(
+        site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
+    )
     return Kept(answering, report, file)
 
 

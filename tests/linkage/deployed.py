@@ -74,8 +74,8 @@ def restart_lying(deployment: Deployment, node: str, lie: str) -> None:
 
 
 def restart_hub_lying(deployment: Deployment, lie: str) -> None:
-    """The hub again, after it has executed `lie`, and all nodes: they would wait before they connect
-    to it again."""
+    """The hub again, after it has executed `lie`, and all nodes, since those that run would wait
+    before they connect to it again."""
     nodes = [name for name in deployment.processes if name != "hub"]
     for name in [*nodes, "hub"]:
         _stop(deployment, name)

@@ -33,7 +33,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def simulated(folder, *nodes: str, contract=None):
+def simulated(folder, *nodes: str, contract=None, engine="local"):
     simulate.run(
         str(folder / "study.yaml"),
         data=None,
@@ -43,7 +43,7 @@ def simulated(folder, *nodes: str, contract=None):
         contract=contract,
         seed=0,
         out=folder / "out",
-        engine="local",
+        engine=engine,
         strict=False,
         output="json",
     )
@@ -60,6 +60,15 @@ def test_a_nodes_dataset_is_the_one_whose_columns_its_file_has_or_as_written(wri
     assert {row["column"] for row in analysis["tables"]["linkage"]} == {"people", "grade"}
     assert found["provenance"]["nodes"] == ["lyon"]
     assert not list((folder / "out").rglob("*.parquet"))
+
+
+@pytest.mark.slow
+def test_over_flower_the_parties_are_processes_and_the_numbers_are_the_same(folder):
+    nodes = [f"lyon={folder}/left.csv", f"cnam={folder}/right.csv"]
+    here, there = simulated(folder, *nodes), simulated(folder, *nodes, engine="flower")
+    assert there["analyses"]["all"]["tables"] == here["analyses"]["all"]["tables"]
+    assert there["analyses"]["all"]["n"] == here["analyses"]["all"]["n"]
+    assert there["provenance"]["nodes"] == ["lyon"]
 
 
 @pytest.mark.parametrize(

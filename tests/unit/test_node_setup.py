@@ -301,7 +301,9 @@ def test_approvals_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
     from nodes import approvals as module
 
     with sqlite3.connect(tmp_path / "approvals.sqlite") as before:
-        before.execute(module._TABLE.replace(",\n    begun REAL NOT NULL DEFAULT 0", ""))
+        added = ",\n    begun REAL NOT NULL DEFAULT 0, link TEXT NOT NULL DEFAULT ''"
+        assert added in module._TABLE
+        before.execute(module._TABLE.replace(added, ""))
         before.execute(
             "INSERT INTO proposals VALUES (?, 's', '{}', 'alice', 'k', 3, 'now', 9e9, 0,"
             " 'approved', '', 'dpo', 'then', 1)",
