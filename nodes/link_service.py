@@ -45,6 +45,12 @@ UNKNOWN = Refusal(
 )
 LOST = Refusal("link_lost", "this helper was restarted, and its linked people are gone: link again")
 
+CHANGED = Refusal(
+    "link_changed",
+    "the holders' people or values are not those of this study's earlier attempt, and exact answers"
+    " about both would tell of the few that differ: change the study, or use mode dp",
+)
+
 
 class StoppableRelay(links.Relay, Protocol):
     stopped: threading.Event
@@ -205,10 +211,12 @@ class LinkService:
             return SecAggMessage({"state": b"working", "moved": str(one.relay.moved).encode()})
         if one.failed is not None:
             return one.failed
-        report = b""
-        if one.kept is not None and query.study.privacy.mode == "exact":
-            report = one.kept.report.to_json().encode()
-        return SecAggMessage({"state": b"done", "report": report})
+        if one.kept is None or query.study.privacy.mode == "dp":
+            return SecAggMessage({"state": b"done"})
+        if self._are_others(self.answering[query.study.hash, one.left], now):
+            self._forget((query.study.hash, one.left))
+            return CHANGED
+        return SecAggMessage({"state": b"done", "report": one.kept.report.to_json().encode()})
 
     def _over(self, query: Query, phase: Phase, now: datetime) -> Answer:
         kept = sorted(left for study_hash, left in self.answering if study_hash == query.study.hash)
@@ -288,6 +296,16 @@ class LinkService:
             at = now.isoformat(timespec="seconds")
             rho, study_hash = one.study.privacy.rho, one.study.hash
             ledger.grant(context.ledger, account, rho, by="link", at=at, study=study_hash)
+
+    def _are_others(self, one: Answering, now: datetime) -> bool:
+        """Whether an earlier attempt at this study linked other people, or other values."""
+        book, name = one.context.ledger, f"{one.study.dataset} linked"  # no cohort of a dataset
+        account = replace(one.context.site.account(one.study.dataset, now.year), dataset=name)
+        at = now.isoformat(timespec="seconds")
+        kept = ledger.remember(
+            book, "cohort", account, one.study.hash, "linked people", one.kept.digest, at
+        )
+        return kept != one.kept.digest
 
     def _charged(self, study: Study) -> int:
         """Of a holder, in pico-rho."""

@@ -3,6 +3,7 @@ with the people who were not linked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -130,6 +131,13 @@ def _steps(opened: Opened, node: str, min_cell: int) -> list[Row]:
             {"node": node, "step": number, "linked": linked, "expected_false": round(feared, 2)}
         )
     return rows
+
+
+def digest(opened: Opened) -> bytes:
+    """The same for the same people, in whatever order and attempt (32 bytes)."""
+    values = np.column_stack([opened.left, opened.right, opened.is_linked])
+    words = np.ascontiguousarray(values, np.float64).view(np.uint64)
+    return hashlib.sha256(words[np.lexsort(words.T)].tobytes()).digest()
 
 
 # -- the file

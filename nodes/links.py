@@ -361,11 +361,12 @@ class Kept:
     which answers for them as a node named `site.name`.
 
     Their rows are in this process's memory. The ledger of what the helper has answered is on disk,
-    and stays: the same study, run again, gets the same noise."""
+    and stays: the same study, run again, gets the same noise. `digest` (32 bytes): of the rows."""
 
     site: Site
     report: LinkReport
     file: MemoryFile
+    digest: bytes = field(repr=False)
 
 
 def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
@@ -389,7 +390,7 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     answering = replace(
         site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
     )
-    return Kept(answering, report, file)
+    return Kept(answering, report, file, link_table.digest(opened))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:

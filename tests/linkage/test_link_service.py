@@ -279,6 +279,8 @@ def test_a_helper_restarted_between_rounds_has_no_rows_and_links_again(tables, t
             left.pop()
             kept = list(made.state("casd").rglob("*.parquet"))
             assert len(kept) == 1 and kept[0].is_symlink()
+            linked_site = made.services["casd"].answering[made.study.hash, "lyon"].kept.site
+            assert linked_site.storage.max_temp_directory_size == "0KB"
             made.restart("casd")
             assert not kept[0].is_symlink()
 
@@ -286,6 +288,23 @@ def test_a_helper_restarted_between_rounds_has_no_rows_and_links_again(tables, t
     found = made.run()
     assert found.analyses["a"].status == "released"
     assert made.events("casd") == ["link_kept", "link_deleted", "link_kept", "link_deleted"]
+
+
+def test_another_attempt_in_exact_mode_is_about_the_same_people(tables, tmp_path):
+    made, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
+
+    def restart_over_one_person_less(name: str, query: Query) -> None:
+        if left and query.left:
+            left.pop()
+            tables.left[tables.left["nir"] != linked_nir].to_csv(tmp_path / "lyon.csv", index=False)
+            made.restart("casd")
+
+    people = two_holders.joined(tables)
+    linked_nir = people["pseudonym"].iloc[0]
+    made.before = restart_over_one_person_less
+    with pytest.raises(errors.RefusalError, match="casd: link_changed"):
+        made.run()
+    assert not list(made.state("casd").rglob("*.parquet"))
 
 
 def test_a_node_that_is_restarted_every_time_ends_the_study(tables, tmp_path):
