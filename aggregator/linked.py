@@ -68,12 +68,13 @@ class Reported:
 
 @dataclass(frozen=True)
 class Linking:
-    """`wait`: for the parties to be online, which all must be. `send`: waits for replies as long as
-    for those of a round. `look`: for a moment.
-    `patience_s`: the longest time in which no message moves. `say`: shows the progress."""
+    """`run`: as in Query. `wait`: for the parties to be online, which all must be. `send`: waits
+    for replies as long as for those of a round. `look`: for a moment. `patience_s`: the longest
+    time in which no message moves. `say`: shows the progress."""
 
     study: Study
     contract_hash: str
+    run: str
     parties: Parties
     wait: Callable[[], Any]
     send: Send
@@ -182,6 +183,7 @@ def _ask(
         linking.parties.all,
         {LINK: State(phase)},
         phase=Phase(phase, attempt, {LINK: dict(items or {})}),
+        run=linking.run,
     )
     replies = send(dict.fromkeys(names, query))
     return {reply.node: reply.answers[LINK] for reply in replies if LINK in reply.answers}

@@ -67,6 +67,10 @@ class HubSettings:
         return self.folder / "parcels"
 
     @property
+    def transcripts(self) -> Path:
+        return self.folder / "transcripts"
+
+    @property
     def audit(self) -> Path:
         return self.folder / "audit.jsonl"
 

@@ -50,6 +50,7 @@ def query_to_bytes(query: Query) -> bytes:
         ],
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
         "phase": None if query.phase is None else _phase(query.phase, packer),
+        "run": query.run,
         "left": query.left,
     }
     return packer.pack(header)
@@ -87,6 +88,7 @@ def query_from_bytes(content: bytes) -> Query:
             states,
             witnesses,
             phase,
+            str(header["run"]),
             str(header["left"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as reason:

@@ -67,8 +67,9 @@ class Query:
 
     `nodes`: those that take part. `states`: the tasks of the round, with the state of each.
     `witnesses`: the last ledger head that the hub has seen of each node.
-    `phase`: set if the parts go into a secure sum, or to the parties of a link. `left`: the holder
-    for whose linked people a helper answers."""
+    `phase`: set if the parts go into a secure sum, or to the parties of a link. `run`: digest of
+    the ticket that the coordinator signed; empty in a simulation. `left`: the holder for whose
+    linked people a helper answers."""
 
     study: Study
     contract_hash: str
@@ -77,6 +78,7 @@ class Query:
     states: Mapping[TaskId, State]
     witnesses: Mapping[str, LedgerHead] = field(default_factory=dict)
     phase: Phase | None = None
+    run: str = ""
     left: str = ""
 
     @cached_property

@@ -83,13 +83,12 @@ def build(
     try:
         return model.model_validate(dict(values))
     except pydantic.ValidationError as invalid:
-        raise error(
-            *(_say(problem, model, source, under) for problem in invalid.errors())
-        ) from None
+        said = [_say(problem, model, source, under) for problem in invalid.errors()]
+        raise error(*dict.fromkeys(said)) from None
 
 
 def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: Key) -> str:
-    where = tuple(problem["loc"])
+    where = tuple(part for part in problem["loc"] if not _is_form(part))
     key = (*under, *where)
     known = _fields(model, where[:-1])
     last = where[-1] if where else ""
@@ -114,6 +113,11 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
             f" {problem['input']!r} is not a valid name; use {shape}, and start with a letter"
         )
     return f"{place}{model_words.say(problem)}"
+
+
+def _is_form(part: str | int) -> bool:
+    """Is this the name that pydantic gives to one form of a union, as in `tuple[float, float]`?"""
+    return isinstance(part, str) and part.endswith("]") and part != "[key]"
 
 
 def _renamed(key: str, keys: Sequence[str]) -> str | None:

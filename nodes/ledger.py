@@ -448,31 +448,40 @@ def verify(ledger: Ledger) -> LedgerHead:
         account = _account(dataset, labels.get((dataset, unit), unit), year).shared
         cost = Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
-        if kind == "charge":
-            if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
-                raise errors.LedgerError(
-                    f"entry {seq} of the ledger does not cost what its events cost; use the "
-                    "version that wrote it"
-                )
+        if kind == "grant":
+            given = given + rho
+        elif kind == "charge":
+            _check_price(seq, event, cost)
             charged.add(release)
             spent = spent + cost
-        balance[account] = (given + rho if kind == "grant" else given, spent)
-        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (
-            kind == "store" and release not in charged
-        ):
+        balance[account] = (given, spent)
+        overspent = not accounting.fits(spent, given, ACCOUNT_DELTA)
+        if overspent or (kind == "store" and release not in charged):
             raise errors.LedgerError(
                 f"entry {seq} of the ledger spends what was not granted, or stores what was not "
                 "charged"
             )
-        if kind in ("store", *REMEMBERED) and not _is_stored(
-            ledger, release if kind == "store" else f"{kind}:{release}", event
-        ):
-            raise errors.LedgerError(
-                f"what entry {seq} of the ledger stored was changed, or is missing; restore the "
-                "newest copy"
-            )
+        _check_stored(ledger, seq, kind, release, event)
         previous, last = digest, seq
     return LedgerHead(last, previous)
+
+
+def _check_price(seq: int, events: str, cost: Cost) -> None:
+    if accounting.total(map(accounting.from_json, json.loads(events).values())) != cost:
+        raise errors.LedgerError(
+            f"entry {seq} of the ledger does not cost what its events cost; use the version that "
+            "wrote it"
+        )
+
+
+def _check_stored(ledger: Ledger, seq: int, kind: str, release: str, digest: str) -> None:
+    if kind not in ("store", *REMEMBERED):
+        return
+    if not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", digest):
+        raise errors.LedgerError(
+            f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest "
+            "copy"
+        )
 
 
 def _labels(ledger: Ledger) -> dict[tuple[str, str], str]:

@@ -15,6 +15,7 @@ from federation import errors
 from federation.contract import Contract
 from federation.messages import Refusal
 from federation.study import Study
+from federation.tickets import RunTicket
 from nodes import link_words, links, service
 from nodes.links import LinkPlan, Role
 from nodes.site import Site
@@ -36,8 +37,9 @@ def to_text(contracts: Mapping[str, str], roles: Mapping[str, str]) -> str:
     return json.dumps({"contracts": dict(contracts), "roles": dict(roles)}, sort_keys=True)
 
 
-def read(study: Study, text: str) -> LinkProposal:
-    """StudyError if the contracts do not fit the study, or the roles are not those of a link."""
+def read(study: Study, run: RunTicket, text: str) -> LinkProposal:
+    """StudyError if the contracts are not those of the run that the coordinator signed, or the
+    roles are not those of a link between its nodes."""
     try:
         values = json.loads(text)
         contracts = {
@@ -52,6 +54,8 @@ def read(study: Study, text: str) -> LinkProposal:
     if study.link is None or set(contracts) != set(study.datasets):
         raise errors.StudyError("the contracts are not those of the study's datasets")
     proposal = LinkProposal(links.plan(study, contracts), roles)
+    if proposal.plan.table.contract.hash != run.contract_hash or set(roles) != set(run.nodes):
+        raise errors.StudyError("the contracts or the parties are not those of the signed run")
     _check_roles(study, proposal)
     return proposal
 

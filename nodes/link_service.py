@@ -59,9 +59,10 @@ class StoppableRelay(links.Relay, Protocol):
 
 @dataclass
 class Attempt:
-    """One attempt at the link of a left holder, at this node. `failed`: why it ended. `kept`: what
-    the helper has of it."""
+    """One attempt at the link of a left holder, at this node. `run`: as in Query. `failed`: why it
+    ended. `kept`: what the helper has of it."""
 
+    run: str
     proposal: LinkProposal
     role: Role
     left: str
@@ -80,6 +81,7 @@ class Attempt:
 class Answering:
     """The linked people of a left holder, and the context in which the helper answers for them."""
 
+    run: str
     kept: Kept
     study: Study
     context: NodeContext
@@ -87,8 +89,8 @@ class Answering:
 
 @dataclass
 class LinkService:
-    """`relay`: makes the relay of an attempt. `admitted`: by hash of the study. `attempts`: by
-    name. `answering`: by hash of the study and left holder."""
+    """`relay`: makes the relay of an attempt. `admitted`: by run. `attempts`: by name. `answering`:
+    by run and left holder."""
 
     context: NodeContext
     relay: Callable[[], StoppableRelay]
@@ -113,26 +115,26 @@ class LinkService:
             name = self.context.site.name
             try:
                 answered = self._phase(query, now)
-                charged = self._charged(query.study)
+                charged = self._charged(query)
             except errors.LedgerError:
                 answered, charged = Refusal("ledger", "this node's ledger is not in order"), 0
             return Reply(name, query.round, {LINK: answered}, None, charged)
 
-    def end(self, study_hash: str) -> None:
-        """The study is over, however it ended."""
+    def end(self, run: str) -> None:
+        """The run is over, however it ended."""
         with self.lock:
-            self.admitted.pop(study_hash, None)
+            self.admitted.pop(run, None)
             for name, one in list(self.attempts.items()):
-                if one.proposal.plan.study.hash == study_hash:
+                if one.run == run:
                     self._give_up(name)
-            for key in [key for key in self.answering if key[0] == study_hash]:
+            for key in [key for key in self.answering if key[0] == run]:
                 self._forget(key)
 
     # -- the phases
     def _phase(self, query: Query, now: datetime) -> Answer:
         phase, site = query.phase, self.context.site
         assert phase is not None and phase.name in LINK_PHASES
-        refused = service.not_approved(query.study, self.context, now)
+        refused = service.not_approved(query, self.context, now)
         if refused is None and site.name not in query.members:
             refused = Refusal("participants", "this node is not among those of the query: name it")
         if refused is not None and phase.name != "forget":
@@ -155,27 +157,23 @@ class LinkService:
         )
         if refused is not None:
             return refused
-        self.end(query.study.hash)
-        self.admitted[query.study.hash] = proposal
+        self.end(query.run)
+        self.admitted[query.run] = proposal
         return SecAggMessage({"role": role.encode()})
 
     def _proposal(self, query: Query) -> LinkProposal | Refusal:
         """As the staff approved it, with the parties that are there now."""
         approvals = self.context.approvals
-        proposed = approvals.proposed(query.study.hash) if approvals is not None else None
-        if proposed is None or not proposed.link:
+        proposed = approvals.proposed(query.run) if approvals is not None else None
+        if proposed is None:
             return Refusal("approval", "this linked study was never proposed here")
-        proposal = link_proposals.read(query.study, proposed.link)
-        if proposal.plan.table.contract.hash != query.contract_hash:
-            return Refusal("contract", "the contract of the linked people is another one here")
-        if not query.members <= proposal.roles.keys():
-            return Refusal("link_parties", "a party was not among those that were approved")
+        proposal = link_proposals.read(query.study, proposed.ticket, proposed.link)
         here = {name: role for name, role in proposal.roles.items() if name in query.members}
         return replace(proposal, roles=here)
 
     def _meet(self, query: Query, phase: Phase, now: datetime) -> Answer:
         """A holder claims its cohort and charges the study before it sends anything."""
-        proposal = self.admitted.get(query.study.hash)
+        proposal = self.admitted.get(query.run)
         if proposal is None:
             return UNKNOWN
         plan, context = proposal.plan, self.context
@@ -187,10 +185,12 @@ class LinkService:
         )
         if refused is not None:
             return refused
-        self._give_up_former(query.study.hash, left)
+        self._give_up_former(query.run, left)
         terms = links.terms(plan, phase.attempt, left, proposal.named("right")[0], context)
         meeting, advert = links.meet(terms, context)
-        self.attempts[phase.attempt] = Attempt(proposal, role, left, meeting, self.relay())
+        self.attempts[phase.attempt] = Attempt(
+            query.run, proposal, role, left, meeting, self.relay()
+        )
         return SecAggMessage({"advert": advert})
 
     def _join(self, query: Query, phase: Phase, now: datetime) -> Answer:
@@ -213,14 +213,14 @@ class LinkService:
             return one.failed
         if one.kept is None or query.study.privacy.mode == "dp":
             return SecAggMessage({"state": b"done"})
-        if self._are_others(self.answering[query.study.hash, one.left], now):
-            self._forget((query.study.hash, one.left))
+        if self._are_others(self.answering[query.run, one.left], now):
+            self._forget((query.run, one.left))
             return CHANGED
         return SecAggMessage({"state": b"done", "report": one.kept.report.to_json().encode()})
 
     def _over(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        kept = sorted(left for study_hash, left in self.answering if study_hash == query.study.hash)
-        self.end(query.study.hash)
+        kept = sorted(left for run, left in self.answering if run == query.run)
+        self.end(query.run)
         return SecAggMessage({"deleted": json.dumps(kept).encode()})
 
     # -- the work of an attempt
@@ -250,17 +250,17 @@ class LinkService:
                 return
             one.kept = kept
             context = NodeContext(kept.site, approvals=self.context.approvals)
-            self.answering[study.hash, one.left] = Answering(kept, study, context)
+            self.answering[one.run, one.left] = Answering(one.run, kept, study, context)
 
     def _give_up(self, name: str) -> None:
         self.attempts.pop(name).relay.stopped.set()
 
-    def _give_up_former(self, study_hash: str, left: str) -> None:
+    def _give_up_former(self, run: str, left: str) -> None:
         for name, one in list(self.attempts.items()):
-            if one.left == left and one.proposal.plan.study.hash == study_hash:
+            if one.left == left and one.run == run:
                 self._give_up(name)
-        if (study_hash, left) in self.answering:
-            self._forget((study_hash, left))
+        if (run, left) in self.answering:
+            self._forget((run, left))
 
     def _forget(self, key: tuple[str, str]) -> None:
         one = self.answering.pop(key)
@@ -268,7 +268,7 @@ class LinkService:
 
     # -- answers for linked people
     def _answer_for_left(self, query: Query, now: datetime) -> Reply:
-        one = self.answering.get((query.study.hash, query.left))
+        one = self.answering.get((query.run, query.left))
         if one is None:
             return Reply(query.left, query.round, dict.fromkeys(query.states, LOST))
         context = one.context
@@ -282,8 +282,8 @@ class LinkService:
         """The left holders of the study here, each with an identity for secure sums among them."""
         roster = {
             left: state_folder.public_identity(other.kept.site.state)
-            for (study_hash, left), other in self.answering.items()
-            if study_hash == one.study.hash
+            for (run, left), other in self.answering.items()
+            if run == one.run
         }
         return replace(one.context, site=replace(one.context.site, roster=roster))
 
@@ -307,9 +307,9 @@ class LinkService:
         )
         return kept != one.kept.digest
 
-    def _charged(self, study: Study) -> int:
+    def _charged(self, query: Query) -> int:
         """Of a holder, in pico-rho."""
-        proposal = self.admitted.get(study.hash)
+        study, proposal = query.study, self.admitted.get(query.run)
         role = proposal.roles[self.context.site.name] if proposal else "helper"
         if proposal is None or role == "helper":
             return 0

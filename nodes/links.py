@@ -20,7 +20,7 @@ import numpy as np
 
 from federation.arrays import Floats
 from federation.contract import Contract, Identifier
-from federation.linkage import forms, keys, sealing
+from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
@@ -276,8 +276,8 @@ def _holder(one: Party) -> Holder:
     )
 
 
-def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats]]:
-    """Chunks of pseudonyms and values. In mode dp it is one chunk,
+def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats, Words]]:
+    """Chunks of pseudonyms, values and places. In mode dp it is one chunk,
     in which no pseudonym occurs twice."""
     dataset, study = one.plan.dataset_of(role), one.plan.study
     is_private = study.privacy.mode == "dp"
@@ -286,30 +286,35 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
         one.plan.left if role == "left" else one.plan.right,
         one.plan.identifiers(dataset),
         is_private,
+        one.context.entropy(32),
         one.context.site.rules(study.privacy.min_cell).min_cell,
     )
     site = one.context.site
     read = link_rows.read(site.datasets[dataset], site.storage, request)
-    chunks = ((link_parties.names_of(holder, people), people.values) for people in read)
+    chunks = (
+        (link_parties.names_of(holder, people), people.values, people.places) for people in read
+    )
     if not is_private:
         return chunks
     whole = _concatenated(chunks, holder.shape, len(request.columns))
     if not one.plan.link.on:
         return iter([whole])
-    return iter([link_parties.unique_people(*whole)])
+    names, values = link_parties.unique_people(*whole[:2])  # in the order of their pseudonyms
+    return iter([(names, values, streams.fresh_places(len(names), one.context.entropy))])
 
 
 def _concatenated(
-    chunks: Iterable[tuple[Words, Floats]], shape: tuple[int, ...], columns: int
-) -> tuple[Words, Floats]:
-    listed = [(np.zeros((0, *shape), np.uint64), np.zeros((0, columns))), *chunks]
-    return np.concatenate([a for a, _ in listed]), np.concatenate([b for _, b in listed])
+    chunks: Iterable[tuple[Words, Floats, Words]], shape: tuple[int, ...], columns: int
+) -> tuple[Words, Floats, Words]:
+    nobody = np.zeros((0, *shape), np.uint64), np.zeros((0, columns)), np.zeros(0, np.uint64)
+    names, values, places = zip(nobody, *chunks, strict=True)
+    return np.concatenate(names), np.concatenate(values), np.concatenate(places)
 
 
 # -- the six messages, in order
 def send_list(one: Party) -> Left:
     holder = _holder(one)
-    names, values = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
+    names, values, _ = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
     left, content = link_parties.left_list(holder, names, values)
     one.send("list", one.terms.helper, content)
     return left
@@ -318,14 +323,14 @@ def send_list(one: Party) -> Left:
 def take_list(one: Party) -> Words:
     """The helper's part. It tells the right holder the number of people, made-up ones included."""
     listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
-    one.send("size", one.terms.right, [len(listed).to_bytes(8, "little")])
+    one.send("size", one.terms.right, [streams.dummies_for(len(listed)).to_bytes(8, "little")])
     return listed
 
 
 def send_rows(one: Party) -> None:
-    size = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
+    dummies = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
     holder = _holder(one)
-    content = link_parties.right_rows(holder, _people(one, "right", holder), size)
+    content = link_parties.right_rows(holder, _people(one, "right", holder), dummies)
     one.send("rows", one.terms.helper, content)
 
 
@@ -380,11 +385,14 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
         link_table.check(opened, plan_.link, rules.min_cell, left)
     report = link_table.report(opened, plan_.left, left, rules.min_cell)
     folder = _folder(one.context, study)
-    file = memory_file.make(folder / f"{left}.parquet")
+    file = memory_file.make(folder / f"{left}.{one.terms.attempt[:8]}.parquet")
     storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
     link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
-    dataset = Dataset(plan_.table.contract, str(file.path), is_linked=True)
+    link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
+    dataset = Dataset(
+        plan_.table.contract, str(file.path), is_linked=True, link_numbers=link_numbers
+    )
     own_state = None if site.state is None else folder / left
     datasets = {study.dataset: dataset}
     answering = replace(
@@ -417,4 +425,4 @@ def forget_remains(context: NodeContext) -> None:
         return
     for path in (context.site.state / FOLDER).glob("*/*.parquet"):
         path.unlink()
-        context.audit("link_deleted", study_hash=path.parent.name, left=path.stem)
+        context.audit("link_deleted", study_hash=path.parent.name, left=path.name.partition(".")[0])

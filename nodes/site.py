@@ -219,8 +219,9 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A contract, the place of its rows (a file, a folder or a PostgreSQL URL),
-    and their notation."""
+    """A contract, the place of its rows (a file, a folder or a PostgreSQL URL), and their notation.
+
+    `link_numbers`: by column, how many numbers the table of a link released before any analysis."""
 
     contract: Contract
     source: str
@@ -232,6 +233,7 @@ class Dataset:
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
+    link_numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def paying(self) -> Contract:

@@ -16,7 +16,16 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator import checkpoints, jobs, linkage, linked, release, rounds, secure_sum
+from aggregator import (
+    checkpoints,
+    jobs,
+    linkage,
+    linked,
+    release,
+    rounds,
+    secure_sum,
+    transcript,
+)
 from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Patience
@@ -25,6 +34,7 @@ from aggregator.linkage import Linkage
 from aggregator.linked import Linking, Parties
 from aggregator.rounds import Outcome
 from aggregator.secure_sum import Send
+from aggregator.transcript import Recorder
 from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
 from federation.receipts import Signed
@@ -58,6 +68,7 @@ class GridPost:
     job: jobs.Job
     folder: Path
     name: str
+    recorder: Recorder | None = None
     inbox: Inbox = field(init=False)
     queries: int = 0
     sent: dict[str, Sent] = field(default_factory=dict)
@@ -90,6 +101,9 @@ class GridPost:
             for name, query in queries.items()
         ]
         ids = list(self.grid.push_messages(messages))
+        for query in {id(query): query for query in queries.values()}.values():
+            if self.recorder:
+                self.recorder.pushed(nonce, query, contents[id(query)])
         for message_id, (name, query) in zip(ids, queries.items(), strict=True):
             self.sent[message_id] = Sent(
                 signers[name],
@@ -153,13 +167,21 @@ def main(grid: Grid, context: Context) -> None:
         "message": "the hub stopped on a bug of ours; see the hub's log",
     }
     try:
-        post = GridPost(grid, job, folder, name)
+        post = GridPost(grid, job, folder, name, _recorder(job, folder, name))
         document = _run(post)
         result = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     finally:  # the hub's process waits for a result, even after a bug
         jobs.finish(folder, name, json.dumps(result, ensure_ascii=False))
+
+
+def _recorder(job: jobs.Job, folder: Path, name: str) -> Recorder | None:
+    if not transcript.is_kept(job.study):
+        return None
+    recorder = Recorder(jobs.transcript(folder, name))
+    recorder.begin(job.contract)
+    return recorder
 
 
 def _run(post: GridPost) -> Document:
@@ -185,19 +207,24 @@ def _run(post: GridPost) -> Document:
     def say(phase: str) -> None:
         jobs.progress(folder, name, f"{rounds_done[0]}, {phase}")
 
+    ask = secure_sum.ask_of(
+        linked.for_lefts(send) if job.roles else send,
+        lambda study: registry.plan(study, job.contract),
+        say,
+    )
+    if post.recorder:
+        ask = post.recorder.asking(ask)
+
     def run() -> Outcome:
         return rounds.run(
             job.study,
             job.contract,
-            secure_sum.ask_of(
-                linked.for_lefts(send) if job.roles else send,
-                lambda study: registry.plan(study, job.contract),
-                say,
-            ),
+            ask,
             Parties.of(job.roles).lefts if job.roles else sorted(names),
             watch=watch,
             witnesses=witnesses,
             resume=saved.runs if saved else None,
+            ticket=job.run,
         )
 
     reports: Sequence[linked.Reported] = ()
@@ -231,7 +258,8 @@ def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
     def wait() -> None:
         _wait_for_nodes(post.grid, job, job.timeout_s)
 
-    return Linking(job.study, job.contract.hash, parties, wait, send, look, job.timeout_s, say)
+    contract = job.contract.hash
+    return Linking(job.study, contract, job.run, parties, wait, send, look, job.timeout_s, say)
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job, seconds: float) -> None:

@@ -222,41 +222,38 @@ def pathway(rows: Rows, max_arrows: int = 30) -> str:
         for i, name in enumerate(sorted(steps, key=lambda name: across[name]))
     }
     down |= dict.fromkeys(("(start)", "(end)"), 0.0)
+    places = {name: (across[name], down[name]) for name in steps}
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         largest = max((row["n"] for row in shown), default=1)
         for row in shown:
-            ends = [(across[name], down[name]) for name in (row["row"], row["column"])]
-            width = 0.4 + 3.6 * row["n"] / largest
-            bend = 0.25 if row["row"] != row["column"] else 0.9
-            if row["row"] == row["column"]:
-                ends[1] = (ends[1][0] + 0.12, ends[1][1] + 0.06)
-            style = {
-                "arrowstyle": "-|>",
-                "lw": width,
-                "color": PALETTE[0],
-                "alpha": 0.55,
-                "shrinkA": 14,
-                "shrinkB": 14,
-                "connectionstyle": f"arc3,rad={bend}",
-            }
-            axes.annotate("", xy=ends[1], xytext=ends[0], arrowprops=style)
+            _arrow(axes, places[row["row"]], places[row["column"]], row["n"] / largest)
         for name in steps:
-            axes.text(
-                across[name],
-                down[name],
-                name,
-                ha="center",
-                va="center",
-                bbox={"boxstyle": "round", "fc": "white", "ec": "#888888"},
-            )
+            box = {"boxstyle": "round", "fc": "white", "ec": "#888888"}
+            axes.text(*places[name], name, ha="center", va="center", bbox=box)
         axes.set(
             xlim=(-0.6, max(across.values(), default=1) + 0.6),
             ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6),
         )
         axes.axis("off")
         return _svg(figure, "Graph of the pathways")
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], share: float) -> None:
+    """`share`: of the people of the widest arrow. A step that leads to itself is a loop."""
+    is_loop = start == end
+    style = {
+        "arrowstyle": "-|>",
+        "lw": 0.4 + 3.6 * share,
+        "color": PALETTE[0],
+        "alpha": 0.55,
+        "shrinkA": 14,
+        "shrinkB": 14,
+        "connectionstyle": f"arc3,rad={0.9 if is_loop else 0.25}",
+    }
+    tip = (end[0] + 0.12, end[1] + 0.06) if is_loop else end
+    axes.annotate("", xy=tip, xytext=start, arrowprops=style)
 
 
 def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:

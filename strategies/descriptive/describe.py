@@ -25,6 +25,7 @@ from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
+from strategies.numerics import squares
 from strategies.options import Probability
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -231,7 +232,8 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
         missing = int(values["cells:missing_by_column"][i])
         middle = sum(field.interval) / 2
         mean = middle + first / n if n else None
-        spread = math.sqrt(max(second - first * first / n, 0.0) / (n - 1)) if n > 1 else None
+        about = float(squares.about_the_mean(first, second, n))
+        spread = math.sqrt(about / (n - 1)) if n > 1 else None
         numbers.append(
             {
                 "column": field.name,

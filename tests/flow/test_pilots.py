@@ -57,23 +57,28 @@ def test_one_command_runs_all_of_them(rows: list[dict[str, Any]]) -> None:
     assert [(row["pilot"], row["study"]) for row in rows] == STUDIES
     assert all(list(row) == FIELDS for row in rows)
     assert all(row["low"] < row["estimate"] < row["high"] for row in rows)
-    assert {row["exactness"] for row in rows if row["study"] == "private"} == {"noised"}
-    assert all((row["epsilon"] is not None) == (row["study"] == "private") for row in rows)
+    private = [row for row in rows if row["study"].endswith("private")]
+    assert {row["exactness"] for row in private} == {"noised"}
+    assert all((row["epsilon"] is not None) == (row in private) for row in rows)
 
 
 def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> None:
-    """Of sixteen 95 % intervals, fewer than thirteen do in one run of a thousand."""
-    assert sum(row["holds"] for row in rows if row["holds"] is not None) >= 13
+    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand."""
+    held = [row["holds"] for row in rows if row["holds"] is not None]
+    assert len(held) == 26
+    assert sum(held) >= 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), PLANTED)
 def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: str) -> None:
     """Of 60 intervals of 95 %, fewer than 51 hold in one run of a thousand; 60 of 60 in one of
-    twenty. One that is too wide by half holds 99.7 %, which the sampling coverage of
-    benchmarks/coverage.py tells, not this."""
-    holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(60)]
-    assert sum(holds) >= 51, f"{sum(holds)} of 60"
+    twenty. Of 20, as many as a linked study has time for, fewer than 15 in one of three thousand.
+    One that is too wide by half holds 99.7 %, which the sampling coverage of benchmarks/coverage.py
+    tells, not this."""
+    seeds, least = (20, 15) if variant.startswith("linked") else (60, 51)
+    holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(seeds)]
+    assert sum(holds) >= least, f"{sum(holds)} of {seeds}"
 
 
 @pytest.mark.slow

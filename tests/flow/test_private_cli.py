@@ -55,6 +55,9 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
         "node", "grant", "people", "--epsilon", "3", "--by", "data protection officer", cwd=folder
     )
     assert granted.returncode == 0 and "epsilon 3.000 more" in granted.stdout
+    unchecked = plan(folder, "--node", "node.yaml")["nodes"][0]["refuses"]
+    assert unchecked.startswith("unchecked: ") and "hdh node check" in unchecked
+    assert hdh("node", "check", cwd=folder).returncode == 0
     after = plan(folder, "--node", "node.yaml", "--people", "lyon=3000")
     assert [node["refuses"] for node in after["nodes"]] == [None, None]
     limoges = next(node for node in after["nodes"] if node["node"] == "limoges")

@@ -24,6 +24,7 @@ from federation.linkage.errors import LinkError
 from federation.linkage.sealing import Channel
 from federation.messages import LINK, Phase, Query, Refusal, Reply, SecAggMessage, State
 from federation.study import Study
+from federation.tickets import RunTicket, ticket
 from nodes import ledger, link_proposals, service, source_checks, state_folder
 from nodes.approvals import Approvals, Proposed
 from nodes.link_service import LinkService
@@ -79,6 +80,15 @@ class Federation:
     said: list[str] = field(default_factory=list)
 
     @property
+    def ticket(self) -> RunTicket:
+        deadline = NOW.timestamp() + 3600
+        return ticket("hub", 1, self.study.hash, self.contract.hash, self.roles, deadline)
+
+    @property
+    def run_digest(self) -> str:
+        return self.ticket.digest
+
+    @property
     def contract(self) -> Any:
         return datasets.contract_of(self.study, CONTRACTS)
 
@@ -113,14 +123,18 @@ class Federation:
     def run(self) -> Document:
         parties = Parties.of(self.roles)
         linking = Linking(
-            self.study, self.contract.hash, parties, lambda: None, self.send, self.send, 20.0,
+            self.study, self.contract.hash, self.run_digest, parties, lambda: None,
+            self.send, self.send, 20.0,
             self.said.append, (0.01, 0.1),
         )  # fmt: skip
         ask = secure_sum.ask_of(
             linked_hub.for_lefts(self.send), lambda study: registry.plan(study, self.contract)
         )
         outcome, reports = linked_hub.run(
-            linking, lambda: rounds.run(self.study, self.contract, ask, parties.lefts)
+            linking,
+            lambda: rounds.run(
+                self.study, self.contract, ask, parties.lefts, ticket=self.run_digest
+            ),
         )
         document = release.clear(outcome, started=NOW, finished=NOW, engine="local")
         return linkages.added(document, Linkage(self.study, reports))
@@ -145,18 +159,18 @@ def federation(
         made.begin(replace(site, roster=roster))
         approvals = made.services[site.name].context.approvals
         assert approvals is not None
-        approvals.propose(_proposed(study, link_proposals.to_text(contracts, roles)))
+        approvals.propose(_proposed(made, link_proposals.to_text(contracts, roles)))
         for name, dataset in site.datasets.items():
             source_checks.record(site.state, name, dataset, passed=True)
             _grant(made.services[site.name].context, name, study)
     return made
 
 
-def _proposed(study: Study, link: str) -> Proposed:
-    at = NOW.isoformat()
+def _proposed(made: Federation, link: str) -> Proposed:
+    at, study = NOW.isoformat(), made.study
     return Proposed(
-        study.hash, study.study, study.canonical(), study.coordinator, "key", 3, at,
-        NOW.timestamp() + 3600, 0, "approved", "", "policy", at, link,
+        made.ticket, study.study, study.canonical(), study.coordinator, "key", at,
+        made.ticket.deadline, 0, "approved", "", "policy", at, link,
     )  # fmt: skip
 
 
@@ -279,7 +293,7 @@ def test_a_helper_restarted_between_rounds_has_no_rows_and_links_again(tables, t
             left.pop()
             kept = list(made.state("casd").rglob("*.parquet"))
             assert len(kept) == 1 and kept[0].is_symlink()
-            linked_site = made.services["casd"].answering[made.study.hash, "lyon"].kept.site
+            linked_site = made.services["casd"].answering[made.run_digest, "lyon"].kept.site
             assert linked_site.storage.max_temp_directory_size == "0KB"
             made.restart("casd")
             assert not kept[0].is_symlink()
@@ -318,7 +332,8 @@ def test_a_node_that_is_restarted_every_time_ends_the_study(tables, tmp_path):
 def phase_query(made: Federation, name: str, attempt: str = "0" * 32, **items: bytes) -> Query:
     nodes = tuple(sorted(made.roles))
     phase = Phase(name, attempt, {LINK: items})
-    return Query(made.study, made.contract.hash, 0, nodes, {LINK: State(name)}, phase=phase)
+    states = {LINK: State(name)}
+    return Query(made.study, made.contract.hash, 0, nodes, states, phase=phase, run=made.run_digest)
 
 
 def answered(made: Federation, name: str, query: Query) -> Any:
@@ -329,8 +344,9 @@ def answered(made: Federation, name: str, query: Query) -> Any:
     ("change", "rule"),
     [
         (lambda query: replace(query, study=two_holders.study(title="edited")), "approval"),
-        (lambda query: replace(query, contract_hash="other"), "contract"),
-        (lambda query: replace(query, nodes=(*query.nodes, "stranger")), "link_parties"),
+        (lambda query: replace(query, contract_hash="other"), "approval"),
+        (lambda query: replace(query, nodes=(*query.nodes, "stranger")), "approval"),
+        (lambda query: replace(query, run="another"), "approval"),
         (lambda query: replace(query, nodes=("casd", "cnam")), "participants"),
     ],
 )
@@ -366,7 +382,7 @@ def test_a_study_that_ends_in_the_middle_leaves_nothing(tables, tmp_path):
 
     def end(name: str, query: Query) -> None:
         if query.left:
-            made.services["casd"].end(made.study.hash)
+            made.services["casd"].end(made.run_digest)
 
     made.before = end
     assert made.run().analyses["a"].status == "failed"

@@ -316,6 +316,32 @@ def test_where_nodes_may_leave_a_run_may_begin_anew_as_often(tmp_path: Path) -> 
     assert answers == [False] * (3 * limits.max_rounds - 1) + [True] * 3
 
 
+def test_under_a_secure_sum_no_run_begins_anew(tmp_path: Path) -> None:
+    """The first node that leaves ends the study, so there are as many states as one run has."""
+    secure = federations.study_of(
+        {"a": EXACT[2] | {"run": "glm"}}, privacy={"mode": "exact", "secure_sum": True}
+    ).privacy
+    study = study_of(*EXACT).model_copy(update={"privacy": secure})
+    contract = contract_of("exact", 2)
+    tasks = registry.plan(study, contract)
+    limits, start = tasks["a"].analysis.limits(tasks["a"]), tasks["a"].analysis.start(tasks["a"])
+    site = federations.site_of("n", exact.TABLE, contract, tmp_path, POLICY)
+    context = NodeContext(site)
+    book = admission.Book(context.ledger, context.runs, site.account(study.dataset, 2026), "now")
+
+    def is_admitted(state: State) -> bool:
+        query = Query(study, contract.hash, 1, ("n", "m", "o"), {TASK: state})
+        admitted = admission.admit(query, query.states, tasks, "n", book)[TASK]
+        return isinstance(admitted, State)
+
+    assert is_admitted(start)
+    states = [
+        State("newton", {**start.values, "beta": np.array([0.01 * number, 0.5])})
+        for number in range(limits.max_rounds + 2)
+    ]
+    assert list(map(is_admitted, states)) == [True] * (limits.max_rounds - 1) + [False] * 3
+
+
 def test_states_of_one_study_do_not_count_for_another(tmp_path: Path) -> None:
     contract = contract_of("exact", 2)
     first, second = (

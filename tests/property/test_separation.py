@@ -300,3 +300,26 @@ def test_an_interaction_that_nobody_with_an_event_has_is_left_out_of_sccs() -> N
     for found, expected in zip(rest, main.tables["coefficients"].rows, strict=True):
         assert found["estimate"] == pytest.approx(expected["estimate"], rel=1e-9)
         assert math.isfinite(found["std_error"])
+
+
+def test_a_remedy_is_offered_only_where_the_study_can_ask_for_it() -> None:
+    """The stages of a propensity study take no penalty, and a penalised fit has it already."""
+    rows = rows_for("propensity", "a", only_with_h=False)
+    with pytest.raises(ModelError, match="diverges") as of_score:
+        fits.fit(rows, people("abc"), run="propensity", treatment="y", confounders="g")
+    rows["h"], rows["y"] = (rows["person"] // 4) % 2, rows.person % 2
+    rows.loc[rows["h"] == 1, "y"] = 0
+    options = {"run": "propensity", "treatment": "h", "confounders": "g + x"}
+    with pytest.raises(ModelError, match="diverges") as of_effect:
+        fits.fit(rows, people("abc"), outcome="Surv(t, y)", **options)
+    wide = fits.contract(SMALL | {"x": "type: number, range: [-1000, 1000]"})
+    separated = pandas.DataFrame(
+        {"person": range(80), "x": [-1, 0, 0, 1] * 20, "y": [0, 0, 1, 1] * 20}
+    )
+    glm: dict[str, Any] = {"run": "glm", "model": "y ~ x", "family": "binomial"}
+    with pytest.raises(ModelError, match=r"penalised fit.*narrow that range") as of_penalised:
+        fits.fit(separated, wide, penalty="firth", **glm)
+    with pytest.raises(ModelError, match="write `penalty: firth`"):
+        fits.fit(separated, wide, **glm)
+    for refused in (of_score, of_effect, of_penalised):
+        assert "penalty" not in str(refused.value)

@@ -267,6 +267,8 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
         "1/2",
         "1'000",
         "--5",
+        "+-5",
+        " +-5e2",
         "true",
         "1.2.3",
     ],
@@ -306,6 +308,9 @@ def test_a_number_beyond_its_range_breaks_it(value: str, tmp_path: Path) -> None
     ("value", "sql_type"),
     [
         ("9007199254740993", "csv"),
+        ("9007199254740993.0", "csv"),
+        ("-9007199254740993.", "csv"),
+        ("+90071992547409931.00", "csv"),
         ("9007199254740993", "BIGINT"),
         ("18446744073709551615", "UBIGINT"),
     ],

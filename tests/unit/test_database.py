@@ -33,8 +33,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     )
 
 
-def values(study: str, coordinator: str = "alice") -> dict[str, object]:
+def values(study: str, coordinator: str = "alice", number: int = 1) -> dict[str, object]:
     return {
+        "number": number,
         "study": study,
         "study_hash": "ab" * 32,
         "coordinator": coordinator,
@@ -82,8 +83,11 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
 
 def test_studies_are_found_by_number_hash_and_name_and_only_ones_own(url: str) -> None:
     engine = database.open_registry(url)
-    one, two = (database.submit(engine, values("s"), ["lyon"]) for _ in range(2))
-    other = database.submit(engine, values("s", "bob"), ["lyon"])
+    one, two = (database.submit(engine, values("s", number=n), ["lyon"]) for n in (1, 2))
+    other = database.submit(engine, values("s", "bob", 4), ["lyon"])
+    assert database.newest_number(engine) == 4
+    with pytest.raises(errors.RefusalError, match="submit yours again"):
+        database.submit(engine, values("s", number=2), ["lyon"])
     assert (
         database.find(engine, str(one.number), "alice") == one
         and database.find(engine, str(other.number), "alice") is None

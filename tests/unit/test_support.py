@@ -17,7 +17,8 @@ from federation.disclosure import support as rules
 from federation.disclosure.rules import Rules
 from federation.disclosure.support import Side
 from federation.messages import Refusal, TaskId
-from nodes import functionals, sides, state_folder
+from nodes import functionals, link_table, sides, state_folder
+from nodes.link_table import LinkReport
 from nodes.site import Policy
 from strategies import registry, support
 from tests import federations
@@ -312,3 +313,34 @@ def test_every_column_of_every_analysis_stands_in_a_role(name: str) -> None:
     limits = task.analysis.limits(task)
     reads = any(step.arrays for step in limits.steps.values())
     assert bool(roles.steered) != (name in NOT_STEERED) if reads else roles.steered is None
+
+
+def test_what_the_table_of_a_link_tells_counts_for_its_columns(tmp_path: Path) -> None:
+    """Once for a link, whatever is asked of the linked people afterwards."""
+    site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
+    linked = replace(site.datasets["people"], link_numbers={"people": 2, "age": 4})
+    kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
+    for title in ("first", "second"):
+        study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}}, title=title)
+        assert federations.run(study, CONTRACT, [kept]).runs[TaskId("a")].result is not None
+    (given,) = functionals.given(
+        state_folder.open_ledger(kept.state), "people", federations.NOW.year
+    ).values()
+    assert given == {"people": 2, "age": 4, "y": 2, "dose": 2}
+
+
+def test_a_link_that_told_much_leaves_less_for_its_analyses(tmp_path: Path) -> None:
+    site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
+    linked = replace(site.datasets["people"], link_numbers={"y": 197})  # of 198, a third of 600
+    kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
+    study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}})
+    run_ = federations.run(study, CONTRACT, [kept]).runs[TaskId("a")]
+    assert run_.refusals["n0"].rule == "functionals"
+
+
+def test_withheld_numbers_of_a_links_table_are_not_counted() -> None:
+    row = {"linked": 40, "unlinked": 20, "mean_linked": 61.5, "mean_unlinked": None}
+    hidden = dict.fromkeys(row)
+    rows = [{"column": "age", **row}, {"column": "sex", **hidden}, {"column": "age", **row}]
+    report = LinkReport("n", 60, 40, 0.0, rows, [])
+    assert link_table.numbers(report) == {"age": 6, "sex": 0}

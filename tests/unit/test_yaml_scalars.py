@@ -434,6 +434,8 @@ THEIRS = (
     "string should",
     "value error",
     "ensure this",
+    "tuple[",
+    "function-",
 )
 
 
@@ -460,3 +462,56 @@ def test_a_wrong_value_of_any_key_is_said_in_our_words(
             except errors.InputError as error:
                 said.append(str(error))
     assert said and not [one for one in said if any(words in one.lower() for words in THEIRS)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: true",
+        "rows_per_person: true",
+        "columns: {v: {type: number, max_missing: true}}",
+        "columns: {v: {type: number, step: true}}",
+        "columns: {v: {type: array, shape: [true, 2], range: [0, 1]}}",
+        "columns: {v: {type: number, range: [false, true]}}",
+    ],
+)
+def test_true_is_no_number(text: str) -> None:
+    """pydantic reads true as 1."""
+    whole = "dataset: d\nversion: 1\nunit: visit\ncolumns: {v: {type: number}}\n"
+    kept = [line for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0]]
+    with pytest.raises(errors.ContractError, match=r"must be (a number, not true|two numbers)"):
+        federations.contract_of("\n".join([*kept, text]))
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "[0, ]",
+        "0-10",
+        "[0]",
+        "[0, 1, 2]",
+        "[a, b]",
+        "[0, 2026-01-01]",
+        "{low: 0}",
+        "['2026-02-30', 2027-01-01]",
+    ],
+)
+def test_a_range_that_is_no_pair_is_said_in_one_line(ends: str) -> None:
+    with pytest.raises(
+        errors.ContractError, match=r"columns\.v\.range: must be two numbers"
+    ) as said:
+        federations.contract_of(
+            f"dataset: d\nversion: 1\nunit: visit\ncolumns: {{v: {{type: number, range: {ends}}}}}"
+        )
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["levels: ['', b]", "levels: [a, 9], missing: [9]", "levels: ['1 ', b], missing: ['1']"],
+)
+def test_a_level_that_no_row_can_have_is_refused(column: str) -> None:
+    with pytest.raises(errors.ContractError, match="missing"):
+        federations.contract_of(
+            f"dataset: d\nversion: 1\nunit: visit\ncolumns: {{v: {{type: category, {column}}}}}"
+        )

@@ -134,6 +134,7 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
     left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
+    refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, people, left, refusal)
 
 
@@ -161,6 +162,7 @@ def _node_of_site(
     left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
+    refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, dataset.people, left, refusal)
 
 
