@@ -23,21 +23,25 @@ import sqlalchemy as sa
 from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from aggregator import database, enrolment, pki
-from aggregator.database import Party, Submitted
+from aggregator import database, enrolment, linked_studies, pki
+from aggregator.database import LinkedParties, Party, Submitted
+from aggregator.parcels import Address, FullError, Part
 from aggregator.rounds import check_secure_sum
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
 from federation import __version__, credentials, errors
 from federation import study as studies
+from federation.client import CLOCK_S, MAX_WAIT_S
 from federation.contract import Contract
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.study import Study
+from federation.tickets import REHEARSAL, ticket
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
 MAX_CALLS = 1000  # open at the same time; each connected node holds one
 QUIET_S, SEEN_S = 0.2, 5.0
+PARCEL_S = 5.0  # how long a call waits for a part that is not there yet
 REHEARSAL_S = 10.0
 LARGEST_CALL = 16 * 2**20
 NAMES = ("hdh.v1.Enrolment", "hdh.v1.Nodes", "hdh.v1.Coordination")
@@ -205,6 +209,8 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                     now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__
                 )
             )
+            for run in scheduler.ended(request.runs):
+                yield hub_pb2.Notice(ended=hub_pb2.Ended(run=run))
             for proposal in scheduler.open_proposals(node.name):
                 yield hub_pb2.Notice(proposal=proposal)
             yield from self._notices(node.name, notices, context)
@@ -261,6 +267,49 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             }
         )
 
+    # -- sealed messages of a link
+    @_told
+    def Put(self, request: hub_pb2.Parcel, context: grpc.ServicerContext) -> hub_pb2.Empty:
+        sender = self._party(request.study_hash, context)
+        address = Address(
+            request.study_hash, request.attempt, sender, request.receiver, request.kind
+        )
+        self._check_receiver(request.study_hash, request.receiver)
+        try:
+            self.scheduler.parcels.put(
+                address, request.number, Part(request.content, request.sha256, request.is_last)
+            )
+        except FullError:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the hub waits for parts to be taken; try again"
+            )
+        return hub_pb2.Empty()
+
+    @_told
+    def Take(
+        self, request: hub_pb2.ParcelRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.ParcelReply:
+        receiver = self._party(request.study_hash, context)
+        address = Address(
+            request.study_hash, request.attempt, request.sender, receiver, request.kind
+        )
+        part = self.scheduler.parcels.take(address, request.number, PARCEL_S)
+        if part is None:
+            return hub_pb2.ParcelReply()
+        return hub_pb2.ParcelReply(
+            is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
+        )
+
+    def _party(self, study_hash: str, context: grpc.ServicerContext) -> str:
+        """The calling node, if it takes part in a linked study that runs."""
+        node, _ = _caller(self.scheduler, context, "node")
+        self._check_receiver(study_hash, node.name)
+        return node.name
+
+    def _check_receiver(self, study_hash: str, name: str) -> None:
+        if name not in self.scheduler.parties_of_link(study_hash):
+            raise errors.RefusalError("this node takes part in no link of such a study that runs")
+
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
     """What differs in a contract that a node holds, in brackets; empty if the node did not send
@@ -277,15 +326,36 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self.scheduler = scheduler
 
     @_told
+    def Draft(
+        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.DraftReply:
+        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
+        study, contract = self._read(request, party)
+        asked, _ = self._asked(study, contract, request)
+        wait_s = request.deadline_s or self.scheduler.hub.file.deadline_h * 3600
+        if not 0 < wait_s <= MAX_WAIT_S:  # NaN is neither
+            raise errors.InputError(
+                f"the deadline for approvals is at most {MAX_WAIT_S / 86_400:.0f} days away"
+            )
+        number = REHEARSAL if request.rehearsal else self.scheduler.next_number()
+        return hub_pb2.DraftReply(number=number, nodes=asked, deadline=time.time() + wait_s)
+
+    @_told
     def Submit(
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.Status:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
-        study, contract = self._checked(request, party, certificate)
-        asked = self._asked(study, contract, request)
-        check_secure_sum(study, len(asked))
+        study, contract = self._read(request, party)
+        asked, link = self._asked(study, contract, request)
+        self._check_signed(request, party, certificate, study, contract)
+        check_secure_sum(study, len(asked) - study.other_parties)
         now = time.time()
+        if not now <= request.deadline <= now + MAX_WAIT_S + CLOCK_S:
+            raise errors.InputError(
+                f"study {study.study}: its deadline for approvals has passed; submit it again"
+            )
         values = {
+            "number": request.number,
             "study": study.study,
             "study_hash": study.hash,
             "coordinator": party.name,
@@ -294,13 +364,13 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             "certificate": certificate,
             "signature": request.signature.hex(),
             "submitted": now,
-            "deadline": now + (request.deadline_s or self.scheduler.hub.file.deadline_h * 3600),
+            "deadline": request.deadline,
+            "link": link.to_text() if link else "",
         }
         return self._status(self.scheduler.submit(values, asked))
 
-    def _checked(
-        self, request: hub_pb2.SubmitRequest, party: Party, certificate: str
-    ) -> tuple[Study, Contract]:
+    def _read(self, request: hub_pb2.SubmitRequest, party: Party) -> tuple[Study, Contract]:
+        """The study and the contract of a request of their coordinator, which fit each other."""
         study = studies.parse(request.study)
         try:
             contract = Contract.model_validate_json(request.contract)
@@ -313,24 +383,42 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"study {study.study}: its coordinator is {study.coordinator!r},"
                 f" but you are {party.name!r}; leave `coordinator` out"
             )
-        signer = credentials.signer_of_study(
-            certificate.encode(),
-            (self.scheduler.hub.pki / "ca.crt").read_bytes(),
+        linked_studies.check(study, contract, request.contracts)
+        analyses.plan(study, contract)
+        return study, contract
+
+    def _check_signed(
+        self,
+        request: hub_pb2.SubmitRequest,
+        party: Party,
+        certificate: str,
+        study: Study,
+        contract: Contract,
+    ) -> None:
+        """StudyError if the caller has not signed the ticket of this very run."""
+        authority = (self.scheduler.hub.pki / "ca.crt").read_bytes()
+        run = ticket(
+            credentials.authority_id(authority),
+            request.number,
             study.hash,
-            request.signature,
-            None,
+            contract.hash,
+            request.nodes,
+            request.deadline,
         )
-        if signer is None:
+        signer = credentials.signer_of_run(
+            certificate.encode(), authority, run, request.signature, None
+        )
+        if signer is None or signer[0] != party.name:
             raise errors.StudyError(
                 f"study {study.study}: its signature is not valid;"
                 " submit it with `hdh study submit`"
             )
-        analyses.plan(study, contract)
-        return study, contract
 
-    def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
+    def _asked(
+        self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest
+    ) -> tuple[list[str], LinkedParties | None]:
         """The nodes that the request names, or else all nodes that hold the dataset under this
-        contract."""
+        contract; of a study with a link, its parties."""
         nodes = {
             one.name: one
             for one in database.enrolled(self.scheduler.engine, "node")
@@ -342,6 +430,18 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"no node {unknown[0]!r} is enrolled here;"
                 f" the nodes are {', '.join(nodes) or 'none'}"
             )
+        if study.link is not None:
+            link = linked_studies.parties(study, request.contracts, nodes, request.nodes)
+            return sorted(link.roles), link
+        return self._holding(study, contract, request, nodes), None
+
+    def _holding(
+        self,
+        study: Study,
+        contract: Contract,
+        request: hub_pb2.SubmitRequest,
+        nodes: Mapping[str, Party],
+    ) -> list[str]:
         holding = [
             name
             for name, one in nodes.items()
@@ -444,15 +544,19 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.PlanReply:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
-        study, contract = self._checked(request, party, certificate)
-        asked = self._asked(study, contract, request)
+        study, contract = self._read(request, party)
+        self._check_signed(request, party, certificate, study, contract)
+        asked, link = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
             study=request.study,
             contract_hash=contract.hash,
             certificate=certificate,
             signature=request.signature,
-            nodes=len(asked),
+            nodes=asked,
+            deadline=request.deadline,
             rehearsal=True,
+            contracts=link.contracts if link else {},
+            roles=link.roles if link else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
         online = self.scheduler.connections.online()

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from federation.study import Study
 @dataclass(frozen=True)
 class Job:
     """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
-    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round."""
+    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest
+    of the ticket that the coordinator signed. `roles`: left, right or helper, by name, in a study
+    with a link."""
 
     study: Study
     contract: Contract
@@ -29,6 +31,8 @@ class Job:
     wait_s: float = 30.0
     timeout_s: float = 600.0
     notes: Sequence[str] = ()
+    run: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(folder: Path, name: str, job: Job) -> None:
@@ -40,6 +44,8 @@ def write(folder: Path, name: str, job: Job) -> None:
         "wait_s": job.wait_s,
         "timeout_s": job.timeout_s,
         "notes": list(job.notes),
+        "run": job.run,
+        "roles": dict(job.roles),
     }
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
@@ -55,6 +61,8 @@ def read(folder: Path, name: str) -> Job:
         values["wait_s"],
         values["timeout_s"],
         tuple(values["notes"]),
+        values["run"],
+        values["roles"],
     )
 
 
@@ -79,8 +87,12 @@ def read_result(folder: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def transcript(folder: Path, name: str) -> Path:
+    return folder / f"{name}.transcript.gz"
+
+
 def remove(folder: Path, name: str) -> None:
-    for kind in ("job.json", "round", "asked", "result.json"):
+    for kind in ("job.json", "round", "asked", "result.json", "transcript.gz"):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 

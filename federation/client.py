@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -23,16 +23,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from federation import contract as contracts
-from federation import credentials, errors
+from federation import credentials, datasets, errors
 from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
+from federation.tickets import REHEARSAL, RunTicket, ticket
 
 if TYPE_CHECKING:
     import pandas
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
+MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
+CLOCK_S = 300.0  # by which two clocks may differ
+GivenContract = Contract | Mapping[str, Contract] | Path | str | None
 LOCAL = "local"  # the coordinator of a study that names none
 
 
@@ -131,34 +135,41 @@ class Hub:
     def submit(
         self,
         study: Study | Path | str,
-        contract: Contract | Path | str | None = None,
+        contract: GivenContract = None,
         *,
         deadline_s: float = 0.0,
         nodes: Sequence[str] = (),
     ) -> Run:
         """Submits a study and asks the nodes for their approval.
 
-        `contract`: by default DATASET.yaml beside the study. `deadline_s`: how long the hub waits
+        The hub first drafts the run: its number, its nodes and its deadline. The signature covers
+        these, the study and the contract, so the nodes answer one run and no other.
+
+        `contract`: by default DATASET.yaml beside the study; of a study with a link, by dataset.
+        `deadline_s`: how long the hub waits
         for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
-            reply = stub.Submit(self._request(study, contract, deadline_s, nodes), timeout=60)
-        return Run(self, int(reply.number), reply.study)
+            request, drafted = self._drafted(stub, study, contract, deadline_s, nodes)
+            self._sign(request, drafted)
+            reply = stub.Submit(request, timeout=60)
+        return Run(self, drafted.number, reply.study)
 
     def plan(
         self,
         study: Study | Path | str,
-        contract: Contract | Path | str | None = None,
+        contract: GivenContract = None,
         *,
         nodes: Sequence[str] = (),
     ) -> Sequence[NodeState]:
         """The decision that each node would take; nothing runs."""
         with self._calls() as stub:
-            return _node_states(
-                stub.Plan(self._request(study, contract, 0.0, nodes), timeout=60).nodes
-            )
+            request, drafted = self._drafted(stub, study, contract, 0.0, nodes, rehearsal=True)
+            self._sign(request, replace(drafted, number=REHEARSAL))
+            return _node_states(stub.Plan(request, timeout=60).nodes)
 
     def datasets(self) -> Sequence[Held]:
-        """The datasets that the nodes hold, each with its contract. A node that has not said what it holds is left out."""
+        """The datasets that the nodes hold, each with its contract. Nodes that have not announced
+        any are left out."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
@@ -199,38 +210,63 @@ class Hub:
     ) -> None:
         self.close()
 
-    def _request(
+    def _drafted(
         self,
+        stub: Any,
         study: Study | Path | str,
-        contract: Contract | Path | str | None,
+        contract: GivenContract,
         deadline_s: float,
         nodes: Sequence[str],
-    ) -> Any:
+        *,
+        rehearsal: bool = False,
+    ) -> tuple[Any, RunTicket]:
+        """An unsigned request, and the run that the hub drafts for it.
+
+        SetupError if the hub drafts other nodes than were asked for, or a later deadline."""
         from federation.rpc import hub_pb2
 
-        loaded, loaded_contract = self._loaded(study, contract)
-        signature = credentials.sign_study(self.party.key, loaded.hash)
-        return hub_pb2.SubmitRequest(
+        loaded, loaded_contract, several = self._loaded(study, contract)
+        request = hub_pb2.SubmitRequest(
             study=loaded.model_dump_json(),
             contract=loaded_contract.canonical(),
-            signature=signature,
             deadline_s=deadline_s,
             nodes=nodes,
+            rehearsal=rehearsal,
+            contracts={name: one.canonical() for name, one in several.items()},
         )
+        draft = stub.Draft(request, timeout=60)
+        hub = credentials.authority_id(self.party.authority)
+        drafted = ticket(
+            hub, draft.number, loaded.hash, loaded_contract.hash, draft.nodes, draft.deadline
+        )
+        _check_draft(drafted, nodes, deadline_s)
+        return request, drafted
+
+    def _sign(self, request: Any, drafted: RunTicket) -> None:
+        request.ClearField("nodes")
+        request.nodes.extend(drafted.nodes)
+        request.number, request.deadline = drafted.number, drafted.deadline
+        request.signature = credentials.sign_run(self.party.key, drafted)
 
     def _loaded(
-        self, study: Study | Path | str, contract: Contract | Path | str | None
-    ) -> tuple[Study, Contract]:
-        """The study in this coordinator's name, and its contract."""
+        self, study: Study | Path | str, contract: GivenContract
+    ) -> tuple[Study, Contract, Mapping[str, Contract]]:
+        """The study in this coordinator's name, its contract, and of a study with a link the
+        contracts of its datasets."""
         folder = None
         if not isinstance(study, Study):
             path = Path(study)
             study, folder = studies.load(path)[0], path.parent
-        if not isinstance(contract, Contract):
-            contract = _load_contract(study, contract, folder)
         if study.coordinator == LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
-        return study, contract
+        if study.datasets:
+            several = _load_contracts(study, contract, folder)
+            return study, datasets.contract_of(study, several), several
+        if isinstance(contract, Mapping):
+            contract = contract[study.dataset]
+        if not isinstance(contract, Contract):
+            contract = _load_contract(study, contract, folder)
+        return study, contract, {}
 
     @contextmanager
     def _calls(self) -> Iterator[Any]:
@@ -244,13 +280,36 @@ class Hub:
             raise credentials.hub_error(error, self.party.api) from None
 
 
+def _check_draft(drafted: RunTicket, nodes: Sequence[str], deadline_s: float) -> None:
+    latest = time.time() + (deadline_s or MAX_WAIT_S) + CLOCK_S
+    if (nodes and drafted.nodes != tuple(sorted(set(nodes)))) or not drafted.deadline <= latest:
+        raise errors.SetupError(
+            "the hub drafted a run with other nodes or a later deadline than you asked for, and "
+            "nothing was signed; check this machine's clock, or ask the hub's operator"
+        )
+
+
+def _load_contracts(
+    study: Study, given: GivenContract, folder: Path | None
+) -> Mapping[str, Contract]:
+    """Of each dataset of a study: as given by name, or NAME.yaml in the study's folder."""
+    if study.link is None:
+        raise errors.StudyError(
+            f"study {study.study}: a study of several datasets without a link runs in `hdh "
+            "simulate` only; submit one study for each dataset"
+        )
+    if isinstance(given, Mapping):
+        return given
+    if folder is None or given is not None:
+        raise errors.StudyError(
+            f"study {study.study}: it has a contract for each of {', '.join(study.datasets)}; put "
+            "them beside the study as NAME.yaml"
+        )
+    return {name: contracts.load(folder / f"{name}.yaml") for name in study.datasets}
+
+
 def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:
     """The contract at the path given, or DATASET.yaml in the study's folder."""
-    if study.datasets:
-        raise errors.StudyError(
-            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the hub does "
-            "not carry its messages yet"
-        )
     file = f"{study.dataset}.yaml"
     path = Path(given) if given is not None else folder / file if folder is not None else None
     if path is None or not path.exists():

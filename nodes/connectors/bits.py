@@ -86,14 +86,16 @@ class Bits:
     def has(self, places: Ints) -> Flags:
         """(n_places,): is each place in the set?"""
         bits = self.words[places >> 6] >> (places.astype(np.uint64) & LAST)
-        return (bits & np.uint64(1)).astype(np.bool_)
+        flags: Flags = (bits & np.uint64(1)).astype(np.bool_)
+        return flags
 
     def count_before(self, places: Ints) -> Ints:
         """(n_places,): how many places of the set lie before each place."""
         below = (np.uint64(1) << (places.astype(np.uint64) & LAST)) - np.uint64(1)
         words = places >> 6
         within = np.bitwise_count(self.words[words] & below).astype(np.int64)
-        return self._counts[words] + within
+        counts: Ints = self._counts[words] + within
+        return counts
 
     @cached_property
     def _counts(self) -> Ints:

@@ -1,8 +1,9 @@
 """The structure of a CSV file under RFC 4180, checked over the whole file before DuckDB reads it.
 
-Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record below it needs
-as many fields as the header; a value that holds a delimiter, a quote or a line ending is quoted as a whole, with its
-quotes doubled. The records are counted, so that the rows that DuckDB reads can be compared with the file.
+Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record
+below it needs as many fields as the header; a value that holds a delimiter, a quote or a line
+ending is quoted as a whole, with its quotes doubled. The records are counted, so that the rows that
+DuckDB reads can be compared with the file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +31,22 @@ DELIMITERS = ",;\t|"
 LF, CR, QUOTE = 10, 13, 34
 BLOCK_BYTES = 1 << 19  # the arrays of a block fit the processor's cache
 MAX_RECORD_BYTES = 1 << 26
+MAX_VALUE_BYTES = 2_000_000  # of one record, which DuckDB holds in a buffer of sixteen of them
 MAX_PROBLEMS = 5  # named one by one; the others are counted
 NOT_UTF8 = (
     "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
 )
+TOO_LONG = (
+    "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
+)
+_ENDINGS = {"CR": b"\r", "LF": b"\n", "CRLF": b"\r\n"}
+QUOTES_AND_SPACES = {ord(character): None for character in '" '}
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 class MalformedCsvError(ValueError):
-    """The file is not one table. `problems`: one sentence for each, with its line and no value of a row."""
+    """The file is not one table.
+    `problems`: one sentence for each, with its line and no value of a row."""
 
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = problems
@@ -47,8 +55,8 @@ class MalformedCsvError(ValueError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the producer declares. `delimiter`: None, if the header shows it. `first_line`: the number of the header's
-    line in the producer's file."""
+    """What the producer declares. `delimiter`: None if the header shows it. `first_line`: the
+    number of the header's line in the producer's file."""
 
     delimiter: str | None = None
     first_line: int = 1
@@ -56,7 +64,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Header:
-    """`names`: the columns, spelled canonically, in the order of the file. `lengths`: bytes of the BOM and the record."""
+    """`names`: the columns, canonically spelled, in file order.
+    `lengths`: bytes of the BOM and the record."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -66,9 +75,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end
-    alike? `types`: of the columns, by their place in the header, that DuckDB may read in their own type;
-    `options`: DuckDB's, for those types."""
+    """How to read a whole file. `records`: rows below the header. `one_ending`: do all records end
+    alike? Where they do not, DuckDB loses letters, and reads the copy that
+    `write_with_one_ending` makes. `types`: of the columns, by their place in the header, that
+    DuckDB may read in their own type; `options`: DuckDB's, for those types."""
 
     header: Header
     records: int
@@ -78,22 +88,22 @@ class Layout:
 
     def relation(self, path: Path, types: Mapping[int, str] | None = None) -> str:
         """The SQL of the file's rows, its columns under their places, as text except those of
-        `types`; with an option for everything that DuckDB would guess otherwise. Files with several
-        kinds of line endings are read by one thread."""
+        `types`; with an option for everything that DuckDB would guess otherwise."""
         header, types = self.header, types or {}
         raw = ", ".join(f"'c{i}': '{types.get(i, 'VARCHAR')}'" for i in range(len(header.names)))
-        strict = "true" if self.one_ending else "false"
         options = (
-            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
-            f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
-            f"strict_mode = {strict}, parallel = {strict}, columns = {{{raw}}}"
+            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, "
+            "quote = '\"', escape = '\"', comment = '', skip = 0, nullstr = '', "
+            "null_padding = false, ignore_errors = false, strict_mode = true, parallel = true, "
+            f"max_line_size = {MAX_VALUE_BYTES}, columns = {{{raw}}}"
             f"{self.options if types else ''}"
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
 
 def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
-    """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
+    """The header line. `expected`: the contract's columns;
+    they decide where it holds several delimiters."""
     with _opened(path) as stream:
         return _header(next(_blocks(stream), b""), expected, dialect)
 
@@ -111,7 +121,7 @@ def inspect(
         first = next(blocks, b"")
         header = _header(first, expected, dialect)
         planned = plan(header.names)
-        scan = _Scan(header, planned.rules)
+        scan = _Scan(header, planned.rules, endings={_ending(first[: sum(header.lengths)])})
         above = _count_lines(first[: sum(header.lengths)])
         scan.check(first[sum(header.lengths) :], line=dialect.first_line + above)
         for block in blocks:
@@ -134,19 +144,40 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces, each of which ends where a record ends; the last piece gets a line ending if it lacks one."""
-    rest = b""
+    """The file in pieces, each of which ends where a record ends; the last piece gets the file's
+    line ending if it lacks one."""
+    rest, ending = b"", b"\n"
     try:
         while piece := stream.read(BLOCK_BYTES):
             rest += piece
             end = len(rest) if len(rest) > MAX_RECORD_BYTES else _last_end(rest)
             if end:
                 yield rest[:end]
+                ending = _ENDINGS[_ending(rest[:end])]
                 rest = rest[end:]
     except (EOFError, zlib.error):
         raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
     if rest:
-        yield rest if rest.endswith((b"\n", b"\r")) else rest + b"\n"
+        if b"\n" in rest or b"\r" in rest:
+            ending = _ENDINGS["CRLF" if b"\r\n" in rest else "LF" if b"\n" in rest else "CR"]
+        yield rest if rest.endswith((b"\n", b"\r")) else rest + ending
+
+
+def _ending(record: bytes) -> str:
+    return "CRLF" if record.endswith(b"\r\n") else "CR" if record.endswith(b"\r") else "LF"
+
+
+def write_with_one_ending(path: Path, copy: Path) -> None:
+    """A copy whose records all end with LF. Line endings inside quotes are values, and stay."""
+    with _opened(path) as stream, copy.open("wb") as out:
+        for block in _blocks(stream):
+            text = Text(block, DELIMITERS[0])
+            quoted = text.of('"').odd()
+            outside = (text.of("\r\n") - quoted).places()
+            ends = (_ends(text) - quoted).places()
+            changed = text.array.copy()
+            changed[ends] = LF
+            out.write(np.delete(changed, np.setdiff1d(outside, ends)).tobytes())
 
 
 def _last_end(block: bytes) -> int:
@@ -177,9 +208,15 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     bom = len(BOM) if block.startswith(BOM) else 0
     record = _first_record(block[bom:])
     content = record.rstrip(b"\r\n")
+    if content.lower().startswith(b"sep="):
+        raise MalformedCsvError(
+            f"{first} tells a spreadsheet the delimiter: write `read: {{skip: 1}}`,"
+            " or remove the line"
+        )
     if not content:
         raise MalformedCsvError(
-            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines above them"
+            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines "
+            "above them"
         )
     try:
         line = content.decode("utf-8")
@@ -193,8 +230,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
-            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
-            "write `read: {delimiter: ...}`, or use the contract's column names"
+            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the "
+            "delimiter: write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
 
@@ -202,9 +239,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
 def _first_record(block: bytes) -> bytes:
     """The bytes up to the first line ending outside quotes, with it."""
     text = Text(block, DELIMITERS[0])
-    ends = _ends(text)
-    outside = ends[~text.of('"').odd().has(ends)]
-    return block[: int(outside[0]) + 1] if len(outside) else block
+    ends = (_ends(text) - text.of('"').odd()).places()
+    return block[: int(ends[0]) + 1] if len(ends) else block
 
 
 def _delimiters(line: str) -> list[str]:
@@ -223,12 +259,11 @@ def _names(line: str, delimiter: str, first: str) -> tuple[str, ...]:
     return tuple(map(text.canonical, names))
 
 
-def _ends(text: Text) -> Ints:
-    """(n_ends,): the last byte of each line ending: LF, CRLF, or CR alone."""
-    ends = text.of("\n")
-    if b"\r" in text.block:
-        ends |= text.of("\r") - ends.before(1)
-    return ends.places()
+def _ends(text: Text) -> Bits:
+    """The last byte of each line ending: LF, CRLF, or CR alone."""
+    if b"\r" not in text.block:
+        return text.of("\n")
+    return text.of("\n") | (text.of("\r") - text.of("\n").before(1))
 
 
 @dataclass
@@ -248,31 +283,31 @@ class _Scan:
     def check(self, block: bytes, line: int) -> None:
         """`line`: the number of the block's first line."""
         text = Text(block, self.header.delimiter)
-        array, delimiters, ends = text.array, text.of(text.delimiter), _ends(text)
-        outside, misplaced = ends, []
+        array, delimiters, lines = text.array, text.of(text.delimiter), _ends(text).places()
+        ends, misplaced = lines, []
         if b'"' in block:
             misplaced = _bad_quotes(text)
             quoted = text.of('"').odd()
-            delimiters, outside = delimiters - quoted, ends[~quoted.has(ends)]
-        found = [*_bad_text(block), *self._repeated_headers(block)]
+            delimiters, ends = delimiters - quoted, lines[~quoted.has(lines)]
+        found = _bad_text(block)
         if not misplaced:  # else the quotes say nothing reliable about the fields
-            counts = delimiters.count_before(outside)
-            found += self._widths(array, outside, np.diff(counts, prepend=0) + 1)
-            self._keep_texts(text, delimiters, outside)
+            counts = delimiters.count_before(ends)
+            found += self._widths(array, ends, np.diff(counts, prepend=0) + 1)
+            found += self._joined(block, array, ends)
+            self._keep_texts(text, delimiters, ends)
         for at, problem in sorted([*found, *misplaced[:1]]):
             self.broken += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(f"line {line + int(np.searchsorted(ends, at))}: {problem}")
-        self.next_line = line + len(ends)
+                self.problems.append(f"line {line + int(np.searchsorted(lines, at))}: {problem}")
+        self.next_line = line + len(lines)
 
     def _keep_texts(self, text: Text, delimiters: Bits, ends: Ints) -> None:
         """`ends` (n_records,): the last byte of each record."""
         for rule in self.rules:
             if rule.columns <= self.texts or not text.of(rule.marks):
                 continue
-            broken = rule.broken(text)
-            if broken:
-                places = broken.places()
+            places = rule.broken(text).places()
+            if len(places):
                 first = np.concatenate([[0], delimiters.count_before(ends)])
                 before = first[np.searchsorted(ends, places)]
                 columns = np.bincount(delimiters.count_before(places) - before)
@@ -286,10 +321,15 @@ class _Scan:
         starts = np.where(off > 0, ends[off - 1] + 1, 0)
         blank = (widths[off] == 1) & (_lengths(array, starts, ends[off]) == 0)
         self.records += len(ends) - (int(blank.sum()) if width > 1 else 0)
+        long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_VALUE_BYTES)
+        found = [(int(ends[at - 1] + 1) if at else 0, TOO_LONG) for at in long.tolist()]
         if width == 1:
-            empty = "an empty line, which could be a missing value or none: write a missing code, or remove the line"
-            return [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
-        return self._wrong(starts[~blank], widths[off][~blank])
+            empty = (
+                "an empty line, which could be a missing value or none: write a missing code, "
+                "or remove the line"
+            )
+            return found + [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
+        return found + self._wrong(starts[~blank], widths[off][~blank])
 
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
@@ -307,27 +347,45 @@ class _Scan:
         kinds = {"CR": ~is_lf, "CRLF": is_lf & has_cr, "LF": is_lf & ~has_cr}
         self.endings |= {kind for kind, here in kinds.items() if here.any()}
 
-    def _repeated_headers(self, block: bytes) -> list[tuple[int, str]]:
-        """A second header comes from exports written one after the other into the file."""
-        header = self.header
-        plain = header.delimiter.join(header.names).encode()
-        quoted = header.delimiter.join(f'"{name}"' for name in header.names).encode()
-        lines = {header.record, plain, quoted} if b'"' in block else {header.record, plain}
-        places = {at for line in lines for at in _lines_equal(block, line)}
-        return [(at, "the header stands here again: leave it out") for at in places]
+    def _joined(self, block: bytes, array: Bytes, ends: Ints) -> list[tuple[int, str]]:
+        """The places where another file begins, which was written behind the first: at its header,
+        whose columns may have another order, or at its byte order mark. `ends` (n_records,)."""
+        starts = np.concatenate([np.zeros(1, np.int64), ends + 1])[: len(ends)]
+        lengths = _lengths(array, starts, ends)
+        found = []
+        for at in self._like_the_header(array, starts, lengths).tolist():
+            record = block[starts[at] : starts[at] + lengths[at]]
+            if self._names_in_order(record) == self._names_in_order(self.header.record):
+                found.append((int(starts[at]), "the header stands here again: leave it out"))
+            elif record.startswith(BOM):
+                found.append((int(starts[at]), "a second file begins here: keep the files apart"))
+        return found
+
+    def _like_the_header(self, array: Bytes, starts: Ints, lengths: Ints) -> Ints:
+        """The records that begin and end with letters of the header's names, and are about as
+        long."""
+        names = [name.encode() for name in self.header.names]
+        size = sum(map(len, names)) + len(names)
+        places = np.flatnonzero((2 * lengths >= size) & (lengths <= 2 * size + 4 * len(names)))
+        firsts, lasts = array[starts[places]], array[(starts + lengths - 1)[places]]
+        first = _either_case(name[:1] for name in names)
+        last = _either_case(name[-1:] for name in names)
+        alike = np.isin(firsts, first) & np.isin(lasts, last)
+        marked = np.flatnonzero((lengths > len(BOM)) & (array[starts] == BOM[0]))
+        return np.union1d(places[alike], marked)
+
+    def _names_in_order(self, record: bytes) -> Sequence[str]:
+        """The fields sorted, without quotes, spaces and, where there are several, capitals: other
+        exports write others."""
+        content = text.canonical(record.removeprefix(BOM).decode("utf-8", "replace"))
+        fields = content.translate(QUOTES_AND_SPACES).split(self.header.delimiter)
+        return sorted(field.casefold() for field in fields) if len(fields) > 1 else fields
 
 
-def _lines_equal(block: bytes, line: bytes) -> Iterator[int]:
-    at = block.find(line)
-    while at >= 0:
-        after = at + len(line)
-        if (at == 0 or block[at - 1] in (LF, CR)) and block[after : after + 1] in (
-            b"\n",
-            b"\r",
-            b"",
-        ):
-            yield at
-        at = block.find(line, after)
+def _either_case(letters: Iterable[bytes]) -> list[int]:
+    """The bytes with which a name may begin or end, in quotes and among spaces too."""
+    cases = b"".join(letter.lower() + letter.upper() for letter in letters)
+    return [*cases, *b'" \xef', *b",;\t|"]
 
 
 def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
@@ -375,7 +433,8 @@ def _misplaced(array: Bytes, quotes: Ints, delimiter: str) -> list[tuple[int, st
     found += [
         (
             int(at),
-            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+            "a quoted value opens here, and text follows its closing quote: double the quotes "
+            "inside it",
         )
         for at in follows
     ]

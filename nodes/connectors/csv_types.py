@@ -1,8 +1,8 @@
 """The columns of a CSV file that DuckDB reads in their own types: those whose bytes show that it
 reads each value as `reading` and `contract_sql` would. The others are read as texts.
 
-DuckDB takes 1_000 for 1000, 1 00,5 for 100.5 and 7/5/23 for the year 23. A rule finds such
-spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at all ends
+DuckDB takes 1_000 for 1000, +-5 for -5, 1 00,5 for 100.5 and 7/5/23 for the year 23. A rule
+finds such spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at all ends
 its reading, and the caller reads that column again as a text."""
 
 from __future__ import annotations
@@ -144,7 +144,10 @@ def _day(dataset: Dataset) -> reading.DateFormat | None:
 
 def _options(dataset: Dataset) -> str:
     day, read = _day(dataset), dataset.read
-    options = {"decimal_separator": read.decimal, "thousands": read.thousands}
+    options: dict[str, str | None] = {
+        "decimal_separator": read.decimal,
+        "thousands": read.thousands,
+    }
     if day is not None:
         options["dateformat"] = "".join(DIRECTIVES.get(piece, piece) for piece in day.pieces)
     return "".join(f", {key} = {quote_text(value)}" for key, value in options.items() if value)
@@ -157,6 +160,7 @@ def _rules(dataset: Dataset, types: Mapping[int, str]) -> Iterable[Rule]:
     decimal, thousands = dataset.read.decimal, dataset.read.thousands
     if numbers:
         yield Rule("_", numbers, _underscored)
+        yield Rule("+", numbers, lambda text: text.of("+") & text.of("-").before(1))
     if numbers and thousands is not None:
         yield Rule(thousands, numbers, lambda text: _ungrouped(text, thousands, decimal))
         yield Rule("eE", numbers, lambda text: _exponents(text, decimal))

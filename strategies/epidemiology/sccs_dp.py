@@ -131,6 +131,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         noise=score_sd,
         z=z,
         least=newton_dp.SURE * information_sd * math.sqrt(len(information)),
+        is_clear=counting.expects_model(people // 5, noise(rounds(task)[-1], "people")),
     )
 
 

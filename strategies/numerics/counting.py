@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
+from federation import errors
 from federation.arrays import Ints
 from federation.cohort import Cohort, Tally
 from federation.messages import Part
@@ -30,6 +31,9 @@ UNREAD = (
     " ask the producers to run `hdh node check`"
 )
 SURE = 5.0  # a count is clear of the noise above this many standard deviations
+# The same for the rows of a model, whose information must stand clear of its own noise as well.
+# Noise alone passes here once in 741 runs.
+SURE_OF_MODEL = 3.0
 
 
 def people(cohort: Cohort, keep: Any) -> dict[str, Ints]:
@@ -149,6 +153,24 @@ def unread(total: Total) -> list[str]:
     if missing <= max(rows, SURE * noise):
         return []
     return [UNREAD.format(share=100 * missing / (rows + missing))]
+
+
+def check_model_rows(total: Total, name: str) -> None:
+    """ModelError if the rows of the model `name` do not stand clear of the noise in their number:
+    its estimates would then be made of noise."""
+    people, *_ = total.sums["people"].tolist()
+    if people <= SURE_OF_MODEL * math.sqrt(total.noise["people"]):
+        raise errors.ModelError(
+            f"{name}: the number of complete rows does not stand clear of its noise; widen the"
+            " cohort, give the analysis more budget, or ask the producers to run `hdh node check`,"
+            " since a value that a node cannot read makes its row incomplete"
+        )
+
+
+def expects_model(people: int, count_noise: float) -> bool:
+    """Whether `check_model_rows` should pass for so many people. `count_noise`: the standard
+    deviation of the noise in their number."""
+    return people > SURE_OF_MODEL * count_noise
 
 
 def _tally_of(total: Total) -> str:

@@ -21,7 +21,7 @@ from federation.messages import State
 from federation.results import Row
 from strategies import admissible
 from strategies.admissible import Array, Step
-from strategies.numerics import newton
+from strategies.numerics import counting, newton
 from strategies.numerics.newton import Mask, Scaling
 from strategies.protocol import AnyTask, HubState, Noise, Total
 
@@ -102,6 +102,7 @@ def advance(
     eigenvalues, U = np.linalg.eigh(information)
     floor = SURE * math.sqrt(spread * p)
     if number == rounds - 1:
+        counting.check_model_rows(total, task.name)
         if eigenvalues[0] < floor or not eigenvalues[0] > 0:
             raise errors.ModelError(too_noisy(task, names[int(np.argmax(np.abs(U[:, 0])))]))
         return _fit(late, information, spread, support)
@@ -227,17 +228,20 @@ def forecast_rows(
     noise: float,
     z: float,
     least: float,
+    is_clear: bool,
 ) -> list[Row]:
     """The intervals to expect. information (p,): on each scaled coefficient. noise: standard
-    deviation of the noise on the score. The `width` is null if an information is below `least`,
-    because there will then be no estimate."""
+    deviation of the noise on the score. The `width` is null if an information is below `least`, or
+    unless `is_clear`: the number of rows is expected to stand clear of its noise. There will then
+    be no estimate."""
     L = newton.unscale(names, scaling, intercept)
     sampling, noised = 1 / information, (noise / information) ** 2
+    is_shown = is_clear and bool((information >= least).all())
     rows: list[Row] = []
     for name, row in zip(names, L, strict=True):
         sampling_sd = math.sqrt(float(row**2 @ sampling))
         noise_sd = math.sqrt(float(row**2 @ noised))
-        width = 2 * z * math.hypot(sampling_sd, noise_sd) if (information >= least).all() else None
+        width = 2 * z * math.hypot(sampling_sd, noise_sd) if is_shown else None
         rows.append(
             {"what": name, "sampling_sd": sampling_sd, "noise_sd": noise_sd, "width": width}
         )

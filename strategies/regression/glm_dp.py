@@ -295,6 +295,7 @@ def _linear(total: Total, task: Task[Options, Plan]) -> Result:
     M = newton_dp.unpack(total.sums["moments"], support)
     A, c, variance = M[:p, :p], M[:p, p], total.noise["moments"]
     eigenvalues, U = np.linalg.eigh(A)
+    counting.check_model_rows(total, task.name)
     if eigenvalues[0] < max(newton_dp.SURE * math.sqrt(variance * p), 1e-9):
         raise errors.ModelError(
             newton_dp.too_noisy(task, plan.names[int(np.argmax(np.abs(U[:, 0])))])
@@ -365,6 +366,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         noise=score,
         z=z,
         least=least,
+        is_clear=counting.expects_model(people, noise(rounds(task)[-1], "people")),
     )
 
 

@@ -201,6 +201,7 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
         noise=score_sd,
         z=z,
         least=newton_dp.SURE * information_sd * root_size,
+        is_clear=counting.expects_model(people, noise(rounds(task)[-1], "people")),
     )
 
 

@@ -16,10 +16,12 @@ from federation import study as studies
 from federation.cli.actions import mappings, node_setup, tables
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import daemon, functionals, sides, state_folder
+from nodes import daemon, functionals, link_proposals, sides, state_folder
 from nodes.approvals import Proposed, Verdict
 from nodes.sides import Sides
 from nodes.site import Site
+
+UNPRINTED = ("written", "ticket", "deadline")
 
 
 def show_all(path: Path, output: str) -> None:
@@ -27,7 +29,11 @@ def show_all(path: Path, output: str) -> None:
     studies = node_setup.approvals(state).all()
     if output == "json":
         documents = [
-            {key: value for key, value in vars(study).items() if key != "written"}
+            {
+                "run": study.run,
+                **vars(study.ticket),
+                **{key: value for key, value in vars(study).items() if key not in UNPRINTED},
+            }
             for study in studies
         ]
         print(json.dumps(documents, indent=2, ensure_ascii=False))
@@ -37,10 +43,11 @@ def show_all(path: Path, output: str) -> None:
         console.print("No study has been proposed to this node yet.")
         return
     table = tables.plain(
-        "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
+        "number", "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
     )
     for study in studies:
         table.add_row(
+            str(study.ticket.number),
             study.study,
             study.study_hash[:12],
             study.coordinator,
@@ -71,23 +78,53 @@ def _decision(study: Proposed) -> str:
 def show(path: Path, name: str) -> None:
     site, state = node_setup.site_and_state(path)
     proposed = node_setup.approvals(state).find(name)
-    print(f"# hash {proposed.study_hash}")
-    print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
-    print(f"# sent to {proposed.nodes - 1} other nodes")
+    for line in _signed(proposed):
+        print(f"# {line}")
     for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
         print(f"# {line}")
     study = studies.parse(proposed.written)
-    for line in costs(study, site, proposed.nodes):
+    for line in _link_lines(study, proposed, site):
+        print(f"# {line}")
+    for line in costs(study, site, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
     _show_sides(study, site)
     _show_given(study, site)
 
 
+def _link_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
+    """Of a linked study: with whom, which columns go, and what each party learns."""
+    if study.link is None:
+        return []
+    try:
+        proposal = link_proposals.read(study, proposed.ticket, proposed.link)
+    except errors.StudyError as reason:
+        return [f"the link cannot be read: {reason}"]
+    return link_proposals.describe(proposal, site)
+
+
+def _signed(proposed: Proposed) -> list[str]:
+    """All that the coordinator signed beside the study."""
+    ticket = proposed.ticket
+    deadline = datetime.fromtimestamp(proposed.deadline, UTC).isoformat(" ", "minutes")
+    return [
+        f"hash {ticket.study_hash}",
+        f"signed by {proposed.coordinator} with key {proposed.key_id}",
+        f"for one run: number {ticket.number} at the hub of authority {ticket.hub}",
+        f"contract {ticket.contract_hash}",
+        f"nodes {', '.join(ticket.nodes)}",
+        f"deadline for approvals {deadline}",
+    ]
+
+
 def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
+    if study.link is not None:
+        print("# Conditions over linked people are counted when the study runs, before it answers")
+        return
     print(
-        "# People of this node on each side of every expression of the study (never sent to the hub)"
+        "# People of this node on each side of every expression of the study (never sent to the "
+        "hub)"
     )
     try:
         counted = sides.of_study(study, site)
@@ -125,9 +162,11 @@ def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
 
 def costs(study: Study, site: Site, nodes: int) -> list[str]:
     """The cost of the study to one person, here and over all nodes; nothing in exact mode."""
-    if study.privacy.mode != "dp" or study.dataset not in site.datasets:
+    named = sorted(study.datasets) or [study.dataset]
+    held = next((name for name in named if name in site.datasets), None)
+    if study.privacy.mode != "dp" or held is None:
         return []
-    contract, privacy = site.datasets[study.dataset].contract, study.privacy
+    contract, privacy = site.datasets[held].contract, study.privacy
     factor = contract.max_nodes_of_person(nodes)
     over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
     lines = [
@@ -135,7 +174,7 @@ def costs(study: Study, site: Site, nodes: int) -> list[str]:
         f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
         f"epsilon {over_nodes:.3f}",
     ]
-    if shared := site.datasets_sharing_account(study.dataset):
+    if shared := site.datasets_sharing_account(held):
         lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
     return lines
 
@@ -150,11 +189,15 @@ def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None)
         verdict,
         study=study.study,
         study_hash=study.study_hash,
+        run=study.run,
         coordinator=study.coordinator,
         by=decided_by,
         why=reason,
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    proposals.decide(study.study_hash, verdict, reason, decided_by, now)
+    proposals.decide(study.run, verdict, reason, decided_by, now)
     later = "" if daemon.is_running(state) else "; the hub will learn it when the node runs"
-    print(f"{study.study} ({study.study_hash[:12]}) is {verdict} by {decided_by}{later}")
+    print(
+        f"{study.study} (number {study.ticket.number}, {study.study_hash[:12]}) is {verdict} "
+        f"by {decided_by}{later}"
+    )
