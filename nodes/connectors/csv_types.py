@@ -2,8 +2,8 @@
 reads each value as `reading` and `contract_sql` would. The others are read as texts.
 
 DuckDB takes 1_000 for 1000, +-5 for -5, 1 00,5 for 100.5 and 7/5/23 for the year 23. A rule
-finds such spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at all ends
-its reading, and the caller reads that column again as a text."""
+finds such spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at
+all ends its reading, and the caller reads that column again as a text."""
 
 from __future__ import annotations
 
