@@ -63,7 +63,8 @@ def take(dataset: Dataset, storage: Storage) -> Sample:
     if "://" not in dataset.source:
         chosen, paths = formats.of(replace(dataset, read=AS_IT_IS))
         if chosen.name == "CSV":
-            return _of_text(paths[0], dataset.headers)
+            with csv_source.problems_named(dataset):
+                return _of_text(paths[0], dataset.headers)
     return _of_rows(dataset, storage)
 
 
