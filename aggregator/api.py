@@ -30,9 +30,11 @@ from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
 from federation import __version__, credentials, errors
 from federation import study as studies
+from federation.client import CLOCK_S, MAX_WAIT_S
 from federation.contract import Contract
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.study import Study
+from federation.tickets import REHEARSAL, ticket
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -205,6 +207,8 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                     now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__
                 )
             )
+            for run in scheduler.ended(request.runs):
+                yield hub_pb2.Notice(ended=hub_pb2.Ended(run=run))
             for proposal in scheduler.open_proposals(node.name):
                 yield hub_pb2.Notice(proposal=proposal)
             yield from self._notices(node.name, notices, context)
@@ -277,15 +281,36 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self.scheduler = scheduler
 
     @_told
+    def Draft(
+        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.DraftReply:
+        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
+        study, contract = self._read(request, party)
+        asked = self._asked(study, contract, request)
+        wait_s = request.deadline_s or self.scheduler.hub.file.deadline_h * 3600
+        if not 0 < wait_s <= MAX_WAIT_S:  # NaN is neither
+            raise errors.InputError(
+                f"the deadline for approvals is at most {MAX_WAIT_S / 86_400:.0f} days away"
+            )
+        number = REHEARSAL if request.rehearsal else self.scheduler.next_number()
+        return hub_pb2.DraftReply(number=number, nodes=asked, deadline=time.time() + wait_s)
+
+    @_told
     def Submit(
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.Status:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
-        study, contract = self._checked(request, party, certificate)
+        study, contract = self._read(request, party)
         asked = self._asked(study, contract, request)
+        self._check_signed(request, party, certificate, study, contract)
         check_secure_sum(study, len(asked))
         now = time.time()
+        if not now <= request.deadline <= now + MAX_WAIT_S + CLOCK_S:
+            raise errors.InputError(
+                f"study {study.study}: its deadline for approvals has passed; submit it again"
+            )
         values = {
+            "number": request.number,
             "study": study.study,
             "study_hash": study.hash,
             "coordinator": party.name,
@@ -294,13 +319,12 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             "certificate": certificate,
             "signature": request.signature.hex(),
             "submitted": now,
-            "deadline": now + (request.deadline_s or self.scheduler.hub.file.deadline_h * 3600),
+            "deadline": request.deadline,
         }
         return self._status(self.scheduler.submit(values, asked))
 
-    def _checked(
-        self, request: hub_pb2.SubmitRequest, party: Party, certificate: str
-    ) -> tuple[Study, Contract]:
+    def _read(self, request: hub_pb2.SubmitRequest, party: Party) -> tuple[Study, Contract]:
+        """The study and the contract of a request of their coordinator, which fit each other."""
         study = studies.parse(request.study)
         try:
             contract = Contract.model_validate_json(request.contract)
@@ -313,20 +337,35 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"study {study.study}: its coordinator is {study.coordinator!r},"
                 f" but you are {party.name!r}; leave `coordinator` out"
             )
-        signer = credentials.signer_of_study(
-            certificate.encode(),
-            (self.scheduler.hub.pki / "ca.crt").read_bytes(),
+        analyses.plan(study, contract)
+        return study, contract
+
+    def _check_signed(
+        self,
+        request: hub_pb2.SubmitRequest,
+        party: Party,
+        certificate: str,
+        study: Study,
+        contract: Contract,
+    ) -> None:
+        """StudyError if the caller has not signed the ticket of this very run."""
+        authority = (self.scheduler.hub.pki / "ca.crt").read_bytes()
+        run = ticket(
+            credentials.authority_id(authority),
+            request.number,
             study.hash,
-            request.signature,
-            None,
+            contract.hash,
+            request.nodes,
+            request.deadline,
         )
-        if signer is None:
+        signer = credentials.signer_of_run(
+            certificate.encode(), authority, run, request.signature, None
+        )
+        if signer is None or signer[0] != party.name:
             raise errors.StudyError(
                 f"study {study.study}: its signature is not valid;"
                 " submit it with `hdh study submit`"
             )
-        analyses.plan(study, contract)
-        return study, contract
 
     def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
         """The nodes that the request names, or else all nodes that hold the dataset under this
@@ -444,14 +483,16 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.PlanReply:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
-        study, contract = self._checked(request, party, certificate)
+        study, contract = self._read(request, party)
+        self._check_signed(request, party, certificate, study, contract)
         asked = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
             study=request.study,
             contract_hash=contract.hash,
             certificate=certificate,
             signature=request.signature,
-            nodes=len(asked),
+            nodes=asked,
+            deadline=request.deadline,
             rehearsal=True,
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)

@@ -426,13 +426,17 @@ def seen(
 
 # -- studies
 def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
+    """Stores a study under the number that its coordinator has signed. RefusalError if another has
+    this number."""
+    number = int(values["number"])
     with engine.begin() as connection:
-        number = int(
-            connection.execute(
-                studies.insert().values(
-                    **values, state="waiting", reason="", attempts=0, flower_run=""
-                )
-            ).inserted_primary_key[0]  # type: ignore[index]
+        taken = sa.select(studies.c.number).where(studies.c.number == number)
+        if connection.execute(taken).first() is not None:
+            raise errors.RefusalError(
+                f"the hub has a study of number {number} already: submit yours again"
+            )
+        connection.execute(
+            studies.insert().values(**values, state="waiting", reason="", attempts=0, flower_run="")
         )
         rows = [
             {
@@ -448,6 +452,12 @@ def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -
         ]
         connection.execute(decisions.insert(), rows)
     return submitted(engine, number)
+
+
+def newest_number(engine: sa.Engine) -> int:
+    """0 if there is no study yet."""
+    with engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.max(studies.c.number))).scalar() or 0)
 
 
 def submitted(engine: sa.Engine, number: int) -> Submitted:

@@ -20,7 +20,8 @@ from federation.study import Study
 @dataclass(frozen=True)
 class Job:
     """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
-    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round."""
+    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest
+    of the ticket that the coordinator signed."""
 
     study: Study
     contract: Contract
@@ -29,6 +30,7 @@ class Job:
     wait_s: float = 30.0
     timeout_s: float = 600.0
     notes: Sequence[str] = ()
+    run: str = ""
 
 
 def write(folder: Path, name: str, job: Job) -> None:
@@ -40,6 +42,7 @@ def write(folder: Path, name: str, job: Job) -> None:
         "wait_s": job.wait_s,
         "timeout_s": job.timeout_s,
         "notes": list(job.notes),
+        "run": job.run,
     }
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
@@ -55,6 +58,7 @@ def read(folder: Path, name: str) -> Job:
         values["wait_s"],
         values["timeout_s"],
         tuple(values["notes"]),
+        values["run"],
     )
 
 
@@ -79,8 +83,12 @@ def read_result(folder: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def transcript(folder: Path, name: str) -> Path:
+    return folder / f"{name}.transcript.gz"
+
+
 def remove(folder: Path, name: str) -> None:
-    for kind in ("job.json", "round", "asked", "result.json"):
+    for kind in ("job.json", "round", "asked", "result.json", "transcript.gz"):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 

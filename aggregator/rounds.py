@@ -112,12 +112,13 @@ def run(
     watch: Callable[[int, Outcome], None] | None = None,
     witnesses: dict[str, LedgerHead] | None = None,
     resume: Mapping[TaskId, Resumed] | None = None,
+    ticket: str = "",
 ) -> Outcome:
     """Runs a study to its end. Raises StudyError before any node is asked, and RefusalError if
     there are too few nodes at the start.
 
     `witnesses`: the newest known ledger head of each node; updated. `resume`: tasks to continue
-    from a checkpoint."""
+    from a checkpoint. `ticket`: digest of the run's ticket, which nodes with approvals ask for."""
     runs = _begin(study, contract, sorted(nodes), source, resume or {})
     events: list[Event] = []
     heads: dict[str, LedgerHead] = {} if witnesses is None else witnesses
@@ -128,7 +129,7 @@ def run(
         if not open_runs:
             break
         states = {task_id: task_run.state for task_id, task_run in open_runs.items()}
-        query = Query(study, contract.hash, number, tuple(present), states, dict(heads))
+        query = Query(study, contract.hash, number, tuple(present), states, dict(heads), run=ticket)
         answered = replies.first_of_each(ask(query), query, heads, events)
         _drop_silent(present, answered, open_runs, query, events)
         for task_id, task_run in open_runs.items():

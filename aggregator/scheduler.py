@@ -19,19 +19,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs
+from aggregator import database, enrolment, jobs, transcript
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
 from aggregator.settings import HubSettings
-from federation import audit, errors, receipts
+from federation import audit, credentials, errors, receipts
 from federation import study as studies
 from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
+from federation.tickets import RunTicket, ticket
 
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
@@ -86,9 +87,23 @@ class Scheduler:
     news: threading.Event = field(default_factory=threading.Event)
     # By job: the number of queries for which the nodes were woken.
     asked: dict[str, int] = field(default_factory=dict)
+    # Numbers are drafted before a study is signed, so they are given here and not by the database.
+    drafted: int = 0
+    drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
 
     # -- in
+    def next_number(self) -> int:
+        """A number that no study has, and that was not drafted since this process started."""
+        with self.drafting:
+            self.drafted = max(self.drafted, database.newest_number(self.engine)) + 1
+            return self.drafted
+
+    def ticket(self, one: Submitted) -> RunTicket:
+        """What the coordinator of a study has signed."""
+        nodes = [each.node for each in database.decided(self.engine, one.number)]
+        return ticket_of(one, nodes, self.hub)
+
     def submit(self, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
         one = database.submit(self.engine, values, asked)
         audit.write(
@@ -100,20 +115,19 @@ class Scheduler:
             coordinator=one.coordinator,
             nodes=list(asked),
         )
-        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, len(asked))))
+        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, asked)))
         self.news.set()
         return one
 
     def decide(self, node: Party, decision: hub_pb2.Decision) -> None:
-        """Stores a node's decision on each open submission of the study. RefusalError if the node
-        has not signed it."""
+        """Stores a node's decision on an open run. RefusalError if the node has not signed it."""
         if decision.rehearsal:
             for answers in list(self.rehearsals.values()):
                 answers.put((node.name, decision))
             return
         _check_signed(node, decision)
         for one in database.in_states(self.engine, "waiting", "running"):
-            if one.study_hash == decision.study_hash:
+            if self.ticket(one).digest == decision.run:
                 self._store_decision(one, node, decision)
         self.news.set()
 
@@ -280,6 +294,7 @@ class Scheduler:
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
             self.hub.file.round_timeout_s,
+            run=self.ticket(one).digest,
         )
 
     def _wake(self, nodes: Sequence[str]) -> None:
@@ -307,11 +322,12 @@ class Scheduler:
         return over and jobs.read_result(self.hub.jobs, job_name(one.number, one.attempts)) is None
 
     def _finish(self, one: Submitted, result: Mapping[str, Any]) -> None:
+        kept = self._keep_transcript(one)
         jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         if "error" in result:
             self._end(one, "failed", f"{result['error']}: {result['message']}")
             return
-        values = {**result["document"], "receipt": self._receipt(one, result["nodes"])}
+        values = {**result["document"], "receipt": self._receipt(one, result["nodes"], kept)}
         sealed = receipts.seal(
             values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes()
         )
@@ -325,7 +341,18 @@ class Scheduler:
             sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
         )
 
-    def _receipt(self, one: Submitted, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    def _keep_transcript(self, one: Submitted) -> str | None:
+        """Moves the transcript of a study out of its job. Returns its hash, or None without one."""
+        path = jobs.transcript(self.hub.jobs, job_name(one.number, one.attempts))
+        if not path.exists():
+            return None
+        self.hub.transcripts.mkdir(mode=0o700, exist_ok=True)
+        kept = path.replace(self.hub.transcripts / f"{one.number}.gz")
+        return transcript.digest(kept)
+
+    def _receipt(
+        self, one: Submitted, nodes: Mapping[str, Any], kept: str | None
+    ) -> dict[str, Any]:
         approvals = {
             each.node: {
                 "verdict": each.verdict,
@@ -335,9 +362,17 @@ class Scheduler:
             }
             for each in database.decided(self.engine, one.number)
         }
+        run = self.ticket(one)
         return {
             "study": studies.parse(one.written).canonical(),
+            "transcript": kept,
             "authority": (self.hub.pki / "ca.crt").read_text(),
+            "run": {
+                "number": run.number,
+                "contract_hash": run.contract_hash,
+                "nodes": list(run.nodes),
+                "deadline": run.deadline,
+            },
             "coordinator": {
                 "name": one.coordinator,
                 "certificate": one.certificate,
@@ -373,7 +408,8 @@ class Scheduler:
 
     def _tell_ended(self, one: Submitted) -> None:
         nodes = [each.node for each in database.decided(self.engine, one.number)]
-        self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(study_hash=one.study_hash)))
+        run = ticket_of(one, nodes, self.hub).digest
+        self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(run=run)))
 
     # -- out
     def progress(self, one: Submitted) -> str:
@@ -393,8 +429,15 @@ class Scheduler:
         for one in database.in_states(self.engine, "waiting", "running"):
             asked = [each.node for each in database.decided(self.engine, one.number)]
             if node in asked:
-                proposals.append(proposal_of(one, len(asked)))
+                proposals.append(proposal_of(one, asked))
         return proposals
+
+    def ended(self, runs: Sequence[str]) -> list[str]:
+        """Of the runs that a node keeps open, those that are not open here: it may have been
+        offline when they ended."""
+        under_way = database.in_states(self.engine, "waiting", "running")
+        is_open = {self.ticket(one).digest for one in under_way}
+        return [run for run in runs if run not in is_open]
 
     def witness(self, node: str) -> LedgerHead:
         return jobs.witnesses(self.hub.jobs).get(node, LedgerHead(0, "0" * 64))
@@ -422,14 +465,26 @@ class Scheduler:
             del self.rehearsals[key]
 
 
-def proposal_of(one: Submitted, nodes: int) -> hub_pb2.Proposal:
+def ticket_of(one: Submitted, nodes: Sequence[str], hub: HubSettings) -> RunTicket:
+    return ticket(
+        credentials.authority_id((hub.pki / "ca.crt").read_bytes()),
+        one.number,
+        one.study_hash,
+        Contract.model_validate_json(one.contract).hash,
+        nodes,
+        one.deadline,
+    )
+
+
+def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
     contract = Contract.model_validate_json(one.contract)
     return hub_pb2.Proposal(
         study=one.written,
+        number=one.number,
         contract_hash=contract.hash,
         certificate=one.certificate,
         signature=bytes.fromhex(one.signature),
-        nodes=nodes,
+        nodes=sorted(nodes),
         deadline=one.deadline,
     )
 
@@ -443,9 +498,7 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
         raise errors.InputError("a node approves, refuses or waits")
     if decision.verdict == "waiting":
         return
-    content = receipts.decision_content(
-        decision.study_hash, decision.verdict, decision.by, decision.at
-    )
+    content = receipts.decision_content(decision.run, decision.verdict, decision.by, decision.at)
     if not keys.is_signed(bytes.fromhex(node.identity), decision.signature, content):
         raise errors.RefusalError("the decision is not signed by the node's identity")
 

@@ -58,6 +58,10 @@ class HubSettings:
         return self.folder / "jobs"
 
     @property
+    def transcripts(self) -> Path:
+        return self.folder / "transcripts"
+
+    @property
     def audit(self) -> Path:
         return self.folder / "audit.jsonl"
 

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -28,11 +28,14 @@ from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
+from federation.tickets import REHEARSAL, RunTicket, ticket
 
 if TYPE_CHECKING:
     import pandas
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
+MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
+CLOCK_S = 300.0  # by which two clocks may differ
 LOCAL = "local"  # the coordinator of a study that names none
 
 
@@ -138,11 +141,16 @@ class Hub:
     ) -> Run:
         """Submits a study and asks the nodes for their approval.
 
+        The hub first drafts the run: its number, its nodes and its deadline. The signature covers
+        these, the study and the contract, so the nodes answer one run and no other.
+
         `contract`: by default DATASET.yaml beside the study. `deadline_s`: how long the hub waits
         for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
-            reply = stub.Submit(self._request(study, contract, deadline_s, nodes), timeout=60)
-        return Run(self, int(reply.number), reply.study)
+            request, drafted = self._drafted(stub, study, contract, deadline_s, nodes)
+            self._sign(request, drafted)
+            reply = stub.Submit(request, timeout=60)
+        return Run(self, drafted.number, reply.study)
 
     def plan(
         self,
@@ -153,9 +161,9 @@ class Hub:
     ) -> Sequence[NodeState]:
         """The decision that each node would take; nothing runs."""
         with self._calls() as stub:
-            return _node_states(
-                stub.Plan(self._request(study, contract, 0.0, nodes), timeout=60).nodes
-            )
+            request, drafted = self._drafted(stub, study, contract, 0.0, nodes, rehearsal=True)
+            self._sign(request, replace(drafted, number=REHEARSAL))
+            return _node_states(stub.Plan(request, timeout=60).nodes)
 
     def datasets(self) -> Sequence[Held]:
         """The datasets that the nodes hold, each with its contract. Nodes that have not announced
@@ -200,24 +208,42 @@ class Hub:
     ) -> None:
         self.close()
 
-    def _request(
+    def _drafted(
         self,
+        stub: Any,
         study: Study | Path | str,
         contract: Contract | Path | str | None,
         deadline_s: float,
         nodes: Sequence[str],
-    ) -> Any:
+        *,
+        rehearsal: bool = False,
+    ) -> tuple[Any, RunTicket]:
+        """An unsigned request, and the run that the hub drafts for it.
+
+        SetupError if the hub drafts other nodes than were asked for, or a later deadline."""
         from federation.rpc import hub_pb2
 
         loaded, loaded_contract = self._loaded(study, contract)
-        signature = credentials.sign_study(self.party.key, loaded.hash)
-        return hub_pb2.SubmitRequest(
+        request = hub_pb2.SubmitRequest(
             study=loaded.model_dump_json(),
             contract=loaded_contract.canonical(),
-            signature=signature,
             deadline_s=deadline_s,
             nodes=nodes,
+            rehearsal=rehearsal,
         )
+        draft = stub.Draft(request, timeout=60)
+        hub = credentials.authority_id(self.party.authority)
+        drafted = ticket(
+            hub, draft.number, loaded.hash, loaded_contract.hash, draft.nodes, draft.deadline
+        )
+        _check_draft(drafted, nodes, deadline_s)
+        return request, drafted
+
+    def _sign(self, request: Any, drafted: RunTicket) -> None:
+        request.ClearField("nodes")
+        request.nodes.extend(drafted.nodes)
+        request.number, request.deadline = drafted.number, drafted.deadline
+        request.signature = credentials.sign_run(self.party.key, drafted)
 
     def _loaded(
         self, study: Study | Path | str, contract: Contract | Path | str | None
@@ -243,6 +269,15 @@ class Hub:
             yield hub_pb2_grpc.CoordinationStub(self.channel)
         except grpc.RpcError as error:
             raise credentials.hub_error(error, self.party.api) from None
+
+
+def _check_draft(drafted: RunTicket, nodes: Sequence[str], deadline_s: float) -> None:
+    latest = time.time() + (deadline_s or MAX_WAIT_S) + CLOCK_S
+    if (nodes and drafted.nodes != tuple(sorted(set(nodes)))) or not drafted.deadline <= latest:
+        raise errors.SetupError(
+            "the hub drafted a run with other nodes or a later deadline than you asked for, and "
+            "nothing was signed; check this machine's clock, or ask the hub's operator"
+        )
 
 
 def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:

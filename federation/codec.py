@@ -49,6 +49,7 @@ def query_to_bytes(query: Query) -> bytes:
         ],
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
         "phase": None if query.phase is None else _phase(query.phase, packer),
+        "run": query.run,
     }
     return packer.pack(header)
 
@@ -85,6 +86,7 @@ def query_from_bytes(content: bytes) -> Query:
             states,
             witnesses,
             phase,
+            str(header["run"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a query: {type(reason).__name__}") from None

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from federation import errors, loopback
+from federation.tickets import RunTicket
 
 ROLES = ("node", "coordinator", "operator")
 FILES = ("ca.crt", "own.crt", "own.key", "hub.json")
@@ -264,15 +265,15 @@ def _remedy(details: str) -> str:
     return "; check the address, the port and the firewall, or ask its operator whether it is up"
 
 
-# -- signatures over studies
-def sign_study(key: bytes, study_hash: str) -> bytes:
-    return private_key(key).sign(_study_content(study_hash), ec.ECDSA(hashes.SHA256()))
+# -- signatures over runs
+def sign_run(key: bytes, ticket: RunTicket) -> bytes:
+    return private_key(key).sign(ticket.content(), ec.ECDSA(hashes.SHA256()))
 
 
-def signer_of_study(
-    certificate: bytes, authority: bytes, study_hash: str, signature: bytes, now: datetime | None
+def signer_of_run(
+    certificate: bytes, authority: bytes, ticket: RunTicket, signature: bytes, now: datetime | None
 ) -> tuple[str, str] | None:
-    """Name and key id of the coordinator who signed the study; None if the signature is not valid.
+    """Name and key id of the coordinator who signed the ticket; None if the signature is not valid.
 
     The certificate must come from `authority`, belong to a coordinator or an operator, and be valid
     at `now` (None: at any time)."""
@@ -284,7 +285,7 @@ def signer_of_study(
             return None
         if now is not None and not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
             return None
-        key.verify(signature, _study_content(study_hash), ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, ticket.content(), ec.ECDSA(hashes.SHA256()))
     except (ValueError, TypeError, InvalidSignature):
         return None
     name, role = subject(signer)
@@ -300,6 +301,14 @@ def key_id(key: x509.Certificate | x509.CertificateSigningRequest) -> str:
     ).hexdigest()
 
 
+def authority_id(authority: bytes) -> str:
+    """The key id of a hub's authority (PEM), which tells hubs apart; empty if it cannot be read."""
+    try:
+        return key_id(x509.load_pem_x509_certificate(authority))
+    except ValueError:
+        return ""
+
+
 def subject(certificate: x509.Certificate) -> tuple[str, str]:
     """The name and the role of a certificate's holder."""
     values = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
@@ -309,10 +318,6 @@ def subject(certificate: x509.Certificate) -> tuple[str, str]:
 def days_left(certificate: bytes, now: datetime | None = None) -> float:
     expires = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
     return (expires - (now or datetime.now(UTC))).total_seconds() / 86400
-
-
-def _study_content(study_hash: str) -> bytes:
-    return b"hdh study 1\n" + study_hash.encode()
 
 
 def write_secret(path: Path, content: bytes) -> None:

@@ -65,7 +65,8 @@ class Query:
 
     `nodes`: those that take part. `states`: the tasks of the round, with the state of each.
     `witnesses`: the last ledger head that the hub has seen of each node.
-    `phase`: set if the parts go into a secure sum."""
+    `phase`: set if the parts go into a secure sum. `run`: digest of the ticket that the coordinator
+    signed; empty in a simulation."""
 
     study: Study
     contract_hash: str
@@ -74,6 +75,7 @@ class Query:
     states: Mapping[TaskId, State]
     witnesses: Mapping[str, LedgerHead] = field(default_factory=dict)
     phase: Phase | None = None
+    run: str = ""
 
     @cached_property
     def members(self) -> frozenset[str]:

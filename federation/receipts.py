@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation import credentials
 from federation.secagg import keys
+from federation.tickets import RunTicket, ticket
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ def reply_content(study_hash: str, query: str, reply: str) -> bytes:
     return f"hdh reply 1\n{study_hash}\n{query}\n{reply}".encode()
 
 
-def decision_content(study_hash: str, verdict: str, by: str, at: str) -> bytes:
-    """The bytes that a node signs when it approves or refuses a study."""
-    return f"hdh decision 1\n{study_hash}\n{verdict}\n{by}\n{at}".encode()
+def decision_content(run: str, verdict: str, by: str, at: str) -> bytes:
+    """The bytes that a node signs when it approves or refuses a run. `run`: digest of its
+    ticket."""
+    return f"hdh decision 2\n{run}\n{verdict}\n{by}\n{at}".encode()
 
 
 def digest(content: bytes) -> str:
@@ -80,10 +82,14 @@ def verify(
     receipt = document.get("receipt")
     if not receipt:
         return ["it has no receipt: a simulation or an older version wrote it"]
+    issuer = authority or str(receipt.get("authority", "")).encode()
+    run = _ticket(document, receipt, issuer)
+    if run is None:
+        return ["the receipt names no run that its coordinator could have signed"]
     return [
         *_study(document, receipt),
-        *_coordinator(document, receipt, authority),
-        *_nodes(document, receipt, roster),
+        *_coordinator(receipt, issuer, run),
+        *_nodes(document, receipt, roster, run),
         *_hub(document, receipt, authority),
     ]
 
@@ -96,25 +102,50 @@ def _study(document: Mapping[str, Any], receipt: Mapping[str, Any]) -> list[str]
     )
 
 
-def _coordinator(
-    document: Mapping[str, Any], receipt: Mapping[str, Any], authority: bytes | None
-) -> list[str]:
+def run_of(document: Mapping[str, Any]) -> str:
+    """The digest of the run that a verified receipt names."""
+    receipt = document["receipt"]
+    run = _ticket(document, receipt, str(receipt["authority"]).encode())
+    return run.digest if run else ""
+
+
+def _ticket(
+    document: Mapping[str, Any], receipt: Mapping[str, Any], issuer: bytes
+) -> RunTicket | None:
+    """The run that the receipt names, of this document's study at the hub of `issuer`."""
+    try:
+        run = receipt["run"]
+        return ticket(
+            credentials.authority_id(issuer),
+            run["number"],
+            str(document.get("study_hash")),
+            str(run["contract_hash"]),
+            map(str, run["nodes"]),
+            run["deadline"],
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _coordinator(receipt: Mapping[str, Any], issuer: bytes, run: RunTicket) -> list[str]:
     coordinator = receipt.get("coordinator") or {}
-    issuer = authority or str(receipt.get("authority", "")).encode()
-    signer = credentials.signer_of_study(
+    signer = credentials.signer_of_run(
         str(coordinator.get("certificate", "")).encode(),
         issuer,
-        str(document.get("study_hash")),
+        run,
         _hex(coordinator.get("signature")),
         None,
     )
     if signer is None or signer[0] != coordinator.get("name"):
-        return ["the coordinator's signature of the study is not valid"]
+        return ["the coordinator's signature of this run of the study is not valid"]
     return []
 
 
 def _nodes(
-    document: Mapping[str, Any], receipt: Mapping[str, Any], roster: Mapping[str, bytes]
+    document: Mapping[str, Any],
+    receipt: Mapping[str, Any],
+    roster: Mapping[str, bytes],
+    run: RunTicket,
 ) -> list[str]:
     nodes = receipt.get("nodes") or {}
     study_hash = str(document.get("study_hash"))
@@ -129,21 +160,27 @@ def _nodes(
         *(
             f"{node}: {problem}"
             for node, record in nodes.items()
-            for problem in _node(study_hash, record, roster.get(node))
+            for problem in _node(study_hash, record, roster.get(node), run.digest)
+        ),
+        *(
+            f"{node}: the coordinator's run does not ask it"
+            for node in nodes
+            if node not in run.nodes
         ),
         *(f"{node}: it answered, but the receipt holds none of its replies" for node in unsigned),
     ]
 
 
-def _node(study_hash: str, record: Mapping[str, Any], expected: bytes | None) -> Iterator[str]:
-    """The problems of one node. `expected`: its identity in the verifier's roster, or None."""
+def _node(
+    study_hash: str, record: Mapping[str, Any], expected: bytes | None, run: str
+) -> Iterator[str]:
+    """The problems of one node. `expected`: its identity in the verifier's roster, or None. `run`:
+    digest of the ticket."""
     identity = _hex(record.get("identity"))
     if expected is not None and expected != identity:
         yield "its identity differs from the one in the roster"
     approval = record.get("approval") or {}
-    decision = decision_content(
-        study_hash, *(str(approval.get(key)) for key in ("verdict", "by", "at"))
-    )
+    decision = decision_content(run, *(str(approval.get(key)) for key in ("verdict", "by", "at")))
     is_signed = keys.is_signed(identity, _hex(approval.get("signature")), decision)
     if approval.get("verdict") != "approved" or not is_signed:
         yield "its approval does not bear its signature"

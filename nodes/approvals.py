@@ -1,64 +1,95 @@
-"""What a person has allowed: the studies proposed to this node, and its staff's decisions, in an
+"""What a human has allowed: the runs proposed to this node, and the decisions of its staff, in an
 SQLite file.
 
 The daemon stores proposals, `hdh node approve` and `refuse` store decisions, and the daemon sends
-the decisions to the hub. A decision is about a study's hash: an edited study is another study, and
-needs another decision.
+the decisions to the hub. A decision is about one run, which its coordinator signed: an edited
+study, other nodes, another contract or a later run need another decision.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from federation import errors
+from federation.tickets import RunTicket
 
 Verdict = Literal["waiting", "approved", "refused"]
 Standing = Literal["waiting", "approved", "refused", "over", "expired"]
 DAY_S = 86_400.0
-MAX_WAIT_S = 90 * DAY_S  # from the proposal to its deadline for approvals, whatever the hub sends
+MAX_WAIT_S = 90 * DAY_S  # from the proposal to its deadline for approvals, whatever is signed
 STARTS_WITHIN_S = DAY_S  # from that deadline to the first query of the study
 RUNS_FOR_S = 30 * DAY_S  # from the first query to the last
+MAX_OPEN = 1000  # runs about which a node asks the hub when it connects
 _TABLE = """
-CREATE TABLE IF NOT EXISTS proposals (
-    study_hash TEXT PRIMARY KEY, study TEXT NOT NULL, written TEXT NOT NULL,
-    coordinator TEXT NOT NULL, key_id TEXT NOT NULL, nodes INTEGER NOT NULL,
-    received TEXT NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL DEFAULT 0,
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, hub TEXT NOT NULL, number INTEGER NOT NULL, study_hash TEXT NOT NULL,
+    study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL,
+    contract_hash TEXT NOT NULL, nodes TEXT NOT NULL, received TEXT NOT NULL,
+    signed_deadline REAL NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL,
     verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
-    told INTEGER NOT NULL,
-    begun REAL NOT NULL DEFAULT 0
+    told INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL DEFAULT 0
 ) STRICT
 """
 _COLUMNS = (
-    "study_hash, study, written, coordinator, key_id, nodes, received, deadline, over, verdict, "
-    "reason, by, at"
+    "run, hub, number, study_hash, study, written, coordinator, key_id, contract_hash, nodes, "
+    "received, signed_deadline, deadline, over, verdict, reason, by, at"
 )
-
-_STANDING = "SELECT verdict, over, deadline, begun FROM proposals WHERE study_hash = ?"
+_STANDING = "SELECT verdict, over, deadline, begun FROM runs WHERE run = ?"
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """A study as its coordinator signed it, and what this node says to it."""
+    """A run of a study as its coordinator signed it, and this node's decision.
 
-    study_hash: str
+    `key_id`: of the coordinator. `deadline`: the one of the ticket, or MAX_WAIT_S after the
+    proposal if that is earlier."""
+
+    ticket: RunTicket
     study: str
     written: str
     coordinator: str
     key_id: str
-    nodes: int
     received: str
     deadline: float
-    over: int
-    verdict: Verdict
-    reason: str
-    by: str
-    at: str
+    over: int = 0
+    verdict: Verdict = "waiting"
+    reason: str = ""
+    by: str = ""
+    at: str = ""
+
+    @property
+    def run(self) -> str:
+        return self.ticket.digest
+
+    @property
+    def study_hash(self) -> str:
+        return self.ticket.study_hash
+
+
+def _row(one: Proposed) -> tuple[Any, ...]:
+    ticket = one.ticket
+    signed = (one.run, ticket.hub, ticket.number, ticket.study_hash)
+    written = (one.study, one.written, one.coordinator, one.key_id)
+    terms = (ticket.contract_hash, json.dumps(ticket.nodes), one.received, ticket.deadline)
+    decision = (one.verdict, one.reason, one.by, one.at)
+    return (*signed, *written, *terms, one.deadline, one.over, *decision)
+
+
+def _proposed(row: Sequence[Any]) -> Proposed:
+    _, hub, number, study_hash, study, written, coordinator, key_id, *rest = row
+    contract_hash, nodes, received, signed_deadline, deadline, over, *decision = rest
+    signed = tuple(json.loads(nodes))
+    ticket = RunTicket(hub, number, study_hash, contract_hash, signed, signed_deadline)
+    return Proposed(
+        ticket, study, written, coordinator, key_id, received, deadline, over, *decision
+    )
 
 
 def _standing(row: tuple[Verdict, int, float, float], now: float) -> Standing:
@@ -75,59 +106,51 @@ def _standing(row: tuple[Verdict, int, float, float], now: float) -> Standing:
 class Approvals:
     path: Path
 
-    def verdict(self, study_hash: str) -> Verdict | None:
-        found = self._query("study_hash = ?", study_hash)
-        return found[0].verdict if found else None
+    def proposed(self, run: str) -> Proposed | None:
+        """The proposal of a run, by the digest of its ticket."""
+        return next(iter(self._query("run = ?", run)), None)
 
-    def standing(self, study_hash: str, now: float) -> Standing | None:
-        """Where the approval of a study stands at `now`, in seconds since 1970.
+    def standing(self, run: str, now: float) -> Standing | None:
+        """Where the approval of a run stands at `now`, in seconds since 1970.
 
-        An approval is for one run. The first query while it stands at `approved` begins the run."""
+        The first query while it stands at `approved` begins the run."""
         with self._opened() as connection:
-            row = connection.execute(_STANDING, (study_hash,)).fetchone()
+            row = connection.execute(_STANDING, (run,)).fetchone()
             if row is None:
                 return None
             standing = _standing(row, now)
             if standing == "approved" and not row[3]:
-                connection.execute(
-                    "UPDATE proposals SET begun = ? WHERE study_hash = ?", (now, study_hash)
-                )
+                connection.execute("UPDATE runs SET begun = ? WHERE run = ?", (now, run))
         return standing
 
     def propose(self, proposed: Proposed) -> Proposed:
-        """Stores a proposal, and returns the one that counts.
-
-        A known proposal keeps its decision, and its deadline once it is decided. A proposal whose
-        run has ended or has expired waits for a new decision."""
-        received = datetime.fromisoformat(proposed.received).timestamp()
-        if not proposed.deadline <= received + MAX_WAIT_S:  # also where it is NaN
-            proposed = replace(proposed, deadline=received + MAX_WAIT_S)
-        with self._opened() as connection:
-            row = connection.execute(_STANDING, (proposed.study_hash,)).fetchone()
-            if row is not None and _standing(row, received) in ("over", "expired"):
-                connection.execute(
-                    "DELETE FROM proposals WHERE study_hash = ?", (proposed.study_hash,)
-                )
-            connection.execute(
-                f"INSERT INTO proposals ({_COLUMNS}, told) VALUES ({', '.join('?' * 13)}, 0) "
-                "ON CONFLICT (study_hash) DO UPDATE SET "
-                "deadline = CASE verdict WHEN 'waiting' THEN excluded.deadline ELSE deadline END, "
-                "nodes = CASE verdict WHEN 'waiting' THEN excluded.nodes ELSE nodes END",
-                tuple(getattr(proposed, name) for name in _COLUMNS.split(", ")),
-            )
-        return self._query("study_hash = ?", proposed.study_hash)[0]
-
-    def decide(self, study_hash: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
+        """Stores a proposal, and returns the one that counts: a known run keeps its decision, its
+        deadline and its end."""
+        latest = datetime.fromisoformat(proposed.received).timestamp() + MAX_WAIT_S
+        if not proposed.deadline <= latest:  # also where it is NaN
+            proposed = replace(proposed, deadline=latest)
+        places = ", ".join("?" * len(_row(proposed)))
         with self._opened() as connection:
             connection.execute(
-                "UPDATE proposals SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 "
-                "WHERE study_hash = ?",
-                (verdict, reason, by, at, study_hash),
+                f"INSERT INTO runs ({_COLUMNS}) VALUES ({places}) ON CONFLICT (run) DO NOTHING",
+                _row(proposed),
+            )
+        return self._query("run = ?", proposed.run)[0]
+
+    def decide(self, run: str, verdict: Verdict, reason: str, by: str, at: str) -> None:
+        with self._opened() as connection:
+            connection.execute(
+                "UPDATE runs SET verdict = ?, reason = ?, by = ?, at = ?, told = 0 WHERE run = ?",
+                (verdict, reason, by, at, run),
             )
 
-    def end(self, study_hash: str) -> None:
+    def end(self, run: str) -> None:
         with self._opened() as connection:
-            connection.execute("UPDATE proposals SET over = 1 WHERE study_hash = ?", (study_hash,))
+            connection.execute("UPDATE runs SET over = 1 WHERE run = ?", (run,))
+
+    def open_runs(self) -> list[str]:
+        """The newest runs that the hub has not ended, as far as this node knows."""
+        return [one.run for one in self._query("over = 0")[:MAX_OPEN]]
 
     def untold(self) -> Sequence[Proposed]:
         """Decisions that the hub has not taken yet."""
@@ -136,8 +159,7 @@ class Approvals:
     def told(self, one: Proposed) -> None:
         with self._opened() as connection:
             connection.execute(
-                "UPDATE proposals SET told = 1 WHERE study_hash = ? AND at = ?",
-                (one.study_hash, one.at),
+                "UPDATE runs SET told = 1 WHERE run = ? AND at = ?", (one.run, one.at)
             )
 
     def all(self) -> Sequence[Proposed]:
@@ -145,28 +167,31 @@ class Approvals:
         return self._query("1")
 
     def find(self, named: str) -> Proposed:
-        """By hash, its beginning, or name; InputError if it is none or not clear."""
-        found = [one for one in self.all() if one.study_hash.startswith(named)] or [
-            one for one in self.all() if one.study == named
-        ]
+        """By number, hash, its beginning, or name; InputError if it is none or not clear."""
+        every = self.all()
+        found = (
+            [one for one in every if str(one.ticket.number) == named]
+            or [one for one in every if one.study_hash.startswith(named)]
+            or [one for one in every if one.study == named]
+        )
         if not found:
             raise errors.InputError(
                 f"no study {named!r} was proposed to this node; see `hdh node studies`"
             )
         waiting = [one for one in found if one.verdict == "waiting" and not one.over] or found[:1]
         if len(waiting) > 1:
-            hashes = ", ".join(one.study_hash[:12] for one in waiting)
-            raise errors.InputError(f"{named!r} may mean {hashes}; give the hash")
+            several = ", ".join(f"{one.ticket.number} ({one.study_hash[:12]})" for one in waiting)
+            raise errors.InputError(f"{named!r} may mean {several}; give the number")
         return waiting[0]
 
     def _query(self, where: str, *values: object) -> list[Proposed]:
         with self._opened() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM proposals WHERE {where} ORDER BY received DESC, "
-                "study_hash",
+                f"SELECT {_COLUMNS} FROM runs WHERE {where} "
+                "ORDER BY received DESC, number DESC, study_hash",
                 values,
             ).fetchall()
-        return [Proposed(*row) for row in rows]
+        return [_proposed(row) for row in rows]
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -176,12 +201,6 @@ class Approvals:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(_TABLE)
-                if "begun" not in {
-                    column[1] for column in connection.execute("PRAGMA table_info(proposals)")
-                }:
-                    connection.execute(
-                        "ALTER TABLE proposals ADD COLUMN begun REAL NOT NULL DEFAULT 0"
-                    )
                 yield connection
         except sqlite3.Error as reason:
             raise errors.SetupError(

@@ -146,8 +146,9 @@ def _as_number(raw: str, raw_type: str) -> str:
         return raw
     if _is_number(raw_type) or raw_type == "BOOLEAN":
         return f"CAST({raw} AS DOUBLE)"
-    if _is_text(raw_type):  # DuckDB reads 1_000 as 1000
-        return f"CASE WHEN NOT contains({raw}, '_') THEN TRY_CAST({raw} AS DOUBLE) END"
+    if _is_text(raw_type):  # DuckDB reads 1_000 as 1000, and +-5 as -5
+        odd = f"contains(replace({raw}, '+-', '_'), '_')"
+        return f"CASE WHEN NOT {odd} THEN TRY_CAST({raw} AS DOUBLE) END"
     return "CAST(NULL AS DOUBLE)"
 
 
@@ -305,8 +306,8 @@ def _inexact(name: str, raw_type: str) -> str:
         return ""
     back = f"TRY_CAST(TRY_CAST({raw} AS DOUBLE) AS HUGEINT)"
     return (
-        f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+ *') "
-        f"AND {back} IS DISTINCT FROM TRY_CAST({raw} AS HUGEINT)"
+        f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+(\\.0*)? *') "
+        f"AND {back} IS DISTINCT FROM TRY_CAST(regexp_extract({raw}, '[+-]?[0-9]+') AS HUGEINT)"
     )
 
 

@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
+from federation.tickets import REHEARSAL, RunTicket, ticket
 from nodes import ledger, memory, service, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
@@ -90,7 +91,7 @@ def keep(hub: HubStream) -> None:
 
 def _listen(hub: HubStream, channel: grpc.Channel) -> None:
     stub = hub_pb2_grpc.NodesStub(channel)
-    stream = stub.Watch(_hello(hub.context.site))
+    stream = stub.Watch(_hello(hub.context.site, hub.approvals.open_runs()))
     threading.Thread(target=_cancel_at_stop, args=(hub.stop, stream), daemon=True).start()
     for notice in stream:
         kind = notice.WhichOneof("what")
@@ -102,7 +103,7 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
         elif kind == "wake":
             hub.wake(notice.wake.seconds, notice.wake.every)
         elif kind == "ended":
-            hub.approvals.end(notice.ended.study_hash)
+            hub.approvals.end(notice.ended.run)
         elif kind == "proposal":
             decision = consider(hub, notice.proposal)
             if decision is not None:
@@ -119,7 +120,7 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
     stream.cancel()
 
 
-def _hello(site: Site) -> hub_pb2.Hello:
+def _hello(site: Site, runs: Sequence[str]) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
             dataset=name,
@@ -129,7 +130,7 @@ def _hello(site: Site) -> hub_pb2.Hello:
         )
         for name, dataset in sorted(site.datasets.items())
     ]
-    return hub_pb2.Hello(version=__version__, holdings=holdings)
+    return hub_pb2.Hello(version=__version__, holdings=holdings, runs=runs)
 
 
 def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
@@ -180,27 +181,43 @@ def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | N
         log.error("this version cannot read a proposed study; it is not considered")
         hub.context.audit("refused", rule="study", why="this version cannot read the study")
         return None
-    signer = _signer(hub, study, proposal, now)
+    run = _ticket(hub, study, proposal)
+    signer = _signer(hub, study, proposal, run, now)
     if signer is None:
-        return _unsigned(hub, study, proposal)
+        return _unsigned(hub, study, proposal, run)
     site = hub.context.site
-    reason = _policy(study, proposal, site, now)
+    reason = _late(hub, run, now) or _policy(study, run, site, now)
     verdict: Verdict = "approved" if site.policy.approval == "automatic" else "waiting"
     verdict = "refused" if reason else verdict
     if proposal.rehearsal:
         why = reason or ("" if verdict == "approved" else "waits for the approval of its staff")
-        return _decision(hub, study.hash, verdict, why, "policy", True)
-    proposed = _record(hub, study, proposal, signer, verdict, reason or "")
-    return _decision(
-        hub, study.hash, proposed.verdict, proposed.reason, proposed.by, False, proposed.at
+        return _decision(hub, run, verdict, why, "policy", True)
+    proposed = _record(hub, study, proposal, run, signer, verdict, reason or "")
+    return _decision(hub, run, proposed.verdict, proposed.reason, proposed.by, False, proposed.at)
+
+
+def _ticket(hub: HubStream, study: Study, proposal: hub_pb2.Proposal) -> RunTicket:
+    """The run of a proposal, at the hub where this node is enrolled."""
+    return ticket(
+        credentials.authority_id(hub.own.authority),
+        proposal.number,
+        study.hash,
+        proposal.contract_hash,
+        proposal.nodes,
+        proposal.deadline,
     )
 
 
-def _signer(hub: HubStream, study: Study, proposal: hub_pb2.Proposal, now: datetime) -> str | None:
-    """The key of the study's coordinator, if they have signed it, and with the key in this node's
-    policy if it names one."""
-    signer = credentials.signer_of_study(
-        proposal.certificate.encode(), hub.own.authority, study.hash, proposal.signature, now
+def _signer(
+    hub: HubStream, study: Study, proposal: hub_pb2.Proposal, run: RunTicket, now: datetime
+) -> str | None:
+    """The key of the study's coordinator, if they have signed the run, and with the key in this
+    node's policy if it names one. A signed rehearsal is no run."""
+    is_mine = hub.context.site.name in run.nodes and run.is_sound
+    if not is_mine or (run.number == REHEARSAL) != proposal.rehearsal:
+        return None
+    signer = credentials.signer_of_run(
+        proposal.certificate.encode(), hub.own.authority, run, proposal.signature, now
     )
     pinned = hub.context.site.policy.coordinator_keys.get(study.coordinator)
     if signer is None or signer[0] != study.coordinator:
@@ -208,7 +225,18 @@ def _signer(hub: HubStream, study: Study, proposal: hub_pb2.Proposal, now: datet
     return signer[1] if pinned is None or pinned == signer[1] else None
 
 
-def _unsigned(hub: HubStream, study: Study, proposal: hub_pb2.Proposal) -> hub_pb2.Decision:
+def _late(hub: HubStream, run: RunTicket, now: datetime) -> str | None:
+    """Refuses a run after its deadline, unless it is approved already: an old ticket begins no run,
+    also if this node has lost its approvals."""
+    before = hub.approvals.proposed(run.digest)
+    if now.timestamp() <= run.deadline or (before is not None and before.verdict == "approved"):
+        return None
+    return "approval: the deadline of this run has passed; submit the study again"
+
+
+def _unsigned(
+    hub: HubStream, study: Study, proposal: hub_pb2.Proposal, run: RunTicket
+) -> hub_pb2.Decision:
     log.error("study %s is not signed by its coordinator; refused", study.hash[:12])
     hub.context.audit(
         "refused",
@@ -219,31 +247,31 @@ def _unsigned(hub: HubStream, study: Study, proposal: hub_pb2.Proposal) -> hub_p
         why="its signature is not valid",
     )
     reason = "it is not signed by its coordinator with the key known here"
-    return _decision(hub, study.hash, "refused", reason, "policy", proposal.rehearsal)
+    return _decision(hub, run, "refused", reason, "policy", proposal.rehearsal)
 
 
 def _record(
     hub: HubStream,
     study: Study,
     proposal: hub_pb2.Proposal,
+    run: RunTicket,
     key: str,
     verdict: Verdict,
     reason: str,
 ) -> Proposed:
     """Stores a proposal with this policy's verdict. An earlier verdict of the staff stands."""
     approvals = hub.approvals
-    before = approvals.verdict(study.hash)
+    before = approvals.proposed(run.digest)
     by, at = ("", "") if verdict == "waiting" else ("policy", _now())
     proposed = approvals.propose(
         Proposed(
-            study.hash,
+            run,
             study.study,
             proposal.study,
             study.coordinator,
             key,
-            proposal.nodes,
             _now(),
-            proposal.deadline,
+            run.deadline,
             0,
             verdict,
             reason,
@@ -254,8 +282,8 @@ def _record(
     if before is None:
         _report_proposal(hub, study, proposed)
     elif proposed.by == "policy" and proposed.verdict != verdict:  # the policy has changed since
-        approvals.decide(study.hash, verdict, reason, "policy", _now())
-        return approvals.find(study.hash)
+        approvals.decide(run.digest, verdict, reason, "policy", _now())
+        return approvals.proposed(run.digest) or proposed
     return proposed
 
 
@@ -279,12 +307,12 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
     )
 
 
-def _policy(study: Study, proposal: hub_pb2.Proposal, site: Site, now: datetime) -> str | None:
+def _policy(study: Study, run: RunTicket, site: Site, now: datetime) -> str | None:
     dataset = site.datasets.get(study.dataset)
-    if dataset is None or dataset.contract.hash != proposal.contract_hash:
+    if dataset is None or dataset.contract.hash != run.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
     refused = service.admit_study(
-        study, dataset.contract, proposal.nodes, site, now
+        study, dataset.contract, len(run.nodes), site, now
     ) or service.unchecked(study, site)
     if refused is not None:
         is_terse = site.policy.terse
@@ -311,7 +339,7 @@ def _affordable(study: Study, site: Site, year: int) -> bool:
 
 def _decision(
     hub: HubStream,
-    study_hash: str,
+    run: RunTicket,
     verdict: str,
     reason: str,
     by: str,
@@ -322,10 +350,11 @@ def _decision(
     if not rehearsal and verdict != "waiting":
         signature = keys.sign(
             hub.context.identity,
-            receipts.decision_content(study_hash, verdict, by, at := at or _now()),
+            receipts.decision_content(run.digest, verdict, by, at := at or _now()),
         )
     return hub_pb2.Decision(
-        study_hash=study_hash,
+        study_hash=run.study_hash,
+        run=run.digest,
         verdict=verdict,
         reason=reason,
         by=by,
@@ -341,7 +370,7 @@ def _tell_decisions(hub: HubStream) -> None:
         with suppress(grpc.RpcError, errors.HdhError), credentials.channel(hub.own) as channel:
             for one in hub.approvals.untold() if hub.state.get("line") == "open" else ():
                 decision = _decision(
-                    hub, one.study_hash, one.verdict, one.reason, one.by, False, one.at
+                    hub, one.ticket, one.verdict, one.reason, one.by, False, one.at
                 )
                 hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
                 hub.approvals.told(one)

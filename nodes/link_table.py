@@ -4,6 +4,7 @@ with the people who were not linked."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from federation.study import Link
 from nodes import connectors
 from nodes.link_parties import Opened
 from nodes.site import Storage
+
+NUMBERS = ("linked", "unlinked", "mean_linked", "mean_unlinked")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: in
     return LinkReport(
         node, None if few else n, linked, feared, compared, _steps(opened, node, min_cell)
     )
+
+
+def numbers(report_: LinkReport) -> dict[str, int]:
+    """How many numbers about each column the table `linkage` of a report holds."""
+    counted = Counter[str]()
+    for row in report_.compared:
+        counted[str(row["column"])] += sum(row[name] is not None for name in NUMBERS)
+    return dict(counted)
 
 
 def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:

@@ -375,7 +375,8 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     file = folder / f"{one.terms.left}.parquet"
     link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
-    dataset = Dataset(plan_.table.contract, str(file), is_linked=True)
+    link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
+    dataset = Dataset(plan_.table.contract, str(file), is_linked=True, link_numbers=link_numbers)
     answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
     return Kept(answering, report, file)
 

@@ -16,12 +16,13 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator import checkpoints, jobs, release, rounds, secure_sum
+from aggregator import checkpoints, jobs, release, rounds, secure_sum, transcript
 from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Patience
 from aggregator.flower.inbox import Inbox
 from aggregator.rounds import Outcome
+from aggregator.transcript import Recorder
 from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
 from federation.receipts import Signed
@@ -54,6 +55,7 @@ class GridPost:
     job: jobs.Job
     folder: Path
     name: str
+    recorder: Recorder | None = None
     inbox: Inbox = field(init=False)
     queries: int = 0
     sent: dict[str, Sent] = field(default_factory=dict)
@@ -80,6 +82,9 @@ class GridPost:
             for node_id, query in queries.items()
         ]
         ids = list(self.grid.push_messages(messages))
+        for query in {id(query): query for query in queries.values()}.values():
+            if self.recorder:
+                self.recorder.pushed(nonce, query, contents[id(query)])
         for message_id, (node_id, query) in zip(ids, queries.items(), strict=True):
             self.sent[message_id] = Sent(
                 self.job.nodes[node_id],
@@ -137,13 +142,21 @@ def main(grid: Grid, context: Context) -> None:
         "message": "the hub stopped on a bug of ours; see the hub's log",
     }
     try:
-        post = GridPost(grid, job, folder, name)
+        post = GridPost(grid, job, folder, name, _recorder(job, folder, name))
         document = _run(post)
         result = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     finally:  # the hub's process waits for a result, even after a bug
         jobs.finish(folder, name, json.dumps(result, ensure_ascii=False))
+
+
+def _recorder(job: jobs.Job, folder: Path, name: str) -> Recorder | None:
+    if not transcript.is_kept(job.study):
+        return None
+    recorder = Recorder(jobs.transcript(folder, name))
+    recorder.begin(job.contract)
+    return recorder
 
 
 def _run(post: GridPost) -> Document:
@@ -167,6 +180,8 @@ def _run(post: GridPost) -> Document:
         lambda study: registry.plan(study, job.contract),
         lambda phase: jobs.progress(folder, name, f"{rounds_done[0]}, {phase}"),
     )
+    if post.recorder:
+        ask = post.recorder.asking(ask)
     witnesses = jobs.witnesses(folder)
     try:
         outcome = rounds.run(
@@ -177,6 +192,7 @@ def _run(post: GridPost) -> Document:
             watch=watch,
             witnesses=witnesses,
             resume=saved.runs if saved else None,
+            ticket=job.run,
         )
     finally:
         jobs.keep_witnesses(folder, witnesses)

@@ -247,7 +247,11 @@ def cancel(study: StudyName, keys: Keys = None) -> None:
 
 
 @app.command(
-    "verify", examples=["hdh study verify result.json --ca hub-ca.crt --roster roster.yaml"]
+    "verify",
+    examples=[
+        "hdh study verify result.json --ca hub-ca.crt --roster roster.yaml",
+        "hdh study verify result.json --replay 7.gz --audit /srv/node/state/audit.jsonl",
+    ],
 )
 def verify(
     result: Annotated[
@@ -267,10 +271,28 @@ def verify(
             "--roster", metavar="FILE", help="A roster with the identities that nodes must have."
         ),
     ] = None,
+    replay: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--replay",
+            metavar="TRANSCRIPT",
+            help="The hub's transcript of an exact study: "
+            "compute every state and the result again.",
+        ),
+    ] = None,
+    audit: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--audit",
+            metavar="FILE",
+            help="A node's audit log: find answers of this run that the receipt leaves out.",
+        ),
+    ] = None,
 ) -> None:
     """Verify the receipt of a result offline.
 
-    Checks the study, the approvals, and the signatures of each node and of the hub."""
+    Checks the study, the approvals, and the signatures of each node and of the hub. --replay
+    finds a hub that chose the states of an exact study, and --audit one that hides an answer."""
     from federation.cli.actions import receipt
 
-    receipt.verify(result, ca, roster)
+    receipt.verify(result, ca, roster, replay, audit)

@@ -43,12 +43,14 @@ class EnrolReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., certificate: _Optional[str] = ..., authority: _Optional[str] = ..., api: _Optional[str] = ..., fleet: _Optional[str] = ..., flower_id: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "holdings")
+    __slots__ = ("version", "holdings", "runs")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
     version: str
     holdings: _containers.RepeatedCompositeFieldContainer[Holding]
-    def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ...) -> None: ...
+    runs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ..., runs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Holding(_message.Message):
     __slots__ = ("dataset", "contract_hash", "people", "contract")
@@ -87,7 +89,7 @@ class Welcome(_message.Message):
     def __init__(self, now: _Optional[float] = ..., head_seq: _Optional[int] = ..., head_hash: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("study", "contract_hash", "certificate", "signature", "nodes", "deadline", "rehearsal")
+    __slots__ = ("study", "contract_hash", "certificate", "signature", "nodes", "deadline", "rehearsal", "number")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_HASH_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -95,14 +97,16 @@ class Proposal(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     REHEARSAL_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     study: str
     contract_hash: str
     certificate: str
     signature: bytes
-    nodes: int
+    nodes: _containers.RepeatedScalarFieldContainer[str]
     deadline: float
     rehearsal: bool
-    def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+    number: int
+    def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[_Iterable[str]] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Wake(_message.Message):
     __slots__ = ("seconds", "every")
@@ -113,13 +117,13 @@ class Wake(_message.Message):
     def __init__(self, seconds: _Optional[float] = ..., every: _Optional[float] = ...) -> None: ...
 
 class Ended(_message.Message):
-    __slots__ = ("study_hash",)
-    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
-    study_hash: str
-    def __init__(self, study_hash: _Optional[str] = ...) -> None: ...
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("study_hash", "verdict", "reason", "by", "at", "signature", "rehearsal")
+    __slots__ = ("study_hash", "verdict", "reason", "by", "at", "signature", "rehearsal", "run")
     STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +131,7 @@ class Decision(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     REHEARSAL_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     study_hash: str
     verdict: str
     reason: str
@@ -134,7 +139,8 @@ class Decision(_message.Message):
     at: str
     signature: bytes
     rehearsal: bool
-    def __init__(self, study_hash: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[str] = ..., signature: _Optional[bytes] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+    run: str
+    def __init__(self, study_hash: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[str] = ..., signature: _Optional[bytes] = ..., rehearsal: _Optional[bool] = ..., run: _Optional[str] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("csr",)
@@ -162,18 +168,34 @@ class RosterReply(_message.Message):
     def __init__(self, nodes: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("study", "contract", "signature", "deadline_s", "nodes")
+    __slots__ = ("study", "contract", "signature", "deadline_s", "nodes", "number", "deadline", "rehearsal")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    REHEARSAL_FIELD_NUMBER: _ClassVar[int]
     study: str
     contract: str
     signature: bytes
     deadline_s: float
     nodes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, study: _Optional[str] = ..., contract: _Optional[str] = ..., signature: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
+    number: int
+    deadline: float
+    rehearsal: bool
+    def __init__(self, study: _Optional[str] = ..., contract: _Optional[str] = ..., signature: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+
+class DraftReply(_message.Message):
+    __slots__ = ("number", "nodes", "deadline")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    deadline: float
+    def __init__(self, number: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class StudyRequest(_message.Message):
     __slots__ = ("study",)

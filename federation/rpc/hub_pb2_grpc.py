@@ -312,6 +312,11 @@ class CoordinationStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Draft = channel.unary_unary(
+                '/hdh.v1.Coordination/Draft',
+                request_serializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.SerializeToString,
+                response_deserializer=federation_dot_rpc_dot_hub__pb2.DraftReply.FromString,
+                _registered_method=True)
         self.Submit = channel.unary_unary(
                 '/hdh.v1.Coordination/Submit',
                 request_serializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.SerializeToString,
@@ -356,6 +361,14 @@ class CoordinationStub:
 
 class CoordinationServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Draft(self, request, context):
+        """A number and a deadline for a study, and the nodes that would be asked. Nothing is stored. The coordinator signs
+        these, with the study and the contract, and submits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Submit(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -410,6 +423,11 @@ class CoordinationServicer:
 
 def add_CoordinationServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Draft': grpc.unary_unary_rpc_method_handler(
+                    servicer.Draft,
+                    request_deserializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.FromString,
+                    response_serializer=federation_dot_rpc_dot_hub__pb2.DraftReply.SerializeToString,
+            ),
             'Submit': grpc.unary_unary_rpc_method_handler(
                     servicer.Submit,
                     request_deserializer=federation_dot_rpc_dot_hub__pb2.SubmitRequest.FromString,
@@ -460,6 +478,33 @@ def add_CoordinationServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Coordination:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Draft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hdh.v1.Coordination/Draft',
+            federation_dot_rpc_dot_hub__pb2.SubmitRequest.SerializeToString,
+            federation_dot_rpc_dot_hub__pb2.DraftReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Submit(request,

@@ -40,7 +40,8 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     for number, path in enumerate(paths, 1):
         with _named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
-            layouts.append((plain.path, _layout(plain, dataset)))
+            layout = _layout(plain, dataset)
+            layouts.append((_with_one_ending(plain.path, layout, scratch), layout))
     sources = [_single(dataset, path, layout) for path, layout in layouts]
     return sources[0] if len(sources) == 1 else _together(dataset, sources)
 
@@ -62,6 +63,18 @@ def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
 
 def _layout(plain: Plain, dataset: Dataset) -> Layout:
     return csv_file.inspect(plain.path, dataset.headers, _dialect(dataset, plain))
+
+
+def _with_one_ending(path: Path, layout: Layout, scratch: Path) -> Path:
+    if layout.one_ending:
+        return path
+    copy = _copy_in(scratch)
+    csv_file.write_with_one_ending(path, copy)
+    return copy
+
+
+def _copy_in(scratch: Path) -> Path:
+    return scratch / f"{len(list(scratch.iterdir()))}.csv"
 
 
 def _dialect(dataset: Dataset, plain: Plain) -> Dialect:
@@ -126,7 +139,7 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
     usual = path.name == path.name.lower() or not path.name.lower().endswith(".gz")
     if encoding == "utf-8" and not reading.skip and not is_zip and usual:
         return Plain(path, 1)
-    copy = scratch / f"{len(list(scratch.iterdir()))}.csv"
+    copy = _copy_in(scratch)
     with opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
         pieces = _decoded(raw, encoding)
         first, line = _without(next(pieces, ""), reading.skip)

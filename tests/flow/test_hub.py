@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aggregator import database, enrolment
-from federation import __version__, audit, client, credentials, errors, receipts
+from federation import __version__, audit, client, credentials, errors, receipts, tickets
 from federation import contract as contracts
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2, hub_pb2_grpc
@@ -185,14 +186,37 @@ def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Depl
 def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Deployment) -> None:
     with deployment.connect() as hub:
         mine = study("signed", coordinator=flower.COORDINATOR)
-        other = credentials.sign_study(
-            hub.party.key, study("another", coordinator=flower.COORDINATOR).hash
+        stub = hub_pb2_grpc.CoordinationStub(hub.channel)
+        request = hub_pb2.SubmitRequest(study=mine.model_dump_json(), contract=CONTRACT.canonical())
+        draft = stub.Draft(request)
+        assert draft.number > max((one.number for one in hub.list()), default=0)
+        signed = tickets.ticket(
+            credentials.authority_id(hub.party.authority),
+            draft.number,
+            mine.hash,
+            CONTRACT.hash,
+            draft.nodes,
+            draft.deadline,
         )
-        request = hub_pb2.SubmitRequest(
-            study=mine.model_dump_json(), contract=CONTRACT.canonical(), signature=other
-        )
-        with pytest.raises(grpc.RpcError, match="its signature is not valid"):
-            hub_pb2_grpc.CoordinationStub(hub.channel).Submit(request)
+        changed: dict[str, Any]
+        for changed in (
+            {"study_hash": study("another", coordinator=flower.COORDINATOR).hash},
+            {"contract_hash": "0" * 64},
+            {"number": draft.number + 1},
+            {"nodes": signed.nodes[:-1]},
+            {"deadline": draft.deadline + 1},
+            {"hub": "f" * 64},
+        ):
+            other = hub_pb2.SubmitRequest(
+                study=request.study,
+                contract=request.contract,
+                number=draft.number,
+                nodes=draft.nodes,
+                deadline=draft.deadline,
+                signature=credentials.sign_run(hub.party.key, replace(signed, **changed)),
+            )
+            with pytest.raises(grpc.RpcError, match="its signature is not valid"):
+                stub.Submit(other)
 
 
 def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None:
@@ -259,8 +283,13 @@ def test_a_result_comes_as_frames_and_with_a_receipt(
         str(deployment.hub.pki / "ca.crt"),
         "--roster",
         str(deployment.home("lyon") / "roster.yaml"),
+        "--replay",
+        str(deployment.hub.transcripts / f"{run.number}.gz"),
+        "--audit",
+        str(deployment.state("lyon") / state_folder.AUDIT),
     )
     assert "valid" in said and "approved by policy" in said
+    assert "every state and the result follow" in said and "shows every answer" in said
 
 
 def roster(deployment: Deployment) -> dict[str, bytes]:

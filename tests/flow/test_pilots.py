@@ -49,8 +49,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     done = hdh("pilots", "run", "--all", "--small", "--format", "json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert all((out / f"{name}-{variant}" / "report.html").exists() for name, variant in STUDIES)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    rows_: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows_
 
 
 def test_one_command_runs_all_of_them(rows: list[dict[str, Any]]) -> None:
@@ -88,7 +88,7 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
     """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the
     shorter one: 300 rounds of a secure sum take ten minutes."""
-    made = {}
+    documents = {}
     for engine in ("local", "flower"):
         done = hdh(
             "simulate",
@@ -103,12 +103,12 @@ def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: P
             "json",
         )
         assert done.returncode == 0, done.stderr
-        made[engine] = json.loads(done.stdout)["analyses"]
+        documents[engine] = json.loads(done.stdout)["analyses"]
     if variant != "private":
-        assert [one["tables"] for one in made["local"].values()] == [
-            one["tables"] for one in made["flower"].values()
+        assert [variant_["tables"] for variant_ in documents["local"].values()] == [
+            variant_["tables"] for variant_ in documents["flower"].values()
         ]
-    assert all(one["status"] == "released" for one in made["flower"].values())
+    assert all(variant_["status"] == "released" for variant_ in documents["flower"].values())
 
 
 @pytest.mark.slow
@@ -118,9 +118,9 @@ def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_wo
 ) -> None:
     """Over people whom no training has seen. 0.01 is the promised figure; hydro's nodes alone are
     within it of each other, so there the best may come near."""
-    found = {tried.name: tried for tried in comparison.networks(name)}
-    together, pooled = found.pop("together"), found.pop("pooled")
+    comparisons = {tried.name: tried for tried in comparison.networks(name)}
+    together, pooled = comparisons.pop("together"), comparisons.pop("pooled")
     assert abs(together.auc - pooled.auc) <= 0.01
-    assert np.mean([tried.auc for tried in found.values()]) < together.auc - 2e-3
+    assert np.mean([tried.auc for tried in comparisons.values()]) < together.auc - 2e-3
     if name == "deep_piste":
-        assert all(tried.auc < together.auc for tried in found.values())
+        assert all(tried.auc < together.auc for tried in comparisons.values())

@@ -18,6 +18,7 @@ from aggregator.flower.control import Control
 from federation import audit, errors
 from federation.study import Study
 from nodes import state_folder
+from nodes.approvals import Approvals
 from simulations import flower
 from simulations.flower import Deployment
 from tests import deployments
@@ -127,9 +128,11 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
         )
 
 
-def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -> dict[str, object]:
-    """The thin bundle with a study that nobody submitted: what the hub's own process makes of
-    it."""
+def run_job(
+    deployment: Deployment, control: Control, asked: Study, name: str, run: str = ""
+) -> dict[str, object]:
+    """The thin bundle with a study that nobody submitted: what the hub's own process makes of it.
+    `run`: digest of a ticket that a coordinator has signed."""
     parties = database.enrolled(deployment.engine, "node")
     job = jobs.Job(
         asked,
@@ -138,6 +141,7 @@ def run_job(deployment: Deployment, control: Control, asked: Study, name: str) -
         {one.name: one.identity for one in parties},
         10,
         20,
+        run=run,
     )
     jobs.write(deployment.hub.jobs, name, job)
     flower_control.start(control, deployment.hub.jobs, name)
@@ -178,18 +182,18 @@ def test_an_approved_study_that_was_edited_is_another_one(
 ) -> None:
     with deployment.connect() as hub:
         assert hub.submit(study("edited"), CONTRACT).watch(lambda _: None).state == "complete"
-    found = run_job(
-        deployment,
-        control,
-        study("edited", question="more?", coordinator=flower.COORDINATOR),
-        "edited",
-    )
+    (signed,) = [
+        one.run
+        for one in Approvals(deployment.state("lyon") / "approvals.sqlite").all()
+        if one.study == "edited"
+    ]
+    edited = study("edited", question="more?", coordinator=flower.COORDINATOR)
+    found = run_job(deployment, control, edited, "edited", signed)
     assert "was never proposed here" in json.dumps(found)
-    again = run_job(
-        deployment, control, study("edited", coordinator=flower.COORDINATOR), "not-edited"
-    )
+    same = study("edited", coordinator=flower.COORDINATOR)
+    again = run_job(deployment, control, same, "not-edited", signed)
     # The same study, by the same way, was proposed and approved; its run is over.
-    assert "this study has ended" in json.dumps(again)
+    assert "this run has ended" in json.dumps(again)
 
 
 def test_an_unknown_version_of_an_analysis_is_refused_by_hub_and_node(

@@ -125,8 +125,8 @@ def test_the_interval_of_a_number_that_exceeds_a_limit_is_the_one_of_r(
     pnorm(L - m, lower.tail = FALSE) - p, c(-20, 20), tol = 1e-12)$root, for p = 0.5, 0.025, 0.975
     and L = 5. The value 9 has nearly its ordinary interval, 9 -+ 1.96."""
     shown_ = selection.above(value, 5.0, 1.0, 1.959963985, least=-20.0)
-    found = [float(shown_.estimate), float(shown_.low), float(shown_.high)]
-    assert found == pytest.approx(expected, abs=1e-5)
+    estimate = [float(shown_.estimate), float(shown_.low), float(shown_.high)]
+    assert estimate == pytest.approx(expected, abs=1e-5)
 
 
 def test_numbers_that_exceed_a_limit_have_intervals_that_hold_however_few_exceed_it() -> None:
@@ -137,17 +137,17 @@ def test_numbers_that_exceed_a_limit_have_intervals_that_hold_however_few_exceed
     for truth in (3.5, 4.5, 5.0, 6.0, 10.0):
         values = truth + rng.normal(size=100_000)
         values = values[values > 5][:8000]
-        found = selection.above(values, 5.0, 1.0, 1.96, least=selection.LEAST * 5)
-        held = (found.low <= truth) & (truth <= found.high)
+        inference = selection.above(values, 5.0, 1.0, 1.96, least=selection.LEAST * 5)
+        held = (inference.low <= truth) & (truth <= inference.high)
         assert len(values) > 5000
         assert held.mean() == pytest.approx(0.95, abs=0.012)
-        assert (found.estimate < truth).mean() == pytest.approx(0.5, abs=0.03)
+        assert (inference.estimate < truth).mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_number_without_noise_keeps_its_value() -> None:
-    found = selection.above([3.0, 1e6], 0.0, 0.0, 1.96, least=0.0)
-    assert found.estimate == pytest.approx([3.0, 1e6], rel=1e-9)
-    assert found.low == pytest.approx(found.high, rel=1e-9)
+    inference = selection.above([3.0, 1e6], 0.0, 0.0, 1.96, least=0.0)
+    assert inference.estimate == pytest.approx([3.0, 1e6], rel=1e-9)
+    assert inference.low == pytest.approx(inference.high, rel=1e-9)
 
 
 def coverage(intervals: Sequence[tuple[float, float]], truth: float) -> float:

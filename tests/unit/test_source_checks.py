@@ -14,6 +14,7 @@ from federation import errors
 from federation.cli.actions import node_data
 from federation.messages import NoisedAnswer, Query, Refusal, TaskId
 from federation.study import Study
+from federation.tickets import ticket
 from nodes import ledger, service, source_checks, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
@@ -60,12 +61,11 @@ def rule(folder: Path) -> str:
     approvals = Approvals(state_folder.made(folder / "state") / "approvals.sqlite")
     now = federations.NOW
     deadline = now.timestamp() + 3600
-    approvals.propose(
-        Proposed(
-            asked.hash, "s", "{}", "c", "k", 1, now.isoformat(), deadline, 0, "approved", "", "", ""
-        )
-    )
     contract = site.datasets["people"].contract
+    run = ticket("hub", 1, asked.hash, contract.hash, ["n"], deadline)
+    approvals.propose(
+        Proposed(run, "s", "{}", "c", "k", now.isoformat(), deadline, verdict="approved")
+    )
     ledger.grant(
         state_folder.open_ledger(site.state),
         site.account("people", now.year),
@@ -74,7 +74,8 @@ def rule(folder: Path) -> str:
         at="now",
     )
     task = registry.plan(asked, contract)["a"]
-    query = Query(asked, contract.hash, 1, ("n",), {TaskId("a"): task.analysis.start(task)})
+    states = {TaskId("a"): task.analysis.start(task)}
+    query = Query(asked, contract.hash, 1, ("n",), states, run=run.digest)
     answer = service.answer(query, NodeContext(site, approvals=approvals), now)
     given = answer.answers[TaskId("a")]
     if isinstance(given, Refusal):

@@ -21,13 +21,19 @@ from nodes.approvals import Proposed, Verdict
 from nodes.sides import Sides
 from nodes.site import Site
 
+UNPRINTED = ("written", "ticket", "deadline")
+
 
 def show_all(path: Path, output: str) -> None:
     _, state = node_setup.site_and_state(path)
     studies = node_setup.approvals(state).all()
     if output == "json":
         documents = [
-            {key: value for key, value in vars(study).items() if key != "written"}
+            {
+                "run": study.run,
+                **vars(study.ticket),
+                **{key: value for key, value in vars(study).items() if key not in UNPRINTED},
+            }
             for study in studies
         ]
         print(json.dumps(documents, indent=2, ensure_ascii=False))
@@ -37,10 +43,11 @@ def show_all(path: Path, output: str) -> None:
         console.print("No study has been proposed to this node yet.")
         return
     table = tables.plain(
-        "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
+        "number", "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
     )
     for study in studies:
         table.add_row(
+            str(study.ticket.number),
             study.study,
             study.study_hash[:12],
             study.coordinator,
@@ -71,17 +78,30 @@ def _decision(study: Proposed) -> str:
 def show(path: Path, name: str) -> None:
     site, state = node_setup.site_and_state(path)
     proposed = node_setup.approvals(state).find(name)
-    print(f"# hash {proposed.study_hash}")
-    print(f"# signed by {proposed.coordinator} with key {proposed.key_id}")
-    print(f"# sent to {proposed.nodes - 1} other nodes")
+    for line in _signed(proposed):
+        print(f"# {line}")
     for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
         print(f"# {line}")
     study = studies.parse(proposed.written)
-    for line in costs(study, site, proposed.nodes):
+    for line in costs(study, site, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
     _show_sides(study, site)
     _show_given(study, site)
+
+
+def _signed(proposed: Proposed) -> list[str]:
+    """All that the coordinator signed beside the study."""
+    ticket = proposed.ticket
+    deadline = datetime.fromtimestamp(proposed.deadline, UTC).isoformat(" ", "minutes")
+    return [
+        f"hash {ticket.study_hash}",
+        f"signed by {proposed.coordinator} with key {proposed.key_id}",
+        f"for one run: number {ticket.number} at the hub of authority {ticket.hub}",
+        f"contract {ticket.contract_hash}",
+        f"nodes {', '.join(ticket.nodes)}",
+        f"deadline for approvals {deadline}",
+    ]
 
 
 def _show_sides(study: Study, site: Site) -> None:
@@ -151,11 +171,15 @@ def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None)
         verdict,
         study=study.study,
         study_hash=study.study_hash,
+        run=study.run,
         coordinator=study.coordinator,
         by=decided_by,
         why=reason,
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    proposals.decide(study.study_hash, verdict, reason, decided_by, now)
+    proposals.decide(study.run, verdict, reason, decided_by, now)
     later = "" if daemon.is_running(state) else "; the hub will learn it when the node runs"
-    print(f"{study.study} ({study.study_hash[:12]}) is {verdict} by {decided_by}{later}")
+    print(
+        f"{study.study} (number {study.ticket.number}, {study.study_hash[:12]}) is {verdict} "
+        f"by {decided_by}{later}"
+    )

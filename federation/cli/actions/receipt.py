@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation import client, credentials, errors, receipts
+from federation import audit, client, credentials, errors, receipts
 from federation.privacy.accounting import PICO
 from nodes import site as sites
 
 
-def verify(path: Path, authority_path: Path | None, roster: Path | None) -> None:
+def verify(
+    path: Path,
+    authority_path: Path | None,
+    roster: Path | None,
+    transcript: Path | None = None,
+    audit_log: Path | None = None,
+) -> None:
     """LedgerError if a signature, a hash or an identity does not match."""
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -26,15 +32,36 @@ def verify(path: Path, authority_path: Path | None, roster: Path | None) -> None
         authority_path.read_bytes() if authority_path else None,
         sites.load_roster(roster) if roster else {},
     )
+    problems = problems or _beyond(document, transcript, audit_log)
     if problems:
         raise errors.LedgerError("\n".join(f"{path}: {problem}" for problem in problems))
     _show(path, document)
+    if transcript:
+        print("Replayed: every state and the result follow from the sums before them.")
+    if audit_log:
+        print("The receipt shows every answer of this run that the node's audit log holds.")
     if authority_path:
         print(f"Signed by the hub, under the authority in {authority_path}.")
     else:
         print("Signed by the hub. Its authority is the one named in the file: compare with --ca.")
     if not roster:
         print("The nodes' identities are those that the hub names: compare with --roster.")
+
+
+def _beyond(
+    document: Mapping[str, Any], transcript: Path | None, audit_log: Path | None
+) -> Sequence[str]:
+    """The problems that a transcript and a node's audit log show, of a receipt that is valid."""
+    from aggregator import replay
+
+    problems = [*replay.verify(document, transcript)] if transcript else []
+    if audit_log:
+        if not audit_log.is_file():
+            raise errors.InputError(f"{audit_log}: no such file; give a node's state/audit.jsonl")
+        audit.verify(audit_log)
+        run = receipts.run_of(document)
+        problems += replay.unshown(document, list(audit.entries(audit_log)), run)
+    return problems
 
 
 def _own_authority() -> Path | None:

@@ -1,0 +1,194 @@
+"""A replay of an exact study: each state computed again from the sums before it.
+
+It catches a hub that chose a state, a total or a result. The nodes have signed their replies
+together with the queries, so the hub cannot show other states than those that it asked at. Without
+a secure sum each node has also signed its part of every total.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from aggregator import release, rounds, transcript
+from aggregator.transcript import Round, Transcript
+from federation import codec, errors, receipts
+from federation import study as studies
+from federation.messages import Query, Reply, State
+from federation.study import Study
+from strategies import registry
+
+# The same step on another machine differs by its rounding, which ill-conditioned sums enlarge. A
+# state that is off by less lets a hub choose nothing.
+TOLERANCE = 1e-6
+
+
+def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
+    """The problems of a result and its transcript, in words; empty if every state, total and table
+    follows. The receipt itself is checked by `receipts.verify`."""
+    receipt = document.get("receipt") or {}
+    if not receipt.get("transcript"):
+        return [
+            "the receipt names no transcript: only exact studies without training have one, at a "
+            "hub of this version"
+        ]
+    try:
+        if transcript.digest(path) != receipt["transcript"]:
+            return [f"{path.name} is not the transcript whose hash the hub has signed"]
+        kept = transcript.read(path)
+        study = studies.parse(receipt["study"])
+        nodes = _nodes(receipt)
+        return [*_binding(kept, receipt, study), *_steps(document, kept, study, nodes)]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as reason:
+        return [f"{path.name} or the receipt cannot be read ({type(reason).__name__})"]
+    except (codec.CodecError, errors.HdhError, pydantic.ValidationError) as reason:
+        return [f"{path.name} cannot be replayed ({type(reason).__name__})"]
+
+
+def _nodes(receipt: Mapping[str, Any]) -> list[str]:
+    return sorted(map(str, receipt["nodes"]))
+
+
+# -- what the nodes signed
+def _binding(kept: Transcript, receipt: Mapping[str, Any], study: Study) -> Iterator[str]:
+    """Whether the recorded queries and parts are those that the nodes signed."""
+    run = receipt["run"]
+    if kept.contract.hash != run["contract_hash"]:
+        yield "the contract of the transcript is not the one of the run"
+    asked = {one.query.round: one.query for one in kept.rounds}
+    for content in kept.pushed.values():
+        query = codec.query_from_bytes(content)
+        if query.study.hash != study.hash or not _asks_the_same(query, asked.get(query.round)):
+            yield f"round {query.round}: a query on the wire is not the one of the round"
+    for node, record in receipt["nodes"].items():
+        yield from _of_node(node, record, kept)
+
+
+def _asks_the_same(query: Query, asked: Query | None) -> bool:
+    """Whether a query on the wire asks at the states of the round; under a secure sum, at some."""
+    if asked is None or not query.states.keys() <= asked.states.keys():
+        return False
+    return all(_is_same(state, asked.states[task], 0.0) for task, state in query.states.items())
+
+
+def _of_node(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
+    replies = [one for one in record["replies"] if one["phase"] in transcript.AT_STATES]
+    for reply in replies:
+        if reply["query"] not in kept.pushed:
+            yield f"{node}: it answered a query of round {reply['round']} that is not shown"
+    signed = {reply["reply"] for reply in replies if reply["phase"] == ""}
+    for one in kept.rounds:
+        for reply in one.replies:
+            shown = receipts.digest(codec.reply_to_bytes(transcript.plain(reply)))
+            if reply.node == node and signed and shown not in signed:
+                yield f"{node}: the part of round {reply.round} is not the one that it signed"
+
+
+# -- what follows from what
+class _DiffersError(Exception):
+    """A query of the replay is not the one that the transcript shows."""
+
+
+@dataclass
+class _Player:
+    """An `ask` that answers the round loop with the recorded replies, as long as the loop asks what
+    the transcript shows."""
+
+    shown: Sequence[Round]
+    place: int = field(default=0)
+
+    def ask(self, query: Query) -> Sequence[Reply]:
+        if self.place >= len(self.shown):
+            raise _DiffersError(f"round {query.round}: it follows, and is not shown")
+        one = self.shown[self.place]
+        self.place += 1
+        if one.query.round != query.round or one.query.states.keys() != query.states.keys():
+            raise _DiffersError(f"round {query.round}: other analyses were asked than follow")
+        for task, state in query.states.items():
+            if not _is_same(state, one.query.states[task], TOLERANCE):
+                raise _DiffersError(
+                    f"round {query.round}: the state of {task} is not the one that follows from "
+                    "the sums before it"
+                )
+        return one.replies
+
+
+def _is_same(one: State, other: State, tolerance: float) -> bool:
+    if one.step != other.step or one.asked != other.asked:
+        return False
+    if one.values.keys() != other.values.keys():
+        return False
+    return all(_is_close(one.values[name], other.values[name], tolerance) for name in one.values)
+
+
+def _is_close(one: Any, other: Any, tolerance: float) -> bool:
+    if one.shape != other.shape:
+        return False
+    size = float(np.abs(one[np.isfinite(one)]).max(initial=1.0))
+    return bool(np.allclose(one, other, rtol=tolerance, atol=tolerance * size, equal_nan=True))
+
+
+def _steps(
+    document: Mapping[str, Any], kept: Transcript, study: Study, nodes: Sequence[str]
+) -> Iterator[str]:
+    registry.preload(study.runs)
+    player = _Player(kept.rounds)
+    try:
+        outcome = rounds.run(study, kept.contract, player.ask, nodes)
+    except _DiffersError as reason:
+        yield str(reason)
+        return
+    if player.place < len(kept.rounds):
+        yield f"round {kept.rounds[player.place].query.round}: the study had ended before it"
+    now = datetime.now(UTC)
+    replayed = release.clear(outcome, started=now, finished=now, engine="flower")
+    for name, analysis in replayed.analyses.items():
+        released = document["analyses"].get(name) or {}
+        follows = analysis.model_dump(mode="json")
+        if not all(_is_equal(follows[key], released.get(key)) for key in ("tables", "n", "status")):
+            yield f"{name}: the released result is not the one that follows from the sums"
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Whether two documents are the same, numbers to TOLERANCE."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_is_equal(a, b) for a, b in pairs)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(one == other)
+
+
+# -- what a node remembers
+def unshown(
+    document: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], run: str
+) -> Sequence[str]:
+    """The problems that a node's own audit log shows: answers of this run that the receipt leaves
+    out. `entries`: of the audit log. `run`: digest of the ticket."""
+    receipt: Callable[[str], Any] = (document.get("receipt") or {}).get
+    shown = {
+        reply["reply"]
+        for record in (receipt("nodes") or {}).values()
+        for reply in record.get("replies", ())
+    }
+    mine = [entry for entry in entries if entry.get("run") == run]
+    missing = [
+        entry for entry in mine if entry["event"] == "answered" and entry["sha256"] not in shown
+    ]
+    rounds_asked = sorted({int(entry["round"]) for entry in missing})
+    if not missing:
+        return []
+    return [
+        f"this node answered {len(missing)} queries of the run that the receipt does not show "
+        f"(rounds {', '.join(map(str, rounds_asked))}): the hub was restarted, or it asked for "
+        "more than it shows; ask its operator"
+    ]
