@@ -20,8 +20,8 @@ from federation.study import Study
 @dataclass(frozen=True)
 class Job:
     """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
-    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest of
-    the ticket that the coordinator signed."""
+    which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest
+    of the ticket that the coordinator signed."""
 
     study: Study
     contract: Contract

@@ -189,6 +189,6 @@ def unshown(
         return []
     return [
         f"this node answered {len(missing)} queries of the run that the receipt does not show "
-        f"(rounds {', '.join(map(str, rounds_asked))}): the hub was restarted, or it asked for more "
-        "than it shows; ask its operator"
+        f"(rounds {', '.join(map(str, rounds_asked))}): the hub was restarted, or it asked for "
+        "more than it shows; ask its operator"
     ]

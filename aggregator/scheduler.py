@@ -342,7 +342,7 @@ class Scheduler:
         )
 
     def _keep_transcript(self, one: Submitted) -> str | None:
-        """Moves the transcript of a study out of its job. Returns its hash, or None if it has none."""
+        """Moves the transcript of a study out of its job. Returns its hash, or None without one."""
         path = jobs.transcript(self.hub.jobs, job_name(one.number, one.attempts))
         if not path.exists():
             return None
@@ -433,8 +433,8 @@ class Scheduler:
         return proposals
 
     def ended(self, runs: Sequence[str]) -> list[str]:
-        """Of the runs that a node keeps open, those that are not open here: it may have been offline
-        when they ended."""
+        """Of the runs that a node keeps open, those that are not open here: it may have been
+        offline when they ended."""
         under_way = database.in_states(self.engine, "waiting", "running")
         is_open = {self.ticket(one).digest for one in under_way}
         return [run for run in runs if run not in is_open]

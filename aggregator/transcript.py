@@ -1,4 +1,4 @@
-"""The transcript of an exact study: every query that was answered at a state, and all that came back.
+"""The transcript of an exact study: every query that was answered at a state, and every reply.
 
 In exact mode the hub chooses the states at which nodes add up. The transcript shows them with the
 sums that led to them, so that anyone who may see the sums can compute each state again

@@ -1,10 +1,12 @@
-"""Do 95 % intervals under differential privacy hold the truth 95 times in a hundred? 500 federations of each analysis.
+"""Do 95 % intervals under differential privacy hold the truth 95 times in a hundred? 500
+federations of each analysis.
 
-Every federation is four nodes of new people, drawn from a law whose parameters are known, and answers one study at the
-stated epsilon, noise and all. The benchmark counts how often an interval holds its truth: the law's parameter, or for a count the
-cohort's own number. The noise is as large as, or larger than, the sampling error in each of these, so that an interval without
-it would fail; how often such an interval would hold is shown beside. The Monte Carlo error is that of the mean over
-federations, since the intervals of one federation share its people and its noise.
+Every federation is four nodes of new people, drawn from a law whose parameters are known, and
+answers one study at the stated epsilon, noise and all. The benchmark counts how often an interval
+holds its truth: the law's parameter or, for a count, the cohort's own number. In each case the
+noise is at least as large as the sampling error, so an interval without it would fail; the coverage
+of such an interval is shown beside. The Monte Carlo error is that of the mean over federations,
+since the intervals of one federation share its people and its noise.
 
 Every private analysis has a case here: `uncovered` names those that lack one, and a test calls it.
 """
@@ -43,12 +45,20 @@ NODES, FEDERATIONS, LEAST, MOST = 4, 500, 0.93, 0.97
 LEVEL = 0.05  # of the tests
 POLICY = Policy(min_nodes=1, max_epsilon=20, noise="distributed", honest_nodes=1)
 COLUMNS = {
-    "x": Column(type="number", range=(-3, 3)), "z": Column(type="number", range=(0, 1)), "g": Column(type="category", levels=("a", "b", "c")),
-    "h": Column(type="boolean"), "y": Column(type="boolean"), "s": Column(type="number", range=(0, 10)), "k": Column(type="number", range=(0, 8)),
-    "time": Column(type="number", range=(0, 60), step=1), "event": Column(type="boolean"),
-    "years": Column(type="number", range=(0, 2)), "stays": Column(type="number", range=(0, 8)),
-    "until": Column(type="number", range=(0, 60), step=1), "cause": Column(type="category", levels=("none", "relapse", "death")),
-}  # fmt: skip
+    "x": Column(type="number", range=(-3, 3)),
+    "z": Column(type="number", range=(0, 1)),
+    "g": Column(type="category", levels=("a", "b", "c")),
+    "h": Column(type="boolean"),
+    "y": Column(type="boolean"),
+    "s": Column(type="number", range=(0, 10)),
+    "k": Column(type="number", range=(0, 8)),
+    "time": Column(type="number", range=(0, 60), step=1),
+    "event": Column(type="boolean"),
+    "years": Column(type="number", range=(0, 2)),
+    "stays": Column(type="number", range=(0, 8)),
+    "until": Column(type="number", range=(0, 60), step=1),
+    "cause": Column(type="category", levels=("none", "relapse", "death")),
+}
 BETA = np.array([0.4, -0.5, 0.3, -0.2])  # of x, z, g = b, g = c
 HAZARD = 0.02
 STAYS = {"no": 0.3, "yes": 0.5}  # a year, by h
@@ -63,14 +73,23 @@ def people(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     relapse, death = (rng.exponential(1 / hazard, n) for hazard in CAUSES.values())
     first = np.minimum(relapse, death)
     h, years = (rng.random(n) < 0.4).astype(float), rng.uniform(0.2, 2, n)
+    yearly_stays = np.where(h > 0, STAYS["yes"], STAYS["no"])
+    cause = np.where(relapse < death, 1, 2)
     return {
-        "x": x, "z": z, "g": g.astype(np.int16), "h": h, "y": (rng.random(n) < special.expit(eta)).astype(float),
-        "s": (5 + eta + rng.normal(0, 0.8, n)).clip(0, 10), "k": rng.poisson(np.exp(eta)).clip(0, 8).astype(float),
-        "time": np.maximum(stop, 1e-9), "event": ((leaves <= censored) & (leaves <= 60)).astype(float),
-        "years": years, "stays": rng.poisson(years * np.where(h > 0, STAYS["yes"], STAYS["no"])).clip(0, 8).astype(float),
+        "x": x,
+        "z": z,
+        "g": g.astype(np.int16),
+        "h": h,
+        "y": (rng.random(n) < special.expit(eta)).astype(float),
+        "s": (5 + eta + rng.normal(0, 0.8, n)).clip(0, 10),
+        "k": rng.poisson(np.exp(eta)).clip(0, 8).astype(float),
+        "time": np.maximum(stop, 1e-9),
+        "event": ((leaves <= censored) & (leaves <= 60)).astype(float),
+        "years": years,
+        "stays": rng.poisson(years * yearly_stays).clip(0, 8).astype(float),
         "until": np.maximum(np.minimum(np.minimum(first, censored), 60), 1e-9),
-        "cause": np.where(first > np.minimum(censored, 60), 0, np.where(relapse < death, 1, 2)).astype(np.int16),
-    }  # fmt: skip
+        "cause": np.where(first > np.minimum(censored, 60), 0, cause).astype(np.int16),
+    }
 
 
 PEOPLE = Law(laws.contract(COLUMNS), people)
@@ -78,8 +97,8 @@ PEOPLE = Law(laws.contract(COLUMNS), people)
 
 @dataclass(frozen=True)
 class Case:
-    """`intervals` yields those of a result; `rejections` tells, for each test of a null hypothesis that is true, whether it
-    rejects at 5 %. `law` draws the people, whose number is `n`."""
+    """`intervals` yields the intervals of a result; `rejections` states for each test of a true
+    null hypothesis whether it rejects at 5 %. `law` draws the people, whose number is `n`."""
 
     name: str
     n: int
@@ -207,52 +226,76 @@ def rejected(table: str) -> Callable[[Result], Sequence[bool]]:
 
 SLOPES = dict(zip(("x", "z", "g[b]", "g[c]"), BETA.tolist(), strict=True))
 CASES = (
-    Case("describe", 4000, 1.0, {"run": "describe", "columns": ["x", "z", "g"], "quantiles": [0.1, 0.5, 0.75]}, described),
-    Case("crosstab", 4000, 0.5, {"run": "crosstab", "rows": "g", "columns": "h"}, crossed, rejected("chi_squared")),
-    Case("glm gaussian", 10_000, 1.0, {"run": "glm", "model": "s ~ x + z + g"}, coefficients({"(Intercept)": 5.0, **SLOPES})),
-    Case("glm binomial", 8000, 1.0, {"run": "glm", "model": "y ~ x + z + g", "family": "binomial"}, coefficients({"(Intercept)": 0.0, **SLOPES})),
-    Case("glm poisson", 20_000, 2.0, {"run": "glm", "model": "k ~ x + z + g", "family": "poisson"}, coefficients({"(Intercept)": 0.0, **SLOPES})),
-    Case(
-        "kaplan_meier", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "every": 12}, survival,
-    ),
-    Case("cumulative_incidence", 6000, 1.0, {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12}, incidence),
-    Case("rates", 12_000, 1.0, {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]}, stays),
-    Case("inequality", 4000, 1.0, {"run": "inequality", "value": "years", "step": 0.01, "quantiles": [0.1, 0.5, 0.9], "top": [0.1, 0.2]}, unequal),
-    Case("wilcoxon, no difference", 4000, 1.0, {"run": "wilcoxon", "value": "k", "by": "h", "step": 1}, equally_ranked, rejected("test")),
-    Case(
-        "wilcoxon, shift", 4000, 1.0, {"run": "wilcoxon", "value": "s", "by": "h", "reference": "no", "step": 0.05}, laws.ranked, law=laws.SHIFTED_LAW,
-    ),
-    Case("mantel_haenszel", 4000, 0.5, {"run": "mantel_haenszel", "exposure": "h", "outcome": "y", "strata": ["g"]}, odds),
-    Case("log-rank", 6000, 1.0, {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60}, lambda result, table: iter(()), rejected("log_rank")),
-    Case("piecewise_exponential", 20_000, 1.0, {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"}, coefficients(SLOPES)),
-    Case(
-        "glm binomial, secure sum", 6000, 1.0, {"run": "glm", "model": "y ~ x + z + g", "family": "binomial"}, coefficients({"(Intercept)": 0.0, **SLOPES}),
-        privacy={"noise": "distributed", "secure_sum": True},
-    ),
-    Case(
-        "sccs", 4000, 1.0, {"run": "sccs", "model": "events ~ h + z + offset(log(years))", "max_events": 2}, coefficients(laws.RATE_RATIOS),
-        law=laws.PERIODS_LAW,
-    ),
-    Case(
-        "pathways", 4000, 1.0,
-        {"run": "pathways", "step": "step", "time": "day", "beginnings": 2, "by": "h", "max_steps": laws.LONGEST,
-         "indicators": {"a_b": {"first": "a", "then": "b", "within": laws.WITHIN}, "b_c": {"first": "b", "then": "c", "within": laws.WITHIN}}},
-        laws.pathways, law=laws.WALKS_LAW,
-    ),
-    Case(
-        "disproportionality", 10_000, 1.0, {"run": "disproportionality", "drug": "drug", "event": "event"}, laws.components, law=laws.REPORTS_LAW,
-    ),
-    Case(
-        "surveillance, farrington", 30_000, 1.0, {"run": "surveillance", "week": "week", "by": ["g"], "test": 4, "method": {"farrington": {"alpha": LEVEL}}},
-        laws.weekly, laws.alarms, law=laws.cases(season=0.3, tested=4),
-    ),
-    Case(  # its baseline knows no season; its limit is z standard deviations of seven weeks, which promises no level
-        "surveillance, ears", 30_000, 1.0, {"run": "surveillance", "week": "week", "by": ["g"], "method": "ears"}, laws.weekly, law=laws.cases(season=0.0, tested=1),
-    ),
-    Case(
-        "train", 8000, 4.0, {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 10, "sampling": 0.2, "validation": 0.5, "learning_rate": 10.0},
-        laws.ranks, law=laws.ANSWERS_LAW,
-    ),
+    Case("describe", 4000, 1.0,
+         {"run": "describe", "columns": ["x", "z", "g"], "quantiles": [0.1, 0.5, 0.75]},
+         described),
+    Case("crosstab", 4000, 0.5, {"run": "crosstab", "rows": "g", "columns": "h"},
+         crossed, rejected("chi_squared")),
+    Case("glm gaussian", 10_000, 1.0, {"run": "glm", "model": "s ~ x + z + g"},
+         coefficients({"(Intercept)": 5.0, **SLOPES})),
+    Case("glm binomial", 8000, 1.0,
+         {"run": "glm", "model": "y ~ x + z + g", "family": "binomial"},
+         coefficients({"(Intercept)": 0.0, **SLOPES})),
+    Case("glm poisson", 20_000, 2.0,
+         {"run": "glm", "model": "k ~ x + z + g", "family": "poisson"},
+         coefficients({"(Intercept)": 0.0, **SLOPES})),
+    Case("kaplan_meier", 6000, 1.0,
+         {"run": "kaplan_meier", "model": "Surv(time, event) ~ g", "every": 12},
+         survival),
+    Case("cumulative_incidence", 6000, 1.0,
+         {"run": "cumulative_incidence", "model": "Surv(until, cause) ~ g", "every": 12},
+         incidence),
+    Case("rates", 12_000, 1.0,
+         {"run": "rates", "events": "stays", "time": "years", "by": ["h"], "over": ["g"]},
+         stays),
+    Case("inequality", 4000, 1.0,
+         {"run": "inequality", "value": "years", "step": 0.01, "quantiles": [0.1, 0.5, 0.9],
+          "top": [0.1, 0.2]},
+         unequal),
+    Case("wilcoxon, no difference", 4000, 1.0,
+         {"run": "wilcoxon", "value": "k", "by": "h", "step": 1},
+         equally_ranked, rejected("test")),
+    Case("wilcoxon, shift", 4000, 1.0,
+         {"run": "wilcoxon", "value": "s", "by": "h", "reference": "no", "step": 0.05},
+         laws.ranked, law=laws.SHIFTED_LAW),
+    Case("mantel_haenszel", 4000, 0.5,
+         {"run": "mantel_haenszel", "exposure": "h", "outcome": "y", "strata": ["g"]},
+         odds),
+    Case("log-rank", 6000, 1.0,
+         {"run": "kaplan_meier", "model": "Surv(time, event) ~ h", "every": 60},
+         lambda result, table: iter(()), rejected("log_rank")),
+    Case("piecewise_exponential", 20_000, 1.0,
+         {"run": "piecewise_exponential", "model": "Surv(time, event) ~ x + z + g"},
+         coefficients(SLOPES)),
+    Case("glm binomial, secure sum", 6000, 1.0,
+         {"run": "glm", "model": "y ~ x + z + g", "family": "binomial"},
+         coefficients({"(Intercept)": 0.0, **SLOPES}),
+         privacy={"noise": "distributed", "secure_sum": True}),
+    Case("sccs", 4000, 1.0,
+         {"run": "sccs", "model": "events ~ h + z + offset(log(years))", "max_events": 2},
+         coefficients(laws.RATE_RATIOS), law=laws.PERIODS_LAW),
+    Case("pathways", 4000, 1.0,
+         {"run": "pathways", "step": "step", "time": "day", "beginnings": 2, "by": "h",
+          "max_steps": laws.LONGEST,
+          "indicators": {"a_b": {"first": "a", "then": "b", "within": laws.WITHIN},
+                         "b_c": {"first": "b", "then": "c", "within": laws.WITHIN}}},
+         laws.pathways, law=laws.WALKS_LAW),
+    Case("disproportionality", 10_000, 1.0,
+         {"run": "disproportionality", "drug": "drug", "event": "event"},
+         laws.components, law=laws.REPORTS_LAW),
+    Case("surveillance, farrington", 30_000, 1.0,
+         {"run": "surveillance", "week": "week", "by": ["g"], "test": 4,
+          "method": {"farrington": {"alpha": LEVEL}}},
+         laws.weekly, laws.alarms, law=laws.cases(season=0.3, tested=4)),
+    # Its baseline knows no season, and its limit is z standard deviations of seven weeks, which
+    # promises no level: so no rejections are counted.
+    Case("surveillance, ears", 30_000, 1.0,
+         {"run": "surveillance", "week": "week", "by": ["g"], "method": "ears"},
+         laws.weekly, law=laws.cases(season=0.0, tested=1)),
+    Case("train", 8000, 4.0,
+         {"run": "train", "model": "y ~ x + z + g", "network": "logistic", "rounds": 10,
+          "sampling": 0.2, "validation": 0.5, "learning_rate": 10.0},
+         laws.ranks, law=laws.ANSWERS_LAW),
 )  # fmt: skip
 
 
@@ -260,15 +303,16 @@ def uncovered(analyses: Iterable[str], cases: Iterable[Case] = CASES) -> list[st
     """The analyses without a case, each as a sentence that says what to do."""
     covered = {case.analysis["run"] for case in cases}
     return [
-        f"{name}: no case in benchmarks/coverage.py counts how often its 95 % intervals hold the truth; "
-        f"add a Case to CASES, with the truth that follows from the law of its people"
+        f"{name}: no case in benchmarks/coverage.py counts how often its 95 % intervals hold the "
+        "truth; add a Case to CASES, with the truth that follows from the law of its people"
         for name in sorted(set(analyses) - covered)
     ]
 
 
 @dataclass(frozen=True)
 class Share:
-    """How often something happened, and the Monte Carlo standard error of that; `count`: how many times it was looked at."""
+    """How often something happened, with its Monte Carlo standard error;
+    `count`: the number of trials."""
 
     mean: float
     error: float
@@ -290,8 +334,9 @@ def share(by_federation: Sequence[Sequence[bool]]) -> Share | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """`held`: intervals that hold the truth; `bare`: those that would without the noise's part; `rejected`: true null
-    hypotheses that are rejected at 5 %; `failed`: federations without a result, of `federations`."""
+    """`held`: intervals that hold the truth; `bare`: those that would hold it without the noise's
+    part; `rejected`: true null hypotheses that are rejected at 5 %; `failed`: federations without a
+    result, of `federations`."""
 
     held: Share | None
     bare: Share | None

@@ -77,20 +77,25 @@ def _install(checks: Any) -> None:
 # -- refusals
 FITS: list[dict[str, Any]] = [
     *({"run": "glm", "model": f"score ~ {right}"} for right in (
-        "age", "age + sex", "age + sex + arm", "age + I(age**2) + sex", "age * sex", "log(dose) + age", "dose + treated",
-        "age + dose + sex + arm + treated", "I(age >= 65) + sex", "I(dose / 10) + age + stage", "sex * treated", "stage + age + dose",
+        "age", "age + sex", "age + sex + arm", "age + I(age**2) + sex", "age * sex",
+        "log(dose) + age", "dose + treated", "age + dose + sex + arm + treated",
+        "I(age >= 65) + sex", "I(dose / 10) + age + stage", "sex * treated",
+        "stage + age + dose",
     )),
     *({"run": "glm", "family": "binomial", "model": f"died ~ {right}"} for right in (
-        "age", "age + sex", "age + sex + stage", "treated + age + sex + dose", "age + I(age**2)", "log(dose) + treated", "old + sex",
-        "treated * sex", "stage", "arm + age",
+        "age", "age + sex", "age + sex + stage", "treated + age + sex + dose",
+        "age + I(age**2)", "log(dose) + treated", "old + sex", "treated * sex", "stage",
+        "arm + age",
     )),
     *({"run": "glm", "family": "poisson", "model": f"visits ~ {right}"} for right in (
         "age", "sex + arm", "age + treated + offset(log(years))", "old + dose", "stage + sex",
     )),
     *({"run": "cox", "strata": "node", "model": f"Surv(time, event) ~ {right}"} for right in (
-        "age", "age + sex + treated", "stage + age", "treated * sex", "age + dose + arm", "log(dose) + old",
+        "age", "age + sex + treated", "stage + age", "treated * sex", "age + dose + arm",
+        "log(dose) + old",
     )),
-    {"run": "cox", "strata": "node", "model": "Surv(time, event) ~ age + treated", "weights": "weight"},
+    {"run": "cox", "strata": "node", "model": "Surv(time, event) ~ age + treated",
+     "weights": "weight"},
     {"run": "piecewise_exponential", "model": "Surv(time, event) ~ age + treated", "intervals": 3},
     {"run": "anova", "value": "score", "by": "arm"},
     {"run": "pca", "columns": ["age", "dose", "score"]},
@@ -128,14 +133,23 @@ def people(n: int, rng: np.random.Generator) -> pandas.DataFrame:
     risk = 0.04 * (age - 62) - 0.5 * treated
     return pandas.DataFrame(
         {
-            "id": [f"p{i}" for i in range(n)], "age": age, "sex": rng.choice(["f", "m"], n), "arm": rng.choice(["a", "b", "c"], n),
-            "stage": rng.choice(["i", "ii", "iii", "iv"], n, p=[0.4, 0.3, 0.2, 0.1]), "region": rng.choice(list("nsew"), n), "treated": treated,
-            "dose": dose, "years": rng.uniform(0.2, 5, n).round(2), "weight": rng.uniform(0.3, 3, n).round(2),
-            "score": (50 + 8 * risk + rng.normal(0, 10, n)).clip(-50, 150).round(1), "visits": rng.poisson(np.exp(1 + risk)).clip(0, 100),
-            "died": rng.random(n) < 1 / (1 + np.exp(1 - risk)), "event": rng.random(n) < 0.4,
+            "id": [f"p{i}" for i in range(n)],
+            "age": age,
+            "sex": rng.choice(["f", "m"], n),
+            "arm": rng.choice(["a", "b", "c"], n),
+            "stage": rng.choice(["i", "ii", "iii", "iv"], n, p=[0.4, 0.3, 0.2, 0.1]),
+            "region": rng.choice(list("nsew"), n),
+            "treated": treated,
+            "dose": dose,
+            "years": rng.uniform(0.2, 5, n).round(2),
+            "weight": rng.uniform(0.3, 3, n).round(2),
+            "score": (50 + 8 * risk + rng.normal(0, 10, n)).clip(-50, 150).round(1),
+            "visits": rng.poisson(np.exp(1 + risk)).clip(0, 100),
+            "died": rng.random(n) < 1 / (1 + np.exp(1 - risk)),
+            "event": rng.random(n) < 0.4,
             "time": np.ceil(rng.exponential(20 * np.exp(-risk))).clip(1, 60),
         }
-    )  # fmt: skip
+    )
 
 
 def refusals() -> bool:
@@ -175,10 +189,11 @@ ROUNDS = 32  # of a logistic model, at states of the hub's choice after the firs
 
 def hub() -> bool:
     """How many people a hub isolates that chooses the states of one approved logistic model: of
-    whom one is nine tenths of a sum or of the difference of two; and of whom a linear combination of
-    all sums of the study stands clear of all others, by three standard deviations. The latter takes a
-    hub that knows all covariates but one; responses enter the sums by their products with the columns
-    alone. The same is measured of the sums of an honest run, which no rule of the node can refuse."""
+    whom one is nine tenths of a sum or of the difference of two; and of whom a linear combination
+    of all sums of the study stands clear of all others, by three standard deviations. The latter
+    takes a hub that knows all covariates but one; responses enter the sums by their products with
+    the columns alone. The same is measured of the sums of an honest run, which no rule of the node
+    can refuse."""
     rng = np.random.default_rng(1)
     for what, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
         X = np.column_stack([np.ones(n), rng.normal(size=(n, 2)).clip(-3, 3) / 3])
@@ -194,7 +209,8 @@ def hub() -> bool:
             states = _honest_states(X, np.array([intercept, 3.0, -2.0]))
             some = int((_hat(X, states) > 0.9).sum())
             print(
-                f"{what}, {n} people, an honest run, {share} ill, {len(states)} rounds: {some} by all",
+                f"{what}, {n} people, an honest run, {share} ill, {len(states)} rounds: {some} "
+                f"by all",
                 flush=True,
             )
         responses = int((rules_of.leverage(X[:, 1:], None) > 0.9).sum())
@@ -213,7 +229,7 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
     """A search for two states between which one person moves more than all others together: from
     random directions as steep as they may be, across the gap beside a person, then by small steps
     that do better."""
-    rng, found = np.random.default_rng(2), set[int]()
+    rng, isolated = np.random.default_rng(2), set[int]()
     for _ in range(tries):
         direction = rng.normal(size=X.shape[1] - 1)
         slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(40)))
@@ -228,8 +244,8 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
                 pair = moved
         if all(_is_admitted(X, beta, checked=checked) for beta in pair):
             share, who = _largest(X, pair)
-            found |= {who} if share > 0.9 else set()
-    return found
+            isolated |= {who} if share > 0.9 else set()
+    return isolated
 
 
 def _largest(X: Any, pair: list[Any]) -> tuple[float, int]:

@@ -1,5 +1,5 @@
-"""Replies of a given size over the real transport: the nodes' app answers any query with random
-bytes.
+"""Replies of a given size over the real transport:
+the nodes' app answers any query with random bytes.
 
     python -m benchmarks.large_replies STATE-OF-A-NODE BYTES
 
@@ -35,7 +35,9 @@ job = ""
 """,
     "large/__init__.py": "",
     "large/client_app.py": "from flwr.clientapp import ClientApp\n\napp = ClientApp()\n",
-    "large/server_app.py": "from benchmarks import large_replies\n\napp = large_replies.server_app()\n",
+    "large/server_app.py": (
+        "from benchmarks import large_replies\n\napp = large_replies.server_app()\n"
+    ),
 }
 
 
@@ -133,8 +135,10 @@ def node(state: Path, size: int) -> None:
             return True
 
     flower_client.KNOWN_BUNDLES = Anything()
-    own = credentials.load(state / "hub")
-    link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    credential = credentials.load(state / "hub")
+    link = flower_client.Link(
+        credential.fleet, credential.folder / "ca.crt", credential.key, credential.flower_id
+    )
     flower_client.serve(
         app, link, threading.Event(), flower_client.Pace(idle_s=0.3), lambda rule, why: None
     )

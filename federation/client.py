@@ -166,7 +166,8 @@ class Hub:
             return _node_states(stub.Plan(request, timeout=60).nodes)
 
     def datasets(self) -> Sequence[Held]:
-        """The datasets that the nodes hold, each with its contract. A node that has not said what it holds is left out."""
+        """The datasets that the nodes hold, each with its contract. Nodes that have not announced
+        any are left out."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
@@ -283,8 +284,8 @@ def _load_contract(study: Study, given: Path | str | None, folder: Path | None) 
     """The contract at the path given, or DATASET.yaml in the study's folder."""
     if study.datasets:
         raise errors.StudyError(
-            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the hub does "
-            "not carry its messages yet"
+            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the "
+            "hub does not carry its messages yet"
         )
     file = f"{study.dataset}.yaml"
     path = Path(given) if given is not None else folder / file if folder is not None else None

@@ -40,12 +40,33 @@ Day = Annotated[date, pydantic.BeforeValidator(_written_day)]
 class Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: pydantic.ValidationInfo) -> Any:
+        """pydantic would read true as 1."""
+        values = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(code, bool) for code in values):
+            kind = str(cls.model_fields[str(field.field_name)].annotation)
+            if re.search(r"\b(int|float)\b", kind) and not re.search(r"\b(bool|Any)\b", kind):
+                raise ValueError("must be a number, not true or false")
+        return value
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The copy computes its cached values again, because another field changes the hash."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(copied).model_fields.keys():
             del copied.__dict__[name]
         return copied
+
+
+def _day(value: object) -> date | None:
+    """None for a value that is not written as a day, or is not in the calendar."""
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(str(_written_day(value)))
+    except ValueError:
+        return None
 
 
 class Description(Frozen):
@@ -91,6 +112,22 @@ class Column(Frozen):
             return {"step": 1.0, **values}
         return values
 
+    @pydantic.field_validator("range", mode="before")
+    @classmethod
+    def _two_ends(cls, ends: Any) -> Any:
+        """Checked before pydantic tries the forms one after the other, and reports on each."""
+        if ends is None:
+            return ends
+        if isinstance(ends, list | tuple) and len(ends) == 2:
+            if all(isinstance(end, float | int) and not isinstance(end, bool) for end in ends):
+                return ends
+            days = [_day(end) for end in ends]
+            if all(days):
+                return days
+        raise ValueError(
+            "must be two numbers, as in [0, 120], or two days, as in [2020-01-01, 2026-12-31]"
+        )
+
     @pydantic.field_validator("levels", "missing", mode="before")
     @classmethod
     def _codes_are_text(cls, codes: Any) -> Any:
@@ -108,6 +145,10 @@ class Column(Frozen):
             )
         if len(set(self.levels)) < len(self.levels):
             raise ValueError("a level appears twice; keep one")
+        if "" in self.levels:
+            raise ValueError("an empty text is a missing value, and no level; leave it out")
+        if both := set(self.levels).intersection(self.missing):
+            raise ValueError(f"{min(both)!r} is among `levels` and `missing`; keep one")
         if (self.type == "array") != bool(self.shape) or len(self.shape) > 3:
             raise ValueError(
                 "an array needs its `shape`, of one to three numbers; no other type has a shape"
@@ -137,7 +178,8 @@ class Column(Frozen):
             )
         if self.terminology is not None and self.terminology not in TERMINOLOGIES:
             raise ValueError(
-                f"{self.terminology!r} is no terminology here: use one of {', '.join(TERMINOLOGIES)}"
+                f"{self.terminology!r} is no terminology here: use one of "
+                f"{', '.join(TERMINOLOGIES)}"
             )
         if self.within_node and self.type != "category":
             raise ValueError("only a category can be `within_node`")
@@ -164,8 +206,8 @@ class Column(Frozen):
 
 
 class Identifier(Frozen):
-    """An identifier that another holder may know too: the `column` that holds it, the `form` in which
-    identifiers are compared, and the `version` of the form's rules."""
+    """An identifier that another holder may also have: the `column` that holds it, the `form` in
+    which identifiers are compared, and the `version` of the form's rules."""
 
     column: Name
     form: Literal["nir13", "text", "date"]
@@ -178,10 +220,10 @@ class Contract(Frozen):
     `unit`: what is protected: a person, or a visit where nothing links the visits of a person.
     `person`: the column that identifies the person of a row; without it, each row is a unit.
     `rows_per_person`: the most rows that a person may have; in mode dp surplus rows are left out.
-    `nodes_per_person`: the most nodes at which a person may have rows.
-    `identifiers`: by name, those by which a study may link people to another dataset. Their columns stand
-    in no condition, derivation or analysis; a category may, since its levels are public and few.
-    `use`: the coordinators who may use the dataset; empty: all whom the site admits."""
+    `nodes_per_person`: the most nodes at which a person may have rows. `identifiers`: by name,
+    those by which a study may link people to another dataset. Their columns stand in no condition,
+    derivation or analysis; a category may, since its levels are public and few. `use`: the
+    coordinators who may use the dataset; empty: all whom the site admits."""
 
     dataset: Slug
     version: int = pydantic.Field(ge=1)
@@ -250,8 +292,8 @@ class Contract(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        """The identity of the contract: of what results are computed from, and not of its prose, its
-        version or who may use it."""
+        """The identity of the contract: of everything that results are computed from, but not of
+        its prose, its version or its users."""
         values = self.model_dump(mode="json", exclude_defaults=True, exclude=PROSE)
         for column in values["columns"].values():
             column.pop("description", None)
@@ -259,7 +301,8 @@ class Contract(Frozen):
         return hashlib.sha256(_as_json(values).encode()).hexdigest()
 
     def differences(self, other: Contract) -> list[str]:
-        """What has to be changed in this contract to make it the other, a line for each; nothing for prose."""
+        """The changes that would turn this contract into the other, one a line;
+        prose does not count."""
         mine, theirs = (
             each.model_dump(mode="json", exclude_defaults=True, exclude=PROSE | {"columns"})
             for each in (self, other)

@@ -1,9 +1,9 @@
-"""The contract on which a study's analyses run: its dataset's own; of linked people; or of several datasets
-side by side, where each node answers for the one that it holds.
+"""The contract on which a study's analyses run: that of its dataset; of linked people; or of
+several datasets side by side, where each node answers for the one that it holds.
 
-Side by side, `dataset` is a column whose levels are the datasets, so that a term can count the rows of one
-of them: `dataset = 'reports'`. Columns that two datasets describe alike are one; the others are missing
-where they are not held."""
+Side by side, `dataset` is a column whose levels are the datasets, so that a term can count the rows
+of one of them: `dataset = 'reports'`. Columns that two datasets describe alike are one column; a
+column that a dataset lacks is missing there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def load(
         loaded[name] = contracts.load(path)
         if study.datasets and loaded[name].dataset != name:
             raise errors.StudyError(
-                f"{source.at(*key)}: {path} is the contract of {loaded[name].dataset!r}; rename the file"
+                f"{source.at(*key)}: {path} is the contract of {loaded[name].dataset!r}; rename "
+                "the file"
             )
     return loaded
 
@@ -61,8 +62,8 @@ def side_by_side(
     units = {contract.unit for contract in loaded.values()}
     if len(people) > 1 or len(units) > 1:
         raise errors.StudyError(
-            f"{source.at('datasets')}: datasets: side by side, the datasets must protect one unit, which "
-            "all of them identify or none; their producers agree on `unit` and `person`"
+            f"{source.at('datasets')}: datasets: side by side, the datasets must protect one unit, "
+            "which all of them identify or none; their producers agree on `unit` and `person`"
         )
     columns = {DATASET: Column(type="category", levels=tuple(sorted(loaded)))}
     if people == {False}:
@@ -72,11 +73,11 @@ def side_by_side(
             if column in (PERSON, DATASET):
                 continue
             described = loaded[name].columns[given]
-            known = columns.get(column)
-            if known is not None and _essence(known) != _essence(described):
+            same_name = columns.get(column)
+            if same_name is not None and _essence(same_name) != _essence(described):
                 raise errors.StudyError(
-                    f"{source.at('datasets', name)}: datasets.{name}: {column!r} is another column in "
-                    "another dataset; give it another name with `rename`"
+                    f"{source.at('datasets', name)}: datasets.{name}: {column!r} is another column "
+                    "in another dataset; give it another name with `rename`"
                 )
             columns[column] = described.model_copy(
                 update={"may_be_empty": True, "max_missing": 1.0}
@@ -94,8 +95,8 @@ def side_by_side(
 
 def _most_nodes(stated: Sequence[int | None]) -> int | None:
     """None, which counts every node, where a contract is silent."""
-    known = [number for number in stated if number is not None]
-    return max(known) if len(known) == len(stated) else None
+    limits = [number for number in stated if number is not None]
+    return max(limits) if len(limits) == len(stated) else None
 
 
 def view(entry: DatasetEntry, contract: Contract) -> dict[str, str]:

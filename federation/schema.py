@@ -14,8 +14,8 @@ from federation.intervals import EVERYTHING, Interval
 
 @dataclass(frozen=True)
 class Field:
-    """A column that an analysis can request from a cohort: a contract column, a derived one, or an
-    expression.
+    """A column that an analysis can request from a cohort:
+    a contract column, a derived one, or an expression.
 
     `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, if the
     source computes it faster than the level's name. `pieces`: all expressions of the study behind
@@ -42,15 +42,16 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """`sources`: the contract columns that each field needs. The columns of identifiers are no fields."""
+    """`sources`: the contract columns that each field needs.
+    The columns of identifiers are not fields."""
 
     contract: Contract
     fields: Mapping[str, Field]
     sources: Mapping[str, frozenset[str]]
 
     def field(self, text: str) -> Field:
-        """The field of that name, or else the expression in `text`. ExpressionError if it is
-        neither."""
+        """The field of that name, or else the expression in `text`.
+        ExpressionError if it is neither."""
         if text in self.fields:
             return self.fields[text]
         return _field(text, self.express(text))
@@ -73,7 +74,7 @@ class Schema:
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         sql = _inline(compiled.sql, inlined)
-        own = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
+        own_pieces = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
         used = [
             piece
             for name in sorted(compiled.names)
@@ -81,7 +82,7 @@ class Schema:
             if piece.kind != "influence"  # of the whole expression alone, which includes theirs
         ]
         columns = {name: self.fields[name] for name in needed}
-        pieces = [*used, *own, *influence.pieces(_as_number(sql, compiled.levels), columns)]
+        pieces = [*used, *own_pieces, *influence.pieces(_as_number(sql, compiled.levels), columns)]
         return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:
@@ -96,8 +97,8 @@ def _as_number(sql: str, levels: tuple[str, ...]) -> str:
 
 
 def identifiers(contract: Contract) -> frozenset[str]:
-    """The columns that say whose row it is: the person's key, those that the contract marks, and those by which
-    people are linked."""
+    """The columns that identify the person of a row: the person's key, those that the contract
+    marks, and those by which people are linked."""
     marked = {name for name, column in contract.columns.items() if column.identifier}
     key = {contract.person} if contract.person is not None else set()
     return frozenset(marked | key | contract.closed_columns)

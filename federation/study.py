@@ -56,8 +56,11 @@ class Authorisation(Frozen):
 
 
 class CohortRule(Frozen):
-    """`codes`: sets of codes by name, for in_codes(). `derive`: columns as expressions, or as a mapping with `group`,
-    `recode`, or `value` and its `range`. Both are written out as expressions, so that a node reads expressions only."""
+    """The cohort of a study.
+
+    `codes`: sets of codes by name, for in_codes(). `derive`: columns as expressions, or as a
+    mapping with `group`, `recode`, or `value` and its `range`. Both are written out as expressions,
+    so that a node reads expressions only."""
 
     codes: Mapping[Name, tuple[str, ...]] = {}
     derive: Mapping[Name, str] = {}
@@ -86,9 +89,9 @@ class CohortRule(Frozen):
 class DatasetEntry(Frozen):
     """One of several datasets of a study.
 
-    `cohort`: of this dataset alone, before anything else. `per_person`: the columns that a person gets
-    from their rows here, each by sum, count, min, max, any, first or last. `rename`: columns (old: new)
-    whose name another dataset has too."""
+    `cohort`: of this dataset alone, before anything else. `per_person`: the columns that a person
+    gets from their rows here, each by sum, count, min, max, any, first or last. `rename`: new names
+    (old: new) of columns whose name another dataset also has."""
 
     cohort: CohortRule = CohortRule()
     per_person: Mapping[Name, str] = {}
@@ -205,8 +208,8 @@ class AnalysisEntry(Frozen):
 
 
 class Study(Frozen):
-    """The whole of study.yaml. `datasets` stands instead of `dataset` where there are several; the study's
-    own `dataset` is then the name of what they give together."""
+    """The whole of study.yaml. If there are several datasets, `datasets` replaces `dataset`; the
+    study's own `dataset` is then the name of their combination."""
 
     study: Slug
     title: str
@@ -241,8 +244,8 @@ class Study(Frozen):
             for name, entry in self.datasets.items():
                 if entry.per_person or entry.cohort != CohortRule():
                     raise ValueError(
-                        f"datasets.{name}: `per_person` and a cohort of its own need a `link`; without "
-                        "one, write the study's `cohort`"
+                        f"datasets.{name}: `per_person` and a cohort of its own need a `link`; "
+                        "without one, write the study's `cohort`"
                     )
         elif set(self.datasets) != {self.link.left, self.link.right}:
             raise ValueError("link: needs exactly two `datasets`, its left and its right")
@@ -260,8 +263,8 @@ class Study(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON. It changes with every value, but not with comments or
-        order."""
+        """SHA-256 of the canonical JSON. It changes with every value,
+        but not with comments or order."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     @cached_property
@@ -301,8 +304,8 @@ def build(source: Source) -> Study:
 
 
 def parse(canonical: str) -> Study:
-    """A study from its canonical JSON, as a node receives it. StudyError if it does not fit the
-    schema."""
+    """A study from its canonical JSON, as a node receives it.
+    StudyError if it does not fit the schema."""
     try:
         return Study.model_validate_json(canonical)
     except pydantic.ValidationError:

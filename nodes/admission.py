@@ -1,8 +1,9 @@
 """Whether a state of the hub is answered: decided by public rules alone, before a row is read.
 
-A state must be one that its analysis declares (strategies/admissible.py): a known step, exactly its arrays, within their limits, in a
-round that there is. The first state of a run must be the one that the study itself gives. And a round is answered at one state for
-ever: in mode dp the ledger keeps its digest, so that a sample or a noised sum is never asked for twice under two names; in exact mode
+A state must be one that its analysis declares (strategies/admissible.py): a known step, exactly its
+arrays, within their limits, in an existing round. The first state of a run must be the one that the
+study itself gives. And a round is answered at one state permanently: in mode dp the ledger keeps
+its digest, so that a sample or a noised sum is never requested twice under two names; in exact mode
 the node counts the states of each run. A refusal here is the same whatever rows the node holds.
 """
 
@@ -38,8 +39,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Book:
-    """Where the states of a study are kept: this node's ledger, what it was asked before in this process, and the account and time
-    that go with an entry."""
+    """Where the states of a study are kept: this node's ledger, the earlier requests in this
+    process, and the account and time that go with an entry."""
 
     ledger: Ledger
     runs: dict[tuple[str, TaskId], Run]
@@ -89,7 +90,8 @@ def _admit(
 
 
 def _is_asked(study: Study, task_id: TaskId, node: str) -> bool:
-    """Whether the study has this task here: of an analysis over all nodes, of one at each node by itself, or both."""
+    """Whether the study has this task here: of an analysis over all nodes, of one at each node by
+    itself, or both."""
     entry = study.analyses[task_id.analysis]
     return entry.results in (
         ("split", "both") if task_id.node else ("combine", "both")
@@ -122,7 +124,10 @@ def _first(task: AnyTask, limits: Limits) -> bytes:
 ANOTHER_FIRST = (
     "the first state is another than the one that follows from the study: begin with that"
 )
-ANOTHER_STATE = "this round was answered at another state, and is answered at one for ever: submit another study"
+ANOTHER_STATE = (
+    "this round was answered at another state, and is answered at one for ever: submit another "
+    "study"
+)
 OUT_OF_ORDER = "rounds are answered in their order: begin with the first"
 TOO_MANY = "more rounds were asked than this analysis has: submit another study"
 
@@ -131,7 +136,8 @@ TOO_MANY = "more rounds were asked than this analysis has: submit another study"
 def _burn(
     key: str, task: AnyTask, limits: Limits, state: State, query: Query, budget_ledger: Book
 ) -> str:
-    """Keeps the state as the one of its position. What is wrong, if the position has another, or its turn is over or has not come."""
+    """Keeps the state as the only one of its position. Returns what is wrong if the position has
+    another, or if its turn is over or has not come."""
     at, wanted = admissible.position(limits, state), digest(state)
     if at == 0 and wanted != _first(task, limits):
         return ANOTHER_FIRST
@@ -166,12 +172,13 @@ def _count(
     query: Query,
     budget_ledger: Book,
 ) -> str:
-    """Counts the distinct states of a task, and returns what is wrong with the next one, or nothing.
+    """Counts the distinct states of a task, and returns what is wrong with the next one,
+    or nothing.
 
-    The first is the study's own. There are as many as a run has rounds, times the number of runs that
-    are possible where nodes leave (DECISIONS, 2); under a secure sum the first node that leaves ends
-    the study. A known state is answered again, for a hub that
-    goes on after a crash."""
+    The first is the study's own. There are as many as a run has rounds, times the number of runs
+    that are possible where nodes leave (DECISIONS, 2); under a secure sum, the first node that
+    leaves ends the study. A known state is answered again, for a hub that resumes after a
+    crash."""
     study, first, wanted = query.study, _first(task, limits), digest(state)
     if (study.hash, task_id) not in budget_ledger.runs:
         budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(

@@ -1,4 +1,5 @@
-"""What a node holds of a study beside the answers before it, in exact mode: the ledger, and whose rows these are."""
+"""What a node remembers of earlier exact answers of a study:
+the ledger, and the people behind each."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from strategies.protocol import AnyTask
 class Memory:
     """What a node remembers for a study.
 
-    `salt`: of the people's hashes. `hashes` (n_rows,): of the person of each row of the cohort, or None where
-    rows are only counted. `where`: SQL of the condition that chose them, and `where_columns`, the contract
-    columns that it names. `sources`: the contract columns behind each field of the study. `seen`: the
-    fingerprints of this study's own answers. `told`: as in Dataset."""
+    `salt`: the salt of the people's hashes. `hashes` (n_rows,): of the person of each row of the
+    cohort, or None where rows are only counted. `where`: SQL of the condition that chose them, and
+    `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
+    field of the study. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
+    Dataset."""
 
     ledger: Ledger
     contract: Contract
@@ -34,15 +36,17 @@ class Memory:
     where_columns: frozenset[str]
     sources: Mapping[str, frozenset[str]]
     min_cell: int
-    told: Mapping[str, int] = field(default_factory=dict)
+    link_numbers: Mapping[str, int] = field(default_factory=dict)
     seen: list[bytes] = field(default_factory=list)
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
-        """The contract columns behind the named fields: a derived column is no disguise for its own."""
+        """The contract columns behind the named fields:
+        a derived column does not hide its sources."""
         return frozenset().union(*(self.sources[name] for name in fields))
 
     def columns_of(self, task: AnyTask) -> frozenset[str]:
-        """The contract columns about which an answer tells: those of its fields, and those that choose its rows."""
+        """The contract columns that an answer reveals something about: those of its fields, and
+        those that choose its rows."""
         return self.where_columns | self.columns_behind(field.name for field in task.fields)
 
     def keep(self, kind: str, name: str, content: bytes) -> None:

@@ -1,9 +1,9 @@
 """What a human has allowed: the runs proposed to this node, and the decisions of its staff, in an
 SQLite file.
 
-The daemon writes proposals in, `hdh node approve` and `refuse` write decisions, and the daemon tells
-them to the hub. A decision is about one run, which its coordinator signed: an edited study, other
-nodes, another contract or a later run ask again.
+The daemon stores proposals, `hdh node approve` and `refuse` store decisions, and the daemon sends
+the decisions to the hub. A decision is about one run, which its coordinator signed: an edited
+study, other nodes, another contract or a later run need another decision.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, hub TEXT NOT NULL, number INTEGER NOT NULL, study_hash TEXT NOT NULL,
     study TEXT NOT NULL, written TEXT NOT NULL, coordinator TEXT NOT NULL, key_id TEXT NOT NULL,
     contract_hash TEXT NOT NULL, nodes TEXT NOT NULL, received TEXT NOT NULL,
-    signed_deadline REAL NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL,
-    by TEXT NOT NULL, at TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL DEFAULT 0
+    signed_deadline REAL NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL,
+    verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
+    told INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL DEFAULT 0
 ) STRICT
 """
 _COLUMNS = (

@@ -1,9 +1,11 @@
-"""The rows of a cohort in one table, written once; every column is read from this table, and put into one order.
+"""The rows of a cohort in one table, written once;
+every column is read from this table, in one order.
 
-A source may give its rows in another order at each reading: a view with a join or a GROUP BY, a table on a server.
-Here the rows follow hashes of their person and of their content, so a restarted node has the same order, and the
-rows of the other people keep their order when one person leaves. DuckDB reads a table in the order in which it was
-written, on any number of threads; sorting hashes and gathering columns costs less than sorting the table.
+A source may give its rows in another order at each reading: a view with a join or a GROUP BY, a
+table on a server. Here the rows are sorted by hashes of their person and of their content. So a
+restarted node has the same order, and the other people's rows keep their order when one person
+leaves. DuckDB reads a table in the order in which it was written, on any number of threads; sorting
+hashes and gathering columns costs less than sorting the table.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
 
 
 def hold_source(connection: duckdb.DuckDBPyConnection) -> None:
-    """Copies the rows of the view `source` into a table of that name, so that the rows that are checked are the rows
-    that are analysed."""
+    """Copies the rows of the view `source` into a table of that name, so that the rows that are
+    checked are the rows that are analysed."""
     ((views,),) = connection.execute(
         "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source' AND NOT internal"
     ).fetchall()
@@ -58,8 +60,8 @@ def write(
     table: str = NAME,
 ) -> None:
     """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
-    that of the person; `where`: a condition on the columns; `moved`: a condition on the raw ones. `is_fixed`: the
-    source's own order is always the same, and serves where no person is named."""
+    that of the person. `where`: a condition on the columns; `moved`: a condition on the raw ones.
+    `is_fixed`: the source itself always has the same order, which serves if no person is named."""
     typed = [
         f"{_narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
     ]
@@ -85,7 +87,8 @@ def write(
 
 
 def _narrow(contract: Contract, name: str, sql: str) -> str:
-    """A category as the index of its level: shorter to sort and to keep than its text, and equal to it in SQL."""
+    """A category as the index of its level: shorter to sort and to store than its text, and equal
+    to it in SQL."""
     column = contract.columns[name]
     return f"CAST({sql} AS {contract_sql.level_type(column)})" if column.kind == "category" else sql
 
@@ -93,7 +96,8 @@ def _narrow(contract: Contract, name: str, sql: str) -> str:
 def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
     for kind in ("VIEW", "TABLE"):
         ((here,),) = connection.execute(
-            f"SELECT count(*) FROM duckdb_{kind.lower()}s() WHERE {kind.lower()}_name = 'source' AND NOT internal"
+            f"SELECT count(*) FROM duckdb_{kind.lower()}s() "
+            f"WHERE {kind.lower()}_name = 'source' AND NOT internal"
         ).fetchall()
         if here:
             connection.execute(f"DROP {kind} source")
@@ -101,8 +105,8 @@ def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """`places` (n_rows,): where each row of the cohort lies in the table. `hashes`, (n_rows,) each: two of the row's
-    person, or one of the row itself where no person is named."""
+    """`places` (n_rows,): the position of each row of the cohort in the table. `hashes`, (n_rows,)
+    each: two of the row's person, or one of the row itself if no person is named."""
 
     places: Ints
     hashes: tuple[Words, ...]
@@ -118,9 +122,9 @@ def order(
     """The rows of a person lie together, in the order of their content's hashes."""
     names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
     listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
-    found = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
-    hashes = tuple(np.asarray(found[f"c{i}"], np.uint64) for i in range(len(names)))
-    places = np.asarray(found["place"], np.int64)
+    arrays = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
+    hashes = tuple(np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names)))
+    places = np.asarray(arrays["place"], np.int64)
     if contract.person is None and is_fixed:
         return Order(places, hashes)
     by = _sorted(hashes)
@@ -128,7 +132,8 @@ def order(
 
 
 def _sorted(hashes: tuple[Words, ...]) -> Ints:
-    """(n_rows,): the order by all hashes. Most people differ in the first one, and one sort is quicker than three."""
+    """(n_rows,): the order by all hashes. Most people differ in the first one, and one sort is
+    faster than three."""
     by = np.argsort(hashes[0])
     first = hashes[0][by]
     if len(hashes) > 1 and (first[1:] == first[:-1]).any():
@@ -138,14 +143,15 @@ def _sorted(hashes: tuple[Words, ...]) -> Ints:
 
 def moved_rows(connection: duckdb.DuckDBPyConnection) -> NDArray[np.bool_]:
     """(n_rows,) of `moved`, in the table's order."""
-    found = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()
-    return np.asarray(found["moved"], np.bool_)
+    arrays = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()
+    return np.asarray(arrays["moved"], np.bool_)
 
 
 def person_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[str]:
     """The key of each person, in the order of the people's numbers."""
     key = quote_name(str(contract.person))
     rows = connection.execute(
-        f"SELECT {PERSON}, {PERSON_AGAIN}, any_value(CAST({key} AS VARCHAR)) FROM {NAME} GROUP BY ALL ORDER BY 1, 2"
+        f"SELECT {PERSON}, {PERSON_AGAIN}, any_value(CAST({key} AS VARCHAR)) FROM {NAME} "
+        "GROUP BY ALL ORDER BY 1, 2"
     ).fetchall()
     return [str(row[2]) for row in rows]

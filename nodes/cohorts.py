@@ -1,27 +1,26 @@
-"""A study's cohort at this node: the rows are chosen, checked or clipped, and their columns read when asked for.
+"""A study's cohort at this node: rows are chosen, checked or clipped, and columns read when needed.
 
-In exact mode the data must keep their contract, or the study is refused. In mode dp nothing that hangs on one row may be told,
-a refusal included: so the rows are made to keep it. Values move into their range, what cannot be read is missing, and of a
-person's rows no more stay than the contract allows.
+In exact mode the data must satisfy their contract, or the study is refused. In mode dp nothing may
+be revealed that depends on one row, a refusal included, so the rows are made to satisfy the
+contract: values move into their range, a value that cannot be read is missing, and no person keeps
+more rows than the contract allows.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
-import numpy as np
 
-from federation.arrays import Ints
 from federation.cohort import Cohort, Fetch, Values
 from federation.contract import Contract
-from federation.expression import quote_name, quote_text
+from federation.expression import quote_name
 from federation.schema import Field, Schema
 from nodes import (
     buckets,
     cohort_table,
+    column_arrays,
     connectors,
     contract_sql,
     row_limit,
@@ -34,13 +33,13 @@ from nodes.row_limit import Limited, Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
-COLUMNS_PER_SCAN = 200  # the same of columns, which are cheaper
 
 
 def examine(
     dataset: Dataset, storage: Storage, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The counts of every check of `columns`, and the rules that they break. For the producer's eyes."""
+    """The counts of every check of `columns`, and the rules that they break.
+    For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
     counts, findings = _examine(connection, dataset.contract, columns)
@@ -71,13 +70,15 @@ def _examine(
 def _examine_grouped(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The same of a source that `tallies.group` has made: the values of each column by themselves, each as many times as it is there."""
+    """The same for a source made by `tallies.group`:
+    each value of each column, as often as it occurs."""
     checks = contract_sql.checks(contract, columns, _raw_types(connection), tallies.ROWS)
     counts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys(check.column for check in checks):
         some = [check for check in checks if check.column == name]
         values = (
-            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP BY 1)"
+            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP "
+            "BY 1)"
             if name
             else "source"
         )
@@ -114,7 +115,8 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
     raw_type = _raw_types(connection)[person]
     key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
-        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) WHERE key IS NOT NULL GROUP BY key)"
+        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
+        "WHERE key IS NOT NULL GROUP BY key)"
     ).fetchall()
     return int(rows[0][0] or 0)
 
@@ -122,8 +124,8 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 # -- exact mode
 @dataclass(frozen=True)
 class Opened:
-    """A cohort; the contract's rules that the columns in use break (then the cohort is not to be used); and the hash
-    of the person of each row (n_rows,), where rows are read."""
+    """A cohort; the contract's rules that the columns in use break (the cohort must not be used
+    then); and the hash of the person of each row (n_rows,), where rows are read."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
@@ -140,8 +142,10 @@ def open_checked(
     only_counts: bool = False,
     remembered: Iterable[str] = (),
 ) -> Opened:
-    """`only_counts`: nothing but combinations of categories will be asked for; where every row is a unit of its own they are counted where
-    they lie. `remembered`: contract columns of earlier conditions on such rows, which are counted again beside those of this study."""
+    """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
+    where every row is a unit of its own, they are counted in the source itself. `remembered`:
+    contract columns of earlier conditions on such rows, which are counted again beside those of
+    this study."""
     contract = dataset.contract
     in_place = only_counts and contract.person is None
     more = [schema.fields[name] for name in remembered if name in schema.fields]
@@ -153,105 +157,133 @@ def open_checked(
     counts, findings = (_examine_grouped if in_place else _examine)(connection, contract, used)
     if findings:
         return Opened(_no_one(contract), findings)
-    raw_types = _raw_types(connection)
-    whole = {
-        name for name in used if not counts[name, "missing"]
-    }  # checked just now: nothing in them to be read as missing
-    names = needed(contract, used)
-    read = {
-        name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
-        for name in names
-    }
-    if in_place:
-        table = tallies.TallySource(
-            connection,
-            dataset,
-            schema,
-            read,
-            schema.express(where).sql if where else None,
-            None,
-            "",
-            grouped=True,
-        )
-        rows = counts["", "rows"] if where is None else tallies.rows(table)
-        return Opened(
-            Cohort(
-                None,
-                rows,
-                counts["", "rows"],
-                1,
-                lambda asked: {},
-                count=lambda asked: tallies.count(table, asked),
-                everyone=None if where is None else _counted(replace(table, where=None), counts),
-            )
-        )
+    read = _read_checked(connection, contract, used, counts)
     condition = schema.express(where).sql if where else None
-    columns = {name: read[name] for name in used}
-    key = read[contract.person] if contract.person else None
-    everyone = None
-    if where:
-        names = used if contract.person is None else sorted(schema.columns_of(where))
-        named = {name: columns[name] for name in names}
-        everyone = _everyone(connection, contract, named, key, is_fixed=is_fixed)
-    cohort_table.write(connection, contract, columns, key=key, where=condition, is_fixed=is_fixed)
+    if in_place:
+        source = tallies.TallySource(
+            connection, dataset, schema, read, condition, None, "", grouped=True
+        )
+        return Opened(_counted_in_place(source, counts))
+    table = CheckedTable(connection, contract, read, used, is_fixed)
+    everyone = _everyone(table, sorted(schema.columns_of(where))) if where else None
+    return _tabulated(table, condition, _people(contract, counts), everyone)
+
+
+@dataclass(frozen=True)
+class CheckedTable:
+    """Rows that satisfy their contract. `read`: the SQL of each needed column over the raw ones.
+    `used`: the columns of the study. `is_fixed`: the source always has one order."""
+
+    connection: duckdb.DuckDBPyConnection
+    contract: Contract
+    read: Mapping[str, str]
+    used: Sequence[str]
+    is_fixed: bool
+
+    @property
+    def key(self) -> str | None:
+        """The SQL of the person's key."""
+        return self.read[self.contract.person] if self.contract.person else None
+
+
+def _read_checked(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    used: Sequence[str],
+    counts: Mapping[tuple[str, str], int],
+) -> dict[str, str]:
+    """The SQL of each column, without a search for missing codes where the check counted none."""
+    raw_types = _raw_types(connection)
+    whole = {name for name in used if not counts[name, "missing"]}
+    return {
+        name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
+        for name in needed(contract, used)
+    }
+
+
+def _counted_in_place(source: tallies.TallySource, counts: Mapping[tuple[str, str], int]) -> Cohort:
+    """Rows that are units of their own, of which only combinations of categories are counted."""
+    in_dataset = counts["", "rows"]
+    if source.where is None:
+        return _counted(source, in_dataset, in_dataset)
+    everyone = _counted(replace(source, where=None), in_dataset, in_dataset)
+    return replace(_counted(source, tallies.rows(source), in_dataset), everyone=everyone)
+
+
+def _counted(source: tallies.TallySource, rows: int, in_dataset: int) -> Cohort:
+    return Cohort(
+        None,
+        rows,
+        in_dataset,
+        1,
+        lambda asked: {},
+        count=lambda asked: tallies.count(source, asked),
+    )
+
+
+def _tabulated(
+    table: CheckedTable, condition: str | None, in_dataset: int, everyone: Cohort | None
+) -> Opened:
+    """Writes the rows that meet the condition into the cohort's table. `in_dataset`: the people of
+    the whole dataset."""
+    contract, connection = table.contract, table.connection
+    columns = {name: table.read[name] for name in table.used}
+    cohort_table.write(
+        connection, contract, columns, key=table.key, where=condition, is_fixed=table.is_fixed
+    )
     cohort_table.drop_source(connection)
-    order = cohort_table.order(connection, contract, is_fixed=is_fixed)
+    order = cohort_table.order(connection, contract, is_fixed=table.is_fixed)
     limited = _limited(order, contract)  # the rows are checked, so none is lost
     cohort = Cohort(
         None if contract.rows_per_person == 1 else limited.person,
         limited.people,
-        _people(contract, counts),
+        in_dataset,
         contract.rows_per_person,
-        _handed_on(_fetcher(connection, order.places[limited.rows])),
+        _handed_on(column_arrays.fetcher(connection, order.places[limited.rows])),
         everyone=everyone,
     )
     return Opened(cohort, (), order.hashes[0][limited.rows])
 
 
-def _everyone(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    columns: Mapping[str, str],
-    key: str | None,
-    *,
-    is_fixed: bool,
-) -> Cohort:
-    """All rows of the dataset with some of its `columns`: the two sides of a study's condition are
-    counted among them."""
-    table = cohort_table.EVERYONE
+def _everyone(table: CheckedTable, named: Sequence[str]) -> Cohort:
+    """All rows of the dataset: the two sides of a study's condition are counted among them. Where
+    people are identified, the columns that the condition names suffice."""
+    contract, connection = table.contract, table.connection
+    names = table.used if contract.person is None else named
     cohort_table.write(
-        connection, contract, columns, key=key, where=None, is_fixed=is_fixed, table=table
+        connection,
+        contract,
+        {name: table.read[name] for name in names},
+        key=table.key,
+        where=None,
+        is_fixed=table.is_fixed,
+        table=cohort_table.EVERYONE,
     )
-    order = cohort_table.order(connection, contract, is_fixed=is_fixed, table=table)
+    order = cohort_table.order(
+        connection, contract, is_fixed=table.is_fixed, table=cohort_table.EVERYONE
+    )
     limited = _limited(order, contract)
     return Cohort(
         None if contract.rows_per_person == 1 else limited.person,
         limited.people,
         limited.people,
         contract.rows_per_person,
-        _fetcher(connection, order.places[limited.rows], table),
-    )
-
-
-def _counted(table: tallies.TallySource, counts: Mapping[tuple[str, str], int]) -> Cohort:
-    rows = counts["", "rows"]
-    return Cohort(
-        None, rows, rows, 1, lambda asked: {}, count=lambda asked: tallies.count(table, asked)
+        column_arrays.fetcher(connection, order.places[limited.rows], cohort_table.EVERYONE),
     )
 
 
 def _handed_on(fetch: Fetch) -> Fetch:
     """Keeps the columns that were read last until they are asked for once more: the rules of
     support read the columns that the analysis reads next."""
-    kept: dict[tuple[str, ...], Mapping[str, Values]] = {}
+    last_read: dict[tuple[str, ...], Mapping[str, Values]] = {}
 
     def read(asked: Iterable[Field]) -> Mapping[str, Values]:
         fields = list(asked)
         names = tuple(f"{field.name} {field.sql}" for field in fields)
-        if names in kept:
-            return kept.pop(names)
-        kept.clear()
-        kept[names] = columns = fetch(fields)
+        if names in last_read:
+            return last_read.pop(names)
+        last_read.clear()
+        last_read[names] = columns = fetch(fields)
         return columns
 
     return read
@@ -266,7 +298,8 @@ def _limited(order: Order, contract: Contract) -> Limited:
 def keys(
     dataset: Dataset, storage: Storage, schema: Schema, fields: Iterable[Field], where: str | None
 ) -> list[str]:
-    """The keys of the people of a cohort that `open_checked` has opened, in the order of their numbers. For the producer's eyes."""
+    """The keys of the people of a cohort that `open_checked` has opened, in the order of their
+    numbers. For the producer's eyes."""
     contract = dataset.contract
     connection, used, is_fixed = _connect(dataset, storage, schema, fields, where)
     raw_types, names = _raw_types(connection), needed(contract, used)
@@ -288,7 +321,7 @@ def _connect(
     where: str | None,
     bucketed: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, list[str], bool]:
-    """The source's rows, the contract columns that are used of them, and whether the source always has one order;
+    """The source's rows, the contract columns in use, and whether the source always has one order;
     if `bucketed`, with the number of each person's rows."""
     used = sorted(
         {column for field in fields for column in schema.columns_of(field.name)}
@@ -307,87 +340,6 @@ def _no_one(contract: Contract) -> Cohort:
     return Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {})
 
 
-def _fetcher(
-    connection: duckdb.DuckDBPyConnection, places: Ints, table: str = cohort_table.NAME
-) -> Fetch:
-    """`places` (n_rows,): where each row of the cohort lies in its table."""
-    in_order = bool((np.diff(places) == 1).all()) and (not len(places) or places[0] == 0)
-
-    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
-        columns = _fetch(connection, list(asked), table)
-        if in_order:
-            return {name: values[: len(places)] for name, values in columns.items()}
-        return {name: values[places] for name, values in columns.items()}
-
-    return fetch
-
-
-def _fetch(
-    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
-) -> Mapping[str, Values]:
-    if not fields:
-        return {}
-    if len(fields) > COLUMNS_PER_SCAN:
-        some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
-        return {**_fetch(connection, some, table), **_fetch(connection, others, table)}
-    listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
-    arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
-    return {
-        field.name: _stacked(arrays[f"c{i}"], field)
-        if field.kind == "array"
-        else np.asarray(arrays[f"c{i}"])
-        for i, field in enumerate(fields)
-    }
-
-
-def _stacked(rows: Values, field: Field) -> Values:
-    """(n_rows, *shape), in the contract's range. Zeros, or what is nearest to them there, where a row is NULL: in mode dp what does not
-    fit the contract is made to fit it."""
-    low, high = field.interval
-    values = list(np.ma.getdata(rows))
-    masked = np.ma.getmaskarray(rows)
-    is_bytes = next(
-        (
-            isinstance(value, bytes | bytearray)
-            for value, gone in zip(values, masked, strict=True)
-            if not gone
-        ),
-        True,
-    )
-    blank = np.full(
-        math.prod(field.shape), min(max(0.0, low), high), np.uint8 if is_bytes else np.float32
-    )
-    if is_bytes:
-        zeros = blank.tobytes()
-        joined = b"".join(
-            zeros if gone else value for value, gone in zip(values, masked, strict=True)
-        )
-        stacked: Values = np.frombuffer(joined, np.uint8)
-    else:
-        stacked = np.concatenate(
-            [blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))]
-        )[len(blank) :]
-    return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
-
-
-def _as_array(field: Field) -> str:
-    """Never NULL, so that DuckDB hands over plain arrays."""
-    if field.kind == "category":
-        return code(field)
-    if field.kind == "array":
-        return field.sql
-    return f"coalesce(CAST({field.sql} AS DOUBLE), CAST('nan' AS DOUBLE))"
-
-
-def code(field: Field) -> str:
-    """The index of a category's level; -1 where missing."""
-    width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
-    if field.index is not None:
-        return f"coalesce(CAST({field.index} AS {width}), CAST(-1 AS {width}))"
-    levels = ", ".join(quote_text(level) for level in field.levels)
-    return f"coalesce(CAST(enum_code(TRY_CAST({field.sql} AS ENUM({levels}))) AS {width}), CAST(-1 AS {width}))"
-
-
 # -- mode dp
 def open_clipped(
     dataset: Dataset,
@@ -399,8 +351,9 @@ def open_clipped(
     *,
     only_counts: bool = False,
 ) -> Opened:
-    """`salt` decides which of a person's rows stay; it is the node's own, and another for every study. `only_counts`: nothing but
-    combinations of categories will be asked for, and rows are counted where they lie."""
+    """Opens a cohort of mode dp. `salt` decides which of a person's rows stay; it is the node's
+    own, and different for every study. `only_counts`: only combinations of categories will be
+    needed, and rows are counted in the source itself."""
     contract = dataset.contract
     fields = list(fields)
     connection, used, is_fixed = _connect(
@@ -411,48 +364,34 @@ def open_clipped(
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
         for name in names
     }
+    columns = {name: typed[name] for name in used}
     condition = schema.express(where).sql if where else None
     key = None if contract.person is None else typed[contract.person]
     if only_counts:
-        table = tallies.TallySource(
-            connection,
-            dataset,
-            schema,
-            {name: typed[name] for name in used} or typed,
-            condition,
-            key,
-            salt,
+        source = tallies.TallySource(
+            connection, dataset, schema, columns or typed, condition, key, salt
         )
-        return Opened(
-            Cohort(
-                None,
-                0,
-                0,
-                contract.rows_per_person,
-                lambda asked: {},
-                count=lambda asked: tallies.count(table, asked),
-            )
-        )
-    moved = " OR ".join(
-        [
-            "FALSE",
-            *(contract_sql.outside(name, contract.columns[name], raw_types[name]) for name in used),
-        ]
-    )
+        return Opened(replace(_counted(source, 0, 0), rows_per_person=contract.rows_per_person))
     cohort_table.write(
         connection,
         contract,
-        {name: typed[name] for name in used},
+        columns,
         key=key,
         where=condition,
         is_fixed=is_fixed,
         salt=salt,
-        moved=moved,
+        moved=_moved(contract, used, raw_types),
     )
     cohort_table.drop_source(connection)
     order = cohort_table.order(connection, contract, is_fixed=is_fixed)
     has_numbers = any(contract.columns[name].kind == "number" for name in used)
     return Opened(_bounded(connection, contract, order, has_numbers))
+
+
+def _moved(contract: Contract, used: Iterable[str], raw_types: Mapping[str, str]) -> str:
+    """The SQL of the condition that a value of the row moves into its range."""
+    outside = (contract_sql.outside(name, contract.columns[name], raw_types[name]) for name in used)
+    return " OR ".join(["FALSE", *outside])
 
 
 def _bounded(
@@ -469,6 +408,6 @@ def _bounded(
         people,
         people,
         contract.rows_per_person,
-        _fetcher(connection, places),
+        column_arrays.fetcher(connection, places),
         clipped=clipped,
     )

@@ -1,4 +1,5 @@
-"""The SQL of a contract: columns read as their types, and the checks of the data. Runs at the node."""
+"""The SQL of a contract, run at the node:
+columns read as their types, and the checks of the data."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ INTEGERS = frozenset(
 def typed(
     name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False
 ) -> str:
-    """The SQL of a raw column read as its type. Missing codes, NaN, dates beyond any life and (with `outside: missing`)
-    outliers become NULL; with `clamp` other outliers move to the nearer end of the range.
+    """The SQL of a raw column read as its type. Missing codes, NaN, dates beyond any life and (with
+    `outside: missing`) outliers become NULL; with `clamp`, other outliers move to the nearer end of
+    the range.
 
     `raw_type`: DuckDB's name of the source's type; a number that arrives as a number is not parsed.
     `whole`: the column is known to hold no missing value."""
@@ -144,8 +146,9 @@ def _as_number(raw: str, raw_type: str) -> str:
         return raw
     if _is_number(raw_type) or raw_type == "BOOLEAN":
         return f"CAST({raw} AS DOUBLE)"
-    if _is_text(raw_type):  # DuckDB reads 1_000 as 1000
-        return f"CASE WHEN NOT contains({raw}, '_') THEN TRY_CAST({raw} AS DOUBLE) END"
+    if _is_text(raw_type):  # DuckDB reads 1_000 as 1000, and +-5 as -5
+        odd = f"contains(replace({raw}, '+-', '_'), '_')"
+        return f"CASE WHEN NOT {odd} THEN TRY_CAST({raw} AS DOUBLE) END"
     return "CAST(NULL AS DOUBLE)"
 
 
@@ -158,11 +161,14 @@ def _as_boolean(raw: str, raw_type: str) -> str:
     if not _is_text(raw_type):
         return "CAST(NULL AS BOOLEAN)"
     word = f"lower({raw})"
-    return f"CASE WHEN {word} IN ({_texts(YES)}) THEN TRUE WHEN {word} IN ({_texts(NO)}) THEN FALSE END"
+    is_yes = f"{word} IN ({_texts(YES)})"
+    is_no = f"{word} IN ({_texts(NO)})"
+    return f"CASE WHEN {is_yes} THEN TRUE WHEN {is_no} THEN FALSE END"
 
 
 def _as_date(raw: str, raw_type: str) -> str:
-    """A date, or a time at midnight (UTC, where it has a zone): DuckDB drops hours, and reads 12-03-24 as the year 12."""
+    """A date, or a time at midnight (in UTC, if it has a zone): DuckDB would drop hours, and read
+    12-03-24 as the year 12."""
     if raw_type == "DATE":
         return raw
     if raw_type.startswith("TIMESTAMP"):
@@ -196,7 +202,8 @@ def _is_native(column: Column, raw_type: str) -> bool:
 
 
 def _known(name: str, column: Column, raw_type: str) -> str:
-    """The raw value, or its canonical text where it is one; NULL where it is blank or a missing code."""
+    """The raw value, or its canonical text if it is a text;
+    NULL where it is blank or a missing code."""
     raw = quote_name(name)
     if _is_native(column, raw_type):
         return raw
@@ -218,7 +225,8 @@ def _number(code: str) -> float | None:
 
 
 def canonical(raw: str, raw_type: str) -> str:
-    """The SQL of `federation.text.canonical`; quick where a text is plain ASCII without spaces at its ends."""
+    """The SQL of `federation.text.canonical`;
+    fast if a text is plain ASCII without outer spaces."""
     if raw_type != "VARCHAR":
         raw = f"CAST({raw} AS VARCHAR)"
     spaces = quote_text(" " * len(NO_BREAK_SPACES))
@@ -246,8 +254,8 @@ def checks(
     raw_types: Mapping[str, str],
     weight: str | None = None,
 ) -> list[Check]:
-    """The checks of the named columns, each an aggregate over the raw table. `weight`: a column that holds the
-    number of rows for which a row stands."""
+    """The checks of the named columns, each an aggregate over the raw table. `weight`: a column
+    that holds the number of rows that each row stands for."""
 
     def count(condition: str) -> str:
         return (
@@ -288,7 +296,8 @@ def _has_days(column: Column) -> bool:
 
 
 def _inexact(name: str, raw_type: str) -> str:
-    """The SQL of a condition: is the value a whole number that a double cannot hold? Empty where none can be."""
+    """The SQL of a condition: the value is a whole number that a double cannot hold. Empty if the
+    raw type has no such number."""
     raw = quote_name(name)
     if raw_type in ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT") or raw_type.startswith("DECIMAL"):
         back = f"TRY_CAST(CAST({raw} AS DOUBLE) AS {raw_type})"
@@ -297,8 +306,8 @@ def _inexact(name: str, raw_type: str) -> str:
         return ""
     back = f"TRY_CAST(TRY_CAST({raw} AS DOUBLE) AS HUGEINT)"
     return (
-        f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+ *') "
-        f"AND {back} IS DISTINCT FROM TRY_CAST({raw} AS HUGEINT)"
+        f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+(\\.0*)? *') "
+        f"AND {back} IS DISTINCT FROM TRY_CAST(regexp_extract({raw}, '[+-]?[0-9]+') AS HUGEINT)"
     )
 
 
@@ -322,7 +331,8 @@ def _array_checks(
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken rule. `rows` is shown to the producer only; the hub learns the rule and the column."""
+    """A broken rule. `rows` is shown to the producer only;
+    the hub learns the rule and the column."""
 
     column: str
     rule: str
@@ -333,7 +343,8 @@ class Finding:
 def judge(
     contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: int
 ) -> list[Finding]:
-    """The broken rules, from the counts of `checks` and `max_rows`, the largest number of rows of a person."""
+    """The broken rules, from the counts of `checks` and from `max_rows`, the most rows that a
+    person has."""
     rows = counts["", "rows"]
     if rows == 0:
         return [
@@ -346,8 +357,8 @@ def judge(
                 str(contract.person),
                 "duplicate person",
                 max_rows,
-                f"a person has more than {contract.rows_per_person} row(s): remove the duplicates, or "
-                "raise rows_per_person",
+                f"a person has more than {contract.rows_per_person} row(s): remove the "
+                "duplicates, or raise rows_per_person",
             )
         )
     for (name, rule), count in counts.items():
@@ -374,11 +385,12 @@ def judge(
 
 _REMEDY = {
     "wrong type": "correct the values, or list the code among `missing`",
-    "impossible date": f"before {FIRST_DAY} or after {LAST_DAY}: correct the dates, or list the code among "
-    "`missing`",
-    "too many digits": "a number is read with 15 digits: declare an identifier as `type: string`, or round it",
-    "wrong shape": "each row needs as many numbers as the `shape` says, as a list or as bytes: correct the "
-    "rows, or leave them out",
+    "impossible date": f"before {FIRST_DAY} or after {LAST_DAY}: correct the dates, or list the "
+    "code among `missing`",
+    "too many digits": "a number is read with 15 digits: declare an identifier as `type: string`, "
+    "or round it",
+    "wrong shape": "each row needs as many numbers as the `shape` says, as a list or as bytes: "
+    "correct the rows, or leave them out",
     "unknown level": "correct the values, or add the level to the contract's `levels`",
     "range": "correct the values, widen `range`, or set `outside: missing`",
 }

@@ -1,9 +1,11 @@
-"""The differencing rule of exact mode: no two sums over nearly the same people, nor three that add up to so.
+"""The differencing rule of exact mode: no two sums over nearly the same people, and no three sums
+that combine to such a pair.
 
-A node keeps, for ever, a fingerprint of the people behind each sum: of the complete rows of each analysis, and
-of those among them for whom a condition of the study holds. Fingerprints add up as the people do, so that the
-difference of two, or of three, shows how few people it is about. Where rows are counted in place nobody is
-numbered; the conditions are kept instead, and counted against each other.
+A node permanently keeps a fingerprint of the people behind each sum: of the complete rows of each
+analysis, and of the people among them for whom a condition of the study holds. Fingerprints add up
+as the people do, so the difference of two, or of three, shows how few people it is about. Where
+rows are counted in place nobody is numbered; the node keeps the conditions instead, and counts them
+against each other.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ MAX_PAIRED = 12  # conditions among which differences of three are looked for: t
 MAX_TRIPLES = 200  # sets among which differences of three are looked for: the latest ones
 NEARLY = Refusal(
     "differencing",
-    "the people behind this answer are nearly those of another: choose the same cohort and columns, or "
-    "ones that differ clearly",
+    "the people behind this answer are nearly those of another: choose the same cohort and "
+    "columns, or ones that differ clearly",
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """The people behind a sum. `columns`: what is summed over them, or nothing if that is not known."""
+    """The people behind a sum.
+    `columns`: what is summed over them, or nothing if that is not known."""
 
     print: Words
     columns: frozenset[str] = frozenset()
@@ -75,8 +78,8 @@ class Condition:
 
 
 def conditions(kept: Ledger, contract: Contract) -> list[Condition]:
-    """The conditions of earlier studies on a dataset; none where it names people, whose fingerprints
-    are compared instead."""
+    """The conditions of earlier studies on a dataset; none where it names people, whose
+    fingerprints are compared instead."""
     if contract.person is not None:
         return []
     read = map(json.loads, ledger.remembered(kept, CONDITION, contract.dataset))
@@ -86,8 +89,9 @@ def conditions(kept: Ledger, contract: Contract) -> list[Condition]:
 def check(
     memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, strict: bool
 ) -> Refusal | None:
-    """Why an analysis is not answered beside those answered before; if it is, its people are remembered.
-    `strict`: conditions are compared too, by a node that shows its hub no small cells."""
+    """The reason why an analysis is not answered beside those answered before; if it is answered,
+    its people are remembered. `strict`: conditions are compared too, by a node that shows its hub
+    no small cells."""
     if rows is None or memory.hashes is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
@@ -153,8 +157,8 @@ def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
 
 
 def _has_near(rests: Words, known: Words, k: int) -> bool:
-    """Whether a row of `rests` (m, buckets) is nearly one of `known` (m, buckets), and not the same. A few
-    buckets show of most pairs that they are far apart."""
+    """Whether a row of `rests` (m, buckets) is nearly, but not exactly, one of `known` (m,
+    buckets). A few buckets suffice to show of most pairs that they are far apart."""
     begin = known[:, : fingerprints.FIRST]
     for rest in rests:
         near = np.flatnonzero(fingerprints.apart(begin - rest[: fingerprints.FIRST]) < k)
@@ -168,10 +172,11 @@ Count = Callable[[Sequence[str]], Ints]
 
 
 def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
-    """The condition of a study, and those that divide its rows, against those before. Some studies count these
-    rows in place and others read them, so fingerprints alone would not compare the two. Where the rows have no
-    order either, the row of a fingerprint changes with the columns that are read: there these conditions alone
-    tell two cohorts that are nearly the same, so the places where a function has no value are among them."""
+    """The condition of a study, and those that divide its rows, against earlier ones. Some studies
+    count these rows in place and others read them, so fingerprints alone would not compare the two.
+    Where the rows have no order either, the row of a fingerprint changes with the columns that are
+    read: there, only these conditions tell two cohorts that are nearly the same, so the places
+    where a function has no value are among them."""
     own = [piece.sql for piece in support.pieces(task) if piece.kind in DIVIDES]
     new = [memory.where or "TRUE", *own]
     before = conditions(memory.ledger, memory.contract)
@@ -195,8 +200,8 @@ def _is_near_condition(sql: str, others: Sequence[str], count: Count, k: int) ->
 
 
 def _counter(everyone: Cohort, conditions: Iterable[str]) -> Count:
-    """Counts rows by whether each of some `conditions` holds, as cells (2, ..., 2); a condition that is not
-    known does not hold."""
+    """Counts rows by the truth of each of some `conditions`, as cells (2, ..., 2); a condition
+    whose truth is unknown does not hold."""
     fields = {sql: Field(sql, "boolean", f"coalesce({sql}, FALSE)") for sql in conditions}
     if (tally := everyone.count) is not None:
         return lambda chosen: tally([fields[sql] for sql in chosen]).cells

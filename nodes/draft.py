@@ -1,7 +1,8 @@
-"""A contract drafted from a source, on the producer's machine: each guess has a note, and nothing is the data's own extreme.
+"""A contract drafted from a source, on the producer's machine: each guess has a note, and no limit
+is a real extreme.
 
-Types come from the first rows, levels and ranges from all of them. Ranges end at round numbers outside the values,
-since a contract is public and a smallest or largest value belongs to someone.
+Types come from the first rows, levels and ranges from all of them. Ranges end at round numbers
+outside the values, since a contract is public and a smallest or largest value belongs to someone.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ Values = Sequence[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Guess:
-    """A column of the draft. `header`: the source's name of it. `keys`: of the contract. `notes`: why, and what to look at."""
+    """A column of the draft. `header`: the source's name of it. `keys`: of the contract. `notes`:
+    the reason for each guess, and what to check."""
 
     name: str
     header: str
@@ -54,7 +56,8 @@ class Guess:
 
 @dataclass(frozen=True)
 class Draft:
-    """`read`: the keys of `read:` that the source needs. `people`: the column that may identify a person."""
+    """`read`: the keys of `read:` that the source needs.
+    `people`: the column that may identify a person."""
 
     dataset: str
     columns: Sequence[Guess]
@@ -165,7 +168,8 @@ def _is_padded(text: str) -> bool:
 
 
 def _terminology(distinct: set[str]) -> str | None:
-    """The one whose codes most of the different values are; of two, the one with the longer codes."""
+    """The terminology with the codes of most of the distinct values; of two, the one with the
+    longer codes."""
     shares = {
         name: sum(
             re.fullmatch(each.pattern, each.spelled(value)) is not None and len(value) >= 3
@@ -215,7 +219,8 @@ def _refined(connection: duckdb.DuckDBPyConnection, contract: Contract, guess: G
 
 def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
     rows = connection.execute(
-        f"SELECT value, count(*) FROM (SELECT {value} AS value FROM source) WHERE value IS NOT NULL "
+        f"SELECT value, count(*) FROM (SELECT {value} AS value FROM source) "
+        "WHERE value IS NOT NULL "
         f"GROUP BY 1 ORDER BY 1 LIMIT {MAX_LEVELS + 1}"
     ).fetchall()
     if len(rows) > MAX_LEVELS:
@@ -225,8 +230,8 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
     notes = ["levels are those of the data: add those that other producers have"]
     if rare:
         notes.append(
-            f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a level "
-            "only if it may be known, or merge it"
+            f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a "
+            "level only if it may be known, or merge it"
         )
     keys = {"type": "category", "levels": [str(level) for level, _ in rows]}
     return replace(guess, keys=keys, notes=[*guess.notes, *notes])
@@ -268,7 +273,8 @@ def _with_person(
         return draft
     key = quote_name(keys[0])
     ((people, most),) = connection.execute(
-        f"SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM source WHERE {key} IS NOT NULL GROUP BY {key})"
+        f"SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM source "
+        f"WHERE {key} IS NOT NULL GROUP BY {key})"
     ).fetchall()
     rows = 1 if most in (None, 1) else rounded_up(int(most))
     return replace(draft, person=keys[0], rows_per_person=rows, people=rounded_up(int(people)))

@@ -29,17 +29,29 @@ def read_keys(draft: Draft) -> str:
 
 
 def _head(draft: Draft, origin: str, today: date) -> Iterator[str]:
-    yield f"# Drafted by `hdh node draft` from {origin} on {today.isoformat()}. Read every line: each guess has a note."
-    yield "# The contract is what coordinators and the hub see. It stays on this machine until you publish it."
+    yield (
+        f"# Drafted by `hdh node draft` from {origin} on {today.isoformat()}. "
+        "Read every line: each guess has a note."
+    )
+    yield (
+        "# The contract is what coordinators and the hub see. "
+        "It stays on this machine until you publish it."
+    )
     yield f"dataset: {draft.dataset}"
     yield "version: 1"
     yield f'description: {{fr: "", en: ""}}  # {MARK}'
     if draft.person is None:
-        yield f"unit: row  # {MARK}: no column looks like a person's key; with one, write `person: COLUMN`"
+        yield (
+            f"unit: row  # {MARK}: no column looks like a person's key; "
+            "with one, write `person: COLUMN`"
+        )
     else:
         yield "unit: person"
         yield f"person: {draft.person}  # guess: compare with the other keys"
-        yield f"rows_per_person: {draft.rows_per_person}  # guess: the most rows that a person may have; fewer is less noise"
+        yield (
+            f"rows_per_person: {draft.rows_per_person}  # guess: the most rows that a person may "
+            "have; fewer is less noise"
+        )
 
 
 def _columns(draft: Draft) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""Extracts from database servers, streamed into a folder of Parquet files: one function, and one row for each engine.
+"""Extracts from database servers, streamed into a folder of Parquet files: one function, and one
+row of a table for each engine.
 
-A query is put to the server as it is written, and its rows arrive in batches, so that neither side holds them all.
-Passwords come from the environment: HDH_SOURCE_PASSWORD, or the driver's own.
+The server receives the query as the producer wrote it, and its rows arrive in batches, so that
+neither side holds them all. Passwords come from the environment: HDH_SOURCE_PASSWORD, or the
+driver's own variable.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ PASSWORD = "HDH_SOURCE_PASSWORD"
 
 @dataclass(frozen=True)
 class Engine:
-    """`driver`: imports the driver, by PEP 249. `package`: the one to install. `connect`: the driver's
-    arguments, from the source's URL."""
+    """`driver`: imports the driver, as PEP 249 defines it. `package`: the package that installs it.
+    `connect`: the driver's arguments, from the source's URL."""
 
     driver: Callable[[], Any]
     package: str
@@ -39,7 +41,7 @@ def _named(url: str) -> Mapping[str, Any]:
     """host, port, user, password and database of ENGINE://USER@HOST:PORT/DATABASE?KEY=VALUE."""
     parts = urlsplit(url)
     password = os.environ.get(PASSWORD) or (unquote(parts.password) if parts.password else None)
-    found = {
+    named = {
         "host": parts.hostname,
         "port": parts.port,
         "user": unquote(parts.username) if parts.username else None,
@@ -47,7 +49,7 @@ def _named(url: str) -> Mapping[str, Any]:
         "database": parts.path.lstrip("/") or None,
         **dict(parse_qsl(parts.query)),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def _oracle(url: str) -> Mapping[str, Any]:
@@ -74,7 +76,8 @@ def _spark(url: str) -> Mapping[str, Any]:
     return {"username": named.pop("user", None), **named}
 
 
-# Each driver has an import statement of its own, since a node imports nothing by a name from outside.
+# Each driver has an import statement of its own, since a node imports nothing by a name from
+# outside.
 def _psycopg() -> Any:
     import psycopg
 
@@ -122,8 +125,8 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def land(engine: str, url: str, query: str, folder: Path, name: str) -> int:
-    """Replaces the files of `folder` by the rows of the query. How many they are. DataError if there is no answer;
-    the server's words can hold a row, and are not repeated."""
+    """Replaces the files of `folder` by the rows of the query, and returns their number. DataError
+    if there is no answer; the server's message may hold a row, and is not repeated."""
     module, arguments = _driver(engine, name, url)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -137,8 +140,8 @@ def land(engine: str, url: str, query: str, folder: Path, name: str) -> int:
     except (module.Error, OSError) as reason:
         shutil.rmtree(part)
         raise errors.SourceError(
-            f"source {name!r}: {engine} does not answer, or refuses the query ({type(reason).__name__}): check the "
-            f"login and {PASSWORD}, and try the query there"
+            f"source {name!r}: {engine} does not answer, or refuses the query "
+            f"({type(reason).__name__}): check the login and {PASSWORD}, and try the query there"
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)

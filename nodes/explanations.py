@@ -1,4 +1,5 @@
-"""The rows behind a finding, and what would repair them: lines and values, for the producer's own screen only."""
+"""The rows behind a finding, and their repair:
+lines and values, for the producer's own screen only."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def explain(
     findings: Sequence[Finding],
     recognised: Recognised,
 ) -> list[Finding]:
-    """The findings with the lines and values that break them, and the key that would read them if there is one."""
+    """The findings with the lines and values that break them, and the key that would read them,
+    if any."""
     concerned = [finding for finding in findings if finding.rule in SHOWN_RULES]
     examples = _examples(dataset, storage, concerned) if concerned else {}
     return [
@@ -57,7 +59,10 @@ def _remedy(
     column = dataset.contract.columns[finding.column]
     present = counts["", "rows"] - counts[finding.column, "missing"] + finding.rows
     if finding.rule == "wrong type" and finding.rows > WHOLE_COLUMN * present:
-        return f"this column does not hold {_plural(column)}: declare its `type`, or map another column{shown}"
+        return (
+            f"this column does not hold {_plural(column)}: declare its `type`, or map another "
+            f"column{shown}"
+        )
     return finding.remedy + shown
 
 
@@ -74,11 +79,11 @@ def _examples(
     described = connection.execute("DESCRIBE source").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     places = {finding: _places(connection, dataset, finding, types) for finding in findings}
-    records = [record for found in places.values() for record, _ in found]
+    records = [record for line_list in places.values() for record, _ in line_list]
     lines = samples.lines_of(dataset, storage, records)
     return {
-        finding: [(lines.get(record, record + 1), value) for record, value in found]
-        for finding, found in places.items()
+        finding: [(lines.get(record, record + 1), value) for record, value in line_list]
+        for finding, line_list in places.items()
     }
 
 
@@ -98,7 +103,8 @@ def _places(
     else:
         broken = f"{contract_sql.typed(name, column, raw_type)} IS NULL AND {raw} NOT IN ({codes})"
     rows = connection.execute(
-        f"SELECT min(record), value FROM (SELECT row_number() OVER () - 1 AS record, {raw} AS value, "
-        f"{broken} AS is_broken FROM source) WHERE is_broken GROUP BY value ORDER BY 1 LIMIT {MAX_SHOWN}"
+        f"SELECT min(record), value FROM "
+        f"(SELECT row_number() OVER () - 1 AS record, {raw} AS value, {broken} AS is_broken "
+        f"FROM source) WHERE is_broken GROUP BY value ORDER BY 1 LIMIT {MAX_SHOWN}"
     ).fetchall()
     return [(int(record), str(value).removeprefix(UNREADABLE)) for record, value in rows]

@@ -1,9 +1,10 @@
 """How many numbers a node has given about each column: to a study, and to a coordinator in a year.
 
-A table of n people is read by linear reconstruction from about n numbers that a column takes part in (Dinur &
-Nissim 2003), whatever each of them looks like. So a node counts, of all answers together, the coefficients and
-the cells that a column stands behind, and gives no more than a share of its people. The same question again
-costs nothing; one that is refused for its support costs one number a column, since a refusal is an answer too.
+Linear reconstruction reads a table of n people from about n numbers that a column takes part in
+(Dinur & Nissim 2003), whatever each of them looks like. So a node counts, over all answers, the
+coefficients and the cells that depend on a column, and limits them to a share of its people. A
+repeated question costs nothing. A question refused for its support costs one number a column, since
+a refusal is an answer too.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def question(study: Study, task: AnyTask) -> str:
 
 
 def of_task(task: AnyTask, people: int, k: int) -> int:
-    """Numbers that one answer gives about each of its columns: the coefficients of a model, or the cells of a
-    table. A cell holds nobody or `k` people, so that no more cells tell anything than these people fill."""
+    """Numbers that one answer gives about each of its columns: the coefficients of a model, or the
+    cells of a table. A cell holds nobody or at least `k` people, so the number of people limits the
+    number of informative cells."""
     part = budget.zero(task, task.analysis.start(task))
     if part.parameters:
         return part.parameters
@@ -56,8 +58,9 @@ def of_task(task: AnyTask, people: int, k: int) -> int:
 def check(
     memory: Memory, task: AnyTask, numbers: int, columns: Iterable[str], limits: tuple[float, float]
 ) -> Refusal | None:
-    """Charges an answer of so many numbers about each of `columns`, or says why it is not given. `limits`: the
-    most numbers about one column that a study, and a coordinator in a year, are given."""
+    """Charges an answer of so many numbers about each of `columns`, or returns the reason for a
+    refusal. `limits`: the most numbers about one column for a study,
+    and for a coordinator in a year."""
     name = question(memory.study, task)
     if ledger.recalled(memory.ledger, KIND, name) is not None:
         return None
@@ -74,7 +77,8 @@ def check(
 def forecast(
     study: Study, tasks: Mapping[str, AnyTask], schema: Schema, people: int, rules: Rules
 ) -> Refusal | None:
-    """The refusal of a whole study at a node of so many people, as far as it can be told beforehand."""
+    """The refusal of a whole study at a node of so many people,
+    as far as it can be known beforehand."""
     where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
     numbers = Counter[str]()
     for task in tasks.values():
@@ -100,15 +104,16 @@ def charge_refusal(memory: Memory, task: AnyTask, columns: Iterable[str]) -> Non
 
 
 def _charge_link(memory: Memory) -> None:
-    """The table `linkage` of a linked study is an answer too: it tells the linked people by column."""
-    if not memory.told:
+    """The table `linkage` of a linked study is an answer too: it tells the linked people by
+    column."""
+    if not memory.link_numbers:
         return
     study = memory.study
     link = None if study.link is None else study.link.model_dump(mode="json", by_alias=True)
-    asked = [study.coordinator, study.dataset, link, sorted(memory.told.items())]
+    asked = [study.coordinator, study.dataset, link, sorted(memory.link_numbers.items())]
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     if ledger.recalled(memory.ledger, KIND, name) is None:
-        _keep(memory, name, memory.told)
+        _keep(memory, name, memory.link_numbers)
 
 
 def _keep(memory: Memory, name: str, numbers: Numbers) -> None:

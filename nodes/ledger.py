@@ -1,11 +1,13 @@
-"""A node's privacy budget: an SQLite file that only grows, each entry chained to the one before.
+"""A node's privacy budget: an append-only SQLite file, each entry chained to the one before it.
 
-The order is: charge (durable) - draw noise - store the bytes (durable) - send them. So what was sent was charged, a
-crash never gives budget back, and whoever asks for the same release again gets the same bytes for nothing. A charge
-whose bytes were never stored was never sent: the same release may be completed later, without a second charge.
+The order is: charge (durable), draw the noise, store the bytes (durable), send them. So everything
+that was sent was charged, a crash never gives budget back, and a repeated request for the same
+release gets the same bytes at no cost. A charge whose bytes were never stored was never sent: that
+release may be completed later, without a second charge.
 
-What is kept of a charge is its events; its cost is derived from them, and derived again when the chain is verified.
-Beside the file lies a witness of its last entry, and the hub keeps another: an older copy put back is told by either.
+An entry stores the events of a charge. Its cost is derived from them, and derived again when the
+chain is verified. A file beside the ledger holds a witness of its last entry, and the hub keeps
+another: either one reveals that an older copy was put back.
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ KINDS = ("grant", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
-    dataset TEXT NOT NULL, unit TEXT NOT NULL, year INTEGER NOT NULL, study TEXT NOT NULL, release TEXT NOT NULL,
-    rho INTEGER NOT NULL CHECK (rho >= 0), curve TEXT NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL,
+    dataset TEXT NOT NULL, unit TEXT NOT NULL, year INTEGER NOT NULL,
+    study TEXT NOT NULL, release TEXT NOT NULL,
+    rho INTEGER NOT NULL CHECK (rho >= 0), curve TEXT NOT NULL, event TEXT NOT NULL,
+    at TEXT NOT NULL,
     prev TEXT NOT NULL, hash TEXT NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS once ON entries (kind, release) WHERE kind <> 'grant';
 CREATE INDEX IF NOT EXISTS by_account ON entries (dataset, unit, year, kind);
 CREATE INDEX IF NOT EXISTS by_study ON entries (study, kind);
-CREATE TABLE IF NOT EXISTS answers (release TEXT PRIMARY KEY, content BLOB NOT NULL, salt BLOB NOT NULL DEFAULT x'') STRICT;
+CREATE TABLE IF NOT EXISTS answers (
+    release TEXT PRIMARY KEY, content BLOB NOT NULL, salt BLOB NOT NULL DEFAULT x''
+) STRICT;
 """
 _COLUMNS = "seq, kind, dataset, unit, year, study, release, rho, curve, event, at, prev, hash"
 
@@ -50,7 +56,8 @@ class Account:
 
     `register`: the name of the list of people that the dataset's person key numbers. Datasets with
     the same register are about the same people, and share one budget. A dataset with an empty
-    register has a budget of its own, for its `unit`. `dataset`: the dataset that an entry is about."""
+    register has a budget of its own, for its `unit`.
+    `dataset`: the dataset that an entry is about."""
 
     dataset: str
     unit: str
@@ -59,7 +66,8 @@ class Account:
 
     @property
     def label(self) -> str:
-        """Unit and register as an entry stores them, in its column `unit`. A unit holds no space."""
+        """Unit and register, as the column `unit` of an entry stores them.
+        A unit holds no space."""
         return f"{self.unit} {self.register}".rstrip()
 
     @property
@@ -92,8 +100,8 @@ def _of(account: Account) -> tuple[str, tuple[object, ...]]:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a release would charge: its name, once and for ever; the study, and the most pico-rho that it may cost here in
-    all, read as an epsilon at `delta`; and the events, by array."""
+    """What a release would charge: its permanent name; the study, and the most that the study may
+    cost here in total, in pico-rho, read as an epsilon at `delta`; and the events, by array."""
 
     release: str
     study: str
@@ -120,7 +128,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """`sums`: what was charged up to an entry, by what was asked; read on from there, so that a charge does not read all former ones."""
+    """`sums`: the amount charged up to an entry, by request; a later charge reads on from there
+    instead of reading all earlier entries."""
 
     connection: sqlite3.Connection
     witness: Path | None = None
@@ -130,8 +139,8 @@ class Ledger:
 
 
 def open_ledger(path: Path) -> Ledger:
-    """Every commit is on the disk before it returns (WAL, synchronous = FULL). LedgerError if the file is older than its
-    witness. `:memory:` is for simulations."""
+    """Opens the ledger so that every commit is on disk before it returns (WAL, synchronous = FULL).
+    LedgerError if the file is older than its witness. `:memory:` is for simulations."""
     in_memory = str(path) == ":memory:"
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
@@ -141,7 +150,8 @@ def open_ledger(path: Path) -> Ledger:
         connection.executescript(_TABLES)
     except sqlite3.Error as reason:
         raise errors.LedgerError(
-            f"the ledger cannot be opened ({reason}); restore it from the last backup, and tell the hub"
+            f"the ledger cannot be opened ({reason}); restore it from the last backup, and tell "
+            "the hub"
         ) from None
     opened = Ledger(connection, None if in_memory else path.with_name(path.name + ".head"))
     if opened.witness is not None and opened.witness.exists():
@@ -150,7 +160,8 @@ def open_ledger(path: Path) -> Ledger:
 
 
 def _rebuild(connection: sqlite3.Connection) -> None:
-    """A table of an earlier version, which knew fewer kinds of entries, gets the new list; its rows and their chain stay as they are."""
+    """Gives a table of an earlier version, which had fewer kinds of entries, the new list of kinds.
+    Its rows and their chain stay as they are."""
     connection.execute("BEGIN IMMEDIATE")
     row = connection.execute(
         "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'entries'"
@@ -174,14 +185,15 @@ def _read_witness(path: Path) -> LedgerHead:
         return LedgerHead(int(seq), digest)
     except (OSError, ValueError):
         raise errors.LedgerError(
-            f"{path.name}, the witness beside the ledger, cannot be read; restore it with the ledger"
+            f"{path.name}, the witness beside the ledger, cannot be read; restore it with the "
+            "ledger"
         ) from None
 
 
 # -- budgets
 def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str, study: str = "") -> None:
-    """The producer's act: budget in pico-rho is added to the account, with the study it is given for, if it is for one. Nothing
-    else ever refills it."""
+    """Adds budget in pico-rho to the account, and names the study if the budget is for one study.
+    This is an act of the producer, and the only way to add budget."""
     if rho <= 0:
         raise errors.LedgerError("a grant must be more than nothing; give an epsilon above 0")
     with _transaction(ledger):
@@ -197,12 +209,13 @@ def granted(ledger: Ledger, account: Account) -> int:
 
 
 def has_grant(ledger: Ledger, account: Account) -> bool:
-    """Whether a budget was ever granted, in any year, for the dataset or the people of its register."""
-    found = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    """Whether a budget was ever granted, in any year,
+    for the dataset or the people of its register."""
+    grants = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
     return any(
         dataset == account.dataset
         or (account.register and _account(dataset, label, 0).register == account.register)
-        for dataset, label in found
+        for dataset, label in grants
     )
 
 
@@ -225,21 +238,23 @@ def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
     last, spent = ledger.sums.get((where, values), (LedgerHead(0, GENESIS), Cost()))
     if last.seq and not _holds(ledger, last):  # another file lies here now
         last, spent = LedgerHead(0, GENESIS), Cost()
-    found = ledger.connection.execute(
-        f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? ORDER BY seq",
+    entries = ledger.connection.execute(
+        f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? "
+        "ORDER BY seq",
         (*values, last.seq),
     )
-    for seq, digest, rho, curve in found:
+    for seq, digest, rho, curve in entries:
         last, spent = LedgerHead(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
     ledger.sums[where, values] = last, spent
     return spent
 
 
 def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal | None:
-    """Charges the release once; a Refusal, and no entry, if the account or the study's own limit does not hold it. Durable
-    when it returns.
+    """Charges the release once. Returns a Refusal, and writes no entry, if the account or the
+    study's own limit does not cover it. The charge is durable on return.
 
-    Raises LedgerError if the same release was charged to another account or at another cost: then it is not the same."""
+    Raises LedgerError if a release of this name was charged to another account or at another cost,
+    since it would not be the same release."""
     cost = claim.cost
     with _transaction(ledger):
         known = ledger.connection.execute(
@@ -249,7 +264,8 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
         if known is not None:
             if known != (account.dataset, account.label, cost.rho, _curve(cost)):
                 raise errors.LedgerError(
-                    "a release of this name was charged otherwise; name each release by the hash of all that decides it"
+                    "a release of this name was charged otherwise; name each release by the hash "
+                    "of all that decides it"
                 )
             return None
         refused = would_refuse(ledger, account, claim)
@@ -267,13 +283,15 @@ def would_refuse(ledger: Ledger, account: Account, claim: Claim) -> Refusal | No
     ):
         return Refusal(
             "study_budget",
-            "the study asks for more than the epsilon it declares: submit another study, with a budget of its own",
+            "the study asks for more than the epsilon it declares: submit another study, with a "
+            "budget of its own",
         )
     spent = _spent(ledger, *_of(account))
     if not accounting.fits(spent + cost, granted(ledger, account), ACCOUNT_DELTA):
         return Refusal(
             "budget",
-            f"the {account.year} budget of {account.dataset} at this node does not hold this study: ask for less, or ask its producer",
+            f"the {account.year} budget of {account.dataset} at this node does not hold this "
+            "study: ask for less, or ask its producer",
         )
     return None
 
@@ -315,8 +333,8 @@ def store(ledger: Ledger, release: str, content: bytes, at: str) -> bytes:
 def _committed(ledger: Ledger, key: str, content: bytes) -> dict[str, str]:
     """Stores `content` with a random salt, and returns the commitment to both for the chain.
 
-    The head of the chain leaves this machine. A hash without a salt would confirm a guess of the
-    content."""
+    The head of the chain leaves this machine.
+    A hash without a salt would confirm a guess of the content."""
     salt = os.urandom(32)
     ledger.connection.execute(
         "INSERT INTO answers (release, content, salt) VALUES (?, ?, ?)", (key, content, salt)
@@ -335,7 +353,8 @@ def stored(ledger: Ledger, release: str) -> bytes | None:
 def remember(
     ledger: Ledger, kind: str, account: Account, study: str, release: str, content: bytes, at: str
 ) -> bytes:
-    """Keeps `content` under a name of its kind (REMEMBERED) for ever; gives what was kept there before, if it was."""
+    """Stores `content` under a name of its kind (REMEMBERED) permanently; returns the content that
+    was stored there before, if any."""
     key = f"{kind}:{release}"
     if (before := stored(ledger, key)) is not None:
         return before
@@ -351,22 +370,26 @@ def recalled(ledger: Ledger, kind: str, release: str) -> bytes | None:
 
 
 def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list[str]:
-    """The names of a kind that begin with `prefix` and a colon, in their order; or the last of them alone."""
+    """The names of a kind that begin with `prefix` and a colon, in order;
+    or only the last of them."""
     order = "DESC LIMIT 1" if last else "ASC"
-    found = ledger.connection.execute(
-        f"SELECT release FROM entries WHERE kind = ? AND release > ? AND release < ? ORDER BY release {order}",
+    entries = ledger.connection.execute(
+        "SELECT release FROM entries WHERE kind = ? AND release > ? AND release < ? ORDER BY "
+        f"release {order}",
         (kind, f"{prefix}:", f"{prefix};"),
     )
-    return [str(row[0]) for row in found]
+    return [str(row[0]) for row in entries]
 
 
 def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
     """All that was kept of a kind for a dataset."""
-    found = ledger.connection.execute(
-        "SELECT content FROM entries JOIN answers ON answers.release = entries.kind || ':' || entries.release WHERE kind = ? AND dataset = ?",
+    entries = ledger.connection.execute(
+        "SELECT content FROM entries JOIN answers "
+        "ON answers.release = entries.kind || ':' || entries.release "
+        "WHERE kind = ? AND dataset = ?",
         (kind, dataset),
     )
-    return (bytes(row[0]) for row in found.fetchall())
+    return (bytes(row[0]) for row in entries.fetchall())
 
 
 # -- the chain
@@ -378,10 +401,12 @@ def head(ledger: Ledger) -> LedgerHead:
 
 
 def check_witness(ledger: Ledger, witness: LedgerHead) -> None:
-    """Raises LedgerError if this ledger does not hold an entry that was seen elsewhere: an older copy was put back."""
+    """Raises LedgerError if this ledger lacks an entry that was seen elsewhere: an older copy was
+    put back."""
     if witness.seq and not _holds(ledger, witness):
         raise errors.LedgerError(
-            f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore the newest copy, or grant anew"
+            f"entry {witness.seq}, seen before, is not in this ledger: it was rolled back; restore "
+            "the newest copy, or grant anew"
         )
 
 
@@ -408,7 +433,8 @@ def history(ledger: Ledger) -> Iterator[Entry]:
 
 
 def verify(ledger: Ledger) -> LedgerHead:
-    """Replays the chain, the order of charges and stores, the price of every event, every budget and every stored answer."""
+    """Replays the chain, the order of charges and stores, the price of every event, every budget
+    and every stored answer."""
     previous, last, charged = GENESIS, 0, set[str]()
     balance: dict[tuple[str, str, int], tuple[int, Cost]] = {}
     labels = _labels(ledger)
@@ -416,41 +442,54 @@ def verify(ledger: Ledger) -> LedgerHead:
         seq, kind, dataset, unit, year, _study, release, rho, curve, event, _at, prev, digest = row
         if seq != last + 1 or prev != previous or digest != _digest(row[:-1]):
             raise errors.LedgerError(
-                f"entry {last + 1} of the ledger was changed, or is missing; restore the newest copy"
+                f"entry {last + 1} of the ledger was changed, or is missing; restore the newest "
+                "copy"
             )
         account = _account(dataset, labels.get((dataset, unit), unit), year).shared
         cost = Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
-        if kind == "charge":
-            if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
-                raise errors.LedgerError(
-                    f"entry {seq} of the ledger does not cost what its events cost; use the version that wrote it"
-                )
+        if kind == "grant":
+            given = given + rho
+        elif kind == "charge":
+            _check_price(seq, event, cost)
             charged.add(release)
             spent = spent + cost
-        balance[account] = (given + rho if kind == "grant" else given, spent)
-        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (
-            kind == "store" and release not in charged
-        ):
+        balance[account] = (given, spent)
+        overspent = not accounting.fits(spent, given, ACCOUNT_DELTA)
+        if overspent or (kind == "store" and release not in charged):
             raise errors.LedgerError(
-                f"entry {seq} of the ledger spends what was not granted, or stores what was not charged"
+                f"entry {seq} of the ledger spends what was not granted, or stores what was not "
+                "charged"
             )
-        if kind in ("store", *REMEMBERED) and not _is_stored(
-            ledger, release if kind == "store" else f"{kind}:{release}", event
-        ):
-            raise errors.LedgerError(
-                f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest copy"
-            )
+        _check_stored(ledger, seq, kind, release, event)
         previous, last = digest, seq
     return LedgerHead(last, previous)
 
 
+def _check_price(seq: int, events: str, cost: Cost) -> None:
+    if accounting.total(map(accounting.from_json, json.loads(events).values())) != cost:
+        raise errors.LedgerError(
+            f"entry {seq} of the ledger does not cost what its events cost; use the version that "
+            "wrote it"
+        )
+
+
+def _check_stored(ledger: Ledger, seq: int, kind: str, release: str, digest: str) -> None:
+    if kind not in ("store", *REMEMBERED):
+        return
+    if not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", digest):
+        raise errors.LedgerError(
+            f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest "
+            "copy"
+        )
+
+
 def _labels(ledger: Ledger) -> dict[tuple[str, str], str]:
     """By dataset and unit, the label with the register, for entries written before registers."""
-    found = ledger.connection.execute(
+    grants = ledger.connection.execute(
         "SELECT DISTINCT dataset, unit FROM entries WHERE instr(unit, ' ') > 0"
     )
-    return {(dataset, label.partition(" ")[0]): label for dataset, label in found}
+    return {(dataset, label.partition(" ")[0]): label for dataset, label in grants}
 
 
 def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
@@ -486,7 +525,8 @@ def _transaction(ledger: Ledger) -> Iterator[None]:
 
 
 def _write_witness(path: Path, seen: LedgerHead) -> None:
-    """After the commit, so that a crash between leaves an older witness, which the ledger holds too."""
+    """Writes the witness after the commit: a crash between the two leaves an older witness, whose
+    entry the ledger also holds."""
     part = path.with_name(path.name + f".{os.getpid()}.part")
     with part.open("w", encoding="ascii") as file:
         file.write(f"{seen.seq} {seen.hash}\n")

@@ -1,15 +1,15 @@
-"""The three parties of a link that ends together: what each computes between two messages.
+"""The three parties of a link that ends together, and the work of each between two messages.
 
     left    list         -> helper    pseudonyms in a fresh order
     right   rows         -> helper    pseudonyms, tokens and masked rows, and dummies
     helper  tokens       -> left      one for each of the list
     left    places       -> helper    which of the list are made up
     helper  made-up rows -> left      its shares of their rows: the left checks its canaries
-    left    columns      -> helper    its people's columns, and its shares of the right holder's rows
+    left    columns      -> helper    its people's columns, its shares of the right holder's rows
 
-The helper learns the places of the made-up people only after it has given its tokens, and the left opens
-nothing before they are right. Then only the rows of the left's people open; the right holder's other
-people stay masked, and the helper has forgotten them."""
+The helper learns the places of the made-up people only after it has given its tokens, and the left
+opens nothing before they are verified. Then only the rows of the left's people open; the right
+holder's other people stay masked, and the helper has forgotten them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ from federation.linkage.errors import LinkError
 from federation.linkage.keys import Entropy, HolderKeys, LinkTerms
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
-from federation.linkage.streams import LeftList
+from federation.linkage.streams import LeftList, Placed
 from federation.study import Link
 from nodes.link_rows import People
+
+PADDING_EPSILON = 1.0  # what one person's match adds to the matches that a helper can count
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A holder in one attempt. `width`: words of a right row, of which the first says that it is one."""
+    """A holder in one attempt. `width`: words of a right row, the first of which says whether it is
+    a match."""
 
     terms: LinkTerms
     link: Link
@@ -65,12 +68,13 @@ def holder(
 ) -> Holder:
     """`secret`: of the two holders."""
     shared = keys.holder_keys(terms, secret)
-    made_up = canaries.make(shared.made_up, link.canaries, right_columns + 1)
+    made_up = canaries.make(shared.made_up, link.canaries, right_columns + 1, PADDING_EPSILON)
     return Holder(terms, link, shared, made_up, entropy)
 
 
 def names_of(holder_: Holder, people: People) -> Words:
-    """The pseudonyms of people, (n, *shape). `people` has its identifiers in the order of the link."""
+    """The pseudonyms of people, (n, *shape).
+    `people` has its identifiers in the order of the link."""
     key, link = holder_.keys.identifier, holder_.link
     if link.on:
         named = pseudonyms.of_blocks(key, people.blocks[0])
@@ -86,8 +90,9 @@ def names_of(holder_: Holder, people: People) -> Words:
 
 
 def unique_people(names: Words, values: Floats) -> tuple[Words, Floats]:
-    """In mode dp, one row for each pseudonym (n, 2), since a refusal would tell that somebody is there twice.
-    Which row stays depends on the rows of that pseudonym alone: the one whose values (n_columns,) come first."""
+    """In mode dp, one row for each pseudonym (n, 2), since a refusal would reveal that a person
+    occurs twice. The row that stays depends on the rows of that pseudonym alone: the one whose
+    values (n_columns,) sort first."""
     order = np.lexsort((*values.T[::-1], names[:, 1], names[:, 0]))
     listed = names[order]
     is_first = np.ones(len(listed), np.bool_)
@@ -124,8 +129,8 @@ def left_places(left: Left, message: Iterable[bytes]) -> tuple[Left, Iterator[by
 
 
 def left_columns(left: Left, message: Iterable[bytes]) -> Iterator[bytes]:
-    """After the helper's shares of the made-up rows: the columns, and the shares, of the people in the
-    order of the list. LinkError, and nothing is sent, unless every made-up row is right."""
+    """After the helper's shares of the made-up rows: the columns and the shares of the people, in
+    the order of the list. LinkError, and nothing is sent, unless every made-up row is right."""
     assert left.tokens is not None
     width, order = left.holder.width, left.listed.order
     shown = encoding.words(message, width)
@@ -142,15 +147,18 @@ def left_columns(left: Left, message: Iterable[bytes]) -> Iterator[bytes]:
 
 # -- right
 def right_rows(
-    holder_: Holder, people: Iterable[tuple[Words, Floats]], left_people: int
+    holder_: Holder, people: Iterable[tuple[Words, Floats, Words]], dummies: int
 ) -> Iterator[bytes]:
-    """`people`: chunks of pseudonyms and of values (n, n_columns). `left_people`: as the helper says."""
-    rows = ((names, _with_one(values)) for names, values in people)
+    """`people`: chunks of pseudonyms, of values (n, n_columns) and of places. `dummies`: as the
+    helper states it, a number that stands for many sizes of the left holder's list."""
+    if dummies != streams.dummies_for(dummies):
+        raise LinkError("link_shape", "the helper stated a number of dummies that no list has")
+    rows = (Placed(names, _with_one(values), places) for names, values, places in people)
     stream = streams.right_stream(
         holder_.keys,
         rows,
         holder_.made_up,
-        streams.dummies_for(left_people),
+        dummies,
         holder_.entropy,
         holder_.shape,
         encoding.rows_per_piece(holder_.shape, holder_.width),
@@ -166,7 +174,8 @@ def _with_one(values: Floats) -> Words:
 # -- helper
 @dataclass(frozen=True)
 class Held:
-    """What the helper keeps of a link: one masked row for each of the list, and the steps of a cascade."""
+    """What the helper keeps of a link: one masked row for each person of the list, and the steps of
+    a cascade."""
 
     matched: Matched = field(repr=False)
     width: int
@@ -208,10 +217,11 @@ def helper_show(held: Held, message: Iterable[bytes]) -> tuple[Held, Iterator[by
 
 @dataclass(frozen=True)
 class Opened:
-    """The left's people at the helper, in no order that means anything.
+    """The left's people at the helper, in an order that carries no meaning.
 
-    `left` (n, n_left), `right` (n, n_right; NaN where not linked), `is_linked` (n,), `tokens` (n, 2): one for
-    each person, of this attempt. `step` (n,): of a cascade, -1 where not linked; `steps`: what each gave."""
+    `left` (n, n_left), `right` (n, n_right; NaN where not linked), `is_linked` (n,), `tokens` (n,
+    2): one for each person, of this attempt. `step` (n,): of a cascade, -1 where not linked;
+    `steps`: the result of each."""
 
     left: Floats
     right: Floats

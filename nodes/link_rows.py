@@ -1,12 +1,14 @@
-"""A holder's people as a link needs them: one row each, their columns as numbers, their identifiers as text.
+"""A holder's people as a link needs them: one row each, their columns as numbers, their identifiers
+as text.
 
-A number or a yes-or-no column is itself, a category the index of its level, a date its days since 1970;
-NaN where missing. In exact mode the rows must keep their contract; in mode dp they are made to."""
+A number or a yes-or-no column is itself, a category the index of its level, a date its days since
+1970; NaN where missing. In exact mode the rows must keep their contract;
+in mode dp they are made to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 import numpy as np
@@ -20,6 +22,7 @@ from federation.expression import quote_name, quote_text
 from federation.linkage import forms
 from federation.linkage.errors import LinkError
 from federation.linkage.forms import Blocks
+from federation.linkage.pseudonyms import Words
 from federation.linkage.table import LinkedColumn
 from federation.schema import Schema
 from federation.study import DatasetEntry
@@ -31,27 +34,32 @@ CHUNK_VECTORS = 256  # of 2,048 rows each
 
 @dataclass(frozen=True)
 class Request:
-    """What a link asks of a holder. `columns`: those that are sent. `identifiers`: those that are compared.
-    `is_clipped`: in mode dp. `min_cell`: in mode exact, the people on each side of a condition."""
+    """What a link asks of a holder. `columns`: the columns to send. `identifiers`: the identifiers
+    to compare. `is_clipped`: in mode dp. `order_key`: secret bytes of the holder, which decide the
+    order of its people. `min_cell`: in mode exact, the minimum number of people on each side of a
+    condition."""
 
     entry: DatasetEntry
     columns: Sequence[LinkedColumn]
     identifiers: Sequence[Identifier]
     is_clipped: bool
+    order_key: bytes = field(repr=False)
     min_cell: int = 1
 
 
 @dataclass(frozen=True)
 class People:
-    """`values` (n_people, n_columns). `blocks`, `usable`: for each identifier, (n_people, 16) and (n_people,)."""
+    """`values` (n_people, n_columns). `blocks`, `usable`: for each identifier, (n_people, 16) and
+    (n_people,). `places` (n_people,): a uniform secret number of each, ascending."""
 
     values: Floats
     blocks: Sequence[Blocks]
     usable: Sequence[NDArray[np.bool_]]
+    places: Words
 
 
 def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[People]:
-    """The people of the dataset's cohort, in chunks. LinkError where the rows break their contract."""
+    """The people of the dataset's cohort, in chunks. LinkError if the rows break their contract."""
     contract = dataset.contract
     try:
         schema = schemas.build(contract, request.entry.cohort.derive)
@@ -97,8 +105,8 @@ def _check_cohort(
     needed: Sequence[str],
     schema: Schema,
 ) -> None:
-    """Each condition that the study wrote must hold, and fail, for enough people; otherwise it is refused in the
-    same words as one that holds for nobody."""
+    """Each condition of the study must hold, and fail, for enough people; otherwise it is refused
+    in the same words as a condition that holds for nobody."""
     if request.entry.cohort.where is None:
         return
     rows, key = _typed_rows(connection, contract, request, needed)
@@ -115,8 +123,8 @@ def _check_cohort(
     if min(found) < request.min_cell:
         raise LinkError(
             "cohort_size",
-            "a condition of this dataset's cohort holds, or fails, for fewer people than this node tells of: "
-            "choose a wider one",
+            "a condition of this dataset's cohort holds, or fails, for fewer people than this "
+            "node tells of: choose a wider one",
         )
 
 
@@ -136,7 +144,9 @@ def _people(
             for i, identifier in enumerate(request.identifiers)
         ]
         values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
-        yield People(values, [blocks for blocks, _ in named], [usable for _, usable in named])
+        places = chunk.iloc[:, -1].to_numpy(np.uint64)
+        blocks, usable = [one for one, _ in named], [one for _, one in named]
+        yield People(values, blocks, usable, places)
 
 
 def _sql(
@@ -146,7 +156,10 @@ def _sql(
     needed: Sequence[str],
     schema: Schema,
 ) -> str:
-    """One row a person: the values of the columns as doubles, then the identifiers as text."""
+    """One row a person: the values of the columns as doubles, the identifiers as text, the place.
+
+    The order that a database gives to groups depends on the person's key, often on its hash, and is
+    the same at each reading: a helper could tell from it who a pseudonym is."""
     rows, key = _typed_rows(connection, contract, request, needed)
     conditions = [f"{key} IS NOT NULL"]
     if request.entry.cohort.where:
@@ -157,8 +170,10 @@ def _sql(
         f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
         for i in range(len(request.identifiers))
     ]
-    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names]))
-    return f"SELECT {listed} FROM {rows} WHERE {' AND '.join(conditions)} GROUP BY {key}"
+    place = f"md5_number_upper({quote_text(request.order_key.hex())} || CAST({key} AS VARCHAR))"
+    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names, place]))
+    where = " AND ".join(conditions)
+    return f"SELECT {listed} FROM {rows} WHERE {where} GROUP BY {key} ORDER BY {place}, {key}"
 
 
 def _typed_rows(
@@ -167,7 +182,8 @@ def _typed_rows(
     request: Request,
     needed: Sequence[str],
 ) -> tuple[str, str]:
-    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a row's person."""
+    """The SQL of the rows, with the columns as their types and the identifiers as text; and of a
+    row's person."""
     raw_types = {
         str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()
     }
@@ -177,9 +193,7 @@ def _typed_rows(
         for name in needed
     ]
     texts = [
-        f"CASE WHEN {contract_sql.typed(one.column, contract.columns[one.column], raw_types[one.column])} "
-        f"IS NOT NULL THEN {contract_sql.canonical(quote_name(one.column), raw_types[one.column])} END "
-        f"AS {_text_name(i)}"
+        f"{_text(one.column, contract, raw_types[one.column])} AS {_text_name(i)}"
         for i, one in enumerate(request.identifiers)
     ]
     rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
@@ -187,12 +201,20 @@ def _typed_rows(
     return rows, key
 
 
+def _text(name: str, contract: Contract, raw_type: str) -> str:
+    """The SQL of an identifier's text; NULL where it is missing."""
+    typed = contract_sql.typed(name, contract.columns[name], raw_type)
+    spelled = contract_sql.canonical(quote_name(name), raw_type)
+    return f"CASE WHEN {typed} IS NOT NULL THEN {spelled} END"
+
+
 def _text_name(index: int) -> str:
     return f'"hdh text {index}"'
 
 
 def _number(column: Column, sql: str) -> str:
-    """The value as a double; moved into its range, since a sum of many rows may leave it in mode dp."""
+    """The value as a double, clipped to its range,
+    since a sum of many rows may leave it in mode dp."""
     if column.type == "category":
         levels = ", ".join(quote_text(level) for level in column.levels)
         return f"CAST(enum_code(TRY_CAST({sql} AS ENUM({levels}))) AS DOUBLE)"

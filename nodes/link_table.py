@@ -1,5 +1,5 @@
-"""The linked people at a helper: written as a Parquet file of the linked contract, and compared with those
-whom no link was found for."""
+"""The linked people at a helper: written as a Parquet file of the linked contract, and compared
+with the people who were not linked."""
 
 from __future__ import annotations
 
@@ -67,13 +67,14 @@ def numbers(report_: LinkReport) -> dict[str, int]:
 
 
 def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
-    """LinkError where too few people are linked, or so few are not that their number would tell of them."""
+    """LinkError if too few people are linked, or so few are not linked that their number would
+    reveal something about them."""
     people, linked = len(opened.is_linked), int(opened.is_linked.sum())
     if linked < min_cell or linked < link.min_linked_share * people:
         raise LinkError(
             "link_share",
-            f"fewer people of {node} are linked than the study needs; compare how both holders write "
-            "the identifiers",
+            f"fewer people of {node} are linked than the study needs; compare how both holders "
+            "write the identifiers",
         )
     if 0 < people - linked < min_cell and link.keep == "all":
         raise LinkError(
@@ -147,8 +148,8 @@ def write(
     file: Path,
     link: Link,
 ) -> None:
-    """One row a person, in the order of their values, under the token that they had in this attempt. The
-    file appears whole, readable by its owner only."""
+    """One row a person, sorted by value, under the token that the person had in this attempt. The
+    file appears in one step, complete, and only its owner can read it."""
     kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
     columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
     values = [*opened.left[kept].T, *opened.right[kept].T]

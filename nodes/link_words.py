@@ -1,4 +1,5 @@
-"""A link in plain words, for those who approve it: who links whom, what goes where, and what each party learns."""
+"""A link in plain words, for those who approve it: who links whom, what goes where, and what each
+party learns."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ def describe(plan: LinkPlan) -> list[str]:
         f"{link.left} sends {_names(plan.left)}",
         f"{link.right} sends {_names(plan.right)}: {width} words a row, of all its people, masked",
         f"{link.left} learns how many rows {link.right} has, and not who is among them",
-        f"{link.right} learns about how many people {link.left} has, and not who they are nor how many are linked",
-        f"{link.helper} opens the rows of {link.left}'s people, {kept}, under pseudonyms of this study, answers "
-        "for them, and deletes them at the end; it sees no row of anyone else",
+        f"{link.right} learns about how many people {link.left} has, and not who they are nor how "
+        "many are linked",
+        f"{link.helper} opens the rows of {link.left}'s people, {kept}, under pseudonyms of this "
+        "study, answers for them, and deletes them at the end; it sees no row of anyone else",
         "the hub carries sealed messages and learns their sizes",
     ]
 

@@ -1,8 +1,8 @@
-"""A linked study at one node: whether it takes part as a holder or as the helper, its messages, and the rows
+"""A linked study at one node: its role as a holder or as the helper, its messages, and the rows
 that a helper keeps until the study ends.
 
-The messages go through a `Relay`, which sees sealed envelopes only: the hub's parcels, or a dictionary in a
-simulation."""
+The messages go through a `Relay`, which sees sealed envelopes only: the hub's parcels, or a
+dictionary in a simulation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from federation.arrays import Floats
 from federation.contract import Contract, Identifier
-from federation.linkage import forms, keys, sealing
+from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
@@ -52,8 +52,8 @@ class Relay(Protocol):
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """What all parties derive from the study and the two contracts. `left`, `right`: the columns that each
-    holder sends, in the order of the table."""
+    """What all parties derive from the study and the two contracts. `left`, `right`: the columns
+    that each holder sends, in the order of the table."""
 
     study: Study
     link: Link
@@ -64,7 +64,8 @@ class LinkPlan:
 
     @property
     def rules(self) -> str:
-        """By what people are matched, and which columns go: part of the terms that the parties sign."""
+        """The identifiers by which people are matched, and the columns that are sent: part of the
+        terms that the parties sign."""
         stated = {
             "forms": forms.VERSION,
             "contracts": {name: one.hash for name, one in sorted(self.contracts.items())},
@@ -95,8 +96,8 @@ def plan(study: Study, contracts: Mapping[str, Contract]) -> LinkPlan:
 
 # -- admission
 def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) -> Refusal | None:
-    """The site's policy against the link, before a row is read or a message is sent. `parties`: the holders
-    and the helper."""
+    """Checks the link against the site's policy, before a row is read or a message is sent.
+    `parties`: the holders and the helper."""
     study, link = plan_.study, plan_.link
     if role == "helper":
         refused = (
@@ -166,8 +167,8 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
     if closed:
         return Refusal(
             "column",
-            f"coordinator {plan_.study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask "
-            "the producer",
+            f"coordinator {plan_.study.coordinator!r} may not use {', '.join(closed)}: leave it "
+            "out, or ask the producer",
         )
     return None
 
@@ -175,8 +176,9 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
 def claim_cohort(
     plan_: LinkPlan, role: Role, context: NodeContext, now: datetime
 ) -> Refusal | None:
-    """Exact answers about two sets of linked people that differ by a few tell about those few, and no
-    holder knows who is linked; so a pair of datasets has one cohort a year, kept in the ledger."""
+    """Exact answers about two sets of linked people that differ by a few reveal something about
+    those few, and no holder knows who is linked. So a pair of datasets has one cohort a year, kept
+    in the ledger."""
     study = plan_.study
     if role == "helper" or context.site.state is None or study.privacy.mode == "dp":
         return None
@@ -192,12 +194,14 @@ def claim_cohort(
         return None
     return Refusal(
         "differencing",
-        "another cohort of these two datasets was linked this year in exact mode: use that one, or mode dp",
+        "another cohort of these two datasets was linked this year in exact mode: use that one, "
+        "or mode dp",
     )
 
 
 def charge(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) -> Refusal | None:
-    """In mode dp a holder sees no further query, so the whole study is charged before anything is sent."""
+    """Charges the whole study in mode dp before anything is sent,
+    since a holder sees no further query."""
     study = plan_.study
     if study.privacy.mode == "exact" or role == "helper":
         return None
@@ -263,8 +267,9 @@ def _holder(one: Party) -> Holder:
     )
 
 
-def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats]]:
-    """Chunks of pseudonyms and values. In mode dp it is one chunk, in which no pseudonym is there twice."""
+def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats, Words]]:
+    """Chunks of pseudonyms, values and places. In mode dp it is one chunk,
+    in which no pseudonym occurs twice."""
     dataset, study = one.plan.dataset_of(role), one.plan.study
     is_private = study.privacy.mode == "dp"
     request = Request(
@@ -272,46 +277,51 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
         one.plan.left if role == "left" else one.plan.right,
         one.plan.identifiers(dataset),
         is_private,
+        one.context.entropy(32),
         one.context.site.rules(study.privacy.min_cell).min_cell,
     )
     site = one.context.site
     read = link_rows.read(site.datasets[dataset], site.storage, request)
-    chunks = ((link_parties.names_of(holder, people), people.values) for people in read)
+    chunks = (
+        (link_parties.names_of(holder, people), people.values, people.places) for people in read
+    )
     if not is_private:
         return chunks
     whole = _concatenated(chunks, holder.shape, len(request.columns))
     if not one.plan.link.on:
         return iter([whole])
-    return iter([link_parties.unique_people(*whole)])
+    names, values = link_parties.unique_people(*whole[:2])  # in the order of their pseudonyms
+    return iter([(names, values, streams.fresh_places(len(names), one.context.entropy))])
 
 
 def _concatenated(
-    chunks: Iterable[tuple[Words, Floats]], shape: tuple[int, ...], columns: int
-) -> tuple[Words, Floats]:
-    listed = [(np.zeros((0, *shape), np.uint64), np.zeros((0, columns))), *chunks]
-    return np.concatenate([a for a, _ in listed]), np.concatenate([b for _, b in listed])
+    chunks: Iterable[tuple[Words, Floats, Words]], shape: tuple[int, ...], columns: int
+) -> tuple[Words, Floats, Words]:
+    nobody = np.zeros((0, *shape), np.uint64), np.zeros((0, columns)), np.zeros(0, np.uint64)
+    names, values, places = zip(nobody, *chunks, strict=True)
+    return np.concatenate(names), np.concatenate(values), np.concatenate(places)
 
 
 # -- the six messages, in order
 def send_list(one: Party) -> Left:
     holder = _holder(one)
-    names, values = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
+    names, values, _ = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
     left, content = link_parties.left_list(holder, names, values)
     one.send("list", one.terms.helper, content)
     return left
 
 
 def take_list(one: Party) -> Words:
-    """At the helper, which tells the right holder how many people there are, made-up ones among them."""
+    """The helper's part. It tells the right holder the number of people, made-up ones included."""
     listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
-    one.send("size", one.terms.right, [len(listed).to_bytes(8, "little")])
+    one.send("size", one.terms.right, [streams.dummies_for(len(listed)).to_bytes(8, "little")])
     return listed
 
 
 def send_rows(one: Party) -> None:
-    size = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
+    dummies = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
     holder = _holder(one)
-    content = link_parties.right_rows(holder, _people(one, "right", holder), size)
+    content = link_parties.right_rows(holder, _people(one, "right", holder), dummies)
     one.send("rows", one.terms.helper, content)
 
 
@@ -343,7 +353,8 @@ def send_columns(one: Party, left: Left) -> None:
 # -- the helper's rows
 @dataclass(frozen=True)
 class Kept:
-    """The linked people of one left holder at the helper, who answers for them as a node named `site.name`."""
+    """The linked people of one left holder at the helper,
+    which answers for them as a node named `site.name`."""
 
     site: Site
     report: LinkReport
@@ -364,8 +375,8 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     file = folder / f"{one.terms.left}.parquet"
     link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
-    told = {} if study.privacy.mode == "dp" else link_table.numbers(report)
-    dataset = Dataset(plan_.table.contract, str(file), is_linked=True, told=told)
+    link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
+    dataset = Dataset(plan_.table.contract, str(file), is_linked=True, link_numbers=link_numbers)
     answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
     return Kept(answering, report, file)
 

@@ -1,7 +1,9 @@
-"""A contract's rows made from raw tables by the producer's own SQL, written once to Parquet with a manifest.
+"""A contract's rows made from raw tables by the producer's own SQL,
+written once to Parquet with a manifest.
 
-The SQL is DuckDB's, over the named `sources:` of node.yaml. It runs when the producer says so (`hdh node map`), never
-for a study; a study reads the Parquet file. A mapping whose rows break the contract replaces nothing.
+The SQL is DuckDB's, over the named `sources:` of node.yaml. It runs on the producer's command (`hdh
+node map`), never for a study; a study reads the Parquet file. A mapping whose rows break the
+contract replaces nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def manifest(dataset: Dataset) -> Manifest | None:
 
 
 def stale(dataset: Dataset) -> str:
-    """Why the rows have to be written again; empty if neither SQL nor contract has changed since."""
+    """The reason why the rows have to be written again;
+    empty if neither SQL nor contract has changed."""
     found = manifest(dataset)
     if found is None:
         return "its mapping has not been run"
@@ -116,7 +119,8 @@ def stale(dataset: Dataset) -> str:
 def _of(dataset: Dataset) -> TableMapping:
     if dataset.mapping is None:
         raise errors.SiteError(
-            f"dataset {dataset.contract.dataset!r} has a `source` and no `mapping`: nothing is to be written"
+            f"dataset {dataset.contract.dataset!r} has a `source` and no `mapping`: nothing is to "
+            "be written"
         )
     return dataset.mapping
 
@@ -182,7 +186,8 @@ def _convert(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -
     absent = [column for column in raw.types if column not in types]
     if absent:
         raise errors.SourceError(
-            f"source {name!r} has no column {absent[0]!r}: correct its `types`; its columns are {', '.join(types)}"
+            f"source {name!r} has no column {absent[0]!r}: correct its `types`; its columns are "
+            f"{', '.join(types)}"
         )
     typed = {
         column: contract_sql.converted(column, Column(type=kind), types[column])
@@ -196,7 +201,8 @@ def _convert(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -
         if lost:
             raise errors.DataError(
                 f"source {name!r}: column {column!r} holds values that are no {raw.types[column]}: "
-                "correct its `types` or its `read:` keys, or leave it a text and convert it in the SQL"
+                "correct its `types` or its `read:` keys, or leave it a text and convert it in "
+                "the SQL"
             )
     listed = ", ".join(f"{sql} AS {quote_name(column)}" for column, sql in typed.items())
     connection.execute(f"CREATE TEMP TABLE typed AS SELECT * REPLACE ({listed}) FROM {table}")
@@ -208,7 +214,8 @@ def _convert(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -
 
 # -- sets of codes
 def _add_macros(connection: duckdb.DuckDBPyConnection, codes: Mapping[str, Sequence[str]]) -> None:
-    """in_codes(code, 'name'): is a code in that set? code_set(code): the first set that it is in."""
+    """in_codes(code, 'name'): whether a code is in that set. code_set(code): the first set that
+    contains it."""
     if not codes:
         return
     within = {name: _within(name, ranges) for name, ranges in codes.items()}
@@ -259,8 +266,8 @@ def _write(connection: duckdb.DuckDBPyConnection, dataset: Dataset, text: str, p
         raise errors.DataError(f"dataset {name!r}, its mapping: {reason}") from None
     except duckdb.Error as reason:
         raise errors.DataError(
-            f"dataset {name!r}, its mapping: a value does not fit the SQL ({type(reason).__name__}): use TRY_CAST, and "
-            "look for the values in the source"
+            f"dataset {name!r}, its mapping: a value does not fit the SQL "
+            f"({type(reason).__name__}): use TRY_CAST, and look for the values in the source"
         ) from None
     return int(rows)
 
@@ -275,6 +282,7 @@ def _statements(name: str, text: str) -> list[str]:
     create, select = duckdb.StatementType.CREATE, duckdb.StatementType.SELECT
     if not kinds or kinds[-1] != select or any(kind != create for kind in kinds[:-1]):
         raise errors.DataError(
-            f"dataset {name!r}, its mapping: write CREATE TEMP TABLE, VIEW or MACRO, and one SELECT at the end"
+            f"dataset {name!r}, its mapping: write CREATE TEMP TABLE, VIEW or MACRO, and one "
+            "SELECT at the end"
         )
     return [statement.query.strip().rstrip(";") for statement in parsed]

@@ -42,12 +42,13 @@ class BudgetAccess:
 
 
 def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
-    """The release's name: the hash of all that decides it but the rows. So whoever asks again gets the first answer again, for
-    nothing, even if the rows have changed since: a new answer needs a new study. `share` is WHOLE, or names the secure sum for
-    which a share of noise was drawn."""
+    """The release's name: the hash of everything that decides it except the rows. So a repeated
+    request gets the first answer again, at no cost, even if the rows have changed: a new answer
+    needs a new study. `share`: WHOLE, or the name of the secure sum
+    for which a share of noise was drawn."""
     digest = hashlib.sha256()
     honest = query.study.privacy.honest(len(query.nodes))  # the grid is as fine as its shares need
-    said = [
+    decided = [
         query.study.hash,
         query.contract_hash,
         task_id.analysis,
@@ -56,7 +57,7 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
         honest,
         state.step,
     ]
-    digest.update(json.dumps(said).encode())
+    digest.update(json.dumps(decided).encode())
     for key in sorted(state.values):
         array = state.values[key]
         digest.update(json.dumps([key, list(array.shape)]).encode())
@@ -65,8 +66,8 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
 
 
 def with_coins(cohort: Cohort, name_: str, salt: Callable[[str], bytes]) -> Cohort:
-    """The cohort with the secret that the coins of this release are drawn from, and no other release's: whatever makes a charge of its
-    own makes a sample of its own."""
+    """The cohort with the secret from which the coins of this release, and of no other, are drawn:
+    each charge has a sample of its own."""
     return replace(cohort, release=salt(f"coins of {name_}"))
 
 
@@ -80,9 +81,10 @@ def release(
     *,
     share: bool = False,
 ) -> NoisedAnswer | Refusal:
-    """The stored answer, or else: charge, compute, noise, store. From the charge on, nothing that can be observed depends on a row but
-    noised numbers. `compute` gives the node's part, `zero` that of nobody; `share`: under a secure sum this node adds its share of the
-    noise only."""
+    """The stored answer; or else charge, compute, noise and store. After the charge, nothing
+    observable depends on a row, except noised numbers. `compute` gives the node's part, `zero` the
+    part of an empty cohort. `share`: under a secure sum this node adds only its share
+    of the noise."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
     at = access.now.isoformat(timespec="seconds")
@@ -105,8 +107,9 @@ def inside(
     trains: tuple[Train, Train],
     access: BudgetAccess,
 ) -> NoisedAnswer | Refusal:
-    """The same for a part that is made in steps, each with noise of its own: charged as a whole before the first. `trains` get what noises
-    the sum of a step: on this node's people, and, where that fails, on nobody."""
+    """The same for a part that is made in steps, each with its own noise; the whole is charged
+    before the first step. `trains` gets the function that noises the sum of a step: on this node's
+    people and, if that fails, on an empty cohort."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
     at = access.now.isoformat(timespec="seconds")
@@ -138,14 +141,16 @@ def inside(
 def _steps_of(
     compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part
 ) -> dict[str, Ints]:
-    """A part on its grids; what is too large stays at the end of its grid. Nobody's part where the computation fails."""
+    """A part on its grids; a value beyond the end of its grid stays at that end. The part of an
+    empty cohort if the computation fails."""
     part = _part_of(compute, grids, zero) or zero
     return {key: calibration.to_steps(part.sums[key], grid) for key, grid in grids.items()}
 
 
 def _part_of(compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part) -> Part | None:
-    """None where the computation fails, or gives other arrays than nobody's: a fault of ours, which a row may have brought about, so it
-    must not be seen from outside. The log of this machine names its kind and no value."""
+    """None if the computation fails, or gives other arrays than for an empty cohort. That is a
+    fault of ours which a row may have triggered, so it must not be visible from outside. The log of
+    this machine names its kind and no value."""
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning may hold a value, and be made an error
@@ -164,7 +169,8 @@ def _part_of(compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part)
 
 
 def claim(name_: str, study: Study, grids: Mapping[str, Grid]) -> Claim:
-    """A share of distributed noise is charged as the whole: it is private only together with the others' shares."""
+    """A share of distributed noise is charged like the whole: it is private only together with the
+    other nodes' shares."""
     return Claim(
         name_,
         study.hash,

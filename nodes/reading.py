@@ -1,7 +1,9 @@
-"""How a producer's file writes its values: the `read:` keys of a dataset in node.yaml, and the SQL that follows them.
+"""How a producer's file writes its values: the `read:` keys of a dataset in node.yaml, and the SQL
+that follows from them.
 
-Nothing is inferred: a value is read in the notation that its producer declares, or it becomes a text that no type
-reads, so that the check counts it. ISO dates and numbers that arrive as numbers need no key.
+Nothing is inferred: a value is read in the notation that its producer declares, or it becomes a
+text that no type reads, so that the check counts it. ISO dates and numbers that arrive as numbers
+need no key.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ ISO_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 @dataclass(frozen=True)
 class DateFormat:
-    """`written`: as in the file, with `dd`, `mm`, `yyyy` or `yy` (or the French letters). `pieces`: its parts and the
-    characters between them."""
+    """`written`: as in the file, with `dd`, `mm`, `yyyy` or `yy` (or the French letters). `pieces`:
+    its parts and the characters between them."""
 
     written: str
     pieces: tuple[str, ...]
@@ -88,8 +90,8 @@ class DateFormat:
         return f"concat({year}, '-', {month}, '-', {day})"
 
     def fits(self, value: str) -> str:
-        """The SQL of whether `value` has this form. Where a wrong digit cannot become another day, places suffice:
-        the contract's SQL compares the day with its text."""
+        """The SQL of the condition that `value` has this form. Where a wrong digit cannot become
+        another day, positions suffice: the contract's SQL compares the day with its text."""
         between = "".join(piece for piece in self.pieces if piece not in _GROUPS)
         if {"yy", "m", "d"} & set(self.pieces) or set("_%") & set(between):
             return f"regexp_full_match({value}, {quote_text(self.pattern)})"
@@ -126,7 +128,8 @@ def date_format(written: str) -> DateFormat:
 
 
 def moment_format(written: str) -> DateFormat:
-    """The day's format in a format of a day and a time. ValueError if the time is not hh:mm or hh:mm:ss."""
+    """The day's format within a format of a day and a time.
+    ValueError if the time is not hh:mm or hh:mm:ss."""
     day, separator, time = written.strip().replace("T", " ").partition(" ")
     if not separator or not re.fullmatch("hh[:h]mm(:ss)?", time.lower()):
         raise ValueError(
@@ -138,11 +141,12 @@ def moment_format(written: str) -> DateFormat:
 class Reading(Frozen):
     """The `read:` keys of a dataset; each says how its producer's files are written.
 
-    `encoding`, `delimiter`, `skip` (lines above the header): of a text file. `columns`: the source's name of a
-    contract column. `decimal`, `thousands`: the marks in a number. `date`: formats of a day; `datetime`: formats of a
-    day with a time, whose day is kept. `first_year`: a year of two digits is one of the hundred years that begin
-    there. `time_zone`: where the day of a time with an offset is taken. `yes`, `no`: the words of a boolean, in any
-    capitals. `labels`: a file of Stata, SPSS or SAS gives the labels of its codes."""
+    `encoding`, `delimiter`, `skip` (lines above the header): of a text file. `columns`: the
+    source's name of a contract column. `decimal`, `thousands`: the marks in a number. `date`:
+    formats of a day; `datetime`: formats of a day with a time, whose day is kept. `first_year`: a
+    year of two digits is one of the hundred years that begin there. `time_zone`: where the day of a
+    time with an offset is taken. `yes`, `no`: the words of a boolean, in any capitals. `labels`: a
+    file of Stata, SPSS or SAS gives the labels of its codes."""
 
     encoding: Encoding | None = None
     delimiter: str | None = None
@@ -208,7 +212,8 @@ class Reading(Frozen):
         moments = [moment_format(written).shape for written in self.datetime]
         if len(set(days)) < len(days) or len(set(moments)) < len(moments):
             raise ValueError(
-                "two formats of a date fit the same texts, which would be read as two days: keep one"
+                "two formats of a date fit the same texts, which would be read as two days: keep "
+                "one"
             )
         if self.first_year is None and any("yy" in each.pieces for each in formats):
             raise ValueError(
@@ -243,7 +248,8 @@ def spelled(raw: str, column: Column | None, raw_type: str) -> str:
 
 
 def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> str:
-    """The SQL of a `spelled` value in the notation that `contract_sql` reads; the value itself where no key concerns it."""
+    """The SQL of a `spelled` value in the notation that `contract_sql` reads; the value itself if
+    no key concerns it."""
     name = quote_name(raw)
     if column is None:
         return name
@@ -310,14 +316,16 @@ def _day(value: str, reading: Reading) -> str:
             f"WHEN regexp_full_match({value}, {pattern}) THEN {each.iso(value, reading.first_year)}"
         )
     if reading.time_zone:
-        moment = f"CAST(TRY_CAST({value} AS TIMESTAMPTZ) AT TIME ZONE {quote_text(reading.time_zone)} AS DATE)"
+        local = f"TRY_CAST({value} AS TIMESTAMPTZ) AT TIME ZONE {quote_text(reading.time_zone)}"
+        moment = f"CAST({local} AS DATE)"
         pattern = quote_text(f"{ISO_DAY}[ T]{TIME}{OFFSET}")
         cases.append(f"WHEN regexp_full_match({value}, {pattern}) THEN CAST({moment} AS VARCHAR)")
     return f"CASE {' '.join(cases)} ELSE {value} END"
 
 
 def _native_day(name: str, raw_type: str, reading: Reading) -> str:
-    """A time has the day of its zone, if the producer names one; a local time its own, if times are declared."""
+    """A time has the day of its zone, if the producer names one; a local time its own day, if times
+    are declared."""
     if raw_type == "TIMESTAMP WITH TIME ZONE" and reading.time_zone:
         return f"CAST({name} AT TIME ZONE {quote_text(reading.time_zone)} AS DATE)"
     if raw_type != "TIMESTAMP WITH TIME ZONE" and reading.datetime:

@@ -1,7 +1,8 @@
-"""What a source looks like beside what its `read:` keys say: each observation with its line, a value and the key to write.
+"""The observed notation of a source beside its `read:` keys: each observation with its line, a
+value and the key to write.
 
-For the producer's own screen. Nothing is applied: a key holds from when the producer writes it, and the check then
-goes over every row.
+For the producer's own screen. Nothing is applied: a key takes effect once the producer writes it,
+and the check then reads every row.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ EXCEL_DAYS = re.compile("[2-5][0-9]{4}")
 
 @dataclass(frozen=True)
 class Seen:
-    """`column`: of the contract; empty where the file as a whole is meant. `line`: 0 where there is none. `key`: to
-    write under `read:`; empty where no key helps, and `what` says what does."""
+    """`column`: of the contract; empty for the file as a whole. `line`: 0 where there is none.
+    `key`: the one to write under `read:`; empty where no key helps, and `what` names the remedy."""
 
     column: str
     line: int
@@ -130,7 +131,8 @@ def _file(sample: Sample, read: Reading) -> Iterable[Recognised]:
 
 
 def _same_text(sample: Sample, declared: str | None) -> bool:
-    """Latin-1 and cp1252 are the same where a file has no byte that only cp1252 has; then both will do."""
+    """Latin-1 and cp1252 are the same for a file without a byte that only cp1252 has; then both
+    will do."""
     file = sample.file
     return file is not None and file.encoding == "cp1252" and declared == "latin-1"
 
@@ -201,7 +203,7 @@ def _values(sample: Sample, dataset: Dataset, today: date) -> Iterable[Recognise
 
 
 def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
-    """The notation that reads the most values; of equal ones, the one that stands first in the table."""
+    """The notation that reads the most values; of equal ones, the first in the table."""
     values = [value for pairs in columns.values() for _, value in pairs]
     counts = [sum(map(reads_number(*notation), values)) for notation in NOTATIONS]
     present = NOTATIONS.index((read.decimal, read.thousands))
@@ -310,7 +312,8 @@ class _Format:
         return _Format(written_, day, is_moment, re.compile(day.pattern + time), first_year)
 
     def reads(self, value: str) -> bool:
-        """Whether the text has this format, and names a day that exists and that a life could hold."""
+        """Whether the text has this format, and names a date that exists
+        and is plausible for a life."""
         match = self.pattern.fullmatch(value)
         if match is None:
             return False
@@ -354,7 +357,8 @@ def _candidates(first_year: int) -> Sequence[_Format]:
 def _new_formats(
     columns: Mapping[str, Values], first_year: int
 ) -> tuple[list[_Format], list[Seen]]:
-    """Formats for the values that none reads yet: at each step the one that reads the most of them."""
+    """Formats for the values that none reads yet:
+    at each step the one that reads the most of them."""
     candidates = _candidates(first_year)
     left = {name: list(pairs) for name, pairs in columns.items()}
     chosen: list[_Format] = []
@@ -432,7 +436,8 @@ def _booleans(columns: Mapping[str, Values], read: Reading) -> Recognised:
 def _odd_values(
     by_kind: Mapping[str, Mapping[str, Values]], columns: Mapping[str, Column]
 ) -> Recognised:
-    """Values for which no key is written: codes of absence, days as Excel counts them, numbered answers."""
+    """Values for which no key is written:
+    codes of absence, days as Excel counts them, numbered answers."""
     seen: list[Seen] = []
     for pairs_by_name in by_kind.values():
         for name, pairs in pairs_by_name.items():

@@ -1,4 +1,5 @@
-"""The first rows of a source as texts, each with its line, for the producer's own screen: no study ever uses them."""
+"""The first rows of a source as texts, each with its line, for the producer's own screen: no study
+ever uses them."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ NOT_LETTERS = "ÃÂ¤¦¨´¸¼½¾‚ŠŽ"  # what letters become in another en
 
 @dataclass(frozen=True)
 class TextFile:
-    """How a text file looks. `skip`: the lines above its header. `delimiters`: those that stand in the header, the
-    most likely one first. `line` and `word`: the first word that is not ASCII."""
+    """How a text file looks. `skip`: the number of lines above its header. `delimiters`: those in
+    the header, the most likely one first. `line` and `word`: the first word that is not ASCII."""
 
     encoding: str
     skip: int
@@ -41,8 +42,8 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """`names`: the columns as the source spells them. `rows`: line (or row) number and texts of each; None is NULL.
-    `file`: of a text file."""
+    """`names`: the columns as the source spells them. `rows`: line (or row) number and texts of
+    each; None is NULL. `file`: the look of a text file."""
 
     names: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str | None]]]
@@ -107,7 +108,8 @@ def _odd(line: str) -> list[str]:
 
 
 def _encoding(pieces: Iterator[bytes]) -> str:
-    """The likeliest encoding of a whole file. Where Latin-1 and cp1252 agree it is cp1252, which later exports need."""
+    """The likeliest encoding of a whole file. Where Latin-1 and cp1252 agree it is cp1252, which
+    later exports need."""
     first = next(pieces, b"")
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first[:400]:
         return "utf-16"
@@ -135,8 +137,8 @@ def _likely(content: bytes, encoding: str) -> int:
 
 
 def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
-    """The delimiter, and how many lines stand above the header: the first line that has as many fields as those below
-    it, or names the most of `headers`."""
+    """The delimiter, and the number of lines above the header: the first line with as many fields
+    as the lines below it, or with the most names of `headers`."""
     wanted = {slug(name) for name in headers}
     best, found = (-1, -1, 0), (",", 0)
     for at, line in enumerate(lines[:MAX_SKIPPED]):
@@ -167,8 +169,8 @@ ARTICLES = ("d", "de", "du", "des", "l", "la", "le", "les", "en", "a", "au")
 def slug(name: str) -> str:
     """A header as a column's name: without accents, capitals and articles."""
     words = re.findall("[a-z0-9]+", text.plain(name).lower())
-    kept = [word for word in words if word not in ARTICLES] or words
-    return "_".join(kept)
+    telling = [word for word in words if word not in ARTICLES] or words
+    return "_".join(telling)
 
 
 def lines_of(dataset: Dataset, storage: Storage, records: Sequence[int]) -> Mapping[int, int]:

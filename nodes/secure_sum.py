@@ -1,7 +1,9 @@
-"""The node's half of a secure sum: what the hub carries is opened, checked and answered, phase by phase.
+"""The node's half of a secure sum: it opens, checks and answers what the hub carries,
+phase by phase.
 
-The hub chooses who is asked and when; it cannot choose with whom this node adds up (its operator's roster), how many
-must agree (the study, held to the site's policy), nor that two different sets be opened of the same sums.
+The hub chooses who is asked and when. It cannot choose the nodes with which this node adds up (the
+operator's roster does), nor how many must agree (the study does, within the site's policy), nor
+open the same sums for two different sets of nodes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from federation.secagg.masks import Words
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
+from nodes.ledger import Claim
 from nodes.noised_answer import BudgetAccess
 from nodes.pending_sums import PendingSum
 from nodes.session import NodeContext, StudySession
@@ -55,7 +58,8 @@ def admit(query: Query, site: Site) -> Refusal | None:
     if strangers:
         return Refusal(
             "roster",
-            f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: ask them to accept it",
+            f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: "
+            "ask them to accept it",
         )
     return None
 
@@ -67,17 +71,22 @@ def admit_study(study: Study, nodes: int, site: Site) -> Refusal | None:
         if policy.secure_sum == "required":
             return Refusal(
                 "secure_sum",
-                "this site's parts leave in a secure sum only: write `secure_sum: true` in the study's privacy",
+                "this site's parts leave in a secure sum only: write `secure_sum: true` in the "
+                "study's privacy",
             )
         return None
     if privacy.secure_sum.colluders < policy.colluders:
         return Refusal(
             "colluders",
-            f"this site assumes that {policy.colluders} nodes may side with the hub: write `colluders: {policy.colluders}`",
+            f"this site assumes that {policy.colluders} nodes may side with the hub: write "
+            f"`colluders: {policy.colluders}`",
         )
     honest = nodes - privacy.secure_sum.dropouts - privacy.secure_sum.colluders
     if _adds_share(study, site) and honest < policy.honest_nodes:
-        need = f"this site adds a share of the noise only beside {policy.honest_nodes} honest nodes in all"
+        need = (
+            f"this site adds a share of the noise only beside {policy.honest_nodes} honest nodes "
+            "in all"
+        )
         return Refusal("honest_nodes", f"{need}: add nodes, or write `noise: node`")
     return None
 
@@ -121,21 +130,23 @@ def answer(
 
 
 def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> Refusal | None:
-    """Sums of two studies over sets that differ by a few nodes tell by subtraction these nodes' own sums."""
+    """Refuses sums over node sets that differ by a few nodes between two studies: their difference
+    would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
     for content in ledger.remembered(context.ledger, NODES, query.study.dataset):
         if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
             return Refusal(
                 "node_set",
-                f"exact sums over nearly these nodes were answered before: ask the same nodes, or sets that "
-                f"differ by {least} at least",
+                f"exact sums over nearly these nodes were answered before: ask the same nodes, or "
+                f"sets that differ by {least} at least",
             )
     return None
 
 
 def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words] | Refusal:
-    """The vectors of exact mode, past the first door. A node takes part in all analyses of a study or in none: what two sums
-    have over different nodes, the difference tells of the nodes between them."""
+    """The vectors of exact mode, past the node's door. A node takes part in all analyses of a study
+    or in none: the difference between two sums over different
+    nodes is about the nodes between them."""
     vectors = {}
     for task_id, state in query.states.items():
         task = session.tasks[task_id.analysis]
@@ -145,7 +156,8 @@ def _checked_vectors(query: Query, session: StudySession) -> dict[TaskId, Words]
         if isinstance(part, Refusal):
             return replace(
                 part,
-                remedy=f"{task_id}: {part.remedy}; under a secure sum this node takes part in all analyses of a study or in none",
+                remedy=f"{task_id}: {part.remedy}; under a secure sum this node takes part in all "
+                "analyses of a study or in none",
             )
         arrays = {("sums", name): array for name, array in part.sums.items()} | {
             ("cells", name): array for name, array in part.cells.items()
@@ -172,7 +184,8 @@ def _advertise(
     query, context = request.query, request.context
     if key in context.pending_sums:
         raise SecaggError(
-            "this round of the sum was answered before, or comes too early; it is answered once, in order"
+            "this round of the sum was answered before, or comes too early; it is answered once, "
+            "in order"
         )
     share = _adds_share(query.study, context.site)
     found = (
@@ -200,7 +213,8 @@ def _advertise(
 def _to_be_noised(
     key: tuple[str, TaskId], state: State, request: Request, share: bool
 ) -> tuple[Callable[[], Words | Refusal], int] | Refusal:
-    """How to get the noised vector when it is asked for, and its length; nothing is charged or drawn yet."""
+    """How to compute the noised vector when it is asked for, and its length; nothing is charged or
+    drawn yet."""
     query, session, context = request.query, request.session, request.context
     task = session.tasks[key[1].analysis]
     zero = budget.zero(task, state)
@@ -218,12 +232,8 @@ def _to_be_noised(
         context.entropy,
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
-    if not ledger.is_charged(context.ledger, name):
-        refused = ledger.would_refuse(
-            context.ledger, access.account, noised_answer.claim(name, query.study, grids)
-        )
-        if refused is not None:
-            return refused
+    if refused := _cannot_be_charged(noised_answer.claim(name, query.study, grids), access):
+        return refused
     slots = packing.noised_slots(zero, grids)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
@@ -237,13 +247,17 @@ def _to_be_noised(
             access,
             share=share,
         )
-        return (
-            noised
-            if isinstance(noised, Refusal)
-            else packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
-        )
+        if isinstance(noised, Refusal):
+            return noised
+        return packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
 
     return vector, packing.length(slots)
+
+
+def _cannot_be_charged(claim: Claim, access: BudgetAccess) -> Refusal | None:
+    if ledger.is_charged(access.ledger, claim.release):
+        return None
+    return ledger.would_refuse(access.ledger, access.account, claim)
 
 
 def _terms(
@@ -271,7 +285,8 @@ def _deal(
 def _mask(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
-    """Here the rows are added up, and in mode dp charged: before it, nothing that hangs on them has been made."""
+    """Adds up the rows and, in mode dp, charges the budget; nothing that depends on the rows is
+    computed before."""
     vector = pending.vector()
     if isinstance(vector, Refusal):
         return vector
@@ -300,8 +315,9 @@ def _sign(
 
 
 def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
-    """One set of survivors for a sum, for ever; in exact mode one for all sums of a study, since what two of them differ by
-    would tell of the nodes that they differ by. In mode dp each sum has its own noise."""
+    """Fixes one set of survivors for a sum permanently. In exact mode all sums of a study have one
+    set, since the difference between two sums would be about the nodes by which their sets differ.
+    In mode dp each sum has its own noise."""
     query, context, now = request.query, request.context, request.now
     contract = context.site.datasets[query.study.dataset].contract
     about = (
@@ -325,7 +341,8 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
         != content
     ):
         raise SecaggError(
-            "a sum over other nodes was opened for this study; the difference would tell of the nodes between: submit another study"
+            "a sum over other nodes was opened for this study; the difference would tell of the "
+            "nodes between: submit another study"
         )
     if query.study.privacy.mode == "exact":
         if (near := _nodes_apart(survivors, query, context)) is not None:

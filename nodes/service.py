@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from federation import codec, errors
-from federation import schema as schemas
 from federation.arrays import Floats
-from federation.cohort import Cohort, empty, within_contract
+from federation.cohort import Cohort, empty
 from federation.contract import Contract
-from federation.disclosure import node_door
-from federation.disclosure.rules import Rules
 from federation.messages import Answer, NoisedAnswer, Part, Query, Refusal, Reply, State, TaskId
 from federation.privacy import accounting, calibration
 from federation.privacy.calibration import Grid
-from federation.schema import Field, Schema
 from federation.study import Study
 from nodes import (
-    absent_columns,
     admission,
-    cohorts,
-    differencing,
     ledger,
     noised_answer,
     secure_sum,
     source_checks,
+    study_opening,
     support,
 )
 from nodes.admission import Book
-from nodes.answered import Memory
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
-from nodes.site import Dataset, Site
+from nodes.site import Site
 from strategies import budget, registry
 from strategies.protocol import AnyTask
 
-log = logging.getLogger("hdh.node")
 MAX_STUDIES = 4  # whose cohorts are kept between rounds
 
 
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
-    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a secure sum, a SecAggMessage."""
+    """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a
+    secure sum, a SecAggMessage."""
     site, study = context.site, query.study
     mine = {
         task: state
@@ -86,7 +78,8 @@ def _answers(
     context: NodeContext,
     now: datetime,
 ) -> dict[TaskId, Answer]:
-    """States are admitted before the cohort is opened: what a state is refused for hangs on no row."""
+    """Admits states before the cohort is opened,
+    so that the refusal of a state depends on no row."""
     site, study = context.site, query.study
     states: Mapping[TaskId, State | Refusal] = mine
     if (
@@ -164,12 +157,14 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     if dataset is None:
         return Refusal(
             "dataset",
-            f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to add it",
+            f"this node has no dataset {study.dataset!r}: leave it out, or ask the producer to "
+            "add it",
         )
     if dataset.contract.hash != query.contract_hash:
         return Refusal(
             "contract",
-            f"the contract of {study.dataset!r} differs here (this node has version {dataset.contract.version}): use the same file",
+            f"the contract of {study.dataset!r} differs here (this node has version "
+            f"{dataset.contract.version}): use the same file",
         )
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
@@ -194,8 +189,9 @@ def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
 
 
 def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
-    """Holds answers of mode dp back until a check has passed on the source as it is now. `name`: of the
-    dataset, if it is not the study's only one. What a link has made was checked at its holders."""
+    """Withholds answers of mode dp until a check has passed on the source in its present state.
+    `name`: the dataset's name, unless it is the study's only one. Rows that a link made were
+    checked at their holders."""
     dataset = site.datasets[name or study.dataset]
     if study.privacy.mode == "exact" or site.state is None or dataset.is_linked:
         return None
@@ -203,7 +199,8 @@ def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
         return None
     return Refusal(
         "unchecked",
-        "no `hdh node check` has passed here on this source as it is now: ask its producer to run it",
+        "no `hdh node check` has passed here on this source as it is now: ask its producer to "
+        "run it",
     )
 
 
@@ -222,8 +219,8 @@ def spends_budget(
         return None
     return Refusal(
         "privacy",
-        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or ask its "
-        "producer to write `modes: [exact, dp]` for the dataset",
+        "this dataset has a budget of epsilon, which exact answers would undo: use mode dp, or "
+        "ask its producer to write `modes: [exact, dp]` for the dataset",
     )
 
 
@@ -245,12 +242,14 @@ def _not_approved(query: Query, context: NodeContext, now: datetime) -> Refusal 
     if proposed is None or proposed.study_hash != query.study.hash:
         return Refusal(
             "approval",
-            "this very study was never proposed here under its coordinator's signature: submit it through the hub",
+            "this very study was never proposed here under its coordinator's signature: submit "
+            "it through the hub",
         )
     if not proposed.ticket.covers(query.contract_hash, query.nodes):
         return Refusal(
             "approval",
-            "the query is for other nodes or another contract than the coordinator signed: submit the study again",
+            "the query is for other nodes or another contract than the coordinator signed: submit "
+            "the study again",
         )
     pinned = context.site.policy.coordinator_keys.get(query.study.coordinator)
     if pinned not in (None, proposed.key_id):
@@ -262,77 +261,106 @@ def _not_approved(query: Query, context: NodeContext, now: datetime) -> Refusal 
 def admit_study(
     study: Study, contract: Contract, nodes: int, site: Site, now: datetime, *, others: int = 0
 ) -> Refusal | None:
-    """What can be told before a study runs, of so many nodes together. `others`: parties of a link that answer nothing."""
-    policy, use, privacy = site.policy, contract.use, study.privacy
-    if nodes < (needed := max(policy.min_nodes - others, study.min_answers)):
+    """The first refusal that is known before a study runs on `nodes` nodes. `others`: parties of a
+    link that answer nothing."""
+    if nodes < (needed := max(site.policy.min_nodes - others, study.min_answers)):
         return Refusal(
             "min_nodes",
             f"this site answers this study together with at least {needed - 1} others: add nodes",
         )
-    if study.authorisation.expires < now.date():
+    return (
+        _not_authorised(study, site, now)
+        or _outside_privacy(study, site)
+        or _not_for_its_users(study, contract, site)
+        or _not_run_here(study, site)
+        or secure_sum.admit_study(study, nodes, site)
+    )
+
+
+def _not_authorised(study: Study, site: Site, now: datetime) -> Refusal | None:
+    reference, until = study.authorisation.reference, study.authorisation.expires
+    if until < now.date():
+        return Refusal(
+            "authorisation", f"the authorisation {reference} expired on {until}: renew it"
+        )
+    accepted = site.policy.authorisations
+    if accepted is not None and reference not in accepted:
         return Refusal(
             "authorisation",
-            f"the authorisation {study.authorisation.reference} expired on {study.authorisation.expires}: renew it",
+            f"this site has no authorisation {reference}: ask the producer to add it",
         )
-    known = policy.authorisations
-    if known is not None and study.authorisation.reference not in known:
+    if accepted is not None and accepted[reference] < now.date():
         return Refusal(
             "authorisation",
-            f"this site has no authorisation {study.authorisation.reference}: ask the producer to add it",
+            f"the authorisation {reference} expired here on {accepted[reference]}: renew it",
         )
-    if known is not None and known[study.authorisation.reference] < now.date():
-        return Refusal(
-            "authorisation",
-            f"the authorisation {study.authorisation.reference} expired here on {known[study.authorisation.reference]}: renew it",
-        )
+    return None
+
+
+def _outside_privacy(study: Study, site: Site) -> Refusal | None:
+    """The mode must be one of the policy and of the dataset, and the budget within the policy."""
+    policy, privacy = site.policy, study.privacy
     dataset = site.datasets.get(study.dataset)
-    own = policy.modes if dataset is None or dataset.modes is None else dataset.modes
-    modes = [mode for mode in policy.modes if mode in own]
+    of_dataset = policy.modes if dataset is None or dataset.modes is None else dataset.modes
+    modes = [mode for mode in policy.modes if mode in of_dataset]
     if privacy.mode not in modes:
         return Refusal(
             "privacy",
-            f"this site does not answer in mode {privacy.mode}: use mode {' or '.join(modes) or 'none'}, or ask its "
-            "producer",
+            f"this site does not answer in mode {privacy.mode}: use mode "
+            f"{' or '.join(modes) or 'none'}, or ask its producer",
         )
     if privacy.mode == "dp" and not (
         privacy.epsilon <= policy.max_epsilon and privacy.delta <= policy.max_delta
     ):
         return Refusal(
             "epsilon",
-            f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of {policy.max_delta:g} at most: ask for less",
+            f"this site gives a study epsilon {policy.max_epsilon:g} at most, at a delta of "
+            f"{policy.max_delta:g} at most: ask for less",
         )
+    return None
+
+
+def _not_for_its_users(study: Study, contract: Contract, site: Site) -> Refusal | None:
+    """The purpose must be one of the policy; the coordinator one of the policy's and of the
+    contract's."""
+    policy = site.policy
     if study.purpose.category not in policy.purposes:
         return Refusal(
             "purpose", f"this site does not take part in studies for {study.purpose.category}"
         )
     if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (
-        use and study.coordinator not in use
+        contract.use and study.coordinator not in contract.use
     ):
         return Refusal(
             "coordinator",
-            f"this site does not answer coordinator {study.coordinator!r}: ask the producer to add it",
+            f"this site does not answer coordinator {study.coordinator!r}: ask the producer to "
+            "add it",
         )
-    refused = (
-        study.runs - registry.NAMES
-        if policy.analyses is None
-        else study.runs.difference(policy.analyses)
-    )
+    return None
+
+
+def _not_run_here(study: Study, site: Site) -> Refusal | None:
+    """The analyses must be allowed here, in the installed versions."""
+    allowed = registry.NAMES if site.policy.analyses is None else site.policy.analyses
+    refused = study.runs.difference(allowed)
     if refused:
         return Refusal(
             "analysis",
-            f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the producer to allow it",
+            f"this site does not run {', '.join(sorted(refused))}: leave it out, or ask the "
+            "producer to allow it",
         )
-    other = [
+    absent = [
         f"{entry.run} version {entry.version}"
         for entry in study.analyses.values()
         if entry.version not in (None, registry.version(entry.run))
     ]
-    if other:
+    if absent:
         return Refusal(
             "analysis",
-            f"this site has not installed {', '.join(sorted(other))}: use the version that is there, or ask the producer to update",
+            f"this site has not installed {', '.join(sorted(absent))}: use the version that is "
+            "there, or ask the producer to update",
         )
-    return secure_sum.admit_study(study, nodes, site)
+    return None
 
 
 def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
@@ -345,7 +373,8 @@ def _rolled_back(query: Query, context: NodeContext) -> Refusal | None:
     except errors.LedgerError:
         return Refusal(
             "ledger",
-            "this node's ledger is older than the one that the hub has seen: its producer must restore the newest copy",
+            "this node's ledger is older than the one that the hub has seen: its producer must "
+            "restore the newest copy",
         )
     return None
 
@@ -357,164 +386,8 @@ def _session_of(
     if key not in context.sessions:
         while len(context.sessions) >= MAX_STUDIES:
             context.sessions.pop(next(iter(context.sessions)))
-        context.sessions[key] = _open_session(query.study, tasks, context, now)
+        context.sessions[key] = study_opening.open_session(query.study, tasks, context, now)
     return context.sessions[key]
-
-
-def _open_session(
-    study: Study, tasks: dict[str, AnyTask], context: NodeContext, now: datetime
-) -> StudySession:
-    site = context.site
-    dataset, rules = (
-        site.datasets[study.dataset],
-        site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None),
-    )
-    nobody = Cohort(None, 0, 0, 1, lambda asked: {})
-    try:
-        schema = schemas.build(dataset.contract, study.cohort.derive)
-        restricted = _restricted(study, dataset, tasks, schema)
-        if restricted:
-            return StudySession(tasks, nobody, rules, restricted)
-        absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
-        if isinstance(absent, Refusal):
-            return StudySession(tasks, nobody, rules, absent)
-        present = {name: task for name, task in tasks.items() if name not in absent}
-        fields = [field for task in present.values() for field in task.fields]
-        only_counts = all(task.analysis.TRAITS.only_counts for task in present.values())
-        if study.privacy.mode == "dp":
-            cohort = _clipped(study, dataset, schema, fields, only_counts, context)
-            return StudySession(tasks, cohort, rules, None, absent)
-        before = differencing.conditions(context.ledger, dataset.contract)
-        opened = cohorts.open_checked(
-            dataset,
-            site.storage,
-            schema,
-            fields,
-            study.cohort.where,
-            only_counts=only_counts,
-            remembered={name for condition in before for name in condition.columns},
-        )
-    except (errors.DataError, errors.SetupError):
-        return StudySession(
-            tasks,
-            nobody,
-            rules,
-            Refusal(
-                "source",
-                "this node's data cannot be read: its producer sees why with `hdh node check`",
-            ),
-        )
-    if opened.findings:
-        broken = ", ".join(
-            sorted(
-                {
-                    f"{finding.rule} ({finding.column})" if finding.column else finding.rule
-                    for finding in opened.findings
-                }
-            )
-        )
-        return StudySession(
-            tasks,
-            nobody,
-            rules,
-            Refusal(
-                "data",
-                f"the data here break their contract: {broken}; the producer sees more with `hdh node check`",
-            ),
-        )
-    cohort = opened.cohort
-    written = any(task.where for task in tasks.values())
-    small = node_door.check_cohort(cohort.people, cohort.people_in_dataset, rules, written=written)
-    memory = _memory(study, tasks, schema, opened, rules, context, now)
-    session = StudySession(tasks, cohort, rules, small, absent, memory)
-    if small is not None:
-        return session
-    return replace(session, refused=support.check_study(present.values(), session, schema))
-
-
-def _memory(
-    study: Study,
-    tasks: Mapping[str, AnyTask],
-    schema: Schema,
-    opened: cohorts.Opened,
-    rules: Rules,
-    context: NodeContext,
-    now: datetime,
-) -> Memory:
-    where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
-    names = {field.name for task in tasks.values() for field in task.fields}
-    return Memory(
-        context.ledger,
-        schema.contract,
-        context.site.account(study.dataset, now.year),
-        study,
-        now,
-        context.salt("people")[:8],
-        opened.hashes,
-        where,
-        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
-        {name: schema.columns_of(name) for name in sorted(names)},
-        rules.min_cell,
-        context.site.datasets[study.dataset].told,
-    )
-
-
-def _clipped(
-    study: Study,
-    dataset: Dataset,
-    schema: Schema,
-    fields: Sequence[Field],
-    only_counts: bool,
-    context: NodeContext,
-) -> Cohort:
-    """Whatever the rows are there is a cohort: a refusal would tell about them. SourceError, which no row brings about."""
-    salt, seed = (
-        context.salt(study.hash).hex(),
-        int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little"),
-    )
-    try:
-        opened = cohorts.open_clipped(
-            dataset,
-            context.site.storage,
-            schema,
-            fields,
-            study.cohort.where,
-            salt,
-            only_counts=only_counts,
-        )
-    except (errors.SourceError, errors.SetupError):
-        raise
-    except Exception as reason:  # rows that cannot be read
-        log.error(
-            "the rows of %s cannot be read (%s); nobody's answers are noised in their place",
-            study.dataset,
-            type(reason).__name__,
-        )
-        return replace(empty(fields, dataset.contract.rows_per_person), seed=seed)
-    return replace(within_contract(opened.cohort), seed=seed)
-
-
-def _columns_of(fields: Iterable[Field], where: str | None, schema: Schema) -> frozenset[str]:
-    """The contract columns that fields and a condition name."""
-    texts = [*(field.name for field in fields), *([] if where is None else [where])]
-    return frozenset().union(*map(schema.columns_of, texts))
-
-
-def _restricted(
-    study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
-) -> Refusal | None:
-    fields = [field for task in tasks.values() for field in task.fields]
-    closed = sorted(
-        column
-        for column in _columns_of(fields, study.cohort.where, schema)
-        if (use := dataset.use_of(column)) and study.coordinator not in use
-    )
-    if closed:
-        return Refusal(
-            "column",
-            f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or ask the producer",
-        )
-    return None
 
 
 def compute(
@@ -525,7 +398,7 @@ def compute(
     context: NodeContext,
     now: datetime,
 ) -> Answer:
-    """The rows meet the analysis here, and only here; what it makes of them passes the first door."""
+    """The rows meet the analysis here and nowhere else; its Part passes the node's door."""
     task = session.tasks[task_id.analysis]
     return (
         noised(task_id, state, task, session, query, context, now)
@@ -574,7 +447,8 @@ def _trained(
     grids: Mapping[str, Grid],
     access: BudgetAccess,
 ) -> NoisedAnswer | Refusal:
-    """A round of training at the node. How many people it is for is what the node has released of them, and no more."""
+    """A round of training at the node.
+    The number of people is the one that the node has released."""
     first = ledger.stored(
         access.ledger,
         noised_answer.name(query, task_id, task.analysis.start(task), noised_answer.WHOLE),
@@ -582,10 +456,11 @@ def _trained(
     if first is None:
         return Refusal(
             "ledger",
-            "this node was not asked for the first round of the training, or has lost it: submit another study",
+            "this node was not asked for the first round of the training, or has lost it: submit "
+            "another study",
         )
-    said = codec.noised_from_bytes(first)
-    people = calibration.to_numbers(said.steps["people"], said.units["people"])
+    answer = codec.noised_from_bytes(first)
+    people = calibration.to_numbers(answer.steps["people"], answer.units["people"])
     nobody = replace(
         empty(task.fields, task.rows_per_person), seed=cohort.seed, release=cohort.release
     )

@@ -28,8 +28,8 @@ from strategies.protocol import AnyTask
 
 @dataclass(frozen=True)
 class StudySession:
-    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no cohort here.
-    `absent`: by analysis, the Refusal of one that needs a column which this node's data do not have.
+    """An admitted study at this node: its tasks, its cohort, its rules, and a Refusal if it has no
+    cohort here. `absent`: by analysis, its Refusal if it needs a column that this node's data lack.
     `memory`: in exact mode, the people behind earlier answers."""
 
     tasks: dict[str, AnyTask]
@@ -42,11 +42,11 @@ class StudySession:
 
 @dataclass(frozen=True)
 class NodeContext:
-    """A site, and the work that the last rounds left open.
+    """A site, and the work that earlier rounds left open.
 
-    `sessions`: by hash of the study. `pending_sums`: by attempt and task. `admitted`: by study, number
-    of nodes and day. `plans`: by study. `runs`: the states of exact studies. `approvals`: None in a
-    simulation, where no person decides."""
+    `sessions`: by hash of the study. `pending_sums`: by attempt and task. `admitted`: by study,
+    number of nodes and day. `plans`: by study. `runs`: the states of exact studies. `approvals`:
+    None in a simulation, where no person decides."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
@@ -74,5 +74,5 @@ class NodeContext:
             audit.write(state_folder.made(self.site.state) / state_folder.AUDIT, event, **what)
 
     def salt(self, about: str) -> bytes:
-        """Nobody outside can guess what is hashed with it; another for everything that it is about."""
+        """A secret salt that nobody outside can guess; each purpose has another one."""
         return hmac.new(self.secret, about.encode(), hashlib.sha256).digest()

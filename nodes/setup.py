@@ -83,7 +83,8 @@ def init(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class NewDataset:
-    """A dataset that a producer wants to hold: its contract's file, and its lines of node.yaml as one mapping."""
+    """A dataset that a producer wants to add:
+    its contract's file, and its part of node.yaml as one mapping."""
 
     contract: Path
     entry: Mapping[str, Any]
@@ -119,15 +120,17 @@ def dataset(path: Path, new: NewDataset) -> Dataset:
 
 
 def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
-    """The dataset's name. Its contract is copied beside node.yaml, which is changed in the one place and nowhere else.
-    `replace`: in place of the dataset of that name, else there must be none."""
+    """Adds a dataset and returns its name. Its contract is copied beside node.yaml, of which only
+    the dataset's own lines change. `replace`: in place of the dataset of that name; otherwise none
+    of that name may exist."""
     site = sites.load(path)
     name = contracts.load(new.contract).dataset
     if (name in site.datasets) != replace:
         raise errors.SiteError(
             f"{path}: there is no dataset {name!r} to replace: `hdh node dataset add` adds it"
             if replace
-            else f"{path}: dataset {name!r} is already there: `hdh node dataset replace` replaces it"
+            else f"{path}: dataset {name!r} is already there: `hdh node dataset replace` "
+            "replaces it"
         )
     before = path.read_text(encoding="utf-8")
     line = f"  {name}: {json.dumps(new.entry, ensure_ascii=False)}\n"

@@ -1,4 +1,5 @@
-"""node.yaml, read into a frozen Site: the datasets of a node, where they lie, and the producer's policy."""
+"""node.yaml as a frozen Site: the datasets of a node, the places of their rows,
+and its producer's policy."""
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ Mode = Literal["exact", "dp"]
 
 
 class Links(Frozen):
-    """Which links this node takes part in; none unless the producer says so.
+    """The links that this node takes part in; none unless the producer lists them.
 
-    `with`: the datasets to which its people may be linked. `helpers`: the nodes that may match them.
-    `endings`: `together`, where the helper opens the linked rows. `modes`: `exact` trusts the other holder
-    not to pick out single people, so it needs a signed agreement. `helps`: this node may be a helper."""
+    `with`: the datasets to which its people may be linked. `helpers`: the nodes that may match
+    them. `endings`: `together`, where the helper opens the linked rows. `modes`: `exact` trusts the
+    other holder not to pick out single people, so it needs a signed agreement. `helps`: this node
+    may be a helper."""
 
     with_: tuple[Slug, ...] = pydantic.Field((), alias="with")
     helpers: tuple[Slug, ...] = ()
@@ -36,13 +38,15 @@ class Links(Frozen):
 
 
 class Policy(Frozen):
-    """What the producer allows. The stricter of this and the study wins. Defaults are the safe ones.
+    """What the producer allows. The stricter of this and the study applies.
+    Defaults are the safe ones.
 
-    `hub_sees_cells`: the hub is an authorised secure platform, and may see this node's small cells, which it
-    suppresses at its own door; without it a Part that holds a cell of fewer than `min_cell` people is refused.
-    `secure_sum: required`: the hub never sees a sum of this node alone. `noise: distributed`: under a secure sum this node
-    may add its share of the noise only, counted on at least `honest_nodes` shares; `colluders`: the least number of other
-    nodes that a secure sum must assume to side with the hub.
+    `hub_sees_cells`: the hub is an authorised secure platform, and may see this node's small cells,
+    which it suppresses at its own door; otherwise a Part that holds a cell of fewer than `min_cell`
+    people is refused. `secure_sum: required`: the hub never sees a sum of this node alone. `noise:
+    distributed`: under a secure sum this node may add only its share of the noise, provided that at
+    least `honest_nodes` nodes add theirs. `colluders`: the minimum number of other nodes that a
+    secure sum must assume to collude with the hub.
     """
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
@@ -76,9 +80,9 @@ class Policy(Frozen):
     min_nodes_apart: int = pydantic.Field(
         3, ge=1
     )  # between the node sets of two exact studies under a secure sum, unless they are the same
-    max_parameters_per_person: float = pydantic.Field(
-        0.33, gt=0
-    )  # coefficients and cells about one column, of a study and of a coordinator's year, as a share of the people
+    # Coefficients and cells about one column, for a study and for a coordinator's year, as a share
+    # of the people.
+    max_parameters_per_person: float = pydantic.Field(0.33, gt=0)
     hub_sees_cells: bool = False
     terse: bool = False  # say No without the reason
     links: Links = Links()
@@ -93,8 +97,9 @@ class Storage(Frozen):
 
 
 class RawSource(Frozen):
-    """A raw table of a mapping. `types`: of the columns that are more than texts; values that cannot be read so are
-    refused. `engine`: a database server that `query` is put to; its rows are streamed into Parquet files."""
+    """A raw table of a mapping. `types`: the types of the columns that are not text; a value that
+    cannot be read as its type is an error. `engine`: the database server that runs `query`; its
+    rows are streamed into Parquet files."""
 
     source: str
     table: str | None = None
@@ -118,9 +123,12 @@ class RawSource(Frozen):
 
 
 class DatasetEntry(Frozen):
-    """`people`: about how many, as the producer declares it, for forecasts. `modes`: those of the policy in which this
-    dataset is answered; one with a budget of epsilon is answered in exact mode only if `exact` stands here.
-    `read`: how its files are written. `mapping`: a file of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
+    """A dataset of node.yaml.
+
+    `people`: about how many, as the producer declares it, for forecasts. `modes`: the modes of the
+    policy in which this dataset is answered; a dataset with a budget of epsilon is answered in
+    exact mode only if `exact` is listed here. `read`: how its files are written. `mapping`: a file
+    of SQL that makes the contract's columns from raw `sources`; `codes`: its sets of codes."""
 
     contract: Path
     source: str | None = None
@@ -146,8 +154,11 @@ class DatasetEntry(Frozen):
 
 
 class SiteFile(Frozen):
-    """`state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists the nodes with which this
-    one takes part in secure sums, each with the key of its identity, as its operator has accepted them.
+    """The whole of node.yaml.
+
+    `state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists
+    the nodes with which this one takes part in secure sums, each with its identity key, as this
+    node's operator has accepted them.
 
     `persons`: by dataset, the register of people that its rows are about. Datasets of one register
     share one budget. The default register is named after the contract's person column, so datasets
@@ -176,7 +187,8 @@ class RosterFile(Frozen):
         for name, key in nodes.items():
             if not re.fullmatch(r"[0-9a-f]{64}", key):
                 raise ValueError(
-                    f"the key of {name!r} is not 64 hexadecimal digits; copy the line that its `hdh node identity` prints"
+                    f"the key of {name!r} is not 64 hexadecimal digits; copy the line that its "
+                    "`hdh node identity` prints"
                 )
         if len(set(nodes.values())) < len(nodes):
             raise ValueError("two nodes have the same key; each node has its own")
@@ -185,8 +197,9 @@ class RosterFile(Frozen):
 
 @dataclass(frozen=True)
 class View:
-    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays. `columns`: its own
-    column behind each of the joint contract; those of other datasets are missing here."""
+    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays.
+    `columns`: its own column behind each column of the joint contract; columns of other datasets
+    are absent."""
 
     own: Contract
     columns: Mapping[str, str]
@@ -194,8 +207,8 @@ class View:
 
 @dataclass(frozen=True)
 class TableMapping:
-    """How a dataset is made from raw tables. `folder`: where its rows are written. `home`: what relative paths of its
-    sources start from."""
+    """How a dataset is made from raw tables. `folder`: where its rows are written. `home`: the
+    folder to which its sources' relative paths refer."""
 
     sql: Path
     sources: Mapping[str, RawSource]
@@ -206,9 +219,9 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A contract, where its rows lie (a file, a folder or a PostgreSQL URL), and how they are written there.
+    """A contract, the place of its rows (a file, a folder or a PostgreSQL URL), and their notation.
 
-    `told`: by column, how many numbers the table of a link has told before any analysis."""
+    `link_numbers`: by column, how many numbers the table of a link released before any analysis."""
 
     contract: Contract
     source: str
@@ -220,7 +233,7 @@ class Dataset:
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
-    told: Mapping[str, int] = field(default_factory=dict)
+    link_numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def paying(self) -> Contract:
@@ -233,11 +246,12 @@ class Dataset:
         return replace(self, contract=self.paying, view=None)
 
     def use_of(self, column: str) -> tuple[str, ...]:
-        """The coordinators who may use a column; all of them if empty, or if another dataset holds it."""
+        """The coordinators who may use a column;
+        all of them if empty, or if another dataset holds it."""
         if self.view is None:
             return self.contract.columns[column].use
-        own = self.view.columns.get(column)
-        return self.view.own.columns[own].use if own is not None else ()
+        contract_column = self.view.columns.get(column)
+        return self.view.own.columns[contract_column].use if contract_column is not None else ()
 
     @property
     def headers(self) -> list[str]:
@@ -306,7 +320,8 @@ def load(path: Path) -> Site:
         contract = contracts.load(path.parent / entry.contract)
         if contract.dataset != name:
             raise errors.SiteError(
-                f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset {contract.dataset!r}; use that name"
+                f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset "
+                f"{contract.dataset!r}; use that name"
             )
         _check_read(source, name, entry, contract)
         datasets[name] = _dataset(path.parent, entry, contract)
@@ -314,7 +329,8 @@ def load(path: Path) -> Site:
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:
         raise errors.SiteError(
-            f"{source.at('persons', unknown[0])}: there is no dataset {unknown[0]!r}; the datasets are {', '.join(datasets)}"
+            f"{source.at('persons', unknown[0])}: there is no dataset {unknown[0]!r}; the datasets "
+            f"are {', '.join(datasets)}"
         )
     return Site(
         file.node,
@@ -333,8 +349,8 @@ def _check_read(
     foreign = [column for column in entry.read.columns if column not in contract.columns]
     if foreign:
         raise errors.SiteError(
-            f"{source.at('datasets', name, 'read', 'columns', foreign[0])}: the contract has no column "
-            f"{foreign[0]!r}; its columns are {', '.join(contract.columns)}"
+            f"{source.at('datasets', name, 'read', 'columns', foreign[0])}: the contract has no "
+            f"column {foreign[0]!r}; its columns are {', '.join(contract.columns)}"
         )
 
 

@@ -1,9 +1,10 @@
 """The sources that a node's staff has seen pass `hdh node check`.
 
-In mode dp a value that cannot be read is missing, so a wrong file gives an answer that looks right. A
-node therefore gives no answer in mode dp before a check has passed on this very source: the same
-contract, the same `read:` keys, and the same files with their sizes and times of change. A database is known by its address
-and table alone. Whether a source was checked is no answer to a study, and depends on no question.
+In mode dp a value that cannot be read counts as missing, so a wrong file gives a plausible answer.
+A node therefore gives no answer in mode dp before a check has passed on this very source: the same
+contract, the same `read:` keys, and the same files with their sizes and times of change. A database
+is identified by its address and table alone. The fact that a source was checked is not an answer to
+a study, and depends on no question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The support of a study's columns at this node: gathered once for a study, before anything is added up."""
+"""The support of a study's columns at this node: computed once for a study, before anything is
+added up."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | R
 
 
 def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
-    """Whether the hub's state leaves the sums of a round to one person, or makes steps of smooth functions:
-    two such sums tell the few people who are between the steps."""
+    """Whether the hub's state leaves the sums of a round to one person, or makes steps out of
+    smooth functions: two such sums reveal the few people who are between the steps."""
     if task.roles is None or task.roles.steered is None:
         return False
     steered = task.roles.steered(session.cohort, task, state)
@@ -47,7 +48,8 @@ def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> b
 
 
 def check(task: AnyTask, session: StudySession) -> Refusal | None:
-    """Why the node adds up nothing for this task; decided once for a study, before the first round."""
+    """The reason why the node adds up nothing for this task; decided once for a study, before the
+    first round."""
     key = Key[Refusal | None]("support refusal", task.name)
     return session.cohort.once(key, lambda: _check(task, session))
 
@@ -76,8 +78,8 @@ def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
 
 
 def is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None = None) -> bool:
-    """Whether the task's own columns set too few people apart; decided once for a study. `rows`: those of
-    the task, if they were read already."""
+    """Whether the task's own columns set too few people apart; decided once for a study. `rows`:
+    those of the task, if they were read already."""
     key = Key[bool]("unsupported", task.name)
     return session.cohort.once(
         key, lambda: _is_unsupported(task, session, rows or _rows(task, session.cohort))
@@ -152,8 +154,8 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
 
 # -- conditions that are nearly the same
 def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
-    """Whether two conditions that a study writes hold for nearly the same people, or for the same: whether
-    they do may be what it wants to know."""
+    """Whether two conditions of a study hold for nearly the same people, or for the same: that they
+    do may be what the study wants to know."""
     some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
     if len(some) < 2:
         return False
@@ -189,8 +191,8 @@ def _design(roles: Roles, rows: Rows) -> Floats:
 
 
 def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the columns that
-    name them, and these are judged by their counts over all nodes."""
+    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the
+    columns that name them, and these are judged by their counts over all nodes."""
     thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
     for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
         column = rows.of(field)
@@ -211,10 +213,10 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
 def check_study(
     present: Collection[AnyTask], session: StudySession, schema: Schema
 ) -> Refusal | None:
-    """Whether the columns of all analyses together single out a person: what no column does, the difference
-    of two may. A contract's own columns are no business of this rule until a study makes others of them.
-    An analysis that is refused by itself does not count: whether it refused the others too might tell
-    the value that it asks for."""
+    """Whether the columns of all analyses together single out a person: the difference of two
+    columns may do so where neither does. This rule ignores the contract's own columns until a study
+    makes others of them. An analysis that is refused by itself does not count: a refusal of the
+    others because of it might reveal the value that it asks for."""
     cohort, rules = session.cohort, session.rules
     if cohort.count is not None or not any(map(_writes, present)):
         return None
@@ -239,8 +241,8 @@ def _writes(task: AnyTask) -> bool:
 
 
 def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
-    """Without the columns in which fewer than `k` people differ here, and without these people: they are
-    counted over all nodes."""
+    """Without the columns in which fewer than `k` people differ here, and without these people:
+    they are counted over all nodes."""
     away = [_away(X[:, j]) for j in range(X.shape[1])]
     thin = np.array([support.count_people(mask, person) < k for mask in away])
     stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
@@ -256,7 +258,7 @@ def _away(column: Floats) -> Mask:
 
 
 def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
-    """The pieces that the study writes, the columns that they are made of, and all numbers, conditions and
+    """The expressions of the study, the columns that they use, and all numbers, conditions and
     design columns of its analyses; 0 where missing."""
     fields = [
         field

@@ -1,4 +1,5 @@
-"""A contract drafted from a Table Schema file, such as those of the public schema of the SNDS; no data are needed."""
+"""A contract drafted from a Table Schema file, such as those of the public schema of the SNDS; no
+data are needed."""
 
 from __future__ import annotations
 

@@ -47,4 +47,6 @@ def sites(holders: Holders, policy: Policy, now: datetime) -> Iterator[Answering
     elif study.datasets:
         yield Answering(local.beside(study, holders.contract, holders.datasets, policy))
     else:
-        yield Answering([local.site(name, one, policy) for name, one in holders.datasets.items()])
+        yield Answering(
+            [local.site(name, dataset, policy) for name, dataset in holders.datasets.items()]
+        )

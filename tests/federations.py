@@ -117,11 +117,11 @@ def ask_of(sites: Sequence[Site]) -> Ask:
     return local.ask_of(sites, NOW)
 
 
-def run(made: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
-    return rounds.run(made, contract, ask or ask_of(sites), [site.name for site in sites])
+def run(study: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
+    return rounds.run(study, contract, ask or ask_of(sites), [site.name for site in sites])
 
 
 def result(outcome: Outcome, name: str = "a") -> Result:
-    one = outcome.runs[TaskId(name)]
-    assert one.result is not None, one.failed
-    return one.result
+    task_run = outcome.runs[TaskId(name)]
+    assert task_run.result is not None, task_run.failed
+    return task_run.result

@@ -276,7 +276,8 @@ def verify(
         typer.Option(
             "--replay",
             metavar="TRANSCRIPT",
-            help="The hub's transcript of an exact study: compute every state and the result again.",
+            help="The hub's transcript of an exact study: "
+            "compute every state and the result again.",
         ),
     ] = None,
     audit: Annotated[
@@ -290,8 +291,8 @@ def verify(
 ) -> None:
     """Verify the receipt of a result offline.
 
-    Checks the study, the approvals, and the signatures of each node and of the hub. A hub that chose
-    the states of an exact study is told by --replay, and one that hides an answer by --audit."""
+    Checks the study, the approvals, and the signatures of each node and of the hub. --replay
+    finds a hub that chose the states of an exact study, and --audit one that hides an answer."""
     from federation.cli.actions import receipt
 
     receipt.verify(result, ca, roster, replay, audit)

@@ -1,13 +1,14 @@
-"""Who stands behind a column: support, dominance and leverage, the rules on what a study adds up in exact mode.
+"""The people behind a column: support, dominance and leverage, the rules on sums of a study in
+exact mode.
 
-A sum over people tells one person's value where the column that is added up sets that person apart: it is
-another than everyone else's (support), nearly all of the sum (dominance), or can be singled out by a linear
-combination of the study's columns (leverage). What a study writes itself may set nobody apart either: if
-"this person and ill" is refused where it holds for one and answered where it holds for none, the refusal
-tells who is ill.
+A sum over people reveals one person's value if the column that is added up sets that person apart:
+the value differs from everyone else's (support), is nearly all of the sum (dominance), or can be
+singled out by a linear combination of the study's columns (leverage). An expression of the study
+must set nobody apart at all. If "this person and ill" were refused where it holds for one person
+and answered where it holds for nobody, the refusal would reveal who is ill.
 
-Sources: threshold, (n, k) and p-per-cent rules in Hundepool et al. 2012, Statistical Disclosure Control,
-chapter 4; leverage in regression disclosure: Gomatam et al. 2005, sections 2 and 3.
+Sources: threshold, (n, k) and p-per-cent rules in Hundepool et al. 2012, Statistical Disclosure
+Control, chapter 4; leverage in regression disclosure: Gomatam et al. 2005, sections 2 and 3.
 """
 
 from __future__ import annotations
@@ -35,22 +36,23 @@ SAMPLE = 50_000  # rows that are enough to show that nobody of many more stands 
 
 REFUSAL = Refusal(
     "support",
-    "a column, condition, weight or level of this study sets fewer than the required number of people "
-    "apart here, or lets one person weigh too much: use wider groups, a secure_sum over more nodes, or "
-    "mode dp",
+    "a column, condition, weight or level of this study sets fewer than the required number of "
+    "people apart here, or lets one person weigh too much: use wider groups, a secure_sum over "
+    "more nodes, or mode dp",
 )
 
 STEERED = Refusal(
     "steered",
-    "at these coefficients the sums of this round stand for too few people: the model may separate them; leave "
-    "a term out, merge its levels, or use mode dp",
+    "at these coefficients the sums of this round stand for too few people: the model may "
+    "separate them; leave a term out, merge its levels, or use mode dp",
 )
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a column, of which the people are counted. `written`: the study made the column, so that
-    nobody is too few; otherwise a level that a node lacks is as public as the contract."""
+    """One side of a column, on which people are counted. `written`: the study made the column, so
+    even a side without people is refused; otherwise a level that a node lacks is
+    as public as the contract."""
 
     name: str
     written: bool
@@ -64,8 +66,8 @@ def too_few(counts: Ints, sides: Sequence[Side], k: int) -> NDArray[np.bool_]:
 
 
 def share(values: Floats, person: Ints | None, centre: float | None = None) -> float:
-    """The largest person's part of the sum of |values - centre|, `values` (n_rows,); 0 for a sum of nothing.
-    `centre`: by default the median, about which that part is largest."""
+    """The largest person's part of the sum of |values - centre|, `values` (n_rows,); 0 for a sum of
+    nothing. `centre`: by default the median, which makes that part largest."""
     if not len(values):
         return 0.0
     away = np.abs(values - (float(np.median(values)) if centre is None else centre))
@@ -75,23 +77,24 @@ def share(values: Floats, person: Ints | None, centre: float | None = None) -> f
 
 
 def shows_no_share(values: Floats, width: float, limit: float) -> bool:
-    """Whether a sample of many rows (one a person) shows by itself that nobody gives more than `limit` of
-    the whole sum: the sum over a sample is smaller, and nobody is farther away than the range is wide."""
+    """Whether a sample of many rows (one a person) proves that nobody contributes more than `limit`
+    of the whole sum: the sum over a sample is smaller,
+    and nobody is farther away than the range is wide."""
     away = float(np.abs(values - np.median(values)).sum()) if len(values) else 0.0
     return width <= limit * away
 
 
 def leverage(X: Floats, person: Ints | None) -> Floats:
-    """(n_people,) hat values of people in the columns X (n_rows, n_columns) and a constant: how far one
-    person alone can be singled out by a linear combination of the columns' sums. 1: entirely."""
+    """(n_people,) hat values of people in the columns X (n_rows, n_columns) and a constant: how far
+    a linear combination of the columns' sums can single out one person. 1: entirely."""
     Q = basis(X)
     hat: Floats = np.einsum("ij,ij->i", Q, Q)
     return hat if person is None else np.bincount(person, hat).astype(np.float64)
 
 
 def basis(X: Floats) -> Floats:
-    """(n_rows, rank) orthonormal columns that span those of X and a constant; a column that repeats those
-    before it is left out."""
+    """(n_rows, rank) orthonormal columns that span those of X and a constant; a column that repeats
+    those before it is left out."""
     columns = [np.full(len(X), 1.0 / np.sqrt(max(len(X), 1)))]
     for j in range(X.shape[1]):
         column = X[:, j] - X[:, j].mean()
@@ -100,9 +103,9 @@ def basis(X: Floats) -> Floats:
         if not length > 1e-13 * largest * np.sqrt(len(X)):
             continue
         column /= length
-        known = np.stack(columns, axis=1)
+        joined = np.stack(columns, axis=1)
         for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
-            column = column - known @ (known.T @ column)
+            column = column - joined @ (joined.T @ column)
         rest = float(np.linalg.norm(column))
         if rest > REPEATED:
             columns.append(column / rest)
@@ -110,10 +113,10 @@ def basis(X: Floats) -> Floats:
 
 
 def largest_leverage(X: Floats, person: Ints | None, limit: float) -> float:
-    """The largest hat value of a person, or a bound on it that is at most `limit`.
+    """The largest hat value of a person, or an upper bound on it that is at most `limit`.
 
-    The information in a sample of the rows is no more than that in all, so hat values taken from it are
-    too large, and where even these are small, all are."""
+    A sample of the rows holds no more information than all rows, so hat values computed from it are
+    too large; if even these are small, all are."""
     if person is None and len(X) > 2 * SAMPLE:
         centre = X.mean(0)
         widest = np.maximum(X.max(0) - centre, centre - X.min(0))

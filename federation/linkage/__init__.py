@@ -1,7 +1,7 @@
 """Linkage: persons known to two holders, joined at a helper that learns neither list.
 
-Pure functions over numpy blocks, without files or network. The left holder's people are those of the
-study; the right holder adds columns; the helper matches pseudonyms whose key it lacks.
+Pure functions over numpy blocks, without files or network. The left holder's people are those of
+the study; the right holder adds columns; the helper matches pseudonyms whose key it lacks.
 
     forms        identifiers in one spelling, as blocks of 16 bytes
     keys         key agreement of the three parties, signed by their roster identities

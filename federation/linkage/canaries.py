@@ -1,12 +1,14 @@
-"""Made-up people, whom the helper cannot tell from others: the holders derive them from a key that it lacks.
+"""Made-up people, whom the helper cannot distinguish from others: the holders derive them from a
+key that it lacks.
 
     canaries   both holders insert them: a helper that drops or mixes matches loses some
-    absent     the left alone inserts them, so they must stay unmatched: a helper that gives the token of
-               another person of the right for somebody without a match, to open that row, hits some
+    absent     the left alone inserts them, so they must stay unmatched: a helper that opens the row
+               of another person of the right, by giving its token for a person without a match,
+               hits some
     padding    both holders insert them: they hide the number of matches
 
-A helper that keeps each match with probability p passes with probability p^canaries: 0.001 for p = 0.9
-and 64. The same holds for people without a match and the absent."""
+A helper that keeps each match with probability p passes with probability p^canaries: 0.001 for p =
+0.9 and 64. The same holds for people without a match and the absent."""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ _UNIT = np.uint64(1) << np.uint64(53)
 
 @dataclass(frozen=True)
 class MadeUp:
-    """`blocks` (n, 16) and `rows` (n, width) of the made-up people at the left; the right inserts the first
-    `at_right` of them. The rows of the others are zeros."""
+    """`blocks` (n, 16) and `rows` (n, width) of the made-up people at the left; the right inserts
+    the first `at_right` of them. The rows of the others are zeros."""
 
     blocks: Blocks
     rows: Words
@@ -37,8 +39,9 @@ class MadeUp:
 
 
 def make(key: bytes, canaries: int, width: int, padding_epsilon: float | None = None) -> MadeUp:
-    """The same at both holders. `width`: words of the right holder's rows, whose first is 1 for a match.
-    `padding_epsilon`: the number of matches is hidden from the helper by so much; None: it is not."""
+    """The same at both holders. `width`: words of the right holder's rows, the first of which is 1
+    for a match. `padding_epsilon`: the epsilon that hides the number of matches from the helper;
+    None: the number is not hidden."""
     if canaries < MIN_CANARIES:
         raise LinkError(
             "link_canaries", f"a link needs at least {MIN_CANARIES} canaries; raise `canaries`"
@@ -58,8 +61,8 @@ def make(key: bytes, canaries: int, width: int, padding_epsilon: float | None = 
 
 
 def _padding(stream: CipherContext, epsilon: float) -> int:
-    """A number of made-up people that hides one person's match: PADDING_TAIL / epsilon plus a discrete
-    Laplace number of scale 1 / epsilon, never negative."""
+    """A number of made-up people that hides one person's match: PADDING_TAIL / epsilon plus a
+    discrete Laplace number of scale 1 / epsilon, never negative."""
     shift = math.ceil(PADDING_TAIL / epsilon)
     return max(0, shift + _geometric(stream, epsilon) - _geometric(stream, epsilon))
 
@@ -70,8 +73,8 @@ def _geometric(stream: CipherContext, epsilon: float) -> int:
 
 
 def check(made_up: MadeUp, opened: Words) -> None:
-    """`opened` (n, width): the rows of the made-up people as they came out of the join, in their order.
-    LinkError unless all are there with their own rows."""
+    """`opened` (n, width): the rows of the made-up people as they came out of the join, in their
+    order. LinkError unless all are there with their own rows."""
     if opened.shape != made_up.rows.shape or not np.array_equal(opened, made_up.rows):
         raise LinkError(
             "link_canaries",

@@ -1,11 +1,13 @@
 """Linkage by composite keys where no common identifier exists, one step after the other.
 
-A step links a person whose key is unique among the left holder's people that are still unlinked, and
-unique among ALL people of the right holder: a link must not depend on who was linked before. Each key is
-a block of its own, so the helper learns whether whole keys are equal, and nothing about a field.
+A step links a person whose key is unique among the left holder's people that are still unlinked,
+and unique among ALL people of the right holder: a link must not depend on who was linked before.
+Each key is a block of its own, so the helper learns whether whole keys are equal, and nothing about
+a field.
 
-The false links to fear at a step follow from the right holder's own repetitions: a stranger of the right
-holder has the key of a left person as often as its people share keys with one another."""
+The expected number of false links at a step follows from the right holder's own repetitions: a
+stranger of the right holder has the key of a left person as often
+as its people share keys with one another."""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ MAX_FALSE_SHARE = 0.005  # of a step's links; a step above it is not used
 
 @dataclass(frozen=True)
 class Step:
-    """`links`: people linked by this step. `expected_false`: of these, how many to fear. `is_weak`: the
-    key repeats too often, so the step linked nobody."""
+    """`links`: people linked by this step. `expected_false`: how many of these are expected to be
+    false. `is_weak`: the key repeats too often, so the step linked nobody."""
 
     links: int
     expected_false: float
@@ -37,8 +39,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Cascade:
-    """`matched`: as of a link by identifier. `step` (n,): the step that linked each person of the left,
-    from 0 on; -1 for the unlinked."""
+    """`matched`: as for a link by identifier. `step` (n,): the step that linked each person of the
+    left, from 0 on; -1 for the unlinked."""
 
     matched: Matched
     step: Ints
@@ -51,9 +53,9 @@ class Cascade:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Rows of the right holder that share a key with the left: `keys` (n, k, 2), `tokens` (n, 2), `rows`
-    (n, width). `repeated`: by step, the sum of c (c - 1) over the right holder's keys that c people
-    have. `dummies`: tokens and rows that serve people without a match."""
+    """Rows of the right holder that share a key with the left: `keys` (n, k, 2), `tokens` (n, 2),
+    `rows` (n, width). `repeated`: by step, the sum of c (c - 1) over the right holder's keys that c
+    people have. `dummies`: tokens and rows that serve people without a match."""
 
     keys: Words
     tokens: Words
@@ -64,8 +66,8 @@ class _Candidates:
 
 
 def match(left: Words, stream: Iterable[Piece], width: int) -> Cascade:
-    """`left` (n, k, 2): the pseudonyms of each person's composite keys, the most specific first. A person
-    who lacks a field has a random pseudonym there."""
+    """`left` (n, k, 2): the pseudonyms of each person's composite keys, the most specific first. A
+    person who lacks a field has a random pseudonym there."""
     candidates = _collect(left, stream, width)
     n = len(left)
     row_of, step_of = np.full(n, -1), np.full(n, -1)

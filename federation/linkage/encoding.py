@@ -1,4 +1,5 @@
-"""Arrays as the bytes of messages, and back: sizes are read from a message's own head and checked."""
+"""Arrays as the bytes of messages, and back:
+sizes are read from a message's own header and checked."""
 
 from __future__ import annotations
 

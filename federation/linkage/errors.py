@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class LinkError(Exception):
-    """`rule` names the fault, `remedy` what its reader can do. Neither holds an identifier or a count
-    of rows."""
+    """`rule` names the fault, `remedy` the action for its reader. Neither holds an identifier or a
+    count of rows."""
 
     def __init__(self, rule: str, remedy: str) -> None:
         self.rule, self.remedy = rule, remedy

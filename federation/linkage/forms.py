@@ -1,10 +1,12 @@
-"""Identifiers in one spelling: two holders that write a person's identifier differently get one block.
+"""Identifiers in one spelling: two holders that write a person's
+identifier differently get one block.
 
-A block is 16 bytes. `nir13` and `date` are short enough to stand in the block themselves, so different
-identifiers never share a block; `text` is hashed. The first bit of a block is 0; made-up people have 1,
-so none of them can be a person.
+A block is 16 bytes. `nir13` and `date` are short enough to stand in the block themselves, so
+different identifiers never share a block; `text` is hashed. The first bit of a block is 0; made-up
+people have 1, so none of them can be a person.
 
-VERSION names these rules. Both contracts of a link state it, since blocks of two versions do not match.
+VERSION names these rules. Both contracts of a link state it,
+since blocks of two versions do not match.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ def normalise(form: Form, value: object) -> str | None:
 
 
 def nir13(value: str) -> str | None:
-    """A French NIR as its 13 characters, without separators; its control key is checked if it is there.
+    """A French NIR as its 13 characters, without separators; its control key is checked if present.
 
     Corsican departments stay 2A and 2B. They count as 19 and 18 in the control key only: as an
-    identifier, 19 is Correze and 18 is Cher, where another person may have the same other digits."""
+    identifier, 19 is Correze and 18 is Cher,
+    where another person may have the same other digits."""
     compact = _SEPARATORS.sub("", unicodedata.normalize("NFKC", value)).upper()
     body, key = compact[:13], compact[13:]
     if not compact.isascii() or not _NIR.fullmatch(body) or len(key) not in (0, 2):
@@ -61,7 +64,8 @@ def control_key(nir: str) -> int:
 
 
 def plain_text(value: str) -> str | None:
-    """NFC, upper case, single spaces. Accents stay: two names that differ by one may be two people."""
+    """NFC, upper case, single spaces. Accents stay:
+    two names that differ by one may be two people."""
     composed = unicodedata.normalize("NFC", text.canonical(value)).upper()
     spelled = " ".join(unicodedata.normalize("NFC", composed).split())
     return spelled or None

@@ -3,8 +3,8 @@
     meet       each party: a fresh key pair, its public half signed
     agree      each party: one secret with each of the two others, after both signatures are checked
 
-The hub carries the adverts. It can swap them, which the signatures expose, or replay those of an earlier
-attempt, which the terms in the signed content expose.
+The hub carries the adverts. It can swap them, which the signatures expose, or replay those of an
+earlier attempt, which the terms in the signed content expose.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ADVERT_BYTES = 96
 
 @dataclass(frozen=True)
 class LinkTerms:
-    """What the three parties agree on. `attempt`: new for every try; its keys serve once. `roster`:
-    the identity of each party (Ed25519, 32 bytes), as the operator of the computing party accepted it.
-    `on`: the rules by which people are matched, and their version."""
+    """The terms that the three parties agree on. `attempt`: new for every try; its keys serve once.
+    `roster`: the identity of each party (Ed25519, 32 bytes), as the operator of the computing party
+    accepted it. `on`: the rules by which people are matched, and their version."""
 
     study_hash: str
     attempt: str
@@ -116,7 +116,8 @@ def _advert_content(terms: LinkTerms, name: str, public: bytes) -> bytes:
 class HolderKeys:
     """Keys that the two holders derive from their common secret, and that helper and hub lack.
 
-    `identifier`: of pseudonyms. `mask`: of the masks of rows. `made_up`: of canaries and padding."""
+    `identifier`: of pseudonyms. `mask`: of the masks of rows.
+    `made_up`: of canaries and padding."""
 
     identifier: bytes = field(repr=False)
     mask: bytes = field(repr=False)

@@ -1,5 +1,5 @@
-"""The helper's part: it matches pseudonyms whose key it lacks, and keeps of the right holder's stream one
-masked row for each of the left holder's people."""
+"""The helper's part: it matches pseudonyms whose key it lacks, and keeps one masked row of the
+right holder's stream for each of the left holder's people."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from federation.linkage.streams import Piece
 class Matched:
     """In the order of the left holder's list.
 
-    `tokens` (n, 2): of the matched row, or of a dummy that serves nobody else; the left holder cannot
-    tell them apart. `rows` (n, width): the helper's share. `is_matched` (n,): stays with the helper.
-    `right_people`: rows of the right holder's stream, dummies left out."""
+    `tokens` (n, 2): of the matched row, or of a dummy that serves nobody else; the left holder
+    cannot tell them apart. `rows` (n, width): the helper's share. `is_matched` (n,): stays with the
+    helper. `right_people`: rows of the right holder's stream, dummies left out."""
 
     tokens: Words
     rows: Words
@@ -32,8 +32,9 @@ class Matched:
 
 @dataclass(frozen=True)
 class Index:
-    """Pseudonyms (n, 2) sorted by their first word: `first`, `second` (n,), `order` (n,) their places.
-    `filled` (2^bits,): whether a pseudonym begins with these bits; most that do not match stop there."""
+    """Pseudonyms (n, 2) sorted by their first word: `first`, `second` (n,), `order` (n,) their
+    positions. `filled` (2^bits,): whether a pseudonym begins with these bits; this rejects most of
+    those that do not match."""
 
     first: Words
     second: Words
@@ -42,7 +43,8 @@ class Index:
     shift: np.uint64
 
     def find(self, names: Words) -> tuple[Ints, Ints]:
-        """Where `names` (m, 2) holds a pseudonym of the index (n_hits,), and the place of each hit (n_hits,)."""
+        """The positions in `names` (m, 2) that hold a pseudonym of the index (n_hits,), and the
+        position of each hit (n_hits,)."""
         likely = np.flatnonzero(self.filled[(names[:, 0] >> self.shift).astype(np.intp)])
         sought = names[likely]
         at = np.searchsorted(self.first, sought[:, 0])
@@ -64,8 +66,8 @@ def index(names: Words) -> Index:
 
 
 def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
-    """`left` (n, 2): the left holder's pseudonyms. LinkError if the right holder's stream has two rows
-    for one of them, or too few dummies."""
+    """`left` (n, 2): the left holder's pseudonyms. LinkError if the right holder's stream has two
+    rows for one of them, or too few dummies."""
     wanted, n = index(left), len(left)
     tokens = np.zeros((n, 2), np.uint64)
     rows = np.zeros((n, width), np.uint64)
@@ -80,7 +82,8 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
         if is_matched[places].any() or len(np.unique(places)) < len(places):
             raise LinkError(
                 "link_duplicates",
-                "the right holder sent two rows for one person; it gives `per_person` for its columns",
+                "the right holder sent two rows for one person; it gives `per_person` for its "
+                "columns",
             )
         tokens[places], rows[places], is_matched[places] = (
             piece.tokens[hits],

@@ -1,7 +1,8 @@
-"""AES-256 as a keyed permutation: of identifiers to pseudonyms, and of row numbers to tokens and masks.
+"""AES-256 as a keyed permutation: of identifiers to pseudonyms,
+and of row numbers to tokens and masks.
 
-A permutation never gives two people one pseudonym, nor two rows one token, so no mask serves twice under
-one key. A word is 64 bits; an AES block is two words."""
+A permutation never gives two people one pseudonym, nor two rows one token, so no mask serves twice
+under one key. A word is 64 bits; an AES block is two words."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ def of_blocks(key: bytes, blocks: Blocks) -> Words:
 
 
 def of_fields(key: bytes, step: int, fields: Sequence[Blocks]) -> Words:
-    """(n, 2) pseudonyms of a cascade's composite key: the CBC-MAC of the step, the number of fields, and
-    the fields' blocks, (n, 16) each. Keys of two steps, or of other fields, have nothing in common."""
+    """(n, 2) pseudonyms of a cascade's composite key: the CBC-MAC of the step, the number of
+    fields, and the fields' blocks, (n, 16) each. Keys of two steps, or of other fields, have
+    nothing in common."""
     pairs = [np.ascontiguousarray(blocks).view(np.uint64) for blocks in fields]
     start = np.array([[step + 1, len(fields)]], np.uint64)
     names = _encrypted(key, np.repeat(start, len(pairs[0]), axis=0))
@@ -34,8 +36,8 @@ def of_fields(key: bytes, step: int, fields: Sequence[Blocks]) -> Words:
 
 
 def hide_missing(names: Words, usable: NDArray[np.bool_], entropy: Callable[[int], bytes]) -> Words:
-    """The pseudonyms (n, 2), drawn at random for people (n,) whose identifier is missing: they match
-    nobody, and look like the others."""
+    """The pseudonyms (n, 2), drawn at random for people (n,) whose identifier is missing: they
+    match nobody, and look like the others."""
     hidden = names.copy()
     missing = np.flatnonzero(~usable)
     hidden[missing] = np.frombuffer(entropy(16 * len(missing)), np.uint64).reshape(-1, 2)
@@ -43,8 +45,8 @@ def hide_missing(names: Words, usable: NDArray[np.bool_], entropy: Callable[[int
 
 
 def tokens(key: bytes, start: int, stop: int) -> Words:
-    """(stop - start, 2) tokens of a holder's rows from `start` on. Without `key`, which only that holder
-    has, they are uniform and tell nothing of a row's place."""
+    """(stop - start, 2) tokens of a holder's rows from `start` on. Without `key`, which only that
+    holder has, they are uniform and reveal nothing about a row's position."""
     places = np.zeros((stop - start, 2), np.uint64)
     places[:, 0] = np.arange(start, stop, dtype=np.uint64)
     return _encrypted(key, places)

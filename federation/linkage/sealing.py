@@ -1,8 +1,8 @@
-"""Sealed chunks from one party of a link to another, through a hub that can read none.
+"""Sealed chunks from one party of a link to another, through a hub that cannot read them.
 
-Each chunk has a key of its own, from the secret of its two ends, the attempt, the direction, the kind of
-message, its number and a fresh salt; so no key seals twice, also when a sender starts again. A chunk that
-is changed, swapped, replayed or left out does not open."""
+Each chunk has a key of its own, from the secret of its two ends, the attempt, the direction, the
+kind of message, its number and a fresh salt; so no key seals twice, even if a sender starts again.
+A chunk that is changed, swapped, replayed or left out does not open."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ MORE, LAST = b"\0", b"\1"
 
 @dataclass(frozen=True)
 class Channel:
-    """One direction between two parties. `secret`: of the two, from `keys.agree`. `kind`: of the message."""
+    """One direction between two parties. `secret`: the secret of the two, from `keys.agree`.
+    `kind`: the kind of message."""
 
     terms: LinkTerms
     secret: bytes = field(repr=False)
@@ -37,7 +38,8 @@ class Channel:
 def seal(
     channel: Channel, content: Iterable[bytes], entropy: Entropy = os.urandom
 ) -> Iterator[bytes]:
-    """The envelopes of a message, from its content in chunks. The last one says that it is the last."""
+    """The envelopes of a message, from its content in chunks.
+    The last one is marked as the last."""
     waiting, number = None, 0
     for chunk in content:
         if waiting is not None:
@@ -53,8 +55,8 @@ def _sealed(channel: Channel, number: int, content: bytes, entropy: Entropy) -> 
 
 
 def unseal(channel: Channel, envelopes: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a message in chunks. LinkError at the first envelope that is not the next one of this
-    message, or if the message ends before its last chunk."""
+    """The content of a message in chunks. LinkError at the first envelope that is not the next one
+    of this message, or if the message ends before its last chunk."""
     is_last = False
     for number, envelope in enumerate(envelopes):
         if is_last:

@@ -1,8 +1,8 @@
-"""The messages of the two holders: the left one's pseudonyms, the right one's stream of masked rows."""
+"""The messages of the two holders: the left one's pseudonyms,
+the right one's stream of masked rows."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,8 +25,9 @@ CHUNK_ROWS = 2**18
 class LeftList:
     """The left holder's people in a fresh order.
 
-    `pseudonyms` (n, 2). `order` (n,): the place among the holder's people, and then the made-up ones, of
-    each pseudonym; it stays with the holder. `made_up`: those that come after the holder's people."""
+    `pseudonyms` (n, 2). `order` (n,): the position of each pseudonym among the holder's people,
+    followed by the made-up ones; it stays with the holder. `made_up`: the people that come after
+    the holder's people."""
 
     pseudonyms: Words
     order: Ints = field(repr=False)
@@ -34,7 +35,8 @@ class LeftList:
     made_up: MadeUp = field(repr=False)
 
     def made_up_of(self, opened: Words) -> Words:
-        """The rows (n_made_up, width) of the made-up people, in their order, from rows in list order."""
+        """The rows (n_made_up, width) of the made-up people, in their order,
+        from rows in list order."""
         return opened[np.argsort(self.order)[self.people :]]
 
 
@@ -65,8 +67,8 @@ def check_unique(names: Words) -> None:
     if same.any() and (second[1:][same] == second[:-1][same]).any():
         raise LinkError(
             "link_duplicates",
-            "an identifier stands for two rows at one holder; give `per_person` for its columns, or "
-            "correct the identifiers",
+            "an identifier stands for two rows at one holder; give `per_person` for its columns, "
+            "or correct the identifiers",
         )
 
 
@@ -80,9 +82,9 @@ def secret_order(seed: bytes, n: int) -> Ints:
 class Piece:
     """A chunk of the right holder's stream.
 
-    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows`
-    (n, width): masked. `dummies`: the last so many are nobody; the helper gives their tokens to people
-    without a match."""
+    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows` (n,
+    width): masked. `dummies`: the number of rows at the end that stand for nobody; the helper gives
+    their tokens to people without a match."""
 
     pseudonyms: Words
     tokens: Words
@@ -90,23 +92,47 @@ class Piece:
     dummies: int = 0
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A chunk of the right holder's people. `names` (n, *shape): pseudonyms. `words` (n, width), of
+    which the first is 1. `places` (n,): a uniform secret number of each person, ascending within a
+    chunk and over all chunks. It is the order of the stream."""
+
+    names: Words
+    words: Words
+    places: Words
+
+
+def placed(names: Words, words: Words, entropy: Entropy) -> Placed:
+    """People in a fresh order, as the only chunk of a stream."""
+    order = secret_order(entropy(32), len(names))
+    return Placed(names[order], words[order], fresh_places(len(names), entropy))
+
+
+def fresh_places(n: int, entropy: Entropy) -> Words:
+    """(n,) places for people who are in a secret order already."""
+    return np.sort(np.frombuffer(entropy(8 * n), np.uint64))
+
+
 def right_stream(
     keys: HolderKeys,
-    people: Iterable[tuple[Words, Words]],
+    people: Iterable[Placed],
     made_up: MadeUp,
     dummies: int,
     entropy: Entropy,
     shape: tuple[int, ...] = (2,),
     piece_rows: int | None = None,
 ) -> Iterator[Piece]:
-    """`people`: chunks of pseudonyms (n, *shape) and of words (n, width) whose first is 1. `shape`: (2,);
-    or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
+    """`shape`: (2,); or (k, 2) in a cascade. `dummies`: at least as many as the left holder's
+    people.
 
-    Memory is that of one chunk. Dummies are rows of zeros under pseudonyms drawn at random."""
+    Needs the memory of one chunk. The made-up people stand at random places among the others: a
+    helper that knew them could keep them alone, and no check would see which others it dropped.
+    Dummies are rows of zeros under random pseudonyms."""
     token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
     at_right = slice(made_up.at_right)
-    last = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
-    for names, words in itertools.chain(people, [last]):
+    canaries = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
+    for names, words in _mixed(people, placed(*canaries, entropy)):
         for start in range(0, len(names), n_rows):
             part = slice(start, start + n_rows)
             yield _piece(keys, token_key, done, names[part], words[part])
@@ -118,6 +144,21 @@ def right_stream(
         names = np.frombuffer(drawn, np.uint64).reshape(n, *shape)
         yield _piece(keys, token_key, done, names, np.zeros((n, width), np.uint64), dummies=n)
         done += n
+
+
+def _mixed(people: Iterable[Placed], made_up: Placed) -> Iterator[tuple[Words, Words]]:
+    """The names and words of all, in the order of their places."""
+    done = 0
+    for chunk in people:
+        end = int(np.searchsorted(made_up.places, chunk.places[-1])) if len(chunk.places) else done
+        places = np.concatenate([chunk.places, made_up.places[done:end]])
+        order = np.argsort(places, kind="stable")
+        yield (
+            np.concatenate([chunk.names, made_up.names[done:end]])[order],
+            np.concatenate([chunk.words, made_up.words[done:end]])[order],
+        )
+        done = end
+    yield made_up.names[done:], made_up.words[done:]
 
 
 def _piece(
@@ -136,7 +177,7 @@ def left_share(keys: HolderKeys, row_tokens: Words, width: int) -> Words:
 
 
 def dummies_for(people: int) -> int:
-    """A number of dummies that serves so many people and hides how many there are: the next of 2 or 3
-    times a power of two."""
+    """A number of dummies that serves `people` people and hides how many there are: the next of 2
+    or 3 times a power of two."""
     power = 1 << max(10, (max(people, 1) - 1).bit_length() - 1)
     return next(n for n in (power, power * 3 // 2, power * 2) if n >= people)

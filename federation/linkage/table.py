@@ -1,7 +1,7 @@
 """The contract of linked people: the columns that each holder gives, and their types and ranges.
 
-Hub, nodes and coordinator derive it from the study and the two contracts alone, so they agree on it before
-anyone is asked."""
+Hub, nodes and coordinator derive it from the study and the two contracts alone, so they agree on it
+before anyone is asked."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _CALL = re.compile(rf"\s*({'|'.join(AGGREGATES)})\s*\((.*)\)\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class LinkedColumn:
-    """A column of the linked people. `dataset`: of the holder that gives it. `sql`: its value for one
-    person, over that holder's rows. `sources`: the contract columns that it needs there. `is_plain`: it is
-    made of a column of the contract, not of an expression."""
+    """A column of the linked people. `dataset`: the dataset of the holder that gives it. `sql`: its
+    value for one person, over that holder's rows. `sources`: the contract columns that it needs
+    there. `is_plain`: it is made of a column of the contract, not of an expression."""
 
     name: str
     dataset: str
@@ -53,7 +53,8 @@ class LinkedTable:
 def linked(
     study: Study, contracts: Mapping[str, Contract], source: Source | None = None
 ) -> LinkedTable:
-    """The table of a study with a `link`. StudyError with the line of what does not fit the contracts."""
+    """The table of a study with a `link`.
+    StudyError with the line that does not fit the contracts."""
     source = source or Source(f"study {study.study}", {}, {})
     link = _link(study)
     _check_identifiers(link, contracts, source)
@@ -62,8 +63,8 @@ def linked(
         for one in _side(study, dataset, contracts[dataset], source):
             if one.name in columns:
                 raise errors.StudyError(
-                    f"{source.at('datasets', dataset)}: datasets.{dataset}: both datasets have a column "
-                    f"{one.name!r}; give it another name with `rename`"
+                    f"{source.at('datasets', dataset)}: datasets.{dataset}: both datasets have a "
+                    f"column {one.name!r}; give it another name with `rename`"
                 )
             columns[one.name] = one
     return LinkedTable(_contract(study, link, contracts, columns), columns)
@@ -83,13 +84,13 @@ def _check_identifiers(link: Link, contracts: Mapping[str, Contract], source: So
         if left is None or right is None:
             lacking = link.left if left is None else link.right
             raise errors.StudyError(
-                f"{where} the contract of {lacking!r} has no identifier {name!r}; its producer adds it "
-                "under `identifiers`"
+                f"{where} the contract of {lacking!r} has no identifier {name!r}; its producer "
+                "adds it under `identifiers`"
             )
         if (left.form, left.version) != (right.form, right.version):
             raise errors.StudyError(
-                f"{where} the two contracts give {name!r} in other forms ({left.form} {left.version} and "
-                f"{right.form} {right.version}); their producers agree on one"
+                f"{where} the two contracts give {name!r} in other forms ({left.form} "
+                f"{left.version} and {right.form} {right.version}); their producers agree on one"
             )
 
 
@@ -109,14 +110,14 @@ def _side(study: Study, dataset: str, contract: Contract, source: Source) -> lis
         raise errors.StudyError(f"{at}: datasets.{dataset}.cohort.where: {error}") from None
     if not entry.per_person and contract.rows_per_person > 1:
         raise errors.StudyError(
-            f"{source.at(*key)}: datasets.{dataset}: a person may have {contract.rows_per_person} rows; "
-            "say with `per_person` what each person gets from theirs"
+            f"{source.at(*key)}: datasets.{dataset}: a person may have {contract.rows_per_person} "
+            "rows; say with `per_person` what each person gets from theirs"
         )
     if study.privacy.mode == "exact" and entry.cohort.derive:
         raise errors.StudyError(
-            f"{source.at(*key, 'cohort', 'derive')}: datasets.{dataset}.cohort.derive: in mode exact a holder "
-            "sends columns of its contract only; derive from them in the study's own `cohort`, where the "
-            "helper counts the people behind each expression"
+            f"{source.at(*key, 'cohort', 'derive')}: datasets.{dataset}.cohort.derive: in mode "
+            "exact a holder sends columns of its contract only; derive from them in the study's "
+            "own `cohort`, where the helper counts the people behind each expression"
         )
     is_exact = study.privacy.mode == "exact"
     columns = (
@@ -147,8 +148,8 @@ def _aggregated(
             one = _aggregate(name, dataset, text, schema)
             if is_exact and not one.is_plain:
                 raise ExpressionError(
-                    f"{text!r}: in mode exact a holder aggregates columns of its contract only, since nobody "
-                    "could count the people behind an expression"
+                    f"{text!r}: in mode exact a holder aggregates columns of its contract only, "
+                    "since nobody could count the people behind an expression"
                 )
             columns.append(one)
         except ExpressionError as error:

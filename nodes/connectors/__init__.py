@@ -1,4 +1,5 @@
-"""A dataset's rows, wherever they lie, as one DuckDB relation that holds only the columns asked for."""
+"""A dataset's rows, wherever they lie,
+as one DuckDB relation that holds only the columns in use."""
 
 from __future__ import annotations
 
@@ -62,8 +63,8 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
 def open_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
 ) -> bool:
-    """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that `contract_sql`
-    reads. Returns True if it always gives the same rows in the same order, from one opening to the next."""
+    """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that
+    `contract_sql` reads. Returns True if every opening gives the same rows in the same order."""
     if dataset.view is not None:
         return _open_view(connection, dataset, dataset.view, columns)
     try:
@@ -110,7 +111,8 @@ def _scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
 def _open_view(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, view: View, columns: Sequence[str]
 ) -> bool:
-    """The rows under the names of the joint contract, with the dataset's name, and NULL for what others hold."""
+    """The rows under the names of the joint contract, with the dataset's name, and NULL in the
+    columns of other datasets."""
     held = dataset.as_held
     raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
     is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
@@ -130,8 +132,9 @@ def _seen(name: str, view: View) -> str:
 def _make(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
 ) -> None:
-    """A view of a source that is fixed where it lies; a table of a text, read once, and of rows that another
-    reading could give in another order, or otherwise."""
+    """A view of a source whose rows cannot change between readings; a table of a text, which is
+    read once, and of a source that another reading could give
+    in another order or with other rows."""
     taken = {name.lower() for name in columns}  # DuckDB takes X for x
     others = found.columns.items() if dataset.rows_where else ()
     raws = {name: raw for name, raw in others if name.lower() not in taken}
@@ -149,7 +152,8 @@ def _make(
 def _read(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, columns: Sequence[str]
 ) -> tuple[str, str]:
-    """The rows with their texts in one spelling, and the SQL of each column as the `read:` keys say that it is written."""
+    """The rows with their texts in one spelling, and the SQL of each column in the notation that
+    the `read:` keys declare."""
     if dataset.read == AS_IT_IS:
         return rows, ", ".join(map(quote_name, columns))
     described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
@@ -162,7 +166,8 @@ def _read(
     others = [name for name in types if name not in columns]
     kept = ", ".join([*spelled, *map(quote_name, others)])
     values = [
-        f"{reading.value(name, contract.get(name), types[name], dataset.read)} AS {quote_name(name)}"
+        f"{reading.value(name, contract.get(name), types[name], dataset.read)} "
+        f"AS {quote_name(name)}"
         for name in columns
     ]
     return f"(SELECT {kept} FROM {rows})", ", ".join(values)
@@ -178,7 +183,8 @@ def _check_count(
 
 
 def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
-    """The columns that the source has, under their canonical spelling or that of the contract. No row is read."""
+    """The columns of the source, under their canonical spelling or that of the contract.
+    No row is read."""
     if (view := dataset.view) is not None:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
@@ -211,7 +217,8 @@ def _source(
     *,
     only_names: bool = False,
 ) -> Source:
-    """The source, its columns under the contract's names. SourceError if it is of no kind that is read."""
+    """The source, its columns under the contract's names.
+    SourceError if no connector reads its kind."""
     if dataset.source.startswith(POSTGRESQL):
         from nodes.connectors import postgresql
 
@@ -219,7 +226,8 @@ def _source(
     elif "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: unknown kind of source {kind + '://'!r}; {formats.KINDS}"
+            f"dataset {dataset.contract.dataset!r}: unknown kind of source {kind + '://'!r}; "
+            f"{formats.KINDS}"
         )
     else:
         chosen, paths = formats.of(dataset)

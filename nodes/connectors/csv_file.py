@@ -1,8 +1,9 @@
 """The structure of a CSV file under RFC 4180, checked over the whole file before DuckDB reads it.
 
-Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record below it needs
-as many fields as the header; a value that holds a delimiter, a quote or a line ending is quoted as a whole, with its
-quotes doubled. The records are counted, so that the rows that DuckDB reads can be compared with the file.
+Nothing is inferred from a sample. The header line gives the columns and the delimiter; every record
+below it needs as many fields as the header; a value that holds a delimiter, a quote or a line
+ending is quoted as a whole, with its quotes doubled. The records are counted, so that the rows that
+DuckDB reads can be compared with the file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +29,16 @@ DELIMITERS = ",;\t|"
 LF, CR, QUOTE = 10, 13, 34
 BLOCK_BYTES = 1 << 24
 MAX_RECORD_BYTES = 1 << 26
+MAX_VALUE_BYTES = 2_000_000  # of one record, which DuckDB holds in a buffer of sixteen of them
 MAX_PROBLEMS = 5  # named one by one; the others are counted
 NOT_UTF8 = (
     "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
 )
+TOO_LONG = (
+    "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
+)
+_ENDINGS = {"CR": b"\r", "LF": b"\n", "CRLF": b"\r\n"}
+QUOTES_AND_SPACES = {ord(character): None for character in '" '}
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 Bytes = NDArray[np.uint8]
@@ -39,7 +46,8 @@ Flags = NDArray[np.bool_]
 
 
 class MalformedCsvError(ValueError):
-    """The file is not one table. `problems`: one sentence for each, with its line and no value of a row."""
+    """The file is not one table.
+    `problems`: one sentence for each, with its line and no value of a row."""
 
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = problems
@@ -48,8 +56,8 @@ class MalformedCsvError(ValueError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the producer declares. `delimiter`: None, if the header shows it. `first_line`: the number of the header's
-    line in the producer's file."""
+    """What the producer declares. `delimiter`: None if the header shows it. `first_line`: the
+    number of the header's line in the producer's file."""
 
     delimiter: str | None = None
     first_line: int = 1
@@ -57,7 +65,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Header:
-    """`names`: the columns, spelled canonically, in the order of the file. `lengths`: bytes of the BOM and the record."""
+    """`names`: the columns, canonically spelled, in file order.
+    `lengths`: bytes of the BOM and the record."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -67,28 +76,31 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a whole file. `records`: rows below the header. `one_ending`: do all lines end alike?"""
+    """How to read a whole file. `records`: rows below the header. `one_ending`: do all records end
+    alike? Where they do not, DuckDB loses letters, and reads the copy that
+    `write_with_one_ending` makes."""
 
     header: Header
     records: int
     one_ending: bool
 
     def relation(self, path: Path) -> str:
-        """The SQL of the file's rows as text, its columns under their names; with an option for everything that
-        DuckDB would guess otherwise. Files with several kinds of line endings are read by one thread."""
+        """The SQL of the file's rows as text, its columns under their names; with an option for
+        everything that DuckDB would guess otherwise."""
         header = self.header
         raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
-        strict = "true" if self.one_ending else "false"
         options = (
-            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, quote = '\"', escape = '\"', "
-            f"comment = '', skip = 0, nullstr = '', null_padding = false, ignore_errors = false, "
-            f"strict_mode = {strict}, parallel = {strict}, columns = {{{raw}}}"
+            f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, "
+            "quote = '\"', escape = '\"', comment = '', skip = 0, nullstr = '', "
+            "null_padding = false, ignore_errors = false, strict_mode = true, parallel = true, "
+            f"max_line_size = {MAX_VALUE_BYTES}, columns = {{{raw}}}"
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
 
 def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Header:
-    """The header line. `expected`: the contract's columns; they decide where it holds several delimiters."""
+    """The header line. `expected`: the contract's columns;
+    they decide where it holds several delimiters."""
     with _opened(path) as stream:
         return _header(next(_blocks(stream), b""), expected, dialect)
 
@@ -99,7 +111,7 @@ def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect())
         blocks = _blocks(stream)
         first = next(blocks, b"")
         header = _header(first, expected, dialect)
-        scan = _Scan(header)
+        scan = _Scan(header, endings={_ending(first[: sum(header.lengths)])})
         above = _count_lines(first[: sum(header.lengths)])
         scan.check(first[sum(header.lengths) :], line=dialect.first_line + above)
         for block in blocks:
@@ -121,19 +133,41 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces, each of which ends where a record ends; the last piece gets a line ending if it lacks one."""
-    rest = b""
+    """The file in pieces, each of which ends where a record ends; the last piece gets the file's
+    line ending if it lacks one."""
+    rest, ending = b"", b"\n"
     try:
         while piece := stream.read(BLOCK_BYTES):
             rest += piece
             end = len(rest) if len(rest) > MAX_RECORD_BYTES else _last_end(rest)
             if end:
                 yield rest[:end]
+                ending = _ENDINGS[_ending(rest[:end])]
                 rest = rest[end:]
     except (EOFError, zlib.error):
         raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
     if rest:
-        yield rest if rest.endswith((b"\n", b"\r")) else rest + b"\n"
+        if b"\n" in rest or b"\r" in rest:
+            ending = _ENDINGS["CRLF" if b"\r\n" in rest else "LF" if b"\n" in rest else "CR"]
+        yield rest if rest.endswith((b"\n", b"\r")) else rest + ending
+
+
+def _ending(record: bytes) -> str:
+    return "CRLF" if record.endswith(b"\r\n") else "CR" if record.endswith(b"\r") else "LF"
+
+
+def write_with_one_ending(path: Path, copy: Path) -> None:
+    """A copy whose records all end with LF. Line endings inside quotes are values, and stay."""
+    with _opened(path) as stream, copy.open("wb") as out:
+        for block in _blocks(stream):
+            array = np.frombuffer(block, np.uint8)
+            breaks = np.flatnonzero((array == LF) | (array == CR))
+            quotes = np.flatnonzero(array == QUOTE)
+            outside = breaks[np.searchsorted(quotes, breaks) % 2 == 0]
+            ends = outside[_ends(array, block)[outside]]
+            changed = array.copy()
+            changed[ends] = LF
+            out.write(np.delete(changed, np.setdiff1d(outside, ends)).tobytes())
 
 
 def _last_end(block: bytes) -> int:
@@ -162,9 +196,15 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     bom = len(BOM) if block.startswith(BOM) else 0
     record = _first_record(block[bom:])
     content = record.rstrip(b"\r\n")
+    if content.lower().startswith(b"sep="):
+        raise MalformedCsvError(
+            f"{first} tells a spreadsheet the delimiter: write `read: {{skip: 1}}`,"
+            " or remove the line"
+        )
     if not content:
         raise MalformedCsvError(
-            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines above them"
+            f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines "
+            "above them"
         )
     try:
         line = content.decode("utf-8")
@@ -178,8 +218,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     best = [delimiter for delimiter, count in matches.items() if count == max(matches.values())]
     if len(best) > 1:
         raise MalformedCsvError(
-            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the delimiter: "
-            "write `read: {delimiter: ...}`, or use the contract's column names"
+            f"{first}: the header holds {' and '.join(map(repr, best))}, and either could be the "
+            "delimiter: write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
 
@@ -233,7 +273,7 @@ class _Scan:
         """`line`: the number of the block's first line."""
         array = np.frombuffer(block, np.uint8)
         is_end = _ends(array, block)
-        found = [*_bad_text(block), *self._repeated_headers(block)]
+        found = _bad_text(block)
         quotes = np.flatnonzero(array == QUOTE) if b'"' in block else np.empty(0, np.int64)
         misplaced = _bad_quotes(array, quotes, ord(self.header.delimiter))
         marks = np.flatnonzero((array == ord(self.header.delimiter)) | is_end)
@@ -241,6 +281,7 @@ class _Scan:
             marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
         if not misplaced:  # else the quotes say nothing reliable about the fields
             found += self._widths(array, marks, is_end[marks])
+            found += self._joined(block, array, marks[is_end[marks]])
         for at, problem in sorted([*found, *misplaced[:1]]):
             self.broken += 1
             if len(self.problems) < MAX_PROBLEMS:
@@ -248,7 +289,8 @@ class _Scan:
         self.next_line = line + int(np.count_nonzero(is_end))
 
     def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
-        """`marks` (n,): places of delimiters and, where `is_end`, of line endings, outside quotes."""
+        """`marks` (n,): positions of delimiters and, where `is_end`, of line endings,
+        outside quotes."""
         width = len(self.header.names)
         last = np.flatnonzero(is_end)
         widths = np.diff(last, prepend=-1)
@@ -258,10 +300,15 @@ class _Scan:
         starts = np.where(off > 0, ends[off - 1] + 1, 0)
         blank = (widths[off] == 1) & (_lengths(array, starts, ends[off]) == 0)
         self.records += len(ends) - (int(blank.sum()) if width > 1 else 0)
+        long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_VALUE_BYTES)
+        found = [(int(ends[at - 1] + 1) if at else 0, TOO_LONG) for at in long.tolist()]
         if width == 1:
-            empty = "an empty line, which could be a missing value or none: write a missing code, or remove the line"
-            return [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
-        return self._wrong(starts[~blank], widths[off][~blank])
+            empty = (
+                "an empty line, which could be a missing value or none: write a missing code, "
+                "or remove the line"
+            )
+            return found + [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
+        return found + self._wrong(starts[~blank], widths[off][~blank])
 
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
@@ -279,26 +326,45 @@ class _Scan:
         kinds = {"CR": ~is_lf, "CRLF": is_lf & has_cr, "LF": is_lf & ~has_cr}
         self.endings |= {kind for kind, here in kinds.items() if here.any()}
 
-    def _repeated_headers(self, block: bytes) -> list[tuple[int, str]]:
-        """A second header comes from exports written one after the other into the file."""
-        header = self.header
-        plain = header.delimiter.join(header.names).encode()
-        quoted = header.delimiter.join(f'"{name}"' for name in header.names).encode()
-        places = {at for line in {header.record, plain, quoted} for at in _lines_equal(block, line)}
-        return [(at, "the header stands here again: leave it out") for at in places]
+    def _joined(self, block: bytes, array: Bytes, ends: Ints) -> list[tuple[int, str]]:
+        """The places where another file begins, which was written behind the first: at its header,
+        whose columns may have another order, or at its byte order mark. `ends` (n_records,)."""
+        starts = np.concatenate([np.zeros(1, np.int64), ends + 1])[: len(ends)]
+        lengths = _lengths(array, starts, ends)
+        found = []
+        for at in self._like_the_header(array, starts, lengths).tolist():
+            record = block[starts[at] : starts[at] + lengths[at]]
+            if self._names_in_order(record) == self._names_in_order(self.header.record):
+                found.append((int(starts[at]), "the header stands here again: leave it out"))
+            elif record.startswith(BOM):
+                found.append((int(starts[at]), "a second file begins here: keep the files apart"))
+        return found
+
+    def _like_the_header(self, array: Bytes, starts: Ints, lengths: Ints) -> Ints:
+        """The records that begin and end with letters of the header's names, and are about as
+        long."""
+        names = [name.encode() for name in self.header.names]
+        size = sum(map(len, names)) + len(names)
+        places = np.flatnonzero((2 * lengths >= size) & (lengths <= 2 * size + 4 * len(names)))
+        firsts, lasts = array[starts[places]], array[(starts + lengths - 1)[places]]
+        first = _either_case(name[:1] for name in names)
+        last = _either_case(name[-1:] for name in names)
+        alike = np.isin(firsts, first) & np.isin(lasts, last)
+        marked = np.flatnonzero((lengths > len(BOM)) & (array[starts] == BOM[0]))
+        return np.union1d(places[alike], marked)
+
+    def _names_in_order(self, record: bytes) -> Sequence[str]:
+        """The fields sorted, without quotes, spaces and, where there are several, capitals: other
+        exports write others."""
+        content = text.canonical(record.removeprefix(BOM).decode("utf-8", "replace"))
+        fields = content.translate(QUOTES_AND_SPACES).split(self.header.delimiter)
+        return sorted(field.casefold() for field in fields) if len(fields) > 1 else fields
 
 
-def _lines_equal(block: bytes, line: bytes) -> Iterator[int]:
-    at = block.find(line)
-    while at >= 0:
-        after = at + len(line)
-        if (at == 0 or block[at - 1] in (LF, CR)) and block[after : after + 1] in (
-            b"\n",
-            b"\r",
-            b"",
-        ):
-            yield at
-        at = block.find(line, after)
+def _either_case(letters: Iterable[bytes]) -> list[int]:
+    """The bytes with which a name may begin or end, in quotes and among spaces too."""
+    cases = b"".join(letter.lower() + letter.upper() for letter in letters)
+    return [*cases, *b'" \xef', *b",;\t|"]
 
 
 def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
@@ -334,7 +400,8 @@ def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, s
     found += [
         (
             int(at),
-            "a quoted value opens here, and text follows its closing quote: double the quotes inside it",
+            "a quoted value opens here, and text follows its closing quote: double the quotes "
+            "inside it",
         )
         for at in follows
     ]

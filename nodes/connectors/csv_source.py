@@ -1,4 +1,5 @@
-"""CSV files as one source: each is copied as UTF-8 where it is not written so, inspected as a whole, and read by name."""
+"""CSV files as one source: each is copied as UTF-8 unless it is UTF-8, inspected as a whole, and
+read by name."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ HELD = (".csv", ".txt", ".tsv")
 
 @dataclass(frozen=True)
 class Plain:
-    """A file as UTF-8 that begins with its header. `first_line`: the number of that line in the producer's file."""
+    """A file as UTF-8 that begins with its header. `first_line`: the number of that line in the
+    producer's file."""
 
     path: Path
     first_line: int
@@ -38,7 +40,8 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     for number, path in enumerate(paths, 1):
         with _named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
-            layouts.append((plain.path, _layout(plain, dataset)))
+            layout = _layout(plain, dataset)
+            layouts.append((_with_one_ending(plain.path, layout, scratch), layout))
     sources = [_single(dataset, path, layout) for path, layout in layouts]
     return sources[0] if len(sources) == 1 else _together(dataset, sources)
 
@@ -62,6 +65,18 @@ def _layout(plain: Plain, dataset: Dataset) -> Layout:
     return csv_file.inspect(plain.path, dataset.headers, _dialect(dataset, plain))
 
 
+def _with_one_ending(path: Path, layout: Layout, scratch: Path) -> Path:
+    if layout.one_ending:
+        return path
+    copy = _copy_in(scratch)
+    csv_file.write_with_one_ending(path, copy)
+    return copy
+
+
+def _copy_in(scratch: Path) -> Path:
+    return scratch / f"{len(list(scratch.iterdir()))}.csv"
+
+
 def _dialect(dataset: Dataset, plain: Plain) -> Dialect:
     return Dialect(dataset.read.delimiter, plain.first_line)
 
@@ -73,7 +88,8 @@ def _single(dataset: Dataset, path: Path, layout: Layout) -> Source:
 
 
 def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
-    """The rows of several files, whose columns meet by name. SourceError if a contract column is in some only."""
+    """The rows of several files, whose columns match by name. SourceError if only some have a
+    contract column."""
     everywhere = set.intersection(*(set(source.columns) for source in sources))
     partial = [
         name
@@ -82,8 +98,8 @@ def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
     ]
     if partial:
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "
-            "write it in every file, or take the others out of the folder"
+            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column "
+            f"{partial[0]!r}: write it in every file, or take the others out of the folder"
         )
     names = sorted(everywhere)
     rows = [
@@ -102,7 +118,8 @@ def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
 
 @contextmanager
 def _named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
-    """Problems of a file as a DataError that names the dataset and the place of the file in its folder."""
+    """Problems of a file as a DataError that names the dataset
+    and the file's position in its folder."""
     which = f"file {number} of {files}" if files > 1 else "its CSV file"
     name = dataset.contract.dataset
     try:
@@ -122,7 +139,7 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
     usual = path.name == path.name.lower() or not path.name.lower().endswith(".gz")
     if encoding == "utf-8" and not reading.skip and not is_zip and usual:
         return Plain(path, 1)
-    copy = scratch / f"{len(list(scratch.iterdir()))}.csv"
+    copy = _copy_in(scratch)
     with opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
         pieces = _decoded(raw, encoding)
         first, line = _without(next(pieces, ""), reading.skip)
@@ -134,7 +151,8 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked. MalformedCsvError if an archive does not hold one text file."""
+    """The bytes of a file, unpacked. MalformedCsvError unless
+    an archive holds exactly one text file."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         with gzip.open(path) as unpacked:
@@ -160,13 +178,15 @@ def _member(archive: zipfile.ZipFile) -> str:
     ]
     if len(held) != 1:
         raise MalformedCsvError(
-            f"the archive holds {len(held)} files of {', '.join(HELD)}: keep one, or unpack them into a folder"
+            f"the archive holds {len(held)} files of {', '.join(HELD)}: keep one, or unpack them "
+            "into a folder"
         )
     return held[0]
 
 
 def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
-    """The text in pieces. MalformedCsvError with the line of a byte that the encoding does not have."""
+    """The text in pieces. MalformedCsvError with the line of a byte
+    that the encoding does not have."""
     decoder, line = codecs.getincrementaldecoder(encoding)(), 1
     try:
         while block := raw.read(PIECE_BYTES):
@@ -179,8 +199,8 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
                 ) from None
             if encoding in ("latin-1", "iso-8859-15") and (odd := CONTROL.search(piece)):
                 raise MalformedCsvError(
-                    f"line {line + piece.count(chr(10), 0, odd.start())}: a control character of {encoding}, which is "
-                    "a letter of cp1252: write `encoding: cp1252`"
+                    f"line {line + piece.count(chr(10), 0, odd.start())}: a control character of "
+                    f"{encoding}, which is a letter of cp1252: write `encoding: cp1252`"
                 )
             line += piece.count("\n")
             yield piece

@@ -17,9 +17,9 @@ from nodes.site import Dataset
 
 @dataclass(frozen=True)
 class Opening:
-    """A file, or the files of a folder, to be opened. `columns`: the source's names of those to be read; None: all
-    that are read with no effort. `scratch`: a private folder for copies, removed after the rows are read.
-    `only_names`: no row will be read."""
+    """A file, or the files of a folder, to be opened. `columns`: the source's names of the columns
+    to read; None: all that can be read cheaply. `scratch`: a private folder for copies, removed
+    after the rows are read. `only_names`: no row will be read."""
 
     connection: duckdb.DuckDBPyConnection
     dataset: Dataset
@@ -47,7 +47,8 @@ def _csv(opening: Opening) -> Source:
 
 
 def _parquet(opening: Opening) -> Source:
-    """Of several files, columns meet by name, in the widest of their types; the parts of a folder's name stay text."""
+    """Several files as one relation: columns match by name, in the widest of their types; the parts
+    of a folder's name stay text."""
     files = "[" + ", ".join(quote_text(str(path)) for path in opening.paths) + "]"
     if len(opening.paths) > 1 or Path(opening.dataset.source).is_dir():
         _require_in_each(opening, files)
@@ -59,7 +60,8 @@ def _parquet(opening: Opening) -> Source:
 def _require_in_each(opening: Opening, files: str) -> None:
     """SourceError if a contract column is in some files of the folder only."""
     lacking = opening.connection.execute(
-        "SELECT name FROM (SELECT file_name, string_split(name, '.')[1] AS name FROM parquet_schema("
+        "SELECT name FROM (SELECT file_name, string_split(name, '.')[1] AS name "
+        "FROM parquet_schema("
         f"{files}) WHERE num_children IS NULL OR num_children >= 0) GROUP BY name "
         f"HAVING count(DISTINCT file_name) < {len(opening.paths)}"
     ).fetchall()
@@ -67,8 +69,8 @@ def _require_in_each(opening: Opening, files: str) -> None:
     partial = sorted({text.canonical(row[0]) for row in lacking}.intersection(dataset.headers))
     if partial:
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column {partial[0]!r}: "
-            "write it in every file, or take the others out of the folder"
+            f"dataset {dataset.contract.dataset!r}: some files of the folder have no column "
+            f"{partial[0]!r}: write it in every file, or take the others out of the folder"
         )
 
 
@@ -76,8 +78,8 @@ def _duckdb(opening: Opening) -> Source:
     dataset, connection = opening.dataset, opening.connection
     if not dataset.table:
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: a database needs its `table` beside `source` in node.yaml, "
-            "or as FILE.duckdb#TABLE"
+            f"dataset {dataset.contract.dataset!r}: a database needs its `table` beside `source` "
+            "in node.yaml, or as FILE.duckdb#TABLE"
         )
     table = dataset.table.split(".")
     ((attached,),) = connection.execute("SELECT count(*) FROM duckdb_databases()").fetchall()
@@ -92,7 +94,8 @@ def _is_view(connection: duckdb.DuckDBPyConnection, stored: str, table: Sequence
     """A view may give its rows in another order at each reading; a table does not."""
     schema = table[0].lower() if len(table) > 1 else "main"
     rows = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND lower(schema_name) = ? AND lower(table_name) = ?",
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? "
+        "AND lower(schema_name) = ? AND lower(table_name) = ?",
         [stored, schema, table[-1].lower()],
     ).fetchall()
     return not rows[0][0]
@@ -147,7 +150,8 @@ def of_file(path: Path) -> Format | None:
 
 
 def of(dataset: Dataset) -> tuple[Format, list[Path]]:
-    """The format of the dataset's source, and its files in the order of their names. SourceError if there is none."""
+    """The format of the dataset's source, and its files in name order.
+    SourceError if there is none."""
     path, name = Path(dataset.source), dataset.contract.dataset
     if not path.exists() and dataset.mapping is not None:
         raise errors.SourceError(
@@ -191,6 +195,6 @@ def _check_keys(dataset: Dataset, chosen: Format) -> None:
     foreign = [key for key in dataset.read.file_keys if key not in chosen.keys]
     if foreign:
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: `read.{foreign[0]}` says nothing about a source of {chosen.name}: "
-            "leave it out"
+            f"dataset {dataset.contract.dataset!r}: `read.{foreign[0]}` says nothing about a "
+            f"source of {chosen.name}: leave it out"
         )

@@ -1,7 +1,7 @@
-"""Rows of a PostgreSQL table or view: the named columns only, copied once by COPY into the node's own engine.
+"""Rows of a PostgreSQL table or view: only the named columns, copied once by COPY into DuckDB.
 
-One copy gives the study one snapshot in one order; the password comes from the environment (PGPASSWORD) or from
-~/.pgpass, as for every PostgreSQL client.
+One copy gives the study one snapshot in one order. The password comes from the environment
+(PGPASSWORD) or from ~/.pgpass, as for every PostgreSQL client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from nodes.site import Dataset
 def read(
     dataset: Dataset, columns: Sequence[str], folder: Path, *, only_names: bool = False
 ) -> Source:
-    """The named columns, copied as text into a file in `folder`; or the names of all, and no row."""
+    """The named columns, copied as text into a file in `folder`; or the names of all columns, and
+    no row."""
     with _connected(dataset) as server:
         spellings = _spellings(server, dataset)
         present = renamed(dataset, spellings)
@@ -32,7 +33,7 @@ def read(
 
 @contextmanager
 def _connected(dataset: Dataset) -> Iterator[Any]:
-    """A session that reads only, and writes values as text in one way, however the server is set."""
+    """A read-only session that writes values as text in one way, whatever the server's settings."""
     name = dataset.contract.dataset
     try:
         import psycopg
@@ -55,15 +56,18 @@ def _connected(dataset: Dataset) -> Iterator[Any]:
             yield server
     except psycopg.OperationalError:
         raise errors.SourceError(
-            f"dataset {name!r}: the PostgreSQL server does not answer, or refuses the login: check `source` and PGPASSWORD"
+            f"dataset {name!r}: the PostgreSQL server does not answer, or refuses the login: check "
+            "`source` and PGPASSWORD"
         ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise errors.SourceError(
-            f"dataset {name!r}: the login may not read {dataset.table!r}: grant it SELECT on the contract's columns"
+            f"dataset {name!r}: the login may not read {dataset.table!r}: grant it SELECT on the "
+            "contract's columns"
         ) from None
     except psycopg.Error as reason:  # the server's words can hold a row
         raise errors.DataError(
-            f"dataset {name!r}: PostgreSQL cannot read {dataset.table!r} ({type(reason).__name__}): try the query there"
+            f"dataset {name!r}: PostgreSQL cannot read {dataset.table!r} "
+            f"({type(reason).__name__}): try the query there"
         ) from None
 
 
@@ -76,7 +80,8 @@ AS_TEXT = {
 
 
 def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Path) -> Source:
-    """`columns`: the table's name of each. As text: the contract, not the driver, decides what a value is."""
+    """`columns`: the table's name of each. As text: the contract, not the driver, decides what a
+    value is."""
     from psycopg import sql
 
     listed = sql.SQL(", ").join(
@@ -91,7 +96,8 @@ def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Pat
         count = cursor.rowcount
     header = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(columns)))
     relation = (
-        f"read_csv({quote_text(str(path))}, auto_detect = false, header = false, delim = ',', quote = '\"', "
+        f"read_csv({quote_text(str(path))}, auto_detect = false, header = false, delim = ',', "
+        "quote = '\"', "
         f"escape = '\"', comment = '', nullstr = '', null_padding = false, ignore_errors = false, "
         f"strict_mode = true, columns = {{{header}}})"
     )
@@ -117,10 +123,12 @@ def _spellings(server: Any, dataset: Dataset) -> Mapping[str, str]:
         probe.execute("SELECT to_regclass(%s)", [table])
         if probe.fetchone() == (None,):
             raise errors.SourceError(
-                f"dataset {dataset.contract.dataset!r}: PostgreSQL has no table {dataset.table!r}: correct `table` in node.yaml"
+                f"dataset {dataset.contract.dataset!r}: PostgreSQL has no table {dataset.table!r}: "
+                "correct `table` in node.yaml"
             )
         probe.execute(
-            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            "SELECT attname FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
             [table],
         )
         return {text.canonical(str(row[0])): str(row[0]) for row in probe.fetchall()}

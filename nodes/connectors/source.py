@@ -1,4 +1,5 @@
-"""What every connector gives: a relation, its columns under canonical names, and the errors that say what to do."""
+"""The result of every connector: a relation, its columns under canonical names, and the errors that
+name a remedy."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from nodes.site import Dataset
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical spelling.
-    `is_fixed`: reading it again gives the same rows in the same order. `is_temporary`: its files are removed once it
-    is read, so its rows are copied. `records`: the rows that its files hold, where they are counted beforehand."""
+    """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical
+    spelling. `is_fixed`: another reading gives the same rows in the same order. `is_temporary`: its
+    files are removed after reading, so its rows are copied. `records`: the number of rows in its
+    files, if they are counted beforehand."""
 
     relation: str
     columns: Mapping[str, str]
@@ -34,13 +36,14 @@ def described(
 
 
 def by_name(dataset: Dataset, names: Sequence[str], raw: Sequence[str]) -> Mapping[str, str]:
-    """The raw column of each name, canonically spelled, that the source has once. SourceError if a column that the
-    contract needs is there twice."""
+    """The raw column of each canonically spelled name that occurs once in the source. SourceError
+    if a column that the contract needs occurs twice."""
     spellings = [text.canonical(name) for name in names]
     twice = [name for name in dataset.headers if spellings.count(name) > 1]
     if twice:
         raise errors.SourceError(
-            f"dataset {dataset.contract.dataset!r}: the source has several columns {twice[0]!r}: keep one"
+            f"dataset {dataset.contract.dataset!r}: the source has several columns {twice[0]!r}: "
+            "keep one"
         )
     return {
         name: raw_name
@@ -63,7 +66,8 @@ def lacks_extra(dataset: Dataset, kind: str, extra: str) -> errors.SetupError:
 
 
 def renamed(dataset: Dataset, present: Mapping[str, str]) -> Mapping[str, str]:
-    """The raw column of each contract column that `read.columns` maps, and of every other name of the source."""
+    """The raw column of each contract column that `read.columns` maps, and of every other name of
+    the source."""
     mapped = {
         name: present[header] for name, header in dataset.read.columns.items() if header in present
     }
@@ -90,6 +94,6 @@ def require(dataset: Dataset, columns: Sequence[str], present: Iterable[str]) ->
     ]
     raise errors.SourceError(
         f"dataset {dataset.contract.dataset!r}: the source has no column "
-        f"{', '.join(map(repr, lacking[:5]))}{''.join(alike)}{''.join(mapped)}: rename it there, map it under "
-        "`read: {columns: ...}`, or correct the contract"
+        f"{', '.join(map(repr, lacking[:5]))}{''.join(alike)}{''.join(mapped)}: rename it there, "
+        "map it under `read: {columns: ...}`, or correct the contract"
     )

@@ -1,4 +1,5 @@
-"""Files of SAS, Stata and SPSS: the named columns, with the types of the file and their codes or labels."""
+"""Files of SAS, Stata and SPSS: the named columns,
+with the types of the file and their codes or labels."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ def _with_none(frame: Any) -> Any:
 
 
 def _call(dataset: Dataset, path: Path, **options: Any) -> tuple[Any, Any]:
-    """The rows and the metadata. DataError if the file cannot be read; its reader's words can hold a row."""
+    """The rows and the metadata. DataError if the file cannot be read; its reader's message, which
+    may hold a row, is dropped."""
     try:
         import pyreadstat
     except ImportError:

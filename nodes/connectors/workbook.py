@@ -1,4 +1,5 @@
-"""A sheet of an Excel or LibreOffice workbook, as text in the notation that the dataset's `read:` keys declare."""
+"""A sheet of an Excel or LibreOffice workbook, as text in the notation that the dataset's `read:`
+keys declare."""
 
 from __future__ import annotations
 
@@ -81,17 +82,19 @@ def _rows(dataset: Dataset, path: Path) -> Iterator[Sequence[Any]]:
 
 
 def _sheet(dataset: Dataset, names: Sequence[str]) -> str:
-    """The sheet that `table` names, or the only one. SourceError if there are several, or none of that name."""
+    """The sheet that `table` names, or the only one. SourceError if there are several, or none of
+    that name."""
     if dataset.table in names or (dataset.table is None and len(names) == 1):
         return dataset.table or names[0]
     raise errors.SourceError(
-        f"dataset {dataset.contract.dataset!r}: name one sheet of the workbook as `table`; the sheets are "
-        f"{', '.join(map(repr, names))}"
+        f"dataset {dataset.contract.dataset!r}: name one sheet of the workbook as `table`; the "
+        f"sheets are {', '.join(map(repr, names))}"
     )
 
 
 def _text(cell: Any, reading: Reading) -> str | None:
-    """A cell as its text. A number, a day or a truth value of the workbook is written as the keys declare."""
+    """A cell as text. A number, a day or a truth value of the workbook is written
+    as the keys declare."""
     if cell is None or cell == "":
         return None
     if isinstance(cell, bool):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
@@ -26,7 +26,7 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
-from strategies.numerics import counting, grouping
+from strategies.numerics import counting, grouping, squares
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -54,6 +54,7 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     value = schema.field(options.value)
     (by,) = grouping.fields([options.by], schema, "means are compared by category")
+    formula.refuse_outcome(by.name, [value], schema, where="in `by`")
     if value.kind != "number":
         raise ExpressionError(f"value: {value.name!r} is a {value.kind}; it must be a number")
     if options.reference is not None and options.reference not in by.groups:
@@ -101,7 +102,12 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             " merge levels, or widen the cohort"
         )
     mean = np.divide(first, n, out=np.zeros_like(first), where=n > 0)
-    variance = np.maximum(second - n * mean**2, 0.0) / np.maximum(n - 1, 1)
+    variance = squares.about_the_mean(first, second, n) / np.maximum(n - 1, 1)
+    if not variance[compared].any():
+        raise errors.ModelError(
+            f"{task.name}: {plan.value.name!r} does not vary within any group of {plan.by.name!r},"
+            " so there is nothing to compare their means with; choose another value or grouping"
+        )
     level = (1 + task.options.conf_level) / 2
     groups = [
         {"group": label, "n": int(k), **_mean(m + plan.middle, v, k, level)}

@@ -25,6 +25,7 @@ from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
+from strategies.numerics import squares
 from strategies.options import Probability
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -89,17 +90,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     everyone = np.array([cohort.people])
     cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
     sums, sensitivity = {}, {}
-    known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
+    n_known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
     moments = np.zeros((len(plan.numbers), 2))
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
         values = cohort.columns([field])[field.name]
-        known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
+        n_known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
     for i, field in enumerate(plan.categories, start=len(plan.numbers)):
         counts = count_levels(cohort.columns([field])[field.name], field)
-        known[i] = counts.sum()
+        n_known[i] = counts.sum()
         cells[f"levels:{field.name}"] = counts
-    cells |= {"known": known, "histogram": histograms, "missing_by_column": cohort.rows - known}
+    cells |= {"known": n_known, "histogram": histograms, "missing_by_column": cohort.rows - n_known}
     for name in cells:
         if name.startswith(("levels:", "known", "histogram")):
             sums[name] = cells[name].astype(np.float64)
@@ -202,11 +203,11 @@ def _narrow(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     """Narrows each interval to the bin in which the count reaches the rank. The search ends when no
     float lies between the edges."""
     low, high = state["low"].copy(), state["high"].copy()
-    known = state["cells:known"]
+    n_known = state["cells:known"]
     for i in range(low.shape[0]):
         for q, p in enumerate(task.options.quantiles):
             below = np.cumsum(total.sums["search"][i, q])
-            rank = max(1, math.ceil(p * known[i] - 1e-9))
+            rank = max(1, math.ceil(p * n_known[i] - 1e-9))
             at = int(np.searchsorted(below, rank))
             edges = bin_edges(low[i, q], high[i, q])
             if 0 < at <= FINER:
@@ -231,7 +232,8 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
         missing = int(values["cells:missing_by_column"][i])
         middle = sum(field.interval) / 2
         mean = middle + first / n if n else None
-        spread = math.sqrt(max(second - first * first / n, 0.0) / (n - 1)) if n > 1 else None
+        about = float(squares.about_the_mean(first, second, n))
+        spread = math.sqrt(about / (n - 1)) if n > 1 else None
         numbers.append(
             {
                 "column": field.name,

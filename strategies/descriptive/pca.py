@@ -25,7 +25,7 @@ from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import Limits
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, newton, squares
 from strategies.protocol import Prepared, Roles, Task, Total, Traits, terms_of
 
 TRAITS = Traits()
@@ -105,11 +105,13 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     covariance = (
         (total.sums["second"] - n * np.outer(mean, mean)) / (n - 1) * np.outer(plan.half, plan.half)
     )
-    sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    spread = squares.about_the_mean(total.sums["first"], np.diag(total.sums["second"]), n)
+    sd = np.sqrt(spread / (n - 1)) * plan.half
     constant = [field.name for field, s in zip(plan.fields, sd, strict=True) if not s > 0]
     if constant:
         raise errors.ModelError(
-            f"{task.name}: {', '.join(constant)} does not vary in this cohort; leave it out"
+            f"{task.name}: {', '.join(constant)} does not vary in this cohort, or far less than its"
+            " contract range is wide; leave it out, or narrow the range"
         )
     matrix = covariance / np.outer(sd, sd) if task.options.standardise else covariance
     values, vectors = np.linalg.eigh(matrix)

@@ -18,7 +18,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
@@ -104,6 +104,7 @@ def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
             "and end there"
         )
     (by,) = grouping.fields([options.by], schema, "two groups are compared")
+    formula.refuse_outcome(by.name, [value], schema, where="in `by`")
     reference = _reference(options.reference, by)
     grid = value_grid.agree(value, options.step)
     if not 2 <= grid.size <= MAX_CELLS:
@@ -140,8 +141,8 @@ def count(cohort: Cohort, task: Task[Shared, Plan]) -> tuple[Mask, Ints, int]:
     plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    values, group = columns[plan.value.name][kept], grouping.combination([plan.by], columns, kept)
+    rows = np.flatnonzero(keep)
+    values, group = columns[plan.value.name][rows], grouping.combination([plan.by], columns, rows)
     counts = plan.grid.counts(values, group, 2)[[plan.first, plan.reference]]
     return keep, counts, plan.grid.off_grid(values)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from federation import errors
+from federation import errors, formula
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
@@ -60,6 +60,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     fields = (*strata, *pair)
     if len({field.name for field in fields}) < len(fields):
         raise ExpressionError("exposure, outcome and strata must be different columns")
+    for field in (*strata, pair[0]):
+        formula.refuse_outcome(field.name, pair[1:], schema, where="in `exposure` or `strata`")
     labels = grouping.labels(strata)
     if len(labels) > MAX_STRATA:
         raise ExpressionError(

@@ -17,7 +17,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors
+from federation import errors, formula
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
@@ -84,6 +84,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f"{sorted(both)[0]!r} is in `by` and in `over`;"
             " groups cannot be standardised over a column that defines them"
         )
+    for field in (*by, *over):
+        formula.refuse_outcome(field.name, [events], schema, where="in `by` or `over`")
     groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MAX_CELLS:
         raise ExpressionError(

@@ -1,10 +1,11 @@
 """Incidence rates over person-time, rate ratios and standardised rates under differential privacy.
 
 Node: noised events and person-time by group and stratum. Hub: rates and ratios, whose intervals
-include the noise of both. Noised: a group whose person-time does not stand out from the noise has no
-rate, and a group whose events do not stand out has no ratio. Intervals hold the truth among the rates
-and ratios that are shown: each divisor has an interval of its own (strategies/numerics/selection.py),
-and the intervals of the parts are put together [Zou, Donner 2008: MOVER].
+include the noise of both. Noised: a group whose person-time does not stand out from the noise has
+no rate, and a group whose events do not stand out has no ratio. Intervals hold the truth among the
+rates and ratios that are shown: each divisor has an interval of its own
+(strategies/numerics/selection.py), and the intervals of the parts are put together [Zou, Donner
+2008: MOVER].
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def _divisor(time: Floats, noise: float, z: float) -> Shown:
 def _shown_rates(
     events: Floats, time: Shown, noise: tuple[float, float], z: float
 ) -> tuple[Floats, Floats, Floats]:
-    """(n,) each: rates, and the distances from them to the lower and upper ends of their
-    intervals."""
+    """(n,) each: rates, and the distances from them to the lower
+    and upper ends of their intervals."""
     rates_ = events / time.estimate
     of_events = z * np.sqrt(np.maximum(rates_, 0.0) / time.estimate + noise[0] / time.estimate**2)
     longer, shorter = (events / end - rates_ for end in (time.high, time.low))
@@ -173,19 +174,19 @@ def _ratio(
 
 
 def _events(events: Floats, noise: float, z: float) -> Shown:
-    """Events (n,), with sampling error and noise of this variance, of which each is shown because it
-    stands out from the noise. At least a tenth of an event, since logarithms are taken."""
+    """Events (n,), with sampling error and noise of this variance, each shown because it stands out
+    from the noise. At least a tenth of an event, since logarithms are taken."""
     limit = SURE * math.sqrt(noise)
     sd = np.sqrt(events + noise)
     return selection.above(events, limit, sd, z, max(selection.LEAST * limit, 0.1))
 
 
 def _log_ratio(events: Shown, time: Shown) -> tuple[float, float, float]:
-    """The log of a rate ratio, from the events and the person-time of the group and of its reference,
-    and the distances to the lower and upper ends of its interval."""
+    """The log of a rate ratio, from the events and the person-time of the group and of its
+    reference, and the distances to the lower and upper ends of its interval."""
     logs, low, high = (
-        np.log(np.r_[one, other])
-        for one, other in (
+        np.log(np.r_[group, other])
+        for group, other in (
             (events.estimate, time.estimate),
             (events.low, time.low),
             (events.high, time.high),

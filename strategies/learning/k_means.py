@@ -116,6 +116,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             "assign", {**state.values, "centres": centres, "rounds": np.array([float(number)])}
         )
     best = int(np.argmin(total.sums["inertia"]))
+    if not counts[best].all():
+        raise errors.ModelError(
+            f"{task.name}: a group holds nobody, because the rows have too few different values for"
+            f" {task.options.groups} groups; ask for fewer"
+        )
     settled = np.abs(centres[best] - state["centres"][best]).max() <= 1e-10
     notes = [] if settled else ["the groups had not converged: raise `rounds`"]
     return _result(total, best, centres[best], task, number, notes)

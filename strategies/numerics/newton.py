@@ -29,6 +29,9 @@ ROUNDED = 2.0**-31
 # No row bounds a direction that keeps less than this share of the first round's information.
 LOST = 1e-11
 MAX_ROUNDS = 30
+MAX_EXPONENT = 709.0  # exp of more is no double
+# What a row of coefficients says beside the estimate.
+UNCERTAINTY = ("std_error", "statistic", "p_value", "conf_low", "conf_high")
 Mask = NDArray[np.bool_]
 
 
@@ -182,15 +185,22 @@ def separated(
     *,
     baseline: Sequence[str] = ("(Intercept)",),
     firth: bool = False,
+    penalised: bool = False,
 ) -> Diverged:
     """The message for a fit without a finite estimate. `baseline`: names that come last in the
-    message. `firth`: whether the analysis offers that penalty."""
+    message. `firth`: whether the study can still ask for that penalty. `penalised`: the fit has
+    the penalty already, so that it is not for want of one that it finds no maximum."""
 
     def message(direction: Floats) -> str:
         size = np.abs(direction)
         growing = [j for j in np.argsort(-size, kind="stable") if size[j] > 0.3 * size.max()]
         terms = [names[j] for j in sorted(growing, key=lambda j: names[j] in baseline)]
         others = f" (so does that of {', '.join(terms[1:4])})" if len(terms) > 1 else ""
+        if penalised:
+            return (
+                f"{task}: the penalised fit finds no maximum for the coefficient of {terms[0]!r};"
+                " leave it out, or merge its levels"
+            )
         return (
             f"{task}: the coefficient of {terms[0]!r} diverges{others}, because {why};"
             f" leave it out, {remedy}"
@@ -301,6 +311,19 @@ def refuse_unbounded(
         raise ModelError(diverged(direction))
 
 
+def jump(state: State, to: Floats, log_lik: float, design: Identified, diverged: Diverged) -> State:
+    """The state of the second round at the coefficients `to`, which the first round's sums give in
+    closed form. `log_lik`: that of the first round."""
+    values = _counted(state, diverged) | {
+        "aliased": design.aliased.astype(np.float64),
+        "first": design.first,
+        "null": np.array([log_lik]),
+        "best": np.array([log_lik]),
+        "last": state["beta"],
+    }
+    return State("newton", values | {"beta": to})
+
+
 def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> State | None:
     """The state half the way back after an overshoot, else None; for a method that computes the
     likelihood one round before the score."""
@@ -401,12 +424,17 @@ def coefficients(
         row |= {"conf_low": float(estimate - z * error), "conf_high": float(estimate + z * error)}
         if exponentiate:
             row |= {
-                exponentiate: float(np.exp(estimate)),
-                f"{exponentiate}_low": float(np.exp(row["conf_low"])),
-                f"{exponentiate}_high": float(np.exp(row["conf_high"])),
+                exponentiate: _exp(estimate),
+                f"{exponentiate}_low": _exp(row["conf_low"]),
+                f"{exponentiate}_high": _exp(row["conf_high"]),
             }
         rows.append(row)
     return rows
+
+
+def _exp(value: float) -> float:
+    """Infinite where the ratio is too large for a double."""
+    return float(np.exp(value)) if value < MAX_EXPONENT else inf
 
 
 def aliased_note(names: Sequence[str], aliased: Mask) -> list[str]:

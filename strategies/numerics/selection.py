@@ -2,8 +2,8 @@
 
 Such a number is too high on average, and near the limit an ordinary interval misses the truth. The
 interval here holds the truth with its probability among the numbers that are shown: it inverts the
-normal distribution above the limit. Far above the limit it is the ordinary interval. The estimate has
-the truth as its median. [Fithian, Sun, Taylor 2014: optimal inference after model selection]
+normal distribution above the limit. Far above the limit it is the ordinary interval. The estimate
+has the truth as its median. [Fithian, Sun, Taylor 2014: optimal inference after model selection]
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Shown:
 
 
 def above(value: ArrayLike, limit: ArrayLike, sd: ArrayLike, z: float, least: ArrayLike) -> Shown:
-    """Inference on the means of normal `value` with standard deviations `sd`, which are shown if they
-    exceed `limit`. No mean is below `least`. `z`: normal quantile of the interval's upper end."""
+    """Inference on the means of normal `value` with standard deviations `sd`, which are shown if
+    they exceed `limit`. No mean is below `least`.
+    `z`: normal quantile of the interval's upper end."""
     x, lower, scale, bottom = (
         np.asarray(array, np.float64) for array in np.broadcast_arrays(value, limit, sd, least)
     )

@@ -33,6 +33,8 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits()
+FAR_INTERCEPT = 5.0  # of a Poisson model with an offset, on the log scale: five of Newton's steps
+EXACT = 1e-24  # the share of the squares of a response below which residuals are rounding errors
 FIRST_ROWS, ENOUGH_VARIANCE = 50_000, 25.0  # rows whose variance shows that no row weighs much
 LEAST_VARIANCE = 2.5  # of a logistic round: the variance of ten people with probability 1/2
 
@@ -61,6 +63,7 @@ class Plan:
     scaling: Scaling
     names: tuple[str, ...]
     norm: float
+    can_penalise: bool = True  # not as a stage of another analysis, whose study cannot ask for it
 
 
 def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
@@ -345,6 +348,12 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         state = State(state.step, {**state.values, **_null_step(total, state)})
     score, information = total.sums["score"], total.sums["information"]
     log_lik = -float(total.sums["deviance"][0]) / 2
+    diverged = _diverged(task)
+    if state.step == "moments" and task.plan.model.offset is not None:
+        _refuse_offset(total, task)
+        if (intercept := _intercept_of_offset(total, task)) is not None:
+            to = np.concatenate([[intercept], state["beta"][1:]])
+            return newton.jump(state, to, log_lik, _identified(total), diverged)
     if task.options.penalty:
         identified = newton.identified(state) or _identified(total)
         penalty = firth.penalty(information, total.sums["third"], identified.aliased)
@@ -354,7 +363,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         score,
         information,
         log_lik,
-        newton.separated(task.name, task.plan.names, SEPARATED[task.options.family], firth=True),
+        diverged,
         design=_identified(total) if state.step == "moments" else None,
         relative=task.options.family == "poisson",
         rules=limits(task).steps["newton"].rules,
@@ -384,6 +393,50 @@ def _check_spread(total: Total, task: Task[Options, Plan], state: State) -> None
         )
 
 
+def _diverged(task: Task[Options, Plan]) -> newton.Diverged:
+    is_penalised = task.options.penalty is not None
+    return newton.separated(
+        task.name,
+        task.plan.names,
+        SEPARATED[task.options.family],
+        firth=task.plan.can_penalise,
+        penalised=is_penalised,
+    )
+
+
+def _refuse_offset(total: Total, task: Task[Options, Plan]) -> None:
+    """ModelError if no row tells anything at the offset alone: its probability is 0 or 1, or the
+    expected counts are as far from the observed ones as no coefficient reaches."""
+    offset, family = task.plan.model.offset, task.options.family
+    assert offset is not None, "only a model with an offset is asked"
+    if family == "binomial":
+        lost = _identified(total).unbounded(total.sums["information"], relative=False) is not None
+    elif family == "poisson" and task.plan.model.intercept:
+        lost = not abs(_log_ratio(total)) <= admissible.MAX_PREDICTOR
+    else:
+        lost = False
+    if lost:
+        raise errors.ModelError(
+            f"{task.name}: offset({offset.name}) is so large that no row has a likely response;"
+            " check its unit, or subtract a constant from it"
+        )
+
+
+def _log_ratio(total: Total) -> float:
+    """The logarithm of the observed over the expected counts, if all coefficients are 0."""
+    _, observed, *_ = total.sums["moments"]
+    expected = observed - total.sums["score"][0]
+    return math.log(observed / expected) if 0 < expected < math.inf else math.inf
+
+
+def _intercept_of_offset(total: Total, task: Task[Options, Plan]) -> float | None:
+    """The intercept of the Poisson model without other terms, if it is far from 0: Newton's steps
+    lower a count that is expected too high by no more than a factor e each."""
+    if task.options.family != "poisson" or not task.plan.model.intercept:
+        return None
+    return ratio if abs(ratio := _log_ratio(total)) > FAR_INTERCEPT else None
+
+
 SEPARATED = {
     "binomial": "it separates the responses (all yes, or all no, on one side)",
     "poisson": "it separates the counts (all are 0 on one side)",
@@ -410,6 +463,7 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
     df = n - rank
     family = task.options.family
+    is_exact = family == "gaussian" and not (df > 0 and deviance > EXACT * moments[2])
     dispersion = deviance / df if family == "gaussian" and df > 0 else 1.0
     L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
     covariance = newton.spread(L, step) * dispersion
@@ -425,6 +479,8 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         statistic="t" if family == "gaussian" else "normal",
         df=df,
     )
+    if is_exact:
+        rows = [row | dict.fromkeys(newton.UNCERTAINTY) for row in rows]
     loglik = _log_likelihood(family, deviance, n, moments)
     glance = {
         "null_deviance": _null_deviance(task, state),
@@ -433,7 +489,7 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         "df_residual": df,
         "log_lik": loglik,
         "aic": 2 * (rank + (family == "gaussian")) - 2 * loglik,
-        "dispersion": dispersion,
+        "dispersion": None if family == "gaussian" and not df > 0 else dispersion,
         "n": n,
         "rounds": top.rounds,
     }
@@ -447,6 +503,11 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
             f"{plan.model.response[0].name!r} has values that are not whole numbers, so they are"
             " not counts, and the likelihood is not that of a Poisson model;"
             " for times and amounts use offset(), or family gaussian"
+        )
+    if is_exact:
+        notes.append(
+            "the model fits every row exactly, so there is no residual variance from which to"
+            " estimate errors; for these, use fewer terms or another response"
         )
     if task.options.penalty:
         notes.append(firth.NOTE)

@@ -316,6 +316,11 @@ def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: Sta
     else:
         groups, kind = int(np.count_nonzero(total.cells["by_level"])), f"level of {plan.by.name!r}"
     effects = len(plan.random.names)
+    if groups < 2:
+        raise errors.ModelError(
+            f"{task.name}: the cohort has a single {kind}, so nothing varies between them;"
+            " fit a glm, or widen the cohort"
+        )
     if n <= groups * effects:
         raise errors.ModelError(
             f"{task.name}: {effects} random effect{'s' if effects > 1 else ''} of each {kind}"

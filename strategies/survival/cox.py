@@ -67,6 +67,7 @@ class Plan:
     weights: Field | None
     scaling: Scaling
     names: tuple[str, ...]
+    can_penalise: bool = True  # not as a stage of another analysis, whose study cannot ask for it
 
     @property
     def n_strata(self) -> int:
@@ -515,7 +516,13 @@ def _newton(
         score,
         information,
         log_lik,
-        newton.separated(task.name, task.plan.names, SEPARATED, firth=True),
+        newton.separated(
+            task.name,
+            task.plan.names,
+            SEPARATED,
+            firth=task.plan.can_penalise,
+            penalised=task.options.penalty is not None,
+        ),
         design=identified,
         max_rounds=max_rounds(task),
         again=again,

@@ -202,11 +202,11 @@ def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> 
         store, release.clear(outcome, started=now, finished=now, engine="local")
     )
     with store.connect() as connection:
-        kept = connection.execute(
+        rows = connection.execute(
             database.event_rows.select().where(database.event_rows.c.run == number)
         ).fetchall()
         status = connection.execute(database.runs.select()).one().status
-    assert [(row.round, row.node) for row in kept] == [(2, "n2")] and status == "complete"
+    assert [(row.round, row.node) for row in rows] == [(2, "n2")] and status == "complete"
 
 
 def test_a_refusal_by_a_participant_in_a_later_round_starts_the_analysis_anew(

@@ -32,5 +32,5 @@ def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyp
                 )
             assert not (deployment.hub.folder / "registry.db").exists()
         engine = database.open_registry(url)
-        assert [one.state for one in database.newest(engine, None, 5)] == ["complete"]
+        assert [run.state for run in database.newest(engine, None, 5)] == ["complete"]
         engine.dispose()

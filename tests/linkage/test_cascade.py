@@ -27,7 +27,8 @@ def linked(left: np.ndarray, right: np.ndarray, seed: int = 1) -> tuple[Cascade,
     words = np.column_stack([np.ones(len(right)), np.arange(len(right)) + 1]).astype(np.uint64)
     dummies = streams.dummies_for(len(listed.order))
     shape = left.shape[1:]
-    stream = streams.right_stream(KEYS, [(right, words)], made_up, dummies, entropy, shape)
+    people = [streams.placed(right, words, entropy)]
+    stream = streams.right_stream(KEYS, people, made_up, dummies, entropy, shape)
     found = cascade.match(listed.pseudonyms, stream, 2)
     rows = matching.opened(streams.left_share(KEYS, found.matched.tokens, 2), found.matched.rows)
     canaries.check(made_up, listed.made_up_of(rows))

@@ -39,8 +39,8 @@ def test_the_null_deviance_is_that_of_r_with_an_offset_and_without_an_intercept(
     family: str, model: str, expected: float
 ) -> None:
     rows = PEOPLE.dropna(subset=["age", "exposure", "died", "visits", "score"])
-    found = fits.fit(rows, CONTRACT, run="glm", model=model, family=family)
-    assert found.tables["glance"].rows[0]["null_deviance"] == pytest.approx(expected, rel=1e-9)
+    result = fits.fit(rows, CONTRACT, run="glm", model=model, family=family)
+    assert result.tables["glance"].rows[0]["null_deviance"] == pytest.approx(expected, rel=1e-9)
 
 
 def values(groups: dict[str, int]) -> Any:
@@ -55,10 +55,10 @@ ANOVA = fits.contract(
 
 
 def test_anova_says_that_a_group_of_one_is_in_no_test() -> None:
-    found = fits.fit(
+    result = fits.fit(
         values({"a": 30, "b": 30, "c": 1, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )
-    assert any("left out of the tests" in note and "3 of 4" in note for note in found.notes)
+    assert any("left out of the tests" in note and "3 of 4" in note for note in result.notes)
     full = fits.fit(
         values({"a": 30, "b": 30, "c": 9, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )
@@ -75,8 +75,8 @@ def test_anova_refuses_a_reference_of_one_by_name() -> None:
 def test_a_poisson_model_of_fractions_says_that_they_are_no_counts(family: str) -> None:
     """R warns: non-integer x."""
     rows = PEOPLE.assign(visits=PEOPLE.visits + 0.5 * (PEOPLE.index % 2))
-    found = fits.fit(rows, CONTRACT, run="glm", model="visits ~ dose", family=family)
-    assert any("not whole numbers" in note for note in found.notes) == (family == "poisson")
+    result = fits.fit(rows, CONTRACT, run="glm", model="visits ~ dose", family=family)
+    assert any("not whole numbers" in note for note in result.notes) == (family == "poisson")
     whole = fits.fit(PEOPLE, CONTRACT, run="glm", model="visits ~ dose", family=family)
     assert not any("not whole numbers" in note for note in whole.notes)
 
@@ -96,11 +96,118 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     clean = fits.fit(rows, CONTRACT, **options)
     rows.loc[:19, "start"] = rows.loc[:19, "stop"]
     rows.loc[20:29, "start"] = rows.loc[20:29, "stop"] + 1
-    found = fits.fit(rows, CONTRACT, **options)
-    assert any("do not end after they begin" in note for note in found.notes)
+    result = fits.fit(rows, CONTRACT, **options)
+    assert any("do not end after they begin" in note for note in result.notes)
     assert not any("do not end after" in note for note in clean.notes)
-    assert clean.n.missing is not None and found.n.missing is not None
-    assert 0 < found.n.missing - clean.n.missing <= 30  # some of them lack a dose
+    assert clean.n.missing is not None and result.n.missing is not None
+    assert 0 < result.n.missing - clean.n.missing <= 30  # some of them lack a dose
+
+
+COUNTS = fits.contract(
+    {
+        "k": "type: number, range: [0, 9]",
+        "y": "type: boolean",
+        "x": "type: number, range: [-3, 3]",
+        "far": "type: number, range: [-2000, 2000]",
+        "steady": "type: number, range: [-10, 30]",
+        "g": "type: category, levels: [a, b, c]",
+    },
+    rows_per_person=20,
+)
+
+
+def counts(**more: Any) -> pandas.DataFrame:
+    i = np.arange(60)
+    columns = {
+        "person": i,
+        "k": i % 4,
+        "y": i % 2,
+        "x": i % 7 - 3.0,
+        "g": np.array(list("abc"))[i % 3],
+    }
+    return pandas.DataFrame(columns | {"far": 0.0, "steady": 0.1} | more)
+
+
+# i <- 0:59; k <- i %% 4; x <- (i %% 7) - 3
+# coef(glm(k ~ x + offset(rep(30, 60)), family = poisson)), and so on
+@pytest.mark.parametrize(
+    ("far", "intercept", "slope"),
+    [
+        (30.0, -29.5935216099621, 0.0140286145883),
+        (-25.0, 25.4064783900379, 0.0140286145883),
+        (20.0 + np.arange(60) % 3, -20.901624019308, 0.021988911542),
+    ],
+)
+def test_a_poisson_model_has_the_estimate_of_r_at_an_offset_far_from_its_counts(
+    far: Any, intercept: float, slope: float
+) -> None:
+    result = fits.fit(
+        counts(far=far), COUNTS, run="glm", model="k ~ x + offset(far)", family="poisson"
+    )
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
+    assert estimates == pytest.approx([intercept, slope], rel=1e-8)  # digits of the numbers above
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+@pytest.mark.parametrize("far", [800.0, -800.0, 1600.0 * (np.arange(60) % 2) - 800.0])
+def test_an_offset_that_leaves_no_likely_response_is_refused_by_name(family: str, far: Any) -> None:
+    response = "y" if family == "binomial" else "k"
+    with pytest.raises(ModelError, match=r"offset\(far\) is so large.*check its unit"):
+        fits.fit(
+            counts(far=far), COUNTS, run="glm", model=f"{response} ~ x + offset(far)", family=family
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("steady ~ x", {"steady": 0.1}),  # R warns: essentially perfect fit
+        ("steady ~ x", {"steady": 2 * (np.arange(60) % 7) + 0.3}),
+        ("steady ~ g", {"steady": (np.arange(60) % 3) / 7}),
+    ],
+)
+def test_a_linear_model_of_rows_without_a_residual_has_no_errors(model: str, more: Any) -> None:
+    result = fits.fit(counts(**more), COUNTS, run="glm", model=model)
+    for row in result.tables["coefficients"].rows:
+        assert row["estimate"] is not None and row["std_error"] is None and row["p_value"] is None
+    assert any("fits every row exactly" in note for note in result.notes)
+
+
+def test_a_linear_model_with_as_many_coefficients_as_rows_has_no_errors() -> None:
+    """R gives NaN for every standard error; a variance of 1 was taken."""
+    rows = counts(steady=(np.arange(60) % 5).astype(float)).head(4)
+    result = fits.fit(rows, COUNTS, run="glm", model="steady ~ x + g")
+    assert [row["std_error"] for row in result.tables["coefficients"].rows] == [None] * 4
+    assert result.tables["glance"].rows[0]["dispersion"] is None
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, 1 / 3, -7.7])
+def test_a_value_that_does_not_vary_has_no_component_no_test_and_no_deviation(value: float) -> None:
+    """The difference of two equal sums is a rounding error, from which a correlation of
+    1.000000002, an F of infinity and a standard deviation of 7e-8 were computed."""
+    rows = counts(steady=value)
+    with pytest.raises(ModelError, match="steady does not vary"):
+        fits.fit(rows, COUNTS, run="pca", columns=["steady", "x"])
+    with pytest.raises(ModelError, match="'steady' does not vary within any group"):
+        fits.fit(rows, COUNTS, run="anova", value="steady", by="g")
+    (row,) = fits.fit(rows, COUNTS, run="describe", columns=["steady"]).tables["numbers"].rows
+    assert row["sd"] == 0.0
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_more_groups_than_different_rows_are_refused(distinct: int) -> None:
+    """R: more cluster centers than distinct data points."""
+    rows = counts(x=(np.arange(60) % distinct).astype(float))
+    with pytest.raises(ModelError, match="a group holds nobody"):
+        fits.fit(rows, COUNTS, run="k_means", columns=["x", "steady"], groups=distinct + 1)
+
+
+@pytest.mark.parametrize("by", [{}, {"by": "g"}])
+def test_random_effects_of_a_single_person_or_level_are_refused(by: Any) -> None:
+    """lme4: grouping factors must have > 1 sampled level."""
+    rows = counts(person=7, g="a", steady=np.arange(60) % 5).head(20)
+    with pytest.raises(ModelError, match=r"has a single (person|level of 'g')"):
+        fits.fit(rows, COUNTS, run="mixed_model", model="steady ~ x", **by)
 
 
 WEEKS = fits.contract(
@@ -135,7 +242,7 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
         columns=["week", "g"],
     )
     rows["person"] = rows.index // 50
-    found = fits.fit(
+    result = fits.fit(
         rows,
         WEEKS,
         run="surveillance",
@@ -145,7 +252,7 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
         test=1,
         method=method,
     )
-    alarms = {row["series"]: row for row in found.tables["alarms"].rows}
+    alarms = {row["series"]: row for row in result.tables["alarms"].rows}
     assert alarms["g=late"]["alarm"] == "alarm"
     assert alarms["g=once"]["alarm"] == "alarm"
     assert alarms["g=flu"]["expected"] > 5
@@ -154,4 +261,4 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
     assert alarms["g=never"]["alarm"] == "not tested"
     for row in alarms.values():
         assert row["ratio"] is None or row["ratio_high"] < 1e6
-    assert any("outside weeks 0 to 318" in note for note in found.notes)
+    assert any("outside weeks 0 to 318" in note for note in result.notes)

@@ -1,10 +1,14 @@
-"""Random effects whose variance is small, or 0: against R 4.2.2 (lme4 1.1-31) and, where persons are balanced, by hand.
+"""Random effects with a small variance, or 0: against R 4.2.2 (lme4 1.1-31) and, for balanced
+groups, by hand.
 
-The recipe of each: f <- function(m) print(c(as.data.frame(VarCorr(m))$sdcor, fixef(m), logLik(m)), digits = 12), of
-    lmer(Yield ~ 1 + (1 | Batch), Dyestuff2)          lmer(diameter ~ 1 + (1 | plate), Penicillin), and of (1 | sample)
-    lmer(height ~ age + (1 | Seed), Loblolly)         lmer(height ~ age + (age | Seed), Loblolly)
-all with control = lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-12)). lmer's search stops within 1e-6 of
-the minimum, where the log-likelihood is right to 1e-9: the tolerances below.
+Recipe: f <- function(m) print(c(as.data.frame(VarCorr(m))$sdcor, fixef(m), logLik(m)), digits = 12)
+applied to
+    lmer(Yield ~ 1 + (1 | Batch), Dyestuff2)
+    lmer(diameter ~ 1 + (1 | plate), Penicillin), and of (1 | sample)
+    lmer(height ~ age + (1 | Seed), Loblolly)
+    lmer(height ~ age + (age | Seed), Loblolly)
+all with control = lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-12)). lmer's search
+stops within 1e-6 of the minimum, where the log-likelihood is right to 1e-9: the tolerances below.
 """
 
 from __future__ import annotations
@@ -93,19 +97,19 @@ def fit(groups: Sequence[Sequence[float]], x: Sequence[float] = (), **options: A
 
 
 def check(
-    found: Result, deviations: Sequence[float], fixed: Sequence[float], loglik: float
+    result: Result, deviations: Sequence[float], fixed: Sequence[float], loglik: float
 ) -> None:
-    random = [row["estimate"] for row in found.tables["random"].rows]
+    random = [row["estimate"] for row in result.tables["random"].rows]
     assert random == pytest.approx(deviations, rel=2e-6, abs=1e-9)
-    estimates = [row["estimate"] for row in found.tables["coefficients"].rows]
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
     assert estimates == pytest.approx(fixed, rel=1e-9)
-    assert found.tables["glance"].rows[0]["log_lik"] == pytest.approx(loglik, abs=1e-8)
+    assert result.tables["glance"].rows[0]["log_lik"] == pytest.approx(loglik, abs=1e-8)
 
 
 def test_dyestuff2_has_no_variance_between_batches() -> None:
-    found = fit(DYESTUFF2)
-    check(found, [0, 3.715684274], [5.6656], -80.9141389061)
-    assert any("singular" in note for note in found.notes)
+    result = fit(DYESTUFF2)
+    check(result, [0, 3.715684274], [5.6656], -80.9141389061)
+    assert any("singular" in note for note in result.notes)
 
 
 def test_penicillin_by_plate_varies_little_and_by_sample_much() -> None:
@@ -116,9 +120,9 @@ def test_penicillin_by_plate_varies_little_and_by_sample_much() -> None:
 
 def test_loblolly_by_tree() -> None:
     fixed = [-1.3123963964, 2.59052316602]
-    found = fit(LOBLOLLY, AGES)
-    check(found, [0.8795199624, 2.819128763], fixed, -210.821431389)
-    assert not any("singular" in note for note in found.notes)
+    result = fit(LOBLOLLY, AGES)
+    check(result, [0.8795199624, 2.819128763], fixed, -210.821431389)
+    assert not any("singular" in note for note in result.notes)
     slopes = fit(LOBLOLLY, AGES, random="1 + x")
     check(slopes, [0.2175391051, 0.06276225839, 1, 2.72696325], fixed, -209.796510005)
     assert any("singular" in note for note in slopes.notes)
@@ -129,8 +133,9 @@ def test_loblolly_by_tree() -> None:
 def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
     seed: int, share: float
 ) -> None:
-    """By hand: with k rows of each of m persons the REML estimate is (MSB - MSW) / k, or 0 where that is negative, and the
-    residual's is MSW, or the variance of all. `share` is the intraclass correlation."""
+    """By hand: with k rows of each of m persons the REML estimate is (MSB - MSW) / k, or 0 if that
+    is negative, and the residual variance is MSW, or the total variance.
+    `share` is the intraclass correlation."""
     rng, m, k = np.random.default_rng(seed), 60, 5
     y = rng.normal(0, math.sqrt(share), (m, 1)) + rng.normal(0, math.sqrt(1 - share), (m, k))
     between = k * float(y.mean(1).var(ddof=1))
@@ -139,8 +144,8 @@ def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
         expected = [math.sqrt((between - within) / k), math.sqrt(within)]
     else:
         expected = [0.0, float(y.std(ddof=1))]
-    found = [row["estimate"] for row in fit(y.tolist()).tables["random"].rows]
-    assert found == pytest.approx(expected, rel=1e-7, abs=1e-7)  # where the likelihood is flat
+    deviations = [row["estimate"] for row in fit(y.tolist()).tables["random"].rows]
+    assert deviations == pytest.approx(expected, rel=1e-7, abs=1e-7)  # where the likelihood is flat
 
 
 def test_one_row_a_person_is_refused_by_name() -> None:

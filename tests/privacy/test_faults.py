@@ -197,9 +197,9 @@ def _lines_of_local(
             def inside(self, some: Cohort, *given: Any) -> Part:
                 return self._marked(lambda: sound.inside(some, *given), some)  # type: ignore[attr-defined]
 
-            def _marked(self, made: Callable[[], Part], some: Cohort) -> Part:
+            def _marked(self, compute: Callable[[], Part], some: Cohort) -> Part:
                 begin = count[0]
-                part = made()
+                part = compute()
                 if _failing and (some.people or some.count is not None):
                     seen[:] = [begin + 1, count[0]]
                 return part

@@ -79,15 +79,15 @@ def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **m
 def site(tmp_path: Path) -> Site:
     open_site = federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY)
     dataset = replace(open_site.datasets["people"], modes=("exact", "dp"))
-    made = replace(open_site, datasets={"people": dataset}, state=tmp_path / "state")
+    strict = replace(open_site, datasets={"people": dataset}, state=tmp_path / "state")
     ledger.grant(
-        state_folder.open_ledger(made.state),
+        state_folder.open_ledger(strict.state),
         ACCOUNT,
         accounting.rho_for(4, 1e-6),
         by="dpo",
         at="2026-01-01",
     )
-    return made
+    return strict
 
 
 def book_of(site: Site) -> Ledger:
@@ -398,15 +398,16 @@ def test_in_mode_dp_the_same_costs_budget_instead(site: Site) -> None:
 @pytest.mark.parametrize("apart", [0, 1, 5, 10, 11, 40, 500])
 def test_fingerprints_differ_by_no_more_than_the_people_do(apart: int) -> None:
     people = np.random.default_rng(apart).integers(0, 2**64, 20_000, dtype=np.uint64)
-    one, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
-    found = fingerprints.differing(
-        fingerprints.fingerprint(one, b"saltsalt"),
+    first, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
+    differing = fingerprints.differing(
+        fingerprints.fingerprint(first, b"saltsalt"),
         fingerprints.fingerprint(np.flip(other), b"saltsalt"),
     )
-    assert found <= apart and found >= apart - max(0, apart * apart // 4096)
+    assert differing <= apart and differing >= apart - max(0, apart * apart // 4096)
     assert (
         fingerprints.differing(
-            fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(one, b"pepper!!")
+            fingerprints.fingerprint(first, b"saltsalt"),
+            fingerprints.fingerprint(first, b"pepper!!"),
         )
         > 4000
     )

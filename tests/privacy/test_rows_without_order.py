@@ -1,5 +1,5 @@
-"""Rows that name nobody and have no fixed order, as a database gives them: two studies whose complete
-rows differ by a few are not both answered."""
+"""Rows that name nobody and have no fixed order, as a database gives them: two studies whose
+complete rows differ by a few are not both answered."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def site(tmp_path: Path) -> Site:
     }
     with duckdb.connect(str(path)) as stored:
         stored.execute(
-            "CREATE TABLE stored AS SELECT * FROM (SELECT unnest($age) AS age, unnest($lab) AS lab, "
+            "CREATE TABLE stored AS SELECT * FROM (SELECT unnest($age) AS age, unnest($lab) AS "
+            "lab, "
             "unnest($income) AS income, unnest($dose) AS dose)",
             {name: values.tolist() for name, values in rows.items()},
         )
@@ -54,7 +55,8 @@ def site(tmp_path: Path) -> Site:
 
 
 def failure(site: Site, text: str, *more: str, number: int = 0, **cohort: Any) -> str:
-    """Why a study of the column `text` fails; empty if it is answered. `more`: columns beside it."""
+    """Why a study of the column `text` fails; empty if it is answered. `more`: columns beside
+    it."""
     described = {"run": "describe", "columns": ["x", *more], "bins": 2, "quantile_bins": 10}
     study = federations.study_of(
         {"a": {**described, "quantiles": []}},

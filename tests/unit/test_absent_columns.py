@@ -32,7 +32,7 @@ EXACT = {"mode": "exact", "min_cell": 11}
 
 def sites(folder: Path, lacking: str, suffix: str = "csv") -> list[Any]:
     rng = np.random.default_rng(5)
-    made = []
+    sites_ = []
     for node in range(3):
         table = pandas.DataFrame(
             {
@@ -48,7 +48,7 @@ def sites(folder: Path, lacking: str, suffix: str = "csv") -> list[Any]:
         table.to_csv(path, index=False) if suffix == "csv" else duckdb.from_df(table).to_parquet(
             str(path)
         )
-        made.append(
+        sites_.append(
             federations.site(
                 f"n{node}",
                 CONTRACT,
@@ -56,7 +56,7 @@ def sites(folder: Path, lacking: str, suffix: str = "csv") -> list[Any]:
                 federations.OPEN.model_copy(update={"max_epsilon": 20.0}),
             )
         )
-    return made
+    return sites_
 
 
 ANALYSES = {"x": {"run": "describe", "columns": ["x"]}, "q": {"run": "describe", "columns": ["q"]}}

@@ -92,8 +92,10 @@ def test_in_exact_mode_a_row_that_breaks_the_contract_is_found(
 ) -> None:
     frame = table()
     replaced(column, value)(frame)
-    found = cohorts.open_checked(written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None).findings
-    assert [(finding.column, finding.rule, finding.rows) for finding in found] == [
+    findings = cohorts.open_checked(
+        written(frame, tmp_path), Storage(), SCHEMA, FIELDS, None
+    ).findings
+    assert [(finding.column, finding.rule, finding.rows) for finding in findings] == [
         (column, rule, 1)
     ]
 
@@ -120,7 +122,7 @@ def test_in_mode_dp_it_is_made_to_keep_it_and_the_others_stay_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    ("column", "message"),
     [
         ("{type: array, range: [0, 1]}", "needs its `shape`"),
         ("{type: array, shape: [2, 2]}", "needs the `range`"),
@@ -129,8 +131,8 @@ def test_in_mode_dp_it_is_made_to_keep_it_and_the_others_stay_as_they_are(
         ("{type: array, shape: [0], range: [0, 1]}", "shape"),
     ],
 )
-def test_a_contract_that_says_too_little_of_an_array_is_refused(column: str, said: str) -> None:
-    with pytest.raises(errors.ContractError, match=said):
+def test_a_contract_that_says_too_little_of_an_array_is_refused(column: str, message: str) -> None:
+    with pytest.raises(errors.ContractError, match=message):
         federations.contract_of(
             TEXT.replace("{type: array, shape: [4, 4], range: [0, 255]}", column)
         )

@@ -39,7 +39,7 @@ def test_a_changed_line_is_told(path: Path, line: int) -> None:
 def test_a_line_that_is_taken_out_is_told(path: Path, line: int) -> None:
     lines = path.read_text().splitlines()
     del lines[line]
-    path.write_text("".join(one + "\n" for one in lines))
+    path.write_text("".join(entry + "\n" for entry in lines))
     with pytest.raises(errors.LedgerError):
         audit.verify(path)
 

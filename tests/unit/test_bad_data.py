@@ -37,7 +37,7 @@ RNG = np.random.default_rng(11)
 
 
 def table() -> pandas.DataFrame:
-    made = pandas.DataFrame(
+    frame = pandas.DataFrame(
         {
             "id": np.arange(N),
             "x": RNG.normal(0, 2, N).round(3),
@@ -47,7 +47,7 @@ def table() -> pandas.DataFrame:
             "day": "2026-01-31",
         }
     )
-    return made.assign(y=(RNG.random(N) < 0.5).astype(int)).astype(object)
+    return frame.assign(y=(RNG.random(N) < 0.5).astype(int)).astype(object)
 
 
 def run(
@@ -165,16 +165,16 @@ def test_a_constant_covariate_is_left_out_with_a_note(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     outcome = run(tmp_path, table(), options)
-    found = coefficients(outcome)
-    assert found["z"] is None and found["x"] is not None
+    estimates = coefficients(outcome)
+    assert estimates["z"] is None and estimates["x"] is not None
     assert any("z: not estimated" in note for note in federations.result(outcome).notes)
 
 
 def test_a_covariate_given_twice_is_left_out_once(tmp_path: Path) -> None:
-    found = coefficients(
+    estimates = coefficients(
         run(tmp_path, table(), {"run": "glm", "model": "y ~ x + I(2 * x)", "family": "binomial"})
     )
-    assert found["x"] is not None and found["I(2 * x)"] is None
+    assert estimates["x"] is not None and estimates["I(2 * x)"] is None
 
 
 def test_a_level_that_nobody_has_is_left_out_and_one_that_a_node_lacks_is_not(
@@ -185,10 +185,10 @@ def test_a_level_that_nobody_has_is_left_out_and_one_that_a_node_lacks_is_not(
     outcome = run(
         tmp_path, data, {"run": "glm", "model": "y ~ g", "family": "binomial"}, split=split
     )
-    found = coefficients(outcome)
-    assert found["g[c]"] is None
+    estimates = coefficients(outcome)
+    assert estimates["g[c]"] is None
     share = {level: data.loc[data["g"] == level, "y"].mean() for level in "ab"}
-    assert found["g[b]"] == pytest.approx(
+    assert estimates["g[b]"] == pytest.approx(
         np.log(share["b"] / (1 - share["b"])) - np.log(share["a"] / (1 - share["a"])), rel=1e-8
     )
 

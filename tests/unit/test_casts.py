@@ -53,9 +53,9 @@ def outcome(column: str, values: list[str], folder: Path, sql_type: str = "csv")
     return read.tolist()
 
 
-def broken(found: Any) -> list[str]:
-    assert isinstance(found, tuple), f"read as {found}"
-    rules: list[str] = found[0]
+def broken(findings: Any) -> list[str]:
+    assert isinstance(findings, tuple), f"read as {findings}"
+    rules: list[str] = findings[0]
     return rules
 
 
@@ -128,8 +128,8 @@ def test_a_yes_or_no_is_read_from_each_of_its_codings(
 
 def test_a_code_among_missing_makes_the_rest_a_boolean(tmp_path: Path) -> None:
     for sql_type in ("csv", "INTEGER", "DOUBLE"):
-        found = outcome('{type: boolean, missing: ["9"]}', ["1", "0", "9"], tmp_path, sql_type)
-        assert found[:2] == [1, 0] and np.isnan(found[2])
+        result = outcome('{type: boolean, missing: ["9"]}', ["1", "0", "9"], tmp_path, sql_type)
+        assert result[:2] == [1, 0] and np.isnan(result[2])
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_a_date_that_nobody_can_have_breaks_the_contract(
 def test_a_date_may_be_a_missing_code(value: str, tmp_path: Path) -> None:
     for sql_type in ("csv", "DATE"):
         values = ["2024-01-02", value] if sql_type == "csv" else ["'2024-01-02'", f"'{value}'"]
-        found = outcome(f'{{type: date, missing: ["{value}"]}}', values, tmp_path, sql_type)
-        assert found[0] == 1 and np.isnan(found[1])
+        result = outcome(f'{{type: date, missing: ["{value}"]}}', values, tmp_path, sql_type)
+        assert result[0] == 1 and np.isnan(result[1])
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,8 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
         "1/2",
         "1'000",
         "--5",
+        "+-5",
+        " +-5e2",
         "true",
         "1.2.3",
     ],
@@ -306,6 +308,9 @@ def test_a_number_beyond_its_range_breaks_it(value: str, tmp_path: Path) -> None
     ("value", "sql_type"),
     [
         ("9007199254740993", "csv"),
+        ("9007199254740993.0", "csv"),
+        ("-9007199254740993.", "csv"),
+        ("+90071992547409931.00", "csv"),
         ("9007199254740993", "BIGINT"),
         ("18446744073709551615", "UBIGINT"),
     ],
@@ -332,10 +337,10 @@ def test_a_missing_code_is_the_number_in_any_writing(tmp_path: Path) -> None:
         (["1", "999", "999"], "DOUBLE"),
         (["1", "999", "999"], "BIGINT"),
     ):
-        found = outcome(
+        result = outcome(
             '{type: number, range: [0, 10], missing: ["999"]}', values, tmp_path, sql_type
         )
-        assert found[0] == 1 and all(map(math.isnan, found[1:]))
+        assert result[0] == 1 and all(map(math.isnan, result[1:]))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_days_have_a_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"type": "code"}, "needs its `terminology`"),
         ({"type": "string", "terminology": "atc"}, "no other type has one"),
@@ -138,8 +138,8 @@ def test_days_have_a_range() -> None:
         ({"type": "boolean", "range": (0.0, 1.0)}, "no `range`"),
     ],
 )
-def test_columns_that_make_no_sense_are_refused(keys: dict[str, Any], said: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=said):
+def test_columns_that_make_no_sense_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
         Column(**keys)
 
 
@@ -238,7 +238,7 @@ def test_derived_categories_have_levels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("diagnosis < 'I22'", "orders the codes of 'diagnosis'"),
         ("'I22' >= diagnosis", "orders the codes of 'diagnosis'"),
@@ -272,8 +272,8 @@ def test_derived_categories_have_levels() -> None:
         ("age > 150 or age < 10", "true of no row"),
     ],
 )
-def test_what_cannot_be_said_is_refused_with_the_remedy(text: str, said: str) -> None:
-    with pytest.raises(ExpressionError, match=said):
+def test_what_cannot_be_said_is_refused_with_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message):
         SCHEMA.express(text)
 
 
@@ -313,7 +313,7 @@ def test_a_study_names_sets_of_codes_and_derives_categories() -> None:
 
 
 @pytest.mark.parametrize(
-    ("derive", "said"),
+    ("derive", "message"),
     [
         ({"group": {"from": "age"}}, "cuts"),
         (
@@ -324,8 +324,8 @@ def test_a_study_names_sets_of_codes_and_derives_categories() -> None:
         ({"recode": {"from": "way_out", "merge": {}}}, "merge"),
     ],
 )
-def test_a_derivation_that_is_no_one_thing_is_refused(derive: Any, said: str) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+def test_a_derivation_that_is_no_one_thing_is_refused(derive: Any, message: str) -> None:
+    with pytest.raises(errors.StudyError, match=message):
         federations.study_of(
             {"d": {"run": "describe", "columns": ["age"]}}, cohort={"derive": {"x": derive}}
         )

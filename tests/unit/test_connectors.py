@@ -56,17 +56,19 @@ def columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def check(dataset: Dataset) -> None:
-    found = columns_of(dataset)
+    columns = columns_of(dataset)
     order = np.argsort(TABLE["x"].to_numpy())
-    mine = np.argsort(found["x"])
-    np.testing.assert_array_equal(found["x"][mine], TABLE["x"].to_numpy()[order])  # to the last bit
+    mine = np.argsort(columns["x"])
+    np.testing.assert_array_equal(
+        columns["x"][mine], TABLE["x"].to_numpy()[order]
+    )  # to the last bit
     levels = {"1": 0, "2": 1, "é'": 2}
     np.testing.assert_array_equal(
-        found["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order]
+        columns["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order]
     )
-    np.testing.assert_array_equal(found["y"][mine], TABLE["y"].to_numpy(float)[order])
+    np.testing.assert_array_equal(columns["y"][mine], TABLE["y"].to_numpy(float)[order])
     np.testing.assert_array_equal(
-        found["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order]
+        columns["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order]
     )
 
 
@@ -128,7 +130,7 @@ def test_postgresql(postgresql: str) -> None:
     check(Dataset(CONTRACT, postgresql, "care.people"))
     # may not read `secret`, and need not
     check(Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people"))
-    for dataset, said in [
+    for dataset, message in [
         (Dataset(CONTRACT, postgresql, "care.persons"), "has no table 'care.persons'"),
         (Dataset(CONTRACT, postgresql), "needs its `table`"),
         (
@@ -147,7 +149,7 @@ def test_postgresql(postgresql: str) -> None:
             "no column 'nobody'",
         ),
     ]:
-        with pytest.raises(errors.DataError, match=said):
+        with pytest.raises(errors.DataError, match=message):
             connectors.open_rows(
                 connectors.connect(Storage()), dataset, list(dataset.contract.columns)
             )
@@ -172,7 +174,7 @@ def test_the_engines_limits_are_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("gone.csv", "does not exist"),
         ("p.docx", "unknown kind of source"),
@@ -181,7 +183,7 @@ def test_the_engines_limits_are_set(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_that_cannot_be_read_says_what_to_do(
-    source: str, said: str, tmp_path: Path
+    source: str, message: str, tmp_path: Path
 ) -> None:
     for name, content in (
         ("p.docx", b"PK"),
@@ -189,7 +191,7 @@ def test_a_source_that_cannot_be_read_says_what_to_do(
         ("p.csv", b"id,other\n1,2\n"),
     ):
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(errors.DataError, match=said) as caught:
+    with pytest.raises(errors.DataError, match=message) as caught:
         connectors.open_rows(
             connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / source)), ["id", "x"]
         )

@@ -82,11 +82,11 @@ def expected(table: pandas.DataFrame) -> np.ndarray:
 @pytest.mark.parametrize("where", [None, WHERE])
 def test_units_without_a_person_all_count(where: str | None, tmp_path: Path) -> None:
     dataset = csv_of(TABLE, VISITS, tmp_path)
-    found, read = (count(dataset, VISITS, where, only_counts=only) for only in (True, False))
+    counted, read = (count(dataset, VISITS, where, only_counts=only) for only in (True, False))
     chosen = TABLE if where is None else TABLE[TABLE["age"] >= 40]
-    np.testing.assert_array_equal(found.cells, expected(chosen))
-    np.testing.assert_array_equal(read.cells, found.cells)
-    assert found.people[:2].tolist() == [
+    np.testing.assert_array_equal(counted.cells, expected(chosen))
+    np.testing.assert_array_equal(read.cells, counted.cells)
+    assert counted.people[:2].tolist() == [
         expected(chosen).sum(),
         len(chosen) - expected(chosen).sum(),
     ]
@@ -105,25 +105,25 @@ def test_each_person_keeps_at_most_so_many_rows(
     chosen = TABLE if where is None else TABLE[TABLE["age"] >= 40]
     rows_of = chosen["id"].value_counts()
     assert rows_of.max() > 50 > 3
-    found, read = (count(dataset, CONTRACT, where, only_counts=only) for only in (True, False))
-    kept = int(rows_of.clip(upper=3).sum())
+    counted, read = (count(dataset, CONTRACT, where, only_counts=only) for only in (True, False))
+    limited = int(rows_of.clip(upper=3).sum())
     assert (
-        found.people[:2].sum() == read.people[:2].sum() == kept
+        counted.people[:2].sum() == read.people[:2].sum() == limited
     )  # complete and missing rows together
-    assert found.people[2] == (rows_of > 3).sum()  # those who lost rows
+    assert counted.people[2] == (rows_of > 3).sum()  # those who lost rows
     assert (
-        where or read.people[2] <= found.people[2]
+        where or read.people[2] <= counted.people[2]
     )  # read row by row: if a complete one stays, and ages moved count too
-    assert (found.cells <= expected(chosen)).all() and (read.cells <= expected(chosen)).all()
+    assert (counted.cells <= expected(chosen)).all() and (read.cells <= expected(chosen)).all()
     few = chosen[chosen["id"].map(rows_of) <= 3]
-    assert (found.cells >= expected(few)).all()  # whoever has few keeps all
+    assert (counted.cells >= expected(few)).all()  # whoever has few keeps all
 
 
 def test_another_salt_keeps_other_rows_and_the_same_salt_the_same(tmp_path: Path) -> None:
     dataset = csv_of(TABLE, CONTRACT, tmp_path)
-    one, again, other = (count(dataset, CONTRACT, salt=salt).cells for salt in ("s", "s", "t"))
-    np.testing.assert_array_equal(one, again)
-    assert (one != other).any()
+    first, again, other = (count(dataset, CONTRACT, salt=salt).cells for salt in ("s", "s", "t"))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -142,8 +142,8 @@ def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
         tally, large = sound(
             (words >> few[1] & few[0]) << few[1] | words & np.uint64(7), size, max_rows
         )
-        kept = words[np.isin(words >> few[1] & few[0], large)]
-        return tally, np.unique(kept >> few[1])
+        colliding = words[np.isin(words >> few[1] & few[0], large)]
+        return tally, np.unique(colliding >> few[1])
 
     monkeypatch.setattr(tallies, "_count_words", shared)
     parts = count(dataset, CONTRACT, where)
@@ -191,8 +191,8 @@ def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
     assert len(many)
     Path(f"{path}.new").replace(path)
     assert not buckets.are_whole(dataset)
-    found = count(dataset, CONTRACT)
-    assert found.people[:2].sum() == TABLE["id"].value_counts().clip(upper=3).sum() + 3
+    counted = count(dataset, CONTRACT)
+    assert counted.people[:2].sum() == TABLE["id"].value_counts().clip(upper=3).sum() + 3
 
 
 def test_buckets_need_a_person(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_who_else_is_there_changes_nothing_for_a_person() -> None:
 @pytest.mark.parametrize("shift", [0, 24, 31, 63])
 def test_people_whose_hashes_agree_in_part_do_not_share_a_limit(shift: int) -> None:
     """In each hash alone, two people may agree; in a national table some do."""
-    one, other = np.uint64(1) << np.uint64(shift), np.uint64(2) << np.uint64(shift % 62)
+    first, other = np.uint64(1) << np.uint64(shift), np.uint64(2) << np.uint64(shift % 62)
     same = np.full(6, 5, np.uint64)
-    differs = np.array([one] * 3 + [other] * 3, np.uint64)
+    differs = np.array([first] * 3 + [other] * 3, np.uint64)
     for hashes in ((same, differs), (differs, same)):
         limited = row_limit.choose(hashes, 2)
         assert limited.people == 2 and limited.rows.tolist() == [0, 1, 3, 4]
@@ -257,13 +257,13 @@ def test_in_exact_mode_too_they_are_counted_and_checked_where_they_lie(
         )
         for only in (True, False)
     ]
-    assert [one.findings for one in opened] == [(), ()]
-    found, read = (counting.cross(one.cohort, fields) for one in opened)
+    assert [cohort.findings for cohort in opened] == [(), ()]
+    counted, read = (counting.cross(cohort.cohort, fields) for cohort in opened)
     chosen = table if where is None else table[table["age"] >= 40]
-    np.testing.assert_array_equal(found.cells, expected(chosen))
-    np.testing.assert_array_equal(read.cells, found.cells)
-    assert [one.cohort.people for one in opened] == [len(chosen), len(chosen)]
-    assert [one.cohort.people_in_dataset for one in opened] == [len(table), len(table)]
+    np.testing.assert_array_equal(counted.cells, expected(chosen))
+    np.testing.assert_array_equal(read.cells, counted.cells)
+    assert [cohort.cohort.people for cohort in opened] == [len(chosen), len(chosen)]
+    assert [cohort.cohort.people_in_dataset for cohort in opened] == [len(table), len(table)]
 
 
 def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_broken_rows_are_counted_as_often_as_they_are_there(tmp_path: Path) -> N
         for only in (True, False)
     ]
     assert opened[0].findings == opened[1].findings != ()
-    assert {(one.rule, one.rows) for one in opened[0].findings} == {
+    assert {(finding.rule, finding.rows) for finding in opened[0].findings} == {
         ("unknown level", int((TABLE["g"] == "other").sum())),
         ("range", int((~TABLE["age"].between(0, 110)).sum())),
     }

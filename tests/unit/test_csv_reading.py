@@ -3,7 +3,10 @@ line. Nothing of a row is."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
+import random
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,12 @@ def rows(content: bytes, folder: Path, name: str = "t.csv") -> list[tuple[str | 
         (b"id,x\np1,1\r\np2,2\np3,3\r\n", [("p1", "1"), ("p2", "2"), ("p3", "3")]),
         (b"id,x\r\np1,1\np2,2\r\n", [("p1", "1"), ("p2", "2")]),
         (b"id,x\np1,1\rp2,2\n", [("p1", "1"), ("p2", "2")]),
+        # DuckDB reads 1 for p1 below a lone CR, and a line ending into p2 where there are two CR
+        (b"id,x\r\np3,3\rp1,1\n\n\n", [("p3", "3"), ("p1", "1")]),
+        (b'id,x\r\n"a","b"\r#x,"c\r\nd"\r\n', [("a", "b"), ("#x", "c\r\nd")]),
+        (b"id,x\r\r\np1,1\r\r\np2,2\r\r\n", [("p1", "1"), ("p2", "2")]),
+        (b'id,x\n"p1","a\r\n\r\nb"\r\n', [("p1", "a\r\n\r\nb")]),  # the header ends otherwise
+        (b'id,x\r\np1,"a\rb"\np2,"\n"', [("p1", "a\rb"), ("p2", "\n")]),
         (b"id,x\n\np1,1\n\n\np2,2\n\n", [("p1", "1"), ("p2", "2")]),
         (b"id,x\r\n\r\np1,1\r\n\r\n", [("p1", "1")]),
         (b"\xef\xbb\xbfid,x\np1,1\n", [("p1", "1")]),
@@ -85,7 +94,7 @@ def test_every_record_becomes_one_row(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"id,x\np1,1\nid,x,y\nDupont,2,3\n", "line 3: 3 fields where the header has 2"),
         (b"id,x\np1,1\nDupont\n", "line 3: 1 field where the header has 2"),
@@ -96,6 +105,20 @@ def test_every_record_becomes_one_row(
         (b'id,x\n"p\n1",1\nDupont\n', "line 4: 1 field"),  # a quoted value covers two lines
         (b"id,x\np1,1\nid,x\nDupont,2\n", "line 3: the header stands here again"),
         (b'id,x\r\np1,1\r\n"id","x"\r\nDupont,2\r\n', "line 3: the header stands here again"),
+        (
+            b"id,x\np1,1\nx,id\n2,Dupont\n",
+            "line 3: the header stands here again",
+        ),  # in another order
+        (b"id,x\np1,1\nID,X \nDupont,2\n", "line 3: the header stands here again"),
+        (b'id,x\np1,1\n"X","id"\nDupont,2\n', "line 3: the header stands here again"),
+        (b"id,x\np1,1\n\xef\xbb\xbfid,x\nDupont,2\n", "line 3: the header stands here again"),
+        (b"id,x\np1,1\n\xef\xbb\xbfDupont,2\n", "line 3: a second file begins here"),
+        (
+            b"sep=;\nid;x\nDupont;1\n",
+            "line 1 tells a spreadsheet the delimiter: write `read: {skip: 1}`",
+        ),
+        (b"SEP=,\r\nid,x\r\n", "line 1 tells a spreadsheet the delimiter"),
+        (b"id,x\np1,1\nDupont," + b"a" * 2_000_001 + b"\n", "line 3: more than 2 MB in one record"),
         (b'id,x\nDupont,"1\np2,2\n', "line 2: a quoted value opens here and never ends"),
         (b'id,x\np1,1\nDupont,"', "line 3: a quoted value opens here and never ends"),
         (b'id,x\nDupont,5"\n', "line 2: a quote inside an unquoted value"),
@@ -115,11 +138,11 @@ def test_every_record_becomes_one_row(
     ],
 )
 def test_a_file_that_is_not_one_table_names_the_line_and_holds_no_value(
-    content: bytes, said: str, tmp_path: Path
+    content: bytes, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(errors.DataError) as caught:
         rows(content, tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert SECRET not in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
@@ -150,9 +173,9 @@ def test_quotes_that_first_stand_far_below_are_read_as_quotes(late: bytes, tmp_p
     content = (
         b"id,x\n" + b"".join(b"p%d,a\n" % i for i in range(21_000)) + b'"q1",' + late + b"\nq2,b\n"
     )
-    found = rows(content, tmp_path)
+    values = rows(content, tmp_path)
     value = late[1:-1].replace(b'""', b'"').decode()
-    assert len(found) == 21_002 and found[-2:] == [("q1", value), ("q2", "b")]
+    assert len(values) == 21_002 and values[-2:] == [("q1", value), ("q2", "b")]
 
 
 def test_blocks_of_any_size_give_the_same_records(
@@ -169,6 +192,26 @@ def test_blocks_of_any_size_give_the_same_records(
         monkeypatch.setattr(csv_file, "BLOCK_BYTES", size)
         with pytest.raises(csv_file.MalformedCsvError, match="line 9: 1 field"):
             csv_file.inspect(tmp_path / "t.csv", ["id", "x"])
+
+
+PARTS = [
+    "a", "", " ", "#x", "'", "\\", "p1", '"a,b"', '""', '"a\nb"', '"a\r\n\r\nb"', '"\r"', '"a""b"',
+    '"\n"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("endings", [["\n"], ["\r\n"], ["\r"], ["\n", "\r\n", "\r"]])
+def test_every_value_is_the_one_that_pythons_reader_reads(
+    endings: list[str], tmp_path: Path
+) -> None:
+    """A hundred rows of values that have to do with quotes and line endings, in one file."""
+    draw = random.Random(15)
+    content = "id,x" + draw.choice(endings)
+    for _ in range(100):
+        content += f"{draw.choice(PARTS)},{draw.choice(PARTS)}{draw.choice(endings)}"
+    expected = list(csv.reader(io.StringIO(content, newline=""), strict=True))[1:]
+    values = rows(content.encode(), tmp_path)
+    assert values == [(first or None, two or None) for first, two in expected]
 
 
 def test_a_reader_that_loses_a_row_is_noticed(

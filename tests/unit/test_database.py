@@ -68,14 +68,14 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
     engine = database.open_registry(url)
     database.enrol(engine, "lyon", "node", "k1", "ab", 2**63 + 5, "0.1", 1.0)
     database.enrol(engine, "lyon", "node", "k2", "ab", 7, "0.1", 2.0)
-    found = database.party(engine, "lyon")
-    assert found is not None and found.flower_id == 7 and found.former_flower_ids == [2**63 + 5]
+    party = database.party(engine, "lyon")
+    assert party is not None and party.flower_id == 7 and party.former_flower_ids == [2**63 + 5]
     assert (
-        database.party_by_key(engine, "k1") is None and database.party_by_key(engine, "k2") == found
+        database.party_by_key(engine, "k1") is None and database.party_by_key(engine, "k2") == party
     )
     database.revoke(engine, "lyon", 3.0)
-    found = database.party(engine, "lyon")
-    assert found is not None and found.revoked == 3.0 and found.former_flower_ids == [2**63 + 5, 7]
+    party = database.party(engine, "lyon")
+    assert party is not None and party.revoked == 3.0 and party.former_flower_ids == [2**63 + 5, 7]
     with pytest.raises(errors.InputError, match="nobody called 'nice'"):
         database.revoke(engine, "nice", 3.0)
     engine.dispose()
@@ -83,39 +83,39 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
 
 def test_studies_are_found_by_number_hash_and_name_and_only_ones_own(url: str) -> None:
     engine = database.open_registry(url)
-    one, two = (database.submit(engine, values("s", number=n), ["lyon"]) for n in (1, 2))
+    first, two = (database.submit(engine, values("s", number=n), ["lyon"]) for n in (1, 2))
     other = database.submit(engine, values("s", "bob", 4), ["lyon"])
     assert database.newest_number(engine) == 4
     with pytest.raises(errors.RefusalError, match="submit yours again"):
         database.submit(engine, values("s", number=2), ["lyon"])
     assert (
-        database.find(engine, str(one.number), "alice") == one
+        database.find(engine, str(first.number), "alice") == first
         and database.find(engine, str(other.number), "alice") is None
     )
     assert (
         database.find(engine, "s", "alice") == two and database.find(engine, "abab", None) == other
     )
     assert database.find(engine, "%", None) is None  # no pattern of the database's
-    assert [found.number for found in database.newest(engine, "alice", 10)] == [
+    assert [run.number for run in database.newest(engine, "alice", 10)] == [
         two.number,
-        one.number,
+        first.number,
     ]
     engine.dispose()
 
 
 def test_a_study_moves_once_and_a_word_counts_if_it_is_news(url: str) -> None:
     engine = database.open_registry(url)
-    one = database.submit(engine, values("s"), ["lyon"])
-    assert database.move(engine, one.number, "running", out_of=("waiting",)) and not database.move(
-        engine, one.number, "running", out_of=("waiting",)
-    )
-    word = database.Decided(one.number, "lyon", "approved", "", "policy", "now", "00")
+    number = database.submit(engine, values("s"), ["lyon"])
+    assert database.move(
+        engine, number.number, "running", out_of=("waiting",)
+    ) and not database.move(engine, number.number, "running", out_of=("waiting",))
+    word = database.Decided(number.number, "lyon", "approved", "", "policy", "now", "00")
     assert database.decide(engine, word) and not database.decide(engine, word)
     # was not asked
     assert not database.decide(
-        engine, database.Decided(one.number, "nice", "approved", "", "policy", "now", "00")
+        engine, database.Decided(number.number, "nice", "approved", "", "policy", "now", "00")
     )
-    assert database.decided(engine, one.number) == [word]
+    assert database.decided(engine, number.number) == [word]
     engine.dispose()
 
 
@@ -159,8 +159,8 @@ def test_a_newer_database_is_not_touched(url: str) -> None:
 )
 def test_a_database_that_is_away_is_named_without_its_password() -> None:
     started = time.monotonic()
-    with pytest.raises(errors.SetupError, match="cannot be used") as told:
+    with pytest.raises(errors.SetupError, match="cannot be used") as failure:
         database.open_registry("postgresql://hdh:secret@127.0.0.1:1/none?connect_timeout=2")
-    assert "secret" not in str(told.value) and time.monotonic() - started < 20
-    del told
+    assert "secret" not in str(failure.value) and time.monotonic() - started < 20
+    del failure
     gc.collect()  # what is dropped is dropped here, not in another test

@@ -31,11 +31,13 @@ def drafted(table: pandas.DataFrame, folder: Path) -> tuple[Draft, dict[str, Any
     """The draft of a table, and the columns of its contract, read back from YAML."""
     path = folder / "t.csv"
     table.to_csv(path, index=False, sep=";")
-    found = draft.of_source("t", site.dataset_of(draft.placeholder(), str(path)), Storage(), TODAY)
-    text = draft_yaml.contract(found, "t.csv", TODAY)
+    drafted_ = draft.of_source(
+        "t", site.dataset_of(draft.placeholder(), str(path)), Storage(), TODAY
+    )
+    text = draft_yaml.contract(drafted_, "t.csv", TODAY)
     (folder / "t.yaml").write_text(text)
     contracts.load(folder / "t.yaml")  # it is a contract
-    return found, yaml.safe_load(text)["columns"]
+    return drafted_, yaml.safe_load(text)["columns"]
 
 
 RNG = np.random.default_rng(5)
@@ -77,9 +79,9 @@ def test_types(header: str, values: Any, keys: dict[str, Any], tmp_path: Path) -
 
 def test_dates_get_a_range_of_whole_years(tmp_path: Path) -> None:
     table = pandas.DataFrame({"jour": ["07/05/2023", "31/12/2021"] * 10})
-    found, columns = drafted(table, tmp_path)
+    draft_, columns = drafted(table, tmp_path)
     assert columns["jour"]["range"] == [date(2020, 1, 1), date(2024, 12, 31)]
-    assert found.read["date"] == ["dd/mm/yyyy"]
+    assert draft_.read["date"] == ["dd/mm/yyyy"]
 
 
 @given(
@@ -101,9 +103,9 @@ def test_counts_are_rounded_up_to_a_count_that_is_not_the_datas(count: int, roun
 def test_codes_of_absence_and_rare_levels_are_noted(tmp_path: Path) -> None:
     values = ["a"] * 100 + ["b"] * 97 + ["rare"] * 3
     table = pandas.DataFrame({"g": values, "n": ["NA", *map(str, range(199))]})
-    found, columns = drafted(table, tmp_path)
+    draft_, columns = drafted(table, tmp_path)
     assert columns["n"]["missing"] == ["NA"] and columns["n"]["type"] == "integer"
-    notes = {guess.name: "; ".join(guess.notes) for guess in found.columns}
+    notes = {guess.name: "; ".join(guess.notes) for guess in draft_.columns}
     assert "fewer than 11 rows: rare" in notes["g"]
 
 
@@ -111,18 +113,18 @@ def test_a_person_key_is_suggested_and_rows_are_counted(tmp_path: Path) -> None:
     table = pandas.DataFrame(
         {"N° séjour": [f"s{i}" for i in range(90)], "NIR": [f"p{i // 3}" for i in range(90)]}
     )
-    found, _ = drafted(table, tmp_path)
-    assert found.person == "nir" and found.rows_per_person == 5  # three, rounded up
-    found, _ = drafted(table[["N° séjour"]].rename(columns={"N° séjour": "note"}), tmp_path)
-    assert found.person is None
+    draft_, _ = drafted(table, tmp_path)
+    assert draft_.person == "nir" and draft_.rows_per_person == 5  # three, rounded up
+    draft_, _ = drafted(table[["N° séjour"]].rename(columns={"N° séjour": "note"}), tmp_path)
+    assert draft_.person is None
     assert "to fill in" in (tmp_path / "t.yaml").read_text()
 
 
 def test_headers_with_one_name_get_two(tmp_path: Path) -> None:
     table = pandas.DataFrame({"Date d'entrée": [1, 2], "date entrée": [3, 4], "2023": [5, 6]})
-    found, _ = drafted(table, tmp_path)
-    assert [guess.name for guess in found.columns] == ["date_entree", "date_entree_2", "c_2023"]
-    assert found.read["columns"]["date_entree_2"] == "date entrée"
+    draft_, _ = drafted(table, tmp_path)
+    assert [guess.name for guess in draft_.columns] == ["date_entree", "date_entree_2", "c_2023"]
+    assert draft_.read["columns"]["date_entree_2"] == "date entrée"
 
 
 def test_other_sources_are_drafted_too(tmp_path: Path) -> None:
@@ -134,14 +136,14 @@ def test_other_sources_are_drafted_too(tmp_path: Path) -> None:
             "FROM range(100) t(i)"
         )
     dataset = site.dataset_of(draft.placeholder(), f"{path}#sejours")
-    found = draft.of_source("d", dataset, Storage(), TODAY)
-    assert {guess.name: guess.keys["type"] for guess in found.columns} == {
+    draft_ = draft.of_source("d", dataset, Storage(), TODAY)
+    assert {guess.name: guess.keys["type"] for guess in draft_.columns} == {
         "nir": "string",
         "x": "number",
         "jour": "date",
         "b": "boolean",
     }
-    assert not found.read
+    assert not draft_.read
 
 
 SCHEMA = {
@@ -178,8 +180,8 @@ def test_a_contract_is_drafted_from_a_table_schema(tmp_path: Path) -> None:
     drafts.write(None, None, tmp_path / "ER_PRS_F.json", tmp_path / "prestations.yaml")
     contract = contracts.load(tmp_path / "prestations.yaml")
     assert contract.dataset == "prestations" and contract.person == "ben_nir_psa"
-    found = {name: column.terminology or column.type for name, column in contract.columns.items()}
-    assert found == {
+    types = {name: column.terminology or column.type for name, column in contract.columns.items()}
+    assert types == {
         "ben_nir_psa": "string",
         "ben_sex_cod": "integer",
         "exe_soi_dtd": "date",

@@ -93,11 +93,11 @@ def test_the_codes_have_the_form_of_their_terminology() -> None:
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(EVERYTHING)
     contract = contracts.load(tmp_path / "c.yaml")
-    one, again, other = (
+    first, again, other = (
         dummy.rows(contract, 20, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    assert one.drop(columns="image").equals(again.drop(columns="image"))
-    assert not one.drop(columns="image").equals(other.drop(columns="image"))
+    assert first.drop(columns="image").equals(again.drop(columns="image"))
+    assert not first.drop(columns="image").equals(other.drop(columns="image"))
 
 
 STUDY = """

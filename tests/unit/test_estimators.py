@@ -101,22 +101,22 @@ def test_boosted_trees_predict_with_names_or_in_their_order(
         np.array_equal(risk, model.predict_proba(X.to_numpy())[:, 1])
         and model.score(X, frame["y"] == 1) > 0.7
     )
-    told = next(
+    note = next(
         iter(__import__("json").loads(path.read_text())["analyses"]["trees"]["tables"]["glance"])
     )["auc"]
     # counted in bins of a thousandth
-    assert roc_auc_score(frame["y"], risk) == pytest.approx(told, abs=1e-3)
+    assert roc_auc_score(frame["y"], risk) == pytest.approx(note, abs=1e-3)
     assert estimators.load(path, "values").score(X, frame["z"]) > 0.8
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("nothing", "it has counts, linear"), ("table", "only glm and boosted_trees have estimators")],
 )
 def test_what_is_no_model_is_told(
-    released: tuple[Path, pandas.DataFrame], name: str, said: str
+    released: tuple[Path, pandas.DataFrame], name: str, message: str
 ) -> None:
-    with pytest.raises(errors.InputError, match=said):
+    with pytest.raises(errors.InputError, match=message):
         estimators.load(released[0], name)
 
 

@@ -70,7 +70,7 @@ def test_an_expression_means_what_it_says(text: str, expected: list[object] | No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("agee > 3", "unknown column 'agee'; the columns are age, dose"),
         ("sex = 'x'", "unknown level 'x'; the levels are f, m, it's"),
@@ -91,8 +91,8 @@ def test_an_expression_means_what_it_says(text: str, expected: list[object] | No
         ("", "ends too early"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(text: str, said: str) -> None:
-    with pytest.raises(ExpressionError, match=said):
+def test_a_mistake_is_named_with_its_remedy(text: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message):
         expression.compile(text, COLUMNS)
 
 
@@ -100,11 +100,11 @@ def test_a_mistake_is_named_with_its_remedy(text: str, said: str) -> None:
 def test_no_text_reaches_sql_as_it_stands(text: str) -> None:
     """Whatever is written is refused, or compiled to SQL that reads `t` and nothing else."""
     try:
-        made = expression.compile(text, COLUMNS)
+        compiled = expression.compile(text, COLUMNS)
     except ExpressionError:
         return
-    assert ";" not in made.sql.replace("';'", "") or "'" in made.sql
-    duckdb.sql(f"SELECT {made.sql} FROM {ROWS}").fetchall()
+    assert ";" not in compiled.sql.replace("';'", "") or "'" in compiled.sql
+    duckdb.sql(f"SELECT {compiled.sql} FROM {ROWS}").fetchall()
 
 
 @given(
@@ -129,10 +129,11 @@ def test_no_text_reaches_sql_as_it_stands(text: str) -> None:
     st.booleans(),
 )
 def test_values_lie_in_the_stated_interval(text: str, age: float, dose: float, died: bool) -> None:
-    made = expression.compile(text, COLUMNS)
+    compiled = expression.compile(text, COLUMNS)
     row = duckdb.execute(
-        f"SELECT {made.sql} FROM (SELECT ?::DOUBLE AS age, ?::DOUBLE AS dose, ?::BOOLEAN AS died)",
+        f"SELECT {compiled.sql} FROM "
+        "(SELECT ?::DOUBLE AS age, ?::DOUBLE AS dose, ?::BOOLEAN AS died)",
         [age, dose, died],
     ).fetchall()[0]
     slack = 1e-9 * (1 + abs(row[0]))  # the last bit of floating-point arithmetic
-    assert made.interval[0] - slack <= row[0] <= made.interval[1] + slack
+    assert compiled.interval[0] - slack <= row[0] <= compiled.interval[1] + slack

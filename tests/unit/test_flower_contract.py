@@ -28,9 +28,9 @@ def test_a_connection_yields_the_eight_callables_in_this_order() -> None:
     from flwr.supernode.fleet_http_connection import http_request_response
 
     source = inspect.getsource(http_request_response)
-    found = re.search(r"yield \(\s*(.*?)\)", source, re.DOTALL)
-    assert found is not None
-    names = [name.strip() for name in found.group(1).split(",") if name.strip()]
+    yielded = re.search(r"yield \(\s*(.*?)\)", source, re.DOTALL)
+    assert yielded is not None
+    names = [name.strip() for name in yielded.group(1).split(",") if name.strip()]
     assert names == [
         "node.node_id",
         "receive",

@@ -60,11 +60,11 @@ def columns_of(path: Path, table: str | None = None, **keys: Any) -> dict[str, n
 
 def check(path: Path, table: str | None = None, **keys: Any) -> None:
     """The rows have an order of their own, which only their values tell."""
-    found = columns_of(path, table, **keys)
-    by = np.argsort(found["x"])
+    columns = columns_of(path, table, **keys)
+    by = np.argsort(columns["x"])
     of = np.argsort(EXPECTED["x"])
     for name, values in EXPECTED.items():
-        np.testing.assert_array_equal(found[name][by], np.asarray(values, float)[of])
+        np.testing.assert_array_equal(columns[name][by], np.asarray(values, float)[of])
 
 
 FRENCH = "id;x;sexe;deces;jour\np1;66,7;1;Oui;07/05/2023\np2;;2;Non;31/12/1931\np3;-1 234,5;;;\n"

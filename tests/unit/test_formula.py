@@ -59,7 +59,7 @@ def test_a_products_interval_is_the_product_of_intervals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("y ~ q", "unknown column 'q'; the columns are y, x"),
         ("y ~ C(a, ref='s')", "unknown level 's' of 'a'; the levels are p, q, r"),
@@ -77,6 +77,6 @@ def test_a_products_interval_is_the_product_of_intervals() -> None:
         ("y ~ __import__('os')", "unknown function '__import__'"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(text: str, said: str) -> None:
-    with pytest.raises(ExpressionError, match=said):
+def test_a_mistake_is_named_with_its_remedy(text: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message):
         formula.compile(text, SCHEMA)

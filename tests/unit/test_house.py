@@ -64,14 +64,14 @@ def offences(code: str, loader: bool = False) -> Iterator[str]:
 
 
 def test_an_analysis_imports_and_calls_nothing_that_reaches_the_world() -> None:
-    found = [
+    imports = [
         f"{path.relative_to(ROOT)} {offence}"
         for path in sorted((ROOT / "strategies").rglob("*.py"))
         for offence in offences(path.read_text(encoding="utf-8"), path.name in LOADERS)
     ]
-    assert not found, (
+    assert not imports, (
         "an analysis computes from its arguments alone; move what reads or writes to nodes/, "
-        f"aggregator/ or simulations/: {found}"
+        f"aggregator/ or simulations/: {imports}"
     )
 
 

@@ -58,7 +58,7 @@ class SuperLink:
             about, content=RecordDict({"reply": ConfigRecord({"content": content})})
         )
         reply.metadata.__dict__["_message_id"] = reply.object_id
-        whole = {key: one.deflate() for key, one in get_all_nested_objects(reply).items()}
+        whole = {key: message.deflate() for key, message in get_all_nested_objects(reply).items()}
         self.announced[asked] = (
             message_to_proto(remove_content_from_message(reply)),
             get_object_tree(reply),
@@ -67,9 +67,12 @@ class SuperLink:
         return asked, whole
 
     def heads(self, request: Any) -> Any:
-        found = [self.announced.pop(one) for one in request.message_ids if one in self.announced]
+        heads_ = [
+            self.announced.pop(name) for name in request.message_ids if name in self.announced
+        ]
         return SimpleNamespace(
-            messages_list=[one[0] for one in found], message_object_trees=[one[1] for one in found]
+            messages_list=[name[0] for name in heads_],
+            message_object_trees=[name[1] for name in heads_],
         )
 
     def body(self, request: Any) -> PullObjectResponse:

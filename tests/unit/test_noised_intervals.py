@@ -15,7 +15,7 @@ from federation.privacy import cumulative
 from federation.results import Result
 from strategies import registry
 from strategies.descriptive import inequality, inequality_dp
-from strategies.epidemiology import pathways, pathways_dp, surveillance
+from strategies.epidemiology import outbreak_limits, pathways, pathways_dp
 from strategies.protocol import Total
 from tests import federations
 
@@ -60,10 +60,10 @@ def test_the_interval_of_ears_uses_students_quantile() -> None:
     1.29099; 20 cases are seen. On the scale of logarithms the error is 1.29099 sqrt(1 / 20^2 + 1 /
     (7 x 10^2)) = 0.0809343, and R's qt(0.975, 6) is 2.446912."""
     y = np.array([8.0, 10, 12, 10, 9, 11, 10, 0, 0, 20])[:, None]
-    found = surveillance.ears(y, 9, surveillance.Ears(method="C2"))
-    assert found.expected[0] == pytest.approx(10)
+    limits = outbreak_limits.ears(y, 9, outbreak_limits.Ears(method="C2"))
+    assert limits.expected[0] == pytest.approx(10)
     half = 2.446912 * 1.29099 * math.sqrt(1 / 400 + 1 / 700)
-    assert surveillance.Z * found.spread[0] == pytest.approx(half, rel=1e-5)
+    assert outbreak_limits.Z * limits.spread[0] == pytest.approx(half, rel=1e-5)
 
 
 def test_noise_adds_as_much_to_a_high_count_as_to_a_low_one() -> None:
@@ -73,9 +73,9 @@ def test_noise_adds_as_much_to_a_high_count_as_to_a_low_one() -> None:
     rng = np.random.default_rng(0)
     y = rng.poisson(100, (300, 500)) + rng.normal(0, math.sqrt(300), (300, 500))
     y[-1] = 400.0
-    method = surveillance.Farrington(trend=False)
-    with_noise = surveillance.farrington(y, 299, method, 300.0).spread ** 2
-    without = surveillance.farrington(y, 299, method).spread ** 2
+    method = outbreak_limits.Farrington(trend=False)
+    with_noise = outbreak_limits.farrington(y, 299, method, 300.0).spread ** 2
+    without = outbreak_limits.farrington(y, 299, method).spread ** 2
     # the level's own error: dispersion over the count of the 21 weeks of that season, 4 / (100 x
     # 21); noise of the mean over 500 series is below 1 %, and the reweighting takes up to a tenth
     # of a dispersion
@@ -92,9 +92,11 @@ def test_noised_counts_below_nobody_leave_the_sampling_error_as_it_is() -> None:
     rng = np.random.default_rng(0)
     sampling = []
     for _ in range(400):
-        one = inequality.Distribution(5 + rng.normal(0, 10, 200), amounts, lambda weights: 0.0)
+        distribution = inequality.Distribution(
+            5 + rng.normal(0, 10, 200), amounts, lambda weights: 0.0
+        )
         weights = (amounts - 0.5) / 1000
-        sampling.append(inequality._said(one, 0.5, weights, 1.96)["std_error"] ** 2)
+        sampling.append(inequality._said(distribution, 0.5, weights, 1.96)["std_error"] ** 2)
     assert np.mean(sampling) == pytest.approx(1 / 12_000, rel=0.03)
 
 

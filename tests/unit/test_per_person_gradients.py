@@ -50,9 +50,9 @@ def by_a_loop(
 ) -> torch.Tensor:
     each, total = len(rows) // people, 0.0
     for person in range(people):
-        own = slice(person * each, (person + 1) * each)
+        of_person = slice(person * each, (person + 1) * each)
         loss = F.binary_cross_entropy_with_logits(
-            net(networks.entry(network, rows[own])).reshape(-1), answers[own]
+            net(networks.entry(network, rows[of_person])).reshape(-1), answers[of_person]
         )
         gradient = torch.cat(
             [g.reshape(-1) for g in torch.autograd.grad(loss, list(net.parameters()))]
@@ -70,11 +70,11 @@ def test_clipped_gradients_are_those_of_a_loop_over_people(
     """In 32-bit floats, of which sums of some hundred products keep five digits."""
     net, rows, answers = made(network, 9, each)
     expected = by_a_loop(copy.deepcopy(net), network, rows, answers, 9, length)
-    found = per_person_gradients.clipped_sum(
+    clipped = per_person_gradients.clipped_sum(
         net, networks.entry(network, rows), 9, loss_of(answers, 9), length
     )
-    assert torch.allclose(found.sum, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    assert found.cut == 0 if length > 1 else found.cut > 5
+    assert torch.allclose(clipped.sum, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert clipped.cut == 0 if length > 1 else clipped.cut > 5
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_clipped_gradients_are_those_of_opacus(network: Network) -> None:
     ).backward()
     samples = torch.cat([parameter.grad_sample.flatten(1) for parameter in theirs.parameters()], 1)
     expected = (samples * (0.2 / samples.norm(dim=1)).clamp(max=1.0)[:, None]).sum(0)
-    found = per_person_gradients.clipped_sum(
+    clipped = per_person_gradients.clipped_sum(
         net, networks.entry(network, rows), 12, loss_of(answers, 12), 0.2
     )
-    assert torch.allclose(found.sum, expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(clipped.sum, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_person_adds_more_than_the_length() -> None:

@@ -64,27 +64,27 @@ def run(
     return federations.run(study, CONTRACT, sites).runs[TaskId("a")]
 
 
-def result(one: rounds.Run) -> Result:
-    assert one.result is not None, one.failed
-    return one.result
+def result(task_run: rounds.Run) -> Result:
+    assert task_run.result is not None, task_run.failed
+    return task_run.result
 
 
-def baseline(one: rounds.Run, column: str) -> list[float]:
-    return [row[column] for row in result(one).tables["baseline"].rows]
+def baseline(task_run: rounds.Run, column: str) -> list[float]:
+    return [row[column] for row in result(task_run).tables["baseline"].rows]
 
 
 def test_chosen_intervals_have_about_as_many_events(
     table: pandas.DataFrame, tmp_path: Path
 ) -> None:
-    one = run(table, tmp_path)
-    ends, events = baseline(one, "to"), baseline(one, "n_event")
+    chosen = run(table, tmp_path)
+    ends, events = baseline(chosen, "to"), baseline(chosen, "n_event")
     assert len(ends) == 5 and ends[-1] == 200 and sum(events) == table["event"].sum()
-    for low, high, n in zip(baseline(one, "from"), ends, events, strict=True):
+    for low, high, n in zip(baseline(chosen, "from"), ends, events, strict=True):
         died = table["time"][table["event"] == 1]
         assert n == ((died > low) & (died <= high)).sum()
         lump = max(((died > at) & (died <= at + 2)).sum() for at in range(0, 40, 2))
         assert abs(n - sum(events) / 5) <= lump, "a cut lies between two hundredths of the range"
-    assert not result(one).notes
+    assert not result(chosen).notes
 
 
 def test_chosen_cuts_give_what_the_same_cuts_give_when_they_are_written(
@@ -93,10 +93,10 @@ def test_chosen_cuts_give_what_the_same_cuts_give_when_they_are_written(
     chosen = run(table, tmp_path)
     written = run(table, tmp_path, cuts=baseline(chosen, "to")[:-1])
     for name in ("coefficients", "baseline"):
-        for one, other in zip(
+        for row, other in zip(
             result(chosen).tables[name].rows, result(written).tables[name].rows, strict=True
         ):
-            assert {key: value for key, value in one.items() if key != "term"} == pytest.approx(
+            assert {key: value for key, value in row.items() if key != "term"} == pytest.approx(
                 {key: value for key, value in other.items() if key != "term"}
             )
 
@@ -111,7 +111,10 @@ def test_an_interval_in_which_nothing_happens_is_joined_to_its_neighbour(
     assert baseline(with_empty, "to") == [10, 20, 200]
     assert any("3 intervals in place of 5" in note for note in result(with_empty).notes)
     without = run(table, tmp_path, cuts=[10, 20])
-    rows = [result(one).tables["coefficients"].rows[0]["estimate"] for one in (with_empty, without)]
+    rows = [
+        result(task_run).tables["coefficients"].rows[0]["estimate"]
+        for task_run in (with_empty, without)
+    ]
     assert rows[0] == pytest.approx(rows[1], rel=1e-12)
 
 
@@ -142,18 +145,18 @@ def test_under_noise_there_are_as_many_intervals_as_stand_clear_of_it(
     epsilon: float, table: pandas.DataFrame, tmp_path: Path
 ) -> None:
     """Nobody is at risk in four fifths of the range; whatever the noise, the estimate comes."""
-    one = run(
+    noised = run(
         table,
         tmp_path,
         Policy(min_nodes=1, modes=("exact", "dp"), max_epsilon=20, hub_sees_cells=True),
         DP | {"epsilon": epsilon},
         rounds=5,
     )
-    n = len(baseline(one, "to"))
+    n = len(baseline(noised, "to"))
     assert 1 <= n <= 5 and (
-        n == 5 or any(f"{n} intervals in place of 5" in note for note in result(one).notes)
+        n == 5 or any(f"{n} intervals in place of 5" in note for note in result(noised).notes)
     )
-    row = result(one).tables["coefficients"].rows[0]
+    row = result(noised).tables["coefficients"].rows[0]
     assert abs(row["estimate"] - 0.5) < 5 * row["std_error"]
 
 

@@ -163,7 +163,7 @@ def test_a_word_is_yes_or_no_as_declared_or_neither(
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"encoding": "klingon"}, "encoding"),
         ({"delimiter": ":"}, "must be"),
@@ -183,8 +183,8 @@ def test_a_word_is_yes_or_no_as_declared_or_neither(
         ({"colums": {}}, "colums"),
     ],
 )
-def test_a_key_that_cannot_be_meant_is_refused(keys: dict[str, Any], said: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=said):
+def test_a_key_that_cannot_be_meant_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
         Reading(**keys)
 
 
@@ -193,13 +193,13 @@ def test_node_yaml_names_the_line_of_a_wrong_key(tmp_path: Path) -> None:
         "dataset: d\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
     )
     entry = "node: n\ndatasets:\n  d:\n    contract: c.yaml\n    source: t.csv\n    read:\n"
-    for key, said in [
+    for key, message in [
         ("      dat: dd/mm/yyyy", "node.yaml:7: unknown key 'dat'; did you mean 'date'"),
         ("      columns: {ID: x}", "node.yaml:7: the contract has no column 'ID'"),
         ("      date: dd/mm/yy", "needs `first_year`"),
     ]:
         (tmp_path / "node.yaml").write_text(f"{entry}{key}\n")
-        with pytest.raises(errors.SiteError, match=said):
+        with pytest.raises(errors.SiteError, match=message):
             site.load(tmp_path / "node.yaml")
 
 

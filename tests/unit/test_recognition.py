@@ -46,12 +46,12 @@ def test_the_keys_that_are_named_read_an_export_of_a_french_hospital(
 ) -> None:
     contract = federations.contract_of(SEJOURS)
     dataset = Dataset(contract, str(FILES / f"{hospital}.csv"))
-    found = recognition.recognise(dataset, Storage(), TODAY)
-    assert found.keys.get("encoding") == encoding
-    assert found.keys["decimal"] == "," and found.keys["date"] == ["dd/mm/yyyy"]
-    assert {word.lower() for word in found.keys["yes"]} == {"oui"}
-    assert found.keys["columns"]["date_entree"] == "Date d'entrée"
-    read = Reading(**found.keys)
+    observations = recognition.recognise(dataset, Storage(), TODAY)
+    assert observations.keys.get("encoding") == encoding
+    assert observations.keys["decimal"] == "," and observations.keys["date"] == ["dd/mm/yyyy"]
+    assert {word.lower() for word in observations.keys["yes"]} == {"oui"}
+    assert observations.keys["columns"]["date_entree"] == "Date d'entrée"
+    read = Reading(**observations.keys)
     counts, findings = cohorts.examine(
         Dataset(contract, dataset.source, read=read), Storage(), list(contract.columns)
     )
@@ -74,8 +74,8 @@ columns:
   b: {type: boolean}
   s: {type: string}
 """)
-    kept = {name: contract.columns[name] for name in ("id", *header.split(";")[1:])}
-    contract = contract.model_copy(update={"columns": kept})
+    columns = {name: contract.columns[name] for name in ("id", *header.split(";")[1:])}
+    contract = contract.model_copy(update={"columns": columns})
     path = folder / how.pop("name", "t.csv")
     above = how.pop("above", "")
     content = above + "\n".join([how.pop("written", header), *lines]) + "\n"
@@ -109,9 +109,9 @@ def test_notations_of_numbers(values: list[str], keys: dict[str, Any], tmp_path:
 
 
 def test_a_comma_that_could_divide_decimals_or_thousands_is_said_to_be_both(tmp_path: Path) -> None:
-    found = recognised("id;n", "p1;1,234", "p2;5,678", folder=tmp_path)
-    assert found.keys == {"decimal": ","}
-    assert "or is a comma between thousands? Compare" in found.seen[0].what
+    observations = recognised("id;n", "p1;1,234", "p2;5,678", folder=tmp_path)
+    assert observations.keys == {"decimal": ","}
+    assert "or is a comma between thousands? Compare" in observations.seen[0].what
 
 
 def dates(*values: str, **how: Any) -> dict[str, Any]:
@@ -145,14 +145,14 @@ def test_formats_of_days(values: list[str], keys: dict[str, Any], tmp_path: Path
 
 
 def test_a_day_that_two_formats_read_is_said_to_be_both(tmp_path: Path) -> None:
-    found = recognised("id;d", "p1;07/05/2023", folder=tmp_path)
-    assert "mm/dd/yyyy reads it too: compare" in found.seen[0].what
+    observations = recognised("id;d", "p1;07/05/2023", folder=tmp_path)
+    assert "mm/dd/yyyy reads it too: compare" in observations.seen[0].what
     assert "too" not in recognised("id;d", "p1;17/05/2023", folder=tmp_path).seen[0].what
 
 
 def test_days_as_excel_counts_them_have_no_key(tmp_path: Path) -> None:
-    found = recognised("id;d", "p1;45053", "p2;44561", folder=tmp_path)
-    assert not found.keys and "as Excel keeps dates" in found.seen[0].what
+    observations = recognised("id;d", "p1;45053", "p2;44561", folder=tmp_path)
+    assert not observations.keys and "as Excel keeps dates" in observations.seen[0].what
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_words_for_yes_and_no(
 
 def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
     assert not recognised("id;b", "p1;true", "p2;0", folder=tmp_path).keys
-    found = recognised("id;b", "p1;1", "p2;2", folder=tmp_path)
-    assert not found.keys and "write which is which" in found.seen[0].what
+    observations = recognised("id;b", "p1;1", "p2;2", folder=tmp_path)
+    assert not observations.keys and "write which is which" in observations.seen[0].what
 
 
 @pytest.mark.parametrize(
@@ -193,19 +193,19 @@ def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
     ],
 )
 def test_encodings(encoding: str, named: str | None, tmp_path: Path) -> None:
-    found = recognised(
+    observations = recognised(
         "id;s", "p1;Établissement médico-social", "p2;Décès à l'hôpital", folder=tmp_path,
         encoding=encoding,
     )  # fmt: skip
-    assert found.keys.get("encoding") == named
+    assert observations.keys.get("encoding") == named
 
 
 def test_letters_that_only_a_late_line_has_are_seen(tmp_path: Path) -> None:
     lines = [f"p{i};a" for i in range(30_000)] + ["q;Décès"]
     path = tmp_path / "t.csv"
     path.write_bytes(("id;s\n" + "\n".join(lines)).encode("cp1252"))
-    found = recognised("id;s", *lines, folder=tmp_path, encoding="latin-1")
-    assert found.keys == {"encoding": "cp1252"}
+    observations = recognised("id;s", *lines, folder=tmp_path, encoding="latin-1")
+    assert observations.keys == {"encoding": "cp1252"}
 
 
 def test_a_declared_encoding_that_the_file_has_not_is_corrected(tmp_path: Path) -> None:
@@ -219,15 +219,15 @@ def test_a_declared_encoding_that_the_file_has_not_is_corrected(tmp_path: Path) 
 
 def test_lines_above_the_header(tmp_path: Path) -> None:
     above = "Export DIM;;\nPériode du 01/01/2023 au 31/12/2023\n\n"
-    found = recognised("id;n", "p1;1", "p2;2", folder=tmp_path, above=above)
-    assert found.keys == {"skip": 3} and found.seen[0].line == 4
+    observations = recognised("id;n", "p1;1", "p2;2", folder=tmp_path, above=above)
+    assert observations.keys == {"skip": 3} and observations.seen[0].line == 4
 
 
 def test_a_header_with_several_delimiters(tmp_path: Path) -> None:
-    found = recognised(
+    observations = recognised(
         "id;n", "p1;1", "p2;2", folder=tmp_path, written="Identifiant, IPP;Poids, en kg"
     )
-    assert found.keys["delimiter"] == ";"
+    assert observations.keys["delimiter"] == ";"
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_check_names_line_value_and_key_and_never_says_to_list_a_column_among_mi
 ) -> None:
     content = b"id;n;d\np1;66,7;07/05/2023\np2;8,1;17/05/2023\n"
     path = node(tmp_path, content, "  n: {type: number}\n  d: {type: date}\n")
-    said = check(path, capsys)
-    assert "line 2 has '66,7', a comma before the decimals: write `decimal: \",\"`" in said
-    assert "line 2, d: '07/05/2023': a day as dd/mm/yyyy: write `date: dd/mm/yyyy`" in said
-    assert 'read: decimal: "," date: [dd/mm/yyyy]' in said
-    assert "missing`" not in said
+    output = check(path, capsys)
+    assert "line 2 has '66,7', a comma before the decimals: write `decimal: \",\"`" in output
+    assert "line 2, d: '07/05/2023': a day as dd/mm/yyyy: write `date: dd/mm/yyyy`" in output
+    assert 'read: decimal: "," date: [dd/mm/yyyy]' in output
+    assert "missing`" not in output
 
 
 def test_check_shows_lines_and_values_that_no_key_reads(
@@ -297,18 +297,18 @@ def test_check_shows_lines_and_values_that_no_key_reads(
     lines[30] = "p30;120.5"
     content = ("id;n\n" + "\n".join(lines) + "\n").encode()
     path = node(tmp_path, content, "  n: {type: number, range: [0, 100]}\n")
-    said = check(path, capsys)
-    assert "line 22 has '?!'" in said  # the quoted value covers two lines
-    assert "line 33 has '120.5'" in said
+    output = check(path, capsys)
+    assert "line 22 has '?!'" in output  # the quoted value covers two lines
+    assert "line 33 has '120.5'" in output
 
 
 def test_check_says_that_a_column_is_another_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = node(tmp_path, b"id;n\np1;Dupont\np2;Martin\n", "  n: {type: number}\n")
-    said = check(path, capsys)
-    assert "does not hold numbers: declare its `type`, or map another column; line 2 has" in said
-    assert "missing`" not in said
+    output = check(path, capsys)
+    assert "does not hold numbers: declare its `type`, or map another column; line 2 has" in output
+    assert "missing`" not in output
 
 
 def test_check_says_which_code_is_one_of_absence(
@@ -343,6 +343,6 @@ def test_other_sources_are_recognised_too(tmp_path: Path) -> None:
     )
     path = tmp_path / "t.parquet"
     duckdb.sql(f"COPY (SELECT 'p1' AS \"N° IPP\", '66,7' AS n) TO '{path}'")
-    found = recognition.recognise(Dataset(contract, str(path)), Storage(), TODAY)
-    assert found.keys == {"decimal": ","}
-    assert "write its name under `columns`: 'N° IPP'" in found.of("id")[0].what
+    observations = recognition.recognise(Dataset(contract, str(path)), Storage(), TODAY)
+    assert observations.keys == {"decimal": ","}
+    assert "write its name under `columns`: 'N° IPP'" in observations.of("id")[0].what

@@ -1,5 +1,5 @@
-"""Estimates that are shown near the limit of the noise, where chance decides whether they are
-shown.
+"""Estimates that are shown near the limit of the noise,
+where chance decides whether they are shown.
 
 Each test draws sums with noise, passes them to `combine`, and compares the estimates that are shown
 with the truth. A rule that decides on the noised numbers of the estimate itself biases them."""
@@ -125,29 +125,29 @@ def test_the_interval_of_a_number_that_exceeds_a_limit_is_the_one_of_r(
     pnorm(L - m, lower.tail = FALSE) - p, c(-20, 20), tol = 1e-12)$root, for p = 0.5, 0.025, 0.975
     and L = 5. The value 9 has nearly its ordinary interval, 9 -+ 1.96."""
     shown_ = selection.above(value, 5.0, 1.0, 1.959963985, least=-20.0)
-    found = [float(shown_.estimate), float(shown_.low), float(shown_.high)]
-    assert found == pytest.approx(expected, abs=1e-5)
+    estimate = [float(shown_.estimate), float(shown_.low), float(shown_.high)]
+    assert estimate == pytest.approx(expected, abs=1e-5)
 
 
 def test_numbers_that_exceed_a_limit_have_intervals_that_hold_however_few_exceed_it() -> None:
-    """Truths from 0.7 to 2 times a limit of five standard deviations; an ordinary interval holds the
-    first of them 29 times in a hundred. A median of 0.5 and a coverage of 0.95 over at least 5,000
-    numbers have standard errors of 0.007 and 0.003."""
+    """Truths from 0.7 to 2 times a limit of five standard deviations; an ordinary interval holds
+    the first of them 29 times in a hundred. A median of 0.5 and a coverage of 0.95 over at least
+    5,000 numbers have standard errors of 0.007 and 0.003."""
     rng = np.random.default_rng(0)
     for truth in (3.5, 4.5, 5.0, 6.0, 10.0):
         values = truth + rng.normal(size=100_000)
         values = values[values > 5][:8000]
-        found = selection.above(values, 5.0, 1.0, 1.96, least=selection.LEAST * 5)
-        held = (found.low <= truth) & (truth <= found.high)
+        inference = selection.above(values, 5.0, 1.0, 1.96, least=selection.LEAST * 5)
+        held = (inference.low <= truth) & (truth <= inference.high)
         assert len(values) > 5000
         assert held.mean() == pytest.approx(0.95, abs=0.012)
-        assert (found.estimate < truth).mean() == pytest.approx(0.5, abs=0.03)
+        assert (inference.estimate < truth).mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_number_without_noise_keeps_its_value() -> None:
-    found = selection.above([3.0, 1e6], 0.0, 0.0, 1.96, least=0.0)
-    assert found.estimate == pytest.approx([3.0, 1e6], rel=1e-9)
-    assert found.low == pytest.approx(found.high, rel=1e-9)
+    inference = selection.above([3.0, 1e6], 0.0, 0.0, 1.96, least=0.0)
+    assert inference.estimate == pytest.approx([3.0, 1e6], rel=1e-9)
+    assert inference.low == pytest.approx(inference.high, rel=1e-9)
 
 
 def coverage(intervals: Sequence[tuple[float, float]], truth: float) -> float:
@@ -166,8 +166,8 @@ GROUPS = contract_with(
 
 @pytest.mark.parametrize("fraction", [0.8, 0.9])
 def test_rates_and_ratios_at_the_limit_of_the_noise_hold_the_truth(fraction: float) -> None:
-    """Person-time of group b is at this fraction of its limit. Ordinary intervals hold the rate 64 %
-    and 79 % of the time."""
+    """Person-time of group b is at this fraction of its limit. Ordinary intervals hold the rate 64
+    % and 79 % of the time."""
     rng = np.random.default_rng(1)
     task = task_of(
         {"run": "rates", "events": "visits", "time": "years", "by": ["group"]}
@@ -200,8 +200,8 @@ REPORTS = contract_with(
 
 
 def test_a_pair_of_drug_and_event_at_the_limit_of_the_noise_holds_the_truth() -> None:
-    """16 pairs with noise of eight reports: one is shown above 2.73 x 8 = 21.9, and has 14 in truth.
-    An ordinary interval holds its information component 66 % of the time."""
+    """16 pairs with noise of eight reports: one is shown above 2.73 x 8 = 21.9, and has 14 in
+    truth. An ordinary interval holds its information component 66 % of the time."""
     rng = np.random.default_rng(2)
     task = task_of({"run": "disproportionality", "drug": "drug", "event": "event"}, REPORTS)
     noise = {"pairs": 64.0, "drugs": 64.0, "events": 64.0, "people": 1.0}
@@ -231,8 +231,8 @@ WALKS = federations.contract_of(
 
 
 def test_a_transition_at_the_limit_of_the_noise_holds_the_truth() -> None:
-    """15 possible transitions with noise of ten people: a count is shown above 2.71 x 10 = 27.1, and
-    is 15 in truth. An ordinary interval holds it 82 % of the time."""
+    """15 possible transitions with noise of ten people: a count is shown above 2.71 x 10 = 27.1,
+    and is 15 in truth. An ordinary interval holds it 82 % of the time."""
     rng = np.random.default_rng(3)
     task = task_of({"run": "pathways", "step": "step", "time": "day", "beginnings": 0}, WALKS)
     edges = np.full((4, 4), 1000.0)
@@ -259,8 +259,8 @@ TABLE = contract_with(
 
 
 def test_a_share_of_a_row_at_the_limit_of_the_noise_holds_the_truth() -> None:
-    """The row has 0.8 times the 52 people of its limit, 70 % of them in one cell. An ordinary interval
-    holds that share 88 % of the time, and is centred on 0.6."""
+    """The row has 0.8 times the 52 people of its limit, 70 % of them in one cell. An ordinary
+    interval holds that share 88 % of the time, and is centred on 0.6."""
     rng = np.random.default_rng(4)
     task = task_of({"run": "crosstab", "rows": "row", "columns": "column"}, TABLE)
 
@@ -280,8 +280,9 @@ AMOUNTS = contract_with("  amount: {type: number, range: [0, 10]}\n")
 
 
 def test_a_mean_at_the_limit_of_the_noise_holds_the_truth() -> None:
-    """Everybody's amount is 8, and 100 people is 0.8 times a limit of 125. An ordinary interval holds
-    the mean 80 % of the time, since it is shown if the number of people is too high by chance."""
+    """Everybody's amount is 8, and 100 people is 0.8 times a limit of 125. An ordinary interval
+    holds the mean 80 % of the time, since it is shown if the number
+    of people is too high by chance."""
     rng = np.random.default_rng(5)
     task = task_of({"run": "describe", "columns": ["amount"], "quantiles": [0.5]}, AMOUNTS)
     bins = task.plan.fine

@@ -77,11 +77,12 @@ def test_a_curve_keeps_its_estimates_and_merges_small_steps() -> None:
         for t in range(11)
     ]
     shown = cleared(Table(rows, door="curve"))["t"]
-    kept = [row for row in shown if "suppressed" not in row]
-    assert kept and all(row["n_event"] >= K and row["n_censor"] >= K for row in kept)
-    assert all(row["estimate"] == 0.99 ** row["time"] for row in kept)
+    visible = [row for row in shown if "suppressed" not in row]
+    assert visible and all(row["n_event"] >= K and row["n_censor"] >= K for row in visible)
+    assert all(row["estimate"] == 0.99 ** row["time"] for row in visible)
     assert (
-        kept[1]["n_risk"] == kept[0]["n_risk"] - kept[0]["n_event"] - kept[0]["n_censor"]
+        visible[1]["n_risk"]
+        == visible[0]["n_risk"] - visible[0]["n_event"] - visible[0]["n_censor"]
     )  # of the merged step's start
     assert (
         shown[-1]["suppressed"] == "<11"
@@ -113,9 +114,9 @@ def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None
     nodes = {
         f"n{i}": Result({"t": cells([[n, 80], [90, 85]])}, N) for i, n in enumerate((30, 25, 5))
     }
-    found = hub_door.clear_tables(nodes, K)
-    patterns = {tuple("suppressed" in row for row in tables["t"]) for tables, _ in found.values()}
-    assert len(patterns) == 1 and found["n0"][0]["t"][0]["n"] is None
+    cleared = hub_door.clear_tables(nodes, K)
+    patterns = {tuple("suppressed" in row for row in tables["t"]) for tables, _ in cleared.values()}
+    assert len(patterns) == 1 and cleared["n0"][0]["t"][0]["n"] is None
 
 
 def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: Path) -> None:
@@ -132,12 +133,14 @@ def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: 
         {"a": {"run": "glm", "model": "y ~ x", "family": "binomial", "results": "both"}}
     )
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    found = release.clear(
+    document_ = release.clear(
         federations.run(study, CONTRACT, sites), started=now, finished=now, engine="local"
     ).analyses["a"]
-    assert found.by_node["n0"].status == "withheld"
-    assert found.by_node["n1"].n == {} and list(found.by_node["n1"].tables) == ["coefficients"]
-    assert found.n["events"] == 105
+    assert document_.by_node["n0"].status == "withheld"
+    assert document_.by_node["n1"].n == {} and list(document_.by_node["n1"].tables) == [
+        "coefficients"
+    ]
+    assert document_.n["events"] == 105
 
 
 def test_curves_of_nodes_are_released_at_times_that_suit_them_all() -> None:
@@ -157,8 +160,10 @@ def test_curves_of_nodes_are_released_at_times_that_suit_them_all() -> None:
         ]
         return Result({"t": Table(rows, door="curve")}, N)
 
-    found = hub_door.clear_tables({"n0": curve([20, 20, 20, 20]), "n1": curve([20, 4, 20, 20])}, K)
-    for tables, _ in found.values():
+    cleared = hub_door.clear_tables(
+        {"n0": curve([20, 20, 20, 20]), "n1": curve([20, 4, 20, 20])}, K
+    )
+    for tables, _ in cleared.values():
         assert [row["time"] for row in tables["t"] if "suppressed" not in row] == [0.0, 2.0, 3.0]
 
 
@@ -193,13 +198,13 @@ def document(
 
 
 def test_a_model_of_few_events_is_withheld_whole(tmp_path: Path) -> None:
-    found = document(
+    document_ = document(
         tmp_path, {"a": {"run": "glm", "model": "y ~ x", "family": "binomial"}}, events=6
     ).analyses["a"]
     assert (
-        found.status == "withheld"
-        and found.tables == {}
-        and "fewer than 11 people" in str(found.reason)
+        document_.status == "withheld"
+        and document_.tables == {}
+        and "fewer than 11 people" in str(document_.reason)
     )
 
 
@@ -208,18 +213,18 @@ def test_the_number_of_few_missing_rows_is_null(tmp_path: Path) -> None:
         "a": {"run": "glm", "model": "y ~ x", "family": "binomial"},
         "d": {"run": "describe", "columns": ["x"]},
     }
-    found = document(tmp_path, analyses, missing=4).analyses
-    assert found["a"].n == {"people": 296, "rows": 296, "missing": None, "events": 56}
-    row = found["d"].tables["numbers"][0]
+    analyses_ = document(tmp_path, analyses, missing=4).analyses
+    assert analyses_["a"].n == {"people": 296, "rows": 296, "missing": None, "events": 56}
+    row = analyses_["d"].tables["numbers"][0]
     assert row["missing"] is None and row["suppressed"] == "missing <11" and row["mean"] is not None
     assert document(tmp_path, analyses, missing=40).analyses["a"].n["missing"] == 40
 
 
 def test_no_minimum_or_maximum_is_ever_released(tmp_path: Path) -> None:
-    found = document(
+    document_ = document(
         tmp_path, {"a": {"run": "describe", "columns": ["x"], "method": "exact"}}
     ).analyses["a"]
-    assert not {name for rows in found.tables.values() for row in rows for name in row} & {
+    assert not {name for rows in document_.tables.values() for row in rows for name in row} & {
         "min",
         "max",
         "minimum",
@@ -236,16 +241,16 @@ def test_result_json_keeps_to_its_committed_schema() -> None:
 
 
 def test_the_files_of_a_report(tmp_path: Path) -> None:
-    made = document(
+    document_ = document(
         tmp_path,
         {
             "a": {"run": "glm", "model": "y ~ x + g", "family": "binomial", "results": "both"},
             "d": {"run": "describe", "columns": ["x", "g"]},
         },
     )
-    report.write(made, tmp_path / "out")
+    report.write(document_, tmp_path / "out")
     text = (tmp_path / "out" / "result.json").read_text()
-    assert Document.model_validate_json(text).model_dump(mode="json") == made.model_dump(
+    assert Document.model_validate_json(text).model_dump(mode="json") == document_.model_dump(
         mode="json"
     )
     page = (tmp_path / "out" / "report.html").read_text()
@@ -260,7 +265,7 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
         rows["estimate"].dropna(),
         [
             row["estimate"]
-            for row in made.analyses["a"].tables["coefficients"]
+            for row in document_.analyses["a"].tables["coefficients"]
             if row["estimate"] is not None
         ],
     )
@@ -269,8 +274,8 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["study", "contract", "node", "result"])
 def test_schemas_for_editors_are_whole(what: str) -> None:
-    made = studies.schema(what)
-    assert made["$schema"] and made["properties"]
+    schema = studies.schema(what)
+    assert schema["$schema"] and schema["properties"]
 
 
 def groups(pairs: list[tuple[int, int]]) -> Table:
@@ -306,12 +311,12 @@ def test_a_row_that_is_listed_only_if_someone_is_in_it_is_left_out_with_its_word
 def test_of_two_nodes_what_is_not_listed_of_one_is_not_of_the_other() -> None:
     """Else the sum less the one would show the other. What was found (`signal_ic`) does not make it
     another row."""
-    one, other = (
+    first, other = (
         Table([{"drug": "x", "n": n, "signal_ic": signal}], door="listed")
         for n, signal in ((3, "no"), (30, "yes"))
     )
     cleared_ = hub_door.clear_tables(
-        {node: Result({"t": table}, N) for node, table in (("a", one), ("b", other))}, K
+        {node: Result({"t": table}, N) for node, table in (("a", first), ("b", other))}, K
     )
     assert [tables["t"] for tables, _ in cleared_.values()] == [[], []]
 

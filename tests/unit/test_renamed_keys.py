@@ -68,5 +68,5 @@ def test_no_old_key_is_left_in_a_document_or_a_yaml_file() -> None:
         if path.suffix in (".md", ".yaml", ".json") and path.is_file()
     ] + [ROOT / "README.md", ROOT / "nodes" / "setup.py"]
     assert len(files) > 50
-    found = [str(path.relative_to(ROOT)) for path in files if old.search(path.read_text())]
-    assert found == []
+    files_ = [str(path.relative_to(ROOT)) for path in files if old.search(path.read_text())]
+    assert files_ == []

@@ -90,9 +90,9 @@ def opened(
     fields = [schema.field(name) for name in ("x", "y", "g")]
     if mode == "dp":
         return cohorts.open_clipped(dataset, Storage(), schema, fields, where, "salt").cohort
-    found = cohorts.open_checked(dataset, Storage(), schema, fields, where)
-    assert not found.findings
-    return found.cohort
+    cohort = cohorts.open_checked(dataset, Storage(), schema, fields, where)
+    assert not cohort.findings
+    return cohort.cohort
 
 
 def check(cohort: Cohort, expected: np.ndarray) -> np.ndarray:
@@ -168,6 +168,6 @@ def test_a_view_is_read_once(database: Path) -> None:
     with duckdb.connect(str(database)) as stored:
         stored.execute("CREATE OR REPLACE VIEW half AS SELECT * FROM people WHERE random() < 0.5")
     dataset, schema = Dataset(CONTRACT, str(database), "half"), schemas.build(CONTRACT, {})
-    found = cohorts.open_checked(dataset, Storage(), schema, [schema.field("x")], None)
-    assert found.cohort.rows == len(found.cohort.columns([schema.field("x")])["x"])
-    assert found.cohort.people == found.cohort.people_in_dataset
+    cohort = cohorts.open_checked(dataset, Storage(), schema, [schema.field("x")], None)
+    assert cohort.cohort.rows == len(cohort.cohort.columns([schema.field("x")])["x"])
+    assert cohort.cohort.people == cohort.cohort.people_in_dataset

@@ -56,10 +56,10 @@ def ask(
             **({"min_nodes": 1, "modes": ("exact", "dp"), "hub_sees_cells": True} | (policy or {}))
         ),
     )
-    made = federations.study_of({"a": options or OPTIONS}, **study)
-    task = registry.plan(made, CONTRACT)["a"]
+    study_ = federations.study_of({"a": options or OPTIONS}, **study)
+    task = registry.plan(study_, CONTRACT)["a"]
     full = Query(
-        made, CONTRACT.hash, 1, ("n1", "n2", "n3"), {TaskId("a"): task.analysis.start(task)}
+        study_, CONTRACT.hash, 1, ("n1", "n2", "n3"), {TaskId("a"): task.analysis.start(task)}
     )
     reply = service.answer(replace(full, **(query or {})), NodeContext(site), federations.NOW)
     return reply.answers[TaskId("a")]
@@ -149,7 +149,7 @@ def test_a_task_addressed_to_another_node_is_not_answered(tmp_path: Path) -> Non
 def test_a_source_that_is_gone_is_a_refusal_without_its_path(tmp_path: Path) -> None:
     site: Site = federations.site_of("n1", TABLE, CONTRACT, tmp_path)
     (tmp_path / "n1.csv").unlink()
-    task = registry.plan(made := federations.study_of({"a": OPTIONS}), CONTRACT)["a"]
-    query = Query(made, CONTRACT.hash, 1, ("n1",), {TaskId("a"): task.analysis.start(task)})
+    task = registry.plan(study := federations.study_of({"a": OPTIONS}), CONTRACT)["a"]
+    query = Query(study, CONTRACT.hash, 1, ("n1",), {TaskId("a"): task.analysis.start(task)})
     answer = service.answer(query, NodeContext(site), federations.NOW).answers[TaskId("a")]
     assert isinstance(answer, Refusal) and answer.rule == "source" and "n1.csv" not in str(answer)

@@ -1,4 +1,4 @@
-"""Each kind of mistake in a study or a contract: one error that names file, line, culprit and remedy."""
+"""Each kind of mistake in a study or a contract: one error with file, line, culprit and remedy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COX = (
 def check(tmp_path: Path, text: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)
-    made, source = study.load(path)
-    registry.plan(made, CONTRACT, source)
+    study_, source = study.load(path)
+    registry.plan(study_, CONTRACT, source)
 
 
 def test_the_pilot_is_in_order(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "line", "message"),
     [
         (
             "min_nodes: 3",
@@ -102,7 +102,8 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: dp",
             18,
-            "run: cox is not offered in mode dp: a person is in the risk set of every earlier event",
+            "run: cox is not offered in mode dp: a person is in the risk set of every earlier "
+            "event",
         ),
         ("mode: exact", "epsilon: 0", 13, "epsilon: must be greater than 0"),
         (
@@ -121,17 +122,18 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
             "mode: exact",
             "mode: exact, secure_sum: true",
             0,
-            "analyses.causes: a secure sum hides the results of single nodes; write results: combine",
+            "analyses.causes: a secure sum hides the results of single nodes; write results: "
+            "combine",
         ),
         ("min_nodes: 3", "min_nodes: 3\nmin_nodes: 4", 8, "key 'min_nodes' appears twice"),
         ("cohort: ", "cohort: [", 0, "not valid YAML"),
     ],
 )
 def test_a_mistake_names_file_line_culprit_and_remedy(
-    old: str, new: str, line: int, said: str, tmp_path: Path
+    old: str, new: str, line: int, message: str, tmp_path: Path
 ) -> None:
     assert old in TEXT
-    with pytest.raises(errors.StudyError, match=said) as caught:
+    with pytest.raises(errors.StudyError, match=message) as caught:
         check(tmp_path, TEXT.replace(old, new, 1))
     assert (
         f"study.yaml:{line}: " in str(caught.value) if line else "study.yaml" in str(caught.value)
@@ -162,14 +164,14 @@ PRIVATE = (
 
 def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
     check(tmp_path, PRIVATE)
-    assert (made := study.load(tmp_path / "study.yaml")[0].privacy).mode == "dp" and (
-        made.epsilon,
-        made.delta,
+    assert (privacy := study.load(tmp_path / "study.yaml")[0].privacy).mode == "dp" and (
+        privacy.epsilon,
+        privacy.delta,
     ) == (1.0, 1e-6)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("every: 3", "every: 3, budget: 0", "budget: must be greater than 0"),
         ("title:", "privacy: {epsilon: 0.000001}\ntitle:", "budget is too small"),
@@ -187,16 +189,16 @@ def test_differential_privacy_is_the_default(tmp_path: Path) -> None:
     ],
 )
 def test_what_differential_privacy_cannot_carry_is_said_before_anyone_is_asked(
-    old: str, new: str, said: str, tmp_path: Path
+    old: str, new: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+    with pytest.raises(errors.StudyError, match=message):
         check(tmp_path, PRIVATE.replace(old, new.encode().decode("unicode_escape")))
 
 
 def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(PRIVATE.replace("[age, begin, disease]", "[begin]"))
-    made, source = study.load(path)
+    study_, source = study.load(path)
     boundless = CONTRACT.model_copy(
         update={
             "columns": {
@@ -210,12 +212,14 @@ def test_an_unbounded_column_is_named(tmp_path: Path) -> None:
         match=r"analyses\.model: mode dp needs a bound on how far .* `range` in the contract to the"
         " columns behind age",
     ):
-        registry.plan(made, boundless, source)
+        registry.plan(study_, boundless, source)
 
 
 def test_a_copy_with_another_field_has_another_hash() -> None:
-    made, _ = study.load(PILOT / "study.yaml")
-    assert made.model_copy(update={"title": "other"}).hash != made.hash == made.model_copy().hash
+    study_, _ = study.load(PILOT / "study.yaml")
+    assert (
+        study_.model_copy(update={"title": "other"}).hash != study_.hash == study_.model_copy().hash
+    )
 
 
 def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
@@ -238,7 +242,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("person: patient", "person: patients", "'patients' is not among the columns"),
         ("range: [0, 110]", "range: [110, 0]", "from a lower to a higher number"),
@@ -267,12 +271,12 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
     ],
 )
 def test_a_contracts_mistake_names_line_and_remedy(
-    old: str, new: str, said: str, tmp_path: Path
+    old: str, new: str, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "dialysis.yaml"
     text = (PILOT / "dialysis.yaml").read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(errors.ContractError, match=said) as caught:
+    with pytest.raises(errors.ContractError, match=message) as caught:
         contracts.load(path)
     assert "dialysis.yaml:" in str(caught.value)

@@ -68,8 +68,8 @@ SCHEMA = schema.build(CONTRACT, {"old": "age >= 65"})
     ],
 )
 def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
-    found = SCHEMA.field(text).pieces
-    assert " ".join(piece.kind for piece in found) == kinds
+    pieces = SCHEMA.field(text).pieces
+    assert " ".join(piece.kind for piece in pieces) == kinds
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_what_a_study_writes_is_taken_apart(text: str, kinds: str) -> None:
 def test_a_column_has_influence_on_those_for_whom_it_could_change_the_value(
     text: str, age: list[int], ill: list[int]
 ) -> None:
-    found = [piece.sql for piece in SCHEMA.field(text).pieces if piece.kind == "influence"]
+    influences = [piece.sql for piece in SCHEMA.field(text).pieces if piece.kind == "influence"]
     people = "(VALUES (20.0, FALSE), (20.0, TRUE), (70.0, FALSE), (70.0, TRUE)) AS people(age, ill)"
-    counted = duckdb.sql(f"SELECT {', '.join(found)} FROM {people}").fetchall()
+    counted = duckdb.sql(f"SELECT {', '.join(influences)} FROM {people}").fetchall()
     assert [[int(value) for value in column] for column in zip(*counted, strict=True)] == [age, ill]
 
 
@@ -188,8 +188,8 @@ def run(
     tmp_path: Path, tables: list[pandas.DataFrame], model: str, policy: Policy = STRICT, **more: Any
 ) -> Any:
     sites = [
-        federations.site_of(f"n{i}", one, CONTRACT, tmp_path, policy)
-        for i, one in enumerate(tables)
+        federations.site_of(f"n{i}", rows, CONTRACT, tmp_path, policy)
+        for i, rows in enumerate(tables)
     ]
     study = federations.study_of({"a": {"run": "glm", "model": model}}, **more)
     return federations.run(study, CONTRACT, sites).runs[TaskId("a")]
@@ -210,15 +210,15 @@ def test_a_level_of_five_people_here_and_sixty_in_all_is_answered_in_a_secure_su
     tmp_path: Path,
 ) -> None:
     def with_rare(count: int) -> pandas.DataFrame:
-        made = table()
-        made.loc[: count - 1, "rare"] = "c"
-        return made
+        outcome = table()
+        outcome.loc[: count - 1, "rare"] = "c"
+        return outcome
 
     secure = {"privacy": {"mode": "exact", "secure_sum": {"colluders": 1}}}
-    made = run(tmp_path, [with_rare(5), with_rare(25), with_rare(30)], "y ~ rare", **secure)
-    assert made.result is not None, made.failed
-    made = run(tmp_path, [with_rare(2), with_rare(3), with_rare(4)], "y ~ rare", **secure)
-    assert made.result is None and made.withheld.startswith("fewer than 11 people")
+    outcome = run(tmp_path, [with_rare(5), with_rare(25), with_rare(30)], "y ~ rare", **secure)
+    assert outcome.result is not None, outcome.failed
+    outcome = run(tmp_path, [with_rare(2), with_rare(3), with_rare(4)], "y ~ rare", **secure)
+    assert outcome.result is None and outcome.withheld.startswith("fewer than 11 people")
 
 
 @pytest.mark.parametrize("people", [0, 1, 10])
@@ -250,15 +250,15 @@ def test_the_refusal_holds_no_number_but_names_the_rule_and_the_way_out() -> Non
 # -- what is counted, and told beforehand
 def test_numbers_are_counted_for_the_columns_that_choose_the_rows_too(tmp_path: Path) -> None:
     site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
-    kept = replace(site, state=tmp_path / "state")
+    stateful = replace(site, state=tmp_path / "state")
     for title, model in {"first": "y ~ age", "again": "y ~ age", "other": "y ~ dose"}.items():
         study = federations.study_of(
             {"a": {"run": "glm", "model": model}},
             title=title,
             cohort={"where": "old or ill", "derive": {"old": "age >= 65"}},
         )
-        assert federations.run(study, CONTRACT, [kept]).runs[TaskId("a")].result is not None
-    books = state_folder.open_ledger(kept.state)
+        assert federations.run(study, CONTRACT, [stateful]).runs[TaskId("a")].result is not None
+    books = state_folder.open_ledger(stateful.state)
     (given,) = functionals.given(books, "people", federations.NOW.year).values()
     assert given == {"ill": 4, "age": 4, "y": 4, "dose": 2}, "the same question again is free"
 
@@ -283,8 +283,8 @@ def test_the_expressions_of_a_study_are_listed_by_their_place() -> None:
         cohort={"where": "dose > 1", "derive": {"old": "age >= 65", "unused": "ill and old"}},
     )
     view = schema.build(CONTRACT, study.cohort.derive)
-    found = sides.written(study, registry.plan(study, CONTRACT), view)
-    assert [(place, text) for place, text, _ in found] == [
+    expressions = sides.written(study, registry.plan(study, CONTRACT), view)
+    assert [(place, text) for place, text, _ in expressions] == [
         ("where", "dose > 1"),
         ("derive old", "age >= 65"),
         ("analysis a", "I(age ** 2)"),
@@ -318,7 +318,7 @@ def test_every_column_of_every_analysis_stands_in_a_role(name: str) -> None:
 def test_what_the_table_of_a_link_tells_counts_for_its_columns(tmp_path: Path) -> None:
     """Once for a link, whatever is asked of the linked people afterwards."""
     site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
-    linked = replace(site.datasets["people"], told={"people": 2, "age": 4})
+    linked = replace(site.datasets["people"], link_numbers={"people": 2, "age": 4})
     kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
     for title in ("first", "second"):
         study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}}, title=title)
@@ -331,7 +331,7 @@ def test_what_the_table_of_a_link_tells_counts_for_its_columns(tmp_path: Path) -
 
 def test_a_link_that_told_much_leaves_less_for_its_analyses(tmp_path: Path) -> None:
     site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
-    linked = replace(site.datasets["people"], told={"y": 197})  # of 198, a third of 600
+    linked = replace(site.datasets["people"], link_numbers={"y": 197})  # of 198, a third of 600
     kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
     study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}})
     run_ = federations.run(study, CONTRACT, [kept]).runs[TaskId("a")]

@@ -1,4 +1,5 @@
-"""Training, exact: against a plain loop with the same seeds, against Flower's own strategies, and with nodes that come, go and misbehave."""
+"""Training, exact: against a plain loop with the same seeds, against Flower's own strategies, and
+with nodes that come, go and misbehave."""
 
 from __future__ import annotations
 
@@ -80,9 +81,9 @@ def run(
 
 
 def result_of(outcome: Outcome) -> Result:
-    (one,) = outcome.runs.values()
-    assert one.result is not None, one.failed
-    return one.result
+    (task_run,) = outcome.runs.values()
+    assert task_run.result is not None, task_run.failed
+    return task_run.result
 
 
 def weights_of(outcome: Outcome) -> np.ndarray:
@@ -93,14 +94,15 @@ def weights_of(outcome: Outcome) -> np.ndarray:
 
 # -- against a plain loop
 def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
-    """Federated averaging as one would write it by hand with torch's own optimiser, on the same people in the same order."""
+    """Federated averaging as one would write it by hand with torch's own optimizer, on the same
+    people in the same order."""
     task = registry.plan(federations.study_of({"a": options}), CONTRACT)["a"]
     people = [federations.people_of(site, CONTRACT, task) for site in sites]
     start = networks.weights(networks.build(task.plan.network, task.options.seed))
     controls, control = [np.zeros_like(start) for _ in people], np.zeros_like(start)
     for round_ in range(task.options.rounds):
         ends, news, sizes = [], [], []
-        for k, found in enumerate(people):
+        for k, persons in enumerate(people):
             net = networks.build(task.plan.network)
             networks.put(net, start)
             optimiser = torch.optim.SGD(
@@ -111,12 +113,12 @@ def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
             )
             pull = torch.from_numpy((control - controls[k]).astype(np.float32))
             anchor, steps = torch.cat([p.detach().flatten().clone() for p in net.parameters()]), 0
-            for chosen in local_training.orders(len(found.training), task, round_):
-                whose = found.training[chosen]
-                rows = found.index[whose][:, 0]
+            for chosen in local_training.orders(len(persons.training), task, round_):
+                whose = persons.training[chosen]
+                rows = persons.index[whose][:, 0]
                 X, y = (
-                    torch.from_numpy(found.X[rows].astype(np.float32)),
-                    torch.from_numpy(found.answers[rows].astype(np.float32)),
+                    torch.from_numpy(persons.X[rows].astype(np.float32)),
+                    torch.from_numpy(persons.answers[rows].astype(np.float32)),
                 )
                 loss = F.binary_cross_entropy_with_logits(net(X).flatten(), y)
                 flat = torch.cat([p.flatten() for p in net.parameters()])
@@ -132,7 +134,7 @@ def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
             news.append(
                 controls[k] - control + (start - ends[-1]) / (steps * task.options.learning_rate)
             )
-            sizes.append(len(found.training))
+            sizes.append(len(persons.training))
         start = np.average(ends, axis=0, weights=sizes)
         controls, control = news, np.average(news, axis=0, weights=sizes)
     return start
@@ -306,7 +308,8 @@ def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_pa
 
 
 def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
-    """One machine writes metres for centimetres; with a scale of its own it learns with the others."""
+    """One machine writes metres for centimetres;
+    with a scale of its own it learns with the others."""
     rows = table(900)
     site = np.arange(900) % 3
     rows["x"] = np.where(site == 2, rows["x"] / 100, rows["x"])
@@ -347,9 +350,14 @@ def silent(name: str, rounds: Sequence[int]) -> Callable[[rounds.Ask], rounds.As
 
 def test_a_node_that_drops_comes_back_at_the_current_round(tmp_path: Path) -> None:
     outcome = run({**MLP, "rounds": 6}, sites_of(tmp_path, 4), silent("n1", [2, 3]))
-    (one,) = outcome.runs.values()
-    assert one.result is not None and one.rounds == 7
-    assert [node["node"] for node in one.result.tables["nodes"].rows] == ["n0", "n1", "n2", "n3"]
+    (task_run,) = outcome.runs.values()
+    assert task_run.result is not None and task_run.rounds == 7
+    assert [node["node"] for node in task_run.result.tables["nodes"].rows] == [
+        "n0",
+        "n1",
+        "n2",
+        "n3",
+    ]
     assert [(h.round, h.node) for h in outcome.events] == [(2, "n1"), (3, "n1")]
 
 
@@ -363,10 +371,10 @@ def test_a_round_that_too_few_answer_is_tried_again_and_a_training_that_none_ans
     assert np.allclose(
         weights_of(run(MLP, sites, wrap, min_nodes=3)), weights_of(run(MLP, sites)), atol=1e-12
     )
-    (one,) = run(
+    (task_run,) = run(
         MLP, sites, lambda ask: lambda query: ask(query) if query.round < 3 else [], min_nodes=3
     ).runs.values()
-    assert one.result is None and "of the 3 nodes needed" in one.failed
+    assert task_run.result is None and "of the 3 nodes needed" in task_run.failed
 
 
 @pytest.mark.parametrize(
@@ -399,20 +407,20 @@ def test_a_faulty_node_cannot_spoil_a_median_or_a_trimmed_mean(
 
     options = {**MLP, "rounds": 25, "local_epochs": 2, "strategy": strategy, "trim": 0.2}
     outcome = run(options, sites_of(tmp_path, 5, table(1500)), wrap)
-    (one,) = outcome.runs.values()
+    (task_run,) = outcome.runs.values()
     assert (
-        one.result is not None and one.result.tables["glance"].rows[0]["auc"] > 0.85
+        task_run.result is not None and task_run.result.tables["glance"].rows[0]["auc"] > 0.85
     ) == survives
 
 
 def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
-    (one,) = run({**MLP, "learning_rate": 1e20, "rounds": 5}, sites_of(tmp_path)).runs.values()
-    assert "lower the learning rate" in one.failed
+    (task_run,) = run({**MLP, "learning_rate": 1e20, "rounds": 5}, sites_of(tmp_path)).runs.values()
+    assert "lower the learning rate" in task_run.failed
 
 
 # -- bad studies
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"model": "x ~ z"}, "needs a yes-or-no outcome"),
         ({"network": "cnn"}, "takes an image, an array of shape"),
@@ -425,17 +433,19 @@ def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_trained_is_refused_with_the_reason(more: dict[str, Any], said: str) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+def test_what_cannot_be_trained_is_refused_with_the_reason(
+    more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(errors.StudyError, match=message):
         registry.plan(federations.study_of({"a": {**MLP, **more}}), CONTRACT)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [({"strategy": "median"}, "a secure sum hides"), ({"sample": 0.5}, "by subtraction")],
 )
-def test_what_a_secure_sum_cannot_carry_is_refused(more: dict[str, Any], said: str) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+def test_what_a_secure_sum_cannot_carry_is_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.StudyError, match=message):
         registry.plan(
             federations.study_of(
                 {"a": {**MLP, **more}}, privacy={"mode": "exact", "secure_sum": True}
@@ -478,8 +488,8 @@ def test_a_training_goes_on_from_its_checkpoint_and_ends_at_the_same_weights(
         )
         whole = rounds.run(study, CONTRACT, local.ask_of(sites, federations.NOW), names)
         assert np.array_equal(weights_of(resumed), weights_of(whole))
-        (one,) = resumed.runs.values()
-        assert any("went on from there" in note for note in one.notes)
+        (task_run,) = resumed.runs.values()
+        assert any("went on from there" in note for note in task_run.notes)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x00" * 200])
@@ -507,7 +517,7 @@ def images(folder: Path) -> list[Site]:
     import duckdb
 
     rng = np.random.default_rng(0)
-    made = []
+    pictures = []
     for k in range(3):
         n = 100  # so that the validation people hold more than min_cell of either answer
         y = rng.random(n) < 0.5
@@ -526,8 +536,8 @@ def images(folder: Path) -> list[Site]:
         frame["series"] = [s.clip(-4, 4).astype(np.float32).ravel() for s in series]
         path = folder / f"n{k}.parquet"
         duckdb.from_df(frame).to_parquet(str(path))
-        made.append(federations.site(f"n{k}", IMAGES, path))
-    return made
+        pictures.append(federations.site(f"n{k}", IMAGES, path))
+    return pictures
 
 
 @pytest.mark.parametrize(
@@ -563,9 +573,9 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
     card = (tmp_path / "out" / "net.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     task = registry.plan(study, IMAGES)["net"]
-    found = federations.people_of(sites[0], IMAGES, task)
-    made = local_training.batch(found, found.validation, task)
-    np.save(tmp_path / "rows.npy", made.rows.numpy())
+    persons = federations.people_of(sites[0], IMAGES, task)
+    inputs = local_training.batch(persons, persons.validation, task)
+    np.save(tmp_path / "rows.npy", inputs.rows.numpy())
     script = (
         code
         + "\nimport numpy, torch\n"
@@ -577,7 +587,7 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
     assert done.returncode == 0, done.stderr
     ours = models.load(tmp_path / "out" / "net.safetensors")
     assert np.allclose(
-        json.loads(done.stdout), ours(made.rows).flatten().detach().numpy(), atol=1e-6
+        json.loads(done.stdout), ours(inputs.rows).flatten().detach().numpy(), atol=1e-6
     )
     counts = sum(
         scores.count(s.log_odds, s.answers, scores.BINS)
@@ -586,8 +596,8 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
     )
     auc = result_of(outcome).tables["glance"].rows[0]["auc"]
     assert auc == pytest.approx(scores.area(counts.astype(float))[0], abs=1e-3) and auc > 0.9
-    for said in ("3 nodes", "fedavg", "exact sums", "| n0 |", "SHA-256"):
-        assert said in card
+    for words in ("3 nodes", "fedavg", "exact sums", "| n0 |", "SHA-256"):
+        assert words in card
 
 
 def test_a_file_that_is_no_model_of_ours_is_told(tmp_path: Path) -> None:
@@ -599,7 +609,10 @@ def test_a_file_that_is_no_model_of_ours_is_told(tmp_path: Path) -> None:
 
 
 def test_training_is_not_imported_until_a_study_trains() -> None:
-    code = "import sys, federation.cli.main, strategies.learning.train, strategies.learning.train_dp, aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
+    code = (
+        "import sys, federation.cli.main, strategies.learning.train, strategies.learning.train_dp, "
+        "aggregator.release; print([m for m in ('torch', 'opacus') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -638,5 +651,5 @@ def test_a_result_that_is_withheld_keeps_its_model(tmp_path: Path) -> None:
     """Too few of either answer in validation: nothing of it is shown, the network included."""
     rows = table(300)
     rows["y"] = (np.arange(300) % 30 == 0).astype(int)
-    found = federations.document(run(MLP, sites_of(tmp_path, rows=rows))).analyses["a"]
-    assert found.status == "withheld" and found.model is None and not found.tables
+    analysis = federations.document(run(MLP, sites_of(tmp_path, rows=rows))).analyses["a"]
+    assert analysis.status == "withheld" and analysis.model is None and not analysis.tables

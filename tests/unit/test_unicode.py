@@ -76,10 +76,10 @@ def cohort(
 def test_every_spelling_in_the_data_is_the_level(
     spelling: str, mode: str, kind: str, tmp_path: Path
 ) -> None:
-    found, fields = cohort(
+    cohort_, fields = cohort(
         federations.contract_of(TEXT), source(SPELLINGS[spelling](ROWS), tmp_path, kind), mode
     )
-    columns = found.columns(fields)
+    columns = cohort_.columns(fields)
     assert dict(zip(columns["âge"].tolist(), columns["ville"].tolist(), strict=True)) == {
         1: 0,
         2: 1,
@@ -105,9 +105,9 @@ def test_every_spelling_in_the_contract_and_the_study_is_the_same(
     path.write_text(
         SPELLINGS[spelling](written) if spelling == "NFD" else written, encoding="utf-8"
     )
-    made, _ = study.load(path)
-    found, _ = cohort(contract, source(ROWS, tmp_path, "csv"), "exact", made.cohort.where)
-    assert found.people == 1
+    study_, _ = study.load(path)
+    cohort_, _ = cohort(contract, source(ROWS, tmp_path, "csv"), "exact", study_.cohort.where)
+    assert cohort_.people == 1
 
 
 @pytest.mark.parametrize("mode", ["exact", "dp"])
@@ -126,7 +126,7 @@ def test_a_person_in_two_spellings_is_one_person(mode: str, tmp_path: Path) -> N
     findings = cohorts.open_checked(
         dataset, Storage(), schema, [schema.field("ville")], None
     ).findings
-    assert [(one.rule, one.rows) for one in findings] == [("duplicate person", 3)]
+    assert [(finding.rule, finding.rows) for finding in findings] == [("duplicate person", 3)]
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [("clé,Ville,âge", "'Ville'"), ("clé,ｖille,âge", "U+FF56"), ("clé,vi\u200blle,âge", None)],
 )
 def test_a_column_in_another_spelling_is_shown_beside_the_contracts(
-    header: str, said: str | None, tmp_path: Path
+    header: str, message: str | None, tmp_path: Path
 ) -> None:
     path = source(ROWS.replace("clé,ville,âge", header), tmp_path, "csv")
     with pytest.raises(errors.DataError, match="no column 'ville'") as caught:
@@ -168,7 +168,7 @@ def test_a_column_in_another_spelling_is_shown_beside_the_contracts(
             Dataset(federations.contract_of(TEXT), str(path)),
             ["clé", "ville"],
         )
-    assert said is None or said in str(caught.value)
+    assert message is None or message in str(caught.value)
 
 
 def test_columns_that_differ_in_capitals_only_are_refused() -> None:

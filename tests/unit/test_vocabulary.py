@@ -60,12 +60,12 @@ def test_a_report_counts_once_for_each_drug_event_and_pair(tmp_path: Path) -> No
         event="event",
         min_reports=1,
     )
-    found = {
+    counts = {
         (row["drug"], row["event"]): (row["n"], row["expected"])
         for row in result.tables["pairs"].rows
     }
-    assert found["x", "rash"] == (1, pytest.approx(1 / 21))
-    assert found["z", "pain"] == (20, pytest.approx(400 / 21))
+    assert counts["x", "rash"] == (1, pytest.approx(1 / 21))
+    assert counts["z", "pain"] == (20, pytest.approx(400 / 21))
     assert result.tables["summary"].rows[0]["reports"] == 21
 
 
@@ -73,10 +73,10 @@ def test_the_reporting_odds_ratio_of_a_published_table() -> None:
     """Rhabdomyolysis with atorvastatin in the FAERS table of 49 reactions and 6 statins that comes
     with the package mddc: 2,041 reports of 197,390 and of 36,319, among 63,976,610; its reporting
     odds ratio is 19.4295."""
-    found = disproportionality.measures(
+    measures = disproportionality.measures(
         *(np.array([n], float) for n in (2041, 197_390, 36_319)), 63_976_610.0, 0.025
     )
-    assert found["ror"][0] == pytest.approx(19.4295, abs=5e-5)
+    assert measures["ror"][0] == pytest.approx(19.4295, abs=5e-5)
 
 
 def test_too_few_reports_of_any_pair_is_said(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_boosted_trees_predict_as_well_as_scikit_learns(tmp_path: Path) -> None:
         federations.run(federations.study_of({"a": options}, dataset="rows"), contract, sites)
     )
     glance, trees = result.tables["glance"].rows[0], result.tables["trees"].rows
-    own = roc_auc_score(
+    auc = roc_auc_score(
         fitted["y"], boosted_trees.predict(trees, glance["base"], design_of(fitted))
     )
-    assert glance["auc"] == pytest.approx(own, abs=1e-4)  # of scores in bins of a thousandth
+    assert glance["auc"] == pytest.approx(auc, abs=1e-4)  # of scores in bins of a thousandth
     mine = roc_auc_score(
         held_out["y"], boosted_trees.predict(trees, glance["base"], design_of(held_out))
     )
@@ -358,8 +358,8 @@ def test_trees_leave_enough_people_on_both_sides(tmp_path: Path) -> None:
         left = rows[row["term"]] < row["below"]
         return sizes(2 * branch + 1, rows[left]) + sizes(2 * branch + 2, rows[~left])
 
-    found = sizes(0, table)
-    assert len(found) > 2 and min(found) >= 60
+    leaves = sizes(0, table)
+    assert len(leaves) > 2 and min(leaves) >= 60
 
 
 @pytest.mark.parametrize("landmark", [6.0, 30.0])
@@ -389,7 +389,7 @@ def test_a_landmark_is_the_fit_of_those_who_are_there_with_what_was_known_then(
         for node, part in pooled.groupby("node")
     ]
     study = federations.study_of({"a": wanted}, dataset="greffes")
-    found = federations.result(federations.run(study, ready.contract, sites))
+    result = federations.result(federations.run(study, ready.contract, sites))
     by_hand = federations.study_of(
         {"a": {"run": "cox", "model": f"Surv(fin, issue = 'perte') {model}"}}, dataset="greffes"
     )
@@ -401,11 +401,11 @@ def test_a_landmark_is_the_fit_of_those_who_are_there_with_what_was_known_then(
             [federations.site_of("all", alone, ready.contract, tmp_path / "alone")],
         )
     )
-    assert found.n == expected.n
-    for one, other in zip(
-        found.tables["coefficients"].rows, expected.tables["coefficients"].rows, strict=True
+    assert result.n == expected.n
+    for row, other in zip(
+        result.tables["coefficients"].rows, expected.tables["coefficients"].rows, strict=True
     ):
-        assert [one["estimate"], one["std_error"]] == pytest.approx(
+        assert [row["estimate"], row["std_error"]] == pytest.approx(
             [other["estimate"], other["std_error"]], rel=1e-9
         )
 
@@ -528,9 +528,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), MISTAKES)
-def test_a_mistake_names_the_culprit_and_the_remedy(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+@pytest.mark.parametrize(("options", "message"), MISTAKES)
+def test_a_mistake_names_the_culprit_and_the_remedy(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.StudyError, match=message):
         registry.plan(federations.study_of({"a": options}), federations.contract_of(PEOPLE))
 
 
@@ -613,7 +613,7 @@ def test_imputation_finds_the_slope_that_complete_rows_miss(tmp_path: Path) -> N
         },
         dataset="lost",
     )
-    found, complete, held = [], [], 0
+    estimates, complete, held = [], [], 0
     for seed in range(60):
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -623,13 +623,13 @@ def test_imputation_finds_the_slope_that_complete_rows_miss(tmp_path: Path) -> N
             federations.sites_of(incomplete(seed, 600), np.arange(600) % 3, contract, folder),
         )
         row = federations.result(outcome, "mi").tables["coefficients"].rows[1]
-        found.append(row["estimate"])
+        estimates.append(row["estimate"])
         held += row["conf_low"] <= 2 <= row["conf_high"]
         complete.append(
             federations.result(outcome, "complete").tables["coefficients"].rows[1]["estimate"]
         )
-    error = np.std(found, ddof=1) / np.sqrt(60)
-    assert abs(np.mean(found) - 2) < 3 * error + 0.01, np.mean(found)
+    error = np.std(estimates, ddof=1) / np.sqrt(60)
+    assert abs(np.mean(estimates) - 2) < 3 * error + 0.01, np.mean(estimates)
     assert np.mean(complete) < 2 - 20 * np.std(complete, ddof=1) / np.sqrt(60)
     assert held >= 51
 

@@ -66,19 +66,19 @@ def row(result: Result, table: str) -> Any:
 # -- the exact test
 def test_swapping_the_groups_mirrors_every_number(tmp_path: Path) -> None:
     table = people()
-    one = run(tmp_path, table, value="days", by="arm", alternative="less")
+    less = run(tmp_path, table, value="days", by="arm", alternative="less")
     other = run(tmp_path, table, value="days", by="arm", reference="drug", alternative="greater")
-    n_x, n_y = (r["n"] for r in one.tables["groups"].rows)
-    assert [r["group"] for r in one.tables["groups"].rows] == ["arm=drug", "arm=placebo"]
+    n_x, n_y = (r["n"] for r in less.tables["groups"].rows)
+    assert [r["group"] for r in less.tables["groups"].rows] == ["arm=drug", "arm=placebo"]
     assert [r["group"] for r in other.tables["groups"].rows] == ["arm=placebo", "arm=drug"]
-    test, mirrored = row(one, "test"), row(other, "test")
+    test, mirrored = row(less, "test"), row(other, "test")
     assert test["statistic"] == n_x * n_y - mirrored["statistic"]
     assert (test["z"], test["p_value"]) == pytest.approx((-mirrored["z"], mirrored["p_value"]))
-    assert row(one, "superiority")["estimate"] == pytest.approx(
+    assert row(less, "superiority")["estimate"] == pytest.approx(
         1 - row(other, "superiority")["estimate"]
     )
-    assert row(one, "shift")["estimate"] == -row(other, "shift")["estimate"]
-    assert row(one, "shift")["conf_high"] == -row(other, "shift")["conf_low"]
+    assert row(less, "shift")["estimate"] == -row(other, "shift")["estimate"]
+    assert row(less, "shift")["conf_high"] == -row(other, "shift")["conf_low"]
 
 
 def test_values_below_zero_and_beside_the_grid_are_counted_at_the_nearer_point(
@@ -244,11 +244,11 @@ def noised(rng: np.random.Generator, counts: Floats, multiplier: float) -> tuple
 def released(n: int, multiplier: float, means: tuple[float, float]) -> list[Superiority]:
     """Of one pair of groups, 3,000 times."""
     rng = np.random.default_rng(1)
-    found = []
+    results = []
     for _ in range(3000):
         (x, variance), (y, _) = (noised(rng, n * law(mean), multiplier) for mean in means)
-        found.append(NoisedGroups(x, y, variance).superiority(1.96))
-    return found
+        results.append(NoisedGroups(x, y, variance).superiority(1.96))
+    return results
 
 
 @pytest.mark.parametrize(("n", "multiplier"), [(400, 6.0), (200, 9.3)])
@@ -256,16 +256,16 @@ def test_the_stated_noise_of_the_superiority_is_that_of_repeated_releases(
     n: int, multiplier: float
 ) -> None:
     """4 % is three errors of a standard deviation of 3,000."""
-    found = released(n, multiplier, (0.65, 0.45))
-    rms = math.sqrt(np.mean([one.noise**2 for one in found]))
-    assert rms == pytest.approx(np.std([one.theta for one in found]), rel=0.04)
+    results = released(n, multiplier, (0.65, 0.45))
+    rms = math.sqrt(np.mean([result.noise**2 for result in results]))
+    assert rms == pytest.approx(np.std([result.theta for result in results]), rel=0.04)
 
 
 @pytest.mark.parametrize("n", [200, 400])
 def test_noise_does_not_move_the_sampling_error_of_the_superiority(n: int) -> None:
     """1 % is five errors of the mean of 3,000. Squares with the noise left in are 2 % too small at
     200 people; those with the noise of each rank taken out, and not that of their mean, 10 %."""
-    squares = [one.sampling**2 for one in released(n, 9.3, (0.5, 0.5))]
+    squares = [result.sampling**2 for result in released(n, 9.3, (0.5, 0.5))]
     exact = rank_sum.superiority(n * law(0.5), n * law(0.5))[1] ** 2
     assert np.mean(squares) == pytest.approx(exact, rel=0.01)
 
@@ -279,8 +279,8 @@ def test_the_interval_of_the_superiority_holds_the_truth_far_from_one_half() -> 
     held = []
     for _ in range(1000):
         (x, variance), (y, _) = (noised(rng, rng.multinomial(400, r), 9.3) for r in (p, q))
-        found = NoisedGroups(x, y, variance).superiority(1.96)
-        held.append(found.low <= truth <= found.high)
+        interval = NoisedGroups(x, y, variance).superiority(1.96)
+        held.append(interval.low <= truth <= interval.high)
     assert np.mean(held) == pytest.approx(0.95, abs=0.021)
 
 
@@ -307,10 +307,12 @@ def test_true_hypotheses_are_rejected_one_time_in_twenty_and_the_shift_is_held(
 def test_without_noise_the_interval_is_that_of_the_exact_mode() -> None:
     rng = np.random.default_rng(3)
     x, y = (rng.multinomial(100, law(m)).astype(float) for m in (0.6, 0.5))
-    found = NoisedGroups(x, y, 1e-12).superiority(1.96)
+    interval = NoisedGroups(x, y, 1e-12).superiority(1.96)
     theta, error = rank_sum.superiority(x, y)
     exact = (theta, error, *rank_sum.on_logit(theta, error, 1.96))
-    assert (found.theta, found.sampling, found.low, found.high) == pytest.approx(exact, rel=1e-6)
+    assert (interval.theta, interval.sampling, interval.low, interval.high) == pytest.approx(
+        exact, rel=1e-6
+    )
 
 
 # -- when it refuses

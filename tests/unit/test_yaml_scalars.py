@@ -169,12 +169,12 @@ def read(line: str) -> Any:
     ],
 )
 def test_a_scalar_is_what_it_says(written: str, value: Any) -> None:
-    found = read(f"v: {written}")
-    assert found == value and type(found) is type(value)
+    scalar = read(f"v: {written}")
+    assert scalar == value and type(scalar) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("010", "leading zero"),
         ("08", "leading zero"),
@@ -229,15 +229,15 @@ def test_a_scalar_is_what_it_says(written: str, value: Any) -> None:
         ("- a", "write it on the next line"),
     ],
 )
-def test_a_surprise_names_its_line_and_the_remedy(written: str, said: str) -> None:
+def test_a_surprise_names_its_line_and_the_remedy(written: str, message: str) -> None:
     with pytest.raises(errors.StudyError) as caught:
         read(f"v: {written}")
     assert str(caught.value).startswith("study.yaml:2: "), caught.value
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ('a: 1\ntitle: "never closed\nb: 2\nc: 3\n', 2, "a quote opens here"),
         ("a: 1\ntitle: 'never closed\nb: 2\n", 2, "a quote opens here"),
@@ -255,10 +255,12 @@ def test_a_surprise_names_its_line_and_the_remedy(written: str, said: str) -> No
         ("a: 1\na: 2\n", 2, "appears twice"),
     ],
 )
-def test_a_file_that_is_no_yaml_names_the_line_to_correct(text: str, line: int, said: str) -> None:
+def test_a_file_that_is_no_yaml_names_the_line_to_correct(
+    text: str, line: int, message: str
+) -> None:
     with pytest.raises(errors.StudyError) as caught:
         yaml_source.parse(text, name="f.yaml", error=errors.StudyError)
-    assert str(caught.value).startswith(f"f.yaml:{line}: ") and said in str(caught.value), (
+    assert str(caught.value).startswith(f"f.yaml:{line}: ") and message in str(caught.value), (
         caught.value
     )
 
@@ -368,7 +370,7 @@ def test_every_error_type_has_our_words() -> None:
         3,
     )
     for kind in typing.get_args(core_schema.ErrorType):
-        said = model_words.say(
+        message = model_words.say(
             {
                 "type": kind,
                 "msg": "pydantic's",
@@ -378,10 +380,10 @@ def test_every_error_type_has_our_words() -> None:
             }
         )
         assert (
-            "pydantic" not in said.lower()
-            and "{" not in said
-            and "nput should" not in said
-            and "nvalid" not in said
+            "pydantic" not in message.lower()
+            and "{" not in message
+            and "nput should" not in message
+            and "nvalid" not in message
         )
         words = model_words.WORDS.get(kind)
         try:
@@ -434,6 +436,8 @@ THEIRS = (
     "string should",
     "value error",
     "ensure this",
+    "tuple[",
+    "function-",
 )
 
 
@@ -452,11 +456,66 @@ def test_a_wrong_value_of_any_key_is_said_in_our_words(
     name: str, model: type[pydantic.BaseModel]
 ) -> None:
     source = yaml_source.Source("f.yaml", {}, {})
-    said: list[str] = []
+    messages: list[str] = []
     for key in model.model_fields:
         for value in WRONG:
             try:
                 yaml_source.build(model, {key: value}, source, under=(), error=errors.InputError)
             except errors.InputError as error:
-                said.append(str(error))
-    assert said and not [one for one in said if any(words in one.lower() for words in THEIRS)]
+                messages.append(str(error))
+    assert messages and not [
+        line for line in messages if any(words in line.lower() for words in THEIRS)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: true",
+        "rows_per_person: true",
+        "columns: {v: {type: number, max_missing: true}}",
+        "columns: {v: {type: number, step: true}}",
+        "columns: {v: {type: array, shape: [true, 2], range: [0, 1]}}",
+        "columns: {v: {type: number, range: [false, true]}}",
+    ],
+)
+def test_true_is_no_number(text: str) -> None:
+    """pydantic reads true as 1."""
+    whole = "dataset: d\nversion: 1\nunit: visit\ncolumns: {v: {type: number}}\n"
+    lines = [line for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0]]
+    with pytest.raises(errors.ContractError, match=r"must be (a number, not true|two numbers)"):
+        federations.contract_of("\n".join([*lines, text]))
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "[0, ]",
+        "0-10",
+        "[0]",
+        "[0, 1, 2]",
+        "[a, b]",
+        "[0, 2026-01-01]",
+        "{low: 0}",
+        "['2026-02-30', 2027-01-01]",
+    ],
+)
+def test_a_range_that_is_no_pair_is_said_in_one_line(ends: str) -> None:
+    with pytest.raises(
+        errors.ContractError, match=r"columns\.v\.range: must be two numbers"
+    ) as failure:
+        federations.contract_of(
+            f"dataset: d\nversion: 1\nunit: visit\ncolumns: {{v: {{type: number, range: {ends}}}}}"
+        )
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["levels: ['', b]", "levels: [a, 9], missing: [9]", "levels: ['1 ', b], missing: ['1']"],
+)
+def test_a_level_that_no_row_can_have_is_refused(column: str) -> None:
+    with pytest.raises(errors.ContractError, match="missing"):
+        federations.contract_of(
+            f"dataset: d\nversion: 1\nunit: visit\ncolumns: {{v: {{type: category, {column}}}}}"
+        )

@@ -107,7 +107,8 @@ def _signed(proposed: Proposed) -> list[str]:
 def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
     print(
-        "# People of this node on each side of every expression of the study (never sent to the hub)"
+        "# People of this node on each side of every expression of the study (never sent to the "
+        "hub)"
     )
     try:
         counted = sides.of_study(study, site)
@@ -179,5 +180,6 @@ def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None)
     proposals.decide(study.run, verdict, reason, decided_by, now)
     later = "" if daemon.is_running(state) else "; the hub will learn it when the node runs"
     print(
-        f"{study.study} (number {study.ticket.number}, {study.study_hash[:12]}) is {verdict} by {decided_by}{later}"
+        f"{study.study} (number {study.ticket.number}, {study.study_hash[:12]}) is {verdict} "
+        f"by {decided_by}{later}"
     )

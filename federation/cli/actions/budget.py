@@ -155,8 +155,8 @@ def grant(
     left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
     datasets = " and ".join([dataset, *site.datasets_sharing_account(dataset)])
     print(
-        f"Granted: all studies of {account.year} on {datasets} together may cost one {account.unit} "
-        f"epsilon {left:.3f} more (delta {delta:g})"
+        f"Granted: all studies of {account.year} on {datasets} together may cost one "
+        f"{account.unit} epsilon {left:.3f} more (delta {delta:g})"
     )
 
 

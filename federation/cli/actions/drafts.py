@@ -1,4 +1,5 @@
-"""`hdh node draft`: a contract from data or from a Table Schema file, and the `read:` keys of the source."""
+"""`hdh node draft`: a contract from data or from a Table Schema file,
+and the `read:` keys of the source."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from nodes.site import Storage
 
 
 def write(source: str | None, table: str | None, schema: Path | None, out: Path) -> None:
-    """Writes the contract and, where the source needs keys, OUT.read.yaml. InputError if one is there already."""
+    """Writes the contract and, if the source needs keys, OUT.read.yaml.
+    InputError if one exists already."""
     if (source is None) == (schema is None):
         raise errors.InputError("give a SOURCE, or --table-schema FILE.json; not both")
     keys = out.with_suffix(".read.yaml")

@@ -1,4 +1,5 @@
-"""`hdh study datasets`: what the nodes at a hub hold, with their contracts and what differs between them."""
+"""`hdh study datasets`: the datasets of the nodes at a hub, with their contracts and the
+differences between them."""
 
 from __future__ import annotations
 
@@ -64,8 +65,8 @@ def differences(held: Sequence[Held]) -> list[str]:
 
 
 def write(held: Sequence[Held], out: Path) -> list[Path]:
-    """A file for each contract; its hash is in the name where a dataset has several. InputError if one is there with
-    other words."""
+    """Writes a file for each contract; its hash is in the name if a dataset has several contracts.
+    InputError if the file exists with other words."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, contracts in sorted(_by_dataset(held).items()):

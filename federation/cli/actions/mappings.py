@@ -1,4 +1,5 @@
-"""`hdh node map`: a dataset's rows written from raw tables, checked, and entered into the audit log."""
+"""`hdh node map`: a dataset's rows written from raw tables, checked,
+and recorded in the audit log."""
 
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ def run(path: Path, only: str | None) -> None:
     names = [name for name in names if only in (None, name)]
     if not names:
         raise errors.SiteError(
-            f"{path}: no dataset has a `mapping`; write `mapping: FILE.sql` and `sources:` in place of `source`"
+            f"{path}: no dataset has a `mapping`; write `mapping: FILE.sql` and `sources:` in "
+            "place of `source`"
         )
     broken = [name for name in names if _written(site, path, name).findings]
     if broken:
         raise errors.DataError(
-            f"{', '.join(broken)}: the rows of the mapping break the contract, and replace nothing: correct the SQL or "
-            "the contract"
+            f"{', '.join(broken)}: the rows of the mapping break the contract, and replace "
+            "nothing: correct the SQL or the contract"
         )
 
 
@@ -55,13 +57,15 @@ def _written(site: Site, path: Path, name: str) -> Mapped:
             inputs={each: found.content for each, found in mapped.manifest.inputs.items()},
         )
         print(
-            f"{name}: written from {', '.join(mapped.manifest.inputs)}; studies now read these rows."
+            f"{name}: written from {', '.join(mapped.manifest.inputs)}; studies now read these "
+            "rows."
         )
     return mapped
 
 
 def lines(site: Site, name: str) -> Sequence[str]:
-    """How the rows of a dataset were made, for someone who decides on a study; nothing for a dataset with a source."""
+    """The origin of a dataset's rows, for someone who decides on a study; empty for a dataset with
+    a source."""
     dataset = site.datasets.get(name)
     if dataset is None or dataset.mapping is None:
         return []
@@ -70,6 +74,7 @@ def lines(site: Site, name: str) -> Sequence[str]:
         return [f"dataset {name}: its mapping has not been run (hdh node map {name})"]
     reason = mapping.stale(dataset)
     return [
-        f"dataset {name}: mapped by {dataset.mapping.sql.name} (SHA-256 {manifest.sql[:12]}) on {manifest.written[:16]}"
+        f"dataset {name}: mapped by {dataset.mapping.sql.name} (SHA-256 {manifest.sql[:12]}) "
+        f"on {manifest.written[:16]}"
         f" from {', '.join(manifest.inputs)}" + (f"; {reason}" if reason else "")
     ]

@@ -77,15 +77,15 @@ def check(path: Path, only: str | None, output: str) -> None:
 
 
 def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
-    """Shows the check of one dataset, and keeps that it passed; DataError if its rows break its
-    contract."""
+    """Shows the check of one dataset, and keeps that it passed;
+    DataError if its rows break its contract."""
     console = Console(highlight=False, soft_wrap=True)
     report = _examined(name, dataset, site, console)
     show(report, console)
     if report.findings:
         raise errors.DataError(
-            f"{name}: the data break their contract, and nothing is written: correct the data, the contract or the "
-            "`read:` keys"
+            f"{name}: the data break their contract, and nothing is written: correct the data, the "
+            "contract or the `read:` keys"
         )
     if site.state is not None:
         source_checks.record(site.state, name, dataset, passed=True)

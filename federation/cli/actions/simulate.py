@@ -34,8 +34,8 @@ from strategies import registry
 
 @dataclass(frozen=True)
 class Federation:
-    """A study and the dataset of each node. `notes` go into the result. `contracts`: of each dataset,
-    where the study has several."""
+    """A study and the dataset of each node. `notes` go into the result. `contracts`: the contract
+    of each dataset, if the study has several."""
 
     study: Study
     contract: Contract
@@ -194,8 +194,8 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
 def _held(
     node: Sequence[str], contracts: Mapping[str, Contract], study: Study
 ) -> dict[str, Dataset]:
-    """The dataset of each node: as written, `NAME=DATASET:FILE`, or the one whose columns the file has. A
-    helper holds none, and is written `NAME=helper` or left out."""
+    """The dataset of each node: as written, `NAME=DATASET:FILE`, or the one whose columns the file
+    has. A helper has no dataset, and is written `NAME=helper` or left out."""
     held: dict[str, Dataset] = {}
     for text in node:
         name, _, path = text.partition("=")
@@ -210,8 +210,8 @@ def _held(
         fitting = [one for one in contracts.values() if _fits(Dataset(one, path))]
         if len(fitting) != 1:
             raise errors.InputError(
-                f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} of the "
-                f"datasets {', '.join(contracts)}; write --node {name}=DATASET:FILE"
+                f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} "
+                f"of the datasets {', '.join(contracts)}; write --node {name}=DATASET:FILE"
             )
         held |= _named([text], fitting[0])
     if not held:
@@ -225,19 +225,22 @@ def _fits(dataset: Dataset) -> bool:
 
 
 def _of_node(path: Path, contract: Contract) -> Dataset:
-    """The dataset of a node.yaml, as its producer reads it. InputError if it has another contract."""
+    """The dataset of a node.yaml, as its producer reads it.
+    InputError if it has another contract."""
     datasets = node_sites.load(path).datasets
     if contract.dataset not in datasets:
         raise errors.InputError(
-            f"{path}: there is no dataset {contract.dataset!r}; the datasets are {', '.join(datasets)}"
+            f"{path}: there is no dataset {contract.dataset!r}; the datasets are "
+            f"{', '.join(datasets)}"
         )
-    found = datasets[contract.dataset]
-    if found.contract.hash != contract.hash:
+    dataset = datasets[contract.dataset]
+    if dataset.contract.hash != contract.hash:
         raise errors.InputError(
-            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one contract",
-            *contract.differences(found.contract),
+            f"{path}: its contract of {contract.dataset!r} differs from the study's: use one "
+            "contract",
+            *contract.differences(dataset.contract),
         )
-    return found
+    return dataset
 
 
 def _assumptions(study: Study) -> list[str]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
-    """The study, and the contract on which it runs: as given, or from DATASET.yaml beside the study for
-    each of its datasets."""
+    """The study and its contract: as given,
+    or from DATASET.yaml beside the study for each of its datasets."""
     study, source = studies.load(path)
     loaded = datasets.load(study, path.parent, source, contract)
     return study, datasets.contract_of(study, loaded, source), source
@@ -55,7 +55,8 @@ def check(path: Path, contract_path: Path | None) -> None:
 def _show_expressions(
     study: Study, contract: Contract, tasks: Mapping[str, AnyTask], console: Console
 ) -> None:
-    """The expressions by which a node may refuse the study, since too few people stand on a side."""
+    """The expressions for which a node may refuse the study,
+    because too few people are on one side."""
     from federation import schema
     from nodes import sides
 

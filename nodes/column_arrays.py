@@ -1,0 +1,99 @@
+"""Columns of a cohort's table as arrays: numbers as doubles, categories as indices of levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import duckdb
+import numpy as np
+
+from federation.arrays import Ints
+from federation.cohort import Fetch, Values
+from federation.expression import quote_text
+from federation.schema import Field
+from nodes import cohort_table
+
+COLUMNS_PER_SCAN = 200  # planning takes the square of it
+
+
+def fetcher(
+    connection: duckdb.DuckDBPyConnection, places: Ints, table: str = cohort_table.NAME
+) -> Fetch:
+    """Reads columns of a cohort's table. `places` (n_rows,): the position of each row there."""
+    in_order = bool((np.diff(places) == 1).all()) and (not len(places) or places[0] == 0)
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        columns = _fetch(connection, list(asked), table)
+        if in_order:
+            return {name: values[: len(places)] for name, values in columns.items()}
+        return {name: values[places] for name, values in columns.items()}
+
+    return fetch
+
+
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
+) -> Mapping[str, Values]:
+    if not fields:
+        return {}
+    if len(fields) > COLUMNS_PER_SCAN:
+        some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
+        return {**_fetch(connection, some, table), **_fetch(connection, others, table)}
+    listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
+    arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
+    return {
+        field.name: _stacked(arrays[f"c{i}"], field)
+        if field.kind == "array"
+        else np.asarray(arrays[f"c{i}"])
+        for i, field in enumerate(fields)
+    }
+
+
+def _stacked(rows: Values, field: Field) -> Values:
+    """(n_rows, *shape), within the contract's range: zeros, or the nearest values in range, where a
+    row is NULL. In mode dp a row that does not fit the contract is made to fit it."""
+    low, high = field.interval
+    values = list(np.ma.getdata(rows))
+    masked = np.ma.getmaskarray(rows)
+    is_bytes = next(
+        (
+            isinstance(value, bytes | bytearray)
+            for value, gone in zip(values, masked, strict=True)
+            if not gone
+        ),
+        True,
+    )
+    blank = np.full(
+        math.prod(field.shape), min(max(0.0, low), high), np.uint8 if is_bytes else np.float32
+    )
+    if is_bytes:
+        zeros = blank.tobytes()
+        joined = b"".join(
+            zeros if gone else value for value, gone in zip(values, masked, strict=True)
+        )
+        stacked: Values = np.frombuffer(joined, np.uint8)
+    else:
+        stacked = np.concatenate(
+            [blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))]
+        )[len(blank) :]
+    return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
+
+
+def _as_array(field: Field) -> str:
+    """Never NULL, so that DuckDB hands over plain arrays."""
+    if field.kind == "category":
+        return code(field)
+    if field.kind == "array":
+        return field.sql
+    return f"coalesce(CAST({field.sql} AS DOUBLE), CAST('nan' AS DOUBLE))"
+
+
+def code(field: Field) -> str:
+    """The index of a category's level; -1 where missing."""
+    width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
+    if field.index is not None:
+        return f"coalesce(CAST({field.index} AS {width}), CAST(-1 AS {width}))"
+    levels = ", ".join(quote_text(level) for level in field.levels)
+    index = f"enum_code(TRY_CAST({field.sql} AS ENUM({levels})))"
+    return f"coalesce(CAST({index} AS {width}), CAST(-1 AS {width}))"

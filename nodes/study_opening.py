@@ -1,0 +1,196 @@
+"""The session of an admitted study at this node: its cohort is opened once, and judged, before any
+answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from federation import errors
+from federation import schema as schemas
+from federation.cohort import Cohort, empty, within_contract
+from federation.disclosure import node_door
+from federation.disclosure.rules import Rules
+from federation.messages import Refusal
+from federation.schema import Field, Schema
+from federation.study import Study
+from nodes import absent_columns, cohorts, differencing, support
+from nodes.answered import Memory
+from nodes.contract_sql import Finding
+from nodes.session import NodeContext, StudySession
+from nodes.site import Dataset
+from strategies.protocol import AnyTask
+
+log = logging.getLogger("hdh.node")
+UNREADABLE = Refusal(
+    "source", "this node's data cannot be read: its producer sees why with `hdh node check`"
+)
+
+
+def open_session(
+    study: Study, tasks: dict[str, AnyTask], context: NodeContext, now: datetime
+) -> StudySession:
+    """A session with a cohort; or one with a Refusal, if the study may not use a column, or if the
+    data lack one, cannot be read, break their contract or hold too few people."""
+    site, dataset = context.site, context.site.datasets[study.dataset]
+    in_secure_sum = study.privacy.secure_sum is not None
+    rules = site.rules(study.privacy.min_cell, in_secure_sum=in_secure_sum)
+    nobody = Cohort(None, 0, 0, 1, lambda asked: {})
+    try:
+        schema = schemas.build(dataset.contract, study.cohort.derive)
+        restricted = _restricted(study, dataset, tasks, schema)
+        if restricted:
+            return StudySession(tasks, nobody, rules, restricted)
+        absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
+        if isinstance(absent, Refusal):
+            return StudySession(tasks, nobody, rules, absent)
+        present = {name: task for name, task in tasks.items() if name not in absent}
+        if study.privacy.mode == "dp":
+            cohort = _clipped(study, dataset, schema, present, context)
+            return StudySession(tasks, cohort, rules, None, absent)
+        opened = _checked(study, dataset, schema, present, context)
+    except (errors.DataError, errors.SetupError):
+        return StudySession(tasks, nobody, rules, UNREADABLE)
+    if opened.findings:
+        return StudySession(tasks, nobody, rules, _broken(opened.findings))
+    memory = _memory(study, tasks, schema, opened, rules, context, now)
+    session = StudySession(tasks, opened.cohort, rules, None, absent, memory)
+    return replace(session, refused=_too_small(session) or _unsupported(session, schema))
+
+
+def _too_small(session: StudySession) -> Refusal | None:
+    cohort = session.cohort
+    has_condition = any(task.where for task in session.tasks.values())
+    return node_door.check_cohort(
+        cohort.people, cohort.people_in_dataset, session.rules, written=has_condition
+    )
+
+
+def _unsupported(session: StudySession, schema: Schema) -> Refusal | None:
+    present = [task for name, task in session.tasks.items() if name not in session.absent]
+    return support.check_study(present, session, schema)
+
+
+def _broken(findings: Iterable[Finding]) -> Refusal:
+    """Names the rules and the columns, and no count."""
+    rules = sorted(
+        {f"{each.rule} ({each.column})" if each.column else each.rule for each in findings}
+    )
+    return Refusal(
+        "data",
+        f"the data here break their contract: {', '.join(rules)}; the producer sees more with "
+        "`hdh node check`",
+    )
+
+
+def _checked(
+    study: Study,
+    dataset: Dataset,
+    schema: Schema,
+    tasks: Mapping[str, AnyTask],
+    context: NodeContext,
+) -> cohorts.Opened:
+    before = differencing.conditions(context.ledger, dataset.contract)
+    return cohorts.open_checked(
+        dataset,
+        context.site.storage,
+        schema,
+        _fields(tasks),
+        study.cohort.where,
+        only_counts=_only_counts(tasks),
+        remembered={name for condition in before for name in condition.columns},
+    )
+
+
+def _fields(tasks: Mapping[str, AnyTask]) -> list[Field]:
+    return [field for task in tasks.values() for field in task.fields]
+
+
+def _only_counts(tasks: Mapping[str, AnyTask]) -> bool:
+    return all(task.analysis.TRAITS.only_counts for task in tasks.values())
+
+
+def _memory(
+    study: Study,
+    tasks: Mapping[str, AnyTask],
+    schema: Schema,
+    opened: cohorts.Opened,
+    rules: Rules,
+    context: NodeContext,
+    now: datetime,
+) -> Memory:
+    where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
+    names = {field.name for task in tasks.values() for field in task.fields}
+    return Memory(
+        context.ledger,
+        schema.contract,
+        context.site.account(study.dataset, now.year),
+        study,
+        now,
+        context.salt("people")[:8],
+        opened.hashes,
+        where,
+        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
+        {name: schema.columns_of(name) for name in sorted(names)},
+        rules.min_cell,
+        context.site.datasets[study.dataset].link_numbers,
+    )
+
+
+def _clipped(
+    study: Study,
+    dataset: Dataset,
+    schema: Schema,
+    tasks: Mapping[str, AnyTask],
+    context: NodeContext,
+) -> Cohort:
+    """Opens a cohort, whatever the rows are, since a refusal would reveal something about them.
+    SourceError only for faults that no row can cause."""
+    salt = context.salt(study.hash).hex()
+    seed = int.from_bytes(context.salt(f"coins {study.hash}")[:16], "little")
+    fields = _fields(tasks)
+    try:
+        opened = cohorts.open_clipped(
+            dataset,
+            context.site.storage,
+            schema,
+            fields,
+            study.cohort.where,
+            salt,
+            only_counts=_only_counts(tasks),
+        )
+    except (errors.SourceError, errors.SetupError):
+        raise
+    except Exception as reason:  # rows that cannot be read
+        log.error(
+            "the rows of %s cannot be read (%s); nobody's answers are noised in their place",
+            study.dataset,
+            type(reason).__name__,
+        )
+        return replace(empty(fields, dataset.contract.rows_per_person), seed=seed)
+    return replace(within_contract(opened.cohort), seed=seed)
+
+
+def _columns_of(fields: Iterable[Field], where: str | None, schema: Schema) -> frozenset[str]:
+    """The contract columns that fields and a condition name."""
+    texts = [*(field.name for field in fields), *([] if where is None else [where])]
+    return frozenset().union(*map(schema.columns_of, texts))
+
+
+def _restricted(
+    study: Study, dataset: Dataset, tasks: dict[str, AnyTask], schema: Schema
+) -> Refusal | None:
+    closed = sorted(
+        column
+        for column in _columns_of(_fields(tasks), study.cohort.where, schema)
+        if (use := dataset.use_of(column)) and study.coordinator not in use
+    )
+    if closed:
+        return Refusal(
+            "column",
+            f"coordinator {study.coordinator!r} may not use {', '.join(closed)}: leave it out, or "
+            "ask the producer",
+        )
+    return None
