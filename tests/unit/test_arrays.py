@@ -1,5 +1,5 @@
-"""Images and series in a dataset: what the contract asks of them, how they are read, and what is
-done with those that break it."""
+"""Images and series in a dataset: the contract's requirements, how they are read, and the treatment
+of those that break it."""
 
 from __future__ import annotations
 

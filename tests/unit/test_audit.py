@@ -1,5 +1,5 @@
-"""The chained log: every change is told, also at its end; a line that a crash cut short is not an
-event."""
+"""The chained log: every change is detected, also at its end; a line that a crash cut short is not
+an event."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Data that break their contract, and data that no model can carry: each is told by name, and
-nothing of a row is."""
+"""Data that break their contract, and data that no model can use: each message names the fault, and
+nothing of a row."""
 
 from __future__ import annotations
 

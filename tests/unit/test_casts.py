@@ -1,5 +1,5 @@
-"""A value is read as it stands, or it breaks the contract: no cast gives another value. Time zones
-are never the process's."""
+"""A value is read as it stands, or it breaks the contract: no cast gives another value, and no time
+zone is taken from the process."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ columns:
 
 
 def outcome(column: str, values: list[str], folder: Path, sql_type: str = "csv") -> Any:
-    """The values that are read; the broken rules, if any is; in mode dp, NaN for what cannot be
-    read."""
+    """The values that are read; the broken rules, if any is;
+    in mode dp, NaN for what cannot be read."""
     contract = federations.contract_of(TEXT.replace("{column}", column))
     if sql_type == "csv":
         path = folder / "t.csv"
@@ -222,8 +222,8 @@ def test_a_date_or_a_midnight_is_a_date(values: list[str], sql_type: str, tmp_pa
     "zone", ["UTC", "America/New_York", "Pacific/Auckland", "Europe/Paris", "Asia/Kolkata"]
 )
 def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) -> None:
-    """Midnight in UTC is the day before in New York. A time in the evening is a finding
-    everywhere."""
+    """Midnight in UTC is the day before in New York.
+    A time in the evening is a finding everywhere."""
     code = (
         "import sys; from pathlib import Path; from tests.unit.test_casts import outcome;"
         " folder = Path(sys.argv[1]);"

@@ -1,4 +1,4 @@
-"""Messages as bytes: there and back the same, and no bytes from outside break anything."""
+"""Messages as bytes: a round trip changes nothing, and no bytes from outside break anything."""
 
 from __future__ import annotations
 

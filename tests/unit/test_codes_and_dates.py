@@ -1,5 +1,5 @@
-"""Codes, integers, dates with ranges and derived categories: in contracts, in expressions, and in
-what a node reads."""
+"""Codes, integers, dates with ranges and derived categories: in contracts, in expressions, and in a
+node's reading."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Counting where the rows lie: the same numbers as reading every row, and no person with more rows
-than the contract allows."""
+"""Counting in the source itself: the same numbers as reading every row, and no person with more
+rows than the contract allows."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def test_many_passes_give_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_bucket_changed_by_hand_is_not_trusted(tmp_path: Path) -> None:
-    """Rows put into a bucket say nothing true of how many a person has: they are bounded all the
-    same."""
+    """Rows put into a bucket say nothing true of how many a person has:
+    they are bounded all the same."""
     buckets.write(csv_of(TABLE, CONTRACT, tmp_path), Storage(), tmp_path / "b", 4)
     dataset = Dataset(CONTRACT, str(tmp_path / "b"))
     path = next((tmp_path / "b").glob("**/*.parquet"))

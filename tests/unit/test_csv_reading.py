@@ -1,5 +1,5 @@
-"""CSV files as hospitals write them: every record becomes one row, or the producer is told the
-line. Nothing of a row is."""
+"""CSV files as hospitals write them: every record becomes one row, or the message names the line
+and nothing of a row."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The hub's database: the same over SQLite and a real PostgreSQL, and brought up from every older
-schema."""
+"""The hub's database: the same over SQLite and a real PostgreSQL,
+and migrated from every older schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small-cell rules: what is shown must not give away what is withheld."""
+"""The small-cell rules: the numbers shown must not reveal the numbers withheld."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ tables = hnp.arrays(
 @settings(max_examples=300)
 @given(tables)
 def test_no_line_gives_away_what_it_withholds(counts: np.ndarray) -> None:
-    """With its total shown, a line withholds nothing, or at least two cells that together hold k
-    people."""
+    """With its total shown, a line withholds nothing,
+    or at least two cells that together hold k people."""
     hidden, rows_hidden, columns_hidden = suppression.suppress_tables([counts], K)
     assert (hidden | ~rules.is_small(counts, K)).all()
     for lines, masks, totals_hidden in (

@@ -1,5 +1,4 @@
-"""Made-up rows keep the contract that they are made from, whatever it says, and studies run on
-them."""
+"""Made-up rows keep their contract, whatever it says, and studies run on them."""
 
 from __future__ import annotations
 

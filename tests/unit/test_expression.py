@@ -1,4 +1,4 @@
-"""What a study may say about rows, and what it is told when it says something else."""
+"""The expressions of a study: their values, and the message for each mistake."""
 
 from __future__ import annotations
 

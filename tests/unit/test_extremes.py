@@ -1,4 +1,4 @@
-"""Nobody reads the value of a few people off the end of an interval, in exact mode.
+"""No end of an interval reveals the value of a few people, in exact mode.
 
 An interval whose ends are values of the data (of a quantile, of a median survival) reaches the
 smallest and the largest value if its confidence is high enough.

@@ -1,5 +1,5 @@
-"""The upgrade gate: the private names of Flower that nodes/flower/client.py,
-aggregator/flower/superlink.py and aggregator/flower/inbox.py lean on, as of the pin.
+"""The upgrade gate: the private names of Flower on which nodes/flower/client.py,
+aggregator/flower/superlink.py and aggregator/flower/inbox.py depend, as of the pinned version.
 
 A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
 

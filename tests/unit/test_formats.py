@@ -1,4 +1,4 @@
-"""One table, written in every format that a source may have: the same rows are read from each."""
+"""One table, written in every format of a source: the same rows are read from each."""
 
 from __future__ import annotations
 

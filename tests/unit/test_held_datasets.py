@@ -1,5 +1,4 @@
-"""What the nodes at a hub hold: listed, compared in words, and fetched as files that are contracts
-again."""
+"""The datasets of the nodes at a hub: listed, compared in words, and fetched as contract files."""
 
 from __future__ import annotations
 

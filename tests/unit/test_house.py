@@ -1,4 +1,4 @@
-"""The house: what an analysis may import and call, and the words that the code has retired."""
+"""The house: the imports and calls that an analysis may use, and the retired words of the code."""
 
 from __future__ import annotations
 

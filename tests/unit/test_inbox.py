@@ -1,4 +1,4 @@
-"""Replies over Flower, whose bodies come late, in pieces, or never."""
+"""Replies over Flower whose bodies arrive late, in pieces, or never."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NODES = {7: "lyon", 8: "nice"}
 
 @dataclass
 class SuperLink:
-    """In the place of Flower's: hands each reply out once, and of its objects those that have
-    come."""
+    """In the place of Flower's: hands each reply out once,
+    and of its objects those that have come."""
 
     announced: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     objects: dict[str, bytes | None] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One process a folder."""
+"""One process for each folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's folder: made with safe defaults, filled in one place, backed up and restored."""
+"""A node's folder: created with safe defaults, changed in one place, backed up and restored."""
 
 from __future__ import annotations
 

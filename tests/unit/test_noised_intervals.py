@@ -1,4 +1,4 @@
-"""Faults that benchmarks/coverage.py found in private intervals, each by hand."""
+"""Faults that benchmarks/coverage.py revealed in private intervals, each checked by hand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The outcome never explains itself: wherever a model may read a column, one made of the outcome is
-refused."""
+"""The outcome never explains itself: wherever a model reads a column, one that is derived from the
+outcome is refused."""
 
 from __future__ import annotations
 

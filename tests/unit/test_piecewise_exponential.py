@@ -1,5 +1,5 @@
-"""Where the baseline hazard may change: cuts that are chosen, cuts that are dropped, and cuts that
-a hub makes up."""
+"""The cuts at which the baseline hazard changes:
+chosen ones, dropped ones, and ones that a hub invents."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def test_an_interval_in_which_nothing_happens_is_joined_to_its_neighbour(
 def test_a_site_that_shows_no_small_cells_shows_no_small_counts_of_events(
     table: pandas.DataFrame, tmp_path: Path
 ) -> None:
-    """People under observation for the first 20 months alone, but for one: his event would stand by
-    itself."""
+    """People under observation for the first 20 months alone, but for one:
+    his event would stand by itself."""
     late = table["time"] > 20
     alone = table[late & (table["event"] == 1)].index[0]
     short = table.assign(

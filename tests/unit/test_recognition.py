@@ -1,4 +1,4 @@
-"""`hdh node check` says what a source looks like: the line, the value and the key to write. The
+"""`hdh node check` shows the notation of a source: the line, the value and the key to write. The
 keys that it names suffice."""
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def test_the_keys_that_are_named_read_an_export_of_a_french_hospital(
 
 # -- one kind after the other
 def recognised(header: str, *lines: str, folder: Path, **how: Any) -> Recognised:
-    """Of a file with the contract's columns `id`, n, m (numbers), d (date), b (boolean), s
-    (text)."""
+    """Of a file with the contract's columns `id`, n, m (numbers), d (date), b (boolean),
+    s (text)."""
     contract = federations.contract_of("""
 dataset: t
 version: 1

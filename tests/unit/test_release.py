@@ -1,4 +1,4 @@
-"""The second door: what a released document shows, table by table."""
+"""The hub's door: the contents of a released document, table by table."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def test_what_one_node_withholds_all_withhold_since_their_sum_is_shown() -> None
 
 
 def test_a_node_withheld_whole_takes_the_counts_of_the_others_with_it(tmp_path: Path) -> None:
-    """Node n0 has few events: with the pooled number of events, those of n1 and n2 would tell how
-    many."""
+    """Node n0 has few events: with the pooled number of events,
+    those of n1 and n2 would tell how many."""
     table = pandas.DataFrame({"id": np.arange(300), "x": np.arange(300) % 97, "g": "a", "y": 0})
     table.loc[
         (table["id"] % 3 == 0) & (table["id"] < 15)

@@ -1,4 +1,4 @@
-"""A replay finds a hub that chose a state, a sum or a result, or that hides what it asked."""
+"""A replay exposes a hub that chose a state, a sum or a result, or that hides a query."""
 
 from __future__ import annotations
 

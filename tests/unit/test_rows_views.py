@@ -1,4 +1,4 @@
-"""Views, and everything else that gives its rows in another order at each reading: a value stays
+"""Views, and other sources that give their rows in another order at each reading: a value stays
 with its row.
 
 DuckDB runs these on eight threads, under the settings of a node. y = 1 + 2x in every row, so a
@@ -163,8 +163,8 @@ def test_rows_without_a_person_have_one_order_too(mode: str, database: Path) -> 
 
 
 def test_a_view_is_read_once(database: Path) -> None:
-    """A random sample is another one at each reading: the rows that are checked are those that are
-    analysed."""
+    """A random sample is another one at each reading:
+    the rows that are checked are those that are analysed."""
     with duckdb.connect(str(database)) as stored:
         stored.execute("CREATE OR REPLACE VIEW half AS SELECT * FROM people WHERE random() < 0.5")
     dataset, schema = Dataset(CONTRACT, str(database), "half"), schemas.build(CONTRACT, {})

@@ -1,4 +1,4 @@
-"""A node answers the run that a coordinator signed, and no other that a hub makes of it."""
+"""A node answers the run that a coordinator signed, and no run that a hub made out of it."""
 
 from __future__ import annotations
 

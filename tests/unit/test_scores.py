@@ -1,4 +1,4 @@
-"""What is read off a histogram of scores, against scikit-learn on the scores themselves."""
+"""The measures of a histogram of scores, against scikit-learn on the scores themselves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from strategies.learning import scores
 
 @pytest.fixture(scope="module")
 def people() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-odds in the middles of bins, so that binning loses nothing; answers; and the
-    histogram."""
+    """Log-odds in the middles of bins, so that binning loses nothing; answers;
+    and the histogram."""
     rng = np.random.default_rng(4)
     answers = rng.random(5000) < 0.3
     place = np.clip(rng.normal(np.where(answers, 540, 470), 60), 0, scores.BINS - 1).astype(int)

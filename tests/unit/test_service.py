@@ -1,4 +1,5 @@
-"""The node's policy against the study: the stricter wins, and each No names its rule."""
+"""The node's policy against the study:
+the stricter one applies, and each refusal names its rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the public listener lets through to the SuperLink: the fleet routes, and no more."""
+"""The public listener passes the fleet's routes to the SuperLink, and nothing else."""
 
 from __future__ import annotations
 

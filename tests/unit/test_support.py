@@ -1,5 +1,5 @@
-"""Who stands behind a column: the pure rules, the pieces of an expression, and the law that every
-analysis keeps."""
+"""The people behind a column: the pure rules, the pieces of an expression,
+and the law of every analysis."""
 
 from __future__ import annotations
 
@@ -267,8 +267,8 @@ def test_numbers_are_counted_for_the_columns_that_choose_the_rows_too(tmp_path: 
 def test_a_study_that_asks_too_many_numbers_is_told_so_before_anyone_is_asked(
     people: int, answers: bool
 ) -> None:
-    """Two models of three coefficients each are six numbers about y: a third of 18 people, rounded
-    up."""
+    """Two models of three coefficients each are six numbers about y:
+    a third of 18 people, rounded up."""
     model = {"run": "glm", "model": "y ~ age + dose"}
     study = federations.study_of({"a": model, "b": model})
     tasks = registry.plan(study, CONTRACT)

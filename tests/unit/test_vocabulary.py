@@ -1,4 +1,4 @@
-"""Corners of the analyses that the oracles' tables do not reach."""
+"""Special cases of the analyses that the oracles' tables do not reach."""
 
 from __future__ import annotations
 

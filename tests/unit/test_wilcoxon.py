@@ -1,4 +1,4 @@
-"""The rank-sum test: laws that R's numbers do not reach, its mistakes, and its noise."""
+"""The rank-sum test: laws beyond R's numbers, its mistakes, and its noise."""
 
 from __future__ import annotations
 

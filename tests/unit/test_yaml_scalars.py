@@ -1,5 +1,5 @@
-"""YAML as people write it: a value is what it says, or the line is named with what to write
-instead."""
+"""YAML as people write it: a value means what it says, or the message names the line and the text
+to write instead."""
 
 from __future__ import annotations
 
