@@ -17,8 +17,12 @@ from tests.property import test_private_analyses as private_laws
 ROOT = Path(__file__).parents[2]
 ORACLES = (
     *(ROOT / "tests" / "oracle").glob("test_*.py"),
-    ROOT / "tests" / "unit" / "test_vocabulary.py",  # those whose other tool is not R
-    ROOT / "tests" / "unit" / "test_train.py",
+    ROOT
+    / "tests"
+    / "unit"
+    / "strategies"
+    / "test_vocabulary.py",  # those whose other tool is not R
+    ROOT / "tests" / "unit" / "strategies" / "test_train.py",
 )
 GUIDE = "see docs/adding-an-analysis.md"
 

@@ -109,7 +109,7 @@ def python(*arguments: str, **variables: str) -> str:
         text=True,
         check=True,
         timeout=60,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | variables,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])} | variables,
     )
     return done.stdout
 

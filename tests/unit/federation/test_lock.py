@@ -24,7 +24,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ends(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     ) as first:
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
         assert lock.is_held(path)

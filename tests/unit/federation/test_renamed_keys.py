@@ -12,7 +12,7 @@ from federation import errors, yaml_source
 from nodes import site as sites
 from strategies import registry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 POLICY = ("epsilon", "delta", "epsilon_per_year", "parameters_per_person")
 OPTIONS = [
     ("sccs", "most_events", "max_events"),

@@ -225,7 +225,7 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
     """Midnight in UTC is the day before in New York.
     A time in the evening is a finding everywhere."""
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_casts import outcome;"
+        "import sys; from pathlib import Path; from tests.unit.nodes.test_casts import outcome;"
         " folder = Path(sys.argv[1]);"
         "day = outcome('{type: date}', [\"'2024-01-02 00:00:00+00'\","
         " \"'2024-01-01 00:00:00+00'\"], folder, 'TIMESTAMPTZ');"
@@ -234,7 +234,7 @@ def test_the_time_zone_of_the_process_moves_no_day(zone: str, tmp_path: Path) ->
         " [\"'2024-01-01 23:00:00+01'\"], folder, 'TIMESTAMPTZ');"
         "print(day, late[0][-1:], level)"
     )
-    home = str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         capture_output=True,

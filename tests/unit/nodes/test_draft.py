@@ -23,7 +23,7 @@ from nodes import draft, draft_yaml, setup, site
 from nodes.draft import Draft
 from nodes.site import Storage
 
-FILES = Path(__file__).parents[1] / "files"
+FILES = Path(__file__).parents[2] / "files"
 TODAY = date(2026, 11, 28)
 
 

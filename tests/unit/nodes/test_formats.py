@@ -20,7 +20,7 @@ from nodes.reading import Reading
 from nodes.site import Dataset, Storage
 from tests import federations
 
-FILES = Path(__file__).parents[1] / "files"
+FILES = Path(__file__).parents[2] / "files"
 CONTRACT = federations.contract_of("""
 dataset: people
 version: 1

@@ -18,7 +18,7 @@ from nodes.recognition import Recognised
 from nodes.site import Dataset, Storage
 from tests import federations
 
-FILES = Path(__file__).parents[1] / "files"
+FILES = Path(__file__).parents[2] / "files"
 TODAY = date(2026, 11, 28)
 SEJOURS = """
 dataset: sejours

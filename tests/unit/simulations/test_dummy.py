@@ -19,7 +19,7 @@ from nodes import cohorts, site
 from nodes.site import Storage
 from simulations import dummy
 
-PILOTS = Path(__file__).parents[2] / "simulations" / "pilots"
+PILOTS = Path(__file__).parents[3] / "simulations" / "pilots"
 CONTRACTS = [
     path
     for path in sorted(PILOTS.glob("*/*.yaml"))

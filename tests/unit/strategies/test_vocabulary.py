@@ -209,7 +209,7 @@ def test_amounts_off_the_grid_are_said_to_be_approximate(tmp_path: Path) -> None
 
 def test_the_graph_of_pathways_is_that_of_the_pooled_log(tmp_path: Path) -> None:
     """Against pandas: shift within each person, after sorting by day and step."""
-    oracle = Path(__file__).parents[1] / "oracle"
+    oracle = Path(__file__).parents[2] / "oracle"
     table, text = (
         pandas.read_csv(oracle / "visits.csv", dtype=str),
         (oracle / "visits.yaml").read_text(),
