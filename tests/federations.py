@@ -125,3 +125,12 @@ def result(outcome: Outcome, name: str = "a") -> Result:
     task_run = outcome.runs[TaskId(name)]
     assert task_run.result is not None, task_run.failed
     return task_run.result
+
+
+def result_on_one_node(
+    contract: str, rows: Mapping[str, Sequence[Any]], folder: Path, **options: Any
+) -> Result:
+    """The result of one analysis of `rows`, at one node."""
+    agreed = contract_of(contract)
+    site = site_of("n0", pandas.DataFrame(rows), agreed, folder)
+    return result(run(study_of({"a": options}, dataset=agreed.dataset), agreed, [site]))

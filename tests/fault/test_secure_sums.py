@@ -1,5 +1,5 @@
-"""Secure sums within a study: every analysis, both modes, whoever drops when; and what the hub
-cannot get by asking otherwise."""
+"""Secure sums within a study: every analysis, both modes, any dropout; and the attempts of a hub to
+get more than the sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""False links in a linear model and in proportions, put right from sums alone."""
+"""False links in a linear model and in proportions, corrected from sums alone."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def in_full(gram, column_sums, xy, people: int, precision: float):
 
 @pytest.mark.parametrize("precision", [1.0, 0.95, 0.9])
 def test_a_slope_that_false_links_shrink_is_corrected(precision):
-    """A false link takes 1 - precision of the slope; the s.e. of a slope here is 1 / sqrt(N) =
-    0.0045."""
+    """A false link takes 1 - precision of the slope; the s.e.
+    of a slope here is 1 / sqrt(N) = 0.0045."""
     rng = np.random.default_rng(2)
     X = np.column_stack([np.ones(N), rng.normal(0, 1, (N, 2))])
     truth = np.array([1.0, 0.5, -0.3])

@@ -1,5 +1,5 @@
-"""What a result says beside its estimates: null deviances, left-out groups and rows, values that
-are no counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
+"""The parts of a result beside its estimates: null deviances, left-out groups and rows, values that
+are not counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
 
 from __future__ import annotations
 

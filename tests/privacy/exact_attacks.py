@@ -1,5 +1,5 @@
-"""The catalog of attacks on one person in exact mode: each is a sequence of studies. Each was run
-before the rules existed, and told the value."""
+"""The catalog of attacks on one person in exact mode: each is a sequence of studies, and each
+revealed the value before the rules existed."""
 
 from __future__ import annotations
 
