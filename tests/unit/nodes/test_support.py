@@ -344,3 +344,13 @@ def test_withheld_numbers_of_a_links_table_are_not_counted() -> None:
     rows = [{"column": "age", **row}, {"column": "sex", **hidden}, {"column": "age", **row}]
     report = LinkReport("n", 60, 40, 0.0, rows, [])
     assert link_table.numbers(report) == {"age": 6, "sex": 0}
+
+
+def test_an_imputed_logistic_model_in_which_no_row_weighs_much_is_answered(tmp_path: Path) -> None:
+    rows = table(600)
+    rows.loc[:99, "dose"] = np.nan
+    fit = {"run": "multiple_imputation", "model": "ill ~ dose + age", "family": "binomial"}
+    study = federations.study_of({"a": {**fit, "impute": ["dose"], "times": 2}})
+    site = federations.site_of("n0", rows, CONTRACT, tmp_path, STRICT)
+    run_ = federations.run(study, CONTRACT, [site]).runs[TaskId("a")]
+    assert run_.result is not None, run_.failed
