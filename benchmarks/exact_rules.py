@@ -1,5 +1,5 @@
-"""The rules of exact mode: what they cost, which ordinary models they refuse, and what a hub that
-lies still isolates.
+"""The rules of exact mode: their cost, the ordinary models that they refuse, and the people that a
+lying hub still isolates.
 
 python -m benchmarks.exact_rules cost refusals hub
 """
@@ -229,7 +229,7 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
     """A search for two states between which one person moves more than all others together: from
     random directions as steep as they may be, across the gap beside a person, then by small steps
     that do better."""
-    rng, found = np.random.default_rng(2), set[int]()
+    rng, isolated = np.random.default_rng(2), set[int]()
     for _ in range(tries):
         direction = rng.normal(size=X.shape[1] - 1)
         slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(40)))
@@ -244,8 +244,8 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
                 pair = moved
         if all(_is_admitted(X, beta, checked=checked) for beta in pair):
             share, who = _largest(X, pair)
-            found |= {who} if share > 0.9 else set()
-    return found
+            isolated |= {who} if share > 0.9 else set()
+    return isolated
 
 
 def _largest(X: Any, pair: list[Any]) -> tuple[float, int]:

@@ -113,11 +113,11 @@ def flower(n: int, shares: int, length: int) -> float:
 
     start = time.process_time()
     total = None
-    for one in range(n):
+    for i in range(n):
         vector = quantize(values, 8.0, 2**22)
-        vector = parameters_addition(vector, pseudo_rand_gen(seed(one), modulus, shape))
+        vector = parameters_addition(vector, pseudo_rand_gen(seed(i), modulus, shape))
         for step in range(1, shares):
-            mask = pseudo_rand_gen(seed(one, step), modulus, shape)
+            mask = pseudo_rand_gen(seed(i, step), modulus, shape)
             vector = (
                 parameters_addition(vector, mask)
                 if step % 2
@@ -125,8 +125,8 @@ def flower(n: int, shares: int, length: int) -> float:
             )
         vector = parameters_mod(vector, modulus)
         total = vector if total is None else parameters_addition(total, vector)
-    for one in range(n):
-        total = parameters_subtraction(total, pseudo_rand_gen(seed(one), modulus, shape))
+    for i in range(n):
+        total = parameters_subtraction(total, pseudo_rand_gen(seed(i), modulus, shape))
     parameters_mod(total, modulus)
     return time.process_time() - start
 

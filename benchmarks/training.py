@@ -191,7 +191,7 @@ def plain(processes: int) -> None:
         start = time.perf_counter()
         for pipe in pipes:
             pipe.send(weights)
-        weights = np.mean([one for pipe in pipes for one in pipe.recv()], axis=0)
+        weights = np.mean([vector for pipe in pipes for vector in pipe.recv()], axis=0)
         seconds.append(time.perf_counter() - start)
     print("ROUNDS", *(f"{second:.4f}" for second in seconds))
 
@@ -327,7 +327,7 @@ def _opacus(net: Any, X: Any, y: Any, mode: str) -> Callable[[], None]:
 
     optimiser, criterion = torch.optim.SGD(net.parameters(), 0.01), torch.nn.BCEWithLogitsLoss()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, y), batch_size=len(X))
-    made = PrivacyEngine().make_private(
+    engine = PrivacyEngine().make_private(
         module=net,
         optimizer=optimiser,
         data_loader=loader,
@@ -337,8 +337,8 @@ def _opacus(net: Any, X: Any, y: Any, mode: str) -> Callable[[], None]:
         grad_sample_mode=mode,
         poisson_sampling=False,
     )
-    private, stepping = made[0], made[1]
-    judge = made[2] if mode == "ghost" else criterion
+    private, stepping = engine[0], engine[1]
+    judge = engine[2] if mode == "ghost" else criterion
 
     def step() -> None:
         stepping.zero_grad()

@@ -211,11 +211,11 @@ def granted(ledger: Ledger, account: Account) -> int:
 def has_grant(ledger: Ledger, account: Account) -> bool:
     """Whether a budget was ever granted, in any year,
     for the dataset or the people of its register."""
-    found = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    grants = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
     return any(
         dataset == account.dataset
         or (account.register and _account(dataset, label, 0).register == account.register)
-        for dataset, label in found
+        for dataset, label in grants
     )
 
 
@@ -238,12 +238,12 @@ def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
     last, spent = ledger.sums.get((where, values), (LedgerHead(0, GENESIS), Cost()))
     if last.seq and not _holds(ledger, last):  # another file lies here now
         last, spent = LedgerHead(0, GENESIS), Cost()
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? "
         "ORDER BY seq",
         (*values, last.seq),
     )
-    for seq, digest, rho, curve in found:
+    for seq, digest, rho, curve in entries:
         last, spent = LedgerHead(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
     ledger.sums[where, values] = last, spent
     return spent
@@ -373,23 +373,23 @@ def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list
     """The names of a kind that begin with `prefix` and a colon, in order;
     or only the last of them."""
     order = "DESC LIMIT 1" if last else "ASC"
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         "SELECT release FROM entries WHERE kind = ? AND release > ? AND release < ? ORDER BY "
         f"release {order}",
         (kind, f"{prefix}:", f"{prefix};"),
     )
-    return [str(row[0]) for row in found]
+    return [str(row[0]) for row in entries]
 
 
 def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
     """All that was kept of a kind for a dataset."""
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         "SELECT content FROM entries JOIN answers "
         "ON answers.release = entries.kind || ':' || entries.release "
         "WHERE kind = ? AND dataset = ?",
         (kind, dataset),
     )
-    return (bytes(row[0]) for row in found.fetchall())
+    return (bytes(row[0]) for row in entries.fetchall())
 
 
 # -- the chain
@@ -486,10 +486,10 @@ def _check_stored(ledger: Ledger, seq: int, kind: str, release: str, digest: str
 
 def _labels(ledger: Ledger) -> dict[tuple[str, str], str]:
     """By dataset and unit, the label with the register, for entries written before registers."""
-    found = ledger.connection.execute(
+    grants = ledger.connection.execute(
         "SELECT DISTINCT dataset, unit FROM entries WHERE instr(unit, ' ') > 0"
     )
-    return {(dataset, label.partition(" ")[0]): label for dataset, label in found}
+    return {(dataset, label.partition(" ")[0]): label for dataset, label in grants}
 
 
 def _is_stored(ledger: Ledger, key: str, event: str) -> bool:

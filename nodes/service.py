@@ -459,8 +459,8 @@ def _trained(
             "this node was not asked for the first round of the training, or has lost it: submit "
             "another study",
         )
-    said = codec.noised_from_bytes(first)
-    people = calibration.to_numbers(said.steps["people"], said.units["people"])
+    answer = codec.noised_from_bytes(first)
+    people = calibration.to_numbers(answer.steps["people"], answer.units["people"])
     nobody = replace(
         empty(task.fields, task.rows_per_person), seed=cohort.seed, release=cohort.release
     )

@@ -250,8 +250,8 @@ class Dataset:
         all of them if empty, or if another dataset holds it."""
         if self.view is None:
             return self.contract.columns[column].use
-        own = self.view.columns.get(column)
-        return self.view.own.columns[own].use if own is not None else ()
+        contract_column = self.view.columns.get(column)
+        return self.view.own.columns[contract_column].use if contract_column is not None else ()
 
     @property
     def headers(self) -> list[str]:

@@ -52,4 +52,6 @@ def sites(
     elif study.datasets:
         yield Answering(local.beside(study, holders.contract, holders.datasets, policy))
     else:
-        yield Answering([local.site(name, one, policy) for name, one in holders.datasets.items()])
+        yield Answering(
+            [local.site(name, dataset, policy) for name, dataset in holders.datasets.items()]
+        )

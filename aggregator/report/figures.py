@@ -24,6 +24,7 @@ PALETTE = (
     "#b0305c",
     "#555555",
 )
+MAX_CURVES = 24  # beyond it, nobody can tell the curves of a figure apart
 STYLE = {
     "svg.hashsalt": "hdh",
     "svg.fonttype": "none",
@@ -47,13 +48,16 @@ def _svg(figure: Figure, label: str) -> str:
 
 def curves(rows: Rows, unit: str = "") -> str:
     """Step curves by group with their intervals: of survival, or of cumulative incidence if the
-    rows have a `cause`."""
+    rows have a `cause`. Of many groups, the first MAX_CURVES."""
     first = 0.0 if "cause" in rows[0] else 1.0
+    by_curve: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_curve.setdefault(curve_of(row), []).append(row)
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
-        for index, group in enumerate(dict.fromkeys(map(curve_of, rows))):
-            shown = [row for row in rows if curve_of(row) == group and row["estimate"] is not None]
+        for index, group in enumerate(list(by_curve)[:MAX_CURVES]):
+            shown = [row for row in by_curve[group] if row["estimate"] is not None]
             times = [0.0, *(row["time"] for row in shown)]
             colour = PALETTE[index % len(PALETTE)]
             axes.step(
@@ -79,6 +83,8 @@ def curves(rows: Rows, unit: str = "") -> str:
             xlabel=f"time ({unit})" if unit else "time",
             ylabel="survival" if first else "cumulative incidence",
         )
+        if len(by_curve) > MAX_CURVES:
+            axes.set_title(f"the first {MAX_CURVES} of {len(by_curve)} curves", fontsize=9)
         axes.legend(frameon=False, loc="lower left" if first else "upper left")
         return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
 

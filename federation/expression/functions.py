@@ -92,8 +92,8 @@ def _of_dates(sql: str, count: int, interval: Callable[..., Interval]) -> Functi
         if len(dates) != count or any(term.kind != "date" for term in dates):
             raise ExpressionError(f"{name}() takes {count} date(s), in {reader.text!r}")
         value = sql.format(*(term.sql for term in dates))
-        made = Term(value, "number", interval(*(term.interval for term in dates)))
-        return reader.made(made, *dates)
+        number = Term(value, "number", interval(*(term.interval for term in dates)))
+        return reader.made(number, *dates)
 
     return apply
 

@@ -74,8 +74,8 @@ class Reader:
 
     def expect(self, wanted: str) -> None:
         if self.take(wanted) is None:
-            found = self.peek()[1] or "the end"
-            raise ExpressionError(f"expected {wanted!r} but found {found!r} in {self.text!r}")
+            culprit = self.peek()[1] or "the end"
+            raise ExpressionError(f"expected {wanted!r} but found {culprit!r} in {self.text!r}")
 
     def expect_end(self) -> None:
         if self.peek()[0] != "end":
@@ -221,7 +221,7 @@ class Reader:
     # -- pieces
     def made(self, term: Term, *of: Term) -> Term:
         """`term`, noted as a piece unless all that it is made `of` is literal."""
-        if all(one.is_constant for one in of):
+        if all(source.is_constant for source in of):
             return replace(term, shape="constant")
         self.pieces.append(Piece("condition" if term.kind == "boolean" else "number", term.sql))
         return term
@@ -334,13 +334,14 @@ class Reader:
             raise ExpressionError(
                 f"{self.text!r} needs a code in quotes, as in starts_with(diagnosis, 'I21')"
             )
-        known = terminologies.TERMINOLOGIES.get(of.terminology or "")
-        if known is None:
+        terminology = terminologies.TERMINOLOGIES.get(of.terminology or "")
+        if terminology is None:
             return term.literal
-        spelled = known.spelled(term.literal)
-        if not known.is_prefix(spelled):
+        spelled = terminology.spelled(term.literal)
+        if not terminology.is_prefix(spelled):
             raise ExpressionError(
-                f"{term.literal!r} is no code of {of.terminology}; write it as in '{known.example}'"
+                f"{term.literal!r} is no code of {of.terminology}; write it as in "
+                f"'{terminology.example}'"
             )
         return spelled
 

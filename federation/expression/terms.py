@@ -60,9 +60,11 @@ class ExpressionError(ValueError):
 class UnknownColumnError(ExpressionError):
     """`name` is no column."""
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    def __init__(self, name: str, columns: Iterable[str]) -> None:
         self.name = name
-        super().__init__(f"unknown column {name!r}; the columns are {', '.join(list(known)[:20])}")
+        super().__init__(
+            f"unknown column {name!r}; the columns are {', '.join(list(columns)[:20])}"
+        )
 
 
 @dataclass(frozen=True)

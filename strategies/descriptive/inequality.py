@@ -88,8 +88,8 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    amounts, group = columns[plan.value.name][kept], grouping.combination(plan.by, columns, kept)
+    rows = np.flatnonzero(keep)
+    amounts, group = columns[plan.value.name][rows], grouping.combination(plan.by, columns, rows)
     counts = plan.grid.counts(amounts, group, len(plan.labels))
     return keep, counts, plan.grid.off_grid(amounts)
 
@@ -171,15 +171,15 @@ def _of_group(
     return {"summary": [summary], "quantiles": quantiles, "lorenz": lorenz, "top": top}
 
 
-def _behind(one: Distribution, p: float) -> Row:
+def _behind(distribution: Distribution, p: float) -> Row:
     """For the door, in exact mode: the people on the emptier side of the share `p`."""
-    return {"beyond": {"estimate": one.beyond(p)}} if one.noise is None else {}
+    return {"beyond": {"estimate": distribution.beyond(p)}} if distribution.noise is None else {}
 
 
-def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
+def _said(distribution: Distribution, estimate: float, weights: Floats, z: float) -> Row:
     # noised counts may be negative: cut off one by one they would add people who are not there
-    sampling = max(float(one.n @ weights**2), 0.0)
-    noised = one.noise(weights) if one.noise else 0.0
+    sampling = max(float(distribution.n @ weights**2), 0.0)
+    noised = distribution.noise(weights) if distribution.noise else 0.0
     error = math.sqrt(sampling + noised)
     row: Row = {
         "estimate": estimate,
@@ -187,7 +187,7 @@ def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
         "conf_low": estimate - z * error,
         "conf_high": estimate + z * error,
     }
-    return row if one.noise is None else row | {"noise_sd": math.sqrt(noised)}
+    return row if distribution.noise is None else row | {"noise_sd": math.sqrt(noised)}
 
 
 @dataclass(frozen=True)

@@ -237,14 +237,14 @@ def _of_node(path: Path, contract: Contract) -> Dataset:
             f"{path}: there is no dataset {contract.dataset!r}; the datasets are "
             f"{', '.join(datasets)}"
         )
-    found = datasets[contract.dataset]
-    if found.contract.hash != contract.hash:
+    dataset = datasets[contract.dataset]
+    if dataset.contract.hash != contract.hash:
         raise errors.InputError(
             f"{path}: its contract of {contract.dataset!r} differs from the study's: use one "
             "contract",
-            *contract.differences(found.contract),
+            *contract.differences(dataset.contract),
         )
-    return found
+    return dataset
 
 
 def _assumptions(study: Study) -> list[str]:
