@@ -1,5 +1,5 @@
-"""Further attacks of a coordinator in exact mode, written after the rules: each looks for a word of the
-language, an option or an order of studies that the rules might have forgotten."""
+"""Further attacks of a coordinator in exact mode, written after the rules: each looks for a word of
+the language, an option or an order of studies that the rules might have forgotten."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ WORDS = {  # each is true, or another number, for the target alone
     "a root's floor": "floor(sqrt(age - 18) / sqrt(74.9)) = 1",
     "an interval of income": "income between 123456.5 and 123457.5",
     "a remainder of income": "income % 123457 = 0",
-    "a hash of columns": "(age * 7919 + income * 104729) % 1000003 = (93 * 7919 + 123457 * 104729) % 1000003",
+    "a hash of columns": "(age * 7919 + income * 104729) % 1000003"
+    " = (93 * 7919 + 123457 * 104729) % 1000003",
     "a nested if": "if(age > 92, if(sex = 'F', true, false), false)",
     "missing of an if": "missing(log(if(age > 92, -1, 1)))",
     "a level in a list": "ward in ('w3') and age > 91.5 and region = 'n'",
@@ -59,17 +60,65 @@ def orders() -> Iterator[tuple[str, Studies]]:
     all_but = f"not ({T})"
     for name, first, then in (
         ("smaller first", asked(glm("income ~ 1"), where=all_but), asked(glm("income ~ 1"))),
-        ("another analysis", asked(glm("income ~ 1")), asked({"run": "describe", "columns": ["income"]}, where=all_but)),
-        ("anova after glm", asked(glm("income ~ sex")), asked({"run": "anova", "value": "income", "by": "sex"}, where=all_but)),
-        ("pca after glm", asked(glm("income ~ dose")), asked({"run": "pca", "columns": ["income", "dose"]}, where=all_but)),
-        ("rates after glm", asked(glm("income ~ 1")), asked({"run": "rates", "events": "income", "time": "time"}, where=all_but)),
-        ("a scaled income", asked(glm("income ~ 1")), asked(glm("x ~ 1"), where=all_but, x="income / 7")),
-        ("a shifted income", asked(glm("x ~ 1"), x="income + 5"), asked(glm("y ~ 1"), where=all_but, y="income + 6")),
-        ("cox after cox", asked({"run": "cox", "model": "Surv(time, event) ~ dose"}), asked({"run": "cox", "model": "Surv(time, event) ~ dose"}, where=all_but)),
-        ("by sex, then one less", asked({"run": "crosstab", "rows": "sex", "columns": "hiv"}), asked({"run": "crosstab", "rows": "sex", "columns": "hiv"}, where=all_but)),
-        ("imputed, then complete", asked({"run": "multiple_imputation", "model": "hiv ~ lab", "family": "binomial", "impute": ["lab"], "times": 2}), asked(glm("hiv ~ lab", "binomial"))),
-        ("a window of weeks", asked(glm("income ~ 1"), where="week >= 1"), asked(glm("income ~ 1"), where="week >= 1 and age < 92.5")),
-    ):  # fmt: skip
+        (
+            "another analysis",
+            asked(glm("income ~ 1")),
+            asked({"run": "describe", "columns": ["income"]}, where=all_but),
+        ),
+        (
+            "anova after glm",
+            asked(glm("income ~ sex")),
+            asked({"run": "anova", "value": "income", "by": "sex"}, where=all_but),
+        ),
+        (
+            "pca after glm",
+            asked(glm("income ~ dose")),
+            asked({"run": "pca", "columns": ["income", "dose"]}, where=all_but),
+        ),
+        (
+            "rates after glm",
+            asked(glm("income ~ 1")),
+            asked({"run": "rates", "events": "income", "time": "time"}, where=all_but),
+        ),
+        (
+            "a scaled income",
+            asked(glm("income ~ 1")),
+            asked(glm("x ~ 1"), where=all_but, x="income / 7"),
+        ),
+        (
+            "a shifted income",
+            asked(glm("x ~ 1"), x="income + 5"),
+            asked(glm("y ~ 1"), where=all_but, y="income + 6"),
+        ),
+        (
+            "cox after cox",
+            asked({"run": "cox", "model": "Surv(time, event) ~ dose"}),
+            asked({"run": "cox", "model": "Surv(time, event) ~ dose"}, where=all_but),
+        ),
+        (
+            "by sex, then one less",
+            asked({"run": "crosstab", "rows": "sex", "columns": "hiv"}),
+            asked({"run": "crosstab", "rows": "sex", "columns": "hiv"}, where=all_but),
+        ),
+        (
+            "imputed, then complete",
+            asked(
+                {
+                    "run": "multiple_imputation",
+                    "model": "hiv ~ lab",
+                    "family": "binomial",
+                    "impute": ["lab"],
+                    "times": 2,
+                }
+            ),
+            asked(glm("hiv ~ lab", "binomial")),
+        ),
+        (
+            "a window of weeks",
+            asked(glm("income ~ 1"), where="week >= 1"),
+            asked(glm("income ~ 1"), where="week >= 1 and age < 92.5"),
+        ),
+    ):
         yield f"order: {name}", [first, then]
 
 
@@ -77,18 +126,54 @@ def options() -> Iterator[tuple[str, Studies]]:
     cox = {"run": "cox", "model": "Surv(time, event) ~ dose"}
     for name, analysis, columns in (
         ("a penalty", glm("hiv ~ x", "binomial", penalty="firth"), {"x": T}),
-        ("a penalty of the response", glm("x ~ dose", "binomial", penalty="firth"), {"x": f"{T} and hiv"}),
-        ("random effects", {"run": "mixed_model", "model": "income ~ dose", "random": "1 + x", "by": "region"}, {"x": f"if({T}, 1, 0)"}),
-        ("groups of a category", {"run": "inequality", "value": "income", "step": 1000, "by": ["g"]}, {"g": "group(age, 92.5)"}),
-        ("anova of a category", {"run": "anova", "value": "income", "by": "g"}, {"g": "group(age, 92.5)"}),
-        ("strata of a category", {**cox, "model": "Surv(time, event) ~ dose + strata(g)", "strata": "node"}, {"g": "group(age, 92.5)"}),
+        (
+            "a penalty of the response",
+            glm("x ~ dose", "binomial", penalty="firth"),
+            {"x": f"{T} and hiv"},
+        ),
+        (
+            "random effects",
+            {"run": "mixed_model", "model": "income ~ dose", "random": "1 + x", "by": "region"},
+            {"x": f"if({T}, 1, 0)"},
+        ),
+        (
+            "groups of a category",
+            {"run": "inequality", "value": "income", "step": 1000, "by": ["g"]},
+            {"g": "group(age, 92.5)"},
+        ),
+        (
+            "anova of a category",
+            {"run": "anova", "value": "income", "by": "g"},
+            {"g": "group(age, 92.5)"},
+        ),
+        (
+            "strata of a category",
+            {**cox, "model": "Surv(time, event) ~ dose + strata(g)", "strata": "node"},
+            {"g": "group(age, 92.5)"},
+        ),
         ("ranks", {"run": "wilcoxon", "value": "income", "by": "x", "step": 1000}, {"x": T}),
-        ("ranks of one", {"run": "wilcoxon", "value": "x", "by": "sex", "step": 1000}, {"x": f"if({T}, income, 0)"}),
+        (
+            "ranks of one",
+            {"run": "wilcoxon", "value": "x", "by": "sex", "step": 1000},
+            {"x": f"if({T}, income, 0)"},
+        ),
         ("a landmark after all", {**cox, "landmark": 59.5}, {}),
-        ("cuts around one", {"run": "piecewise_exponential", "model": "Surv(time, event) ~ dose", "cuts": [58.5, 59.5]}, {}),
-        ("centred at one", glm("income ~ I((age - 93) ** 2) + I((age - 93) ** 4) + I((age - 93) ** 6) + I((age - 93) ** 8)"), {}),
+        (
+            "cuts around one",
+            {
+                "run": "piecewise_exponential",
+                "model": "Surv(time, event) ~ dose",
+                "cuts": [58.5, 59.5],
+            },
+            {},
+        ),
+        (
+            "centred at one",
+            glm("income ~ " + " + ".join(f"I((age - 93) ** {power})" for power in (2, 4, 6, 8))),
+            {},
+        ),
         ("a level against the rest", glm("income ~ C(g)"), {"g": "group(age, 92.5)"}),
-    ):  # fmt: skip
+    ):
         yield f"option: {name}", [asked(analysis, **columns)]
 
 

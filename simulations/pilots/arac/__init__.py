@@ -1,4 +1,4 @@
-"""ARAC: what do patients pay themselves, once the accounts of three insurers are joined with SNDS?"""
+"""ARAC: the payments of patients, once the accounts of three insurers are joined with the SNDS."""
 
 from __future__ import annotations
 
