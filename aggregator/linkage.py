@@ -110,12 +110,12 @@ def _noted(analysis: AnalysisDocument, notes: Sequence[str]) -> AnalysisDocument
 
 def _counts(linkage: Linkage) -> dict[str, Any]:
     """`linked_share` only where neither the linked nor the others are few."""
-    known = [report.people for report in linkage.reports if report.people is not None]
+    linked_people = [report.people for report in linkage.reports if report.people is not None]
     linked = sum(report.linked for report in linkage.reports)
-    is_known = len(known) == len(linkage.reports) and sum(known) > 0
+    is_known = len(linked_people) == len(linkage.reports) and sum(linked_people) > 0
     counts: dict[str, Any] = {
         "linked": linked,
-        "linked_share": round(linked / sum(known), 4) if is_known else None,
+        "linked_share": round(linked / sum(linked_people), 4) if is_known else None,
     }
     if linkage.study.link is not None and linkage.study.link.cascade:
         feared = sum(report.expected_false for report in linkage.reports)

@@ -1,4 +1,5 @@
-"""ARAC: the payments of patients, once the accounts of three insurers are joined with the SNDS."""
+"""ARAC: what do patients pay themselves, once the accounts of three insurers are joined with
+SNDS?"""
 
 from __future__ import annotations
 
