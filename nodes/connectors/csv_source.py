@@ -7,6 +7,7 @@ import codecs
 import gzip
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import IO, cast
 from federation import errors
 from federation.expression import quote_name
 from nodes.connectors import csv_file
-from nodes.connectors.csv_file import Dialect, Layout, MalformedCsvError
+from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvError
 from nodes.connectors.source import Source, by_name, unreadable
 from nodes.site import Dataset
 
@@ -38,7 +39,7 @@ class Plain:
 def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     layouts = []
     for number, path in enumerate(paths, 1):
-        with _named(dataset, number, len(paths)):
+        with named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
             layout = _layout(plain, dataset)
             layouts.append((_with_one_ending(plain.path, layout, scratch), layout))
@@ -48,7 +49,7 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
 
 def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     """The names of the first file's columns; no row is read."""
-    with _named(dataset, 1, len(paths)):
+    with named(dataset, 1, len(paths)):
         plain = as_utf8(paths[0], dataset, scratch, only_header=True)
         header = csv_file.read_header(plain.path, dataset.headers, _dialect(dataset, plain))
     return Source("", {name: name for name in header.names})
@@ -57,7 +58,7 @@ def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source
 def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
     """DataError with the lines that break a file."""
     for number, path in enumerate(paths, 1):
-        with _named(dataset, number, len(paths)):
+        with named(dataset, number, len(paths)):
             _layout(as_utf8(path, dataset, scratch), dataset)
 
 
@@ -117,7 +118,7 @@ def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
 
 
 @contextmanager
-def _named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
+def named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
     """Problems of a file as a DataError that names the dataset
     and the file's position in its folder."""
     which = f"file {number} of {files}" if files > 1 else "its CSV file"
@@ -154,20 +155,22 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked. MalformedCsvError unless
     an archive holds exactly one text file."""
     suffix = path.suffix.lower()
-    if suffix == ".gz":
-        with gzip.open(path) as unpacked:
-            yield cast(IO[bytes], unpacked)
-    elif suffix == ".zip":
-        try:
+    try:
+        if suffix == ".gz":
+            with gzip.open(path) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        elif suffix == ".zip":
             with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as member:
                 yield member
-        except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: it has a password
-            raise MalformedCsvError(
-                "the archive is damaged or has a password: unpack it, and name the file"
-            ) from None
-    else:
-        with path.open("rb") as stream:
-            yield stream
+        else:
+            with path.open("rb") as stream:
+                yield stream
+    except (EOFError, zlib.error):
+        raise MalformedCsvError(CUT_OFF) from None
+    except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: it has a password
+        raise MalformedCsvError(
+            "the archive is damaged or has a password: unpack it, and name the file"
+        ) from None
 
 
 def _member(archive: zipfile.ZipFile) -> str:
@@ -206,7 +209,7 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
             yield piece
         yield decoder.decode(b"", final=True)
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError):
-        raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
+        raise MalformedCsvError(CUT_OFF) from None
 
 
 def _without(piece: str, skip: int) -> tuple[str, int]:

@@ -279,8 +279,7 @@ def _draw(total: Total, task: Task[Options, Plan]) -> State:
         df = n - len(terms)
         if not df > 0:
             raise errors.ModelError(
-                f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others;"
-                " leave it out"
+                f"{task.name}: too few rows have {field.name!r} to impute the others; leave it out"
             )
         inverse = np.linalg.inv(moments[np.ix_(terms, terms)])
         beta = inverse @ moments[terms, q]

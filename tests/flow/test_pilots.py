@@ -132,7 +132,7 @@ def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_wo
 
 
 # -- on sites whose hub sees no small cell
-OF_STRICT_SITES = {"deep_piste", "deepsarc", "ns_park"}  # the others need the secure sum
+OF_STRICT_SITES = {"ns_park"}  # the others need the secure sum
 NEEDS_CELLS = {"ordei"}  # rare pairs, and a dataset that a single node holds: docs/disclosure.md
 QUICK = {"dialysis", "ns_park"}
 

@@ -103,6 +103,38 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     assert 0 < result.n.missing - clean.n.missing <= 30  # some of them lack a dose
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"run": "cox", "model": "Surv(start, stop, event) ~ dose"}, "end after they begin"),
+        ({"run": "kaplan_meier", "model": "Surv(start, stop, event) ~ 1"}, "end after they begin"),
+        (
+            {"run": "cumulative_incidence", "model": "Surv(start, stop, arm) ~ 1"},
+            "end after they begin",
+        ),
+        (
+            {
+                "run": "piecewise_exponential",
+                "model": "Surv(start, stop, event) ~ dose",
+                "cuts": [9],
+            },
+            "end after they begin",
+        ),
+        (
+            {"run": "cox", "model": "Surv(stop, event) ~ dose", "landmark": 59},
+            "after the landmark",
+        ),
+    ],
+)
+def test_a_cohort_that_loses_its_events_to_a_rule_names_the_rule(
+    options: dict[str, Any], said: str
+) -> None:
+    """The message was that nobody has an event."""
+    rows = PEOPLE.assign(start=PEOPLE["stop"])
+    with pytest.raises(ModelError, match=f"no event.*{said}"):
+        fits.fit(rows, CONTRACT, **options)
+
+
 COUNTS = fits.contract(
     {
         "k": "type: number, range: [0, 9]",

@@ -37,8 +37,9 @@ WORDS = {  # each is true, or another number, for the target alone
     "a root's floor": "floor(sqrt(age - 18) / sqrt(74.9)) = 1",
     "an interval of income": "income between 123456.5 and 123457.5",
     "a remainder of income": "income % 123457 = 0",
-    "a hash of columns": "(age * 7919 + income * 104729) % 1000003"
-    " = (93 * 7919 + 123457 * 104729) % 1000003",
+    "a hash of columns": (
+        "(age * 7919 + income * 104729) % 1000003 = (93 * 7919 + 123457 * 104729) % 1000003"
+    ),
     "a nested if": "if(age > 92, if(sex = 'F', true, false), false)",
     "missing of an if": "missing(log(if(age > 92, -1, 1)))",
     "a level in a list": "ward in ('w3') and age > 91.5 and region = 'n'",
@@ -48,9 +49,16 @@ WORDS = {  # each is true, or another number, for the target alone
 
 def words() -> Iterator[tuple[str, Studies]]:
     for name, text in WORDS.items():
-        yield f"word, as a column: {name}", [asked(glm("income ~ x"), x=text)]
+        model = glm("hiv ~ x", "binomial") if "income" in text else glm("income ~ x")
+        yield f"word, as a column: {name}", [asked(model, x=text)]
     whole = asked(glm("income ~ 1"))
-    for name in ("group", "within", "a hash of columns", "xor by arithmetic", "a power of a power"):
+    for name in (
+        "group",
+        "between",
+        "a hash of columns",
+        "xor by arithmetic",
+        "a power of a power",
+    ):
         but_one = asked(glm("income ~ 1"), where=f"not ({WORDS[name]})")
         yield f"word, left out: {name}", [whole, but_one]
 
@@ -169,7 +177,7 @@ def options() -> Iterator[tuple[str, Studies]]:
         ),
         (
             "centred at one",
-            glm("income ~ " + " + ".join(f"I((age - 93) ** {power})" for power in (2, 4, 6, 8))),
+            glm("income ~ " + " + ".join(f"I((age - 93) ** {d})" for d in (2, 4, 6, 8))),
             {},
         ),
         ("a level against the rest", glm("income ~ C(g)"), {"g": "group(age, 92.5)"}),

@@ -1,5 +1,4 @@
-"""ARAC: what do patients pay themselves, once the accounts of three insurers are joined with
-SNDS?"""
+"""ARAC: what do patients pay themselves, once three insurers are joined with SNDS?"""
 
 from __future__ import annotations
 

@@ -3,7 +3,11 @@ keys that it names suffice."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import io
 import json
+import zipfile
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -316,6 +320,42 @@ def test_check_says_which_code_is_one_of_absence(
 ) -> None:
     path = node(tmp_path, b"id;n\np1;NA\np2;1\np3;2\n", "  n: {type: number, missing: [NR]}\n")
     assert "write `missing: [NA, NR]` in the contract" in check(path, capsys)
+
+
+def _zip_that_is_cut_inside() -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", b"id;n\n" + b"".join(b"p%d;1\n" % i for i in range(99)))
+    whole = held.getvalue()
+    at = whole.find(b"t.csv") + len(b"t.csv")
+    return whole[:at] + b"\xff" * 40 + whole[at + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"", "line 1 is empty"),
+        ("t.csv", codecs.BOM_UTF8, "line 1 is empty"),
+        ("t.csv", b"id;n\np\x001;1\n", "line 2: a NUL byte"),
+        ("t.csv", b"PK\x03\x04" + bytes(90), "line 1: a NUL byte"),  # a workbook by another name
+        ("t.csv", "id;n\np1;1\n".encode("utf-16-le"), "line 1: a NUL byte"),
+        ("t.csv", "id;n\np1;1\n".encode("utf-32"), "the file is UTF-16"),
+        ("t.csv.gz", b"id;n\np1;1\n", "cannot be read (BadGzipFile)"),
+        ("t.csv.gz", gzip.compress(b"id;n\n" + b"p1;1\n" * 99)[:-9], "cut off, or damaged"),
+        ("t.zip", b"id;n\np1;1\n", "the archive is damaged"),
+        ("t.zip", _zip_that_is_cut_inside(), "cut off, or damaged"),
+    ],
+)
+def test_a_file_that_is_no_text_ends_in_one_message(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    """The look at a source that cannot be read ended in a traceback of its own."""
+    path = node(tmp_path, b"", "  n: {type: number}\n")
+    path.write_text(path.read_text().replace("t.csv", name))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError) as caught:
+        node_data.check(path, None, "text")
+    assert said in str(caught.value) and "p1" not in str(caught.value)
 
 
 def test_the_hub_learns_no_value(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ SPELLINGS = {
     "narrow no-break space": lambda value: value.replace(" ", "\u202f"),
     "figure space, NFD": lambda value: unicodedata.normalize("NFD", value).replace(" ", "\u2007"),
     "spaces at the ends": lambda value: value.replace(",", " , "),
+    "zero-width space": lambda value: value.replace("l", "l\u200b"),
+    "soft hyphen": lambda value: value.replace("r", "r\u00ad"),
+    "mark of direction": lambda value: value.replace("é", "\u200eé\u200f"),
+    "byte order mark": lambda value: value.replace("O", "\ufeffO"),
+    "word joiner, NFD": lambda value: unicodedata.normalize("NFD", value).replace("s", "\u2060s"),
     "Angstrom sign": lambda value: value.replace("Å", "\u212b"),
 }
 
@@ -113,6 +118,7 @@ def test_every_spelling_in_the_contract_and_the_study_is_the_same(
 @pytest.mark.parametrize("mode", ["exact", "dp"])
 def test_a_person_in_two_spellings_is_one_person(mode: str, tmp_path: Path) -> None:
     rows = ROWS + unicodedata.normalize("NFD", "Zoé,Nîmes,5\n") + " Zoé ,Nîmes,6\n"
+    rows += "Zo\u200bé,Nîmes,7\n\u2060Zoé,Nîmes,8\nZoé\u00ad,Nîmes,9\n"
     dataset = Dataset(federations.contract_of(TEXT), str(source(rows, tmp_path, "csv")))
     schema = schemas.build(dataset.contract, {})
     if mode == "dp":
@@ -126,7 +132,7 @@ def test_a_person_in_two_spellings_is_one_person(mode: str, tmp_path: Path) -> N
     findings = cohorts.open_checked(
         dataset, Storage(), schema, [schema.field("ville")], None
     ).findings
-    assert [(finding.rule, finding.rows) for finding in findings] == [("duplicate person", 3)]
+    assert [(finding.rule, finding.rows) for finding in findings] == [("duplicate person", 6)]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +162,7 @@ def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(
 
 @pytest.mark.parametrize(
     ("header", "message"),
-    [("clé,Ville,âge", "'Ville'"), ("clé,ｖille,âge", "U+FF56"), ("clé,vi\u200blle,âge", None)],
+    [("clé,Ville,âge", "'Ville'"), ("clé,ｖille,âge", "U+FF56"), ("clé,vi lle,âge", None)],
 )
 def test_a_column_in_another_spelling_is_shown_beside_the_contracts(
     header: str, message: str | None, tmp_path: Path
@@ -194,6 +200,9 @@ def test_columns_that_differ_in_capitals_only_are_refused() -> None:
         "\u1112\u1161\u11ab",
         "ñ",
         "n\u0303",
+        "a\u200b b\u00ad\ufeff",
+        "\u2060 a \u200e",
+        "e\u200b\u0301",
         "",
     ],
 )
