@@ -30,11 +30,20 @@ from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Gaussian
 from federation.study import Link, Study
-from nodes import ledger, link_parties, link_rows, link_table, service, state_folder
+from nodes import (
+    ledger,
+    link_parties,
+    link_rows,
+    link_table,
+    memory_file,
+    service,
+    state_folder,
+)
 from nodes.ledger import Account, Claim
 from nodes.link_parties import Holder, Left
 from nodes.link_rows import Request
 from nodes.link_table import LinkReport
+from nodes.memory_file import MemoryFile
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 from strategies import used_columns
@@ -354,11 +363,15 @@ def send_columns(one: Party, left: Left) -> None:
 @dataclass(frozen=True)
 class Kept:
     """The linked people of one left holder at the helper,
-    which answers for them as a node named `site.name`."""
+    which answers for them as a node named `site.name`.
+
+    Their rows are in this process's memory. The ledger of what the helper has answered is on disk,
+    and stays: the same study, run again, gets the same noise. `digest` (32 bytes): of the rows."""
 
     site: Site
     report: LinkReport
-    file: Path
+    file: MemoryFile
+    digest: bytes = field(repr=False)
 
 
 def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
@@ -372,13 +385,20 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
         link_table.check(opened, plan_.link, rules.min_cell, left)
     report = link_table.report(opened, plan_.left, left, rules.min_cell)
     folder = _folder(one.context, study)
-    file = folder / f"{one.terms.left}.parquet"
-    link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
-    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
+    file = memory_file.make(folder / f"{left}.{one.terms.attempt[:8]}.parquet")
+    storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
+    link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
+    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
     link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
-    dataset = Dataset(plan_.table.contract, str(file), is_linked=True, link_numbers=link_numbers)
-    answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
-    return Kept(answering, report, file)
+    dataset = Dataset(
+        plan_.table.contract, str(file.path), is_linked=True, link_numbers=link_numbers
+    )
+    own_state = None if site.state is None else folder / left
+    datasets = {study.dataset: dataset}
+    answering = replace(
+        site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
+    )
+    return Kept(answering, report, file, link_table.digest(opened))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:
@@ -391,7 +411,18 @@ def _folder(context: NodeContext, study: Study) -> Path:
 
 def forget(kept: Kept, context: NodeContext, study: Study) -> None:
     """Deletes the linked people at the end of the study, and says so in the audit log."""
-    kept.file.unlink(missing_ok=True)
-    if not any(kept.file.parent.iterdir()):
-        kept.file.parent.rmdir()
+    kept.file.delete()
+    folder = kept.file.path.parent
+    if not any(folder.iterdir()):
+        folder.rmdir()
     context.audit("link_deleted", study=study.study, study_hash=study.hash, left=kept.site.name)
+
+
+def forget_remains(context: NodeContext) -> None:
+    """Removes what a process left behind that ended in the middle of a study. Its memory, which
+    held the rows, is gone."""
+    if context.site.state is None:
+        return
+    for path in (context.site.state / FOLDER).glob("*/*.parquet"):
+        path.unlink()
+        context.audit("link_deleted", study_hash=path.parent.name, left=path.name.partition(".")[0])

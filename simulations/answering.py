@@ -39,9 +39,14 @@ class Answering:
 
 
 @contextmanager
-def sites(holders: Holders, policy: Policy, now: datetime) -> Iterator[Answering]:
+def sites(
+    holders: Holders, policy: Policy, now: datetime, *, parties_link: bool = False
+) -> Iterator[Answering]:
+    """`parties_link`: the nodes are the parties of a link, and join the people themselves."""
     study = holders.study
-    if study.link is not None:
+    if study.link is not None and parties_link:
+        yield Answering(linked.sites_of(study, holders.datasets, policy))
+    elif study.link is not None:
         with linked.linking(study, holders.contracts, holders.datasets, policy, now) as people:
             yield Answering(people.sites, people.linkage)
     elif study.datasets:

@@ -4,9 +4,12 @@ as one DuckDB relation that holds only the columns in use."""
 from __future__ import annotations
 
 import atexit
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +21,19 @@ from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
 from nodes import reading
 from nodes.connectors import csv_source, formats, source
+from nodes.connectors.csv_types import NUMBER
 from nodes.connectors.source import Source, require, unreadable
+from nodes.contract_sql import EXACT_WHOLE
 from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
 
+REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
     "column_names",
     "connect",
+    "connect_to",
     "is_here",
     "open_rows",
     "open_table",
@@ -51,26 +58,56 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         f"SET max_temp_directory_size = {quote_text(storage.max_temp_directory_size)}"
     )
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute(
-        "SET TimeZone = 'UTC'"
-    )  # else a date would depend on the process's time zone
-    connection.execute(
-        "SET disabled_optimizers = 'in_clause'"
-    )  # it makes a join of `IN (five values)`, and a join loses the rows' order
+    # It makes a join of `IN (five values)`, and a join loses the rows' order.
+    connection.execute("SET disabled_optimizers = 'in_clause'")
+    return _in_utc(connection)
+
+
+# By process and limits. A process that was forked makes engines of its own: the threads of its
+# parent's are not there.
+_ENGINES: dict[tuple[int, str], duckdb.DuckDBPyConnection] = {}
+_MAKING = threading.Lock()
+
+
+def connect_to(dataset: Dataset, storage: Storage) -> duckdb.DuckDBPyConnection:
+    """A connection for the rows of `dataset`, whose temporary tables nobody else sees.
+
+    Connections of a process share one engine, with its threads and its memory limit: a connection
+    takes a hundredth of the time of an engine. A database file is attached to a whole engine, so
+    its dataset has an engine to itself."""
+    held = dataset.as_held
+    if "://" not in held.source and formats.of(held)[0].attaches:
+        return connect(storage)
+    key = os.getpid(), storage.model_dump_json()
+    with _MAKING:
+        if key not in _ENGINES:
+            _ENGINES[key] = connect(storage)
+        return _in_utc(_ENGINES[key].cursor())
+
+
+def _in_utc(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Else a date would depend on the process's time zone."""
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
 def open_rows(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    as_text: bool = False,
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that
-    `contract_sql` reads. Returns True if every opening gives the same rows in the same order."""
+    `contract_sql` reads. Returns True if every opening gives the same rows in the same order.
+    `as_text`: the values of a text file stay as they are written."""
     if dataset.view is not None:
         return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
             found = _source(connection, dataset, columns, folder)
             require(dataset, columns, found.columns)
+            found = replace(found, types={}) if as_text else found
             _make(connection, dataset, found, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
@@ -132,6 +169,49 @@ def _seen(name: str, view: View) -> str:
 def _make(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
 ) -> None:
+    """The relation `source`. A column is read in its own type where it may be, and as a text where
+    that fails: the check then counts the values."""
+    names = {found.columns[name]: name for name in columns}
+    types = {raw: kind for raw, kind in found.types.items() if raw in names}
+    while types and found.typed is not None:
+        try:
+            _create(connection, dataset, replace(found, relation=found.typed(types)), columns)
+        except duckdb.Error as reason:
+            types = _without_refused(types, reason)
+            continue
+        inexact = _inexact(
+            connection, [names[raw] for raw, kind in types.items() if kind == NUMBER]
+        )
+        if not inexact:
+            return
+        connection.execute("DROP TABLE source")
+        types = {raw: kind for raw, kind in types.items() if names[raw] not in inexact}
+    _create(connection, dataset, found, columns)
+
+
+def _without_refused(types: Mapping[str, str], reason: duckdb.Error) -> dict[str, str]:
+    """The types without that of the column that DuckDB's words name; none where they name none."""
+    named = REFUSED.search(str(reason))
+    refused = {named[1]} if named and named[1] in types else set(types)
+    return {raw: kind for raw, kind in types.items() if raw not in refused}
+
+
+def _inexact(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
+    """The columns with a number so large that a double may stand for another whole number: the
+    check compares the digits of their texts."""
+    if not names:
+        return set()
+    listed = ", ".join(
+        f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
+        for name in names
+    )
+    (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
+    return {name for name, is_beyond in zip(names, row, strict=True) if is_beyond}
+
+
+def _create(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
+) -> None:
     """A view of a source whose rows cannot change between readings; a table of a text, which is
     read once, and of a source that another reading could give
     in another order or with other rows."""
@@ -189,7 +269,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
-    connection = connect(storage)
+    connection = connect_to(dataset, storage)
     try:
         with _scratch(connection) as folder:
             return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
@@ -231,7 +311,6 @@ def _source(
         )
     else:
         chosen, paths = formats.of(dataset)
-        names = [dataset.read.written(name) for name in columns]
-        opening = formats.Opening(connection, dataset, paths, names, folder, only_names)
+        opening = formats.Opening(connection, dataset, paths, columns, folder, only_names)
         found = chosen.open(opening)
     return replace(found, columns=source.renamed(dataset, found.columns))

@@ -1,4 +1,4 @@
-"""Linkage by composite keys: precise, nearly complete, and honest about the false links to fear."""
+"""Linkage by composite keys: precise, nearly complete, with a fair estimate of its false links."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ KEYS = HolderKeys(bytes(32), bytes([1]) * 32, bytes([2]) * 32)
 
 
 def linked(left: np.ndarray, right: np.ndarray, seed: int = 1) -> tuple[Cascade, np.ndarray]:
-    """The cascade of pseudonyms (n, k, 2), and the right's row of each person (n_left,); -1 for
-    nobody."""
+    """The cascade of pseudonyms (n, k, 2), and the right's row of each person (n_left,);
+    -1 for nobody."""
     entropy = np.random.default_rng(seed).bytes
     made_up = canaries.make(KEYS.made_up, 64, 2)
     listed = streams.left_list(KEYS, left, made_up, entropy)
@@ -128,8 +128,8 @@ def crowded(n: int) -> list[str]:
 
 
 def test_a_key_that_repeats_too_often_is_weak_and_links_nobody():
-    """90 people in crowds of 18: 90 * 17 / 91 strangers share a key with each of the left's
-    people."""
+    """90 people in crowds of 18: 90 * 17 / 91 strangers share a key
+    with each of the left's people."""
     left = names_of(["own", "x"], ["1", "2"])
     right = names_of(crowded(90), ["9"] + [f"n{i}" for i in range(89)] + ["2"])
     found, rows = linked(left, right)

@@ -100,9 +100,7 @@ def test_a_holder_without_people_ends_an_exact_link_and_no_private_one(side, tab
     kept[side] = kept[side].head(0)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
     given = two_holders.holders(tmp_path, two_holders.Tables(**kept))
-    with pytest.raises(
-        errors.RefusalError, match="data: the data here break their contract: empty"
-    ):
+    with pytest.raises(errors.RefusalError, match=r"data: .* empty"):
         two_holders.run_linked(study, given)
     private = study.model_copy(update={"privacy": Privacy(mode="dp", epsilon=20, delta=1e-5)})
     assert two_holders.run_linked(private, given).analyses["a"].status == "released"

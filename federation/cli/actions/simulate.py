@@ -90,7 +90,10 @@ def run(
             registry.plan(federation.study, federation.contract, federation.source)
             if federation.study.link is not None:
                 spinner.update(f"linking people at {federation.study.link.helper}")
-            with answering.sites(federation.holders, policy, datetime.now(UTC)) as answer:
+            link_themselves = federation.study.link is not None and engine in engines.LINKING
+            with answering.sites(
+                federation.holders, policy, datetime.now(UTC), parties_link=link_themselves
+            ) as answer:
                 simulation = engines.Simulation(
                     federation.study,
                     federation.contract,
@@ -100,6 +103,7 @@ def run(
                     out,
                     workers_,
                     federation.notes,
+                    federation.contracts if link_themselves else {},
                 )
                 document = engines.ENGINES[engine](simulation, spinner.update)
         document = answer.complete(document)
