@@ -104,6 +104,24 @@ def test_people_with_typos_are_linked_precisely_and_nearly_all():
     )  # Poisson, and one pair for the discreteness
 
 
+@pytest.mark.parametrize(
+    "weak", [("first", "birth"), ("first", "birth", "sex"), ("surname", "year", "month")]
+)
+def test_the_false_links_that_a_weak_key_gives_are_those_that_were_feared(weak, monkeypatch):
+    """Were it used: 30 to 120 links of strangers, of which the s.d. is that of a Poisson number.
+    People at both holders whose key is wrong count as strangers too, and few are."""
+    monkeypatch.setattr(cascade, "MAX_FALSE_SHARE", 1.0)
+    people = made_up_people.make(20_000, 200_000)
+    steps = (*STEPS, weak)
+    left, right = (
+        made_up_people.names(side, bytes(32), steps) for side in (people.left, people.right)
+    )
+    found, rows = linked(left, right)
+    wrong = ((rows >= 0) & (rows != people.truth)).sum()
+    assert found.expected_false > 20
+    assert abs(wrong - found.expected_false) < 4 * np.sqrt(found.expected_false)
+
+
 def crowded(n: int) -> list[str]:
     """`n` people at the right, 18 to a key, beside one whose key is its own."""
     return ["own", *(f"crowd {i // 18}" for i in range(n))]
