@@ -23,8 +23,9 @@ import sqlalchemy as sa
 from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from aggregator import database, enrolment, pki
-from aggregator.database import Party, Submitted
+from aggregator import database, enrolment, linked_studies, pki
+from aggregator.database import LinkedParties, Party, Submitted
+from aggregator.parcels import Address, FullError, Part
 from aggregator.rounds import check_secure_sum
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
@@ -40,6 +41,7 @@ from strategies import registry as analyses
 log = logging.getLogger("hdh.hub")
 MAX_CALLS = 1000  # open at the same time; each connected node holds one
 QUIET_S, SEEN_S = 0.2, 5.0
+PARCEL_S = 5.0  # how long a call waits for a part that is not there yet
 REHEARSAL_S = 10.0
 LARGEST_CALL = 16 * 2**20
 NAMES = ("hdh.v1.Enrolment", "hdh.v1.Nodes", "hdh.v1.Coordination")
@@ -265,6 +267,49 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             }
         )
 
+    # -- sealed messages of a link
+    @_told
+    def Put(self, request: hub_pb2.Parcel, context: grpc.ServicerContext) -> hub_pb2.Empty:
+        sender = self._party(request.study_hash, context)
+        address = Address(
+            request.study_hash, request.attempt, sender, request.receiver, request.kind
+        )
+        self._check_receiver(request.study_hash, request.receiver)
+        try:
+            self.scheduler.parcels.put(
+                address, request.number, Part(request.content, request.sha256, request.is_last)
+            )
+        except FullError:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the hub waits for parts to be taken; try again"
+            )
+        return hub_pb2.Empty()
+
+    @_told
+    def Take(
+        self, request: hub_pb2.ParcelRequest, context: grpc.ServicerContext
+    ) -> hub_pb2.ParcelReply:
+        receiver = self._party(request.study_hash, context)
+        address = Address(
+            request.study_hash, request.attempt, request.sender, receiver, request.kind
+        )
+        part = self.scheduler.parcels.take(address, request.number, PARCEL_S)
+        if part is None:
+            return hub_pb2.ParcelReply()
+        return hub_pb2.ParcelReply(
+            is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
+        )
+
+    def _party(self, study_hash: str, context: grpc.ServicerContext) -> str:
+        """The calling node, if it takes part in a linked study that runs."""
+        node, _ = _caller(self.scheduler, context, "node")
+        self._check_receiver(study_hash, node.name)
+        return node.name
+
+    def _check_receiver(self, study_hash: str, name: str) -> None:
+        if name not in self.scheduler.parties_of_link(study_hash):
+            raise errors.RefusalError("this node takes part in no link of such a study that runs")
+
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
     """What differs in a contract that a node holds, in brackets; empty if the node did not send
@@ -286,7 +331,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     ) -> hub_pb2.DraftReply:
         party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._read(request, party)
-        asked = self._asked(study, contract, request)
+        asked, _ = self._asked(study, contract, request)
         wait_s = request.deadline_s or self.scheduler.hub.file.deadline_h * 3600
         if not 0 < wait_s <= MAX_WAIT_S:  # NaN is neither
             raise errors.InputError(
@@ -301,9 +346,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     ) -> hub_pb2.Status:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._read(request, party)
-        asked = self._asked(study, contract, request)
+        asked, link = self._asked(study, contract, request)
         self._check_signed(request, party, certificate, study, contract)
-        check_secure_sum(study, len(asked))
+        check_secure_sum(study, len(asked) - study.other_parties)
         now = time.time()
         if not now <= request.deadline <= now + MAX_WAIT_S + CLOCK_S:
             raise errors.InputError(
@@ -320,6 +365,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             "signature": request.signature.hex(),
             "submitted": now,
             "deadline": request.deadline,
+            "link": link.to_text() if link else "",
         }
         return self._status(self.scheduler.submit(values, asked))
 
@@ -337,6 +383,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"study {study.study}: its coordinator is {study.coordinator!r},"
                 f" but you are {party.name!r}; leave `coordinator` out"
             )
+        linked_studies.check(study, contract, request.contracts)
         analyses.plan(study, contract)
         return study, contract
 
@@ -367,9 +414,11 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 " submit it with `hdh study submit`"
             )
 
-    def _asked(self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest) -> list[str]:
+    def _asked(
+        self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest
+    ) -> tuple[list[str], LinkedParties | None]:
         """The nodes that the request names, or else all nodes that hold the dataset under this
-        contract."""
+        contract; of a study with a link, its parties."""
         nodes = {
             one.name: one
             for one in database.enrolled(self.scheduler.engine, "node")
@@ -381,6 +430,18 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"no node {unknown[0]!r} is enrolled here;"
                 f" the nodes are {', '.join(nodes) or 'none'}"
             )
+        if study.link is not None:
+            link = linked_studies.parties(study, request.contracts, nodes, request.nodes)
+            return sorted(link.roles), link
+        return self._holding(study, contract, request, nodes), None
+
+    def _holding(
+        self,
+        study: Study,
+        contract: Contract,
+        request: hub_pb2.SubmitRequest,
+        nodes: Mapping[str, Party],
+    ) -> list[str]:
         holding = [
             name
             for name, one in nodes.items()
@@ -485,7 +546,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._read(request, party)
         self._check_signed(request, party, certificate, study, contract)
-        asked = self._asked(study, contract, request)
+        asked, link = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
             study=request.study,
             contract_hash=contract.hash,
@@ -494,6 +555,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
+            contracts=link.contracts if link else {},
+            roles=link.roles if link else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
         online = self.scheduler.connections.online()

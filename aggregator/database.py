@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from aggregator.document import Document
 from federation import errors
 
-VERSION = "0002"  # the newest of migrations/versions
+VERSION = "0003"  # the newest of migrations/versions
 STATES = ("waiting", "running", "complete", "partial", "failed", "refused", "cancelled")
 OVER = STATES[2:]
 
@@ -88,6 +88,7 @@ studies = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("flower_run", sa.String(24), nullable=False),
     sa.Column("run", sa.ForeignKey("runs.id")),
+    sa.Column("link", sa.Text, nullable=False, server_default=""),  # LinkedParties: JSON
 )
 decisions = sa.Table(
     "decisions",
@@ -121,6 +122,25 @@ class Party:
 
 
 @dataclass(frozen=True)
+class LinkedParties:
+    """Of a study with a link. `contracts`: by dataset, canonical JSON. `roles`: left, right or
+    helper, by node."""
+
+    contracts: Mapping[str, str]
+    roles: Mapping[str, str]
+
+    @staticmethod
+    def from_text(text: str) -> LinkedParties:
+        return LinkedParties(**json.loads(text))
+
+    def to_text(self) -> str:
+        return json.dumps({"contracts": dict(self.contracts), "roles": dict(self.roles)})
+
+    def named(self, role: str) -> list[str]:
+        return sorted(node for node, own in self.roles.items() if own == role)
+
+
+@dataclass(frozen=True)
 class Submitted:
     """A study at the hub; times in seconds since 1970."""
 
@@ -141,10 +161,16 @@ class Submitted:
     attempts: int
     flower_run: str
     run: int | None
+    link: str = ""
 
     @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def parties(self) -> LinkedParties | None:
+        """None unless the study has a link."""
+        return LinkedParties.from_text(self.link) if self.link else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from federation.study import Study
 class Job:
     """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
     which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest
-    of the ticket that the coordinator signed."""
+    of the ticket that the coordinator signed. `roles`: left, right or helper, by name, in a study
+    with a link."""
 
     study: Study
     contract: Contract
@@ -31,6 +32,7 @@ class Job:
     timeout_s: float = 600.0
     notes: Sequence[str] = ()
     run: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(folder: Path, name: str, job: Job) -> None:
@@ -43,6 +45,7 @@ def write(folder: Path, name: str, job: Job) -> None:
         "timeout_s": job.timeout_s,
         "notes": list(job.notes),
         "run": job.run,
+        "roles": dict(job.roles),
     }
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
@@ -59,6 +62,7 @@ def read(folder: Path, name: str) -> Job:
         values["timeout_s"],
         tuple(values["notes"]),
         values["run"],
+        values["roles"],
     )
 
 

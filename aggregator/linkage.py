@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aggregator import link_corrections
 from aggregator.document import AnalysisDocument, Document
 from federation.results import Row
 from federation.study import Study
@@ -32,10 +33,12 @@ class LinkReport(Protocol):
 
 @dataclass(frozen=True)
 class Linkage:
-    """`reports`: one for each left holder."""
+    """`reports`: one for each left holder. `crossing`: the analyses that link_corrections can
+    correct."""
 
     study: Study
     reports: Sequence[LinkReport]
+    crossing: frozenset[str] = frozenset()
 
 
 PROTECTED = {
@@ -59,13 +62,44 @@ def added(document: Document, linkage: Linkage) -> Document:
     if study.privacy.mode == "dp":
         notes = [f"{said}; how many are linked is not released"]
         changed = {name: _noted(one, notes) for name, one in document.analyses.items()}
-        return document.model_copy(update={"analyses": changed})
+        return _corrected(document.model_copy(update={"analyses": changed}), linkage)
     counts, tables = _counts(linkage), _tables(linkage)
     analyses = {
         name: one.model_copy(update={"n": {**one.n, **counts}, "tables": {**one.tables, **tables}})
         for name, one in document.analyses.items()
     }
-    return document.model_copy(update={"analyses": analyses})
+    return _corrected(document.model_copy(update={"analyses": analyses}), linkage)
+
+
+def precision(linkage: Linkage) -> float | None:
+    """The share of links that are right: as the study states it, or after a cascade by the false
+    links to fear. None if nobody knows."""
+    link = linkage.study.link
+    if link is None or link.precision is not None:
+        return None if link is None else link.precision
+    linked = sum(report.linked for report in linkage.reports)
+    if not link.cascade or not linked or linkage.study.privacy.mode == "dp":
+        return None
+    feared = sum(report.expected_false for report in linkage.reports)
+    return max(0.0, 1 - feared / linked)
+
+
+def _corrected(document: Document, linkage: Linkage) -> Document:
+    """With a table `corrected` where false links take a known part of an estimate."""
+    share = precision(linkage)
+    if share is None or share in (0.0, 1.0):
+        return document
+    changed = dict(document.analyses)
+    for name in sorted(linkage.crossing & changed.keys()):
+        one = changed[name]
+        if one.status == "released" and (rows := link_corrections.rows(one, share)):
+            note = (
+                f"table corrected: what the estimates would be if {share:.2%} of the links are"
+                " right, and each false one gives the columns of somebody else at random"
+            )
+            tables = {**one.tables, "corrected": rows}
+            changed[name] = _noted(one.model_copy(update={"tables": tables}), [note])
+    return document.model_copy(update={"analyses": changed})
 
 
 def _noted(one: AnalysisDocument, notes: Sequence[str]) -> AnalysisDocument:

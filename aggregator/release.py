@@ -36,41 +36,43 @@ def clear(
     engine: str,
     notes: Sequence[str] = (),
 ) -> Document:
+    """The released document of a run: every number has passed the hub's door."""
     study = outcome.study
-    k = study.privacy.min_cell
-    documents = {}
-    for name, entry in study.analyses.items():
-        pooled = outcome.runs.get(TaskId(name))
-        single = {
-            task_id.node: one
-            for task_id, one in outcome.runs.items()
-            if task_id.analysis == name and task_id.node
-        }
-        results_of = _noised_results if study.privacy.mode == "dp" else _exact_results
-        result = next(iter(results_of({"": pooled}, k).values())) if pooled else _nothing()
-        by_node = results_of(single, k)
-        coefficients = {
-            node: own.tables["coefficients"]
-            for node, own in by_node.items()
-            if "coefficients" in own.tables
-        }
-        tables = {**result.tables, **meta_analysis.tables(coefficients)}
-        documents[name] = AnalysisDocument(
-            **(dict(result) | {"tables": tables}),
-            run=entry.run,
-            privacy=_privacy(study, name, outcome),
-            nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
-            by_node=by_node,
-            model=_model(pooled, result),
-        )
     return Document(
         schema_version=SCHEMA_VERSION,
         study=study.study,
         title=study.title,
         question=study.question,
         study_hash=study.hash,
-        analyses=documents,
+        analyses={name: _analysis(outcome, name) for name in study.analyses},
         provenance=_provenance(outcome, started, finished, engine, notes),
+    )
+
+
+def _analysis(outcome: Outcome, name: str) -> AnalysisDocument:
+    study, k = outcome.study, outcome.study.privacy.min_cell
+    pooled = outcome.runs.get(TaskId(name))
+    single = {
+        task_id.node: run
+        for task_id, run in outcome.runs.items()
+        if task_id.analysis == name and task_id.node
+    }
+    results_of = _noised_results if study.privacy.mode == "dp" else _exact_results
+    result = next(iter(results_of({"": pooled}, k).values())) if pooled else _nothing()
+    by_node = results_of(single, k)
+    coefficients = {
+        node: of_node.tables["coefficients"]
+        for node, of_node in by_node.items()
+        if "coefficients" in of_node.tables
+    }
+    tables = {**result.tables, **meta_analysis.tables(coefficients)}
+    return AnalysisDocument(
+        **(dict(result) | {"tables": tables}),
+        run=study.analyses[name].run,
+        privacy=_privacy(study, name, outcome),
+        nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
+        by_node=by_node,
+        model=_model(pooled, result),
     )
 
 

@@ -25,6 +25,7 @@ from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
+from aggregator.parcels import Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
 from federation import study as studies
@@ -32,6 +33,7 @@ from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
+from federation.study import Study
 from federation.tickets import RunTicket, ticket
 
 log = logging.getLogger("hdh.hub")
@@ -91,6 +93,17 @@ class Scheduler:
     drafted: int = 0
     drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
+    parcels: Parcels = field(init=False)
+
+    def __post_init__(self) -> None:
+        per_study, per_node = (
+            int(gigabytes * 2**30)
+            for gigabytes in (
+                self.hub.file.parcel_gigabytes,
+                self.hub.file.parcel_gigabytes_per_node,
+            )
+        )
+        self.parcels = Parcels(self.hub.parcels, per_study, per_node)
 
     # -- in
     def next_number(self) -> int:
@@ -205,6 +218,7 @@ class Scheduler:
             self._again(one, "the hub was restarted")
 
     def _again(self, one: Submitted, why: str) -> None:
+        self.parcels.end(one.study_hash)
         jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         if one.attempts >= MAX_ATTEMPTS:
             self._end(one, "failed", f"{why}; given up after {MAX_ATTEMPTS} attempts")
@@ -235,12 +249,13 @@ class Scheduler:
         decisions = database.decided(self.engine, one.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
-        needed = studies.parse(one.written).min_answers
-        if len(approved) + len(undecided) < needed:
+        study = studies.parse(one.written)
+        needed = study.min_nodes if one.parties else study.min_answers
+        if not _suffice(one, study, [*approved, *(each.node for each in undecided)]):
             self._end(one, "refused", _too_few(decisions, needed))
         elif undecided and time.time() < one.deadline:
             return
-        elif len(approved) < needed:
+        elif not _suffice(one, study, approved):
             why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
             self._end(one, "refused", why)
         else:
@@ -295,6 +310,7 @@ class Scheduler:
             WAIT_FOR_NODES_S,
             self.hub.file.round_timeout_s,
             run=self.ticket(one).digest,
+            roles={name: one.parties.roles[name] for name in nodes} if one.parties else {},
         )
 
     def _wake(self, nodes: Sequence[str]) -> None:
@@ -407,6 +423,7 @@ class Scheduler:
             self._tell_ended(one)
 
     def _tell_ended(self, one: Submitted) -> None:
+        self.parcels.end(one.study_hash)
         nodes = [each.node for each in database.decided(self.engine, one.number)]
         run = ticket_of(one, nodes, self.hub).digest
         self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(run=run)))
@@ -431,6 +448,13 @@ class Scheduler:
             if node in asked:
                 proposals.append(proposal_of(one, asked))
         return proposals
+
+    def parties_of_link(self, study_hash: str) -> frozenset[str]:
+        """The nodes of a linked study that runs; none if there is no such study."""
+        for one in database.in_states(self.engine, "running"):
+            if one.study_hash == study_hash and one.parties:
+                return frozenset(one.parties.roles)
+        return frozenset()
 
     def ended(self, runs: Sequence[str]) -> list[str]:
         """Of the runs that a node keeps open, those that are not open here: it may have been
@@ -486,6 +510,8 @@ def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(one.signature),
         nodes=sorted(nodes),
         deadline=one.deadline,
+        contracts=one.parties.contracts if one.parties else {},
+        roles=one.parties.roles if one.parties else {},
     )
 
 
@@ -501,6 +527,15 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
     content = receipts.decision_content(decision.run, decision.verdict, decision.by, decision.at)
     if not keys.is_signed(bytes.fromhex(node.identity), decision.signature, content):
         raise errors.RefusalError("the decision is not signed by the node's identity")
+
+
+def _suffice(one: Submitted, study: Study, nodes: Sequence[str]) -> bool:
+    """Whether these nodes can run the study. A link needs its right holder and its helper."""
+    if one.parties is None:
+        return len(nodes) >= study.min_answers
+    others = {*one.parties.named("right"), *one.parties.named("helper")}
+    lefts = [name for name in one.parties.named("left") if name in nodes]
+    return others <= set(nodes) and len(lefts) >= study.min_answers
 
 
 def _too_few(decisions: Sequence[Decided], needed: int) -> str:

@@ -26,7 +26,10 @@ class HubFile(Frozen):
 
     Ports. `fleet`: the nodes' rounds (Flower). `api`: the hub's service for nodes and coordinators
     (gRPC, mutual TLS). `enrol`: enrolment by invitation (gRPC, TLS without a client certificate).
-    `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only."""
+    `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only.
+
+    `parcel_gigabytes`, `parcel_gigabytes_per_node`: sealed messages of a link that may lie here at
+    one time, of a study, and of a node in a study."""
 
     hosts: tuple[str, ...] = pydantic.Field(min_length=1)
     fleet: str = pydantic.Field("0.0.0.0:8443", pattern=_ADDRESS)
@@ -40,6 +43,8 @@ class HubFile(Frozen):
     round_timeout_s: float = pydantic.Field(600.0, gt=0)
     deadline_h: float = pydantic.Field(24.0, gt=0)
     log_megabytes: int = pydantic.Field(20, ge=1)
+    parcel_gigabytes: float = pydantic.Field(2.0, gt=0)
+    parcel_gigabytes_per_node: float = pydantic.Field(1.0, gt=0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class HubSettings:
     @property
     def jobs(self) -> Path:
         return self.folder / "jobs"
+
+    @property
+    def parcels(self) -> Path:
+        return self.folder / "parcels"
 
     @property
     def transcripts(self) -> Path:

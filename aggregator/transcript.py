@@ -51,11 +51,12 @@ class Transcript:
 
 
 def is_kept(study: Study) -> bool:
-    """Whether the hub keeps a transcript of this study."""
+    """Whether the hub keeps a transcript of this study. A linked study has none, since its rounds
+    are not those of its nodes."""
     tolerant = any(
         registry.analysis(entry.run).TRAITS.tolerant for entry in study.analyses.values()
     )
-    return study.privacy.mode == "exact" and not tolerant
+    return study.privacy.mode == "exact" and not tolerant and study.link is None
 
 
 # -- writing

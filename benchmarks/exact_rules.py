@@ -1,5 +1,5 @@
-"""The rules of exact mode: what they cost, which ordinary models they refuse, and what a hub that
-lies still isolates.
+"""The rules of exact mode: their cost, the ordinary models that they refuse, and the people that a
+lying hub still isolates.
 
 python -m benchmarks.exact_rules cost refusals hub
 """
@@ -189,9 +189,11 @@ ROUNDS = 32  # of a logistic model, at states of the hub's choice after the firs
 
 def hub() -> bool:
     """How many people a hub isolates that chooses the states of one approved logistic model: of
-    whom one is nine tenths of a sum or of the difference of two, and of a linear combination of all
-    sums of the study. The latter takes a hub that knows all covariates; responses enter the sums by
-    their products with the columns alone."""
+    whom one is nine tenths of a sum or of the difference of two; and of whom a linear combination
+    of all sums of the study stands clear of all others, by three standard deviations. The latter
+    takes a hub that knows all covariates but one; responses enter the sums by their products with
+    the columns alone. The same is measured of the sums of an honest run, which no rule of the node
+    can refuse."""
     rng = np.random.default_rng(1)
     for what, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
         X = np.column_stack([np.ones(n), rng.normal(size=(n, 2)).clip(-3, 3) / 3])
@@ -200,6 +202,17 @@ def hub() -> bool:
             every = _by_all_sums(X, checked=checked)
             when = "after" if checked else "before"
             print(f"{what}, {n} people, {when}: {two} by two sums, {every} by all", flush=True)
+        for rounds_asked in (8, 16):
+            some = _by_all_sums(X, checked=True, rounds_asked=rounds_asked)
+            print(f"{what}, {n} people, {rounds_asked} rounds: {some} by all", flush=True)
+        for share, intercept in (("a third", -1.0), ("one in 15", -3.5)):
+            states = _honest_states(X, np.array([intercept, 3.0, -2.0]))
+            some = int((_hat(X, states) > 0.9).sum())
+            print(
+                f"{what}, {n} people, an honest run, {share} ill, {len(states)} rounds: {some} "
+                f"by all",
+                flush=True,
+            )
         responses = int((rules_of.leverage(X[:, 1:], None) > 0.9).sum())
         print(f"{what}, {n} people: {responses} responses by all sums", flush=True)
     return True
@@ -216,7 +229,7 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
     """A search for two states between which one person moves more than all others together: from
     random directions as steep as they may be, across the gap beside a person, then by small steps
     that do better."""
-    rng, found = np.random.default_rng(2), set[int]()
+    rng, isolated = np.random.default_rng(2), set[int]()
     for _ in range(tries):
         direction = rng.normal(size=X.shape[1] - 1)
         slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(40)))
@@ -231,8 +244,8 @@ def _by_two_sums(X: Any, *, checked: bool, tries: int = 4000) -> set[int]:
                 pair = moved
         if all(_is_admitted(X, beta, checked=checked) for beta in pair):
             share, who = _largest(X, pair)
-            found |= {who} if share > 0.9 else set()
-    return found
+            isolated |= {who} if share > 0.9 else set()
+    return isolated
 
 
 def _largest(X: Any, pair: list[Any]) -> tuple[float, int]:
@@ -242,13 +255,27 @@ def _largest(X: Any, pair: list[Any]) -> tuple[float, int]:
     return float(moved[who] / max(moved.sum(), 1e-300)), who
 
 
-def _by_all_sums(X: Any, *, checked: bool, tries: int = 5) -> int:
-    """The most people of whom a linear combination of all scores and information matrices of a run
-    is nine tenths, to a relative precision of 1e-9."""
+def _honest_states(X: Any, beta: Any) -> list[Any]:
+    """The states of Newton's method for responses that follow a logistic model with `beta`."""
+    ill = np.random.default_rng(4).random(len(X)) < _mean(X @ beta)
+    states = [np.zeros(X.shape[1])]
+    while len(states) < ROUNDS:
+        mean = _mean(X @ states[-1])
+        information = X.T @ (X * (mean * (1 - mean))[:, None])
+        step = np.linalg.solve(information, X.T @ (ill - mean))
+        if np.abs(step).max() < 1e-9 * max(1.0, np.abs(states[-1]).max()):
+            break
+        states.append(states[-1] + step)
+    return states
+
+
+def _by_all_sums(X: Any, *, checked: bool, tries: int = 5, rounds_asked: int = ROUNDS) -> int:
+    """The most people whom a linear combination of all scores and information matrices of a run
+    sets apart from the others, at a relative precision of 1e-9: whose hat value is above 0.9."""
     most, rng = 0, np.random.default_rng(3)
     for _ in range(tries):
         states = [np.zeros(X.shape[1])]
-        while len(states) < ROUNDS:
+        while len(states) < rounds_asked:
             direction = rng.normal(size=X.shape[1] - 1)
             slopes = direction / np.abs(direction).sum() * np.exp(rng.uniform(0, np.log(25)))
             beta = np.r_[-rng.choice(X[:, 1:] @ slopes), slopes]

@@ -30,7 +30,7 @@ def ours(nodes: int) -> dict[str, float]:
             check=True,
         )
         runs.append({**json.loads(done.stdout), "process_s": time.perf_counter() - start})
-    return {name: min(one[name] for one in runs) for name in runs[0]}
+    return {name: min(seconds[name] for seconds in runs) for name in runs[0]}
 
 
 def peer(nodes: int) -> dict[str, float] | None:

@@ -59,8 +59,8 @@ def main(nodes: int) -> None:
     outcome = rounds.run(
         study,
         contract,
-        lambda query: [service.answer(query, one, now) for one in contexts],
-        [one.site.name for one in contexts],
+        lambda query: [service.answer(query, each_node, now) for each_node in contexts],
+        [each_node.site.name for each_node in contexts],
         watch=watch,
     )
     assert all(run.result for run in outcome.runs.values())

@@ -135,8 +135,10 @@ def node(state: Path, size: int) -> None:
             return True
 
     flower_client.KNOWN_BUNDLES = Anything()
-    own = credentials.load(state / "hub")
-    link = flower_client.Link(own.fleet, own.folder / "ca.crt", own.key, own.flower_id)
+    credential = credentials.load(state / "hub")
+    link = flower_client.Link(
+        credential.fleet, credential.folder / "ca.crt", credential.key, credential.flower_id
+    )
     flower_client.serve(
         app, link, threading.Event(), flower_client.Pace(idle_s=0.3), lambda rule, why: None
     )

@@ -19,6 +19,7 @@ from benchmarks import timing
 from federation.linkage import canaries, encoding, matching, pseudonyms, streams
 from federation.linkage.keys import HolderKeys
 from federation.linkage.pseudonyms import Words
+from federation.linkage.streams import Placed
 
 CHUNK = 2**20
 LIMITS = {(10**6, 10**7, 10): (15.0, 3000), (8 * 10**6, 67 * 10**6, 3): (180.0, 3000)}
@@ -66,11 +67,15 @@ def named(keys: HolderKeys, numbers: Words) -> Words:
     return pseudonyms.of_blocks(keys.identifier, blocks.view(np.uint8).reshape(-1, 16))
 
 
-def rows(keys: HolderKeys, right: int, width: int) -> Iterator[tuple[Words, Words]]:
-    for start in range(0, right, CHUNK):
+def rows(keys: HolderKeys, right: int, width: int) -> Iterator[Placed]:
+    chunks = range(0, right, CHUNK)
+    for number, start in enumerate(chunks):
         numbers = np.arange(start, min(start + CHUNK, right), dtype=np.uint64)
         columns = [numbers % np.uint64(20_011 + j) for j in range(width - 1)]
-        yield named(keys, numbers), np.column_stack([np.ones_like(numbers), *columns])
+        words = np.column_stack([np.ones_like(numbers), *columns])
+        step = 2**64 // len(chunks)
+        places = streams.fresh_places(len(numbers), os.urandom) // np.uint64(len(chunks))
+        yield Placed(named(keys, numbers), words, places + np.uint64(number * step))
 
 
 if __name__ == "__main__":

@@ -208,13 +208,13 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
     )
     rows = federations.result(outcome).tables["counts"].rows
     stated = rows[0]["noise_sd"]
-    one = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)
+    trusted = 1 / math.sqrt(2 * 0.95 * budget.of_analysis(study, "a") / 1e12)
     return timing.report(
         f"noise of {nodes} nodes, {dropouts} dropped,"
         f" {colluders} colluding / one trusted curator's",
-        stated / one,
+        stated / trusted,
         1.2,
-        f"sd {stated:.2f}, {one:.2f}",
+        f"sd {stated:.2f}, {trusted:.2f}",
     )
 
 

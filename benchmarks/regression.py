@@ -66,6 +66,10 @@ def main() -> bool:
         },
         1,
     )
+    return _report(seconds)
+
+
+def _report(seconds: dict[str, float]) -> bool:
     details = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
     met = [
         timing.report(

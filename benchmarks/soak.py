@@ -49,7 +49,7 @@ def come_and_go(soak: Soak) -> None:
             soak.deployment.start_node(name)
             soak.away.discard(name)
         else:
-            name = rng.choice([one for one in soak.names if one not in soak.away])
+            name = rng.choice([node for node in soak.names if node not in soak.away])
             process = soak.deployment.processes[name]
             process.send_signal(signal.SIGKILL if soak.moves % 2 else signal.SIGTERM)
             process.wait(30)
@@ -69,13 +69,13 @@ def weigh(soak: Soak) -> None:
 
 
 def _superlink(deployment: Deployment) -> int:
-    found = subprocess.run(
+    listing = subprocess.run(
         ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    return int(found.stdout.split()[0])
+    return int(listing.stdout.split()[0])
 
 
 def studies(soak: Soak, seconds: float) -> tuple[int, list[str]]:
@@ -97,9 +97,9 @@ def studies(soak: Soak, seconds: float) -> tuple[int, list[str]]:
                 wrong.append(f"soak-{number}: {error}")
                 continue
             answered = [
-                one["node"]
-                for one in document["analyses"]["d"]["nodes"]
-                if one["status"] == "answered"
+                node["node"]
+                for node in document["analyses"]["d"]["nodes"]
+                if node["status"] == "answered"
             ]
             if status.state != "complete" or document["analyses"]["d"]["n"][
                 "people"

@@ -36,99 +36,91 @@ def images(n: int, seed: int) -> tuple[Any, Any]:
     return images.astype(np.uint8), answers
 
 
+OPTIONS = {
+    "run": "train",
+    "model": "y ~ image",
+    "network": "cnn",
+    "widths": list(WIDTHS),
+    "rounds": ROUNDS,
+    "batch": BATCH,
+    "learning_rate": 0.05,
+    "validation": 0,
+}
+CONTRACT = f"""
+dataset: people
+version: 1
+person: id
+columns:
+  id: {{type: string}}
+  y: {{type: boolean}}
+  image: {{type: array, shape: [{PIXELS}, {PIXELS}], range: [0, 255]}}
+"""
+
+
 # -- ours, in a process of its own
 def once(workers: int) -> None:
     """Runs the training, and prints the seconds of each round."""
     from datetime import UTC, datetime
 
-    import duckdb
-    import pandas
-
     from aggregator import rounds
     from simulations import local
     from tests import federations
 
-    contract = federations.contract_of(
-        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  y: {{type:"
-        " boolean}}\n"
-        f"  image: {{type: array, shape: [{PIXELS}, {PIXELS}], range: [0, 255]}}\n"
-    )
-    options = {
-        "run": "train",
-        "model": "y ~ image",
-        "network": "cnn",
-        "widths": list(WIDTHS),
-        "rounds": ROUNDS,
-        "batch": BATCH,
-        "learning_rate": 0.05,
-        "validation": 0,
-    }
-    study = federations.study_of({"a": options})
+    contract = federations.contract_of(CONTRACT)
+    study = federations.study_of({"a": OPTIONS})
     with tempfile.TemporaryDirectory() as folder:
-        sites = []
-        for k in range(NODES):
-            pixels, answers = images(IMAGES, k)
-            path = Path(folder) / f"n{k}.parquet"
-            frame = pandas.DataFrame(
-                {
-                    "id": [f"{k}-{i}" for i in range(IMAGES)],
-                    "y": answers,
-                    "image": [image.tobytes() for image in pixels],
-                }
-            )
-            duckdb.from_df(frame).to_parquet(str(path))
-            sites.append(federations.site(f"n{k}", contract, path))
-        seconds, last = [], [0.0]
-
-        def watch(number: int, outcome: Any) -> None:
-            seconds.append(time.perf_counter() - last[0])
-            last[0] = time.perf_counter()
-
+        sites = [
+            federations.site(f"n{k}", contract, _images_of(k, Path(folder))) for k in range(NODES)
+        ]
+        ends = []
         with local.asking(sites, datetime.now(UTC), workers, study) as ask:
-            last[0] = time.perf_counter()
-            outcome = rounds.run(study, contract, ask, [site.name for site in sites], watch=watch)
-        (one,) = outcome.runs.values()
-        assert one.result is not None, one.failed
-        print("ROUNDS", *(f"{second:.4f}" for second in seconds[:ROUNDS]))
+            ends.append(time.perf_counter())
+            outcome = rounds.run(
+                study,
+                contract,
+                ask,
+                [site.name for site in sites],
+                watch=lambda number, outcome: ends.append(time.perf_counter()),
+            )
+        (run,) = outcome.runs.values()
+        assert run.result is not None, run.failed
+        print("ROUNDS", *(f"{second:.4f}" for second in np.diff(ends)[:ROUNDS]))
+
+
+def _images_of(node: int, folder: Path) -> Path:
+    """The file of a node's images."""
+    import duckdb
+    import pandas
+
+    pixels, answers = images(IMAGES, node)
+    frame = pandas.DataFrame(
+        {
+            "id": [f"{node}-{i}" for i in range(IMAGES)],
+            "y": answers,
+            "image": [image.tobytes() for image in pixels],
+        }
+    )
+    path = folder / f"n{node}.parquet"
+    duckdb.from_df(frame).to_parquet(str(path))
+    return path
+
+
+WAYS = {
+    "plain torch loop, one process": ["plain", "1"],
+    "plain torch loop, two processes": ["plain", "2"],
+    "hdh, two workers": ["once", "2"],
+}
 
 
 def fedavg() -> bool:
-    def whole(command: list[str]) -> tuple[float, list[float]]:
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.training", *command],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        wall = time.perf_counter() - start
-        rounds = next(
-            line for line in done.stdout.splitlines() if line.startswith("ROUNDS")
-        ).split()[1:]
-        return wall, [float(second) for second in rounds]
-
-    figures = {}
-    ways = {
-        "plain torch loop, one process": ["plain", "1"],
-        "plain torch loop, two processes": ["plain", "2"],
-        "hdh, two workers": ["once", "2"],
-    }
-    turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in ways}
+    turns: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in WAYS}
     for _ in range(3):
-        for name, command in ways.items():
-            turns[name].append(whole(command))
-    for name, found in turns.items():
-        figures[name] = (
-            min(wall for wall, _ in found),
-            min(rounds[0] for _, rounds in found),
-            min(statistics.median(rounds[1:]) for _, rounds in found),
-        )
-        print(
-            "       {}: whole {:.2f} s, first round {:.2f} s, steady round {:.3f} s".format(
-                name, *figures[name]
-            ),
-            flush=True,
-        )
+        for name, command in WAYS.items():
+            turns[name].append(_in_a_process(command))
+    figures = {name: _fastest(runs) for name, runs in turns.items()}
+    for name, seconds in figures.items():
+        text = "whole {:.2f} s, first round {:.2f} s, steady round {:.3f} s".format(*seconds)
+        print(f"       {name}: {text}", flush=True)
     mine, bare = figures["hdh, two workers"], figures["plain torch loop, two processes"]
     met = [
         timing.report(
@@ -148,6 +140,29 @@ def fedavg() -> bool:
         ),
     ]
     return all(met)
+
+
+def _in_a_process(command: list[str]) -> tuple[float, list[float]]:
+    """Wall seconds of the whole process, and of each round."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wall = time.perf_counter() - start
+    line = next(line for line in done.stdout.splitlines() if line.startswith("ROUNDS"))
+    return wall, [float(second) for second in line.split()[1:]]
+
+
+def _fastest(runs: list[tuple[float, list[float]]]) -> tuple[float, float, float]:
+    """Seconds of the whole, of the first round, and of a steady one: the least of the runs."""
+    return (
+        min(wall for wall, _ in runs),
+        min(rounds[0] for _, rounds in runs),
+        min(statistics.median(rounds[1:]) for _, rounds in runs),
+    )
 
 
 def plain(processes: int) -> None:
@@ -176,7 +191,7 @@ def plain(processes: int) -> None:
         start = time.perf_counter()
         for pipe in pipes:
             pipe.send(weights)
-        weights = np.mean([one for pipe in pipes for one in pipe.recv()], axis=0)
+        weights = np.mean([vector for pipe in pipes for vector in pipe.recv()], axis=0)
         seconds.append(time.perf_counter() - start)
     print("ROUNDS", *(f"{second:.4f}" for second in seconds))
 
@@ -212,58 +227,48 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
     """Samples per second on one thread: the best of alternating turns for each method."""
     import copy
     import warnings
-    from fractions import Fraction
 
     import torch
-    from torch.nn import functional as F
 
-    from federation.privacy import calibration, noise
     from nodes import memory
-    from strategies.learning import networks, per_person_gradients
+    from strategies.learning import networks
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     memory.keep_blocks()  # for all of them
     network = networks.Network("cnn", (pixels, pixels), WIDTHS, "group")
     X, y = torch.randn(people, 1, pixels, pixels), torch.randint(0, 2, (people,)).float()
-    net = networks.build(network)
-    size = networks.size(network)
-    grid = calibration.step_grid(1.0, size, 1.0, 0.01)
-    noise.tabulate(grid.variance)
-
-    theirs_, mine_ = copy.deepcopy(net), copy.deepcopy(net)
-
-    def without() -> None:
-        net = theirs_
-        net.zero_grad()
-        F.binary_cross_entropy_with_logits(net(X).flatten(), y).backward()
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter -= 0.01 * parameter.grad
-
-    def ours() -> None:
-        net = mine_
-        found = per_person_gradients.clipped_sum(
-            net,
-            X,
-            people,
-            lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"),
-            1.0,
-        )
-        steps = calibration.to_steps(
-            found.sum.numpy().astype(np.float64), grid
-        ) + noise.discrete_gaussian(size, Fraction(grid.variance))
-        networks.put(
-            net, networks.weights(net) - 0.01 * calibration.to_numbers(steps, grid.unit) / people
-        )
-
-    ways: dict[str, Callable[[], None]] = {
-        "without privacy": without,
-        "ours, integer noise included": ours,
+    net, size = networks.build(network), networks.size(network)
+    ways = {
+        "without privacy": _without_privacy(copy.deepcopy(net), X, y),
+        "ours, integer noise included": _ours(copy.deepcopy(net), X, y, size),
     }
     for mode in ("hooks", "functorch", "ew", "ghost"):
         ways[f"opacus, {mode}"] = _opacus(copy.deepcopy(net), X, y, mode)
-    best = dict.fromkeys(ways, 0.0)
+    rates = {name: people * steps / seconds for name, seconds in _turns(ways, steps).items()}
+    for name, rate in rates.items():
+        print(f"       {name}: {rate:.0f} samples / s", flush=True)
+    mine = rates["ours, integer noise included"]
+    theirs = max(rate for name, rate in rates.items() if name.startswith("opacus"))
+    what = f"DP-SGD, batch {people}, {pixels} x {pixels} pixels, {size} weights: "
+    met = [
+        timing.report(
+            f"{what}without privacy / ours",
+            rates["without privacy"] / mine,
+            1 / 0.6,
+            f"{mine:.0f} samples / s",
+        ),
+        timing.report(
+            f"{what}Opacus's ghost clipping / ours", rates["opacus, ghost"] / mine, 1 / 1.3, ""
+        ),
+        timing.report(f"{what}the best of Opacus's modes / ours", theirs / mine, 1 / 1.1, ""),
+    ]
+    return all(met)
+
+
+def _turns(ways: dict[str, Callable[[], None]], steps: int) -> dict[str, float]:
+    """The least seconds of `steps` steps of each way, in five alternating turns after a warm-up."""
+    least = dict.fromkeys(ways, float("inf"))
     for turn in range(5):
         for name, way in ways.items():
             if not turn:
@@ -271,26 +276,49 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
             start = time.perf_counter()
             for _ in range(steps):
                 way()
-            best[name] = max(best[name], people * steps / (time.perf_counter() - start))
-    theirs = max(rate for name, rate in best.items() if name.startswith("opacus"))
-    for name, rate in best.items():
-        print(f"       {name}: {rate:.0f} samples / s", flush=True)
-    mine = best["ours, integer noise included"]
-    what = f"DP-SGD, batch {people}, {pixels} x {pixels} pixels, {size} weights: "
-    return all(
-        [
-            timing.report(
-                f"{what}without privacy / ours",
-                best["without privacy"] / mine,
-                1 / 0.6,
-                f"{mine:.0f} samples / s",
-            ),
-            timing.report(
-                f"{what}Opacus's ghost clipping / ours", best["opacus, ghost"] / mine, 1 / 1.3, ""
-            ),
-            timing.report(f"{what}the best of Opacus's modes / ours", theirs / mine, 1 / 1.1, ""),
-        ]
-    )
+            least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+def _without_privacy(net: Any, X: Any, y: Any) -> Callable[[], None]:
+    import torch
+    from torch.nn import functional as F
+
+    def step() -> None:
+        net.zero_grad()
+        F.binary_cross_entropy_with_logits(net(X).flatten(), y).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter -= 0.01 * parameter.grad
+
+    return step
+
+
+def _ours(net: Any, X: Any, y: Any, size: int) -> Callable[[], None]:
+    from fractions import Fraction
+
+    from torch.nn import functional as F
+
+    from federation.privacy import calibration, noise
+    from strategies.learning import networks, per_person_gradients
+
+    grid = calibration.step_grid(1.0, size, 1.0, 0.01)
+    noise.tabulate(grid.variance)
+
+    def step() -> None:
+        clipped = per_person_gradients.clipped_sum(
+            net,
+            X,
+            len(X),
+            lambda out: F.binary_cross_entropy_with_logits(out, y, reduction="none"),
+            1.0,
+        )
+        steps = calibration.to_steps(clipped.sum.numpy().astype(np.float64), grid)
+        noised = steps + noise.discrete_gaussian(size, Fraction(grid.variance))
+        gradient = calibration.to_numbers(noised, grid.unit) / len(X)
+        networks.put(net, networks.weights(net) - 0.01 * gradient)
+
+    return step
 
 
 def _opacus(net: Any, X: Any, y: Any, mode: str) -> Callable[[], None]:
@@ -299,7 +327,7 @@ def _opacus(net: Any, X: Any, y: Any, mode: str) -> Callable[[], None]:
 
     optimiser, criterion = torch.optim.SGD(net.parameters(), 0.01), torch.nn.BCEWithLogitsLoss()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, y), batch_size=len(X))
-    made = PrivacyEngine().make_private(
+    engine = PrivacyEngine().make_private(
         module=net,
         optimizer=optimiser,
         data_loader=loader,
@@ -309,8 +337,8 @@ def _opacus(net: Any, X: Any, y: Any, mode: str) -> Callable[[], None]:
         grad_sample_mode=mode,
         poisson_sampling=False,
     )
-    private, stepping = made[0], made[1]
-    judge = made[2] if mode == "ghost" else criterion
+    private, stepping = engine[0], engine[1]
+    judge = engine[2] if mode == "ghost" else criterion
 
     def step() -> None:
         stepping.zero_grad()

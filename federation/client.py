@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from federation import contract as contracts
-from federation import credentials, errors
+from federation import credentials, datasets, errors
 from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
 MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
 CLOCK_S = 300.0  # by which two clocks may differ
+GivenContract = Contract | Mapping[str, Contract] | Path | str | None
 LOCAL = "local"  # the coordinator of a study that names none
 
 
@@ -134,7 +135,7 @@ class Hub:
     def submit(
         self,
         study: Study | Path | str,
-        contract: Contract | Path | str | None = None,
+        contract: GivenContract = None,
         *,
         deadline_s: float = 0.0,
         nodes: Sequence[str] = (),
@@ -144,7 +145,8 @@ class Hub:
         The hub first drafts the run: its number, its nodes and its deadline. The signature covers
         these, the study and the contract, so the nodes answer one run and no other.
 
-        `contract`: by default DATASET.yaml beside the study. `deadline_s`: how long the hub waits
+        `contract`: by default DATASET.yaml beside the study; of a study with a link, by dataset.
+        `deadline_s`: how long the hub waits
         for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
             request, drafted = self._drafted(stub, study, contract, deadline_s, nodes)
@@ -155,7 +157,7 @@ class Hub:
     def plan(
         self,
         study: Study | Path | str,
-        contract: Contract | Path | str | None = None,
+        contract: GivenContract = None,
         *,
         nodes: Sequence[str] = (),
     ) -> Sequence[NodeState]:
@@ -212,7 +214,7 @@ class Hub:
         self,
         stub: Any,
         study: Study | Path | str,
-        contract: Contract | Path | str | None,
+        contract: GivenContract,
         deadline_s: float,
         nodes: Sequence[str],
         *,
@@ -223,13 +225,14 @@ class Hub:
         SetupError if the hub drafts other nodes than were asked for, or a later deadline."""
         from federation.rpc import hub_pb2
 
-        loaded, loaded_contract = self._loaded(study, contract)
+        loaded, loaded_contract, several = self._loaded(study, contract)
         request = hub_pb2.SubmitRequest(
             study=loaded.model_dump_json(),
             contract=loaded_contract.canonical(),
             deadline_s=deadline_s,
             nodes=nodes,
             rehearsal=rehearsal,
+            contracts={name: one.canonical() for name, one in several.items()},
         )
         draft = stub.Draft(request, timeout=60)
         hub = credentials.authority_id(self.party.authority)
@@ -246,18 +249,24 @@ class Hub:
         request.signature = credentials.sign_run(self.party.key, drafted)
 
     def _loaded(
-        self, study: Study | Path | str, contract: Contract | Path | str | None
-    ) -> tuple[Study, Contract]:
-        """The study in this coordinator's name, and its contract."""
+        self, study: Study | Path | str, contract: GivenContract
+    ) -> tuple[Study, Contract, Mapping[str, Contract]]:
+        """The study in this coordinator's name, its contract, and of a study with a link the
+        contracts of its datasets."""
         folder = None
         if not isinstance(study, Study):
             path = Path(study)
             study, folder = studies.load(path)[0], path.parent
-        if not isinstance(contract, Contract):
-            contract = _load_contract(study, contract, folder)
         if study.coordinator == LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
-        return study, contract
+        if study.datasets:
+            several = _load_contracts(study, contract, folder)
+            return study, datasets.contract_of(study, several), several
+        if isinstance(contract, Mapping):
+            contract = contract[study.dataset]
+        if not isinstance(contract, Contract):
+            contract = _load_contract(study, contract, folder)
+        return study, contract, {}
 
     @contextmanager
     def _calls(self) -> Iterator[Any]:
@@ -280,13 +289,27 @@ def _check_draft(drafted: RunTicket, nodes: Sequence[str], deadline_s: float) ->
         )
 
 
+def _load_contracts(
+    study: Study, given: GivenContract, folder: Path | None
+) -> Mapping[str, Contract]:
+    """Of each dataset of a study: as given by name, or NAME.yaml in the study's folder."""
+    if study.link is None:
+        raise errors.StudyError(
+            f"study {study.study}: a study of several datasets without a link runs in `hdh "
+            "simulate` only; submit one study for each dataset"
+        )
+    if isinstance(given, Mapping):
+        return given
+    if folder is None or given is not None:
+        raise errors.StudyError(
+            f"study {study.study}: it has a contract for each of {', '.join(study.datasets)}; put "
+            "them beside the study as NAME.yaml"
+        )
+    return {name: contracts.load(folder / f"{name}.yaml") for name in study.datasets}
+
+
 def _load_contract(study: Study, given: Path | str | None, folder: Path | None) -> Contract:
     """The contract at the path given, or DATASET.yaml in the study's folder."""
-    if study.datasets:
-        raise errors.StudyError(
-            f"study {study.study}: a study of several datasets runs in `hdh simulate` only; the "
-            "hub does not carry its messages yet"
-        )
     file = f"{study.dataset}.yaml"
     path = Path(given) if given is not None else folder / file if folder is not None else None
     if path is None or not path.exists():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from federation import study as studies
 from federation.messages import (
+    LINK_PHASES,
     PHASES,
     Answer,
     LedgerHead,
@@ -50,6 +51,7 @@ def query_to_bytes(query: Query) -> bytes:
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
         "phase": None if query.phase is None else _phase(query.phase, packer),
         "run": query.run,
+        "left": query.left,
     }
     return packer.pack(header)
 
@@ -87,13 +89,14 @@ def query_from_bytes(content: bytes) -> Query:
             witnesses,
             phase,
             str(header["run"]),
+            str(header["left"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CodecError(f"not a query: {type(reason).__name__}") from None
 
 
 def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
-    if values["name"] not in PHASES:
+    if values["name"] not in PHASES + LINK_PHASES:
         raise ValueError("no such phase")
     return Phase(
         values["name"],

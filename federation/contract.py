@@ -48,7 +48,7 @@ class Frozen(pydantic.BaseModel):
     def _no_truth_for_a_number(cls, value: Any, field: pydantic.ValidationInfo) -> Any:
         """pydantic would read true as 1."""
         values = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(one, bool) for one in values):
+        if any(isinstance(code, bool) for code in values):
             kind = str(cls.model_fields[str(field.field_name)].annotation)
             if re.search(r"\b(int|float)\b", kind) and not re.search(r"\b(bool|Any)\b", kind):
                 raise ValueError("must be a number, not true or false")

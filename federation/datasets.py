@@ -73,8 +73,8 @@ def side_by_side(
             if column in (PERSON, DATASET):
                 continue
             described = loaded[name].columns[given]
-            known = columns.get(column)
-            if known is not None and _essence(known) != _essence(described):
+            same_name = columns.get(column)
+            if same_name is not None and _essence(same_name) != _essence(described):
                 raise errors.StudyError(
                     f"{source.at('datasets', name)}: datasets.{name}: {column!r} is another column "
                     "in another dataset; give it another name with `rename`"
@@ -95,8 +95,8 @@ def side_by_side(
 
 def _most_nodes(stated: Sequence[int | None]) -> int | None:
     """None, which counts every node, where a contract is silent."""
-    known = [number for number in stated if number is not None]
-    return max(known) if len(known) == len(stated) else None
+    limits = [number for number in stated if number is not None]
+    return max(limits) if len(limits) == len(stated) else None
 
 
 def view(entry: DatasetEntry, contract: Contract) -> dict[str, str]:

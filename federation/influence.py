@@ -36,15 +36,15 @@ def pieces(sql: str, columns: Mapping[str, ColumnType]) -> tuple[Piece, ...]:
     is missing; none where a single column stands alone, since it decides for everyone."""
     if len(columns) < 2:
         return ()
-    found = []
+    influential = []
     for name, column in sorted(columns.items()):
         missing = f"({quote_name(name)} IS NULL)"
         if missing in sql:
-            found.append(_piece(sql, missing, ("TRUE", "FALSE")))
+            influential.append(_piece(sql, missing, ("TRUE", "FALSE")))
         if quote_name(name) in sql.replace(missing, ""):
-            found.append(_piece(sql, quote_name(name), _values(sql, column)))
-    is_long = sum(len(piece.sql) for piece in found) > MAX_SQL
-    return (NOBODY,) if is_long else tuple(dict.fromkeys(found))
+            influential.append(_piece(sql, quote_name(name), _values(sql, column)))
+    is_long = sum(len(piece.sql) for piece in influential) > MAX_SQL
+    return (NOBODY,) if is_long else tuple(dict.fromkeys(influential))
 
 
 def _piece(sql: str, part: str, values: Sequence[str]) -> Piece:
@@ -79,7 +79,7 @@ def _numbers(sql: str, column: ColumnType) -> Sequence[float]:
     written = [sign * float(text) for text in _NUMBER.findall(sql) for sign in (1, -1)]
     inside = [value for value in written if low < value < high]
     ends = sorted({low, (low + high) / 2, high, *inside})
-    between = ((one + other) / 2 for one, other in itertools.pairwise(ends))
+    between = ((end + other) / 2 for end, other in itertools.pairwise(ends))
     return _thinned(sorted({*ends, *between}))
 
 

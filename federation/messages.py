@@ -45,11 +45,13 @@ class LedgerHead(NamedTuple):
 
 
 PHASES = ("advertise", "deal", "mask", "sign", "unmask")
+LINK_PHASES = ("admit", "meet", "join", "watch", "forget")
+LINK = TaskId("link")  # under which the messages of a link's phases go
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the five PHASES of a secure sum, as the hub sends it to one node.
+    """One of the PHASES of a secure sum, or of the LINK_PHASES, as the hub sends it to one node.
 
     `messages` holds, for each task, the bytes for this node by the name of their sender.
     `attempt` identifies the sum; a new sum has a new one."""
@@ -65,8 +67,9 @@ class Query:
 
     `nodes`: those that take part. `states`: the tasks of the round, with the state of each.
     `witnesses`: the last ledger head that the hub has seen of each node.
-    `phase`: set if the parts go into a secure sum. `run`: digest of the ticket that the coordinator
-    signed; empty in a simulation."""
+    `phase`: set if the parts go into a secure sum, or to the parties of a link. `run`: digest of
+    the ticket that the coordinator signed; empty in a simulation. `left`: the holder for whose
+    linked people a helper answers."""
 
     study: Study
     contract_hash: str
@@ -76,6 +79,7 @@ class Query:
     witnesses: Mapping[str, LedgerHead] = field(default_factory=dict)
     phase: Phase | None = None
     run: str = ""
+    left: str = ""
 
     @cached_property
     def members(self) -> frozenset[str]:

@@ -74,7 +74,7 @@ class Schema:
         inlined = {name: self.fields[name].sql for name in compiled.names}
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         sql = _inline(compiled.sql, inlined)
-        own = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
+        own_pieces = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
         used = [
             piece
             for name in sorted(compiled.names)
@@ -82,7 +82,7 @@ class Schema:
             if piece.kind != "influence"  # of the whole expression alone, which includes theirs
         ]
         columns = {name: self.fields[name] for name in needed}
-        pieces = [*used, *own, *influence.pieces(_as_number(sql, compiled.levels), columns)]
+        pieces = [*used, *own_pieces, *influence.pieces(_as_number(sql, compiled.levels), columns)]
         return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
 
     def columns_of(self, text: str) -> frozenset[str]:

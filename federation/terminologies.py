@@ -43,18 +43,18 @@ TERMINOLOGIES: Mapping[str, Terminology] = {
 def ranges(terminology: str | None, written: str) -> list[tuple[str, str]]:
     """The first and last prefix of each part of `I60-I64, G45`, in the one spelling. ValueError if
     a part is none."""
-    known = TERMINOLOGIES.get(terminology or "")
+    codes = TERMINOLOGIES.get(terminology or "")
     parts = [part.strip() for part in written.split(",")]
-    return [_range(known, part) for part in parts]
+    return [_range(codes, part) for part in parts]
 
 
-def _range(known: Terminology | None, part: str) -> tuple[str, str]:
-    is_loinc = known is TERMINOLOGIES["loinc"]
+def _range(codes: Terminology | None, part: str) -> tuple[str, str]:
+    is_loinc = codes is TERMINOLOGIES["loinc"]
     first, dash, last = (part, "", "") if is_loinc else part.partition("-")
     ends = [
-        known.spelled(end) if known else end.strip() for end in (first, last if dash else first)
+        codes.spelled(end) if codes else end.strip() for end in (first, last if dash else first)
     ]
-    if not all(ends) or (known and not all(map(known.is_prefix, ends))):
+    if not all(ends) or (codes and not all(map(codes.is_prefix, ends))):
         raise ValueError(f"{part!r} is no code or range of codes: write it as in 'I60-I64'")
     if len(ends[0]) != len(ends[1]) or ends[0] > ends[1]:
         raise ValueError(

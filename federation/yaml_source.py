@@ -60,8 +60,8 @@ def parse(content: str, *, name: str, error: type[errors.InputError], nfc: bool 
     except YamlValueError as invalid:
         raise error(
             *(
-                f"{name}:{line}: {said}" if line else f"{name}: {said}"
-                for line, said in invalid.problems
+                f"{name}:{line}: {message}" if line else f"{name}: {message}"
+                for line, message in invalid.problems
             )
         ) from None
     if not isinstance(document.values, dict):
@@ -83,24 +83,24 @@ def build(
     try:
         return model.model_validate(dict(values))
     except pydantic.ValidationError as invalid:
-        said = [_say(problem, model, source, under) for problem in invalid.errors()]
-        raise error(*dict.fromkeys(said)) from None
+        messages = [_say(problem, model, source, under) for problem in invalid.errors()]
+        raise error(*dict.fromkeys(messages)) from None
 
 
 def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: Key) -> str:
     where = tuple(part for part in problem["loc"] if not _is_form(part))
     key = (*under, *where)
-    known = _fields(model, where[:-1])
+    fields = _fields(model, where[:-1])
     last = where[-1] if where else ""
     path = ".".join(str(part) for part in key)
     place = f"{source.at(*key)}: {path}: " if path else f"{source.at(*key)}: "
-    if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), known)):
+    if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), fields)):
         return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
-    if problem["type"] == "extra_forbidden" and known:
-        near = difflib.get_close_matches(str(last), known, n=1)
+    if problem["type"] == "extra_forbidden" and fields:
+        near = difflib.get_close_matches(str(last), fields, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         return (
-            f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(known)}"
+            f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(fields)}"
         )
     if problem["type"] == "string_pattern_mismatch":
         shape = (

@@ -176,8 +176,9 @@ def _count(
     or nothing.
 
     The first is the study's own. There are as many as a run has rounds, times the number of runs
-    that are possible where nodes leave (DECISIONS, 2). A known state is answered again, for a hub
-    that resumes after a crash."""
+    that are possible where nodes leave (DECISIONS, 2); under a secure sum, the first node that
+    leaves ends the study. A known state is answered again, for a hub that resumes after a
+    crash."""
     study, first, wanted = query.study, _first(task, limits), digest(state)
     if (study.hash, task_id) not in budget_ledger.runs:
         budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(
@@ -192,7 +193,8 @@ def _count(
         and not (limits.may_skip and admissible.position(limits, state))
     ):
         return ANOTHER_FIRST
-    if len(run.digests) >= limits.max_rounds * max(1, run.nodes - study.min_nodes + 1):
+    runs = 1 if study.privacy.secure_sum else max(1, run.nodes - study.min_nodes + 1)
+    if len(run.digests) >= limits.max_rounds * runs:
         return TOO_MANY
     content = wanted + run.nodes.to_bytes(4, "little")
     ledger.remember(

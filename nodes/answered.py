@@ -22,7 +22,8 @@ class Memory:
     `salt`: the salt of the people's hashes. `hashes` (n_rows,): of the person of each row of the
     cohort, or None where rows are only counted. `where`: SQL of the condition that chose them, and
     `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
-    field of the study. `seen`: the fingerprints of this study's own answers."""
+    field of the study. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
+    Dataset."""
 
     ledger: Ledger
     contract: Contract
@@ -35,6 +36,7 @@ class Memory:
     where_columns: frozenset[str]
     sources: Mapping[str, frozenset[str]]
     min_cell: int
+    link_numbers: Mapping[str, int] = field(default_factory=dict)
     seen: list[bytes] = field(default_factory=list)
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:

@@ -34,12 +34,13 @@ CREATE TABLE IF NOT EXISTS runs (
     contract_hash TEXT NOT NULL, nodes TEXT NOT NULL, received TEXT NOT NULL,
     signed_deadline REAL NOT NULL, deadline REAL NOT NULL, over INTEGER NOT NULL,
     verdict TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
-    told INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL DEFAULT 0
+    told INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL DEFAULT 0,
+    link TEXT NOT NULL DEFAULT ''
 ) STRICT
 """
 _COLUMNS = (
     "run, hub, number, study_hash, study, written, coordinator, key_id, contract_hash, nodes, "
-    "received, signed_deadline, deadline, over, verdict, reason, by, at"
+    "received, signed_deadline, deadline, over, verdict, reason, by, at, link"
 )
 _STANDING = "SELECT verdict, over, deadline, begun FROM runs WHERE run = ?"
 
@@ -49,7 +50,8 @@ class Proposed:
     """A run of a study as its coordinator signed it, and this node's decision.
 
     `key_id`: of the coordinator. `deadline`: the one of the ticket, or MAX_WAIT_S after the
-    proposal if that is earlier."""
+    proposal if that is earlier. `link`: the contracts and the parties of a linked study, as
+    link_proposals writes them."""
 
     ticket: RunTicket
     study: str
@@ -63,6 +65,7 @@ class Proposed:
     reason: str = ""
     by: str = ""
     at: str = ""
+    link: str = ""
 
     @property
     def run(self) -> str:
@@ -78,7 +81,7 @@ def _row(one: Proposed) -> tuple[Any, ...]:
     signed = (one.run, ticket.hub, ticket.number, ticket.study_hash)
     written = (one.study, one.written, one.coordinator, one.key_id)
     terms = (ticket.contract_hash, json.dumps(ticket.nodes), one.received, ticket.deadline)
-    decision = (one.verdict, one.reason, one.by, one.at)
+    decision = (one.verdict, one.reason, one.by, one.at, one.link)
     return (*signed, *written, *terms, one.deadline, one.over, *decision)
 
 

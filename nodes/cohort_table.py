@@ -122,9 +122,9 @@ def order(
     """The rows of a person lie together, in the order of their content's hashes."""
     names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
     listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
-    found = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
-    hashes = tuple(np.asarray(found[f"c{i}"], np.uint64) for i in range(len(names)))
-    places = np.asarray(found["place"], np.int64)
+    arrays = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
+    hashes = tuple(np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names)))
+    places = np.asarray(arrays["place"], np.int64)
     if contract.person is None and is_fixed:
         return Order(places, hashes)
     by = _sorted(hashes)
@@ -143,8 +143,8 @@ def _sorted(hashes: tuple[Words, ...]) -> Ints:
 
 def moved_rows(connection: duckdb.DuckDBPyConnection) -> NDArray[np.bool_]:
     """(n_rows,) of `moved`, in the table's order."""
-    found = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()
-    return np.asarray(found["moved"], np.bool_)
+    arrays = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()
+    return np.asarray(arrays["moved"], np.bool_)
 
 
 def person_keys(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[str]:

@@ -275,15 +275,15 @@ def _everyone(table: CheckedTable, named: Sequence[str]) -> Cohort:
 def _handed_on(fetch: Fetch) -> Fetch:
     """Keeps the columns that were read last until they are asked for once more: the rules of
     support read the columns that the analysis reads next."""
-    kept: dict[tuple[str, ...], Mapping[str, Values]] = {}
+    last_read: dict[tuple[str, ...], Mapping[str, Values]] = {}
 
     def read(asked: Iterable[Field]) -> Mapping[str, Values]:
         fields = list(asked)
         names = tuple(f"{field.name} {field.sql}" for field in fields)
-        if names in kept:
-            return kept.pop(names)
-        kept.clear()
-        kept[names] = columns = fetch(fields)
+        if names in last_read:
+            return last_read.pop(names)
+        last_read.clear()
+        last_read[names] = columns = fetch(fields)
         return columns
 
     return read
@@ -327,7 +327,7 @@ def _connect(
         {column for field in fields for column in schema.columns_of(field.name)}
         | (schema.columns_of(where) if where else set())
     )
-    connection = connectors.connect(storage)
+    connection = connectors.connect_to(dataset, storage)
     is_fixed = connectors.open_rows(
         connection,
         dataset,

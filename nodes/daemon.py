@@ -53,9 +53,10 @@ def run(path: Path, *, log_format: str = "text") -> None:
 def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     """Runs the node. Returns whether the process should restart: a study loads some 150 MB of
     libraries, which an idle node does not need."""
-    from nodes import hub_stream
+    from nodes import hub_stream, parcels
     from nodes.flower import client as flower_client
     from nodes.flower import client_app
+    from nodes.link_service import LinkService
 
     state = site.state
     assert state is not None
@@ -63,7 +64,9 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
     context = NodeContext(site, approvals=approvals)
-    stream = hub_stream.HubStream(context, approvals, enrolment, pace.wake, stop)
+    links = LinkService(context, lambda: parcels.HubRelay(enrolment))
+    pace.is_needed = lambda: links.is_needed
+    stream = hub_stream.HubStream(context, approvals, enrolment, pace.wake, stop, ended=links.end)
     context.audit("started", version=__version__, hub=enrolment.api)
     log.info(
         "node %s (hdh %s) with %s; hub %s",
@@ -78,7 +81,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     link = flower_client.Link(
         enrolment.fleet, enrolment.folder / "ca.crt", enrolment.key, enrolment.flower_id
     )
-    app = client_app.app_of(context, lambda: datetime.now(UTC))
+    app = client_app.app_of(context, lambda: datetime.now(UTC), links)
     try:
         flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(context, rule, why))
     finally:

@@ -32,6 +32,7 @@ from strategies.protocol import AnyTask
 from strategies.support import Mask, Rows
 
 KIND, CONDITION = "cohort", "condition"
+DIVIDES = ("condition", "domain", "edge")  # pieces that choose rows
 COHORT = frozenset(
     ["the whole cohort"]
 )  # compared with other cohorts, whatever is summed over them
@@ -172,9 +173,11 @@ Count = Callable[[Sequence[str]], Ints]
 
 def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
     """The condition of a study, and those that divide its rows, against earlier ones. Some studies
-    count these rows in place and others read them,
-    so fingerprints alone would not compare the two."""
-    own = [piece.sql for piece in support.pieces(task) if piece.kind == "condition"]
+    count these rows in place and others read them, so fingerprints alone would not compare the two.
+    Where the rows have no order either, the row of a fingerprint changes with the columns that are
+    read: there, only these conditions tell two cohorts that are nearly the same, so the places
+    where a function has no value are among them."""
+    own = [piece.sql for piece in support.pieces(task) if piece.kind in DIVIDES]
     new = [memory.where or "TRUE", *own]
     before = conditions(memory.ledger, memory.contract)
     known = list(dict.fromkeys(condition.sql for condition in before))

@@ -41,7 +41,7 @@ def _named(url: str) -> Mapping[str, Any]:
     """host, port, user, password and database of ENGINE://USER@HOST:PORT/DATABASE?KEY=VALUE."""
     parts = urlsplit(url)
     password = os.environ.get(PASSWORD) or (unquote(parts.password) if parts.password else None)
-    found = {
+    named = {
         "host": parts.hostname,
         "port": parts.port,
         "user": unquote(parts.username) if parts.username else None,
@@ -49,7 +49,7 @@ def _named(url: str) -> Mapping[str, Any]:
         "database": parts.path.lstrip("/") or None,
         **dict(parse_qsl(parts.query)),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def _oracle(url: str) -> Mapping[str, Any]:

@@ -79,11 +79,11 @@ def _examples(
     described = connection.execute("DESCRIBE source").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     places = {finding: _places(connection, dataset, finding, types) for finding in findings}
-    records = [record for found in places.values() for record, _ in found]
+    records = [record for line_list in places.values() for record, _ in line_list]
     lines = samples.lines_of(dataset, storage, records)
     return {
-        finding: [(lines.get(record, record + 1), value) for record, value in found]
-        for finding, found in places.items()
+        finding: [(lines.get(record, record + 1), value) for record, value in line_list]
+        for finding, line_list in places.items()
     }
 
 

@@ -39,10 +39,10 @@ def _mixed(words: Words) -> Words:
     return words ^ (words >> np.uint64(31))
 
 
-def differing(one: bytes, other: bytes) -> int:
+def differing(first: bytes, other: bytes) -> int:
     """The number of buckets in which two fingerprints differ: at most the number of people who are
     in only one of the cohorts."""
-    return int(apart(np.frombuffer(one, np.uint64) - np.frombuffer(other, np.uint64)))
+    return int(apart(np.frombuffer(first, np.uint64) - np.frombuffer(other, np.uint64)))
 
 
 def apart(difference: Words) -> NDArray[np.int64]:

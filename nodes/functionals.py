@@ -64,6 +64,7 @@ def check(
     name = question(memory.study, task)
     if ledger.recalled(memory.ledger, KIND, name) is not None:
         return None
+    _charge_link(memory)
     by_study, by_year = _given(memory)
     named = sorted(columns)
     for given, limit, where in ((by_study, limits[0], "one study"), (by_year, limits[1], "a year")):
@@ -100,6 +101,19 @@ def charge_refusal(memory: Memory, task: AnyTask, columns: Iterable[str]) -> Non
     name = f"{question(memory.study, task)}:refused"
     if ledger.recalled(memory.ledger, KIND, name) is None:
         _keep(memory, name, dict.fromkeys(sorted(columns), 1))
+
+
+def _charge_link(memory: Memory) -> None:
+    """The table `linkage` of a linked study is an answer too: it tells the linked people by
+    column."""
+    if not memory.link_numbers:
+        return
+    study = memory.study
+    link = None if study.link is None else study.link.model_dump(mode="json", by_alias=True)
+    asked = [study.coordinator, study.dataset, link, sorted(memory.link_numbers.items())]
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    if ledger.recalled(memory.ledger, KIND, name) is None:
+        _keep(memory, name, memory.link_numbers)
 
 
 def _keep(memory: Memory, name: str, numbers: Numbers) -> None:

@@ -28,7 +28,7 @@ from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
-from nodes import ledger, memory, service, state_folder
+from nodes import ledger, link_proposals, memory, service, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
 from nodes.site import Site
@@ -43,7 +43,7 @@ MAX_SKEW_S = 5.0  # of the clock; beyond it, Flower refuses this node's signatur
 @dataclass
 class HubStream:
     """`wake`: called when a study is about to send queries. `state`: shown by `hdh node
-    status`."""
+    status`. `ended`: called with the digest of a run that is over."""
 
     context: NodeContext
     approvals: Approvals
@@ -51,6 +51,7 @@ class HubStream:
     wake: Callable[[float, float | None], None]
     stop: threading.Event
     state: dict[str, Any] = field(default_factory=dict)
+    ended: Callable[[str], None] = lambda run: None
 
 
 class RevokedError(Exception):
@@ -104,6 +105,7 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
             hub.wake(notice.wake.seconds, notice.wake.every)
         elif kind == "ended":
             hub.approvals.end(notice.ended.run)
+            hub.ended(notice.ended.run)
         elif kind == "proposal":
             decision = consider(hub, notice.proposal)
             if decision is not None:
@@ -186,7 +188,7 @@ def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | N
     if signer is None:
         return _unsigned(hub, study, proposal, run)
     site = hub.context.site
-    reason = _late(hub, run, now) or _policy(study, run, site, now)
+    reason = _late(hub, run, now) or _policy(study, run, _link_of(proposal), site, now)
     verdict: Verdict = "approved" if site.policy.approval == "automatic" else "waiting"
     verdict = "refused" if reason else verdict
     if proposal.rehearsal:
@@ -277,6 +279,7 @@ def _record(
             reason,
             by,
             at,
+            _link_of(proposal),
         )
     )
     if before is None:
@@ -307,7 +310,17 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
     )
 
 
-def _policy(study: Study, run: RunTicket, site: Site, now: datetime) -> str | None:
+def _link_of(proposal: hub_pb2.Proposal) -> str:
+    """What the node stores of a linked study, beside the study itself."""
+    if not proposal.roles:
+        return ""
+    return link_proposals.to_text(proposal.contracts, proposal.roles)
+
+
+def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
+    """`link`: of a linked study, as the node stores it."""
+    if study.link is not None:
+        return _link_policy(study, run, link, site, now)
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != run.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
@@ -315,19 +328,37 @@ def _policy(study: Study, run: RunTicket, site: Site, now: datetime) -> str | No
         study, dataset.contract, len(run.nodes), site, now
     ) or service.unchecked(study, site)
     if refused is not None:
-        is_terse = site.policy.terse
-        return "refused: this node does not answer; ask its producer" if is_terse else str(refused)
-    if study.privacy.mode == "dp" and not _affordable(study, site, now.year):
-        return (
-            f"budget: the {now.year} budget of {dataset.contract.dataset} is too small for this"
-            " study; ask for less, or ask its producer for a grant"
-        )
-    return None
+        return str(service.said(refused, site))
+    return _over_budget(study, site, now.year, study.dataset)
 
 
-def _affordable(study: Study, site: Site, year: int) -> bool:
+def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
+    """Of a node that would be a party of the study's link."""
+    try:
+        read = link_proposals.read(study, run, link)
+    except errors.StudyError as error:
+        return f"study: {error}"
+    refused = link_proposals.refusal(read, site, now)
+    if refused is not None:
+        return str(service.said(refused, site))
+    role = read.roles[site.name]
+    if role == "helper":
+        return None
+    return _over_budget(study, site, now.year, read.plan.dataset_of(role))
+
+
+def _over_budget(study: Study, site: Site, year: int, dataset: str) -> str | None:
+    if study.privacy.mode == "exact" or _affordable(study, site, year, dataset):
+        return None
+    return (
+        f"budget: the {year} budget of {dataset} is too small for this"
+        " study; ask for less, or ask its producer for a grant"
+    )
+
+
+def _affordable(study: Study, site: Site, year: int, dataset: str) -> bool:
     """Whether the rest of the year's budget covers the study, including its earlier charges."""
-    account = site.account(study.dataset, year)
+    account = site.account(dataset, year)
     # A ledger of this thread, because an SQLite connection belongs to a thread.
     budget_ledger = state_folder.open_ledger(site.state)
     charged = ledger.spent_by(budget_ledger, account.dataset, study.hash)

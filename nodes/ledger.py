@@ -211,11 +211,11 @@ def granted(ledger: Ledger, account: Account) -> int:
 def has_grant(ledger: Ledger, account: Account) -> bool:
     """Whether a budget was ever granted, in any year,
     for the dataset or the people of its register."""
-    found = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    grants = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
     return any(
         dataset == account.dataset
         or (account.register and _account(dataset, label, 0).register == account.register)
-        for dataset, label in found
+        for dataset, label in grants
     )
 
 
@@ -238,12 +238,12 @@ def _spent(ledger: Ledger, where: str, values: tuple[object, ...]) -> Cost:
     last, spent = ledger.sums.get((where, values), (LedgerHead(0, GENESIS), Cost()))
     if last.seq and not _holds(ledger, last):  # another file lies here now
         last, spent = LedgerHead(0, GENESIS), Cost()
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         f"SELECT seq, hash, rho, curve FROM entries WHERE kind = 'charge' AND {where} AND seq > ? "
         "ORDER BY seq",
         (*values, last.seq),
     )
-    for seq, digest, rho, curve in found:
+    for seq, digest, rho, curve in entries:
         last, spent = LedgerHead(seq, digest), spent + Cost(rho, tuple(json.loads(curve or "[]")))
     ledger.sums[where, values] = last, spent
     return spent
@@ -373,23 +373,23 @@ def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list
     """The names of a kind that begin with `prefix` and a colon, in order;
     or only the last of them."""
     order = "DESC LIMIT 1" if last else "ASC"
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         "SELECT release FROM entries WHERE kind = ? AND release > ? AND release < ? ORDER BY "
         f"release {order}",
         (kind, f"{prefix}:", f"{prefix};"),
     )
-    return [str(row[0]) for row in found]
+    return [str(row[0]) for row in entries]
 
 
 def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
     """All that was kept of a kind for a dataset."""
-    found = ledger.connection.execute(
+    entries = ledger.connection.execute(
         "SELECT content FROM entries JOIN answers "
         "ON answers.release = entries.kind || ':' || entries.release "
         "WHERE kind = ? AND dataset = ?",
         (kind, dataset),
     )
-    return (bytes(row[0]) for row in found.fetchall())
+    return (bytes(row[0]) for row in entries.fetchall())
 
 
 # -- the chain
@@ -448,39 +448,48 @@ def verify(ledger: Ledger) -> LedgerHead:
         account = _account(dataset, labels.get((dataset, unit), unit), year).shared
         cost = Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
-        if kind == "charge":
-            if accounting.total(map(accounting.from_json, json.loads(event).values())) != cost:
-                raise errors.LedgerError(
-                    f"entry {seq} of the ledger does not cost what its events cost; use the "
-                    "version that wrote it"
-                )
+        if kind == "grant":
+            given = given + rho
+        elif kind == "charge":
+            _check_price(seq, event, cost)
             charged.add(release)
             spent = spent + cost
-        balance[account] = (given + rho if kind == "grant" else given, spent)
-        if not accounting.fits(spent, balance[account][0], ACCOUNT_DELTA) or (
-            kind == "store" and release not in charged
-        ):
+        balance[account] = (given, spent)
+        overspent = not accounting.fits(spent, given, ACCOUNT_DELTA)
+        if overspent or (kind == "store" and release not in charged):
             raise errors.LedgerError(
                 f"entry {seq} of the ledger spends what was not granted, or stores what was not "
                 "charged"
             )
-        if kind in ("store", *REMEMBERED) and not _is_stored(
-            ledger, release if kind == "store" else f"{kind}:{release}", event
-        ):
-            raise errors.LedgerError(
-                f"what entry {seq} of the ledger stored was changed, or is missing; restore the "
-                "newest copy"
-            )
+        _check_stored(ledger, seq, kind, release, event)
         previous, last = digest, seq
     return LedgerHead(last, previous)
 
 
+def _check_price(seq: int, events: str, cost: Cost) -> None:
+    if accounting.total(map(accounting.from_json, json.loads(events).values())) != cost:
+        raise errors.LedgerError(
+            f"entry {seq} of the ledger does not cost what its events cost; use the version that "
+            "wrote it"
+        )
+
+
+def _check_stored(ledger: Ledger, seq: int, kind: str, release: str, digest: str) -> None:
+    if kind not in ("store", *REMEMBERED):
+        return
+    if not _is_stored(ledger, release if kind == "store" else f"{kind}:{release}", digest):
+        raise errors.LedgerError(
+            f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest "
+            "copy"
+        )
+
+
 def _labels(ledger: Ledger) -> dict[tuple[str, str], str]:
     """By dataset and unit, the label with the register, for entries written before registers."""
-    found = ledger.connection.execute(
+    grants = ledger.connection.execute(
         "SELECT DISTINCT dataset, unit FROM entries WHERE instr(unit, ' ') > 0"
     )
-    return {(dataset, label.partition(" ")[0]): label for dataset, label in found}
+    return {(dataset, label.partition(" ")[0]): label for dataset, label in grants}
 
 
 def _is_stored(ledger: Ledger, key: str, event: str) -> bool:

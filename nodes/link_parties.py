@@ -35,9 +35,11 @@ from federation.linkage.errors import LinkError
 from federation.linkage.keys import Entropy, HolderKeys, LinkTerms
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
-from federation.linkage.streams import LeftList
+from federation.linkage.streams import LeftList, Placed
 from federation.study import Link
 from nodes.link_rows import People
+
+PADDING_EPSILON = 1.0  # what one person's match adds to the matches that a helper can count
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def holder(
 ) -> Holder:
     """`secret`: of the two holders."""
     shared = keys.holder_keys(terms, secret)
-    made_up = canaries.make(shared.made_up, link.canaries, right_columns + 1)
+    made_up = canaries.make(shared.made_up, link.canaries, right_columns + 1, PADDING_EPSILON)
     return Holder(terms, link, shared, made_up, entropy)
 
 
@@ -145,16 +147,18 @@ def left_columns(left: Left, message: Iterable[bytes]) -> Iterator[bytes]:
 
 # -- right
 def right_rows(
-    holder_: Holder, people: Iterable[tuple[Words, Floats]], left_people: int
+    holder_: Holder, people: Iterable[tuple[Words, Floats, Words]], dummies: int
 ) -> Iterator[bytes]:
-    """`people`: chunks of pseudonyms and of values (n, n_columns). `left_people`: as the helper
-    states it."""
-    rows = ((names, _with_one(values)) for names, values in people)
+    """`people`: chunks of pseudonyms, of values (n, n_columns) and of places. `dummies`: as the
+    helper states it, a number that stands for many sizes of the left holder's list."""
+    if dummies != streams.dummies_for(dummies):
+        raise LinkError("link_shape", "the helper stated a number of dummies that no list has")
+    rows = (Placed(names, _with_one(values), places) for names, values, places in people)
     stream = streams.right_stream(
         holder_.keys,
         rows,
         holder_.made_up,
-        streams.dummies_for(left_people),
+        dummies,
         holder_.entropy,
         holder_.shape,
         encoding.rows_per_piece(holder_.shape, holder_.width),

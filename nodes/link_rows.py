@@ -8,7 +8,7 @@ in mode dp they are made to."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 import numpy as np
@@ -22,6 +22,7 @@ from federation.expression import quote_name, quote_text
 from federation.linkage import forms
 from federation.linkage.errors import LinkError
 from federation.linkage.forms import Blocks
+from federation.linkage.pseudonyms import Words
 from federation.linkage.table import LinkedColumn
 from federation.schema import Schema
 from federation.study import DatasetEntry
@@ -34,24 +35,27 @@ CHUNK_VECTORS = 256  # of 2,048 rows each
 @dataclass(frozen=True)
 class Request:
     """What a link asks of a holder. `columns`: the columns to send. `identifiers`: the identifiers
-    to compare. `is_clipped`: in mode dp. `min_cell`: in mode exact, the minimum number of people on
-    each side of a condition."""
+    to compare. `is_clipped`: in mode dp. `order_key`: secret bytes of the holder, which decide the
+    order of its people. `min_cell`: in mode exact, the minimum number of people on each side of a
+    condition."""
 
     entry: DatasetEntry
     columns: Sequence[LinkedColumn]
     identifiers: Sequence[Identifier]
     is_clipped: bool
+    order_key: bytes = field(repr=False)
     min_cell: int = 1
 
 
 @dataclass(frozen=True)
 class People:
-    """`values` (n_people, n_columns). `blocks`,
-    `usable`: for each identifier, (n_people, 16) and (n_people,)."""
+    """`values` (n_people, n_columns). `blocks`, `usable`: for each identifier, (n_people, 16) and
+    (n_people,). `places` (n_people,): a uniform secret number of each, ascending."""
 
     values: Floats
     blocks: Sequence[Blocks]
     usable: Sequence[NDArray[np.bool_]]
+    places: Words
 
 
 def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[People]:
@@ -140,7 +144,9 @@ def _people(
             for i, identifier in enumerate(request.identifiers)
         ]
         values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
-        yield People(values, [blocks for blocks, _ in named], [usable for _, usable in named])
+        places = chunk.iloc[:, -1].to_numpy(np.uint64)
+        blocks, usable = [one for one, _ in named], [one for _, one in named]
+        yield People(values, blocks, usable, places)
 
 
 def _sql(
@@ -150,7 +156,10 @@ def _sql(
     needed: Sequence[str],
     schema: Schema,
 ) -> str:
-    """One row a person: the values of the columns as doubles, then the identifiers as text."""
+    """One row a person: the values of the columns as doubles, the identifiers as text, the place.
+
+    The order that a database gives to groups depends on the person's key, often on its hash, and is
+    the same at each reading: a helper could tell from it who a pseudonym is."""
     rows, key = _typed_rows(connection, contract, request, needed)
     conditions = [f"{key} IS NOT NULL"]
     if request.entry.cohort.where:
@@ -161,8 +170,10 @@ def _sql(
         f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
         for i in range(len(request.identifiers))
     ]
-    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names]))
-    return f"SELECT {listed} FROM {rows} WHERE {' AND '.join(conditions)} GROUP BY {key}"
+    place = f"md5_number_upper({quote_text(request.order_key.hex())} || CAST({key} AS VARCHAR))"
+    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names, place]))
+    where = " AND ".join(conditions)
+    return f"SELECT {listed} FROM {rows} WHERE {where} GROUP BY {key} ORDER BY {place}, {key}"
 
 
 def _typed_rows(

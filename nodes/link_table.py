@@ -3,9 +3,11 @@ with the people who were not linked."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from nodes import connectors
 from nodes.link_parties import Opened
 from nodes.site import Storage
 
+NUMBERS = ("linked", "unlinked", "mean_linked", "mean_unlinked")
+
 
 @dataclass(frozen=True)
 class LinkReport:
@@ -40,6 +44,9 @@ class LinkReport:
     compared: Sequence[Row]
     steps: Sequence[Row]
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
 
 def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: int) -> LinkReport:
     is_linked = opened.is_linked
@@ -53,6 +60,14 @@ def report(opened: Opened, left: Sequence[LinkedColumn], node: str, min_cell: in
     return LinkReport(
         node, None if few else n, linked, feared, compared, _steps(opened, node, min_cell)
     )
+
+
+def numbers(report_: LinkReport) -> dict[str, int]:
+    """How many numbers about each column the table `linkage` of a report holds."""
+    counted = Counter[str]()
+    for row in report_.compared:
+        counted[str(row["column"])] += sum(row[name] is not None for name in NUMBERS)
+    return dict(counted)
 
 
 def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
@@ -129,6 +144,13 @@ def _steps(opened: Opened, node: str, min_cell: int) -> list[Row]:
     return rows
 
 
+def digest(opened: Opened) -> bytes:
+    """The same for the same people, in whatever order and attempt (32 bytes)."""
+    values = np.column_stack([opened.left, opened.right, opened.is_linked])
+    words = np.ascontiguousarray(values, np.float64).view(np.uint64)
+    return hashlib.sha256(words[np.lexsort(words.T)].tobytes()).digest()
+
+
 # -- the file
 def write(
     opened: Opened,
@@ -136,9 +158,9 @@ def write(
     right: Sequence[LinkedColumn],
     file: Path,
     link: Link,
+    storage: Storage,
 ) -> None:
-    """One row a person, sorted by value, under the token that the person had in this attempt. The
-    file appears in one step, complete, and only its owner can read it."""
+    """One row a person, sorted by value, under the token that the person had in this attempt."""
     kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
     columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
     values = [*opened.left[kept].T, *opened.right[kept].T]
@@ -152,13 +174,11 @@ def write(
         for i, (name, column) in enumerate(columns.items())
     ]
     rows = f"SELECT {', '.join([*listed, f'who AS {PERSON}'])} FROM opened ORDER BY ALL"
-    part = file.with_suffix(".part")
-    part.touch(mode=0o600)
-    connection = connectors.connect(Storage())
+    connection = connectors.connect(storage)
     connection.register("opened", frame)
-    connection.execute(f"COPY ({rows}) TO {quote_text(str(part))} (FORMAT parquet)")
+    options = "FORMAT parquet, USE_TMP_FILE false"
+    connection.execute(f"COPY ({rows}) TO {quote_text(str(file))} ({options})")
     connection.close()
-    os.replace(part, file)
 
 
 def _value(column: Column, name: str) -> str:

@@ -20,6 +20,7 @@ def describe(plan: LinkPlan) -> list[str]:
         f"{link.left} learns how many rows {link.right} has, and not who is among them",
         f"{link.right} learns about how many people {link.left} has, and not who they are nor how "
         "many are linked",
+        f"{link.helper} learns how many people both have, and which rows are linked, not whose",
         f"{link.helper} opens the rows of {link.left}'s people, {kept}, under pseudonyms of this "
         "study, answers for them, and deletes them at the end; it sees no row of anyone else",
         "the hub carries sealed messages and learns their sizes",

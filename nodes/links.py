@@ -20,7 +20,7 @@ import numpy as np
 
 from federation.arrays import Floats
 from federation.contract import Contract, Identifier
-from federation.linkage import forms, keys, sealing
+from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
@@ -30,11 +30,20 @@ from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Gaussian
 from federation.study import Link, Study
-from nodes import ledger, link_parties, link_rows, link_table, service, state_folder
+from nodes import (
+    ledger,
+    link_parties,
+    link_rows,
+    link_table,
+    memory_file,
+    service,
+    state_folder,
+)
 from nodes.ledger import Account, Claim
 from nodes.link_parties import Holder, Left
 from nodes.link_rows import Request
 from nodes.link_table import LinkReport
+from nodes.memory_file import MemoryFile
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 from strategies import used_columns
@@ -267,8 +276,8 @@ def _holder(one: Party) -> Holder:
     )
 
 
-def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats]]:
-    """Chunks of pseudonyms and values. In mode dp it is one chunk,
+def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats, Words]]:
+    """Chunks of pseudonyms, values and places. In mode dp it is one chunk,
     in which no pseudonym occurs twice."""
     dataset, study = one.plan.dataset_of(role), one.plan.study
     is_private = study.privacy.mode == "dp"
@@ -277,30 +286,35 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
         one.plan.left if role == "left" else one.plan.right,
         one.plan.identifiers(dataset),
         is_private,
+        one.context.entropy(32),
         one.context.site.rules(study.privacy.min_cell).min_cell,
     )
     site = one.context.site
     read = link_rows.read(site.datasets[dataset], site.storage, request)
-    chunks = ((link_parties.names_of(holder, people), people.values) for people in read)
+    chunks = (
+        (link_parties.names_of(holder, people), people.values, people.places) for people in read
+    )
     if not is_private:
         return chunks
     whole = _concatenated(chunks, holder.shape, len(request.columns))
     if not one.plan.link.on:
         return iter([whole])
-    return iter([link_parties.unique_people(*whole)])
+    names, values = link_parties.unique_people(*whole[:2])  # in the order of their pseudonyms
+    return iter([(names, values, streams.fresh_places(len(names), one.context.entropy))])
 
 
 def _concatenated(
-    chunks: Iterable[tuple[Words, Floats]], shape: tuple[int, ...], columns: int
-) -> tuple[Words, Floats]:
-    listed = [(np.zeros((0, *shape), np.uint64), np.zeros((0, columns))), *chunks]
-    return np.concatenate([a for a, _ in listed]), np.concatenate([b for _, b in listed])
+    chunks: Iterable[tuple[Words, Floats, Words]], shape: tuple[int, ...], columns: int
+) -> tuple[Words, Floats, Words]:
+    nobody = np.zeros((0, *shape), np.uint64), np.zeros((0, columns)), np.zeros(0, np.uint64)
+    names, values, places = zip(nobody, *chunks, strict=True)
+    return np.concatenate(names), np.concatenate(values), np.concatenate(places)
 
 
 # -- the six messages, in order
 def send_list(one: Party) -> Left:
     holder = _holder(one)
-    names, values = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
+    names, values, _ = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
     left, content = link_parties.left_list(holder, names, values)
     one.send("list", one.terms.helper, content)
     return left
@@ -309,14 +323,14 @@ def send_list(one: Party) -> Left:
 def take_list(one: Party) -> Words:
     """The helper's part. It tells the right holder the number of people, made-up ones included."""
     listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
-    one.send("size", one.terms.right, [len(listed).to_bytes(8, "little")])
+    one.send("size", one.terms.right, [streams.dummies_for(len(listed)).to_bytes(8, "little")])
     return listed
 
 
 def send_rows(one: Party) -> None:
-    size = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
+    dummies = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
     holder = _holder(one)
-    content = link_parties.right_rows(holder, _people(one, "right", holder), size)
+    content = link_parties.right_rows(holder, _people(one, "right", holder), dummies)
     one.send("rows", one.terms.helper, content)
 
 
@@ -349,11 +363,15 @@ def send_columns(one: Party, left: Left) -> None:
 @dataclass(frozen=True)
 class Kept:
     """The linked people of one left holder at the helper,
-    which answers for them as a node named `site.name`."""
+    which answers for them as a node named `site.name`.
+
+    Their rows are in this process's memory. The ledger of what the helper has answered is on disk,
+    and stays: the same study, run again, gets the same noise. `digest` (32 bytes): of the rows."""
 
     site: Site
     report: LinkReport
-    file: Path
+    file: MemoryFile
+    digest: bytes = field(repr=False)
 
 
 def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
@@ -367,12 +385,20 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
         link_table.check(opened, plan_.link, rules.min_cell, left)
     report = link_table.report(opened, plan_.left, left, rules.min_cell)
     folder = _folder(one.context, study)
-    file = folder / f"{one.terms.left}.parquet"
-    link_table.write(opened, plan_.left, plan_.right, file, plan_.link)
-    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=one.terms.left)
-    dataset = Dataset(plan_.table.contract, str(file), is_linked=True)
-    answering = replace(site, name=one.terms.left, datasets={study.dataset: dataset})
-    return Kept(answering, report, file)
+    file = memory_file.make(folder / f"{left}.{one.terms.attempt[:8]}.parquet")
+    storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
+    link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
+    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
+    link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
+    dataset = Dataset(
+        plan_.table.contract, str(file.path), is_linked=True, link_numbers=link_numbers
+    )
+    own_state = None if site.state is None else folder / left
+    datasets = {study.dataset: dataset}
+    answering = replace(
+        site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
+    )
+    return Kept(answering, report, file, link_table.digest(opened))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:
@@ -385,7 +411,18 @@ def _folder(context: NodeContext, study: Study) -> Path:
 
 def forget(kept: Kept, context: NodeContext, study: Study) -> None:
     """Deletes the linked people at the end of the study, and says so in the audit log."""
-    kept.file.unlink(missing_ok=True)
-    if not any(kept.file.parent.iterdir()):
-        kept.file.parent.rmdir()
+    kept.file.delete()
+    folder = kept.file.path.parent
+    if not any(folder.iterdir()):
+        folder.rmdir()
     context.audit("link_deleted", study=study.study, study_hash=study.hash, left=kept.site.name)
+
+
+def forget_remains(context: NodeContext) -> None:
+    """Removes what a process left behind that ended in the middle of a study. Its memory, which
+    held the rows, is gone."""
+    if context.site.state is None:
+        return
+    for path in (context.site.state / FOLDER).glob("*/*.parquet"):
+        path.unlink()
+        context.audit("link_deleted", study_hash=path.parent.name, left=path.name.partition(".")[0])

@@ -48,7 +48,7 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
     for which a share of noise was drawn."""
     digest = hashlib.sha256()
     honest = query.study.privacy.honest(len(query.nodes))  # the grid is as fine as its shares need
-    said = [
+    decided = [
         query.study.hash,
         query.contract_hash,
         task_id.analysis,
@@ -57,7 +57,7 @@ def name(query: Query, task_id: TaskId, state: State, share: str) -> str:
         honest,
         state.step,
     ]
-    digest.update(json.dumps(said).encode())
+    digest.update(json.dumps(decided).encode())
     for key in sorted(state.values):
         array = state.values[key]
         digest.update(json.dumps([key, list(array.shape)]).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,7 @@ def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out:
     deviations from the fixed effects (best linear unbiased predictions). Returns the number of
     lines. InputError if study and result do not match, DataError if the data break their
     contract."""
-    analysis = document.get("analyses", {}).get(name, {})
-    tables = analysis.get("tables", {})
-    if document.get("study_hash") != study.hash:
-        raise errors.InputError(
-            "the result belongs to another study, or to another version of this one;"
-            " give the study of this result"
-        )
-    if analysis.get("run") != "mixed_model" or not {"coefficients", "random"} <= tables.keys():
-        raise errors.InputError(
-            f"{name!r} is not a released mixed model of this result;"
-            " only a mixed model has individual predictions"
-        )
+    _check_document(study, name, document)
     if study.dataset not in site.datasets:
         raise errors.SiteError(
             f"this node has no dataset {study.dataset!r};"
@@ -51,20 +40,39 @@ def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out:
     opened = cohorts.open_checked(dataset, site.storage, schema, task.fields, study.cohort.where)
     if opened.findings:
         raise errors.DataError("the data here break their contract; run `hdh node check`")
+    tables = document["analyses"][name]["tables"]
     persons, deviations = mixed_model.predict(
         opened.cohort, task, tables["coefficients"], tables["random"]
     )
     keys = cohorts.keys(dataset, site.storage, schema, task.fields, study.cohort.where)
-    with os.fdopen(
-        os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-        "w",
-        newline="",
-        encoding="utf-8",
-    ) as file:
-        writer = csv.writer(file)
-        writer.writerow([str(dataset.contract.person), *task.plan.random.names])
-        writer.writerows(
-            [keys[person], *map(repr, map(float, values))]
-            for person, values in zip(persons.tolist(), deviations, strict=True)
-        )
+    lines = (
+        [keys[person], *map(repr, map(float, values))]
+        for person, values in zip(persons.tolist(), deviations, strict=True)
+    )
+    _write_csv(out, [str(dataset.contract.person), *task.plan.random.names], lines)
     return len(persons)
+
+
+def _check_document(study: Study, name: str, document: Mapping[str, Any]) -> None:
+    """InputError unless `name` is a released mixed model of the study."""
+    analysis = document.get("analyses", {}).get(name, {})
+    if document.get("study_hash") != study.hash:
+        raise errors.InputError(
+            "the result belongs to another study, or to another version of this one;"
+            " give the study of this result"
+        )
+    tables = analysis.get("tables", {}).keys()
+    if analysis.get("run") != "mixed_model" or not {"coefficients", "random"} <= tables:
+        raise errors.InputError(
+            f"{name!r} is not a released mixed model of this result;"
+            " only a mixed model has individual predictions"
+        )
+
+
+def _write_csv(out: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A file that only its owner can read."""
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(lines)

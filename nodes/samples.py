@@ -172,8 +172,8 @@ ARTICLES = ("d", "de", "du", "des", "l", "la", "le", "les", "en", "a", "au")
 def slug(name: str) -> str:
     """A header as a column's name: without accents, capitals and articles."""
     words = re.findall("[a-z0-9]+", text.plain(name).lower())
-    kept = [word for word in words if word not in ARTICLES] or words
-    return "_".join(kept)
+    telling = [word for word in words if word not in ARTICLES] or words
+    return "_".join(telling)
 
 
 def lines_of(dataset: Dataset, storage: Storage, records: Sequence[int]) -> Mapping[int, int]:

@@ -22,6 +22,7 @@ from federation.secagg.masks import Words
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
+from nodes.ledger import Claim
 from nodes.noised_answer import BudgetAccess
 from nodes.pending_sums import PendingSum
 from nodes.session import NodeContext, StudySession
@@ -231,12 +232,8 @@ def _to_be_noised(
         context.entropy,
     )
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
-    if not ledger.is_charged(context.ledger, name):
-        refused = ledger.would_refuse(
-            context.ledger, access.account, noised_answer.claim(name, query.study, grids)
-        )
-        if refused is not None:
-            return refused
+    if refused := _cannot_be_charged(noised_answer.claim(name, query.study, grids), access):
+        return refused
     slots = packing.noised_slots(zero, grids)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
@@ -250,13 +247,17 @@ def _to_be_noised(
             access,
             share=share,
         )
-        return (
-            noised
-            if isinstance(noised, Refusal)
-            else packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
-        )
+        if isinstance(noised, Refusal):
+            return noised
+        return packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))
 
     return vector, packing.length(slots)
+
+
+def _cannot_be_charged(claim: Claim, access: BudgetAccess) -> Refusal | None:
+    if ledger.is_charged(access.ledger, claim.release):
+        return None
+    return ledger.would_refuse(access.ledger, access.account, claim)
 
 
 def _terms(

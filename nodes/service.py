@@ -47,7 +47,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
         refused = admit(query, context, now) or _rolled_back(query, context)
         tasks = refused or _plan(study, context)
         if isinstance(tasks, Refusal):
-            return Reply(site.name, query.round, dict.fromkeys(mine, _said(tasks, site)))
+            return Reply(site.name, query.round, dict.fromkeys(mine, said(tasks, site)))
         answers = _answers(query, mine, tasks, context, now)
     except errors.LedgerError:
         return Reply(
@@ -55,7 +55,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
             query.round,
             dict.fromkeys(
                 mine,
-                _said(
+                said(
                     Refusal("ledger", "this node's ledger is not in order: ask its producer"), site
                 ),
             ),
@@ -93,7 +93,7 @@ def _answers(
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
-        task: _said(state, site) for task, state in states.items() if isinstance(state, Refusal)
+        task: said(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
     if (
@@ -104,9 +104,9 @@ def _answers(
         return refusals
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
-        return refusals | dict.fromkeys(admitted, _said(session.refused, site))
+        return refusals | dict.fromkeys(admitted, said(session.refused, site))
     refusals |= {
-        task: _said(session.absent[task.analysis], site)
+        task: said(session.absent[task.analysis], site)
         for task in admitted
         if task.analysis in session.absent
     }
@@ -136,7 +136,7 @@ def _plan(study: Study, context: NodeContext) -> dict[str, AnyTask] | Refusal:
     return context.plans[study.hash]
 
 
-def _said(refused: Refusal, site: Site) -> Refusal:
+def said(refused: Refusal, site: Site) -> Refusal:
     return (
         Refusal("refused", "this node does not answer; ask its producer")
         if site.policy.terse
@@ -175,7 +175,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     return (
         context.admitted[asked]
         or spends_budget(study, context, now)
-        or _not_approved(query, context, now)
+        or not_approved(query, context, now)
         or _not_checked(study, context)
         or secure_sum.admit(query, site)
     )
@@ -232,7 +232,7 @@ NOT_APPROVED = {
 }
 
 
-def _not_approved(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
+def not_approved(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     """Refuses a query that belongs to no approved run. The run's ticket names the study, the
     contract, the nodes and the deadline, and its coordinator has signed all of it."""
     approvals = context.approvals
@@ -459,8 +459,8 @@ def _trained(
             "this node was not asked for the first round of the training, or has lost it: submit "
             "another study",
         )
-    said = codec.noised_from_bytes(first)
-    people = calibration.to_numbers(said.steps["people"], said.units["people"])
+    answer = codec.noised_from_bytes(first)
+    people = calibration.to_numbers(answer.steps["people"], answer.units["people"])
     nobody = replace(
         empty(task.fields, task.rows_per_person), seed=cohort.seed, release=cohort.release
     )

@@ -51,20 +51,20 @@ def written(
     study: Study, tasks: Mapping[str, AnyTask], schema: Schema
 ) -> list[tuple[str, str, Field]]:
     """Each expression of a study: its place in the study, its text, and its values as a column."""
-    found = []
+    listed = []
     if study.cohort.where is not None:
         condition = schema.express(study.cohort.where)
         field = Field(WHERE, "boolean", condition.sql, pieces=condition.pieces)
-        found.append((WHERE, study.cohort.where, field))
+        listed.append((WHERE, study.cohort.where, field))
     fields = [field for task in tasks.values() for field in task.fields]
     read = frozenset().union(*(schema.columns_of(field.name) for field in fields))
     for name, text in study.cohort.derive.items():
         if schema.columns_of(name) <= read:
-            found.append((f"derive {name}", text, schema.fields[name]))
+            listed.append((f"derive {name}", text, schema.fields[name]))
     for name, task in tasks.items():
         inline = [field for field in _written(task) if field.name not in study.cohort.derive]
-        found += [(f"analysis {name}", field.name, field) for field in inline]
-    return found
+        listed += [(f"analysis {name}", field.name, field) for field in inline]
+    return listed
 
 
 def _exact(study: Study) -> object:
@@ -82,15 +82,15 @@ def _written(task: AnyTask) -> Iterable[Field]:
 def _sides(what: str, text: str, field: Field, cohort: Cohort) -> Sides:
     rows = support.all_rows(cohort)
     column = cohort.columns([field])[field.name]
-    known = support.is_known(column)
-    people = {"missing": rows.people(~known)} if not known.all() else {}
+    is_known = support.is_known(column)
+    people = {"missing": rows.people(~is_known)} if not is_known.all() else {}
     if field.kind != "number":
         groups = {name: rows.people(column == i) for i, name in enumerate(field.groups)}
         return Sides(what, text, groups | people)
-    values, n = np.unique(column[known], return_counts=True)
+    values, n = np.unique(column[is_known], return_counts=True)
     mode = values[n.argmax()] if len(values) else np.nan
-    person = None if rows.person is None else rows.person[known]
-    share = rules_of.share(column[known], person)
+    person = None if rows.person is None else rows.person[is_known]
+    share = rules_of.share(column[is_known], person)
     sides = {"at the most frequent value": rows.people(column == mode)}
-    sides["at others"] = rows.people(known & (column != mode))
+    sides["at others"] = rows.people(is_known & (column != mode))
     return Sides(what, text, sides | people, share)

@@ -219,8 +219,9 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A contract, the place of its rows (a file, a folder or a PostgreSQL URL),
-    and their notation."""
+    """A contract, the place of its rows (a file, a folder or a PostgreSQL URL), and their notation.
+
+    `link_numbers`: by column, how many numbers the table of a link released before any analysis."""
 
     contract: Contract
     source: str
@@ -232,6 +233,7 @@ class Dataset:
     read: Reading = AS_IT_IS
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
+    link_numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def paying(self) -> Contract:
@@ -248,8 +250,8 @@ class Dataset:
         all of them if empty, or if another dataset holds it."""
         if self.view is None:
             return self.contract.columns[column].use
-        own = self.view.columns.get(column)
-        return self.view.own.columns[own].use if own is not None else ()
+        contract_column = self.view.columns.get(column)
+        return self.view.own.columns[contract_column].use if contract_column is not None else ()
 
     @property
     def headers(self) -> list[str]:

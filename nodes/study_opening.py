@@ -135,6 +135,7 @@ def _memory(
         schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
         {name: schema.columns_of(name) for name in sorted(names)},
         rules.min_cell,
+        context.site.datasets[study.dataset].link_numbers,
     )
 
 

@@ -39,12 +39,19 @@ class Answering:
 
 
 @contextmanager
-def sites(holders: Holders, policy: Policy, now: datetime) -> Iterator[Answering]:
+def sites(
+    holders: Holders, policy: Policy, now: datetime, *, parties_link: bool = False
+) -> Iterator[Answering]:
+    """`parties_link`: the nodes are the parties of a link, and join the people themselves."""
     study = holders.study
-    if study.link is not None:
+    if study.link is not None and parties_link:
+        yield Answering(linked.sites_of(study, holders.datasets, policy))
+    elif study.link is not None:
         with linked.linking(study, holders.contracts, holders.datasets, policy, now) as people:
             yield Answering(people.sites, people.linkage)
     elif study.datasets:
         yield Answering(local.beside(study, holders.contract, holders.datasets, policy))
     else:
-        yield Answering([local.site(name, one, policy) for name, one in holders.datasets.items()])
+        yield Answering(
+            [local.site(name, dataset, policy) for name, dataset in holders.datasets.items()]
+        )

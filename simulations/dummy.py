@@ -84,9 +84,9 @@ def _with_missing(column: Column, values: Any, draw: _Draw) -> Any:
     if column.type == "array" or not share:
         return values
     gone = draw.rng.random(draw.rows) < share
-    found = np.asarray(values, object)
-    found[gone] = None
-    return found
+    objects = np.asarray(values, object)
+    objects[gone] = None
+    return objects
 
 
 def _numbers(column: Column, draw: _Draw) -> Any:

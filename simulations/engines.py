@@ -6,7 +6,7 @@ values of `--engine` in federation/cli/main.py with the table."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class Simulation:
 
     scratch: a temporary folder of the run. out: the folder of the results, where a stopped run
     leaves its checkpoint. processes: the number of processes that share the nodes; None means one
-    per core for trainings, else one. notes: copied into the result."""
+    per core for trainings, else one. notes: copied into the result. contracts: of each dataset of a
+    study with a link, whose parties are the sites."""
 
     study: Study
     contract: Contract
@@ -40,6 +41,7 @@ class Simulation:
     out: Path
     processes: int | None = None
     notes: Sequence[str] = ()
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
 
 
 Engine = Callable[[Simulation, Say], Document]
@@ -102,7 +104,7 @@ def with_flower(simulation: Simulation, say: Say) -> Document:
 
     return flower.run(
         simulation.study,
-        simulation.contract,
+        simulation.contracts or simulation.contract,
         simulation.sites,
         simulation.scratch,
         notes=simulation.notes,
@@ -124,4 +126,6 @@ def with_ray(simulation: Simulation, say: Say) -> Document:
     )
 
 
+# The nodes of these engines link people among themselves. For the others, this process does it.
+LINKING = ("flower",)
 ENGINES: Mapping[str, Engine] = {"local": in_process, "flower": with_flower, "ray": with_ray}

@@ -25,7 +25,9 @@ def silent(ask: Ask, node: str, *, from_round: int = 1) -> Ask:
 def twice(ask: Ask, node: str) -> Ask:
     def faulty(query: Query) -> Sequence[Reply]:
         return [
-            reply for one in ask(query) for reply in ([one, one] if one.node == node else [one])
+            reply
+            for reply_ in ask(query)
+            for reply in ([reply_, reply_] if reply_.node == node else [reply_])
         ]
 
     return faulty

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -168,14 +168,16 @@ class Deployment:
 
 def run(
     study: Study,
-    contract: Contract,
+    contract: Contract | Mapping[str, Contract],
     sites: Sequence[Site],
     folder: Path,
     *,
     notes: Sequence[str] = (),
     say: Callable[[str], Any] = print,
 ) -> Document:
-    """Runs the study over Flower, with one process per site; returns the released document."""
+    """Runs the study over Flower, with one process per site; returns the released document.
+
+    `contract`: of each dataset, in a study with a link."""
     with deployed(sites, folder, say=say) as deployment:
         document = submit(deployment, study, contract, say=say)
     provenance = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}
@@ -291,7 +293,7 @@ def _rows_file(site: Site, dataset: Dataset, folder: Path) -> str:
 def submit(
     deployment: Deployment,
     study: Study,
-    contract: Contract,
+    contract: Contract | Mapping[str, Contract],
     *,
     say: Callable[[str], Any] = print,
     nodes: Sequence[str] = (),
@@ -319,26 +321,36 @@ def _has_result(run: client.Run) -> bool:
         return False
 
 
-def grant(deployment: Deployment, study: Study, contract: Contract) -> None:
+def grant(
+    deployment: Deployment, study: Study, contract: Contract | Mapping[str, Contract]
+) -> None:
     """Each simulated producer grants the study its budget, once."""
     if study.privacy.mode != "dp":
         return
-    now = datetime.now(UTC)
     for party in databases.enrolled(deployment.engine, "node"):
-        budget_ledger = state_folder.open_ledger(deployment.state(party.name))
-        if not any(
-            entry.kind == "grant" and entry.study == study.hash
-            for entry in ledger.history(budget_ledger)
-        ):
-            account = Account(contract.dataset, contract.unit, now.year, contract.person or "")
-            ledger.grant(
-                budget_ledger,
-                account,
-                study.privacy.rho,
-                by="simulation",
-                at=now.isoformat(timespec="seconds"),
-                study=study.hash,
-            )
+        if isinstance(contract, Contract):
+            _grant(deployment, party.name, study, contract)
+            continue
+        for name in party.holdings.keys() & contract.keys():
+            _grant(deployment, party.name, study, contract[name])
+
+
+def _grant(deployment: Deployment, node: str, study: Study, contract: Contract) -> None:
+    now = datetime.now(UTC)
+    budget_ledger = state_folder.open_ledger(deployment.state(node))
+    if not any(
+        entry.kind == "grant" and entry.study == study.hash
+        for entry in ledger.history(budget_ledger)
+    ):
+        account = Account(contract.dataset, contract.unit, now.year, contract.person or "")
+        ledger.grant(
+            budget_ledger,
+            account,
+            study.privacy.rho,
+            by="simulation",
+            at=now.isoformat(timespec="seconds"),
+            study=study.hash,
+        )
 
 
 def free_ports(count: int) -> int:

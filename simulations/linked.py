@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from aggregator import link_corrections
 from aggregator.linkage import Linkage
 from federation import errors
 from federation.contract import Contract
@@ -38,7 +39,7 @@ class InProcessRelay:
 
 @dataclass(frozen=True)
 class Linked:
-    """`sites`: one for each left holder, with its linked people; their roster is made anew.
+    """`sites`: one for each left holder, with its linked people.
     `linkage`: goes into the result."""
 
     sites: Sequence[Site]
@@ -78,24 +79,39 @@ def linking(
         for left in lefts:
             kept.append(join(plan, contexts, left, right, relay or InProcessRelay()))
         yield Linked(
-            [replace(one.site, roster={}) for one in kept],
-            Linkage(study, [one.report for one in kept]),
+            [one.site for one in kept],
+            Linkage(
+                study,
+                [one.report for one in kept],
+                link_corrections.crossing(study, contracts),
+            ),
         )
     finally:
         for one in kept:
             links.forget(one, helper, study)
 
 
-def contexts_of(
-    link: Link, holders: Mapping[str, Dataset], policy: Policy
-) -> dict[str, NodeContext]:
+def sites_of(study: Study, holders: Mapping[str, Dataset], policy: Policy) -> list[Site]:
+    """The holders and the helper, as the nodes of a federation."""
+    assert study.link is not None
+    parties_of(study.link, holders)
+    return _sites(study.link, holders, policy_of(study, policy))
+
+
+def _sites(link: Link, holders: Mapping[str, Dataset], policy: Policy) -> list[Site]:
     if link.helper in holders:
         raise errors.InputError(
             f"{link.helper} is the helper of the link, and holds no dataset of it;"
             " name another node"
         )
     sites = [local.site(name, dataset, policy) for name, dataset in holders.items()]
-    sites.append(Site(link.helper, {}, policy, Storage()))
+    return [*sites, Site(link.helper, {}, policy, Storage())]
+
+
+def contexts_of(
+    link: Link, holders: Mapping[str, Dataset], policy: Policy
+) -> dict[str, NodeContext]:
+    sites = _sites(link, holders, policy)
     return {context.site.name: context for context in local.contexts_of(sites)}
 
 

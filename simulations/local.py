@@ -92,13 +92,16 @@ def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:
 
 
 class _Roster(Mapping[str, bytes]):
-    """The public identities of simulated nodes."""
+    """The public identities of simulated nodes, each derived once."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, NodeContext] = {}
+        self._public: dict[str, bytes] = {}
 
     def __getitem__(self, name: str) -> bytes:
-        return keys.public_identity(self.contexts[name].identity)
+        if name not in self._public:
+            self._public[name] = keys.public_identity(self.contexts[name].identity)
+        return self._public[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.contexts)

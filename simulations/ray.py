@@ -163,11 +163,11 @@ def _document(
     notes: Sequence[str],
     say: Callable[[str], Any],
 ) -> Document:
-    post = _Post(grid)
-    names_by_id = _names(grid, len(names))
+    ids = _ids(grid, len(names))
+    post = _Post(grid, ids)
     notes = list(notes)
     started = datetime.now(UTC)
-    send = flower_ask.send_of(post, names_by_id, Patience(TIMEOUT_S, poll_s=0.01), notes.append)
+    send = flower_ask.send_of(post, ids, Patience(TIMEOUT_S, poll_s=0.01), notes.append)
 
     def ask(query: Query) -> Sequence[Reply]:
         return send(dict.fromkeys(query.nodes, query))
@@ -176,7 +176,7 @@ def _document(
         study,
         contract,
         ask,
-        sorted(names_by_id.values()),
+        sorted(ids),
         watch=lambda number, outcome: say(f"round {number} done"),
     )
     return release.clear(
@@ -184,8 +184,8 @@ def _document(
     )
 
 
-def _names(grid: Grid, count: int) -> dict[int, str]:
-    """The nodes' names by Flower's node id; each node is asked for its name."""
+def _ids(grid: Grid, count: int) -> dict[str, int]:
+    """Flower's node ids by the nodes' names; each node is asked for its name."""
     ids: list[int] = []
     while len(ids) < count:
         ids = list(grid.get_node_ids())
@@ -199,7 +199,7 @@ def _names(grid: Grid, count: int) -> dict[int, str]:
     ]
     replies = list(grid.send_and_receive(messages))
     return {
-        int(reply.metadata.src_node_id): str(reply.content.config_records["hdh"]["name"])
+        str(reply.content.config_records["hdh"]["name"]): int(reply.metadata.src_node_id)
         for reply in replies
         if not reply.has_error()
     }
@@ -210,15 +210,16 @@ class _Post:
     """Flower's Grid as a Post. Nothing is signed, because one user runs all processes."""
 
     grid: Grid
+    ids: Mapping[str, int]
 
-    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
+    def push(self, queries: Mapping[str, Query]) -> Mapping[str, str]:
         records = {
             id(query): wire.query_record(codec.query_to_bytes(query), b"")
             for query in queries.values()
         }
         messages = [
-            Message(records[id(query)], dst_node_id=node_id, message_type=wire.ROUND)
-            for node_id, query in queries.items()
+            Message(records[id(query)], dst_node_id=self.ids[name], message_type=wire.ROUND)
+            for name, query in queries.items()
         ]
         return dict(zip(self.grid.push_messages(messages), queries, strict=True))
 

@@ -100,31 +100,51 @@ def tell(folder: Path) -> None:
 
 
 def _tell(story: Story, data: dict[str, Path]) -> None:
+    _start_hub(story)
+    for i, (name, path) in enumerate(data.items()):
+        _start_node(story, name, path, quiet=i > 0)
+    _enrol_coordinator(story)
+    _wait_for_nodes(story, len(data))
+    story.says("hub", "hdh hub nodes")
+    _run_study(story, list(data))
+    story.scene("Both sides have an audit log")
+    first = next(iter(data))
+    story.says(first, "hdh node audit")
+    story.says(first, "hdh node audit verify")
+    story.says("hub", "hdh hub audit verify")
+
+
+def _start_hub(story: Story) -> None:
     port = flower.free_ports(5)
     story.scene("The hub's operator creates a hub, and starts it")
     story.says("hub", f"hdh hub init . --host localhost --port {port} --listen 127.0.0.1")
     story.starts("hub", "hdh hub run .")
     _wait_for_hub(story.folder / "hub")
-    for i, (name, path) in enumerate(data.items()):
-        story.scene(
-            f"The operator invites {name}; its data manager enrols, names a dataset,"
-            " and starts the node"
-        )
-        output = story.says("hub", f"hdh hub invite {name}", quiet=i > 0)
-        enrol = next(line.strip() for line in output.splitlines() if "hdh node enrol" in line)
-        story.says(name, f"hdh node init {name}", quiet=i > 0)
-        story.says(name, enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...", quiet=i > 0)
-        story.says(
-            name, f"hdh node dataset add {PILOT / 'dialysis.yaml'} --source {path}", quiet=True
-        )
-        _trust_the_hub(story.folder / name / "node.yaml")
-        story.starts(name, "hdh node run")
+
+
+def _start_node(story: Story, name: str, source: Path, *, quiet: bool) -> None:
+    story.scene(
+        f"The operator invites {name}; its data manager enrols, names a dataset,"
+        " and starts the node"
+    )
+    output = story.says("hub", f"hdh hub invite {name}", quiet=quiet)
+    enrol = next(line.strip() for line in output.splitlines() if "hdh node enrol" in line)
+    story.says(name, f"hdh node init {name}", quiet=quiet)
+    story.says(name, enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...", quiet=quiet)
+    added = f"hdh node dataset add {PILOT / 'dialysis.yaml'} --source {source}"
+    story.says(name, added, quiet=True)
+    _trust_the_hub(story.folder / name / "node.yaml")
+    story.starts(name, "hdh node run")
+
+
+def _enrol_coordinator(story: Story) -> None:
     story.scene("The operator invites a coordinator, who enrols")
     output = story.says("hub", "hdh hub coordinator add alice")
     enrol = next(line.strip() for line in output.splitlines() if "hdh study enrol" in line)
     story.says("coordinator", enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...")
-    _wait_for_nodes(story, len(data))
-    story.says("hub", "hdh hub nodes")
+
+
+def _run_study(story: Story, nodes: list[str]) -> None:
     story.scene("The coordinator asks how the nodes would decide, and submits")
     study = PILOT / "study.yaml"
     story.says(
@@ -132,7 +152,7 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
     )
     story.says("coordinator", f"hdh study submit {study}", shown="hdh study submit study.yaml")
     story.says("coordinator", "hdh study status 1")
-    for i, name in enumerate(data):
+    for i, name in enumerate(nodes):
         story.scene(f"At {name} a person reads the study, and approves it")
         if i == 0:
             story.says(name, "hdh node studies")
@@ -140,11 +160,6 @@ def _tell(story: Story, data: dict[str, Path]) -> None:
     story.scene("The study runs; the coordinator gets the result, and checks its receipt")
     story.says("coordinator", "hdh study watch 1 --out out")
     story.says("coordinator", "hdh study verify out/result.json")
-    story.scene("Both sides have an audit log")
-    first = next(iter(data))
-    story.says(first, "hdh node audit")
-    story.says(first, "hdh node audit verify")
-    story.says("hub", "hdh hub audit verify")
 
 
 def _trust_the_hub(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small federations of real processes for tests: a few hundred made-up people a node."""
+"""Small federations of real processes for tests: a few hundred made-up people at each node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age"}}
 
 
 def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
-    made = []
+    nodes = []
     for i, name in enumerate(names):
         rng = np.random.default_rng(i)
         age = rng.uniform(20, 90, 400)
@@ -41,12 +41,12 @@ def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:
         )
         path = folder / f"{name}.csv"
         frame.to_csv(path, index=False)
-        made.append(
+        nodes.append(
             local.site(
                 name, Dataset(CONTRACT, str(path)), local.SIMULATED.model_copy(update=policy)
             )
         )
-    return made
+    return nodes
 
 
 def study(name: str, analyses: Mapping[str, Any] = SHORT, **more: Any) -> Study:
@@ -108,10 +108,10 @@ def restart_stuck(deployment: Deployment, node: str) -> Path:
 def wait(until: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What `until` gives, once it is true."""
     end = time.monotonic() + seconds
-    while not (found := until()):
+    while not (value := until()):
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def log(deployment: Deployment, name: str) -> str:

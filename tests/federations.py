@@ -117,11 +117,20 @@ def ask_of(sites: Sequence[Site]) -> Ask:
     return local.ask_of(sites, NOW)
 
 
-def run(made: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
-    return rounds.run(made, contract, ask or ask_of(sites), [site.name for site in sites])
+def run(study: Study, contract: Contract, sites: Sequence[Site], ask: Ask | None = None) -> Outcome:
+    return rounds.run(study, contract, ask or ask_of(sites), [site.name for site in sites])
 
 
 def result(outcome: Outcome, name: str = "a") -> Result:
-    one = outcome.runs[TaskId(name)]
-    assert one.result is not None, one.failed
-    return one.result
+    task_run = outcome.runs[TaskId(name)]
+    assert task_run.result is not None, task_run.failed
+    return task_run.result
+
+
+def result_on_one_node(
+    contract: str, rows: Mapping[str, Sequence[Any]], folder: Path, **options: Any
+) -> Result:
+    """The result of one analysis of `rows`, at one node."""
+    agreed = contract_of(contract)
+    site = site_of("n0", pandas.DataFrame(rows), agreed, folder)
+    return result(run(study_of({"a": options}, dataset=agreed.dataset), agreed, [site]))

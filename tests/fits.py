@@ -84,7 +84,7 @@ def fit(
     """ModelError as the hub raises it; a state that no node would admit fails the same way."""
     task = task_of(contract, options, derive)
     node = np.unique(table["person"].to_numpy(), return_inverse=True)[1] % nodes
-    cohorts = [cohort_of(table[node == one], contract) for one in range(nodes)]
+    cohorts = [cohort_of(table[node == k], contract) for k in range(nodes)]
     return climb(task, cohorts)[0]
 
 

@@ -99,5 +99,5 @@ def _programs() -> str:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return f"{found[-1].parent}/" if found else ""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return f"{programs[-1].parent}/" if programs else ""

@@ -1,5 +1,5 @@
-"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, and what their
-mappings must give.
+"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, with the rows
+that their mappings must give.
 
 The expected rows are computed here person by person and day by day, by loops that share nothing
 with the SQL."""
@@ -154,8 +154,8 @@ def snds(seed: int, people: int) -> tuple[Tables, dict[tuple[str, str], tuple[An
         {"PHA_CIP_C13": "3400930000018", "PHA_ATC_CLA": "C10AA05"},
         {"PHA_CIP_C13": "3400930000025", "PHA_ATC_CLA": "N02BE01"},
     ]
-    found = {name: pandas.DataFrame(rows) for name, rows in tables.items()}
-    return found | {"ir_pha_r": pandas.DataFrame(drugs)}, expected
+    frames = {name: pandas.DataFrame(rows) for name, rows in tables.items()}
+    return frames | {"ir_pha_r": pandas.DataFrame(drugs)}, expected
 
 
 def _later(day: date, months: int) -> date:

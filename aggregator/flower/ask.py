@@ -4,7 +4,7 @@ node that was asked."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +15,10 @@ WAVE = 64  # nodes asked at once
 
 
 class Post(Protocol):
-    """The part of Flower that we need: it sends queries by node id, and receives replies."""
+    """The part of Flower that we need: it sends queries by the name that answers, and receives
+    replies. `push` returns that name for each message."""
 
-    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]: ...
+    def push(self, queries: Mapping[str, Query]) -> Mapping[str, str]: ...
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
 
 
@@ -30,41 +31,31 @@ class Patience:
 
 
 def send_of(
-    post: Post, names: Mapping[int, str], patience: Patience, note: Callable[[str], Any]
+    post: Post, names: Collection[str], patience: Patience, note: Callable[[str], Any]
 ) -> Send:
-    """A function that sends queries and waits for the replies. `names` maps Flower's node ids to
-    the enrolled names; a reply under another name is dropped."""
-    ids = {name: node_id for node_id, name in names.items()}
+    """A function that sends queries and waits for the replies. `names`: those that can be asked; a
+    reply under another name is dropped."""
 
     def send(queries: Mapping[str, Query]) -> Sequence[Reply]:
-        wanted = [name for name in queries if name in ids]
+        wanted = [name for name in queries if name in names]
         replies: list[Reply] = []
         for first in range(0, len(wanted), WAVE):
-            replies += _wave(
-                post,
-                {ids[name]: queries[name] for name in wanted[first : first + WAVE]},
-                names,
-                patience,
-                note,
-            )
+            wave = {name: queries[name] for name in wanted[first : first + WAVE]}
+            replies += _wave(post, wave, patience, note)
         return sorted(replies, key=lambda reply: reply.node)
 
     return send
 
 
 def _wave(
-    post: Post,
-    queries: Mapping[int, Query],
-    names: Mapping[int, str],
-    patience: Patience,
-    note: Callable[[str], Any],
+    post: Post, queries: Mapping[str, Query], patience: Patience, note: Callable[[str], Any]
 ) -> list[Reply]:
     waiting = dict(post.push(queries))
     until = time.monotonic() + patience.timeout_s
     replies = []
     while waiting and time.monotonic() < until:
         for message_id, reply in post.pull(list(waiting)):
-            name = names[waiting.pop(message_id)]
+            name = waiting.pop(message_id)
             if isinstance(reply, str):
                 note(f"{name}: {reply}")
             elif reply.node != name:
@@ -73,6 +64,6 @@ def _wave(
                 replies.append(reply)
         if waiting:
             time.sleep(patience.poll_s * max(1.0, len(waiting) / 8))
-    for node_id in waiting.values():
-        note(f"{names[node_id]} did not answer within {patience.timeout_s:g} s")
+    for name in waiting.values():
+        note(f"{name} did not answer within {patience.timeout_s:g} s")
     return replies

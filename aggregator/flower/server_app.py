@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,24 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator import checkpoints, jobs, release, rounds, secure_sum, transcript
+from aggregator import (
+    checkpoints,
+    jobs,
+    linkage,
+    linked,
+    release,
+    rounds,
+    secure_sum,
+    transcript,
+)
 from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Patience
 from aggregator.flower.inbox import Inbox
+from aggregator.linkage import Linkage
+from aggregator.linked import Linking, Parties
 from aggregator.rounds import Outcome
+from aggregator.secure_sum import Send
 from aggregator.transcript import Recorder
 from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
@@ -31,6 +43,7 @@ from strategies import registry
 
 app = ServerApp()
 log = logging.getLogger("hdh.hub")
+LOOK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,15 @@ class GridPost:
     def __post_init__(self) -> None:
         self.inbox = Inbox(self.grid)
 
-    def push(self, queries: Mapping[int, Query]) -> Mapping[str, int]:
-        """Sends each node its query. A query to many nodes is one record, which Flower stores
-        once."""
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """Flower's id of each node."""
+        return {name: node_id for node_id, name in self.job.nodes.items()}
+
+    def push(self, queries: Mapping[str, Query]) -> Mapping[str, str]:
+        """Sends each node its query; those for linked people go to the helper. A query to many
+        nodes is one record, which Flower stores once."""
+        signers = {name: self._signer(name, query) for name, query in queries.items()}
         nonce = os.urandom(16)
         contents = {id(query): codec.query_to_bytes(query) for query in queries.values()}
         records = {key: wire.query_record(content, nonce) for key, content in contents.items()}
@@ -75,19 +94,19 @@ class GridPost:
         messages = [
             Message(
                 records[id(query)],
-                dst_node_id=node_id,
+                dst_node_id=self.ids[signers[name]],
                 message_type=wire.ROUND,
                 group_id=str(query.round),
             )
-            for node_id, query in queries.items()
+            for name, query in queries.items()
         ]
         ids = list(self.grid.push_messages(messages))
         for query in {id(query): query for query in queries.values()}.values():
             if self.recorder:
                 self.recorder.pushed(nonce, query, contents[id(query)])
-        for message_id, (node_id, query) in zip(ids, queries.items(), strict=True):
+        for message_id, (name, query) in zip(ids, queries.items(), strict=True):
             self.sent[message_id] = Sent(
-                self.job.nodes[node_id],
+                signers[name],
                 digests[id(query)],
                 query.round,
                 query.phase.name if query.phase else "",
@@ -95,6 +114,10 @@ class GridPost:
         self.queries += len(ids)
         jobs.ask(self.folder, self.name, self.queries)
         return dict(zip(ids, queries, strict=True))
+
+    def _signer(self, name: str, query: Query) -> str:
+        """The node that answers under a name."""
+        return Parties.of(self.job.roles).helper if query.left else name
 
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
         for message_id, message in self.inbox.pull(message_ids).items():
@@ -115,6 +138,8 @@ class GridPost:
             identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)
         ):
             return "its signature is not valid for this query; dropped"
+        if linked.is_waiting(reply):
+            return reply
         signed = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
         self.signed.setdefault(sent.node, []).append(signed)
         self.charged[sent.node] = max(reply.charged, self.charged.get(sent.node, 0))
@@ -162,7 +187,7 @@ def _recorder(job: jobs.Job, folder: Path, name: str) -> Recorder | None:
 def _run(post: GridPost) -> Document:
     job, folder, name = post.job, post.folder, post.name
     notes: list[str] = []
-    _wait_for_nodes(post.grid, job)
+    _wait_for_nodes(post.grid, job, job.wait_s)
     started = datetime.now(UTC)
     rounds_done = ["0"]
 
@@ -174,40 +199,71 @@ def _run(post: GridPost) -> Document:
     checkpoint = checkpoints.path(folder / "checkpoints", job.study)
     save = checkpoints.keeper(checkpoint)
     saved = checkpoints.load(checkpoint, job.study, job.contract)
-    send = flower_ask.send_of(post, job.nodes, Patience(job.timeout_s), notes.append)
+    names = set(job.nodes.values())
+    send = flower_ask.send_of(post, names, Patience(job.timeout_s), notes.append)
+    # A helper's ledger of linked people is of one study, and no other study has seen its head.
+    witnesses = {} if job.roles else jobs.witnesses(folder)
+
+    def say(phase: str) -> None:
+        jobs.progress(folder, name, f"{rounds_done[0]}, {phase}")
+
     ask = secure_sum.ask_of(
-        send,
+        linked.for_lefts(send) if job.roles else send,
         lambda study: registry.plan(study, job.contract),
-        lambda phase: jobs.progress(folder, name, f"{rounds_done[0]}, {phase}"),
+        say,
     )
     if post.recorder:
         ask = post.recorder.asking(ask)
-    witnesses = jobs.witnesses(folder)
-    try:
-        outcome = rounds.run(
+
+    def run() -> Outcome:
+        return rounds.run(
             job.study,
             job.contract,
             ask,
-            list(job.nodes.values()),
+            Parties.of(job.roles).lefts if job.roles else sorted(names),
             watch=watch,
             witnesses=witnesses,
             resume=saved.runs if saved else None,
             ticket=job.run,
         )
+
+    reports: Sequence[linked.Reported] = ()
+    try:
+        if job.roles:
+            outcome, reports = linked.run(_linking(post, send, say), run)
+        else:
+            outcome = run()
     finally:
-        jobs.keep_witnesses(folder, witnesses)
+        if not job.roles:
+            jobs.keep_witnesses(folder, witnesses)
     checkpoint.unlink(missing_ok=True)
-    return release.clear(
+    document = release.clear(
         outcome,
         started=started,
         finished=datetime.now(UTC),
         engine="flower",
         notes=[*job.notes, *notes],
     )
+    return linkage.added(document, Linkage(job.study, reports)) if job.roles else document
 
 
-def _wait_for_nodes(grid: Grid, job: jobs.Job) -> None:
-    """Waits at most `job.wait_s`. Nodes that are not online by then are asked all the same."""
-    until = time.monotonic() + job.wait_s
+def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
+    """A look at a link waits a moment only, and who stays silent is asked again."""
+    job = post.job
+    look = flower_ask.send_of(
+        post, set(job.nodes.values()), Patience(min(LOOK_S, job.timeout_s)), lambda note: None
+    )
+    parties = Parties.of(job.roles)
+
+    def wait() -> None:
+        _wait_for_nodes(post.grid, job, job.timeout_s)
+
+    contract = job.contract.hash
+    return Linking(job.study, contract, job.run, parties, wait, send, look, job.timeout_s, say)
+
+
+def _wait_for_nodes(grid: Grid, job: jobs.Job, seconds: float) -> None:
+    """Waits at most so long. Nodes that are not online by then are asked all the same."""
+    until = time.monotonic() + seconds
     while not job.nodes.keys() <= set(grid.get_node_ids()) and time.monotonic() < until:
         time.sleep(0.1)

@@ -24,6 +24,7 @@ PALETTE = (
     "#b0305c",
     "#555555",
 )
+MAX_CURVES = 24  # beyond it, nobody can tell the curves of a figure apart
 STYLE = {
     "svg.hashsalt": "hdh",
     "svg.fonttype": "none",
@@ -47,13 +48,16 @@ def _svg(figure: Figure, label: str) -> str:
 
 def curves(rows: Rows, unit: str = "") -> str:
     """Step curves by group with their intervals: of survival, or of cumulative incidence if the
-    rows have a `cause`."""
+    rows have a `cause`. Of many groups, the first MAX_CURVES."""
     first = 0.0 if "cause" in rows[0] else 1.0
+    by_curve: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_curve.setdefault(curve_of(row), []).append(row)
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
-        for index, group in enumerate(dict.fromkeys(map(curve_of, rows))):
-            shown = [row for row in rows if curve_of(row) == group and row["estimate"] is not None]
+        for index, group in enumerate(list(by_curve)[:MAX_CURVES]):
+            shown = [row for row in by_curve[group] if row["estimate"] is not None]
             times = [0.0, *(row["time"] for row in shown)]
             colour = PALETTE[index % len(PALETTE)]
             axes.step(
@@ -79,6 +83,8 @@ def curves(rows: Rows, unit: str = "") -> str:
             xlabel=f"time ({unit})" if unit else "time",
             ylabel="survival" if first else "cumulative incidence",
         )
+        if len(by_curve) > MAX_CURVES:
+            axes.set_title(f"the first {MAX_CURVES} of {len(by_curve)} curves", fontsize=9)
         axes.legend(frameon=False, loc="lower left" if first else "upper left")
         return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
 
@@ -222,41 +228,38 @@ def pathway(rows: Rows, max_arrows: int = 30) -> str:
         for i, name in enumerate(sorted(steps, key=lambda name: across[name]))
     }
     down |= dict.fromkeys(("(start)", "(end)"), 0.0)
+    places = {name: (across[name], down[name]) for name in steps}
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         largest = max((row["n"] for row in shown), default=1)
         for row in shown:
-            ends = [(across[name], down[name]) for name in (row["row"], row["column"])]
-            width = 0.4 + 3.6 * row["n"] / largest
-            bend = 0.25 if row["row"] != row["column"] else 0.9
-            if row["row"] == row["column"]:
-                ends[1] = (ends[1][0] + 0.12, ends[1][1] + 0.06)
-            style = {
-                "arrowstyle": "-|>",
-                "lw": width,
-                "color": PALETTE[0],
-                "alpha": 0.55,
-                "shrinkA": 14,
-                "shrinkB": 14,
-                "connectionstyle": f"arc3,rad={bend}",
-            }
-            axes.annotate("", xy=ends[1], xytext=ends[0], arrowprops=style)
+            _arrow(axes, places[row["row"]], places[row["column"]], row["n"] / largest)
         for name in steps:
-            axes.text(
-                across[name],
-                down[name],
-                name,
-                ha="center",
-                va="center",
-                bbox={"boxstyle": "round", "fc": "white", "ec": "#888888"},
-            )
+            box = {"boxstyle": "round", "fc": "white", "ec": "#888888"}
+            axes.text(*places[name], name, ha="center", va="center", bbox=box)
         axes.set(
             xlim=(-0.6, max(across.values(), default=1) + 0.6),
             ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6),
         )
         axes.axis("off")
         return _svg(figure, "Graph of the pathways")
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], share: float) -> None:
+    """`share`: of the people of the widest arrow. A step that leads to itself is a loop."""
+    is_loop = start == end
+    style = {
+        "arrowstyle": "-|>",
+        "lw": 0.4 + 3.6 * share,
+        "color": PALETTE[0],
+        "alpha": 0.55,
+        "shrinkA": 14,
+        "shrinkB": 14,
+        "connectionstyle": f"arc3,rad={0.9 if is_loop else 0.25}",
+    }
+    tip = (end[0] + 0.12, end[1] + 0.06) if is_loop else end
+    axes.annotate("", xy=tip, xytext=start, arrowprops=style)
 
 
 def _places(rows: Rows, steps: Sequence[str]) -> dict[str, float]:

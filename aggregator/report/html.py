@@ -15,6 +15,7 @@ from aggregator.report import figures, words
 
 RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
 MAX_ROWS = 400
+MAX_COLUMNS = 40  # of a cross-table
 
 
 def page(document: Document) -> str:
@@ -50,14 +51,22 @@ def _is_noised(document: Document) -> bool:
 
 def _matrix(
     rows: Sequence[Mapping[str, Any]],
-) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]]]:
-    """The columns of a cross-table, and each of its rows with its cells, from tidy rows."""
+) -> tuple[list[str], list[tuple[str, list[Mapping[str, Any] | None]]], int]:
+    """The first columns of a cross-table, its first lines with their cells, and the number of cells
+    beyond them, from tidy rows. A page of all cells of a large table is too slow to read."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
-    cells = {(row["row"], row["column"]): row for row in rows}
-    return columns, [
-        (level, [cells.get((level, column)) for column in columns])
-        for level in dict.fromkeys(row["row"] for row in rows)
+    levels = list(dict.fromkeys(row["row"] for row in rows))
+    columns_shown, levels_shown = columns[:MAX_COLUMNS], levels[:MAX_ROWS]
+    wanted = set(columns_shown), set(levels_shown)
+    cells = {
+        (row["row"], row["column"]): row
+        for row in rows
+        if row["column"] in wanted[0] and row["row"] in wanted[1]
+    }
+    lines = [
+        (level, [cells.get((level, column)) for column in columns_shown]) for level in levels_shown
     ]
+    return columns_shown, lines, len(rows) - len(cells)
 
 
 def _is_number(value: Any) -> bool:

@@ -46,11 +46,11 @@ def network() -> nn.Sequential:
 def images(node: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(node)
     answers = rng.random(IMAGES) < 0.5
-    made = rng.integers(0, 150, (IMAGES, PIXELS, PIXELS))
+    pixels = rng.integers(0, 150, (IMAGES, PIXELS, PIXELS))
     for i in np.flatnonzero(answers):
         x, y = rng.integers(4, PIXELS - 8, 2)
-        made[i, x : x + 5, y : y + 5] += 90
-    return torch.from_numpy(made.astype(np.uint8)), torch.from_numpy(answers).float()
+        pixels[i, x : x + 5, y : y + 5] += 90
+    return torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(answers).float()
 
 
 @client.train()

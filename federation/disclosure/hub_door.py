@@ -285,8 +285,9 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
     """Merges steps until each holds nobody or enough people. Estimates at released times do not
     change."""
     shown: list[list[Row]] = [[] for _ in tables]
-    for group in dict.fromkeys(row["group"] for table in tables for row in table.rows):
-        each = [_by_cause([row for row in table.rows if row["group"] == group]) for table in tables]
+    grouped = [_by_group(table.rows) for table in tables]
+    for group in dict.fromkeys(group for rows in grouped for group in rows):
+        each = [_by_cause(rows.get(group, [])) for rows in grouped]
         times = sorted({row["time"] for causes in each for rows in causes for row in rows})
         released = [
             times[i]
@@ -297,6 +298,13 @@ def _curve(tables: Sequence[Table], k: int) -> list[list[Row]]:
         for out, causes in zip(shown, each, strict=True):
             out += [row for rows in causes for row in _merged(rows, released, k)]
     return shown
+
+
+def _by_group(rows: Sequence[Row]) -> dict[Any, list[Row]]:
+    by_group: dict[Any, list[Row]] = {}
+    for row in rows:
+        by_group.setdefault(row["group"], []).append(row)
+    return by_group
 
 
 def _by_cause(rows: Sequence[Row]) -> list[list[Row]]:

@@ -103,9 +103,9 @@ def basis(X: Floats) -> Floats:
         if not length > 1e-13 * largest * np.sqrt(len(X)):
             continue
         column /= length
-        known = np.stack(columns, axis=1)
+        joined = np.stack(columns, axis=1)
         for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
-            column = column - known @ (known.T @ column)
+            column = column - joined @ (joined.T @ column)
         rest = float(np.linalg.norm(column))
         if rest > REPEATED:
             columns.append(column / rest)

@@ -3,7 +3,6 @@ the right one's stream of masked rows."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -93,23 +92,47 @@ class Piece:
     dummies: int = 0
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A chunk of the right holder's people. `names` (n, *shape): pseudonyms. `words` (n, width), of
+    which the first is 1. `places` (n,): a uniform secret number of each person, ascending within a
+    chunk and over all chunks. It is the order of the stream."""
+
+    names: Words
+    words: Words
+    places: Words
+
+
+def placed(names: Words, words: Words, entropy: Entropy) -> Placed:
+    """People in a fresh order, as the only chunk of a stream."""
+    order = secret_order(entropy(32), len(names))
+    return Placed(names[order], words[order], fresh_places(len(names), entropy))
+
+
+def fresh_places(n: int, entropy: Entropy) -> Words:
+    """(n,) places for people who are in a secret order already."""
+    return np.sort(np.frombuffer(entropy(8 * n), np.uint64))
+
+
 def right_stream(
     keys: HolderKeys,
-    people: Iterable[tuple[Words, Words]],
+    people: Iterable[Placed],
     made_up: MadeUp,
     dummies: int,
     entropy: Entropy,
     shape: tuple[int, ...] = (2,),
     piece_rows: int | None = None,
 ) -> Iterator[Piece]:
-    """`people`: chunks of pseudonyms (n, *shape) and of words (n, width), the first of which is 1.
-    `shape`: (2,); or (k, 2) in a cascade. `dummies`: at least as many as the left holder's people.
+    """`shape`: (2,); or (k, 2) in a cascade. `dummies`: at least as many as the left holder's
+    people.
 
-    Needs the memory of one chunk. Dummies are rows of zeros under random pseudonyms."""
+    Needs the memory of one chunk. The made-up people stand at random places among the others: a
+    helper that knew them could keep them alone, and no check would see which others it dropped.
+    Dummies are rows of zeros under random pseudonyms."""
     token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
     at_right = slice(made_up.at_right)
-    last = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
-    for names, words in itertools.chain(people, [last]):
+    canaries = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
+    for names, words in _mixed(people, placed(*canaries, entropy)):
         for start in range(0, len(names), n_rows):
             part = slice(start, start + n_rows)
             yield _piece(keys, token_key, done, names[part], words[part])
@@ -121,6 +144,21 @@ def right_stream(
         names = np.frombuffer(drawn, np.uint64).reshape(n, *shape)
         yield _piece(keys, token_key, done, names, np.zeros((n, width), np.uint64), dummies=n)
         done += n
+
+
+def _mixed(people: Iterable[Placed], made_up: Placed) -> Iterator[tuple[Words, Words]]:
+    """The names and words of all, in the order of their places."""
+    done = 0
+    for chunk in people:
+        end = int(np.searchsorted(made_up.places, chunk.places[-1])) if len(chunk.places) else done
+        places = np.concatenate([chunk.places, made_up.places[done:end]])
+        order = np.argsort(places, kind="stable")
+        yield (
+            np.concatenate([chunk.names, made_up.names[done:end]])[order],
+            np.concatenate([chunk.words, made_up.words[done:end]])[order],
+        )
+        done = end
+    yield made_up.names[done:], made_up.words[done:]
 
 
 def _piece(

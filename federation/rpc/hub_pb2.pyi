@@ -89,7 +89,21 @@ class Welcome(_message.Message):
     def __init__(self, now: _Optional[float] = ..., head_seq: _Optional[int] = ..., head_hash: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("study", "contract_hash", "certificate", "signature", "nodes", "deadline", "rehearsal", "number")
+    __slots__ = ("study", "contract_hash", "certificate", "signature", "nodes", "deadline", "rehearsal", "number", "contracts", "roles")
+    class ContractsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class RolesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STUDY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_HASH_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +112,8 @@ class Proposal(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     REHEARSAL_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CONTRACTS_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
     study: str
     contract_hash: str
     certificate: str
@@ -106,7 +122,9 @@ class Proposal(_message.Message):
     deadline: float
     rehearsal: bool
     number: int
-    def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[_Iterable[str]] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ..., number: _Optional[int] = ...) -> None: ...
+    contracts: _containers.ScalarMap[str, str]
+    roles: _containers.ScalarMap[str, str]
+    def __init__(self, study: _Optional[str] = ..., contract_hash: _Optional[str] = ..., certificate: _Optional[str] = ..., signature: _Optional[bytes] = ..., nodes: _Optional[_Iterable[str]] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ..., number: _Optional[int] = ..., contracts: _Optional[_Mapping[str, str]] = ..., roles: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Wake(_message.Message):
     __slots__ = ("seconds", "every")
@@ -148,6 +166,52 @@ class RenewRequest(_message.Message):
     csr: str
     def __init__(self, csr: _Optional[str] = ...) -> None: ...
 
+class Parcel(_message.Message):
+    __slots__ = ("study_hash", "attempt", "receiver", "kind", "number", "is_last", "content", "sha256")
+    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    study_hash: str
+    attempt: str
+    receiver: str
+    kind: str
+    number: int
+    is_last: bool
+    content: bytes
+    sha256: bytes
+    def __init__(self, study_hash: _Optional[str] = ..., attempt: _Optional[str] = ..., receiver: _Optional[str] = ..., kind: _Optional[str] = ..., number: _Optional[int] = ..., is_last: _Optional[bool] = ..., content: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class ParcelRequest(_message.Message):
+    __slots__ = ("study_hash", "attempt", "sender", "kind", "number")
+    STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    study_hash: str
+    attempt: str
+    sender: str
+    kind: str
+    number: int
+    def __init__(self, study_hash: _Optional[str] = ..., attempt: _Optional[str] = ..., sender: _Optional[str] = ..., kind: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class ParcelReply(_message.Message):
+    __slots__ = ("is_there", "is_last", "content", "sha256")
+    IS_THERE_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    is_there: bool
+    is_last: bool
+    content: bytes
+    sha256: bytes
+    def __init__(self, is_there: _Optional[bool] = ..., is_last: _Optional[bool] = ..., content: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
 class RenewReply(_message.Message):
     __slots__ = ("certificate",)
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -168,7 +232,14 @@ class RosterReply(_message.Message):
     def __init__(self, nodes: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("study", "contract", "signature", "deadline_s", "nodes", "number", "deadline", "rehearsal")
+    __slots__ = ("study", "contract", "signature", "deadline_s", "nodes", "number", "deadline", "rehearsal", "contracts")
+    class ContractsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STUDY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +248,7 @@ class SubmitRequest(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     REHEARSAL_FIELD_NUMBER: _ClassVar[int]
+    CONTRACTS_FIELD_NUMBER: _ClassVar[int]
     study: str
     contract: str
     signature: bytes
@@ -185,7 +257,8 @@ class SubmitRequest(_message.Message):
     number: int
     deadline: float
     rehearsal: bool
-    def __init__(self, study: _Optional[str] = ..., contract: _Optional[str] = ..., signature: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ...) -> None: ...
+    contracts: _containers.ScalarMap[str, str]
+    def __init__(self, study: _Optional[str] = ..., contract: _Optional[str] = ..., signature: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., deadline: _Optional[float] = ..., rehearsal: _Optional[bool] = ..., contracts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class DraftReply(_message.Message):
     __slots__ = ("number", "nodes", "deadline")

@@ -127,6 +127,16 @@ class NodesStub:
                 request_serializer=federation_dot_rpc_dot_hub__pb2.Empty.SerializeToString,
                 response_deserializer=federation_dot_rpc_dot_hub__pb2.RosterReply.FromString,
                 _registered_method=True)
+        self.Put = channel.unary_unary(
+                '/hdh.v1.Nodes/Put',
+                request_serializer=federation_dot_rpc_dot_hub__pb2.Parcel.SerializeToString,
+                response_deserializer=federation_dot_rpc_dot_hub__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Take = channel.unary_unary(
+                '/hdh.v1.Nodes/Take',
+                request_serializer=federation_dot_rpc_dot_hub__pb2.ParcelRequest.SerializeToString,
+                response_deserializer=federation_dot_rpc_dot_hub__pb2.ParcelReply.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -160,6 +170,20 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Put(self, request, context):
+        """A sealed part of a message to another party of a link. A sender repeats a call until it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Take(self, request, context):
+        """The next part of a message to this node, which also says that the parts before it have arrived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +206,16 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Roster,
                     request_deserializer=federation_dot_rpc_dot_hub__pb2.Empty.FromString,
                     response_serializer=federation_dot_rpc_dot_hub__pb2.RosterReply.SerializeToString,
+            ),
+            'Put': grpc.unary_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=federation_dot_rpc_dot_hub__pb2.Parcel.FromString,
+                    response_serializer=federation_dot_rpc_dot_hub__pb2.Empty.SerializeToString,
+            ),
+            'Take': grpc.unary_unary_rpc_method_handler(
+                    servicer.Take,
+                    request_deserializer=federation_dot_rpc_dot_hub__pb2.ParcelRequest.FromString,
+                    response_serializer=federation_dot_rpc_dot_hub__pb2.ParcelReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -292,6 +326,60 @@ class Nodes:
             '/hdh.v1.Nodes/Roster',
             federation_dot_rpc_dot_hub__pb2.Empty.SerializeToString,
             federation_dot_rpc_dot_hub__pb2.RosterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Put(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hdh.v1.Nodes/Put',
+            federation_dot_rpc_dot_hub__pb2.Parcel.SerializeToString,
+            federation_dot_rpc_dot_hub__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Take(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hdh.v1.Nodes/Take',
+            federation_dot_rpc_dot_hub__pb2.ParcelRequest.SerializeToString,
+            federation_dot_rpc_dot_hub__pb2.ParcelReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,8 +3,8 @@ here.
 
 It never asks for the bundle of a run, and has no loader for one, so no code of the hub reaches this
 machine. Only this module of the node uses private names of Flower;
-tests/unit/test_flower_contract.py guards them, and a missing name stops the node at import, before
-it executes anything.
+tests/unit/aggregator/test_flower_contract.py guards them, and a missing name stops the node at
+import, before it executes anything.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Pace:
     until: float = 0.0
     answered: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
+    # Whether the process holds what its restart would lose.
+    is_needed: Callable[[], bool] = lambda: False
 
     def wake(self, seconds: float, every_s: float | None = None) -> None:
         if every_s is not None:
@@ -84,7 +86,8 @@ class Pace:
         self.woken.set()
 
     def is_rested(self) -> bool:
-        return self.answered and time.monotonic() > self.until + self.rests_s
+        is_over = self.answered and time.monotonic() > self.until + self.rests_s
+        return is_over and not self.is_needed()
 
     def rest(self) -> None:
         if time.monotonic() < self.until:

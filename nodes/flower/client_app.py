@@ -11,11 +11,16 @@ from flwr.clientapp import ClientApp
 from federation import codec, receipts, wire
 from federation.messages import Query, Refusal, Reply
 from federation.secagg import keys
-from nodes import service
+from nodes import link_service, service
+from nodes.link_service import LinkService
 from nodes.session import NodeContext
 
 
-def app_of(node: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
+def app_of(
+    node: NodeContext, clock: Callable[[], datetime], links: LinkService | None = None
+) -> ClientApp:
+    """`links`: answers what belongs to the links of studies; None where there are none, and such
+    queries are refused."""
     app = ClientApp()
 
     @app.query("round")  # type: ignore[untyped-decorator]
@@ -23,15 +28,21 @@ def app_of(node: NodeContext, clock: Callable[[], datetime]) -> ClientApp:
         try:
             content, nonce = wire.query_of(message)
             query = codec.query_from_bytes(content)
+            if link_service.is_for_link(query) and links is None:
+                raise codec.CodecError("a link's query")
         except codec.CodecError:
             node.audit("refused", rule="message", why="not a query of this version")
             return Message(Error(wire.REFUSED, "not a query of this version"), reply_to=message)
-        reply = service.answer(query, node, clock())
+        if links is not None and link_service.is_for_link(query):
+            reply = links.answer(query, clock())
+        else:
+            reply = service.answer(query, node, clock())
         encoded = codec.reply_to_bytes(reply)
         signed = receipts.reply_content(
             query.study.hash, wire.query_digest(content, nonce), receipts.digest(encoded)
         )
-        _audit(node, query, reply, encoded)
+        if not link_service.is_waiting(reply):
+            _audit(node, query, reply, encoded)
         return Message(
             wire.reply_record(encoded, keys.sign(node.identity, signed)), reply_to=message
         )

@@ -18,6 +18,7 @@ from federation.arrays import Floats
 from federation.contract import Contract
 
 Size = Literal["small", "full"]
+Texts = np.ndarray[Any, np.dtype[np.str_]]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Main:
 
 class Pilot(Protocol):
     """A package of simulations/pilots: studies and contracts in YAML, truth.yaml, and these
-    members. `make` writes one table for each node. `MAIN`: by the name of the study's file. An
-    optional `contract(agreed, size)` adapts the contract to a size."""
+    members. `make` writes one table for each node. `MAIN`: by the name of the study's file.
+    Optional: `make_private`, `make_linked` and `make_real` for the studies of these names, with
+    `LINKED_NOTE`, `LINKED_SIZES` and `REAL_NOTE`; `contract(agreed, size)` adapts the contract to a
+    size."""
 
     NOTE: str
     SIZES: Mapping[Size, int]
@@ -63,9 +66,7 @@ def write(tables: Mapping[str, pandas.DataFrame], directory: Path) -> dict[str, 
     return paths
 
 
-def spread(
-    rng: np.random.Generator, n: int, shares: Mapping[str, float]
-) -> np.ndarray[Any, np.dtype[np.str_]]:
+def spread(rng: np.random.Generator, n: int, shares: Mapping[str, float]) -> Texts:
     """(n,): the node of each person, drawn by the nodes' shares."""
     weights = np.array(list(shares.values()))
     return rng.choice(np.array(list(shares)), n, p=weights / weights.sum())
@@ -73,6 +74,24 @@ def spread(
 
 def by_node(table: pandas.DataFrame, node: Any) -> dict[str, pandas.DataFrame]:
     return {str(name): part.reset_index(drop=True) for name, part in table.groupby(node, sort=True)}
+
+
+def nirs(rng: np.random.Generator, n: int, department: int = 99) -> Texts:
+    """(n,): numbers of made-up people. Neither 98 nor 99 is a department."""
+    sex, year, month = rng.integers(1, 3, n), rng.integers(20, 99, n), rng.integers(1, 13, n)
+    parts = zip(sex, year, month, range(n), strict=True)
+    return np.array([f"{s}{y:02d}{m:02d}{department}{i:06d}" for s, y, m, i in parts])
+
+
+def strangers(known: Texts) -> Texts:
+    """(n,): numbers of as many other people, whom a national claims table holds too."""
+    return np.array([f"{number[:5]}98{number[7:]}" for number in known])
+
+
+def shuffled(rng: np.random.Generator, *tables: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of all tables, in a random order."""
+    rows = pandas.concat(tables, ignore_index=True)
+    return rows.iloc[rng.permutation(len(rows))].reset_index(drop=True)
 
 
 def weibull(rng: np.random.Generator, rate: Floats, shape: float = 1.0) -> Floats:

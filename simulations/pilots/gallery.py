@@ -16,13 +16,20 @@ HEAD = """# The pilots
 
 Ten projects opened the Health Data Hub, each with data at several producers. All run here on
 synthetic people with planted effects (`truth.yaml` beside each pilot), in exact and in private
-mode, and six also on real data; `dialysis` is real. `arac` and `deepsarc` link people over two
-holders (docs/linkage.md); `ordei` sets two datasets side by side. The columns approximate published
-descriptions of the sources.
+mode, and six also on real data; `dialysis` is real. The columns approximate published descriptions
+of the sources.
+
+Eight of them need people who are known to two holders (docs/linkage.md). Of these, the studies of
+`arac` and `deepsarc` are linked, and the others have `linked` and `linked-private` beside a study
+of one holder's rows, which may be many a person, or images. Neither holder can answer a linked
+study alone: the planted effect is of one holder's columns on the other's. `oscour` links without a
+common identifier. The real studies of `arac` and `parcours_idm` are linked too: each gives half of
+the columns to another holder. `ordei` sets two datasets side by side, and `pimpon` needs one.
 
 ```console
-$ hdh pilots run --all                         # the tables below, in a minute
+$ hdh pilots run --all                         # the tables below, in a minute and a half
 $ hdh simulate deepsarc --variant private      # one study, with its report
+$ hdh simulate rexetris --variant linked       # exposures at three centres, ends at a register
 $ hdh simulate oscour --size full              # as many as in reality: 130 million visits
 $ hdh simulate pimpon --engine flower          # over real processes
 ```
@@ -45,10 +52,10 @@ def main() -> None:
 def section(name: str, results: Mapping[str, PilotResult]) -> str:
     pilot = running.load(name)
     folder = Path(str(pilot.__file__)).parent
-    lines = [f"## {name}", "", running.title(name), ""]
+    lines = [f"## {name}", "", running.title(name), "", *sizes(pilot)]
     for variant, result in results.items():
         study, _ = studies.load(folder / f"{variant}.yaml")
-        note = pilot.REAL_NOTE if variant == "real" else pilot.NOTE
+        note = running.note_of(pilot, variant)
         analyses = ", ".join(f"`{entry.run}`" for entry in study.analyses.values())
         nodes = ", ".join(result.document.provenance["nodes"])
         lines += [f"**{variant}**: {study.question} ({analyses}; nodes: {nodes}; {note}.)", ""]
@@ -62,6 +69,17 @@ def section(name: str, results: Mapping[str, PilotResult]) -> str:
         path.write_text(svg, encoding="utf-8")
         lines += ["", f"![{name}, {label.replace('-', ' ')}](figures/{path.name})"]
     return "\n".join([*lines, ""])
+
+
+def sizes(pilot: Any) -> list[str]:
+    """How many people the generator makes (visits in oscour), by default and with --size full."""
+    named = {"SIZES": "Sizes", "LINKED_SIZES": "Sizes of the linked studies"}
+    return [
+        line
+        for attribute, words in named.items()
+        if (size := getattr(pilot, attribute, None))
+        for line in (f"{words}: {size['small']:,}; with `--size full` {size['full']:,}.", "")
+    ]
 
 
 def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -125,10 +143,13 @@ def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Each study's estimate with its interval, and the planted values as dashed lines."""
+    """The estimates of what the first study estimates, with their intervals, and the planted values
+    as dashed lines. After a comma, `what` says how."""
+    what = rows[0]["what"].split(",")[0]
+    shown = [row for row in rows if row["what"].split(",")[0] == what]
     return figures.intervals(
-        [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in rows],
-        rows[0]["what"],
+        [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in shown],
+        what,
     )
 
 

@@ -27,6 +27,8 @@ from simulations.answering import Holders
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
+VARIANTS = ("study", "private", "linked", "linked-private", "real")
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -69,11 +71,9 @@ def title(name: str) -> str:
 
 
 def variants(name: str) -> list[str]:
-    """The studies of a pilot: `study`, and in most pilots `private` and `real`."""
+    """The studies of a pilot: `study`, and in most pilots `private` and others of VARIANTS."""
     folder = Path(load(name).__file__).parent
-    return [
-        variant for variant in ("study", "private", "real") if (folder / f"{variant}.yaml").exists()
-    ]
+    return [variant for variant in VARIANTS if (folder / f"{variant}.yaml").exists()]
 
 
 def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size = "small") -> Ready:
@@ -88,24 +88,36 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
     if variant == "real":
         paths, note = pilot.make_real(folder), pilot.REAL_NOTE
     else:
-        make: Callable[..., dict[str, Path]] = (
-            getattr(pilot, "make_private", pilot.make) if variant == "private" else pilot.make
-        )
         options = {"size": size} if hasattr(pilot, "SIZES") else {}
-        paths, note = make(folder, seed=seed, **options), pilot.NOTE
+        paths, note = _maker(pilot, variant)(folder, seed=seed, **options), note_of(pilot, variant)
         if hasattr(pilot, "contract"):
             loaded = {dataset: pilot.contract(one, size) for dataset, one in loaded.items()}
     contract = datasets.contract_of(study, loaded, source)
     held = {
-        node: Dataset(loaded[_held(pilot, node, study)], str(path)) for node, path in paths.items()
+        node: Dataset(loaded[_held(pilot, node, study, variant)], str(path))
+        for node, path in paths.items()
     }
     return Ready(study, contract, source, held, note, loaded if study.datasets else {})
 
 
-def _held(pilot: ModuleType, node: str, study: Study) -> str:
-    """The dataset of a node: the study's only one, or as the pilot's HOLDS says."""
+def _maker(pilot: ModuleType, variant: str) -> Callable[..., dict[str, Path]]:
+    named = {"private": "make_private", "linked": "make_linked", "linked-private": "make_linked"}
+    maker: Callable[..., dict[str, Path]] = getattr(pilot, named.get(variant, "make"), pilot.make)
+    return maker
+
+
+def note_of(pilot: ModuleType, variant: str) -> str:
+    """Where the people of a study come from."""
+    named = {"real": "REAL_NOTE", "linked": "LINKED_NOTE", "linked-private": "LINKED_NOTE"}
+    return str(getattr(pilot, named.get(variant, "NOTE")))
+
+
+def _held(pilot: ModuleType, node: str, study: Study, variant: str) -> str:
+    """The dataset of a node: the study's only one, or as the pilot's HOLDS or REAL_HOLDS says."""
+    if not study.datasets:
+        return study.dataset
     holds: Mapping[str, str] = getattr(pilot, "HOLDS", {})
-    return holds[node] if study.datasets else study.dataset
+    return (getattr(pilot, "REAL_HOLDS", holds) if variant == "real" else holds)[node]
 
 
 def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:

@@ -29,6 +29,8 @@ from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
+from strategies.causal import propensity_tables as tables_of
+from strategies.causal.propensity_tables import BINS
 from strategies.numerics import counting, newton
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -36,9 +38,7 @@ from strategies.regression import glm
 from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
 
-BINS = 20  # of the histogram of the propensity score
 WEIGHT = "(weight)"
-ARMS = ("control", "treated")
 TRAITS = Traits()
 
 
@@ -408,12 +408,14 @@ def _result(task: Task[Options, Plan], earlier: dict[str, Floats], effect: Resul
     tables = {}
     if effect is not None:
         tables = {name: effect.tables[name] for name in ("coefficients", "glance")}
-    balance = _balance_rows(plan.score.plan, earlier["sum:plain"], earlier["sum:weighted"])
+    balance = tables_of.balance(plan.score.plan, earlier["sum:plain"], earlier["sum:weighted"])
     tables["balance"] = Table(balance)
-    tables["weights"] = Table(_weight_rows(earlier), door="groups")
+    tables["weights"] = Table(
+        tables_of.weights(earlier["cell:arms"], earlier["sum:weights"]), door="groups"
+    )
     off = None
     if plan.curve is not None:
-        rows = _curve_rows(plan.curve.plan, task.options.every, earlier["sum:life"], z)
+        rows = tables_of.curves(plan.curve.plan, task.options.every, earlier["sum:life"], z)
         tables["curve"] = Table(rows, door="curve")
         off = time_grid.exactness_note(plan.curve.plan.grid, int(earlier["cell:off_grid"][0]))
     covariance = np.diag(earlier["error"] ** 2)
@@ -422,7 +424,7 @@ def _result(task: Task[Options, Plan], earlier: dict[str, Floats], effect: Resul
             plan.score.plan.names, earlier["estimate"], covariance, z=z, exponentiate="odds_ratio"
         )
     )
-    tables["overlap"] = Table(_overlap_rows(earlier["sum:overlap"]), door="lines")
+    tables["overlap"] = Table(tables_of.overlap(earlier["sum:overlap"]), door="lines")
     n = Counts(
         people=int(earlier["cell:people"][0]),
         rows=int(earlier["cell:rows"][0]),
@@ -432,24 +434,6 @@ def _result(task: Task[Options, Plan], earlier: dict[str, Floats], effect: Resul
     notes = [] if effect is None else list(effect.notes)
     notes += _notes(task, balance, int(earlier["cell:cut"][0]))
     return Result(tables, n, Exactness(**off) if off else Exactness(), notes)
-
-
-def _curve_rows(plan: kaplan_meier.Plan, every: float | None, life: Floats, z: float) -> list[Row]:
-    rows: list[Row] = []
-    for arm, label in enumerate(plan.labels):
-        curve = _curve(life[:, :, arm], plan.grid.times, z)
-        rows += [{"group": label, **row} for row in kaplan_meier.thin(curve, every, plan.grid)]
-    return rows
-
-
-def _overlap_rows(overlap: Floats) -> list[Row]:
-    """From `overlap` (2, BINS): people by arm and bin of the propensity score."""
-    edges = [f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)]
-    return [
-        {"row": ARMS[a], "column": edge, "n": int(n)}
-        for a in (0, 1)
-        for edge, n in zip(edges, overlap[a], strict=True)
-    ]
 
 
 def _notes(task: Task[Options, Plan], balance: list[Row], n_truncated: int) -> list[str]:
@@ -470,83 +454,6 @@ def _notes(task: Task[Options, Plan], balance: list[Row], n_truncated: int) -> l
             " after weighting"
         )
     return notes
-
-
-def _balance_rows(plan: glm.Plan, plain: Floats, weighted: Floats) -> list[Row]:
-    """Standardised mean differences before and after weighting, both divided by the standard
-    deviation before (Austin 2011), from moments `plain` and `weighted` (2, 1 + 2 n_covariates)."""
-    p, n = len(plan.model.terms), plain[:, :1]
-    before, after = plain[:, 1 : p + 1] / n, weighted[:, 1 : p + 1] / weighted[:, :1]
-    variance = (plain[:, p + 1 :] / n - before**2) * n / np.maximum(n - 1, 1)
-    spread = np.sqrt(np.maximum(variance.mean(0), 0.0))
-    rows: list[Row] = []
-    for j, term in enumerate(plan.model.terms):
-        centre, scale = plan.scaling.centre[j], plan.scaling.scale[j]
-        means = {
-            f"{arm}_{when}": float(centre + scale * mean[a, j])
-            for when, mean in (("before", before), ("after", after))
-            for a, arm in enumerate(ARMS)
-        }
-        smd_before, smd_after = (
-            float((mean[1, j] - mean[0, j]) / spread[j]) if spread[j] > 0 else None
-            for mean in (before, after)
-        )
-        rows.append({"term": term.name, **means, "smd_before": smd_before, "smd_after": smd_after})
-    return rows
-
-
-def _weight_rows(earlier: dict[str, Floats]) -> list[Row]:
-    """The effective sample size is the number of equal weights with the same variance of the mean
-    (Kish 1965)."""
-    return [
-        {
-            "group": arm,
-            "n": int(earlier["cell:arms"][a]),
-            "sum_of_weights": float(total),
-            "effective_n": float(total**2 / squares),
-        }
-        for a, (arm, (total, squares)) in enumerate(zip(ARMS, earlier["sum:weights"], strict=True))
-    ]
-
-
-def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
-    """The weighted product-limit estimate of one arm, from `life` (3, 2, n_times) by weight (1, w,
-    w^2) and exit (event, other). The variance is the infinitesimal jackknife over people, as in R's
-    survfit for weights that are not counts."""
-    plain, w, squares = life
-    n, at_risk = plain.sum(0)[::-1].cumsum()[::-1], w.sum(0)[::-1].cumsum()[::-1]
-    some = at_risk > 1e-9
-    d, Y = w[0], np.where(some, at_risk, 1.0)
-    hazard = np.where(some, d / Y, 0.0)
-    survival = np.cumprod(np.maximum(1 - hazard, 0.0))
-    # Weight that remains after the events of each time; once none does, the curve is at 0.
-    rest = np.where(some & (Y - d > 1e-12 * Y), Y - d, np.inf)
-    # The derivative of log S with respect to the hazard is 1 / (1 - hazard).
-    increment, at_event = d / (Y * rest), 1 / rest
-    passed = np.cumsum(increment)
-    gone = np.cumsum(squares[0] * (at_event - passed) ** 2 + squares[1] * passed**2)
-    left = squares.sum(0)[::-1].cumsum()[::-1] - squares.sum(0)
-    relative = np.sqrt(np.maximum(gone + passed**2 * left, 0.0))
-    rows: list[Row] = []
-    for i in np.flatnonzero(plain.any(0)):
-        events, exits = int(plain[0, i]), int(plain[1, i])
-        row: Row = {
-            "time": float(times[i]),
-            "n_risk": int(n[i]),
-            "n_event": events,
-            "n_censor": exits,
-            "estimate": float(survival[i]),
-        }
-        if survival[i] > 0 and math.isfinite(relative[i]):
-            row |= {
-                "std_error": float(survival[i] * relative[i]),
-                "conf_low": float(survival[i] * math.exp(-z * relative[i])),
-                "conf_high": min(1.0, float(survival[i] * math.exp(z * relative[i]))),
-            }
-        else:
-            row |= dict.fromkeys(("std_error", "conf_low", "conf_high"))
-        rows.append(row | {"n_left": int(n[i]) - events - exits})
-    return rows
 
 
 def roles(task: Task[Options, Plan]) -> Roles:

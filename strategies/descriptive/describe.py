@@ -90,17 +90,17 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     everyone = np.array([cohort.people])
     cells = {"people": everyone, "rows": np.array([cohort.rows]), "missing": np.zeros(1, np.int64)}
     sums, sensitivity = {}, {}
-    known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
+    n_known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
     moments = np.zeros((len(plan.numbers), 2))
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
     for i, field in enumerate(plan.numbers):
         values = cohort.columns([field])[field.name]
-        known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
+        n_known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
     for i, field in enumerate(plan.categories, start=len(plan.numbers)):
         counts = count_levels(cohort.columns([field])[field.name], field)
-        known[i] = counts.sum()
+        n_known[i] = counts.sum()
         cells[f"levels:{field.name}"] = counts
-    cells |= {"known": known, "histogram": histograms, "missing_by_column": cohort.rows - known}
+    cells |= {"known": n_known, "histogram": histograms, "missing_by_column": cohort.rows - n_known}
     for name in cells:
         if name.startswith(("levels:", "known", "histogram")):
             sums[name] = cells[name].astype(np.float64)
@@ -203,11 +203,11 @@ def _narrow(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     """Narrows each interval to the bin in which the count reaches the rank. The search ends when no
     float lies between the edges."""
     low, high = state["low"].copy(), state["high"].copy()
-    known = state["cells:known"]
+    n_known = state["cells:known"]
     for i in range(low.shape[0]):
         for q, p in enumerate(task.options.quantiles):
             below = np.cumsum(total.sums["search"][i, q])
-            rank = max(1, math.ceil(p * known[i] - 1e-9))
+            rank = max(1, math.ceil(p * n_known[i] - 1e-9))
             at = int(np.searchsorted(below, rank))
             edges = bin_edges(low[i, q], high[i, q])
             if 0 < at <= FINER:
@@ -228,32 +228,13 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
     histogram: list[Row] = []
     levels: list[Row] = []
     for i, field in enumerate(plan.numbers):
-        n, (first, second) = int(values["cells:known"][i]), values["moments"][i]
+        n, counts = int(values["cells:known"][i]), values["cells:histogram"][i]
         missing = int(values["cells:missing_by_column"][i])
-        middle = sum(field.interval) / 2
-        mean = middle + first / n if n else None
-        about = float(squares.about_the_mean(first, second, n))
-        spread = math.sqrt(about / (n - 1)) if n > 1 else None
-        numbers.append(
-            {
-                "column": field.name,
-                "unit": field.unit,
-                "n": n,
-                "missing": missing,
-                "mean": mean,
-                "sd": spread,
-            }
-        )
-        counts = values["cells:histogram"][i]
+        numbers.append(_number(field, n, missing, values["moments"][i]))
         quantiles += _quantiles(field, counts, task, n, None if exact is None else exact[i])
         histogram += _histogram(field, counts, task.options.bins)
     for field in plan.categories:
-        counts = values[f"cells:levels:{field.name}"]
-        share = counts / counts.sum() if counts.sum() else counts
-        levels += [
-            {"row": field.name, "column": level, "n": int(c), "row_share": float(s)}
-            for level, c, s in zip(field.groups, counts, share, strict=True)
-        ]
+        levels += _levels(field, values[f"cells:levels:{field.name}"])
     tables = {
         "numbers": Table(numbers),
         "quantiles": Table(quantiles),
@@ -269,6 +250,28 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
         why = "quantiles are computed from a histogram, and are correct to their `width`"
         exactness = Exactness("approximate", why)
     return Result(used, Counts(people=people, rows=rows, missing=missing), exactness)
+
+
+def _number(field: Field, n: int, missing: int, moments: Floats) -> Row:
+    """`moments` (2,): sums of the values and of their squares, about the middle of the range."""
+    mean = sum(field.interval) / 2 + moments[0] / n if n else None
+    about = float(squares.about_the_mean(moments[0], moments[1], n))
+    return {
+        "column": field.name,
+        "unit": field.unit,
+        "n": n,
+        "missing": missing,
+        "mean": mean,
+        "sd": math.sqrt(about / (n - 1)) if n > 1 else None,
+    }
+
+
+def _levels(field: Field, counts: Floats) -> list[Row]:
+    shares = counts / counts.sum() if counts.sum() else counts
+    return [
+        {"row": field.name, "column": level, "n": int(count), "row_share": float(share)}
+        for level, count, share in zip(field.groups, counts, shares, strict=True)
+    ]
 
 
 def _quantiles(

@@ -98,7 +98,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]:
     plan: Plan = task.plan
-    moments, known = np.zeros((len(plan.numbers), 2)), []
+    moments, n_known = np.zeros((len(plan.numbers), 2)), []
     histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
     for i, field in enumerate(plan.numbers):
         half = (field.interval[1] - field.interval[0]) / 2
@@ -106,17 +106,17 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
             cohort.columns([field])[field.name], field, plan.fine
         )
         moments[i] = about_middle / (half, half * half)
-        known.append(count)
+        n_known.append(count)
     for field in plan.categories:
         levels.append(describe.count_levels(cohort.columns([field])[field.name], field))
-        known.append(int(levels[-1].sum()))
+        n_known.append(int(levels[-1].sum()))
     everyone = counting.tally(cohort, np.ones(cohort.rows, np.bool_))
     return {
         "histogram": cumulative.encode(histograms),
         "moments": moments,
         "people": everyone,
         "levels": np.concatenate([*levels, np.empty(0, np.int64)]),
-        "known": np.array(known, np.int64),
+        "known": np.array(n_known, np.int64),
     }
 
 
@@ -203,8 +203,8 @@ def _number(column: ColumnSums, rows: int, z: float) -> Row:
     noise = math.sqrt(column.moments_variance + mean * mean * column.n_variance) / n
     error = half * math.hypot(spread / math.sqrt(n), noise)
     middle = (low + high) / 2 + half * mean
-    own = z * math.hypot(spread / math.sqrt(n), math.sqrt(column.moments_variance) / n)
-    below, above = math.hypot(own, mean - min(ends)), math.hypot(own, max(ends) - mean)
+    width = z * math.hypot(spread / math.sqrt(n), math.sqrt(column.moments_variance) / n)
+    below, above = math.hypot(width, mean - min(ends)), math.hypot(width, max(ends) - mean)
     return {
         "column": column.field.name,
         "unit": column.field.unit,

@@ -88,8 +88,8 @@ def count(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Mask, Ints, int]:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    amounts, group = columns[plan.value.name][kept], grouping.combination(plan.by, columns, kept)
+    rows = np.flatnonzero(keep)
+    amounts, group = columns[plan.value.name][rows], grouping.combination(plan.by, columns, rows)
     counts = plan.grid.counts(amounts, group, len(plan.labels))
     return keep, counts, plan.grid.off_grid(amounts)
 
@@ -124,60 +124,62 @@ def measured(
     counts: Floats, task: Task[Options, Plan], noise: NoiseOfSum | None
 ) -> dict[str, Table]:
     """The tables, from counts (groups, cells)."""
-    plan, options = task.plan, task.options
-    z = float(special.ndtri((1 + options.conf_level) / 2))
-    summary, quantiles, lorenz, top = [], [], [], []
+    plan = task.plan
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
+    tables: dict[str, list[Row]] = {name: [] for name in ("summary", "quantiles", "lorenz", "top")}
     for label, n in zip(plan.labels, counts, strict=True):
         if not (n.sum() > 0 and n @ plan.grid.values > 0):
             continue
-        one = Distribution(n, plan.grid.values, noise)
-        head = {"group": label, "n": max(0, round(one.size))}
-        mean, gini = (_said(one, *found, z) for found in (one.mean(), one.gini()))
-        summary.append(
-            head
-            | {
-                "mean": mean.pop("estimate"),
-                **{f"mean_{k}": v for k, v in mean.items()},
-                "gini": gini.pop("estimate"),
-                **{f"gini_{k}": v for k, v in gini.items()},
-            }
-        )
-        quantiles += [
-            {"group": label, "probability": p, **one.quantile(p, z)} for p in options.quantiles
-        ]
-        parts = [i / options.lorenz for i in range(1, options.lorenz)]
-        lorenz += [
-            {"group": label, **_behind(one, p), "probability": p, **_said(one, *one.lorenz(p), z)}
-            for p in parts
-        ]
-        for share in options.top:
-            estimate, weights = one.lorenz(1 - share)
-            top.append(
-                {
-                    "group": label,
-                    **_behind(one, share),
-                    "probability": share,
-                    **_said(one, 1 - estimate, -weights, z),
-                }
-            )
+        of_group = _of_group(label, Distribution(n, plan.grid.values, noise), task.options, z)
+        for name, rows in of_group.items():
+            tables[name] += rows
     door: Door = "groups" if noise is None else "estimates"
     return {
-        "summary": Table(summary, door=door),
-        "quantiles": Table(quantiles),
-        "lorenz": Table(lorenz),
-        "top": Table(top),
+        name: Table(rows, door=door) if name == "summary" else Table(rows)
+        for name, rows in tables.items()
     }
 
 
-def _behind(one: Distribution, p: float) -> Row:
+def _of_group(
+    label: str, distribution: Distribution, options: Options, z: float
+) -> dict[str, list[Row]]:
+    """The rows of a group in each table. `z`: normal quantile of an interval's upper end."""
+    mean = _said(distribution, *distribution.mean(), z)
+    gini = _said(distribution, *distribution.gini(), z)
+    summary = {
+        "group": label,
+        "n": max(0, round(distribution.size)),
+        "mean": mean.pop("estimate"),
+        **{f"mean_{key}": value for key, value in mean.items()},
+        "gini": gini.pop("estimate"),
+        **{f"gini_{key}": value for key, value in gini.items()},
+    }
+    quantiles = [
+        {"group": label, "probability": p, **distribution.quantile(p, z)} for p in options.quantiles
+    ]
+
+    def share(p: float, estimate: float, weights: Floats) -> Row:
+        interval = _said(distribution, estimate, weights, z)
+        return {"group": label, **_behind(distribution, p), "probability": p, **interval}
+
+    parts = [i / options.lorenz for i in range(1, options.lorenz)]
+    lorenz = [share(p, *distribution.lorenz(p)) for p in parts]
+    top = []
+    for p in options.top:
+        estimate, weights = distribution.lorenz(1 - p)
+        top.append(share(p, 1 - estimate, -weights))
+    return {"summary": [summary], "quantiles": quantiles, "lorenz": lorenz, "top": top}
+
+
+def _behind(distribution: Distribution, p: float) -> Row:
     """For the door, in exact mode: the people on the emptier side of the share `p`."""
-    return {"beyond": {"estimate": one.beyond(p)}} if one.noise is None else {}
+    return {"beyond": {"estimate": distribution.beyond(p)}} if distribution.noise is None else {}
 
 
-def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
+def _said(distribution: Distribution, estimate: float, weights: Floats, z: float) -> Row:
     # noised counts may be negative: cut off one by one they would add people who are not there
-    sampling = max(float(one.n @ weights**2), 0.0)
-    noised = one.noise(weights) if one.noise else 0.0
+    sampling = max(float(distribution.n @ weights**2), 0.0)
+    noised = distribution.noise(weights) if distribution.noise else 0.0
     error = math.sqrt(sampling + noised)
     row: Row = {
         "estimate": estimate,
@@ -185,7 +187,7 @@ def _said(one: Distribution, estimate: float, weights: Floats, z: float) -> Row:
         "conf_low": estimate - z * error,
         "conf_high": estimate + z * error,
     }
-    return row if one.noise is None else row | {"noise_sd": math.sqrt(noised)}
+    return row if distribution.noise is None else row | {"noise_sd": math.sqrt(noised)}
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def count(cohort: Cohort, task: Task[Shared, Plan]) -> tuple[Mask, Ints, int]:
     plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    kept = np.flatnonzero(keep)
-    values, group = columns[plan.value.name][kept], grouping.combination([plan.by], columns, kept)
+    rows = np.flatnonzero(keep)
+    values, group = columns[plan.value.name][rows], grouping.combination([plan.by], columns, rows)
     counts = plan.grid.counts(values, group, 2)[[plan.first, plan.reference]]
     return keep, counts, plan.grid.off_grid(values)
 

@@ -151,13 +151,13 @@ def _test(groups: NoisedGroups, options: Options) -> Row:
 
 
 def _superiority(groups: NoisedGroups, options: Options) -> Row:
-    found = groups.superiority(options.z)
+    estimate = groups.superiority(options.z)
     return {
-        "estimate": found.theta,
-        "std_error": math.hypot(found.sampling, found.noise),
-        "conf_low": found.low,
-        "conf_high": found.high,
-        "noise_sd": found.noise,
+        "estimate": estimate.theta,
+        "std_error": math.hypot(estimate.sampling, estimate.noise),
+        "conf_low": estimate.low,
+        "conf_high": estimate.high,
+        "noise_sd": estimate.noise,
     }
 
 

@@ -185,8 +185,8 @@ def _log_ratio(events: Shown, time: Shown) -> tuple[float, float, float]:
     """The log of a rate ratio, from the events and the person-time of the group and of its
     reference, and the distances to the lower and upper ends of its interval."""
     logs, low, high = (
-        np.log(np.r_[one, other])
-        for one, other in (
+        np.log(np.r_[group, other])
+        for group, other in (
             (events.estimate, time.estimate),
             (events.low, time.low),
             (events.high, time.high),

@@ -30,7 +30,7 @@ from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies.admissible import Array, Limits, Step
-from strategies.learning import scores, splits
+from strategies.learning import scores, splits, tree_splits
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -306,43 +306,17 @@ def _grow(total: Total, task: Task[Options, Plan], values: dict[str, Floats]) ->
     """The state after the best split of each branch of a level; after the last level, with the
     leaves."""
     options, level, tree = task.options, int(values["level"][0]), int(values["done"][0])
-    G, H, N = total.sums["histogram"]  # (branches, p, bins)
-    left = [by_bin.cumsum(2)[:, :, :-1] for by_bin in (G, H, N)]
-    whole = [by_bin.sum(2, keepdims=True) for by_bin in (G, H, N)]
-    right = [both - of_left for both, of_left in zip(whole, left, strict=True)]
-    l2 = options.l2 + 1e-12
-    gain = (
-        left[0] ** 2 / (left[1] + l2)
-        + right[0] ** 2 / (right[1] + l2)
-        - whole[0] ** 2 / (whole[1] + l2)
-    )
-    gain = np.where((left[2] >= options.min_rows) & (right[2] >= options.min_rows), gain, -np.inf)
-    branches, _, cuts = gain.shape
-    best = gain.reshape(branches, -1).argmax(1)
-    feature, cut = np.divmod(best, cuts)
-    best_gain = gain.reshape(branches, -1)[np.arange(branches), best]
-    split = best_gain > 1e-10
-    place = 2**level - 1 + np.arange(branches)
+    best = tree_splits.best(total.sums["histogram"], options.min_rows, options.l2)
+    place = 2**level - 1 + np.arange(len(best.split))
     values = {name: array.copy() for name, array in values.items()}
-    values["feature"][tree, place] = np.where(split, feature, -1)
-    values["cut"][tree, place] = np.where(split, cut, 0)
-    np.add.at(values["gain"], feature[split], best_gain[split])
+    values["feature"][tree, place] = np.where(best.split, best.feature, -1)
+    values["cut"][tree, place] = np.where(best.split, best.cut, 0)
+    np.add.at(values["gain"], best.feature[best.split], best.gain[best.split])
     if level < options.depth - 1:
         return State("split", values | {"level": np.array([level + 1.0])})
-    rows = np.arange(branches)
-    sides = []
-    # Without a split, the left leaf takes all rows of the branch, and the right one none.
-    for side, unsplit in ((left, whole), (right, None)):
-        g, h = (
-            np.where(
-                split,
-                side[i][rows, feature, cut],
-                unsplit[i][:, 0, 0] if unsplit is not None else 0.0,
-            )
-            for i in (0, 1)
-        )
-        sides.append(-options.learning_rate * g / (h + l2))
-    values["leaf"][tree] = np.stack(sides, axis=1).ravel()
+    values["leaf"][tree] = tree_splits.leaves(
+        total.sums["histogram"], best, options.l2, options.learning_rate
+    )
     more = {"level": np.zeros(1), "done": np.array([tree + 1.0])}
     return State("split" if tree + 1 < options.trees else "score", values | more)
 

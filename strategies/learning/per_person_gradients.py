@@ -6,7 +6,7 @@ need not be: its length follows from the layers' inputs and the slopes of the lo
 (Goodfellow 2015; Bu et al. 2023), and the clipped sum is then one product per layer, with each
 person's slopes scaled. Where a layer has few weights for its many outputs, people's gradients are
 made one by one. Equal to a loop over people, and to Opacus, but for rounding:
-tests/unit/test_per_person_gradients.py.
+tests/unit/strategies/test_per_person_gradients.py.
 
 A length in 32 bits is uncertain where the terms of a gradient nearly cancel: the error is a
 fraction of the lengths of the terms, added up. A person for whom that error may exceed a small
@@ -141,9 +141,9 @@ def _gru(layer: Any, x: Tensor) -> tuple[Tensor, list[Tap]]:
     states, gates = [], []
     for t in range(x.shape[1]):
         states.append(h.detach())
-        own = _slope_from(F.linear(h, layer.weight_hh_l0, layer.bias_hh_l0))
-        gates.append(own)
-        (of_r, of_z, of_n), (own_r, own_z, own_n) = given[:, t].chunk(3, 1), own.chunk(3, 1)
+        hidden = _slope_from(F.linear(h, layer.weight_hh_l0, layer.bias_hh_l0))
+        gates.append(hidden)
+        (of_r, of_z, of_n), (own_r, own_z, own_n) = given[:, t].chunk(3, 1), hidden.chunk(3, 1)
         r, z = torch.sigmoid(of_r + own_r), torch.sigmoid(of_z + own_z)
         h = (1 - z) * torch.tanh(of_n + r * own_n) + z * h
     return h, [Tap(layer, x, [given]), Tap(layer, torch.stack(states, 1), gates)]
@@ -207,10 +207,12 @@ def _matrix(
 
     (tokens, wide), deep = inputs.shape[1:], outputs.shape[1]
     if tokens * (wide + deep) >= wide * deep:
-        own = torch.bmm(outputs, inputs).flatten(1)
+        products = torch.bmm(outputs, inputs).flatten(1)
         ordered = _as_weights(deep, convolved[0]) if convolved else _as_they_are
         return Piece(
-            torch.linalg.vector_norm(own, dim=1).square(), terms, lambda scale: ordered(scale @ own)
+            torch.linalg.vector_norm(products, dim=1).square(),
+            terms,
+            lambda scale: ordered(scale @ products),
         )
     squares = (
         torch.bmm(inputs, inputs.transpose(1, 2)) * torch.bmm(outputs.transpose(1, 2), outputs)
@@ -237,7 +239,7 @@ def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tenso
 
     each = scale.repeat_interleave(len(slope) // len(scale)).view(-1, *[1] * (slope.ndim - 1))
     still = [0] * (slope.ndim - 2)
-    made: Tensor = torch.ops.aten.convolution_backward(
+    gradient: Tensor = torch.ops.aten.convolution_backward(
         slope * each,
         given,
         layer.weight,
@@ -250,7 +252,7 @@ def _convolved(scale: Tensor, layer: Any, given: Tensor, slope: Tensor) -> Tenso
         1,
         [False, True, False],
     )[1]
-    return made
+    return gradient
 
 
 def _patches(layer: Any, given: Tensor) -> Tensor:

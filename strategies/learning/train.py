@@ -130,21 +130,7 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
             "training needs torch, which comes with the extra `deep`:"
             " pip install 'hdh-federation[deep]'"
         )
-    left, _, right = options.model.partition("~")
-    array = schema.fields.get(right.strip())
-    terms: tuple[Term, ...] = ()
-    fields: tuple[Field, ...]
-    if array is not None and array.kind == "array":
-        outcome, fields = schema.field(left.strip()), (array,)
-    else:
-        model = formula.compile(options.model, schema)
-        if model.survival or not model.response or model.strata or model.offset or not model.terms:
-            raise ExpressionError(
-                f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its"
-                " right, without strata() or offset()"
-            )
-        array, outcome, terms = None, model.response[0], tuple(model.terms)
-        fields = tuple(field for field in model.fields if field != outcome)
+    outcome, array, terms, fields = _inputs(options, schema)
     if outcome.kind != "boolean":
         raise ExpressionError(
             f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome,"
@@ -156,12 +142,6 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
             f"network {options.network} takes {networks.INPUT[options.network]}, but"
             f" {options.model!r} does not give that"
         )
-    if any(not math.isfinite(end) for term in terms for end in term.interval):
-        unbounded = next(term.name for term in terms if not all(map(math.isfinite, term.interval)))
-        raise ExpressionError(
-            f"{unbounded!r} has no range in the contract,"
-            " and a network needs its inputs on one scale: give it a `range`"
-        )
     low, high = (0.0, 1.0) if array is None else array.interval
     network = Network(
         options.network,
@@ -172,6 +152,31 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
     scaling = newton.scaling(terms, centred=True)
     plan = Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2)
     return Prepared(plan, (outcome, *fields))
+
+
+def _inputs(
+    options: Common, schema: Schema
+) -> tuple[Field, Field | None, tuple[Term, ...], tuple[Field, ...]]:
+    """The outcome; the array on the right of ~, or None; the terms, if there is no array; and the
+    fields of the inputs."""
+    left, _, right = options.model.partition("~")
+    array = schema.fields.get(right.strip())
+    if array is not None and array.kind == "array":
+        return schema.field(left.strip()), array, (), (array,)
+    model = formula.compile(options.model, schema)
+    if model.survival or not model.response or model.strata or model.offset or not model.terms:
+        raise ExpressionError(
+            f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its"
+            " right, without strata() or offset()"
+        )
+    outcome, terms = model.response[0], tuple(model.terms)
+    unbounded = [term.name for term in terms if not all(map(math.isfinite, term.interval))]
+    if unbounded:
+        raise ExpressionError(
+            f"{unbounded[0]!r} has no range in the contract,"
+            " and a network needs its inputs on one scale: give it a `range`"
+        )
+    return outcome, None, terms, tuple(field for field in model.fields if field != outcome)
 
 
 def _widths(options: Common) -> tuple[int, ...]:

@@ -132,11 +132,11 @@ def step_sensitivity(task: Task[Options, Plan]) -> float:
 
 # -- node
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    found = _people(cohort, task)
+    people = _people(cohort, task)
     if state.step == "count":
-        return Part({"people": np.array([len(found.index)])}, {}, {"people": 1.0})
+        return Part({"people": np.array([len(people.index)])}, {}, {"people": 1.0})
     if state.step == "score":
-        return _scored(found, task, state)
+        return _scored(people, task, state)
     if state.step == "descend":  # what leaves is made by `inside`
         return Part(
             {"update": np.zeros_like(state["weights"]), "weight": np.zeros(1)},
@@ -145,9 +145,9 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         )
     net = cohort.once(Key("train net", task.name), lambda: _net(task, state["weights"]))
     networks.put(net, state["weights"])
-    chosen = drawn(cohort, found, task, int(state["round"][0]), 0)
+    chosen = drawn(cohort, people, task, int(state["round"][0]), 0)
     return Part(
-        {"gradient": _clipped_sum(net, found, chosen, task, len(state["weights"]))},
+        {"gradient": _clipped_sum(net, people, chosen, task, len(state["weights"]))},
         {},
         {"gradient": step_sensitivity(task)},
     )
@@ -165,24 +165,26 @@ def _net(task: Task[Options, Plan], weights: Floats) -> Any:
     return net
 
 
-def drawn(cohort: Cohort, found: People, task: Task[Options, Plan], round_: int, step: int) -> Ints:
+def drawn(
+    cohort: Cohort, people: People, task: Task[Options, Plan], round_: int, step: int
+) -> Ints:
     """Who is in a step: each of those who train by a coin of their own, from this node's secrets of
     this study and of this very release."""
     about = f"{task.name} {round_} {step}".encode()
     stream = hashlib.shake_256(cohort.seed.to_bytes(16, "little") + cohort.release + about).digest(
-        8 * len(found.index)
+        8 * len(people.index)
     )
     coins = np.frombuffer(stream, np.uint64)
     rate = int(task.options.sampling * 2**64)
     return (
-        np.flatnonzero(found.trains & (coins < np.uint64(min(rate, 2**64 - 1))))
+        np.flatnonzero(people.trains & (coins < np.uint64(min(rate, 2**64 - 1))))
         if rate < 2**64
-        else found.training
+        else people.training
     )
 
 
 def _clipped_sum(
-    net: Any, found: People, chosen: Ints, task: Task[Options, Plan], size: int
+    net: Any, people: People, chosen: Ints, task: Task[Options, Plan], size: int
 ) -> Floats:
     """Sum (n_weights,) of the clipped gradients, chunk by chunk, added in 64 bits.
 
@@ -191,16 +193,16 @@ def _clipped_sum(
     total, size_of_batch = np.zeros(size), _batch_size(task)
     for first in range(0, len(chosen), size_of_batch):
         chunk = chosen[first : first + size_of_batch]
-        clipped = _clipped_batch(net, found, chunk, task)
+        clipped = _clipped_batch(net, people, chunk, task)
         certain = clipped.certain.numpy()
         if not certain.all():
-            total += _sum_in_64_bits(net, found, chunk[~certain], task, size)
+            total += _sum_in_64_bits(net, people, chunk[~certain], task, size)
             chunk = chunk[certain]
-            clipped = _clipped_batch(net, found, chunk, task) if len(chunk) else clipped
+            clipped = _clipped_batch(net, people, chunk, task) if len(chunk) else clipped
         if len(chunk) and clipped.certain.all():
             total += clipped.sum.double().numpy()
         else:
-            total += _sum_in_64_bits(net, found, chunk, task, size)
+            total += _sum_in_64_bits(net, people, chunk, task, size)
     return total
 
 
@@ -213,9 +215,9 @@ def _batch_size(task: Task[Options, Plan]) -> int:
 
 
 def _clipped_batch(
-    net: Any, found: People, chunk: Ints, task: Task[Options, Plan]
+    net: Any, people: People, chunk: Ints, task: Task[Options, Plan]
 ) -> per_person_gradients.Clipped:
-    batch = local_training.batch(found, local_training.padded(chunk, _batch_size(task)), task)
+    batch = local_training.batch(people, local_training.padded(chunk, _batch_size(task)), task)
     loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
     return per_person_gradients.clipped_sum(
         net, batch.rows, len(batch.there), loss, task.options.clip, len(chunk)
@@ -223,12 +225,12 @@ def _clipped_batch(
 
 
 def _sum_in_64_bits(
-    net: Any, found: People, chosen: Ints, task: Task[Options, Plan], size: int
+    net: Any, people: People, chosen: Ints, task: Task[Options, Plan], size: int
 ) -> Floats:
     """Sum (n_weights,) of the clipped gradients of the people `chosen`, each computed alone."""
     wide, total = copy.deepcopy(net).double(), np.zeros(size)
     for person in chosen:
-        rows = local_training.batch(found, np.array([person]), task)
+        rows = local_training.batch(people, np.array([person]), task)
         batch = local_training.Batch(rows.rows.double(), rows.there.double(), rows.answers.double())
         loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
         gradient = per_person_gradients.single_gradient(wide, batch.rows, loss, task.options.clip)
@@ -247,13 +249,13 @@ def inside(
     step; `people` (1,), what this node has said of how many they are: the sum is divided by how
     many that makes in a step."""
     options, round_ = task.options, int(state["round"][0])
-    found = _people(cohort, task)
+    persons = _people(cohort, task)
     expected = in_a_step(float(people[0]), task)
     net, weights = _net(task, state["weights"]), state["weights"].copy()
     speed = np.zeros_like(weights)
     for step in range(options.local_steps):
-        chosen = drawn(cohort, found, task, round_, step)
-        slope = noised(_clipped_sum(net, found, chosen, task, len(weights))) / expected
+        chosen = drawn(cohort, persons, task, round_, step)
+        slope = noised(_clipped_sum(net, persons, chosen, task, len(weights))) / expected
         speed = options.momentum * speed + slope
         weights = np.clip(weights - options.learning_rate * speed, -MAX_WEIGHT, MAX_WEIGHT)
         networks.put(net, weights)
@@ -270,9 +272,9 @@ def in_a_step(people: float, task: Task[Options, Plan]) -> float:
     return float(max(people * (1 - task.options.validation) * task.options.sampling, 1.0))
 
 
-def _scored(found: People, task: Task[Options, Plan], state: State) -> Part:
-    whose = found.validation if task.options.validation else found.training
-    scored = local_training.score(_net(task, state["weights"]), found, whose, task, fixed=True)
+def _scored(people: People, task: Task[Options, Plan], state: State) -> Part:
+    whose = people.validation if task.options.validation else people.training
+    scored = local_training.score(_net(task, state["weights"]), people, whose, task, fixed=True)
     counts = scores.count(scored.log_odds, scored.answers, scores.COARSE)
     rows = 1 if task.options.rows == "views" else task.rows_per_person
     return Part({"scores": counts}, {}, {"scores": float(rows)})

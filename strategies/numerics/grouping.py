@@ -43,9 +43,9 @@ def labels(groups: Sequence[Field]) -> tuple[str, ...]:
     return tuple(combinations) if groups else ("all",)
 
 
-def combination(groups: Sequence[Field], columns: Mapping[str, Any], kept: Any) -> Ints:
+def combination(groups: Sequence[Field], columns: Mapping[str, Any], rows: Any) -> Ints:
     """The index in `labels` of each of the complete rows with index `kept` (n_rows,)."""
-    index = np.zeros(len(kept), np.int64)
+    index = np.zeros(len(rows), np.int64)
     for field in groups:
-        index = index * len(field.groups) + columns[field.name][kept].astype(np.int64)
+        index = index * len(field.groups) + columns[field.name][rows].astype(np.int64)
     return index

@@ -207,21 +207,21 @@ def _moments(cohort: Cohort, rows: Rows, task: Task[Options, Plan], cells: dict[
     """For each column to impute, the cross-products of (1, predictors, column) over the rows in
     which it is not missing."""
     size, n_imputed = rows.Z.shape[1] + 1, len(task.plan.impute)
-    moments, known = np.zeros((n_imputed, size, size)), np.zeros(n_imputed, np.int64)
+    moments, n_known = np.zeros((n_imputed, size, size)), np.zeros(n_imputed, np.int64)
     for i, (field, column) in enumerate(
         zip(task.plan.impute, _imputable(cohort, task), strict=True)
     ):
         values = column[rows.keep]
         there = ~np.isnan(values)
         W = np.column_stack([rows.Z[there], (values[there] - _middle(field)) / _half(field)])
-        moments[i], known[i] = newton.gram(W, np.ones(len(W))), len(W)
+        moments[i], n_known[i] = newton.gram(W, np.ones(len(W))), len(W)
     intervals = [term.interval for term in task.plan.predictors]
     intervals += [field.interval for field in task.plan.impute]
     finite = all(map(math.isfinite, itertools.chain(*intervals)))
     sensitivity = task.rows_per_person * size * math.sqrt(n_imputed) if finite else math.inf
     return Part(
-        {"moments": moments, "known": known.astype(np.float64)},
-        cells | {"known": known},
+        {"moments": moments, "known": n_known.astype(np.float64)},
+        cells | {"known": n_known},
         {"moments": sensitivity, "known": task.rows_per_person * math.sqrt(n_imputed)},
     )
 

@@ -1,4 +1,5 @@
-"""Real processes killed, cut off, filled up and set wrong, in the middle of real studies."""
+"""Real processes that are killed, disconnected,
+out of disk or misconfigured in the middle of real studies."""
 
 from __future__ import annotations
 
@@ -74,11 +75,13 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(
     with deployment.connect() as hub:
         status = client.Run(hub, run.number, run.study).watch(lambda _: None)
         assert status.state == "complete", status.reason
-        found = client.Run(hub, run.number, run.study).result().document
+        document = client.Run(hub, run.number, run.study).result().document
     for node in NODES:
         paid = charges(deployment, node, asked)
         assert (
-            len({entry.release for entry in paid}) == len(paid) == found["analyses"]["m"]["rounds"]
+            len({entry.release for entry in paid})
+            == len(paid)
+            == document["analyses"]["m"]["rounds"]
         )
         assert sum(entry.cost.rho for entry in paid) <= asked.privacy.rho
         ledger.verify(state_folder.open_ledger(deployment.state(node)))
@@ -91,7 +94,7 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(
 
 
 def _children_of(deployment: Deployment) -> list[str]:
-    found = subprocess.run(
+    listing = subprocess.run(
         [
             "pgrep",
             "-f",
@@ -102,7 +105,7 @@ def _children_of(deployment: Deployment) -> list[str]:
         text=True,
         check=False,
     )
-    return found.stdout.split()
+    return listing.stdout.split()
 
 
 def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) -> None:
@@ -195,10 +198,10 @@ class Cable:
 
     def cut(self) -> None:
         self.whole = False
-        for one in self.open:
+        for connection in self.open:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self.open.clear()
 
 
@@ -206,8 +209,8 @@ class Cable:
 def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
     deployment: Deployment,
 ) -> None:
-    """Flower alone would wait three minutes for the rest of its reply, and for the others' behind
-    it."""
+    """Flower alone would wait three minutes for the rest of its reply,
+    and for the others' behind it."""
     deployments.restart_stuck(deployment, "brest")
     try:
         started = time.monotonic()
@@ -215,8 +218,8 @@ def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
             run = hub.submit(study("stuck"), CONTRACT, deadline_s=30)
             assert run.watch(lambda _: None).state == "complete"
             statuses = {
-                one["node"]: one["status"]
-                for one in run.result().document["analyses"]["d"]["nodes"]
+                node["node"]: node["status"]
+                for node in run.result().document["analyses"]["d"]["nodes"]
             }
         assert statuses == {"brest": "silent", "lyon": "answered", "nice": "answered"}
         assert (
@@ -265,8 +268,8 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
                 cable.cut()
             assert run.watch(lambda _: None).state == "complete"
             statuses = {
-                one["node"]: one["status"]
-                for one in run.result().document["analyses"]["f"]["nodes"]
+                node["node"]: node["status"]
+                for node in run.result().document["analyses"]["f"]["nodes"]
             }
             assert statuses["nice"] == "silent" and statuses["brest"] == "answered"
             assert "cannot be reached" in deployments.log(deployment, "nice")
@@ -274,9 +277,9 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
                 cable.whole = True
             again = hub.submit(study("healed"), CONTRACT, deadline_s=120)
             assert again.watch(lambda _: None).state == "complete"
-            assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
-                "answered"
-            }
+            assert {
+                node["status"] for node in again.result().document["analyses"]["d"]["nodes"]
+            } == {"answered"}
     finally:
         path.write_text(before)
         deployments.restart(deployment, "nice")
@@ -287,8 +290,8 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
 def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
     deployment: Deployment,
 ) -> None:
-    """The kernel lets the process write no file beyond its present length, as a full disk would
-    not."""
+    """The kernel lets the process write no file beyond its present length,
+    as a full disk would not."""
     asked = private("full-disk")
     flower.grant(deployment, asked, CONTRACT)
     state = deployment.state("brest")
@@ -300,8 +303,8 @@ def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
             status = run.watch(lambda _: None)
             assert status.state == "complete", status.reason
             statuses = {
-                one["node"]: one["status"]
-                for one in run.result().document["analyses"]["m"]["nodes"]
+                node["node"]: node["status"]
+                for node in run.result().document["analyses"]["m"]["nodes"]
             }
             assert statuses.get("brest") in (None, "refused", "silent")
     finally:
@@ -315,7 +318,7 @@ def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
     with deployment.connect() as hub:
         again = hub.submit(study("room-again"), CONTRACT, deadline_s=60)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+        assert {node["status"] for node in again.result().document["analyses"]["d"]["nodes"]} == {
             "answered"
         }
     assert not charges(deployment, "brest", asked)
@@ -328,11 +331,11 @@ FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("offset", "said"),
+    ("offset", "message"),
     [("+3600s", "3600 s ahead of the hub's"), ("-3600s", "3600 s behind the hub's")],
 )
 def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(
-    deployment: Deployment, offset: str, said: str
+    deployment: Deployment, offset: str, message: str
 ) -> None:
     if not Path(FAKETIME).exists():
         subprocess.run(
@@ -346,16 +349,16 @@ def test_a_clock_that_is_an_hour_wrong_is_told_and_does_no_harm(
         "nice", LD_PRELOAD=FAKETIME, FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1"
     )
     try:
-        deployments.wait(lambda: said in deployments.log(deployment, "nice"))
+        deployments.wait(lambda: message in deployments.log(deployment, "nice"))
         with deployment.connect() as hub:
             run = hub.submit(
                 study(f"clock{offset[0]}".replace("+", "-fast").replace("--", "-slow-")), CONTRACT
             )
             assert run.watch(lambda _: None).state == "complete"
             assert {
-                one["node"]
-                for one in run.result().document["analyses"]["d"]["nodes"]
-                if one["status"] == "answered"
+                node["node"]
+                for node in run.result().document["analyses"]["d"]["nodes"]
+                if node["status"] == "answered"
             } >= {"brest", "lyon"}
     finally:
         deployments.restart(deployment, "nice")
@@ -380,8 +383,8 @@ def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> 
 
 
 def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
-    """What a node signed for one query does not count for another, nor for another run of the same
-    one."""
+    """What a node signed for one query does not count for another,
+    nor for another run of the same one."""
     from federation import receipts
     from federation.secagg import keys
 
@@ -440,7 +443,9 @@ def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
         run = hub.submit(study("after-the-roll-back"), CONTRACT)
         assert run.watch(lambda _: None).state == "complete"
         lyon = next(
-            one for one in run.result().document["analyses"]["d"]["nodes"] if one["node"] == "lyon"
+            node
+            for node in run.result().document["analyses"]["d"]["nodes"]
+            if node["node"] == "lyon"
         )
         assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(
             lyon["reason"]
@@ -476,10 +481,10 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
         deployment.wait_until_online(["lyon"])
         assert run.watch(lambda _: None).state == "complete"
         document = run.result().document
-    found = document["analyses"]["t"]
-    assert found["rounds"] == 151 and [row["node"] for row in found["tables"]["nodes"]] == list(
-        NODES
-    )
+    analysis = document["analyses"]["t"]
+    assert analysis["rounds"] == 151 and [
+        row["node"] for row in analysis["tables"]["nodes"]
+    ] == list(NODES)
     missed = [event for event in document["provenance"]["events"] if event["node"] == "lyon"]
     assert 1 <= len(missed) < 150 and all(
         "asked again in the next round" in event["what"] for event in missed
@@ -498,11 +503,11 @@ def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: 
         again = client.Run(hub, run.number, run.study)
         assert again.watch(lambda _: None).state == "complete"
         document = again.result().document
-    found = document["analyses"]["t"]
+    analysis = document["analyses"]["t"]
     assert (
-        any("went on from there" in note for note in found["notes"])
-        and found["rounds"] == 26
-        and len(found["tables"]["history"]) == 25
+        any("went on from there" in note for note in analysis["notes"])
+        and analysis["rounds"] == 26
+        and len(analysis["tables"]["history"]) == 25
     )
     assert not list(deployment.hub.folder.rglob("*.checkpoint")), (
         "it is removed when the study is done"

@@ -1,5 +1,5 @@
-"""Secure sums within a study: every analysis, both modes, whoever drops when; and what the hub
-cannot get by asking otherwise."""
+"""Secure sums within a study: every analysis, both modes, any dropout; and the attempts of a hub to
+get more than the sum."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(
         CONTRACT,
         federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path / "plain"),
     )
-    for one, other in zip(rows_of(plain), rows_of(run(study, sites)), strict=True):
-        for column, value in one.items():
+    for row, other in zip(rows_of(plain), rows_of(run(study, sites)), strict=True):
+        for column, value in row.items():
             if isinstance(value, float):
                 assert other[column] == pytest.approx(value, rel=near, abs=near)
             elif column != "rounds":
@@ -105,14 +105,16 @@ def test_every_private_analysis_runs_through_a_secure_sum(
 ) -> None:
     """With distributed noise; 300 people are few, so an estimate may drown, and then the message
     says so."""
-    one = run(
+    summed = run(
         federations.study_of({"a": {"run": name, **options}}, privacy=DISTRIBUTED), sites
     ).runs[TaskId("a")]
-    assert one.nodes == NAMES and not one.refusals and not one.first, "the hub holds no node's part"
-    if one.result is None:
-        assert re.search("(beside|from) the noise|the noise hides", one.failed)
+    assert summed.nodes == NAMES and not summed.refusals and not summed.first, (
+        "the hub holds no node's part"
+    )
+    if summed.result is None:
+        assert re.search("(beside|from) the noise|the noise hides", summed.failed)
     else:
-        assert one.result.exactness.kind == "noised"
+        assert summed.result.exactness.kind == "noised"
 
 
 @pytest.mark.parametrize("privacy", [SECURE, {**SECURE, "mode": "dp", "epsilon": 20}, DISTRIBUTED])
@@ -125,9 +127,9 @@ def test_a_node_may_drop_at_any_phase(
     outcome = run(
         study, sites, lambda send: faults.drops(send, "n3", phase, after_answering=after_answering)
     )
-    one = outcome.runs[TaskId("a")]
+    task_run = outcome.runs[TaskId("a")]
     masked = phase in ("sign", "unmask")  # its letter with the vector had come: it is in the sum
-    assert one.nodes == (NAMES if masked else [name for name in NAMES if name != "n3"])
+    assert task_run.nodes == (NAMES if masked else [name for name in NAMES if name != "n3"])
     here = TABLE if masked else TABLE[SPLIT != 3]
     counts = {
         (row["row"], row["column"]): row["n"]
@@ -146,10 +148,10 @@ def test_two_dropouts_where_one_was_allowed_for_open_nothing(sites: list[Site]) 
     outcome = run(
         study, sites, lambda send: faults.drops(faults.drops(send, "n3", "mask"), "n1", "deal")
     )
-    one = outcome.runs[TaskId("a")]
+    task_run = outcome.runs[TaskId("a")]
     assert (
-        one.result is None
-        and "3 nodes were left in the phase 'mask', and 4 are needed" in one.failed
+        task_run.result is None
+        and "3 nodes were left in the phase 'mask', and 4 are needed" in task_run.failed
     )
 
 
@@ -234,8 +236,8 @@ def test_a_study_cannot_lower_what_a_site_asks(
     policy: dict[str, Any], privacy: dict[str, Any], rule: str, sites: list[Site]
 ) -> None:
     strict = [replace(sites[0], policy=POLICY.model_copy(update=policy)), *sites[1:]]
-    one = run(federations.study_of({"a": CROSSTAB}, privacy=privacy), strict).runs[TaskId("a")]
-    assert one.refusals["n0"].rule == rule and one.nodes == NAMES[1:]
+    task_run = run(federations.study_of({"a": CROSSTAB}, privacy=privacy), strict).runs[TaskId("a")]
+    assert task_run.refusals["n0"].rule == rule and task_run.nodes == NAMES[1:]
 
 
 def test_a_site_that_takes_no_shares_adds_all_of_the_noise(sites: list[Site]) -> None:
@@ -259,8 +261,8 @@ def test_a_node_with_another_roster_is_left_out_by_name(sites: list[Site]) -> No
         ask_of(local.send_of(contexts, federations.NOW)),
         [context.site.name for context in contexts],
     )
-    one = outcome.runs[TaskId("a")]
-    assert one.refusals["n4"].rule in ("roster", "secure_sum") and one.nodes == NAMES[:4]
+    task_run = outcome.runs[TaskId("a")]
+    assert task_run.refusals["n4"].rule in ("roster", "secure_sum") and task_run.nodes == NAMES[:4]
 
 
 def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> None:

@@ -1,5 +1,5 @@
-"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent,
-started again.
+"""Child processes: none is forked from a process in which gRPC runs; they end with their parent,
+and a dead one is started again.
 
 The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and
 exec ("Epoll1Poller ... epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub
@@ -55,9 +55,9 @@ MULTIPROCESSING = {"get_context", "connection"}  # the other members start proce
 
 
 def forks_of(source: str) -> list[str]:
-    """The names in `source` by which a process would fork, or let Python run between fork and
-    exec."""
-    found = []
+    """The names in `source` by which a process would fork,
+    or let Python run between fork and exec."""
+    calls = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case (
@@ -66,31 +66,31 @@ def forks_of(source: str) -> list[str]:
                 | ast.alias(name=name)
                 | ast.keyword(arg=str(name))
             ):
-                found += [name] if name in FORKS else []
+                calls += [name] if name in FORKS else []
             case ast.Constant(value=str(name)):
-                found += [name] if name in FORKS else []
+                calls += [name] if name in FORKS else []
         match node:
             case ast.Attribute(value=ast.Name(id="multiprocessing"), attr=name) if (
                 name not in MULTIPROCESSING
             ):
-                found.append(f"multiprocessing.{name}")
+                calls.append(f"multiprocessing.{name}")
             case ast.ImportFrom(module="multiprocessing"):
-                found += [
+                calls += [
                     f"multiprocessing.{each.name}"
                     for each in node.names
                     if each.name not in MULTIPROCESSING
                 ]
             case ast.Import():
-                found += [each.name for each in node.names if each.name == "pty"]
+                calls += [each.name for each in node.names if each.name == "pty"]
             case ast.Call(func=ast.Attribute(value=ast.Name(id="subprocess"))):
-                found += [str(each.arg) for each in node.keywords if each.arg in ("user", "group")]
-    return found
+                calls += [str(each.arg) for each in node.keywords if each.arg in ("user", "group")]
+    return calls
 
 
 def test_no_package_forks_except_workers_before_grpc() -> None:
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    found = {str(path.relative_to(ROOT)): forks_of(path.read_text()) for path in paths}
-    assert {path: names for path, names in found.items() if names} == ALLOWED
+    forks = {str(path.relative_to(ROOT)): forks_of(path.read_text()) for path in paths}
+    assert {path: names for path, names in forks.items() if names} == ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ DEATHS = {
 
 
 class Dying(daemon.Children):
-    """The hub's children, where `name` dies `deaths` times; the ports open once both children
-    live."""
+    """The hub's children, where `name` dies `deaths` times;
+    the ports open once both children live."""
 
     def __init__(self, hub: HubSettings, name: str, deaths: int, death: str) -> None:
         super().__init__(hub)
@@ -288,9 +288,9 @@ class Dying(daemon.Children):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> HubSettings:
-    made = settings.init(tmp_path / "hub", ["localhost"], flower.free_ports(5), None, "127.0.0.1")
-    (made.folder / "logs").mkdir(exist_ok=True)
-    return made
+    folder = settings.init(tmp_path / "hub", ["localhost"], flower.free_ports(5), None, "127.0.0.1")
+    (folder.folder / "logs").mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["superlink", "superexec"])
@@ -317,13 +317,13 @@ def test_a_child_that_dies_at_every_start_ends_the_hub_with_the_reason(
     name: str, hub: HubSettings
 ) -> None:
     children = Dying(hub, name, 100, DEATHS["exit code 3"])
-    told = (
+    messages = (
         rf"{name} did not start in 3 attempts; the last ended with exit code 3:"
         rf" start 3 goes wrong; see {name}\.log"
     )
     try:
         children.start()
-        with pytest.raises(errors.SetupError, match=told):
+        with pytest.raises(errors.SetupError, match=messages):
             children.wait_until_up(threading.Event())
     finally:
         children.stop()

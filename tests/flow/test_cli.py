@@ -1,5 +1,5 @@
-"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes, and how long it
-takes to start."""
+"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes,
+and the time to start."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (
             ["simulate", "nowhere.yaml"],
@@ -182,7 +182,7 @@ def test_strict_nodes_show_no_small_cell_and_say_what_to_do(folder: Path) -> Non
     ],
 )
 def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(
-    arguments: list[str], code: int, said: str, folder: Path
+    arguments: list[str], code: int, message: str, folder: Path
 ) -> None:
     (folder / "broken.yaml").write_text(STUDY.replace("~ age", "~ agee"))
     (folder / "alone").mkdir()
@@ -193,7 +193,7 @@ def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(
     )
     done = hdh(*arguments, cwd=folder)
     assert done.returncode == code, done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_node_check_tells_the_producer_what_is_wrong(folder: Path) -> None:
@@ -202,10 +202,10 @@ def test_node_check_tells_the_producer_what_is_wrong(folder: Path) -> None:
         "node: limoges\ndatasets:\n  people: {contract: people.yaml, source: bad.csv}\n"
     )
     done = hdh("node", "check", "node.yaml", "--format", "json", cwd=folder)
-    (found,) = json.loads(done.stdout)[0]["findings"]
+    (finding,) = json.loads(done.stdout)[0]["findings"]
     assert (
-        (found["column"], found["rule"]) == ("sex", "unknown level")
-        and found["rows"] > 100
+        (finding["column"], finding["rule"]) == ("sex", "unknown level")
+        and finding["rows"] > 100
         and "woman" not in done.stdout
     )
 

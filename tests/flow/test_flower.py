@@ -1,5 +1,5 @@
-"""The same study over a real SuperLink, TLS, signed-in nodes and processes: bit for bit the
-in-process result."""
+"""The same study over a real SuperLink, TLS, signed-in nodes and processes gives the in-process
+result, bit for bit."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def test_a_secure_sum_over_flower_is_bit_identical_too(
         expected.model_dump(mode="json")["analyses"]
     )
     assert all(
-        one.status == "answered" and one.people is None for one in document.analyses["causes"].nodes
+        contribution.status == "answered" and contribution.people is None
+        for contribution in document.analyses["causes"].nodes
     )
 
 
@@ -197,19 +198,22 @@ def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
     )
     hangs = deployment.processes[sites[1].name]
 
-    def say(said: str) -> None:
-        if said.endswith(f", {phase}"):
+    def say(message: str) -> None:
+        if message.endswith(f", {phase}"):
             hangs.send_signal(signal.SIGSTOP)
 
     try:
         document = flower.submit(deployment, study, CONTRACT, say=say)
     finally:
         hangs.send_signal(signal.SIGCONT)
-    found = document.analyses["causes"]
+    causes = document.analyses["causes"]
     inside = [
         site
         for site in sites
-        if next(one for one in found.nodes if one.node == site.name).status == "answered"
+        if next(
+            contribution for contribution in causes.nodes if contribution.node == site.name
+        ).status
+        == "answered"
     ]
     assert len(inside) == (4 if phase == "unmask" else len(inside)) >= 3
     expected = release.clear(
@@ -218,7 +222,7 @@ def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
         finished=_when(document),
         engine="local",
     )
-    assert found.tables == expected.analyses["causes"].tables
+    assert causes.tables == expected.analyses["causes"].tables
 
 
 def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:
@@ -230,12 +234,12 @@ def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:
 def test_a_killed_node_leaves_the_study_to_the_others(
     deployment: Deployment, sites: list[Site]
 ) -> None:
-    """Last in this module: the node stays dead. It falls silent, and the round's timeout leaves it
-    out."""
+    """Last in this module: the node stays dead.
+    It falls silent, and the round's timeout leaves it out."""
     gone = sites[0].name
 
-    def say(said: str) -> None:
-        if said.startswith(
+    def say(message: str) -> None:
+        if message.startswith(
             "running"
         ):  # it has approved, and dies before it has answered all rounds
             deployment.kill(gone)
@@ -247,8 +251,11 @@ def test_a_killed_node_leaves_the_study_to_the_others(
     expected = rounds.run(
         STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others]
     )
-    found = document.analyses["model"]
-    assert [row["estimate"] for row in found.tables["coefficients"]] == [
+    model = document.analyses["model"]
+    assert [row["estimate"] for row in model.tables["coefficients"]] == [
         row["estimate"] for row in federations.result(expected, "model").tables["coefficients"].rows
     ]
-    assert next(one for one in found.nodes if one.node == gone).status == "silent"
+    assert (
+        next(contribution for contribution in model.nodes if contribution.node == gone).status
+        == "silent"
+    )

@@ -1,5 +1,4 @@
-"""The hub on a real PostgreSQL: enrolment, a study, a restart of the hub, and the result still
-there."""
+"""The hub on a real PostgreSQL: enrolment, a study, and the result after a restart of the hub."""
 
 from __future__ import annotations
 
@@ -32,5 +31,5 @@ def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyp
                 )
             assert not (deployment.hub.folder / "registry.db").exists()
         engine = database.open_registry(url)
-        assert [one.state for one in database.newest(engine, None, 5)] == ["complete"]
+        assert [run.state for run in database.newest(engine, None, 5)] == ["complete"]
         engine.dispose()

@@ -102,8 +102,8 @@ def test_omop_in_postgresql_gives_the_periods_of_pimpon(tmp_path: Path, postgres
         )
         mappings.run(path, None)
         rows = mapped(path, "periodes", "personne, fenetre, saison, jours, evenements")
-        found = {(str(p), w, s): (d, e) for p, w, s, d, e in rows}
-        assert found == raw_tables.expected_periods(tables) and len(found) == len(rows)
+        exposures = {(str(p), w, s): (d, e) for p, w, s, d, e in rows}
+        assert exposures == raw_tables.expected_periods(tables) and len(exposures) == len(rows)
     study_runs("pimpon", tmp_path)
 
 
@@ -231,7 +231,7 @@ def test_rows_that_break_the_contract_replace_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
         ("SELECT id, n AS n FROM b", "does not exist"),
         ("SELEKT id FROM a", "syntax error"),
@@ -244,15 +244,17 @@ def test_rows_that_break_the_contract_replace_nothing(tmp_path: Path) -> None:
         ("SELECT id, in_codes(n, 'grippe') AS n FROM a", "does not fit the SQL"),
     ],
 )
-def test_sql_that_cannot_run_is_named_and_no_value_is(sql: str, said: str, tmp_path: Path) -> None:
+def test_sql_that_cannot_run_is_named_and_no_value_is(
+    sql: str, message: str, tmp_path: Path
+) -> None:
     path = small(tmp_path, sql, codes={"avc": ["I60-I64"]})
-    with pytest.raises(errors.DataError, match=said) as caught:
+    with pytest.raises(errors.DataError, match=message) as caught:
         mappings.run(path, None)
     assert "1,5" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ({"types": {"jour": "date"}}, "holds values that are no date"),
         ({"types": {"n": "number"}}, "holds values that are no number"),
@@ -262,10 +264,10 @@ def test_sql_that_cannot_run_is_named_and_no_value_is(sql: str, said: str, tmp_p
     ],
 )
 def test_a_raw_source_that_is_not_as_declared_is_refused(
-    source: dict[str, Any], said: str, tmp_path: Path
+    source: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = small(tmp_path, GOOD, sources={"a": {"source": "a.csv", **source}})
-    with pytest.raises(errors.HdhError, match=said):
+    with pytest.raises(errors.HdhError, match=message):
         mappings.run(path, None)
 
 
@@ -282,7 +284,7 @@ def test_raw_sources_are_read_by_their_keys_and_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"source": "a.csv"}, "either its `source`, or a `mapping`"),
         ({"sources": {}}, "belong together"),
@@ -290,9 +292,9 @@ def test_raw_sources_are_read_by_their_keys_and_types(tmp_path: Path) -> None:
     ],
 )
 def test_node_yaml_has_one_origin_of_a_dataset(
-    keys: dict[str, Any], said: str, tmp_path: Path
+    keys: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(errors.SiteError, match=said):
+    with pytest.raises(errors.SiteError, match=message):
         sites.load(small(tmp_path, GOOD, **keys))
 
 

@@ -6,12 +6,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from federation.study import Privacy
+from nodes.site import Policy
+from simulations import answering
 from simulations.pilots import comparison, running
 
 FIELDS = [
@@ -49,31 +54,36 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     done = hdh("pilots", "run", "--all", "--small", "--format", "json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert all((out / f"{name}-{variant}" / "report.html").exists() for name, variant in STUDIES)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    rows_: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows_
 
 
 def test_one_command_runs_all_of_them(rows: list[dict[str, Any]]) -> None:
     assert [(row["pilot"], row["study"]) for row in rows] == STUDIES
     assert all(list(row) == FIELDS for row in rows)
     assert all(row["low"] < row["estimate"] < row["high"] for row in rows)
-    assert {row["exactness"] for row in rows if row["study"] == "private"} == {"noised"}
-    assert all((row["epsilon"] is not None) == (row["study"] == "private") for row in rows)
+    private = [row for row in rows if row["study"].endswith("private")]
+    assert {row["exactness"] for row in private} == {"noised"}
+    assert all((row["epsilon"] is not None) == (row in private) for row in rows)
 
 
 def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> None:
-    """Of sixteen 95 % intervals, fewer than thirteen do in one run of a thousand."""
-    assert sum(row["holds"] for row in rows if row["holds"] is not None) >= 13
+    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand."""
+    held = [row["holds"] for row in rows if row["holds"] is not None]
+    assert len(held) == 26
+    assert sum(held) >= 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), PLANTED)
 def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: str) -> None:
     """Of 60 intervals of 95 %, fewer than 51 hold in one run of a thousand; 60 of 60 in one of
-    twenty. One that is too wide by half holds 99.7 %, which the sampling coverage of
-    benchmarks/coverage.py tells, not this."""
-    holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(60)]
-    assert sum(holds) >= 51, f"{sum(holds)} of 60"
+    twenty. Of 20, as many as a linked study has time for, fewer than 15 in one of three thousand.
+    One that is too wide by half holds 99.7 %, which the sampling coverage of benchmarks/coverage.py
+    tells, not this."""
+    seeds, least = (20, 15) if variant.startswith("linked") else (60, 51)
+    holds = [running.run(name, variant, seed=1000 + seed).row["holds"] for seed in range(seeds)]
+    assert sum(holds) >= least, f"{sum(holds)} of {seeds}"
 
 
 @pytest.mark.slow
@@ -83,7 +93,7 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
     """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the
     shorter one: 300 rounds of a secure sum take ten minutes."""
-    made = {}
+    documents = {}
     for engine in ("local", "flower"):
         done = hdh(
             "simulate",
@@ -98,12 +108,12 @@ def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: P
             "json",
         )
         assert done.returncode == 0, done.stderr
-        made[engine] = json.loads(done.stdout)["analyses"]
+        documents[engine] = json.loads(done.stdout)["analyses"]
     if variant != "private":
-        assert [one["tables"] for one in made["local"].values()] == [
-            one["tables"] for one in made["flower"].values()
+        assert [variant_["tables"] for variant_ in documents["local"].values()] == [
+            variant_["tables"] for variant_ in documents["flower"].values()
         ]
-    assert all(one["status"] == "released" for one in made["flower"].values())
+    assert all(variant_["status"] == "released" for variant_ in documents["flower"].values())
 
 
 @pytest.mark.slow
@@ -113,9 +123,40 @@ def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_wo
 ) -> None:
     """Over people whom no training has seen. 0.01 is the promised figure; hydro's nodes alone are
     within it of each other, so there the best may come near."""
-    found = {tried.name: tried for tried in comparison.networks(name)}
-    together, pooled = found.pop("together"), found.pop("pooled")
+    comparisons = {tried.name: tried for tried in comparison.networks(name)}
+    together, pooled = comparisons.pop("together"), comparisons.pop("pooled")
     assert abs(together.auc - pooled.auc) <= 0.01
-    assert np.mean([tried.auc for tried in found.values()]) < together.auc - 2e-3
+    assert np.mean([tried.auc for tried in comparisons.values()]) < together.auc - 2e-3
     if name == "deep_piste":
-        assert all(tried.auc < together.auc for tried in found.values())
+        assert all(tried.auc < together.auc for tried in comparisons.values())
+
+
+# -- on sites whose hub sees no small cell
+OF_STRICT_SITES = {"ns_park"}  # the others need the secure sum
+NEEDS_CELLS = {"ordei"}  # rare pairs, and a dataset that a single node holds: docs/disclosure.md
+QUICK = {"dialysis", "ns_park"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in running.names()
+        if name not in NEEDS_CELLS
+    ],
+)
+def test_an_exact_pilot_runs_unchanged_where_the_hub_sees_no_small_cell(
+    name: str, tmp_path: Path
+) -> None:
+    ready = running.prepare(name, "study", tmp_path)
+    if name not in OF_STRICT_SITES:
+        privacy = ready.study.privacy.model_dump(exclude_unset=True) | {"secure_sum": True}
+        study = ready.study.model_copy(update={"privacy": Privacy.model_validate(privacy)})
+        ready = replace(ready, study=study)
+    assert ready.study.privacy.min_cell == 11
+    policy, now = Policy(min_nodes=1, modes=("exact", "dp")), datetime.now(UTC)
+    with answering.sites(ready.holders, policy, now) as answer:
+        document = running._released(ready, answer.sites, now)
+    found = {name: (one.status, one.reason) for name, one in document.analyses.items()}
+    assert set(found.values()) == {("released", None)}
+    assert all(one.rounds < 100 for one in document.analyses.values())

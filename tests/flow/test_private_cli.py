@@ -55,17 +55,20 @@ def test_a_study_is_planned_granted_run_and_accounted_for(folder: Path) -> None:
         "node", "grant", "people", "--epsilon", "3", "--by", "data protection officer", cwd=folder
     )
     assert granted.returncode == 0 and "epsilon 3.000 more" in granted.stdout
+    unchecked = plan(folder, "--node", "node.yaml")["nodes"][0]["refuses"]
+    assert unchecked.startswith("unchecked: ") and "hdh node check" in unchecked
+    assert hdh("node", "check", cwd=folder).returncode == 0
     after = plan(folder, "--node", "node.yaml", "--people", "lyon=3000")
     assert [node["refuses"] for node in after["nodes"]] == [None, None]
     limoges = next(node for node in after["nodes"] if node["node"] == "limoges")
     assert limoges["rho_left_after"] == pytest.approx(limoges["rho_left"] - after["rho"])
-    rhos = {one["analysis"]: one["rho"] for one in after["analyses"]}
+    rhos = {analysis["analysis"]: analysis["rho"] for analysis in after["analyses"]}
     assert rhos["arms"] == pytest.approx(3 * rhos["score"], rel=1e-6) and sum(
         rhos.values()
     ) == pytest.approx(after["rho"], rel=1e-6)
     text = hdh("study", "plan", "study.yaml", "--node", "node.yaml", cwd=folder).stdout
-    for said in ("epsilon 0.8, delta 1e-06", "limoges", "5\u202f000", "at double", "a count"):
-        assert said in text
+    for words in ("epsilon 0.8, delta 1e-06", "limoges", "5\u202f000", "at double", "a count"):
+        assert words in text
     shown = hdh("node", "ledger", cwd=folder)
     assert (
         shown.returncode == 0
@@ -180,11 +183,13 @@ def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "the hub saw only sums over nodes" in " ".join(done.stdout.split())
     result = json.loads((folder / "out" / "result.json").read_text())["analyses"]["arms"]
-    assert [(one["status"], one["people"]) for one in result["nodes"]] == [("answered", None)] * 4
+    assert [(node["status"], node["people"]) for node in result["nodes"]] == [
+        ("answered", None)
+    ] * 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (
             ["node", "grant", "peopel", "--epsilon", "1", "--by", "x"],
@@ -207,10 +212,10 @@ def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(
-    arguments: list[str], code: int, said: str, folder: Path
+    arguments: list[str], code: int, message: str, folder: Path
 ) -> None:
     done = hdh(*arguments, cwd=folder)
-    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_changed_ledger_is_told(folder: Path) -> None:

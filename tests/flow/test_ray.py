@@ -32,8 +32,8 @@ def simulate(engine: str, out: Path, *words: str) -> dict[str, Any]:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (
             {"privacy": {"mode": "exact", "secure_sum": True}},
@@ -66,9 +66,9 @@ def test_engines_agree_to_the_last_bit(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_ray_cannot_carry_is_refused(more: dict[str, Any], said: str) -> None:
+def test_what_ray_cannot_carry_is_refused(more: dict[str, Any], message: str) -> None:
     study = federations.study_of(
         **{"analyses": {"a": {"run": "describe", "columns": ["x"]}}, **more}
     )
-    with pytest.raises(errors.InputError, match=said):
+    with pytest.raises(errors.InputError, match=message):
         ray.check(study)

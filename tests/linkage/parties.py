@@ -74,7 +74,7 @@ def join(
     made_up = canaries.make(shared.made_up, n_canaries, words.shape[1], padding)
     listed = streams.left_list(shared, names(shared, left), made_up, entropy)
     dummies = streams.dummies_for(len(listed.order))
-    people = [(names(shared, right), words)] if len(right) else []
+    people = [streams.placed(names(shared, right), words, entropy)] if len(right) else []
     stream = list(streams.right_stream(shared, people, made_up, dummies, entropy))
     matched = lie(matching.match(listed.pseudonyms, stream, words.shape[1]), stream)
     share = streams.left_share(shared, matched.tokens, words.shape[1])

@@ -1,4 +1,4 @@
-"""Linkage by composite keys: precise, nearly complete, and honest about the false links to fear."""
+"""Linkage by composite keys: precise, nearly complete, with a fair estimate of its false links."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ KEYS = HolderKeys(bytes(32), bytes([1]) * 32, bytes([2]) * 32)
 
 
 def linked(left: np.ndarray, right: np.ndarray, seed: int = 1) -> tuple[Cascade, np.ndarray]:
-    """The cascade of pseudonyms (n, k, 2), and the right's row of each person (n_left,); -1 for
-    nobody."""
+    """The cascade of pseudonyms (n, k, 2), and the right's row of each person (n_left,);
+    -1 for nobody."""
     entropy = np.random.default_rng(seed).bytes
     made_up = canaries.make(KEYS.made_up, 64, 2)
     listed = streams.left_list(KEYS, left, made_up, entropy)
     words = np.column_stack([np.ones(len(right)), np.arange(len(right)) + 1]).astype(np.uint64)
     dummies = streams.dummies_for(len(listed.order))
     shape = left.shape[1:]
-    stream = streams.right_stream(KEYS, [(right, words)], made_up, dummies, entropy, shape)
+    people = [streams.placed(right, words, entropy)]
+    stream = streams.right_stream(KEYS, people, made_up, dummies, entropy, shape)
     found = cascade.match(listed.pseudonyms, stream, 2)
     rows = matching.opened(streams.left_share(KEYS, found.matched.tokens, 2), found.matched.rows)
     canaries.check(made_up, listed.made_up_of(rows))
@@ -109,8 +110,8 @@ def crowded(n: int) -> list[str]:
 
 
 def test_a_key_that_repeats_too_often_is_weak_and_links_nobody():
-    """90 people in crowds of 18: 90 * 17 / 91 strangers share a key with each of the left's
-    people."""
+    """90 people in crowds of 18: 90 * 17 / 91 strangers share a key
+    with each of the left's people."""
     left = names_of(["own", "x"], ["1", "2"])
     right = names_of(crowded(90), ["9"] + [f"n{i}" for i in range(89)] + ["2"])
     found, rows = linked(left, right)

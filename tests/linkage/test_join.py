@@ -1,4 +1,4 @@
-"""The join: exact, blind, and stopped by every lie of a helper that canaries can see."""
+"""The join: exact, blind, and stopped by every lie of a helper that canaries can detect."""
 
 from __future__ import annotations
 
@@ -264,9 +264,11 @@ def test_a_join_of_1e6_with_1e7_people_and_10_words_takes_under_15_seconds_of_cp
     def chunks():
         for start in range(0, 10**7, 10**6):
             numbers = np.arange(start, start + 10**6)
-            yield (
+            places = streams.fresh_places(10**6, entropy) // np.uint64(10)
+            yield streams.Placed(
                 parties.names(shared, numbers),
                 parties.with_ones(*[numbers + j for j in range(9)]),
+                places + np.uint64(start // 10**6 * (2**64 // 10)),
             )
 
     dummies = streams.dummies_for(len(listed.order))

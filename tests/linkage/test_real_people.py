@@ -1,4 +1,4 @@
-"""Real patients held by two: what linking gives is what lifelines gives on the whole table."""
+"""Real patients held by two: a linked study gives the numbers of lifelines on the whole table."""
 
 from __future__ import annotations
 

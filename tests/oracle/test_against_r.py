@@ -1,5 +1,5 @@
-"""The federated answers against R's on the pooled rows: expected.json was made by recipe.R (R
-4.2.2, survival 3.5-3).
+"""The federated answers against R's on the pooled rows:
+recipe.R (R 4.2.2, survival 3.5-3) made expected.json.
 
 Tolerance: 1e-8 relative, as promised; R was run with its convergence thresholds at 1e-14, so its
 own error is below.
@@ -196,10 +196,10 @@ def test_kaplan_meier_is_survfit(entry: str, model: str, people: Any) -> None:
         ("conf_high", "high"),
     ):
         mine = [np.nan if row[ours] is None else row[ours] for row in rows]
-        known = ~np.isnan(np.array(mine, float)) & ~np.isnan(np.array(expected[theirs], float))
-        assert known.sum() >= len(rows) - 3  # both leave the interval out once the curve is at 0
+        is_known = ~np.isnan(np.array(mine, float)) & ~np.isnan(np.array(expected[theirs], float))
+        assert is_known.sum() >= len(rows) - 3  # both leave the interval out once the curve is at 0
         np.testing.assert_allclose(
-            np.array(mine, float)[known], np.array(expected[theirs], float)[known], **EXACT
+            np.array(mine, float)[is_known], np.array(expected[theirs], float)[is_known], **EXACT
         )
 
 

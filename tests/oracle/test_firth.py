@@ -85,11 +85,11 @@ CASES: list[tuple[str, str, list[float], list[float]]] = [
 def test_penalised_estimates_are_those_of_brglm2(
     family: str, model: str, estimates: list[float], std_errors: list[float]
 ) -> None:
-    found = fits.fit(table(), CONTRACT, run="glm", model=model, family=family, penalty="firth")
-    rows = found.tables["coefficients"].rows
+    result = fits.fit(table(), CONTRACT, run="glm", model=model, family=family, penalty="firth")
+    rows = result.tables["coefficients"].rows
     assert [row["estimate"] for row in rows] == pytest.approx(estimates, rel=1e-7, abs=1e-8)
     assert [row["std_error"] for row in rows] == pytest.approx(std_errors, rel=1e-7)
-    assert any("Firth" in note for note in found.notes)
+    assert any("Firth" in note for note in result.notes)
 
 
 def test_a_single_table_has_the_estimate_of_half_a_person_more_in_each_cell() -> None:
@@ -97,8 +97,8 @@ def test_a_single_table_has_the_estimate_of_half_a_person_more_in_each_cell() ->
     to the no."""
     rows = pandas.DataFrame({"person": range(30), "y": [1] * 3 + [0] * 27})
     contract = fits.contract({"y": "type: boolean"})
-    found = fits.fit(rows, contract, run="glm", model="y ~ 1", family="binomial", penalty="firth")
-    (row,) = found.tables["coefficients"].rows
+    result = fits.fit(rows, contract, run="glm", model="y ~ 1", family="binomial", penalty="firth")
+    (row,) = result.tables["coefficients"].rows
     assert row["estimate"] == pytest.approx(np.log(3.5 / 27.5), rel=1e-9)
 
 
@@ -106,8 +106,8 @@ def test_separated_numbers_have_a_penalised_estimate() -> None:
     """x = (-1, 0, 0, 1), y = (0, 0, 1, 1), twenty times: brglm2 gives 0 and 4.34816674716."""
     rows = pandas.DataFrame({"person": range(80), "x": [-1, 0, 0, 1] * 20, "y": [0, 0, 1, 1] * 20})
     contract = fits.contract({"x": "type: number, range: [-10, 10]", "y": "type: boolean"})
-    found = fits.fit(rows, contract, run="glm", model="y ~ x", family="binomial", penalty="firth")
-    estimates = [row["estimate"] for row in found.tables["coefficients"].rows]
+    result = fits.fit(rows, contract, run="glm", model="y ~ x", family="binomial", penalty="firth")
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
     assert estimates == pytest.approx([0.0, 4.34816674716], rel=1e-7, abs=1e-9)
 
 
@@ -119,8 +119,8 @@ def test_a_column_that_repeats_another_is_left_out_of_the_penalty_too() -> None:
     alone = fits.fit(rows, CONTRACT, model="y ~ g + x", **options)
     *rest, last = both.tables["coefficients"].rows
     assert last["estimate"] is None
-    for found, expected in zip(rest, alone.tables["coefficients"].rows, strict=True):
-        assert found["estimate"] == pytest.approx(expected["estimate"], rel=1e-8)
+    for row, expected in zip(rest, alone.tables["coefficients"].rows, strict=True):
+        assert row["estimate"] == pytest.approx(expected["estimate"], rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -190,22 +190,22 @@ def test_a_penalised_cox_model_is_at_the_maximum_of_the_penalised_likelihood(
     are those of its information."""
     rows = survival_table()
     options = {"run": "cox", "ties": "breslow", "penalty": "firth", **more}
-    found = fits.fit(rows, SURVIVAL, model=f"{left} ~ g + x", **options)
-    coefficients = found.tables["coefficients"].rows
+    result = fits.fit(rows, SURVIVAL, model=f"{left} ~ g + x", **options)
+    coefficients = result.tables["coefficients"].rows
     beta = np.array([row["estimate"] for row in coefficients])
     step = 1e-4 * np.eye(3)
     slopes = [
         (
-            penalised(beta + one, rows, strata, entry)[0]
-            - penalised(beta - one, rows, strata, entry)[0]
+            penalised(beta + part, rows, strata, entry)[0]
+            - penalised(beta - part, rows, strata, entry)[0]
         )
         / 2e-4
-        for one in step
+        for part in step
     ]
     np.testing.assert_allclose(slopes, 0.0, atol=1e-6)
     errors_by_definition = np.sqrt(np.diag(np.linalg.inv(penalised(beta, rows, strata, entry)[1])))
     assert [row["std_error"] for row in coefficients] == pytest.approx(errors_by_definition, 1e-7)
-    assert 2 < beta[0] < 7 and any("Firth" in note for note in found.notes)
+    assert 2 < beta[0] < 7 and any("Firth" in note for note in result.notes)
 
 
 def test_a_penalised_cox_model_needs_breslows_ties() -> None:

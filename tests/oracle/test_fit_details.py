@@ -1,5 +1,5 @@
-"""What a result says beside its estimates: null deviances, left-out groups and rows, values that
-are no counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
+"""The parts of a result beside its estimates: null deviances, left-out groups and rows, values that
+are not counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_the_null_deviance_is_that_of_r_with_an_offset_and_without_an_intercept(
     family: str, model: str, expected: float
 ) -> None:
     rows = PEOPLE.dropna(subset=["age", "exposure", "died", "visits", "score"])
-    found = fits.fit(rows, CONTRACT, run="glm", model=model, family=family)
-    assert found.tables["glance"].rows[0]["null_deviance"] == pytest.approx(expected, rel=1e-9)
+    result = fits.fit(rows, CONTRACT, run="glm", model=model, family=family)
+    assert result.tables["glance"].rows[0]["null_deviance"] == pytest.approx(expected, rel=1e-9)
 
 
 def values(groups: dict[str, int]) -> Any:
@@ -55,10 +55,10 @@ ANOVA = fits.contract(
 
 
 def test_anova_says_that_a_group_of_one_is_in_no_test() -> None:
-    found = fits.fit(
+    result = fits.fit(
         values({"a": 30, "b": 30, "c": 1, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )
-    assert any("left out of the tests" in note and "3 of 4" in note for note in found.notes)
+    assert any("left out of the tests" in note and "3 of 4" in note for note in result.notes)
     full = fits.fit(
         values({"a": 30, "b": 30, "c": 9, "d": 20}), ANOVA, run="anova", value="v", by="g"
     )
@@ -75,8 +75,8 @@ def test_anova_refuses_a_reference_of_one_by_name() -> None:
 def test_a_poisson_model_of_fractions_says_that_they_are_no_counts(family: str) -> None:
     """R warns: non-integer x."""
     rows = PEOPLE.assign(visits=PEOPLE.visits + 0.5 * (PEOPLE.index % 2))
-    found = fits.fit(rows, CONTRACT, run="glm", model="visits ~ dose", family=family)
-    assert any("not whole numbers" in note for note in found.notes) == (family == "poisson")
+    result = fits.fit(rows, CONTRACT, run="glm", model="visits ~ dose", family=family)
+    assert any("not whole numbers" in note for note in result.notes) == (family == "poisson")
     whole = fits.fit(PEOPLE, CONTRACT, run="glm", model="visits ~ dose", family=family)
     assert not any("not whole numbers" in note for note in whole.notes)
 
@@ -96,11 +96,11 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     clean = fits.fit(rows, CONTRACT, **options)
     rows.loc[:19, "start"] = rows.loc[:19, "stop"]
     rows.loc[20:29, "start"] = rows.loc[20:29, "stop"] + 1
-    found = fits.fit(rows, CONTRACT, **options)
-    assert any("do not end after they begin" in note for note in found.notes)
+    result = fits.fit(rows, CONTRACT, **options)
+    assert any("do not end after they begin" in note for note in result.notes)
     assert not any("do not end after" in note for note in clean.notes)
-    assert clean.n.missing is not None and found.n.missing is not None
-    assert 0 < found.n.missing - clean.n.missing <= 30  # some of them lack a dose
+    assert clean.n.missing is not None and result.n.missing is not None
+    assert 0 < result.n.missing - clean.n.missing <= 30  # some of them lack a dose
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def counts(**more: Any) -> pandas.DataFrame:
 def test_a_poisson_model_has_the_estimate_of_r_at_an_offset_far_from_its_counts(
     far: Any, intercept: float, slope: float
 ) -> None:
-    found = fits.fit(
+    result = fits.fit(
         counts(far=far), COUNTS, run="glm", model="k ~ x + offset(far)", family="poisson"
     )
-    estimates = [row["estimate"] for row in found.tables["coefficients"].rows]
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
     assert estimates == pytest.approx([intercept, slope], rel=1e-8)  # digits of the numbers above
 
 
@@ -199,18 +199,18 @@ def test_an_offset_that_leaves_no_likely_response_is_refused_by_name(family: str
     ],
 )
 def test_a_linear_model_of_rows_without_a_residual_has_no_errors(model: str, more: Any) -> None:
-    found = fits.fit(counts(**more), COUNTS, run="glm", model=model)
-    for row in found.tables["coefficients"].rows:
+    result = fits.fit(counts(**more), COUNTS, run="glm", model=model)
+    for row in result.tables["coefficients"].rows:
         assert row["estimate"] is not None and row["std_error"] is None and row["p_value"] is None
-    assert any("fits every row exactly" in note for note in found.notes)
+    assert any("fits every row exactly" in note for note in result.notes)
 
 
 def test_a_linear_model_with_as_many_coefficients_as_rows_has_no_errors() -> None:
     """R gives NaN for every standard error; a variance of 1 was taken."""
     rows = counts(steady=(np.arange(60) % 5).astype(float)).head(4)
-    found = fits.fit(rows, COUNTS, run="glm", model="steady ~ x + g")
-    assert [row["std_error"] for row in found.tables["coefficients"].rows] == [None] * 4
-    assert found.tables["glance"].rows[0]["dispersion"] is None
+    result = fits.fit(rows, COUNTS, run="glm", model="steady ~ x + g")
+    assert [row["std_error"] for row in result.tables["coefficients"].rows] == [None] * 4
+    assert result.tables["glance"].rows[0]["dispersion"] is None
 
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 1 / 3, -7.7])
@@ -274,7 +274,7 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
         columns=["week", "g"],
     )
     rows["person"] = rows.index // 50
-    found = fits.fit(
+    result = fits.fit(
         rows,
         WEEKS,
         run="surveillance",
@@ -284,7 +284,7 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
         test=1,
         method=method,
     )
-    alarms = {row["series"]: row for row in found.tables["alarms"].rows}
+    alarms = {row["series"]: row for row in result.tables["alarms"].rows}
     assert alarms["g=late"]["alarm"] == "alarm"
     assert alarms["g=once"]["alarm"] == "alarm"
     assert alarms["g=flu"]["expected"] > 5
@@ -293,4 +293,4 @@ def test_a_syndrome_never_seen_before_is_an_alarm_and_loses_no_other_series(meth
     assert alarms["g=never"]["alarm"] == "not tested"
     for row in alarms.values():
         assert row["ratio"] is None or row["ratio_high"] < 1e6
-    assert any("outside weeks 0 to 318" in note for note in found.notes)
+    assert any("outside weeks 0 to 318" in note for note in result.notes)

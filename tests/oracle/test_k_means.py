@@ -1,4 +1,4 @@
-"""k-means finds the tightest groups that scikit-learn finds from 50 starts of k-means++, where one
+"""k-means finds the groups that scikit-learn finds as the best of 50 starts of k-means++, where one
 start does not."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def mixture(seed: int, groups: int, columns: int) -> pandas.DataFrame:
 def inertia(table: pandas.DataFrame, groups: int, starts: int) -> float:
     """Over the variances, as scikit-learn's on standardised columns."""
     names = [name for name in table if name != "person"]
-    found = fits.fit(
+    result = fits.fit(
         table,
         fits.contract(dict.fromkeys(names, RANGE)),
         run="k_means",
@@ -32,8 +32,8 @@ def inertia(table: pandas.DataFrame, groups: int, starts: int) -> float:
         starts=starts,
         rounds=300,
     )
-    assert not found.notes
-    return float(found.tables["glance"].rows[0]["within_sum_of_squares"])
+    assert not result.notes
+    return float(result.tables["glance"].rows[0]["within_sum_of_squares"])
 
 
 CASES = [

@@ -97,19 +97,19 @@ def fit(groups: Sequence[Sequence[float]], x: Sequence[float] = (), **options: A
 
 
 def check(
-    found: Result, deviations: Sequence[float], fixed: Sequence[float], loglik: float
+    result: Result, deviations: Sequence[float], fixed: Sequence[float], loglik: float
 ) -> None:
-    random = [row["estimate"] for row in found.tables["random"].rows]
+    random = [row["estimate"] for row in result.tables["random"].rows]
     assert random == pytest.approx(deviations, rel=2e-6, abs=1e-9)
-    estimates = [row["estimate"] for row in found.tables["coefficients"].rows]
+    estimates = [row["estimate"] for row in result.tables["coefficients"].rows]
     assert estimates == pytest.approx(fixed, rel=1e-9)
-    assert found.tables["glance"].rows[0]["log_lik"] == pytest.approx(loglik, abs=1e-8)
+    assert result.tables["glance"].rows[0]["log_lik"] == pytest.approx(loglik, abs=1e-8)
 
 
 def test_dyestuff2_has_no_variance_between_batches() -> None:
-    found = fit(DYESTUFF2)
-    check(found, [0, 3.715684274], [5.6656], -80.9141389061)
-    assert any("singular" in note for note in found.notes)
+    result = fit(DYESTUFF2)
+    check(result, [0, 3.715684274], [5.6656], -80.9141389061)
+    assert any("singular" in note for note in result.notes)
 
 
 def test_penicillin_by_plate_varies_little_and_by_sample_much() -> None:
@@ -120,9 +120,9 @@ def test_penicillin_by_plate_varies_little_and_by_sample_much() -> None:
 
 def test_loblolly_by_tree() -> None:
     fixed = [-1.3123963964, 2.59052316602]
-    found = fit(LOBLOLLY, AGES)
-    check(found, [0.8795199624, 2.819128763], fixed, -210.821431389)
-    assert not any("singular" in note for note in found.notes)
+    result = fit(LOBLOLLY, AGES)
+    check(result, [0.8795199624, 2.819128763], fixed, -210.821431389)
+    assert not any("singular" in note for note in result.notes)
     slopes = fit(LOBLOLLY, AGES, random="1 + x")
     check(slopes, [0.2175391051, 0.06276225839, 1, 2.72696325], fixed, -209.796510005)
     assert any("singular" in note for note in slopes.notes)
@@ -144,8 +144,8 @@ def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
         expected = [math.sqrt((between - within) / k), math.sqrt(within)]
     else:
         expected = [0.0, float(y.std(ddof=1))]
-    found = [row["estimate"] for row in fit(y.tolist()).tables["random"].rows]
-    assert found == pytest.approx(expected, rel=1e-7, abs=1e-7)  # where the likelihood is flat
+    deviations = [row["estimate"] for row in fit(y.tolist()).tables["random"].rows]
+    assert deviations == pytest.approx(expected, rel=1e-7, abs=1e-7)  # where the likelihood is flat
 
 
 @pytest.mark.parametrize("method", ["reml", "ml"])

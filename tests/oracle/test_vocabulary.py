@@ -1,4 +1,4 @@
-"""The federated answers against R's on the pooled rows: vocabulary.json was made by vocabulary.R.
+"""The federated answers against R's on the pooled rows: vocabulary.R made vocabulary.json.
 
 Tolerance: 1e-8 relative where nothing else is said; R was run with its convergence thresholds as
 tight as they go.
@@ -87,9 +87,9 @@ def test_cumulative_incidence_is_the_aalen_johansen_of_survfit(patients: Any) ->
             column(result, "curve", ours, cause="relapse"),
             np.array(expected[theirs], float),
         )
-        known = ~np.isnan(mine)
-        assert known.sum() > 40
-        np.testing.assert_allclose(mine[known], of_r[known], **EXACT)
+        is_known = ~np.isnan(mine)
+        assert is_known.sum() > 40
+        np.testing.assert_allclose(mine[is_known], of_r[is_known], **EXACT)
 
 
 @pytest.mark.parametrize("cause", ["relapse", "death"])
@@ -213,10 +213,10 @@ def test_individual_predictions_at_a_node_are_those_of_ranef(visits: Any, tmp_pa
     )
     assert predictions.write(study, "a", document, site, tmp_path / "own.csv") == 400
     assert (tmp_path / "own.csv").stat().st_mode & 0o777 == 0o600
-    own = pandas.read_csv(tmp_path / "own.csv").set_index("person")
-    assert list(own) == ["(Intercept)", "month"]
+    of_node = pandas.read_csv(tmp_path / "own.csv").set_index("person")
+    assert list(of_node) == ["(Intercept)", "month"]
     np.testing.assert_allclose(
-        own.loc[[0, 1, 2]].to_numpy().T.ravel(),
+        of_node.loc[[0, 1, 2]].to_numpy().T.ravel(),
         EXPECTED["mixed_reml"]["blup"],
         rtol=1e-4,
         atol=1e-5,
@@ -273,8 +273,8 @@ def test_farrington_is_farrington_flexible(entry: str, weeks: Any) -> None:
     )
     np.testing.assert_allclose(by_week(result, "upper"), expected["upper"], **EXACT)
     np.testing.assert_allclose(by_week(result, "expected"), expected["expected"], **EXACT)
-    assert [one == "alarm" for one in by_week(result, "alarm")] == [
-        bool(one) for one in expected["alarm"]
+    assert [verdict == "alarm" for verdict in by_week(result, "alarm")] == [
+        bool(verdict) for verdict in expected["alarm"]
     ]
 
 
@@ -295,19 +295,19 @@ def test_ears_is_ears_c(method: str, weeks: Any) -> None:
         # surveillance 1.20.3 starts its C3 limit at the week's own count, not at the mean of the
         # weeks before as its manual and Hutwagner et al. 2003 do: so that its alarms do not depend
         # on the week. From there the distance must be ours.
-        own = np.array(by_week(result, "n"), float)
+        counts = np.array(by_week(result, "n"), float)
         above = expected > 0
         np.testing.assert_allclose(
             (upper - by_week(result, "expected"))[above & (upper > 0)],
-            (expected - own)[above & (upper > 0)],
+            (expected - counts)[above & (upper > 0)],
             rtol=1e-8,
             atol=1e-10,
         )
         assert (above & (upper > 0)).sum() > 12
         return
     np.testing.assert_allclose(upper, expected, **EXACT)
-    assert [one == "alarm" for one in by_week(result, "alarm")] == [
-        bool(one) for one in EXPECTED[f"ears_{method}"]["alarm"]
+    assert [verdict == "alarm" for verdict in by_week(result, "alarm")] == [
+        bool(verdict) for verdict in EXPECTED[f"ears_{method}"]["alarm"]
     ]
 
 
@@ -321,16 +321,16 @@ def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
     rows = {(row["drug"], row["event"]): row for row in result.tables["pairs"].rows}
     keys = [(drug, event) for drug in "abcde" for event in ("i", "ii", "iii")]
     for name, values in expected.items():
-        found = [rows[key][name] for key in keys]
-        known = [
+        ours = [rows[key][name] for key in keys]
+        finite = [
             i
-            for i, one in enumerate(found)
+            for i, one in enumerate(ours)
             if one is not None
             and (name != "chi_squared" or abs(rows[keys[i]]["n"] - rows[keys[i]]["expected"]) > 0.5)
         ]
-        assert len(known) >= 9, name
+        assert len(finite) >= 9, name
         np.testing.assert_allclose(
-            [found[i] for i in known], [values[i] for i in known], **EXACT, err_msg=name
+            [ours[i] for i in finite], [values[i] for i in finite], **EXACT, err_msg=name
         )
 
 
@@ -366,8 +366,8 @@ def test_propensity_weighting_is_glm_then_weighted_survfit_and_coxph(
     [("rexetris", "divat"), ("deepsarc", "oropharynx"), ("parcours_idm", "trace")],
 )
 def test_the_pilots_on_real_data_give_the_pooled_fit(pilot: str, entry: str) -> None:
-    found = running.run(pilot, "real").document
-    analysis = found.analyses["effet" if entry == "oropharynx" else "modele"]
+    document = running.run(pilot, "real").document
+    analysis = document.analyses["effet" if entry == "oropharynx" else "modele"]
     rows = analysis.tables["coefficients"]
     np.testing.assert_allclose(
         [row["estimate"] for row in rows], np.atleast_1d(EXPECTED[entry]["coef"]), **EXACT
@@ -387,7 +387,7 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         f"n{i}": [{"term": "x", "estimate": a, "std_error": b}]
         for i, (a, b) in enumerate(zip(y, se, strict=True))
     }
-    made = meta_analysis.tables(
+    tables = meta_analysis.tables(
         rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]}
     )
     names = {
@@ -401,12 +401,12 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         "fixed_std_error": "fixed_se",
     }
     for ours, theirs in names.items():
-        np.testing.assert_allclose(made["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
+        np.testing.assert_allclose(tables["meta"][0][ours], expected[theirs], **EXACT, err_msg=ours)
     np.testing.assert_allclose(
-        [row["estimate"] for row in made["leave_one_out"]], expected["without"], **EXACT
+        [row["estimate"] for row in tables["leave_one_out"]], expected["without"], **EXACT
     )
     np.testing.assert_allclose(
-        [row["std_error"] for row in made["leave_one_out"]], expected["without_se"], **EXACT
+        [row["std_error"] for row in tables["leave_one_out"]], expected["without_se"], **EXACT
     )
 
 
@@ -550,9 +550,9 @@ def test_rubins_rules_are_those_of_mice() -> None:
         np.array([[0.0121, 0.0144, 0.01, 0.0125, 0.0119]]).T,
     )
     pooled, expected = multiple_imputation.pool(Q, U, 200.0), EXPECTED["rubin"]
-    found = [pooled.estimate[0], pooled.variance[0], pooled.df[0], pooled.missing[0]]
+    estimates = [pooled.estimate[0], pooled.variance[0], pooled.df[0], pooled.missing[0]]
     np.testing.assert_allclose(
-        found, [expected[name] for name in ("estimate", "variance", "df", "fmi")], **EXACT
+        estimates, [expected[name] for name in ("estimate", "variance", "df", "fmi")], **EXACT
     )
 
 

@@ -1,5 +1,5 @@
-"""An attack on every private analysis: how well can whoever sees all that leaves a node tell
-whether one person was there?
+"""An attack on every private analysis: how well does an observer of everything that leaves a node
+recognise whether one person was there?
 
 The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person
 can. Each study is run thousands of times with them and without, through the node's real service;
@@ -194,9 +194,9 @@ class AttackResult:
 
     def __str__(self) -> str:
         claimed, lower_bound = self.epsilons
-        said = "holds " if self.holds else "BROKEN"
+        verdict = "holds " if self.holds else "BROKEN"
         return (
-            f"{said} {self.name}: epsilon at least {lower_bound:.2f} by attack,"
+            f"{verdict} {self.name}: epsilon at least {lower_bound:.2f} by attack,"
             f" {claimed:.2f} claimed (mu {self.lower_bound:.3f}, {self.claimed:.3f};"
             f" {self.runs} runs each)"
         )
@@ -258,8 +258,8 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
 
 
 def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
-    """The parts of both cohorts at a state; a state that returns in another run is not computed
-    again."""
+    """The parts of both cohorts at a state;
+    a state that returns in another run is not computed again."""
     parts: dict[tuple[object, ...], list[Part]] = {}
 
     def at(state: State) -> list[Part]:
@@ -476,14 +476,14 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for case in CASES:
-            found = audit(case, runs, folder)
-            print(found, flush=True)
-            sound = sound and found.holds
+            outcome = audit(case, runs, folder)
+            print(outcome, flush=True)
+            sound = sound and outcome.holds
         for fault, (case, broken, bend) in FAULTS.items():
             with broken():
-                found = audit(case, max(200, runs // 10), folder, bend=bend)
-            print(f"{'caught' if not found.holds else 'MISSED'} {fault}: {found}", flush=True)
-            sound = sound and not found.holds
+                outcome = audit(case, max(200, runs // 10), folder, bend=bend)
+            print(f"{'caught' if not outcome.holds else 'MISSED'} {fault}: {outcome}", flush=True)
+            sound = sound and not outcome.holds
         for epsilon in (1.0, EPSILON):
             shown, advantage = membership(max(200, runs // 5), folder, epsilon=epsilon)
             print(

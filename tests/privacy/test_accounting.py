@@ -31,8 +31,8 @@ def test_epsilon_is_the_least_over_all_orders(rho: float, delta: float) -> None:
     coarseness."""
     a = 1 + np.logspace(-6, 9, 200_001)
     grid = (rho * a - np.log(a * delta) / (a - 1) + np.log1p(-1 / a)).min()
-    found = accounting.epsilon(int(rho * accounting.PICO), delta)
-    assert found <= max(grid, 0) + 1e-6 and found >= max(grid, 0) - 1e-3 * (1 + grid)
+    epsilon = accounting.epsilon(int(rho * accounting.PICO), delta)
+    assert epsilon <= max(grid, 0) + 1e-6 and epsilon >= max(grid, 0) - 1e-3 * (1 + grid)
 
 
 def test_rho_is_rounded_up_and_never_down() -> None:

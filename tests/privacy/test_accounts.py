@@ -214,30 +214,32 @@ def exact_rule(site: Site) -> str:
 
 # -- over all nodes
 @pytest.mark.parametrize(
-    ("said", "nodes", "factor"), [(None, 4, 4), (1, 4, 1), (2, 4, 2), (9, 4, 4)]
+    ("stated", "nodes", "factor"), [(None, 4, 4), (1, 4, 1), (2, 4, 2), (9, 4, 4)]
 )
 def test_a_contract_that_does_not_say_counts_every_node(
-    said: int | None, nodes: int, factor: int
+    stated: int | None, nodes: int, factor: int
 ) -> None:
-    contract = contract_of("d", more=f"nodes_per_person: {said}\n" if said else "")
+    contract = contract_of("d", more=f"nodes_per_person: {stated}\n" if stated else "")
     assert contract.max_nodes_of_person(nodes) == factor
 
 
-@pytest.mark.parametrize(("said", "factor"), [("", 3), ("nodes_per_person: 2\n", 2)])
+@pytest.mark.parametrize(("stated", "factor"), [("", 3), ("nodes_per_person: 2\n", 2)])
 def test_a_result_states_what_the_study_costs_a_person_over_all_nodes(
-    said: str, factor: int, tmp_path: Path
+    stated: str, factor: int, tmp_path: Path
 ) -> None:
-    contract = contract_of("people", more=said)
+    contract = contract_of("people", more=stated)
     table = pandas.DataFrame(
         {"patient": [f"p{i}" for i in range(600)], "g": ["a", "b"] * 300, "y": [0, 1, 1] * 200}
     )
     policy = POLICY.model_copy(update={"max_delta": 1e-3})
-    made = federations.sites_of(table, [f"{i % 3}" for i in range(600)], contract, tmp_path, policy)
+    sites = federations.sites_of(
+        table, [f"{i % 3}" for i in range(600)], contract, tmp_path, policy
+    )
     study = federations.study_of(
         {"a": {"run": "crosstab", "rows": "g", "columns": "y"}},
         privacy={"mode": "dp", "epsilon": 1},
     )
-    document = federations.document(federations.run(study, contract, made))
+    document = federations.document(federations.run(study, contract, sites))
     privacy = document.analyses["a"].privacy
     assert privacy["nodes_per_person"] == factor
     total = privacy["epsilon_per_person_over_all_nodes"]
@@ -322,14 +324,14 @@ def test_no_head_of_a_ledger_leaves_in_the_phases_of_a_secure_sum(tmp_path: Path
     table = pandas.DataFrame(
         {"patient": [f"p{i}" for i in range(600)], "g": ["a", "b"] * 300, "y": [0, 1, 1] * 200}
     )
-    made = federations.sites_of(
+    sites = federations.sites_of(
         table, [f"{i % 3}" for i in range(600)], contract, tmp_path, local.SIMULATED
     )
     study = federations.study_of(
         {"a": {"run": "crosstab", "rows": "g", "columns": "y"}},
         privacy={"mode": "dp", "epsilon": 1, "secure_sum": True, "noise": "distributed"},
     )
-    send, seen = local.send_of(local.contexts_of(made), federations.NOW), list[object]()
+    send, seen = local.send_of(local.contexts_of(sites), federations.NOW), list[object]()
 
     def listening(queries: object) -> object:
         replies = send(queries)  # type: ignore[arg-type]
@@ -339,8 +341,8 @@ def test_no_head_of_a_ledger_leaves_in_the_phases_of_a_secure_sum(tmp_path: Path
     outcome = federations.run(
         study,
         contract,
-        made,
+        sites,
         secure_sum.ask_of(listening, lambda study: registry.plan(study, contract)),
     )  # type: ignore[arg-type]
     assert federations.result(outcome) and len(seen) == 15 and set(seen) == {None}
-    assert replace(made[0], persons={}).account("people", 2026).register == "patient"
+    assert replace(sites[0], persons={}).account("people", 2026).register == "patient"

@@ -1,5 +1,5 @@
-"""The short version of the audit: no attack on a sound engine passes what is claimed, and on a
-broken one it does."""
+"""The short version of the audit: no attack on a sound engine exceeds the stated epsilon, and an
+attack on a broken one does."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ FIRST = {case.analysis["run"]: case for case in reversed(audit.CASES)}.values()
     ],
 )
 def test_no_attack_shows_more_than_is_claimed(case: audit.Case, tmp_path: Path) -> None:
-    found = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
-    assert found.holds, found
-    assert found.lower_bound > 0.05, (
+    outcome = audit.audit(case, RUNS, tmp_path, entropy=np.random.default_rng(1).bytes)
+    assert outcome.holds, outcome
+    assert outcome.lower_bound > 0.05, (
         "an attack that finds nothing at all does not look where it should"
     )
 
@@ -51,5 +51,7 @@ def test_a_released_network_tells_no_more_of_a_person_than_its_epsilon_and_one_w
 def test_a_broken_engine_is_caught(fault: str, tmp_path: Path) -> None:
     case, broken, bend = audit.FAULTS[fault]
     with broken():
-        found = audit.audit(case, RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes)
-    assert not found.holds, found
+        outcome = audit.audit(
+            case, RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes
+        )
+    assert not outcome.holds, outcome

@@ -1,5 +1,5 @@
-"""A grid keeps an array within its budget, rounding included, and costs little of it; histograms
-keep their running sums quiet."""
+"""A grid keeps an array within its budget, rounding included, at little cost; histograms keep the
+noise of their running sums small."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(
     """Whatever the sums are: a person moves them by the sensitivity, and rounding by as much again
     as the grid allows for."""
     grid = made(3.0, size, 10**10, whole=False)
-    one = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
+    vector = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
     way = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=size, max_size=size)))
     length = float(np.linalg.norm(way))
-    other = one + (3.0 * way / length if length > 1e-9 else 0.0)
-    moved = calibration.to_steps(one, grid) - calibration.to_steps(other, grid)
+    other = vector + (3.0 * way / length if length > 1e-9 else 0.0)
+    moved = calibration.to_steps(vector, grid) - calibration.to_steps(other, grid)
     assert Fraction(int((moved**2).sum())) <= grid.sensitivity**2
 
 
@@ -92,10 +92,10 @@ def test_a_sum_that_no_grid_holds_stays_at_its_end_and_what_is_no_number_is_noth
     value: float, steps: int
 ) -> None:
     """An error would tell, for nothing, that some row brought it about."""
-    found = calibration.to_steps(
+    clamped = calibration.to_steps(
         np.array([value, 0.0]), calibration.grid(1.0, 2, 10**10, whole=False)
     )
-    assert found.tolist() == [steps, 0]
+    assert clamped.tolist() == [steps, 0]
     assert 8000 * (2**50 + 15 * noise.LARGEST_SIGMA) < 2**63, (
         "and the sum over thousands of nodes fits"
     )
@@ -133,11 +133,11 @@ def test_the_noise_of_sums_is_what_is_said() -> None:
     bins, rng = 50, np.random.default_rng(4)
     decoded = cumulative.decode(rng.normal(0, 1, (4000, bins)))
     weights = rng.normal(size=(6, bins))
-    for found, said in (
+    for measured, stated in (
         ((decoded @ weights.T).std(0), cumulative.noise_of(weights)),
         (decoded.cumsum(1).std(0), cumulative.noise_of_running_sums(bins)),
     ):
-        np.testing.assert_allclose(found, said, rtol=4 / math.sqrt(8000))
+        np.testing.assert_allclose(measured, stated, rtol=4 / math.sqrt(8000))
 
 
 @pytest.mark.parametrize(("bins", "most"), [(12, 1.9), (100, 2.6), (1000, 3.4), (5000, 3.9)])

@@ -1,6 +1,6 @@
-"""A law of every private analysis: after a state was admitted and charged, nothing that can be
-observed depends on a row but noised numbers. Faults are put into every step of the computation, at
-a node that holds one person more than its neighbour."""
+"""A law of every private analysis: after a state was admitted and charged, nothing observable
+depends on a row except noised numbers. Faults are injected into every step of the computation, at a
+node that holds one person more than its neighbour."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def nothing_fails() -> Iterator[None]:
 
 @contextmanager
 def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
-    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were
-    run."""
+    """Makes the `place`-th line of the analyses' own code that is run raise;
+    gives how many were run."""
     count = [0]
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
@@ -197,9 +197,9 @@ def _lines_of_local(
             def inside(self, some: Cohort, *given: Any) -> Part:
                 return self._marked(lambda: sound.inside(some, *given), some)  # type: ignore[attr-defined]
 
-            def _marked(self, made: Callable[[], Part], some: Cohort) -> Part:
+            def _marked(self, compute: Callable[[], Part], some: Cohort) -> Part:
                 begin = count[0]
-                part = made()
+                part = compute()
                 if _failing and (some.people or some.count is not None):
                     seen[:] = [begin + 1, count[0]]
                 return part

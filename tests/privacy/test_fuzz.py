@@ -1,5 +1,5 @@
-"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are
-found."""
+"""The short version of the fuzz: nobody moves a sum beyond its sensitivity,
+and the old faults are detected."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_every_private_analysis_is_searched() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_nobody_moves_a_sum_beyond_its_sensitivity_at_any_admitted_state(case: str) -> None:
     worst = fuzz.search(CASES[case], audit.CONTRACT, TRIES, 11)
-    assert all(found.ratio <= fuzz.SOUND for found in worst.values()), worst
-    largest = max(found.ratio for found in worst.values())
+    assert all(step.ratio <= fuzz.SOUND for step in worst.values()), worst
+    largest = max(step.ratio for step in worst.values())
     assert largest > 0.7, "a search that moves nothing does not look where it should"
 
 

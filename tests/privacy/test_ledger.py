@@ -1,5 +1,5 @@
-"""The ledger: charged before released, never refunded, the same bytes again, and no entry changed
-unseen."""
+"""The ledger: charged before released, never refunded, the same bytes again, and every changed
+entry detected."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def test_a_changed_ledger_is_told(tamper: str, budget_ledger: Ledger) -> None:
 
 
 def test_a_price_that_is_not_its_events_is_told(budget_ledger: Ledger) -> None:
-    """Someone who can write the file, and makes the chain anew: the events still say what was
-    spent."""
+    """Someone who can write the file, and makes the chain anew:
+    the events still say what was spent."""
     ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
     row = list(budget_ledger.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
     row[7] = 1
@@ -201,22 +201,24 @@ def test_what_was_charged_is_read_on_whoever_wrote_it(tmp_path: Path) -> None:
     """Two handles on one file, as the daemon's and the operator's command are: each sees at once
     what the other has charged."""
     path = tmp_path / "ledger.sqlite"
-    one, other = ledger.open_ledger(path), ledger.open_ledger(path)
-    ledger.grant(one, ACCOUNT, 10**13, by="dpo", at=NOW)
+    first, other = ledger.open_ledger(path), ledger.open_ledger(path)
+    ledger.grant(first, ACCOUNT, 10**13, by="dpo", at=NOW)
     for i in range(20):
-        budget_ledger = (one, other)[i % 3 == 0]
-        made = (
+        budget_ledger = (first, other)[i % 3 == 0]
+        charges = (
             claim(f"{i}", 10 + i, study="x")
             if i % 2
             else Claim(f"{i}", "x", 10**15, {"model": Sampled(0.01, 2.0, 1 + i)})
         )
-        assert ledger.charge(budget_ledger, ACCOUNT, made, NOW) is None
+        assert ledger.charge(budget_ledger, ACCOUNT, charges, NOW) is None
         assert (
-            ledger.spent_by(one, "dialysis", "x")
+            ledger.spent_by(first, "dialysis", "x")
             == ledger.spent_by(other, "dialysis", "x")
             == ledger.spent_by(ledger.open_ledger(path), "dialysis", "x")
         )
-        assert ledger.remaining(one, ACCOUNT) == ledger.remaining(ledger.open_ledger(path), ACCOUNT)
+        assert ledger.remaining(first, ACCOUNT) == ledger.remaining(
+            ledger.open_ledger(path), ACCOUNT
+        )
 
 
 def test_sums_of_another_file_do_not_count_in_this_one(budget_ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""A node in mode dp: charged before noised, the same bytes again, no refusal that hangs on a row;
+"""A node in mode dp: charged before noised, the same bytes again, no refusal that depends on a row;
 and in exact mode no two answers over nearly the same people."""
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ def private(analysis: Mapping[str, Any] = CROSSTAB, *, epsilon: float = 1.0, **m
 def site(tmp_path: Path) -> Site:
     open_site = federations.site_of("n", TABLE, CONTRACT, tmp_path, POLICY)
     dataset = replace(open_site.datasets["people"], modes=("exact", "dp"))
-    made = replace(open_site, datasets={"people": dataset}, state=tmp_path / "state")
+    strict = replace(open_site, datasets={"people": dataset}, state=tmp_path / "state")
     ledger.grant(
-        state_folder.open_ledger(made.state),
+        state_folder.open_ledger(strict.state),
         ACCOUNT,
         accounting.rho_for(4, 1e-6),
         by="dpo",
         at="2026-01-01",
     )
-    return made
+    return strict
 
 
 def book_of(site: Site) -> Ledger:
@@ -181,8 +181,8 @@ def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) 
 
 
 def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None:
-    """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never
-    passed."""
+    """4 granted, each study 1: rho adds, so there are more than four,
+    and the grant in rho is never passed."""
     answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
     answered = sum(isinstance(answer, NoisedAnswer) for answer in answers)
     assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(
@@ -215,8 +215,8 @@ def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None
     ],
 )
 def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path: Path) -> None:
-    """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs
-    on."""
+    """In exact mode each of these is refused;
+    here the refusal would tell of the rows that it hangs on."""
     rows.to_csv(tmp_path / "n.csv", index=False)
     for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
         assert isinstance(ask(site, private(analysis, title=str(analysis))), NoisedAnswer)
@@ -227,8 +227,8 @@ def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path
 
 
 def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: Path) -> None:
-    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared at
-    1e-6)."""
+    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared
+    at 1e-6)."""
     wide = federations.contract_of(
         f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type:"
         f" category, levels: {[f'g{i}' for i in range(50)]}}}\n"
@@ -398,15 +398,16 @@ def test_in_mode_dp_the_same_costs_budget_instead(site: Site) -> None:
 @pytest.mark.parametrize("apart", [0, 1, 5, 10, 11, 40, 500])
 def test_fingerprints_differ_by_no_more_than_the_people_do(apart: int) -> None:
     people = np.random.default_rng(apart).integers(0, 2**64, 20_000, dtype=np.uint64)
-    one, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
-    found = fingerprints.differing(
-        fingerprints.fingerprint(one, b"saltsalt"),
+    first, other = people[apart // 2 :], people[: len(people) - (apart - apart // 2)]
+    differing = fingerprints.differing(
+        fingerprints.fingerprint(first, b"saltsalt"),
         fingerprints.fingerprint(np.flip(other), b"saltsalt"),
     )
-    assert found <= apart and found >= apart - max(0, apart * apart // 4096)
+    assert differing <= apart and differing >= apart - max(0, apart * apart // 4096)
     assert (
         fingerprints.differing(
-            fingerprints.fingerprint(one, b"saltsalt"), fingerprints.fingerprint(one, b"pepper!!")
+            fingerprints.fingerprint(first, b"saltsalt"),
+            fingerprints.fingerprint(first, b"pepper!!"),
         )
         > 4000
     )

@@ -1,4 +1,4 @@
-"""The noise follows its law, and a law of 0.7 or 1.3 times the scale would be told apart."""
+"""The noise follows its law: the test would reject a law of 0.7 or 1.3 times the scale."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def p_value(draws: Ints, sigma: float) -> float:
     first, last = often[0], often[-1]
     bins_e = np.r_[expected[:first].sum(), expected[first : last + 1], expected[last + 1 :].sum()]
     bins_o = np.r_[observed[:first].sum(), observed[first : last + 1], observed[last + 1 :].sum()]
-    kept = bins_e > 5
-    statistic = float(((bins_o - bins_e)[kept] ** 2 / bins_e[kept]).sum())
-    return float(stats.chi2.sf(statistic, kept.sum() - 1))
+    is_large = bins_e > 5
+    statistic = float(((bins_o - bins_e)[is_large] ** 2 / bins_e[is_large]).sum())
+    return float(stats.chi2.sf(statistic, is_large.sum() - 1))
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0, 100.0])
@@ -200,7 +200,7 @@ def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> Non
     ]
     reach = noise.tabulate(grid.variance).reach - round(1 / grid.unit)
     # each may have come from either
-    assert all(one.dtype == np.int64 and np.abs(one).max() < reach for one in steps)
+    assert all(vector.dtype == np.int64 and np.abs(vector).max() < reach for vector in steps)
     for modulus in (2, 16, 97):
-        counts = np.array([np.bincount(one % modulus, minlength=modulus) for one in steps])
+        counts = np.array([np.bincount(vector % modulus, minlength=modulus) for vector in steps])
         assert stats.chi2_contingency(counts)[1] > 1e-6

@@ -1,5 +1,4 @@
-"""The secure sum: exact over the survivors whoever drops when, and one test for each lie that a hub
-may tell."""
+"""The secure sum: exact over the survivors of any dropout, with one test for each lie of a hub."""
 
 from __future__ import annotations
 
@@ -91,18 +90,18 @@ def begin(
     )
 
 
-def through(one: Sum, until: str) -> Sum:
+def through(sum_: Sum, until: str) -> Sum:
     for phase in ("advertise", "deal", "mask", "sign", "unmask"):
-        getattr(one, phase)()
+        getattr(sum_, phase)()
         if phase == until:
-            return one
-    return one
+            return sum_
+    return sum_
 
 
-def plain(one: Sum, names: set[str]) -> Words:
-    total = np.zeros(one.terms.length, one.terms.dtype)
+def plain(sum_: Sum, names: set[str]) -> Words:
+    total = np.zeros(sum_.terms.length, sum_.terms.dtype)
     for name in names:
-        total += one.vectors[name]
+        total += sum_.vectors[name]
     return total
 
 
@@ -114,11 +113,11 @@ PHASES = ["advertise", "deal", "mask", "sign", "unmask"]
 def test_the_sum_of_the_survivors_is_exact_whenever_a_node_drops(
     phase: str | None, bits: int
 ) -> None:
-    one = begin(5, 3, length=masks.CHUNK_BYTES * 8 // bits + 7, bits=bits)
+    sum_ = begin(5, 3, length=masks.CHUNK_BYTES * 8 // bits + 7, bits=bits)
     for name in PHASES:
-        getattr(one, name)(frozenset({"n001", "n004"}) if name == phase else frozenset())
-    np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
-    assert len(one.masked) == (3 if phase in ("advertise", "deal", "mask") else 5)
+        getattr(sum_, name)(frozenset({"n001", "n004"}) if name == phase else frozenset())
+    np.testing.assert_array_equal(sum_.total(), plain(sum_, set(sum_.masked)))
+    assert len(sum_.masked) == (3 if phase in ("advertise", "deal", "mask") else 5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -127,38 +126,38 @@ def test_any_dropouts_that_leave_a_threshold_leave_the_sum_exact(
     n: int, data: st.DataObject
 ) -> None:
     threshold = n // 2 + 1
-    one = begin(n, threshold, length=3)
+    sum_ = begin(n, threshold, length=3)
     spare = n - threshold
     for phase in PHASES:
         present = sorted(
             {
-                "advertise": one.terms.roster,
-                "deal": one.adverts,
-                "mask": one.dealt,
-                "sign": one.masked,
-                "unmask": one.signatures,
+                "advertise": sum_.terms.roster,
+                "deal": sum_.adverts,
+                "mask": sum_.dealt,
+                "sign": sum_.masked,
+                "unmask": sum_.signatures,
             }[phase]
         )
         gone = data.draw(
             st.lists(st.sampled_from(present), max_size=spare, unique=True), label=phase
         )
         spare -= len(gone)
-        getattr(one, phase)(frozenset(gone))
-    np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
+        getattr(sum_, phase)(frozenset(gone))
+    np.testing.assert_array_equal(sum_.total(), plain(sum_, set(sum_.masked)))
 
 
 def test_more_dropouts_than_the_threshold_allows_open_nothing() -> None:
-    one = through(begin(5, 4), "deal")
-    one.mask(frozenset({"n000", "n001"}))
+    sum_ = through(begin(5, 4), "deal")
+    sum_.mask(frozenset({"n000", "n001"}))
     with pytest.raises(SecaggError, match="3 nodes are left, but 4 are needed"):
-        one.sign()
+        sum_.sign()
 
 
 def test_strict_mode_stops_at_the_first_dropout() -> None:
-    one = begin(4, 4)
-    one.advertise(frozenset({"n002"}))
+    sum_ = begin(4, 4)
+    sum_.advertise(frozenset({"n002"}))
     with pytest.raises(SecaggError, match="3 nodes are left, but 4 are needed"):
-        one.deal()
+        sum_.deal()
 
 
 # -- lies of the hub
@@ -168,76 +167,80 @@ def refused(match: str, act: Callable[[], object]) -> None:
 
 
 def test_the_hub_swaps_a_nodes_keys_for_its_own() -> None:
-    one = through(begin(), "advertise")
-    own = keys.pair(identity("hub"))
-    one.adverts["n001"] = replace(one.adverts["n001"], mask=own.public)
+    sum_ = through(begin(), "advertise")
+    hub_keys = keys.pair(identity("hub"))
+    sum_.adverts["n001"] = replace(sum_.adverts["n001"], mask=hub_keys.public)
     refused(
         "keys presented for n001 are not signed",
-        lambda: participant.deal(one.states["n000"], one.adverts),
+        lambda: participant.deal(sum_.states["n000"], sum_.adverts),
     )
 
 
 def test_the_hub_shows_a_node_other_keys_than_its_own() -> None:
-    one = through(begin(), "advertise")
-    _, other = participant.advertise(one.terms, "n000", identity("n000"))
+    sum_ = through(begin(), "advertise")
+    _, other = participant.advertise(sum_.terms, "n000", identity("n000"))
     refused(
         "keys for this node that are not its own",
-        lambda: participant.deal(one.states["n000"], one.adverts | {"n000": other}),
+        lambda: participant.deal(sum_.states["n000"], sum_.adverts | {"n000": other}),
     )
 
 
 def test_the_hub_inserts_a_node() -> None:
-    one = through(begin(), "advertise")
+    sum_ = through(begin(), "advertise")
     refused(
         "not in the roster",
-        lambda: participant.deal(one.states["n000"], one.adverts | {"ghost": one.adverts["n001"]}),
+        lambda: participant.deal(
+            sum_.states["n000"], sum_.adverts | {"ghost": sum_.adverts["n001"]}
+        ),
     )
 
 
 def test_the_hub_changes_the_roster_for_some() -> None:
-    """The roster is part of what every key and signature is bound to: another roster, another
-    sum."""
-    one = through(begin(5, 4), "advertise")
+    """The roster is part of what every key and signature is bound to:
+    another roster, another sum."""
+    sum_ = through(begin(5, 4), "advertise")
     other = replace(
-        one.terms, roster={**one.terms.roster, "ghost": keys.public_identity(identity("ghost"))}
+        sum_.terms, roster={**sum_.terms.roster, "ghost": keys.public_identity(identity("ghost"))}
     )
     _, advert = participant.advertise(other, "n001", identity("n001"))
     refused(
         "keys presented for n001 are not signed",
-        lambda: participant.deal(one.states["n000"], one.adverts | {"n001": advert}),
+        lambda: participant.deal(sum_.states["n000"], sum_.adverts | {"n001": advert}),
     )
 
 
 def test_the_hub_gives_one_nodes_keys_as_anothers() -> None:
-    one = through(begin(), "advertise")
+    sum_ = through(begin(), "advertise")
     refused(
         "not signed by its identity",
-        lambda: participant.deal(one.states["n000"], one.adverts | {"n001": one.adverts["n002"]}),
+        lambda: participant.deal(
+            sum_.states["n000"], sum_.adverts | {"n001": sum_.adverts["n002"]}
+        ),
     )
 
 
 def test_the_hub_replays_keys_of_an_earlier_sum() -> None:
     before = through(begin(), "advertise")
-    one = begin()
-    one.terms = replace(one.terms, release="release-2")
-    one.advertise()
+    sum_ = begin()
+    sum_.terms = replace(sum_.terms, release="release-2")
+    sum_.advertise()
     refused(
         "keys presented for n001 are not signed",
         lambda: participant.deal(
-            one.states["n000"], one.adverts | {"n001": before.adverts["n001"]}
+            sum_.states["n000"], sum_.adverts | {"n001": before.adverts["n001"]}
         ),
     )
 
 
 def test_the_hub_changes_or_misdirects_an_envelope() -> None:
-    one = through(begin(), "deal")
-    routed = aggregation.route(one.terms, one.dealt)["n000"]
+    sum_ = through(begin(), "deal")
+    routed = aggregation.route(sum_.terms, sum_.dealt)["n000"]
     broken = bytes([routed["n001"][0] ^ 1]) + routed["n001"][1:]
     for envelopes in (routed | {"n001": broken}, routed | {"n001": routed["n002"]}):
         refused(
             "was changed, or belongs to another node",
             lambda envelopes=envelopes: participant.mask(
-                one.states["n000"], one.dealt, envelopes, one.vectors["n000"].copy()
+                sum_.states["n000"], sum_.dealt, envelopes, sum_.vectors["n000"].copy()
             ),
         )
 
@@ -245,54 +248,56 @@ def test_the_hub_changes_or_misdirects_an_envelope() -> None:
 def test_the_hub_withholds_an_envelope() -> None:
     """A node masks with all its neighbours among those who dealt, or not at all: none of its masks
     can be left out."""
-    one = through(begin(), "deal")
-    routed = aggregation.route(one.terms, one.dealt)["n000"]
+    sum_ = through(begin(), "deal")
+    routed = aggregation.route(sum_.terms, sum_.dealt)["n000"]
     del routed["n001"]
     refused(
         "envelopes must come from exactly the dealers that are neighbours",
-        lambda: participant.mask(one.states["n000"], one.dealt, routed, one.vectors["n000"].copy()),
+        lambda: participant.mask(
+            sum_.states["n000"], sum_.dealt, routed, sum_.vectors["n000"].copy()
+        ),
     )
 
 
 def test_the_hub_tells_nodes_of_different_dealers() -> None:
     """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the
-    others that all did. The streams between the two groups then do not cancel, and what it opens is
-    noise."""
-    one = through(begin(5, 3), "deal")
-    told = {
-        name: (set(one.dealt) - {"n004"} if name in ("n000", "n001") else set(one.dealt))
-        for name in one.dealt
+    others that all did. The streams between the two groups then do not cancel,
+    and what it opens is noise."""
+    sum_ = through(begin(5, 3), "deal")
+    survivors = {
+        name: (set(sum_.dealt) - {"n004"} if name in ("n000", "n001") else set(sum_.dealt))
+        for name in sum_.dealt
     }
-    for name, dealers in told.items():
-        envelopes = {sender: one.dealt[sender][name] for sender in dealers - {name}}
-        one.states[name], one.masked[name] = participant.mask(
-            one.states[name], dealers, envelopes, one.vectors[name].copy()
+    for name, dealers in survivors.items():
+        envelopes = {sender: sum_.dealt[sender][name] for sender in dealers - {name}}
+        sum_.states[name], sum_.masked[name] = participant.mask(
+            sum_.states[name], dealers, envelopes, sum_.vectors[name].copy()
         )
-    for name in one.dealt.keys() - {"n000", "n001"}:
-        one.states[name], one.signatures[name] = participant.sign_survivors(
-            one.states[name], frozenset(one.masked)
+    for name in sum_.dealt.keys() - {"n000", "n001"}:
+        sum_.states[name], sum_.signatures[name] = participant.sign_survivors(
+            sum_.states[name], frozenset(sum_.masked)
         )
     refused(
         "must be nodes that dealt",
-        lambda: participant.sign_survivors(one.states["n000"], frozenset(one.masked)),
+        lambda: participant.sign_survivors(sum_.states["n000"], frozenset(sum_.masked)),
     )
-    one.unmask()
-    opened = one.total()
-    assert not np.array_equal(opened, plain(one, set(one.masked)))
+    sum_.unmask()
+    opened = sum_.total()
+    assert not np.array_equal(opened, plain(sum_, set(sum_.masked)))
     assert np.unpackbits(
-        (opened ^ plain(one, set(one.masked))).view(np.uint8)
+        (opened ^ plain(sum_, set(sum_.masked))).view(np.uint8)
     ).mean() == pytest.approx(0.5, abs=0.05)  # 3,200 bits: 5 sd
 
 
 def test_the_hub_asks_for_a_masked_vector_twice() -> None:
-    one = through(begin(), "mask")
+    sum_ = through(begin(), "mask")
     refused(
         "answered once",
         lambda: participant.mask(
-            one.states["n000"],
-            one.dealt,
-            aggregation.route(one.terms, one.dealt)["n000"],
-            one.vectors["n000"].copy(),
+            sum_.states["n000"],
+            sum_.dealt,
+            aggregation.route(sum_.terms, sum_.dealt)["n000"],
+            sum_.vectors["n000"].copy(),
         ),
     )
 
@@ -300,51 +305,53 @@ def test_the_hub_asks_for_a_masked_vector_twice() -> None:
 def test_the_hub_claims_that_a_survivor_dropped() -> None:
     """It holds n001's vector, and wants both its seed (from some) and its key (from others): each
     node signs one set."""
-    one = through(begin(5, 3), "mask")
-    without = frozenset(one.masked) - {"n001"}
-    state, _ = participant.sign_survivors(one.states["n000"], without)
-    refused("answered once", lambda: participant.sign_survivors(state, frozenset(one.masked)))
-    refused("this node included", lambda: participant.sign_survivors(one.states["n001"], without))
+    sum_ = through(begin(5, 3), "mask")
+    without = frozenset(sum_.masked) - {"n001"}
+    state, _ = participant.sign_survivors(sum_.states["n000"], without)
+    refused("answered once", lambda: participant.sign_survivors(state, frozenset(sum_.masked)))
+    refused("this node included", lambda: participant.sign_survivors(sum_.states["n001"], without))
 
 
 def test_the_hub_sends_two_survivor_sets() -> None:
     """With 2t > n + c no two sets find enough signers: here 3 sign one and 2 the other, of a
     threshold of 3."""
-    one = through(begin(5, 3), "mask")
-    everyone, without = frozenset(one.masked), frozenset(one.masked) - {"n004"}
+    sum_ = through(begin(5, 3), "mask")
+    everyone, without = frozenset(sum_.masked), frozenset(sum_.masked) - {"n004"}
     signatures = {}
-    for name, said in {
+    for name, survivors in {
         "n000": everyone,
         "n001": everyone,
         "n002": everyone,
         "n003": without,
     }.items():
-        one.states[name], signatures[name] = participant.sign_survivors(one.states[name], said)
+        sum_.states[name], signatures[name] = participant.sign_survivors(
+            sum_.states[name], survivors
+        )
     refused(
         "too few survivors have signed the same list",
-        lambda: participant.unmask(one.states["n003"], signatures),
+        lambda: participant.unmask(sum_.states["n003"], signatures),
     )
-    _, opening = participant.unmask(one.states["n000"], signatures)
+    _, opening = participant.unmask(sum_.states["n000"], signatures)
     assert not opening.keys  # for the set that did find enough, nobody's key is opened
 
 
 def test_the_hub_forges_signatures_of_survivors() -> None:
-    one = through(begin(5, 3), "sign")
-    forged = dict.fromkeys(one.signatures, one.signatures["n000"])
-    refused("too few survivors", lambda: participant.unmask(one.states["n000"], forged))
+    sum_ = through(begin(5, 3), "sign")
+    forged = dict.fromkeys(sum_.signatures, sum_.signatures["n000"])
+    refused("too few survivors", lambda: participant.unmask(sum_.states["n000"], forged))
 
 
 def test_the_hub_asks_for_shares_twice() -> None:
-    one = through(begin(), "unmask")
-    refused("answered once", lambda: participant.unmask(one.states["n000"], one.signatures))
+    sum_ = through(begin(), "unmask")
+    refused("answered once", lambda: participant.unmask(sum_.states["n000"], sum_.signatures))
 
 
 def test_no_node_ever_gives_both_shares_of_one() -> None:
-    one = through(begin(5, 3), "deal")
-    one.mask(frozenset({"n003"}))
-    one.sign()
-    one.unmask()
-    for opening in one.openings.values():
+    sum_ = through(begin(5, 3), "deal")
+    sum_.mask(frozenset({"n003"}))
+    sum_.sign()
+    sum_.unmask()
+    for opening in sum_.openings.values():
         assert set(opening.keys) == {"n003"} and not set(opening.seeds) & set(opening.keys)
 
 
@@ -378,16 +385,16 @@ def test_a_low_order_key_is_refused() -> None:
 def test_a_wrong_share_is_told(what: str, whose: str) -> None:
     """Of a dropped node's key or of a survivor's seed: or else the mask would stay in the sum, and
     look like numbers."""
-    one = through(begin(5, 3), "deal")
-    one.mask(frozenset({"n003"}))
-    one.sign()
-    one.unmask()
-    liar = sorted(one.openings)[0]
-    one.openings[liar] = replace(
-        one.openings[liar],
-        **{what: {**getattr(one.openings[liar], what), whose: b"\x01" * shares.BYTES}},
+    sum_ = through(begin(5, 3), "deal")
+    sum_.mask(frozenset({"n003"}))
+    sum_.sign()
+    sum_.unmask()
+    liar = sorted(sum_.openings)[0]
+    sum_.openings[liar] = replace(
+        sum_.openings[liar],
+        **{what: {**getattr(sum_.openings[liar], what), whose: b"\x01" * shares.BYTES}},
     )
-    refused(f"a share of {whose}'s {what[:-1]} is wrong", one.total)
+    refused(f"a share of {whose}'s {what[:-1]} is wrong", sum_.total)
 
 
 def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
@@ -395,23 +402,23 @@ def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
     at 1e-6)."""
     seen = []
     for _ in range(200):
-        one = begin(3, 2, length=64)
-        one.vectors["n000"][:] = 0
-        seen.append(through(one, "mask").masked["n000"].view(np.uint8))
+        sum_ = begin(3, 2, length=64)
+        sum_.vectors["n000"][:] = 0
+        seen.append(through(sum_, "mask").masked["n000"].view(np.uint8))
     counts = np.bincount(np.concatenate(seen), minlength=256)
     expected = counts.sum() / 256
     assert ((counts - expected) ** 2 / expected).sum() < 380  # chi2.isf(1e-6, 255) is 372
 
 
 def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
-    """For any other secret there is a polynomial through the same two shares: of three they tell
-    nothing."""
+    """For any other secret there is a polynomial through the same two shares:
+    of three they tell nothing."""
     dealt = shares.split(b"\x05" * 32, [1, 2, 3], 3, lambda size: RNG.bytes(size))
     weight = shares.weights((1, 2, 3))
     assert shares.join(dealt, weight) == b"\x05" * 32
     wanted = int.from_bytes(b"\x07" * 32, "little")
-    known = sum(weight[point] * int.from_bytes(dealt[point], "little") for point in (1, 2))
-    third = (wanted - known) * pow(weight[3], -1, shares.PRIME) % shares.PRIME
+    guess = sum(weight[point] * int.from_bytes(dealt[point], "little") for point in (1, 2))
+    third = (wanted - guess) * pow(weight[3], -1, shares.PRIME) % shares.PRIME
     assert (
         shares.join({1: dealt[1], 2: dealt[2], 3: third.to_bytes(shares.BYTES, "little")}, weight)
         == b"\x07" * 32
@@ -509,13 +516,13 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
 
 @pytest.mark.parametrize("phase", [None, *PHASES])
 def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> None:
-    one = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
-    assert one.terms.degree == 12
+    sum_ = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
+    assert sum_.terms.degree == 12
     # neighbours of each other: the most shares lost in one place
-    gone = frozenset(one.terms.ring[:5])
+    gone = frozenset(sum_.terms.ring[:5])
     for name in PHASES:
-        getattr(one, name)(gone if name == phase else frozenset())
-    np.testing.assert_array_equal(one.total(), plain(one, set(one.masked)))
+        getattr(sum_, name)(gone if name == phase else frozenset())
+    np.testing.assert_array_equal(sum_.total(), plain(sum_, set(sum_.masked)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Training under differential privacy: what each step costs, how much noise it has, who is in it,
-and that nothing is given twice."""
+"""Training under differential privacy: the cost, the noise and the people of each step, and the
+same bytes for a repeated request."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
     exact sum from it; and what it should be."""
     study, task = study_of(options), task_of(options)
     (site,) = sites_of(folder)
-    found, state = (
+    gradient, state = (
         [],
         State(
             "step",
@@ -189,13 +189,13 @@ def gradients(options: dict[str, Any], folder: Path, runs: int) -> tuple[np.ndar
             context.salt,
         )
         part = session.tasks["a"].analysis.local(cohort, session.tasks["a"], state)
-        found.append(
+        gradient.append(
             (answer.steps["gradient"] * grid.unit - part.sums["gradient"])
             / train_dp.step_sensitivity(task)
         )
     drawn = budget.sampling(task, state)
     assert drawn is not None
-    return np.array(found), budget.noise_multiplier(study, task, drawn)
+    return np.array(gradient), budget.noise_multiplier(study, task, drawn)
 
 
 def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_a_steps_noise_is_what_its_price_says(tmp_path: Path) -> None:
 
     def passes(scale: float) -> bool:
         least, most = (stats.chi2.ppf(p, noise.size) for p in (1e-4, 1 - 1e-4))
-        found = float((noise**2).sum())
+        squares = float((noise**2).sum())
         return bool(
-            least <= found / (noise_multiplier * scale) ** 2
-            and found / (noise_multiplier * 1.05 * scale) ** 2 <= most
+            least <= squares / (noise_multiplier * scale) ** 2
+            and squares / (noise_multiplier * 1.05 * scale) ** 2 <= most
         )
 
     assert passes(1.0) and not passes(0.7) and not passes(1.3)
@@ -231,9 +231,9 @@ def test_a_node_that_takes_its_own_steps_adds_noise_to_each(tmp_path: Path) -> N
             local.ask_of([site], federations.NOW) if run < 0 else _asking(context),
             [site.name],
         )
-        (one,) = outcome.runs.values()
-        assert one.result is not None and one.result.model is not None, one.failed
-        ends.append(one.result.model.weights)
+        (task_run,) = outcome.runs.values()
+        assert task_run.result is not None and task_run.result.model is not None, task_run.failed
+        ends.append(task_run.result.model.weights)
     drawn = budget.sampling(task, train_dp.rounds(task)[1])
     assert drawn is not None
     step = budget.noise_multiplier(study, task, drawn) * train_dp.step_sensitivity(task)
@@ -249,8 +249,8 @@ def _asking(context: NodeContext) -> rounds.Ask:
 
 
 def test_shares_of_noise_add_up_to_one_nodes_under_a_secure_sum(tmp_path: Path) -> None:
-    """Central noise: with four nodes, each of which adds a third of it (one may side with the
-    hub)."""
+    """Central noise: with four nodes, each of which adds a third
+    of it (one may side with the hub)."""
     study = study_of(MLP, noise="distributed", secure_sum={"colluders": 1})
     task = registry.plan(study, CONTRACT)["a"]
     state = train_dp.rounds(task)[1]
@@ -264,31 +264,31 @@ def test_shares_of_noise_add_up_to_one_nodes_under_a_secure_sum(tmp_path: Path) 
     outcome = rounds.run(
         study, CONTRACT, local.ask_of(sites, federations.NOW), [site.name for site in sites]
     )
-    (one,) = outcome.runs.values()
-    assert one.result is not None, one.failed
+    (task_run,) = outcome.runs.values()
+    assert task_run.result is not None, task_run.failed
 
 
 # -- who is in a step
 def test_everyone_is_in_a_step_by_a_coin_of_their_own(tmp_path: Path) -> None:
     task = task_of({**MLP, "validation": 0})
     (site,) = sites_of(tmp_path)
-    found = federations.people_of(site, CONTRACT, task)
+    people = federations.people_of(site, CONTRACT, task)
     cohort = federations.cohort_of(site, CONTRACT, task)
     seeded = replace(cohort, seed=12345)
-    times = np.zeros(len(found.index))
+    times = np.zeros(len(people.index))
     for round_ in range(400):
-        times[train_dp.drawn(seeded, found, task, round_, 0)] += 1
+        times[train_dp.drawn(seeded, people, task, round_, 0)] += 1
     observed = np.bincount(times.astype(int), minlength=160)[60:101]
     assert (
-        observed.sum() > 0.98 * len(found.index)
+        observed.sum() > 0.98 * len(people.index)
         and stats.chisquare(observed, _binomial(400, 0.2, 60, 101, int(observed.sum()))).pvalue
         > 1e-4
     )
-    one, same, other = (
-        train_dp.drawn(replace(cohort, seed=seed), found, task, 0, 0) for seed in (1, 1, 2)
+    first, same, other = (
+        train_dp.drawn(replace(cohort, seed=seed), people, task, 0, 0) for seed in (1, 1, 2)
     )
-    assert np.array_equal(one, same) and not np.array_equal(one, other)
-    assert not np.array_equal(one, train_dp.drawn(replace(cohort, seed=1), found, task, 0, 1))
+    assert np.array_equal(first, same) and not np.array_equal(first, other)
+    assert not np.array_equal(first, train_dp.drawn(replace(cohort, seed=1), people, task, 0, 1))
 
 
 def _binomial(n: int, p: float, low: int, high: int, people: int) -> np.ndarray:
@@ -361,7 +361,7 @@ def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
 
 # -- what is refused, and what is said
 @pytest.mark.parametrize(
-    ("more", "privacy", "said"),
+    ("more", "privacy", "message"),
     [
         ({"batch": 8}, {}, "batch"),
         ({"strategy": "median"}, {}, "strategy"),
@@ -373,18 +373,18 @@ def test_a_node_without_the_first_round_takes_no_steps(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_privacy_cannot_carry_is_refused_with_the_reason(
-    more: dict[str, Any], privacy: dict[str, Any], said: str
+    more: dict[str, Any], privacy: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(errors.StudyError, match=said):
+    with pytest.raises(errors.StudyError, match=message):
         registry.plan(study_of({**MLP, **more}, **privacy), CONTRACT)
 
 
 def test_too_few_people_beside_the_noise_are_told(tmp_path: Path) -> None:
     (site,) = sites_of(tmp_path, n=20)
-    (one,) = rounds.run(
+    (task_run,) = rounds.run(
         study_of(MLP, 0.2), CONTRACT, _asking(NodeContext(site)), [site.name]
     ).runs.values()
-    assert "too few people beside the noise" in one.failed
+    assert "too few people beside the noise" in task_run.failed
 
 
 def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path: Path) -> None:

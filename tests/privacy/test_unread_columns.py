@@ -1,5 +1,5 @@
-"""A column of which a node could read nothing gives no mean, quantile or curve, and the message
-says why.
+"""A column in which a node could read nothing gives no mean, quantile or curve, and the message
+gives the reason.
 
 Three hospitals with decimal commas once answered "mean 85 [-45, 215], quantiles 18 [18, 18.18]"."""
 

@@ -1,6 +1,6 @@
 """A law of every analysis: a node computes at the states that the analysis declares and at no
-others, and what it refuses hangs on no row. The honest states of each run are all admitted; each is
-then bent in every way that a hub may bend it."""
+others, and its refusals depend on no row. The honest states of each run are all admitted; each is
+then altered in every way that a hub might try."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ def test_every_honest_state_is_admitted_and_every_bent_one_refused_whoever_is_th
     for number, state in enumerate(states):
         if number in (0, 1, len(states) - 1):
             for how, changed in (*bent(state, task), *_out_of_turn(state, states, limits, mode)):
-                one, other = (ask(context, study, contract, changed) for context in contexts)
-                assert isinstance(one, Refusal) and one.rule == "state", (how, one)
-                assert one == other, how
+                first, other = (ask(context, study, contract, changed) for context in contexts)
+                assert isinstance(first, Refusal) and first.rule == "state", (how, first)
+                assert first == other, how
                 assert all(
                     ledger.spent_by(context.ledger, "people", study.hash)
                     == ledger.spent_by(contexts[0].ledger, "people", study.hash)
@@ -316,6 +316,32 @@ def test_where_nodes_may_leave_a_run_may_begin_anew_as_often(tmp_path: Path) -> 
     assert answers == [False] * (3 * limits.max_rounds - 1) + [True] * 3
 
 
+def test_under_a_secure_sum_no_run_begins_anew(tmp_path: Path) -> None:
+    """The first node that leaves ends the study, so there are as many states as one run has."""
+    secure = federations.study_of(
+        {"a": EXACT[2] | {"run": "glm"}}, privacy={"mode": "exact", "secure_sum": True}
+    ).privacy
+    study = study_of(*EXACT).model_copy(update={"privacy": secure})
+    contract = contract_of("exact", 2)
+    tasks = registry.plan(study, contract)
+    limits, start = tasks["a"].analysis.limits(tasks["a"]), tasks["a"].analysis.start(tasks["a"])
+    site = federations.site_of("n", exact.TABLE, contract, tmp_path, POLICY)
+    context = NodeContext(site)
+    book = admission.Book(context.ledger, context.runs, site.account(study.dataset, 2026), "now")
+
+    def is_admitted(state: State) -> bool:
+        query = Query(study, contract.hash, 1, ("n", "m", "o"), {TASK: state})
+        admitted = admission.admit(query, query.states, tasks, "n", book)[TASK]
+        return isinstance(admitted, State)
+
+    assert is_admitted(start)
+    states = [
+        State("newton", {**start.values, "beta": np.array([0.01 * number, 0.5])})
+        for number in range(limits.max_rounds + 2)
+    ]
+    assert list(map(is_admitted, states)) == [True] * (limits.max_rounds - 1) + [False] * 3
+
+
 def test_states_of_one_study_do_not_count_for_another(tmp_path: Path) -> None:
     contract = contract_of("exact", 2)
     first, second = (
@@ -338,12 +364,12 @@ def test_every_analysis_declares_its_limits() -> None:
 
 
 def test_equal_states_have_equal_digests_and_others_have_not() -> None:
-    one = State("newton", {"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
+    first = State("newton", {"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
     same = State("newton", {"b": np.array([3.0]), "a": np.array([1.0, 2.0])})
     others = [
-        State("other", one.values),
+        State("other", first.values),
         State("newton", {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}),
-        State("newton", {"a": np.array([[1.0, 2.0]]), "b": one["b"]}),
+        State("newton", {"a": np.array([[1.0, 2.0]]), "b": first["b"]}),
     ]
-    assert admission.digest(one) == admission.digest(same)
-    assert len({admission.digest(state) for state in (one, *others)}) == 4
+    assert admission.digest(first) == admission.digest(same)
+    assert len({admission.digest(state) for state in (first, *others)}) == 4

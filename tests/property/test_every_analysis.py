@@ -190,10 +190,10 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(
             )  # networks count in 32 bits
 
 
-def _check_rows(expected: Any, found: Any, rel: float) -> None:
-    assert len(expected) == len(found)
-    for one, other in zip(expected, found, strict=True):
-        for column, value in one.items():
+def _check_rows(expected: Any, actual: Any, rel: float) -> None:
+    assert len(expected) == len(actual)
+    for wanted, other in zip(expected, actual, strict=True):
+        for column, value in wanted.items():
             if isinstance(value, float) and column != "rounds":
                 assert other[column] == pytest.approx(
                     value, rel=rel, abs=rel / 100
@@ -237,21 +237,21 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask) -> Cohort:
 def states(task: AnyTask, table: pandas.DataFrame) -> list[State]:
     """The states of the first rounds: where the bounds depend on the coefficients, the first state
     alone would not test them."""
-    state, found = task.analysis.start(task), []
-    while isinstance(state, State) and len(found) < 4:
-        found.append(state)
+    state, reached = task.analysis.start(task), []
+    while isinstance(state, State) and len(reached) < 4:
+        reached.append(state)
         part = task.analysis.local(cohort_of(table, task), task, state)
-        made = task.analysis.combine(protocol.total_of(part), task, state)
-        if isinstance(made, Result):
+        step = task.analysis.combine(protocol.total_of(part), task, state)
+        if isinstance(step, Result):
             break
-        state = made
-    return found
+        state = step
+    return reached
 
 
 def extremes() -> list[pandas.DataFrame]:
     """The table with one person's rows at corners of the contract's ranges, and written twice."""
     numbers = [name for name, column in CONTRACT.columns.items() if column.range]
-    made = [SMALL]
+    tables = [SMALL]
     for corner in (0, 1):
         table = SMALL.copy()
         first = table["person"] == table["person"].iloc[0]
@@ -261,8 +261,8 @@ def extremes() -> list[pandas.DataFrame]:
         table.loc[first, "stop"] = str(CONTRACT.columns["stop"].range[corner] or 1)
         table.loc[first, ["event", "died"]] = str(corner)
         table.loc[first, "arm"] = "c"
-        made.append(table)
-    return made
+        tables.append(table)
+    return tables
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -280,11 +280,11 @@ def test_no_person_moves_a_sum_by_more_than_its_bound(name: str, options: dict[s
     assert finite, "no array of this analysis has a finite bound"
 
 
-def check_bounds(one: Part, other: Part) -> int:
+def check_bounds(part: Part, other: Part) -> int:
     finite = 0
-    assert one.sums.keys() == one.sensitivity.keys()
-    for array, bound in one.sensitivity.items():
-        moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
+    assert part.sums.keys() == part.sensitivity.keys()
+    for array, bound in part.sensitivity.items():
+        moved = float(np.linalg.norm(part.sums[array] - other.sums[array]))
         assert moved <= bound * (1 + 1e-9) + 1e-9, (
             f"{array} moved by {moved}, and its bound is {bound}"
         )  # rounding of the sums

@@ -1,6 +1,7 @@
 """The laws of every analysis under differential privacy: any split of the rows gives the pooled
 answer, up to the noise; and no person, whatever and however many their rows are, moves an array by
-more than its bound. An analysis is tested by being in EXAMPLES, and one that is not fails."""
+more than its bound. An analysis is tested by its presence in EXAMPLES,
+and one without an example fails."""
 
 from __future__ import annotations
 
@@ -164,10 +165,10 @@ def answer(cohorts_: Sequence[Any], task: AnyTask) -> tuple[Result, list[State]]
         assert all(not part.cells for part in parts), (
             "an exact count would leave beside the noised ones"
         )
-        made = task.analysis.combine(without_noise(parts, task, state), task, state)
-        if isinstance(made, Result):
-            return made, passed
-        state = made
+        step = task.analysis.combine(without_noise(parts, task, state), task, state)
+        if isinstance(step, Result):
+            return step, passed
+        state = step
 
 
 def whole_run(name: str, options: dict[str, Any], rows: int) -> tuple[AnyTask, Result, list[State]]:
@@ -195,8 +196,8 @@ def test_any_split_of_the_rows_gives_the_pooled_answer(
     )
     assert pooled.n == federated.n
     for table, expected in pooled.tables.items():
-        for one, other in zip(expected.rows, federated.tables[table].rows, strict=True):
-            for column, value in one.items():
+        for row, other in zip(expected.rows, federated.tables[table].rows, strict=True):
+            for column, value in row.items():
                 if (
                     isinstance(value, float) and "noise" not in column
                 ):  # three nodes have three times the noise's variance
@@ -268,10 +269,10 @@ def test_without_noise_the_answer_is_the_exact_one(
     """Which R gives (tests/oracle). To 1e-6: sums that go to a grid of next to no noise, and a
     fixed number of Newton's steps."""
     _, private, _ = whole_run(name, options, 2)
-    known = {key: value for key, value in options.items() if key not in ("rounds", "max_events")}
+    public = {key: value for key, value in options.items() if key not in ("rounds", "max_events")}
     sites = federations.sites_of(TABLE, np.zeros(len(TABLE), int), CONTRACTS[2], tmp_path)
     exact = federations.result(
-        federations.run(federations.study_of({"a": {"run": name, **known}}), CONTRACTS[2], sites)
+        federations.run(federations.study_of({"a": {"run": name, **public}}), CONTRACTS[2], sites)
     )
     compared = 0
     for table in set(exact.tables) & set(private.tables) - {
@@ -323,8 +324,8 @@ def test_the_shares_of_a_whole_run_add_up_to_the_budget(
 def test_the_grids_of_every_round_are_known_before_the_first(
     name: str, options: dict[str, Any], rows: int
 ) -> None:
-    """So that no study runs out of budget half-way: what `rounds` promises is what a run goes
-    through."""
+    """So that no study runs out of budget half-way:
+    what `rounds` promises is what a run goes through."""
     study = study_of(name, options)
     task, _, passed = whole_run(name, options, rows)
     grids = [
@@ -361,9 +362,9 @@ def test_intervals_can_be_forecast_and_more_people_make_them_narrower(
     assert (
         few and [row["what"] for row in few][1:] == [row["what"] for row in many][1:]
     )  # the first may say a number of people
-    for one, other in zip(few, many, strict=True):
-        if one["width"] is not None and one["sampling_sd"] and "count" not in one["what"]:
-            assert 0 < other["width"] < one["width"]
+    for narrow, other in zip(few, many, strict=True):
+        if narrow["width"] is not None and narrow["sampling_sd"] and "count" not in narrow["what"]:
+            assert 0 < other["width"] < narrow["width"]
 
 
 # -- bounds
@@ -377,7 +378,7 @@ def tables() -> tuple[pandas.DataFrame, ...]:
     or unreadable; one whose rows are written thirty times, and thirty different ones."""
     numbers = [name for name, column in CONTRACTS[2].columns.items() if column.range]
     first = SMALL["person"] == SMALL["person"].iloc[0]
-    made = [SMALL]
+    tables_ = [SMALL]
     for corner in (0, 1):
         table = SMALL.copy()
         for name in numbers:
@@ -386,25 +387,27 @@ def tables() -> tuple[pandas.DataFrame, ...]:
         table.loc[first, "stop"] = str(60 if corner else 1)
         table.loc[first, ["event", "died"]] = str(corner)
         table.loc[first, "arm"] = "c"
-        made.append(table)
+        tables_.append(table)
     table = SMALL.copy()
-    one, other, *_ = table.index[
+    person, other, *_ = table.index[
         first
     ]  # a person whose rows lie at opposite corners, with all events in the shorter period
     for name in numbers:
-        table.loc[[one, other], name] = [str(end) for end in CONTRACTS[2].columns[name].range or ()]
-    table.loc[[one, other], ["visits", "exposure", "arm"]] = [["100", "0", "b"], ["0", "5", "c"]]
-    table.loc[[one, other], ["start", "stop"]] = [["0", "1"], ["0", "60"]]
-    made.append(table)
+        table.loc[[person, other], name] = [
+            str(end) for end in CONTRACTS[2].columns[name].range or ()
+        ]
+    table.loc[[person, other], ["visits", "exposure", "arm"]] = [["100", "0", "b"], ["0", "5", "c"]]
+    table.loc[[person, other], ["start", "stop"]] = [["0", "1"], ["0", "60"]]
+    tables_.append(table)
     for value in OUTRAGEOUS:
         table = SMALL.copy()
         table.loc[first, numbers] = value
-        made.append(table)
-    made.append(pandas.concat([SMALL, *[SMALL[first]] * 30], ignore_index=True))
+        tables_.append(table)
+    tables_.append(pandas.concat([SMALL, *[SMALL[first]] * 30], ignore_index=True))
     others = SMALL[~first].head(30).copy()
     others["person"] = SMALL["person"].iloc[0]
-    made.append(pandas.concat([SMALL, others], ignore_index=True))
-    return tuple(made)
+    tables_.append(pandas.concat([SMALL, others], ignore_index=True))
+    return tuple(tables_)
 
 
 # In each table the first person is the one at the limits. Of the ordinary table every third person
@@ -445,12 +448,12 @@ def test_no_person_moves_an_array_by_more_than_its_sensitivity_and_some_person_c
     assert farthest > 0.5
 
 
-def largest_ratio(task: AnyTask, state: State, one: Part, other: Part) -> float:
+def largest_ratio(task: AnyTask, state: State, part: Part, other: Part) -> float:
     """The largest distance between the arrays of two neighbours, over its sensitivity."""
     ratios = []
     for array in budget.private(task).shares(task, state):
-        moved = float(np.linalg.norm(one.sums[array] - other.sums[array]))
-        sensitivity = one.sensitivity[array]
+        moved = float(np.linalg.norm(part.sums[array] - other.sums[array]))
+        sensitivity = part.sensitivity[array]
         assert np.isfinite(sensitivity) and sensitivity == other.sensitivity[array], (
             "a sensitivity must not depend on the rows"
         )

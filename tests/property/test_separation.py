@@ -160,9 +160,11 @@ def test_an_interaction_cell_without_events_is_refused_by_name(name: str, empty:
         for terms in ("g * h", "h * g", "g + g:h"):
             with pytest.raises(ModelError, match="diverges"):
                 fits.fit(rows, people(order), **fill(MODELS[name], terms))
-    kept = fits.fit(rows, people("abc"), **fill(MODELS[name], "g + h"))  # without it, all is finite
+    without = fits.fit(
+        rows, people("abc"), **fill(MODELS[name], "g + h")
+    )  # without it, all is finite
     table_name = "score" if name == "propensity" else "coefficients"
-    for row in kept.tables[table_name].rows:
+    for row in without.tables[table_name].rows:
         assert abs(row["estimate"]) < 8
 
 
@@ -170,11 +172,11 @@ def test_an_interaction_cell_without_events_is_refused_by_name(name: str, empty:
 def test_a_level_with_a_single_event_is_estimated(name: str) -> None:
     """No threshold on the size of a coefficient or of its error: one event bounds a coefficient."""
     rows = rows_for(name, "a", only_with_h=False)
-    one = rows.index[(rows["g"] == "a")][7]
-    rows.loc[one, ["y", "k", "cause"]] = [1, 1, "ours"]
-    found = fits.fit(rows, people("bac"), **fill(MODELS[name], "g"))
+    lonely = rows.index[(rows["g"] == "a")][7]
+    rows.loc[lonely, ["y", "k", "cause"]] = [1, 1, "ours"]
+    result = fits.fit(rows, people("bac"), **fill(MODELS[name], "g"))
     table_name = "score" if name == "propensity" else "coefficients"
-    estimate = {row["term"]: row for row in found.tables[table_name].rows}["g[a]"]
+    estimate = {row["term"]: row for row in result.tables[table_name].rows}["g[a]"]
     assert -8 < estimate["estimate"] < -1
     assert 0.5 < estimate["std_error"] < 2
 
@@ -192,12 +194,12 @@ def test_a_column_that_repeats_others_is_left_out_and_the_others_are_unchanged(n
     table_name = "score" if name == "propensity" else "coefficients"
     with_it = fits.fit(rows, contract, derive=derive, **fill(MODELS[name], "g + h + twice"))
     without = fits.fit(rows, contract, **fill(MODELS[name], "g + h"))
-    found = {row["term"]: row["estimate"] for row in with_it.tables[table_name].rows}
-    assert found.pop("twice") is None
+    estimates = {row["term"]: row["estimate"] for row in with_it.tables[table_name].rows}
+    assert estimates.pop("twice") is None
     if name == "multiple_imputation":
         return  # it predicts the missing numbers too, and moves their draws
     for row in without.tables[table_name].rows:
-        assert found[row["term"]] == pytest.approx(row["estimate"], rel=1e-7, abs=1e-9)
+        assert estimates[row["term"]] == pytest.approx(row["estimate"], rel=1e-7, abs=1e-9)
 
 
 SMALL = {"y": "type: boolean", "x": "type: number, range: [-10, 10]"}
@@ -258,8 +260,8 @@ def test_a_column_that_is_constant_within_all_strata_is_left_out_of_cox() -> Non
     for strata in ({}, {"strata": "node"}):
         right = "strata(s)" if not strata else "0"
         model = "Surv(t, y) ~ x + z" + (" + strata(s)" if right == "strata(s)" else "")
-        found = fits.fit(rows, contract, derive=derive, run="cox", model=model, **strata)
-        x, z = found.tables["coefficients"].rows
+        result = fits.fit(rows, contract, derive=derive, run="cox", model=model, **strata)
+        x, z = result.tables["coefficients"].rows
         alone = (
             fits.fit(rows, contract, run="cox", model=model.replace(" + z", ""), **strata)
             .tables["coefficients"]
@@ -278,8 +280,8 @@ def test_an_interaction_that_nobody_with_an_event_has_is_left_out_of_sccs() -> N
     risk = (rng.random(n) < 0.3).astype(int)
     tr = ((rng.random(n) < 0.3) & (risk == 0)).astype(int)
     events = np.zeros(n, int)
-    for one in range(n // 4):
-        rows = slice(4 * one, 4 * one + 4)
+    for i in range(n // 4):
+        rows = slice(4 * i, 4 * i + 4)
         share = np.exp(1.1 * risk[rows] - 1.0 * tr[rows])
         events[rows] = rng.multinomial(1, share / share.sum())
     table = pandas.DataFrame({"person": person, "k": events, "risk": risk, "tr": tr, "days": 30.0})
@@ -297,9 +299,9 @@ def test_an_interaction_that_nobody_with_an_event_has_is_left_out_of_sccs() -> N
     main = fits.fit(table, contract, run="sccs", model=model.format("risk + tr"))
     *rest, interaction = both.tables["coefficients"].rows
     assert interaction["estimate"] is None
-    for found, expected in zip(rest, main.tables["coefficients"].rows, strict=True):
-        assert found["estimate"] == pytest.approx(expected["estimate"], rel=1e-9)
-        assert math.isfinite(found["std_error"])
+    for row, expected in zip(rest, main.tables["coefficients"].rows, strict=True):
+        assert row["estimate"] == pytest.approx(expected["estimate"], rel=1e-9)
+        assert math.isfinite(row["std_error"])
 
 
 def test_a_remedy_is_offered_only_where_the_study_can_ask_for_it() -> None:

@@ -1,4 +1,4 @@
-"""What the documents say in numbers and lists is what the code does."""
+"""The numbers and lists in the documents agree with the code."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_every_command_in_the_documents_is_one() -> None:
             for word in words.split():
                 if not hasattr(command, "commands"):
                     break
-                found = command.get_command(context, word)
-                assert found is not None, f"{path.name}: hdh {words}"
-                command = found
+                command_ = command.get_command(context, word)
+                assert command_ is not None, f"{path.name}: hdh {words}"
+                command = command_
                 seen += 1
     assert seen > 80
 

@@ -1,5 +1,5 @@
-"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things
-in them, other sources."""
+"""The surroundings of a run: proxies, terminals without Unicode, full disks, folders with other
+files, other sources."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from federation import study as studies
 from federation.cli.actions import mappings, node_setup, tables
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import daemon, functionals, sides, state_folder
+from nodes import daemon, functionals, link_proposals, sides, state_folder
 from nodes.approvals import Proposed, Verdict
 from nodes.sides import Sides
 from nodes.site import Site
@@ -83,11 +83,24 @@ def show(path: Path, name: str) -> None:
     for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
         print(f"# {line}")
     study = studies.parse(proposed.written)
+    for line in _link_lines(study, proposed, site):
+        print(f"# {line}")
     for line in costs(study, site, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
     _show_sides(study, site)
     _show_given(study, site)
+
+
+def _link_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
+    """Of a linked study: with whom, which columns go, and what each party learns."""
+    if study.link is None:
+        return []
+    try:
+        proposal = link_proposals.read(study, proposed.ticket, proposed.link)
+    except errors.StudyError as reason:
+        return [f"the link cannot be read: {reason}"]
+    return link_proposals.describe(proposal, site)
 
 
 def _signed(proposed: Proposed) -> list[str]:
@@ -106,6 +119,9 @@ def _signed(proposed: Proposed) -> list[str]:
 
 def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
+    if study.link is not None:
+        print("# Conditions over linked people are counted when the study runs, before it answers")
+        return
     print(
         "# People of this node on each side of every expression of the study (never sent to the "
         "hub)"
@@ -146,9 +162,11 @@ def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
 
 def costs(study: Study, site: Site, nodes: int) -> list[str]:
     """The cost of the study to one person, here and over all nodes; nothing in exact mode."""
-    if study.privacy.mode != "dp" or study.dataset not in site.datasets:
+    named = sorted(study.datasets) or [study.dataset]
+    held = next((name for name in named if name in site.datasets), None)
+    if study.privacy.mode != "dp" or held is None:
         return []
-    contract, privacy = site.datasets[study.dataset].contract, study.privacy
+    contract, privacy = site.datasets[held].contract, study.privacy
     factor = contract.max_nodes_of_person(nodes)
     over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
     lines = [
@@ -156,7 +174,7 @@ def costs(study: Study, site: Site, nodes: int) -> list[str]:
         f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
         f"epsilon {over_nodes:.3f}",
     ]
-    if shared := site.datasets_sharing_account(study.dataset):
+    if shared := site.datasets_sharing_account(held):
         lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
     return lines
 

@@ -106,11 +106,11 @@ def _nodes_of_files(
     paths: Sequence[Path],
     nodes: int,
 ) -> list[PlannedNode]:
-    taking_part, found = max(nodes, study.min_nodes), [sites.load(path) for path in paths]
+    taking_part, sites_ = max(nodes, study.min_nodes), [sites.load(path) for path in paths]
     if study.link is not None:
         plan_ = links.plan(study, loaded)
-        return [_party(site, plan_, taking_part) for site in found]
-    return [_node_of_site(site, study, tasks, _held(site, loaded), taking_part) for site in found]
+        return [_party(site, plan_, taking_part) for site in sites_]
+    return [_node_of_site(site, study, tasks, _held(site, loaded), taking_part) for site in sites_]
 
 
 def _held(site: Site, loaded: Mapping[str, Contract]) -> Contract:
@@ -134,6 +134,7 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
     left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
+    refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, people, left, refusal)
 
 
@@ -161,6 +162,7 @@ def _node_of_site(
     left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
         refusal = _too_small(contract, now)
+    refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, dataset.people, left, refusal)
 
 

@@ -90,7 +90,10 @@ def run(
             registry.plan(federation.study, federation.contract, federation.source)
             if federation.study.link is not None:
                 spinner.update(f"linking people at {federation.study.link.helper}")
-            with answering.sites(federation.holders, policy, datetime.now(UTC)) as answer:
+            link_themselves = federation.study.link is not None and engine in engines.LINKING
+            with answering.sites(
+                federation.holders, policy, datetime.now(UTC), parties_link=link_themselves
+            ) as answer:
                 simulation = engines.Simulation(
                     federation.study,
                     federation.contract,
@@ -100,6 +103,7 @@ def run(
                     out,
                     workers_,
                     federation.notes,
+                    federation.contracts if link_themselves else {},
                 )
                 document = engines.ENGINES[engine](simulation, spinner.update)
         document = answer.complete(document)
@@ -233,14 +237,14 @@ def _of_node(path: Path, contract: Contract) -> Dataset:
             f"{path}: there is no dataset {contract.dataset!r}; the datasets are "
             f"{', '.join(datasets)}"
         )
-    found = datasets[contract.dataset]
-    if found.contract.hash != contract.hash:
+    dataset = datasets[contract.dataset]
+    if dataset.contract.hash != contract.hash:
         raise errors.InputError(
             f"{path}: its contract of {contract.dataset!r} differs from the study's: use one "
             "contract",
-            *contract.differences(found.contract),
+            *contract.differences(dataset.contract),
         )
-    return found
+    return dataset
 
 
 def _assumptions(study: Study) -> list[str]:

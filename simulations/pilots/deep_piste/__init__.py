@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas
 from numpy.typing import NDArray
+from scipy import special
 
 from federation.arrays import Floats
 from federation.contract import Contract
@@ -20,6 +21,10 @@ NOTE = (
     "synthetic views with planted lesions; each centre's machine has its own brightness and noise;"
     " cancers are far more frequent than in screening"
 )
+LINKED_NOTE = (
+    "synthetic women screened: the screening centres hold the readings, SNDS the later cancers,"
+    " which are more frequent than in screening"
+)
 REAL_NOTE = (
     "1,797 real images of written digits (scikit-learn),"
     " split over four nodes in their original order: is it an eight?"
@@ -27,12 +32,24 @@ REAL_NOTE = (
 SIZES: Mapping[Size, int] = {"small": 800, "full": 62_500}  # women, of four views each
 PIXELS: Mapping[Size, int] = {"small": 32, "full": 64}
 PRIVATE_WOMEN = 4_000
+LINKED_SIZES: Mapping[Size, int] = {"small": 40_000, "full": 250_000}
+KNOWN = 0.97  # of the women, the share that SNDS knows
 NODES = {"crcdc-bretagne": 0.2, "crcdc-grand-est": 0.2, "crcdc-occitanie": 0.35, "crcdc-paca": 0.25}
+HOLDS = {**dict.fromkeys(NODES, "lectures"), "cnam": "cancers"}
 VIEWS = ("cc_droit", "mlo_droit", "cc_gauche", "mlo_gauche")
 AUC = ("auc", "conf_low", "conf_high")
 MAIN = {
     "study": Main("area under the ROC curve", "lecture", "glance", columns=AUC),
     "private": Main("area under the ROC curve", "lecture", "glance", columns=AUC),
+    **dict.fromkeys(
+        ("linked", "linked-private"),
+        Main(
+            "log-odds of a missed cancer in a dense breast",
+            "manques",
+            where={"term": "dense"},
+            truth="dense_log_odds",
+        ),
+    ),
     "real": Main("area under the ROC curve, an eight", "lecture", "glance", columns=AUC),
 }
 Images = NDArray[np.uint8]
@@ -143,6 +160,43 @@ def _waves(rng: np.random.Generator, n: int, at: NDArray[np.float32]) -> NDArray
     )
     waves: NDArray[np.float32] = np.cos(frequency * at + phase)
     return waves
+
+
+def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    """The readings, and the cancers that SNDS learns of within two years: among all women, those
+    who were read as healthy too."""
+    rng, n = np.random.default_rng([seed, 91]), LINKED_SIZES[size]
+    planted = common.truth(__file__)
+    nir, dense = common.nirs(rng, n), rng.random(n) < 0.5
+    cancer = rng.random(n) < planted["share_of_linked_cancers"]
+    missed = special.expit(planted["missed_log_odds"] + planted["dense_log_odds"] * dense)
+    called = rng.random(n) < np.where(cancer, 1 - missed, 0.05)
+    readings = pandas.DataFrame(
+        {
+            "femme": np.char.add("f", np.arange(n).astype(str)),
+            "nir": nir,
+            "age": np.clip(rng.normal(61, 7, n), 50, 74).round(),
+            "dense": dense,
+            "rappel": called,
+        }
+    )
+    known = rng.random(n) < KNOWN
+    snds = common.shuffled(
+        rng,
+        _care(rng, nir[known], cancer[known]),
+        _care(rng, common.strangers(nir), rng.permutation(cancer)),
+    )
+    centres = common.by_node(readings, common.spread(rng, n, NODES))
+    return common.write(centres | {"cnam": snds}, directory)
+
+
+def _care(
+    rng: np.random.Generator, nir: common.Texts, cancer: NDArray[np.bool_]
+) -> pandas.DataFrame:
+    """Other care of everybody, and the treatment of a cancer."""
+    month = rng.integers(0, 25, len(nir))
+    care = pandas.DataFrame({"beneficiaire": nir, "mois": month, "cancer": False})
+    return pandas.concat([care, care[cancer].assign(cancer=True)])
 
 
 def make_real(directory: Path) -> dict[str, Path]:

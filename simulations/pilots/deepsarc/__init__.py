@@ -101,17 +101,10 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     )
     table["rcp_avant"] = reviewed
     table.insert(0, "patient", [f"p{i}" for i in range(n)])
-    table.insert(1, "nir", nirs(rng, n))
+    table.insert(1, "nir", common.nirs(rng, n))
     follow_up, relapsed = common.month_grid(np.minimum(time, end), 96), time <= end
     centres = common.by_node(table, common.spread(rng, n, NODES))
     return common.write(centres | {"cnam": snds(rng, table["nir"], follow_up, relapsed)}, directory)
-
-
-def nirs(rng: np.random.Generator, n: int) -> list[str]:
-    """Numbers of made-up people: 99 is no department."""
-    sex, year, month = rng.integers(1, 3, n), rng.integers(20, 99, n), rng.integers(1, 13, n)
-    parts = zip(sex, year, month, range(n), strict=True)
-    return [f"{s}{y:02d}{m:02d}99{i:06d}" for s, y, m, i in parts]
 
 
 def snds(
@@ -132,7 +125,7 @@ def snds(
     ]
     others = pandas.DataFrame(
         {
-            "beneficiaire": [f"{number[:5]}98{number[7:]}" for number in nir],
+            "beneficiaire": common.strangers(nir.to_numpy(str)),
             "mois": rng.integers(1, 97, n),
             "evenement": rng.random(n) < 0.3,
         }

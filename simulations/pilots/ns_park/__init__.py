@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 
 from federation.arrays import Ints
 from simulations.pilots import common
@@ -15,6 +16,10 @@ from simulations.pilots.common import Main, Size
 NOTE = (
     "synthetic patients with a planted course; columns approximate published descriptions of the"
     " NS-Park cohort"
+)
+LINKED_NOTE = (
+    "synthetic patients with a planted course: the centres hold the slopes, SNDS the drugs;"
+    " columns approximate published descriptions of the NS-Park cohort and SNDS"
 )
 REAL_NOTE = (
     "252 real people, 188 of them with Parkinson's disease, who spoke a vowel (R, modeldata,"
@@ -36,11 +41,14 @@ MAIN = {
         truth="agonist_per_year",
     ),
 }
+MAIN |= dict.fromkeys(("linked", "linked-private"), MAIN["private"])
 MAIN["real"] = Main(
     "log-odds of Parkinson's disease for a tenth more pitch period entropy",
     "voix",
     where={"term": "ppe"},
 )
+HOLDS = {**dict.fromkeys(NODES, "pentes"), "cnam": "delivrances"}
+KNOWN = 0.97  # of the patients, the share that SNDS knows
 VISITS = np.array([0, 0.5, 1, 2, 3, 4, 6, 8.0])
 
 
@@ -78,9 +86,44 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     return common.write(common.by_node(table, node[who]), directory)
 
 
+def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    """The centres' slopes, without the drugs; and SNDS's drugs, of as many other people too."""
+    one = slopes(*visits(seed, size))
+    rng, n = np.random.default_rng([seed, 71]), len(one)
+    nir, known = common.nirs(rng, n), rng.random(n) < KNOWN
+    drugs = common.shuffled(
+        rng,
+        _deliveries(rng, nir[known], one.pop("agoniste").to_numpy()[known]),
+        _deliveries(rng, common.strangers(nir), rng.random(n) < 0.01),
+    )
+    one.insert(1, "nir", nir)
+    centres = common.by_node(one, common.spread(rng, n, NODES))
+    return common.write(centres | {"cnam": drugs}, directory)
+
+
+def _deliveries(
+    rng: np.random.Generator, nir: common.Texts, agonist: NDArray[np.bool_]
+) -> pandas.DataFrame:
+    """One to six for each person; of those with an agonist, one at least is of it."""
+    number = np.repeat(np.arange(len(nir)), rng.integers(1, 7, len(nir)))
+    first = np.r_[True, number[1:] != number[:-1]]
+    is_agonist = agonist[number] & (first | (rng.random(len(number)) < 0.5))
+    month = rng.integers(0, 97, len(number))
+    return pandas.DataFrame({"beneficiaire": nir[number], "mois": month, "agoniste": is_agonist})
+
+
 def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
-    """What each centre works out of the visits: a slope for each patient with three or more."""
+    """What each centre works out of the visits."""
     table, who = visits(seed, size)
+    one = slopes(table, who)
+    node = common.spread(np.random.default_rng([seed, 70]), SIZES[size], NODES)
+    return common.write(
+        common.by_node(one.drop(columns="age"), node[one.index.to_numpy()]), directory
+    )
+
+
+def slopes(table: pandas.DataFrame, who: Ints) -> pandas.DataFrame:
+    """A slope for each patient with three visits or more; the index is the patient's number."""
     n = np.bincount(who)
     sums = {
         name: np.bincount(who, values)
@@ -93,16 +136,16 @@ def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[st
     spread = square - sums["t"] ** 2 / np.maximum(n, 1)
     known = (n >= 3) & (spread > 4)  # over two years and more
     slope = (cross - sums["t"] * sums["y"] / np.maximum(n, 1))[known] / spread[known]
-    agonist = np.bincount(who, table["agoniste"])[known] > 0
-    one = pandas.DataFrame(
+    numbers = np.flatnonzero(known)
+    return pandas.DataFrame(
         {
-            "patient": np.char.add("n", np.flatnonzero(known).astype(str)),
+            "patient": np.char.add("n", numbers.astype(str)),
             "pente": np.clip(slope, -8, 12).round(3),
-            "agoniste": agonist,
-        }
+            "agoniste": np.bincount(who, table["agoniste"])[known] > 0,
+            "age": (np.bincount(who, table["age"]) / np.maximum(n, 1))[known].round(),
+        },
+        index=numbers,
     )
-    node = common.spread(np.random.default_rng([seed, 70]), SIZES[size], NODES)
-    return common.write(common.by_node(one, node[np.flatnonzero(known)]), directory)
 
 
 def make_real(directory: Path) -> dict[str, Path]:

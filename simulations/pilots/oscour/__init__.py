@@ -11,12 +11,17 @@ import numpy as np
 import pandas
 
 from federation import contract as contracts
+from federation.arrays import Floats
 from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
     "synthetic visits with seasons, trends and one planted outbreak;"
     " columns approximate the summaries of emergency visits"
+)
+LINKED_NOTE = (
+    "synthetic strokes, linked without a common identifier: the emergency services hold the delay,"
+    " the hospitals' claims the stay; one in twelve has a wrong date or commune"
 )
 SIZES: Mapping[Size, int] = {"small": 1_500_000, "full": 130_000_000}
 NODES = {
@@ -25,6 +30,9 @@ NODES = {
     "oru-ile-de-france": 2,
     "oru-nouvelle-aquitaine": 3,
 }  # each with every fourth region
+LINKED_SIZES: Mapping[Size, int] = {"small": 12_000, "full": 110_000}
+HOLDS = {**dict.fromkeys(NODES, "avc"), "atih": "sejours"}
+HOSPITALS, COMMUNES = 300, 3000
 ROW = {"series": "syndrome=gastro-enterite", "week": 467}
 MAIN = {
     name: Main(
@@ -37,6 +45,15 @@ MAIN = {
     )
     for name in ("study", "private")
 }
+MAIN |= dict.fromkeys(
+    ("linked", "linked-private"),
+    Main(
+        "days in hospital more after a late arrival",
+        "sejour",
+        where={"term": "tardive"},
+        truth="late_days",
+    ),
+)
 YEAR = 52.0
 
 
@@ -97,3 +114,53 @@ def write(table: pandas.DataFrame, path: Path) -> Path:
     )
     connection.close()
     return path
+
+
+def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    """Strokes at the emergency services; and the stays of the same patients, with wrong dates and
+    communes, among twice as many stays of others."""
+    rng, n = np.random.default_rng([seed, 41]), LINKED_SIZES[size]
+    planted = common.truth(__file__)
+    who = _patients(rng, n)
+    late, severe = rng.random(n) < 0.4, rng.random(n) < 0.3
+    visits = who.assign(
+        passage=np.char.add("v", np.arange(n).astype(str)), tardive=late, grave=severe
+    )
+    mean = planted["days"] + planted["late_days"] * late + planted["severe_days"] * severe
+    stays = _stays(rng, _miswritten(rng, who), mean)[rng.random(n) < 0.95]
+    others = _stays(rng, _patients(rng, 2 * n), rng.choice(mean, 2 * n))
+    nodes = common.by_node(visits, np.array(list(NODES))[rng.integers(0, len(NODES), n)])
+    claims = common.shuffled(rng, stays, others)
+    claims["sejour"] = np.char.add("s", np.arange(len(claims)).astype(str))
+    return common.write(nodes | {"atih": claims}, directory)
+
+
+def _patients(rng: np.random.Generator, n: int) -> pandas.DataFrame:
+    """What both sides write down of a patient."""
+    days = np.datetime64("2023-01-01") + rng.integers(0, 365, n).astype("timedelta64[D]")
+    births = np.datetime64("1925-01-01") + rng.integers(0, 25_000, n).astype("timedelta64[D]")
+    return pandas.DataFrame(
+        {
+            "finess": rng.integers(0, HOSPITALS, n).astype(str),
+            "jour": days.astype(str),
+            "naissance": births.astype(str),
+            "sexe": rng.choice(["f", "m"], n),
+            "commune": rng.integers(0, COMMUNES, n).astype(str),
+        }
+    )
+
+
+def _miswritten(rng: np.random.Generator, who: pandas.DataFrame) -> pandas.DataFrame:
+    """Another patient's value, in three hundredths of the days, births and communes; two patients
+    in a hundred go on to another hospital."""
+    wrong = who.copy()
+    shares = {"finess": 0.02, "jour": 0.03, "naissance": 0.03, "commune": 0.03}
+    for name, share in shares.items():
+        at = np.flatnonzero(rng.random(len(who)) < share)
+        wrong.loc[at, name] = rng.permutation(who[name].to_numpy())[at]
+    return wrong
+
+
+def _stays(rng: np.random.Generator, who: pandas.DataFrame, mean: Floats) -> pandas.DataFrame:
+    days = np.clip(np.rint(rng.normal(mean, 4.0)), 0, 60)
+    return who.assign(duree=days)

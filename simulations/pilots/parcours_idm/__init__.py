@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 
 from federation.arrays import Floats, Ints
 from simulations.pilots import common
@@ -18,9 +19,13 @@ NOTE = (
     " and"
     " the SNDS"
 )
+LINKED_NOTE = (
+    "synthetic heart attacks: the emergency services know who called them, SNDS how patients fared;"
+    " columns approximate published descriptions of e-MUST and SNDS"
+)
 REAL_NOTE = (
     "1,878 real patients of the TRACE study (SurvSet), which have no hospital:"
-    " they are assigned to four nodes in turn"
+    " they are assigned to four nodes in turn, and a fifth holds the deaths"
 )
 SIZES: Mapping[Size, int] = {"small": 4000, "full": 60_000}
 REGIONS = {
@@ -29,6 +34,12 @@ REGIONS = {
     "ars-occitanie": "occitanie",
     "ars-paca": "paca",
 }
+SHARES = {"ars-bretagne": 0.15, "ars-idf": 0.4, "ars-occitanie": 0.2, "ars-paca": 0.25}
+LINKED_SIZES: Mapping[Size, int] = {"small": 12_000, "full": 60_000}
+REGISTER = "insee"
+HOLDS = {**dict.fromkeys(REGIONS, "emust"), "cnam": "suites"}
+REAL_HOLDS = {**dict.fromkeys(REGIONS, "services"), REGISTER: "deces"}
+KNOWN = 0.95  # of the patients, the share that SNDS knows
 ROW = {"indicator": "statine", "group": "all"}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
@@ -37,9 +48,19 @@ MAIN = {
     )
     for name in ("study", "private")
 } | {
+    **dict.fromkeys(
+        ("linked", "linked-private"),
+        Main(
+            "hazard ratio of death for patients who did not call 15",
+            "modele",
+            where={"term": "sans_appel"},
+            columns=RATIO,
+            truth="hr_no_call",
+        ),
+    ),
     "real": Main(
         "hazard ratio of death with heart failure", "modele", where={"term": "chf"}, columns=RATIO
-    )
+    ),
 }
 
 
@@ -86,9 +107,7 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     who = table["patient"].to_numpy()
     table["suivi"] = np.where(begins, common.month_grid(np.minimum(first, end), 24)[who], np.nan)
     table["issue"] = np.where(begins, issue[who], "")
-    node = common.spread(
-        rng, n, {"ars-bretagne": 0.15, "ars-idf": 0.4, "ars-occitanie": 0.2, "ars-paca": 0.25}
-    )
+    node = common.spread(rng, n, SHARES)
     table["region"] = np.array([REGIONS[name] for name in node])[who]
     return common.write(
         common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]),
@@ -100,15 +119,78 @@ def _step(name: str, who: Ints, at: Floats) -> pandas.DataFrame:
     return pandas.DataFrame({"patient": who, "acte": name, "jour": np.round(at[who], 2)})
 
 
+def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    """The emergency services' heart attacks, and what SNDS knows of these patients and of as many
+    others."""
+    rng, n = np.random.default_rng([seed, 51]), LINKED_SIZES[size]
+    planted = common.truth(__file__)
+    nir, called = common.nirs(rng, n), rng.random(n) < 0.6
+    age = np.clip(rng.normal(65, 13, n), 25, 100).round()
+    opened = rng.random(n) < np.where(called, 0.8, 0.6)
+    emust = pandas.DataFrame(
+        {
+            "dossier": np.char.add("e", np.arange(n).astype(str)),
+            "nir": nir,
+            "appel_15": called,
+            "angioplastie": opened,
+            "age": age,
+        }
+    )
+    death = planted["death_per_month"] * planted["hr_no_call"] ** ~called
+    death = death * planted["hr_age_10"] ** ((age - 65) / 10)
+    statin = rng.random(n) < np.where(opened, planted["statin"], 0.55)
+    known = rng.random(n) < KNOWN
+    snds = common.shuffled(
+        rng,
+        _snds(rng, planted, nir, death, statin)[lambda rows: known[rows["number"]]],
+        _snds(rng, planted, common.strangers(nir), rng.permutation(death), rng.random(n) < 0.3),
+    ).drop(columns="number")
+    nodes = common.by_node(emust, common.spread(rng, n, SHARES))
+    return common.write(nodes | {"cnam": snds}, directory)
+
+
+def _snds(
+    rng: np.random.Generator,
+    planted: Mapping[str, float],
+    nir: common.Texts,
+    death: Floats,
+    statin: NDArray[np.bool_],
+) -> pandas.DataFrame:
+    """The first month's care, and the row that ends the follow-up."""
+    n = len(nir)
+    died = common.weibull(rng, death)
+    back = common.weibull(rng, np.full(n, planted["readmission_per_month"]))
+    end = np.minimum(rng.exponential(60, n), 24)
+    first = np.minimum(died, back)
+    issue = np.where(first > end, "aucune", np.where(died < back, "deces", "readmission"))
+    start = {"mois": 0.0, "issue": "aucune", "statine_30j": statin}
+    last = {"mois": common.month_grid(np.minimum(first, end), 24), "issue": issue}
+    who = {"beneficiaire": nir, "number": np.arange(n)}
+    return pandas.concat(
+        [pandas.DataFrame(who | start), pandas.DataFrame(who | last | {"statine_30j": False})]
+    )
+
+
 def make_real(directory: Path) -> dict[str, Path]:
+    """Covariates at the wards, deaths at a register."""
+    table = trace()
+    wards = table.drop(columns=["time", "event"])
+    node = np.array(list(REGIONS))[np.arange(len(table)) % len(REGIONS)]
+    deaths = table[["pid", "time", "event"]].rename(columns={"pid": "numero"})
+    deaths = deaths.sample(frac=1, random_state=1).reset_index(drop=True)
+    return common.write(common.by_node(wards, node) | {REGISTER: deaths}, directory)
+
+
+def trace() -> pandas.DataFrame:
+    """One row a patient, with what both holders know."""
     raw = common.real("TRACE")
     flags = {
         name: raw[f"fac_{name}"].astype(float).astype(int) for name in ("chf", "diabetes", "vf")
     }
-    table = raw[["pid", "time", "event"]].assign(
-        time=raw["time"].astype(float).round(3), age=raw["num_age"], wmi=raw["num_wmi"], **flags
-    )
-    return common.write(
-        common.by_node(table, np.array(list(REGIONS))[np.arange(len(table)) % len(REGIONS)]),
-        directory,
+    return raw[["pid", "time", "event"]].assign(
+        pid=raw["pid"].astype(str),
+        time=raw["time"].astype(float).round(3),
+        age=raw["num_age"],
+        wmi=raw["num_wmi"],
+        **flags,
     )

@@ -1,0 +1,181 @@
+"""Sealed parts of messages between the parties of a link, on the hub's disk until they are taken.
+
+The hub cannot read them. A message has one sender and one receiver; its parts arrive in order, and
+a part stays until the receiver asks for the next one, so either end may break off and go on. Memory
+holds a few numbers a message. What lies on disk is limited for each study and each node; a sender
+whose part does not fit waits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation import errors
+
+MAX_BYTES = 4 * 2**20  # of a part
+_ATTEMPT, _KIND = re.compile(r"[0-9a-f]{32}"), re.compile(r"[a-z][a-z -]{0,30}")
+
+
+class FullError(Exception):
+    """There is no room for this part until others are taken."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Of a message. `sender`, `receiver`: names of nodes, as their certificates say."""
+
+    study_hash: str
+    attempt: str
+    sender: str
+    receiver: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """`sha256` (32 bytes): of the content, as the sender states it."""
+
+    content: bytes
+    sha256: bytes
+    is_last: bool
+
+
+@dataclass
+class _Waiting:
+    """The parts of a message that are here, from `first` up to `after`, which comes next.
+    `newest`: the hash of the last one."""
+
+    first: int = 0
+    after: int = 0
+    newest: bytes = b""
+    is_complete: bool = False
+
+
+@dataclass
+class Parcels:
+    """`per_study`, `per_node`, bytes: what may lie here at one time."""
+
+    folder: Path
+    per_study: int
+    per_node: int
+    attempts: dict[str, str] = field(default_factory=dict)
+    former: set[str] = field(default_factory=set)
+    waiting: dict[Address, _Waiting] = field(default_factory=dict)
+    sizes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by study and sender
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        """Parts of an earlier process are deleted: every study that ran starts again, with new
+        keys."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def put(self, address: Address, number: int, part: Part) -> None:
+        """The part is on disk when this returns. The same part may come twice."""
+        _check(address, part)
+        with self.news:
+            self._begin(address)
+            message = self.waiting.setdefault(address, _Waiting())
+            if number == message.after - 1 and part.sha256 == message.newest:
+                return
+            if number != message.after or message.is_complete:
+                raise errors.InputError(f"part {message.after} of the message comes next")
+            self._check_room(address, len(part.content))
+            _write(self._path(address, number), part.content)
+            self.sizes[address.study_hash, address.sender] += len(part.content)
+            message.after, message.newest = number + 1, part.sha256
+            message.is_complete = part.is_last
+            self.news.notify_all()
+
+    def take(self, address: Address, number: int, seconds: float) -> Part | None:
+        """A part, once it is there, and within so many seconds; the parts before it are deleted."""
+        _check_words(address)
+        with self.news:
+            self.news.wait_for(lambda: self._has(address, number), seconds)
+            if not self._has(address, number):
+                return None
+            message = self.waiting[address]
+            if number < message.first:
+                raise errors.InputError("this part was taken, and is gone")
+            for taken in range(message.first, number):
+                self._delete(address, taken)
+            message.first = number
+            content = self._path(address, number).read_bytes()
+            is_last = message.is_complete and number == message.after - 1
+        return Part(content, hashlib.sha256(content).digest(), is_last)
+
+    def end(self, study_hash: str) -> None:
+        """Deletes everything of a study."""
+        with self.news:
+            self._forget(study_hash)
+            if (attempt := self.attempts.pop(study_hash, None)) is not None:
+                self.former.add(attempt)
+
+    @property
+    def bytes_here(self) -> int:
+        return sum(self.sizes.values())
+
+    def _begin(self, address: Address) -> None:
+        """The first part of a new attempt deletes what is left of the former one."""
+        if address.attempt in self.former:
+            raise errors.RefusalError("this attempt has ended")
+        current = self.attempts.get(address.study_hash)
+        if current != address.attempt:
+            self._forget(address.study_hash)
+            self.former |= {current} if current else set()
+            self.attempts[address.study_hash] = address.attempt
+
+    def _forget(self, study_hash: str) -> None:
+        shutil.rmtree(self.folder / study_hash, ignore_errors=True)
+        for address in [one for one in self.waiting if one.study_hash == study_hash]:
+            del self.waiting[address]
+        for key in [one for one in self.sizes if one[0] == study_hash]:
+            del self.sizes[key]
+        self.news.notify_all()
+
+    def _has(self, address: Address, number: int) -> bool:
+        message = self.waiting.get(address)
+        return message is not None and number < message.after
+
+    def _check_room(self, address: Address, size: int) -> None:
+        of_node = self.sizes[address.study_hash, address.sender]
+        of_study = sum(n for (study, _), n in self.sizes.items() if study == address.study_hash)
+        if of_node + size > self.per_node or of_study + size > self.per_study:
+            raise FullError
+
+    def _path(self, address: Address, number: int) -> Path:
+        message = f"{address.sender}--{address.receiver}--{address.kind.replace(' ', '_')}"
+        return self.folder / address.study_hash / address.attempt / message / str(number)
+
+    def _delete(self, address: Address, number: int) -> None:
+        path = self._path(address, number)
+        self.sizes[address.study_hash, address.sender] -= path.stat().st_size
+        path.unlink()
+
+
+def _check(address: Address, part: Part) -> None:
+    _check_words(address)
+    if len(part.content) > MAX_BYTES:
+        raise errors.InputError(f"a part of a message has at most {MAX_BYTES} bytes")
+    if hashlib.sha256(part.content).digest() != part.sha256:
+        raise errors.InputError("the part does not have its hash; send it again")
+
+
+def _check_words(address: Address) -> None:
+    """The words of an address name folders, so they hold nothing else."""
+    if not _ATTEMPT.fullmatch(address.attempt) or not _KIND.fullmatch(address.kind):
+        raise errors.InputError("this is not the address of a message of a link")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The part appears whole, readable by the hub only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    half = path.with_name(f"{path.name}.part")
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    os.replace(half, path)

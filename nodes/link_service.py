@@ -1,0 +1,359 @@
+"""A node's part in the links of studies, as the hub asks for it in short queries.
+
+    admit    whether this node takes part, in the role that its staff approved
+    meet     a holder charges the study; each party signs its keys of this attempt
+    join     the other parties' keys; from here on a thread sends and takes the messages
+    watch    how far the thread is; at the helper's end, what may be told of the link
+    forget   the study is over: the helper deletes the linked people
+
+After its own restart a node knows none of this, says so, and the hub begins another attempt, with
+new keys. A charge is made once for each study."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from federation import errors
+from federation.linkage.errors import LinkError
+from federation.linkage.keys import Meeting
+from federation.messages import (
+    LINK,
+    LINK_PHASES,
+    Answer,
+    Phase,
+    Query,
+    Refusal,
+    Reply,
+    SecAggMessage,
+)
+from federation.privacy import accounting
+from federation.study import Study
+from nodes import ledger, link_proposals, links, service, state_folder
+from nodes.link_proposals import LinkProposal
+from nodes.links import Kept, Party, Role
+from nodes.session import NodeContext
+
+log = logging.getLogger("hdh.node")
+UNKNOWN = Refusal(
+    "link_unknown", "this node does not know this attempt at the link, since it was restarted"
+)
+LOST = Refusal("link_lost", "this helper was restarted, and its linked people are gone: link again")
+
+CHANGED = Refusal(
+    "link_changed",
+    "the holders' people or values are not those of this study's earlier attempt, and exact answers"
+    " about both would tell of the few that differ: change the study, or use mode dp",
+)
+
+
+class StoppableRelay(links.Relay, Protocol):
+    stopped: threading.Event
+    moved: int
+
+
+@dataclass
+class Attempt:
+    """One attempt at the link of a left holder, at this node. `run`: as in Query. `failed`: why it
+    ended. `kept`: what the helper has of it."""
+
+    run: str
+    proposal: LinkProposal
+    role: Role
+    left: str
+    meeting: Meeting = field(repr=False)
+    relay: StoppableRelay = field(repr=False)
+    thread: threading.Thread | None = field(default=None, repr=False)
+    failed: Refusal | None = None
+    kept: Kept | None = field(default=None, repr=False)
+
+    @property
+    def is_working(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+
+@dataclass
+class Answering:
+    """The linked people of a left holder, and the context in which the helper answers for them."""
+
+    run: str
+    kept: Kept
+    study: Study
+    context: NodeContext
+
+
+@dataclass
+class LinkService:
+    """`relay`: makes the relay of an attempt. `admitted`: by run. `attempts`: by name. `answering`:
+    by run and left holder."""
+
+    context: NodeContext
+    relay: Callable[[], StoppableRelay]
+    admitted: dict[str, LinkProposal] = field(default_factory=dict)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    answering: dict[tuple[str, str], Answering] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __post_init__(self) -> None:
+        links.forget_remains(self.context)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether this process holds what a restart would lose."""
+        return bool(self.answering) or any(one.is_working for one in self.attempts.values())
+
+    def answer(self, query: Query, now: datetime) -> Reply:
+        """To a query in a phase of a link, or for the linked people of a left holder."""
+        with self.lock:
+            if query.left:
+                return self._answer_for_left(query, now)
+            name = self.context.site.name
+            try:
+                answered = self._phase(query, now)
+                charged = self._charged(query)
+            except errors.LedgerError:
+                answered, charged = Refusal("ledger", "this node's ledger is not in order"), 0
+            return Reply(name, query.round, {LINK: answered}, None, charged)
+
+    def end(self, run: str) -> None:
+        """The run is over, however it ended."""
+        with self.lock:
+            self.admitted.pop(run, None)
+            for name, one in list(self.attempts.items()):
+                if one.run == run:
+                    self._give_up(name)
+            for key in [key for key in self.answering if key[0] == run]:
+                self._forget(key)
+
+    # -- the phases
+    def _phase(self, query: Query, now: datetime) -> Answer:
+        phase, site = query.phase, self.context.site
+        assert phase is not None and phase.name in LINK_PHASES
+        refused = service.not_approved(query, self.context, now)
+        if refused is None and site.name not in query.members:
+            refused = Refusal("participants", "this node is not among those of the query: name it")
+        if refused is not None and phase.name != "forget":
+            return service.said(refused, site)
+        try:
+            answered = _PHASES[phase.name](self, query, phase, now)
+        except LinkError as error:
+            answered = Refusal(error.rule, error.remedy)
+        except errors.StudyError as error:
+            answered = Refusal("study", str(error))
+        return service.said(answered, site) if isinstance(answered, Refusal) else answered
+
+    def _admit(self, query: Query, phase: Phase, now: datetime) -> Answer:
+        proposal = self._proposal(query)
+        if isinstance(proposal, Refusal):
+            return proposal
+        role = proposal.roles[self.context.site.name]
+        refused = link_proposals.refusal(proposal, self.context.site, now) or links.hold_back(
+            proposal.plan, role, self.context, now
+        )
+        if refused is not None:
+            return refused
+        self.end(query.run)
+        self.admitted[query.run] = proposal
+        return SecAggMessage({"role": role.encode()})
+
+    def _proposal(self, query: Query) -> LinkProposal | Refusal:
+        """As the staff approved it, with the parties that are there now."""
+        approvals = self.context.approvals
+        proposed = approvals.proposed(query.run) if approvals is not None else None
+        if proposed is None:
+            return Refusal("approval", "this linked study was never proposed here")
+        proposal = link_proposals.read(query.study, proposed.ticket, proposed.link)
+        here = {name: role for name, role in proposal.roles.items() if name in query.members}
+        return replace(proposal, roles=here)
+
+    def _meet(self, query: Query, phase: Phase, now: datetime) -> Answer:
+        """A holder claims its cohort and charges the study before it sends anything."""
+        proposal = self.admitted.get(query.run)
+        if proposal is None:
+            return UNKNOWN
+        plan, context = proposal.plan, self.context
+        role, left = proposal.roles[context.site.name], _text(phase, "left")
+        if left not in proposal.named("left") or (role == "left" and left != context.site.name):
+            return Refusal("link_parties", "this is not a left holder of the link")
+        refused = links.claim_cohort(plan, role, context, now) or links.charge(
+            plan, role, context, now
+        )
+        if refused is not None:
+            return refused
+        self._give_up_former(query.run, left)
+        terms = links.terms(plan, phase.attempt, left, proposal.named("right")[0], context)
+        meeting, advert = links.meet(terms, context)
+        self.attempts[phase.attempt] = Attempt(
+            query.run, proposal, role, left, meeting, self.relay()
+        )
+        return SecAggMessage({"advert": advert})
+
+    def _join(self, query: Query, phase: Phase, now: datetime) -> Answer:
+        one = self.attempts.get(phase.attempt)
+        if one is None or one.thread is not None:
+            return UNKNOWN
+        adverts = phase.messages[LINK]
+        party = links.party(one.proposal.plan, one.meeting, adverts, self.context, one.relay)
+        one.thread = threading.Thread(target=self._work, args=(one, party), daemon=True)
+        one.thread.start()
+        return SecAggMessage({"state": b"working"})
+
+    def _watch(self, query: Query, phase: Phase, now: datetime) -> Answer:
+        one = self.attempts.get(phase.attempt)
+        if one is None or one.thread is None:
+            return UNKNOWN
+        if one.is_working:
+            return SecAggMessage({"state": b"working", "moved": str(one.relay.moved).encode()})
+        if one.failed is not None:
+            return one.failed
+        if one.kept is None or query.study.privacy.mode == "dp":
+            return SecAggMessage({"state": b"done"})
+        if self._are_others(self.answering[query.run, one.left], now):
+            self._forget((query.run, one.left))
+            return CHANGED
+        return SecAggMessage({"state": b"done", "report": one.kept.report.to_json().encode()})
+
+    def _over(self, query: Query, phase: Phase, now: datetime) -> Answer:
+        kept = sorted(left for run, left in self.answering if run == query.run)
+        self.end(query.run)
+        return SecAggMessage({"deleted": json.dumps(kept).encode()})
+
+    # -- the work of an attempt
+    def _work(self, one: Attempt, party: Party) -> None:
+        try:
+            kept = WORK[one.role](party)
+        except LinkError as error:
+            one.failed = service.said(Refusal(error.rule, error.remedy), self.context.site)
+        # A bug must not disclose data, and must end this attempt.
+        except Exception as error:
+            log.error("a link failed: %s", type(error).__name__)
+            one.failed = Refusal("link_failed", f"the link failed here: {type(error).__name__}")
+        else:
+            if kept is not None:
+                self._keep(one, kept)
+        if one.failed is not None:
+            study = one.proposal.plan.study
+            self.context.audit(
+                "link_ended", study=study.study, study_hash=study.hash, rule=one.failed.rule
+            )
+
+    def _keep(self, one: Attempt, kept: Kept) -> None:
+        study = one.proposal.plan.study
+        with self.lock:
+            if one.relay.stopped.is_set():
+                links.forget(kept, self.context, study)
+                return
+            one.kept = kept
+            context = NodeContext(kept.site, approvals=self.context.approvals)
+            self.answering[one.run, one.left] = Answering(one.run, kept, study, context)
+
+    def _give_up(self, name: str) -> None:
+        self.attempts.pop(name).relay.stopped.set()
+
+    def _give_up_former(self, run: str, left: str) -> None:
+        for name, one in list(self.attempts.items()):
+            if one.left == left and one.run == run:
+                self._give_up(name)
+        if (run, left) in self.answering:
+            self._forget((run, left))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        one = self.answering.pop(key)
+        links.forget(one.kept, self.context, one.study)
+
+    # -- answers for linked people
+    def _answer_for_left(self, query: Query, now: datetime) -> Reply:
+        one = self.answering.get((query.run, query.left))
+        if one is None:
+            return Reply(query.left, query.round, dict.fromkeys(query.states, LOST))
+        context = one.context
+        if context.site.state is not None and not context.site.roster:
+            context = one.context = self._with_roster(one)
+        self._grant(one, context, now)
+        reply = service.answer(replace(query, left="", witnesses={}), context, now)
+        return replace(reply, head=None)  # of a ledger that is this study's alone
+
+    def _with_roster(self, one: Answering) -> NodeContext:
+        """The left holders of the study here, each with an identity for secure sums among them."""
+        roster = {
+            left: state_folder.public_identity(other.kept.site.state)
+            for (run, left), other in self.answering.items()
+            if run == one.run
+        }
+        return replace(one.context, site=replace(one.context.site, roster=roster))
+
+    def _grant(self, one: Answering, context: NodeContext, now: datetime) -> None:
+        """The holders have charged the whole study, which is what its linked people may cost."""
+        if one.study.privacy.mode != "dp":
+            return
+        account = context.site.account(one.study.dataset, now.year)
+        if not ledger.has_grant(context.ledger, account):
+            at = now.isoformat(timespec="seconds")
+            rho, study_hash = one.study.privacy.rho, one.study.hash
+            ledger.grant(context.ledger, account, rho, by="link", at=at, study=study_hash)
+
+    def _are_others(self, one: Answering, now: datetime) -> bool:
+        """Whether an earlier attempt at this study linked other people, or other values."""
+        book, name = one.context.ledger, f"{one.study.dataset} linked"  # no cohort of a dataset
+        account = replace(one.context.site.account(one.study.dataset, now.year), dataset=name)
+        at = now.isoformat(timespec="seconds")
+        kept = ledger.remember(
+            book, "cohort", account, one.study.hash, "linked people", one.kept.digest, at
+        )
+        return kept != one.kept.digest
+
+    def _charged(self, query: Query) -> int:
+        """Of a holder, in pico-rho."""
+        study, proposal = query.study, self.admitted.get(query.run)
+        role = proposal.roles[self.context.site.name] if proposal else "helper"
+        if proposal is None or role == "helper":
+            return 0
+        dataset = proposal.plan.dataset_of(role)
+        cost = ledger.spent_by(self.context.ledger, dataset, study.hash)
+        return accounting.equivalent(cost, study.privacy.delta)
+
+
+def is_for_link(query: Query) -> bool:
+    return bool(query.left) or (query.phase is not None and query.phase.name in LINK_PHASES)
+
+
+def is_waiting(reply: Reply) -> bool:
+    """Whether a reply says no more than that a link goes on."""
+    answered = reply.answers.get(LINK)
+    return isinstance(answered, SecAggMessage) and answered.items.get("state") == b"working"
+
+
+def _as_left(party: Party) -> None:
+    left = links.send_list(party)
+    left = links.send_places(party, left)
+    links.send_columns(party, left)
+
+
+def _as_helper(party: Party) -> Kept:
+    listed = links.take_list(party)
+    held = links.match(party, listed)
+    held = links.show_made_up(party, held)
+    return links.keep_rows(party, listed, held)
+
+
+WORK: Mapping[Role, Callable[[Party], Kept | None]] = {
+    "left": _as_left,
+    "right": links.send_rows,
+    "helper": _as_helper,
+}
+_PHASES: Mapping[str, Callable[[LinkService, Query, Phase, datetime], Answer]] = {
+    "admit": LinkService._admit,
+    "meet": LinkService._meet,
+    "join": LinkService._join,
+    "watch": LinkService._watch,
+    "forget": LinkService._over,
+}
+
+
+def _text(phase: Phase, name: str) -> str:
+    return phase.messages.get(LINK, {}).get(name, b"").decode(errors="replace")

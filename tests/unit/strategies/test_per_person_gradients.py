@@ -1,0 +1,129 @@
+"""The clipped sums of people's gradients, against a loop over people and against Opacus."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from strategies.learning import networks, per_person_gradients
+from strategies.learning.networks import Network
+
+NETWORKS = [
+    Network("logistic", (7,), ()),
+    Network("mlp", (7,), (16, 8)),
+    Network("gru", (11, 3), (8,)),
+    Network("cnn1d", (28, 3), (8, 16), "group"),
+    Network("cnn", (16, 16), (8, 16, 32), "group"),
+    Network("cnn", (9, 13), (4, 40)),
+]
+
+
+def made(network: Network, people: int, each: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    net = networks.build(network, 5)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return (
+        net,
+        torch.randn(people * each, *network.shape),
+        torch.randint(0, 2, (people * each,)).float(),
+    )
+
+
+def loss_of(answers: torch.Tensor, people: int) -> Any:
+    return lambda out: (
+        F.binary_cross_entropy_with_logits(out, answers, reduction="none").view(people, -1).mean(1)
+    )
+
+
+def by_a_loop(
+    net: Any,
+    network: Network,
+    rows: torch.Tensor,
+    answers: torch.Tensor,
+    people: int,
+    length: float,
+) -> torch.Tensor:
+    each, total = len(rows) // people, 0.0
+    for person in range(people):
+        of_person = slice(person * each, (person + 1) * each)
+        loss = F.binary_cross_entropy_with_logits(
+            net(networks.entry(network, rows[of_person])).reshape(-1), answers[of_person]
+        )
+        gradient = torch.cat(
+            [g.reshape(-1) for g in torch.autograd.grad(loss, list(net.parameters()))]
+        )
+        total = total + gradient * min(1.0, length / float(gradient.norm()))
+    return torch.as_tensor(total)
+
+
+@pytest.mark.parametrize("each", [1, 4])
+@pytest.mark.parametrize("length", [0.1, 1e9])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: f"{network.kind}{network.shape}")
+def test_clipped_gradients_are_those_of_a_loop_over_people(
+    network: Network, length: float, each: int
+) -> None:
+    """In 32-bit floats, of which sums of some hundred products keep five digits."""
+    net, rows, answers = made(network, 9, each)
+    expected = by_a_loop(copy.deepcopy(net), network, rows, answers, 9, length)
+    clipped = per_person_gradients.clipped_sum(
+        net, networks.entry(network, rows), 9, loss_of(answers, 9), length
+    )
+    assert torch.allclose(clipped.sum, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert clipped.cut == 0 if length > 1 else clipped.cut > 5
+
+
+@pytest.mark.parametrize(
+    "network",
+    [network for network in NETWORKS if network.kind != "gru"],
+    ids=lambda network: f"{network.kind}{network.shape}",
+)
+@pytest.mark.filterwarnings("ignore")  # Opacus's own
+def test_clipped_gradients_are_those_of_opacus(network: Network) -> None:
+    from opacus import GradSampleModule
+
+    net, rows, answers = made(network, 12, 1)
+    theirs = GradSampleModule(copy.deepcopy(net), loss_reduction="sum")
+    F.binary_cross_entropy_with_logits(
+        theirs(networks.entry(network, rows)).reshape(-1), answers, reduction="sum"
+    ).backward()
+    samples = torch.cat([parameter.grad_sample.flatten(1) for parameter in theirs.parameters()], 1)
+    expected = (samples * (0.2 / samples.norm(dim=1)).clamp(max=1.0)[:, None]).sum(0)
+    clipped = per_person_gradients.clipped_sum(
+        net, networks.entry(network, rows), 12, loss_of(answers, 12), 0.2
+    )
+    assert torch.allclose(clipped.sum, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_person_adds_more_than_the_length() -> None:
+    network = NETWORKS[4]
+    net, rows, answers = made(network, 8, 2)
+    whole = per_person_gradients.clipped_sum(
+        net, networks.entry(network, rows * 50), 8, loss_of(answers, 8), 0.5
+    ).sum
+    fewer = per_person_gradients.clipped_sum(
+        net, networks.entry(network, rows[2:] * 50), 7, loss_of(answers[2:], 7), 0.5
+    ).sum
+    assert float((whole - fewer).norm()) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_layer_whose_people_mix_has_no_clipping() -> None:
+    net, rows, answers = made(Network("cnn", (16, 16), (8,), "node"), 4, 1)
+    with pytest.raises(TypeError, match="BatchNorm2d"):
+        per_person_gradients.clipped_sum(
+            net, networks.entry(NETWORKS[4], rows), 4, loss_of(answers, 4), 1.0
+        )
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: f"{network.kind}{network.shape}")
+def test_weights_travel_as_one_array_and_come_back(network: Network) -> None:
+    net = networks.build(network, 1)
+    flat = networks.weights(net)
+    other = networks.build(network, 2)
+    networks.put(other, flat)
+    assert len(flat) == networks.size(network) and (networks.weights(other) == flat).all()
+    assert all((a == b).all() for a, b in zip(net.parameters(), other.parameters(), strict=True))
