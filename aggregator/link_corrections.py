@@ -68,16 +68,16 @@ def rows(analysis: AnalysisDocument, precision: float) -> list[Row]:
     people = analysis.n.get("people") or analysis.n.get("rows")
     if people is None:
         return []
-    kept = corrections.kept_share(round(people), precision)
+    share = corrections.kept_share(round(people), precision)
     return [
-        {"term": row["term"], **{name: _divided(row.get(name), kept) for name in SCALED}}
+        {"term": row["term"], **{name: _divided(row.get(name), share) for name in SCALED}}
         for row in analysis.tables.get("coefficients", ())
         if row["term"] != "(Intercept)"
     ]
 
 
-def _divided(value: float | None, kept: float) -> float | None:
-    return None if value is None else value / kept
+def _divided(value: float | None, share: float) -> float | None:
+    return None if value is None else value / share
 
 
 def _shares(counts: Iterable[Mapping[str, Any]], precision: float) -> list[Row]:

@@ -58,15 +58,17 @@ def added(document: Document, linkage: Linkage) -> Document:
     study = linkage.study
     if study.link is None:
         return document
-    said = PROTECTED["on" if study.link.on else "cascade"]
+    protection = PROTECTED["on" if study.link.on else "cascade"]
     if study.privacy.mode == "dp":
-        notes = [f"{said}; how many are linked is not released"]
-        changed = {name: _noted(one, notes) for name, one in document.analyses.items()}
+        notes = [f"{protection}; how many are linked is not released"]
+        changed = {name: _noted(analysis, notes) for name, analysis in document.analyses.items()}
         return _corrected(document.model_copy(update={"analyses": changed}), linkage)
     counts, tables = _counts(linkage), _tables(linkage)
     analyses = {
-        name: one.model_copy(update={"n": {**one.n, **counts}, "tables": {**one.tables, **tables}})
-        for name, one in document.analyses.items()
+        name: analysis.model_copy(
+            update={"n": {**analysis.n, **counts}, "tables": {**analysis.tables, **tables}}
+        )
+        for name, analysis in document.analyses.items()
     }
     return _corrected(document.model_copy(update={"analyses": analyses}), linkage)
 
@@ -91,29 +93,29 @@ def _corrected(document: Document, linkage: Linkage) -> Document:
         return document
     changed = dict(document.analyses)
     for name in sorted(linkage.crossing & changed.keys()):
-        one = changed[name]
-        if one.status == "released" and (rows := link_corrections.rows(one, share)):
+        analysis = changed[name]
+        if analysis.status == "released" and (rows := link_corrections.rows(analysis, share)):
             note = (
                 f"table corrected: what the estimates would be if {share:.2%} of the links are"
                 " right, and each false one gives the columns of somebody else at random"
             )
-            tables = {**one.tables, "corrected": rows}
-            changed[name] = _noted(one.model_copy(update={"tables": tables}), [note])
+            tables = {**analysis.tables, "corrected": rows}
+            changed[name] = _noted(analysis.model_copy(update={"tables": tables}), [note])
     return document.model_copy(update={"analyses": changed})
 
 
-def _noted(one: AnalysisDocument, notes: Sequence[str]) -> AnalysisDocument:
-    return one.model_copy(update={"notes": [*one.notes, *notes]})
+def _noted(analysis: AnalysisDocument, notes: Sequence[str]) -> AnalysisDocument:
+    return analysis.model_copy(update={"notes": [*analysis.notes, *notes]})
 
 
 def _counts(linkage: Linkage) -> dict[str, Any]:
     """`linked_share` only where neither the linked nor the others are few."""
-    known = [report.people for report in linkage.reports if report.people is not None]
+    linked_people = [report.people for report in linkage.reports if report.people is not None]
     linked = sum(report.linked for report in linkage.reports)
-    is_known = len(known) == len(linkage.reports) and sum(known) > 0
+    is_known = len(linked_people) == len(linkage.reports) and sum(linked_people) > 0
     counts: dict[str, Any] = {
         "linked": linked,
-        "linked_share": round(linked / sum(known), 4) if is_known else None,
+        "linked_share": round(linked / sum(linked_people), 4) if is_known else None,
     }
     if linkage.study.link is not None and linkage.study.link.cascade:
         feared = sum(report.expected_false for report in linkage.reports)

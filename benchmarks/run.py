@@ -13,6 +13,7 @@ PARTS = (
     "start",
     "fedavg",
     "summary",
+    "sources",
     "regression",
     "memory",
     "private",

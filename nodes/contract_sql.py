@@ -207,6 +207,14 @@ def _known(name: str, column: Column, raw_type: str) -> str:
     raw = quote_name(name)
     if _is_native(column, raw_type):
         return raw
+    if (
+        column.kind == "number"
+        and _is_number(raw_type)
+        and not any(map(_is_endless, column.missing))
+    ):
+        return _but_for(
+            raw, [number for code in column.missing if (number := _number(code)) is not None]
+        )
     text = canonical(raw, raw_type)
     is_text = column.kind in ("category", "string") or _is_text(raw_type)
     blank = f"{text} IN ('', {_texts(column.missing)})" if column.missing else f"{text} = ''"
@@ -214,6 +222,22 @@ def _known(name: str, column: Column, raw_type: str) -> str:
     if numbers and (column.kind == "number" or _is_number(raw_type)):
         blank += f" OR TRY_CAST({raw} AS DOUBLE) IN ({', '.join(numbers)})"  # 999.0 is the code 999
     return f"CASE WHEN {blank} THEN NULL ELSE {text if is_text else raw} END"
+
+
+def _but_for(raw: str, codes: Sequence[float]) -> str:
+    """A number, which no code that is a word can equal; NULL where it is a code of absence."""
+    if not codes:
+        return raw
+    listed = ", ".join(map(repr, codes))
+    return f"CASE WHEN TRY_CAST({raw} AS DOUBLE) IN ({listed}) THEN NULL ELSE {raw} END"
+
+
+def _is_endless(code: str) -> bool:
+    """Is the code NaN or infinity, which a number can be?"""
+    try:
+        return not math.isfinite(float(code))
+    except ValueError:
+        return False
 
 
 def _number(code: str) -> float | None:
@@ -276,7 +300,7 @@ def checks(
         value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
         listed.append(Check(name, "missing", count(f"{value} IS NULL")))
         if (column.kind != "string" or column.terminology) and not _is_native(column, raw_type):
-            given = f"CAST({_known(name, column, raw_type)} AS VARCHAR) NOT IN ('nan', 'NaN')"
+            given = _given(name, column, raw_type)
             rule, lost = (
                 ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
             )
@@ -289,6 +313,14 @@ def checks(
         if column.kind == "date" and column.outside == "refuse":
             listed.append(Check(name, "impossible date", count(f"NOT {_possible(cast)}")))
     return listed
+
+
+def _given(name: str, column: Column, raw_type: str) -> str:
+    """The SQL of a condition, which is not true where the value is missing."""
+    value = _known(name, column, raw_type)
+    if raw_type == "DOUBLE" and column.kind == "number":
+        return f"NOT isnan({value})"
+    return f"CAST({value} AS VARCHAR) NOT IN ('nan', 'NaN')"
 
 
 def _has_days(column: Column) -> bool:

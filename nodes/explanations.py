@@ -75,7 +75,7 @@ def _examples(
 ) -> dict[Finding, Sequence[Example]]:
     connection = connectors.connect(storage)
     names = list(dict.fromkeys(finding.column for finding in findings))
-    connectors.open_rows(connection, dataset, names)
+    connectors.open_rows(connection, dataset, names, as_text=True)
     described = connection.execute("DESCRIBE source").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     places = {finding: _places(connection, dataset, finding, types) for finding in findings}

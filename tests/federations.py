@@ -46,6 +46,14 @@ def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
     return parameters
 
 
+def first(values: Iterable[Any], keep: int = 1) -> list[Any]:
+    """The values as parameters: `make test` runs the first `keep`, `make slow` the others."""
+    return [
+        pytest.param(value, marks=() if number < keep else (pytest.mark.slow,))
+        for number, value in enumerate(values)
+    ]
+
+
 def contract_of(text: str) -> Contract:
     source = yaml_source.parse(text, name="contract.yaml", error=errors.ContractError)
     return yaml_source.build(Contract, source.values, source, under=(), error=errors.ContractError)

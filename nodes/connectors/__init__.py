@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,13 @@ from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
 from nodes import reading
 from nodes.connectors import csv_source, formats, source
+from nodes.connectors.csv_types import NUMBER
 from nodes.connectors.source import Source, require, unreadable
+from nodes.contract_sql import EXACT_WHOLE
 from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
 
+REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
@@ -88,16 +92,22 @@ def _in_utc(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 
 def open_rows(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    as_text: bool = False,
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that
-    `contract_sql` reads. Returns True if every opening gives the same rows in the same order."""
+    `contract_sql` reads. Returns True if every opening gives the same rows in the same order.
+    `as_text`: the values of a text file stay as they are written."""
     if dataset.view is not None:
         return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
             found = _source(connection, dataset, columns, folder)
             require(dataset, columns, found.columns)
+            found = replace(found, types={}) if as_text else found
             _make(connection, dataset, found, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
@@ -157,6 +167,49 @@ def _seen(name: str, view: View) -> str:
 
 
 def _make(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
+) -> None:
+    """The relation `source`. A column is read in its own type where it may be, and as a text where
+    that fails: the check then counts the values."""
+    names = {found.columns[name]: name for name in columns}
+    types = {raw: kind for raw, kind in found.types.items() if raw in names}
+    while types and found.typed is not None:
+        try:
+            _create(connection, dataset, replace(found, relation=found.typed(types)), columns)
+        except duckdb.Error as reason:
+            types = _without_refused(types, reason)
+            continue
+        inexact = _inexact(
+            connection, [names[raw] for raw, kind in types.items() if kind == NUMBER]
+        )
+        if not inexact:
+            return
+        connection.execute("DROP TABLE source")
+        types = {raw: kind for raw, kind in types.items() if names[raw] not in inexact}
+    _create(connection, dataset, found, columns)
+
+
+def _without_refused(types: Mapping[str, str], reason: duckdb.Error) -> dict[str, str]:
+    """The types without that of the column that DuckDB's words name; none where they name none."""
+    named = REFUSED.search(str(reason))
+    refused = {named[1]} if named and named[1] in types else set(types)
+    return {raw: kind for raw, kind in types.items() if raw not in refused}
+
+
+def _inexact(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
+    """The columns with a number so large that a double may stand for another whole number: the
+    check compares the digits of their texts."""
+    if not names:
+        return set()
+    listed = ", ".join(
+        f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
+        for name in names
+    )
+    (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
+    return {name for name, is_beyond in zip(names, row, strict=True) if is_beyond}
+
+
+def _create(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
 ) -> None:
     """A view of a source whose rows cannot change between readings; a table of a text, which is
@@ -258,7 +311,6 @@ def _source(
         )
     else:
         chosen, paths = formats.of(dataset)
-        names = [dataset.read.written(name) for name in columns]
-        opening = formats.Opening(connection, dataset, paths, names, folder, only_names)
+        opening = formats.Opening(connection, dataset, paths, columns, folder, only_names)
         found = chosen.open(opening)
     return replace(found, columns=source.renamed(dataset, found.columns))

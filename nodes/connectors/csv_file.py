@@ -12,22 +12,24 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from federation import text
 from federation.arrays import Ints
 from federation.expression import quote_text
+from nodes.connectors import csv_types
+from nodes.connectors.bits import Bits, Bytes
+from nodes.connectors.csv_types import AS_TEXT, Plan, Text
 
 DELIMITERS = ",;\t|"
 LF, CR, QUOTE = 10, 13, 34
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 19  # the arrays of a block fit the processor's cache
 MAX_RECORD_BYTES = 1 << 26
 MAX_VALUE_BYTES = 2_000_000  # of one record, which DuckDB holds in a buffer of sixteen of them
 MAX_PROBLEMS = 5  # named one by one; the others are counted
@@ -42,9 +44,6 @@ TOO_LONG = (
 _ENDINGS = {"CR": b"\r", "LF": b"\n", "CRLF": b"\r\n"}
 QUOTES_AND_SPACES = {ord(character): None for character in '" '}
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-
-Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
 
 class MalformedCsvError(ValueError):
@@ -80,22 +79,26 @@ class Header:
 class Layout:
     """How to read a whole file. `records`: rows below the header. `one_ending`: do all records end
     alike? Where they do not, DuckDB loses letters, and reads the copy that
-    `write_with_one_ending` makes."""
+    `write_with_one_ending` makes. `types`: of the columns, by their place in the header, that
+    DuckDB may read in their own type; `options`: DuckDB's, for those types."""
 
     header: Header
     records: int
     one_ending: bool
+    types: Mapping[int, str] = field(default_factory=dict)
+    options: str = ""
 
-    def relation(self, path: Path) -> str:
-        """The SQL of the file's rows as text, its columns under their names; with an option for
-        everything that DuckDB would guess otherwise."""
-        header = self.header
-        raw = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header.names)))
+    def relation(self, path: Path, types: Mapping[int, str] | None = None) -> str:
+        """The SQL of the file's rows, its columns under their places, as text except those of
+        `types`; with an option for everything that DuckDB would guess otherwise."""
+        header, types = self.header, types or {}
+        raw = ", ".join(f"'c{i}': '{types.get(i, 'VARCHAR')}'" for i in range(len(header.names)))
         options = (
             f"auto_detect = false, header = true, delim = {quote_text(header.delimiter)}, "
             "quote = '\"', escape = '\"', comment = '', skip = 0, nullstr = '', "
             "null_padding = false, ignore_errors = false, strict_mode = true, parallel = true, "
             f"max_line_size = {MAX_VALUE_BYTES}, columns = {{{raw}}}"
+            f"{self.options if types else ''}"
         )
         return f"read_csv({quote_text(str(path))}, {options})"
 
@@ -107,13 +110,20 @@ def read_header(path: Path, expected: Collection[str], dialect: Dialect = Dialec
         return _header(next(_blocks(stream), b""), expected, dialect)
 
 
-def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect()) -> Layout:
-    """The layout of the whole file; MalformedCsvError with the lines that break it."""
+def inspect(
+    path: Path,
+    expected: Collection[str],
+    dialect: Dialect = Dialect(),
+    plan: Callable[[Sequence[str]], Plan] = lambda names: AS_TEXT,
+) -> Layout:
+    """The layout of the whole file; MalformedCsvError with the lines that break it. `plan`: of the
+    columns' types, from the header's names."""
     with _opened(path) as stream:
         blocks = _blocks(stream)
         first = next(blocks, b"")
         header = _header(first, expected, dialect)
-        scan = _Scan(header, endings={_ending(first[: sum(header.lengths)])})
+        planned = plan(header.names)
+        scan = _Scan(header, planned.rules, endings={_ending(first[: sum(header.lengths)])})
         above = _count_lines(first[: sum(header.lengths)])
         scan.check(first[sum(header.lengths) :], line=dialect.first_line + above)
         for block in blocks:
@@ -121,7 +131,8 @@ def inspect(path: Path, expected: Collection[str], dialect: Dialect = Dialect())
     if scan.problems:
         more = scan.broken - len(scan.problems)
         raise MalformedCsvError(*scan.problems, *([f"{more} more like these"] if more else []))
-    return Layout(header, scan.records, len(scan.endings) <= 1)
+    types = {at: kind for at, kind in planned.types.items() if at not in scan.texts}
+    return Layout(header, scan.records, len(scan.endings) <= 1, types, planned.options)
 
 
 @contextmanager
@@ -162,12 +173,11 @@ def write_with_one_ending(path: Path, copy: Path) -> None:
     """A copy whose records all end with LF. Line endings inside quotes are values, and stay."""
     with _opened(path) as stream, copy.open("wb") as out:
         for block in _blocks(stream):
-            array = np.frombuffer(block, np.uint8)
-            breaks = np.flatnonzero((array == LF) | (array == CR))
-            quotes = np.flatnonzero(array == QUOTE)
-            outside = breaks[np.searchsorted(quotes, breaks) % 2 == 0]
-            ends = outside[_ends(array, block)[outside]]
-            changed = array.copy()
+            text = Text(block, DELIMITERS[0])
+            quoted = text.of('"').odd()
+            outside = (text.of("\r\n") - quoted).places()
+            ends = (_ends(text) - quoted).places()
+            changed = text.array.copy()
             changed[ends] = LF
             out.write(np.delete(changed, np.setdiff1d(outside, ends)).tobytes())
 
@@ -176,6 +186,8 @@ def _last_end(block: bytes) -> int:
     """Where the last whole record ends; 0 if none does."""
     ending = b"\n" if b"\n" in block else b"\r"
     limit = len(block) if ending == b"\n" else len(block) - 1  # a final CR may be half of a CRLF
+    if b'"' not in block:
+        return block.rfind(ending, 0, limit) + 1
     at, quotes = limit, block.count(b'"', 0, limit)
     while (before := block.rfind(ending, 0, at)) >= 0:
         quotes -= block.count(b'"', before, at)
@@ -230,10 +242,9 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
 
 def _first_record(block: bytes) -> bytes:
     """The bytes up to the first line ending outside quotes, with it."""
-    array = np.frombuffer(block, np.uint8)
-    ends, quotes = np.flatnonzero(_ends(array, block)), np.flatnonzero(array == QUOTE)
-    outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return block[: int(outside[0]) + 1] if len(outside) else block
+    text = Text(block, DELIMITERS[0])
+    ends = (_ends(text) - text.of('"').odd()).places()
+    return block[: int(ends[0]) + 1] if len(ends) else block
 
 
 def _delimiters(line: str) -> list[str]:
@@ -252,53 +263,63 @@ def _names(line: str, delimiter: str, first: str) -> tuple[str, ...]:
     return tuple(map(text.canonical, names))
 
 
-def _ends(array: Bytes, block: bytes) -> Flags:
-    """(n_bytes,) True at the last byte of each line ending: LF, CRLF, or CR alone."""
-    is_end: Flags = array == LF
-    if b"\r" in block:
-        lone = array == CR
-        lone[:-1] &= array[1:] != LF
-        is_end |= lone
-    return is_end
+def _ends(text: Text) -> Bits:
+    """The last byte of each line ending: LF, CRLF, or CR alone."""
+    if b"\r" not in text.block:
+        return text.of("\n")
+    return text.of("\n") | (text.of("\r") - text.of("\n").before(1))
 
 
 @dataclass
 class _Scan:
-    """The records of a file, counted and checked block by block."""
+    """The records of a file, counted and checked block by block. `texts`: the columns that one of
+    `rules` keeps as text."""
 
     header: Header
+    rules: Sequence[csv_types.Rule] = ()
     records: int = 0
     next_line: int = 1
     broken: int = 0
     endings: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    texts: set[int] = field(default_factory=set)
 
     def check(self, block: bytes, line: int) -> None:
         """`line`: the number of the block's first line."""
-        array = np.frombuffer(block, np.uint8)
-        is_end = _ends(array, block)
+        text = Text(block, self.header.delimiter)
+        array, delimiters, lines = text.array, text.of(text.delimiter), _ends(text).places()
+        ends, misplaced = lines, []
+        if b'"' in block:
+            misplaced = _bad_quotes(text)
+            quoted = text.of('"').odd()
+            delimiters, ends = delimiters - quoted, lines[~quoted.has(lines)]
         found = _bad_text(block)
-        quotes = np.flatnonzero(array == QUOTE) if b'"' in block else np.empty(0, np.int64)
-        misplaced = _bad_quotes(array, quotes, ord(self.header.delimiter))
-        marks = np.flatnonzero((array == ord(self.header.delimiter)) | is_end)
-        if len(quotes):
-            marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
         if not misplaced:  # else the quotes say nothing reliable about the fields
-            found += self._widths(array, marks, is_end[marks])
-            found += self._joined(block, array, marks[is_end[marks]])
+            counts = delimiters.count_before(ends)
+            found += self._widths(array, ends, np.diff(counts, prepend=0) + 1)
+            found += self._joined(block, array, ends)
+            self._keep_texts(text, delimiters, ends)
         for at, problem in sorted([*found, *misplaced[:1]]):
             self.broken += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(f"line {line + int(np.count_nonzero(is_end[:at]))}: {problem}")
-        self.next_line = line + int(np.count_nonzero(is_end))
+                self.problems.append(f"line {line + int(np.searchsorted(lines, at))}: {problem}")
+        self.next_line = line + len(lines)
 
-    def _widths(self, array: Bytes, marks: Ints, is_end: Flags) -> list[tuple[int, str]]:
-        """`marks` (n,): positions of delimiters and, where `is_end`, of line endings,
-        outside quotes."""
+    def _keep_texts(self, text: Text, delimiters: Bits, ends: Ints) -> None:
+        """`ends` (n_records,): the last byte of each record."""
+        for rule in self.rules:
+            if rule.columns <= self.texts or not text.of(rule.marks):
+                continue
+            places = rule.broken(text).places()
+            if len(places):
+                first = np.concatenate([[0], delimiters.count_before(ends)])
+                before = first[np.searchsorted(ends, places)]
+                columns = np.bincount(delimiters.count_before(places) - before)
+                self.texts |= rule.columns.intersection(np.flatnonzero(columns).tolist())
+
+    def _widths(self, array: Bytes, ends: Ints, widths: Ints) -> list[tuple[int, str]]:
+        """`ends` (n_records,): the last byte of each record; `widths` (n_records,): its fields."""
         width = len(self.header.names)
-        last = np.flatnonzero(is_end)
-        widths = np.diff(last, prepend=-1)
-        ends = marks[last]
         self._note_endings(array, ends)
         off = np.flatnonzero(widths != width) if width > 1 else np.arange(len(ends))
         starts = np.where(off > 0, ends[off - 1] + 1, 0)
@@ -390,10 +411,22 @@ def _bad_text(block: bytes) -> list[tuple[int, str]]:
     return found
 
 
-def _bad_quotes(array: Bytes, quotes: Ints, delimiter: int) -> list[tuple[int, str]]:
+def _bad_quotes(text: Text) -> list[tuple[int, str]]:
     """The quotes that RFC 4180 does not allow; of a record that does not end, its opening quote."""
+    quotes = text.of('"')
+    quoted = quotes.odd()
+    inside = (quotes & quoted) - text.starts
+    follows = quotes - quoted - text.borders.before(1)
+    is_open = quoted.has(np.array([quotes.size - 1])).any()
+    if inside or follows or is_open:
+        return _misplaced(text.array, quotes.places(), text.delimiter)
+    return []
+
+
+def _misplaced(array: Bytes, quotes: Ints, delimiter: str) -> list[tuple[int, str]]:
+    """`quotes` (n_quotes,): their places."""
     opening, closing = quotes[0::2], quotes[1::2]
-    borders = np.isin(np.arange(256), (delimiter, LF, CR, QUOTE))
+    borders = np.isin(np.arange(256), (ord(delimiter), LF, CR, QUOTE))
     inside = opening[(opening > 0) & ~borders[array[np.maximum(opening - 1, 0)]]]
     after = np.minimum(closing + 1, len(array) - 1)
     follows = opening[: len(closing)][~borders[array[after]]]

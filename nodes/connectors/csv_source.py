@@ -8,7 +8,7 @@ import gzip
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, cast
 
 from federation import errors
 from federation.expression import quote_name
-from nodes.connectors import csv_file
+from nodes.connectors import csv_file, csv_types
 from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvError
 from nodes.connectors.source import Source, by_name, unreadable
 from nodes.site import Dataset
@@ -36,12 +36,13 @@ class Plain:
     first_line: int
 
 
-def read(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
+def read(dataset: Dataset, paths: Sequence[Path], scratch: Path, columns: Sequence[str]) -> Source:
+    """`columns`: of the contract, those to be read."""
     layouts = []
     for number, path in enumerate(paths, 1):
         with named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
-            layout = _layout(plain, dataset)
+            layout = _layout(plain, dataset, columns)
             layouts.append((_with_one_ending(plain.path, layout, scratch), layout))
     sources = [_single(dataset, path, layout) for path, layout in layouts]
     return sources[0] if len(sources) == 1 else _together(dataset, sources)
@@ -62,8 +63,13 @@ def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
             _layout(as_utf8(path, dataset, scratch), dataset)
 
 
-def _layout(plain: Plain, dataset: Dataset) -> Layout:
-    return csv_file.inspect(plain.path, dataset.headers, _dialect(dataset, plain))
+def _layout(plain: Plain, dataset: Dataset, columns: Sequence[str] = ()) -> Layout:
+    return csv_file.inspect(
+        plain.path,
+        dataset.headers,
+        _dialect(dataset, plain),
+        lambda names: csv_types.plan(dataset, names, columns),
+    )
 
 
 def _with_one_ending(path: Path, layout: Layout, scratch: Path) -> Path:
@@ -85,7 +91,15 @@ def _dialect(dataset: Dataset, plain: Plain) -> Dialect:
 def _single(dataset: Dataset, path: Path, layout: Layout) -> Source:
     names = layout.header.names
     columns = by_name(dataset, names, [f"c{i}" for i in range(len(names))])
-    return Source(layout.relation(path), columns, is_temporary=True, records=layout.records)
+    places = {f"c{at}": at for at in layout.types}
+    return Source(
+        layout.relation(path),
+        columns,
+        is_temporary=True,
+        records=layout.records,
+        types={f"c{at}": kind for at, kind in layout.types.items()},
+        typed=lambda types: layout.relation(path, {places[raw]: types[raw] for raw in types}),
+    )
 
 
 def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
@@ -102,19 +116,31 @@ def _together(dataset: Dataset, sources: Sequence[Source]) -> Source:
             f"dataset {dataset.contract.dataset!r}: some files of the folder have no column "
             f"{partial[0]!r}: write it in every file, or take the others out of the folder"
         )
-    names = sorted(everywhere)
-    rows = [
-        "SELECT "
-        + ", ".join(f"{quote_name(source.columns[name])} AS n{i}" for i, name in enumerate(names))
-        + f" FROM {source.relation}"
-        for source in sources
-    ]
+    names = {f"n{i}": name for i, name in enumerate(sorted(everywhere))}
+
+    def relation(types: Mapping[str, str]) -> str:
+        return f"({' UNION ALL '.join(_rows(source, names, types) for source in sources)})"
+
+    of_each = {
+        raw: [s.types.get(s.columns[name], "") for s in sources] for raw, name in names.items()
+    }
     return Source(
-        f"({' UNION ALL '.join(rows)})",
-        {name: f"n{i}" for i, name in enumerate(names)},
+        relation({}),
+        {name: raw for raw, name in names.items()},
         is_temporary=True,
         records=sum(source.records or 0 for source in sources),
+        types={raw: kinds[0] for raw, kinds in of_each.items() if all(kinds)},
+        typed=relation,
     )
+
+
+def _rows(source: Source, names: Mapping[str, str], types: Mapping[str, str]) -> str:
+    """The SQL of one file's rows. `names`: the column behind each of the folder's."""
+    listed = ", ".join(
+        f"{quote_name(source.columns[name])} AS {raw}" for raw, name in names.items()
+    )
+    own = {source.columns[names[raw]]: kind for raw, kind in types.items()}
+    return f"SELECT {listed} FROM {source.typed(own) if source.typed else source.relation}"
 
 
 @contextmanager

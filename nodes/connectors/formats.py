@@ -17,16 +17,21 @@ from nodes.site import Dataset
 
 @dataclass(frozen=True)
 class Opening:
-    """A file, or the files of a folder, to be opened. `columns`: the source's names of the columns
-    to read; None: all that can be read cheaply. `scratch`: a private folder for copies, removed
-    after the rows are read. `only_names`: no row will be read."""
+    """A file, or the files of a folder, to be opened. `contract_columns`: those to be read.
+    `scratch`: a private folder for copies, removed after the rows are read. `only_names`: no row
+    will be read."""
 
     connection: duckdb.DuckDBPyConnection
     dataset: Dataset
     paths: Sequence[Path]
-    columns: Sequence[str]
+    contract_columns: Sequence[str]
     scratch: Path
     only_names: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """The source's names of the columns to be read."""
+        return [self.dataset.read.written(name) for name in self.contract_columns]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Format:
 def _csv(opening: Opening) -> Source:
     if opening.only_names:
         return csv_source.read_names(opening.dataset, opening.paths, opening.scratch)
-    return csv_source.read(opening.dataset, opening.paths, opening.scratch)
+    return csv_source.read(
+        opening.dataset, opening.paths, opening.scratch, opening.contract_columns
+    )
 
 
 def _parquet(opening: Opening) -> Source:

@@ -3,8 +3,8 @@ name a remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import duckdb
 
@@ -17,13 +17,16 @@ class Source:
     """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical
     spelling. `is_fixed`: another reading gives the same rows in the same order. `is_temporary`: its
     files are removed after reading, so its rows are copied. `records`: the number of rows in its
-    files, if they are counted beforehand."""
+    files, if they are counted beforehand. `types`: of the columns that are texts and may be
+    read in a type instead; `typed`: the relation that reads some of them so."""
 
     relation: str
     columns: Mapping[str, str]
     is_fixed: bool = True
     is_temporary: bool = False
     records: int | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    typed: Callable[[Mapping[str, str]], str] | None = None
 
 
 def described(

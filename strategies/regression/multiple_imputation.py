@@ -487,6 +487,8 @@ def row_weights(
         weights = glm.row_weights(completed, task.plan.fit, at)
         if weights is not None:
             by_table.append(weights)
+    if not by_table:  # no row weighs much in any of them
+        return None
     totals = [max(float(table.weights.sum()), 1e-300) for table in by_table]
     shares = np.stack(
         [table.weights / total for table, total in zip(by_table, totals, strict=True)]

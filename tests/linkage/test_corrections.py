@@ -92,41 +92,41 @@ def test_the_result_of_a_study_with_false_links_is_corrected_by_their_share(tmp_
     tables = two_holders.make(4000, 5000, 3900)
     wrong = with_false_numbers(tables, 0.3)
     right = run(tables, tmp_path)
-    found = run(wrong, tmp_path, link={"precision": 0.7})
+    stated = run(wrong, tmp_path, link={"precision": 0.7})
     slope, naive = (
-        by(one["slopes"].tables["coefficients"], "term", value="estimate")[("grade[high]",)]
-        for one in (right, found)
+        by(result["slopes"].tables["coefficients"], "term", value="estimate")[("grade[high]",)]
+        for result in (right, stated)
     )
     (corrected,) = (
-        row for row in found["slopes"].tables["corrected"] if row["term"] == "grade[high]"
+        row for row in stated["slopes"].tables["corrected"] if row["term"] == "grade[high]"
     )
     assert naive < 0.8 * slope
     assert corrected["estimate"] == pytest.approx(slope, abs=2 * corrected["std_error"])
     assert corrected["conf_low"] < slope < corrected["conf_high"]
-    assert "(Intercept)" not in {row["term"] for row in found["slopes"].tables["corrected"]}
+    assert "(Intercept)" not in {row["term"] for row in stated["slopes"].tables["corrected"]}
     shares, observed = (
-        by(one["shares"].tables["counts"], "row", "column", value="row_share")
-        for one in (right, found)
+        by(result["shares"].tables["counts"], "row", "column", value="row_share")
+        for result in (right, stated)
     )
-    after = by(found["shares"].tables["corrected"], "row", "column", value="row_share")
+    after = by(stated["shares"].tables["corrected"], "row", "column", value="row_share")
     assert after.keys() == {key for key in shares if "(all)" not in key}
     dear = ("high", "yes")
     assert observed[dear] < shares[dear] - 0.05
     assert after[dear] == pytest.approx(shares[dear], abs=0.05)  # s.e. of 0.5 among 1,100 is 0.015
-    assert any("70.00% of the links" in note for note in found["slopes"].notes)
+    assert any("70.00% of the links" in note for note in stated["slopes"].notes)
 
 
 @pytest.mark.parametrize("name", ["both_sides", "one_side", "logistic"])
 def test_what_has_no_such_correction_gets_none(name, tmp_path):
-    found = run(two_holders.make(700, 1500, 650), tmp_path, link={"precision": 0.9})
-    assert found[name].status == "released"
-    assert "corrected" not in found[name].tables
-    assert "corrected" in found["slopes"].tables
+    corrected = run(two_holders.make(700, 1500, 650), tmp_path, link={"precision": 0.9})
+    assert corrected[name].status == "released"
+    assert "corrected" not in corrected[name].tables
+    assert "corrected" in corrected["slopes"].tables
 
 
 def test_without_a_stated_precision_a_link_by_an_identifier_is_not_corrected(tmp_path):
-    found = run(two_holders.make(700, 1500, 650), tmp_path)
-    assert not any("corrected" in one.tables for one in found.values())
+    uncorrected = run(two_holders.make(700, 1500, 650), tmp_path)
+    assert not any("corrected" in result.tables for result in uncorrected.values())
 
 
 def test_a_stated_precision_corrects_noised_answers_too(tmp_path):
@@ -136,8 +136,8 @@ def test_a_stated_precision_corrects_noised_answers_too(tmp_path):
         analyses={"slopes": ANALYSES["slopes"]}, privacy=privacy, link={"precision": 0.9}
     )
     given = two_holders.holders(tmp_path, two_holders.make(700, 1500, 650))
-    found = two_holders.run_linked(study, given).analyses["slopes"]
-    naive = by(found.tables["coefficients"], "term", value="estimate")
-    after = by(found.tables["corrected"], "term", value="estimate")
-    kept = corrections.kept_share(found.n["people"], 0.9)
-    assert after == {key: pytest.approx(naive[key] / kept) for key in after}
+    slopes = two_holders.run_linked(study, given).analyses["slopes"]
+    naive = by(slopes.tables["coefficients"], "term", value="estimate")
+    after = by(slopes.tables["corrected"], "term", value="estimate")
+    share = corrections.kept_share(slopes.n["people"], 0.9)
+    assert after == {key: pytest.approx(naive[key] / share) for key in after}

@@ -183,7 +183,7 @@ def _whole_run(name: str, options: str, rows: int) -> tuple[AnyTask, Result, lis
         return task, *answer([cohort_of(TABLE, task, rows, Path(folder))], task)
 
 
-@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+@pytest.mark.parametrize(("name", "options", "rows"), federations.first_of_each(CASES))
 def test_any_split_of_the_rows_gives_the_pooled_answer(
     name: str, options: dict[str, Any], rows: int, tmp_path: Path
 ) -> None:
@@ -335,7 +335,7 @@ def test_the_grids_of_every_round_are_known_before_the_first(
     assert grids[0] == grids[1]
 
 
-@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+@pytest.mark.parametrize(("name", "options", "rows"), federations.first_of_each(CASES))
 def test_nobodys_part_is_the_zero_of_addition(
     name: str, options: dict[str, Any], rows: int, tmp_path: Path
 ) -> None:

@@ -122,8 +122,8 @@ def chosen(query: Query) -> Query:
 
 @pytest.mark.parametrize("privacy", [PLAIN, SECURE], ids=["plain", "secure sum"])
 def test_a_state_that_the_hub_chose_is_found(privacy: dict[str, Any], tmp_path: Path) -> None:
-    found = Hub(tmp_path, privacy, chosen).problems()
-    assert found[0].startswith("round 4: the state of a is not the one that follows")
+    problems = Hub(tmp_path, privacy, chosen).problems()
+    assert problems[0].startswith("round 4: the state of a is not the one that follows")
 
 
 def rewritten(hub: Hub, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> list[str]:
@@ -144,7 +144,7 @@ def test_a_hub_that_shows_another_state_than_it_asked_at_is_found(tmp_path: Path
     (tmp_path / "lying").mkdir()
     honest, lying = Hub(tmp_path / "honest"), Hub(tmp_path / "lying", change=chosen)
     shown = transcript.read(honest.path)
-    fourth = next(one for one in shown.rounds if one.query.round == 4)
+    fourth = next(round_ for round_ in shown.rounds if round_.query.round == 4)
 
     def change(entry: dict[str, Any]) -> dict[str, Any]:
         if entry["kind"] != "round":
@@ -155,8 +155,8 @@ def test_a_hub_that_shows_another_state_than_it_asked_at_is_found(tmp_path: Path
         text = transcript._text(codec.query_to_bytes(fourth.query))
         return {**entry, "query": text}
 
-    found = rewritten(lying, change)
-    assert any("a query on the wire is not the one of the round" in each for each in found)
+    problems = rewritten(lying, change)
+    assert any("a query on the wire is not the one of the round" in each for each in problems)
 
 
 def test_a_hub_that_hides_a_query_is_found(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_hub_that_hides_a_query_is_found(tmp_path: Path) -> None:
         pushes.append(entry["kind"] == "push")
         return None if entry["kind"] == "push" and sum(pushes) == 3 else entry
 
-    found = rewritten(hub, change)
-    assert len([each for each in found if "a query of round 3 that is not shown" in each]) == 4
+    problems = rewritten(hub, change)
+    assert len([each for each in problems if "a query of round 3 that is not shown" in each]) == 4
 
 
 def test_a_part_that_no_node_signed_is_found(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_part_that_no_node_signed_is_found(tmp_path: Path) -> None:
         changed = transcript._text(codec.reply_to_bytes(reply))
         return {**entry, "replies": [changed, *entry["replies"][1:]]}
 
-    found = rewritten(hub, change)
-    assert "brest: the part of round 1 is not the one that it signed" in found
+    problems = rewritten(hub, change)
+    assert "brest: the part of round 1 is not the one that it signed" in problems
 
 
 def test_sums_of_a_secure_sum_that_were_changed_are_found(tmp_path: Path) -> None:
@@ -240,7 +240,11 @@ def test_a_private_study_and_a_training_have_no_transcript() -> None:
     exact = federations.study_of({"a": MODEL})
     private = federations.study_of({"a": MODEL}, privacy={"mode": "dp", "epsilon": 1})
     training = federations.study_of({"a": TRAINING})
-    assert [transcript.is_kept(one) for one in (exact, private, training)] == [True, False, False]
+    assert [transcript.is_kept(study_) for study_ in (exact, private, training)] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_an_answer_that_the_receipt_leaves_out_is_found_by_the_nodes_audit_log(
@@ -258,8 +262,8 @@ def test_an_answer_that_the_receipt_leaves_out_is_found_by_the_nodes_audit_log(
     answered(1, "zz", "another run")
     assert replay.unshown(document, list(audit.entries(path)), run) == []
     answered(2, "cc")
-    found = replay.unshown(document, list(audit.entries(path)), run)
-    assert len(found) == 1 and "1 queries of the run" in found[0] and "rounds 2" in found[0]
+    unshown = replay.unshown(document, list(audit.entries(path)), run)
+    assert len(unshown) == 1 and "1 queries of the run" in unshown[0] and "rounds 2" in unshown[0]
 
 
 def test_a_difference_in_rounding_between_machines_is_no_lie(

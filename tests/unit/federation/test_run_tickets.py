@@ -54,9 +54,9 @@ def parties(folder: Path, policy: Policy = POLICY) -> Parties:
     pki.make_authority(folder / "hub", ["localhost"])
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = pki.certify(folder / "hub", credentials.request(key), "alice", "coordinator")
-    own = folder / "state" / "hub"
-    own.mkdir(parents=True)
-    (own / "ca.crt").write_bytes((folder / "hub" / "ca.crt").read_bytes())
+    state = folder / "state" / "hub"
+    state.mkdir(parents=True)
+    (state / "ca.crt").write_bytes((folder / "hub" / "ca.crt").read_bytes())
     pandas.DataFrame({"age": range(20, 80)}).to_csv(folder / "people.csv", index=False)
     return Parties(folder / "hub", credentials.private_pem(key), certificate, node(folder, policy))
 
@@ -70,9 +70,9 @@ def node(folder: Path, policy: Policy = POLICY) -> HubStream:
         state=folder / "state",
     )
     approvals = Approvals(state_folder.made(folder / "state") / "approvals.sqlite")
-    own = Credentials(folder / "state" / "hub", "lyon", "node", "", "", 1)
+    state = Credentials(folder / "state" / "hub", "lyon", "node", "", "", 1)
     context = NodeContext(site, approvals=approvals)
-    return HubStream(context, approvals, own, lambda *_: None, threading.Event())
+    return HubStream(context, approvals, state, lambda *_: None, threading.Event())
 
 
 def asked(**more: Any) -> Study:

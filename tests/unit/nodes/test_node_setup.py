@@ -114,8 +114,8 @@ def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_
         backups.restore(file, state)
     assert backups.restore(file, tmp_path / "new") == 1
     assert state_folder.public_identity(tmp_path / "new") == identity
-    (kept,) = Approvals(tmp_path / "new" / "approvals.sqlite").all()
-    assert kept.study_hash == "ab" * 32 and kept.verdict == "waiting"
+    (proposal,) = Approvals(tmp_path / "new" / "approvals.sqlite").all()
+    assert proposal.study_hash == "ab" * 32 and proposal.verdict == "waiting"
     (tmp_path / "no-backup").write_bytes(b"x")
     with pytest.raises(errors.InputError, match="cannot be read as a backup"):
         backups.restore(tmp_path / "no-backup", tmp_path / "third")
@@ -131,20 +131,23 @@ def proposed(
 
 def test_an_approval_is_of_a_run_and_a_name_must_be_clear(tmp_path: Path) -> None:
     approvals = Approvals(tmp_path / "approvals.sqlite")
-    one = proposed("a" * 64, 1.0, number=1)
+    first = proposed("a" * 64, 1.0, number=1)
     other = proposed("b" * 64, 1.0, "1970-01-01T01:00:00+00:00", number=2)
-    for each in (one, other):
+    for each in (first, other):
         approvals.propose(each)
     with pytest.raises(errors.InputError, match=r"may mean 2 \(bbbbbbbbbbbb\), 1 \(aaaaaaaaaaaa\)"):
         approvals.find("s")
-    assert approvals.find("1").run == approvals.find("aaaa").run == one.run
-    approvals.decide(one.run, "approved", "", "dpo", "then")
-    verdicts = [found and found.verdict for found in map(approvals.proposed, (one.run, other.run))]
+    assert approvals.find("1").run == approvals.find("aaaa").run == first.run
+    approvals.decide(first.run, "approved", "", "dpo", "then")
+    verdicts = [
+        proposal and proposal.verdict
+        for proposal in map(approvals.proposed, (first.run, other.run))
+    ]
     assert verdicts == ["approved", "waiting"] and approvals.proposed("c" * 64) is None
     assert [each.study_hash for each in approvals.untold()] == ["a" * 64]
     approvals.told(approvals.untold()[0])
     assert not approvals.untold()
-    again = approvals.propose(one)
+    again = approvals.propose(first)
     assert again.verdict == "approved", "a run that is proposed again keeps its decision"
 
 
@@ -184,9 +187,9 @@ def test_a_dataset_is_replaced_with_what_differs_and_removed(
     contract.write_text(PEOPLE.replace("[0, 9]", "[0, 5]") + "  new: {type: boolean}\n")
     rows.write_text("id,n,new\np1,1,true\n")
     node_setup.add_dataset(path, contract, str(rows), None, 40, None, replace=True)
-    said = capsys.readouterr().out
-    assert "column n: range was [0.0, 9.0], and is [0.0, 5.0]" in said
-    assert "column new is new" in said
+    output = capsys.readouterr().out
+    assert "column n: range was [0.0, 9.0], and is [0.0, 5.0]" in output
+    assert "column new is new" in output
     assert sites.load(path).datasets["d"].people == 40
     node_setup.remove_dataset(path, "d")
     assert path.read_text().replace("datasets:\n", "datasets: {}\n") == before
@@ -213,18 +216,18 @@ def test_a_dataset_in_several_lines_is_taken_out_and_comments_stay(
 
 
 def test_prose_does_not_change_what_a_contract_is() -> None:
-    one = federations.contract_of(PEOPLE)
+    first = federations.contract_of(PEOPLE)
     other = federations.contract_of(
         PEOPLE.replace(
             "version: 1", "version: 2\nuse: [alice]\ndescription: {fr: Personnes}"
         ).replace("range: [0, 9]", "range: [0, 9], description: {fr: Nombre}")
     )
-    assert one.hash == other.hash and one.canonical() != other.canonical()
-    assert one.differences(other) == []
+    assert first.hash == other.hash and first.canonical() != other.canonical()
+    assert first.differences(other) == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "difference"),
     [
         ("range: [0, 9]", "range: [0, 8]", "column n: range was [0.0, 9.0], and is [0.0, 8.0]"),
         ("type: number, range: [0, 9]", "type: number", "range was [0.0, 9.0], and is not written"),
@@ -238,11 +241,11 @@ def test_prose_does_not_change_what_a_contract_is() -> None:
         ),
     ],
 )
-def test_what_numbers_are_computed_from_changes_it(old: str, new: str, said: str) -> None:
-    one = federations.contract_of(PEOPLE)
+def test_what_numbers_are_computed_from_changes_it(old: str, new: str, difference: str) -> None:
+    original = federations.contract_of(PEOPLE)
     other = federations.contract_of(PEOPLE.replace(old, new))
-    assert one.hash != other.hash
-    assert said in "; ".join(one.differences(other))
+    assert original.hash != other.hash
+    assert difference in "; ".join(original.differences(other))
 
 
 def test_an_approval_is_for_one_run_that_begins_in_time_and_ends(tmp_path: Path) -> None:

@@ -232,21 +232,21 @@ def rows_of(path: Path, **keys: Any) -> list[tuple[Any, ...]]:
     connection = connectors.connect(Storage())
     dataset = Dataset(TEXT, str(path), read=Reading(**keys))
     connectors.open_rows(connection, dataset, ["id", "n", "mode"])
-    return connection.execute("SELECT id, n, mode FROM source").fetchall()
+    return connection.execute("SELECT id, TRY_CAST(n AS DOUBLE), mode FROM source").fetchall()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_a_file_is_read_in_its_encoding(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(("id;n;mode\r\n" + ";".join(ROW) + "\r\n").encode(encoding))
-    assert rows_of(path, encoding=encoding, decimal=",") == [("p1", "66.7", "Décédé ’œ")]
+    assert rows_of(path, encoding=encoding, decimal=",") == [("p1", 66.7, "Décédé ’œ")]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "iso-8859-15", "cp850", "mac-roman"])
 def test_older_encodings_are_read_too(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("id;n;mode\np1;1;Décès à l'hôpital\n".encode(encoding))
-    assert rows_of(path, encoding=encoding) == [("p1", "1", "Décès à l'hôpital")]
+    assert rows_of(path, encoding=encoding) == [("p1", 1.0, "Décès à l'hôpital")]
 
 
 def test_bytes_that_an_encoding_does_not_have_name_the_line(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_lines_above_the_header_are_left_out_and_lines_keep_their_numbers(tmp_pa
     path = tmp_path / "t.csv"
     above = "Export du 12/03/2024;;\n\n"
     path.write_text(above + "id;n;mode\np1;1;a\n")
-    assert rows_of(path, skip=2) == [("p1", "1", "a")]
+    assert rows_of(path, skip=2) == [("p1", 1.0, "a")]
     path.write_text(above + "id;n;mode\np1;1;a\np2;2\n")
     with pytest.raises(errors.DataError, match="line 5: 2 fields where the header has 3"):
         rows_of(path, skip=2)
@@ -278,14 +278,14 @@ def test_a_declared_delimiter_divides_a_header_that_holds_others(tmp_path: Path)
     path = tmp_path / "t.csv"
     path.write_text("id|n, en kg;x|mode\np1|1|a;b,c\n")
     read = {"delimiter": "|", "columns": {"n": "n, en kg;x"}}
-    assert rows_of(path, **read) == [("p1", "1", "a;b,c")]
+    assert rows_of(path, **read) == [("p1", 1.0, "a;b,c")]
 
 
 def test_headers_are_mapped_to_the_contracts_names(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("N° patient;Poids (kg);Mode d'entrée\np1;1;a\n")
     columns = {"id": "N° patient", "n": "Poids (kg)", "mode": "Mode d'entrée"}
-    assert rows_of(path, columns=columns) == [("p1", "1", "a")]
+    assert rows_of(path, columns=columns) == [("p1", 1.0, "a")]
     with pytest.raises(errors.DataError, match="maps id to 'Patient', which is not there"):
         rows_of(path, columns=columns | {"id": "Patient"})
 
@@ -293,7 +293,7 @@ def test_headers_are_mapped_to_the_contracts_names(tmp_path: Path) -> None:
 def test_two_columns_may_change_their_names(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id;n;mode\np1;x;2\n")
-    assert rows_of(path, columns={"n": "mode", "mode": "n"}) == [("p1", "2", "x")]
+    assert rows_of(path, columns={"n": "mode", "mode": "n"}) == [("p1", 2.0, "x")]
 
 
 def test_keys_of_text_files_are_refused_elsewhere(tmp_path: Path) -> None:

@@ -83,7 +83,6 @@ FURTHER = {  # of the same kind, in `make slow`
     ),
     "view of a view": 'SELECT * FROM "group by"',
 }
-ALL = [*VIEWS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def check(cohort: Cohort, expected: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["exact", "dp"])
-@pytest.mark.parametrize("view", ALL)
+@pytest.mark.parametrize("view", federations.first(VIEWS | FURTHER, 5))
 def test_a_value_stays_with_its_row(view: str, mode: str, database: Path) -> None:
     cohort = opened(database, view, mode)
     x = check(cohort, np.arange(ROWS))

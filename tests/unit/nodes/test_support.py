@@ -319,12 +319,12 @@ def test_what_the_table_of_a_link_tells_counts_for_its_columns(tmp_path: Path) -
     """Once for a link, whatever is asked of the linked people afterwards."""
     site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
     linked = replace(site.datasets["people"], link_numbers={"people": 2, "age": 4})
-    kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
+    stateful = replace(site, state=tmp_path / "state", datasets={"people": linked})
     for title in ("first", "second"):
         study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}}, title=title)
-        assert federations.run(study, CONTRACT, [kept]).runs[TaskId("a")].result is not None
+        assert federations.run(study, CONTRACT, [stateful]).runs[TaskId("a")].result is not None
     (given,) = functionals.given(
-        state_folder.open_ledger(kept.state), "people", federations.NOW.year
+        state_folder.open_ledger(stateful.state), "people", federations.NOW.year
     ).values()
     assert given == {"people": 2, "age": 4, "y": 2, "dose": 2}
 
@@ -332,9 +332,9 @@ def test_what_the_table_of_a_link_tells_counts_for_its_columns(tmp_path: Path) -
 def test_a_link_that_told_much_leaves_less_for_its_analyses(tmp_path: Path) -> None:
     site = federations.site_of("n0", table(600), CONTRACT, tmp_path, STRICT)
     linked = replace(site.datasets["people"], link_numbers={"y": 197})  # of 198, a third of 600
-    kept = replace(site, state=tmp_path / "state", datasets={"people": linked})
+    stateful = replace(site, state=tmp_path / "state", datasets={"people": linked})
     study = federations.study_of({"a": {"run": "glm", "model": "y ~ dose"}})
-    run_ = federations.run(study, CONTRACT, [kept]).runs[TaskId("a")]
+    run_ = federations.run(study, CONTRACT, [stateful]).runs[TaskId("a")]
     assert run_.refusals["n0"].rule == "functionals"
 
 
@@ -344,3 +344,13 @@ def test_withheld_numbers_of_a_links_table_are_not_counted() -> None:
     rows = [{"column": "age", **row}, {"column": "sex", **hidden}, {"column": "age", **row}]
     report = LinkReport("n", 60, 40, 0.0, rows, [])
     assert link_table.numbers(report) == {"age": 6, "sex": 0}
+
+
+def test_an_imputed_logistic_model_in_which_no_row_weighs_much_is_answered(tmp_path: Path) -> None:
+    rows = table(600)
+    rows.loc[:99, "dose"] = np.nan
+    fit = {"run": "multiple_imputation", "model": "ill ~ dose + age", "family": "binomial"}
+    study = federations.study_of({"a": {**fit, "impute": ["dose"], "times": 2}})
+    site = federations.site_of("n0", rows, CONTRACT, tmp_path, STRICT)
+    run_ = federations.run(study, CONTRACT, [site]).runs[TaskId("a")]
+    assert run_.result is not None, run_.failed

@@ -1,0 +1,151 @@
+"""A producer's file of 1,000,000 x 20 beside DuckDB, which is given the types and the dialect: its
+reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the `read:` keys."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas
+
+from benchmarks import timing
+from federation.contract import Column, Contract
+from nodes import cohorts, connectors
+from nodes.reading import Reading
+from nodes.site import Dataset, Storage
+
+ROWS = 1_000_000
+LEVELS = ("autre", "congénital", "diabète", "hypertension", "rénal")
+KINDS = {"x": "DOUBLE", "n": "DOUBLE", "d": "DATE", "b": "BOOLEAN", "c": "VARCHAR", "p": "VARCHAR"}
+FRENCH = Reading(
+    delimiter=";", decimal=",", thousands=" ", date=("dd/mm/yyyy",), yes=("Oui",), no=("Non",)
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file as its producer writes it. `options`: DuckDB's, for its dialect. `words`: its booleans
+    are words that DuckDB can read as texts only."""
+
+    name: str
+    read: Reading
+    options: str
+    words: bool = False
+
+
+PLAIN = Export("plain.csv", Reading(), "delim = ','")
+EXPORTS = (
+    PLAIN,
+    Export(
+        "french.csv",
+        FRENCH,
+        "delim = ';', decimal_separator = ',', thousands = ' ', dateformat = '%d/%m/%Y'",
+        words=True,
+    ),
+    Export(
+        "windows.csv",
+        FRENCH.model_copy(update={"encoding": "cp1252"}),
+        "delim = ';', decimal_separator = ',', thousands = ' ', dateformat = '%d/%m/%Y', "
+        "encoding = 'latin-1'",
+        words=True,
+    ),
+)
+
+
+def people(rows: int) -> pandas.DataFrame:
+    rng = np.random.default_rng(1)
+    day = pandas.Timestamp("2015-01-01")
+    table = {"p": [f"P{i}" for i in range(rows)]}
+    table |= {f"x{i}": rng.normal(5000, 1500, rows).clip(0, 9999).round(2) for i in range(8)}
+    table |= {f"n{i}": rng.integers(0, 120, rows) for i in range(3)}
+    table |= {
+        f"d{i}": day + pandas.to_timedelta(rng.integers(0, 3650, rows), unit="D") for i in range(2)
+    }
+    table |= {f"b{i}": rng.random(rows) < 0.3 for i in range(3)}
+    table |= {f"c{i}": np.array(LEVELS)[rng.integers(0, 5, rows)] for i in range(3)}
+    return pandas.DataFrame(table)
+
+
+def contract() -> Contract:
+    columns = {"p": Column(type="string")}
+    columns |= {f"x{i}": Column(type="number", range=(0, 10_000)) for i in range(8)}
+    columns |= {f"n{i}": Column(type="integer", range=(0, 120)) for i in range(3)}
+    columns |= {f"d{i}": Column(type="date", range=("2010-01-01", "2030-12-31")) for i in range(2)}
+    columns |= {f"b{i}": Column(type="boolean") for i in range(3)}
+    columns |= {f"c{i}": Column(type="category", levels=LEVELS) for i in range(3)}
+    return Contract(dataset="people", version=1, person="p", columns=columns)
+
+
+def write(table: pandas.DataFrame, folder: Path) -> None:
+    table.to_csv(folder / PLAIN.name, index=False, date_format="%Y-%m-%d")
+    french = table.copy()
+    for name in table:
+        if name[0] == "x":
+            french[name] = [
+                f"{value:,.2f}".replace(",", " ").replace(".", ",") for value in table[name]
+            ]
+        elif name[0] == "b":
+            french[name] = np.where(table[name], "Oui", "Non")
+    options = {"index": False, "sep": ";", "date_format": "%d/%m/%Y"}
+    french.to_csv(folder / "french.csv", **options)
+    french.to_csv(folder / "windows.csv", encoding="cp1252", **options)
+
+
+def by_duckdb(export: Export, folder: Path, names: list[str]) -> duckdb.DuckDBPyConnection:
+    words = {"b": "VARCHAR"} if export.words else {}
+    columns = ", ".join(f"'{name}': '{(KINDS | words)[name[0]]}'" for name in names)
+    connection = connectors.connect(Storage())
+    connection.execute(
+        f"CREATE TEMP TABLE source AS SELECT * FROM read_csv('{folder / export.name}', "
+        f"auto_detect = false, header = true, quote = '\"', escape = '\"', {export.options}, "
+        f"columns = {{{columns}}})"
+    )
+    return connection
+
+
+def by_node(export: Export, folder: Path, agreed: Contract) -> None:
+    dataset = Dataset(agreed, str(folder / export.name), read=export.read)
+    connectors.open_rows(connectors.connect(Storage()), dataset, list(agreed.columns))
+
+
+def checked(export: Export, folder: Path, agreed: Contract) -> None:
+    dataset = Dataset(agreed, str(folder / export.name), read=export.read)
+    _, findings = cohorts.examine(dataset, Storage(), list(agreed.columns))
+    assert not findings, findings
+
+
+def work(export: Export, folder: Path, agreed: Contract) -> Mapping[str, Callable[[], object]]:
+    names = list(agreed.columns)
+    return {
+        "read": lambda: by_node(export, folder, agreed),
+        "duckdb": lambda: by_duckdb(export, folder, names),
+        "check": lambda: checked(export, folder, agreed),
+        "summarize": lambda: (
+            by_duckdb(export, folder, names).execute("SUMMARIZE source").fetchall()
+        ),
+    }
+
+
+def main() -> None:
+    agreed, met = contract(), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(people(ROWS), folder)
+        for export in EXPORTS:
+            s = timing.least(work(export, folder, agreed), repeats=3)
+            detail = f"{s['read']:.2f} s, {s['duckdb']:.2f} s"
+            what = f"{export.name}: reading / DuckDB's read_csv"
+            met.append(timing.report(what, s["read"] / s["duckdb"], 1.3, detail))
+            detail = f"{s['check']:.2f} s, {s['summarize']:.2f} s"
+            what = f"{export.name}: node check / DuckDB's SUMMARIZE"
+            met.append(timing.report(what, s["check"] / s["summarize"], 2, detail))
+    sys.exit(not all(met))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The columns of a CSV file that DuckDB reads in their own types: those whose bytes show that it
+reads each value as `reading` and `contract_sql` would. The others are read as texts.
+
+DuckDB takes 1_000 for 1000, +-5 for -5, 1 00,5 for 100.5 and 7/5/23 for the year 23. A rule finds
+such spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at all
+ends its reading, and the caller reads that column again as a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import or_
+
+import numpy as np
+
+from federation.contract import Column
+from federation.expression import quote_text
+from nodes import reading
+from nodes.connectors.bits import Bits, Bytes
+from nodes.site import Dataset
+
+NUMBER, DAY, TRUTH = "DOUBLE", "DATE", "BOOLEAN"
+ISO = "yyyy-mm-dd"
+DIRECTIVES: Mapping[str, str] = {"yyyy": "%Y", "mm": "%m", "dd": "%d"}
+SEPARATORS = ("/", "-", ".")
+WHOLE, POINTED = re.compile("[+-]?[0-9]+"), re.compile(r"[+-]?[0-9]+\.[0-9]+")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A block of the file, and the sets of its bytes that rules ask for."""
+
+    block: bytes
+    delimiter: str
+    sets: dict[str, Bits] = field(default_factory=dict)
+
+    @cached_property
+    def array(self) -> Bytes:
+        return np.frombuffer(self.block, np.uint8)
+
+    def of(self, characters: str) -> Bits:
+        """The places of any of the characters."""
+        found = [self._of_one(character) for character in characters]
+        return reduce(or_, found)
+
+    def _of_one(self, character: str) -> Bits:
+        if character not in self.sets:
+            is_here = character.encode() in self.block
+            self.sets[character] = (
+                Bits.where(self.array == ord(character)) if is_here else Bits.none(len(self.block))
+            )
+        return self.sets[character]
+
+    @cached_property
+    def digits(self) -> Bits:
+        return Bits.where((self.array - np.uint8(ord("0"))) < 10)
+
+    @cached_property
+    def borders(self) -> Bits:
+        """The bytes that stand before or after a value."""
+        return self.of(f'{self.delimiter}\r\n"')
+
+    @cached_property
+    def starts(self) -> Bits:
+        """The first bytes of values."""
+        return self.borders.after(1).with_first()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`marks`: a block without any of them keeps the rule. `columns`: their places in the header.
+    `broken`: the places of a block where DuckDB could read another value in such a column."""
+
+    marks: str
+    columns: frozenset[int]
+    broken: Callable[[Text], Bits]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`types`: by the column's place in the header. `options`: DuckDB's, which these types need."""
+
+    types: Mapping[int, str] = field(default_factory=dict)
+    options: str = ""
+    rules: Sequence[Rule] = ()
+
+
+AS_TEXT = Plan()
+
+
+def plan(dataset: Dataset, names: Sequence[str], wanted: Iterable[str]) -> Plan:
+    """`names`: of the header. `wanted`: the contract's columns to be read. A condition that chooses
+    rows was written for texts."""
+    if dataset.rows_where is not None:
+        return AS_TEXT
+    columns = {name: dataset.contract.columns[name] for name in wanted if _has(dataset, name)}
+    chosen = {
+        dataset.read.written(name): _type(column, dataset) for name, column in columns.items()
+    }
+    types = {
+        names.index(header): chosen[header]
+        for header in chosen
+        if chosen[header] and names.count(header) == 1
+    }
+    return Plan(types, _options(dataset), list(_rules(dataset, types)))
+
+
+def _has(dataset: Dataset, name: str) -> bool:
+    return name in dataset.contract.columns
+
+
+def _type(column: Column, dataset: Dataset) -> str:
+    """DuckDB's type; empty where the column is to be read as text."""
+    read = dataset.read
+    if column.kind == "number" and all(_is_numeric(code, dataset) for code in column.missing):
+        return NUMBER
+    if column.missing:
+        return ""
+    if column.kind == "boolean" and not read.yes:
+        return TRUTH
+    if column.kind == "date" and _day(dataset) is not None:
+        return DAY
+    return ""
+
+
+def _is_numeric(code: str, dataset: Dataset) -> bool:
+    """Is the code of absence the same value as a number?"""
+    plain = (dataset.read.decimal, dataset.read.thousands) == (".", None)
+    return bool(WHOLE.fullmatch(code) or (plain and POINTED.fullmatch(code)))
+
+
+def _day(dataset: Dataset) -> reading.DateFormat | None:
+    """The one format of days, if each of its parts has its full width."""
+    read = dataset.read
+    if read.datetime or read.time_zone or len(read.date) > 1:
+        return None
+    day = reading.date_format(read.date[0] if read.date else ISO)
+    between = day.pieces[1::2]
+    is_full = set(day.pieces[::2]) == set(DIRECTIVES) and len(between) == 2
+    return day if is_full and between[0] == between[1] and between[0] in SEPARATORS else None
+
+
+def _options(dataset: Dataset) -> str:
+    day, read = _day(dataset), dataset.read
+    options: dict[str, str | None] = {
+        "decimal_separator": read.decimal,
+        "thousands": read.thousands,
+    }
+    if day is not None:
+        options["dateformat"] = "".join(DIRECTIVES.get(piece, piece) for piece in day.pieces)
+    return "".join(f", {key} = {quote_text(value)}" for key, value in options.items() if value)
+
+
+# -- the rules
+def _rules(dataset: Dataset, types: Mapping[int, str]) -> Iterable[Rule]:
+    numbers = frozenset(at for at, kind in types.items() if kind == NUMBER)
+    days = frozenset(at for at, kind in types.items() if kind == DAY)
+    decimal, thousands = dataset.read.decimal, dataset.read.thousands
+    if numbers:
+        yield Rule("_", numbers, _underscored)
+        yield Rule("+", numbers, lambda text: text.of("+") & text.of("-").before(1))
+    if numbers and thousands is not None:
+        yield Rule(thousands, numbers, lambda text: _ungrouped(text, thousands, decimal))
+        yield Rule("eE", numbers, lambda text: _exponents(text, decimal))
+    day = _day(dataset)
+    if days and day is not None:
+        yield Rule(day.pieces[1], days, lambda text: _other_days(text, day))
+
+
+def _underscored(text: Text) -> Bits:
+    return text.of("_") & text.digits.after(1) & text.digits.before(1)
+
+
+def _ungrouped(text: Text, mark: str, decimal: str) -> Bits:
+    """The marks that do not stand between one to three digits, or a group, and a group of three."""
+    marks, digits = text.of(mark), text.digits
+    first = text.starts | (text.of("+-") | marks).after(1)  # where a run of digits may begin
+    one = digits.after(1)
+    two, three = one & digits.after(2), one & digits.after(2) & digits.after(3)
+    before = (one & first.after(1)) | (two & first.after(2)) | (three & first.after(3))
+    group = digits.before(1) & digits.before(2) & digits.before(3)
+    end = (text.borders | marks | text.of(decimal)).before(4)
+    return marks - (before & group & end)
+
+
+def _exponents(text: Text, decimal: str) -> Bits:
+    before = (text.digits | text.of(decimal)).after(1)
+    return text.of("eE") & before & (text.digits | text.of("+-")).before(1)
+
+
+def _other_days(text: Text, day: reading.DateFormat) -> Bits:
+    """The separators outside a whole value of the format. No day begins with a separator."""
+    separators, start = text.of(day.pieces[1]), text.starts
+    matches, at, inside = start, 0, []
+    for piece in day.pieces:
+        if piece in DIRECTIVES:
+            for place in range(at, at + len(piece)):
+                matches &= text.digits.before(place) if place else text.digits
+        else:
+            matches &= separators.before(at)
+            inside.append(at)
+        at += len(piece)
+    matches &= text.borders.before(at)
+    for place in inside:
+        separators -= matches.after(place)
+    return separators - start
