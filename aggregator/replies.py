@@ -165,7 +165,7 @@ def _sum(by_node: dict[str, Total], zero: Part, refusals: dict[str, Refusal]) ->
         total = _added(by_node, zero)
         if _all_finite(total):
             return total
-        for node in [node for node, own in by_node.items() if not _all_finite(own)]:
+        for node in [node for node, part in by_node.items() if not _all_finite(part)]:
             del by_node[node]
             refusals[node] = Refusal("garbage", "an array holds a number that is not finite")
         return _added(by_node, zero)

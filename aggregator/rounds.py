@@ -386,6 +386,7 @@ def _separated(task_run: TaskRun) -> str:
         return f"{task.name}: {STEERED.remedy}"
     worst = terms[int(np.argmax(np.abs(beta[-len(terms) :])))].name
     return (
-        f"{task.name}: the coefficient of {worst!r} diverges, because it separates people, so that"
-        " few of them remain in the sums; leave it out, or merge its levels"
+        f"{task.name}: the coefficient of {worst!r} diverges, or comes close to it, because it"
+        " separates people, so that few of them remain in the sums; leave it out, or merge its"
+        " levels"
     )

@@ -105,8 +105,8 @@ def _sums(
             for task_id, answer in reply.answers.items():
                 if task_id in sums and reply.node in sums[task_id].here:
                     _take(sums[task_id], name, reply.node, answer)
-        for one in sums.values():
-            _close(one, name)
+        for pending in sums.values():
+            _close(pending, name)
     return _replies(query, sums, heads)
 
 
@@ -138,18 +138,23 @@ def _queries_of(
     """To each node that is still in a sum, its messages of this phase for all its sums."""
     queries = {}
     routed = (
-        {task_id: aggregation.route(one.terms, one.dealt) for task_id, one in sums.items()}
+        {
+            task_id: aggregation.route(pending.terms, pending.dealt)
+            for task_id, pending in sums.items()
+        }
         if name == "mask"
         else {}
     )
     for node in query.nodes:
         mine = {
-            task_id: one for task_id, one in sums.items() if not one.failed and node in one.here
+            task_id: pending
+            for task_id, pending in sums.items()
+            if not pending.failed and node in pending.here
         }
         if mine:
             messages = {
-                task_id: _message_for(one, name, node, routed.get(task_id, {}))
-                for task_id, one in mine.items()
+                task_id: _message_for(pending, name, node, routed.get(task_id, {}))
+                for task_id, pending in mine.items()
             }
             queries[node] = replace(
                 query,
@@ -160,40 +165,40 @@ def _queries_of(
 
 
 def _message_for(
-    one: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]
+    pending: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]
 ) -> Mapping[str, bytes]:
     if name == "deal":
-        return {other: advert.to_bytes() for other, advert in one.adverts.items()}
+        return {other: advert.to_bytes() for other, advert in pending.adverts.items()}
     if name == "mask":
-        return {LIST: json.dumps(sorted(one.dealt)).encode(), **routed[node]}
+        return {LIST: json.dumps(sorted(pending.dealt)).encode(), **routed[node]}
     if name == "sign":
-        return {LIST: json.dumps(sorted(one.masked)).encode()}
-    return one.signatures if name == "unmask" else {}
+        return {LIST: json.dumps(sorted(pending.masked)).encode()}
+    return pending.signatures if name == "unmask" else {}
 
 
-def _take(one: PendingTotal, name: str, node: str, answer: Answer) -> None:
+def _take(pending: PendingTotal, name: str, node: str, answer: Answer) -> None:
     """Stores a node's message of this phase, or its refusal."""
     if isinstance(answer, Refusal):
-        one.refusals[node] = answer
+        pending.refusals[node] = answer
         return
     try:
         items = answer.items if isinstance(answer, SecAggMessage) else {}
         if name == "advertise":
-            one.stated[node] = items["terms"]
-            one.adverts[node] = terms.advert_from(items["advert"])
-            one.shares |= {node} if items["noise"] == b"share" else set()
+            pending.stated[node] = items["terms"]
+            pending.adverts[node] = terms.advert_from(items["advert"])
+            pending.shares |= {node} if items["noise"] == b"share" else set()
         elif name == "deal":
-            if items.keys() != one.terms.neighbours_of(node) & one.adverts.keys():
+            if items.keys() != pending.terms.neighbours_of(node) & pending.adverts.keys():
                 raise SecaggError("its envelopes are not for its neighbours")
-            one.dealt[node] = items
+            pending.dealt[node] = items
         elif name == "mask":
-            one.masked[node] = _words(items["masked"], one.terms.length)
+            pending.masked[node] = _words(items["masked"], pending.terms.length)
         elif name == "sign":
-            one.signatures[node] = items["signature"]
+            pending.signatures[node] = items["signature"]
         else:
-            one.openings[node] = _opening(items)
+            pending.openings[node] = _opening(items)
     except (KeyError, SecaggError):
-        one.refusals[node] = Refusal("garbage", "its message in the secure sum is malformed")
+        pending.refusals[node] = Refusal("garbage", "its message in the secure sum is malformed")
 
 
 def _words(content: bytes, length: int) -> Words:
@@ -211,51 +216,51 @@ def _opening(items: Mapping[str, bytes]) -> Opening:
     return Opening(of("seed:"), of("key:"))
 
 
-def _close(one: PendingTotal, name: str) -> None:
+def _close(pending: PendingTotal, name: str) -> None:
     """Ends a phase: drops the nodes that sent no message, fails if too few remain, and opens the
     sum after the last phase."""
-    if name == "advertise" and one.stated:
-        _agree(one)
+    if name == "advertise" and pending.stated:
+        _agree(pending)
     received: dict[str, Mapping[str, object]] = {
-        "advertise": one.adverts,
-        "deal": one.dealt,
-        "mask": one.masked,
-        "sign": one.signatures,
-        "unmask": one.openings,
+        "advertise": pending.adverts,
+        "deal": pending.dealt,
+        "mask": pending.masked,
+        "sign": pending.signatures,
+        "unmask": pending.openings,
     }
-    one.here &= received[name].keys()
-    if one.failed:
+    pending.here &= received[name].keys()
+    if pending.failed:
         return
-    if len(one.here) < one.terms.threshold:
-        one.failed = (
-            f"the secure sum was not opened: {len(one.here)} nodes were left in the phase {name!r},"
-            f" and {one.terms.threshold} are needed"
+    if len(pending.here) < pending.terms.threshold:
+        pending.failed = (
+            f"the secure sum was not opened: {len(pending.here)} nodes were left in the phase "
+            f"{name!r}, and {pending.terms.threshold} are needed"
         )
     elif name == "unmask":
         try:
-            words = _open(one)
+            words = _open(pending)
         except SecaggError as error:
-            one.failed = f"the secure sum was not opened: {error}"
+            pending.failed = f"the secure sum was not opened: {error}"
         else:
-            one.total = _total(one, words)
+            pending.total = _total(pending, words)
 
 
-def _agree(one: PendingTotal) -> None:
+def _agree(pending: PendingTotal) -> None:
     """Sets the terms that most nodes state, and refuses the other nodes, which hold another
     roster."""
-    digest = max(sorted(set(one.stated.values())), key=list(one.stated.values()).count)
-    one.terms = replace(one.terms, stated_digest=digest)
-    for node in [node for node, stated in one.stated.items() if stated != digest]:
-        del one.adverts[node]
-        one.refusals[node] = Refusal(
+    digest = max(sorted(set(pending.stated.values())), key=list(pending.stated.values()).count)
+    pending.terms = replace(pending.terms, stated_digest=digest)
+    for node in [node for node, stated in pending.stated.items() if stated != digest]:
+        del pending.adverts[node]
+        pending.refusals[node] = Refusal(
             "roster",
             "it holds another roster than most nodes: its operator must accept the same one",
         )
 
 
-def _open(one: PendingTotal) -> Words:
+def _open(pending: PendingTotal) -> Words:
     return aggregation.open_sum(
-        one.terms, one.adverts, frozenset(one.dealt), one.masked, one.openings
+        pending.terms, pending.adverts, frozenset(pending.dealt), pending.masked, pending.openings
     )
 
 

@@ -1,5 +1,5 @@
-"""The rules of exact mode: what they cost, which ordinary models they refuse, and what a hub that
-lies still isolates.
+"""The rules of exact mode: their cost, the ordinary models that they refuse, and the people that a
+lying hub still isolates.
 
 python -m benchmarks.exact_rules cost refusals hub
 """

@@ -1,4 +1,4 @@
-"""The time that a person waits for `hdh --help`, and for the demo's study with start-up."""
+"""The time until `hdh --help` answers, and the time of the demo's study with start-up."""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ class Link(Frozen):
     identifiers, tried one after the other. `left`: the dataset whose people the study is about.
     `right`: the dataset that adds columns. `helper`: the node that matches them. `keep`: the left's
     people who are linked, or all. `canaries`: made-up people that expose a dishonest helper.
-    `min_linked_share`: below this share of the left's people the study ends."""
+    `min_linked_share`: below this share of the left's people the study ends. `precision`: the share
+    of links that are right, where an audit of a sample has found it; table `corrected` needs it."""
 
     on: Name | None = None
     cascade: tuple[tuple[Name, ...], ...] = ()
@@ -116,6 +117,7 @@ class Link(Frozen):
     keep: Literal["linked", "all"] = "linked"
     canaries: int = pydantic.Field(64, ge=16, le=4096)
     min_linked_share: float = pydantic.Field(0.5, ge=0, le=1)
+    precision: float | None = pydantic.Field(None, ge=0.5, le=1)
 
     @pydantic.model_validator(mode="after")
     def _matched_in_one_way(self) -> Link:

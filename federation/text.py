@@ -5,13 +5,15 @@ from __future__ import annotations
 import unicodedata
 
 NO_BREAK_SPACES = "\u00a0\u2007\u202f"  # no-break space, figure space, narrow no-break space
-_TO_SPACE = str.maketrans(dict.fromkeys(NO_BREAK_SPACES, " "))
+# Nobody sees them: zero-width space, word joiner, byte order mark, soft hyphen, marks of direction.
+INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f"
+_VISIBLE = str.maketrans(dict.fromkeys(NO_BREAK_SPACES, " ") | dict.fromkeys(INVISIBLE, ""))
 
 
 def canonical(value: str) -> str:
-    """The text in NFC, with no-break spaces as spaces, and without spaces at either end. The SQL of
-    `contract_sql` does the same."""
-    return unicodedata.normalize("NFC", value.translate(_TO_SPACE)).strip(" ")
+    """The text in NFC, with no-break spaces as spaces, without characters that nobody sees, and
+    without spaces at either end. The SQL of `contract_sql` does the same."""
+    return unicodedata.normalize("NFC", value.translate(_VISIBLE)).strip(" ")
 
 
 def folded(value: str) -> str:

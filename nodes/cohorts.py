@@ -327,7 +327,7 @@ def _connect(
         {column for field in fields for column in schema.columns_of(field.name)}
         | (schema.columns_of(where) if where else set())
     )
-    connection = connectors.connect(storage)
+    connection = connectors.connect_to(dataset, storage)
     is_fixed = connectors.open_rows(
         connection,
         dataset,

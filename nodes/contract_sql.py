@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
 from federation.terminologies import TERMINOLOGIES, Terminology
-from federation.text import NO_BREAK_SPACES
+from federation.text import INVISIBLE, NO_BREAK_SPACES
 
 MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level after the other
 EXACT_WHOLE = 2**53  # doubles hold every whole number up to it
@@ -254,7 +254,7 @@ def canonical(raw: str, raw_type: str) -> str:
     if raw_type != "VARCHAR":
         raw = f"CAST({raw} AS VARCHAR)"
     spaces = quote_text(" " * len(NO_BREAK_SPACES))
-    plain = f"translate({raw}, {quote_text(NO_BREAK_SPACES)}, {spaces})"
+    plain = f"translate({raw}, {quote_text(NO_BREAK_SPACES + INVISIBLE)}, {spaces})"
     unusual = f"{raw} LIKE ' %' OR {raw} LIKE '% ' OR strlen({raw}) <> length({raw})"
     return f"CASE WHEN {unusual} THEN nfc_normalize(trim({plain}, ' ')) ELSE {raw} END"
 

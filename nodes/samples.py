@@ -18,7 +18,7 @@ from federation import text
 from federation.expression import quote_name
 from nodes import connectors
 from nodes.connectors import csv_source, formats
-from nodes.connectors.csv_file import DELIMITERS
+from nodes.connectors.csv_file import DELIMITERS, MalformedCsvError
 from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage
 
@@ -63,7 +63,7 @@ def take(dataset: Dataset, storage: Storage) -> Sample:
     if "://" not in dataset.source:
         chosen, paths = formats.of(replace(dataset, read=AS_IT_IS))
         if chosen.name == "CSV":
-            with csv_source.problems_named(dataset):
+            with csv_source.named(dataset, 1, len(paths)):
                 return _of_text(paths[0], dataset.headers)
     return _of_rows(dataset, storage)
 
@@ -90,6 +90,8 @@ def _of_text(path: Path, headers: Sequence[str]) -> Sample:
     with csv_source.opened(path) as raw:
         decoder = codecs.getincrementaldecoder(encoding)("replace")
         content = decoder.decode(raw.read(PIECE_BYTES)).removeprefix("\ufeff")
+    if not content or "\0" in content:
+        raise MalformedCsvError("the file is empty, or no text: export it again as CSV")
     lines = list(islice(io.StringIO(content, newline=None), MAX_ROWS + MAX_SKIPPED))
     delimiter, skip = _header(lines[: MAX_SKIPPED + 20], headers)
     reader = csv.reader(io.StringIO("".join(lines[skip:])), delimiter=delimiter)
@@ -112,7 +114,7 @@ def _encoding(pieces: Iterator[bytes]) -> str:
     """The likeliest encoding of a whole file. Where Latin-1 and cp1252 agree it is cp1252, which
     later exports need."""
     first = next(pieces, b"")
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first[:400]:
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     decoder, high = codecs.getincrementaldecoder("utf-8")(), bytearray()
     is_utf8 = True

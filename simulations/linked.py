@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from aggregator import link_corrections
 from aggregator.linkage import Linkage
 from federation import errors
 from federation.contract import Contract
@@ -79,7 +80,11 @@ def linking(
             kept.append(join(plan, contexts, left, right, relay or InProcessRelay()))
         yield Linked(
             [one.site for one in kept],
-            Linkage(study, [one.report for one in kept]),
+            Linkage(
+                study,
+                [one.report for one in kept],
+                link_corrections.crossing(study, contracts),
+            ),
         )
     finally:
         for one in kept:

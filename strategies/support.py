@@ -91,14 +91,14 @@ def _all_fields(task: AnyTask) -> tuple[Field, ...]:
 def sides(task: AnyTask) -> list[Side]:
     """What is counted, in the order of `counts`."""
     roles = roles_of(task)
-    found = [side for piece in task.where for side in _piece_sides(piece)]
-    found += [side for piece in _counted_pieces(task) for side in _piece_sides(piece)]
-    found += [
+    sides_ = [side for piece in task.where for side in _piece_sides(piece)]
+    sides_ += [side for piece in _counted_pieces(task) for side in _piece_sides(piece)]
+    sides_ += [
         Side(f"{field.name}[{level}]", False)
         for field in own_fields(roles)
         for level in _levels(field)
     ]
-    return found + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
+    return sides_ + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
 
 
 def pieces(task: AnyTask) -> tuple[Piece, ...]:
@@ -139,37 +139,37 @@ def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     apart."""
     roles = roles_of(task)
     columns = cohort.columns(task.fields)
-    kept = np.ones(cohort.rows, np.bool_)
+    complete = np.ones(cohort.rows, np.bool_)
     if not roles.apart and columns:
-        kept = cohorts.complete(columns)
+        complete = cohorts.complete(columns)
     for weight in roles.weights:
-        kept &= columns[weight.name] > 0
-    return Rows(columns, kept, None if cohort.numbered is None else cohort.numbered[kept])
+        complete &= columns[weight.name] > 0
+    return Rows(columns, complete, None if cohort.numbered is None else cohort.numbered[complete])
 
 
 def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
     """The part with the counts of `counts` among its cells, made once for a task."""
-    made = cohort.once(Key[Ints]("support", task.name), lambda: counts(cohort, task))
-    return replace(part, cells={**part.cells, CELLS: made})
+    counted = cohort.once(Key[Ints]("support", task.name), lambda: counts(cohort, task))
+    return replace(part, cells={**part.cells, CELLS: counted})
 
 
 def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
     """(n_sides,) people on each side at this node: exactly, or at least so many where these are
     enough. `rows`: those of the task, if they were read already."""
-    found = _piece_counts(task.where, cohort.everyone or cohort, None)
+    cells = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
-        return np.array(found + _counted(_counted_pieces(task), cohort), np.int64)
-    found += row_counts(cohort, task, rows or rows_of(cohort, task))
-    return np.array(found, np.int64)
+        return np.array(cells + _counted(_counted_pieces(task), cohort), np.int64)
+    cells += row_counts(cohort, task, rows or rows_of(cohort, task))
+    return np.array(cells, np.int64)
 
 
 def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
     roles = roles_of(task)
-    found = _piece_counts(_counted_pieces(task), cohort, rows)
+    cells = _piece_counts(_counted_pieces(task), cohort, rows)
     for field in own_fields(roles):
-        found += _level_counts(field, rows)
+        cells += _level_counts(field, rows)
     crossed = [term for term in roles.terms if len(term.factors) > 1]
-    return found + [off_mode(product(term, rows), rows.person) for term in crossed]
+    return cells + [off_mode(product(term, rows), rows.person) for term in crossed]
 
 
 def _piece_counts(pieces: Iterable[Piece], cohort: Cohort, rows: Rows | None) -> list[int]:
@@ -198,15 +198,15 @@ def _counted(pieces: Iterable[Piece], cohort: Cohort) -> list[int]:
     """Of a cohort that only counts. A number that is made there does no more than name a level of a
     grid."""
     assert cohort.count is not None
-    found: list[int] = []
+    indices: list[int] = []
     for piece in pieces:
         if piece.kind == "number":
-            found.append(cohort.people)
+            indices.append(cohort.people)
             continue
         no, yes = (int(n) for n in cohort.count([as_field(piece)]).cells.reshape(2))
         sides = {"edge": [no], "influence": [yes]}
-        found += sides.get(piece.kind, [yes, no])
-    return found
+        indices += sides.get(piece.kind, [yes, no])
+    return indices
 
 
 def _level_counts(field: Field, rows: Rows) -> list[int]:
@@ -220,9 +220,9 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
 
 def product(term: Term, rows: Rows) -> Floats:
     """(n_kept,) the design column of a term."""
-    zero, one = np.zeros(1), np.ones(1)
-    kept = cohorts.kept_rows(rows.kept)
-    column: Floats = cohorts.design([term], rows.columns, kept, centre=zero, scale=one)[:, 0]
+    zero, ones = np.zeros(1), np.ones(1)
+    complete = cohorts.kept_rows(rows.kept)
+    column: Floats = cohorts.design([term], rows.columns, complete, centre=zero, scale=ones)[:, 0]
     return column
 
 
@@ -231,14 +231,14 @@ def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
     values."""
     if piece.kind != "number":
         return np.asarray(rows.kept & (values == 1))
-    found = np.unique(values[rows.kept & ~np.isnan(values)])
-    return np.asarray(rows.kept & (values == found[1])) if len(found) == 2 else None
+    levels = np.unique(values[rows.kept & ~np.isnan(values)])
+    return np.asarray(rows.kept & (values == levels[1])) if len(levels) == 2 else None
 
 
 def is_known(values: Values) -> Mask:
     """(n_rows,) where a column is not missing."""
-    known: Mask = values >= 0 if values.dtype.kind == "i" else ~np.isnan(values)
-    return known
+    mask: Mask = values >= 0 if values.dtype.kind == "i" else ~np.isnan(values)
+    return mask
 
 
 def off_mode(values: Floats, person: Ints | None) -> int:
@@ -254,9 +254,9 @@ def off_mode(values: Floats, person: Ints | None) -> int:
 
 
 def _off_mode(values: Floats, person: Ints | None) -> int:
-    found, n = np.unique(values, return_counts=True)
-    if len(found) < 2:
+    distinct, n = np.unique(values, return_counts=True)
+    if len(distinct) < 2:
         return 0
-    at_mode = values == found[n.argmax()]
+    at_mode = values == distinct[n.argmax()]
     away = count_people(~at_mode, person)
-    return min(away, count_people(at_mode, person)) if len(found) == 2 else away
+    return min(away, count_people(at_mode, person)) if len(distinct) == 2 else away

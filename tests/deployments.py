@@ -1,4 +1,4 @@
-"""Small federations of real processes for tests: a few hundred made-up people a node."""
+"""Small federations of real processes for tests: a few hundred made-up people at each node."""
 
 from __future__ import annotations
 

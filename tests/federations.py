@@ -46,6 +46,14 @@ def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
     return parameters
 
 
+def first(values: Iterable[Any], keep: int = 1) -> list[Any]:
+    """The values as parameters: `make test` runs the first `keep`, `make slow` the others."""
+    return [
+        pytest.param(value, marks=() if number < keep else (pytest.mark.slow,))
+        for number, value in enumerate(values)
+    ]
+
+
 def contract_of(text: str) -> Contract:
     source = yaml_source.parse(text, name="contract.yaml", error=errors.ContractError)
     return yaml_source.build(Contract, source.values, source, under=(), error=errors.ContractError)
@@ -125,3 +133,12 @@ def result(outcome: Outcome, name: str = "a") -> Result:
     task_run = outcome.runs[TaskId(name)]
     assert task_run.result is not None, task_run.failed
     return task_run.result
+
+
+def result_on_one_node(
+    contract: str, rows: Mapping[str, Sequence[Any]], folder: Path, **options: Any
+) -> Result:
+    """The result of one analysis of `rows`, at one node."""
+    agreed = contract_of(contract)
+    site = site_of("n0", pandas.DataFrame(rows), agreed, folder)
+    return result(run(study_of({"a": options}, dataset=agreed.dataset), agreed, [site]))

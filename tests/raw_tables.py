@@ -1,5 +1,5 @@
-"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, and what their
-mappings must give.
+"""Small made-up raw tables under the column names of OMOP CDM, the SNDS and the RPU, with the rows
+that their mappings must give.
 
 The expected rows are computed here person by person and day by day, by loops that share nothing
 with the SQL."""

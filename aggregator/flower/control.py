@@ -1,7 +1,7 @@
 """The hub's calls of Flower's control API, over loopback with a token: it registers and unregisters
 nodes, and starts and stops runs.
 
-This module uses private names of Flower; tests/unit/test_flower_contract.py guards them.
+This module uses private names of Flower; tests/unit/aggregator/test_flower_contract.py guards them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Flower returns a reply once, as soon as its header has arrived, and its own `pull_messages` then
 waits for the body, up to three minutes, before it looks at the next reply. A node that stops during
 its upload would cost the round the answers of all others. This module uses private names of Flower;
-tests/unit/test_flower_contract.py guards them.
+tests/unit/aggregator/test_flower_contract.py guards them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Flower's open-source control API has no authentication and shares its port with 
 anyone who reaches it can run code here. Therefore the public port answers POST /v1/fleet/* and GET
 /health only, limits the size of bodies, and checks that a reply's sender is the node that signed
 in. The control port requires a bearer token. This module uses private names of Flower;
-tests/unit/test_flower_contract.py guards them.
+tests/unit/aggregator/test_flower_contract.py guards them.
 
     python -m aggregator.flower.superlink FOLDER --admin 127.0.0.1:PORT --public HOST:PORT
 """

@@ -6,8 +6,9 @@ Each key is a block of its own, so the helper learns whether whole keys are equa
 a field.
 
 The expected number of false links at a step follows from the right holder's own repetitions: a
-stranger of the right holder has the key of a left person as often
-as its people share keys with one another."""
+stranger of the right holder has the key of a left person as often as its people share keys with one
+another. It counts strangers that no step has linked yet, for the left's people that this step does
+not link: the others have met themselves."""
 
 from __future__ import annotations
 
@@ -64,6 +65,10 @@ class _Candidates:
     right_people: int
     dummies: tuple[Words, Words] = field(repr=False)
 
+    def share_of_strangers(self, number: int) -> float:
+        """How many other people of the right holder have a person's key, on average."""
+        return self.repeated[number] / max(1, self.right_people)
+
 
 def match(left: Words, stream: Iterable[Piece], width: int) -> Cascade:
     """`left` (n, k, 2): the pseudonyms of each person's composite keys, the most specific first. A
@@ -75,11 +80,11 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Cascade:
     steps: list[Step] = []
     for number in range(left.shape[1]):
         free = np.flatnonzero(row_of < 0)
-        share_of_strangers = candidates.repeated[number] / max(1, candidates.right_people)
-        feared = len(free) * share_of_strangers
         people, found = _pairs(left[free, number], candidates.keys[:, number])
         keep = ~taken[found]
         people, found = free[people[keep]], found[keep]
+        untaken = 1 - taken.sum() / max(1, candidates.right_people)
+        feared = (len(free) - len(people)) * untaken * candidates.share_of_strangers(number)
         if feared > MAX_FALSE_SHARE * len(people):
             steps.append(Step(0, 0.0, is_weak=bool(len(people))))
             continue
@@ -114,6 +119,7 @@ def _unique(names: Words) -> Ints:
 def _collect(left: Words, stream: Iterable[Piece], width: int) -> _Candidates:
     steps = left.shape[1]
     wanted = [np.sort(left[:, number, 0]) for number in range(steps)]
+    begun = [matching.prefixes(words) for words in wanted]
     seen: list[list[Words]] = [[] for _ in range(steps)]
     kept: list[Piece] = []
     spare: list[Piece] = []
@@ -125,11 +131,13 @@ def _collect(left: Words, stream: Iterable[Piece], width: int) -> _Candidates:
         real = len(piece.tokens) - piece.dummies
         right_people += real
         names = piece.pseudonyms[:real]
+        is_hit = np.zeros(real, np.bool_)
         for number in range(steps):
-            seen[number].append(names[:, number, 0].copy())
-        hits = np.flatnonzero(
-            np.logical_or.reduce([_is_in(names[:, i, 0], wanted[i]) for i in range(steps)])
-        )
+            words = names[:, number, 0].copy()
+            seen[number].append(words)
+            likely = begun[number].likely(words)
+            is_hit[likely] |= _is_in(words[likely], wanted[number])
+        hits = np.flatnonzero(is_hit)
         kept.append(Piece(names[hits], piece.tokens[hits], piece.rows[hits]))
         if piece.dummies:
             spare.append(replace(piece, tokens=piece.tokens[real:], rows=piece.rows[real:]))

@@ -31,21 +31,40 @@ class Matched:
 
 
 @dataclass(frozen=True)
+class Prefixes:
+    """`filled` (2^bits,): whether a word of a set begins with these bits. It rejects most words of
+    other sets before they are looked up."""
+
+    filled: NDArray[np.bool_]
+    shift: np.uint64
+
+    def likely(self, words: Words) -> Ints:
+        """The positions in `words` (m,) of those that may be in the set."""
+        return np.flatnonzero(self.filled[(words >> self.shift).astype(np.intp)])
+
+
+def prefixes(words: Words) -> Prefixes:
+    bits = min(28, max(8, len(words).bit_length() + 4))
+    shift = np.uint64(64 - bits)
+    filled = np.zeros(1 << bits, np.bool_)
+    filled[(words >> shift).astype(np.intp)] = True
+    return Prefixes(filled, shift)
+
+
+@dataclass(frozen=True)
 class Index:
     """Pseudonyms (n, 2) sorted by their first word: `first`, `second` (n,), `order` (n,) their
-    positions. `filled` (2^bits,): whether a pseudonym begins with these bits; this rejects most of
-    those that do not match."""
+    positions."""
 
     first: Words
     second: Words
     order: Ints
-    filled: NDArray[np.bool_]
-    shift: np.uint64
+    prefixes: Prefixes
 
     def find(self, names: Words) -> tuple[Ints, Ints]:
         """The positions in `names` (m, 2) that hold a pseudonym of the index (n_hits,), and the
         position of each hit (n_hits,)."""
-        likely = np.flatnonzero(self.filled[(names[:, 0] >> self.shift).astype(np.intp)])
+        likely = self.prefixes.likely(names[:, 0])
         sought = names[likely]
         at = np.searchsorted(self.first, sought[:, 0])
         at[at == len(self.first)] = 0
@@ -57,12 +76,8 @@ def index(names: Words) -> Index:
     """LinkError if a pseudonym appears twice."""
     streams.check_unique(names)
     order = np.argsort(names[:, 0])
-    bits = min(28, max(8, len(names).bit_length() + 4))
-    shift = np.uint64(64 - bits)
-    filled = np.zeros(1 << bits, np.bool_)
-    filled[(names[:, 0] >> shift).astype(np.intp)] = True
     first = np.ascontiguousarray(names[order, 0])
-    return Index(first, np.ascontiguousarray(names[order, 1]), order, filled, shift)
+    return Index(first, np.ascontiguousarray(names[order, 1]), order, prefixes(first))
 
 
 def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:

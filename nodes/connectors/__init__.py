@@ -4,9 +4,11 @@ as one DuckDB relation that holds only the columns in use."""
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +33,7 @@ __all__ = [
     "check_files",
     "column_names",
     "connect",
+    "connect_to",
     "is_here",
     "open_rows",
     "open_table",
@@ -55,12 +58,36 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         f"SET max_temp_directory_size = {quote_text(storage.max_temp_directory_size)}"
     )
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute(
-        "SET TimeZone = 'UTC'"
-    )  # else a date would depend on the process's time zone
-    connection.execute(
-        "SET disabled_optimizers = 'in_clause'"
-    )  # it makes a join of `IN (five values)`, and a join loses the rows' order
+    # It makes a join of `IN (five values)`, and a join loses the rows' order.
+    connection.execute("SET disabled_optimizers = 'in_clause'")
+    return _in_utc(connection)
+
+
+# By process and limits. A process that was forked makes engines of its own: the threads of its
+# parent's are not there.
+_ENGINES: dict[tuple[int, str], duckdb.DuckDBPyConnection] = {}
+_MAKING = threading.Lock()
+
+
+def connect_to(dataset: Dataset, storage: Storage) -> duckdb.DuckDBPyConnection:
+    """A connection for the rows of `dataset`, whose temporary tables nobody else sees.
+
+    Connections of a process share one engine, with its threads and its memory limit: a connection
+    takes a hundredth of the time of an engine. A database file is attached to a whole engine, so
+    its dataset has an engine to itself."""
+    held = dataset.as_held
+    if "://" not in held.source and formats.of(held)[0].attaches:
+        return connect(storage)
+    key = os.getpid(), storage.model_dump_json()
+    with _MAKING:
+        if key not in _ENGINES:
+            _ENGINES[key] = connect(storage)
+        return _in_utc(_ENGINES[key].cursor())
+
+
+def _in_utc(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Else a date would depend on the process's time zone."""
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
@@ -242,7 +269,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
-    connection = connect(storage)
+    connection = connect_to(dataset, storage)
     try:
         with _scratch(connection) as folder:
             return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)

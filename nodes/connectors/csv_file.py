@@ -36,6 +36,8 @@ MAX_PROBLEMS = 5  # named one by one; the others are counted
 NOT_UTF8 = (
     "not UTF-8 text: save the file as UTF-8, or write its encoding as in `read: {encoding: cp1252}`"
 )
+NUL_BYTE = "a NUL byte, so the file is damaged or not text: export it again as CSV"
+CUT_OFF = "the file is cut off, or damaged: copy it again"
 TOO_LONG = (
     "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
 )
@@ -156,7 +158,7 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
                 ending = _ENDINGS[_ending(rest[:end])]
                 rest = rest[end:]
     except (EOFError, zlib.error):
-        raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
+        raise MalformedCsvError(CUT_OFF) from None
     if rest:
         if b"\n" in rest or b"\r" in rest:
             ending = _ENDINGS["CRLF" if b"\r\n" in rest else "LF" if b"\n" in rest else "CR"]
@@ -213,6 +215,8 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
             f"{first} tells a spreadsheet the delimiter: write `read: {{skip: 1}}`,"
             " or remove the line"
         )
+    if b"\0" in content:
+        raise MalformedCsvError(f"{first}: {NUL_BYTE}")
     if not content:
         raise MalformedCsvError(
             f"{first} is empty: it must name the columns; `read: {{skip: N}}` leaves out N lines "
@@ -400,7 +404,7 @@ def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
 def _bad_text(block: bytes) -> list[tuple[int, str]]:
     found = []
     if (at := block.find(b"\0")) >= 0:
-        found.append((at, "a NUL byte, so the file is damaged or not text: export it again"))
+        found.append((at, NUL_BYTE))
     if not block.isascii():
         try:
             block.decode("utf-8")

@@ -8,6 +8,7 @@ import gzip
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from federation import errors
 from federation.expression import quote_name
 from nodes.connectors import csv_file, csv_types
-from nodes.connectors.csv_file import Dialect, Layout, MalformedCsvError
+from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvError
 from nodes.connectors.source import Source, by_name, unreadable
 from nodes.site import Dataset
 
@@ -43,7 +44,7 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path, columns: Sequen
     layouts = []
     paths = _unpacked(dataset, paths, scratch)
     for number, path in enumerate(paths, 1):
-        with _named(dataset, number, len(paths)):
+        with named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
             layout = _layout(plain, dataset, columns)
             layouts.append((_with_one_ending(plain.path, layout, scratch), layout))
@@ -53,7 +54,7 @@ def read(dataset: Dataset, paths: Sequence[Path], scratch: Path, columns: Sequen
 
 def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source:
     """The names of the first file's columns; no row is read."""
-    with _named(dataset, 1, len(paths)):
+    with named(dataset, 1, len(paths)):
         plain = as_utf8(paths[0], dataset, scratch, only_header=True)
         header = csv_file.read_header(plain.path, dataset.headers, _dialect(dataset, plain))
     return Source("", {name: name for name in header.names})
@@ -63,7 +64,7 @@ def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
     """DataError with the lines that break a file."""
     paths = _unpacked(dataset, paths, scratch)
     for number, path in enumerate(paths, 1):
-        with _named(dataset, number, len(paths)):
+        with named(dataset, number, len(paths)):
             _layout(as_utf8(path, dataset, scratch), dataset)
 
 
@@ -71,7 +72,7 @@ def _unpacked(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> list[Pa
     """The files, those of an archive of several among them, in the order of their names."""
     found: list[Path] = []
     for number, path in enumerate(paths, 1):
-        with _named(dataset, number, len(paths)):
+        with named(dataset, number, len(paths)):
             found += _members(path, scratch, number) or [path]
     return found
 
@@ -85,8 +86,11 @@ def _members(path: Path, scratch: Path, number: int) -> list[Path]:
         names = _held(archive)
         for at, name in enumerate(names if len(names) > 1 else []):
             copies.append(scratch / f"archive-{number}-{at:05d}.csv")
-            with archive.open(name) as member, copies[-1].open("wb") as out:
-                shutil.copyfileobj(member, out)
+            try:
+                with archive.open(name) as member, copies[-1].open("wb") as out:
+                    shutil.copyfileobj(member, out)
+            except (EOFError, zlib.error):
+                raise MalformedCsvError(CUT_OFF) from None
     return copies
 
 
@@ -171,14 +175,7 @@ def _rows(source: Source, names: Mapping[str, str], types: Mapping[str, str]) ->
 
 
 @contextmanager
-def problems_named(dataset: Dataset) -> Iterator[None]:
-    """Problems of the source's first file as a DataError."""
-    with _named(dataset, 1, 1):
-        yield
-
-
-@contextmanager
-def _named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
+def named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
     """Problems of a file as a DataError that names the dataset
     and the file's position in its folder."""
     which = f"file {number} of {files}" if files > 1 else "its CSV file"
@@ -212,18 +209,21 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked. MalformedCsvError unless
-    an archive holds exactly one text file."""
+    """The bytes of a file, unpacked; of an archive, its first text file. MalformedCsvError if it
+    cannot be unpacked."""
     suffix = path.suffix.lower()
-    if suffix == ".gz":
-        with gzip.open(path) as unpacked:
-            yield cast(IO[bytes], unpacked)
-    elif suffix == ".zip":
-        with _archive(path) as archive, archive.open(_held(archive)[0]) as member:
-            yield member
-    else:
-        with path.open("rb") as stream:
-            yield stream
+    try:
+        if suffix == ".gz":
+            with gzip.open(path) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        elif suffix == ".zip":
+            with _archive(path) as archive, archive.open(_held(archive)[0]) as member:
+                yield member
+        else:
+            with path.open("rb") as stream:
+                yield stream
+    except (EOFError, zlib.error):
+        raise MalformedCsvError(CUT_OFF) from None
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
             yield piece
         yield decoder.decode(b"", final=True)
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError):
-        raise MalformedCsvError("the file is cut off, or damaged: copy it again") from None
+        raise MalformedCsvError(CUT_OFF) from None
 
 
 def _latin(block: bytes, encoding: str) -> str:

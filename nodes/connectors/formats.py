@@ -36,13 +36,15 @@ class Opening:
 
 @dataclass(frozen=True)
 class Format:
-    """`keys`: the keys of `read:` that say how such a file is written."""
+    """`keys`: the keys of `read:` that say how such a file is written. `attaches`: whether opening
+    it attaches a database to the engine."""
 
     name: str
     suffixes: tuple[str, ...]
     open: Callable[[Opening], Source]
     keys: tuple[str, ...] = ()
     in_folders: bool = False
+    attaches: bool = False
 
 
 def _csv(opening: Opening) -> Source:
@@ -133,7 +135,7 @@ FORMATS = (
         in_folders=True,
     ),
     Format("Parquet", (".parquet",), _parquet, in_folders=True),
-    Format("DuckDB", (".duckdb", ".ddb"), _duckdb),
+    Format("DuckDB", (".duckdb", ".ddb"), _duckdb, attaches=True),
     Format("Excel", (".xlsx", ".xls", ".xlsb", ".ods"), _workbook, keys=("skip",)),
     Format("SAS", (".sas7bdat", ".xpt"), _statistical, keys=("encoding", "labels")),
     Format("Stata", (".dta",), _statistical, keys=("encoding", "labels")),

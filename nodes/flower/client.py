@@ -3,8 +3,8 @@ here.
 
 It never asks for the bundle of a run, and has no loader for one, so no code of the hub reaches this
 machine. Only this module of the node uses private names of Flower;
-tests/unit/test_flower_contract.py guards them, and a missing name stops the node at import, before
-it executes anything.
+tests/unit/aggregator/test_flower_contract.py guards them, and a missing name stops the node at
+import, before it executes anything.
 """
 
 from __future__ import annotations

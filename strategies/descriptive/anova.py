@@ -17,7 +17,7 @@ from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
-from federation.arrays import Floats
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -96,29 +96,14 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     plan: Plan = task.plan
     n, (first, second) = total.sums["counts"], total.sums["moments"]
     compared = np.flatnonzero(n >= 2)
-    if len(compared) < 2:
-        raise errors.ModelError(
-            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people;"
-            " merge levels, or widen the cohort"
-        )
     mean = np.divide(first, n, out=np.zeros_like(first), where=n > 0)
     variance = squares.about_the_mean(first, second, n) / np.maximum(n - 1, 1)
-    if not variance[compared].any():
-        raise errors.ModelError(
-            f"{task.name}: {plan.value.name!r} does not vary within any group of {plan.by.name!r},"
-            " so there is nothing to compare their means with; choose another value or grouping"
-        )
+    reference = _checked_reference(task, n, variance, compared)
     level = (1 + task.options.conf_level) / 2
     groups = [
         {"group": label, "n": int(k), **_mean(m + plan.middle, v, k, level)}
         for label, k, m, v in zip(plan.by.groups, n, mean, variance, strict=True)
     ]
-    reference = int(compared[0]) if plan.reference is None else plan.reference
-    if n[reference] < 2:
-        raise errors.ModelError(
-            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a"
-            " value; choose another group"
-        )
     differences = [
         _difference(int(i), reference, n, mean, variance, plan, level)
         for i in compared
@@ -140,6 +125,30 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             f" tests and differences, which compare {len(compared)} of {len(n)} groups"
         )
     return Result(tables, counting.reported(total.cells), notes=notes)
+
+
+def _checked_reference(
+    task: Task[Options, Plan], n: Floats, variance: Floats, compared: Ints
+) -> int:
+    """The reference group. ModelError unless it and another group can be compared."""
+    plan: Plan = task.plan
+    if len(compared) < 2:
+        raise errors.ModelError(
+            f"{task.name}: fewer than two groups of {plan.by.name!r} hold two people;"
+            " merge levels, or widen the cohort"
+        )
+    if not variance[compared].any():
+        raise errors.ModelError(
+            f"{task.name}: {plan.value.name!r} does not vary within any group of {plan.by.name!r},"
+            " so there is nothing to compare their means with; choose another value or grouping"
+        )
+    reference = int(compared[0]) if plan.reference is None else plan.reference
+    if n[reference] < 2:
+        raise errors.ModelError(
+            f"{task.name}: reference: group {plan.by.groups[reference]!r} has too few rows with a"
+            " value; choose another group"
+        )
+    return reference
 
 
 def _mean(mean: float, variance: float, n: float, level: float) -> Row:

@@ -228,32 +228,13 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
     histogram: list[Row] = []
     levels: list[Row] = []
     for i, field in enumerate(plan.numbers):
-        n, (first, second) = int(values["cells:known"][i]), values["moments"][i]
+        n, counts = int(values["cells:known"][i]), values["cells:histogram"][i]
         missing = int(values["cells:missing_by_column"][i])
-        middle = sum(field.interval) / 2
-        mean = middle + first / n if n else None
-        about = float(squares.about_the_mean(first, second, n))
-        spread = math.sqrt(about / (n - 1)) if n > 1 else None
-        numbers.append(
-            {
-                "column": field.name,
-                "unit": field.unit,
-                "n": n,
-                "missing": missing,
-                "mean": mean,
-                "sd": spread,
-            }
-        )
-        counts = values["cells:histogram"][i]
+        numbers.append(_number(field, n, missing, values["moments"][i]))
         quantiles += _quantiles(field, counts, task, n, None if exact is None else exact[i])
         histogram += _histogram(field, counts, task.options.bins)
     for field in plan.categories:
-        counts = values[f"cells:levels:{field.name}"]
-        share = counts / counts.sum() if counts.sum() else counts
-        levels += [
-            {"row": field.name, "column": level, "n": int(c), "row_share": float(s)}
-            for level, c, s in zip(field.groups, counts, share, strict=True)
-        ]
+        levels += _levels(field, values[f"cells:levels:{field.name}"])
     tables = {
         "numbers": Table(numbers),
         "quantiles": Table(quantiles),
@@ -269,6 +250,28 @@ def _result(task: Task[Options, Plan], values: dict[str, Floats], exact: Floats 
         why = "quantiles are computed from a histogram, and are correct to their `width`"
         exactness = Exactness("approximate", why)
     return Result(used, Counts(people=people, rows=rows, missing=missing), exactness)
+
+
+def _number(field: Field, n: int, missing: int, moments: Floats) -> Row:
+    """`moments` (2,): sums of the values and of their squares, about the middle of the range."""
+    mean = sum(field.interval) / 2 + moments[0] / n if n else None
+    about = float(squares.about_the_mean(moments[0], moments[1], n))
+    return {
+        "column": field.name,
+        "unit": field.unit,
+        "n": n,
+        "missing": missing,
+        "mean": mean,
+        "sd": math.sqrt(about / (n - 1)) if n > 1 else None,
+    }
+
+
+def _levels(field: Field, counts: Floats) -> list[Row]:
+    shares = counts / counts.sum() if counts.sum() else counts
+    return [
+        {"row": field.name, "column": level, "n": int(count), "row_share": float(share)}
+        for level, count, share in zip(field.groups, counts, shares, strict=True)
+    ]
 
 
 def _quantiles(

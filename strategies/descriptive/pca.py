@@ -114,10 +114,21 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             " contract range is wide; leave it out, or narrow the range"
         )
     matrix = covariance / np.outer(sd, sd) if task.options.standardise else covariance
+    columns = [
+        {"term": field.name, "mean": float(m + h * u), "sd": float(s)}
+        for field, m, h, u, s in zip(plan.fields, plan.middle, plan.half, mean, sd, strict=True)
+    ]
+    tables = _components(matrix, [field.name for field in plan.fields], task.options.components)
+    return Result(tables | {"columns": Table(columns)}, counting.reported(total.cells))
+
+
+def _components(matrix: Floats, names: Sequence[str], most: int) -> dict[str, Table]:
+    """The first components of a covariance or correlation matrix (p, p). Each has the sign that
+    makes its largest loading positive."""
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(len(values))])
-    shown = range(min(task.options.components, len(values)))
+    shown = range(min(most, len(values)))
     variance = [
         {
             "component": f"PC{k + 1}",
@@ -128,18 +139,11 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         for k in shown
     ]
     loadings: list[Row] = [
-        {"component": f"PC{k + 1}", "term": field.name, "estimate": float(vectors[j, k])}
+        {"component": f"PC{k + 1}", "term": name, "estimate": float(vectors[j, k])}
         for k in shown
-        for j, field in enumerate(plan.fields)
+        for j, name in enumerate(names)
     ]
-    columns = [
-        {"term": field.name, "mean": float(m + h * u), "sd": float(s)}
-        for field, m, h, u, s in zip(plan.fields, plan.middle, plan.half, mean, sd, strict=True)
-    ]
-    return Result(
-        {"variance": Table(variance), "loadings": Table(loadings), "columns": Table(columns)},
-        counting.reported(total.cells),
-    )
+    return {"variance": Table(variance), "loadings": Table(loadings)}
 
 
 def roles(task: Task[Options, Plan]) -> Roles:

@@ -130,7 +130,8 @@ def _begin(total: Total, task: Task[Options, Plan]) -> State:
     n, k = int(total.cells["rows"][0]), task.options.groups
     if n < k:
         raise errors.ModelError(
-            f"{task.name}: {n} complete rows are fewer than {k} groups; ask for fewer"
+            f"{task.name}: the complete rows are fewer than {k} groups; ask for fewer,"
+            " or widen the cohort"
         )
     mean = total.sums["first"] / n
     covariance = (total.sums["second"] - n * np.outer(mean, mean)) / max(n - 1, 1)

@@ -6,7 +6,7 @@ need not be: its length follows from the layers' inputs and the slopes of the lo
 (Goodfellow 2015; Bu et al. 2023), and the clipped sum is then one product per layer, with each
 person's slopes scaled. Where a layer has few weights for its many outputs, people's gradients are
 made one by one. Equal to a loop over people, and to Opacus, but for rounding:
-tests/unit/test_per_person_gradients.py.
+tests/unit/strategies/test_per_person_gradients.py.
 
 A length in 32 bits is uncertain where the terms of a gradient nearly cancel: the error is a
 fraction of the lengths of the terms, added up. A person for whom that error may exceed a small

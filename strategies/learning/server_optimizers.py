@@ -4,7 +4,7 @@ update.
 `fedavg` and related strategies need sums only, so they work under a secure sum; `trimmed_mean` and
 `median` need each node's update, which a secure sum hides. (Flower has classes for most of these.
 They need every node's weights in the clear, and stop the run at the first malformed reply;
-tests/unit/test_train.py compares ours with them.)
+tests/unit/strategies/test_train.py compares ours with them.)
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from federation.arrays import Floats
 # A direction with less than this share of the largest curvature is flat: rounding dominates its
 # slope.
 FLAT = 1e-7
+# Below this share of the value, rounding dominates a decrease.
+HIDDEN = 1e-10
 SUFFICIENT = 1e-4  # share of the predicted decrease
 MEMORY = frozenset({"at", "best", "gradient", "hessian", "radius", "predicted", "rounds"})
 
@@ -37,7 +39,7 @@ def advance(values: Mapping[str, Floats], trial: Point) -> tuple[dict[str, Float
     `values` is empty at first."""
     radius, accepted = _judge(values, trial)
     point = trial if accepted else _accepted(values)
-    if accepted and is_settled(point):
+    if (accepted and is_settled(point)) or _stalls(values, trial):
         return None
     step = shortest(point.gradient, point.hessian, radius)
     predicted = -float(point.gradient @ step + step @ point.hessian @ step / 2)
@@ -69,6 +71,17 @@ def _judge(values: Mapping[str, Floats], trial: Point) -> tuple[float, bool]:
     return (2 * radius if grows else radius), True
 
 
+def _stalls(values: Mapping[str, Floats], trial: Point) -> bool:
+    """Whether the step from `trial` promises about as much as the step to it did, where both are
+    lost in rounding. Newton's method would promise far less each time; what is left is rounding,
+    such as that of a secure sum, by which `trial` may seem a little worse than the point before."""
+    if "predicted" not in values:
+        return False
+    last = float(values["predicted"][0])
+    hidden = last <= HIDDEN * (abs(trial.value) + 1) and is_settled(trial, HIDDEN)
+    return hidden and _promise(trial) >= last / 2
+
+
 def is_settled(point: Point, tolerance: float = 1e-20) -> bool:
     """Whether no direction curves down, and Newton's step is short or promises a decrease of less
     than `tolerance` of the value."""
@@ -78,7 +91,15 @@ def is_settled(point: Point, tolerance: float = 1e-20) -> bool:
         return False
     along = (U.T @ point.gradient) / np.maximum(eigenvalues, max(floor, 1e-300))
     short = float(np.abs(along).max()) <= 1e-9 * max(1.0, float(np.abs(point.at).max()))
-    return short or float(along @ (U.T @ point.gradient)) / 2 <= tolerance * (abs(point.value) + 1)
+    return short or _promise(point) <= tolerance * (abs(point.value) + 1)
+
+
+def _promise(point: Point) -> float:
+    """The decrease that Newton's step from `point` promises, without the flat directions."""
+    eigenvalues, U = np.linalg.eigh(point.hessian)
+    floor = FLAT * float(np.abs(eigenvalues).max(initial=0.0))
+    slope = U.T @ point.gradient
+    return float(slope @ (slope / np.maximum(eigenvalues, max(floor, 1e-300)))) / 2
 
 
 def shortest(gradient: Floats, hessian: Floats, radius: float) -> Floats:

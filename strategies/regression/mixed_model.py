@@ -12,7 +12,7 @@ the hub computes the rest. Exact: the deviance is a sum over people (Laird & War
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_EFFECTS = 3
 MAX_STEPS = 60
+MAX_FACTOR = 1e6  # of a standard deviation between persons over the residual's
 TRAITS = Traits()
 
 
@@ -290,8 +291,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     n = int(total.cells["rows"][0])
     if n <= len(task.plan.fixed.names) + 1:
         raise errors.ModelError(
-            f"{task.name}: {n} complete rows are too few for {len(task.plan.fixed.names)}"
-            " coefficients; use fewer terms"
+            f"{task.name}: the complete rows are too few for {len(task.plan.fixed.names)}"
+            " coefficients; use fewer terms, or widen the cohort"
         )
     _refuse_few_rows(n, total, task, state)
     if state.step == "people":
@@ -312,9 +313,10 @@ def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: Sta
     separated from the residual (lme4 refuses the same)."""
     plan: Plan = task.plan
     if plan.by is None:
-        groups, kind = int(total.cells["people"][0]), "person"
+        groups = int(total.cells["people"][0])
     else:
-        groups, kind = int(np.count_nonzero(total.cells["by_level"])), f"level of {plan.by.name!r}"
+        groups = int(np.count_nonzero(total.cells["by_level"]))
+    kind = _group(plan)
     effects = len(plan.random.names)
     if groups < 2:
         raise errors.ModelError(
@@ -328,6 +330,10 @@ def _refuse_few_rows(n: int, total: Total, task: Task[Options, Plan], state: Sta
             f" {'use fewer `random` terms' if effects > 1 else 'use run: glm'},"
             " or a cohort with more rows of each"
         )
+
+
+def _group(plan: Plan) -> str:
+    return "person" if plan.by is None else f"level of {plan.by.name!r}"
 
 
 @dataclass(frozen=True)
@@ -346,12 +352,17 @@ class Profile:
     rounds: int
 
 
-def _profile(sums: Any, n: int, task: Task[Options, Plan], theta: Floats, rounds: int) -> Profile:
-    """With v = (-b, 1), the residual sum of squares is v'Mv. As b minimises it, its first
+def _profile(
+    sums: Any, n: int, task: Task[Options, Plan], values: Mapping[str, Floats], rounds: int
+) -> Profile:
+    """What is aliased is settled in the first round: later ones give the rows of a person nearly
+    equal weights to their differences, and leave less of a column than rounding errors.
+
+    With v = (-b, 1), the residual sum of squares is v'Mv. As b minimises it, its first
     derivative is that of M alone."""
     reml, p = task.options.method == "reml", len(task.plan.fixed.names)
     M, M1, M2 = sums["moments"], sums["moments_1"], sums["moments_2"]
-    aliased = newton.find_aliased(M[:p, :p])
+    aliased = values["aliased"] > 0 if "aliased" in values else newton.find_aliased(M[:p, :p])
     fitted = np.flatnonzero(~aliased)
     if not len(fitted):
         raise errors.ModelError(
@@ -386,7 +397,15 @@ def _profile(sums: Any, n: int, task: Task[Options, Plan], theta: Floats, rounds
     full_inverse[np.ix_(fitted, fitted)] = inverse
     full_beta[fitted] = beta
     return Profile(
-        deviance, gradient, hessian, full_beta, rss / df, full_inverse, aliased, theta, rounds
+        deviance,
+        gradient,
+        hessian,
+        full_beta,
+        rss / df,
+        full_inverse,
+        aliased,
+        values["theta"],
+        rounds,
     )
 
 
@@ -395,7 +414,7 @@ def _climb(
 ) -> State | Profile:
     """One step of Newton's method in theta, within a trust region."""
     theta, rounds = values["theta"], int(values.get("rounds", np.zeros(1))[0]) + 1
-    profile = _profile(sums, n, task, theta, rounds)
+    profile = _profile(sums, n, task, values, rounds)
     trial = trust_region.Point(theta, profile.deviance, *_in_theta(profile, task.plan))
     step = trust_region.advance(values, trial)
     if step is None or (rounds > MAX_STEPS and trust_region.is_settled(trial, 1e-10)):
@@ -406,7 +425,14 @@ def _climb(
             " use fewer random terms"
         )
     memory, next_theta = step
-    return State("people", memory | {"theta": next_theta, "rounds": np.array([float(rounds)])})
+    if not np.abs(next_theta).max() <= MAX_FACTOR:
+        raise errors.ModelError(
+            f"{task.name}: the rows of each {_group(task.plan)} hardly differ, so there is no"
+            " residual variance to estimate; take one row of each and run: glm, or choose another"
+            " response"
+        )
+    memory |= {"rounds": np.array([float(rounds)]), "aliased": profile.aliased.astype(np.float64)}
+    return State("people", memory | {"theta": next_theta})
 
 
 def _in_theta(profile: Profile, plan: Plan) -> tuple[Floats, Floats]:
@@ -479,7 +505,8 @@ def _random_rows(covariance: Floats, plan: Plan, sigma2: float) -> list[Row]:
     for a in range(len(names)):
         for b in range(a):
             product = sds[a] * sds[b]
-            correlation = float(covariance[a, b] / product) if product > 0 else None
+            share = covariance[a, b] / product if product > 0 else None
+            correlation = None if share is None else float(np.clip(share, -1.0, 1.0))
             rows.append(
                 {
                     "group": group,
@@ -528,5 +555,6 @@ def roles(task: Task[Options, Plan]) -> Roles:
 def limits(task: Task[Options, Plan]) -> Limits:
     if task.plan.by is not None:
         return admissible.once("levels")
-    people = Step({"theta": Array((len(task.plan.pairs),), -1e6, 1e6)}, trust_region.MEMORY)
+    theta = Array((len(task.plan.pairs),), -MAX_FACTOR, MAX_FACTOR)
+    people = Step({"theta": theta}, trust_region.MEMORY | {"aliased"})
     return Limits({"people": people}, MAX_STEPS + 1)

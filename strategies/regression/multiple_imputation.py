@@ -279,8 +279,7 @@ def _draw(total: Total, task: Task[Options, Plan]) -> State:
         df = n - len(terms)
         if not df > 0:
             raise errors.ModelError(
-                f"{task.name}: {n:.0f} rows have {field.name!r}, too few to impute the others;"
-                " leave it out"
+                f"{task.name}: too few rows have {field.name!r} to impute the others; leave it out"
             )
         inverse = np.linalg.inv(moments[np.ix_(terms, terms)])
         beta = inverse @ moments[terms, q]
@@ -488,6 +487,8 @@ def row_weights(
         weights = glm.row_weights(completed, task.plan.fit, at)
         if weights is not None:
             by_table.append(weights)
+    if not by_table:  # no row weighs much in any of them
+        return None
     totals = [max(float(table.weights.sum()), 1e-300) for table in by_table]
     shares = np.stack(
         [table.weights / total for table, total in zip(by_table, totals, strict=True)]

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula
+from federation import formula
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
@@ -468,9 +468,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         information, size = total.sums["gram"] - values["outer"], np.diag(total.sums["gram"])
         weight = float(values["weight"][0])
     if not weight > 0:
-        raise errors.ModelError(
-            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
-        )
+        raise time_grid.no_event(task.name, total.cells, landmark=task.options.landmark)
     return _newton(score, information, size, log_lik, total, task, values)
 
 

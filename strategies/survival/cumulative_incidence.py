@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula
+from federation import formula
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.expression import ExpressionError
@@ -197,9 +197,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     plan: Plan = task.plan
     counts, causes = total.sums["leaving"], len(plan.causes)
     if not counts[:causes].sum() > 0:
-        raise errors.ModelError(
-            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
-        )
+        raise time_grid.no_event(task.name, total.cells)
     z = float(special.ndtri((1 + task.options.conf_level) / 2))
     n = at_risk(counts, causes)
     curve, summary = [], []

@@ -16,7 +16,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula
+from federation import formula
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
@@ -140,9 +140,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     plan: Plan = task.plan
     table = life(total, plan.shape)
     if not table.events.sum() > 0:
-        raise errors.ModelError(
-            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
-        )
+        raise time_grid.no_event(task.name, total.cells)
     pooled = Life(
         *(values.sum(0) for values in (table.events, table.exits, table.entries, table.at_risk))
     )

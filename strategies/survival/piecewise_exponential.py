@@ -19,7 +19,7 @@ import pydantic
 from scipy import special
 
 from federation import cohort as cohorts
-from federation import errors, formula
+from federation import formula
 from federation.arrays import Floats
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
@@ -143,8 +143,9 @@ def join(numbers: Floats, cuts: Floats) -> Floats:
 def joined_note(requested: Plan, plan: Plan) -> tuple[str, ...]:
     if plan.intervals == requested.max_intervals:
         return ()
+    intervals = f"{plan.intervals} interval{'s' if plan.intervals > 1 else ''}"
     return (
-        f"the baseline has {plan.intervals} intervals in place of {requested.max_intervals}:"
+        f"the baseline has {intervals} in place of {requested.max_intervals}:"
         " there were too few events for more",
     )
 
@@ -322,9 +323,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
 
 def _begin(total: Total, task: Task[Options, Plan]) -> State:
     if not total.sums["events"].sum() > 0:
-        raise errors.ModelError(
-            f"{task.name}: no event in the cohort; widen it, or choose another outcome"
-        )
+        raise time_grid.no_event(task.name, total.cells)
     cuts = choose_cuts(task.plan, total.sums["events"], lambda begin, end: 0.0)
     exposure, events = join(total.sums["exposure"], cuts), join(total.sums["events"], cuts)
     beta = np.r_[np.log(events / exposure), np.zeros(len(task.plan.names) - task.plan.intervals)]

@@ -11,6 +11,7 @@ import numpy as np
 import pydantic
 
 from federation import cohort as cohorts
+from federation import errors
 from federation.arrays import Floats, Ints
 from federation.contract import Frozen
 from federation.expression import ExpressionError, Piece
@@ -125,3 +126,19 @@ def time_notes(cells: Mapping[str, Ints]) -> list[str]:
         "some rows do not end after they begin; they are left out, and counted as missing:"
         " check for stays of one day, which may need half a day, and for exchanged dates"
     ]
+
+
+def no_event(
+    task: str, cells: Mapping[str, Ints], landmark: float | None = None
+) -> errors.ModelError:
+    """The refusal of a cohort without events. It says why rows do not count, if some do not."""
+    if time_notes(cells):
+        which = (
+            "among the rows that end after they begin, and the others are left out: check for stays"
+            " of one day, which may need half a day, and for exchanged dates"
+        )
+    elif landmark is not None:
+        which = f"after the landmark {landmark:g}: choose an earlier one, or another outcome"
+    else:
+        which = "in the cohort; widen it, or choose another outcome"
+    return errors.ModelError(f"{task}: no event {which}")

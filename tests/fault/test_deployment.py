@@ -1,4 +1,5 @@
-"""Real processes killed, cut off, filled up and set wrong, in the middle of real studies."""
+"""Real processes that are killed, disconnected,
+out of disk or misconfigured in the middle of real studies."""
 
 from __future__ import annotations
 
@@ -208,8 +209,8 @@ class Cable:
 def test_a_node_that_hangs_in_the_middle_of_its_upload_holds_up_no_other(
     deployment: Deployment,
 ) -> None:
-    """Flower alone would wait three minutes for the rest of its reply, and for the others' behind
-    it."""
+    """Flower alone would wait three minutes for the rest of its reply,
+    and for the others' behind it."""
     deployments.restart_stuck(deployment, "brest")
     try:
         started = time.monotonic()
@@ -289,8 +290,8 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
 def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
     deployment: Deployment,
 ) -> None:
-    """The kernel lets the process write no file beyond its present length, as a full disk would
-    not."""
+    """The kernel lets the process write no file beyond its present length,
+    as a full disk would not."""
     asked = private("full-disk")
     flower.grant(deployment, asked, CONTRACT)
     state = deployment.state("brest")
@@ -382,8 +383,8 @@ def test_an_expired_certificate_is_refused_and_named(deployment: Deployment) -> 
 
 
 def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
-    """What a node signed for one query does not count for another, nor for another run of the same
-    one."""
+    """What a node signed for one query does not count for another,
+    nor for another run of the same one."""
     from federation import receipts
     from federation.secagg import keys
 

@@ -1,5 +1,5 @@
-"""Nodes that refuse, die, answer twice, garbage or late: the study ends with the others' answer, or
-says why not."""
+"""Nodes that refuse, die, answer twice, send garbage or answer late: the study ends with the
+others' answer, or gives the reason for its failure."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ def test_too_few_nodes_to_begin_with_is_an_error_before_anyone_is_asked(sites: l
 
 
 def test_a_failing_analysis_leaves_the_others_their_results(tmp_path: Path) -> None:
-    """`x` separates `y`: the model is refused by name, and the cross-table is released all the
-    same."""
+    """`x` separates `y`: the model is refused by name,
+    and the cross-table is released all the same."""
     table = TABLE.assign(y=(TABLE["x"] > 0).astype(int))
     study = federations.study_of(
         {

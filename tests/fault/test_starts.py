@@ -1,5 +1,5 @@
-"""Child processes: started without a fork of a process in which gRPC runs, ended with their parent,
-started again.
+"""Child processes: none is forked from a process in which gRPC runs; they end with their parent,
+and a dead one is started again.
 
 The fault that this guards: with a `preexec_fn`, one child in ten to forty died between fork and
 exec ("Epoll1Poller ... epoll_wait error: Bad file descriptor", SIGABRT or SIGSEGV), and `hdh hub
@@ -55,8 +55,8 @@ MULTIPROCESSING = {"get_context", "connection"}  # the other members start proce
 
 
 def forks_of(source: str) -> list[str]:
-    """The names in `source` by which a process would fork, or let Python run between fork and
-    exec."""
+    """The names in `source` by which a process would fork,
+    or let Python run between fork and exec."""
     calls = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -264,8 +264,8 @@ DEATHS = {
 
 
 class Dying(daemon.Children):
-    """The hub's children, where `name` dies `deaths` times; the ports open once both children
-    live."""
+    """The hub's children, where `name` dies `deaths` times;
+    the ports open once both children live."""
 
     def __init__(self, hub: HubSettings, name: str, deaths: int, death: str) -> None:
         super().__init__(hub)

@@ -1,5 +1,5 @@
-"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes, and how long it
-takes to start."""
+"""`hdh` as people type it: the demo, other people's tables, mistakes, exit codes,
+and the time to start."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The same study over a real SuperLink, TLS, signed-in nodes and processes: bit for bit the
-in-process result."""
+"""The same study over a real SuperLink, TLS, signed-in nodes and processes gives the in-process
+result, bit for bit."""
 
 from __future__ import annotations
 
@@ -234,8 +234,8 @@ def test_too_few_nodes_is_told_to_whoever_waits(deployment: Deployment) -> None:
 def test_a_killed_node_leaves_the_study_to_the_others(
     deployment: Deployment, sites: list[Site]
 ) -> None:
-    """Last in this module: the node stays dead. It falls silent, and the round's timeout leaves it
-    out."""
+    """Last in this module: the node stays dead.
+    It falls silent, and the round's timeout leaves it out."""
     gone = sites[0].name
 
     def say(message: str) -> None:

@@ -1,5 +1,5 @@
-"""What hub, nodes and coordinators do over the network: enrolment, roles, approvals, results,
-receipts, audit."""
+"""Hub, nodes and coordinators over the network:
+enrolment, roles, approvals, results, receipts, audit."""
 
 from __future__ import annotations
 

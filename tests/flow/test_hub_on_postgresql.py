@@ -1,5 +1,4 @@
-"""The hub on a real PostgreSQL: enrolment, a study, a restart of the hub, and the result still
-there."""
+"""The hub on a real PostgreSQL: enrolment, a study, and the result after a restart of the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel holds the five packages and no other."""
+"""The wheel holds exactly the five packages."""
 
 from __future__ import annotations
 

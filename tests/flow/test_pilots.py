@@ -6,12 +6,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from federation.study import Privacy
+from nodes.site import Policy
+from simulations import answering
 from simulations.pilots import comparison, running
 
 FIELDS = [
@@ -124,3 +129,34 @@ def test_training_together_is_worth_more_than_alone_and_about_what_pooling_is_wo
     assert np.mean([tried.auc for tried in comparisons.values()]) < together.auc - 2e-3
     if name == "deep_piste":
         assert all(tried.auc < together.auc for tried in comparisons.values())
+
+
+# -- on sites whose hub sees no small cell
+OF_STRICT_SITES = {"ns_park"}  # the others need the secure sum
+NEEDS_CELLS = {"ordei"}  # rare pairs, and a dataset that a single node holds: docs/disclosure.md
+QUICK = {"dialysis", "ns_park"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in running.names()
+        if name not in NEEDS_CELLS
+    ],
+)
+def test_an_exact_pilot_runs_unchanged_where_the_hub_sees_no_small_cell(
+    name: str, tmp_path: Path
+) -> None:
+    ready = running.prepare(name, "study", tmp_path)
+    if name not in OF_STRICT_SITES:
+        privacy = ready.study.privacy.model_dump(exclude_unset=True) | {"secure_sum": True}
+        study = ready.study.model_copy(update={"privacy": Privacy.model_validate(privacy)})
+        ready = replace(ready, study=study)
+    assert ready.study.privacy.min_cell == 11
+    policy, now = Policy(min_nodes=1, modes=("exact", "dp")), datetime.now(UTC)
+    with answering.sites(ready.holders, policy, now) as answer:
+        document = running._released(ready, answer.sites, now)
+    found = {name: (one.status, one.reason) for name, one in document.analyses.items()}
+    assert set(found.values()) == {("released", None)}
+    assert all(one.rounds < 100 for one in document.analyses.values())

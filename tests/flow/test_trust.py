@@ -1,5 +1,5 @@
-"""A hub, or somebody who has got into one, tries to have nodes do what their staff has not
-installed or allowed."""
+"""A hub, or an intruder in one, tries to make nodes do things
+that their staff has not installed or allowed."""
 
 from __future__ import annotations
 

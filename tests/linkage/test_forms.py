@@ -1,4 +1,4 @@
-"""Identifiers in one spelling, whoever wrote them."""
+"""Identifiers in one spelling, however they are written."""
 
 from __future__ import annotations
 

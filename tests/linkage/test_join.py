@@ -1,4 +1,4 @@
-"""The join: exact, blind, and stopped by every lie of a helper that canaries can see."""
+"""The join: exact, blind, and stopped by every lie of a helper that canaries can detect."""
 
 from __future__ import annotations
 

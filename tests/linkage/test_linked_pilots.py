@@ -156,7 +156,8 @@ def matched(left, right, steps) -> pandas.DataFrame:
             on=step,
         )
         crowds = right.groupby(step).size()
-        strangers = len(free) * (crowds * (crowds - 1)).sum() / len(right)
+        share = (crowds * (crowds - 1)).sum() / len(right)
+        strangers = (len(free) - len(both)) * (1 - len(taken) / len(right)) * share
         if len(steps) > 1 and strangers > 0.005 * len(both):
             continue
         both["link_step"] = str(number)

@@ -12,6 +12,7 @@ import pytest
 
 from federation import errors
 from federation.linkage.errors import LinkError
+from federation.study import Privacy
 from nodes import ledger, link_parties, links
 from nodes.site import Links, Policy
 from simulations import linked, local
@@ -71,7 +72,38 @@ def test_every_number_is_that_of_the_tables_joined_in_one_place(tables, tmp_path
     study = two_holders.study(analyses=ANALYSES)
     found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
     expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
-    assert_same(found, expected)
+    assert_same(found, expected, within=1e-12)
+
+
+@pytest.mark.parametrize("both", [0, 700])
+def test_nobody_or_everybody_may_be_at_both_holders(both, tmp_path):
+    """In mode dp nobody linked is no refusal, which would tell; in mode exact it is one."""
+    tables = two_holders.make(700, 1500, both)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
+    given = two_holders.holders(tmp_path, tables)
+    if both:
+        found = two_holders.run_linked(study, given)
+        expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
+        assert_same(found, expected)
+        assert found.analyses["a"].n["linked"] == (tables.left["year"] >= 2005).sum()
+        return
+    with pytest.raises(errors.RefusalError, match="link_share"):
+        two_holders.run_linked(study, given)
+    private = study.model_copy(update={"privacy": Privacy(mode="dp", epsilon=20, delta=1e-5)})
+    counts = two_holders.run_linked(private, given).analyses["a"].tables["counts"]
+    assert all(row["n"] < 10 * row["noise_sd"] for row in counts)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_holder_without_people_ends_an_exact_link_and_no_private_one(side, tables, tmp_path):
+    kept = {name: getattr(tables, name) for name in ("left", "right")}
+    kept[side] = kept[side].head(0)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
+    given = two_holders.holders(tmp_path, two_holders.Tables(**kept))
+    with pytest.raises(errors.RefusalError, match=r"data: .* empty"):
+        two_holders.run_linked(study, given)
+    private = study.model_copy(update={"privacy": Privacy(mode="dp", epsilon=20, delta=1e-5)})
+    assert two_holders.run_linked(private, given).analyses["a"].status == "released"
 
 
 def test_with_keep_all_the_unlinked_stay_with_the_right_columns_missing(tables, tmp_path):

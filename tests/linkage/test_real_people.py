@@ -1,4 +1,4 @@
-"""Real patients held by two: what linking gives is what lifelines gives on the whole table."""
+"""Real patients held by two: a linked study gives the numbers of lifelines on the whole table."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def test_covariates_at_a_ward_and_deaths_at_a_register_give_the_pooled_cox_model
     deaths = trace[["pid", "time", "event"]].rename(columns={"pid": "number"})
     deaths.sample(frac=1, random_state=1).to_csv(tmp_path / "register.csv", index=False)
     loaded = [Contract.model_validate(two_holders.values(text)) for text in (WARD, REGISTER)]
-    contracts = {one.dataset: one for one in loaded}
+    contracts = {contract.dataset: contract for contract in loaded}
     study = Study.model_validate(two_holders.values(STUDY))
     given = {
         "paris": Dataset(contracts["ward"], str(tmp_path / "ward.csv")),
         "insee": Dataset(contracts["register"], str(tmp_path / "register.csv")),
     }
-    found = fit(study, contracts, given)
+    result = fit(study, contracts, given)
     expected = CoxPHFitter().fit(trace.drop(columns="pid"), "time", "event")
-    assert found.n["linked"] == len(trace) == 1878
-    rows = {row["term"]: row for row in found.tables["coefficients"]}
+    assert result.n["linked"] == len(trace) == 1878
+    rows = {row["term"]: row for row in result.tables["coefficients"]}
     for name in ("age", "chf", "diabetes"):
         assert rows[name]["estimate"] == pytest.approx(expected.params_[name], abs=1e-6)
         assert rows[name]["std_error"] == pytest.approx(expected.standard_errors_[name], rel=1e-5)

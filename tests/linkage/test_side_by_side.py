@@ -42,8 +42,8 @@ def run(study, given):
 
 
 def test_reports_of_one_producer_come_on_the_people_exposed_of_another(given):
-    found = run(beside(min_nodes=2), given).analyses["rates"]
-    rows = {row["group"]: row for row in found.tables["rates"]}
+    rates = run(beside(min_nodes=2), given).analyses["rates"]
+    rows = {row["group"]: row for row in rates.tables["rates"]}
     assert [rows[f"drug={drug}"]["rate"] for drug in "ab"] == [
         pytest.approx(0.2),
         pytest.approx(0.1),

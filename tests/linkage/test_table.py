@@ -74,7 +74,7 @@ def values(text: str) -> dict:
 
 def contracts_of(*texts: str) -> dict[str, Contract]:
     built = [Contract.model_validate(values(text)) for text in texts or (NETSARC, SNDS)]
-    return {one.dataset: one for one in built}
+    return {contract.dataset: contract for contract in built}
 
 
 def study_of(**changes) -> Study:
@@ -196,7 +196,7 @@ def test_the_linked_contract_has_the_columns_of_both_and_no_identifier():
         "most",
     }
     assert linked.contract.rows_per_person == 1
-    assert {one.name for one in linked.side("snds")} == {
+    assert {column.name for column in linked.side("snds")} == {
         "spent",
         "died",
         "visits",
@@ -370,10 +370,10 @@ def test_the_check_says_who_sends_which_columns(tmp_path, capsys):
     for name, text in (("netsarc", NETSARC), ("snds", SNDS), ("study", STUDY)):
         (tmp_path / f"{name}.yaml").write_text(text)
     study_files.check(tmp_path / "study.yaml", None)
-    said = capsys.readouterr().out
-    assert "netsarc sends age (number), grade (category)\n" in said
-    assert "snds sends spent (number), died (boolean): 3 words a row" in said
-    assert "not who they are" in said
+    output = capsys.readouterr().out
+    assert "netsarc sends age (number), grade (category)\n" in output
+    assert "snds sends spent (number), died (boolean): 3 words a row" in output
+    assert "not who they are" in output
     (tmp_path / "snds.yaml").unlink()
     with pytest.raises(errors.StudyError, match="no contract"):
         study_files.check(tmp_path / "study.yaml", None)

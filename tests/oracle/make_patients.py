@@ -1,5 +1,5 @@
-"""Writes patients.csv, visits.csv and weeks.csv: `python tests/oracle/make_patients.py`. Numbers
-without meaning, for comparison with R."""
+"""Writes patients.csv, visits.csv and weeks.csv for comparison with R: `python
+tests/oracle/make_patients.py`. The numbers have no meaning."""
 
 from __future__ import annotations
 

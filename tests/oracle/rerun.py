@@ -1,5 +1,5 @@
-"""`make oracle`: runs the recipes again and compares with the committed numbers; exits 1 if R says
-something else now."""
+"""`make oracle`: runs the recipes again and compares with the committed numbers; exits 1 if R's
+numbers have changed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The federated answers against R's on the pooled rows: expected.json was made by recipe.R (R
-4.2.2, survival 3.5-3).
+"""The federated answers against R's on the pooled rows:
+recipe.R (R 4.2.2, survival 3.5-3) made expected.json.
 
 Tolerance: 1e-8 relative, as promised; R was run with its convergence thresholds at 1e-14, so its
 own error is below.

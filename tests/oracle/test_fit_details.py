@@ -1,5 +1,5 @@
-"""What a result says beside its estimates: null deviances, left-out groups and rows, values that
-are no counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
+"""The parts of a result beside its estimates: null deviances, left-out groups and rows, values that
+are not counts, and series without a past. R 4.2.2; the recipes stand beside the numbers."""
 
 from __future__ import annotations
 
@@ -101,6 +101,38 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     assert not any("do not end after" in note for note in clean.notes)
     assert clean.n.missing is not None and result.n.missing is not None
     assert 0 < result.n.missing - clean.n.missing <= 30  # some of them lack a dose
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"run": "cox", "model": "Surv(start, stop, event) ~ dose"}, "end after they begin"),
+        ({"run": "kaplan_meier", "model": "Surv(start, stop, event) ~ 1"}, "end after they begin"),
+        (
+            {"run": "cumulative_incidence", "model": "Surv(start, stop, arm) ~ 1"},
+            "end after they begin",
+        ),
+        (
+            {
+                "run": "piecewise_exponential",
+                "model": "Surv(start, stop, event) ~ dose",
+                "cuts": [9],
+            },
+            "end after they begin",
+        ),
+        (
+            {"run": "cox", "model": "Surv(stop, event) ~ dose", "landmark": 59},
+            "after the landmark",
+        ),
+    ],
+)
+def test_a_cohort_that_loses_its_events_to_a_rule_names_the_rule(
+    options: dict[str, Any], said: str
+) -> None:
+    """The message was that nobody has an event."""
+    rows = PEOPLE.assign(start=PEOPLE["stop"])
+    with pytest.raises(ModelError, match=f"no event.*{said}"):
+        fits.fit(rows, CONTRACT, **options)
 
 
 COUNTS = fits.contract(

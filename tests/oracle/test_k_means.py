@@ -1,4 +1,4 @@
-"""k-means finds the tightest groups that scikit-learn finds from 50 starts of k-means++, where one
+"""k-means finds the groups that scikit-learn finds as the best of 50 starts of k-means++, where one
 start does not."""
 
 from __future__ import annotations

@@ -148,6 +148,55 @@ def test_balanced_persons_have_the_variance_of_the_analysis_of_variance(
     assert deviations == pytest.approx(expected, rel=1e-7, abs=1e-7)  # where the likelihood is flat
 
 
+@pytest.mark.parametrize("method", ["reml", "ml"])
+@pytest.mark.parametrize("scale", [3.0, 30.0, 300.0])
+@pytest.mark.parametrize("copied", ["h", "2 h", "1 - h"])
+def test_a_column_that_repeats_another_is_left_out_at_any_variance_between_persons(
+    copied: str, scale: float, method: str
+) -> None:
+    """What is aliased was decided anew in each round, where a large variance between persons left
+    rounding errors of the column, and the method did not settle. The other columns are those of the
+    model without it."""
+    i = np.arange(180)
+    person, h = i % 60, (i % 60) // 2 % 2
+    rows = {"person": person, "h": h, "x": {"h": h, "2 h": 2 * h, "1 - h": 1 - h}[copied]}
+    rows |= {"y": scale * np.cos(3.0 * person) + (i // 60) + 0.1 * np.sin(7.0 * i)}
+    contract = fits.contract(
+        {
+            "y": "type: number, range: [-400, 400]",
+            "h": "type: boolean",
+            "x": "type: number, range: [0, 2]",
+        },
+        rows_per_person=3,
+    )
+    table, options = pandas.DataFrame(rows), {"run": "mixed_model", "method": method}
+    found = fits.fit(table, contract, model="y ~ h + x", **options)
+    alone = fits.fit(table, contract, model="y ~ h", **options)
+    *kept, left_out = (row["estimate"] for row in found.tables["coefficients"].rows)
+    assert left_out is None and any("x: not estimated" in note for note in found.notes)
+    expected = [row["estimate"] for row in alone.tables["coefficients"].rows]
+    assert kept == pytest.approx(expected, rel=1e-7, abs=1e-9)  # one maximum, two ways to it
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2])
+def test_rows_that_do_not_differ_within_persons_are_refused_by_name(digits: int) -> None:
+    """lme4 ends at a residual of 1e-8, and other sums at another."""
+    values = np.repeat(np.round(np.cos(np.arange(40.0)), digits), 3).reshape(40, 3)
+    with pytest.raises(ModelError, match=r"rows of each person hardly differ|fits every row"):
+        fit(values.tolist())
+
+
+@pytest.mark.parametrize("seed", [5, 9, 12, 14])
+def test_no_correlation_is_beyond_one(seed: int) -> None:
+    """A singular fit has a correlation of 1 or -1, and rounding made it 1.0000000000000002."""
+    rng, x = np.random.default_rng(seed), [0.0, 1.0, 2.0]
+    intercepts = rng.normal(0, 3, (25, 1))
+    y = intercepts * (1 + 0.3 * np.array(x)) + rng.normal(0, 0.5, (25, 3))
+    random = fit(y.tolist(), x, random="1 + x").tables["random"].rows
+    (correlation,) = (row["estimate"] for row in random if "correlation" in row["term"])
+    assert abs(correlation) <= 1 and correlation == pytest.approx(1, abs=0.1)  # by construction
+
+
 def test_one_row_a_person_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="1 random effect of each person cannot be separated"):
         fit(np.arange(40.0)[:, None].tolist())

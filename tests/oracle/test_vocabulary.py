@@ -1,4 +1,4 @@
-"""The federated answers against R's on the pooled rows: vocabulary.json was made by vocabulary.R.
+"""The federated answers against R's on the pooled rows: vocabulary.R made vocabulary.json.
 
 Tolerance: 1e-8 relative where nothing else is said; R was run with its convergence thresholds as
 tight as they go.

@@ -1,5 +1,5 @@
-"""The people whom the attacks in exact mode are tried on: the target is the one woman of 93 at node
-n0, in two worlds that differ in her record."""
+"""The people of the attacks in exact mode. The target is the one woman of 93 at node n0, in two
+worlds that differ in her record."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An attack on every private analysis: how well can whoever sees all that leaves a node tell
-whether one person was there?
+"""An attack on every private analysis: how well does an observer of everything that leaves a node
+recognise whether one person was there?
 
 The attacker knows everyone else's rows and the person's, chosen to move the sums as far as a person
 can. Each study is run thousands of times with them and without, through the node's real service;
@@ -258,8 +258,8 @@ def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
 
 
 def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
-    """The parts of both cohorts at a state; a state that returns in another run is not computed
-    again."""
+    """The parts of both cohorts at a state;
+    a state that returns in another run is not computed again."""
     parts: dict[tuple[object, ...], list[Part]] = {}
 
     def at(state: State) -> list[Part]:

@@ -1,5 +1,5 @@
 """The catalog of attacks on one person in exact mode: each is a sequence of studies. Each was run
-before the rules existed, and told the value."""
+before the rules existed, and told the value; those of `variants` were written after the rules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.privacy import exact_variants
 from tests.privacy.attacked_people import PEOPLE
 
 T = "age = 93 and sex = 'F'"
@@ -609,6 +610,11 @@ def in_place() -> Iterator[Attack]:
     )
 
 
+def variants() -> Iterator[Attack]:
+    for name, studies in exact_variants.variants():
+        yield Attack(name, studies)
+
+
 ATTACKS = [
     attack
     for family in (
@@ -625,6 +631,7 @@ ATTACKS = [
         tables,
         identifiers,
         in_place,
+        variants,
     )
     for attack in family()
 ]

@@ -1,4 +1,4 @@
-"""How far one person really moves the sums of a private analysis, in the floats that are computed.
+"""How far one person really moves the sums of a private analysis, in the computed floats.
 
 The search looks for a move beyond the stated sensitivity. Tables of other people are random, or lie
 at the corners of the contract's ranges, or have rows that nearly cancel; the person who is added

@@ -1,5 +1,5 @@
-"""The short version of the audit: no attack on a sound engine passes what is claimed, and on a
-broken one it does."""
+"""The short version of the audit: no attack on a sound engine exceeds the stated epsilon, and an
+attack on a broken one does."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A grid keeps an array within its budget, rounding included, and costs little of it; histograms
-keep their running sums quiet."""
+"""A grid keeps an array within its budget, rounding included, at little cost; histograms keep the
+noise of their running sums small."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Attacks of a coordinator on one person in exact mode, at nodes that allow it and at default
-limits otherwise.
+"""Attacks of a coordinator on one person in exact mode, at nodes that allow this mode and have
+default limits otherwise.
 
 The target is the one woman of 93 at node n0. Each attack is a sequence of studies, run in two
 worlds that differ in what the target's record says: whether she has hiv, whether her event
@@ -26,8 +26,8 @@ K = 11
 
 
 def told(attack: Attack, world: str, folder: Path) -> list[Any]:
-    """What the coordinator reads of each study: of each analysis whether it was released, and why
-    not."""
+    """What the coordinator reads of each study:
+    of each analysis whether it was released, and why not."""
     contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
     settings = {
         "modes": ("exact", "dp"),
@@ -73,8 +73,8 @@ def _outcome(document: Document) -> dict[str, Any]:
 
 
 def is_stopped(words: Any) -> bool:
-    """Whether a study gave nothing of which the target may be a part: at her own node, or at
-    all."""
+    """Whether a study gave nothing of which the target may be a part:
+    at her own node, or at all."""
     return isinstance(words, str) or any(
         status != "released" or refusals.get("n0") for status, _, refusals in words.values()
     )
@@ -109,4 +109,4 @@ def test_an_attack_is_refused_in_the_same_words_whatever_the_target_has(
 
 def test_the_attacks_are_counted() -> None:
     print(f"{len(ATTACKS)} attacks of a coordinator in exact mode")
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 120
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 180

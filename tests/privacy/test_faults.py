@@ -1,6 +1,6 @@
-"""A law of every private analysis: after a state was admitted and charged, nothing that can be
-observed depends on a row but noised numbers. Faults are put into every step of the computation, at
-a node that holds one person more than its neighbour."""
+"""A law of every private analysis: after a state was admitted and charged, nothing observable
+depends on a row except noised numbers. Faults are injected into every step of the computation, at a
+node that holds one person more than its neighbour."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def nothing_fails() -> Iterator[None]:
 
 @contextmanager
 def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
-    """Makes the `place`-th line of the analyses' own code that is run raise; gives how many were
-    run."""
+    """Makes the `place`-th line of the analyses' own code that is run raise;
+    gives how many were run."""
     count = [0]
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:

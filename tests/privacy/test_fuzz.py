@@ -1,5 +1,5 @@
-"""The short version of the fuzz: nobody moves a sum beyond its sensitivity, and the old faults are
-found."""
+"""The short version of the fuzz: nobody moves a sum beyond its sensitivity,
+and the old faults are detected."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The ledger: charged before released, never refunded, the same bytes again, and no entry changed
-unseen."""
+"""The ledger: charged before released, never refunded, the same bytes again, and every changed
+entry detected."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def test_a_changed_ledger_is_told(tamper: str, budget_ledger: Ledger) -> None:
 
 
 def test_a_price_that_is_not_its_events_is_told(budget_ledger: Ledger) -> None:
-    """Someone who can write the file, and makes the chain anew: the events still say what was
-    spent."""
+    """Someone who can write the file, and makes the chain anew:
+    the events still say what was spent."""
     ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
     row = list(budget_ledger.connection.execute("SELECT * FROM entries WHERE seq = 2").fetchone())
     row[7] = 1

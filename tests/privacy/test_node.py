@@ -1,4 +1,4 @@
-"""A node in mode dp: charged before noised, the same bytes again, no refusal that hangs on a row;
+"""A node in mode dp: charged before noised, the same bytes again, no refusal that depends on a row;
 and in exact mode no two answers over nearly the same people."""
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def test_without_a_grant_nothing_is_answered_and_nothing_is_charged(site: Site) 
 
 
 def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None:
-    """4 granted, each study 1: rho adds, so there are more than four, and the grant in rho is never
-    passed."""
+    """4 granted, each study 1: rho adds, so there are more than four,
+    and the grant in rho is never passed."""
     answers = [ask(site, private(title=f"study {i}")) for i in range(14)]
     answered = sum(isinstance(answer, NoisedAnswer) for answer in answers)
     assert answered == ledger.granted(book_of(site), ACCOUNT) // private().privacy.rho and spent(
@@ -215,8 +215,8 @@ def test_the_producers_epsilon_is_not_passed_by_many_studies(site: Site) -> None
     ],
 )
 def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path: Path) -> None:
-    """In exact mode each of these is refused; here the refusal would tell of the rows that it hangs
-    on."""
+    """In exact mode each of these is refused;
+    here the refusal would tell of the rows that it hangs on."""
     rows.to_csv(tmp_path / "n.csv", index=False)
     for analysis in (CROSSTAB, MODEL, {"run": "describe", "columns": ["x", "g"]}):
         assert isinstance(ask(site, private(analysis, title=str(analysis))), NoisedAnswer)
@@ -227,8 +227,8 @@ def test_no_row_makes_a_node_refuse(rows: pandas.DataFrame, site: Site, tmp_path
 
 
 def test_the_noise_of_what_leaves_has_the_scale_that_its_charge_says(tmp_path: Path) -> None:
-    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared at
-    1e-6)."""
+    """1,500 cells of nobody: 0.7 and 1.3 times the scale would be told apart (chi-squared
+    at 1e-6)."""
     wide = federations.contract_of(
         f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n  g: {{type:"
         f" category, levels: {[f'g{i}' for i in range(50)]}}}\n"

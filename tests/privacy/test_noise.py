@@ -1,4 +1,4 @@
-"""The noise follows its law, and a law of 0.7 or 1.3 times the scale would be told apart."""
+"""The noise follows its law: the test would reject a law of 0.7 or 1.3 times the scale."""
 
 from __future__ import annotations
 

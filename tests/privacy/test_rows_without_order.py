@@ -1,5 +1,5 @@
-"""Rows that name nobody and have no fixed order, as a database gives them: two studies whose
-complete rows differ by a few are not both answered."""
+"""Rows without a person's key and without a fixed order, as a database gives them: two studies
+whose complete rows differ by a few are not both answered."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def site(tmp_path: Path) -> Site:
 
 
 def failure(site: Site, text: str, *more: str, number: int = 0, **cohort: Any) -> str:
-    """Why a study of the column `text` fails; empty if it is answered. `more`: columns beside
-    it."""
+    """Why a study of the column `text` fails; empty if it is answered.
+    `more`: columns beside it."""
     described = {"run": "describe", "columns": ["x", *more], "bins": 2, "quantile_bins": 10}
     study = federations.study_of(
         {"a": {**described, "quantiles": []}},

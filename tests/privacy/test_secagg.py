@@ -1,5 +1,4 @@
-"""The secure sum: exact over the survivors whoever drops when, and one test for each lie that a hub
-may tell."""
+"""The secure sum: exact over the survivors of any dropout, with one test for each lie of a hub."""
 
 from __future__ import annotations
 
@@ -197,8 +196,8 @@ def test_the_hub_inserts_a_node() -> None:
 
 
 def test_the_hub_changes_the_roster_for_some() -> None:
-    """The roster is part of what every key and signature is bound to: another roster, another
-    sum."""
+    """The roster is part of what every key and signature is bound to:
+    another roster, another sum."""
     sum_ = through(begin(5, 4), "advertise")
     other = replace(
         sum_.terms, roster={**sum_.terms.roster, "ghost": keys.public_identity(identity("ghost"))}
@@ -262,8 +261,8 @@ def test_the_hub_withholds_an_envelope() -> None:
 
 def test_the_hub_tells_nodes_of_different_dealers() -> None:
     """To cut n000 and n001 off from the others, it tells them that n004 did not deal, and the
-    others that all did. The streams between the two groups then do not cancel, and what it opens is
-    noise."""
+    others that all did. The streams between the two groups then do not cancel,
+    and what it opens is noise."""
     sum_ = through(begin(5, 3), "deal")
     survivors = {
         name: (set(sum_.dealt) - {"n004"} if name in ("n000", "n001") else set(sum_.dealt))
@@ -412,8 +411,8 @@ def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
 
 
 def test_fewer_shares_than_the_threshold_say_nothing_of_the_secret() -> None:
-    """For any other secret there is a polynomial through the same two shares: of three they tell
-    nothing."""
+    """For any other secret there is a polynomial through the same two shares:
+    of three they tell nothing."""
     dealt = shares.split(b"\x05" * 32, [1, 2, 3], 3, lambda size: RNG.bytes(size))
     weight = shares.weights((1, 2, 3))
     assert shares.join(dealt, weight) == b"\x05" * 32

@@ -1,5 +1,5 @@
-"""Training under differential privacy: what each step costs, how much noise it has, who is in it,
-and that nothing is given twice."""
+"""Training under differential privacy: the cost, the noise and the people of each step, and the
+same bytes for a repeated request."""
 
 from __future__ import annotations
 
@@ -249,8 +249,8 @@ def _asking(context: NodeContext) -> rounds.Ask:
 
 
 def test_shares_of_noise_add_up_to_one_nodes_under_a_secure_sum(tmp_path: Path) -> None:
-    """Central noise: with four nodes, each of which adds a third of it (one may side with the
-    hub)."""
+    """Central noise: with four nodes, each of which adds a third
+    of it (one may side with the hub)."""
     study = study_of(MLP, noise="distributed", secure_sum={"colluders": 1})
     task = registry.plan(study, CONTRACT)["a"]
     state = train_dp.rounds(task)[1]

@@ -1,5 +1,5 @@
-"""A column of which a node could read nothing gives no mean, quantile or curve, and the message
-says why.
+"""A column in which a node could read nothing gives no mean, quantile or curve, and the message
+gives the reason.
 
 Three hospitals with decimal commas once answered "mean 85 [-45, 215], quantiles 18 [18, 18.18]"."""
 
@@ -41,7 +41,7 @@ def outcome_of(analysis: Any, table: pandas.DataFrame, folder: Path, epsilon: fl
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("epsilon", [1.0, 6.0])
+@pytest.mark.parametrize("epsilon", federations.first([6.0, 1.0]))
 def test_unread_columns_give_no_estimate_and_the_message_names_the_cause(
     case: audit.Case, epsilon: float, tmp_path: Path
 ) -> None:

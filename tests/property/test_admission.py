@@ -1,6 +1,6 @@
 """A law of every analysis: a node computes at the states that the analysis declares and at no
-others, and what it refuses hangs on no row. The honest states of each run are all admitted; each is
-then bent in every way that a hub may bend it."""
+others, and its refusals depend on no row. The honest states of each run are all admitted; each is
+then altered in every way that a hub might try."""
 
 from __future__ import annotations
 

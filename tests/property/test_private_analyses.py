@@ -1,6 +1,7 @@
 """The laws of every analysis under differential privacy: any split of the rows gives the pooled
 answer, up to the noise; and no person, whatever and however many their rows are, moves an array by
-more than its bound. An analysis is tested by being in EXAMPLES, and one that is not fails."""
+more than its bound. An analysis is tested by its presence in EXAMPLES,
+and one without an example fails."""
 
 from __future__ import annotations
 
@@ -182,7 +183,7 @@ def _whole_run(name: str, options: str, rows: int) -> tuple[AnyTask, Result, lis
         return task, *answer([cohort_of(TABLE, task, rows, Path(folder))], task)
 
 
-@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+@pytest.mark.parametrize(("name", "options", "rows"), federations.first_of_each(CASES))
 def test_any_split_of_the_rows_gives_the_pooled_answer(
     name: str, options: dict[str, Any], rows: int, tmp_path: Path
 ) -> None:
@@ -323,8 +324,8 @@ def test_the_shares_of_a_whole_run_add_up_to_the_budget(
 def test_the_grids_of_every_round_are_known_before_the_first(
     name: str, options: dict[str, Any], rows: int
 ) -> None:
-    """So that no study runs out of budget half-way: what `rounds` promises is what a run goes
-    through."""
+    """So that no study runs out of budget half-way:
+    what `rounds` promises is what a run goes through."""
     study = study_of(name, options)
     task, _, passed = whole_run(name, options, rows)
     grids = [
@@ -334,7 +335,7 @@ def test_the_grids_of_every_round_are_known_before_the_first(
     assert grids[0] == grids[1]
 
 
-@pytest.mark.parametrize(("name", "options", "rows"), CASES)
+@pytest.mark.parametrize(("name", "options", "rows"), federations.first_of_each(CASES))
 def test_nobodys_part_is_the_zero_of_addition(
     name: str, options: dict[str, Any], rows: int, tmp_path: Path
 ) -> None:

@@ -1,5 +1,5 @@
-"""How many rounds an analysis takes: no more than it declares, and hardly any where there is nobody
-to ask about."""
+"""The number of rounds of an analysis:
+no more than it declares, and few if nobody holds the data."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_an_exact_quantile_of_a_column_that_one_site_lacks_and_of_one_that_all_l
 def test_the_hub_ends_an_analysis_at_the_rounds_that_it_declares(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a search never to narrow, the hub would stop after its declared rounds, and not after
-    20,000."""
+    """Were a search never to narrow, the hub would stop after its declared rounds,
+    and not after 20,000."""
     from strategies.descriptive import describe
 
     monkeypatch.setattr(describe, "MAX_SEARCHES", 3)

@@ -15,7 +15,7 @@ import pytest
 
 from federation.errors import ModelError
 from strategies import registry
-from tests import fits
+from tests import federations, fits
 
 SIZES = {"a": 40, "b": 100, "c": 100}  # people in each level
 PERIODS = 4  # rows of each person, for sccs
@@ -144,7 +144,7 @@ def rows_for(name: str, empty: str, *, only_with_h: bool) -> pandas.DataFrame:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("empty", SIZES)
+@pytest.mark.parametrize("empty", federations.first(SIZES))
 def test_a_level_without_events_is_refused_by_name(name: str, empty: str) -> None:
     rows = rows_for(name, empty, only_with_h=False)
     for order, reference in itertools.product(("abc", "cab"), REFERENCES.values()):
@@ -153,7 +153,7 @@ def test_a_level_without_events_is_refused_by_name(name: str, empty: str) -> Non
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("empty", SIZES)
+@pytest.mark.parametrize("empty", federations.first(SIZES))
 def test_an_interaction_cell_without_events_is_refused_by_name(name: str, empty: str) -> None:
     rows = rows_for(name, empty, only_with_h=True)
     for order in ("abc", "cab"):

@@ -1,5 +1,5 @@
-"""`results: split` gives each node the result that it would have alone, `both` the pooled one
-beside it."""
+"""`results: split` gives each node the result that it would have alone;
+`both` adds the pooled one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say in numbers and lists is what the code does."""
+"""The numbers and lists in the documents agree with the code."""
 
 from __future__ import annotations
 

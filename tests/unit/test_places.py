@@ -17,8 +17,11 @@ from tests.property import test_private_analyses as private_laws
 ROOT = Path(__file__).parents[2]
 ORACLES = (
     *(ROOT / "tests" / "oracle").glob("test_*.py"),
-    ROOT / "tests" / "unit" / "test_vocabulary.py",  # those whose other tool is not R
-    ROOT / "tests" / "unit" / "test_train.py",
+    # those whose other tool is not R
+    *(
+        ROOT / "tests" / "unit" / "strategies" / f"test_{name}.py"
+        for name in ("boosted_trees", "fedavg", "inequality", "multiple_imputation", "train")
+    ),
 )
 GUIDE = "see docs/adding-an-analysis.md"
 

@@ -1,5 +1,5 @@
-"""What surrounds a run: proxies, terminals without letters, full disks, folders with other things
-in them, other sources."""
+"""The surroundings of a run: proxies, terminals without Unicode, full disks, folders with other
+files, other sources."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ ASCII = [
 ]
 
 
-@pytest.mark.parametrize("environment", ASCII)
+@pytest.mark.parametrize("environment", federations.first(ASCII))
 def test_a_terminal_without_letters_shows_the_result(
     environment: dict[str, str], folder: Path
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_terminal_without_letters_shows_the_result(
     assert b"Orl" in done.stdout and b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("environment", ASCII)
+@pytest.mark.parametrize("environment", federations.first(ASCII))
 def test_json_keeps_every_letter_on_such_a_terminal(
     environment: dict[str, str], folder: Path
 ) -> None:
@@ -120,7 +120,7 @@ def test_json_keeps_every_letter_on_such_a_terminal(
     ]
 
 
-@pytest.mark.parametrize("kilobytes", [1, 20])
+@pytest.mark.parametrize("kilobytes", federations.first([20, 1]))
 def test_a_full_disk_names_the_folder_of_the_results(kilobytes: int, folder: Path) -> None:
     done = simulate(folder, shell=f"ulimit -f {kilobytes};")
     assert done.returncode == 6 and "Traceback" not in done.stderr, done.stderr
@@ -170,7 +170,9 @@ def test_the_tables_of_another_study_make_way(folder: Path) -> None:
     assert simulate(folder).returncode == 0  # and back
 
 
-@pytest.mark.parametrize("name", ["tables/notes.csv", "tables/a.numbers.xlsx", "result.json"])
+@pytest.mark.parametrize(
+    "name", federations.first(["tables/notes.csv", "tables/a.numbers.xlsx", "result.json"])
+)
 def test_files_of_other_origin_are_never_touched(name: str, folder: Path) -> None:
     path = folder / "out" / name
     path.parent.mkdir(parents=True)

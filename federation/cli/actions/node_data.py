@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -97,10 +98,10 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
     try:
         counts, findings = cohorts.examine(dataset, storage, columns)
     except errors.DataError:
-        if dataset.mapping is not None:
-            raise
-        recognised = recognition.recognise(dataset, storage, date.today())
-        show_recognised(name, dataset, recognised, console)
+        if dataset.mapping is None:
+            with suppress(errors.DataError):  # the first error says more
+                recognised = recognition.recognise(dataset, storage, date.today())
+                show_recognised(name, dataset, recognised, console)
         raise
     if not findings:
         return DatasetReport(name, dataset, counts, findings)

@@ -1,4 +1,4 @@
-"""ARAC: what do patients pay themselves, once two insurers' accounts are joined?"""
+"""ARAC: what do patients pay themselves, once three insurers are joined with SNDS?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulations.pilots import common
 from simulations.pilots.common import Main, Size
 
 NOTE = (
-    "synthetic insured people with a planted spread of what they pay, which no holder has: two"
+    "synthetic insured people with a planted spread of what they pay, which no holder has: three"
     " insurers know what they reimburse, and SNDS what obligatory insurance leaves"
 )
 REAL_NOTE = (
@@ -22,7 +22,7 @@ REAL_NOTE = (
     " node"
 )
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
-NODES = {"complementaire-a": 0.6, "complementaire-b": 0.4}
+NODES = {"complementaire-a": 0.5, "complementaire-b": 0.3, "complementaire-c": 0.2}
 KNOWN = 0.97  # of the insured, the share that SNDS knows under the same identifier
 COLUMNS = ("gini", "gini_conf_low", "gini_conf_high")
 MAIN = {

@@ -1,0 +1,210 @@
+"""The upgrade gate: the private names of Flower on which nodes/flower/client.py,
+aggregator/flower/superlink.py and aggregator/flower/inbox.py depend, as of the pinned version.
+
+A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nodes
+
+
+def test_the_pin() -> None:
+    assert metadata.version("flwr") == "1.41.0"
+
+
+def test_a_connection_yields_the_eight_callables_in_this_order() -> None:
+    from flwr.supernode.fleet_http_connection import http_request_response
+
+    source = inspect.getsource(http_request_response)
+    yielded = re.search(r"yield \(\s*(.*?)\)", source, re.DOTALL)
+    assert yielded is not None
+    names = [name.strip() for name in yielded.group(1).split(",") if name.strip()]
+    assert names == [
+        "node.node_id",
+        "receive",
+        "send",
+        "get_run",
+        "get_fab",
+        "pull_object",
+        "push_object",
+        "confirm_message_received",
+    ]
+    assert list(inspect.signature(http_request_response).parameters) == [
+        "server_address",
+        "insecure",
+        "root_certificates",
+        "authentication_keys",
+        "max_retries",
+        "max_wait_time",
+    ]
+    assert "GetFab" not in source.split("def get_fab")[0]  # connecting fetches no code
+
+
+def test_the_superlinks_configuration_has_the_fields_that_we_fill() -> None:
+    from flwr.superlink.config_loader import SuperLinkLifespanConfig
+    from flwr.superlink.main import create_app
+
+    assert {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)} == {
+        "control_address",
+        "health_server_address",
+        "host",
+        "port",
+        "insecure",
+        "certificates",
+        "superexec_auth_secret",
+        "authn_plugin",
+        "event_log_plugin",
+        "fleet_event_log_plugin",
+        "enable_event_log",
+        "artifact_provider",
+        "enable_supernode_auth",
+        "fleet_api_type",
+        "fleet_api_address",
+        "simulation",
+        "ssl_ca_certfile",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "database",
+        "isolation",
+        "runtime_dependency_install",
+    }
+    assert list(inspect.signature(create_app).parameters) == ["config", "superlink_lifespan_class"]
+
+
+def test_a_failed_connection_is_an_error_and_not_the_end_of_the_process() -> None:
+    from flwr.supernode import fleet_http_connection
+
+    from nodes.flower import client as flower_client
+
+    assert (
+        inspect.getsource(fleet_http_connection).count("flwr_exit(") == 1
+        and fleet_http_connection.flwr_exit is flower_client._stay
+    )
+    with pytest.raises(ConnectionError, match="it is not there"):
+        flower_client._stay(
+            305, "Failed to initialize the connection to the SuperLink.\nit is not there"
+        )
+
+
+def test_the_layers_that_we_take_off_are_there_and_those_that_guard_stay() -> None:
+    from flwr.superlink.main import _get_middleware
+
+    from aggregator.flower.superlink import IDLE
+
+    names = [layer.cls.__name__ for layer in _get_middleware()]
+    assert set(names) >= IDLE
+    assert [name for name in names if name not in IDLE] == [
+        "BaseHTTPMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ProtobufTranslationMiddleware",
+        "NodeAuthMiddleware",
+    ]
+
+
+def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them() -> None:
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    source = inspect.getsource(HttpGrid.pull_messages)
+    called = re.findall(r"self\._runtime_client\.(\w+)", source)
+    assert (
+        called == ["PullMessages", "PullObject", "ConfirmMessageReceived"] and "self.node" in source
+    )
+    assert {"initial_backoff", "max_time"} <= inspect.signature(pull_objects).parameters.keys()
+
+
+def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -> None:
+    import hashlib
+    import zipfile
+
+    from aggregator.flower.control import BUNDLE
+    from nodes.flower.client import KNOWN_BUNDLES
+
+    assert {hashlib.sha256(BUNDLE.read_bytes()).hexdigest()} == KNOWN_BUNDLES
+    with zipfile.ZipFile(BUNDLE) as archive:
+        for name in ("hdh_bundle/server_app.py", "hdh_bundle/client_app.py"):
+            assert archive.read(name) == (BUNDLE.parent / "bundle" / name).read_bytes()
+
+
+def test_the_control_api_has_the_calls_that_we_make() -> None:
+    from flwr.supercore.control import ControlHttpClient
+
+    assert all(
+        hasattr(ControlHttpClient, name)
+        for name in (
+            "RegisterNode",
+            "UnregisterNode",
+            "ListNodes",
+            "StartRun",
+            "StopRun",
+            "ListRuns",
+        )
+    )
+
+
+def test_a_pushed_message_names_its_sender_where_our_filter_looks() -> None:
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+    request = PushMessagesRequest()
+    request.node.node_id = 5
+    request.messages_list.add().metadata.src_node_id = 5
+    assert PushMessagesRequest.FromString(request.SerializeToString()) == request
+
+
+def test_a_pickled_array_is_not_loaded() -> None:
+    from flwr.app import Array
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="pickle"):
+        Array("object", (1,), "numpy.ndarray", buffer.getvalue()).numpy()
+
+
+def test_the_nodes_code_has_no_loader() -> None:
+    """No name by which code could be fetched, unpacked, imported by text, or run."""
+    forbidden = {
+        "get_fab",
+        "install_from_fab",
+        "load_app",
+        "importlib",
+        "exec",
+        "eval",
+        "compile",
+        "subprocess",
+        "pickle",
+        "runpy",
+        "__import__",
+    }
+    for path in Path(str(nodes.__file__)).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        used |= {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not used & forbidden, path.name
+
+
+def test_flower_is_not_imported_by_what_does_not_need_it() -> None:
+    import subprocess
+
+    code = (
+        "import sys, federation.cli.main, nodes.service, aggregator.rounds, simulations.local;"
+        " print([m for m in ('flwr', 'torch', 'ray', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,69 @@
+"""The chained log: every change is detected, also at its end; a line that a crash cut short is not
+an event."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from federation import audit, errors
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    for i in range(5):
+        audit.write(tmp_path / "log", "events", number=i, why="é")
+    return tmp_path / "log"
+
+
+def test_a_whole_log_is_in_order(path: Path) -> None:
+    assert audit.verify(path)[0] == 5
+    assert [entry["number"] for entry in audit.entries(path)] == list(range(5))
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("line", range(5))
+def test_a_changed_line_is_told(path: Path, line: int) -> None:
+    lines = path.read_text().splitlines()
+    entry = json.loads(lines[line])
+    lines[line] = json.dumps({**entry, "number": 99})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(errors.LedgerError, match=f"entry {line + 1} of log was changed"):
+        audit.verify(path)
+
+
+@pytest.mark.parametrize("line", range(5))
+def test_a_line_that_is_taken_out_is_told(path: Path, line: int) -> None:
+    lines = path.read_text().splitlines()
+    del lines[line]
+    path.write_text("".join(entry + "\n" for entry in lines))
+    with pytest.raises(errors.LedgerError):
+        audit.verify(path)
+
+
+def test_a_line_cut_short_by_a_crash_is_taken_off_and_the_next_goes_on(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'{"seq": 6, "at"')
+    audit.write(path, "after the crash")
+    assert audit.verify(path)[0] == 6
+
+
+def test_many_writers_make_one_chain(tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(
+            target=lambda i=i: [audit.write(tmp_path / "log", "x", by=i) for _ in range(10)]
+        )
+        for i in range(5)
+    ]  # type: ignore[misc]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert audit.verify(tmp_path / "log")[0] == 50
+
+
+def test_a_log_that_cannot_be_written_stops_what_needs_it(tmp_path: Path) -> None:
+    with pytest.raises(errors.SetupError, match="cannot be written"):
+        audit.write(tmp_path / "no-folder" / "log", "x")

@@ -1,0 +1,258 @@
+"""The same rows from every kind of source: CSV, Parquet (one file and a folder), DuckDB,
+PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas
+import pytest
+
+from federation import errors
+from federation import schema as schemas
+from nodes import cohorts, connectors
+from nodes.site import Dataset, Storage
+from tests import federations
+from tests import postgresql as servers
+
+CONTRACT = federations.contract_of("""
+dataset: people
+version: 1
+person: id
+rows_per_person: 3
+columns:
+  id: {type: string}
+  x: {type: number, range: [-10, 10]}
+  g: {type: category, levels: ["1", "2", "é'"]}
+  y: {type: boolean}
+  day: {type: date}
+""")
+RNG = np.random.default_rng(3)
+TABLE = pandas.DataFrame(
+    {
+        "id": np.arange(300) // 2,
+        "x": RNG.normal(0, 2, 300),
+        "g": RNG.choice(["1", "2", "é'"], 300),
+        "y": RNG.random(300) < 0.5,
+        "day": pandas.to_datetime("2026-01-01")
+        + pandas.to_timedelta(RNG.integers(0, 300, 300), "D"),
+        "secret": "never read",
+    }
+)
+TABLE.loc[5, "x"] = None
+TABLE.loc[6, "g"] = None
+
+
+def columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    schema = schemas.build(dataset.contract, {"late": "day >= '2026-06-01'"})
+    fields = [schema.field(name) for name in ("x", "g", "y", "late")]
+    opened = cohorts.open_checked(dataset, Storage(), schema, fields, None)
+    cohort = opened.cohort
+    assert not opened.findings and cohort.people == 150
+    return dict(cohort.columns(fields)) | {"person": cohort.person}
+
+
+def check(dataset: Dataset) -> None:
+    columns = columns_of(dataset)
+    order = np.argsort(TABLE["x"].to_numpy())
+    mine = np.argsort(columns["x"])
+    np.testing.assert_array_equal(
+        columns["x"][mine], TABLE["x"].to_numpy()[order]
+    )  # to the last bit
+    levels = {"1": 0, "2": 1, "é'": 2}
+    np.testing.assert_array_equal(
+        columns["g"][mine], TABLE["g"].map(levels).fillna(-1).to_numpy()[order]
+    )
+    np.testing.assert_array_equal(columns["y"][mine], TABLE["y"].to_numpy(float)[order])
+    np.testing.assert_array_equal(
+        columns["late"][mine], (TABLE["day"] >= "2026-06-01").to_numpy(float)[order]
+    )
+
+
+def test_csv(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "p.csv", index=False)
+    check(Dataset(CONTRACT, str(tmp_path / "p.csv")))
+
+
+def test_parquet_in_one_file_and_in_a_folder(tmp_path: Path) -> None:
+    rows = TABLE
+    duckdb.sql(f"COPY rows TO '{tmp_path / 'p.parquet'}' (FORMAT parquet)")
+    duckdb.sql(
+        f"COPY rows TO '{tmp_path / 'folder'}' (FORMAT parquet, PARTITION_BY (g),"
+        " WRITE_PARTITION_COLUMNS true)"
+    )
+    check(Dataset(CONTRACT, str(tmp_path / "p.parquet")))
+    check(Dataset(CONTRACT, str(tmp_path / "folder")))
+    assert len(rows) == 300
+
+
+def test_duckdb(tmp_path: Path) -> None:
+    rows = TABLE
+    with duckdb.connect(str(tmp_path / "p.duckdb")) as stored:
+        stored.execute("CREATE SCHEMA care; CREATE TABLE care.people AS SELECT * FROM rows")
+    check(Dataset(CONTRACT, str(tmp_path / "p.duckdb"), "care.people"))
+    assert len(rows) == 300
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.running(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+def test_postgresql(postgresql: str) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql) as server, server.cursor() as cursor:
+        cursor.execute(
+            "CREATE SCHEMA care; CREATE TABLE care.people (id int, x double precision, g text,"
+            " y boolean, day date, secret text)"
+        )
+        with cursor.copy("COPY care.people FROM STDIN") as copy:
+            for row in TABLE.itertuples(index=False):
+                copy.write_row(
+                    [
+                        row.id,
+                        None if np.isnan(row.x) else row.x,
+                        row.g if isinstance(row.g, str) else None,
+                        bool(row.y),
+                        row.day.date(),
+                        row.secret,
+                    ]
+                )
+        cursor.execute(
+            "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA care TO reader; GRANT SELECT (id, x,"
+            " g, y, day) ON care.people TO reader"
+        )
+    check(Dataset(CONTRACT, postgresql, "care.people"))
+    # may not read `secret`, and need not
+    check(Dataset(CONTRACT, postgresql.replace("user=hdh", "user=reader"), "care.people"))
+    for dataset, message in [
+        (Dataset(CONTRACT, postgresql, "care.persons"), "has no table 'care.persons'"),
+        (Dataset(CONTRACT, postgresql), "needs its `table`"),
+        (
+            Dataset(CONTRACT, "postgresql:///postgres?host=/nowhere&user=hdh", "care.people"),
+            "does not answer",
+        ),
+        (
+            Dataset(
+                federations.contract_of(
+                    "dataset: people\nversion: 1\nperson: nobody\ncolumns:\n  nobody: {type:"
+                    " string}"
+                ),
+                postgresql,
+                "care.people",
+            ),
+            "no column 'nobody'",
+        ),
+    ]:
+        with pytest.raises(errors.DataError, match=message):
+            connectors.open_rows(
+                connectors.connect(Storage()), dataset, list(dataset.contract.columns)
+            )
+
+
+def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "p.csv", index=False)
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, Dataset(CONTRACT, str(tmp_path / "p.csv")), ["id", "x"])
+    assert [row[0] for row in connection.execute("DESCRIBE source").fetchall()] == ["id", "x"]
+
+
+def test_the_engines_limits_are_set(tmp_path: Path) -> None:
+    connection = connectors.connect(
+        Storage(memory_limit="300MB", temp_directory=tmp_path, max_temp_directory_size="1GB")
+    )
+    row = connection.execute(
+        "SELECT current_setting('memory_limit'), current_setting('temp_directory'),"
+        " current_setting('max_temp_directory_size')"
+    ).fetchall()[0]
+    assert row[0] == "286.1 MiB" and row[1] == str(tmp_path) and row[2] == "953.6 MiB"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone.csv", "does not exist"),
+        ("p.docx", "unknown kind of source"),
+        ("broken.parquet", "cannot be read"),
+        ("p.csv", "no column 'x'"),
+    ],
+)
+def test_a_source_that_cannot_be_read_says_what_to_do(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    for name, content in (
+        ("p.docx", b"PK"),
+        ("broken.parquet", b"no parquet"),
+        ("p.csv", b"id,other\n1,2\n"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError, match=message) as caught:
+        connectors.open_rows(
+            connectors.connect(Storage()), Dataset(CONTRACT, str(tmp_path / source)), ["id", "x"]
+        )
+    assert str(tmp_path) not in str(caught.value)
+
+
+MANY = federations.contract_of("""
+dataset: people
+version: 1
+person: id
+rows_per_person: 2
+columns:
+  id: {type: string}
+  x: {type: number, range: [0, 1000000]}
+  few: {type: category, levels: [a, b, c, d, e, f], missing: ["-1", "-2", "-3", "-4", "-5"]}
+  many: {type: category, levels: [l0, l1, l2, l3, l4, l5, l6, l7, l8, l9, l10, l11]}
+""")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "duckdb", "csv"])
+@pytest.mark.parametrize("where", federations.first(["few in ('a', 'b', 'c', 'd', 'e')", None]))
+@pytest.mark.parametrize("clipped", [False, True])
+def test_columns_and_people_keep_one_order_over_many_row_groups(
+    kind: str, where: str | None, clipped: bool, tmp_path: Path
+) -> None:
+    """They are read by several queries, on several threads. Rows tell their own place: x is it, and
+    all else follows from it. (DuckDB turns `IN` with five values into a join, which loses the
+    order, unless it is told not to.)"""
+    size = 500_000
+    place = np.arange(size)
+    few = np.where(place % 11 == 0, "-3", np.array(list("abcdef"))[place % 6])
+    table = pandas.DataFrame(
+        {"id": place // 2, "x": place, "few": few, "many": [f"l{i}" for i in place % 12]}
+    )
+    path = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        duckdb.from_df(table).to_parquet(str(path), row_group_size=50_000)
+    elif kind == "csv":
+        table.to_csv(path, index=False)
+    else:
+        with duckdb.connect(str(path)) as stored:
+            stored.register("frame", table)
+            stored.execute("CREATE TABLE t AS SELECT * FROM frame")
+    dataset = Dataset(MANY, str(path), table="t")
+    schema = schemas.build(MANY, {})
+    fields = [schema.fields[name] for name in ("x", "few", "many")]
+    opened = (
+        cohorts.open_clipped(dataset, Storage(), schema, fields, where, "salt")
+        if clipped
+        else cohorts.open_checked(dataset, Storage(), schema, fields, where)
+    )
+    assert not opened.findings
+    columns, person = opened.cohort.columns(fields), opened.cohort.person
+    x = columns["x"].astype(int)
+    expected = place[(few != "-3") & (few != "f")] if where else place
+    assert len(x) == len(expected) and (np.sort(x) == expected).all()
+    assert (columns["few"] == np.where(x % 11 == 0, -1, x % 6)).all() and (
+        columns["many"] == x % 12
+    ).all()
+    assert (
+        len(np.unique(person))
+        == len(np.unique(x // 2))
+        == len(np.unique(np.stack([person, x // 2]), axis=1)[0])
+    )
