@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nodes import engines
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TESTED = {"postgresql", "sqlite"}  # by tests/flow/test_mapping.py
 
 
