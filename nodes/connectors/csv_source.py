@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ class Plain:
 def read(dataset: Dataset, paths: Sequence[Path], scratch: Path, columns: Sequence[str]) -> Source:
     """`columns`: of the contract, those to be read."""
     layouts = []
+    paths = _unpacked(dataset, paths, scratch)
     for number, path in enumerate(paths, 1):
         with named(dataset, number, len(paths)):
             plain = as_utf8(path, dataset, scratch)
@@ -60,9 +62,36 @@ def read_names(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> Source
 
 def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
     """DataError with the lines that break a file."""
+    paths = _unpacked(dataset, paths, scratch)
     for number, path in enumerate(paths, 1):
         with named(dataset, number, len(paths)):
             _layout(as_utf8(path, dataset, scratch), dataset)
+
+
+def _unpacked(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> list[Path]:
+    """The files, those of an archive of several among them, in the order of their names."""
+    found: list[Path] = []
+    for number, path in enumerate(paths, 1):
+        with named(dataset, number, len(paths)):
+            found += _members(path, scratch, number) or [path]
+    return found
+
+
+def _members(path: Path, scratch: Path, number: int) -> list[Path]:
+    """Copies of an archive's files; none if it holds a single one, which is read where it lies."""
+    if path.suffix.lower() != ".zip":
+        return []
+    copies = []
+    with _archive(path) as archive:
+        names = _held(archive)
+        for at, name in enumerate(names if len(names) > 1 else []):
+            copies.append(scratch / f"archive-{number}-{at:05d}.csv")
+            try:
+                with archive.open(name) as member, copies[-1].open("wb") as out:
+                    shutil.copyfileobj(member, out)
+            except (EOFError, zlib.error):
+                raise MalformedCsvError(CUT_OFF) from None
+    return copies
 
 
 def _layout(plain: Plain, dataset: Dataset, columns: Sequence[str] = ()) -> Layout:
@@ -180,39 +209,44 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked. MalformedCsvError unless
-    an archive holds exactly one text file."""
+    """The bytes of a file, unpacked; of an archive, its first text file. MalformedCsvError if it
+    cannot be unpacked."""
     suffix = path.suffix.lower()
     try:
         if suffix == ".gz":
             with gzip.open(path) as unpacked:
                 yield cast(IO[bytes], unpacked)
         elif suffix == ".zip":
-            with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as member:
+            with _archive(path) as archive, archive.open(_held(archive)[0]) as member:
                 yield member
         else:
             with path.open("rb") as stream:
                 yield stream
     except (EOFError, zlib.error):
         raise MalformedCsvError(CUT_OFF) from None
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: it has a password
         raise MalformedCsvError(
             "the archive is damaged or has a password: unpack it, and name the file"
         ) from None
 
 
-def _member(archive: zipfile.ZipFile) -> str:
+def _held(archive: zipfile.ZipFile) -> list[str]:
+    """The text files of an archive, by name."""
     held = [
         name
         for name in archive.namelist()
         if name.lower().endswith(HELD) and not name.startswith("__MACOSX/")
     ]
-    if len(held) != 1:
-        raise MalformedCsvError(
-            f"the archive holds {len(held)} files of {', '.join(HELD)}: keep one, or unpack them "
-            "into a folder"
-        )
-    return held[0]
+    if not held:
+        raise MalformedCsvError(f"the archive holds no file of {', '.join(HELD)}: name another one")
+    return sorted(held)
 
 
 def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:

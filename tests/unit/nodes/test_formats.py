@@ -15,7 +15,7 @@ import pytest
 
 from federation import errors
 from federation import schema as schemas
-from nodes import cohorts, connectors, site
+from nodes import cohorts, connectors, samples, site
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -96,13 +96,28 @@ def test_zip(tmp_path: Path) -> None:
         archive.writestr("LISEZ-MOI.pdf", b"")
         archive.writestr("export/t.csv", FRENCH.encode("utf-16"))
     check(path, encoding="utf-16", **KEYS)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("export/u.csv", FRENCH)
-    with pytest.raises(errors.DataError, match="the archive holds 2 files"):
-        columns_of(path, **KEYS)
     path.write_bytes(b"PK nothing")
     with pytest.raises(errors.DataError, match="damaged or has a password"):
         columns_of(path, **KEYS)
+    with pytest.raises(errors.DataError, match="damaged or has a password"):
+        samples.take(Dataset(CONTRACT, str(path)), Storage())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("LISEZ-MOI.pdf", b"")
+    with pytest.raises(errors.DataError, match="the archive holds no file"):
+        columns_of(path, **KEYS)
+
+
+def test_a_zip_of_several_files_is_a_folder_of_them(tmp_path: Path) -> None:
+    """Their lines below the header, in cp1252, as a hospital exports a file a year."""
+    header, *lines = FRENCH.splitlines(keepends=True)
+    path = tmp_path / "t.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("2024.csv", "".join([header, *lines[1:]]).encode("cp1252"))
+        archive.writestr("2023.csv", "".join([header, lines[0]]).encode("cp1252"))
+        archive.writestr("__MACOSX/2023.csv", b"x")
+    check(path, encoding="cp1252", **KEYS)
+    sample = samples.take(Dataset(CONTRACT, str(path)), Storage())
+    assert len(sample.rows) == 1  # of the first file
 
 
 def test_a_folder_of_csv_whose_files_have_their_columns_in_another_order(tmp_path: Path) -> None:
