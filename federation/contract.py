@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from federation import errors, intervals, text, yaml_source
+from federation import errors, intervals, model_words, text, yaml_source
 from federation.expression import Kind
 from federation.intervals import EVERYTHING, Interval
 from federation.terminologies import TERMINOLOGIES
@@ -28,10 +28,13 @@ Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62
 
 
 def _written_day(value: object) -> object:
-    """Accepts text only, because pydantic would read a number as seconds since 1970."""
-    if not isinstance(value, str):
-        return value if isinstance(value, date) else ""
-    return value if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value) else ""
+    """Accepts text only, because pydantic would read a number as seconds since 1970. The message
+    is ours, because pydantic's would show what this function returns."""
+    if isinstance(value, date):
+        return value
+    if isinstance(value, str) and re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        return value
+    raise ValueError(f"{model_words.DAY}, not {model_words.shown(value)}")
 
 
 Day = Annotated[date, pydantic.BeforeValidator(_written_day)]

@@ -120,8 +120,13 @@ def say(problem: Mapping[str, Any]) -> str:
         given, Mapping | list | tuple
     ):
         return words
-    shown = "empty" if given is None else repr(given)
-    return f"{words}, not {shown if len(shown) <= SHOWS_INPUT else shown[:SHOWS_INPUT] + '...'}"
+    return f"{words}, not {shown(given)}"
+
+
+def shown(value: object) -> str:
+    """A wrong value as a message shows it."""
+    written = "empty" if value is None else repr(value)
+    return written if len(written) <= SHOWS_INPUT else written[:SHOWS_INPUT] + "..."
 
 
 class _Plain(dict[str, Any]):

@@ -209,6 +209,9 @@ _SYNTAX = {
     "found unexpected document separator": (
         "a quote opens here and is never closed: add the closing quote"
     ),
+    "expected alphabetic or numeric character": (
+        "a value begins with * or &, which YAML reserves: put the value in quotes"
+    ),
     "found undefined alias": (
         "a value that begins with * names an anchor that does not exist: put the value in quotes"
     ),

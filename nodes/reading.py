@@ -12,11 +12,12 @@ import re
 import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
-from federation import text
+from federation import errors, text, yaml_source
 from federation.contract import Column, Frozen, Name
 from federation.expression import quote_name, quote_text
 from nodes import contract_sql
@@ -237,6 +238,12 @@ class Reading(Frozen):
 
 
 AS_IT_IS = Reading()
+
+
+def load(path: Path) -> Reading:
+    """The keys of a file such as `hdh node draft` writes. InputError if one cannot be meant."""
+    source = yaml_source.read(path, errors.InputError, nfc=False)
+    return yaml_source.build(Reading, source.values, source, under=(), error=errors.InputError)
 
 
 def spelled(raw: str, column: Column | None, raw_type: str) -> str:

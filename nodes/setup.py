@@ -15,10 +15,9 @@ from typing import Any
 import yaml
 
 from federation import contract as contracts
-from federation import errors, yaml_source
+from federation import errors
+from nodes import reading, state_folder
 from nodes import site as sites
-from nodes import state_folder
-from nodes.reading import Reading
 from nodes.site import Dataset
 
 TEMPLATE = """\
@@ -190,9 +189,7 @@ def _without(path: Path, text: str, name: str) -> str:
 
 def _read_keys(path: Path) -> dict[str, Any]:
     """The keys of a file of `read:` keys, checked."""
-    source = yaml_source.read(path, errors.InputError, nfc=False)
-    read = yaml_source.build(Reading, source.values, source, under=(), error=errors.InputError)
-    return read.model_dump(mode="json", exclude_defaults=True)
+    return reading.load(path).model_dump(mode="json", exclude_defaults=True)
 
 
 def _from(folder: Path, source: str) -> str:

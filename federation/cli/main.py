@@ -88,6 +88,7 @@ def root(
         "hdh simulate dialysis --variant private",
         "hdh simulate study.yaml --data patients.csv --split-by hospital",
         "hdh simulate study.yaml --node limoges=limoges.parquet --node lyon=lyon.csv",
+        "hdh simulate study.yaml --node a=a.csv --node b=b.csv --read sejours.read.yaml",
     ],
 )
 def simulate(
@@ -124,6 +125,15 @@ def simulate(
             "--node",
             metavar="NAME=FILE",
             help="The name of one node and its table, or its node.yaml; repeatable.",
+        ),
+    ] = None,
+    read: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--read",
+            metavar="[NAME=]FILE",
+            help="How the tables of --node are written, or that of one node: the `read:` keys that "
+            "`hdh node draft` writes; repeatable.",
         ),
     ] = None,
     contract: ContractFile = None,
@@ -197,6 +207,7 @@ def simulate(
         variant=variant,
         size=size,
         workers_=workers,
+        read=read or [],
     )
 
 

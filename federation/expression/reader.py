@@ -283,7 +283,9 @@ class Reader:
         if "boolean" in (left.kind, right.kind) and "number" in (left.kind, right.kind):
             left, right = self.number(left), self.number(right)
         if left.kind != right.kind:
-            raise ExpressionError(f"{self.text!r} compares a {left.kind} with a {right.kind}")
+            raise ExpressionError(
+                f"{self.text!r} compares a {left.kind} with a {right.kind}{_remedy(left, right)}"
+            )
         if left.kind in ("category", "boolean", "string") and operator not in ("=", "<>"):
             raise ExpressionError(self.no_order(left, right))
         ordered = left.kind in ("number", "date")
@@ -380,6 +382,21 @@ def _shape(operator: str, left: Term, right: Term) -> Any:
     if operator == "/" and literal is left:
         return "made"
     return other.shape if literal.interval[0] > 0 else "linear"
+
+
+_QUOTES = {
+    "category": "put a level in quotes, as in g = '01'",
+    "string": "write a number without quotes, and a text in quotes",
+    "date": "put a day in quotes, as in '2026-01-31'",
+}
+
+
+def _remedy(left: Term, right: Term) -> str:
+    """What to write where a code or a day without quotes was read as a number, or a number with
+    quotes as a text."""
+    kinds = {left.kind, right.kind}
+    words = [_QUOTES[kind] for kind in kinds & _QUOTES.keys() if "number" in kinds]
+    return f"; {words[0]}" if words else ""
 
 
 def _is_certain(operator: str, a: Interval, b: Interval) -> bool:

@@ -370,13 +370,15 @@ class _Scan:
         long."""
         names = [name.encode() for name in self.header.names]
         size = sum(map(len, names)) + len(names)
-        places = np.flatnonzero((2 * lengths >= size) & (lengths <= 2 * size + 4 * len(names)))
-        firsts, lasts = array[starts[places]], array[(starts + lengths - 1)[places]]
-        first = _either_case(name[:1] for name in names)
-        last = _either_case(name[-1:] for name in names)
-        alike = np.isin(firsts, first) & np.isin(lasts, last)
-        marked = np.flatnonzero((lengths > len(BOM)) & (array[starts] == BOM[0]))
-        return np.union1d(places[alike], marked)
+        first, last = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
+        first[_either_case(name[:1] for name in names)] = True
+        last[_either_case(name[-1:] for name in names)] = True
+        places = np.flatnonzero(last[array[starts + lengths - 1]])
+        places = places[first[array[starts[places]]]]
+        long = lengths[places]
+        alike = (2 * long >= size) & (long <= 2 * size + 4 * len(names))
+        marked = np.flatnonzero(array[starts] == BOM[0])
+        return np.union1d(places[alike], marked[lengths[marked] > len(BOM)])
 
     def _names_in_order(self, record: bytes) -> Sequence[str]:
         """The fields sorted, without quotes, spaces and, where there are several, capitals: other

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+
 from federation import errors
 from federation.expression import quote_name
 from nodes.connectors import csv_file, csv_types
@@ -167,12 +169,12 @@ def as_utf8(path: Path, dataset: Dataset, scratch: Path, *, only_header: bool = 
     if encoding == "utf-8" and not reading.skip and not is_zip and usual:
         return Plain(path, 1)
     copy = _copy_in(scratch)
-    with opened(path) as raw, copy.open("w", encoding="utf-8", newline="") as out:
+    with opened(path) as raw, copy.open("wb") as out:
         pieces = _decoded(raw, encoding)
         first, line = _without(next(pieces, ""), reading.skip)
-        out.write(first)
+        out.write(first.encode())
         for piece in [] if only_header else pieces:
-            out.write(piece)
+            out.write(piece.encode())
     return Plain(copy, line)
 
 
@@ -220,7 +222,7 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
     try:
         while block := raw.read(PIECE_BYTES):
             try:
-                piece = decoder.decode(block)
+                piece = _latin(block, encoding) or decoder.decode(block)
             except UnicodeDecodeError as problem:
                 before = problem.object[: problem.start].count(b"\n")
                 raise MalformedCsvError(
@@ -236,6 +238,14 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
         yield decoder.decode(b"", final=True)
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError):
         raise MalformedCsvError(CUT_OFF) from None
+
+
+def _latin(block: bytes, encoding: str) -> str:
+    """The text of a block in which cp1252 and Latin-1, which decodes faster, are the same; else
+    empty."""
+    if encoding != "cp1252" or ((np.frombuffer(block, np.uint8) & 0xE0) == 0x80).any():
+        return ""
+    return block.decode("latin-1")
 
 
 def _without(piece: str, skip: int) -> tuple[str, int]:

@@ -1,9 +1,9 @@
 """The columns of a CSV file that DuckDB reads in their own types: those whose bytes show that it
 reads each value as `reading` and `contract_sql` would. The others are read as texts.
 
-DuckDB takes 1_000 for 1000, +-5 for -5, 1 00,5 for 100.5 and 7/5/23 for the year 23. A rule finds
-such spellings in the bytes, and their columns stay texts. A value that DuckDB cannot read at all
-ends its reading, and the caller reads that column again as a text."""
+DuckDB takes 1_000 for 1000, +-5 for -5, 1 00,5 for 100.5, 7/5/23 for the year 23 and epoch for a
+day. A rule finds such spellings in the bytes, and their columns stay texts. A value that DuckDB
+cannot read at all ends its reading, and the caller reads that column again as a text."""
 
 from __future__ import annotations
 
@@ -165,6 +165,8 @@ def _rules(dataset: Dataset, types: Mapping[int, str]) -> Iterable[Rule]:
         yield Rule(thousands, numbers, lambda text: _ungrouped(text, thousands, decimal))
         yield Rule("eE", numbers, lambda text: _exponents(text, decimal))
     day = _day(dataset)
+    if days:
+        yield Rule("hHfF", days, _words)
     if days and day is not None:
         yield Rule(day.pieces[1], days, lambda text: _other_days(text, day))
 
@@ -188,6 +190,12 @@ def _ungrouped(text: Text, mark: str, decimal: str) -> Bits:
 def _exponents(text: Text, decimal: str) -> Bits:
     before = (text.digits | text.of(decimal)).after(1)
     return text.of("eE") & before & (text.digits | text.of("+-")).before(1)
+
+
+def _words(text: Text) -> Bits:
+    """Where `epoch` and `infinity` can be, which DuckDB reads as days in any format."""
+    epoch = text.of("hH") & text.of("cC").after(1)
+    return epoch | (text.of("fF") & text.of("nN").after(1))
 
 
 def _other_days(text: Text, day: reading.DateFormat) -> Bits:

@@ -186,7 +186,7 @@ def test_rows_that_do_not_differ_within_persons_are_refused_by_name(digits: int)
         fit(values.tolist())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [5, 9, 12, 14])
 def test_no_correlation_is_beyond_one(seed: int) -> None:
     """A singular fit has a correlation of 1 or -1, and rounding made it 1.0000000000000002."""
     rng, x = np.random.default_rng(seed), [0.0, 1.0, 2.0]

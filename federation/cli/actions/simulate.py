@@ -22,8 +22,9 @@ from federation.cli.actions import study_files
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
-from nodes import connectors
+from nodes import connectors, reading
 from nodes import site as node_sites
+from nodes.reading import Reading
 from nodes.site import Dataset, Policy, Storage
 from simulations import answering, engines, local
 from simulations.answering import Holders
@@ -68,10 +69,11 @@ def run(
     variant: str = "study",
     size: Size = "small",
     workers_: int | None = None,
+    read: Sequence[str] = (),
 ) -> None:
     """Writes the documents. RefusalError if no node answered, ModelError if an analysis failed."""
     console = Console(stderr=output == "json", highlight=False)
-    _check_options(data, split_by, node, nodes)
+    _check_options(data, split_by, node, nodes, read)
     _make_folder(out)
     folders.earlier(out)  # a folder that holds another study is refused before the study runs
     with tempfile.TemporaryDirectory(prefix="hdh-") as scratch:
@@ -79,6 +81,7 @@ def run(
             federation = _pilot(name, variant, Path(scratch), seed, size)
         else:
             federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
+            federation = replace(federation, datasets=_read_as(federation.datasets, read))
         connectors.check_files(federation.datasets.values())
         if not federation.contracts:
             local.check_within_node(federation.datasets)
@@ -117,8 +120,16 @@ def run(
 
 # -- the federation
 def _check_options(
-    data: Path | None, split_by: str | None, node: Sequence[str], nodes: int | None
+    data: Path | None,
+    split_by: str | None,
+    node: Sequence[str],
+    nodes: int | None,
+    read: Sequence[str],
 ) -> None:
+    if read and not node:
+        raise errors.InputError(
+            "--read tells how the tables of --node are written; give --node NAME=FILE for each node"
+        )
     if data is not None and node:
         raise errors.InputError(
             "give either --data with --split-by, or --node NAME=FILE for each node, not both"
@@ -193,6 +204,25 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
             else (node_sites.dataset_of(contract, path))
         )
     return datasets
+
+
+def _read_as(datasets: Mapping[str, Dataset], read: Sequence[str]) -> dict[str, Dataset]:
+    """The datasets with the `read:` keys of `FILE` or, for one node, `NAME=FILE`. A node.yaml has
+    its own."""
+    keys: dict[str, Reading] = {}
+    for text in read:
+        name, _, file = text.rpartition("=")
+        if name and name not in datasets:
+            raise errors.InputError(
+                f"--read {text!r}: --node names no {name!r}; add it, or correct"
+            )
+        keys[name] = reading.load(Path(file))
+    return {
+        name: replace(dataset, read=keys.get(name) or keys.get("") or dataset.read)
+        if dataset.read == reading.AS_IT_IS
+        else dataset
+        for name, dataset in datasets.items()
+    }
 
 
 def _held(

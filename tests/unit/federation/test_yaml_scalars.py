@@ -216,6 +216,10 @@ def test_a_scalar_is_what_it_says(written: str, value: Any) -> None:
         ("`x`", "YAML reserves"),
         ("%x", "YAML reserves"),
         ("*x", "names an anchor that does not exist"),
+        ("*", "begins with * or &"),
+        ("*é", "begins with * or &"),
+        ("& b", "begins with * or &"),
+        ("[*]", "begins with * or &"),
         ("a: b", "a second `: ` in the line"),
         ('"C:\\data"', "use single quotes"),
         ("[a, b", "bracket or brace is not closed"),
@@ -319,6 +323,14 @@ def test_a_number_is_no_day(written: str, tmp_path: Path) -> None:
         study.load(tmp_path / "study.yaml")
     (tmp_path / "study.yaml").write_text(STUDY)
     assert study.load(tmp_path / "study.yaml")[0].authorisation.expires == date(2027, 12, 31)
+
+
+@pytest.mark.parametrize("written", ["31/12/2027", "soon", "2027-12", "31.12.2027"])
+def test_a_day_in_another_notation_is_shown_as_it_is_written(written: str, tmp_path: Path) -> None:
+    """The message ended with: not ''."""
+    (tmp_path / "study.yaml").write_text(STUDY.replace("2027-12-31", written))
+    with pytest.raises(errors.StudyError, match=rf"as 2026-01-31, not '{written}'"):
+        study.load(tmp_path / "study.yaml")
 
 
 @pytest.mark.parametrize("reference", ["010000024", "1:30", "12_3"])

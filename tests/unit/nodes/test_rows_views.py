@@ -54,6 +54,36 @@ VIEWS = {
     "sample in a random order": "SELECT * FROM people ORDER BY random()",
 }
 
+FURTHER = {  # of the same kind, in `make slow`
+    "lateral": (
+        "SELECT p.id, p.x, l.y, p.g"
+        " FROM people p, LATERAL (SELECT r.y FROM right_part r WHERE r.x = p.x) l"
+    ),
+    "recursive": (
+        "WITH RECURSIVE n(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM n WHERE k < 99)"
+        " SELECT p.* FROM n JOIN people p ON p.x % 100 = n.k"
+    ),
+    "qualify": (
+        "SELECT id, x, y, g FROM people QUALIFY row_number() OVER (PARTITION BY x ORDER BY y) = 1"
+    ),
+    "unnest": (
+        "SELECT id, unnest(rows).x AS x, unnest(rows).y AS y, unnest(rows).g AS g"
+        " FROM (SELECT id, list({x: x, y: y, g: g}) AS rows FROM people GROUP BY id)"
+    ),
+    "as-of join": (
+        "SELECT l.id, l.x, r.y, l.g FROM left_part l ASOF JOIN right_part r ON l.x >= r.x"
+    ),
+    "intersect": "SELECT * FROM people INTERSECT SELECT * FROM people",
+    "correlated": (
+        "SELECT id, x, (SELECT max(r.y) FROM right_part r WHERE r.x = p.x) AS y, g FROM people p"
+    ),
+    "unpivot": (
+        "SELECT id, x, value AS y, g"
+        " FROM (UNPIVOT (SELECT id, x, g, y FROM people) ON y INTO NAME n VALUE value)"
+    ),
+    "view of a view": 'SELECT * FROM "group by"',
+}
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -66,7 +96,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stored.execute(
             "CREATE TABLE fewer AS SELECT * FROM people WHERE id <> 'p1234' ORDER BY hash(y)"
         )
-        for name, query in VIEWS.items():
+        for name, query in (VIEWS | FURTHER).items():
             stored.execute(f'CREATE VIEW "{name}" AS {query}')
     return path
 
@@ -105,7 +135,7 @@ def check(cohort: Cohort, expected: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["exact", "dp"])
-@pytest.mark.parametrize("view", federations.first(VIEWS, 5))
+@pytest.mark.parametrize("view", federations.first(VIEWS | FURTHER, 5))
 def test_a_value_stays_with_its_row(view: str, mode: str, database: Path) -> None:
     cohort = opened(database, view, mode)
     x = check(cohort, np.arange(ROWS))
