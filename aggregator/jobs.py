@@ -22,7 +22,7 @@ class Job:
     """`nodes`: node names by Flower's node id. `identities`: by name, the hexadecimal key with
     which a node signs. `wait_s`: for nodes to come online. `timeout_s`: of a round. `run`: digest
     of the ticket that the coordinator signed. `roles`: left, right or helper, by name, in a study
-    with a link."""
+    with a link, and `correctable`: its analyses that can be corrected for false links."""
 
     study: Study
     contract: Contract
@@ -33,6 +33,7 @@ class Job:
     notes: Sequence[str] = ()
     run: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
+    correctable: Sequence[str] = ()
 
 
 def write(folder: Path, name: str, job: Job) -> None:
@@ -46,6 +47,7 @@ def write(folder: Path, name: str, job: Job) -> None:
         "notes": list(job.notes),
         "run": job.run,
         "roles": dict(job.roles),
+        "correctable": list(job.correctable),
     }
     _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
 
@@ -63,6 +65,7 @@ def read(folder: Path, name: str) -> Job:
         tuple(values["notes"]),
         values["run"],
         values["roles"],
+        tuple(values["correctable"]),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 import pydantic
 
+from aggregator import link_corrections
 from aggregator.database import LinkedParties, Party
 from federation import datasets, errors
 from federation.contract import Contract
@@ -26,6 +27,11 @@ def check(study: Study, contract: Contract, written: Mapping[str, str]) -> None:
             f"study {study.study}: its contract does not follow from those of its datasets;"
             " submit it with `hdh study submit`"
         )
+
+
+def correctable(study: Study, written: Mapping[str, str]) -> list[str]:
+    """The analyses that get a table `corrected`, from the `written` contracts."""
+    return sorted(link_corrections.crossing(study, _contracts(study, written)))
 
 
 def _contracts(study: Study, written: Mapping[str, str]) -> dict[str, Contract]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, transcript
+from aggregator import database, enrolment, jobs, linked_studies, transcript
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
@@ -302,15 +302,17 @@ class Scheduler:
             for party in database.enrolled(self.engine, "node")
             if party.revoked is None and party.name in nodes
         ]
+        study, linked = studies.parse(one.written), one.parties
         return Job(
-            studies.parse(one.written),
+            study,
             Contract.model_validate_json(one.contract),
             {party.flower_id: party.name for party in parties},
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
             self.hub.file.round_timeout_s,
             run=self.ticket(one).digest,
-            roles={name: one.parties.roles[name] for name in nodes} if one.parties else {},
+            roles={name: linked.roles[name] for name in nodes} if linked else {},
+            correctable=linked_studies.correctable(study, linked.contracts) if linked else (),
         )
 
     def _wake(self, nodes: Sequence[str]) -> None:

@@ -244,7 +244,11 @@ def _run(post: GridPost) -> Document:
         engine="flower",
         notes=[*job.notes, *notes],
     )
-    return linkage.added(document, Linkage(job.study, reports)) if job.roles else document
+    return (
+        linkage.added(document, Linkage(job.study, reports, frozenset(job.correctable)))
+        if job.roles
+        else document
+    )
 
 
 def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
