@@ -349,6 +349,10 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         asked, link = self._asked(study, contract, request)
         self._check_signed(request, party, certificate, study, contract)
         check_secure_sum(study, len(asked) - study.other_parties)
+        if not self.scheduler.has_drafted(request.number):
+            raise errors.InputError(
+                f"study {study.study}: the hub has drafted no run {request.number}; submit it again"
+            )
         now = time.time()
         if not now <= request.deadline <= now + MAX_WAIT_S + CLOCK_S:
             raise errors.InputError(
@@ -431,7 +435,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f" the nodes are {', '.join(nodes) or 'none'}"
             )
         if study.link is not None:
-            link = linked_studies.parties(study, request.contracts, nodes, request.nodes)
+            named = sorted({*request.nodes})
+            link = linked_studies.parties(study, request.contracts, nodes, named)
             return sorted(link.roles), link
         return self._holding(study, contract, request, nodes), None
 
@@ -447,7 +452,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             for name, one in nodes.items()
             if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
         ]
-        asked = sorted(request.nodes) or sorted(holding)
+        asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
                 name

@@ -455,28 +455,27 @@ def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -
     """Stores a study under the number that its coordinator has signed. RefusalError if another has
     this number."""
     number = int(values["number"])
-    with engine.begin() as connection:
-        taken = sa.select(studies.c.number).where(studies.c.number == number)
-        if connection.execute(taken).first() is not None:
-            raise errors.RefusalError(
-                f"the hub has a study of number {number} already: submit yours again"
-            )
-        connection.execute(
-            studies.insert().values(**values, state="waiting", reason="", attempts=0, flower_run="")
-        )
-        rows = [
-            {
-                "number": number,
-                "node": node,
-                "verdict": "asked",
-                "reason": "",
-                "by": "",
-                "at": "",
-                "signature": "",
-            }
-            for node in asked
-        ]
-        connection.execute(decisions.insert(), rows)
+    rows = [
+        {
+            "number": number,
+            "node": node,
+            "verdict": "asked",
+            "reason": "",
+            "by": "",
+            "at": "",
+            "signature": "",
+        }
+        for node in asked
+    ]
+    study = {**values, "state": "waiting", "reason": "", "attempts": 0, "flower_run": ""}
+    try:
+        with engine.begin() as connection:
+            connection.execute(studies.insert().values(study))
+            connection.execute(decisions.insert(), rows)
+    except sa.exc.IntegrityError:
+        raise errors.RefusalError(
+            f"the hub has a study of number {number} already: submit yours again"
+        ) from None
     return submitted(engine, number)
 
 

@@ -34,7 +34,7 @@ from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
 from federation.study import Study
-from federation.tickets import RunTicket, ticket
+from federation.tickets import REHEARSAL, RunTicket, ticket
 
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
@@ -111,6 +111,12 @@ class Scheduler:
         with self.drafting:
             self.drafted = max(self.drafted, database.newest_number(self.engine)) + 1
             return self.drafted
+
+    def has_drafted(self, number: int) -> bool:
+        """Whether a study may have this number. A coordinator who chose the largest one would leave
+        none for the others."""
+        with self.drafting:
+            return REHEARSAL < number <= max(self.drafted, database.newest_number(self.engine))
 
     def ticket(self, one: Submitted) -> RunTicket:
         """What the coordinator of a study has signed."""
