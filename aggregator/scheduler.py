@@ -512,8 +512,8 @@ def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(one.signature),
         nodes=sorted(nodes),
         deadline=one.deadline,
-        contracts=one.parties.contracts if one.parties else {},
-        roles=one.parties.roles if one.parties else {},
+        contracts=one.holders.contracts if one.holders else {},
+        roles=one.holders.roles if one.holders else {},
     )
 
 
@@ -532,9 +532,12 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
 
 
 def _suffice(one: Submitted, study: Study, nodes: Sequence[str]) -> bool:
-    """Whether these nodes can run the study. A link needs its right holder and its helper."""
+    """Whether these nodes can run the study. A link needs its right holder and its helper, and
+    datasets side by side need a node each."""
     if one.parties is None:
-        return len(nodes) >= study.min_answers
+        held = one.holders.held if one.holders else {}
+        is_complete = {held[name] for name in nodes if name in held} == set(study.datasets)
+        return len(nodes) >= study.min_answers and is_complete
     others = {*one.parties.named("right"), *one.parties.named("helper")}
     lefts = [name for name in one.parties.named("left") if name in nodes]
     return others <= set(nodes) and len(lefts) >= study.min_answers
