@@ -258,8 +258,19 @@ class Scheduler:
         elif not _suffice(one, study, approved):
             why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
             self._end(one, "refused", why)
+        elif (other := self._same_link(one)) is not None:
+            reason = f"waits for the end of number {other}, another run of this linked study"
+            if one.reason != reason:
+                database.update(self.engine, one.number, reason=reason)
         else:
             self._start(one, approved)
+
+    def _same_link(self, one: Submitted) -> int | None:
+        """The number of another run of a linked study that is running. They run one after the
+        other, because the sealed parts of a link lie at the hub under the study's hash."""
+        running = database.in_states(self.engine, "running") if one.parties else []
+        same = [other.number for other in running if other.study_hash == one.study_hash]
+        return next(iter(same), None)
 
     def _start(self, one: Submitted, nodes: Sequence[str]) -> None:
         """Writes the job, wakes the nodes, and starts a Flower run."""
