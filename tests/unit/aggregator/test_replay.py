@@ -190,6 +190,31 @@ def test_a_part_that_no_node_signed_is_found(tmp_path: Path) -> None:
     assert "brest: the part of round 1 is not the one that it signed" in problems
 
 
+def test_a_part_that_no_node_signed_is_found_under_another_phase(tmp_path: Path) -> None:
+    """A node does not sign the phase that the receipt shows beside its reply."""
+    hub = Hub(tmp_path)
+    shown = transcript.read(hub.path).rounds[0].replies[0]
+    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
+        reply["phase"] = "advertise"
+    assert hub.problems() == []
+    signed = receipts.digest(codec.reply_to_bytes(shown))
+    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
+        reply["reply"] = "00" * 32 if reply["reply"] == signed else reply["reply"]
+    assert hub.problems() == [f"{shown.node}: the part of round 1 is not the one that it signed"]
+
+
+@pytest.mark.parametrize("privacy", [PLAIN, SECURE], ids=["plain", "secure sum"])
+@pytest.mark.parametrize("phase", ["masked", "advertise", ""])
+def test_a_query_that_is_hidden_under_another_phase_is_found(
+    privacy: dict[str, Any], phase: str, tmp_path: Path
+) -> None:
+    hub = Hub(tmp_path, privacy)
+    replies = hub.document["receipt"]["nodes"]["nice"]["replies"]
+    replies.append({**replies[0], "query": "00" * 32, "phase": phase})
+    problems = hub.problems()
+    assert problems and all(problem.startswith("nice: it answered ") for problem in problems)
+
+
 def test_sums_of_a_secure_sum_that_were_changed_are_found(tmp_path: Path) -> None:
     hub = Hub(tmp_path, SECURE)
 
