@@ -36,10 +36,7 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
     follows. The receipt itself is checked by `receipts.verify`."""
     receipt = document.get("receipt") or {}
     if not receipt.get("transcript"):
-        return [
-            "the receipt names no transcript: only exact studies without training have one, at a "
-            "hub of this version"
-        ]
+        return [f"the receipt names no transcript: {_why_none(receipt)}"]
     try:
         if transcript.digest(path) != receipt["transcript"]:
             return [f"{path.name} is not the transcript whose hash the hub has signed"]
@@ -51,6 +48,20 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
         return [f"{path.name} or the receipt cannot be read ({type(reason).__name__})"]
     except (codec.CodecError, errors.HdhError, pydantic.ValidationError) as reason:
         return [f"{path.name} cannot be replayed ({type(reason).__name__})"]
+
+
+def _why_none(receipt: Mapping[str, Any]) -> str:
+    try:
+        is_linked = studies.parse(str(receipt.get("study"))).link is not None
+    except errors.StudyError:
+        is_linked = False
+    if is_linked:
+        return (
+            "a linked study has none, because its helper answers under the names of the left "
+            "holders, and a transcript ties each part to the node of its name that has signed it; "
+            "verify the receipt without --replay, and each party's answers with its --audit"
+        )
+    return "only exact studies without training have one, at a hub of this version"
 
 
 def _nodes(receipt: Mapping[str, Any]) -> list[str]:

@@ -123,6 +123,8 @@ def _memory(
 ) -> Memory:
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
     names = {field.name for task in tasks.values() for field in task.fields}
+    dataset = context.site.datasets[study.dataset]
+    chosen = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
     return Memory(
         context.ledger,
         schema.contract,
@@ -132,10 +134,10 @@ def _memory(
         context.salt("people")[:8],
         opened.hashes,
         where,
-        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
-        {name: schema.columns_of(name) for name in sorted(names)},
+        dataset.own_columns(chosen),
+        {name: dataset.own_columns(schema.columns_of(name)) for name in sorted(names)},
         rules.min_cell,
-        context.site.datasets[study.dataset].link_numbers,
+        dataset.link_numbers,
     )
 
 

@@ -412,7 +412,7 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
         with deployment.connect() as hub:
             run = hub.submit(study("asks"), CONTRACT)
             deployments.wait(lambda: run.status().line() == "waiting for nice")
-            assert "waits for you" in hdh("node", "studies", "--site", site)
+            deployments.wait(lambda: "waits for you" in hdh("node", "studies", "--site", site))
             assert "question: q?" in hdh("node", "show", "asks", "--site", site)
             assert "asks" in hdh("node", "status", "--site", site)
             hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)

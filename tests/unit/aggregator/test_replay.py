@@ -26,6 +26,7 @@ from strategies import registry
 from strategies.numerics import newton
 from tests import federations
 from tests.deployments import CONTRACT
+from tests.linkage import two_holders
 
 NAMES = ("brest", "lyon", "nice", "paris")
 MODEL = {"run": "glm", "family": "binomial", "model": "ill ~ age"}
@@ -259,6 +260,25 @@ def test_a_file_that_is_not_the_signed_transcript_is_told(tmp_path: Path) -> Non
     assert "cannot be read" in hub.problems()[0]
     hub.document["receipt"]["transcript"] = None
     assert "names no transcript" in hub.problems()[0]
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        (two_holders.study(), "a linked study has none, because its helper answers"),
+        (two_holders.study(link={"keep": "all"}), "verify the receipt without --replay"),
+        (two_holders.study(privacy={"mode": "dp"}), "a linked study has none"),
+        (federations.study_of({"a": MODEL}, privacy={"mode": "dp"}), "only exact studies"),
+        (None, "only exact studies"),
+    ],
+)
+def test_a_receipt_without_a_transcript_says_why(
+    study: Study | None, why: str, tmp_path: Path
+) -> None:
+    written = study.canonical() if study is not None else "{"
+    document = {"receipt": {"transcript": None, "study": written}}
+    (problem,) = replay.verify(document, tmp_path / "7.gz")
+    assert why in problem
 
 
 def test_a_private_study_and_a_training_have_no_transcript() -> None:
