@@ -99,6 +99,7 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
         if kind == "welcome":
             hub.state |= {"line": "open", "since": _now()}
             log.info("the line to the hub %s is open", hub.own.api)
+            hub.wake(0.0, None)  # the hub is there: no retry at Flower waits any longer
             _check_welcome(hub, notice.welcome)
             _renew(hub, stub)
         elif kind == "wake":
