@@ -117,12 +117,12 @@ def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused
     delay = 1.0
     while not stop.is_set() and not pace.is_rested():
         connected = time.monotonic()
+        pace.woken.clear()  # a wake during the session counts
         try:
             _session(app, link, stop, pace, refused)
         except Exception as error:
             log.warning("no connection to the SuperLink %s (%s)", link.superlink, _in_words(error))
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
-        pace.woken.clear()
         if not stop.is_set() and not pace.is_rested():
             log.info("connecting to %s again in %.0f s", link.superlink, delay)
             pace.woken.wait(delay * random.uniform(0.8, 1.2))
