@@ -529,7 +529,7 @@ def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(one.signature),
         nodes=sorted(nodes),
         deadline=one.deadline,
-        contracts=one.holders.contracts if one.holders else {},
+        contracts=one.holders.contracts if one.holders else {contract.dataset: one.contract},
         roles=one.holders.roles if one.holders else {},
     )
 

@@ -251,7 +251,7 @@ def test_a_node_with_both_datasets_answers_for_neither(given, held):
 
 # -- who is asked
 def party(name, *held_):
-    holdings = {one: {"contract": CONTRACTS[one].hash} for one in held_}
+    holdings = {one: [{"contract": CONTRACTS[one].hash}] for one in held_}
     return Party(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
 
 
