@@ -251,7 +251,7 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
 def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
     deployment: Deployment,
 ) -> None:
-    cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
+    cables = {which: Cable(deployment.hub.public_address(which)) for which in ("api", "fleet")}
     path = deployment.state("nice") / state_folder.HUB / "hub.json"
     before = path.read_text()
     path.write_text(

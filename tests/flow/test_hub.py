@@ -68,7 +68,9 @@ def invite(deployment: Deployment, name: str, role: str, hours: float = 1.0) -> 
 def enrol(
     deployment: Deployment, folder: Path, token: str, identity: bytes | None = None
 ) -> credentials.Credentials:
-    return credentials.enrol(folder, deployment.hub.told("enrol"), token, identity, __version__)
+    return credentials.enrol(
+        folder, deployment.hub.public_address("enrol"), token, identity, __version__
+    )
 
 
 # -- enrolment
@@ -102,7 +104,7 @@ def test_a_node_must_show_an_identity_that_it_has(deployment: Deployment) -> Non
     invited = invite(deployment, "nantes", "node")
     csr = credentials.request(credentials.ec.generate_private_key(credentials.ec.SECP256R1()))
     secure = grpc.ssl_channel_credentials((deployment.hub.pki / "ca.crt").read_bytes())
-    with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
+    with grpc.secure_channel(deployment.hub.public_address("enrol"), secure) as channel:
         for asked in (
             hub_pb2.EnrolRequest(secret=invited.secret, csr=csr),
             hub_pb2.EnrolRequest(
@@ -119,12 +121,12 @@ def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_el
 ) -> None:
     secure = grpc.ssl_channel_credentials((deployment.hub.pki / "ca.crt").read_bytes())
     with (
-        grpc.secure_channel(deployment.hub.told("api"), secure) as channel,
+        grpc.secure_channel(deployment.hub.public_address("api"), secure) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
         hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE  # the handshake fails
-    with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
+    with grpc.secure_channel(deployment.hub.public_address("enrol"), secure) as channel:
         with pytest.raises(grpc.RpcError) as refused:
             hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED

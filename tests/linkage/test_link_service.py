@@ -108,7 +108,7 @@ class Federation:
 
     def begin(self, site: Any) -> None:
         """A node's process, which begins with nothing in its memory."""
-        approvals = Approvals(state_folder.made(site.state) / "approvals.sqlite")
+        approvals = Approvals(state_folder.create(site.state) / "approvals.sqlite")
         context = NodeContext(site, approvals=approvals)
         self.services[site.name] = LinkService(context, lambda: QueueRelay(self.queues))
 

@@ -112,7 +112,7 @@ def run_of(study):
 
 def node(name, dataset, folder):
     site = replace(local.site(name, dataset), state=folder / name / "state")
-    approvals = Approvals(state_folder.made(site.state) / "approvals.sqlite")
+    approvals = Approvals(state_folder.create(site.state) / "approvals.sqlite")
     source_checks.record(site.state, dataset.contract.dataset, dataset, passed=True)
     return NodeContext(site, approvals=approvals)
 

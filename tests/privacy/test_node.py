@@ -340,7 +340,7 @@ def test_the_hub_drops_a_node_whose_ledger_went_back(tmp_path: Path) -> None:
         ["n0", "n1", "n2"],
     )
     assert any(
-        h.node == "n1" and "older than the one seen before" in h.what for h in outcome.events
+        h.node == "n1" and "older than the one seen before" in h.text for h in outcome.events
     )
     witnesses = {"n0": LedgerHead(99, "a" * 64)}
     rounds.run(

@@ -149,8 +149,8 @@ def views(
         np.float32
     )
     value += height[:, None, None] * spots[0][:, :, None] * spots[1][:, None, :]
-    made: Images = np.clip(value, 0, 255).astype(np.uint8)
-    return made
+    images: Images = np.clip(value, 0, 255).astype(np.uint8)
+    return images
 
 
 def _waves(rng: np.random.Generator, n: int, at: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,10 +180,10 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
             "rappel": called,
         }
     )
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN
     snds = common.shuffled(
         rng,
-        _care(rng, nir[known], cancer[known]),
+        _care(rng, nir[is_known], cancer[is_known]),
         _care(rng, common.strangers(nir), rng.permutation(cancer)),
     )
     centres = common.by_node(readings, common.spread(rng, n, NODES))

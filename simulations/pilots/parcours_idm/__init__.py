@@ -139,10 +139,10 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     death = planted["death_per_month"] * planted["hr_no_call"] ** ~called
     death = death * planted["hr_age_10"] ** ((age - 65) / 10)
     statin = rng.random(n) < np.where(opened, planted["statin"], 0.55)
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN
     snds = common.shuffled(
         rng,
-        _snds(rng, planted, nir, death, statin)[lambda rows: known[rows["number"]]],
+        _snds(rng, planted, nir, death, statin)[lambda rows: is_known[rows["number"]]],
         _snds(rng, planted, common.strangers(nir), rng.permutation(death), rng.random(n) < 0.3),
     ).drop(columns="number")
     nodes = common.by_node(emust, common.spread(rng, n, SHARES))
