@@ -122,7 +122,7 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
             ),
         ]
     names = memory.columns_behind(rows.columns)
-    complete = everyone if rows.kept.all() else _print(memory, rows.kept)
+    complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
     groups = [whole, Group(complete, names)]
     pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}

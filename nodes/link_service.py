@@ -36,7 +36,7 @@ from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
 from nodes.link_proposals import LinkProposal
-from nodes.links import Kept, Party, Role
+from nodes.links import HelperRows, Party, Role
 from nodes.session import NodeContext
 
 log = logging.getLogger("hdh.node")
@@ -60,7 +60,7 @@ class StoppableRelay(links.Relay, Protocol):
 @dataclass
 class Attempt:
     """One attempt at the link of a left holder, at this node. `run`: as in Query. `failed`: why it
-    ended. `kept`: what the helper has of it."""
+    ended. `rows`: those that the helper keeps, once linked."""
 
     run: str
     proposal: LinkProposal
@@ -70,7 +70,7 @@ class Attempt:
     relay: StoppableRelay = field(repr=False)
     thread: threading.Thread | None = field(default=None, repr=False)
     failed: Refusal | None = None
-    kept: Kept | None = field(default=None, repr=False)
+    rows: HelperRows | None = field(default=None, repr=False)
 
     @property
     def is_working(self) -> bool:
@@ -82,7 +82,7 @@ class Answering:
     """The linked people of a left holder, and the context in which the helper answers for them."""
 
     run: str
-    kept: Kept
+    rows: HelperRows
     study: Study
     context: NodeContext
 
@@ -213,12 +213,12 @@ class LinkService:
             return SecAggMessage({"state": b"working", "moved": str(attempt.relay.moved).encode()})
         if attempt.failed is not None:
             return attempt.failed
-        if attempt.kept is None or query.study.privacy.mode == "dp":
+        if attempt.rows is None or query.study.privacy.mode == "dp":
             return SecAggMessage({"state": b"done"})
         if self._are_others(self.answering[query.run, attempt.left], now):
             self._forget((query.run, attempt.left))
             return CHANGED
-        return SecAggMessage({"state": b"done", "report": attempt.kept.report.to_json().encode()})
+        return SecAggMessage({"state": b"done", "report": attempt.rows.report.to_json().encode()})
 
     def _attempt(self, query: Query, phase: Phase) -> Attempt | None:
         """Of the query's run. A run in another mode may not tell what this attempt knows."""
@@ -249,13 +249,13 @@ class LinkService:
                 "link_ended", study=study.study, study_hash=study.hash, rule=attempt.failed.rule
             )
 
-    def _keep(self, attempt: Attempt, rows: Kept) -> None:
+    def _keep(self, attempt: Attempt, rows: HelperRows) -> None:
         study = attempt.proposal.plan.study
         with self.lock:
             if attempt.relay.stopped.is_set():
                 links.forget(rows, self.context, study)
                 return
-            attempt.kept = rows
+            attempt.rows = rows
             context = NodeContext(rows.site, approvals=self.context.approvals)
             self.answering[attempt.run, attempt.left] = Answering(attempt.run, rows, study, context)
 
@@ -271,7 +271,7 @@ class LinkService:
 
     def _forget(self, key: tuple[str, str]) -> None:
         answering = self.answering.pop(key)
-        links.forget(answering.kept, self.context, answering.study)
+        links.forget(answering.rows, self.context, answering.study)
 
     # -- answers for linked people
     def _answer_for_left(self, query: Query, now: datetime) -> Reply:
@@ -291,7 +291,7 @@ class LinkService:
     def _with_roster(self, answering: Answering) -> NodeContext:
         """The left holders of the study here, each with an identity for secure sums among them."""
         roster = {
-            left: state_folder.public_identity(other.kept.site.state)
+            left: state_folder.public_identity(other.rows.site.state)
             for (run, left), other in self.answering.items()
             if run == answering.run
         }
@@ -321,10 +321,10 @@ class LinkService:
             account,
             answering.study.hash,
             "linked people",
-            answering.kept.digest,
+            answering.rows.digest,
             at,
         )
-        return stored != answering.kept.digest
+        return stored != answering.rows.digest
 
     def _charged(self, query: Query) -> int:
         """Of a holder, in pico-rho."""
@@ -353,14 +353,14 @@ def _as_left(party: Party) -> None:
     links.send_columns(party, left)
 
 
-def _as_helper(party: Party) -> Kept:
+def _as_helper(party: Party) -> HelperRows:
     listed = links.take_list(party)
     held = links.match(party, listed)
     held = links.show_made_up(party, held)
     return links.keep_rows(party, listed, held)
 
 
-WORK: Mapping[Role, Callable[[Party], Kept | None]] = {
+WORK: Mapping[Role, Callable[[Party], HelperRows | None]] = {
     "left": _as_left,
     "right": links.send_rows,
     "helper": _as_helper,

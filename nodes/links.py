@@ -369,7 +369,7 @@ def send_columns(party: Party, left: Left) -> None:
 
 # -- the helper's rows
 @dataclass(frozen=True)
-class Kept:
+class HelperRows:
     """The linked people of one left holder at the helper,
     which answers for them as a node named `site.name`.
 
@@ -382,7 +382,7 @@ class Kept:
     digest: bytes = field(repr=False)
 
 
-def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> Kept:
+def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> HelperRows:
     """LinkError, and nothing is kept, where too few people are linked."""
     plan_, study, site = party.plan, party.plan.study, party.context.site
     message = party.receive("columns", party.terms.left)
@@ -410,7 +410,7 @@ def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> Kept:
     answering = replace(
         site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
     )
-    return Kept(answering, report, file, link_table.digest(opened))
+    return HelperRows(answering, report, file, link_table.digest(opened))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:
@@ -421,7 +421,7 @@ def _folder(context: NodeContext, study: Study) -> Path:
     return folder
 
 
-def forget(rows: Kept, context: NodeContext, study: Study) -> None:
+def forget(rows: HelperRows, context: NodeContext, study: Study) -> None:
     """Deletes the linked people at the end of the study, and says so in the audit log."""
     rows.file.delete()
     folder = rows.file.path.parent

@@ -18,7 +18,7 @@ from federation.linkage.sealing import Channel
 from federation.messages import Refusal
 from federation.study import Link, Study
 from nodes import ledger, links
-from nodes.links import Kept, LinkPlan, Party, Role
+from nodes.links import HelperRows, LinkPlan, Party, Role
 from nodes.session import NodeContext
 from nodes.site import Dataset, Links, Policy, Site, Storage
 from simulations import local
@@ -73,7 +73,7 @@ def linking(
     contexts = contexts_of(plan.link, holders, policy_of(study, policy))
     lefts, right = parties_of(plan.link, holders)
     _admit(plan, contexts, lefts, right, now)
-    joined: list[Kept] = []
+    joined: list[HelperRows] = []
     helper = contexts[plan.link.helper]
     try:
         for left in lefts:
@@ -170,7 +170,7 @@ def join(
     left: str,
     right: str,
     relay: InProcessRelay,
-) -> Kept:
+) -> HelperRows:
     """One left holder with the right one: the keys, and the messages in their order."""
     try:
         a, b, h = meet(plan, contexts, left, right, relay)

@@ -149,7 +149,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
         deployment.kill("lyon")
         assert run.watch(lambda _: None).state == "complete"
         statuses = {
-            one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]
+            node["node"]: node["status"] for node in run.result().document["analyses"]["f"]["nodes"]
         }
         assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
         # at once: the session that it left is signed off, not waited for
@@ -157,7 +157,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
         deployment.wait_until_online(["lyon"], 15)
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+        assert {node["status"] for node in again.result().document["analyses"]["d"]["nodes"]} == {
             "answered"
         }
     audit.verify(deployment.state("lyon") / state_folder.AUDIT)

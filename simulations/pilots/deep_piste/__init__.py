@@ -33,7 +33,7 @@ SIZES: Mapping[Size, int] = {"small": 800, "full": 62_500}  # women, of four vie
 PIXELS: Mapping[Size, int] = {"small": 32, "full": 64}
 PRIVATE_WOMEN = 4_000
 LINKED_SIZES: Mapping[Size, int] = {"small": 40_000, "full": 250_000}
-KNOWN = 0.97  # of the women, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the women, the share that SNDS knows
 NODES = {"crcdc-bretagne": 0.2, "crcdc-grand-est": 0.2, "crcdc-occitanie": 0.35, "crcdc-paca": 0.25}
 HOLDS = {**dict.fromkeys(NODES, "lectures"), "cnam": "cancers"}
 VIEWS = ("cc_droit", "mlo_droit", "cc_gauche", "mlo_gauche")
@@ -180,7 +180,7 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
             "rappel": called,
         }
     )
-    is_known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     snds = common.shuffled(
         rng,
         _care(rng, nir[is_known], cancer[is_known]),

@@ -27,7 +27,7 @@ CHANNELS = ("activite", "frequence_nocturne", "variabilite", "impedance")
 NODES = {"chu-bordeaux": 0.2, "chu-lille": 0.3, "chu-nantes": 0.2, "chu-rennes": 0.3}
 LINKED_SIZES: Mapping[Size, int] = {"small": 8_000, "full": 8_000}  # one window each
 HOLDS = {**dict.fromkeys(NODES, "fenetres"), "cnam": "soins"}
-KNOWN = 0.97  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the patients, the share that SNDS knows
 AUC = ("auc", "conf_low", "conf_high")
 MAIN = {
     "study": Main("area under the ROC curve, GRU", "reseau", "glance", columns=AUC),
@@ -56,7 +56,7 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     # the series end with the window
     table = windows(daily, stays, until=WINDOW).drop(columns=["crise", "telesuivi"])
     table.insert(1, "nir", nir[table["number"]])
-    is_known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     rows = pandas.concat([_deliveries(n), stays.assign(ic=True)])
     numbers = rows.pop("patient").to_numpy()
     of_patients = rows.assign(beneficiaire=nir[numbers])[is_known[numbers]]

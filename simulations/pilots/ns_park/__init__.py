@@ -48,7 +48,7 @@ MAIN["real"] = Main(
     where={"term": "ppe"},
 )
 HOLDS = {**dict.fromkeys(NODES, "pentes"), "cnam": "delivrances"}
-KNOWN = 0.97  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the patients, the share that SNDS knows
 VISITS = np.array([0, 0.5, 1, 2, 3, 4, 6, 8.0])
 
 
@@ -90,7 +90,7 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     """The centres' slopes, without the drugs; and SNDS's drugs, of as many other people too."""
     patients = slopes(*visits(seed, size))
     rng, n = np.random.default_rng([seed, 71]), len(patients)
-    nir, is_known = common.nirs(rng, n), rng.random(n) < KNOWN
+    nir, is_known = common.nirs(rng, n), rng.random(n) < KNOWN_SHARE
     drugs = common.shuffled(
         rng,
         _deliveries(rng, nir[is_known], patients.pop("agoniste").to_numpy()[is_known]),

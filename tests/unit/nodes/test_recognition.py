@@ -332,7 +332,7 @@ def _zip_that_is_cut_inside() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "line 1 is empty"),
         ("t.csv", codecs.BOM_UTF8, "line 1 is empty"),
@@ -351,7 +351,7 @@ def _zip_that_is_cut_inside() -> bytes:
     ],
 )
 def test_a_file_that_is_no_text_ends_in_one_message(
-    name: str, content: bytes, said: str, tmp_path: Path
+    name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     """The look at a source that cannot be read ended in a traceback of its own."""
     path = node(tmp_path, b"", "  n: {type: number}\n")
@@ -359,7 +359,7 @@ def test_a_file_that_is_no_text_ends_in_one_message(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError) as caught:
         node_data.check(path, None, "text")
-    assert said in str(caught.value) and "p1" not in str(caught.value)
+    assert message in str(caught.value) and "p1" not in str(caught.value)
 
 
 def test_the_hub_learns_no_value(tmp_path: Path) -> None:
