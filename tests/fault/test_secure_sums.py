@@ -422,9 +422,9 @@ def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -
 
 
 # -- the noise of the total
-@pytest.mark.parametrize(("dropouts", "gone"), [(0, ()), (1, ("n3",))])
+@pytest.mark.parametrize(("dropouts", "lost"), [(0, ()), (1, ("n3",))])
 def test_the_total_has_the_noise_of_its_shares_and_no_other(
-    dropouts: int, gone: Sequence[str], tmp_path: Path
+    dropouts: int, lost: Sequence[str], tmp_path: Path
 ) -> None:
     """1,200 cells of nobody: what comes out is the noise. It has the variance that the result
     states, and 0.7 or 1.3 times the scale would be told apart (chi-squared at 1e-6)."""
@@ -445,9 +445,9 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(
         {"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy
     )
     send = local.send_of(local.contexts_of(sites), federations.NOW)
-    for name in gone:
+    for name in lost:
         send = faults.drops(send, name, "mask")
-    ask = secure_sum.ask_of(send, lambda made: registry.plan(made, contract))
+    ask = secure_sum.ask_of(send, lambda planned: registry.plan(planned, contract))
     task = registry.plan(study, contract)["a"]
     replies = ask(
         Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
@@ -455,7 +455,7 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(
     reply = replies[0]
     assert isinstance(reply, SummedReply)
     answer = reply.summed[TaskId("a")]
-    assert len(answer.nodes) == 5 - len(gone)
+    assert len(answer.nodes) == 5 - len(lost)
     cells = answer.total.sums["counts"].ravel()[1:]
     stated = answer.total.noise["counts"]
 
