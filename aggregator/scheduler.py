@@ -15,11 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, linked_studies, transcript
+from aggregator import database, enrolment, jobs, linked_studies, retention, transcript
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
@@ -39,6 +40,7 @@ from federation.tickets import REHEARSAL, RunTicket, ticket
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
+RETENTION_S = 3600.0  # between two looks for transcripts whose time is over
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
 # The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
@@ -193,6 +195,7 @@ class Scheduler:
     def run(self, stop: threading.Event) -> None:
         self._resume()
         tidied = 0.0
+        looked = -RETENTION_S
         running = True
         while not stop.is_set():
             self.news.wait(LOOK_S if running else IDLE_S)
@@ -210,10 +213,21 @@ class Scheduler:
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
+                if time.monotonic() - looked > RETENTION_S:
+                    self.delete_expired()
+                    looked = time.monotonic()
             # The SuperLink or the database cannot be reached: try again.
             except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
+
+    def delete_expired(self) -> None:
+        """Deletes the transcripts whose time is over, and says so in the audit log."""
+        study = partial(database.by_number, self.engine)
+        days, now = self.hub.file.transcript_days, time.time()
+        for one in retention.expired(self.hub.transcripts, self.hub.jobs, study, days, now):
+            one.path.unlink(missing_ok=True)
+            audit.write(self.hub.audit, "transcript deleted", number=one.number, why=one.why)
 
     def _resume(self) -> None:
         """Restarts the studies that were running when the hub stopped. Their former Flower runs are
@@ -357,11 +371,12 @@ class Scheduler:
         return over and jobs.read_result(self.hub.jobs, job_name(one.number, one.attempts)) is None
 
     def _finish(self, one: Submitted, result: Mapping[str, Any]) -> None:
-        kept = self._keep_transcript(one)
-        jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         if "error" in result:
+            jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
             self._end(one, "failed", f"{result['error']}: {result['message']}")
             return
+        kept = self._keep_transcript(one)
+        jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
         values = {**result["document"], "receipt": self._receipt(one, result["nodes"], kept)}
         sealed = receipts.seal(
             values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes()
