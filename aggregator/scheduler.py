@@ -26,7 +26,7 @@ from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
-from aggregator.parcels import Parcels
+from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
 from federation import study as studies
@@ -105,7 +105,7 @@ class Scheduler:
                 self.hub.file.parcel_gigabytes_per_node,
             )
         )
-        self.parcels = Parcels(self.hub.parcels, per_study, per_node)
+        self.parcels = Parcels(self.hub.parcels, per_study, per_node, self.attempt_of)
 
     # -- in
     def next_number(self) -> int:
@@ -483,12 +483,12 @@ class Scheduler:
                 proposals.append(proposal_of(one, asked))
         return proposals
 
-    def parties_of_link(self, study_hash: str) -> frozenset[str]:
-        """The nodes of a linked study that runs; none if there is no such study."""
+    def attempt_of(self, study_hash: str) -> Attempt | None:
+        """The attempt at a link that the run of a linked study has begun; None without one."""
         for one in database.in_states(self.engine, "running"):
             if one.study_hash == study_hash and one.parties:
-                return frozenset(one.parties.roles)
-        return frozenset()
+                return jobs.attempt(self.hub.jobs, job_name(one.number, one.attempts))
+        return None
 
     def ended(self, runs: Sequence[str]) -> list[str]:
         """Of the runs that a node keeps open, those that are not open here: it may have been

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,10 @@ def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
         _wait_for_nodes(post.grid, job, job.timeout_s)
 
     contract = job.contract.hash
-    return Linking(job.study, contract, job.run, parties, wait, send, look, job.timeout_s, say)
+    begin = partial(jobs.begin_attempt, post.folder, post.name)
+    return Linking(
+        job.study, contract, job.run, parties, wait, begin, send, look, job.timeout_s, say
+    )
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job, seconds: float) -> None:
