@@ -27,6 +27,11 @@ def load(path: Path | str, analysis: str) -> Any:
     model, listed in `feature_names_in_`; the term `sex[F]` of a category is 1 for F and else 0.
     InputError if the document has no such released model."""
     document = json.loads(Path(path).read_text(encoding="utf-8"))
+    return of(document, analysis, str(path))
+
+
+def of(document: Mapping[str, Any], analysis: str, path: str = "the result") -> Any:
+    """The same, from the content of result.json. `path` names it in messages."""
     if analysis not in document["analyses"]:
         raise errors.InputError(
             f"{path}: no analysis {analysis!r}; it has {', '.join(document['analyses'])}"
