@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from federation import contract as contracts
 from federation import credentials, datasets, errors
@@ -28,10 +28,8 @@ from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
+from federation.study_result import StudyResult
 from federation.tickets import REHEARSAL, RunTicket, ticket
-
-if TYPE_CHECKING:
-    import pandas
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
 MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
@@ -145,7 +143,7 @@ class Hub:
         The hub first drafts the run: its number, its nodes and its deadline. The signature covers
         these, the study and the contract, so the nodes answer one run and no other.
 
-        `contract`: by default DATASET.yaml beside the study; of a study with a link, by dataset.
+        `contract`: by default DATASET.yaml beside the study; of several datasets, by dataset.
         `deadline_s`: how long the hub waits
         for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
@@ -251,8 +249,8 @@ class Hub:
     def _loaded(
         self, study: Study | Path | str, contract: GivenContract
     ) -> tuple[Study, Contract, Mapping[str, Contract]]:
-        """The study in this coordinator's name, its contract, and of a study with a link the
-        contracts of its datasets."""
+        """The study in this coordinator's name, its contract, and the contracts of its datasets if
+        it has several."""
         folder = None
         if not isinstance(study, Study):
             path = Path(study)
@@ -293,11 +291,6 @@ def _load_contracts(
     study: Study, given: GivenContract, folder: Path | None
 ) -> Mapping[str, Contract]:
     """Of each dataset of a study: as given by name, or NAME.yaml in the study's folder."""
-    if study.link is None:
-        raise errors.StudyError(
-            f"study {study.study}: a study of several datasets without a link runs in `hdh "
-            "simulate` only; submit one study for each dataset"
-        )
     if isinstance(given, Mapping):
         return given
     if folder is None or given is not None:
@@ -384,61 +377,6 @@ def _wait_until_ready(channel: Any, grpc: Any) -> None:
             "the hub has not answered for five minutes; ask its operator, then run `hdh study "
             "watch` again"
         ) from None
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """The content of result.json, with its tables as data frames."""
-
-    document: dict[str, Any] = field(repr=False)
-
-    @property
-    def tables(self) -> dict[str, list[str]]:
-        """The names of the tables, by analysis."""
-        analyses = self.document["analyses"].items()
-        return {name: list(analysis["tables"]) for name, analysis in analyses}
-
-    def table(
-        self, name: str, analysis: str | None = None, frame: Literal["pandas", "polars"] = "pandas"
-    ) -> Any:
-        """A table as a data frame. Give `analysis` if several have a table of this name."""
-        holders = [
-            holder
-            for holder, tables in self.tables.items()
-            if name in tables and analysis in (None, holder)
-        ]
-        if len(holders) != 1:
-            count = "more than one" if holders else "no"
-            place = f" of {analysis}" if analysis else ""
-            raise errors.InputError(f"{count} table {name!r}{place}; there are {self._list()}")
-        rows = self.document["analyses"][holders[0]]["tables"][name]
-        if frame == "polars":
-            import polars
-
-            return polars.DataFrame(rows)
-        import pandas
-
-        return pandas.DataFrame(rows)
-
-    def _list(self) -> str:
-        """The names of all tables, as in an error message."""
-        return "; ".join(
-            f"{analysis}: {', '.join(tables) or 'none'}" for analysis, tables in self.tables.items()
-        )
-
-    def save(self, path: Path | str) -> None:
-        Path(path).write_text(
-            json.dumps(self.document, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
-
-    def _repr_html_(self) -> str:
-        parts = [f"<h3>{escape(self.document['title'])}</h3>"]
-        for analysis, tables in self.tables.items():
-            for name in tables:
-                frame: pandas.DataFrame = self.table(name, analysis)
-                title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"
-                parts.append(title + frame.head(20).to_html(index=False))
-        return "".join(parts)
 
 
 def _status(reply: Any) -> Status:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.api.result import Result
-from federation.client import StudyResult
+from federation.study_result import StudyResult
 
 if TYPE_CHECKING:
     import pandas
@@ -34,7 +34,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         if self.same:
             return "<p>The results are the same.</p>"
-        return self.tidy().to_html(index=False)
+        return str(self.tidy().to_html(index=False))
 
 
 def compare(a: StudyResult | Path | str, b: StudyResult | Path | str) -> Comparison:

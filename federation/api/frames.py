@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ def datasets(
             )
         held[name] = node_sites.dataset_of(contracts[dataset], _stored(name, rows, folder))
     return held
+
+
+def are_copies(held: Iterable[Dataset], folder: Path) -> bool:
+    """Whether all rows lie in `folder`, where nobody else changes them."""
+    return all(Path(dataset.source).parent == folder for dataset in held)
 
 
 def _stored(name: str, rows: Any, folder: Path) -> str:

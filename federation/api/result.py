@@ -9,8 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from federation import client, errors
+from federation import errors
 from federation.api.figures import Drawing
+from federation.study_result import StudyResult
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Result(client.StudyResult):
+class Result(StudyResult):
     """The content of result.json. `result["model"]` is one analysis."""
 
     @classmethod
@@ -214,7 +215,7 @@ class AnalysisResult:
         if self.content["status"] != "released":
             reason = escape(str(self.content["reason"]))
             return f"{title}<p>{escape(self.content['status'])}: {reason}</p>"
-        return title + self.tidy().head(20).to_html(index=False)
+        return title + str(self.tidy().head(20).to_html(index=False))
 
 
 def _has_interval(row: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from aggregator.report import words
-from federation.api import compare
+from federation.api.comparison import compare
 from federation.cli.actions import tables
 
 MAX_LINES = 200

@@ -31,7 +31,7 @@ CONTRACT: dict[str, Any] = {
         "id": {"type": "string"},
         "age": {"type": "number", "range": [18, 110]},
         "sex": {"type": "category", "levels": ["f", "m"]},
-        "time": {"type": "number", "range": [0, 240]},
+        "time": {"type": "number", "range": [0, 240], "step": 1},
         "died": {"type": "boolean"},
     },
 }
@@ -221,7 +221,7 @@ def test_nodes_that_cannot_be_read_are_named_with_a_remedy(
 
 def test_the_copies_of_the_rows_are_private_and_removed() -> None:
     nodes = fed.simulate(FRAMES, CONTRACT)
-    folder = Path(nodes._folder.name)
+    folder = nodes._folder
     assert folder.stat().st_mode & 0o077 == 0 and len(list(folder.iterdir())) == 3
     nodes.close()
     assert not folder.exists()
@@ -274,7 +274,7 @@ def test_notebooks_show_a_study_a_result_and_a_figure(
     assert result["curves"].plot()._repr_html_().count("<svg") == 1
     result["hazards"].forest("age").save(tmp_path / "age.svg")
     assert all(name in (tmp_path / "age.svg").read_text() for name in (*FRAMES, "all nodes"))
-    assert "study" in result.report(tmp_path / "out").read_text()
+    assert "hazards" in result.report(tmp_path / "out").read_text()
 
 
 def test_the_estimator_of_a_result_predicts_the_released_odds(result: fed.Result) -> None:
