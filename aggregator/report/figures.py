@@ -154,9 +154,9 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
     """One term: the estimates of each node and of all nodes together, with intervals; a ratio on a
     log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
-    lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [
-        ("all nodes", pooled)
-    ]
+    lines = [
+        (node, row) for node, row in by_node.items() if row.get(ratio or "estimate") is not None
+    ] + [("all nodes", pooled)]
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()

@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import figures, words
+from aggregator.report import figures, intervals, words
 
-RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
 
@@ -106,7 +105,8 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
         return []
     drawn = []
     for row in terms[:12]:
-        ratio = next((name for name in RATIOS if name in row), "")
+        columns = intervals.of(row)
+        ratio = columns.estimate if columns and columns.is_ratio else ""
         drawn.append(
             figures.forest(
                 row,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation import errors
+from federation.api import features
 from federation.api.figures import Drawing
 from federation.study_result import StudyResult
 
 if TYPE_CHECKING:
     import pandas
 
-RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
 COUNTS = {"people": "n", "events": "n_event"}  # as the columns of tables are named
 Rows = Sequence[Mapping[str, Any]]
 
@@ -110,27 +110,26 @@ class AnalysisResult:
         )
 
     def augment(self, frame: Any) -> pandas.DataFrame:
-        """Your own rows with the column `fitted`, what the released model predicts for them.
+        """Your own rows with the column `fitted`, what the released model predicts for them: the
+        probability of a yes, a number, or the log of a relative risk; for components, a column
+        for each. It is missing where a column of the model is.
 
-        `frame`: with a column for each feature of `estimator()`. The rows of the nodes stay with
-        them."""
+        `frame`: with the columns of the model, categories as the contract's levels. The rows of the
+        nodes stay with them."""
+        import numpy
         import pandas
 
         estimator = self.estimator()
         if hasattr(frame, "to_pandas"):
             frame = frame.to_pandas()
-        names = list(estimator.feature_names_in_)
-        absent = [name for name in names if name not in frame.columns]
-        if absent:
-            raise errors.InputError(
-                f"{self.name}: the frame lacks the columns {', '.join(absent)}; the term 'sex[F]' "
-                "of a category is 1 for F and else 0"
-            )
-        if hasattr(estimator, "predict_proba"):
-            fitted = estimator.predict_proba(frame[names])[:, 1]
-        else:
-            fitted = estimator.predict(frame[names])
-        return pandas.DataFrame(frame).assign(fitted=fitted)
+        frame = pandas.DataFrame(frame)
+        X = features.of(frame, list(estimator.feature_names_in_), self.name)
+        is_complete = X.notna().all(axis=1).to_numpy()
+        for name, values in _fitted(estimator, X[is_complete]).items():
+            column = numpy.full(len(frame), numpy.nan)
+            column[is_complete] = values
+            frame = frame.assign(**{name: column})
+        return frame
 
     def estimator(self) -> Any:
         """The released model as a scikit-learn estimator. InputError if the analysis has none."""
@@ -139,55 +138,73 @@ class AnalysisResult:
         return estimators.of(self.document, self.name)
 
     def plot(self) -> Drawing:
-        """The figures of the report: curves, forests, histograms."""
+        """The figures of the report; of an analysis without one, its estimates with intervals."""
         from aggregator.document import AnalysisDocument
-        from aggregator.report import html
+        from aggregator.report import html, intervals
 
         self._check_released()
         drawn = html.drawn(AnalysisDocument.model_validate(self.content))
-        if not drawn:
-            raise errors.InputError(
-                f"{self.name}: run: {self.content['run']} has no figure; its tables are "
-                f"{', '.join(self.tables)}"
-            )
-        return Drawing(tuple(drawn))
+        if drawn:
+            return Drawing(tuple(drawn))
+        if intervals.drawable(self.content["tables"])[0]:
+            return self.forest()
+        raise errors.InputError(
+            f"{self.name}: run: {self.content['run']} has no figure; its tables are "
+            f"{', '.join(self.tables)}; the analyses with a figure are "
+            f"{', '.join(sorted(intervals.FIGURES))}"
+        )
 
     def forest(self, term: str | None = None) -> Drawing:
-        """All terms of a model below each other, or one `term` with each node's estimate."""
-        from aggregator.report import figures
+        """All estimates with intervals below each other, or one `term` with each node's."""
+        from aggregator.report import figures, intervals
 
-        rows = [row for row in self._rows(self.content, None) if _has_interval(row)]
+        self._check_released()
+        table, rows = intervals.drawable(self.content["tables"])
         if not rows:
             raise errors.InputError(
-                f"{self.name}: run: {self.content['run']} has no terms with intervals to draw"
+                f"{self.name}: run: {self.content['run']} has no estimates with intervals to draw; "
+                f"the analyses with a forest plot are {', '.join(intervals.ANALYSES)}"
             )
-        ratio = next((name for name in RATIOS if name in rows[0]), "")
+        columns = intervals.of(rows[0])
+        assert columns is not None
+        ratio = columns.estimate if columns.is_ratio else ""
         if term is not None:
-            return Drawing((figures.forest(self._row(rows, term), self._nodes_of(term), ratio),))
-        low, high = (f"{ratio}_low", f"{ratio}_high") if ratio else ("conf_low", "conf_high")
+            row = self._row(table, rows, term)
+            return Drawing((figures.forest(row, self._nodes_of(table, term), ratio),))
         lines = [
-            (row["term"], row[ratio or "estimate"], row[low], row[high], None)
-            for row in rows
-            if row["term"] != "(Intercept)"
-        ]
-        label = ratio.replace("_", " ") or "estimate"
-        return Drawing((figures.intervals(lines, label, is_ratio=bool(ratio)),))
-
-    def _row(self, rows: Rows, term: str) -> Mapping[str, Any]:
-        found = {row["term"]: row for row in rows}
-        if term not in found:
-            raise errors.InputError(
-                f"{self.name}: no term {term!r} with an interval; the terms are {', '.join(found)}"
+            (
+                intervals.label(row, table),
+                row[columns.estimate],
+                row[columns.low],
+                row[columns.high],
+                None,
             )
-        return found[term]
+            for row in rows
+            if row.get("term") != intervals.INTERCEPT
+        ]
+        label = columns.estimate.replace("_", " ")
+        return Drawing((figures.intervals(lines, label, is_ratio=columns.is_ratio),))
 
-    def _nodes_of(self, term: str) -> dict[str, Mapping[str, Any]]:
+    def _row(self, table: str, rows: Rows, term: str) -> Mapping[str, Any]:
+        from aggregator.report import intervals
+
+        labelled = {intervals.label(row, table): row for row in rows}
+        if term not in labelled:
+            raise errors.InputError(
+                f"{self.name}: no term {term!r} with an interval; the terms are "
+                f"{', '.join(labelled)}"
+            )
+        return {**labelled[term], "term": term}
+
+    def _nodes_of(self, table: str, term: str) -> dict[str, Mapping[str, Any]]:
         """The row of a term at each node."""
+        from aggregator.report import intervals
+
         return {
             node: row
             for node, part in self.content["by_node"].items()
-            for row in part["tables"].get("coefficients", ())
-            if row["term"] == term and _has_interval(row)
+            for row in part["tables"].get(table, ())
+            if intervals.label(row, table) == term and intervals.of(row)
         }
 
     def _rows(self, part: Mapping[str, Any], table: str | None) -> Rows:
@@ -218,11 +235,16 @@ class AnalysisResult:
         return title + str(self.tidy().head(20).to_html(index=False))
 
 
-def _has_interval(row: Mapping[str, Any]) -> bool:
-    return "term" in row and row.get("conf_low") is not None
-
-
 def _frame(rows: Any) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(list(rows))
+
+
+def _fitted(estimator: Any, X: pandas.DataFrame) -> dict[str, Any]:
+    """Columns (n_rows,): the probability of a yes, the prediction, or each component."""
+    if not hasattr(estimator, "predict"):
+        return {f"fitted_{i}": column for i, column in enumerate(estimator.transform(X).T, 1)}
+    if hasattr(estimator, "predict_proba"):
+        return {"fitted": estimator.predict_proba(X)[:, 1]}
+    return {"fitted": estimator.predict(X)}

@@ -21,6 +21,7 @@ from federation import errors
 from federation import study as studies
 from federation.api import yaml_text
 from federation.cli.main import app
+from nodes import study_opening
 from strategies import registry
 
 CONTRACT: dict[str, Any] = {
@@ -219,6 +220,60 @@ def test_nodes_that_cannot_be_read_are_named_with_a_remedy(
         fed.simulate(frames, CONTRACT)
 
 
+@pytest.fixture
+def openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The datasets whose rows the nodes have opened, one entry for each node."""
+    opened: list[str] = []
+    real = study_opening.open_session
+
+    def counted(study: studies.Study, *rest: Any) -> Any:
+        opened.append(study.dataset)
+        return real(study, *rest)
+
+    monkeypatch.setattr(study_opening, "open_session", counted)
+    return opened
+
+
+def test_a_second_run_of_a_study_reads_no_rows_and_gives_the_same(openings: list[str]) -> None:
+    study = exact().describe("ages", ["age"])
+    with fed.simulate(FRAMES, CONTRACT) as nodes:
+        first, second = (study.run(nodes, progress=False) for _ in range(2))
+        assert len(openings) == 3 and fed.compare(first, second).same
+        other = exact().describe("ages", ["sex"])
+        other.run(nodes, progress=False)
+        assert len(openings) == 6  # another study opens the rows again
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        fed.Study("people", epsilon=5).describe("ages", ["age"]),
+        exact(secure_sum=True).describe("ages", ["age"]),
+    ],
+    ids=["noise", "secure sum"],
+)
+def test_nodes_with_noise_or_masks_begin_anew_at_each_run(
+    study: fed.Study, openings: list[str]
+) -> None:
+    with fed.simulate(FRAMES, CONTRACT) as nodes:
+        for _ in range(2):
+            study.run(nodes, progress=False)
+    assert len(openings) == 6
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.csv" for name in FRAMES}
+    study = exact().describe("ages", ["age"])
+    for path in paths.values():
+        people(1).to_csv(path, index=False)
+    with fed.simulate(paths, CONTRACT) as nodes:
+        first = study.run(nodes, progress=False)["ages"].glance()["n"].iloc[0]
+        for path in paths.values():
+            people(1, 150).to_csv(path, index=False)
+        second = study.run(nodes, progress=False)["ages"].glance()["n"].iloc[0]
+    assert (first, second) == (600, 450)
+
+
 def test_the_copies_of_the_rows_are_private_and_removed() -> None:
     nodes = fed.simulate(FRAMES, CONTRACT)
     folder = nodes._folder
@@ -285,6 +340,19 @@ def test_the_estimator_of_a_result_predicts_the_released_odds(result: fed.Result
     assert fitted.tolist() == pytest.approx([1 / (1 + np.exp(-eta))])  # the logistic function
 
 
+def test_rows_are_augmented_by_the_contracts_columns_and_missing_where_they_are(
+    result: fed.Result,
+) -> None:
+    mine = pandas.DataFrame({"age": [40.0, np.nan, 40.0], "sex": ["m", "m", "f"]}, index=[7, 7, 7])
+    rows = result["risk"].tidy().set_index("term")["estimate"]
+    fitted = result["risk"].augment(mine)["fitted"].tolist()
+    odds = np.log(np.array(fitted) / (1 - np.array(fitted)))
+    assert odds[0] - odds[2] == pytest.approx(rows["sex[m]"]) and np.isnan(odds[1])
+    assert result["hazards"].augment(mine)["fitted"][7].iloc[0] == pytest.approx(
+        40 * result["hazards"].tidy()["estimate"][0] + result["hazards"].tidy()["estimate"][1]
+    )
+
+
 def test_a_comparison_says_which_number_differs_and_by_how_much(
     result: fed.Result, tmp_path: Path
 ) -> None:
@@ -306,7 +374,12 @@ def test_a_comparison_says_which_number_differs_and_by_how_much(
 
 
 def test_the_import_alone_loads_no_analysis_no_frame_and_no_network() -> None:
-    heavy = ["pandas", "sklearn", "scipy", "grpc", "flwr", "torch", "duckdb", "pydantic"]
-    code = f"import sys, federation as fed; print([m for m in {heavy!r} if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    code = "import sys, federation as fed; {verb} print([m for m in {heavy} if m in sys.modules])"
+    libraries = ["sklearn", "scipy", "grpc", "flwr", "torch", "duckdb", "cryptography"]
+    for verb, heavy in (
+        ("", [*libraries, "pandas", "numpy", "pydantic"]),
+        ("fed.Study; fed.simulate;", [*libraries, "pandas"]),
+    ):
+        command = [sys.executable, "-c", code.format(verb=verb, heavy=heavy)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert shown.stdout.strip() == "[]", verb
