@@ -145,7 +145,7 @@ class Holders:
         return sorted(self.roles or self.held)
 
     def named(self, role: str) -> list[str]:
-        return sorted(node for node, own in self.roles.items() if own == role)
+        return sorted(node for node, node_role in self.roles.items() if node_role == role)
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def result(engine: sa.Engine, run: int) -> str:
 
 # -- who is enrolled
 def invite(
-    engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float
+    engine: sa.Engine, secret_hash: str, name: str, role: str, invited: float, expires: float
 ) -> None:
     """Stores an invitation; it replaces an unused one of the same name."""
     with engine.begin() as connection:
@@ -311,7 +311,7 @@ def invite(
         )
         connection.execute(
             invitations.insert().values(
-                secret_hash=secret_hash, name=name, role=role, made=made, expires=expires
+                secret_hash=secret_hash, name=name, role=role, made=invited, expires=expires
             )
         )
 

@@ -43,7 +43,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
         refused = admit(query, context, now) or _rolled_back(query, context)
         tasks = refused or _plan(study, context)
         if isinstance(tasks, Refusal):
-            return Reply(site.name, query.round, dict.fromkeys(mine, said(tasks, site)))
+            return Reply(site.name, query.round, dict.fromkeys(mine, as_sent(tasks, site)))
         answers = _answers(query, mine, tasks, context, now)
     except errors.LedgerError:
         return Reply(
@@ -51,7 +51,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
             query.round,
             dict.fromkeys(
                 mine,
-                said(
+                as_sent(
                     Refusal("ledger", "this node's ledger is not in order: ask its producer"), site
                 ),
             ),
@@ -98,7 +98,7 @@ def _answers(
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
-        task: said(state, site) for task, state in states.items() if isinstance(state, Refusal)
+        task: as_sent(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
     if (
@@ -109,9 +109,9 @@ def _answers(
         return refusals
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
-        return refusals | dict.fromkeys(admitted, said(session.refused, site))
+        return refusals | dict.fromkeys(admitted, as_sent(session.refused, site))
     refusals |= {
-        task: said(session.absent[task.analysis], site)
+        task: as_sent(session.absent[task.analysis], site)
         for task in admitted
         if task.analysis in session.absent
     }
@@ -141,7 +141,7 @@ def _plan(study: Study, context: NodeContext) -> dict[str, AnyTask] | Refusal:
     return context.plans[study.hash]
 
 
-def said(refused: Refusal, site: Site) -> Refusal:
+def as_sent(refused: Refusal, site: Site) -> Refusal:
     return (
         Refusal("refused", "this node does not answer; ask its producer")
         if site.policy.terse

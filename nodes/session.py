@@ -71,9 +71,9 @@ class NodeContext:
     def identity(self) -> bytes:
         return state_folder.identity(self.site.state)
 
-    def audit(self, event: str, **what: Any) -> None:
+    def audit(self, event: str, **details: Any) -> None:
         if self.site.state is not None:
-            audit.write(state_folder.made(self.site.state) / state_folder.AUDIT, event, **what)
+            audit.write(state_folder.create(self.site.state) / state_folder.AUDIT, event, **details)
 
     def salt(self, about: str) -> bytes:
         """A secret salt that nobody outside can guess; each purpose has another one."""

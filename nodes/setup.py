@@ -76,7 +76,7 @@ def init(folder: Path, name: str) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
-    state_folder.public_identity(state_folder.made(folder / "state"))
+    state_folder.public_identity(state_folder.create(folder / "state"))
     return path
 
 
@@ -160,7 +160,7 @@ def remove_dataset(path: Path, name: str) -> None:
 def _with_line(path: Path, text: str, line: str) -> str:
     after, changed = re.subn(
         r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
-        lambda found: "datasets:\n" + line,
+        lambda match: "datasets:\n" + line,
         text,
         count=1,
     )

@@ -197,11 +197,11 @@ class RosterFile(Frozen):
 
 @dataclass(frozen=True)
 class View:
-    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays.
-    `columns`: its own column behind each column of the joint contract; columns of other datasets
-    are absent."""
+    """A node's dataset as one of several side by side. `held_contract`: its own contract, whose
+    budget pays. `columns`: its own column behind each column of the joint contract; columns of
+    other datasets are absent."""
 
-    own: Contract
+    held_contract: Contract
     columns: Mapping[str, str]
 
 
@@ -238,7 +238,7 @@ class Dataset:
     @property
     def paying(self) -> Contract:
         """The contract whose budget pays for answers."""
-        return self.contract if self.view is None else self.view.own
+        return self.contract if self.view is None else self.view.held_contract
 
     @property
     def as_held(self) -> Dataset:
@@ -251,7 +251,11 @@ class Dataset:
         if self.view is None:
             return self.contract.columns[column].use
         contract_column = self.view.columns.get(column)
-        return self.view.own.columns[contract_column].use if contract_column is not None else ()
+        return (
+            self.view.held_contract.columns[contract_column].use
+            if contract_column is not None
+            else ()
+        )
 
     def own_columns(self, columns: Iterable[str]) -> frozenset[str]:
         """The columns under the names of the contract that pays, under which the ledger keeps

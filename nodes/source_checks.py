@@ -56,7 +56,7 @@ def record(state: Path, name: str, dataset: Dataset, passed: bool) -> None:
     checked = {key: value for key, value in _read(state).items() if key != name}
     if passed:
         checked[name] = fingerprint(dataset)
-    path = state_folder.made(state) / FILE
+    path = state_folder.create(state) / FILE
     part = path.with_name(f"{FILE}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(checked, indent=2), encoding="utf-8")

@@ -124,10 +124,10 @@ def nodes_of_files(
         return [_node_of_site(site, study, tasks, contract, taking_part) for site in sites_]
     placed = [(site, side_by_side.placed(study, contract, loaded, site)) for site in sites_]
     return [
-        PlannedNode(site.name, None, refusal=one)
-        if isinstance(one, Refusal)
-        else _node_of_site(one, study, tasks, contract, taking_part)
-        for site, one in placed
+        PlannedNode(site.name, None, refusal=placed_site)
+        if isinstance(placed_site, Refusal)
+        else _node_of_site(placed_site, study, tasks, contract, taking_part)
+        for site, placed_site in placed
     ]
 
 

@@ -22,7 +22,7 @@ def site_and_state(path: Path) -> tuple[Site, Path]:
     """The node's configuration, and its state folder, created if it is missing."""
     site = sites.load(path)
     assert site.state is not None
-    return site, state_folder.made(site.state)
+    return site, state_folder.create(site.state)
 
 
 def audit_path(path: Path) -> Path:

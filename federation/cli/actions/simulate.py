@@ -222,7 +222,7 @@ def _held(
         if colon and dataset in contracts:
             held |= _named([f"{name}={file}"], contracts[dataset])
             continue
-        fitting = [one for one in contracts.values() if _fits(Dataset(one, path))]
+        fitting = [contract for contract in contracts.values() if _fits(Dataset(contract, path))]
         if len(fitting) != 1:
             raise errors.InputError(
                 f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} "
