@@ -122,16 +122,16 @@ def _components(result: Analysis) -> Any:
     scaler = _named(StandardScaler(), names)
     scaler.mean_ = np.array([row["mean"] for row in tables["columns"]])
     scaler.scale_ = np.array([row["sd"] for row in tables["columns"]])
-    kept = [row["component"] for row in tables["variance"]]
+    names_of_components = [row["component"] for row in tables["variance"]]
     loadings = {(row["component"], row["term"]): row["estimate"] for row in tables["loadings"]}
-    components = PCA(len(kept))
+    components = PCA(len(names_of_components))
     components.components_ = np.array(
-        [[loadings[component, name] for name in names] for component in kept]
+        [[loadings[component, name] for name in names] for component in names_of_components]
     )
     components.mean_ = np.zeros(len(names))
     components.explained_variance_ = np.array([row["variance"] for row in tables["variance"]])
     components.explained_variance_ratio_ = np.array([row["share"] for row in tables["variance"]])
-    components.n_components_, components.n_features_in_ = len(kept), len(names)
+    components.n_components_, components.n_features_in_ = len(names_of_components), len(names)
     return Pipeline([("scale", scaler), ("components", components)])
 
 

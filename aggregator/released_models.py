@@ -46,8 +46,8 @@ class Released(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         rows: Floats
         if hasattr(X, "columns"):
-            known = set(self.names) <= set(X.columns)
-            chosen = X[list(self.names)] if known else X
+            has_all = set(self.names) <= set(X.columns)
+            chosen = X[list(self.names)] if has_all else X
             rows = validate_data(self, chosen, reset=False, dtype=np.float64)
             return rows
         rows = check_array(X, dtype=np.float64)

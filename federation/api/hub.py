@@ -84,11 +84,15 @@ class AtHub:
 
 
 def _one_contract(name: str, held: Sequence[client.Held]) -> Contract:
-    found = {one.contract.hash: one.contract for one in held if one.contract.dataset == name}
-    if len(found) != 1:
-        count = "no node holds it" if not found else "the nodes hold it under unlike contracts"
+    contracts = {
+        holding.contract.hash: holding.contract
+        for holding in held
+        if holding.contract.dataset == name
+    }
+    if len(contracts) != 1:
+        count = "no node holds it" if not contracts else "the nodes hold it under unlike contracts"
         raise errors.StudyError(
             f"dataset {name!r}: {count}; see `hdh study datasets`, and give `contract` to "
             "fed.connect"
         )
-    return next(iter(found.values()))
+    return next(iter(contracts.values()))

@@ -364,8 +364,8 @@ def test_a_comparison_says_which_number_differs_and_by_how_much(
     assert rows["analysis"].tolist() == ["hazards", "curves"]
     assert rows.loc[0, ["table", "row", "column"]].tolist() == ["coefficients", "age", "estimate"]
     assert rows.loc[0, "difference"] == pytest.approx(1)
-    for name, one in (("a", result), ("b", changed)):
-        one.save(tmp_path / f"{name}.json")
+    for name, saved in (("a", result), ("b", changed)):
+        saved.save(tmp_path / f"{name}.json")
     paths = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     shown = CliRunner().invoke(app, ["study", "compare", *paths, "--format", "json"])
     assert [row["column"] for row in json.loads(shown.output)] == ["estimate", "there"]
