@@ -503,6 +503,11 @@ def submitted(engine: sa.Engine, number: int) -> Submitted:
     return _studies(engine, studies.c.number == number)[0]
 
 
+def by_number(engine: sa.Engine, number: int) -> Submitted | None:
+    rows = _studies(engine, studies.c.number == number)
+    return rows[0] if rows else None
+
+
 def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | None:
     """A study by its number, by its hash or the start of the hash, or by its name (the newest of
     that name). `coordinator`: consider only the studies of this coordinator."""

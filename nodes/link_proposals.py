@@ -13,11 +13,12 @@ import pydantic
 
 from federation import errors
 from federation.contract import Contract
+from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.study import Study
 from federation.tickets import RunTicket
 from nodes import link_words, links, service
-from nodes.links import LinkPlan, Role
+from nodes.links import LinkPlan
 from nodes.site import Site
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
+from federation.linkage.routes import Role
 from federation.linkage.sealing import Channel
 from federation.linkage.table import LinkedColumn, LinkedTable
 from federation.messages import Refusal
@@ -48,7 +49,6 @@ from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 from strategies import used_columns
 
-Role = Literal["left", "right", "helper"]
 FOLDER = "links"
 
 
@@ -248,11 +248,13 @@ class Party:
         return sealing.unseal(channel, self.relay.take(channel))
 
 
-def terms(plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext) -> LinkTerms:
-    """Of one left holder. The roster is this node's own."""
+def terms(
+    plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext, run: str = ""
+) -> LinkTerms:
+    """Of one left holder. The roster is this node's own. `run`: as in Query."""
     parties = (left, right, plan_.link.helper)
     roster = {name: context.site.roster[name] for name in parties if name in context.site.roster}
-    return LinkTerms(plan_.study.hash, attempt, *parties, plan_.rules, roster)
+    return LinkTerms(plan_.study.hash, run, attempt, *parties, plan_.rules, roster)
 
 
 def meet(terms_: LinkTerms, context: NodeContext) -> tuple[Meeting, bytes]:

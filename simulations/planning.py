@@ -14,6 +14,7 @@ from federation import schema as schemas
 from federation.client import NodeState
 from federation.contract import Contract
 from federation.disclosure.rules import Rules
+from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
@@ -21,7 +22,7 @@ from federation.study import Privacy, Study
 from nodes import functionals, ledger, links, service, side_by_side, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
-from nodes.links import LinkPlan, Role
+from nodes.links import LinkPlan
 from nodes.site import Site
 from strategies import budget, registry
 from strategies.protocol import AnyTask, Sampling

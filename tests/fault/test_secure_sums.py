@@ -288,13 +288,16 @@ def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> No
 
 # -- a hub that asks otherwise
 def letters(
-    study: Study, contexts: Sequence[NodeContext], phase: Phase, names: Sequence[str] = NAMES
+    study: Study,
+    contexts: Sequence[NodeContext],
+    phase: Phase,
+    names: Sequence[str] = NAMES,
+    round_: int = 1,
 ) -> dict[str, Any]:
     """What each node answers to a query of our own making."""
     task = registry.plan(study, CONTRACT)["a"]
-    query = Query(
-        study, CONTRACT.hash, 1, tuple(names), {TaskId("a"): task.analysis.start(task)}, phase=phase
-    )
+    states = {TaskId("a"): task.analysis.start(task)}
+    query = Query(study, CONTRACT.hash, round_, tuple(names), states, phase=phase)
     return {
         context.site.name: service.answer(query, context, federations.NOW).answers[TaskId("a")]
         for context in contexts
@@ -330,6 +333,19 @@ def test_the_hub_begins_in_the_middle(sites: list[Site]) -> None:
             isinstance(answer, Refusal) and "takes no part" in answer.remedy
             for answer in answers.values()
         )
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_phase_under_another_round_than_its_sum_is_refused(phase: str, sites: list[Site]) -> None:
+    """A node signs the round with its reply, so it must be the round of the sum."""
+    study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
+    contexts = local.contexts_of(sites)
+    letters(study, contexts, Phase("advertise", "x", {}))
+    answers = letters(study, contexts, Phase(phase, "x", {}), round_=2)
+    assert all(
+        isinstance(answer, Refusal) and "begun in another round" in answer.remedy
+        for answer in answers.values()
+    )
 
 
 @pytest.mark.parametrize("phase", PHASES[1:])

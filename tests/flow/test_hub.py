@@ -366,6 +366,11 @@ def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     assert "brest: its reply of round 1 does not bear its signature" in receipts.verify(
         document, None, {}
     )
+    for label in ({"round": 2}, {"phase": "mask"}, {"left": "lyon"}):
+        changed = json.loads(json.dumps(document))
+        changed["receipt"]["nodes"]["lyon"]["replies"][0] |= label
+        wrong = f"lyon: its reply of round {label.get('round', 1)} does not bear its signature"
+        assert wrong in receipts.verify(changed, None, {})
     assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith(
         "it has no receipt"
     )
