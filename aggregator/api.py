@@ -190,14 +190,14 @@ class Nodes(hub_pb2_grpc.NodesServicer):
     ) -> Iterator[hub_pb2.Notice]:
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
-        holdings = {
-            holding.dataset: {
+        holdings: dict[str, list[Mapping[str, Any]]] = {}
+        for holding in request.holdings:
+            held = {
                 "contract": holding.contract_hash,
                 "people": holding.people or None,
                 "written": holding.contract,
             }
-            for holding in request.holdings
-        }
+            holdings.setdefault(holding.dataset, []).append(held)
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
         notices = scheduler.connections.connect(node.name)
         context.add_callback(lambda: notices.put(None))
@@ -270,11 +270,10 @@ class Nodes(hub_pb2_grpc.NodesServicer):
     # -- sealed messages of a link
     @_with_status
     def Put(self, request: hub_pb2.Parcel, context: grpc.ServicerContext) -> hub_pb2.Empty:
-        sender = self._party(request.study_hash, context)
+        sender, _ = _caller(self.scheduler, context, "node")
         address = Address(
-            request.study_hash, request.attempt, sender, request.receiver, request.kind
+            request.study_hash, request.attempt, sender.name, request.receiver, request.kind
         )
-        self._check_receiver(request.study_hash, request.receiver)
         try:
             self.scheduler.parcels.put(
                 address, request.number, Part(request.content, request.sha256, request.is_last)
@@ -289,9 +288,9 @@ class Nodes(hub_pb2_grpc.NodesServicer):
     def Take(
         self, request: hub_pb2.ParcelRequest, context: grpc.ServicerContext
     ) -> hub_pb2.ParcelReply:
-        receiver = self._party(request.study_hash, context)
+        receiver, _ = _caller(self.scheduler, context, "node")
         address = Address(
-            request.study_hash, request.attempt, request.sender, receiver, request.kind
+            request.study_hash, request.attempt, request.sender, receiver.name, request.kind
         )
         part = self.scheduler.parcels.take(address, request.number, PARCEL_S)
         if part is None:
@@ -299,16 +298,6 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         return hub_pb2.ParcelReply(
             is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
         )
-
-    def _party(self, study_hash: str, context: grpc.ServicerContext) -> str:
-        """The calling node, if it takes part in a linked study that runs."""
-        node, _ = _caller(self.scheduler, context, "node")
-        self._check_receiver(study_hash, node.name)
-        return node.name
-
-    def _check_receiver(self, study_hash: str, name: str) -> None:
-        if name not in self.scheduler.parties_of_link(study_hash):
-            raise errors.RefusalError("this node takes part in no link of such a study that runs")
 
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
@@ -447,11 +436,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         request: hub_pb2.SubmitRequest,
         nodes: Mapping[str, Party],
     ) -> list[str]:
-        holding = [
-            name
-            for name, party in nodes.items()
-            if party.holdings.get(study.dataset, {}).get("contract") == contract.hash
-        ]
+        holding = [name for name, party in nodes.items() if party.holds(contract)]
         asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
@@ -461,7 +446,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             ]
             hint = "".join(
                 f"; {name} holds it under another contract"
-                + _differences(contract, nodes[name].holdings[study.dataset])
+                + _differences(contract, nodes[name].holdings[study.dataset][0])
                 for name in other_contract
             )
             raise errors.RefusalError(
@@ -487,7 +472,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 )
                 for node in database.enrolled(self.scheduler.engine, "node")
                 if node.revoked is None
-                for name, held in sorted(node.holdings.items())
+                for name, versions in sorted(node.holdings.items())
+                for held in versions
             ]
         )
 
@@ -564,7 +550,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
-            contracts=holders.contracts if holders else {},
+            contracts=holders.contracts if holders else {study.dataset: contract.canonical()},
             roles=holders.roles if holders else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
@@ -582,10 +568,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             reason = "did not answer" if online else "is not online"
             decision = hub_pb2.Decision(verdict="asked", reason=reason)
         party = database.party(self.scheduler.engine, node)
-        holdings = party.holdings if party else {}
-        people = max(
-            holdings.get(name, {}).get("people") or 0 for name in study.datasets or [study.dataset]
-        )
+        names = study.datasets or [study.dataset]
+        people = max((party.people(name) for name in names), default=0) if party else 0
         return hub_pb2.NodeState(
             node=node,
             verdict=decision.verdict,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aggregator.parcels import Attempt
 from aggregator.rounds import Outcome
 from aggregator.secure_sum import Send
 from federation import errors
@@ -68,15 +69,17 @@ class Reported:
 
 @dataclass(frozen=True)
 class Linking:
-    """`run`: as in Query. `wait`: for the parties to be online, which all must be. `send`: waits
-    for replies as long as for those of a round. `look`: for a moment. `patience_s`: the longest
-    time in which no message moves. `say`: shows the progress."""
+    """`run`: as in Query. `wait`: for the parties to be online, which all must be. `begin`: told of
+    an attempt before its parties are, so that the hub takes its messages and those of no other.
+    `send`: waits for replies as long as for those of a round. `look`: for a moment. `patience_s`:
+    the longest time in which no message moves. `say`: shows the progress."""
 
     study: Study
     contract_hash: str
     run: str
     parties: Parties
     wait: Callable[[], Any]
+    begin: Callable[[Attempt], Any]
     send: Send
     look: Send
     patience_s: float
@@ -139,6 +142,7 @@ def _join(linking: Linking, left: str) -> Reported | None:
     """One left holder with the right one; what may be told of it."""
     linking.say(f"linking {left}")
     attempt, names = secrets.token_hex(16), linking.parties.of_left(left)
+    linking.begin(Attempt(attempt, *names))
     of_left = {"left": left.encode()}
     met = _expect(
         linking, _ask(linking, linking.send, names, "meet", attempt, of_left), "meet", names

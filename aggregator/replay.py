@@ -1,8 +1,8 @@
 """A replay of an exact study: each state computed again from the sums before it.
 
 It catches a hub that chose a state, a total or a result. The nodes have signed their replies
-together with the queries, so the hub cannot show other states than those that it asked at. Without
-a secure sum each node has also signed its part of every total.
+together with the queries, their rounds and their phases, so the hub cannot show other states than
+those that it asked at. Without a secure sum each node has also signed its part of every total.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def _asks_the_same(query: Query, asked: Query | None) -> bool:
 
 
 def _of_phases(node: str, record: Mapping[str, Any], transcript_: Transcript) -> Iterator[str]:
-    """Of a secure sum. A node signs neither round nor phase, so the hub may write another one to
-    hide a query: but then a phase of a round has two replies, or none that the study has."""
+    """Of a secure sum: one reply at most to each phase of a round, and to none that the study does
+    not have. The node has signed round and phase, so a query of a hidden sum cannot take the place
+    that a lost node leaves in another."""
     possible = {(round_.query.round, phase) for round_ in transcript_.rounds for phase in PHASES}
     for (number, phase), count in Counter(map(_label, record["replies"])).items():
         if count > 1 or (number, phase) not in possible:
@@ -113,8 +114,13 @@ def _label(reply: Mapping[str, Any]) -> tuple[int, str]:
     return reply["round"], reply["phase"]
 
 
+def _label_of(query: Query) -> tuple[int, str]:
+    asked = receipts.asked(query, "")
+    return asked.round, asked.phase
+
+
 def _of_parts(node: str, record: Mapping[str, Any], transcript_: Transcript) -> Iterator[str]:
-    """Without a secure sum each query carries states, whatever phase the hub writes beside it."""
+    """Without a secure sum each query carries states."""
     yield from _unshown_queries(node, record["replies"], transcript_)
     signed = {reply["reply"] for reply in record["replies"]}
     for round_ in transcript_.rounds:
@@ -128,8 +134,11 @@ def _unshown_queries(
     node: str, replies: Sequence[Mapping[str, Any]], transcript_: Transcript
 ) -> Iterator[str]:
     for reply in replies:
-        if reply["query"] not in transcript_.pushed:
+        content = transcript_.pushed.get(reply["query"])
+        if content is None:
             yield f"{node}: it answered a query of round {reply['round']} that is not shown"
+        elif _label(reply) != _label_of(codec.query_from_bytes(content)):
+            yield f"{node}: its reply of round {reply['round']} is to a query of another one"
 
 
 # -- what follows from what

@@ -15,17 +15,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, linked_studies, transcript
+from aggregator import database, enrolment, jobs, linked_studies, retention, transcript
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
-from aggregator.parcels import Parcels
+from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
 from federation import study as studies
@@ -39,6 +40,7 @@ from federation.tickets import REHEARSAL, RunTicket, ticket
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
+RETENTION_S = 3600.0  # between two looks for transcripts whose time is over
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
 # The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
@@ -103,7 +105,7 @@ class Scheduler:
                 self.hub.file.parcel_gigabytes_per_node,
             )
         )
-        self.parcels = Parcels(self.hub.parcels, per_study, per_node)
+        self.parcels = Parcels(self.hub.parcels, per_study, per_node, self.attempt_of)
 
     # -- in
     def next_number(self) -> int:
@@ -199,6 +201,7 @@ class Scheduler:
     def run(self, stop: threading.Event) -> None:
         self._resume()
         tidied = 0.0
+        looked = -RETENTION_S
         running = True
         while not stop.is_set():
             self.news.wait(LOOK_S if running else IDLE_S)
@@ -216,10 +219,21 @@ class Scheduler:
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
+                if time.monotonic() - looked > RETENTION_S:
+                    self.delete_expired()
+                    looked = time.monotonic()
             # The SuperLink or the database cannot be reached: try again.
             except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
+
+    def delete_expired(self) -> None:
+        """Deletes the transcripts whose time is over, and says so in the audit log."""
+        study = partial(database.by_number, self.engine)
+        days, now = self.hub.file.transcript_days, time.time()
+        for over in retention.expired(self.hub.transcripts, self.hub.jobs, study, days, now):
+            over.path.unlink(missing_ok=True)
+            audit.write(self.hub.audit, "transcript deleted", number=over.number, why=over.why)
 
     def _resume(self) -> None:
         """Restarts the studies that were running when the hub stopped. Their former Flower runs are
@@ -380,11 +394,12 @@ class Scheduler:
         )
 
     def _finish(self, submitted: Submitted, result: Mapping[str, Any]) -> None:
-        transcript_hash = self._keep_transcript(submitted)
-        jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         if "error" in result:
+            jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
             self._end(submitted, "failed", f"{result['error']}: {result['message']}")
             return
+        transcript_hash = self._keep_transcript(submitted)
+        jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         values = {
             **result["document"],
             "receipt": self._receipt(submitted, result["nodes"], transcript_hash),
@@ -502,12 +517,12 @@ class Scheduler:
                 proposals.append(proposal_of(submitted, asked))
         return proposals
 
-    def parties_of_link(self, study_hash: str) -> frozenset[str]:
-        """The nodes of a linked study that runs; none if there is no such study."""
+    def attempt_of(self, study_hash: str) -> Attempt | None:
+        """The attempt at a link that the run of a linked study has begun; None without one."""
         for submitted in database.in_states(self.engine, "running"):
             if submitted.study_hash == study_hash and submitted.parties:
-                return frozenset(submitted.parties.roles)
-        return frozenset()
+                return jobs.attempt(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+        return None
 
     def ended(self, runs: Sequence[str]) -> list[str]:
         """Of the runs that a node keeps open, those that are not open here: it may have been
@@ -563,7 +578,9 @@ def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(submitted.signature),
         nodes=sorted(nodes),
         deadline=submitted.deadline,
-        contracts=submitted.holders.contracts if submitted.holders else {},
+        contracts=submitted.holders.contracts
+        if submitted.holders
+        else {contract.dataset: submitted.contract},
         roles=submitted.holders.roles if submitted.holders else {},
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Protocol
 from federation import errors
 from federation.linkage.errors import LinkError
 from federation.linkage.keys import Meeting
+from federation.linkage.routes import Role
 from federation.messages import (
     LINK,
     LINK_PHASES,
@@ -36,7 +38,7 @@ from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
 from nodes.link_proposals import LinkProposal
-from nodes.links import HelperRows, Party, Role
+from nodes.links import HelperRows, Party
 from nodes.session import NodeContext
 
 log = logging.getLogger("hdh.node")
@@ -49,6 +51,12 @@ CHANGED = Refusal(
     "link_changed",
     "the holders' people or values are not those of this study's earlier attempt, and exact answers"
     " about both would tell of the few that differ: change the study, or use mode dp",
+)
+
+
+ATTEMPT = re.compile(r"[0-9a-f]{32}")  # it is part of the name of a file
+USED = Refusal(
+    "link_message", "this attempt at a link has begun before, and its keys serve once: begin anew"
 )
 
 
@@ -180,13 +188,16 @@ class LinkService:
         role, left = proposal.roles[context.site.name], _text(phase, "left")
         if left not in proposal.named("left") or (role == "left" and left != context.site.name):
             return Refusal("link_parties", "this is not a left holder of the link")
+        if not ATTEMPT.fullmatch(phase.attempt) or self._is_used(phase.attempt, query.run, left):
+            return USED
         refused = links.claim_cohort(plan, role, context, now) or links.charge(
             plan, role, context, now
         )
         if refused is not None:
             return refused
         self._give_up_former(query.run, left)
-        terms = links.terms(plan, phase.attempt, left, proposal.named("right")[0], context)
+        right = proposal.named("right")[0]
+        terms = links.terms(plan, phase.attempt, left, right, context, query.run)
         meeting, advert = links.meet(terms, context)
         self.attempts[phase.attempt] = Attempt(
             query.run, proposal, role, left, meeting, self.relay()
@@ -219,6 +230,14 @@ class LinkService:
             self._forget((query.run, attempt.left))
             return CHANGED
         return SecAggMessage({"state": b"done", "report": attempt.rows.report.to_json().encode()})
+
+    def _is_used(self, name: str, run: str, left: str) -> bool:
+        """Whether an attempt of this name is another one. The same may be asked for twice, until
+        its messages begin."""
+        begun = self.attempts.get(name)
+        return begun is not None and (
+            (begun.run, begun.left) != (run, left) or begun.thread is not None
+        )
 
     def _attempt(self, query: Query, phase: Phase) -> Attempt | None:
         """Of the query's run. A run in another mode may not tell what this attempt knows."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
+from federation.linkage.routes import Role
 from federation.linkage.sealing import Channel
 from federation.linkage.table import LinkedColumn, LinkedTable
 from federation.messages import Refusal
@@ -48,7 +49,6 @@ from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 from strategies import used_columns
 
-Role = Literal["left", "right", "helper"]
 FOLDER = "links"
 
 
@@ -114,6 +114,7 @@ def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) 
         )
         return refused or _admit_study(study, plan_.table.contract, parties, site, now)
     contract = plan_.contracts[plan_.dataset_of(role)]
+    site = site.under(contract.dataset, contract.hash)
     dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
         return Refusal(
@@ -132,6 +133,7 @@ def hold_back(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) 
     if role == "helper":
         return None
     study, name = plan_.study, plan_.dataset_of(role)
+    context = context.under(name, plan_.contracts[name].hash)
     return service.unchecked(study, context.site, name) or service.spends_budget(
         study, context, now, name
     )
@@ -248,11 +250,13 @@ class Party:
         return sealing.unseal(channel, self.relay.take(channel))
 
 
-def terms(plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext) -> LinkTerms:
-    """Of one left holder. The roster is this node's own."""
+def terms(
+    plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext, run: str = ""
+) -> LinkTerms:
+    """Of one left holder. The roster is this node's own. `run`: as in Query."""
     parties = (left, right, plan_.link.helper)
     roster = {name: context.site.roster[name] for name in parties if name in context.site.roster}
-    return LinkTerms(plan_.study.hash, attempt, *parties, plan_.rules, roster)
+    return LinkTerms(plan_.study.hash, run, attempt, *parties, plan_.rules, roster)
 
 
 def meet(terms_: LinkTerms, context: NodeContext) -> tuple[Meeting, bytes]:
@@ -293,7 +297,7 @@ def _people(party: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, F
         party.context.entropy(32),
         party.context.site.rules(study.privacy.min_cell).min_cell,
     )
-    site = party.context.site
+    site = party.context.site.under(dataset, party.plan.contracts[dataset].hash)
     read = link_rows.read(site.datasets[dataset], site.storage, request)
     chunks = (
         (link_parties.names_of(holder, people), people.values, people.places) for people in read

@@ -117,6 +117,8 @@ def answer(
                 answers[task_id] = _advertise(key, state, vectors.get(task_id), request)
             elif (pending := context.pending_sums.get(key)) is None:
                 raise SecaggError("this node takes no part in that sum; it may have been restarted")
+            elif pending.round != query.round:  # the node signs the round with its reply
+                raise SecaggError("this sum was begun in another round")
             else:
                 answers[task_id] = _PHASES[query.phase.name](
                     key, pending, query.phase.messages.get(task_id, {}), request
@@ -201,7 +203,7 @@ def _advertise(
     secagg_state, advert = participant.advertise(agreed, context.site.name, context.identity)
     while len(context.pending_sums) >= MAX_PENDING_SUMS:
         context.pending_sums.pop(next(iter(context.pending_sums)))
-    context.pending_sums[key] = PendingSum(secagg_state, vector, share)
+    context.pending_sums[key] = PendingSum(secagg_state, vector, share, query.round)
     return SecAggMessage(
         {
             "advert": advert.to_bytes(),

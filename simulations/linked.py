@@ -14,11 +14,12 @@ from aggregator.linkage import Linkage
 from federation import errors
 from federation.contract import Contract
 from federation.linkage.errors import LinkError
+from federation.linkage.routes import Role
 from federation.linkage.sealing import Channel
 from federation.messages import Refusal
 from federation.study import Link, Study
 from nodes import ledger, links
-from nodes.links import HelperRows, LinkPlan, Party, Role
+from nodes.links import HelperRows, LinkPlan, Party
 from nodes.session import NodeContext
 from nodes.site import Dataset, Links, Policy, Site, Storage
 from simulations import local

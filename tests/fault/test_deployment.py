@@ -388,17 +388,19 @@ def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
     """What a node signed for one query does not count for another,
     nor for another run of the same one."""
     from federation import receipts
+    from federation.receipts import Asked
     from federation.secagg import keys
 
     identity = bytes(range(32))
-    content = receipts.reply_content(
-        "study", receipts.digest(b"nonce-1" + b"query"), receipts.digest(b"reply")
-    )
+
+    def content_for(nonce: bytes) -> bytes:
+        asked = Asked("run", receipts.digest(nonce + b"query"), 1, "", "")
+        return receipts.reply_content(asked, receipts.digest(b"reply"))
+
+    content = content_for(b"nonce-1")
     signature = keys.sign(identity, content)
     assert keys.is_signed(keys.public_identity(identity), signature, content)
-    again = receipts.reply_content(
-        "study", receipts.digest(b"nonce-2" + b"query"), receipts.digest(b"reply")
-    )
+    again = content_for(b"nonce-2")
     assert not keys.is_signed(keys.public_identity(identity), signature, again)
 
 

@@ -19,8 +19,11 @@ from aggregator import release, rounds, secure_sum
 from aggregator.document import Document
 from aggregator.linkage import Linkage
 from aggregator.linked import Linking, Parties
+from aggregator.parcels import Address, Attempt
 from federation import audit, codec, datasets, errors
+from federation.linkage import keys
 from federation.linkage.errors import LinkError
+from federation.linkage.routes import ROUTES
 from federation.linkage.sealing import Channel
 from federation.messages import LINK, Phase, Query, Refusal, Reply, SecAggMessage, State
 from federation.study import Study
@@ -86,6 +89,7 @@ class Federation:
     services: dict[str, LinkService] = field(default_factory=dict)
     before: Callable[[str, Query], None] = lambda name, query: None
     messages: list[str] = field(default_factory=list)
+    begin_attempt: Callable[[Attempt], Any] = lambda attempt: None
 
     @property
     def ticket(self) -> RunTicket:
@@ -132,7 +136,7 @@ class Federation:
         parties = Parties.of(self.roles)
         linking = Linking(
             self.study, self.contract.hash, self.run_digest, parties, lambda: None,
-            self.send, self.send, 20.0,
+            self.begin_attempt, self.send, self.send, 20.0,
             self.messages.append, (0.01, 0.1),
         )  # fmt: skip
         ask = secure_sum.ask_of(
@@ -232,6 +236,17 @@ def test_the_helper_answers_for_three_left_holders(secure_sum_of, tmp_path):
     expected = two_holders.run_joined(study, joined, tmp_path)
     assert_same(federated.run(), expected, within=1e-6)  # a secure sum rounds to its grid
     assert federated.events("casd").count("link_deleted") == 3
+
+
+def test_the_messages_of_a_link_are_those_that_a_hub_takes(tables, tmp_path):
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    begun: list[Attempt] = []
+    federated.begin_attempt = begun.append
+    federated.run()
+    (attempt,) = begun
+    addresses = [Address(federated.study.hash, *key) for key in federated.queues]
+    assert sorted(address.kind for address in addresses) == sorted(ROUTES)
+    assert all(attempt.has(address) for address in addresses)
 
 
 # -- mode dp
@@ -443,6 +458,49 @@ def test_a_phase_before_its_turn_is_refused(phase, tables, tmp_path):
         answered(federated, "lyon", phase_query(federated, phase, left=b"lyon")).rule
         == "link_unknown"
     )
+
+
+@pytest.mark.parametrize("attempt", ["", "first", "../../../x", "0" * 31, "0" * 33, "G" * 32])
+def test_an_attempt_has_a_name_that_leads_to_no_other_file(attempt, tables, tmp_path):
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    answered(federated, "casd", phase_query(federated, "admit"))
+    refused = answered(federated, "casd", phase_query(federated, "meet", attempt, left=b"lyon"))
+    assert refused == link_service.USED
+
+
+def test_an_attempt_of_one_run_is_not_overwritten_by_another(tables, tmp_path):
+    """Nor by itself, once its messages have begun."""
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    node = federated.services["casd"]
+    answered(federated, "casd", phase_query(federated, "admit"))
+    query = phase_query(federated, "meet", left=b"lyon")
+    answered(federated, "casd", query)
+    begun = node.attempts["0" * 32]
+    node.admitted["another"] = node.admitted[federated.run_digest]
+    other = replace(query, run="another")  # beyond the door, where it would be approved
+    assert node._meet(other, other.phase, NOW) == link_service.USED
+    assert node.attempts["0" * 32] is begun
+    assert isinstance(answered(federated, "casd", query), SecAggMessage), (
+        "asked twice, as over Flower"
+    )
+    node.attempts["0" * 32].thread = threading.Thread()
+    assert answered(federated, "casd", query) == link_service.USED
+
+
+def test_keys_are_signed_for_the_coordinators_run(tables, tmp_path):
+    """Adverts of one run, and of one study and attempt, do not open a link of another."""
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    adverts = {}
+    for name in federated.services:
+        answered(federated, name, phase_query(federated, "admit"))
+        met = answered(federated, name, phase_query(federated, "meet", left=b"lyon"))
+        adverts[name] = met.items["advert"]
+    meeting = federated.services["casd"].attempts["0" * 32].meeting
+    assert meeting.terms.run == federated.run_digest
+    keys.agree(meeting, adverts)
+    elsewhere = replace(meeting, terms=replace(meeting.terms, run="another"))
+    with pytest.raises(LinkError, match="link_signature"):
+        keys.agree(elsewhere, adverts)
 
 
 def test_a_hub_that_swaps_the_keys_is_refused_by_everyone(tables, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from aggregator import database
 from aggregator.database import Decided, Holders, Submitted
-from aggregator.parcels import Address, Part
+from aggregator.parcels import Address, Attempt, Part
 from aggregator.scheduler import Scheduler
 from federation import receipts
 from federation.study import Study
@@ -93,6 +93,8 @@ def test_the_end_of_a_run_leaves_the_parts_of_another_linked_study(hub: Schedule
     content = b"sealed"
     sealed = Part(content, bytes.fromhex(receipts.digest(content)), True)
     addresses = [Address(name, str(i) * 32, "cnam", "casd", "rows") for i, name in enumerate("ab")]
+    begun = {address.study_hash: Attempt(address.attempt, *ROLES) for address in addresses}
+    hub.parcels.begun = begun.get
     for address in addresses:
         hub.parcels.put(address, 0, sealed)
     hub.parcels.end("a")
