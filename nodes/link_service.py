@@ -37,6 +37,7 @@ from federation.messages import (
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
+from nodes.ledger import Account
 from nodes.link_proposals import LinkProposal
 from nodes.links import Kept, Party
 from nodes.session import NodeContext
@@ -324,8 +325,8 @@ class LinkService:
 
     def _are_others(self, one: Answering, now: datetime) -> bool:
         """Whether an earlier attempt at this study linked other people, or other values."""
-        book, name = one.context.ledger, f"{one.study.dataset} linked"  # no cohort of a dataset
-        account = replace(one.context.site.account(one.study.dataset, now.year), dataset=name)
+        book = one.context.ledger
+        account = Account(f"{one.study.dataset} linked", "person", now.year)  # no dataset's cohort
         at = now.isoformat(timespec="seconds")
         kept = ledger.remember(
             book, "cohort", account, one.study.hash, "linked people", one.kept.digest, at
