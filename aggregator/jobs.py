@@ -131,7 +131,7 @@ def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         newest = witnesses(folder)
         for node, head in seen.items():
-            newest[node] = max(head, newest.get(node, head), key=lambda one: one.seq)
+            newest[node] = max(head, newest.get(node, head), key=lambda witness: witness.seq)
         _replace(folder / "witnesses.json", json.dumps(newest))
 
 

@@ -43,7 +43,7 @@ class Parties:
     @staticmethod
     def of(roles: Mapping[str, str]) -> Parties:
         def named(role: str) -> list[str]:
-            return sorted(node for node, own in roles.items() if own == role)
+            return sorted(node for node, node_role in roles.items() if node_role == role)
 
         return Parties(named("left"), named("right")[0], named("helper")[0])
 
@@ -125,7 +125,7 @@ def is_waiting(reply: Reply) -> bool:
 
 def _is_lost(outcome: Outcome) -> bool:
     return any(
-        run.result is None and {one.rule for one in run.refusals.values()} & LOST_RULES
+        run.result is None and {refusal.rule for refusal in run.refusals.values()} & LOST_RULES
         for run in outcome.runs.values()
     )
 
@@ -143,8 +143,10 @@ def _join(linking: Linking, left: str) -> Reported | None:
     linking.say(f"linking {left}")
     attempt, names = secrets.token_hex(16), linking.parties.of_left(left)
     linking.begin(Attempt(attempt, *names))
-    told = {"left": left.encode()}
-    met = _expect(linking, _ask(linking, linking.send, names, "meet", attempt, told), "meet", names)
+    of_left = {"left": left.encode()}
+    met = _expect(
+        linking, _ask(linking, linking.send, names, "meet", attempt, of_left), "meet", names
+    )
     adverts = {name: items.get("advert", b"") for name, items in met.items()}
     _expect(linking, _ask(linking, linking.send, names, "join", attempt, adverts), "join", names)
     report = _watch(linking, names, attempt)
@@ -197,7 +199,7 @@ def _expect(
     linking: Linking, answers: Mapping[str, Answer], phase: str, names: Sequence[str] = ()
 ) -> dict[str, Mapping[str, bytes]]:
     """The items of each answer. RefusalError or LostError where there is another."""
-    found: dict[str, Mapping[str, bytes]] = {}
+    answered: dict[str, Mapping[str, bytes]] = {}
     for name in names or linking.parties.all:
         answer = answers.get(name)
         if answer is None:
@@ -208,5 +210,5 @@ def _expect(
             raise errors.RefusalError(f"{name}: {answer}")
         if not isinstance(answer, SecAggMessage):
             raise errors.RefusalError(f"{name}: its answer does not belong to a link")
-        found[name] = answer.items
-    return found
+        answered[name] = answer.items
+    return answered

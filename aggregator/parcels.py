@@ -127,8 +127,8 @@ class Parcels:
             message = self.waiting[address]
             if number < message.first:
                 raise errors.InputError("this part was taken, and is gone")
-            for taken in range(message.first, number):
-                self._delete(address, taken)
+            for received in range(message.first, number):
+                self._delete(address, received)
             message.first = number
             content = self._path(address, number).read_bytes()
             is_last = message.is_complete and number == message.after - 1
@@ -158,9 +158,9 @@ class Parcels:
 
     def _forget(self, study_hash: str) -> None:
         shutil.rmtree(self.folder / study_hash, ignore_errors=True)
-        for address in [one for one in self.waiting if one.study_hash == study_hash]:
+        for address in [waiting for waiting in self.waiting if waiting.study_hash == study_hash]:
             del self.waiting[address]
-        for key in [one for one in self.sizes if one[0] == study_hash]:
+        for key in [stored for stored in self.sizes if stored[0] == study_hash]:
             del self.sizes[key]
         self.news.notify_all()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from aggregator.database import Submitted
 
 DAY_S = 86_400.0
-_KEPT = re.compile(r"(\d+)\.gz")
+_OF_STUDY = re.compile(r"(\d+)\.gz")
 _OF_JOB = re.compile(r"(\d+)-\d+\.transcript\.gz")
 
 
@@ -27,19 +27,19 @@ class Expired:
 
 
 def expired(
-    kept: Path, jobs: Path, study: Callable[[int], Submitted | None], days: float, now: float
+    transcripts: Path, jobs: Path, study: Callable[[int], Submitted | None], days: float, now: float
 ) -> Iterator[Expired]:
-    """`kept`, `jobs`: the folders of transcripts and of running jobs. `study`: by its number, None
-    if the database does not know it. `now`: seconds since 1970."""
-    for path, number in _numbered(kept, _KEPT):
-        one = study(number)
-        if one is not None and one.over and one.run is None:
+    """`transcripts`, `jobs`: the folders of transcripts and of running jobs. `study`: by its
+    number, None if the database does not know it. `now`: seconds since 1970."""
+    for path, number in _numbered(transcripts, _OF_STUDY):
+        submitted = study(number)
+        if submitted is not None and submitted.over and submitted.run is None:
             yield Expired(path, number, "the study ended without a result")
         elif now - path.stat().st_mtime > days * DAY_S:
             yield Expired(path, number, f"its {days:g} days are over")
     for path, number in _numbered(jobs, _OF_JOB):
-        one = study(number)
-        if one is None or one.over:
+        submitted = study(number)
+        if submitted is None or submitted.over:
             yield Expired(path, number, "the study has ended, and its job left the file behind")
 
 

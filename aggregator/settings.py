@@ -90,7 +90,7 @@ class HubSettings:
         """The bearer token of Flower's control port."""
         return (self.folder / "control.token").read_text().strip()
 
-    def told(self, which: str) -> str:
+    def public_address(self, which: str) -> str:
         """The public address of the port `which`."""
         host = self.file.hosts[0]
         _, port = credentials.address(getattr(self.file, which))

@@ -78,7 +78,7 @@ def _pass(deployment: Deployment, megabytes: int) -> float:
     jobs.begin_attempt(deployment.hub.jobs, JOB, Attempt(attempt, *NODES))
     terms = LinkTerms(STUDY, "", attempt, *NODES, on="", roster={})
     channel = Channel(terms, b"", "cnam", "casd", "rows")
-    sender, receiver = (HubRelay(_own(deployment, name)) for name in ("cnam", "casd"))
+    sender, receiver = (HubRelay(_enrolment(deployment, name)) for name in ("cnam", "casd"))
     sending = threading.Thread(target=sender.put, args=(channel, _parts(megabytes)))
     sending.start()
     largest = 0.0
@@ -89,7 +89,7 @@ def _pass(deployment: Deployment, megabytes: int) -> float:
     return largest
 
 
-def _own(deployment: Deployment, name: str) -> Credentials:
+def _enrolment(deployment: Deployment, name: str) -> Credentials:
     return credentials.load(deployment.state(name) / state_folder.HUB)
 
 

@@ -173,11 +173,16 @@ class Hub:
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            found = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
+            holdings = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
         return [
-            Held(one.node, Contract.model_validate_json(one.contract), one.people, one.online)
-            for one in found
-            if one.contract
+            Held(
+                holding.node,
+                Contract.model_validate_json(holding.contract),
+                holding.people,
+                holding.online,
+            )
+            for holding in holdings
+            if holding.contract
         ]
 
     def list(self, max_studies: int = 50) -> Sequence[Status]:
@@ -232,7 +237,9 @@ class Hub:
             deadline_s=deadline_s,
             nodes=nodes,
             rehearsal=rehearsal,
-            contracts={name: one.canonical() for name, one in several.items()},
+            contracts={
+                name: dataset_contract.canonical() for name, dataset_contract in several.items()
+            },
         )
         draft = stub.Draft(request, timeout=60)
         hub = credentials.authority_id(self.party.authority)

@@ -191,14 +191,14 @@ def _advertise(
             "in order"
         )
     share = _adds_share(query.study, context.site)
-    found = (
+    part = (
         (lambda: exact, len(exact))
         if exact is not None
         else _to_be_noised(key, state, request, share)
     )
-    if isinstance(found, Refusal):
-        return found
-    vector, length = found
+    if isinstance(part, Refusal):
+        return part
+    vector, length = part
     agreed = _terms(key, state, query, context, length)
     secagg_state, advert = participant.advertise(agreed, context.site.name, context.identity)
     while len(context.pending_sums) >= MAX_PENDING_SUMS:

@@ -149,7 +149,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
         deployment.kill("lyon")
         assert run.watch(lambda _: None).state == "complete"
         statuses = {
-            one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]
+            node["node"]: node["status"] for node in run.result().document["analyses"]["f"]["nodes"]
         }
         assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
         # at once: the session that it left is signed off, not waited for
@@ -157,7 +157,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
         deployment.wait_until_online(["lyon"], 15)
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+        assert {node["status"] for node in again.result().document["analyses"]["d"]["nodes"]} == {
             "answered"
         }
     audit.verify(deployment.state("lyon") / state_folder.AUDIT)
@@ -251,7 +251,7 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
 def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
     deployment: Deployment,
 ) -> None:
-    cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
+    cables = {which: Cable(deployment.hub.public_address(which)) for which in ("api", "fleet")}
     path = deployment.state("nice") / state_folder.HUB / "hub.json"
     before = path.read_text()
     path.write_text(

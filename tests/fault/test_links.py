@@ -221,17 +221,17 @@ def test_a_party_killed_in_any_phase_comes_back_and_the_result_is_the_same(
     node, where, deployment: Deployment, expected, honest_again
 ) -> None:
     mark = deployed.restart_dying(deployment, node, where)
-    found: list[Document] = []
+    documents: list[Document] = []
     number = KILLED.index((node, where))
     asked = deployed.study(f"killed-{number}")
-    running = threading.Thread(target=lambda: found.append(deployed.submit(deployment, asked)))
+    running = threading.Thread(target=lambda: documents.append(deployed.submit(deployment, asked)))
     running.start()
     deployments.wait(mark.exists, 120)
     deployment.processes[node].wait(20)
     assert nothing_readable(deployment)
     deployed.restart_honest(deployment, node)
     running.join(300)
-    assert_same(found[0], expected)
+    assert_same(documents[0], expected)
     assert nothing_readable(deployment)
 
 

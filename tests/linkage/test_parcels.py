@@ -90,7 +90,9 @@ def test_a_part_that_comes_twice_counts_once_and_one_out_of_order_is_refused(sto
 def test_names_with_dashes_keep_their_messages_apart(store, begun):
     begun.attempt = Attempt(FIRST, "a--b", "a", "b--c")
     ends = (("a--b", "b--c", "list"), ("b--c", "a--b", "tokens"), ("a", "b--c", "rows"))
-    addresses = [address(sender=one[0], receiver=one[1], kind=one[2]) for one in ends]
+    addresses = [
+        address(sender=parties[0], receiver=parties[1], kind=parties[2]) for parties in ends
+    ]
     for number, each in enumerate(addresses):
         store.put(each, 0, part(b"%d" % number))
     assert [store.take(each, 0, 0).content for each in addresses] == [b"0", b"1", b"2"]
@@ -225,9 +227,11 @@ class FlakyHub:
     def Put(self, parcel: Any, timeout: float) -> None:  # noqa: N802 (its name in gRPC)
         self.calls += 1
         self._break(1)
-        one = Address(parcel.study_hash, parcel.attempt, "lyon", parcel.receiver, parcel.kind)
+        address = Address(parcel.study_hash, parcel.attempt, "lyon", parcel.receiver, parcel.kind)
         try:
-            self.store.put(one, parcel.number, Part(parcel.content, parcel.sha256, parcel.is_last))
+            self.store.put(
+                address, parcel.number, Part(parcel.content, parcel.sha256, parcel.is_last)
+            )
         except FullError:
             raise BrokenCallError(grpc.StatusCode.RESOURCE_EXHAUSTED) from None
         self._break(3)
@@ -235,13 +239,13 @@ class FlakyHub:
     def Take(self, request: Any, timeout: float) -> Any:  # noqa: N802
         self.calls += 1
         self._break(1)
-        one = Address(request.study_hash, request.attempt, request.sender, "casd", request.kind)
-        found = self.store.take(one, request.number, 0.1)
+        address = Address(request.study_hash, request.attempt, request.sender, "casd", request.kind)
+        part = self.store.take(address, request.number, 0.1)
         self._break(3)
-        if found is None:
+        if part is None:
             return hub_pb2.ParcelReply()
         return hub_pb2.ParcelReply(
-            is_there=True, is_last=found.is_last, content=found.content, sha256=found.sha256
+            is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
         )
 
 
@@ -254,13 +258,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlakyHub:
 
 
 @contextmanager
-def connected(own: object) -> Iterator[object]:
-    yield own
+def connected(enrolment: object) -> Iterator[object]:
+    yield enrolment
 
 
 def relay(patience_s: float = 10.0) -> HubRelay:
-    own: Any = SimpleNamespace()
-    return HubRelay(own, patience_s=patience_s, connect=connected)
+    enrolment: Any = SimpleNamespace()
+    return HubRelay(enrolment, patience_s=patience_s, connect=connected)
 
 
 def channel() -> Channel:

@@ -230,7 +230,9 @@ def test_a_hidden_sum_does_not_fit_where_a_node_was_lost(tmp_path: Path) -> None
     problems = list(receipts._node({**node, "replies": [shown]}, None, run))
     assert problems == ["its approval does not bear its signature"]
     node["replies"].append(shown)
-    assert any("answered a query of round 9 that is not shown" in one for one in hub.problems())
+    assert any(
+        "answered a query of round 9 that is not shown" in problem for problem in hub.problems()
+    )
 
 
 @pytest.mark.parametrize("privacy", [PLAIN, SECURE], ids=["plain", "secure sum"])

@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     settings: Any = SimpleNamespace(file=file, audit=tmp_path / "audit.jsonl", **folders)
     engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
     control: Any = None
-    monkeypatch.setattr(Scheduler, "_tell_ended", lambda self, one: None)
+    monkeypatch.setattr(Scheduler, "_tell_ended", lambda self, submitted: None)
     scheduler = Scheduler(settings, engine, control)
     for number in range(1, 5):
         submit(scheduler, number)
@@ -87,7 +87,7 @@ def test_transcripts_go_with_the_result_that_they_vouch_for_or_after_their_days(
     ):
         database.move(hub.engine, number, state, out_of=("running",), run=run)
     folder = hub.hub.transcripts
-    gone = [
+    deleted = [
         keep(folder / "1.gz"),  # a crash between its move and the end of its study
         keep(folder / "3.gz"),
         keep(jobs.transcript(hub.hub.jobs, "3-1")),  # written on after it was cancelled
@@ -101,11 +101,11 @@ def test_transcripts_go_with_the_result_that_they_vouch_for_or_after_their_days(
         keep(folder / "note.gz", 10 * DAYS),  # the operator's own
     ]
     hub.delete_expired()
-    assert [path.name for path in gone if path.exists()] == []
+    assert [path.name for path in deleted if path.exists()] == []
     assert [path.name for path in stays if not path.exists()] == []
     keep(folder / "2.gz", DAYS + 0.01)
     hub.delete_expired()
     assert not (folder / "2.gz").exists()
-    told = list(audit.entries(hub.hub.audit))
-    assert [entry["event"] for entry in told] == ["transcript deleted"] * 5
-    assert told[-1]["number"] == 2 and told[-1]["why"] == "its 30 days are over"
+    entries = list(audit.entries(hub.hub.audit))
+    assert [entry["event"] for entry in entries] == ["transcript deleted"] * 5
+    assert entries[-1]["number"] == 2 and entries[-1]["why"] == "its 30 days are over"
