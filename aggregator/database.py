@@ -154,7 +154,7 @@ class Holders:
         return sorted(self.roles or self.held)
 
     def named(self, role: str) -> list[str]:
-        return sorted(node for node, own in self.roles.items() if own == role)
+        return sorted(node for node, node_role in self.roles.items() if node_role == role)
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def result(engine: sa.Engine, run: int) -> str:
 
 # -- who is enrolled
 def invite(
-    engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float
+    engine: sa.Engine, secret_hash: str, name: str, role: str, invited: float, expires: float
 ) -> None:
     """Stores an invitation; it replaces an unused one of the same name."""
     with engine.begin() as connection:
@@ -320,7 +320,7 @@ def invite(
         )
         connection.execute(
             invitations.insert().values(
-                secret_hash=secret_hash, name=name, role=role, made=made, expires=expires
+                secret_hash=secret_hash, name=name, role=role, made=invited, expires=expires
             )
         )
 
@@ -516,6 +516,11 @@ def newest_number(engine: sa.Engine) -> int:
 
 def submitted(engine: sa.Engine, number: int) -> Submitted:
     return _studies(engine, studies.c.number == number)[0]
+
+
+def by_number(engine: sa.Engine, number: int) -> Submitted | None:
+    rows = _studies(engine, studies.c.number == number)
+    return rows[0] if rows else None
 
 
 def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | None:

@@ -82,13 +82,16 @@ def side_by_side(
     contracts = _contracts(study, written)
     held: dict[str, str] = {}
     for name in named or nodes:
-        own = [dataset for dataset, one in contracts.items() if nodes[name].holds(one)]
-        if len(own) > 1 or (named and not own):
+        of_node = [
+            dataset for dataset, contract_ in contracts.items() if nodes[name].holds(contract_)
+        ]
+        if len(of_node) > 1 or (named and not of_node):
             raise errors.RefusalError(
-                f"study {study.study}: {name} holds {' and '.join(own) or 'none'} of its datasets"
+                f"study {study.study}: {name} holds {' and '.join(of_node) or 'none'} "
+                "of its datasets"
                 " with these contracts, and a node answers for one; choose others with --nodes"
             )
-        held |= dict.fromkeys([name], own[0]) if own else {}
+        held |= dict.fromkeys([name], of_node[0]) if of_node else {}
     _check_held(study, held)
     return Holders(written, held=held)
 

@@ -24,13 +24,13 @@ class Terminology:
 
     def spelled(self, code: str) -> str:
         """The code in capitals, without what does not count."""
-        kept = "".join(letter for letter in code.upper() if letter not in self.dropped)
-        return re.sub(f"({self.end})$", "", kept) if self.end else kept
+        stripped = "".join(letter for letter in code.upper() if letter not in self.dropped)
+        return re.sub(f"({self.end})$", "", stripped) if self.end else stripped
 
     def sql(self, value: str) -> str:
         """The SQL of `spelled`."""
-        kept = f"translate(upper({value}), '{self.dropped}', '')"
-        return f"regexp_replace({kept}, '({self.end})$', '')" if self.end else kept
+        stripped = f"translate(upper({value}), '{self.dropped}', '')"
+        return f"regexp_replace({stripped}, '({self.end})$', '')" if self.end else stripped
 
     def is_code(self, code: str) -> bool:
         return re.fullmatch(self.pattern, code) is not None

@@ -145,12 +145,15 @@ def _burn(
     if (before := ledger.recalled(budget_ledger.ledger, KIND, name)) is not None:
         return "" if before == wanted else ANOTHER_STATE
     last = max(
-        (int(kept[-DIGITS:]) for kept in ledger.names(budget_ledger.ledger, KIND, key, last=True)),
+        (
+            int(position[-DIGITS:])
+            for position in ledger.names(budget_ledger.ledger, KIND, key, last=True)
+        ),
         default=-1,
     )
     if at < last or (at > last + 1 and not limits.may_skip):
         return OUT_OF_ORDER
-    kept = ledger.remember(
+    stored = ledger.remember(
         budget_ledger.ledger,
         KIND,
         budget_ledger.account,
@@ -159,7 +162,7 @@ def _burn(
         wanted,
         budget_ledger.at,
     )
-    return "" if kept == wanted else ANOTHER_STATE
+    return "" if stored == wanted else ANOTHER_STATE
 
 
 # -- exact mode: by number
@@ -207,13 +210,13 @@ def _count(
     return ""
 
 
-def _recalled(key: str, kept: Ledger) -> Run | None:
+def _recalled(key: str, book: Ledger) -> Run | None:
     """The run as the ledger holds it, after a restart of this node."""
-    found = [
+    contents = [
         content
-        for name in ledger.names(kept, KIND, key)
-        if (content := ledger.recalled(kept, KIND, name)) is not None
+        for name in ledger.names(book, KIND, key)
+        if (content := ledger.recalled(book, KIND, name)) is not None
     ]
-    if not found:
+    if not contents:
         return None
-    return Run(int.from_bytes(found[0][32:], "little"), {content[:32] for content in found})
+    return Run(int.from_bytes(contents[0][32:], "little"), {content[:32] for content in contents})

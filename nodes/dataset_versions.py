@@ -49,10 +49,10 @@ def of_another_contract(held: Sequence[Contract], asked: Contract | None) -> Ref
     was sent; what differs is shown against the version that is nearest to it."""
     name = held[0].dataset
     if asked is None:
-        versions = " and ".join(str(one.version) for one in held)
+        versions = " and ".join(str(contract.version) for contract in held)
         differing = f"this node has version {versions}"
     else:
-        nearest = min(held, key=lambda one: len(asked.differences(one)))
+        nearest = min(held, key=lambda contract: len(asked.differences(contract)))
         lines = asked.differences(nearest)
         shown = [_shortened(line) for line in lines[:MAX_DIFFERENCES]]
         more = [f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []

@@ -74,22 +74,23 @@ class DateFormat:
 
     def iso(self, value: str, first_year: int | None) -> str:
         """The SQL of the ISO text of `value`, an SQL text that fits the pattern."""
-        found = {
+        pieces = {
             part[0]: f"regexp_extract({value}, {quote_text(self.pattern)}, {number})"
             for number, part in enumerate(self.parts, 1)
         }
         if all(piece not in ("m", "d", MONTH) for piece in self.pieces):
-            found = {
+            pieces = {
                 part[0]: f"substr({value}, {start + 1}, {len(part)})"
                 for part, start in self._places()
             }
-        year = found["y"]
+        year = pieces["y"]
         if "yy" in self.pieces:
             assert first_year is not None
             ahead = f"(CAST({year} AS INTEGER) - {first_year % 100} + 100) % 100"
             year = f"CAST({first_year} + {ahead} AS VARCHAR)"
         month, day = (
-            f"lpad({found[part]}, 2, '0')" if part in self.pieces else found[part] for part in "md"
+            f"lpad({pieces[part]}, 2, '0')" if part in self.pieces else pieces[part]
+            for part in "md"
         )
         month = _number_of(month) if MONTH in self.pieces else month
         return f"concat({year}, '-', {month}, '-', {day})"
@@ -167,5 +168,5 @@ def moment_format(written: str) -> DateFormat:
 
 def _divided(written: str) -> tuple[str, str]:
     """Day and time, at the last separator; a day with a month's name holds spaces itself."""
-    found = re.fullmatch(f"(.*?){SEPARATOR}([hH][^ ]*)", written)
-    return (found[1], found[2]) if found else (written, "")
+    pieces = re.fullmatch(f"(.*?){SEPARATOR}([hH][^ ]*)", written)
+    return (pieces[1], pieces[2]) if pieces else (written, "")

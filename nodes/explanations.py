@@ -70,7 +70,7 @@ def _remedy(
 
 def _observed(seen: Seen) -> str:
     key = f": write `{seen.key}` under `read:`" if seen.key else ""
-    return f"line {seen.line} has {seen.value!r}, {seen.what}{key}"
+    return f"line {seen.line} has {seen.value!r}, {seen.meaning}{key}"
 
 
 def _plural(column: Column) -> str:

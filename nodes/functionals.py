@@ -133,7 +133,8 @@ def _keep(memory: Memory, name: str, numbers: Numbers) -> None:
 def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     """By column, what this study and its coordinator's year have been given."""
     by_study, by_year = Counter[str](), Counter[str]()
-    for content in ledger.remembered(memory.ledger, KIND, memory.account.dataset):
+    account = memory.account
+    for content in ledger.remembered(memory.ledger, KIND, account.dataset, account.register):
         entry = json.loads(content)
         if entry["study"] == memory.study.hash:
             by_study.update(entry["numbers"])
@@ -145,11 +146,11 @@ def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     return by_study, by_year
 
 
-def given(kept: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:
+def given(book: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:
     """By coordinator and column, what a year has given. For the producer's eyes."""
-    found: dict[str, Counter[str]] = {}
-    for content in ledger.remembered(kept, KIND, dataset):
+    by_coordinator: dict[str, Counter[str]] = {}
+    for content in ledger.remembered(book, KIND, dataset):
         entry = json.loads(content)
         if entry["year"] == year:
-            found.setdefault(entry["coordinator"], Counter()).update(entry["numbers"])
-    return found
+            by_coordinator.setdefault(entry["coordinator"], Counter()).update(entry["numbers"])
+    return by_coordinator

@@ -25,8 +25,8 @@ ABSENT_WORDS = frozenset(
 )
 IN_A_MAPPING = "in a mapping (docs/mapping.md)"
 ODD_NUMBERS: Sequence[tuple[re.Pattern[str], str]] = tuple(
-    (re.compile(pattern), what)
-    for pattern, what in (
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
         (
             r"[<>≤≥]=? ?[0-9].*",
             "a limit of measurement: list it among `missing`, or write the number that stands for "
@@ -59,8 +59,8 @@ ODD_NUMBERS: Sequence[tuple[re.Pattern[str], str]] = tuple(
     )
 )
 NO_DAY: Sequence[tuple[re.Pattern[str], str]] = tuple(
-    (re.compile(pattern), what)
-    for pattern, what in (
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
         (
             r"[2-5][0-9]{4}([.,][0-9]+)?",
             "a number of days, as Excel (from 1900) or SAS (from 1960) keeps dates: export the "
@@ -92,11 +92,11 @@ PAIRS = (
 
 
 class Odd(NamedTuple):
-    """`what`: with the remedy."""
+    """`meaning`: with the remedy."""
 
     line: int
     value: str
-    what: str
+    meaning: str
 
 
 class Absent(NamedTuple):
@@ -140,10 +140,10 @@ def days(values: Values) -> Iterable[Odd]:
 
 def _firsts(values: Values, kinds: Sequence[tuple[re.Pattern[str], str]]) -> Iterable[Odd]:
     left = [pair for pair in values if not is_absent(pair[1])]
-    for pattern, what in kinds:
+    for pattern, meaning in kinds:
         fitting = [pair for pair in left if pattern.fullmatch(folded(pair[1]))]
         if fitting:
-            yield Odd(*fitting[0], what)
+            yield Odd(*fitting[0], meaning)
             left = [pair for pair in left if not pattern.fullmatch(folded(pair[1]))]
 
 

@@ -175,19 +175,19 @@ def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> s
     name = quote_name(raw)
     if column is None:
         return name
-    known = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+    as_text = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
     if column.kind == "number" and reading.thousands == "'":
-        known = f"replace({known}, '’', chr(39))"  # of a typographer
+        as_text = f"replace({as_text}, '’', chr(39))"  # of a typographer
     if column.kind == "date" and raw_type.startswith("TIMESTAMP"):
         return _native_day(name, raw_type, reading)
     if column.kind == "boolean" and reading.yes and raw_type != "BOOLEAN":
-        return _spared(known, column, _boolean(known, raw_type, reading))
+        return _spared(as_text, column, _boolean(as_text, raw_type, reading))
     if raw_type != "VARCHAR":
         return name
     if column.kind == "number" and (reading.decimal, reading.thousands) != (".", None):
-        return _spared(known, column, _number(known, reading))
+        return _spared(as_text, column, _number(as_text, reading))
     if column.kind == "date" and (reading.date or reading.datetime or reading.time_zone):
-        return _spared(known, column, _day(known, reading))
+        return _spared(as_text, column, _day(as_text, reading))
     return name
 
 

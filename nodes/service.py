@@ -45,7 +45,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
         refused = admit(query, context, now) or _rolled_back(query, context)
         tasks = refused or _plan(study, context)
         if isinstance(tasks, Refusal):
-            return Reply(site.name, query.round, dict.fromkeys(mine, said(tasks, site)))
+            return Reply(site.name, query.round, dict.fromkeys(mine, as_sent(tasks, site)))
         answers = _answers(query, mine, tasks, context, now)
     except errors.LedgerError:
         return Reply(
@@ -53,7 +53,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
             query.round,
             dict.fromkeys(
                 mine,
-                said(
+                as_sent(
                     Refusal("ledger", "this node's ledger is not in order: ask its producer"), site
                 ),
             ),
@@ -100,7 +100,7 @@ def _answers(
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
-        task: said(state, site) for task, state in states.items() if isinstance(state, Refusal)
+        task: as_sent(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
     if (
@@ -111,9 +111,9 @@ def _answers(
         return refusals
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
-        return refusals | dict.fromkeys(admitted, said(session.refused, site))
+        return refusals | dict.fromkeys(admitted, as_sent(session.refused, site))
     refusals |= {
-        task: said(session.absent[task.analysis], site)
+        task: as_sent(session.absent[task.analysis], site)
         for task in admitted
         if task.analysis in session.absent
     }
@@ -143,7 +143,7 @@ def _plan(study: Study, context: NodeContext) -> dict[str, AnyTask] | Refusal:
     return context.plans[study.hash]
 
 
-def said(refused: Refusal, site: Site) -> Refusal:
+def as_sent(refused: Refusal, site: Site) -> Refusal:
     return (
         Refusal("refused", "this node does not answer; ask its producer")
         if site.policy.terse
@@ -187,7 +187,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
 def of_another_contract(study: Study, site: Site, asked: Contract | None) -> Refusal:
     """`asked`: the study's contract, if it was sent."""
     versions = site.versions.get(study.dataset, (site.datasets[study.dataset],))
-    return dataset_versions.of_another_contract([one.contract for one in versions], asked)
+    return dataset_versions.of_another_contract([version.contract for version in versions], asked)
 
 
 def _signed_contract(query: Query, context: NodeContext) -> Contract | None:

@@ -89,9 +89,9 @@ class NodeContext:
         """A context with sessions of its own, and the same ledger and secrets."""
         return replace(self, site=site, base=self, sessions={}, admitted={}, plans={}, versions={})
 
-    def audit(self, event: str, **what: Any) -> None:
+    def audit(self, event: str, **details: Any) -> None:
         if self.site.state is not None:
-            audit.write(state_folder.made(self.site.state) / state_folder.AUDIT, event, **what)
+            audit.write(state_folder.create(self.site.state) / state_folder.AUDIT, event, **details)
 
     def salt(self, about: str) -> bytes:
         """A secret salt that nobody outside can guess; each purpose has another one."""

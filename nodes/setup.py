@@ -77,7 +77,7 @@ def init(folder: Path, name: str) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
-    state_folder.public_identity(state_folder.made(folder / "state"))
+    state_folder.public_identity(state_folder.create(folder / "state"))
     return path
 
 
@@ -132,12 +132,12 @@ def place_beside(path: Path, site: Site, contract: Contract) -> Place:
     name, former = contract.dataset, _versions(site, contract.dataset)
     if not former:
         return Place(name)
-    if any(one.contract.hash == contract.hash for one in former):
+    if any(dataset.contract.hash == contract.hash for dataset in former):
         raise errors.SiteError(
             f"{path}: dataset {name!r} is already there with this contract: `hdh node dataset "
             "replace` replaces it"
         )
-    if any(one.contract.version == contract.version for one in former):
+    if any(dataset.contract.version == contract.version for dataset in former):
         raise errors.SiteError(
             f"{path}: version {contract.version} of {name!r} is already there with another "
             "contract: to hold both, raise `version:` in the new one; `hdh node dataset replace` "
@@ -155,18 +155,18 @@ def place_of(path: Path, site: Site, contract: Contract, version: int | None) ->
             f"{path}: there is no dataset {name!r} to replace: `hdh node dataset add` adds it"
         )
     wanted = contract.version if version is None and len(former) > 1 else version
-    chosen = [one for one in former if wanted in (None, one.contract.version)]
+    chosen = [dataset for dataset in former if wanted in (None, dataset.contract.version)]
     if not chosen:
         raise errors.SiteError(
             f"{path}: which version of {name!r} is replaced? Give --version with one of "
-            f"{', '.join(str(one.contract.version) for one in former)}"
+            f"{', '.join(str(dataset.contract.version) for dataset in former)}"
         )
     key = chosen[0].key
     return Place(f"{name}@{contract.version}" if "@" in key else key, chosen[0])
 
 
 def _versions(site: Site, name: str) -> Sequence[Dataset]:
-    return [one for one in site.entries.values() if one.contract.dataset == name]
+    return [dataset for dataset in site.entries.values() if dataset.contract.dataset == name]
 
 
 def write_dataset(path: Path, new: NewDataset, place: Place) -> None:
@@ -208,7 +208,7 @@ def remove_dataset(path: Path, label: str) -> Dataset:
 def _with_line(path: Path, text: str, line: str) -> str:
     after, changed = re.subn(
         r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
-        lambda found: "datasets:\n" + line,
+        lambda match: "datasets:\n" + line,
         text,
         count=1,
     )

@@ -29,7 +29,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     opened = context_of(query, context)
     if isinstance(opened, NodeContext):
         return service.answer(query, opened, now)
-    name, refused = context.site.name, service.said(opened, context.site)
+    name, refused = context.site.name, service.as_sent(opened, context.site)
     return Reply(name, query.round, dict.fromkeys(service.addressed(query, name), refused))
 
 
@@ -78,25 +78,25 @@ def placed(
     study: Study, contract: Contract, contracts: Mapping[str, Contract], site: Site
 ) -> Site | Refusal:
     """The site with its dataset under the joint `contract`."""
-    for name, one in contracts.items():
-        site = site.under(name, one.hash)
-    own = [
+    for name, contract_ in contracts.items():
+        site = site.under(name, contract_.hash)
+    held = [
         name
-        for name, one in contracts.items()
-        if name in site.datasets and site.datasets[name].contract.hash == one.hash
+        for name, contract_ in contracts.items()
+        if name in site.datasets and site.datasets[name].contract.hash == contract_.hash
     ]
-    if len(own) != 1:
-        number = "several" if own else "none"
+    if len(held) != 1:
+        number = "several" if held else "none"
         return Refusal(
             "contract",
             f"this node holds {number} of {', '.join(sorted(contracts))} with these contracts, and "
             "answers for one: choose the nodes with --nodes",
         )
-    dataset = site.datasets[own[0]]
+    dataset = site.datasets[held[0]]
     refused = _not_compared(study, dataset)
     if refused is not None:
         return refused
-    view = View(dataset.contract, joint.view(study.datasets[own[0]], dataset.contract))
+    view = View(dataset.contract, joint.view(study.datasets[held[0]], dataset.contract))
     return replace(
         site,
         datasets={**site.datasets, study.dataset: replace(dataset, contract=contract, view=view)},
@@ -119,8 +119,8 @@ def _not_compared(study: Study, dataset: Dataset) -> Refusal | None:
 
 def describe(study: Study, site: Site) -> list[str]:
     """For the staff of this node, in plain words. `site`: with the joint contract."""
-    own = site.datasets[study.dataset].paying.dataset
+    paying = site.datasets[study.dataset].paying.dataset
     return [
         f"this study sets {', '.join(sorted(study.datasets))} side by side: nobody is linked",
-        f"this node answers for {own} alone, from its budget",
+        f"this node answers for {paying} alone, from its budget",
     ]

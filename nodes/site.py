@@ -203,11 +203,11 @@ class RosterFile(Frozen):
 
 @dataclass(frozen=True)
 class View:
-    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays.
-    `columns`: its own column behind each column of the joint contract; columns of other datasets
-    are absent."""
+    """A node's dataset as one of several side by side. `held_contract`: its own contract, whose
+    budget pays. `columns`: its own column behind each column of the joint contract; columns of
+    other datasets are absent."""
 
-    own: Contract
+    held_contract: Contract
     columns: Mapping[str, str]
 
 
@@ -246,7 +246,7 @@ class Dataset:
     @property
     def paying(self) -> Contract:
         """The contract whose budget pays for answers."""
-        return self.contract if self.view is None else self.view.own
+        return self.contract if self.view is None else self.view.held_contract
 
     @property
     def as_held(self) -> Dataset:
@@ -259,7 +259,11 @@ class Dataset:
         if self.view is None:
             return self.contract.columns[column].use
         contract_column = self.view.columns.get(column)
-        return self.view.own.columns[contract_column].use if contract_column is not None else ()
+        return (
+            self.view.held_contract.columns[contract_column].use
+            if contract_column is not None
+            else ()
+        )
 
     def own_columns(self, columns: Iterable[str]) -> frozenset[str]:
         """The columns under the names of the contract that pays, under which the ledger keeps
@@ -307,7 +311,12 @@ class Site:
         """The site with the version of a dataset that has this contract; this site as it is if no
         version has it."""
         version = next(
-            (one for one in self.versions.get(name, ()) if one.contract.hash == contract_hash), None
+            (
+                dataset
+                for dataset in self.versions.get(name, ())
+                if dataset.contract.hash == contract_hash
+            ),
+            None,
         )
         return self if version is None else replace(self, datasets={**self.datasets, name: version})
 
@@ -402,11 +411,11 @@ def _versions(
     for label, dataset in entries.items():
         several = versions.setdefault(label.partition("@")[0], [])
         several.append(dataset)
-        contracts_ = [one.contract for one in several]
+        contracts_ = [each.contract for each in several]
         if problem := dataset_versions.problem(contracts_, persons):
             raise errors.SiteError(f"{source.at('datasets', label)}: {problem}")
     return {
-        name: tuple(sorted(several, key=lambda one: -one.contract.version))
+        name: tuple(sorted(several, key=lambda each: -each.contract.version))
         for name, several in versions.items()
     }
 

@@ -60,11 +60,11 @@ def _key(name: str, dataset: Dataset) -> str:
 
 def record(state: Path, name: str, dataset: Dataset, passed: bool) -> None:
     """Keeps the result of a check; a check that fails takes an earlier one back."""
-    own, now = _key(name, dataset), fingerprint(dataset)
-    checked = {key: value for key, value in _read(state).items() if key != own and value != now}
+    key_, now = _key(name, dataset), fingerprint(dataset)
+    checked = {key: value for key, value in _read(state).items() if key != key_ and value != now}
     if passed:
-        checked[own] = now
-    path = state_folder.made(state) / FILE
+        checked[key_] = now
+    path = state_folder.create(state) / FILE
     part = path.with_name(f"{FILE}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(checked, indent=2), encoding="utf-8")

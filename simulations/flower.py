@@ -70,8 +70,8 @@ class Deployment:
         return self.folder / "coordinators" / name
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
-        own = {**daemon.environment(self.folder), **self.environment, **environment}
-        self.starts[name] = (command, own)
+        variables = {**daemon.environment(self.folder), **self.environment, **environment}
+        self.starts[name] = (command, variables)
         self._start(name)
 
     def _start(self, name: str) -> None:
@@ -103,7 +103,7 @@ class Deployment:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         secure = grpc.ssl_channel_credentials((self.hub.pki / "ca.crt").read_bytes())
-        address = self.hub.told("enrol")
+        address = self.hub.public_address("enrol")
         with grpc.secure_channel(address, secure, loopback.channel_options(address)) as channel:
             try:
                 health = health_pb2_grpc.HealthStub(channel).Check(
@@ -225,10 +225,10 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
         name = dataset.contract.dataset
         source_checks.record(folder / "state", name, dataset, passed=True)
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
-    state = state_folder.made(folder / "state")
+    state = state_folder.create(folder / "state")
     return credentials.enrol(
         state / state_folder.HUB,
-        deployment.hub.told("enrol"),
+        deployment.hub.public_address("enrol"),
         invitation.to_text(),
         state_folder.identity(state),
         __version__,
@@ -238,7 +238,11 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
 def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinator") -> Credentials:
     invitation = enrolment.invite(deployment.hub, deployment.engine, name, role, 1)
     return credentials.enrol(
-        deployment.keys(name), deployment.hub.told("enrol"), invitation.to_text(), None, __version__
+        deployment.keys(name),
+        deployment.hub.public_address("enrol"),
+        invitation.to_text(),
+        None,
+        __version__,
     )
 
 

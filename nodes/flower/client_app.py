@@ -38,9 +38,8 @@ def app_of(
         else:
             reply = side_by_side.answer(query, node, clock())
         encoded = codec.reply_to_bytes(reply)
-        signed = receipts.reply_content(
-            query.study.hash, wire.query_digest(content, nonce), receipts.digest(encoded)
-        )
+        asked = receipts.asked(query, wire.query_digest(content, nonce))
+        signed = receipts.reply_content(asked, receipts.digest(encoded))
         if not link_service.is_waiting(reply):
             _audit(node, query, reply, encoded)
         return Message(

@@ -173,7 +173,7 @@ def _show_sides(study: Study, site: Site) -> None:
         print(f"#   they cannot be counted: {reason}")
         return
     for expression in counted:
-        print(f"#   {expression.what}: {expression.text}\n#     {_people(expression)}")
+        print(f"#   {expression.place}: {expression.text}\n#     {_people(expression)}")
     if not counted:
         print("#   the study writes no condition, derived column or weight")
 

@@ -46,12 +46,12 @@ def _written(site: Site, name: str, dataset: Dataset) -> Mapped:
         assert site.state is not None
         source_checks.record(site.state, dataset.contract.dataset, dataset, passed=True)
         audit.write(
-            state_folder.made(site.state) / state_folder.AUDIT,
+            state_folder.create(site.state) / state_folder.AUDIT,
             "mapped",
             dataset=name,
             contract_hash=mapped.manifest.contract,
             sql_hash=mapped.manifest.sql,
-            inputs={each: found.content for each, found in mapped.manifest.inputs.items()},
+            inputs={each: entry.content for each, entry in mapped.manifest.inputs.items()},
         )
         print(
             f"{name}: written from {', '.join(mapped.manifest.inputs)}; studies now read these "

@@ -128,7 +128,7 @@ def _observation(seen: Seen) -> str:
     )
     value = f"{seen.value!r}: " if seen.value else ""
     key = f": write `{seen.key}`" if seen.key else ""
-    return f"{where}: {value}{seen.what}{key}"
+    return f"{where}: {value}{seen.meaning}{key}"
 
 
 def _block(keys: Mapping[str, Any]) -> str:

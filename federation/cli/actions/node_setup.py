@@ -22,7 +22,7 @@ def site_and_state(path: Path) -> tuple[Site, Path]:
     """The node's configuration, and its state folder, created if it is missing."""
     site = sites.load(path)
     assert site.state is not None
-    return site, state_folder.made(site.state)
+    return site, state_folder.create(site.state)
 
 
 def audit_path(path: Path) -> Path:
@@ -107,7 +107,7 @@ def remove_dataset(path: Path, label: str) -> None:
 def _audit_dataset(site: Site, event: str, dataset: Dataset) -> None:
     assert site.state is not None
     audit.write(
-        state_folder.made(site.state) / state_folder.AUDIT,
+        state_folder.create(site.state) / state_folder.AUDIT,
         event,
         dataset=dataset.contract.dataset,
         version=dataset.contract.version,

@@ -69,7 +69,7 @@ def replace_policy(policy: Policy) -> Policy:
 
 
 def contracts_of(site: Site) -> dict[int, Contract]:
-    return {one.contract.version: one.contract for one in site.entries.values()}
+    return {dataset.contract.version: dataset.contract for dataset in site.entries.values()}
 
 
 def study_of(title: str = "t", mode: str = "exact", **more: Any) -> Study:
@@ -190,8 +190,8 @@ def test_a_question_about_another_version_is_counted_as_another_question(tmp_pat
     context, contracts = NodeContext(site), contracts_of(site)
     for version, numbers in ((1, 1), (1, 1), (2, 2)):
         assert isinstance(answered(context, study_of(), contracts[version]), Part)
-        kept = list(ledger.remembered(context.ledger, "functionals", "people"))
-        assert len(kept) == numbers
+        counted = list(ledger.remembered(context.ledger, "functionals", "people"))
+        assert len(counted) == numbers
 
 
 def test_two_contracts_of_one_version_are_refused(tmp_path: Path) -> None:

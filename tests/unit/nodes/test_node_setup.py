@@ -152,9 +152,9 @@ def test_an_approval_is_of_a_run_and_a_name_must_be_clear(tmp_path: Path) -> Non
         for proposal in map(approvals.proposed, (first.run, other.run))
     ]
     assert verdicts == ["approved", "waiting"] and approvals.proposed("c" * 64) is None
-    assert [each.study_hash for each in approvals.untold()] == ["a" * 64]
-    approvals.told(approvals.untold()[0])
-    assert not approvals.untold()
+    assert [each.study_hash for each in approvals.unsent()] == ["a" * 64]
+    approvals.mark_sent(approvals.unsent()[0])
+    assert not approvals.unsent()
     again = approvals.propose(first)
     assert again.verdict == "approved", "a run that is proposed again keeps its decision"
 

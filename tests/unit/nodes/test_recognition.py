@@ -120,7 +120,7 @@ def test_notations_of_numbers(values: list[str], keys: dict[str, Any], tmp_path:
 def test_a_comma_that_could_divide_decimals_or_thousands_is_said_to_be_both(tmp_path: Path) -> None:
     observations = recognised("id;n", "p1;1,234", "p2;5,678", folder=tmp_path)
     assert observations.keys == {"decimal": ","}
-    assert "or is a comma between thousands? Compare" in observations.seen[0].what
+    assert "or is a comma between thousands? Compare" in observations.seen[0].meaning
 
 
 def dates(*values: str, **how: Any) -> dict[str, Any]:
@@ -161,13 +161,13 @@ def test_formats_of_days(values: list[str], keys: dict[str, Any], tmp_path: Path
 
 def test_a_day_that_two_formats_read_is_said_to_be_both(tmp_path: Path) -> None:
     observations = recognised("id;d", "p1;07/05/2023", folder=tmp_path)
-    assert "mm/dd/yyyy reads it too: compare" in observations.seen[0].what
-    assert "too" not in recognised("id;d", "p1;17/05/2023", folder=tmp_path).seen[0].what
+    assert "mm/dd/yyyy reads it too: compare" in observations.seen[0].meaning
+    assert "too" not in recognised("id;d", "p1;17/05/2023", folder=tmp_path).seen[0].meaning
 
 
 def test_days_as_excel_counts_them_have_no_key(tmp_path: Path) -> None:
     observations = recognised("id;d", "p1;45053", "p2;44561", folder=tmp_path)
-    assert not observations.keys and "as Excel (from 1900) or SAS" in observations.seen[0].what
+    assert not observations.keys and "as Excel (from 1900) or SAS" in observations.seen[0].meaning
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_words_for_yes_and_no(
 def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
     assert not recognised("id;b", "p1;true", "p2;0", folder=tmp_path).keys
     observations = recognised("id;b", "p1;1", "p2;2", folder=tmp_path)
-    assert not observations.keys and "write which is which" in observations.seen[0].what
+    assert not observations.keys and "write which is which" in observations.seen[0].meaning
 
 
 ODD = (
@@ -218,13 +218,13 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize(("column", "values", "what"), federations.first_of_each(ODD))
+@pytest.mark.parametrize(("column", "values", "meaning"), federations.first_of_each(ODD))
 def test_values_that_no_key_reads_are_named_with_their_remedy(
-    column: str, values: list[str], what: str, tmp_path: Path
+    column: str, values: list[str], meaning: str, tmp_path: Path
 ) -> None:
     lines = [f"p{i};{value}" for i, value in enumerate(values)]
     seen = recognised(f"id;{column}", *lines, folder=tmp_path).seen
-    assert any(what in each.what for each in seen), seen
+    assert any(meaning in each.meaning for each in seen), seen
 
 
 def test_no_pair_of_words_is_seen_among_numbered_answers(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
     path = node(tmp_path, content, "  s: {type: string}\n")
     dataset = sites.load(path).datasets["t"]
     (seen,) = recognition.recognise(dataset, Storage(), TODAY).seen
-    assert (seen.line, seen.what) == (
+    assert (seen.line, seen.meaning) == (
         4,
         "this line is not utf-8 text, as the others are: correct the export",
     )
@@ -422,7 +422,7 @@ def _zip_that_is_cut_inside() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "line 1 is empty"),
         ("t.csv", codecs.BOM_UTF8, "line 1 is empty"),
@@ -443,7 +443,7 @@ def _zip_that_is_cut_inside() -> bytes:
     ],
 )
 def test_a_file_that_is_no_text_ends_in_one_message(
-    name: str, content: bytes, said: str, tmp_path: Path
+    name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     """The look at a source that cannot be read ended in a traceback of its own."""
     path = node(tmp_path, b"", "  n: {type: number}\n")
@@ -451,7 +451,7 @@ def test_a_file_that_is_no_text_ends_in_one_message(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError) as caught:
         node_data.check(path, None, "text")
-    assert said in str(caught.value) and "p1" not in str(caught.value)
+    assert message in str(caught.value) and "p1" not in str(caught.value)
 
 
 def test_the_hub_learns_no_value(tmp_path: Path) -> None:
@@ -481,4 +481,4 @@ def test_other_sources_are_recognised_too(tmp_path: Path) -> None:
     duckdb.sql(f"COPY (SELECT 'p1' AS \"N° IPP\", '66,7' AS n) TO '{path}'")
     observations = recognition.recognise(Dataset(contract, str(path)), Storage(), TODAY)
     assert observations.keys == {"decimal": ","}
-    assert "write its name under `columns`: 'N° IPP'" in observations.of("id")[0].what
+    assert "write its name under `columns`: 'N° IPP'" in observations.of("id")[0].meaning
