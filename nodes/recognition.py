@@ -111,6 +111,9 @@ def _joined(parts: Iterable[Recognised]) -> Recognised:
 def _file(sample: Sample, read: Reading) -> Iterable[Recognised]:
     file = sample.file
     if file is None:
+        if sample.skip != read.skip and sample.skip:
+            meaning = f"the header stands on row {sample.skip + 1}"
+            yield _with_key("skip", sample.skip, Seen("", sample.skip + 1, "", meaning))
         return
     if file.encoding != (read.encoding or "utf-8") and not _same_text(sample, read.encoding):
         yield _encoding(file.encoding, file.line, file.word)

@@ -17,7 +17,7 @@ from pathlib import Path
 from federation import text
 from federation.expression import quote_name
 from nodes import connectors
-from nodes.connectors import csv_file, csv_source, formats
+from nodes.connectors import csv_file, csv_source, formats, workbook
 from nodes.connectors.csv_file import DELIMITERS, MalformedCsvError
 from nodes.reading import AS_IT_IS
 from nodes.reading import DELIMITERS as KNOWN_DELIMITERS
@@ -52,11 +52,13 @@ class TextFile:
 @dataclass(frozen=True)
 class Sample:
     """`names`: the columns as the source spells them. `rows`: line (or row) number and texts of
-    each; None is NULL. `file`: the look of a text file."""
+    each; None is NULL. `file`: the look of a text file. `skip`: the rows above the header of a
+    sheet."""
 
     names: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str | None]]]
     file: TextFile | None = None
+    skip: int = 0
 
     def column(self, name: str) -> Iterator[tuple[int, str]]:
         """The lines and values of a column, spelled canonically; blank ones are left out."""
@@ -74,12 +76,17 @@ def take(dataset: Dataset, storage: Storage) -> Sample:
         if chosen.name == "CSV":
             with csv_source.named(dataset, 1, len(paths)):
                 return _of_text(paths[0], dataset.headers)
+        if chosen.name == "Excel":
+            rows = workbook.first_rows(dataset, paths[0], MAX_SKIPPED + 20)
+            skip = _header_row(rows, dataset.headers)
+            read = dataset.read.model_copy(update={"skip": skip})
+            return replace(_of_rows(replace(dataset, read=read), storage), skip=skip)
     return _of_rows(dataset, storage)
 
 
 def _of_rows(dataset: Dataset, storage: Storage) -> Sample:
     raw = replace(dataset, read=AS_IT_IS.model_copy(update=_file_keys(dataset)))
-    names = sorted(connectors.column_names(raw, storage))
+    names = sorted(filter(None, connectors.column_names(raw, storage)))
     connection = connectors.connect(storage)
     connectors.open_rows(connection, raw, names)
     listed = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
@@ -182,6 +189,17 @@ def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
             if score > best:
                 best, header = score, (delimiter, at)
     return header
+
+
+def _header_row(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> int:
+    """The number of rows above the header of a sheet: the first row with the most names of
+    `headers`; if none has any, the first with as many cells as the widest row."""
+    wanted = {slug(name) for name in headers}
+    scores = [
+        (len(wanted.intersection(map(slug, row))), sum(bool(cell.strip()) for cell in row))
+        for row in rows[:MAX_SKIPPED]
+    ]
+    return scores.index(max(scores, default=(0, 0))) if scores else 0
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
