@@ -255,7 +255,9 @@ def canonical(raw: str, raw_type: str, *, minus: bool = False) -> str:
         raw = f"CAST({raw} AS VARCHAR)"
     sign = ("\u2212", "-") if minus else ("", "")
     letters, spaces = sign[0] + SPACES + INVISIBLE, sign[1] + " " * len(SPACES)
-    plain = f"translate({raw}, {quote_text(letters)}, {quote_text(spaces)})"
+    marks = quote_text(f"[{letters}]")  # translate alone costs three times as much
+    moved = f"translate({raw}, {quote_text(letters)}, {quote_text(spaces)})"
+    plain = f"CASE WHEN regexp_matches({raw}, {marks}) THEN {moved} ELSE {raw} END"
     unusual = f"{raw} LIKE ' %' OR {raw} LIKE '% ' OR strlen({raw}) <> length({raw})"
     return f"CASE WHEN {unusual} THEN nfc_normalize(trim({plain}, ' ')) ELSE {raw} END"
 
