@@ -15,6 +15,7 @@ from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Term
 from federation.intervals import Interval
+from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
@@ -390,8 +391,6 @@ def coefficients(
 ) -> list[Row]:
     """Tidy rows; aliased terms are null. `exponentiate`: the name of the column of exp(estimate),
     such as `hazard_ratio`."""
-    from scipy import special
-
     rows: list[Row] = []
     for name, estimate, variance in zip(names, beta, np.diag(covariance), strict=True):
         if not variance > 0:
