@@ -109,6 +109,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
 
     Identifiers are not among the fields, so that they stand in no condition, derivation, model or
     option of a study."""
+    closed = identifiers(contract)
     fields = {
         name: Field(
             name,
@@ -123,7 +124,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             terminology=c.terminology,
         )
         for name, c in contract.columns.items()
-        if name not in identifiers(contract)
+        if name not in closed
     }
     sources = {name: frozenset([name]) for name in fields}
     if taken := [name for name in derive if name in contract.columns]:
