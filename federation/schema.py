@@ -34,6 +34,11 @@ class Field:
     pieces: tuple[Piece, ...] = ()
     terminology: str | None = None
 
+    def __hash__(self) -> int:
+        """Of the name and the value only: each column of a factor is looked up by its field, whose
+        many levels would be hashed each time."""
+        return hash((self.name, self.sql))
+
     @property
     def groups(self) -> tuple[str, ...]:
         """The levels of a category; `no` and `yes` for a condition, whose values are 0 and 1."""

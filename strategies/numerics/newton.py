@@ -29,6 +29,7 @@ ROUGH = 1e-9
 ROUNDED = 2.0**-31
 # No row bounds a direction that keeps less than this share of the first round's information.
 LOST = 1e-11
+PANEL = 64  # columns after which a factorisation brings the others up to date, in one product
 CLEARLY = 1e-6  # a share far enough above LOST that no rounding error makes up the difference
 MAX_ROUNDS = 30
 MAX_EXPONENT = 709.0  # exp of more is no double
@@ -372,12 +373,17 @@ def find_aliased(
     rest = gram.copy()
     nothing = np.maximum(share * (np.diag(gram) if size is None else size), floor)
     aliased = np.zeros(len(rest), np.bool_)
-    for j in range(len(rest)):
-        if not rest[j, j] > nothing[j]:
-            aliased[j] = True
-            continue
-        column = rest[j + 1 :, j] / rest[j, j]
-        rest[j + 1 :, j + 1 :] -= np.outer(column, rest[j, j + 1 :])
+    for start in range(0, len(rest), PANEL):
+        stop = min(start + PANEL, len(rest))
+        for j in range(start, stop):
+            if not rest[j, j] > nothing[j]:
+                aliased[j] = True
+                continue
+            column = rest[j + 1 :, j] / rest[j, j]
+            rest[j + 1 :, j + 1 : stop] -= np.outer(column, rest[j, j + 1 : stop])
+        done = np.flatnonzero(~aliased[start:stop]) + start
+        below = rest[stop:, done]
+        rest[stop:, stop:] -= (below / rest[done, done]) @ below.T
     return aliased
 
 

@@ -15,7 +15,7 @@ from federation.disclosure import support as rules_of
 from federation.messages import State
 from federation.schema import Field
 from strategies import registry, support
-from strategies.numerics import designs
+from strategies.numerics import designs, newton
 from strategies.protocol import AnyTask, Total
 from tests import federations
 
@@ -148,6 +148,33 @@ def test_a_round_reads_the_rows_as_often_whatever_the_number_of_levels(
 ) -> None:
     work = [counted_work(n_levels, entry, monkeypatch) for n_levels in (20, 200, 1000)]
     assert work[0] == work[1] == work[2]
+
+
+@pytest.mark.parametrize("p", [5, 64, 65, 150])
+def test_aliased_columns_are_found_in_panels_as_one_by_one(p: int) -> None:
+    rng = np.random.default_rng(p)
+    X = rng.normal(size=(400, p))
+    for j in rng.choice(np.arange(2, p), p // 5, replace=False):
+        X[:, j] = X[:, : min(j, 3)] @ np.arange(1, min(j, 3) + 1)
+    rank, aliased = 0, []
+    for j in range(p):  # by the definition: a column that does not raise the rank
+        grown = int(np.linalg.matrix_rank(X[:, : j + 1]))
+        aliased.append(grown == rank)
+        rank = grown
+    assert newton.find_aliased(X.T @ X).tolist() == aliased
+
+
+def test_information_that_is_clearly_kept_needs_no_eigenvalues() -> None:
+    X = np.random.default_rng(0).normal(size=(300, 6))
+    design = newton.identify(X.T @ X, np.inf)
+    assert design.unbounded(1e-3 * X.T @ X, relative=False) is None
+    lost = X.copy()
+    lost[:, 4] = lost[:, 2]  # no row tells the two apart
+    direction = design.unbounded(lost.T @ lost, relative=False)
+    assert direction is not None
+    assert set(np.argsort(-np.abs(direction))[:2].tolist()) == {2, 4}
+    assert design.unbounded(1e-12 * X.T @ X, relative=False) is not None
+    assert design.unbounded(1e-10 * X.T @ X, relative=False) is None  # above LOST
 
 
 # -- the rules on the people behind a column
