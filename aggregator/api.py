@@ -24,7 +24,7 @@ from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from aggregator import database, enrolment, linked_studies, pki
-from aggregator.database import LinkedParties, Party, Submitted
+from aggregator.database import Holders, Party, Submitted
 from aggregator.parcels import Address, FullError, Part
 from aggregator.rounds import check_secure_sum
 from aggregator.scheduler import Scheduler
@@ -346,9 +346,13 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     ) -> hub_pb2.Status:
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._read(request, party)
-        asked, link = self._asked(study, contract, request)
+        asked, holders = self._asked(study, contract, request)
         self._check_signed(request, party, certificate, study, contract)
         check_secure_sum(study, len(asked) - study.other_parties)
+        if not self.scheduler.has_drafted(request.number):
+            raise errors.InputError(
+                f"study {study.study}: the hub has drafted no run {request.number}; submit it again"
+            )
         now = time.time()
         if not now <= request.deadline <= now + MAX_WAIT_S + CLOCK_S:
             raise errors.InputError(
@@ -365,7 +369,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             "signature": request.signature.hex(),
             "submitted": now,
             "deadline": request.deadline,
-            "link": link.to_text() if link else "",
+            "link": holders.to_text() if holders else "",
         }
         return self._status(self.scheduler.submit(values, asked))
 
@@ -416,9 +420,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
 
     def _asked(
         self, study: Study, contract: Contract, request: hub_pb2.SubmitRequest
-    ) -> tuple[list[str], LinkedParties | None]:
+    ) -> tuple[list[str], Holders | None]:
         """The nodes that the request names, or else all nodes that hold the dataset under this
-        contract; of a study with a link, its parties."""
+        contract; of a study of several datasets, those that hold them and the helper of a link."""
         nodes = {
             one.name: one
             for one in database.enrolled(self.scheduler.engine, "node")
@@ -430,9 +434,10 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 f"no node {unknown[0]!r} is enrolled here;"
                 f" the nodes are {', '.join(nodes) or 'none'}"
             )
-        if study.link is not None:
-            link = linked_studies.parties(study, request.contracts, nodes, request.nodes)
-            return sorted(link.roles), link
+        if study.datasets:
+            choose = linked_studies.parties if study.link else linked_studies.side_by_side
+            holders = choose(study, request.contracts, nodes, sorted({*request.nodes}))
+            return holders.asked, holders
         return self._holding(study, contract, request, nodes), None
 
     def _holding(
@@ -447,7 +452,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             for name, one in nodes.items()
             if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
         ]
-        asked = sorted(request.nodes) or sorted(holding)
+        asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
                 name
@@ -546,7 +551,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
         study, contract = self._read(request, party)
         self._check_signed(request, party, certificate, study, contract)
-        asked, link = self._asked(study, contract, request)
+        asked, holders = self._asked(study, contract, request)
         proposal = hub_pb2.Proposal(
             study=request.study,
             contract_hash=contract.hash,
@@ -555,8 +560,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
-            contracts=link.contracts if link else {},
-            roles=link.roles if link else {},
+            contracts=holders.contracts if holders else {},
+            roles=holders.roles if holders else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
         online = self.scheduler.connections.online()
@@ -573,7 +578,10 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             reason = "did not answer" if online else "is not online"
             decision = hub_pb2.Decision(verdict="asked", reason=reason)
         party = database.party(self.scheduler.engine, node)
-        people = party.holdings.get(study.dataset, {}).get("people") or 0 if party else 0
+        holdings = party.holdings if party else {}
+        people = max(
+            holdings.get(name, {}).get("people") or 0 for name in study.datasets or [study.dataset]
+        )
         return hub_pb2.NodeState(
             node=node,
             verdict=decision.verdict,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ studies = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("flower_run", sa.String(24), nullable=False),
     sa.Column("run", sa.ForeignKey("runs.id")),
-    sa.Column("link", sa.Text, nullable=False, server_default=""),  # LinkedParties: JSON
+    sa.Column("link", sa.Text, nullable=False, server_default=""),  # Holders: JSON
 )
 decisions = sa.Table(
     "decisions",
@@ -122,19 +122,27 @@ class Party:
 
 
 @dataclass(frozen=True)
-class LinkedParties:
-    """Of a study with a link. `contracts`: by dataset, canonical JSON. `roles`: left, right or
-    helper, by node."""
+class Holders:
+    """Of a study of several datasets. `contracts`: by dataset, canonical JSON. `roles`: left, right
+    or helper, by node, where there is a link. `held`: without a link, each node's dataset."""
 
     contracts: Mapping[str, str]
-    roles: Mapping[str, str]
+    roles: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def from_text(text: str) -> LinkedParties:
-        return LinkedParties(**json.loads(text))
+    def from_text(text: str) -> Holders:
+        return Holders(**json.loads(text))
 
     def to_text(self) -> str:
-        return json.dumps({"contracts": dict(self.contracts), "roles": dict(self.roles)})
+        return json.dumps(
+            {"contracts": dict(self.contracts), "roles": dict(self.roles), "held": dict(self.held)}
+        )
+
+    @property
+    def asked(self) -> list[str]:
+        """The nodes that take part."""
+        return sorted(self.roles or self.held)
 
     def named(self, role: str) -> list[str]:
         return sorted(node for node, own in self.roles.items() if own == role)
@@ -168,9 +176,15 @@ class Submitted:
         return self.state in OVER
 
     @property
-    def parties(self) -> LinkedParties | None:
+    def holders(self) -> Holders | None:
+        """None unless the study has several datasets."""
+        return Holders.from_text(self.link) if self.link else None
+
+    @property
+    def parties(self) -> Holders | None:
         """None unless the study has a link."""
-        return LinkedParties.from_text(self.link) if self.link else None
+        holders = self.holders
+        return holders if holders is not None and holders.roles else None
 
 
 @dataclass(frozen=True)
@@ -455,28 +469,27 @@ def submit(engine: sa.Engine, values: Mapping[str, Any], asked: Sequence[str]) -
     """Stores a study under the number that its coordinator has signed. RefusalError if another has
     this number."""
     number = int(values["number"])
-    with engine.begin() as connection:
-        taken = sa.select(studies.c.number).where(studies.c.number == number)
-        if connection.execute(taken).first() is not None:
-            raise errors.RefusalError(
-                f"the hub has a study of number {number} already: submit yours again"
-            )
-        connection.execute(
-            studies.insert().values(**values, state="waiting", reason="", attempts=0, flower_run="")
-        )
-        rows = [
-            {
-                "number": number,
-                "node": node,
-                "verdict": "asked",
-                "reason": "",
-                "by": "",
-                "at": "",
-                "signature": "",
-            }
-            for node in asked
-        ]
-        connection.execute(decisions.insert(), rows)
+    rows = [
+        {
+            "number": number,
+            "node": node,
+            "verdict": "asked",
+            "reason": "",
+            "by": "",
+            "at": "",
+            "signature": "",
+        }
+        for node in asked
+    ]
+    study = {**values, "state": "waiting", "reason": "", "attempts": 0, "flower_run": ""}
+    try:
+        with engine.begin() as connection:
+            connection.execute(studies.insert().values(study))
+            connection.execute(decisions.insert(), rows)
+    except sa.exc.IntegrityError:
+        raise errors.RefusalError(
+            f"the hub has a study of number {number} already: submit yours again"
+        ) from None
     return submitted(engine, number)
 
 

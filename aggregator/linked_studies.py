@@ -1,4 +1,5 @@
-"""The submission of a study with a link: whether its contracts fit, and who are its parties."""
+"""The submission of a study of several datasets: whether its contracts fit, and which nodes take
+part in it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Collection, Mapping
 import pydantic
 
 from aggregator import link_corrections
-from aggregator.database import LinkedParties, Party
+from aggregator.database import Holders, Party
 from federation import datasets, errors
 from federation.contract import Contract
 from federation.study import Study
@@ -17,11 +18,6 @@ def check(study: Study, contract: Contract, written: Mapping[str, str]) -> None:
     """StudyError unless the study's contract follows from those of its datasets."""
     if not study.datasets:
         return
-    if study.link is None:
-        raise errors.StudyError(
-            f"study {study.study}: a study of several datasets without a link runs in"
-            " `hdh simulate` only; submit one study for each dataset"
-        )
     if datasets.contract_of(study, _contracts(study, written)).hash != contract.hash:
         raise errors.StudyError(
             f"study {study.study}: its contract does not follow from those of its datasets;"
@@ -53,7 +49,7 @@ def parties(
     written: Mapping[str, str],
     nodes: Mapping[str, Party],
     named: Collection[str] = (),
-) -> LinkedParties:
+) -> Holders:
     """The left holders, the right one and the helper, of the enrolled `nodes`. `named`: those that
     the coordinator asks for; all if empty. InputError or RefusalError where one is missing."""
     link = study.link
@@ -71,7 +67,43 @@ def parties(
     _check_holders(study, holders)
     roles = dict.fromkeys(holders[link.left], "left")
     roles |= {holders[link.right][0]: "right", link.helper: "helper"}
-    return LinkedParties(written, roles)
+    return Holders(written, roles)
+
+
+def side_by_side(
+    study: Study,
+    written: Mapping[str, str],
+    nodes: Mapping[str, Party],
+    named: Collection[str] = (),
+) -> Holders:
+    """The dataset of each of the enrolled `nodes` that holds one. `named`: those that the
+    coordinator asks for; all if empty. RefusalError where a dataset has no node, or a node has
+    several."""
+    contracts = _contracts(study, written)
+    held: dict[str, str] = {}
+    for name in named or nodes:
+        own = [dataset for dataset, one in contracts.items() if _holds(nodes[name], one)]
+        if len(own) > 1 or (named and not own):
+            raise errors.RefusalError(
+                f"study {study.study}: {name} holds {' and '.join(own) or 'none'} of its datasets"
+                " with these contracts, and a node answers for one; choose others with --nodes"
+            )
+        held |= dict.fromkeys([name], own[0]) if own else {}
+    _check_held(study, held)
+    return Holders(written, held=held)
+
+
+def _check_held(study: Study, held: Mapping[str, str]) -> None:
+    if missing := sorted(study.datasets.keys() - held.values()):
+        raise errors.RefusalError(
+            f"study {study.study}: no node holds dataset {missing[0]!r} with this contract;"
+            " see `hdh study datasets`"
+        )
+    if len(held) < study.min_answers:
+        raise errors.RefusalError(
+            f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes), and"
+            f" {len(held)} hold one of its datasets"
+        )
 
 
 def _holds(node: Party, contract: Contract) -> bool:

@@ -149,8 +149,8 @@ class Parcels:
             raise FullError
 
     def _path(self, address: Address, number: int) -> Path:
-        message = f"{address.sender}--{address.receiver}--{address.kind.replace(' ', '_')}"
-        return self.folder / address.study_hash / address.attempt / message / str(number)
+        of_study = self.folder / address.study_hash / address.attempt
+        return of_study / address.sender / address.receiver / address.kind / str(number)
 
     def _delete(self, address: Address, number: int) -> None:
         path = self._path(address, number)

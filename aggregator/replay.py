@@ -8,6 +8,7 @@ a secure sum each node has also signed its part of every total.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from aggregator import release, rounds, transcript
 from aggregator.transcript import Round, Transcript
 from federation import codec, errors, receipts
 from federation import study as studies
-from federation.messages import Query, Reply, State
+from federation.messages import PHASES, Query, Reply, State
 from federation.study import Study
 from strategies import registry
 
@@ -35,10 +36,7 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
     follows. The receipt itself is checked by `receipts.verify`."""
     receipt = document.get("receipt") or {}
     if not receipt.get("transcript"):
-        return [
-            "the receipt names no transcript: only exact studies without training have one, at a "
-            "hub of this version"
-        ]
+        return [f"the receipt names no transcript: {_why_none(receipt)}"]
     try:
         if transcript.digest(path) != receipt["transcript"]:
             return [f"{path.name} is not the transcript whose hash the hub has signed"]
@@ -50,6 +48,20 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
         return [f"{path.name} or the receipt cannot be read ({type(reason).__name__})"]
     except (codec.CodecError, errors.HdhError, pydantic.ValidationError) as reason:
         return [f"{path.name} cannot be replayed ({type(reason).__name__})"]
+
+
+def _why_none(receipt: Mapping[str, Any]) -> str:
+    try:
+        is_linked = studies.parse(str(receipt.get("study"))).link is not None
+    except errors.StudyError:
+        is_linked = False
+    if is_linked:
+        return (
+            "a linked study has none, because its helper answers under the names of the left "
+            "holders, and a transcript ties each part to the node of its name that has signed it; "
+            "verify the receipt without --replay, and each party's answers with its --audit"
+        )
+    return "only exact studies without training have one, at a hub of this version"
 
 
 def _nodes(receipt: Mapping[str, Any]) -> list[str]:
@@ -67,8 +79,9 @@ def _binding(kept: Transcript, receipt: Mapping[str, Any], study: Study) -> Iter
         query = codec.query_from_bytes(content)
         if query.study.hash != study.hash or not _asks_the_same(query, asked.get(query.round)):
             yield f"round {query.round}: a query on the wire is not the one of the round"
+    summed = study.privacy.secure_sum is not None
     for node, record in receipt["nodes"].items():
-        yield from _of_node(node, record, kept)
+        yield from _of_phases(node, record, kept) if summed else _of_parts(node, record, kept)
 
 
 def _asks_the_same(query: Query, asked: Query | None) -> bool:
@@ -78,17 +91,38 @@ def _asks_the_same(query: Query, asked: Query | None) -> bool:
     return all(_is_same(state, asked.states[task], 0.0) for task, state in query.states.items())
 
 
-def _of_node(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
-    replies = [one for one in record["replies"] if one["phase"] in transcript.AT_STATES]
-    for reply in replies:
-        if reply["query"] not in kept.pushed:
-            yield f"{node}: it answered a query of round {reply['round']} that is not shown"
-    signed = {reply["reply"] for reply in replies if reply["phase"] == ""}
+def _of_phases(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
+    """Of a secure sum. A node signs neither round nor phase, so the hub may write another one to
+    hide a query: but then a phase of a round has two replies, or none that the study has."""
+    possible = {(one.query.round, phase) for one in kept.rounds for phase in PHASES}
+    for (number, phase), count in Counter(map(_label, record["replies"])).items():
+        if count > 1 or (number, phase) not in possible:
+            yield f"{node}: it answered more queries of round {number} than a secure sum has"
+    at_states = [one for one in record["replies"] if one["phase"] in transcript.AT_STATES]
+    yield from _unshown_queries(node, at_states, kept)
+
+
+def _label(reply: Mapping[str, Any]) -> tuple[int, str]:
+    return reply["round"], reply["phase"]
+
+
+def _of_parts(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
+    """Without a secure sum each query carries states, whatever phase the hub writes beside it."""
+    yield from _unshown_queries(node, record["replies"], kept)
+    signed = {reply["reply"] for reply in record["replies"]}
     for one in kept.rounds:
         for reply in one.replies:
             shown = receipts.digest(codec.reply_to_bytes(transcript.plain(reply)))
-            if reply.node == node and signed and shown not in signed:
+            if reply.node == node and shown not in signed:
                 yield f"{node}: the part of round {reply.round} is not the one that it signed"
+
+
+def _unshown_queries(
+    node: str, replies: Sequence[Mapping[str, Any]], kept: Transcript
+) -> Iterator[str]:
+    for reply in replies:
+        if reply["query"] not in kept.pushed:
+            yield f"{node}: it answered a query of round {reply['round']} that is not shown"
 
 
 # -- what follows from what

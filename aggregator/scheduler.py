@@ -34,7 +34,7 @@ from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
 from federation.study import Study
-from federation.tickets import RunTicket, ticket
+from federation.tickets import REHEARSAL, RunTicket, ticket
 
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
@@ -111,6 +111,12 @@ class Scheduler:
         with self.drafting:
             self.drafted = max(self.drafted, database.newest_number(self.engine)) + 1
             return self.drafted
+
+    def has_drafted(self, number: int) -> bool:
+        """Whether a study may have this number. A coordinator who chose the largest one would leave
+        none for the others."""
+        with self.drafting:
+            return REHEARSAL < number <= max(self.drafted, database.newest_number(self.engine))
 
     def ticket(self, one: Submitted) -> RunTicket:
         """What the coordinator of a study has signed."""
@@ -258,8 +264,19 @@ class Scheduler:
         elif not _suffice(one, study, approved):
             why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
             self._end(one, "refused", why)
+        elif (other := self._same_link(one)) is not None:
+            reason = f"waits for the end of number {other}, another run of this linked study"
+            if one.reason != reason:
+                database.update(self.engine, one.number, reason=reason)
         else:
             self._start(one, approved)
+
+    def _same_link(self, one: Submitted) -> int | None:
+        """The number of another run of a linked study that is running. They run one after the
+        other, because the sealed parts of a link lie at the hub under the study's hash."""
+        running = database.in_states(self.engine, "running") if one.parties else []
+        same = [other.number for other in running if other.study_hash == one.study_hash]
+        return next(iter(same), None)
 
     def _start(self, one: Submitted, nodes: Sequence[str]) -> None:
         """Writes the job, wakes the nodes, and starts a Flower run."""
@@ -512,8 +529,8 @@ def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(one.signature),
         nodes=sorted(nodes),
         deadline=one.deadline,
-        contracts=one.parties.contracts if one.parties else {},
-        roles=one.parties.roles if one.parties else {},
+        contracts=one.holders.contracts if one.holders else {},
+        roles=one.holders.roles if one.holders else {},
     )
 
 
@@ -532,9 +549,12 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
 
 
 def _suffice(one: Submitted, study: Study, nodes: Sequence[str]) -> bool:
-    """Whether these nodes can run the study. A link needs its right holder and its helper."""
+    """Whether these nodes can run the study. A link needs its right holder and its helper, and
+    datasets side by side need a node each."""
     if one.parties is None:
-        return len(nodes) >= study.min_answers
+        held = one.holders.held if one.holders else {}
+        is_complete = {held[name] for name in nodes if name in held} == set(study.datasets)
+        return len(nodes) >= study.min_answers and is_complete
     others = {*one.parties.named("right"), *one.parties.named("helper")}
     lefts = [name for name in one.parties.named("left") if name in nodes]
     return others <= set(nodes) and len(lefts) >= study.min_answers

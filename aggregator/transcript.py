@@ -51,8 +51,8 @@ class Transcript:
 
 
 def is_kept(study: Study) -> bool:
-    """Whether the hub keeps a transcript of this study. A linked study has none, since its rounds
-    are not those of its nodes."""
+    """Whether the hub keeps a transcript of this study. A linked study has none: its helper answers
+    under the names of the left holders, and a replay ties each part to its node's signature."""
     tolerant = any(
         registry.analysis(entry.run).TRAITS.tolerant for entry in study.analyses.values()
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aggregator import database
-from aggregator.database import LinkedParties
+from aggregator.database import Holders
 from benchmarks import timing
 from federation import credentials
 from federation.credentials import Credentials
@@ -65,7 +65,7 @@ def _begin_study(deployment: Deployment) -> None:
         "deadline": 0.0,
         "attempts": 0,
         "flower_run": "",
-        "link": LinkedParties({}, roles).to_text(),
+        "link": Holders({}, roles).to_text(),
     }
     with deployment.engine.begin() as connection:
         connection.execute(database.studies.insert().values(**row))

@@ -145,7 +145,7 @@ class Hub:
         The hub first drafts the run: its number, its nodes and its deadline. The signature covers
         these, the study and the contract, so the nodes answer one run and no other.
 
-        `contract`: by default DATASET.yaml beside the study; of a study with a link, by dataset.
+        `contract`: by default DATASET.yaml beside the study; of several datasets, by dataset.
         `deadline_s`: how long the hub waits
         for approvals; 0: the hub's own setting. `nodes`: by default all that hold the dataset."""
         with self._calls() as stub:
@@ -251,8 +251,8 @@ class Hub:
     def _loaded(
         self, study: Study | Path | str, contract: GivenContract
     ) -> tuple[Study, Contract, Mapping[str, Contract]]:
-        """The study in this coordinator's name, its contract, and of a study with a link the
-        contracts of its datasets."""
+        """The study in this coordinator's name, its contract, and the contracts of its datasets if
+        it has several."""
         folder = None
         if not isinstance(study, Study):
             path = Path(study)
@@ -293,11 +293,6 @@ def _load_contracts(
     study: Study, given: GivenContract, folder: Path | None
 ) -> Mapping[str, Contract]:
     """Of each dataset of a study: as given by name, or NAME.yaml in the study's folder."""
-    if study.link is None:
-        raise errors.StudyError(
-            f"study {study.study}: a study of several datasets without a link runs in `hdh "
-            "simulate` only; submit one study for each dataset"
-        )
     if isinstance(given, Mapping):
         return given
     if folder is None or given is not None:

@@ -35,7 +35,10 @@ AMBIGUOUS = {
     re.compile(pattern): kind
     for pattern, kind in (
         (r"[-+]?0[0-9_]+([.][0-9_]*)?", "a number with a leading zero, which some read as octal"),
-        (r"[-+]?0[xob][0-9a-fA-F_]+", "a hexadecimal, octal or binary number"),
+        (
+            r"[-+]?0(x[0-9a-fA-F_]+|o[0-7_]+|b[01_]+)",
+            "a hexadecimal, octal or binary number",
+        ),
         (r"[-+]?[0-9][0-9_]*_[0-9_]*([.][0-9_]*)?([eE][-+]?[0-9]+)?", "a number with underscores"),
         (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?", "a number in base 60, or a time"),
         (r"[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)", "no finite number"),

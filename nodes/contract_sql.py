@@ -372,6 +372,15 @@ class Finding:
     remedy: str
 
 
+def words(findings: Iterable[Finding]) -> str:
+    """What leaves the node about broken rules: their names and columns, and no count."""
+    rules = {f"{each.rule} ({each.column})" if each.column else each.rule for each in findings}
+    return (
+        f"the data here break their contract: {', '.join(sorted(rules))}; the producer sees more "
+        "with `hdh node check`"
+    )
+
+
 def judge(
     contract: Contract, counts: Mapping[tuple[str, str], int], max_rows: int
 ) -> list[Finding]:

@@ -22,13 +22,13 @@ import grpc
 from federation import __version__, credentials, errors, receipts
 from federation import study as studies
 from federation.credentials import Credentials
-from federation.messages import LedgerHead
+from federation.messages import LedgerHead, Refusal
 from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
-from nodes import ledger, link_proposals, memory, service, state_folder
+from nodes import ledger, link_proposals, memory, service, side_by_side, state_folder
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
 from nodes.site import Site
@@ -99,6 +99,7 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
         if kind == "welcome":
             hub.state |= {"line": "open", "since": _now()}
             log.info("the line to the hub %s is open", hub.own.api)
+            hub.wake(0.0, None)  # the hub is there: no retry at Flower waits any longer
             _check_welcome(hub, notice.welcome)
             _renew(hub, stub)
         elif kind == "wake":
@@ -311,25 +312,30 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
 
 
 def _link_of(proposal: hub_pb2.Proposal) -> str:
-    """What the node stores of a linked study, beside the study itself."""
-    if not proposal.roles:
+    """What the node stores of a study of several datasets, beside the study itself."""
+    if not proposal.contracts:
         return ""
     return link_proposals.to_text(proposal.contracts, proposal.roles)
 
 
 def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
-    """`link`: of a linked study, as the node stores it."""
+    """`link`: of a study of several datasets, as the node stores it."""
     if study.link is not None:
         return _link_policy(study, run, link, site, now)
+    if side_by_side.is_side_by_side(study):
+        placed = side_by_side.site_of(study, run.contract_hash, link, site)
+        if isinstance(placed, Refusal):
+            return str(service.said(placed, site))
+        site = placed
     dataset = site.datasets.get(study.dataset)
     if dataset is None or dataset.contract.hash != run.contract_hash:
         return f"contract: this node has no dataset {study.dataset!r} with this contract"
     refused = service.admit_study(
-        study, dataset.contract, len(run.nodes), site, now
+        study, dataset.paying, len(run.nodes), site, now
     ) or service.unchecked(study, site)
     if refused is not None:
         return str(service.said(refused, site))
-    return _over_budget(study, site, now.year, study.dataset)
+    return _over_budget(study, site, now.year, dataset.paying.dataset)
 
 
 def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:

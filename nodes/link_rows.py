@@ -88,14 +88,7 @@ def _needed(contract: Contract, schema: Schema, request: Request) -> list[str]:
 def _check(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
     _, findings = cohorts.examine(dataset, storage, needed)
     if findings:
-        broken = sorted(
-            {f"{one.rule} ({one.column})" if one.column else one.rule for one in findings}
-        )
-        raise LinkError(
-            "data",
-            f"the data here break their contract: {', '.join(broken)}; the producer sees more with "
-            "`hdh node check`",
-        )
+        raise LinkError("data", contract_sql.words(findings))
 
 
 def _check_cohort(

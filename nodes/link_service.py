@@ -194,7 +194,7 @@ class LinkService:
         return SecAggMessage({"advert": advert})
 
     def _join(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        one = self.attempts.get(phase.attempt)
+        one = self._attempt(query, phase)
         if one is None or one.thread is not None:
             return UNKNOWN
         adverts = phase.messages[LINK]
@@ -204,7 +204,7 @@ class LinkService:
         return SecAggMessage({"state": b"working"})
 
     def _watch(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        one = self.attempts.get(phase.attempt)
+        one = self._attempt(query, phase)
         if one is None or one.thread is None:
             return UNKNOWN
         if one.is_working:
@@ -217,6 +217,11 @@ class LinkService:
             self._forget((query.run, one.left))
             return CHANGED
         return SecAggMessage({"state": b"done", "report": one.kept.report.to_json().encode()})
+
+    def _attempt(self, query: Query, phase: Phase) -> Attempt | None:
+        """Of the query's run. A run in another mode may not tell what this attempt knows."""
+        one = self.attempts.get(phase.attempt)
+        return one if one is not None and one.run == query.run else None
 
     def _over(self, query: Query, phase: Phase, now: datetime) -> Answer:
         kept = sorted(left for run, left in self.answering if run == query.run)
@@ -271,6 +276,9 @@ class LinkService:
         one = self.answering.get((query.run, query.left))
         if one is None:
             return Reply(query.left, query.round, dict.fromkeys(query.states, LOST))
+        # Also where the hub asks without having watched the link to its end.
+        if one.study.privacy.mode == "exact" and self._are_others(one, now):
+            return Reply(query.left, query.round, dict.fromkeys(query.states, CHANGED))
         context = one.context
         if context.site.state is not None and not context.site.roster:
             context = one.context = self._with_roster(one)

@@ -387,7 +387,11 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     folder = _folder(one.context, study)
     file = memory_file.make(folder / f"{left}.{one.terms.attempt[:8]}.parquet")
     storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
-    link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
+    try:
+        link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
+    except Exception:
+        file.delete()
+        raise
     one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
     link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
     dataset = Dataset(

@@ -133,7 +133,8 @@ def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> R
     """Refuses sums over node sets that differ by a few nodes between two studies: their difference
     would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
-    for content in ledger.remembered(context.ledger, NODES, query.study.dataset):
+    own = context.site.datasets[query.study.dataset].paying.dataset
+    for content in ledger.remembered(context.ledger, NODES, own):
         if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
             return Refusal(
                 "node_set",

@@ -38,11 +38,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a
     secure sum, a SecAggMessage."""
     site, study = context.site, query.study
-    mine = {
-        task: state
-        for task, state in query.states.items()
-        if task.node in ("", site.name) and (not state.asked or site.name in state.asked)
-    }
+    mine = addressed(query, site.name)
     try:
         refused = admit(query, context, now) or _rolled_back(query, context)
         tasks = refused or _plan(study, context)
@@ -69,6 +65,15 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     # The head commits to this node's own numbers, which a secure sum must hide.
     head = ledger.head(context.ledger) if query.phase is None else None
     return Reply(site.name, query.round, answers, head, charged)
+
+
+def addressed(query: Query, name: str) -> dict[TaskId, State]:
+    """The states of a query at which the node of this name is asked."""
+    return {
+        task: state
+        for task, state in query.states.items()
+        if task.node in ("", name) and (not state.asked or name in state.asked)
+    }
 
 
 def _answers(

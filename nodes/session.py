@@ -46,7 +46,8 @@ class NodeContext:
 
     `sessions`: by hash of the study. `pending_sums`: by attempt and task. `admitted`: by study,
     number of nodes and day. `plans`: by study. `runs`: the states of exact studies. `approvals`:
-    None in a simulation, where no person decides."""
+    None in a simulation, where no person decides. `side_by_side`: the contexts of studies of
+    several datasets, by study and joint contract."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class NodeContext:
     runs: dict[tuple[str, TaskId], Run] = field(default_factory=dict)
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
+    side_by_side: dict[tuple[str, str], NodeContext] = field(default_factory=dict, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:

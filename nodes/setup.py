@@ -214,7 +214,8 @@ def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
         "# The nodes with which this node forms secure sums. Compare each key with its operator"
         " (hdh node identity)\n# over another channel.\n"
     )
-    _replace(roster, header + yaml.safe_dump({"nodes": nodes}))
+    quoted = yaml.safe_dump({"nodes": nodes}, default_style='"')  # a key can look like a number
+    _replace(roster, header + quoted)
     if sites.load(path).roster == {}:
         text, changed = re.subn(
             r"(?m)^# roster: roster.yaml.*\n",

@@ -4,7 +4,7 @@ and its producer's policy."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -252,6 +252,12 @@ class Dataset:
             return self.contract.columns[column].use
         contract_column = self.view.columns.get(column)
         return self.view.own.columns[contract_column].use if contract_column is not None else ()
+
+    def own_columns(self, columns: Iterable[str]) -> frozenset[str]:
+        """The columns under the names of the contract that pays, under which the ledger keeps
+        what earlier answers were about."""
+        names = self.view.columns if self.view is not None else {}
+        return frozenset(names.get(name, name) for name in columns)
 
     @property
     def headers(self) -> list[str]:

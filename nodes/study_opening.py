@@ -16,9 +16,8 @@ from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field, Schema
 from federation.study import Study
-from nodes import absent_columns, cohorts, differencing, support
+from nodes import absent_columns, cohorts, contract_sql, differencing, support
 from nodes.answered import Memory
-from nodes.contract_sql import Finding
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset
 from strategies.protocol import AnyTask
@@ -54,7 +53,9 @@ def open_session(
     except (errors.DataError, errors.SetupError):
         return StudySession(tasks, nobody, rules, UNREADABLE)
     if opened.findings:
-        return StudySession(tasks, nobody, rules, _broken(opened.findings))
+        return StudySession(
+            tasks, nobody, rules, Refusal("data", contract_sql.words(opened.findings))
+        )
     memory = _memory(study, tasks, schema, opened, rules, context, now)
     session = StudySession(tasks, opened.cohort, rules, None, absent, memory)
     return replace(session, refused=_too_small(session) or _unsupported(session, schema))
@@ -71,18 +72,6 @@ def _too_small(session: StudySession) -> Refusal | None:
 def _unsupported(session: StudySession, schema: Schema) -> Refusal | None:
     present = [task for name, task in session.tasks.items() if name not in session.absent]
     return support.check_study(present, session, schema)
-
-
-def _broken(findings: Iterable[Finding]) -> Refusal:
-    """Names the rules and the columns, and no count."""
-    rules = sorted(
-        {f"{each.rule} ({each.column})" if each.column else each.rule for each in findings}
-    )
-    return Refusal(
-        "data",
-        f"the data here break their contract: {', '.join(rules)}; the producer sees more with "
-        "`hdh node check`",
-    )
 
 
 def _checked(
@@ -123,6 +112,8 @@ def _memory(
 ) -> Memory:
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
     names = {field.name for task in tasks.values() for field in task.fields}
+    dataset = context.site.datasets[study.dataset]
+    chosen = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
     return Memory(
         context.ledger,
         schema.contract,
@@ -132,10 +123,10 @@ def _memory(
         context.salt("people")[:8],
         opened.hashes,
         where,
-        schema.columns_of(study.cohort.where) if study.cohort.where else frozenset(),
-        {name: schema.columns_of(name) for name in sorted(names)},
+        dataset.own_columns(chosen),
+        {name: dataset.own_columns(schema.columns_of(name)) for name in sorted(names)},
         rules.min_cell,
-        context.site.datasets[study.dataset].link_numbers,
+        dataset.link_numbers,
     )
 
 

@@ -40,16 +40,17 @@ class Answering:
 
 @contextmanager
 def sites(
-    holders: Holders, policy: Policy, now: datetime, *, parties_link: bool = False
+    holders: Holders, policy: Policy, now: datetime, *, as_held: bool = False
 ) -> Iterator[Answering]:
-    """`parties_link`: the nodes are the parties of a link, and join the people themselves."""
+    """`as_held`: the nodes have their datasets under their own contracts, and set them side by side
+    or join the people themselves."""
     study = holders.study
-    if study.link is not None and parties_link:
+    if study.link is not None and as_held:
         yield Answering(linked.sites_of(study, holders.datasets, policy))
     elif study.link is not None:
         with linked.linking(study, holders.contracts, holders.datasets, policy, now) as people:
             yield Answering(people.sites, people.linkage)
-    elif study.datasets:
+    elif study.datasets and not as_held:
         yield Answering(local.beside(study, holders.contract, holders.datasets, policy))
     else:
         yield Answering(

@@ -31,7 +31,7 @@ class Simulation:
     scratch: a temporary folder of the run. out: the folder of the results, where a stopped run
     leaves its checkpoint. processes: the number of processes that share the nodes; None means one
     per core for trainings, else one. notes: copied into the result. contracts: of each dataset of a
-    study with a link, whose parties are the sites."""
+    study of several, where the sites have them as their holders do."""
 
     study: Study
     contract: Contract
@@ -126,6 +126,7 @@ def with_ray(simulation: Simulation, say: Say) -> Document:
     )
 
 
-# The nodes of these engines link people among themselves. For the others, this process does it.
-LINKING = ("flower",)
+# The nodes of these engines link people, or set their datasets side by side, among themselves. For
+# the others, this process does it.
+AS_HELD = ("flower",)
 ENGINES: Mapping[str, Engine] = {"local": in_process, "flower": with_flower, "ray": with_ray}

@@ -177,7 +177,7 @@ def run(
 ) -> Document:
     """Runs the study over Flower, with one process per site; returns the released document.
 
-    `contract`: of each dataset, in a study with a link."""
+    `contract`: of each dataset, in a study of several."""
     with deployed(sites, folder, say=say) as deployment:
         document = submit(deployment, study, contract, say=say)
     provenance = {**document.provenance, "notes": [*notes, *document.provenance["notes"]]}

@@ -14,9 +14,14 @@ from federation.messages import Query, Reply
 WAVE = 64  # nodes asked at once
 
 
+class Away(str):
+    """Why a node cannot be reached now: it may be back in a moment, as after a restart of the
+    hub."""
+
+
 class Post(Protocol):
     """The part of Flower that we need: it sends queries by the name that answers, and receives
-    replies. `push` returns that name for each message."""
+    replies, or the reasons why there are none. `push` returns that name for each message."""
 
     def push(self, queries: Mapping[str, Query]) -> Mapping[str, str]: ...
     def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]: ...
@@ -24,10 +29,13 @@ class Post(Protocol):
 
 @dataclass(frozen=True)
 class Patience:
-    """The longest time of a wave of queries, and the time between two looks for replies."""
+    """The longest time of a wave of queries, the time between two looks for replies, and how long
+    and how often a node that is away is asked again."""
 
     timeout_s: float = 600.0
     poll_s: float = 0.1
+    away_s: float = 10.0
+    again_s: float = 1.0
 
 
 def send_of(
@@ -51,17 +59,23 @@ def _wave(
     post: Post, queries: Mapping[str, Query], patience: Patience, note: Callable[[str], Any]
 ) -> list[Reply]:
     waiting = dict(post.push(queries))
-    until = time.monotonic() + patience.timeout_s
+    begun = time.monotonic()
     replies = []
-    while waiting and time.monotonic() < until:
+    while waiting and time.monotonic() < begun + patience.timeout_s:
+        away = []
         for message_id, reply in post.pull(list(waiting)):
             name = waiting.pop(message_id)
-            if isinstance(reply, str):
+            if isinstance(reply, Away) and time.monotonic() < begun + patience.away_s:
+                away.append(name)
+            elif isinstance(reply, str):
                 note(f"{name}: {reply}")
             elif reply.node != name:
                 note(f"{name} answered under the name {reply.node!r}; dropped")
             else:
                 replies.append(reply)
+        if away:
+            time.sleep(patience.again_s)
+            waiting |= post.push({name: queries[name] for name in away})
         if waiting:
             time.sleep(patience.poll_s * max(1.0, len(waiting) / 8))
     for name in waiting.values():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from aggregator import (
@@ -28,7 +29,7 @@ from aggregator import (
 )
 from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
-from aggregator.flower.ask import Patience
+from aggregator.flower.ask import Away, Patience
 from aggregator.flower.inbox import Inbox
 from aggregator.linkage import Linkage
 from aggregator.linked import Linking, Parties
@@ -126,7 +127,8 @@ class GridPost:
 
     def _read(self, message: Message, sent: Sent) -> Reply | str:
         if message.has_error():
-            return f"error {message.error.code}: {message.error.reason}"
+            reason = f"error {message.error.code}: {message.error.reason}"
+            return Away(reason) if message.error.code == ErrorCode.NODE_UNAVAILABLE else reason
         try:
             content, signature = wire.reply_of(message)
             reply = codec.reply_from_bytes(content)

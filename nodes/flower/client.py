@@ -113,10 +113,11 @@ Refused = Callable[[str, str], None]  # writes a refusal to the audit log: the r
 
 def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused: Refused) -> None:
     """Answers the hub until `stop`, or until it has been idle after a study. While the hub cannot
-    be reached, it tries again at growing intervals."""
+    be reached, it tries again at growing intervals, and at once when `pace` is woken."""
     delay = 1.0
     while not stop.is_set() and not pace.is_rested():
         connected = time.monotonic()
+        pace.woken.clear()  # a wake during the session counts
         try:
             _session(app, link, stop, pace, refused)
         except Exception as error:
@@ -124,7 +125,7 @@ def serve(app: ClientApp, link: Link, stop: threading.Event, pace: Pace, refused
         delay = 1.0 if time.monotonic() - connected > 60 else min(delay * 2, 60.0)
         if not stop.is_set() and not pace.is_rested():
             log.info("connecting to %s again in %.0f s", link.superlink, delay)
-            stop.wait(delay * random.uniform(0.8, 1.2))
+            pace.woken.wait(delay * random.uniform(0.8, 1.2))
 
 
 def _in_words(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from federation import codec, receipts, wire
 from federation.messages import Query, Refusal, Reply
 from federation.secagg import keys
-from nodes import link_service, service
+from nodes import link_service, side_by_side
 from nodes.link_service import LinkService
 from nodes.session import NodeContext
 
@@ -36,7 +36,7 @@ def app_of(
         if links is not None and link_service.is_for_link(query):
             reply = links.answer(query, clock())
         else:
-            reply = service.answer(query, node, clock())
+            reply = side_by_side.answer(query, node, clock())
         encoded = codec.reply_to_bytes(reply)
         signed = receipts.reply_content(
             query.study.hash, wire.query_digest(content, nonce), receipts.digest(encoded)

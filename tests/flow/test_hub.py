@@ -217,6 +217,21 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
             )
             with pytest.raises(grpc.RpcError, match="its signature is not valid"):
                 stub.Submit(other)
+        for number in (tickets.REHEARSAL, draft.number + 1, 2**63 - 1):
+            other.number = number
+            other.signature = credentials.sign_run(hub.party.key, replace(signed, number=number))
+            with pytest.raises(grpc.RpcError, match="the hub has drafted no run"):
+                stub.Submit(other)
+
+
+def test_a_node_that_is_named_twice_counts_once(deployment: Deployment) -> None:
+    with deployment.connect() as hub:
+        mine = study("twice", coordinator=flower.COORDINATOR)
+        request = hub_pb2.SubmitRequest(
+            study=mine.model_dump_json(), contract=CONTRACT.canonical(), nodes=["lyon"] * 3
+        )
+        with pytest.raises(grpc.RpcError, match="and 1 hold"):
+            hub_pb2_grpc.CoordinationStub(hub.channel).Draft(request)
 
 
 def test_a_revoked_coordinator_is_shown_the_door(deployment: Deployment) -> None:
@@ -397,7 +412,7 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
         with deployment.connect() as hub:
             run = hub.submit(study("asks"), CONTRACT)
             deployments.wait(lambda: run.status().line() == "waiting for nice")
-            assert "waits for you" in hdh("node", "studies", "--site", site)
+            deployments.wait(lambda: "waits for you" in hdh("node", "studies", "--site", site))
             assert "question: q?" in hdh("node", "show", "asks", "--site", site)
             assert "asks" in hdh("node", "status", "--site", site)
             hdh("node", "approve", "asks", "--by", "Dr Who", "--site", site)

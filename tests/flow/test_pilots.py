@@ -36,6 +36,7 @@ FIELDS = [
     "seconds",
 ]
 STUDIES = [(name, variant) for name in running.names() for variant in running.variants(name)]
+FOUR = ("ordei", "ns_park", "oscour", "rexetris")  # in `make test`; all of them in `make slow`
 PLANTED = [(name, variant) for name, variant in STUDIES if running.load(name).MAIN[variant].truth]
 
 
@@ -48,18 +49,27 @@ def hdh(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(
+    scope="module",
+    params=[FOUR, pytest.param(("--all",), marks=pytest.mark.slow)],
+    ids=["four", "all"],
+)
+def rows(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("pilots")
-    done = hdh("pilots", "run", "--all", "--small", "--format", "json", "--out", str(out))
+    done = hdh("pilots", "run", *request.param, "--small", "--format", "json", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert all((out / f"{name}-{variant}" / "report.html").exists() for name, variant in STUDIES)
     rows_: list[dict[str, Any]] = json.loads(done.stdout)
+    assert all((out / f"{row['pilot']}-{row['study']}" / "report.html").exists() for row in rows_)
     return rows_
 
 
-def test_one_command_runs_all_of_them(rows: list[dict[str, Any]]) -> None:
-    assert [(row["pilot"], row["study"]) for row in rows] == STUDIES
+def test_one_command_runs_all_that_it_names(rows: list[dict[str, Any]]) -> None:
+    named = {row["pilot"] for row in rows}
+    assert named in ({*FOUR}, {*running.names()})
+    wanted = [(name, variant) for name, variant in STUDIES if name in named]
+    assert sorted((row["pilot"], row["study"]) for row in rows) == sorted(wanted)
     assert all(list(row) == FIELDS for row in rows)
     assert all(row["low"] < row["estimate"] < row["high"] for row in rows)
     private = [row for row in rows if row["study"].endswith("private")]
@@ -68,10 +78,10 @@ def test_one_command_runs_all_of_them(rows: list[dict[str, Any]]) -> None:
 
 
 def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> None:
-    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand."""
+    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand; of 14, fewer than 10
+    in one of two thousand."""
     held = [row["holds"] for row in rows if row["holds"] is not None]
-    assert len(held) == 26
-    assert sum(held) >= 20
+    assert sum(held) >= {26: 20, 14: 10}[len(held)]
 
 
 @pytest.mark.slow

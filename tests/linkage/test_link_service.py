@@ -25,7 +25,15 @@ from federation.linkage.sealing import Channel
 from federation.messages import LINK, Phase, Query, Refusal, Reply, SecAggMessage, State
 from federation.study import Study
 from federation.tickets import RunTicket, ticket
-from nodes import ledger, link_proposals, service, source_checks, state_folder
+from nodes import (
+    ledger,
+    link_proposals,
+    link_service,
+    link_table,
+    service,
+    source_checks,
+    state_folder,
+)
 from nodes.approvals import Approvals, Proposed
 from nodes.link_service import LinkService
 from nodes.session import NodeContext
@@ -319,6 +327,58 @@ def test_another_attempt_in_exact_mode_is_about_the_same_people(tables, tmp_path
     with pytest.raises(errors.RefusalError, match="casd: link_changed"):
         made.run()
     assert not list(made.state("casd").rglob("*.parquet"))
+
+
+def test_a_hub_that_does_not_watch_a_link_learns_nothing_of_other_people(tables, tmp_path):
+    made, asked, replies = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [], []
+
+    def ask_before_watching(name: str, query: Query) -> None:
+        if not asked and query.left:
+            asked.append(query)
+            tables.left[tables.left["nir"] != linked_nir].to_csv(tmp_path / "lyon.csv", index=False)
+            made.restart("casd")
+        elif asked and name == "casd" and is_phase(query, "watch"):
+            for one in list(made.services["casd"].attempts.values()):
+                one.thread.join(20)
+            replies.append(made.services["casd"].answer(asked[0], NOW))
+
+    people = two_holders.joined(tables)
+    linked_nir = people["pseudonym"].iloc[0]
+    made.before = ask_before_watching
+    with pytest.raises(errors.RefusalError, match="casd: link_changed"):
+        made.run()
+    assert {answer.rule for reply in replies for answer in reply.answers.values()} == {
+        "link_changed"
+    }
+
+
+def test_a_query_of_another_run_learns_nothing_of_an_attempt(tables, tmp_path):
+    made, answers = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), []
+
+    def ask_in_another_run(name: str, query: Query) -> None:
+        if is_phase(query, "join") or is_phase(query, "watch"):
+            other = replace(query, run="another")  # beyond the door, where it would be approved
+            answers.append(link_service._PHASES[query.phase.name](
+                made.services[name], other, query.phase, NOW
+            ))  # fmt: skip
+
+    made.before = ask_in_another_run
+    assert made.run().analyses["a"].status == "released"
+    assert set(answers) == {link_service.UNKNOWN}
+
+
+def test_rows_that_cannot_be_written_whole_leave_nothing_at_the_helper(
+    tables, tmp_path, monkeypatch
+):
+    def write_half(opened: Any, left: Any, right: Any, file: Path, *others: Any) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no memory")
+
+    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    monkeypatch.setattr(link_table, "write", write_half)
+    with pytest.raises(errors.RefusalError, match=r"casd: link_failed.*OSError"):
+        made.run()
+    assert not [path for path in made.state("casd").rglob("*.parquet") if path.is_symlink()]
 
 
 def test_a_node_that_is_restarted_every_time_ends_the_study(tables, tmp_path):

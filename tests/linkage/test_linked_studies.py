@@ -65,7 +65,11 @@ def assert_same_row(row, found, within: float) -> None:
         if isinstance(value, float) and math.isfinite(value):
             assert found[key] == pytest.approx(value, rel=within, abs=within)
         else:
-            assert found[key] == value or found[key] is value or value != value
+            assert (
+                found[key] == value
+                or found[key] is value
+                or (value != value and found[key] != found[key])
+            )
 
 
 def test_every_number_is_that_of_the_tables_joined_in_one_place(tables, tmp_path):

@@ -69,6 +69,16 @@ def test_a_part_that_comes_twice_counts_once_and_one_out_of_order_is_refused(sto
         store.put(address(), 2, part(b"after the end"))
 
 
+def test_names_with_dashes_keep_their_messages_apart(store):
+    names = [("a--b", "c", "d"), ("a", "b--c", "d"), ("a", "b", "c--d"), ("a--b", "c--d", "e")]
+    parties = ("sender", "receiver", "kind")
+    addresses = [address(**dict(zip(parties, each, strict=True))) for each in names]
+    for number, each in enumerate(addresses):
+        store.put(each, 0, part(b"%d" % number))
+    taken = [store.take(each, 0, 0).content for each in addresses]
+    assert taken == [b"0", b"1", b"2", b"3"]
+
+
 def test_a_part_must_have_its_hash_and_its_size(store):
     with pytest.raises(errors.InputError, match="hash"):
         store.put(address(), 0, Part(b"a", hashlib.sha256(b"b").digest(), False))

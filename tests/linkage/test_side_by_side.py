@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas
 import pytest
 
-from aggregator import release, rounds
-from federation import datasets
-from nodes import ledger, service
+from aggregator import linked_studies, release, rounds, scheduler
+from aggregator.database import Party, Submitted
+from federation import datasets, errors
+from federation.messages import Refusal
+from federation.tickets import ticket
+from nodes import ledger, link_proposals, service, side_by_side, source_checks, state_folder
+from nodes.approvals import Approvals, Proposed
+from nodes.session import NodeContext
 from nodes.site import Dataset
 from simulations import local
 from tests.linkage.test_table import EXPOSED, REPORTS, beside, contracts_of
@@ -91,3 +98,199 @@ def test_a_column_that_is_open_to_others_only_is_closed_side_by_side_too(given):
     (site,) = local.beside(study, joint, {"ansm": Dataset(closed, given["ansm"].source)})
     assert site.datasets[study.dataset].use_of("reaction") == ("ana",)
     assert site.datasets[study.dataset].use_of("months") == ()
+
+
+# -- at nodes that hold their datasets under their own contracts
+WRITTEN = {name: one.canonical() for name, one in CONTRACTS.items()}
+
+
+def run_of(study):
+    contract = datasets.contract_of(study, CONTRACTS)
+    deadline = NOW.timestamp() + 3600
+    return ticket("hub", 1, study.hash, contract.hash, ["ansm", "cnam"], deadline)
+
+
+def node(name, dataset, folder):
+    site = replace(local.site(name, dataset), state=folder / name / "state")
+    approvals = Approvals(state_folder.made(site.state) / "approvals.sqlite")
+    source_checks.record(site.state, dataset.contract.dataset, dataset, passed=True)
+    return NodeContext(site, approvals=approvals)
+
+
+def propose(study, contexts, contracts=WRITTEN):
+    """The run, approved by every node."""
+    run_, at = run_of(study), NOW.isoformat()
+    text = link_proposals.to_text(contracts, {})
+    for context in contexts:
+        context.approvals.propose(
+            Proposed(run_, study.study, study.canonical(), study.coordinator, "key", at,
+                     run_.deadline, 0, "approved", "", "policy", at, text)
+        )  # fmt: skip
+        if study.privacy.mode == "dp":
+            (own,) = context.site.datasets
+            account = context.site.account(own, NOW.year)
+            ledger.grant(
+                context.ledger, account, study.privacy.rho, by="t", at=at, study=study.hash
+            )
+    return run_
+
+
+def run_at_nodes(study, contexts):
+    run_ = propose(study, contexts)
+
+    def ask(query):
+        return [side_by_side.answer(query, context, NOW) for context in contexts]
+
+    joint = datasets.contract_of(study, CONTRACTS)
+    return rounds.run(study, joint, ask, list(run_.nodes), ticket=run_.digest)
+
+
+@pytest.fixture
+def held(given, tmp_path):
+    return [node(name, dataset, tmp_path) for name, dataset in given.items()]
+
+
+@pytest.mark.parametrize("mode", ["exact", "dp"])
+def test_each_node_answers_for_the_dataset_that_it_holds(mode, given, held):
+    study = beside(min_nodes=2, privacy={"mode": mode, "epsilon": 20})
+    outcome = run_at_nodes(study, held)
+    found = release.clear(outcome, started=NOW, finished=NOW, engine="flower")
+    if mode == "exact":
+        assert found.analyses["rates"].tables == run(study, given).analyses["rates"].tables
+        return
+    assert found.analyses["rates"].status == "released"
+    for context, name in zip(held, ("reports", "exposed"), strict=True):
+        assert ledger.spent_by(context.ledger, name, study.hash).rho > 0
+        assert list(context.site.datasets) == [name]
+
+
+def test_a_run_whose_contracts_are_not_the_signed_ones_is_refused(held):
+    study = beside(min_nodes=2)
+    other = CONTRACTS["exposed"].model_copy(update={"version": 2, "rows_per_person": 9})
+    propose(study, held, WRITTEN | {"exposed": other.canonical()})
+    site = held[0].site
+    for text in ("", "[]", link_proposals.to_text({"reports": WRITTEN["reports"]}, {})):
+        refused = side_by_side.site_of(study, run_of(study).contract_hash, text, site)
+        assert refused == side_by_side.UNREADABLE
+    outcome = rounds.run(
+        study,
+        datasets.contract_of(study, CONTRACTS),
+        lambda query: [side_by_side.answer(query, context, NOW) for context in held],
+        ["ansm", "cnam"],
+        ticket=run_of(study).digest,
+    )
+    rules = {one.rule for run_ in outcome.runs.values() for one in run_.refusals.values()}
+    assert rules == {"contract"}
+
+
+def test_a_run_that_was_never_proposed_is_refused(held):
+    study = beside(min_nodes=2)
+    outcome = rounds.run(
+        study,
+        datasets.contract_of(study, CONTRACTS),
+        lambda query: [side_by_side.answer(query, context, NOW) for context in held],
+        ["ansm", "cnam"],
+        ticket=run_of(study).digest,
+    )
+    rules = {one.rule for run_ in outcome.runs.values() for one in run_.refusals.values()}
+    assert rules == {"approval"}
+
+
+def test_the_people_of_exact_answers_side_by_side_are_compared_with_those_of_other_studies(
+    given, held
+):
+    """The first study is over the node's dataset alone, whose person column has another name; the
+    cohort of the second one has three people more."""
+    frame = pandas.read_csv(given["cnam"].source)
+    frame["months"] = [3] * 1500 + [4] * 3 + [12] * 1497
+    frame.to_csv(given["cnam"].source, index=False)
+    drugs = {"d": {"run": "describe", "columns": ["drug"]}}
+    alone = beside(
+        dataset="exposed", datasets={}, cohort={"where": "months <= 3"}, analyses=drugs, min_nodes=1
+    )
+    cnam = NodeContext(held[1].site)
+    first = rounds.run(
+        alone, CONTRACTS["exposed"], lambda query: [service.answer(query, cnam, NOW)], ["cnam"]
+    )
+    assert all(run_.result is not None for run_ in first.runs.values())
+    more = beside(min_nodes=2, cohort={"where": "months <= 4"}, analyses=drugs)
+    refused = [run_.refusals["cnam"].rule for run_ in run_at_nodes(more, held).runs.values()]
+    assert refused == ["differencing"]
+
+
+def test_in_exact_mode_people_without_a_plain_key_are_not_set_side_by_side(held):
+    reports = CONTRACTS["reports"]
+    keys = [
+        reports.columns["number"].model_copy(update=change)
+        for change in ({"type": "integer"}, {"missing": ("0",)}, {"type": "date"})
+    ]
+    studies = {mode: beside(privacy={"mode": mode}) for mode in ("exact", "dp")}
+    for key in keys:
+        own = reports.model_copy(update={"columns": {**reports.columns, "number": key}})
+        contracts = {**CONTRACTS, "reports": own}
+        site = replace(held[0].site, datasets={"reports": Dataset(own, "x.csv")})
+        found = {
+            mode: side_by_side.placed(
+                study, datasets.contract_of(study, contracts), contracts, site
+            )
+            for mode, study in studies.items()
+        }
+        assert isinstance(found["exact"], Refusal)
+        assert found["exact"].rule == "differencing"
+        assert not isinstance(found["dp"], Refusal)
+
+
+def test_a_node_with_both_datasets_answers_for_neither(given, held):
+    study = beside()
+    site = replace(held[0].site, datasets={one.contract.dataset: one for one in given.values()})
+    joint = datasets.contract_of(study, CONTRACTS)
+    refused = side_by_side.placed(study, joint, CONTRACTS, site)
+    assert isinstance(refused, Refusal)
+    assert "holds several" in str(refused)
+
+
+# -- who is asked
+def party(name, *held_):
+    holdings = {one: {"contract": CONTRACTS[one].hash} for one in held_}
+    return Party(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
+
+
+def chosen(*parties, named=(), **changes):
+    nodes = {one.name: one for one in parties}
+    return linked_studies.side_by_side(beside(**changes), WRITTEN, nodes, named)
+
+
+ANSM, CNAM, BOTH = party("ansm", "reports"), party("cnam", "exposed"), party("both", *CONTRACTS)
+
+
+def test_every_node_that_holds_one_of_the_datasets_is_asked():
+    found = chosen(ANSM, CNAM, party("other"), min_nodes=2)
+    assert found.held == {"ansm": "reports", "cnam": "exposed"}
+    assert found.asked == ["ansm", "cnam"]
+    assert chosen(ANSM, CNAM, BOTH, named=["ansm", "cnam"], min_nodes=2).asked == ["ansm", "cnam"]
+
+
+@pytest.mark.parametrize(
+    ("there", "named", "message"),
+    [
+        ((ANSM,), (), "no node holds dataset 'exposed'"),
+        ((ANSM, CNAM, BOTH), (), "both holds .* choose others with --nodes"),
+        ((ANSM, CNAM, party("x")), ("ansm", "x"), "x holds none"),
+        ((ANSM, CNAM), (), "at least 3 nodes"),
+    ],
+)
+def test_a_study_without_a_node_for_each_dataset_is_not_submitted(there, named, message):
+    with pytest.raises(errors.RefusalError, match=message):
+        chosen(*there, named=named, min_nodes=3 if len(there) == 2 else 2)
+
+
+def test_a_study_waits_for_a_node_of_each_dataset():
+    study = beside(min_nodes=2)
+    link = chosen(ANSM, CNAM, party("nice", "reports"), min_nodes=2).to_text()
+    one = Submitted(
+        1, study.study, study.hash, "c", study.canonical(), "", "", "", "waiting", "", 0.0, 0.0,
+        None, None, 0, "", None, link,
+    )  # fmt: skip
+    assert one.parties is None
+    assert scheduler._suffice(one, study, ["ansm", "cnam"])
+    assert not scheduler._suffice(one, study, ["ansm", "nice"])

@@ -107,12 +107,6 @@ def test_a_linked_study_without_its_folder_needs_its_contracts_by_name(folder):
     assert hub._loaded(study, two_holders.CONTRACTS)[2] == two_holders.CONTRACTS
 
 
-def test_the_hub_takes_no_study_of_several_datasets_without_a_link(folder):
-    study = two_holders.study().model_copy(update={"link": None})
-    with pytest.raises(errors.StudyError, match="hdh simulate"):
-        client.Hub(PARTY, None)._loaded(study, None)
-
-
 # -- who is asked
 def party(name: str, dataset: str = "", contract: str = "") -> Party:
     own = two_holders.CONTRACTS.get(dataset)

@@ -16,7 +16,7 @@ from federation import study as studies
 from federation.cli.actions import mappings, node_setup, tables
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import daemon, functionals, link_proposals, sides, state_folder
+from nodes import daemon, functionals, link_proposals, side_by_side, sides, state_folder
 from nodes.approvals import Proposed, Verdict
 from nodes.sides import Sides
 from nodes.site import Site
@@ -80,22 +80,33 @@ def show(path: Path, name: str) -> None:
     proposed = node_setup.approvals(state).find(name)
     for line in _signed(proposed):
         print(f"# {line}")
-    for line in mappings.lines(site, str(json.loads(proposed.written).get("dataset"))):
-        print(f"# {line}")
     study = studies.parse(proposed.written)
-    for line in _link_lines(study, proposed, site):
+    opened = _opened(study, proposed, site)
+    for line in mappings.lines(opened, study.dataset):
+        print(f"# {line}")
+    for line in _datasets_lines(study, proposed, opened):
         print(f"# {line}")
     for line in costs(study, site, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
-    _show_sides(study, site)
-    _show_given(study, site)
+    _show_sides(study, opened)
+    _show_given(study, opened)
 
 
-def _link_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
-    """Of a linked study: with whom, which columns go, and what each party learns."""
+def _opened(study: Study, proposed: Proposed, site: Site) -> Site:
+    """The site as it would answer a study of datasets side by side."""
+    if not side_by_side.is_side_by_side(study):
+        return site
+    placed = side_by_side.site_of(study, proposed.ticket.contract_hash, proposed.link, site)
+    return placed if isinstance(placed, Site) else site
+
+
+def _datasets_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
+    """Of a study of several datasets: for which one this node answers. Of a linked study: with
+    whom, which columns go, and what each party learns."""
     if study.link is None:
-        return []
+        is_placed = bool(study.datasets) and study.dataset in site.datasets
+        return side_by_side.describe(study, site) if is_placed else []
     try:
         proposal = link_proposals.read(study, proposed.ticket, proposed.link)
     except errors.StudyError as reason:
@@ -157,7 +168,9 @@ def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
     if site.state is None or not (site.state / state_folder.LEDGER).exists():
         return {}
     ledger = state_folder.open_ledger(site.state)
-    return functionals.given(ledger, study.dataset, datetime.now(UTC).year)
+    dataset = site.datasets.get(study.dataset)
+    name = dataset.paying.dataset if dataset is not None else study.dataset
+    return functionals.given(ledger, name, datetime.now(UTC).year)
 
 
 def costs(study: Study, site: Site, nodes: int) -> list[str]:

@@ -22,7 +22,7 @@ from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
 from federation.study import Privacy, Study
-from nodes import functionals, ledger, links, service, state_folder
+from nodes import functionals, ledger, links, service, side_by_side, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
 from nodes.links import LinkPlan, Role
@@ -110,12 +110,16 @@ def _nodes_of_files(
     if study.link is not None:
         plan_ = links.plan(study, loaded)
         return [_party(site, plan_, taking_part) for site in sites_]
-    return [_node_of_site(site, study, tasks, _held(site, loaded), taking_part) for site in sites_]
-
-
-def _held(site: Site, loaded: Mapping[str, Contract]) -> Contract:
-    """The contract of the study's dataset that a node holds; the first one if it holds none."""
-    return loaded[next((name for name in loaded if name in site.datasets), min(loaded))]
+    contract = datasets.contract_of(study, loaded)
+    if not study.datasets:
+        return [_node_of_site(site, study, tasks, contract, taking_part) for site in sites_]
+    placed = [(site, side_by_side.placed(study, contract, loaded, site)) for site in sites_]
+    return [
+        PlannedNode(site.name, None, refusal=one)
+        if isinstance(one, Refusal)
+        else _node_of_site(one, study, tasks, contract, taking_part)
+        for site, one in placed
+    ]
 
 
 def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
@@ -154,14 +158,14 @@ def _node_of_site(
     if dataset is None or dataset.contract.hash != contract.hash:
         remedy = f"it has no dataset {contract.dataset!r} with this contract"
         return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
-    refusal = service.admit_study(study, contract, nodes, site, now)
+    refusal = service.admit_study(study, dataset.paying, nodes, site, now)
     if study.privacy.mode == "exact":
         rules = site.rules(study.privacy.min_cell)
         refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
     left = _left(site, site.account(contract.dataset, now.year))
     if refusal is None and left < study.privacy.rho:
-        refusal = _too_small(contract, now)
+        refusal = _too_small(dataset.paying, now)
     refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, dataset.people, left, refusal)
 

@@ -93,9 +93,9 @@ def run(
             registry.plan(federation.study, federation.contract, federation.source)
             if federation.study.link is not None:
                 spinner.update(f"linking people at {federation.study.link.helper}")
-            link_themselves = federation.study.link is not None and engine in engines.LINKING
+            as_held = bool(federation.study.datasets) and engine in engines.AS_HELD
             with answering.sites(
-                federation.holders, policy, datetime.now(UTC), parties_link=link_themselves
+                federation.holders, policy, datetime.now(UTC), as_held=as_held
             ) as answer:
                 simulation = engines.Simulation(
                     federation.study,
@@ -106,7 +106,7 @@ def run(
                     out,
                     workers_,
                     federation.notes,
-                    federation.contracts if link_themselves else {},
+                    federation.contracts if as_held else {},
                 )
                 document = engines.ENGINES[engine](simulation, spinner.update)
         document = answer.complete(document)

@@ -26,6 +26,7 @@ from strategies import registry
 from strategies.numerics import newton
 from tests import federations
 from tests.deployments import CONTRACT
+from tests.linkage import two_holders
 
 NAMES = ("brest", "lyon", "nice", "paris")
 MODEL = {"run": "glm", "family": "binomial", "model": "ill ~ age"}
@@ -189,6 +190,31 @@ def test_a_part_that_no_node_signed_is_found(tmp_path: Path) -> None:
     assert "brest: the part of round 1 is not the one that it signed" in problems
 
 
+def test_a_part_that_no_node_signed_is_found_under_another_phase(tmp_path: Path) -> None:
+    """A node does not sign the phase that the receipt shows beside its reply."""
+    hub = Hub(tmp_path)
+    shown = transcript.read(hub.path).rounds[0].replies[0]
+    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
+        reply["phase"] = "advertise"
+    assert hub.problems() == []
+    signed = receipts.digest(codec.reply_to_bytes(shown))
+    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
+        reply["reply"] = "00" * 32 if reply["reply"] == signed else reply["reply"]
+    assert hub.problems() == [f"{shown.node}: the part of round 1 is not the one that it signed"]
+
+
+@pytest.mark.parametrize("privacy", [PLAIN, SECURE], ids=["plain", "secure sum"])
+@pytest.mark.parametrize("phase", ["masked", "advertise", ""])
+def test_a_query_that_is_hidden_under_another_phase_is_found(
+    privacy: dict[str, Any], phase: str, tmp_path: Path
+) -> None:
+    hub = Hub(tmp_path, privacy)
+    replies = hub.document["receipt"]["nodes"]["nice"]["replies"]
+    replies.append({**replies[0], "query": "00" * 32, "phase": phase})
+    problems = hub.problems()
+    assert problems and all(problem.startswith("nice: it answered ") for problem in problems)
+
+
 def test_sums_of_a_secure_sum_that_were_changed_are_found(tmp_path: Path) -> None:
     hub = Hub(tmp_path, SECURE)
 
@@ -234,6 +260,25 @@ def test_a_file_that_is_not_the_signed_transcript_is_told(tmp_path: Path) -> Non
     assert "cannot be read" in hub.problems()[0]
     hub.document["receipt"]["transcript"] = None
     assert "names no transcript" in hub.problems()[0]
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        (two_holders.study(), "a linked study has none, because its helper answers"),
+        (two_holders.study(link={"keep": "all"}), "verify the receipt without --replay"),
+        (two_holders.study(privacy={"mode": "dp"}), "a linked study has none"),
+        (federations.study_of({"a": MODEL}, privacy={"mode": "dp"}), "only exact studies"),
+        (None, "only exact studies"),
+    ],
+)
+def test_a_receipt_without_a_transcript_says_why(
+    study: Study | None, why: str, tmp_path: Path
+) -> None:
+    written = study.canonical() if study is not None else "{"
+    document = {"receipt": {"transcript": None, "study": written}}
+    (problem,) = replay.verify(document, tmp_path / "7.gz")
+    assert why in problem
 
 
 def test_a_private_study_and_a_training_have_no_transcript() -> None:

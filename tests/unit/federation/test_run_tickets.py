@@ -206,6 +206,21 @@ def test_a_query_outside_the_signed_run_is_refused(changed: dict[str, Any], tmp_
     assert isinstance(answer(who.hub, run.digest), Part)
 
 
+def test_a_contract_that_the_node_took_later_is_outside_the_signed_run(tmp_path: Path) -> None:
+    """The node holds this contract now, so that nothing but the ticket tells the two apart."""
+    who = parties(tmp_path)
+    run = signed(who)
+    hub_stream.consider(who.hub, proposal(who, run))
+    wider = federations.contract_of(
+        "dataset: people\nversion: 1\nunit: visit\ncolumns:\n"
+        "  age: {type: number, range: [0, 120]}\n"
+    )
+    site = who.hub.context.site
+    held = replace(site, datasets={"people": replace(site.datasets["people"], contract=wider)})
+    later = replace(who.hub, context=NodeContext(held, approvals=who.hub.approvals))
+    assert is_refused(answer(later, run.digest, contract_hash=wider.hash))
+
+
 def _ended(who: Parties, run: RunTicket) -> None:
     who.hub.approvals.end(run.digest)
 

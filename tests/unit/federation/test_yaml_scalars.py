@@ -166,6 +166,8 @@ def read(line: str) -> Any:
         ("0.10.1", "0.10.1"),
         ("9007199254740992", 2**53),
         ("DR-2026-000", "DR-2026-000"),
+        ("0be30f74", "0be30f74"),  # a key, and no binary number
+        ("0o89", "0o89"),
     ],
 )
 def test_a_scalar_is_what_it_says(written: str, value: Any) -> None:

@@ -283,3 +283,11 @@ def test_no_deadline_keeps_an_approval_for_ever(tmp_path: Path, deadline: float)
     run = approvals.propose(proposed("a" * 64, deadline, verdict="approved"))
     assert approvals.find("s").deadline == 90 * day
     assert approvals.standing(run.run, 92 * day) == "expired"
+
+
+@pytest.mark.parametrize("start", ["0b01", "0e12", "1234", "00"])
+def test_a_key_that_looks_like_a_number_is_read_back(start: str, tmp_path: Path) -> None:
+    key = bytes.fromhex((start + "0" * 64)[:64])
+    path = setup.init(tmp_path / "node", "brest")
+    setup.accept_roster(path, {"brest": key})
+    assert sites.load_roster(path.parent / "roster.yaml") == {"brest": key}

@@ -1,0 +1,130 @@
+"""A study over several datasets without a link, at a node that holds one of them: the dataset
+stands there under the joint contract, and its own budget pays for answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from federation import datasets as joint
+from federation import errors
+from federation.contract import Column, Contract
+from federation.messages import Query, Refusal, Reply
+from federation.study import Study
+from nodes import service
+from nodes.session import NodeContext
+from nodes.site import Dataset, Site, View
+
+UNREADABLE = Refusal(
+    "contract",
+    "the contracts of the study's datasets are not those of the signed run: submit it with `hdh "
+    "study submit`",
+)
+PLAIN = Column(type="string")  # a person's key, written alike in every contract
+_UNIMPORTANT = {"description", "may_be_empty", "max_missing", "use"}
+
+
+def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
+    """As service.answer, also where the study sets datasets side by side."""
+    opened = context_of(query, context)
+    if isinstance(opened, NodeContext):
+        return service.answer(query, opened, now)
+    name, refused = context.site.name, service.said(opened, context.site)
+    return Reply(name, query.round, dict.fromkeys(service.addressed(query, name), refused))
+
+
+def is_side_by_side(study: Study) -> bool:
+    return bool(study.datasets) and study.link is None
+
+
+def context_of(query: Query, context: NodeContext) -> NodeContext | Refusal:
+    """The context in which this node answers a query. What it keeps open of a study is of one
+    study under one contract."""
+    study = query.study
+    if not is_side_by_side(study) or study.dataset in context.site.datasets:
+        return context
+    proposed = context.approvals.proposed(query.run) if context.approvals is not None else None
+    if proposed is None:
+        return Refusal("approval", "this study was never proposed here: submit it through the hub")
+    key = study.hash, proposed.ticket.contract_hash
+    if key not in context.side_by_side:
+        site = site_of(study, proposed.ticket.contract_hash, proposed.link, context.site)
+        if isinstance(site, Refusal):
+            return site
+        while len(context.side_by_side) >= service.MAX_STUDIES:
+            context.side_by_side.pop(next(iter(context.side_by_side)))
+        context.side_by_side[key] = replace(context, site=site, sessions={}, admitted={}, plans={})
+    return context.side_by_side[key]
+
+
+def site_of(study: Study, contract_hash: str, text: str, site: Site) -> Site | Refusal:
+    """`text`: as link_proposals.to_text writes it, of the run whose contract is signed."""
+    try:
+        contracts = {
+            str(name): Contract.model_validate_json(written)
+            for name, written in json.loads(text)["contracts"].items()
+        }
+        if set(contracts) != set(study.datasets):
+            return UNREADABLE
+        contract = joint.contract_of(study, contracts)
+    except (ValueError, KeyError, TypeError, AttributeError, errors.StudyError):
+        return UNREADABLE  # pydantic's error is a ValueError
+    if contract.hash != contract_hash:
+        return UNREADABLE
+    return placed(study, contract, contracts, site)
+
+
+def placed(
+    study: Study, contract: Contract, contracts: Mapping[str, Contract], site: Site
+) -> Site | Refusal:
+    """The site with its dataset under the joint `contract`."""
+    own = [
+        name
+        for name, one in contracts.items()
+        if name in site.datasets and site.datasets[name].contract.hash == one.hash
+    ]
+    if len(own) != 1:
+        number = "several" if own else "none"
+        return Refusal(
+            "contract",
+            f"this node holds {number} of {', '.join(sorted(contracts))} with these contracts, and "
+            "answers for one: choose the nodes with --nodes",
+        )
+    dataset = site.datasets[own[0]]
+    refused = _not_compared(study, dataset)
+    if refused is not None:
+        return refused
+    view = View(dataset.contract, joint.view(study.datasets[own[0]], dataset.contract))
+    return replace(
+        site,
+        datasets={**site.datasets, study.dataset: replace(dataset, contract=contract, view=view)},
+    )
+
+
+def _not_compared(study: Study, dataset: Dataset) -> Refusal | None:
+    """In exact mode a node compares the people of all its answers on a dataset, by a hash of their
+    keys: both contracts must read the same key from a row."""
+    contract = dataset.contract
+    key = contract.columns.get(contract.person or "")
+    if study.privacy.mode == "dp" or (key is not None and _essence(key) == _essence(PLAIN)):
+        return None
+    return Refusal(
+        "differencing",
+        f"{contract.dataset} names no person by a column of type string without codes for missing "
+        "values, so exact answers side by side cannot be compared with others: use mode dp",
+    )
+
+
+def _essence(column: Column) -> Mapping[str, object]:
+    return column.model_dump(exclude=_UNIMPORTANT)
+
+
+def describe(study: Study, site: Site) -> list[str]:
+    """For the staff of this node, in plain words. `site`: with the joint contract."""
+    own = site.datasets[study.dataset].paying.dataset
+    return [
+        f"this study sets {', '.join(sorted(study.datasets))} side by side: nobody is linked",
+        f"this node answers for {own} alone, from its budget",
+    ]

@@ -1,0 +1,100 @@
+"""Two runs of one linked study at the hub: they run one after the other."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aggregator import database
+from aggregator.database import Decided, Holders, Submitted
+from aggregator.parcels import Address, Part
+from aggregator.scheduler import Scheduler
+from federation import receipts
+from federation.study import Study
+from tests.linkage import two_holders
+
+ROLES = {"lyon": "left", "cnam": "right", "casd": "helper"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    """A scheduler that starts a study by its state alone."""
+    file = SimpleNamespace(parcel_gigabytes=1, parcel_gigabytes_per_node=1)
+    settings: Any = SimpleNamespace(file=file, parcels=tmp_path / "parcels")
+    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    control: Any = None
+    scheduler = Scheduler(settings, engine, control)
+
+    def start(one: Submitted, nodes: list[str]) -> None:
+        database.move(engine, one.number, "running", out_of=("waiting",), reason="")
+
+    monkeypatch.setattr(scheduler, "_start", start)
+    return scheduler
+
+
+def submit(hub: Scheduler, number: int, study: Study) -> None:
+    now = time.time()
+    values = {
+        "number": number,
+        "study": study.study,
+        "study_hash": study.hash,
+        "coordinator": "ana",
+        "written": study.canonical(),
+        "contract": "",
+        "certificate": "",
+        "signature": "",
+        "submitted": now,
+        "deadline": now + 60,
+        "link": Holders(
+            {}, ROLES if study.link else {}, {} if study.link else {"a": "x"}
+        ).to_text(),
+    }
+    database.submit(hub.engine, values, list(ROLES))
+    for node in ROLES:
+        database.decide(hub.engine, Decided(number, node, "approved", "", "policy", "now", ""))
+
+
+def states(hub: Scheduler) -> dict[int, tuple[str, str]]:
+    """The state and reason of each study, once the scheduler has considered those that wait."""
+    for one in database.in_states(hub.engine, "waiting"):
+        hub._consider(one)
+    every = database.in_states(hub.engine, "waiting", "running")
+    return {one.number: (one.state, one.reason) for one in every}
+
+
+def test_a_second_run_of_a_linked_study_waits_for_the_end_of_the_first(hub: Scheduler) -> None:
+    submit(hub, 1, two_holders.study())
+    submit(hub, 2, two_holders.study())
+    submit(hub, 3, two_holders.study(title="another"))
+    found = states(hub)
+    assert found[1] == found[3] == ("running", "")
+    assert found[2] == (
+        "waiting",
+        "waits for the end of number 1, another run of this linked study",
+    )
+    database.move(hub.engine, 1, "complete", out_of=("running",))
+    assert states(hub)[2] == ("running", "")
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "refused"])
+def test_it_starts_however_the_first_one_ends(end: str, hub: Scheduler) -> None:
+    submit(hub, 1, two_holders.study())
+    submit(hub, 2, two_holders.study())
+    assert states(hub)[2][0] == "waiting"
+    database.move(hub.engine, 1, end, out_of=("running",))
+    assert states(hub)[2] == ("running", "")
+
+
+def test_the_end_of_a_run_leaves_the_parts_of_another_linked_study(hub: Scheduler) -> None:
+    content = b"sealed"
+    sealed = Part(content, bytes.fromhex(receipts.digest(content)), True)
+    addresses = [Address(name, str(i) * 32, "cnam", "casd", "rows") for i, name in enumerate("ab")]
+    for address in addresses:
+        hub.parcels.put(address, 0, sealed)
+    hub.parcels.end("a")
+    assert hub.parcels.take(addresses[0], 0, 0) is None
+    assert hub.parcels.take(addresses[1], 0, 0) == sealed
