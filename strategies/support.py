@@ -215,7 +215,8 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
     column = rows.of(field)
     if field.kind == "number":
         return [off_mode(column, rows.person)]
-    return level_people(column, len(field.groups), rows.person).tolist()
+    people: list[int] = level_people(column, len(field.groups), rows.person).tolist()
+    return people
 
 
 def level_people(column: Values, n_levels: int, person: Ints | None) -> Ints:

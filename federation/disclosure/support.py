@@ -138,6 +138,8 @@ def largest_leverage(
 
     A sample of the rows holds no more information than all rows, so hat values computed from it are
     too large; if even these are small, all are."""
+    if not len(X):
+        return 0.0
     if person is None and len(X) > 2 * SAMPLE:
         bound = _bound(X, codes)
         if bound <= limit:

@@ -191,12 +191,14 @@ def build(
 
 def large_factors(terms: Sequence[Term]) -> dict[str, list[int]]:
     """The places of the columns of each factor with many levels, by its name. Interactions are not
-    among them."""
-    places: dict[str, list[int]] = {}
+    among them, nor is a column that repeats a level, as in `site + C(site, ref='a')`."""
+    places: dict[str, dict[int, int]] = {}
     for place, term in enumerate(terms):
-        if len(term.factors) == 1 and term.factors[0].level is not None:
-            places.setdefault(term.factors[0].field.name, []).append(place)
-    return {name: listed for name, listed in places.items() if len(listed) >= MANY}
+        factor = term.factors[0]
+        if len(term.factors) == 1 and factor.level is not None:
+            places.setdefault(factor.field.name, {}).setdefault(factor.level, place)
+    large = {name: by_level for name, by_level in places.items() if len(by_level) >= MANY}
+    return {name: list(by_level.values()) for name, by_level in large.items()}
 
 
 def codes_of(terms: Sequence[Term], columns: Mapping[str, Values], rows: Any) -> Ints:
@@ -206,4 +208,5 @@ def codes_of(terms: Sequence[Term], columns: Mapping[str, Values], rows: Any) ->
     places = np.full(len(field.groups), len(terms), np.int64)
     for place, term in enumerate(terms):
         places[term.factors[0].level] = place
-    return places[columns[field.name][rows].astype(np.int64)]
+    codes: Ints = places[columns[field.name][rows].astype(np.int64)]
+    return codes

@@ -12,8 +12,11 @@ import pytest
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Values
 from federation.disclosure import support as rules_of
+from federation.disclosure.rules import Rules
 from federation.messages import State
 from federation.schema import Field
+from nodes import support as node_support
+from nodes.session import StudySession
 from strategies import registry, support
 from strategies.numerics import designs, newton
 from strategies.protocol import AnyTask, Total
@@ -68,6 +71,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     | {"family": "gaussian", "model": "n ~ site:age + doctor - 1"},
     "cox": {"run": "cox", "model": COX},
     "cox in strata": {"run": "cox", "model": COX, "strata": "node", "weights": "weight"},
+    "a level in two columns": GLM | {"model": "ill ~ C(site, ref='l4') + age + site"},
     "cox from 0": {"run": "cox", "model": "Surv(time, ill) ~ site + age", "ties": "breslow"},
 }
 
@@ -227,3 +231,65 @@ def test_people_are_counted_in_all_levels_by_one_pass() -> None:
     assert support.level_people(column, 30, None).tolist() == rows
     yes_or_no = np.array([1.0, 0.0, np.nan, 1.0])
     assert support.level_people(yes_or_no, 2, None).tolist() == [1, 2]
+
+
+MODELS = [
+    "ill ~ age + site",
+    "ill ~ site + age + n + age:n",
+    "ill ~ C(site, ref='l4') + doctor + age",
+    "ill ~ age + doctor + site + C(site, ref='l2')",
+    "ill ~ n + site + age:doctor",
+]
+
+
+def random_cohort(seed: int) -> Cohort:
+    """A table of few or many people, several rows each or not, with levels that few or nobody has,
+    and a number that the levels determine but for one row."""
+    rng = np.random.default_rng(seed)
+    n_rows = int(rng.choice([0, 25, 150, 700]))
+    person = rng.integers(0, max(n_rows // 3, 1), n_rows) if rng.random() < 0.4 else None
+    weights = rng.dirichlet(np.full(20, rng.choice([0.3, 3.0, 30.0])))
+    site = rng.choice(20, n_rows, p=weights).astype(np.int16)
+    age = 2.5 * site if rng.random() < 0.5 else rng.uniform(0, 100, n_rows)
+    if n_rows and rng.random() < 0.5:
+        age[int(rng.integers(n_rows))] += rng.choice([1e-5, 0.1, 40.0])
+    columns: dict[str, Values] = {
+        "age": age.astype(np.float64),
+        "ill": (rng.random(n_rows) < 0.3).astype(np.float64),
+        "n": np.where(rng.random(n_rows) < 0.05, np.nan, rng.integers(0, 9, n_rows)),
+        "site": site,
+        "doctor": rng.choice(rng.integers(-1, 20, 6), n_rows).astype(np.int16),
+    }
+
+    def fetch(fields: Iterable[Field]) -> Mapping[str, Values]:
+        return {field.name: columns[field.name] for field in fields}
+
+    people = n_rows if person is None else len(np.unique(person))
+    numbered = None if person is None else np.unique(person, return_inverse=True)[1]
+    return Cohort(numbered, people, people, 1 if person is None else 20, fetch)
+
+
+def verdict(task: AnyTask, seed: int, rules: Rules) -> tuple[bool, bool, list[bool]]:
+    """Whether leverage refuses the task, whether anything does, and who is on a small side."""
+    cohort = random_cohort(seed)
+    rows = support.rows_of(cohort, task)
+    thin = node_support._thin(support.roles_of(task), rows, rules.min_cell)
+    singled_out = node_support._singled_out(task, rows, rules)
+    session = StudySession({"a": task}, cohort, rules, None)
+    return singled_out, node_support.check(task, session) is not None, thin.tolist()
+
+
+@pytest.mark.parametrize("hub_sees_cells", [False, True])
+def test_codes_and_columns_refuse_the_same_tables(
+    hub_sees_cells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Rules(min_cell=5, hub_sees_cells=hub_sees_cells)
+    tasks = [task_of({**GLM, "model": model}, 20) for model in MODELS]
+    cases = [(task, seed) for task in tasks for seed in range(20)]
+    by_codes = [verdict(task, seed, rules) for task, seed in cases]
+    monkeypatch.setattr(designs, "MANY", 1000)
+    by_columns = [verdict(task, seed, rules) for task, seed in cases]
+    assert by_codes == by_columns
+    for place in (0, 1):  # the tables are of both sorts
+        refused = sum(bool(one[place]) for one in by_codes)
+        assert 10 < refused < len(cases) - 5, (place, refused)
