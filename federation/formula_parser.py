@@ -35,7 +35,7 @@ class _Postponed(ModuleType):
 
 def terms(text: str) -> Any:
     """The terms of a formula, with an intercept unless the formula removes it."""
-    parser = load().DefaultFormulaParser(include_intercept=True)
+    parser = loaded().DefaultFormulaParser(include_intercept=True)
     with _LOADING, _without_transforms():
         return parser.get_terms(text)
 
