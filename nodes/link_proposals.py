@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-import pydantic
-
-from federation import errors
-from federation.contract import Contract
+from federation import contract as contract_files
+from federation import errors, limits
 from federation.messages import Refusal
 from federation.study import Study
 from federation.tickets import RunTicket
@@ -32,6 +30,9 @@ class LinkProposal:
         return sorted(name for name, own in self.roles.items() if own == role)
 
 
+MAX_LINK = 4 * limits.MAX_CONTRACT  # bytes of all contracts and roles
+
+
 def to_text(contracts: Mapping[str, str], roles: Mapping[str, str]) -> str:
     """As the node stores it beside the study."""
     return json.dumps({"contracts": dict(contracts), "roles": dict(roles)}, sort_keys=True)
@@ -41,13 +42,14 @@ def read(study: Study, run: RunTicket, text: str) -> LinkProposal:
     """StudyError if the contracts are not those of the run that the coordinator signed, or the
     roles are not those of a link between its nodes."""
     try:
-        values = json.loads(text)
-        contracts = {
-            str(name): Contract.model_validate_json(written)
-            for name, written in values["contracts"].items()
-        }
-        roles: dict[str, Role] = dict(values["roles"])
-    except (ValueError, KeyError, TypeError, AttributeError, pydantic.ValidationError):
+        with limits.parsing("a link's contracts and roles", limits.LimitError):
+            values = limits.json_of(text, max_bytes=MAX_LINK)
+            contracts = {
+                limits.named(name, "a dataset"): contract_files.parse(written)
+                for name, written in values["contracts"].items()
+            }
+            roles: dict[str, Role] = dict(values["roles"])
+    except limits.LimitError:
         raise errors.StudyError(
             "the contracts of a linked study cannot be read; compare the versions of hub and node"
         ) from None
