@@ -150,6 +150,10 @@ class Children:
                 file.admin,
                 "--public",
                 file.fleet,
+                "--per-address",
+                str(file.max_connections_per_address),
+                "--in-all",
+                str(file.max_connections),
             ],
             "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
         }
