@@ -102,14 +102,14 @@ class Nodes:
             log.info("node %s is offline", node)
 
     def _greet(self, node: str, request: hub_pb2.Hello) -> None:
-        holdings = {
-            one.dataset: {
-                "contract": one.contract_hash,
-                "people": one.people or None,
-                "written": one.contract,
+        holdings: dict[str, list[Mapping[str, Any]]] = {}
+        for holding in request.holdings:
+            held = {
+                "contract": holding.contract_hash,
+                "people": holding.people or None,
+                "written": holding.contract,
             }
-            for one in request.holdings
-        }
+            holdings.setdefault(holding.dataset, []).append(held)
         database.seen(self.scheduler.engine, node, time.time(), request.version, holdings)
 
     def _first_notices(self, node: str, request: hub_pb2.Hello) -> list[hub_pb2.Notice]:
@@ -124,7 +124,7 @@ class Nodes:
                 hub_pb2.Notice(ended=hub_pb2.Ended(run=run))
                 for run in scheduler.ended(request.runs)
             ),
-            *(hub_pb2.Notice(proposal=one) for one in scheduler.open_proposals(node)),
+            *(hub_pb2.Notice(proposal=proposal) for proposal in scheduler.open_proposals(node)),
         ]
 
     async def _notices(self, caller: Caller, outbox: Outbox) -> AsyncIterator[hub_pb2.Notice]:
@@ -165,28 +165,27 @@ class Nodes:
     def Roster(self, request: hub_pb2.Empty, _: Caller) -> hub_pb2.RosterReply:
         return hub_pb2.RosterReply(
             nodes={
-                one.name: bytes.fromhex(one.identity)
-                for one in database.enrolled(self.scheduler.engine, "node")
-                if one.revoked is None
+                party.name: bytes.fromhex(party.identity)
+                for party in database.enrolled(self.scheduler.engine, "node")
+                if party.revoked is None
             }
         )
 
     # -- sealed messages of a link
     def Put(self, request: hub_pb2.Parcel, caller: Caller) -> hub_pb2.Empty:
-        sender = self._party(request.study_hash, caller)
+        sender = caller.party
         address = Address(
-            request.study_hash, request.attempt, sender, request.receiver, request.kind
+            request.study_hash, request.attempt, sender.name, request.receiver, request.kind
         )
-        self._check_receiver(request.study_hash, request.receiver)
         self.scheduler.parcels.put(
             address, request.number, Part(request.content, request.sha256, request.is_last)
         )
         return hub_pb2.Empty()
 
     def Take(self, request: hub_pb2.ParcelRequest, caller: Caller) -> hub_pb2.ParcelReply:
-        receiver = self._party(request.study_hash, caller)
+        receiver = caller.party
         address = Address(
-            request.study_hash, request.attempt, request.sender, receiver, request.kind
+            request.study_hash, request.attempt, request.sender, receiver.name, request.kind
         )
         part = self.scheduler.parcels.take(address, request.number, PARCEL_S)
         if part is None:
@@ -194,15 +193,6 @@ class Nodes:
         return hub_pb2.ParcelReply(
             is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
         )
-
-    def _party(self, study_hash: str, caller: Caller) -> str:
-        """The calling node, if it takes part in a linked study that runs."""
-        self._check_receiver(study_hash, caller.party.name)
-        return caller.party.name
-
-    def _check_receiver(self, study_hash: str, name: str) -> None:
-        if name not in self.scheduler.parties_of_link(study_hash):
-            raise errors.RefusalError("this node takes part in no link of such a study that runs")
 
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
@@ -311,9 +301,9 @@ class Coordination:
         """The nodes that the request names, or else all nodes that hold the dataset under this
         contract; of a study of several datasets, those that hold them and the helper of a link."""
         nodes = {
-            one.name: one
-            for one in database.enrolled(self.scheduler.engine, "node")
-            if one.revoked is None
+            party.name: party
+            for party in database.enrolled(self.scheduler.engine, "node")
+            if party.revoked is None
         }
         unknown = [name for name in request.nodes if name not in nodes]
         if unknown:
@@ -334,21 +324,17 @@ class Coordination:
         request: hub_pb2.SubmitRequest,
         nodes: Mapping[str, Party],
     ) -> list[str]:
-        holding = [
-            name
-            for name, one in nodes.items()
-            if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
-        ]
+        holding = [name for name, party in nodes.items() if party.holds(contract)]
         asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
                 name
-                for name, one in nodes.items()
-                if study.dataset in one.holdings and name not in holding
+                for name, party in nodes.items()
+                if study.dataset in party.holdings and name not in holding
             ]
             hint = "".join(
                 f"; {name} holds it under another contract"
-                + _differences(contract, nodes[name].holdings[study.dataset])
+                + _differences(contract, nodes[name].holdings[study.dataset][0])
                 for name in other_contract
             )
             raise errors.RefusalError(
@@ -371,7 +357,8 @@ class Coordination:
                 )
                 for node in database.enrolled(self.scheduler.engine, "node")
                 if node.revoked is None
-                for name, held in sorted(node.holdings.items())
+                for name, versions in sorted(node.holdings.items())
+                for held in versions
             ]
         )
 
@@ -379,10 +366,10 @@ class Coordination:
         coordinator = _coordinator(caller)
         max_studies = min(request.max_studies or 50, 1000)
         studies = database.newest(self.scheduler.engine, coordinator, max_studies)
-        return hub_pb2.ListReply(studies=[self._status(one) for one in studies])
+        return hub_pb2.ListReply(studies=[self._status(submitted) for submitted in studies])
 
     def Get(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.Status:
-        return self._status(self._found(request, caller))
+        return self._status(self._study_of(request, caller))
 
     async def Watch(
         self, request: hub_pb2.StudyRequest, caller: Caller
@@ -406,23 +393,27 @@ class Coordination:
         return self._status(database.submitted(self.scheduler.engine, number))
 
     def Result(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.ResultReply:
-        one = self._found(request, caller)
-        if one.run is None:
-            why = f"{one.state}: {one.reason}" if one.over else f"it is still {one.state}"
-            raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) has no result: {why}"
+        submitted = self._study_of(request, caller)
+        if submitted.run is None:
+            why = (
+                f"{submitted.state}: {submitted.reason}"
+                if submitted.over
+                else f"it is still {submitted.state}"
             )
-        return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, one.run))
+            raise errors.RefusalError(
+                f"study {submitted.study} (number {submitted.number}) has no result: {why}"
+            )
+        return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, submitted.run))
 
     def Cancel(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.Status:
         party = caller.party
-        one = self._found(request, caller)
-        if one.over:
+        submitted = self._study_of(request, caller)
+        if submitted.over:
             raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) has ended: {one.state}"
+                f"study {submitted.study} (number {submitted.number}) has ended: {submitted.state}"
             )
-        self.scheduler.cancel(one, party.name)
-        return self._status(database.submitted(self.scheduler.engine, one.number))
+        self.scheduler.cancel(submitted, party.name)
+        return self._status(database.submitted(self.scheduler.engine, submitted.number))
 
     def Plan(self, request: hub_pb2.SubmitRequest, caller: Caller) -> hub_pb2.PlanReply:
         party, certificate = caller.party, caller.certificate
@@ -437,7 +428,7 @@ class Coordination:
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
-            contracts=holders.contracts if holders else {},
+            contracts=holders.contracts if holders else {study.dataset: contract.canonical()},
             roles=holders.roles if holders else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
@@ -455,10 +446,8 @@ class Coordination:
             reason = "did not answer" if online else "is not online"
             decision = hub_pb2.Decision(verdict="asked", reason=reason)
         party = database.party(self.scheduler.engine, node)
-        holdings = party.holdings if party else {}
-        people = max(
-            holdings.get(name, {}).get("people") or 0 for name in study.datasets or [study.dataset]
-        )
+        names = study.datasets or [study.dataset]
+        people = max((party.people(name) for name in names), default=0) if party else 0
         return hub_pb2.NodeState(
             node=node,
             verdict=decision.verdict,
@@ -467,15 +456,15 @@ class Coordination:
             people=people,
         )
 
-    def _found(self, request: hub_pb2.StudyRequest, caller: Caller) -> Submitted:
-        one = database.find(self.scheduler.engine, request.study, _coordinator(caller))
-        if one is None:
+    def _study_of(self, request: hub_pb2.StudyRequest, caller: Caller) -> Submitted:
+        submitted = database.find(self.scheduler.engine, request.study, _coordinator(caller))
+        if submitted is None:
             raise errors.InputError(
                 f"you have no study {request.study!r} at this hub; see `hdh study list`"
             )
-        return one
+        return submitted
 
-    def _status(self, one: Submitted) -> hub_pb2.Status:
+    def _status(self, submitted: Submitted) -> hub_pb2.Status:
         online = self.scheduler.connections.online()
         nodes = [
             hub_pb2.NodeState(
@@ -484,19 +473,19 @@ class Coordination:
                 reason=decision.reason,
                 online=decision.node in online,
             )
-            for decision in database.decided(self.scheduler.engine, one.number)
+            for decision in database.decided(self.scheduler.engine, submitted.number)
         ]
         return hub_pb2.Status(
-            number=one.number,
-            study=one.study,
-            study_hash=one.study_hash,
-            coordinator=one.coordinator,
-            state=one.state,
-            reason=one.reason,
-            progress=self.scheduler.progress(one),
-            submitted=one.submitted,
-            deadline=one.deadline,
-            started=one.started or 0,
-            finished=one.finished or 0,
+            number=submitted.number,
+            study=submitted.study,
+            study_hash=submitted.study_hash,
+            coordinator=submitted.coordinator,
+            state=submitted.state,
+            reason=submitted.reason,
+            progress=self.scheduler.progress(submitted),
+            submitted=submitted.submitted,
+            deadline=submitted.deadline,
+            started=submitted.started or 0,
+            finished=submitted.finished or 0,
             nodes=nodes,
         )

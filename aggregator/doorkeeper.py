@@ -76,7 +76,7 @@ class Doorkeeper:
             async with server:
                 await self._watch()
         finally:
-            for visit in [one for visits in self.visits.values() for one in visits]:
+            for visit in [visit for visits in self.visits.values() for visit in visits]:
                 visit.task.cancel()
 
     # -- one connection
@@ -160,7 +160,7 @@ class Doorkeeper:
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            for visit in [one for visits in self.visits.values() for one in visits]:
+            for visit in [visit for visits in self.visits.values() for visit in visits]:
                 is_late = visit.sent < FIRST_BYTES and now - visit.began > self.limits.first_bytes_s
                 if is_late or now - visit.moved > self.limits.idle_s:
                     visit.task.cancel()

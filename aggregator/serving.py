@@ -303,6 +303,8 @@ class Servers:
         for door in self.doors.values():
             door.listener.close()
         self.gate.pools.stop()
+        if not self.loop.is_running():
+            self.loop.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -352,12 +354,12 @@ SERVICES = ("Enrolment", "Nodes", "Coordination")
 def servers(hub: HubSettings, gate: Gate, routes: dict[str, Route]) -> Servers:
     """SetupError if a port is taken."""
     file = hub.file
-    made = Servers(hub, gate, routes)
+    both = Servers(hub, gate, routes)
     shared = {"per_address": file.max_connections_per_address, "in_all": file.max_connections}
     for which, idle_s in (("api", 120.0), ("enrol", 30.0)):
         listener = doorkeeper.listen(getattr(file, which), which)
-        made.doors[which] = Doorkeeper(listener, Path(), DoorLimits(idle_s=idle_s, **shared))
-    return made
+        both.doors[which] = Doorkeeper(listener, Path(), DoorLimits(idle_s=idle_s, **shared))
+    return both
 
 
 def _options(largest: int) -> list[tuple[str, int]]:

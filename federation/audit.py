@@ -125,9 +125,9 @@ def _short(value: Any, depth: int) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping) and depth:
         items = list(value.items())[:MAX_ITEMS]
-        return {limits.shown(str(name), 200): _short(one, depth - 1) for name, one in items}
+        return {limits.shown(str(name), 200): _short(item, depth - 1) for name, item in items}
     if isinstance(value, list | tuple) and depth:
-        return [_short(one, depth - 1) for one in value[:MAX_ITEMS]]
+        return [_short(item, depth - 1) for item in value[:MAX_ITEMS]]
     return limits.shown(str(value), MAX_TEXT)
 
 

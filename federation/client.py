@@ -175,11 +175,11 @@ class Hub:
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            found = _admitted(stub.Datasets(hub_pb2.Empty(), timeout=60)).datasets
+            holdings = _admitted(stub.Datasets(hub_pb2.Empty(), timeout=60)).datasets
         return [
-            Held(one.node, contracts.parse(one.contract), one.people, one.online)
-            for one in found
-            if one.contract
+            Held(holding.node, contracts.parse(holding.contract), holding.people, holding.online)
+            for holding in holdings
+            if holding.contract
         ]
 
     def list(self, max_studies: int = 50) -> Sequence[Status]:
@@ -188,7 +188,7 @@ class Hub:
 
         request = hub_pb2.ListRequest(max_studies=max_studies)
         with self._calls() as stub:
-            return [_status(one) for one in _admitted(stub.List(request, timeout=60)).studies]
+            return [_status(reply) for reply in _admitted(stub.List(request, timeout=60)).studies]
 
     def run(self, study: str | int) -> Run:
         """A study at the hub, by number, hash or name."""
@@ -234,7 +234,9 @@ class Hub:
             deadline_s=deadline_s,
             nodes=nodes,
             rehearsal=rehearsal,
-            contracts={name: one.canonical() for name, one in several.items()},
+            contracts={
+                name: dataset_contract.canonical() for name, dataset_contract in several.items()
+            },
         )
         draft = _admitted(stub.Draft(request, timeout=60))
         hub = credentials.authority_id(self.party.authority)

@@ -260,7 +260,7 @@ class _Arrays:
         self.content, self.at = content, at
 
     def take(self, entries: Any, code: str) -> dict[str, NDArray[Any]]:
-        taken = {}
+        arrays = {}
         for name, stated, shape in limits.listed(entries, "arrays", max_items=MAX_ARRAYS):
             axes = [
                 limits.whole(axis, "an axis")
@@ -269,21 +269,21 @@ class _Arrays:
             size = math.prod(axes)
             if stated != code or size * 8 > len(self.content) - self.at:
                 raise CodecError("an array does not fit its bytes")
-            taken[limits.named(name, "an array", max_length=MAX_NAME)] = (
+            arrays[limits.named(name, "an array", max_length=MAX_NAME)] = (
                 np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape(axes).copy()
             )
             self.at += size * 8
-        return taken
+        return arrays
 
     def take_bytes(self, entries: Any) -> dict[str, bytes]:
-        taken = {}
+        items = {}
         for name, size in limits.listed(entries, "items", max_items=MAX_ARRAYS):
             limits.whole(size, "an item's size", high=len(self.content) - self.at)
-            taken[limits.named(name, "an item", max_length=MAX_NAME)] = self.content[
+            items[limits.named(name, "an item", max_length=MAX_NAME)] = self.content[
                 self.at : self.at + size
             ]
             self.at += size
-        return taken
+        return items
 
 
 def _unpack(content: bytes, kind: str) -> tuple[dict[str, Any], _Arrays]:

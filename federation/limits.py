@@ -77,31 +77,31 @@ def is_clean(text: str) -> bool:
     return _CONTROL.search(text) is None
 
 
-def named(text: Any, what: str, *, max_length: int = 200) -> str:
+def named(text: Any, subject: str, *, max_length: int = 200) -> str:
     """A peer's name for something, such as an array. LimitError unless it is a clean short text."""
     if not isinstance(text, str) or len(text) > max_length or not is_clean(text):
-        raise LimitError(f"{what} is no name of at most {max_length} characters")
+        raise LimitError(f"{subject} is no name of at most {max_length} characters")
     return text
 
 
 # -- numbers
-def whole(value: Any, what: str, *, low: int = 0, high: int = MAX_WHOLE) -> int:
+def whole(value: Any, subject: str, *, low: int = 0, high: int = MAX_WHOLE) -> int:
     """A peer's whole number. LimitError if it is of another type, or not between the limits."""
     if type(value) is not int or not low <= value <= high:
-        raise LimitError(f"{what} is no whole number from {low} to {high}")
+        raise LimitError(f"{subject} is no whole number from {low} to {high}")
     return value
 
 
-def listed(value: Any, what: str, *, max_items: int) -> list[Any]:
+def listed(value: Any, subject: str, *, max_items: int) -> list[Any]:
     """A peer's list. LimitError if it is none, or too long."""
     if not isinstance(value, list) or len(value) > max_items:
-        raise LimitError(f"{what} is no list of at most {max_items} entries")
+        raise LimitError(f"{subject} is no list of at most {max_items} entries")
     return value
 
 
 # -- parsers
 @contextmanager
-def parsing(what: str, error: type[Exception]) -> Iterator[None]:
+def parsing(subject: str, error: type[Exception]) -> Iterator[None]:
     """Around every parser of foreign bytes: whatever goes wrong inside becomes `error`, which
     refuses this message and nothing else. The content may be made for any failure, including
     RecursionError and the MemoryError of a declared size, so every exception is caught here."""
@@ -110,9 +110,9 @@ def parsing(what: str, error: type[Exception]) -> Iterator[None]:
     except error:
         raise
     except LimitError as broken:
-        raise error(f"not {what}: {broken}") from None
+        raise error(f"not {subject}: {broken}") from None
     except Exception as reason:
-        raise error(f"not {what}: {type(reason).__name__}") from None
+        raise error(f"not {subject}: {type(reason).__name__}") from None
 
 
 def json_of(content: bytes | str, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:

@@ -220,7 +220,7 @@ class Signers:
     that a request costs one signature to check and rarely a look at the database."""
 
     registered: Callable[[bytes], Any]
-    known: dict[bytes, tuple[bool, float]] = field(default_factory=dict)
+    answers: dict[bytes, tuple[bool, float]] = field(default_factory=dict)
 
     def __call__(self, headers: Mapping[bytes, bytes]) -> bool:
         try:
@@ -241,12 +241,12 @@ class Signers:
 
     def _is_registered(self, public_key: bytes) -> bool:
         moment = time.monotonic()
-        answer, until = self.known.get(public_key, (False, 0.0))
+        answer, until = self.answers.get(public_key, (False, 0.0))
         if until < moment:
             answer = len(public_key) < 1000 and self.registered(public_key) is not None
-            if len(self.known) > 10_000:
-                self.known.clear()
-            self.known[public_key] = (answer, moment + KEY_S)
+            if len(self.answers) > 10_000:
+                self.answers.clear()
+            self.answers[public_key] = (answer, moment + KEY_S)
         return answer
 
 

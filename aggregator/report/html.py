@@ -99,7 +99,9 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
         if row.get("conf_low") is not None and row["term"] != "(Intercept)"
     ]
     nodes = {
-        node: _by_term(one) for node, one in analysis.by_node.items() if one.status == "released"
+        node: _by_term(result)
+        for node, result in analysis.by_node.items()
+        if result.status == "released"
     }
     if not nodes:
         return []

@@ -83,7 +83,7 @@ def plan(
 
 @app.command("schema", examples=["hdh study schema contract > contract.schema.json"])
 def schema(
-    what: Annotated[
+    document: Annotated[
         Literal["study", "contract", "node", "hub", "result"],
         typer.Argument(metavar="KIND", help="Kind of file: study, contract, node, hub or result."),
     ] = "study",
@@ -91,7 +91,7 @@ def schema(
     """Print the JSON Schema of a file, for editors and for programs that read results."""
     from federation.cli.actions import study_files
 
-    study_files.print_schema(what)
+    study_files.print_schema(document)
 
 
 @app.command(

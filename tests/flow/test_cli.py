@@ -78,7 +78,7 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
     for site, part in table.groupby("site"):
         part.to_csv(folder / f"{site}.csv", index=False)
         named += ["--node", f"{site}={folder / f'{site}.csv'}"]
-    one = hdh(
+    by_column = hdh(
         "simulate",
         folder / "study.yaml",
         "--data",
@@ -88,9 +88,13 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
         "--out",
         folder / "a",
     )
-    two = hdh("simulate", folder / "study.yaml", *named, "--out", folder / "b", "--format", "json")
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    assert released(folder / "a") == released(folder / "b") == json.loads(two.stdout)["analyses"]
+    by_name = hdh(
+        "simulate", folder / "study.yaml", *named, "--out", folder / "b", "--format", "json"
+    )
+    assert (by_column.returncode, by_name.returncode) == (0, 0), by_column.stderr + by_name.stderr
+    assert (
+        released(folder / "a") == released(folder / "b") == json.loads(by_name.stdout)["analyses"]
+    )
 
 
 def test_values_are_grouped_into_so_many_nodes(folder: Path) -> None:

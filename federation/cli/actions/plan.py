@@ -18,6 +18,7 @@ from federation.cli.actions.plan_tables import SCALES, Forecasts, Plan, PlannedN
 from federation.client import NodeState
 from federation.contract import Contract
 from federation.disclosure.rules import Rules
+from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
@@ -25,7 +26,7 @@ from federation.study import Privacy, Study
 from nodes import functionals, ledger, links, service, side_by_side, state_folder
 from nodes import site as sites
 from nodes.ledger import Account
-from nodes.links import LinkPlan, Role
+from nodes.links import LinkPlan
 from nodes.site import Site
 from strategies import budget, registry
 from strategies.protocol import AnyTask, Sampling
@@ -115,10 +116,10 @@ def _nodes_of_files(
         return [_node_of_site(site, study, tasks, contract, taking_part) for site in sites_]
     placed = [(site, side_by_side.placed(study, contract, loaded, site)) for site in sites_]
     return [
-        PlannedNode(site.name, None, refusal=one)
-        if isinstance(one, Refusal)
-        else _node_of_site(one, study, tasks, contract, taking_part)
-        for site, one in placed
+        PlannedNode(site.name, None, refusal=placed_site)
+        if isinstance(placed_site, Refusal)
+        else _node_of_site(placed_site, study, tasks, contract, taking_part)
+        for site, placed_site in placed
     ]
 
 
@@ -130,6 +131,7 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
     )
     refusal = links.admit(plan_, role, parties, site, now)
     contract = plan_.contracts.get(plan_.dataset_of(role))
+    site = site.under(contract.dataset, contract.hash) if contract is not None else site
     if contract is None or contract.dataset not in site.datasets:
         return PlannedNode(site.name, None, refusal=refusal)
     people = site.datasets[contract.dataset].people
@@ -154,10 +156,14 @@ def _node_of_site(
     site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
 ) -> PlannedNode:
     now = datetime.now(UTC)
+    site = site.under(contract.dataset, contract.hash)
     dataset = site.datasets.get(contract.dataset)
-    if dataset is None or dataset.contract.hash != contract.hash:
-        remedy = f"it has no dataset {contract.dataset!r} with this contract"
-        return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
+    if dataset is None:
+        remedy = f"it has no dataset {contract.dataset!r}"
+        return PlannedNode(site.name, None, refusal=Refusal("dataset", remedy))
+    if dataset.contract.hash != contract.hash:
+        refused = service.of_another_contract(study, site, contract)
+        return PlannedNode(site.name, None, refusal=refused)
     refusal = service.admit_study(study, dataset.paying, nodes, site, now)
     if study.privacy.mode == "exact":
         rules = site.rules(study.privacy.min_cell)

@@ -241,7 +241,7 @@ def _held(
         if colon and dataset in contracts:
             held |= _named([f"{name}={file}"], contracts[dataset])
             continue
-        fitting = [one for one in contracts.values() if _fits(Dataset(one, path))]
+        fitting = [contract for contract in contracts.values() if _fits(Dataset(contract, path))]
         if len(fitting) != 1:
             raise errors.InputError(
                 f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} "
@@ -261,7 +261,7 @@ def _fits(dataset: Dataset) -> bool:
 def _of_node(path: Path, contract: Contract) -> Dataset:
     """The dataset of a node.yaml, as its producer reads it.
     InputError if it has another contract."""
-    datasets = node_sites.load(path).datasets
+    datasets = node_sites.load(path).under(contract.dataset, contract.hash).datasets
     if contract.dataset not in datasets:
         raise errors.InputError(
             f"{path}: there is no dataset {contract.dataset!r}; the datasets are "

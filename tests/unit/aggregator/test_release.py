@@ -272,9 +272,9 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tables" / "a@n0.coefficients.csv").exists()
 
 
-@pytest.mark.parametrize("what", ["study", "contract", "node", "result"])
-def test_schemas_for_editors_are_whole(what: str) -> None:
-    schema = studies.schema(what)
+@pytest.mark.parametrize("document", ["study", "contract", "node", "result"])
+def test_schemas_for_editors_are_whole(document: str) -> None:
+    schema = studies.schema(document)
     assert schema["$schema"] and schema["properties"]
 
 
