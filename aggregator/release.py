@@ -104,7 +104,15 @@ def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
         "study_epsilon": privacy.epsilon,
         "noise": privacy.noise,
         "secure_sum": secure,
+        **_training(study, name, outcome),
     }
+
+
+def _training(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """What the steps of a training cost, by our accountant and by that of Opacus."""
+    task = next(run.task for task_id, run in outcome.runs.items() if task_id.analysis == name)
+    cost = budget.training_cost(study, task)
+    return {} if cost is None else {"training": cost}
 
 
 def _model(pooled: TaskRun | None, released: ReleasedResult) -> dict[str, Any] | None:
