@@ -3,7 +3,6 @@ report.html."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,12 +51,12 @@ def _card(document: Document, name: str, analysis: AnalysisDocument) -> str:
 
 
 def _write_tables(folder: Path, name: str, result: ReleasedResult) -> None:
+    from aggregator.report import spreadsheet
+
     for table, rows in result.tables.items():
         if rows:
-            with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns(rows))
-                writer.writeheader()
-                writer.writerows(rows)
+            path = folder / f"{name}.{table}.csv"
+            path.write_text(spreadsheet.csv_text(rows), encoding="utf-8", newline="")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
