@@ -190,14 +190,14 @@ class Nodes(hub_pb2_grpc.NodesServicer):
     ) -> Iterator[hub_pb2.Notice]:
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
-        holdings = {
-            holding.dataset: {
+        holdings: dict[str, list[Mapping[str, Any]]] = {}
+        for holding in request.holdings:
+            held = {
                 "contract": holding.contract_hash,
                 "people": holding.people or None,
                 "written": holding.contract,
             }
-            for holding in request.holdings
-        }
+            holdings.setdefault(holding.dataset, []).append(held)
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
         notices = scheduler.connections.connect(node.name)
         context.add_callback(lambda: notices.put(None))
@@ -436,11 +436,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         request: hub_pb2.SubmitRequest,
         nodes: Mapping[str, Party],
     ) -> list[str]:
-        holding = [
-            name
-            for name, party in nodes.items()
-            if party.holdings.get(study.dataset, {}).get("contract") == contract.hash
-        ]
+        holding = [name for name, party in nodes.items() if party.holds(contract)]
         asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
@@ -450,7 +446,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             ]
             hint = "".join(
                 f"; {name} holds it under another contract"
-                + _differences(contract, nodes[name].holdings[study.dataset])
+                + _differences(contract, nodes[name].holdings[study.dataset][0])
                 for name in other_contract
             )
             raise errors.RefusalError(
@@ -476,7 +472,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 )
                 for node in database.enrolled(self.scheduler.engine, "node")
                 if node.revoked is None
-                for name, held in sorted(node.holdings.items())
+                for name, versions in sorted(node.holdings.items())
+                for held in versions
             ]
         )
 
@@ -553,7 +550,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
-            contracts=holders.contracts if holders else {},
+            contracts=holders.contracts if holders else {study.dataset: contract.canonical()},
             roles=holders.roles if holders else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
@@ -571,10 +568,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             reason = "did not answer" if online else "is not online"
             decision = hub_pb2.Decision(verdict="asked", reason=reason)
         party = database.party(self.scheduler.engine, node)
-        holdings = party.holdings if party else {}
-        people = max(
-            holdings.get(name, {}).get("people") or 0 for name in study.datasets or [study.dataset]
-        )
+        names = study.datasets or [study.dataset]
+        people = max((party.people(name) for name in names), default=0) if party else 0
         return hub_pb2.NodeState(
             node=node,
             verdict=decision.verdict,

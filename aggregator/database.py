@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from aggregator.document import Document
 from federation import errors
+from federation.contract import Contract
 
 VERSION = "0003"  # the newest of migrations/versions
 STATES = ("waiting", "running", "complete", "partial", "failed", "refused", "cancelled")
@@ -66,7 +67,7 @@ parties = sa.Table(
     sa.Column("revoked", sa.Float),
     sa.Column("seen", sa.Float),
     sa.Column("version", sa.String(32), nullable=False),
-    sa.Column("holdings", sa.Text, nullable=False),  # dataset -> {contract, people}: JSON
+    sa.Column("holdings", sa.Text, nullable=False),  # dataset -> its versions: JSON
 )
 studies = sa.Table(
     "studies",
@@ -118,7 +119,15 @@ class Party:
     revoked: float | None
     seen: float | None
     version: str
-    holdings: Mapping[str, Any]
+    holdings: Mapping[str, Sequence[Mapping[str, Any]]]  # by dataset, its versions
+
+    def holds(self, contract: Contract) -> bool:
+        versions = self.holdings.get(contract.dataset, ())
+        return any(held.get("contract") == contract.hash for held in versions)
+
+    def people(self, dataset: str) -> int:
+        """About how many people a dataset has, as its node declares it; 0 if it does not."""
+        return max((held.get("people") or 0 for held in self.holdings.get(dataset, ())), default=0)
 
 
 @dataclass(frozen=True)
@@ -379,11 +388,17 @@ def _parties(engine: sa.Engine, where: Any) -> list[Party]:
                 **row,
                 "flower_id": int(row["flower_id"]),
                 "former_flower_ids": json.loads(row["former_flower_ids"]),
-                "holdings": json.loads(row["holdings"]),
+                "holdings": _holdings(row["holdings"]),
             }
         )
         for row in rows
     ]
+
+
+def _holdings(text: str) -> dict[str, list[dict[str, Any]]]:
+    """An earlier release stored one version of each dataset, without a list."""
+    stored = json.loads(text)
+    return {name: held if isinstance(held, list) else [held] for name, held in stored.items()}
 
 
 def enrol(

@@ -578,7 +578,9 @@ def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         signature=bytes.fromhex(submitted.signature),
         nodes=sorted(nodes),
         deadline=submitted.deadline,
-        contracts=submitted.holders.contracts if submitted.holders else {},
+        contracts=submitted.holders.contracts
+        if submitted.holders
+        else {contract.dataset: submitted.contract},
         roles=submitted.holders.roles if submitted.holders else {},
     )
 

@@ -43,7 +43,7 @@ class Book:
     process, and the account and time that go with an entry."""
 
     ledger: Ledger
-    runs: dict[tuple[str, TaskId], Run]
+    runs: dict[str, Run]
     account: Account
     at: str
 
@@ -84,7 +84,7 @@ def _admit(
     wrong = (
         _burn(key, task, limits, admitted, query, budget_ledger)
         if study.privacy.mode == "dp"
-        else _count(key, task_id, task, limits, admitted, query, budget_ledger)
+        else _count(key, task, limits, admitted, query, budget_ledger)
     )
     return _refusal(task_id, wrong) if wrong else admitted
 
@@ -168,7 +168,6 @@ def _burn(
 # -- exact mode: by number
 def _count(
     key: str,
-    task_id: TaskId,
     task: AnyTask,
     limits: Limits,
     state: State,
@@ -183,11 +182,9 @@ def _count(
     leaves ends the study. A known state is answered again, for a hub that resumes after a
     crash."""
     study, first, wanted = query.study, _first(task, limits), digest(state)
-    if (study.hash, task_id) not in budget_ledger.runs:
-        budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(
-            len(query.nodes)
-        )
-    run = budget_ledger.runs[study.hash, task_id]
+    if key not in budget_ledger.runs:
+        budget_ledger.runs[key] = _recalled(key, budget_ledger.ledger) or Run(len(query.nodes))
+    run = budget_ledger.runs[key]
     if wanted in run.digests:
         return ""
     if (

@@ -50,8 +50,8 @@ class Proposed:
     """A run of a study as its coordinator signed it, and this node's decision.
 
     `key_id`: of the coordinator. `deadline`: the one of the ticket, or MAX_WAIT_S after the
-    proposal if that is earlier. `link`: the contracts of a study of several datasets, and
-    the parties of a link, as link_proposals writes them."""
+    proposal if that is earlier. `link`: the contracts of the study's datasets, and the
+    parties of a link, as link_proposals writes them."""
 
     ticket: RunTicket
     study: str

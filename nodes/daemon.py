@@ -72,7 +72,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         "node %s (hdh %s) with %s; hub %s",
         site.name,
         __version__,
-        ", ".join(site.datasets) or "no dataset",
+        ", ".join(site.entries) or "no dataset",
         enrolment.api,
     )
     failed: list[str] = []

@@ -2,10 +2,10 @@
 that combine to such a pair.
 
 A node permanently keeps a fingerprint of the people behind each sum: of the complete rows of each
-analysis, and of the people among them for whom a condition of the study holds. Fingerprints add up
-as the people do, so the difference of two, or of three, shows how few people it is about. Where
-rows are counted in place nobody is numbered; the node keeps the conditions instead, and counts them
-against each other.
+analysis, and of the people among them for whom a condition of the study holds. It compares those of
+all its datasets about the same people. Fingerprints add up as the people do, so the difference of
+two, or of three, shows how few people it is about. Where rows are counted in place nobody is
+numbered; the node keeps the conditions instead, and counts them against each other.
 """
 
 from __future__ import annotations
@@ -138,12 +138,15 @@ def _print(memory: Memory, mask: Mask) -> Words:
 
 
 def _remembered(memory: Memory) -> list[Group]:
-    contents = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
-    return [group_from(content) for content in contents]
+    account = memory.account
+    kept = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
+    return [group_from(content) for content in kept]
 
 
 def _remember(memory: Memory, kind: str, content: bytes) -> None:
-    memory.keep(kind, hashlib.sha256(content).hexdigest(), content)
+    """Under a name that holds the dataset: another one may have the same content."""
+    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
+    memory.keep(kind, name, content)
 
 
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:

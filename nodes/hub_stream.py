@@ -28,7 +28,15 @@ from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
-from nodes import ledger, link_proposals, memory, service, side_by_side, state_folder
+from nodes import (
+    dataset_versions,
+    ledger,
+    link_proposals,
+    memory,
+    service,
+    side_by_side,
+    state_folder,
+)
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
 from nodes.site import Site
@@ -126,12 +134,12 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 def _hello(site: Site, runs: Sequence[str]) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
-            dataset=name,
+            dataset=dataset.contract.dataset,
             contract_hash=dataset.contract.hash,
             people=dataset.people or 0,
             contract=dataset.contract.canonical(),
         )
-        for name, dataset in sorted(site.datasets.items())
+        for _, dataset in sorted(site.entries.items())
     ]
     return hub_pb2.Hello(version=__version__, holdings=holdings, runs=runs)
 
@@ -298,6 +306,7 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
         study_hash=study.hash,
         coordinator=study.coordinator,
         key=proposed.key_id,
+        contract=proposed.ticket.contract_hash,
         verdict=proposed.verdict,
         why=proposed.reason,
     )
@@ -312,14 +321,14 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
 
 
 def _link_of(proposal: hub_pb2.Proposal) -> str:
-    """What the node stores of a study of several datasets, beside the study itself."""
+    """What the node stores beside the study itself: its contracts, and the roles of a link."""
     if not proposal.contracts:
         return ""
     return link_proposals.to_text(proposal.contracts, proposal.roles)
 
 
 def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
-    """`link`: of a study of several datasets, as the node stores it."""
+    """`link`: what the node stores beside the study."""
     if study.link is not None:
         return _link_policy(study, run, link, site, now)
     if side_by_side.is_side_by_side(study):
@@ -327,9 +336,13 @@ def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) 
         if isinstance(placed, Refusal):
             return str(service.as_sent(placed, site))
         site = placed
+    site = site.under(study.dataset, run.contract_hash)
     dataset = site.datasets.get(study.dataset)
-    if dataset is None or dataset.contract.hash != run.contract_hash:
-        return f"contract: this node has no dataset {study.dataset!r} with this contract"
+    if dataset is None:
+        return f"dataset: this node has no dataset {study.dataset!r}"
+    if dataset.contract.hash != run.contract_hash:
+        asked = dataset_versions.contract_in(link, study.dataset, run.contract_hash)
+        return str(service.as_sent(service.of_another_contract(study, site, asked), site))
     refused = service.admit_study(
         study, dataset.paying, len(run.nodes), site, now
     ) or service.unchecked(study, site)

@@ -21,6 +21,8 @@ from nodes import link_words, links, service
 from nodes.links import LinkPlan
 from nodes.site import Site
 
+MAX_CONTRACTS = 8_000_000  # characters, of one proposal; about 20,000 columns
+
 
 @dataclass(frozen=True)
 class LinkProposal:
@@ -34,7 +36,9 @@ class LinkProposal:
 
 
 def to_text(contracts: Mapping[str, str], roles: Mapping[str, str]) -> str:
-    """As the node stores it beside the study."""
+    """As the node stores it beside the study. Contracts beyond the limit are not stored."""
+    if sum(map(len, contracts.values())) > MAX_CONTRACTS:
+        return ""
     return json.dumps({"contracts": dict(contracts), "roles": dict(roles)}, sort_keys=True)
 
 
@@ -78,13 +82,14 @@ def refusal(proposal: LinkProposal, site: Site, now: datetime) -> Refusal | None
         return Refusal("link_parties", "this node is none of the link's parties")
     plan = proposal.plan
     refused = links.admit(plan, role, len(proposal.roles), site, now)
-    return (
-        refused
-        or _unknown_party(proposal, site)
-        or (
-            None if role == "helper" else service.unchecked(plan.study, site, plan.dataset_of(role))
-        )
-    )
+    return refused or _unknown_party(proposal, site) or _unchecked(plan, role, site)
+
+
+def _unchecked(plan: LinkPlan, role: Role, site: Site) -> Refusal | None:
+    if role == "helper":
+        return None
+    name = plan.dataset_of(role)
+    return service.unchecked(plan.study, site.under(name, plan.contracts[name].hash), name)
 
 
 def _unknown_party(proposal: LinkProposal, site: Site) -> Refusal | None:

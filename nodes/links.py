@@ -114,6 +114,7 @@ def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) 
         )
         return refused or _admit_study(study, plan_.table.contract, parties, site, now)
     contract = plan_.contracts[plan_.dataset_of(role)]
+    site = site.under(contract.dataset, contract.hash)
     dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
         return Refusal(
@@ -132,6 +133,7 @@ def hold_back(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) 
     if role == "helper":
         return None
     study, name = plan_.study, plan_.dataset_of(role)
+    context = context.under(name, plan_.contracts[name].hash)
     return service.unchecked(study, context.site, name) or service.spends_budget(
         study, context, now, name
     )
@@ -295,7 +297,7 @@ def _people(party: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, F
         party.context.entropy(32),
         party.context.site.rules(study.privacy.min_cell).min_cell,
     )
-    site = party.context.site
+    site = party.context.site.under(dataset, party.plan.contracts[dataset].hash)
     read = link_rows.read(site.datasets[dataset], site.storage, request)
     chunks = (
         (link_parties.names_of(holder, people), people.values, people.places) for people in read

@@ -10,10 +10,10 @@ from datetime import datetime
 
 from federation import datasets as joint
 from federation import errors
-from federation.contract import Column, Contract
+from federation.contract import Contract
 from federation.messages import Query, Refusal, Reply
 from federation.study import Study
-from nodes import service
+from nodes import dataset_versions, service
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site, View
 
@@ -22,8 +22,6 @@ UNREADABLE = Refusal(
     "the contracts of the study's datasets are not those of the signed run: submit it with `hdh "
     "study submit`",
 )
-PLAIN = Column(type="string")  # a person's key, written alike in every contract
-_UNIMPORTANT = {"description", "may_be_empty", "max_missing", "use"}
 
 
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
@@ -55,7 +53,7 @@ def context_of(query: Query, context: NodeContext) -> NodeContext | Refusal:
             return site
         while len(context.side_by_side) >= service.MAX_STUDIES:
             context.side_by_side.pop(next(iter(context.side_by_side)))
-        context.side_by_side[key] = replace(context, site=site, sessions={}, admitted={}, plans={})
+        context.side_by_side[key] = context.of_site(site)
     return context.side_by_side[key]
 
 
@@ -80,6 +78,8 @@ def placed(
     study: Study, contract: Contract, contracts: Mapping[str, Contract], site: Site
 ) -> Site | Refusal:
     """The site with its dataset under the joint `contract`."""
+    for name, contract_ in contracts.items():
+        site = site.under(name, contract_.hash)
     held = [
         name
         for name, contract_ in contracts.items()
@@ -107,18 +107,14 @@ def _not_compared(study: Study, dataset: Dataset) -> Refusal | None:
     """In exact mode a node compares the people of all its answers on a dataset, by a hash of their
     keys: both contracts must read the same key from a row."""
     contract = dataset.contract
-    key = contract.columns.get(contract.person or "")
-    if study.privacy.mode == "dp" or (key is not None and _essence(key) == _essence(PLAIN)):
+    plain = dataset_versions.essence(dataset_versions.PLAIN)
+    if study.privacy.mode == "dp" or dataset_versions.key_of(contract) == plain:
         return None
     return Refusal(
         "differencing",
         f"{contract.dataset} names no person by a column of type string without codes for missing "
         "values, so exact answers side by side cannot be compared with others: use mode dp",
     )
-
-
-def _essence(column: Column) -> Mapping[str, object]:
-    return column.model_dump(exclude=_UNIMPORTANT)
 
 
 def describe(study: Study, site: Site) -> list[str]:

@@ -221,7 +221,8 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     folder = deployment.home(site.name)
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
-    for name, dataset in site_files.load(folder / "node.yaml").datasets.items():
+    for dataset in site_files.load(folder / "node.yaml").entries.values():
+        name = dataset.contract.dataset
         source_checks.record(folder / "state", name, dataset, passed=True)
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
     state = state_folder.create(folder / "state")
@@ -258,7 +259,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
     """The contents of node.yaml, as a producer would write it. The node's rows of a split table are
     copied into a file."""
     datasets = {}
-    for name, dataset in site.datasets.items():
+    for name, dataset in site.entries.items():
         (folder / f"{name}.contract.yaml").write_text(
             yaml.safe_dump(json.loads(dataset.contract.canonical()))
         )

@@ -140,6 +140,7 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
     )
     refusal = links.admit(plan_, role, parties, site, now)
     contract = plan_.contracts.get(plan_.dataset_of(role))
+    site = site.under(contract.dataset, contract.hash) if contract is not None else site
     if contract is None or contract.dataset not in site.datasets:
         return PlannedNode(site.name, None, refusal=refusal)
     people = site.datasets[contract.dataset].people
@@ -164,10 +165,14 @@ def _node_of_site(
     site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
 ) -> PlannedNode:
     now = datetime.now(UTC)
+    site = site.under(contract.dataset, contract.hash)
     dataset = site.datasets.get(contract.dataset)
-    if dataset is None or dataset.contract.hash != contract.hash:
-        remedy = f"it has no dataset {contract.dataset!r} with this contract"
-        return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
+    if dataset is None:
+        remedy = f"it has no dataset {contract.dataset!r}"
+        return PlannedNode(site.name, None, refusal=Refusal("dataset", remedy))
+    if dataset.contract.hash != contract.hash:
+        refused = service.of_another_contract(study, site, contract)
+        return PlannedNode(site.name, None, refusal=refused)
     refusal = service.admit_study(study, dataset.paying, nodes, site, now)
     if study.privacy.mode == "exact":
         rules = site.rules(study.privacy.min_cell)

@@ -63,6 +63,7 @@ def _audit(node: NodeContext, query: Query, reply: Reply, encoded: bytes) -> Non
         study_hash=query.study.hash,
         coordinator=query.study.coordinator,
         run=query.run,
+        contract=query.contract_hash,
         round=query.round,
         phase=query.phase.name if query.phase else "",
         analyses=[str(task) for task in reply.answers],

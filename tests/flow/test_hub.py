@@ -521,6 +521,56 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
         deployments.restart(deployment, "brest")
 
 
+VERSIONS = """dataset: doses
+version: {version}
+person: id
+columns:
+  id: {{type: string}}
+  dose: {{type: number, range: [0, {most}]}}
+"""
+
+
+def test_each_study_is_answered_from_the_version_of_its_contract(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    site = str(deployment.home("nice") / "node.yaml")
+    held = {}
+    for version, most in ((1, 50), (2, 90), (3, 99)):
+        path = tmp_path / f"{version}.yaml"
+        path.write_text(VERSIONS.format(version=version, most=most))
+        held[version] = contracts.load(path)
+        if version < 3:
+            rows = pandas.DataFrame({"id": [f"p{row}" for row in range(100)], "dose": most / 2})
+            rows.to_csv(tmp_path / f"{version}.csv", index=False)
+            source = ["--source", str(tmp_path / f"{version}.csv")]
+            hdh("node", "dataset", "add", str(path), *source, "--site", site)
+    deployments.restart(deployment, "nice")
+    asked = study(
+        "doses", {"d": {"run": "describe", "columns": ["dose"]}}, dataset="doses", min_nodes=1
+    )
+    with deployment.connect() as hub:
+        assert {
+            shown.contract.hash for shown in hub.datasets() if shown.contract.dataset == "doses"
+        } == {
+            held[1].hash,
+            held[2].hash,
+        }
+        for version, mean in ((1, 25.0), (2, 45.0)):
+            run = hub.submit(asked, held[version])
+            assert run.watch(lambda _: None).state == "complete", run.status().reason
+            numbers = run.result().document["analyses"]["d"]["tables"]["numbers"]
+            assert numbers[0]["mean"] == mean
+            shown = hdh("node", "show", str(run.number), "--site", site)
+            assert f"# dataset doses, version {version}" in shown
+        (planned,) = hub.plan(asked, held[3], nodes=["nice"])
+        assert planned.verdict == "refused"
+        assert "version 2 of this node, column dose: range was [0.0, 99.0], and is [0.0, 90.0]" in (
+            planned.reason
+        )
+    listed = hdh("study", "datasets", home=deployment.keys())
+    assert "column dose: range was" in listed
+
+
 # -- keys
 def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is_dead(
     deployment: Deployment, tmp_path: Path

@@ -253,7 +253,7 @@ def test_a_node_with_both_datasets_answers_for_neither(given, held):
 
 # -- who is asked
 def party(name, *held_):
-    holdings = {dataset: {"contract": CONTRACTS[dataset].hash} for dataset in held_}
+    holdings = {dataset: [{"contract": CONTRACTS[dataset].hash}] for dataset in held_}
     return Party(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
 
 

@@ -242,7 +242,7 @@ def _fits(dataset: Dataset) -> bool:
 def _of_node(path: Path, contract: Contract) -> Dataset:
     """The dataset of a node.yaml, as its producer reads it.
     InputError if it has another contract."""
-    datasets = node_sites.load(path).datasets
+    datasets = node_sites.load(path).under(contract.dataset, contract.hash).datasets
     if contract.dataset not in datasets:
         raise errors.InputError(
             f"{path}: there is no dataset {contract.dataset!r}; the datasets are "
