@@ -3,6 +3,7 @@ histograms."""
 
 from __future__ import annotations
 
+import bisect
 import html
 import io
 import re
@@ -96,26 +97,26 @@ def at_risk(rows: Rows, times: Sequence[float]) -> dict[str, list[str]]:
     """By group, the number of people at risk at each of `times`: that of the first released time
     from there on, since a curve tells it at its own times only; "·" if it was withheld, and ""
     after the last time."""
-    shown: dict[str, list[str]] = {}
-    for group in dict.fromkeys(str(row["group"]) for row in rows):
-        mine = sorted(
-            {(row["time"], row.get("n_risk")) for row in rows if str(row["group"]) == group},
-            key=lambda pair: pair[0],
-        )
-        later = [next((n for at, n in mine if at >= time), None) for time in times]
-        last = mine[-1][0]
-        shown[group] = [
-            "" if time > last else "·" if n is None else f"{n:g}"
-            for time, n in zip(times, later, strict=True)
-        ]
-    return shown
+    by_group: dict[str, dict[float, Any]] = {}
+    for row in rows:
+        by_group.setdefault(str(row["group"]), {})[row["time"]] = row.get("n_risk")
+    return {group: _at_risk(counts, times) for group, counts in by_group.items()}
+
+
+def _at_risk(counts: Mapping[float, Any], times: Sequence[float]) -> list[str]:
+    """`counts`: the number at risk by released time."""
+    released = sorted(counts)
+    places = [bisect.bisect_left(released, time) for time in times]
+    numbers = [counts[released[i]] if i < len(released) else "" for i in places]
+    return ["·" if n is None else n if n == "" else str(round(n)) for n in numbers]
 
 
 def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
     """A line of numbers for each group, below the time axis."""
     times = [float(tick) for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]]
     lines = at_risk(rows, times)
-    if len(lines) > MAX_AT_RISK or all(row.get("n_risk") is None for row in rows):
+    has_numbers = any(text.isdigit() for numbers in lines.values() for text in numbers)
+    if len(lines) > MAX_AT_RISK or not has_numbers:
         return
     figure.set_figheight(figure.get_figheight() + 0.22 * (len(lines) + 1))
     labels = ["at risk", *lines]

@@ -150,9 +150,9 @@ def test_a_workbook_has_a_sheet_for_each_table_and_no_formula(
 
 def test_the_names_of_sheets_fit_excel_and_differ() -> None:
     names: set[str] = set()
-    made = [spreadsheet._sheet_name(text, names) for text in ("a/b*c" * 9, "A-B-C" * 9, "x", "X")]
-    assert len({name.lower() for name in made}) == 4
-    assert all(len(name) <= 31 and not set(name) & set("[]:*?/\\") for name in made)
+    sheets = [spreadsheet._sheet_name(text, names) for text in ("a/b*c" * 9, "A-B-C" * 9, "x", "X")]
+    assert len({name.lower() for name in sheets}) == 4
+    assert all(len(name) <= 31 and not set(name) & set("[]:*?/\\") for name in sheets)
 
 
 def test_a_result_is_exported_by_the_command(document: Document, tmp_path: Path) -> None:
