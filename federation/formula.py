@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
+from federation import formula_parser
 from federation.expression import ExpressionError
 from federation.intervals import Interval, product
 from federation.schema import Field, Schema
@@ -132,8 +132,6 @@ def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
-    from formulaic.parser import DefaultFormulaParser  # takes half a second to import
-
     if "|" in text or len(text) > 5000:
         raise ExpressionError(
             f"cannot read {text!r}: it has random effects or several parts (|); leave them out"
@@ -141,7 +139,7 @@ def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
     if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
         raise ExpressionError(f"{text!r} has a power `^` inside I(); write `**`, as in I(age ** 2)")
     try:
-        parsed: Any = DefaultFormulaParser(include_intercept=True).get_terms(text)
+        parsed = formula_parser.terms(text)
     except Exception as reason:
         first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         why = re.sub(r"\s*⧛.*?⧚", "", first_line)
