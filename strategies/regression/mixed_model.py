@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -26,6 +25,7 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model, Term
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema

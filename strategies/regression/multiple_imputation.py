@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors
@@ -27,6 +26,7 @@ from federation.arrays import Floats
 from federation.cohort import Cache, Cohort, Key
 from federation.expression import ExpressionError
 from federation.formula import Factor, Term
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
