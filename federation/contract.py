@@ -315,13 +315,13 @@ class Contract(Frozen):
             if name not in other.columns or name not in self.columns:
                 lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
                 continue
-            one, two = (
+            before, after = (
                 each.columns[name].model_dump(
                     mode="json", exclude_defaults=True, exclude={"description", "use"}
                 )
                 for each in (self, other)
             )
-            lines += _changes(f"column {name}: ", one, two)
+            lines += _changes(f"column {name}: ", before, after)
         return lines
 
     def canonical(self) -> str:

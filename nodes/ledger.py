@@ -257,12 +257,12 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
     since it would not be the same release."""
     cost = claim.cost
     with _transaction(ledger):
-        known = ledger.connection.execute(
+        entry = ledger.connection.execute(
             "SELECT dataset, unit, rho, curve FROM entries WHERE kind = 'charge' AND release = ?",
             (claim.release,),
         ).fetchone()
-        if known is not None:
-            if known != (account.dataset, account.label, cost.rho, _curve(cost)):
+        if entry is not None:
+            if entry != (account.dataset, account.label, cost.rho, _curve(cost)):
                 raise errors.LedgerError(
                     "a release of this name was charged otherwise; name each release by the hash "
                     "of all that decides it"

@@ -112,8 +112,8 @@ def _check_cohort(
         if piece.kind in ("condition", "influence")
     ]
     counts = ", ".join(f"count(DISTINCT {key}) FILTER ({side})" for side in sides)
-    (found,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
-    if min(found) < request.min_cell:
+    (counted,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
+    if min(counted) < request.min_cell:
         raise LinkError(
             "cohort_size",
             "a condition of this dataset's cohort holds, or fails, for fewer people than this "
@@ -138,7 +138,7 @@ def _people(
         ]
         values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
         places = chunk.iloc[:, -1].to_numpy(np.uint64)
-        blocks, usable = [one for one, _ in named], [one for _, one in named]
+        blocks, usable = [block for block, _ in named], [is_usable for _, is_usable in named]
         yield People(values, blocks, usable, places)
 
 
@@ -157,16 +157,26 @@ def _sql(
     conditions = [f"{key} IS NOT NULL"]
     if request.entry.cohort.where:
         conditions.append(f"({schema.express(request.entry.cohort.where).sql})")
-    values = [_number(column.column, column.sql) for column in request.columns]
-    # a person with two identifiers has none that can be trusted
-    names = [
-        f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
-        for i in range(len(request.identifiers))
-    ]
+    names = [_text_name(i) for i in range(len(request.identifiers))]
+    grouped = ""
+    if _has_one_row_each(contract, request):
+        values = [_number(column.column, column.row_sql or "") for column in request.columns]
+    else:
+        values = [_number(column.column, column.sql) for column in request.columns]
+        # a person with two identifiers has none that can be trusted
+        names = [f"CASE WHEN min({name}) = max({name}) THEN min({name}) END" for name in names]
+        grouped = f" GROUP BY {key}"
     place = f"md5_number_upper({quote_text(request.order_key.hex())} || CAST({key} AS VARCHAR))"
     listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names, place]))
     where = " AND ".join(conditions)
-    return f"SELECT {listed} FROM {rows} WHERE {where} GROUP BY {key} ORDER BY {place}, {key}"
+    return f"SELECT {listed} FROM {rows} WHERE {where}{grouped} ORDER BY {place}, {key}"
+
+
+def _has_one_row_each(contract: Contract, request: Request) -> bool:
+    """In mode exact the rows have been checked against their contract. Groups of one row each would
+    take several times the memory of the rows."""
+    is_single = contract.rows_per_person == 1 and not request.is_clipped
+    return is_single and all(column.row_sql is not None for column in request.columns)
 
 
 def _typed_rows(
@@ -186,8 +196,8 @@ def _typed_rows(
         for name in needed
     ]
     texts = [
-        f"{_text(one.column, contract, raw_types[one.column])} AS {_text_name(i)}"
-        for i, one in enumerate(request.identifiers)
+        f"{_text(identifier.column, contract, raw_types[identifier.column])} AS {_text_name(i)}"
+        for i, identifier in enumerate(request.identifiers)
     ]
     rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
     key = '"hdh row"' if contract.person is None else quote_name(contract.person)

@@ -161,14 +161,16 @@ def write(
     storage: Storage,
 ) -> None:
     """One row a person, sorted by value, under the token that the person had in this attempt."""
-    kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
-    columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
-    values = [*opened.left[kept].T, *opened.right[kept].T]
+    is_written = (
+        np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
+    )
+    columns: dict[str, Column] = {linked.name: linked.column for linked in (*left, *right)}
+    values = [*opened.left[is_written].T, *opened.right[is_written].T]
     if opened.step is not None:
         columns[STEP] = step_column(link)
-        values.append(np.where(opened.step[kept] < 0, np.nan, opened.step[kept]))
+        values.append(np.where(opened.step[is_written] < 0, np.nan, opened.step[is_written]))
     frame = pandas.DataFrame({f"c{i}": column for i, column in enumerate(values)})
-    frame["who"] = [token.tobytes().hex() for token in opened.tokens[kept]]
+    frame["who"] = [token.tobytes().hex() for token in opened.tokens[is_written]]
     listed = [
         f"{_value(column, f'c{i}')} AS {quote_name(name)}"
         for i, (name, column) in enumerate(columns.items())
@@ -183,7 +185,7 @@ def write(
 
 def _value(column: Column, name: str) -> str:
     """The SQL of a value from its number; NULL where it is NaN."""
-    known = f"{name} IS NOT NULL AND NOT isnan({name})"
+    is_known = f"{name} IS NOT NULL AND NOT isnan({name})"
     if column.type == "category":
         levels = ", ".join(quote_text(level) for level in column.levels)
         value = f"list_extract([{levels}], CAST({name} AS INTEGER) + 1)"
@@ -193,4 +195,4 @@ def _value(column: Column, name: str) -> str:
         value = f"DATE '1970-01-01' + CAST({name} AS INTEGER)"
     else:
         value = name
-    return f"CASE WHEN {known} THEN {value} END"
+    return f"CASE WHEN {is_known} THEN {value} END"

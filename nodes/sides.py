@@ -23,11 +23,11 @@ WHERE = "where"
 
 @dataclass(frozen=True)
 class Sides:
-    """An expression of a study. `what`: its place in the study. `text`: the expression as written.
+    """An expression of a study. `place`: its place in the study. `text`: the expression as written.
     `people`: on each side, by the side's name. `share`: for a number, the most that one person
     gives to the sum of distances from its median."""
 
-    what: str
+    place: str
     text: str
     people: Mapping[str, int]
     share: float | None = None
@@ -42,8 +42,8 @@ def of_study(study: Study, site: Site) -> list[Sides]:
     opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
     cohort = opened.cohort
     return [
-        _sides(what, text, field, cohort if what != WHERE else cohort.everyone or cohort)
-        for what, text, field in written(study, tasks, schema)
+        _sides(place, text, field, cohort if place != WHERE else cohort.everyone or cohort)
+        for place, text, field in written(study, tasks, schema)
     ]
 
 
@@ -79,18 +79,18 @@ def _written(task: AnyTask) -> Iterable[Field]:
     return [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
 
 
-def _sides(what: str, text: str, field: Field, cohort: Cohort) -> Sides:
+def _sides(place: str, text: str, field: Field, cohort: Cohort) -> Sides:
     rows = support.all_rows(cohort)
     column = cohort.columns([field])[field.name]
     is_known = support.is_known(column)
     people = {"missing": rows.people(~is_known)} if not is_known.all() else {}
     if field.kind != "number":
         groups = {name: rows.people(column == i) for i, name in enumerate(field.groups)}
-        return Sides(what, text, groups | people)
+        return Sides(place, text, groups | people)
     values, n = np.unique(column[is_known], return_counts=True)
     mode = values[n.argmax()] if len(values) else np.nan
     person = None if rows.person is None else rows.person[is_known]
     share = rules_of.share(column[is_known], person)
     sides = {"at the most frequent value": rows.people(column == mode)}
     sides["at others"] = rows.people(is_known & (column != mode))
-    return Sides(what, text, sides | people, share)
+    return Sides(place, text, sides | people, share)

@@ -120,9 +120,9 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
         if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
-    made = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     crossed = [term for term in roles.terms if len(term.factors) > 1]
-    columns = [*(made[piece.sql][rows.kept] for piece in pieces)]
+    columns = [*(values[piece.sql][rows.is_used] for piece in pieces)]
     columns += [support.product(term, rows) for term in crossed]
     for column in columns:
         limit = _made_limit(column, cohort.rows_per_person)
@@ -161,7 +161,7 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
         return False
     values = cohort.columns(map(support.as_field, some))
     masks = [support.set_apart(piece, values[piece.sql], rows) for piece in some]
-    B = np.stack([mask for mask in masks if mask is not None] or [rows.kept], axis=1)
+    B = np.stack([mask for mask in masks if mask is not None] or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
     held = np.diag(both)
     rows_apart = held[:, None] + held[None, :] - 2 * both
@@ -184,16 +184,16 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
 
 def _design(roles: Roles, rows: Rows) -> Floats:
     size = len(roles.terms)
-    kept = cohorts.kept_rows(rows.kept)
+    rows_kept = cohorts.kept_rows(rows.is_used)
     return cohorts.design(
-        roles.terms, rows.columns, kept, centre=np.zeros(size), scale=np.ones(size)
+        roles.terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size)
     )
 
 
 def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the
+    """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
     columns that name them, and these are judged by their counts over all nodes."""
-    thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
+    thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
     for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
         column = rows.of(field)
         if field.kind == "number":
@@ -270,7 +270,7 @@ def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> li
     fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
     wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
     by_sql: dict[str, Field] = {field.sql: field for field in wanted}
-    found = list(cohort.columns(by_sql.values()).values())
+    arrays = list(cohort.columns(by_sql.values()).values())
     for task in tasks:
         terms = support.roles_of(task).terms
         spread = [
@@ -280,5 +280,5 @@ def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> li
             columns = cohort.columns(task.fields)
             zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
             design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
-            found += list(design.T)
-    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in found]
+            arrays += list(design.T)
+    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]

@@ -402,9 +402,10 @@ def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bo
     run = f"{source.at(*key, 'run')}: analyses.{name}.run"
     if entry.run not in NAMES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        suggestion = f"did you mean {near[0]!r}? " if near else ""
         raise errors.StudyError(
-            f"{run}: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}"
+            f"{run}: unknown analysis {entry.run!r}; {suggestion}"
+            f"the analyses are {', '.join(ANALYSES)}"
         )
     if entry.version not in (None, version(entry.run)):
         raise errors.StudyError(

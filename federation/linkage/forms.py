@@ -107,10 +107,10 @@ def blocks(form: Form, values: Sequence[object]) -> tuple[Blocks, NDArray[np.boo
         if value not in block_of:  # dates, communes and first names repeat
             spelled = normalise(form, value)
             block_of[value] = None if spelled is None else block(form, spelled)
-    found = [block_of[values[place]] for place in rest.tolist()]
-    content = b"".join(one or bytes(SIZE) for one in found)
+    entries = [block_of[values[place]] for place in rest.tolist()]
+    content = b"".join(entry or bytes(SIZE) for entry in entries)
     table[rest] = np.frombuffer(content, np.uint8).reshape(-1, SIZE)
-    usable[rest] = [one is not None for one in found]
+    usable[rest] = [entry is not None for entry in entries]
     return table, usable
 
 

@@ -339,7 +339,7 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             newton.refuse_unbounded(design, information, diverged, relative=is_poisson)
     after = np.stack([move.beta for move in moves])
     steps = [move.step for move in moves if move.step]
-    if len(steps) == len(moves) and newton.settled(max(move.length for move in moves), beta):
+    if all(map(newton.settled, moves, beta, values["last"])):
         return _result(after, steps, -2 * log_lik, total, task, int(values["rounds"][0]) + 1)
     rules = limits(task).steps["newton"].rules
     after = np.stack(

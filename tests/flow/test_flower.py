@@ -236,18 +236,18 @@ def test_a_killed_node_leaves_the_study_to_the_others(
 ) -> None:
     """Last in this module: the node stays dead.
     It falls silent, and the round's timeout leaves it out."""
-    gone = sites[0].name
+    killed = sites[0].name
 
     def say(message: str) -> None:
         if message.startswith(
             "running"
         ):  # it has approved, and dies before it has answered all rounds
-            deployment.kill(gone)
+            deployment.kill(killed)
 
     started = time.monotonic()
     document = flower.submit(deployment, STUDY, CONTRACT, say=say)
     assert time.monotonic() - started < 60
-    others = [site for site in sites if site.name != gone]
+    others = [site for site in sites if site.name != killed]
     expected = rounds.run(
         STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others]
     )
@@ -256,6 +256,6 @@ def test_a_killed_node_leaves_the_study_to_the_others(
         row["estimate"] for row in federations.result(expected, "model").tables["coefficients"].rows
     ]
     assert (
-        next(contribution for contribution in model.nodes if contribution.node == gone).status
+        next(contribution for contribution in model.nodes if contribution.node == killed).status
         == "silent"
     )

@@ -281,7 +281,7 @@ def _ratio(
     entropy: Entropy,
 ) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
-    heard: list[tuple[State, NoisedAnswer]] = []
+    answers: list[tuple[State, NoisedAnswer]] = []
     context = NodeContext(
         Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY),
         {study.hash: StudySession({"a": task}, cohort, _RULES, None)},
@@ -293,15 +293,15 @@ def _ratio(
         replies = send(queries)
         answer = replies[0].answers[TaskId("a")]
         assert isinstance(answer, NoisedAnswer), answer
-        heard.append((queries["n"].states[TaskId("a")], answer))
+        answers.append((queries["n"].states[TaskId("a")], answer))
         return replies
 
     with mock.patch.object(registry, "plan", return_value={"a": task}):
         rounds.run(study, CONTRACT, secure_sum.ask_of(listening, lambda _: {"a": task}), ["n"])
     total = 0.0
-    for state, answer in heard:
+    for state, answer in answers:
         if state.step == "descend":
-            total += _of_steps(study, task, state, answer, heard[0][1], both)
+            total += _of_steps(study, task, state, answer, answers[0][1], both)
             continue
         for name, steps in answer.steps.items():
             off = [

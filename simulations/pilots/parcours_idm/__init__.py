@@ -39,7 +39,7 @@ LINKED_SIZES: Mapping[Size, int] = {"small": 12_000, "full": 60_000}
 REGISTER = "insee"
 HOLDS = {**dict.fromkeys(REGIONS, "emust"), "cnam": "suites"}
 REAL_HOLDS = {**dict.fromkeys(REGIONS, "services"), REGISTER: "deces"}
-KNOWN = 0.95  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.95  # of the patients, the share that SNDS knows
 ROW = {"indicator": "statine", "group": "all"}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
@@ -139,10 +139,10 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     death = planted["death_per_month"] * planted["hr_no_call"] ** ~called
     death = death * planted["hr_age_10"] ** ((age - 65) / 10)
     statin = rng.random(n) < np.where(opened, planted["statin"], 0.55)
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     snds = common.shuffled(
         rng,
-        _snds(rng, planted, nir, death, statin)[lambda rows: known[rows["number"]]],
+        _snds(rng, planted, nir, death, statin)[lambda rows: is_known[rows["number"]]],
         _snds(rng, planted, common.strangers(nir), rng.permutation(death), rng.random(n) < 0.3),
     ).drop(columns="number")
     nodes = common.by_node(emust, common.spread(rng, n, SHARES))

@@ -114,8 +114,8 @@ def plain_loop(options: dict[str, Any], sites: Sequence[Site]) -> np.ndarray:
             pull = torch.from_numpy((control - controls[k]).astype(np.float32))
             anchor, steps = torch.cat([p.detach().flatten().clone() for p in net.parameters()]), 0
             for chosen in local_training.orders(len(persons.training), task, round_):
-                whose = persons.training[chosen]
-                rows = persons.index[whose][:, 0]
+                chosen_people = persons.training[chosen]
+                rows = persons.index[chosen_people][:, 0]
                 X, y = (
                     torch.from_numpy(persons.X[rows].astype(np.float32)),
                     torch.from_numpy(persons.answers[rows].astype(np.float32)),
