@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,9 +126,13 @@ def block(form: Form, spelled: str) -> bytes:
 def _plain_nirs(values: Sequence[object]) -> tuple[Ints, NDArray[np.uint8]]:
     """The places (n_plain,) of values that are 13 digits of a NIR already, and these digits
     (n_plain, 13), without a step in Python for each."""
-    lengths = [len(value) if isinstance(value, str) else 0 for value in values]
+    if set(map(type, values)) <= {str}:
+        lengths = list(map(len, cast(Sequence[str], values)))
+    else:
+        lengths = [len(value) if isinstance(value, str) else 0 for value in values]
     places = np.flatnonzero(np.array(lengths, np.int64) == 13)
-    texts = np.array([values[place] for place in places.tolist()], "U13")
+    listed = values if len(places) == len(values) else [values[place] for place in places.tolist()]
+    texts = np.array(listed, "U13")
     codes = texts.view(np.uint32).reshape(-1, 13)
     is_plain = ((codes >= ord("0")) & (codes <= ord("9"))).all(1)
     is_plain &= (codes[:, 0] >= ord("1")) & (codes[:, 0] <= ord("8"))
