@@ -37,6 +37,7 @@ from federation.messages import (
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
+from nodes.ledger import Account
 from nodes.link_proposals import LinkProposal
 from nodes.links import HelperRows, Party
 from nodes.session import NodeContext
@@ -55,9 +56,6 @@ CHANGED = Refusal(
 
 
 ATTEMPT = re.compile(r"[0-9a-f]{32}")  # it is part of the name of a file
-USED = Refusal(
-    "link_message", "this attempt at a link has begun before, and its keys serve once: begin anew"
-)
 
 
 class StoppableRelay(links.Relay, Protocol):
@@ -189,7 +187,10 @@ class LinkService:
         if left not in proposal.named("left") or (role == "left" and left != context.site.name):
             return Refusal("link_parties", "this is not a left holder of the link")
         if not ATTEMPT.fullmatch(phase.attempt) or self._is_used(phase.attempt, query.run, left):
-            return USED
+            raise LinkError(
+                "link_message",
+                "an attempt of this name has begun before, and its keys serve once; begin anew",
+            )
         refused = links.claim_cohort(plan, role, context, now) or links.charge(
             plan, role, context, now
         )
@@ -328,11 +329,8 @@ class LinkService:
 
     def _are_others(self, answering: Answering, now: datetime) -> bool:
         """Whether an earlier attempt at this study linked other people, or other values."""
-        book = answering.context.ledger
-        name = f"{answering.study.dataset} linked"  # no cohort of a dataset
-        account = replace(
-            answering.context.site.account(answering.study.dataset, now.year), dataset=name
-        )
+        book, name = answering.context.ledger, f"{answering.study.dataset} linked"
+        account = Account(name, "person", now.year)  # the account of no dataset
         at = now.isoformat(timespec="seconds")
         stored = ledger.remember(
             book,

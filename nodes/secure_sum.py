@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from federation import limits
 from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
@@ -135,8 +136,8 @@ def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> R
     """Refuses sums over node sets that differ by a few nodes between two studies: their difference
     would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
-    paying = context.site.datasets[query.study.dataset].paying.dataset
-    for content in ledger.remembered(context.ledger, NODES, paying):
+    account = context.site.account(query.study.dataset, 0)  # the sets of every year
+    for content in ledger.remembered(context.ledger, NODES, account.dataset, account.register):
         if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
             return Refusal(
                 "node_set",
@@ -351,7 +352,7 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
         if (near := _nodes_apart(survivors, query, context)) is not None:
             raise SecaggError(near.remedy)
         at = now.isoformat(timespec="seconds")
-        name = hashlib.sha256(content).hexdigest()
+        name = hashlib.sha256(account.dataset.encode() + b"\n" + content).hexdigest()
         ledger.remember(context.ledger, NODES, account, query.study.hash, name, content, at)
 
 
@@ -367,13 +368,10 @@ def _unmask(
 
 
 def _names(message: Mapping[str, bytes]) -> list[str]:
-    try:
-        names = json.loads(message[LIST])
-    except (KeyError, ValueError):
-        raise SecaggError("the hub lists no names") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SecaggError("the hub lists no names")
-    return names
+    with limits.parsing("a list of names", SecaggError):
+        names = limits.json_of(message[LIST], max_bytes=64 * limits.MAX_NODES)
+        listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
+        return [limits.named(name, "a name") for name in listed]
 
 
 _PHASES = {"deal": _deal, "mask": _mask, "sign": _sign, "unmask": _unmask}

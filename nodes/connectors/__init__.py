@@ -28,6 +28,7 @@ from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
 
 REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
+COLUMNS_PER_SCAN = 60  # planning takes the square of it
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
@@ -63,24 +64,34 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     return _in_utc(connection)
 
 
-# By process and limits. A process that was forked makes engines of its own: the threads of its
-# parent's are not there.
+# By process and limits, at most MAX_ENGINES of a process. A process that was forked makes engines
+# of its own, since the threads of its parent's are not there; these it keeps, unused, because to
+# close them would wait for these threads. A fork waits until no engine is being made, so that no
+# child inherits a lock that nobody releases.
 _ENGINES: dict[tuple[int, str], duckdb.DuckDBPyConnection] = {}
 _MAKING = threading.Lock()
+MAX_ENGINES = 4
+os.register_at_fork(
+    before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release
+)
 
 
 def connect_to(dataset: Dataset, storage: Storage) -> duckdb.DuckDBPyConnection:
     """A connection for the rows of `dataset`, whose temporary tables nobody else sees.
 
     Connections of a process share one engine, with its threads and its memory limit: a connection
-    takes a hundredth of the time of an engine. A database file is attached to a whole engine, so
-    its dataset has an engine to itself."""
+    takes a hundredth of the time of an engine. What exceeds the limit goes to the temporary
+    directory, so one study slows another down and does not end it. A database file is attached to a
+    whole engine, so its dataset has an engine to itself."""
     held = dataset.as_held
     if "://" not in held.source and formats.of(held)[0].attaches:
         return connect(storage)
     key = os.getpid(), storage.model_dump_json()
     with _MAKING:
         if key not in _ENGINES:
+            mine = [other for other in _ENGINES if other[0] == key[0]]
+            for oldest in mine[: max(0, len(mine) + 1 - MAX_ENGINES)]:
+                del _ENGINES[oldest]  # its connections keep it until they are closed
             _ENGINES[key] = connect(storage)
         return _in_utc(_ENGINES[key].cursor())
 
@@ -199,14 +210,16 @@ def _without_refused(types: Mapping[str, str], reason: duckdb.Error) -> dict[str
 def _inexact(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
     """The columns with a number so large that a double may stand for another whole number: the
     check compares the digits of their texts."""
-    if not names:
-        return set()
-    listed = ", ".join(
-        f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
-        for name in names
-    )
-    (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
-    return {name for name, is_beyond in zip(names, row, strict=True) if is_beyond}
+    beyond: set[str] = set()
+    for start in range(0, len(names), COLUMNS_PER_SCAN):
+        some = names[start : start + COLUMNS_PER_SCAN]
+        listed = ", ".join(
+            f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
+            for name in some
+        )
+        (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
+        beyond |= {name for name, is_beyond in zip(some, row, strict=True) if is_beyond}
+    return beyond
 
 
 def _create(
