@@ -21,9 +21,8 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.arrays import Ints
-
 from federation import text
+from federation.arrays import Ints
 
 Form = Literal["nir13", "text", "date"]
 Blocks = NDArray[np.uint8]
