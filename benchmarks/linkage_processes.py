@@ -63,7 +63,7 @@ def main(left: int, right: int) -> bool:
     study = Study.model_validate(yaml.safe_load(STUDY))
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         holders = write(Path(folder), left, right)
-        contracts = {one.contract.dataset: one.contract for one in holders.values()}
+        contracts = {held.contract.dataset: held.contract for held in holders.values()}
         sites = linked.sites_of(study, holders, local.SIMULATED)
         with flower.deployed(sites, Path(folder) / "run", say=_say) as deployment:
             before = _cpu_s(deployment)
