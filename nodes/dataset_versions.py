@@ -6,15 +6,17 @@ they must tell the same people in the same way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
+from federation import contract as contract_files
+from federation import limits
 from federation.contract import Column, Contract
 from federation.messages import Refusal
 from federation.study import Study
 
 PLAIN = Column(type="string")  # a person's key, written alike in every contract
 MAX_DIFFERENCES, MAX_LINE = 5, 160  # of a refusal
+MAX_BYTES = 16 * limits.MAX_CONTRACT  # of the contracts that are stored beside a study
 _UNIMPORTANT = {"description", "may_be_empty", "max_missing", "use"}
 
 
@@ -70,9 +72,10 @@ def contract_in(text: str, dataset: str, contract_hash: str) -> Contract | None:
     """The contract of a study of one dataset, as stored beside it; None if it is not the signed
     one."""
     try:
-        written = json.loads(text)["contracts"][dataset]
-        contract = Contract.model_validate_json(written)
-    except (ValueError, KeyError, TypeError):  # pydantic's error is a ValueError
+        with limits.parsing("a study's contract", limits.LimitError):
+            values = limits.json_of(text, max_bytes=MAX_BYTES)
+            contract = contract_files.parse(values["contracts"][dataset])
+    except limits.LimitError:
         return None
     return contract if contract.hash == contract_hash and contract.dataset == dataset else None
 
