@@ -301,7 +301,16 @@ def status_of(document: Document) -> str:
     statuses = {analysis.status for analysis in document.analyses.values()}
     if statuses == {"released"}:
         return "complete"
-    return "failed" if statuses == {"failed"} else "partial"
+    return "partial" if "released" in statuses else "failed"
+
+
+def reasons(document: Document) -> str:
+    """Why analyses have no result, each once: `cox: failed: ...; glm: withheld: ...`."""
+    return "; ".join(
+        f"{name}: {analysis.status}: {analysis.reason or 'no reason was given'}"
+        for name, analysis in document.analyses.items()
+        if analysis.status != "released"
+    )
 
 
 def result(engine: sa.Engine, run: int) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document
 from aggregator.report import words
+from federation import errors
 from federation.cli.actions import curves, tables
 
 Rows = Sequence[Mapping[str, Any]]
@@ -295,3 +296,18 @@ def _show_events(document: Document, console: Console) -> None:
                 style="yellow",
                 markup=False,
             )
+
+
+def raise_failures(document: Document, *, shorten: bool = False) -> None:
+    """ModelError with the reasons if an analysis has no result, RefusalError if none has one.
+    `shorten`: without the reasons of each node, which the screen shows already."""
+    reasons = [
+        f"{name}: {analysis.status}: {analysis.reason or 'no reason was given'}"
+        for name, analysis in document.analyses.items()
+        if analysis.status != "released"
+    ]
+    message = "\n".join(text.partition(" (")[0] if shorten else text for text in reasons)
+    if len(reasons) == len(document.analyses):
+        raise errors.RefusalError(message)
+    if reasons:
+        raise errors.ModelError(message)
