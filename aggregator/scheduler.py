@@ -30,8 +30,8 @@ from aggregator.jobs import Job, Progress
 from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
+from federation import contract as contracts
 from federation import study as studies
-from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
@@ -376,7 +376,7 @@ class Scheduler:
         study, linked = studies.parse(submitted.written), submitted.parties
         return Job(
             study,
-            Contract.model_validate_json(submitted.contract),
+            contracts.parse(submitted.contract),
             {party.flower_id: party.name for party in parties},
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
@@ -585,14 +585,14 @@ def ticket_of(submitted: Submitted, nodes: Sequence[str], hub: HubSettings) -> R
         credentials.authority_id((hub.pki / "ca.crt").read_bytes()),
         submitted.number,
         submitted.study_hash,
-        Contract.model_validate_json(submitted.contract).hash,
+        contracts.parse(submitted.contract).hash,
         nodes,
         submitted.deadline,
     )
 
 
 def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
-    contract = Contract.model_validate_json(submitted.contract)
+    contract = contracts.parse(submitted.contract)
     return hub_pb2.Proposal(
         study=submitted.written,
         number=submitted.number,

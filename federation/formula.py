@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from federation import limits
+from federation import formula_parser, limits
 from federation.expression import ExpressionError
 from federation.intervals import Interval, product
 from federation.schema import Field, Schema
@@ -133,8 +133,6 @@ def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
-    from formulaic.parser import DefaultFormulaParser  # takes half a second to import
-
     if len(text) > limits.MAX_FORMULA:
         raise ExpressionError(
             f"a formula is longer than {limits.MAX_FORMULA:,} characters; shorten it"
@@ -146,9 +144,8 @@ def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
     if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
         raise ExpressionError(f"{text!r} has a power `^` inside I(); write `**`, as in I(age ** 2)")
     try:
-        parser = DefaultFormulaParser(include_intercept=True)
-        _expanded(parser.get_ast(text))
-        parsed: Any = parser.get_terms(text)
+        _expanded(formula_parser.tree(text))
+        parsed = formula_parser.terms(text)
     except (ExpressionError, RecursionError):
         raise ExpressionError(_too_many(text)) from None
     except Exception as reason:

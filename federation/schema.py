@@ -34,6 +34,11 @@ class Field:
     pieces: tuple[Piece, ...] = ()
     terminology: str | None = None
 
+    def __hash__(self) -> int:
+        """Of the name and the value only: each column of a factor is looked up by its field, whose
+        many levels would be hashed each time."""
+        return hash((self.name, self.sql))
+
     @property
     def groups(self) -> tuple[str, ...]:
         """The levels of a category; `no` and `yes` for a condition, whose values are 0 and 1."""
@@ -110,6 +115,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
 
     Identifiers are not among the fields, so that they stand in no condition, derivation, model or
     option of a study."""
+    closed = identifiers(contract)
     fields = {
         name: Field(
             name,
@@ -124,7 +130,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             terminology=c.terminology,
         )
         for name, c in contract.columns.items()
-        if name not in identifiers(contract)
+        if name not in closed
     }
     sources = {name: frozenset([name]) for name in fields}
     if clashes := [name for name in derive if name in contract.columns]:

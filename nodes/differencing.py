@@ -2,10 +2,10 @@
 that combine to such a pair.
 
 A node permanently keeps a fingerprint of the people behind each sum: of the complete rows of each
-analysis, and of the people among them for whom a condition of the study holds. Fingerprints add up
-as the people do, so the difference of two, or of three, shows how few people it is about. Where
-rows are counted in place nobody is numbered; the node keeps the conditions instead, and counts them
-against each other.
+analysis, and of the people among them for whom a condition of the study holds. It compares those of
+all its datasets about the same people. Fingerprints add up as the people do, so the difference of
+two, or of three, shows how few people it is about. Where rows are counted in place nobody is
+numbered; the node keeps the conditions instead, and counts them against each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,11 +54,34 @@ class Group:
     print: Words
     columns: frozenset[str] = frozenset()
 
-    def shares_columns(self, other: Group) -> bool:
-        return not (self.columns and other.columns) or bool(self.columns & other.columns)
-
     def to_bytes(self) -> bytes:
         return self.print.tobytes() + json.dumps(sorted(self.columns)).encode()
+
+
+class Seen:
+    """Groups in the order in which they came, found by a column that they share: a study of many
+    columns would otherwise compare each of its groups with all."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups: list[Group] = []
+        self._by_column: defaultdict[str, list[int]] = defaultdict(list)
+        self._unknown: list[int] = []  # those whose columns are not known share all
+        for group in groups:
+            self.add(group)
+
+    def add(self, group: Group) -> None:
+        for column in group.columns:
+            self._by_column[column].append(len(self._groups))
+        if not group.columns:
+            self._unknown.append(len(self._groups))
+        self._groups.append(group)
+
+    def beside(self, group: Group) -> list[Group]:
+        """The groups that share a column with this one."""
+        if not group.columns:
+            return list(self._groups)
+        sharing = {place for name in group.columns for place in self._by_column.get(name, ())}
+        return [self._groups[place] for place in sorted(sharing.union(self._unknown))]
 
 
 def group_from(content: bytes) -> Group:
@@ -98,10 +122,11 @@ def check(
         return refused
     groups = _groups(memory, cohort, task, rows, strict)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
-    for number, group in enumerate(groups):
-        others = [other for other in [*before, *groups[:number]] if group.shares_columns(other)]
-        if _is_near(group, others, memory.min_cell):
+    seen = Seen(before)
+    for group in groups:
+        if _is_near(group, seen.beside(group), memory.min_cell):
             return NEARLY
+        seen.add(group)
     for group in groups:
         _remember(memory, KIND, group.to_bytes())
     memory.seen.extend(group.to_bytes() for group in groups)
@@ -138,12 +163,15 @@ def _print(memory: Memory, mask: Mask) -> Words:
 
 
 def _remembered(memory: Memory) -> list[Group]:
-    contents = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
+    account = memory.account
+    contents = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
     return [group_from(content) for content in contents]
 
 
 def _remember(memory: Memory, kind: str, content: bytes) -> None:
-    memory.keep(kind, hashlib.sha256(content).hexdigest(), content)
+    """Under a name that holds the dataset: another one may have the same content."""
+    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
+    memory.keep(kind, name, content)
 
 
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:

@@ -133,7 +133,8 @@ def _keep(memory: Memory, name: str, numbers: Numbers) -> None:
 def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     """By column, what this study and its coordinator's year have been given."""
     by_study, by_year = Counter[str](), Counter[str]()
-    for content in ledger.remembered(memory.ledger, KIND, memory.account.dataset):
+    account = memory.account
+    for content in ledger.remembered(memory.ledger, KIND, account.dataset, account.register):
         entry = json.loads(content)
         if entry["study"] == memory.study.hash:
             by_study.update(entry["numbers"])

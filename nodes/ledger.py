@@ -381,13 +381,15 @@ def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list
     return [str(row[0]) for row in entries]
 
 
-def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
-    """All that was kept of a kind for a dataset."""
+def remembered(ledger: Ledger, kind: str, dataset: str, register: str = "") -> Iterator[bytes]:
+    """All that was kept of a kind for a dataset, and for the others about the people of its
+    register, in any year."""
     entries = ledger.connection.execute(
         "SELECT content FROM entries JOIN answers "
         "ON answers.release = entries.kind || ':' || entries.release "
-        "WHERE kind = ? AND dataset = ?",
-        (kind, dataset),
+        "WHERE kind = ? AND (dataset = ? OR instr(unit, ' ') > 0 "
+        "AND substr(unit, instr(unit, ' ') + 1) = ?)",
+        (kind, dataset, register),
     )
     return (bytes(row[0]) for row in entries.fetchall())
 

@@ -37,6 +37,7 @@ from federation.messages import (
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
+from nodes.ledger import Account
 from nodes.link_proposals import LinkProposal
 from nodes.links import HelperRows, Party
 from nodes.session import NodeContext
@@ -328,11 +329,8 @@ class LinkService:
 
     def _are_others(self, answering: Answering, now: datetime) -> bool:
         """Whether an earlier attempt at this study linked other people, or other values."""
-        book = answering.context.ledger
-        name = f"{answering.study.dataset} linked"  # no cohort of a dataset
-        account = replace(
-            answering.context.site.account(answering.study.dataset, now.year), dataset=name
-        )
+        book, name = answering.context.ledger, f"{answering.study.dataset} linked"
+        account = Account(name, "person", now.year)  # the account of no dataset
         at = now.isoformat(timespec="seconds")
         stored = ledger.remember(
             book,

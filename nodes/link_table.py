@@ -71,8 +71,8 @@ def numbers(report_: LinkReport) -> dict[str, int]:
 
 
 def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
-    """LinkError if too few people are linked, or so few are not linked that their number would
-    reveal something about them."""
+    """LinkError if too few people are linked, or so few are not linked that an answer about the
+    linked people and one about all people of the left would tell of them."""
     people, linked = len(opened.is_linked), int(opened.is_linked.sum())
     if linked < min_cell or linked < link.min_linked_share * people:
         raise LinkError(
@@ -80,10 +80,11 @@ def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
             f"fewer people of {node} are linked than the study needs; compare how both holders "
             "write the identifiers",
         )
-    if 0 < people - linked < min_cell and link.keep == "all":
+    if 0 < people - linked < min_cell:
         raise LinkError(
             "link_share",
-            f"too few people of {node} are unlinked to keep them apart; use keep: linked",
+            f"so few people of {node} are unlinked that exact answers about the others would tell "
+            "of them; use mode dp, or another cohort",
         )
 
 

@@ -136,8 +136,8 @@ def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> R
     """Refuses sums over node sets that differ by a few nodes between two studies: their difference
     would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
-    paying = context.site.datasets[query.study.dataset].paying.dataset
-    for content in ledger.remembered(context.ledger, NODES, paying):
+    account = context.site.account(query.study.dataset, 0)  # the sets of every year
+    for content in ledger.remembered(context.ledger, NODES, account.dataset, account.register):
         if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
             return Refusal(
                 "node_set",
@@ -352,7 +352,7 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
         if (near := _nodes_apart(survivors, query, context)) is not None:
             raise SecaggError(near.remedy)
         at = now.isoformat(timespec="seconds")
-        name = hashlib.sha256(content).hexdigest()
+        name = hashlib.sha256(account.dataset.encode() + b"\n" + content).hexdigest()
         ledger.remember(context.ledger, NODES, account, query.study.hash, name, content, at)
 
 

@@ -238,6 +238,20 @@ def result(
     submissions.show_result(study, keys, out, output)
 
 
+@app.command(
+    "compare", examples=["hdh study compare out/january/result.json out/march/result.json"]
+)
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A result.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.")],
+    output: Output = "text",
+) -> None:
+    """Compare two results: every number in which they differ, and by how much."""
+    from federation.cli.actions import comparison
+
+    comparison.show(a, b, output)
+
+
 @app.command("cancel")
 def cancel(study: StudyName, keys: Keys = None) -> None:
     """Cancel a study that has not ended."""

@@ -175,7 +175,7 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
 ):
     """The number of made-up people at both holders is drawn for each link, and the left tells the
     places only after the tokens are given. A fixed number would give one count in 12 links."""
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     counted = set()
     honest = link_parties.helper_match
 

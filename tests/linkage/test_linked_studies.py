@@ -167,12 +167,21 @@ def test_the_result_tells_how_many_are_linked_and_compares_them_with_the_others(
         assert row["unlinked"] == (~here & (left["grade"] == level)).sum()
 
 
-def test_few_unlinked_people_are_not_counted(tmp_path):
+@pytest.mark.parametrize("keep", ["linked", "all"])
+def test_a_few_unlinked_people_end_an_exact_study(keep, tmp_path):
+    """The left's own exact answers about everyone, less those about the linked, would tell of
+    them."""
     tables = two_holders.make(400, 800, 395)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]}, link={"keep": keep})
+    with pytest.raises(errors.RefusalError, match="link_share: so few people of lyon"):
+        two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+
+
+def test_a_left_whose_people_are_all_linked_is_answered(tmp_path):
+    tables = two_holders.make(400, 800, 400)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
-    analysis = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
-    assert analysis.n["linked_share"] is None
-    assert all(row["unlinked"] is None for row in analysis.tables["linkage"])
+    crossed = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert (crossed.status, crossed.n["linked_share"]) == ("released", 1.0)
 
 
 def test_too_few_linked_people_end_the_study_before_any_row_opens(tmp_path):
@@ -465,7 +474,7 @@ KINDS = ("list", "size", "rows", "tokens", "places", "made-up rows", "columns")
     ],
 )
 def test_a_hub_that_withholds_changes_or_replays_a_message_ends_the_link(kind, fault, tmp_path):
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     assert "link_message" in refused_by(small, tmp_path, Meddling(kind, fault))
 
 
@@ -476,7 +485,7 @@ def test_the_hub_reads_nothing_of_any_message(tmp_path):
         seen.extend(sealed)
         return sealed
 
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
     for kind in KINDS:
         two_holders.run_linked(study, two_holders.holders(tmp_path, small), Meddling(kind, look))
