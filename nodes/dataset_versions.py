@@ -6,9 +6,10 @@ they must tell the same people in the same way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
+from federation import contract as contracts_
+from federation import limits
 from federation.contract import Column, Contract
 from federation.messages import Refusal
 from federation.study import Study
@@ -70,9 +71,10 @@ def contract_in(text: str, dataset: str, contract_hash: str) -> Contract | None:
     """The contract of a study of one dataset, as stored beside it; None if it is not the signed
     one."""
     try:
-        written = json.loads(text)["contracts"][dataset]
-        contract = Contract.model_validate_json(written)
-    except (ValueError, KeyError, TypeError):  # pydantic's error is a ValueError
+        with limits.parsing("a contract beside a study", limits.LimitError):
+            values = limits.json_of(text, max_bytes=4 * limits.MAX_CONTRACT)
+            contract = contracts_.parse(values["contracts"][dataset])
+    except limits.LimitError:
         return None
     return contract if contract.hash == contract_hash and contract.dataset == dataset else None
 
