@@ -41,7 +41,7 @@ def terms(text: str) -> Any:
 
 
 def tree(text: str) -> Any:
-    """The operators and factors of a formula, before its products and powers are written out."""
+    """The operators of a formula and their operands, before any term is written out."""
     parser = loaded().DefaultFormulaParser(include_intercept=True)
     with _LOADING, _without_transforms():
         return parser.get_ast(text)
