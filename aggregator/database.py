@@ -304,15 +304,6 @@ def status_of(document: Document) -> str:
     return "partial" if "released" in statuses else "failed"
 
 
-def reasons(document: Document) -> str:
-    """Why analyses have no result, each once: `cox: failed: ...; glm: withheld: ...`."""
-    return "; ".join(
-        f"{name}: {analysis.status}: {analysis.reason or 'no reason was given'}"
-        for name, analysis in document.analyses.items()
-        if analysis.status != "released"
-    )
-
-
 def result(engine: sa.Engine, run: int) -> str:
     with engine.connect() as connection:
         return str(

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from aggregator import database, enrolment, jobs, linked_studies, retention, transcript, turns
 from aggregator.connections import NodeConnections
 from aggregator.database import Decided, Party, Submitted
-from aggregator.document import Document
+from aggregator.document import Document, reasons
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job, Progress
@@ -435,7 +435,7 @@ class Scheduler:
         self._end(
             submitted,
             database.status_of(document),
-            database.reasons(document),
+            "; ".join(reasons(document)),
             run=run,
             sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
         )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aggregator import database, report
-from aggregator.document import AnalysisDocument, Document
+from aggregator.document import AnalysisDocument, Document, reasons
 from aggregator.report import spreadsheet
 from federation import client, errors, receipts
 from federation import study as studies
@@ -79,13 +79,18 @@ def test_the_exit_code_and_the_state_say_what_there_is_and_the_reason_why_not(
 ) -> None:
     result = document(**analyses)
     assert database.status_of(result) == state
-    assert database.reasons(result) == reason
+    assert "; ".join(reasons(result)) == reason
     raised = {0: (), 4: (errors.RefusalError,), 5: (errors.ModelError,)}[code]
     with pytest.raises(raised) if raised else nullcontext() as failure:
         document_.raise_failures(result)
     if raised:
         assert failure.value.exit_code == code
         assert str(failure.value).replace("\n", "; ") == reason
+
+
+def test_a_reason_that_names_its_analysis_names_it_once() -> None:
+    result = document(m=analysis("failed", "m: 0 of the 3 nodes needed gave a part"))
+    assert reasons(result) == ["m: 0 of the 3 nodes needed gave a part"]
 
 
 @pytest.mark.parametrize(
