@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from aggregator import database, enrolment, linked_studies, pki, serving
@@ -20,7 +21,7 @@ from aggregator.database import Holders, Party, Submitted
 from aggregator.parcels import Address, Part
 from aggregator.planning import Planner
 from aggregator.rounds import check_secure_sum
-from aggregator.scheduler import Scheduler
+from aggregator.scheduler import Scheduler, seconds_left
 from aggregator.serving import Caller, Gate, Kind, Pools, Route, Servers
 from federation import __version__, credentials, errors
 from federation import contract as contracts
@@ -265,6 +266,7 @@ class Coordination:
                 f"study {study.study}: its coordinator is {study.coordinator!r},"
                 f" but you are {party.name!r}; leave `coordinator` out"
             )
+        studies.check_authorisation(study, datetime.now(UTC).date())
         self.planner.check(request.study, request.contract, request.contracts)
         return study, contract
 
@@ -475,6 +477,7 @@ class Coordination:
             )
             for decision in database.decided(self.scheduler.engine, submitted.number)
         ]
+        rounds = self.scheduler.rounds_of(submitted)
         return hub_pb2.Status(
             number=submitted.number,
             study=submitted.study,
@@ -483,6 +486,9 @@ class Coordination:
             state=submitted.state,
             reason=submitted.reason,
             progress=self.scheduler.progress(submitted),
+            rounds_done=rounds.done or 0,
+            rounds_to_come=max(0, rounds.total - (rounds.done or 0)),
+            seconds_left=seconds_left(rounds, submitted.started or 0.0),
             submitted=submitted.submitted,
             deadline=submitted.deadline,
             started=submitted.started or 0,

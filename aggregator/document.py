@@ -78,3 +78,17 @@ class Document(Frozen):
     provenance: Mapping[str, Any]
     # for a study on a deployed hub; federation/receipts.py
     receipt: Mapping[str, Any] | None = None
+
+
+def reasons(document: Document) -> list[str]:
+    """Why analyses have no result, as `cox: failed: ...`, in their order."""
+    return [
+        _reason(name, analysis)
+        for name, analysis in document.analyses.items()
+        if analysis.status != "released"
+    ]
+
+
+def _reason(name: str, analysis: AnalysisDocument) -> str:
+    reason = analysis.reason or "no reason was given"
+    return reason if reason.startswith(f"{name}: ") else f"{name}: {analysis.status}: {reason}"

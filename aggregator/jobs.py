@@ -37,6 +37,18 @@ class Job:
     correctable: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is. `done`: its last completed round; None before it has begun. `total`: the
+    most rounds that it may take. `phase`: of a secure sum or a link. `at`, seconds since 1970: when
+    that round ended."""
+
+    done: int | None = None
+    total: int = 0
+    phase: str = ""
+    at: float = 0.0
+
+
 def write(folder: Path, name: str, job: Job) -> None:
     values = {
         "study": job.study.model_dump(mode="json"),
@@ -91,9 +103,9 @@ def attempt(folder: Path, name: str) -> Attempt | None:
     return Attempt(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def read_progress(folder: Path, name: str) -> str:
+def read_progress(folder: Path, name: str) -> Progress:
     path = folder / f"{name}.round"
-    return path.read_text() if path.exists() else ""
+    return Progress(**json.loads(path.read_text())) if path.exists() else Progress()
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any] | None:
@@ -111,9 +123,8 @@ def remove(folder: Path, name: str) -> None:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
-def progress(folder: Path, name: str, done: str) -> None:
-    """`done`: the last completed round, and the present phase of a secure sum."""
-    _replace(folder / f"{name}.round", done)
+def write_progress(folder: Path, name: str, progress: Progress) -> None:
+    _replace(folder / f"{name}.round", json.dumps(asdict(progress)))
 
 
 def witnesses(folder: Path) -> dict[str, LedgerHead]:

@@ -20,18 +20,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, linked_studies, retention, transcript
+from aggregator import database, enrolment, jobs, linked_studies, retention, transcript, turns
 from aggregator.connections import NodeConnections
 from aggregator.database import Decided, Party, Submitted
-from aggregator.document import Document
+from aggregator.document import Document, reasons
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
-from aggregator.jobs import Job
+from aggregator.jobs import Job, Progress
 from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
+from federation import contract as contracts
 from federation import study as studies
-from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
@@ -44,6 +44,7 @@ TIDY_S = 5.0
 RETENTION_S = 3600.0  # between two looks for transcripts whose time is over
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
+REASONS_S = 10.0  # in which connected nodes may give their reasons for a study that cannot start
 # The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
 POLLS_PER_S = 20
 WAIT_FOR_NODES_S = 15.0
@@ -60,6 +61,7 @@ class Scheduler:
     asked: dict[str, int] = field(default_factory=dict)
     # Numbers are drafted before a study is signed, so they are given here and not by the database.
     drafted: int = 0
+    last_turn: dict[str, float] = field(default_factory=dict)  # by coordinator
     drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
     parcels: Parcels = field(init=False)
@@ -93,6 +95,7 @@ class Scheduler:
         return ticket_of(submitted, nodes, self.hub)
 
     def submit(self, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
+        self._check_quota(str(values["coordinator"]))
         submitted = database.submit(self.engine, values, asked)
         audit.write(
             self.hub.audit,
@@ -106,6 +109,16 @@ class Scheduler:
         self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(submitted, asked)))
         self.news.set()
         return submitted
+
+    def _check_quota(self, coordinator: str) -> None:
+        """RefusalError if a coordinator has as many open studies as they may have."""
+        under_way = database.in_states(self.engine, "waiting", "running")
+        most = self.hub.file.max_open_studies
+        if sum(each.coordinator == coordinator for each in under_way) >= most:
+            raise errors.RefusalError(
+                f"you have {most} studies at this hub that have not ended, and may have no more;"
+                " wait for some to end, or cancel them"
+            )
 
     def decide(self, node: Party, decision: hub_pb2.Decision) -> None:
         """Stores a node's decision on an open run. RefusalError if the node has not signed it."""
@@ -176,13 +189,8 @@ class Scheduler:
             try:
                 under_way = database.in_states(self.engine, "waiting", "running")
                 running = any(submitted.state == "running" for submitted in under_way)
-                for submitted in under_way:
-                    if self._is_revoked(submitted.coordinator):
-                        self.cancel(submitted, "the hub, since its coordinator was revoked")
-                    elif submitted.state == "waiting":
-                        self._consider(submitted)
-                    else:
-                        self._look(submitted, tidied)
+                ready = [each for each in under_way if self._is_ready(each, tidied)]
+                self._start_in_turn(ready, [each for each in under_way if each.state == "running"])
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
@@ -193,6 +201,44 @@ class Scheduler:
             except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
+
+    def _is_ready(self, submitted: Submitted, tidied: float) -> bool:
+        """Whether a study could start now. Moves it on if it is not."""
+        try:
+            if self._is_revoked(submitted.coordinator):
+                self.cancel(submitted, "the hub, since its coordinator was revoked")
+            elif submitted.state == "waiting":
+                return self._consider(submitted)
+            else:
+                self._look(submitted, tidied)
+        # An older version took it, under wider limits. It must not stop the others.
+        except errors.InputError:
+            self._end(submitted, "failed", "this version of the hub cannot read the study")
+        return False
+
+    def _start_in_turn(self, ready: Sequence[Submitted], running: Sequence[Submitted]) -> None:
+        """Starts as many studies as there are places, and tells the others their place."""
+        by_number = {each.number: each for each in ready}
+        queue_ = turns.queue(
+            [turns.Ready(each.number, each.coordinator, each.attempts > 0) for each in ready],
+            [each.coordinator for each in running],
+            self.last_turn,
+        )
+        free = max(0, turns.places(self.hub.file.max_running) - len(running))
+        waiting = len(queue_) - min(free, len(queue_))
+        for place, study in enumerate(queue_):
+            submitted = by_number[study.number]
+            if place < free and self._same_link(submitted) is not None:
+                continue  # its other run has just started
+            if place < free:
+                self.last_turn[study.coordinator] = time.time()
+                self._start(submitted, self._approved(submitted))
+            elif submitted.reason != (reason := turns.place(place - free, waiting)):
+                database.update(self.engine, study.number, reason=reason)
+
+    def _approved(self, submitted: Submitted) -> list[str]:
+        decisions = database.decided(self.engine, submitted.number)
+        return [each.node for each in decisions if each.verdict == "approved"]
 
     def delete_expired(self) -> None:
         """Deletes the transcripts whose time is over, and says so in the audit log."""
@@ -238,18 +284,19 @@ class Scheduler:
         party = database.party(self.engine, coordinator)
         return party is not None and party.revoked is not None
 
-    def _consider(self, submitted: Submitted) -> None:
-        """Starts the study, or refuses it, as soon as the nodes' decisions or the deadline allow
-        it."""
+    def _consider(self, submitted: Submitted) -> bool:
+        """Whether a waiting study may start. Ends it as soon as the nodes' decisions or the
+        deadline exclude that, but not before every connected node has given its reason."""
         decisions = database.decided(self.engine, submitted.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
         study = studies.parse(submitted.written)
         needed = study.min_nodes if submitted.parties else study.min_answers
         if not _suffice(submitted, study, [*approved, *(each.node for each in undecided)]):
-            self._end(submitted, "refused", _too_few(decisions, needed))
+            if not self._may_still_say(submitted, undecided):
+                self._end(submitted, "refused", _too_few(decisions, needed))
         elif undecided and time.time() < submitted.deadline:
-            return
+            pass
         elif not _suffice(submitted, study, approved):
             why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
             self._end(submitted, "refused", why)
@@ -258,7 +305,16 @@ class Scheduler:
             if submitted.reason != reason:
                 database.update(self.engine, submitted.number, reason=reason)
         else:
-            self._start(submitted, approved)
+            return True
+        return False
+
+    def _may_still_say(self, submitted: Submitted, undecided: Sequence[Decided]) -> bool:
+        """Whether a connected node has not answered yet, and has still a moment to do so."""
+        online = self.connections.online()
+        is_early = time.time() < submitted.submitted + REASONS_S
+        return is_early and any(
+            each.verdict == "asked" and each.node in online for each in undecided
+        )
 
     def _same_link(self, submitted: Submitted) -> int | None:
         """The number of another run of a linked study that is running. They run one after the
@@ -320,7 +376,7 @@ class Scheduler:
         study, linked = studies.parse(submitted.written), submitted.parties
         return Job(
             study,
-            Contract.model_validate_json(submitted.contract),
+            contracts.parse(submitted.contract),
             {party.flower_id: party.name for party in parties},
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
@@ -379,7 +435,7 @@ class Scheduler:
         self._end(
             submitted,
             database.status_of(document),
-            "",
+            "; ".join(reasons(document)),
             run=run,
             sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
         )
@@ -465,15 +521,15 @@ class Scheduler:
 
     # -- out
     def progress(self, submitted: Submitted) -> str:
-        """The rounds done by a running study, and the present phase of a secure sum, in words."""
+        """The rounds done by a running study and to come, the present phase of a secure sum, and
+        the time left, in words."""
+        return in_words(self.rounds_of(submitted), submitted.started or 0.0)
+
+    def rounds_of(self, submitted: Submitted) -> Progress:
+        """How far a running study is."""
         if submitted.state != "running":
-            return ""
-        written = jobs.read_progress(self.hub.jobs, job_name(submitted.number, submitted.attempts))
-        done, _, phase = written.partition(", ")
-        if not done:
-            return ""
-        words = f"{done} round{'' if done == '1' else 's'} done"
-        return f"{words}, {phase}" if phase else words
+            return Progress()
+        return jobs.read_progress(self.hub.jobs, job_name(submitted.number, submitted.attempts))
 
     def open_proposals(self, node: str) -> list[hub_pb2.Proposal]:
         """The open studies that a node is sent when it connects."""
@@ -529,14 +585,14 @@ def ticket_of(submitted: Submitted, nodes: Sequence[str], hub: HubSettings) -> R
         credentials.authority_id((hub.pki / "ca.crt").read_bytes()),
         submitted.number,
         submitted.study_hash,
-        Contract.model_validate_json(submitted.contract).hash,
+        contracts.parse(submitted.contract).hash,
         nodes,
         submitted.deadline,
     )
 
 
 def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
-    contract = Contract.model_validate_json(submitted.contract)
+    contract = contracts.parse(submitted.contract)
     return hub_pb2.Proposal(
         study=submitted.written,
         number=submitted.number,
@@ -550,6 +606,28 @@ def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
         else {contract.dataset: submitted.contract},
         roles=submitted.holders.roles if submitted.holders else {},
     )
+
+
+def in_words(progress: Progress, started: float) -> str:
+    """`started`: the study, in seconds since 1970."""
+    if progress.done is None:
+        return ""
+    at_most = f" of at most {progress.total}" if progress.total else ""
+    words = [f"{progress.done}{at_most} round{'' if progress.done == 1 else 's'} done"]
+    words += [progress.phase] if progress.phase else []
+    if left := seconds_left(progress, started):
+        time_left = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
+        words.append(f"at most {time_left} left")
+    return ", ".join(words)
+
+
+def seconds_left(progress: Progress, started: float) -> float:
+    """The time that the rounds to come would take at the pace of those that are done; 0 if nobody
+    can say. It changes with each round only, so that a study that is watched sends no more."""
+    if not progress.done or not progress.total:
+        return 0.0
+    pace_s = max(0.0, progress.at - started) / progress.done
+    return float(round(pace_s * max(0, progress.total - progress.done)))
 
 
 def job_name(number: int, attempt: int) -> str:

@@ -28,6 +28,9 @@ class HubFile(Frozen):
     (gRPC, mutual TLS). `enrol`: enrolment by invitation (gRPC, TLS without a client certificate).
     `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only.
 
+    `max_running`: studies that run at one time; 0: one for each processor, and two at least.
+    Coordinators take turns. `max_open_studies`: of one coordinator, that have not ended.
+
     `max_connections`, `max_connections_per_address`: that a port keeps open at one time, in all and
     of one address. Nodes behind one address have two or three each.
 
@@ -46,6 +49,8 @@ class HubFile(Frozen):
     database: str = "sqlite:///registry.db"
     round_timeout_s: float = pydantic.Field(600.0, gt=0)
     deadline_h: float = pydantic.Field(24.0, gt=0)
+    max_running: int = pydantic.Field(0, ge=0)
+    max_open_studies: int = pydantic.Field(100, ge=1)
     max_connections: int = pydantic.Field(2000, ge=16)
     max_connections_per_address: int = pydantic.Field(256, ge=8)
     log_megabytes: int = pydantic.Field(20, ge=1)

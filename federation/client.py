@@ -78,7 +78,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a study: waiting, running, complete, partial, failed, refused or cancelled."""
+    """The state of a study: waiting, running, complete, partial, failed, refused or cancelled.
+
+    `rounds_to_come`, `seconds_left`: at most, of a running study; 0 if nobody can say."""
 
     number: int
     study: str
@@ -92,6 +94,9 @@ class Status:
     started: datetime | None
     finished: datetime | None
     nodes: Sequence[NodeState]
+    rounds_done: int = 0
+    rounds_to_come: int = 0
+    seconds_left: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -107,7 +112,7 @@ class Status:
         if self.state == "waiting" and undecided:
             return f"waiting for {', '.join(undecided)}"
         if self.state == "waiting":
-            return "about to start" + (f": {self.reason}" if self.reason else "")
+            return f"waiting: {self.reason}" if self.reason else "about to start"
         details = self.progress or self.reason
         return self.state + (f": {details}" if details else "")
 
@@ -258,6 +263,7 @@ class Hub:
         if not isinstance(study, Study):
             path = Path(study)
             study, folder = studies.load(path)[0], path.parent
+        studies.check_authorisation(study, datetime.now(UTC).date())
         if study.coordinator == LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
         if study.datasets:
@@ -410,6 +416,9 @@ def _status(reply: Any) -> Status:
         started=_time(reply.started),
         finished=_time(reply.finished),
         nodes=_node_states(reply.nodes),
+        rounds_done=int(reply.rounds_done),
+        rounds_to_come=int(reply.rounds_to_come),
+        seconds_left=float(reply.seconds_left),
     )
 
 

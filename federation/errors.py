@@ -7,10 +7,11 @@
     │   └── SiteError
     ├── DataError      3     the data cannot be read or break their contract
     │   └── SourceError          the source is absent or lacks a column: no row decides it
-    ├── RefusalError   4     nodes refused, or too few of them answered
-    ├── ModelError     5     the nodes answered, but the model cannot be fitted
+    ├── RefusalError   4     nodes refused, or too few of them answered: there is no result
+    ├── ModelError     5     some analyses have a result, others none; a model cannot be fitted
     ├── SetupError     6     this installation or the hub is not set up correctly
-    └── LedgerError    7     a node's budget ledger was changed, rolled back, or cannot be written
+    ├── LedgerError    7     a node's budget ledger was changed, rolled back, or cannot be written
+    └── ReceiptError   8     a result, its receipt or its transcript does not match its signatures
 
 The number is the exit code of `hdh`. Any other exception is a bug in hdh and ends with a traceback.
 """
@@ -68,3 +69,7 @@ class SetupError(HdhError):
 
 class LedgerError(HdhError):
     exit_code = 7
+
+
+class ReceiptError(HdhError):
+    exit_code = 8

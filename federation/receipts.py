@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation import credentials
+from federation import credentials, limits
 from federation.messages import Query
 from federation.secagg import keys
 from federation.tickets import RunTicket, ticket
@@ -103,6 +103,16 @@ def verify(
     `authority`, PEM: the authority that must have issued the certificates of the hub and the
     coordinator; None: the one that the receipt names. `roster`: identities that the nodes must
     have."""
+    try:
+        with limits.parsing("a result with a receipt of this version", limits.LimitError):
+            return _problems(document, authority, roster)
+    except limits.LimitError as broken:
+        return [f"it cannot be read ({broken}): it was changed, or another version wrote it"]
+
+
+def _problems(
+    document: Mapping[str, Any], authority: bytes | None, roster: Mapping[str, bytes]
+) -> Sequence[str]:
     receipt = document.get("receipt")
     if not receipt:
         return ["it has no receipt: a simulation or an older version wrote it"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -302,6 +303,15 @@ class Study(Frozen):
 def joint_name(datasets: Iterable[str]) -> str:
     """The name of what several datasets give together."""
     return "-".join(sorted(datasets))
+
+
+def check_authorisation(study: Study, today: date) -> None:
+    """StudyError if the authorisation has expired: every node would refuse the study."""
+    if study.authorisation.expires < today:
+        raise errors.StudyError(
+            f"study {study.study}: its authorisation {study.authorisation.reference!r} expired on"
+            f" {study.authorisation.expires}; renew it, and correct `authorisation`"
+        )
 
 
 def load(path: Path) -> tuple[Study, Source]:

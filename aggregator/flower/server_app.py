@@ -32,6 +32,7 @@ from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
 from aggregator.flower.ask import Away, Patience
 from aggregator.flower.inbox import Inbox
+from aggregator.jobs import Progress
 from aggregator.linkage import Linkage
 from aggregator.linked import Linking, Parties
 from aggregator.rounds import Outcome
@@ -190,11 +191,13 @@ def _run(post: GridPost) -> Document:
     notes: list[str] = []
     _wait_for_nodes(post.grid, job, job.wait_s)
     started = datetime.now(UTC)
-    rounds_done = ["0"]
+    rounds_done, round_ended = [0], [time.time()]
+    tasks = registry.plan(job.study, job.contract)
+    total = max(task.analysis.limits(task).max_rounds for task in tasks.values())
 
     def watch(number: int, outcome: Outcome) -> None:
-        rounds_done[0] = str(number)
-        jobs.progress(folder, name, rounds_done[0])
+        rounds_done[0], round_ended[0] = number, time.time()
+        jobs.write_progress(folder, name, Progress(rounds_done[0], total, "", time.time()))
         save(number, outcome)
 
     checkpoint = checkpoints.path(folder / "checkpoints", job.study)
@@ -206,11 +209,11 @@ def _run(post: GridPost) -> Document:
     witnesses = {} if job.roles else jobs.witnesses(folder)
 
     def say(phase: str) -> None:
-        jobs.progress(folder, name, f"{rounds_done[0]}, {phase}")
+        jobs.write_progress(folder, name, Progress(rounds_done[0], total, phase, round_ended[0]))
 
     ask = secure_sum.ask_of(
         linked.for_lefts(send) if job.roles else send,
-        lambda study: registry.plan(study, job.contract),
+        lambda study: tasks,
         say,
     )
     if post.recorder:

@@ -303,7 +303,7 @@ class NodeState(_message.Message):
     def __init__(self, node: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., online: _Optional[bool] = ..., people: _Optional[int] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("number", "study", "study_hash", "coordinator", "state", "reason", "progress", "submitted", "deadline", "started", "finished", "nodes")
+    __slots__ = ("number", "study", "study_hash", "coordinator", "state", "reason", "progress", "submitted", "deadline", "started", "finished", "nodes", "rounds_done", "rounds_to_come", "seconds_left")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     STUDY_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +316,9 @@ class Status(_message.Message):
     STARTED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_TO_COME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
     number: int
     study: str
     study_hash: str
@@ -328,7 +331,10 @@ class Status(_message.Message):
     started: float
     finished: float
     nodes: _containers.RepeatedCompositeFieldContainer[NodeState]
-    def __init__(self, number: _Optional[int] = ..., study: _Optional[str] = ..., study_hash: _Optional[str] = ..., coordinator: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., progress: _Optional[str] = ..., submitted: _Optional[float] = ..., deadline: _Optional[float] = ..., started: _Optional[float] = ..., finished: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[NodeState, _Mapping]]] = ...) -> None: ...
+    rounds_done: int
+    rounds_to_come: int
+    seconds_left: float
+    def __init__(self, number: _Optional[int] = ..., study: _Optional[str] = ..., study_hash: _Optional[str] = ..., coordinator: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., progress: _Optional[str] = ..., submitted: _Optional[float] = ..., deadline: _Optional[float] = ..., started: _Optional[float] = ..., finished: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[NodeState, _Mapping]]] = ..., rounds_done: _Optional[int] = ..., rounds_to_come: _Optional[int] = ..., seconds_left: _Optional[float] = ...) -> None: ...
 
 class ResultReply(_message.Message):
     __slots__ = ("document",)

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator import report
-from aggregator.document import AnalysisDocument, Document
+from aggregator.document import AnalysisDocument, Document, reasons
 from aggregator.report import words
+from federation import errors
 from federation.cli.actions import curves, tables
 
 Rows = Sequence[Mapping[str, Any]]
@@ -295,3 +296,14 @@ def _show_events(document: Document, console: Console) -> None:
                 style="yellow",
                 markup=False,
             )
+
+
+def raise_failures(document: Document, *, shorten: bool = False) -> None:
+    """ModelError with the reasons if an analysis has no result, RefusalError if none has one.
+    `shorten`: without the reasons of each node, which the screen shows already."""
+    without_result = reasons(document)
+    message = "\n".join(text.partition(" (")[0] if shorten else text for text in without_result)
+    if len(without_result) == len(document.analyses):
+        raise errors.RefusalError(message)
+    if without_result:
+        raise errors.ModelError(message)

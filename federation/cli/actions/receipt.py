@@ -19,7 +19,7 @@ def verify(
     transcript: Path | None = None,
     audit_log: Path | None = None,
 ) -> None:
-    """LedgerError if a signature, a hash or an identity does not match."""
+    """ReceiptError if a signature, a hash or an identity does not match."""
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -34,7 +34,7 @@ def verify(
     )
     problems = problems or _beyond(document, transcript, audit_log)
     if problems:
-        raise errors.LedgerError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise errors.ReceiptError("\n".join(f"{path}: {problem}" for problem in problems))
     _show(path, document)
     if transcript:
         print("Replayed: every state and the result follow from the sums before them.")

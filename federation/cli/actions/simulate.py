@@ -96,7 +96,7 @@ def run(
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
     else:
         documents.show(document, out, console)
-    _raise_failures(document, shorten=output == "text")
+    documents.raise_failures(document, shorten=output == "text")
 
 
 # -- the federation
@@ -306,23 +306,3 @@ def _write(document: Document, out: Path) -> None:
             store.dispose()
         except (errors.SetupError, sa.exc.SQLAlchemyError):
             raise OSError(None, "registry.sqlite there cannot be used") from None
-
-
-def _raise_failures(document: Document, *, shorten: bool) -> None:
-    """`shorten`: without the reasons of each node, which the screen shows already."""
-    failures = [
-        str(analysis.reason)
-        for analysis in document.analyses.values()
-        if analysis.status == "failed"
-    ]
-    if not failures:
-        return
-    message = "\n".join(failure.partition(" (")[0] if shorten else failure for failure in failures)
-    answered = any(
-        node.status == "answered"
-        for analysis in document.analyses.values()
-        for node in analysis.nodes
-    )
-    if len(failures) == len(document.analyses) and not answered:
-        raise errors.RefusalError(message)
-    raise errors.ModelError(message)

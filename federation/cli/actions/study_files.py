@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 from rich.console import Console
 
-from federation import datasets, influence
+from federation import client, credentials, datasets, influence
 from federation import study as studies
 from federation.contract import Contract
 from federation.study import Study
@@ -33,8 +34,9 @@ def check(path: Path, contract_path: Path | None) -> None:
 
     study, contract, source = load(path, contract_path)
     tasks = registry.plan(study, contract, source)
+    studies.check_authorisation(study, datetime.now(UTC).date())
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{path}: study {study.study!r} is valid (hash {study.hash[:12]})")
+    console.print(f"{path}: study {study.study!r} is valid ({_hash(study)})")
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
         console.print(f"  {name}: {study.analyses[name].run} of {fields}")
@@ -50,6 +52,18 @@ def check(path: Path, contract_path: Path | None) -> None:
     )
     if study.privacy.mode == "exact":
         _show_expressions(study, contract, tasks, console)
+
+
+def _hash(study: Study) -> str:
+    """The hash under which the hub and the nodes know the study: it covers the coordinator, whose
+    name a submission fills in."""
+    if study.coordinator == client.LOCAL:
+        home = client.home()
+        if not credentials.are_there(home):
+            return f"hash {study.hash[:12]}, which changes with your name once you are enrolled"
+        name = credentials.load(home).name
+        study = study.model_copy(update={"coordinator": name})
+    return f"hash {study.hash[:12]}"
 
 
 def _show_expressions(

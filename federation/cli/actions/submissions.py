@@ -16,10 +16,9 @@ from aggregator import report
 from aggregator.document import Document
 from federation import __version__, client, credentials, errors
 from federation.cli.actions import document as documents
-from federation.cli.actions import study_files, tables
+from federation.cli.actions import progress, study_files, tables
 from federation.client import NodeState, Run, Status
 
-MAX_STATE_WIDTH = 80
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -96,7 +95,7 @@ def show_all(keys: Path | None, output: str) -> None:
             status.coordinator,
             status.state,
             f"{status.submitted:%Y-%m-%d %H:%M}",
-            status.line().partition(": ")[2][:MAX_STATE_WIDTH],
+            status.line().partition(": ")[2],
         )
     console.print(table)
 
@@ -134,14 +133,16 @@ def watch(name: str, keys: Path | None, out: Path | None) -> None:
 def _follow(run: Run, out: Path | None) -> None:
     """Shows each change of state, then the result. RefusalError if the study ends without one."""
     console = Console(highlight=False)
-    with console.status("asking the hub") as spinner:
+    with progress.bar(console) as show:
         shown = ""
         for status in run.statuses():
-            spinner.update(status.line())
+            show(status)
             if status.line() != shown and not console.is_terminal:
                 console.print(status.line(), markup=False, soft_wrap=True)
             shown = status.line()
     if status.state not in ("complete", "partial"):
+        if status.nodes and status.state != "cancelled":
+            console.print(_decisions(status.nodes))
         raise errors.RefusalError(
             f"study {status.study} (number {status.number}) is {status.line()}"
         )
@@ -152,7 +153,9 @@ def show_result(name: str, keys: Path | None, out: Path | None, output: str) -> 
     with client.connect(keys) as hub:
         run = hub.run(name)
         if output == "json":
-            print(json.dumps(run.result().document, indent=2, ensure_ascii=False))
+            document = run.result().document
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+            documents.raise_failures(Document.model_validate(document))
         else:
             _show_result(run, out, Console(highlight=False))
 
@@ -165,6 +168,7 @@ def _show_result(run: Run, out: Path | None, console: Console) -> None:
     report.write(document, folder)
     documents.show(document, folder, console)
     console.print(f"Verify it offline:  hdh study verify {folder / 'result.json'}", soft_wrap=True)
+    documents.raise_failures(document)
 
 
 def cancel(name: str, keys: Path | None) -> None:

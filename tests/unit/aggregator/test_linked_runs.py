@@ -23,7 +23,7 @@ ROLES = {"lyon": "left", "cnam": "right", "casd": "helper"}
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     """A scheduler that starts a study by its state alone."""
-    file = SimpleNamespace(parcel_gigabytes=1, parcel_gigabytes_per_node=1)
+    file = SimpleNamespace(max_running=9, parcel_gigabytes=1, parcel_gigabytes_per_node=1)
     settings: Any = SimpleNamespace(file=file, parcels=tmp_path / "parcels")
     engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
     control: Any = None
@@ -60,8 +60,10 @@ def submit(hub: Scheduler, number: int, study: Study) -> None:
 
 def states(hub: Scheduler) -> dict[int, tuple[str, str]]:
     """The state and reason of each study, once the scheduler has considered those that wait."""
-    for submitted in database.in_states(hub.engine, "waiting"):
-        hub._consider(submitted)
+    for _ in range(2):  # the second pass sees what the first has started
+        waiting = database.in_states(hub.engine, "waiting")
+        ready = [submitted for submitted in waiting if hub._consider(submitted)]
+        hub._start_in_turn(ready, database.in_states(hub.engine, "running"))
     every = database.in_states(hub.engine, "waiting", "running")
     return {submitted.number: (submitted.state, submitted.reason) for submitted in every}
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from aggregator.flower.superlink import FleetOnly
+from aggregator.flower.superlink import FleetOnly, Signers
 
 
 def request(method: str, path: str, body: bytes = b"", largest: int = 1000) -> tuple[int, bytes]:
@@ -72,3 +77,98 @@ def test_a_reply_in_another_nodes_name_is_refused() -> None:
     assert request("POST", "/v1/fleet/push-messages", push(7)) == (200, push(7))
     assert request("POST", "/v1/fleet/push-messages", push(8)) == (403, b"")
     assert request("POST", "/v1/fleet/push-messages", b"\xff\xff")[0] == 403
+
+
+def answered(app_filter: FleetOnly, events: list[Any], *headers: tuple[bytes, bytes]) -> int:
+    """The status of a POST whose body comes in `events`; after these nothing comes."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if events:
+            return events.pop(0)
+        return await asyncio.Event().wait()
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/fleet/pull-object", "headers": headers}
+    asyncio.run(app_filter(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+def part(size: int, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": b"x" * size, "more_body": more}
+
+
+def test_a_body_of_nobody_is_refused_unread() -> None:
+    events = [part(10, more=False)]
+    assert answered(FleetOnly(nothing, signer=lambda headers: False), events) == 401
+    assert len(events) == 1
+
+
+def test_a_compressed_body_is_refused_unread() -> None:
+    events = [part(10, more=False)]
+    assert answered(FleetOnly(nothing), events, (b"Content-Encoding", b"gzip")) == 415
+    assert len(events) == 1
+
+
+def test_a_body_that_does_not_arrive_in_time_ends_and_leaves_no_bytes_behind() -> None:
+    app_filter = FleetOnly(nothing, largest_body=1000, body_s=0.05)
+    assert answered(app_filter, [part(900)]) == 408
+    assert app_filter.bodies.held == 0
+
+
+def test_many_bodies_at_once_hold_a_limited_number_of_bytes() -> None:
+    app_filter = FleetOnly(nothing, largest_body=1000)
+    app_filter.bodies.held = 8 * 1000 - 500  # of others that are on their way
+    assert answered(app_filter, [part(400, more=False)]) == 200
+    assert answered(app_filter, [part(900, more=False)]) == 503
+    assert app_filter.bodies.held == 8 * 1000 - 500
+
+
+def test_health_is_answered_before_the_application() -> None:
+    async def stuck(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    async def receive() -> Any:
+        return part(0, more=False)
+
+    scope = {"type": "http", "method": "GET", "path": "/health"}
+    asyncio.run(FleetOnly(stuck)(scope, receive, send))
+    assert sent[0]["status"] == 200
+
+
+def signed_headers(key: ec.EllipticCurvePrivateKey) -> dict[bytes, bytes]:
+    """As Flower's own client writes them."""
+    request = httpx.Request("POST", "https://hub/v1/fleet/pull-object")
+    context = SimpleNamespace(request=request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda context: None)
+    return {name.lower(): value for name, value in request.headers.raw}
+
+
+def test_headers_of_flowers_client_are_those_of_a_registered_key_and_of_no_other() -> None:
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    asked: list[bytes] = []
+    mine = public_key_to_bytes(key.public_key())
+
+    def registered(public_key: bytes) -> int | None:
+        asked.append(public_key)
+        return 7 if public_key == mine else None
+
+    signer = Signers(registered)
+    headers = signed_headers(key)
+    assert signer(headers) and signer(headers) and asked == [mine]  # a key is looked up once
+    assert not signer(signed_headers(other))
+    stolen = {**signed_headers(other), b"flwr-public-key": headers[b"flwr-public-key"]}
+    assert not signer(stolen)
+    assert not signer({}) and not signer({**headers, b"flwr-timestamp": b"2020-01-01T00:00:00"})
+    assert not signer({**headers, b"flwr-signature": b"%"})

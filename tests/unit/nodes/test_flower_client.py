@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from nodes.flower import client
@@ -55,3 +57,32 @@ def test_a_wake_ends_the_wait_for_the_next_attempt(
 
 def test_without_a_wake_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert attempts(monkeypatch, "while it tries", lambda _: None, within_s=0.3) == [0]
+
+
+# -- answers of a hub that lies
+def fetched(content: bytes, max_bytes: int = 1000, **headers: str) -> bytes:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        return httpx.Response(200, headers=headers, stream=httpx.ByteStream(content))
+
+    transport = client.BoundedTransport(httpx.MockTransport(answer), max_bytes)
+    with httpx.Client(transport=transport) as http:
+        return http.get("http://hub/").content
+
+
+def test_a_compressed_answer_of_the_hub_is_refused_before_it_expands() -> None:
+    bomb = gzip.compress(b"0" * 10**7)
+    with pytest.raises(httpx.RemoteProtocolError, match="compressed"):
+        fetched(bomb, 10**6, **{"content-encoding": "gzip"})
+
+
+def test_an_answer_of_the_hub_has_a_limited_length() -> None:
+    assert fetched(b"x" * 1000) == b"x" * 1000
+    with pytest.raises(httpx.RemoteProtocolError, match="too long"):
+        fetched(b"x" * 1001)
+
+
+def test_flowers_connection_uses_the_client_with_limits() -> None:
+    from flwr.supernode import fleet_http_connection
+
+    assert fleet_http_connection.FleetHttpClient is client.BoundedClient
