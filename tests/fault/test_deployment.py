@@ -405,8 +405,8 @@ def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
 
 
 def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deployment) -> None:
-    """Without the key nothing can be signed for now, and a reply in another's name is stopped at
-    the door."""
+    """Without the key nothing can be signed for now, so the request is refused by its headers,
+    before anybody reads in whose name it is."""
     import httpx
     from flwr.proto.fleet_pb2 import PushMessagesRequest
 
@@ -419,7 +419,7 @@ def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deploym
             f"https://{deployment.public}/v1/fleet/push-messages",
             content=request.SerializeToString(),
         )
-    assert answer.status_code == 403
+    assert answer.status_code == 401
 
 
 def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
