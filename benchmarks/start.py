@@ -1,4 +1,4 @@
-"""The time until `hdh --help` answers, and the time of the demo's study with start-up."""
+"""The times of `hdh --help`, of `hdh study check`, and of the demo's study with start-up."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import timing
 
 HDH = str(Path(sys.executable).parent / "hdh")
+STUDY = str(Path(__file__).parents[1] / "simulations" / "pilots" / "dialysis" / "study.yaml")
 
 
 def seconds(*arguments: str, repeats: int = 5) -> float:
@@ -26,6 +27,12 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         met = [
             timing.report("hdh --help, seconds", seconds("--help"), 0.5, "the least of five"),
+            timing.report(
+                "hdh study check, seconds",
+                seconds("study", "check", STUDY),
+                0.4,
+                "four analyses, the least of five",
+            ),
             timing.report(
                 "hdh simulate dialysis, seconds",
                 seconds("simulate", "dialysis", "--out", folder, repeats=3),

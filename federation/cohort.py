@@ -7,7 +7,7 @@ missing. Rows keep one order for the life of a cohort.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from federation.arrays import Floats, Ints
 from federation.formula import Factor, Term
 from federation.schema import Field
 
+COLUMNS_AT_ONCE = 20  # of one query
 Values = NDArray[Any]
 Fetch = Callable[[Iterable[Field]], Mapping[str, Values]]
 T = TypeVar("T")
@@ -111,6 +112,15 @@ class Cohort:
 
     def columns(self, fields: Iterable[Field]) -> Mapping[str, Values]:
         return self.fetch(tuple(fields))
+
+    def each_column(self, fields: Iterable[Field]) -> Iterator[tuple[Field, Values]]:
+        """Each field with its column, of which so many are read at once that queries are few and
+        memory holds no wide table."""
+        listed = tuple(fields)
+        for start in range(0, len(listed), COLUMNS_AT_ONCE):
+            some = listed[start : start + COLUMNS_AT_ONCE]
+            columns = self.columns(some)
+            yield from ((field, columns[field.name]) for field in some)
 
 
 def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -55,15 +56,38 @@ class Group:
     columns: frozenset[str] = frozenset()
     chosen: str | None = None
 
-    def shares_columns(self, other: Group) -> bool:
-        return not (self.columns and other.columns) or bool(self.columns & other.columns)
-
     def to_bytes(self) -> bytes:
         values = {"columns": sorted(self.columns), "chosen": self.chosen}
         return self.print.tobytes() + json.dumps(values).encode()
 
     def is_chosen_otherwise(self, other: Group) -> bool:
         return None not in (self.chosen, other.chosen) and self.chosen != other.chosen
+
+
+class Seen:
+    """Groups in the order in which they came, found by a column that they share: a study of many
+    columns would otherwise compare each of its groups with all."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups: list[Group] = []
+        self._by_column: defaultdict[str, list[int]] = defaultdict(list)
+        self._unknown: list[int] = []  # those whose columns are not known share all
+        for group in groups:
+            self.add(group)
+
+    def add(self, group: Group) -> None:
+        for column in group.columns:
+            self._by_column[column].append(len(self._groups))
+        if not group.columns:
+            self._unknown.append(len(self._groups))
+        self._groups.append(group)
+
+    def beside(self, group: Group) -> list[Group]:
+        """The groups that share a column with this one."""
+        if not group.columns:
+            return list(self._groups)
+        sharing = {place for name in group.columns for place in self._by_column.get(name, ())}
+        return [self._groups[place] for place in sorted(sharing.union(self._unknown))]
 
 
 def group_from(content: bytes) -> Group:
@@ -106,10 +130,11 @@ def check(
         return refused
     groups = _groups(memory, cohort, task, rows, strict)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
-    for number, group in enumerate(groups):
-        others = [other for other in [*before, *groups[:number]] if group.shares_columns(other)]
-        if _is_near(group, others, memory.min_cell):
+    seen = Seen(before)
+    for group in groups:
+        if _is_near(group, seen.beside(group), memory.min_cell):
             return NEARLY
+        seen.add(group)
     for group in groups:
         _remember(memory, KIND, group.to_bytes())
     memory.seen.extend(group.to_bytes() for group in groups)

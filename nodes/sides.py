@@ -3,7 +3,7 @@ they approve it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,11 @@ import numpy as np
 from federation import schema as schemas
 from federation.cohort import Cohort
 from federation.disclosure import support as rules_of
-from federation.schema import Field, Schema
+from federation.schema import Field
 from federation.study import Study
 from nodes import cohorts
 from nodes.site import Site
-from strategies import registry, support
-from strategies.protocol import AnyTask
-
-WHERE = "where"
+from strategies import registry, study_expressions, support
 
 
 @dataclass(frozen=True)
@@ -42,41 +39,19 @@ def of_study(study: Study, site: Site) -> list[Sides]:
     opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
     cohort = opened.cohort
     return [
-        _sides(place, text, field, cohort if place != WHERE else cohort.everyone or cohort)
-        for place, text, field in written(study, tasks, schema)
+        _sides(
+            place,
+            text,
+            field,
+            cohort if place != study_expressions.WHERE else cohort.everyone or cohort,
+        )
+        for place, text, field in study_expressions.of(study, tasks, schema)
     ]
-
-
-def written(
-    study: Study, tasks: Mapping[str, AnyTask], schema: Schema
-) -> list[tuple[str, str, Field]]:
-    """Each expression of a study: its place in the study, its text, and its values as a column."""
-    listed = []
-    if study.cohort.where is not None:
-        condition = schema.express(study.cohort.where)
-        field = Field(WHERE, "boolean", condition.sql, pieces=condition.pieces)
-        listed.append((WHERE, study.cohort.where, field))
-    fields = [field for task in tasks.values() for field in task.fields]
-    read = frozenset().union(*(schema.columns_of(field.name) for field in fields))
-    for name, text in study.cohort.derive.items():
-        if schema.columns_of(name) <= read:
-            listed.append((f"derive {name}", text, schema.fields[name]))
-    for name, task in tasks.items():
-        inline = [field for field in _written(task) if field.name not in study.cohort.derive]
-        listed += [(f"analysis {name}", field.name, field) for field in inline]
-    return listed
 
 
 def _exact(study: Study) -> object:
     """Roles are of exact mode; a private study's conditions are shown as well."""
     return study.privacy.model_copy(update={"mode": "exact", "noise": "node"})
-
-
-def _written(task: AnyTask) -> Iterable[Field]:
-    """Weights, whoever wrote them, and the expressions that stand in a model or an option."""
-    roles = support.roles_of(task)
-    fields = [*roles.weights, *(field for field in task.fields if field.pieces)]
-    return [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
 
 
 def _sides(place: str, text: str, field: Field, cohort: Cohort) -> Sides:

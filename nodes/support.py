@@ -19,6 +19,7 @@ from federation.schema import Field, Schema
 from nodes import differencing, functionals
 from nodes.session import StudySession
 from strategies import support
+from strategies.numerics import designs
 from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask, Rows
 
@@ -175,19 +176,27 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
     roles = support.roles_of(task)
     if not roles.terms:
         return False
-    X, person = _design(roles, rows), rows.person
+    (X, codes), person = _design(roles, rows), rows.person
     thin = _thin(roles, rows, rules.min_cell)
     if thin.any():
         X, person = X[~thin], None if person is None else person[~thin]
-    return rules_of.largest_leverage(X, person, rules_of.MAX_LEVERAGE) > rules_of.MAX_LEVERAGE
+        codes = None if codes is None else codes[~thin]
+    limit = rules_of.MAX_LEVERAGE
+    return rules_of.largest_leverage(X, person, limit, codes) > limit
 
 
-def _design(roles: Roles, rows: Rows) -> Floats:
-    size = len(roles.terms)
+def _design(roles: Roles, rows: Rows) -> tuple[Floats, Ints | None]:
+    """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
+    levels: its columns are not among them then."""
     rows_kept = cohorts.kept_rows(rows.is_used)
-    return cohorts.design(
-        roles.terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size)
-    )
+    coded = max(designs.large_factors(roles.terms).values(), key=len, default=[])
+    apart = set(coded)
+    terms = [term for place, term in enumerate(roles.terms) if place not in apart]
+    size = len(terms)
+    X = cohorts.design(terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
+    if not coded:
+        return X, None
+    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, rows_kept)
 
 
 def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
@@ -198,10 +207,9 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
         column = rows.of(field)
         if field.kind == "number":
             continue
-        for level in range(len(field.groups)):
-            mask = column == level
-            if 0 < rows.people(mask) < k:
-                thin |= mask
+        people = support.level_people(column, len(field.groups), rows.person)
+        few = np.append((people > 0) & (people < k), False)  # last, for a missing value
+        thin |= few[np.where(support.is_known(column), column, -1).astype(np.int64)]
     for term in roles.terms:
         away = _away(support.product(term, rows)) if len(term.factors) > 1 else thin
         if 0 < rows.people(away) < k:

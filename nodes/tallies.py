@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import pandas
 
 from federation.arrays import Ints
 from federation.cohort import Tally
@@ -172,6 +171,8 @@ def _limited(
     size = math.prod(len(field.groups) for field in fields)
     if not len(large):
         return Tally(np.zeros(size, np.int64), np.zeros(3, np.int64))
+    import pandas  # takes half a second, and few cohorts have a person of so many rows
+
     salt, second = quote_text(table.salt), quote_text(f"second {table.salt} ")
     hashes = [
         f"hash({KEY})",
@@ -179,6 +180,7 @@ def _limited(
         f"hash({', '.join([*map(quote_name, table.typed), salt])})",
     ]
     listed = ", ".join(f"{sql} AS h{i}" for i, sql in enumerate(hashes))
+
     table.connection.register("hdh_large", pandas.DataFrame({"person": large}))
     try:
         columns = table.connection.execute(

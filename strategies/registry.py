@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from federation import errors, yaml_source
+from federation import errors, formula_parser, yaml_source
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.expression import ExpressionError, Piece
@@ -287,7 +287,8 @@ def private(name: str) -> AnyPrivateAnalysis:
 def preload(names: Iterable[str] = ANALYSES) -> None:
     """Imports what a study of these analyses may need, so that the first study does not wait for
     it."""
-    importlib.import_module("formulaic")
+    formula_parser.loaded()
+    importlib.import_module("scipy.special")
     for name in NAMES.intersection(names):
         _TABLE[name]()
 

@@ -215,7 +215,19 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
     column = rows.of(field)
     if field.kind == "number":
         return [off_mode(column, rows.person)]
-    return [rows.people(column == index) for index in range(len(field.groups))]
+    people: list[int] = level_people(column, len(field.groups), rows.person).tolist()
+    return people
+
+
+def level_people(column: Values, n_levels: int, person: Ints | None) -> Ints:
+    """(n_levels,) the number of people with a row of each level, from one pass over the column
+    (n_rows,), whatever the number of levels."""
+    has_level = is_known(column)
+    codes = column[has_level].astype(np.int64)
+    if person is not None:
+        pairs = np.unique(person[has_level] * n_levels + codes)  # a person counts once in a level
+        codes = pairs % n_levels
+    return np.bincount(codes, minlength=n_levels).astype(np.int64)
 
 
 def product(term: Term, rows: Rows) -> Floats:

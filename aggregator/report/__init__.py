@@ -3,8 +3,8 @@ report.html."""
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ from aggregator import models
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import folder as folders
 from aggregator.report import words
+from federation import errors
+
+# An analysis, or an analysis at a node; and a table: they become names of files.
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[a-z][a-z0-9_-]{0,126})?")
+TABLE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def write(document: Document, folder: Path) -> None:
@@ -52,12 +57,16 @@ def _card(document: Document, name: str, analysis: AnalysisDocument) -> str:
 
 
 def _write_tables(folder: Path, name: str, result: ReleasedResult) -> None:
+    from aggregator.report import spreadsheet
+
     for table, rows in result.tables.items():
+        if not NAME.fullmatch(name) or not TABLE.fullmatch(table):
+            raise errors.InputError(
+                "the result names a table that cannot be a file; ask the operator of its hub"
+            )
         if rows:
-            with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns(rows))
-                writer.writeheader()
-                writer.writerows(rows)
+            path = folder / f"{name}.{table}.csv"
+            path.write_text(spreadsheet.csv_text(rows), encoding="utf-8", newline="")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

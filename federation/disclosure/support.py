@@ -13,6 +13,7 @@ Control, chapter 4; leverage in regression disclosure: Gomatam et al. 2005, sect
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,18 +85,27 @@ def shows_no_share(values: Floats, width: float, limit: float) -> bool:
     return width <= limit * away
 
 
-def leverage(X: Floats, person: Ints | None) -> Floats:
+def leverage(X: Floats, person: Ints | None, codes: Ints | None = None) -> Floats:
     """(n_people,) hat values of people in the columns X (n_rows, n_columns) and a constant: how far
-    a linear combination of the columns' sums can single out one person. 1: entirely."""
-    Q = basis(X)
+    a linear combination of the columns' sums can single out one person. 1: entirely.
+
+    `codes` (n_rows,): the level of each row in a factor whose columns of 0 and 1 belong to the
+    columns too. What they explain of a row is its share of its level, and they are orthogonal to
+    what is left of X within the levels."""
+    Q = basis(X, codes)
     hat: Floats = np.einsum("ij,ij->i", Q, Q)
+    if codes is not None:
+        hat += 1.0 / np.bincount(codes)[codes]
     return hat if person is None else np.bincount(person, hat).astype(np.float64)
 
 
-def basis(X: Floats) -> Floats:
+def basis(X: Floats, codes: Ints | None = None) -> Floats:
     """(n_rows, rank) orthonormal columns that span those of X and a constant; a column that repeats
-    those before it is left out."""
-    columns = [np.full(len(X), 1.0 / np.sqrt(max(len(X), 1)))]
+    those before it is left out. With `codes`, those that span what X holds within the levels."""
+    Q = np.empty((len(X), X.shape[1] + 1), order="F")
+    rank = 0
+    if codes is None:
+        Q[:, 0], rank = 1.0 / np.sqrt(max(len(X), 1)), 1
     for j in range(X.shape[1]):
         column = X[:, j] - X[:, j].mean()
         length = float(np.linalg.norm(column))
@@ -103,26 +113,50 @@ def basis(X: Floats) -> Floats:
         if not length > 1e-13 * largest * np.sqrt(len(X)):
             continue
         column /= length
-        joined = np.stack(columns, axis=1)
         for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
-            column = column - joined @ (joined.T @ column)
+            if codes is not None:
+                column = column - _means(column, codes)
+            column = column - Q[:, :rank] @ (Q[:, :rank].T @ column)
         rest = float(np.linalg.norm(column))
         if rest > REPEATED:
-            columns.append(column / rest)
-    return np.stack(columns, axis=1)
+            Q[:, rank], rank = column / rest, rank + 1
+    return Q[:, :rank]
 
 
-def largest_leverage(X: Floats, person: Ints | None, limit: float) -> float:
+def _means(column: Floats, codes: Ints | None) -> Floats:
+    """(n_rows,) the mean of each row's level; the mean of all rows without levels."""
+    if codes is None:
+        return np.full(len(column), column.mean())
+    means: Floats = np.bincount(codes, column) / np.maximum(np.bincount(codes), 1)
+    return means[codes]
+
+
+def largest_leverage(
+    X: Floats, person: Ints | None, limit: float, codes: Ints | None = None
+) -> float:
     """The largest hat value of a person, or an upper bound on it that is at most `limit`.
 
     A sample of the rows holds no more information than all rows, so hat values computed from it are
     too large; if even these are small, all are."""
+    if not len(X):
+        return 0.0
     if person is None and len(X) > 2 * SAMPLE:
-        centre = X.mean(0)
-        widest = np.maximum(X.max(0) - centre, centre - X.min(0))
-        some = X[:: max(1, len(X) // SAMPLE)] - centre
-        some /= np.where(widest > 0, widest, 1.0)
-        values = np.linalg.eigvalsh(some.T @ some)
-        if values[0] > 0 and X.shape[1] / values[0] + 1 / len(X) <= limit:
-            return float(X.shape[1] / values[0] + 1 / len(X))
-    return float(leverage(X, person).max(initial=0.0))
+        bound = _bound(X, codes)
+        if bound <= limit:
+            return bound
+    return float(leverage(X, person, codes).max(initial=0.0))
+
+
+def _bound(X: Floats, codes: Ints | None) -> float:
+    """An upper bound on all hat values, from a sample of the rows; infinite where it shows none."""
+    alone = 1 / len(X) if codes is None else 1 / int(np.bincount(codes)[codes].min())
+    if not X.shape[1]:
+        return alone
+    every = max(1, len(X) // SAMPLE)
+    some = np.empty((len(X[::every]), X.shape[1]))
+    for j in range(X.shape[1]):
+        within = X[:, j] - _means(X[:, j], codes)
+        widest = float(np.abs(within).max())
+        some[:, j] = within[::every] / (widest if widest > 0 else 1.0)
+    least = float(np.linalg.eigvalsh(some.T @ some)[0])
+    return X.shape[1] / least + alone if least > 0 else math.inf

@@ -18,9 +18,9 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import linalg
 
 from federation.arrays import Floats, Ints
+from federation.lazy_scipy import linalg
 
 SCALE = 128
 

@@ -28,6 +28,7 @@ from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
 
 REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
+COLUMNS_PER_SCAN = 60  # planning takes the square of it
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
@@ -209,14 +210,16 @@ def _without_refused(types: Mapping[str, str], reason: duckdb.Error) -> dict[str
 def _inexact(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
     """The columns with a number so large that a double may stand for another whole number: the
     check compares the digits of their texts."""
-    if not names:
-        return set()
-    listed = ", ".join(
-        f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
-        for name in names
-    )
-    (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
-    return {name for name, is_beyond in zip(names, row, strict=True) if is_beyond}
+    beyond: set[str] = set()
+    for start in range(0, len(names), COLUMNS_PER_SCAN):
+        some = names[start : start + COLUMNS_PER_SCAN]
+        listed = ", ".join(
+            f"bool_or(isfinite({quote_name(name)}) AND abs({quote_name(name)}) >= {EXACT_WHOLE})"
+            for name in some
+        )
+        (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
+        beyond |= {name for name, is_beyond in zip(some, row, strict=True) if is_beyond}
+    return beyond
 
 
 def _create(

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -24,6 +23,7 @@ from federation.arrays import Floats
 from federation.cohort import Cache, Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -21,6 +20,7 @@ from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema

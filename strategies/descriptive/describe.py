@@ -93,11 +93,11 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     n_known = np.zeros(len(plan.numbers) + len(plan.categories), np.int64)
     moments = np.zeros((len(plan.numbers), 2))
     histograms = np.zeros((len(plan.numbers), plan.fine), np.int64)
-    for i, field in enumerate(plan.numbers):
-        values = cohort.columns([field])[field.name]
+    for i, (field, values) in enumerate(cohort.each_column(plan.numbers)):
         n_known[i], moments[i], histograms[i] = summarise(values, field, plan.fine)
-    for i, field in enumerate(plan.categories, start=len(plan.numbers)):
-        counts = count_levels(cohort.columns([field])[field.name], field)
+    categories = cohort.each_column(plan.categories)
+    for i, (field, column) in enumerate(categories, start=len(plan.numbers)):
+        counts = count_levels(column, field)
         n_known[i] = counts.sum()
         cells[f"levels:{field.name}"] = counts
     cells |= {"known": n_known, "histogram": histograms, "missing_by_column": cohort.rows - n_known}

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
@@ -100,15 +100,13 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
     plan: Plan = task.plan
     moments, n_known = np.zeros((len(plan.numbers), 2)), []
     histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
-    for i, field in enumerate(plan.numbers):
+    for i, (field, column) in enumerate(cohort.each_column(plan.numbers)):
         half = (field.interval[1] - field.interval[0]) / 2
-        count, about_middle, histograms[i] = describe.summarise(
-            cohort.columns([field])[field.name], field, plan.fine
-        )
+        count, about_middle, histograms[i] = describe.summarise(column, field, plan.fine)
         moments[i] = about_middle / (half, half * half)
         n_known.append(count)
-    for field in plan.categories:
-        levels.append(describe.count_levels(cohort.columns([field])[field.name], field))
+    for field, column in cohort.each_column(plan.categories):
+        levels.append(describe.count_levels(column, field))
         n_known.append(int(levels[-1].sum()))
     everyone = counting.tally(cohort, np.ones(cohort.rows, np.bool_))
     return {

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -23,6 +22,7 @@ from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from federation import errors, formula
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation.arrays import Floats, Ints
 from federation.contract import Frozen
+from federation.lazy_scipy import special
 
 YEAR = 52  # weeks
 ROUNDS = 60  # of iteratively reweighted least squares, at most

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors
@@ -22,6 +21,7 @@ from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema

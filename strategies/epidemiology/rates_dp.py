@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -20,6 +19,7 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Table
 from federation.schema import Field, Schema

@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation.arrays import Floats
 from federation.cohort import Cohort, Key
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
 from federation import errors
 from federation.arrays import Floats
 from federation.cohort import Cohort
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

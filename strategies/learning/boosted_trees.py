@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pydantic
-from numpy.typing import NDArray
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -26,11 +24,13 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies.admissible import Array, Limits, Step
-from strategies.learning import scores, splits, tree_splits
+from strategies.learning import scores, splits, tree_histograms, tree_splits
+from strategies.learning.tree_histograms import Bins, Branches
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -162,20 +162,22 @@ def _response_range(task: Task[Options, Plan]) -> tuple[float, float]:
     return response.interval if response.kind == "number" else (0.0, 1.0)
 
 
-def _binned(
-    cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State
-) -> NDArray[np.int64]:
-    """(n_rows, n_terms): the bin of each value; cached for these edges."""
-    return cohort.once(
-        Key("boosted_trees bins", task.name, (rows.part, state["edges"].tobytes())),
-        lambda: np.stack(
-            [
-                np.searchsorted(state["edges"][j], rows.X[:, j], side="right")
-                for j in range(rows.X.shape[1])
-            ],
-            axis=1,
-        ),
-    )
+def _binned(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Bins:
+    """(n_terms, n_rows): the bin of each value; cached for these edges."""
+
+    def build() -> Bins:
+        edges = zip(state["edges"], rows.X.T, strict=True)
+        places = [np.searchsorted(of_term, x, side="right") for of_term, x in edges]
+        return np.stack(places).astype(np.uint8)
+
+    key = Key[Bins]("boosted_trees bins", task.name, (rows.part, state["edges"].tobytes()))
+    return cohort.once(key, build)
+
+
+def _signature(state: State, trees: int) -> bytes:
+    """All that the scores after so many trees depend on; that of fewer trees begins it."""
+    forest = np.concatenate([state["feature"], state["cut"], state["leaf"]], axis=1)
+    return state["base"].tobytes() + state["edges"].tobytes() + forest[:trees].tobytes()
 
 
 def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Floats:
@@ -183,54 +185,115 @@ def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State)
     tree."""
     key = Key[tuple[int, bytes, Floats]]("boosted_trees margin", task.name, rows.part)
     done = int(state["done"][0])
-    bins = _binned(cohort, rows, task, state)
     at, sign, margin = cohort.cache.get(key, (-1, b"", np.empty(0)))
-    forest = state["leaf"][:done].tobytes()
-    if at < 0 or at > done or forest[: len(sign)] != sign:
+    now = _signature(state, done)
+    if at < 0 or at > done or now[: len(sign)] != sign:
         at, margin = 0, np.full(len(rows.y), float(state["base"][0]))
     for tree in range(at, done):
-        leaf = _walk(bins, state["feature"][tree], state["cut"][tree], task.options.depth)
-        margin = margin + state["leaf"][tree][leaf]
-    cohort.cache.put(key, (done, forest, margin))
+        margin = margin + state["leaf"][tree][_leaves(cohort, rows, task, state, tree)]
+    cohort.cache.put(key, (done, now, margin))
     scores: Floats = margin
     return scores
 
 
-def _walk(bins: NDArray[np.int64], feature: Floats, cut: Floats, levels: int) -> Ints:
-    """(n_rows,): the branch of each row after `levels` levels of a tree; branch b of a level has
-    children 2b and 2b + 1 in the next. feature, cut (n_inner,): level after level. In a branch
-    without a split, all rows go left."""
-    branch, first = np.zeros(len(bins), np.int64), 0
-    rows = np.arange(len(bins))
-    for level in range(levels):
-        f, c = feature[first + branch].astype(np.int64), cut[first + branch]
-        right = (f >= 0) & (bins[rows, np.maximum(f, 0)] > c)
-        branch, first = 2 * branch + right, first + 2**level
+def _leaves(
+    cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State, tree: int
+) -> Branches:
+    """(n_rows,): the leaf of each row in a tree, from the branches of its last level if these are
+    growing."""
+    growing = cohort.cache.get(_growing_key(task, rows), None)
+    if growing is None or not growing.is_of(state, tree):
+        branch, level = np.zeros(len(rows.y), np.uint8), 0
+    else:
+        branch, level = growing.branch, growing.level
+    bins = _binned(cohort, rows, task, state)
+    feature, cut = state["feature"][tree], state["cut"][tree]
+    for below in range(level, task.options.depth):
+        branch = tree_histograms.descend(branch, bins, *_of_level(feature, cut, below))
     return branch
 
 
+def _of_level(feature: Floats, cut: Floats, level: int) -> tuple[Ints, Ints]:
+    """The feature and the cut of each branch of a level of a tree, (n_inner,) each: level after
+    level."""
+    place = slice(2**level - 1, 2 ** (level + 1) - 1)
+    return feature[place].astype(np.int64), cut[place].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A tree as far as it has grown. signature: of the trees before it. gradient, hessian
+    (n_rows,): the slopes of the loss at their scores; no hessian if it is 1 for all. splits: those
+    above this level. branch (n_rows,): of this level; branch b has children 2b and 2b + 1.
+    histogram (3, n_branches, n_terms, n_bins)."""
+
+    tree: int
+    signature: bytes
+    gradient: Floats
+    hessian: Floats | None
+    level: int
+    splits: bytes
+    branch: Branches
+    histogram: Floats
+
+    def is_of(self, state: State, tree: int) -> bool:
+        """Whether this is the beginning of that tree of the state."""
+        return (
+            self.tree == tree
+            and self.signature == _signature(state, tree)
+            and self.splits == _splits_above(state, tree, self.level)
+        )
+
+
+def _splits_above(state: State, tree: int, level: int) -> bytes:
+    above = slice(2**level - 1)
+    return state["feature"][tree, above].tobytes() + state["cut"][tree, above].tobytes()
+
+
+def _growing_key(task: Task[Options, Plan], rows: Rows) -> Key[Growing | None]:
+    return Key("boosted_trees growing", task.name, rows.part)
+
+
+def _grown(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Growing:
+    """The tree at the level that the state asks for: one level below what is kept. A node that kept
+    nothing grows it from the root, by the same sums, so that its answer has the same bytes."""
+    key, tree = _growing_key(task, rows), int(state["done"][0])
+    margin = _margin(cohort, rows, task, state)
+    bins, B, level = _binned(cohort, rows, task, state), task.options.bins, int(state["level"][0])
+    grown = cohort.cache.get(key, None)
+    if grown is None or grown.level > level or not grown.is_of(state, tree):
+        gradient, hessian = _slopes(margin, rows.y, task)
+        branch = np.zeros(len(rows.y), np.uint8)
+        histogram = tree_histograms.of_root(bins, gradient, hessian, B)
+        before = _signature(state, tree)
+        grown = Growing(tree, before, gradient, hessian, 0, b"", branch, histogram)
+    while grown.level < level:
+        split = _of_level(state["feature"][tree], state["cut"][tree], grown.level)
+        branch = tree_histograms.descend(grown.branch, bins, *split)
+        histogram = tree_histograms.of_children(
+            grown.histogram, branch, bins, grown.gradient, grown.hessian
+        )
+        above = _splits_above(state, tree, grown.level + 1)
+        grown = replace(
+            grown, level=grown.level + 1, splits=above, branch=branch, histogram=histogram
+        )
+    cohort.cache.put(key, grown)
+    return grown
+
+
 def _split_step(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Pieces:
-    margin, bins = _margin(cohort, rows, task, state), _binned(cohort, rows, task, state)
-    done, level = int(state["done"][0]), int(state["level"][0])
-    B, p = task.options.bins, rows.X.shape[1]
-    branch = _walk(bins, state["feature"][done], state["cut"][done], level)
-    gradient, hessian = _slopes(margin, rows.y, task)
-    size = 2**level * B
-    histogram = np.empty((3, 2**level, p, B))
-    for j in range(p):
-        cell = branch * B + bins[:, j]
-        for i, weights in enumerate((gradient, hessian, None)):
-            histogram[i, :, j] = np.bincount(cell, weights, size).reshape(-1, B)
+    histogram = _grown(cohort, rows, task, state).histogram
     counts = histogram[2].astype(np.int64)
     # A gaussian residual after a sum of trees has no bound.
     max_gradient = 1.0 if task.options.family == "binomial" else math.inf
+    p = rows.X.shape[1]
     sensitivity = task.rows_per_person * math.sqrt(p) * math.hypot(max_gradient, 0.25, 1.0)
-    return {"histogram": histogram}, {"counts": counts}, {"histogram": sensitivity}
+    return {"histogram": histogram.copy()}, {"counts": counts}, {"histogram": sensitivity}
 
 
-def _slopes(margin: Floats, y: Floats, task: Task[Options, Plan]) -> tuple[Floats, Floats]:
+def _slopes(margin: Floats, y: Floats, task: Task[Options, Plan]) -> tuple[Floats, Floats | None]:
     if task.options.family == "gaussian":
-        return margin - y, np.ones_like(y)
+        return margin - y, None
     mu = special.expit(margin)
     return mu - y, mu * (1 - mu)
 

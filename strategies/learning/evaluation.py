@@ -11,9 +11,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats
+from federation.lazy_scipy import special
 from federation.results import Exactness, Result, Row, Table, TrainedModel
 from strategies.learning import scores
 from strategies.numerics import counting

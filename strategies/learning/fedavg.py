@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import formula
@@ -24,6 +23,7 @@ from federation.contract import Frozen
 from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Schema

@@ -10,7 +10,7 @@ is yes in any row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,8 +173,7 @@ def descend(
     everything = [
         parameter for parameter in net.parameters() if parameter.requires_grad_(True) is not None
     ]
-    start = [parameter.detach().clone() for parameter in parameters] if pull.proximal else []
-    correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
+    pulled = _pulling(parameters, pull)
     speed = [torch.zeros_like(parameter) for parameter in everything] if options.momentum else []
     steps, total, seen = 0, 0.0, 0
     for chosen in orders(len(persons.training), task, round_):
@@ -184,12 +183,7 @@ def descend(
         with torch.no_grad():
             if options.weight_decay:
                 torch._foreach_add_(slopes, everything, alpha=options.weight_decay)
-            if start:
-                torch._foreach_add_(
-                    slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal
-                )
-            if correction:
-                torch._foreach_add_(slopes[: len(correction)], correction)
+            pulled(slopes)
             if speed:
                 torch._foreach_mul_(speed, options.momentum)
                 torch._foreach_add_(speed, slopes)
@@ -198,6 +192,24 @@ def descend(
         steps, seen = steps + 1, seen + len(chosen)
         total += float(loss.detach()) * len(chosen)
     return steps, total / max(seen, 1)
+
+
+def _pulling(parameters: list[Any], pull: Pull) -> Callable[[list[Any]], None]:
+    """Adds the pull to the slopes of the shared `parameters`, which come first among all."""
+    import torch
+
+    start = [parameter.detach().clone() for parameter in parameters] if pull.proximal else []
+    correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
+
+    def add(slopes: list[Any]) -> None:
+        if start:
+            torch._foreach_add_(
+                slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal
+            )
+        if correction:
+            torch._foreach_add_(slopes[: len(correction)], correction)
+
+    return add
 
 
 def orders(n: int, task: AnyTask, round_: int) -> Iterator[Ints]:

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats, Ints
+from federation.lazy_scipy import special
 from federation.results import Row
 from strategies.numerics import rank_sum
 

@@ -15,6 +15,7 @@ from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Term
 from federation.intervals import Interval
+from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
@@ -28,9 +29,14 @@ ROUGH = 1e-9
 ROUNDED = 2.0**-31
 # No row bounds a direction that keeps less than this share of the first round's information.
 LOST = 1e-11
+# A step is short at this share of the largest coefficient, or of 1; where sums are rounded, at the
+# second.
+SHORT, SHORT_OF_ROUNDED = 1e-9, 1e-5
 # The decrement is the squared distance to the maximum in standard errors: here 1e-5 of one, before
 # the last step is taken.
 NEGLIGIBLE = 1e-10
+PANEL = 64  # columns after which a factorisation brings the others up to date, in one product
+CLEARLY = 1e-6  # a share far enough above LOST that no rounding error makes up the difference
 MAX_ROUNDS = 30
 MAX_EXPONENT = 709.0  # exp of more is no double
 # What a row of coefficients says beside the estimate.
@@ -157,6 +163,8 @@ class Identified:
         fitted = np.flatnonzero(~self.aliased)
         if not len(fitted):
             return None
+        if not relative and _keeps(self, fitted, information):
+            return None
         root = np.linalg.cholesky(self.first[np.ix_(fitted, fitted)])
         half = np.linalg.solve(root, information[np.ix_(fitted, fitted)])
         shares, directions = np.linalg.eigh(np.linalg.solve(root, half.T))
@@ -165,6 +173,17 @@ class Identified:
         direction = np.zeros(len(self.aliased))
         direction[fitted] = np.linalg.solve(root.T, directions[:, 0])
         return direction
+
+
+def _keeps(design: Identified, fitted: NDArray[np.intp], information: Floats) -> bool:
+    """Whether every direction clearly keeps more than the share LOST. This is a Cholesky
+    factorisation, many times as fast as the eigenvalues that tell how much it keeps."""
+    some = np.ix_(fitted, fitted)
+    try:
+        np.linalg.cholesky(information[some] - CLEARLY * design.first[some])
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def identify(gram: Floats, sensitivity: float, size: Floats | None = None) -> Identified:
@@ -245,14 +264,16 @@ def move(
 
 def settled(moved: Move, beta: Floats, last: Floats) -> bool:
     """Whether the step from `beta` is the last one: it is short, or rounding errors of the sums
-    hide where the maximum is. Then steps no longer shrink as Newton's do near a maximum, and the
-    maximum is much closer than a standard error."""
+    hide where the maximum is. Then steps stop shrinking when they are short already, and the
+    maximum is much closer than a standard error. (Under separation they stop shrinking when they
+    are long.)"""
     if moved.step is None:
         return False
-    if moved.length <= 1e-9 * float(np.abs(beta).max(initial=1.0)):
+    size, before = float(np.abs(beta).max(initial=1.0)), float(np.abs(beta - last).max(initial=0.0))
+    if moved.length <= SHORT * size:
         return True
-    before = float(np.abs(beta - last).max(initial=0.0))
-    return abs(moved.step.decrement) <= NEGLIGIBLE and moved.length >= before / 10
+    has_stalled = 0 < before <= moved.length <= SHORT_OF_ROUNDED * size
+    return has_stalled and abs(moved.step.decrement) <= NEGLIGIBLE
 
 
 def climb(
@@ -368,12 +389,17 @@ def find_aliased(
     rest = gram.copy()
     nothing = np.maximum(share * (np.diag(gram) if size is None else size), floor)
     aliased = np.zeros(len(rest), np.bool_)
-    for j in range(len(rest)):
-        if not rest[j, j] > nothing[j]:
-            aliased[j] = True
-            continue
-        column = rest[:, j] / rest[j, j]
-        rest = rest - np.outer(column, rest[j])
+    for start in range(0, len(rest), PANEL):
+        stop = min(start + PANEL, len(rest))
+        for j in range(start, stop):
+            if not rest[j, j] > nothing[j]:
+                aliased[j] = True
+                continue
+            column = rest[j + 1 :, j] / rest[j, j]
+            rest[j + 1 :, j + 1 : stop] -= np.outer(column, rest[j, j + 1 : stop])
+        done = np.flatnonzero(~aliased[start:stop]) + start
+        below = rest[stop:, done]
+        rest[stop:, stop:] -= (below / rest[done, done]) @ below.T
     return aliased
 
 
@@ -401,8 +427,6 @@ def coefficients(
 ) -> list[Row]:
     """Tidy rows; aliased terms are null. `exponentiate`: the name of the column of exp(estimate),
     such as `hazard_ratio`."""
-    from scipy import special
-
     rows: list[Row] = []
     for name, estimate, variance in zip(names, beta, np.diag(covariance), strict=True):
         if not variance > 0:

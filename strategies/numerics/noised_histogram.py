@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
 
 from federation.arrays import Floats
+from federation.lazy_scipy import optimize
 from federation.privacy import cumulative
 from federation.results import Row
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats
+from federation.lazy_scipy import special
 
 Alternative = Literal["two.sided", "less", "greater"]
 

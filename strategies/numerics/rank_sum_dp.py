@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import linalg, optimize
 
 from federation.arrays import Floats
+from federation.lazy_scipy import linalg, optimize
 from federation.privacy import cumulative
 from strategies.numerics import rank_sum
 

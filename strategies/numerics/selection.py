@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from federation.arrays import Floats
+from federation.lazy_scipy import special
 
 LEAST = 0.25  # share of a limit that a true number has; less of it hardly ever passes the limit
 STEPS = 40  # halvings of the range in which an end of an interval is sought

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors, formula
@@ -22,12 +21,14 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, firth, newton
+from strategies.numerics import counting, designs, firth, newton
+from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -130,7 +131,7 @@ class Rows:
     """The complete rows of a node. X (n_rows, n_coefficients), scaled: the design. y (n_rows,): the
     response. offset, weights (n_rows,), or None."""
 
-    X: Floats
+    X: Design
     y: Floats
     offset: Floats | None
     weights: Floats | None
@@ -142,11 +143,13 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
     beta = state["beta"]
     p = len(beta)
-    score, information, deviance = np.zeros(p), np.zeros((p, p)), 0.0
+    n_dense, deviance = len(rows.X.at), 0.0
+    score, information = np.zeros(n_dense), np.zeros((n_dense, n_dense))
+    residuals, variances = np.empty(len(rows.y)), np.empty(len(rows.y))
     third = np.zeros((p, p, p)) if task.options.penalty else None
     for block in newton.blocks(len(rows.y)):
-        X, y = rows.X[block], rows.y[block]
-        eta = X @ beta
+        X, y = rows.X.dense[block], rows.y[block]
+        eta = rows.X.predictor(beta, block)
         if rows.offset is not None:
             eta += rows.offset[block]
         w = rows.weights[block] if rows.weights is not None else None
@@ -154,13 +157,18 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         residual = y - mu
         if w is not None:
             variance, residual = variance * w, residual * w
+        residuals[block], variances[block] = residual, variance
         Z = X * np.sqrt(variance)[:, None]
         score += X.T @ residual
         information += Z.T @ Z
         deviance += block_deviance
         if third is not None:
             third += firth.third_moments(X, _SLOPES[task.options.family](mu, variance))
-    sums = {"score": score, "information": information, "deviance": np.array([deviance])}
+    sums = {
+        "score": rows.X.with_products(score, residuals),
+        "information": rows.X.with_gram(information, variances),
+        "deviance": np.array([deviance]),
+    }
     sensitivity = _sensitivity(task, beta)
     if third is not None:
         sums["third"], sensitivity["third"] = third, _third_sensitivity(task, sensitivity)
@@ -183,13 +191,13 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     if plan.weights is not None:
         keep &= columns[plan.weights.name] > 0
     index = cohorts.kept_rows(keep)
-    X = cohorts.design(
+    X = designs.build(
         plan.model.terms,
         columns,
         index,
-        centre=plan.scaling.centre,
-        scale=plan.scaling.scale,
+        plan.scaling,
         intercept=plan.model.intercept,
+        as_codes=not task.options.penalty,  # the sums of the penalty need the columns themselves
     )
     y = columns[plan.model.response[0].name][index].astype(np.float64)
     offset = columns[plan.model.offset.name][index] if plan.model.offset else None
@@ -216,7 +224,7 @@ def _null_sensitivity(task: Task[Options, Plan], intercept: float) -> float:
 
 def _gram(rows: Rows) -> Floats:
     weights = rows.weights if rows.weights is not None else np.ones(len(rows.y))
-    return newton.gram(rows.X, weights)
+    return rows.X.gram(weights)
 
 
 def _moments(rows: Rows) -> Floats:
@@ -598,7 +606,7 @@ def row_weights(
 
 def _eta(rows: Rows, beta: Floats, some: slice) -> Floats:
     """(n,) the linear predictor of some rows."""
-    eta: Floats = rows.X[some] @ beta
+    eta = rows.X.predictor(beta, some)
     return eta if rows.offset is None else eta + rows.offset[some]
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.expression import ExpressionError
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

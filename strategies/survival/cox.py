@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import formula
@@ -26,12 +25,14 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, firth, newton
+from strategies.numerics import counting, designs, firth, newton
+from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -142,7 +143,7 @@ class Rows:
     (n_rows,): the person each row belongs to.
     """
 
-    X: Floats
+    X: Design
     cell: Ints
     entry: Ints | None
     dead: Ints
@@ -190,9 +191,9 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     dead = np.flatnonzero((event[index] > 0) & ~after)
     begin = plan.grid.index(starts[0][index]) if starts else None
     cell, entry, strata = _number_cells(plan, stratum, time, begin)
-    X = cohorts.design(
-        plan.model.terms, columns, index, centre=plan.scaling.centre, scale=plan.scaling.scale
-    )
+    # residuals and the sums of the penalty need the columns themselves
+    as_codes = not (task.options.robust or task.options.penalty)
+    X = designs.build(plan.model.terms, columns, index, plan.scaling, as_codes=as_codes)
     cells = counting.people(cohort, keep) | {
         "missing": np.array([missing]),
         "events": np.array([len(dead)]),
@@ -237,12 +238,11 @@ def _number_cells(
 def _risk(rows: Rows, beta: Floats) -> dict[str, Floats]:
     """Sums per cell at coefficients `beta` (n_covariates,): over rows that leave, enter and die;
     and `hazard` (n_rows,), each row's weighted e^xb."""
-    n_cells, p = rows.n_cells, rows.X.shape[1]
-    left = np.zeros((n_cells, 1 + p))
+    left = np.zeros((rows.n_cells, 1 + len(rows.X.at)))
     hazard = np.empty(len(rows.cell))
     for block in newton.blocks(len(rows.cell)):
-        X = rows.X[block]
-        e = np.exp(X @ beta)
+        X = rows.X.dense[block]
+        e = np.exp(rows.X.predictor(beta, block))
         if rows.weights is not None:
             e *= rows.weights[block]
         hazard[block] = e
@@ -250,38 +250,40 @@ def _risk(rows: Rows, beta: Floats) -> dict[str, Floats]:
         first = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
         left[cell[first], 0] += np.add.reduceat(e, first)
         left[cell[first], 1:] += np.add.reduceat(X * e[:, None], first, axis=0)
+    left = rows.X.with_cells(left, rows.cell, hazard)
     return {"hazard": hazard, "left": left, **_entered(rows, hazard), **_died(rows, hazard, beta)}
 
 
 def _entered(rows: Rows, hazard: Floats) -> dict[str, Floats]:
     if rows.entry is None:
         return {}
-    entered = np.empty((rows.n_cells + 1, 1 + rows.X.shape[1]))
+    entered = np.empty((rows.n_cells + 1, 1 + len(rows.X.at)))
     entered[:, 0] = np.bincount(rows.entry + 1, hazard, rows.n_cells + 1)
-    for j in range(rows.X.shape[1]):
-        entered[:, j + 1] = np.bincount(rows.entry + 1, hazard * rows.X[:, j], rows.n_cells + 1)
-    return {"entered": entered[1:]}
+    for j, x in enumerate(rows.X.dense.T, start=1):
+        entered[:, j] = np.bincount(rows.entry + 1, hazard * x, rows.n_cells + 1)
+    return {"entered": rows.X.with_cells(entered, rows.entry + 1, hazard)[1:]}
 
 
 def _died(rows: Rows, hazard: Floats, beta: Floats) -> dict[str, Floats]:
-    cell, X, e = rows.cell[rows.dead], rows.X[rows.dead], hazard[rows.dead]
+    cell, X, e = rows.cell[rows.dead], rows.X.rows(rows.dead), hazard[rows.dead]
     w = rows.weights[rows.dead] if rows.weights is not None else np.ones(len(cell))
-    died = np.zeros((rows.n_cells, 1 + X.shape[1]))
+    died = np.zeros((rows.n_cells, 1 + len(X.at)))
     deaths = np.zeros((rows.n_cells, 2))
     if len(cell):
         first = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
         died[cell[first], 0] = np.add.reduceat(e, first)
-        died[cell[first], 1:] = np.add.reduceat(X * e[:, None], first, axis=0)
+        died[cell[first], 1:] = np.add.reduceat(X.dense * e[:, None], first, axis=0)
         deaths[cell[first], 0] = np.diff(np.r_[first, len(cell)])
         deaths[cell[first], 1] = np.add.reduceat(w, first)
     # The contribution of the deaths themselves to the log-likelihood and the score.
-    observed = np.array([float(w @ (X @ beta)), *(w @ X)])
+    observed = np.array([float(w @ X.predictor(beta)), *X.products(w)])
+    died = X.with_cells(died, cell, e)
     return {"died": died, "deaths": deaths, "observed": observed}
 
 
 def _information(rows: Rows, hazard: Floats, h0: Floats, h1: Floats) -> Floats:
     """(n_covariates, n_covariates): sum over rows of x x' times the row's cumulative hazard."""
-    return newton.gram(rows.X, hazard * _exposure(rows, h0, h1))
+    return rows.X.gram(hazard * _exposure(rows, h0, h1))
 
 
 def _exposure(rows: Rows, h0: Floats, h1: Floats) -> Floats:
@@ -340,7 +342,7 @@ def _risk_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str,
 
 
 def _hazard(rows: Rows, beta: Floats) -> Floats:
-    hazard: Floats = np.exp(rows.X @ beta)
+    hazard: Floats = np.exp(rows.X.predictor(beta))
     if rows.weights is not None:
         hazard *= rows.weights
     return hazard
@@ -358,8 +360,8 @@ def _third(rows: Rows, hazard: Floats, h0: Floats, k0: Floats) -> Floats:
     """(p, p, p): the part of the derivative of the information that is a sum over rows. It is the
     sum of x x x times the hazard while at risk, minus, in all three orders, the sum of x x times
     the mean covariates of the risk sets that the row belongs to. k0 is h0 times these means."""
-    p = rows.X.shape[1]
-    X, exposed = rows.X, hazard * _exposure(rows, h0, np.zeros_like(h0))
+    p = rows.X.n_columns
+    X, exposed = rows.X.dense, hazard * _exposure(rows, h0, np.zeros_like(h0))
     weighted_means = _passed(k0, rows) * hazard[:, None]
     pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), p * p)
     mixed = (pairs.T @ weighted_means).reshape(p, p, p)
@@ -402,7 +404,7 @@ def _robust_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[st
 
 def _score_residuals(rows: Rows, hazard: Floats, increments: Increments) -> Floats:
     """(n_rows, n_covariates): the score residual of each row."""
-    X, dead = rows.X, rows.dead
+    X, dead = rows.X.dense, rows.dead
     mean_passed = _passed(increments.k0, rows)
     mean_passed[dead] -= increments.k1[rows.cell[dead]]
     exposure = _exposure(rows, increments.h0, increments.h1)
@@ -630,9 +632,7 @@ def row_weights(
 ) -> protocol.RowWeights | None:
     """The rows' hazards at the state's coefficients."""
     rows = cohort.once(Key("cox", task.name), lambda: _rows(cohort, task))
-    hazard = np.exp(rows.X @ state["beta"])
-    if rows.weights is not None:
-        hazard *= rows.weights
+    hazard = _hazard(rows, state["beta"])
     person = None if cohort.numbered is None else rows.person
     return protocol.RowWeights(hazard, person)
 

@@ -13,11 +13,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from federation import errors
 from federation.arrays import Floats
 from federation.cohort import Cohort
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table

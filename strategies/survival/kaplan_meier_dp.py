@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
 
 from federation import errors
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.expression import ExpressionError
+from federation.lazy_scipy import optimize, special
 from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table

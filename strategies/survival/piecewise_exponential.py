@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import cohort as cohorts
 from federation import formula
@@ -25,6 +24,7 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
 from federation.formula import Model
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 import pydantic
-from scipy import special
 
 from federation import errors
 from federation.cohort import Cohort, Key
+from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table

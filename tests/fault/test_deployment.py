@@ -108,6 +108,7 @@ def _children_of(deployment: Deployment) -> list[str]:
     return listing.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) -> None:
     """And is the same process when the hub comes."""
     deployment.processes["hub"].terminate()
@@ -144,7 +145,8 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
     deployment: Deployment,
 ) -> None:
     with deployment.connect() as hub:
-        run = hub.submit(study("killed-node", deployments.LONG), CONTRACT)
+        shorter = {"f": {**deployments.LONG["f"], "rounds": 25}}  # it is waited for to the end
+        run = hub.submit(study("killed-node", shorter), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
         assert run.watch(lambda _: None).state == "complete"

@@ -183,10 +183,7 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(
 
 @pytest.mark.parametrize(
     "phase",
-    [
-        pytest.param(phase, marks=() if phase in ("advertise", "mask") else pytest.mark.slow)
-        for phase in PHASES
-    ],
+    [pytest.param(phase, marks=() if phase == "mask" else pytest.mark.slow) for phase in PHASES],
 )
 def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
     phase: str, deployment: Deployment, sites: list[Site]

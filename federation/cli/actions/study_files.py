@@ -58,9 +58,9 @@ def _show_expressions(
     """The expressions for which a node may refuse the study,
     because too few people are on one side."""
     from federation import schema
-    from nodes import sides
+    from strategies import study_expressions
 
-    written = sides.written(study, tasks, schema.build(contract, study.cohort.derive))
+    written = study_expressions.of(study, tasks, schema.build(contract, study.cohort.derive))
     if not written:
         return
     console.print(

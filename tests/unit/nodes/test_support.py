@@ -17,10 +17,10 @@ from federation.disclosure import support as rules
 from federation.disclosure.rules import Rules
 from federation.disclosure.support import Side
 from federation.messages import Refusal, TaskId
-from nodes import functionals, link_table, sides, state_folder
+from nodes import functionals, link_table, state_folder
 from nodes.link_table import LinkReport
 from nodes.site import Policy
-from strategies import registry, support
+from strategies import registry, study_expressions, support
 from tests import federations
 from tests.property.test_every_analysis import CONTRACT as EVERY
 from tests.property.test_every_analysis import EXAMPLES
@@ -283,7 +283,7 @@ def test_the_expressions_of_a_study_are_listed_by_their_place() -> None:
         cohort={"where": "dose > 1", "derive": {"old": "age >= 65", "unused": "ill and old"}},
     )
     view = schema.build(CONTRACT, study.cohort.derive)
-    expressions = sides.written(study, registry.plan(study, CONTRACT), view)
+    expressions = study_expressions.of(study, registry.plan(study, CONTRACT), view)
     assert [(place, text) for place, text, _ in expressions] == [
         ("where", "dose > 1"),
         ("derive old", "age >= 65"),

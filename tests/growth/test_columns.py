@@ -1,0 +1,97 @@
+"""The cost of a study grows as the number of its columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from federation import cohort as cohorts
+from federation.cohort import Cohort, Values
+from federation.schema import Field
+from nodes import connectors, differencing
+from nodes.differencing import Group, Seen
+from strategies import registry
+from tests import federations
+from tests.growth.test_results import exponent
+
+SIZES = [20, 200, 2000]
+
+
+def contract_text(n_columns: int) -> str:
+    columns = "\n".join(f"  x{i}: {{type: number, range: [0, 1]}}" for i in range(n_columns))
+    return f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}\n"
+
+
+@pytest.mark.parametrize("run", ["describe", "describe in mode dp"])
+def test_a_description_reads_twenty_columns_a_query(run: str) -> None:
+    names = [f"x{i}" for i in range(200)]
+    entry: dict[str, Any] = {"run": "describe", "columns": names}
+    privacy = {"privacy": {"epsilon": 1}} if run != "describe" else {}
+    study = federations.study_of({"d": entry}, **privacy)
+    task = registry.plan(study, federations.contract_of(contract_text(200)))["d"]
+    widths: list[int] = []
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        fields = list(asked)
+        widths.append(len(fields))
+        return {field.name: np.linspace(0, 1, 50) for field in fields}
+
+    task.analysis.local(Cohort(None, 50, 50, 1, fetch), task, task.analysis.start(task))
+    assert widths == [cohorts.COLUMNS_AT_ONCE] * 10
+
+
+class Counted:
+    """A connection that counts what DuckDB plans: the square of the expressions of a query."""
+
+    def __init__(self) -> None:
+        self.connection, self.planned = duckdb.connect(), 0
+
+    def execute(self, sql: str) -> Any:
+        self.planned += len(re.findall(r"bool_or", sql)) ** 2
+        return self.connection.execute(sql)
+
+
+def test_looking_for_numbers_too_large_for_a_double_plans_as_much_a_column() -> None:
+    planned = []
+    for n_columns in SIZES:
+        counted: Any = Counted()
+        names = [f"x{i}" for i in range(n_columns)]
+        values = ", ".join(f"{1e16 if name == 'x7' else 0.5} AS {name}" for name in names)
+        counted.connection.execute(f"CREATE TABLE source AS SELECT {values}")
+        assert connectors._inexact(counted, names) == {"x7"}
+        planned.append(counted.planned)
+    assert exponent(SIZES[1:], planned[1:]) < 1.1
+
+
+def test_groups_of_other_columns_are_not_compared() -> None:
+    compared = []
+    whole = Group(np.zeros(1, np.uint64), differencing.COHORT)
+    for n_columns in SIZES:
+        seen, n = Seen([whole]), 0
+        for i in range(n_columns):
+            group = Group(np.zeros(1, np.uint64), frozenset({f"x{i}", f"x{i + 1}"}))
+            n += 1 + len(seen.beside(group))
+            seen.add(group)
+        compared.append(n)
+    assert exponent(SIZES, compared) < 1.1
+
+
+def test_groups_that_share_a_column_or_do_not_know_theirs_are_compared_in_their_order() -> None:
+    columns = [{"a"}, {"b", "c"}, set(), {"c", "d"}, {"a", "d"}, {"e"}]
+    groups = [Group(np.full(1, i, np.uint64), frozenset(some)) for i, some in enumerate(columns)]
+    seen = Seen(groups)
+
+    def beside(*names: str) -> list[int]:
+        return [
+            int(group.print[0]) for group in seen.beside(Group(groups[0].print, frozenset(names)))
+        ]
+
+    assert beside("d") == [2, 3, 4]
+    assert beside("b", "a") == [0, 1, 2, 4]
+    assert beside("z") == [2]
+    assert beside() == [0, 1, 2, 3, 4, 5]
