@@ -49,13 +49,19 @@ NEARLY = Refusal(
 @dataclass(frozen=True)
 class Group:
     """The people behind a sum.
-    `columns`: what is summed over them, or nothing if that is not known."""
+    `columns`: what is summed over them, or nothing if that is not known. `chosen`: a hash of the
+    study's conditions that chose them; None where the study wrote none."""
 
     print: Words
     columns: frozenset[str] = frozenset()
+    chosen: str | None = None
 
     def to_bytes(self) -> bytes:
-        return self.print.tobytes() + json.dumps(sorted(self.columns)).encode()
+        values = {"columns": sorted(self.columns), "chosen": self.chosen}
+        return self.print.tobytes() + json.dumps(values).encode()
+
+    def is_chosen_otherwise(self, other: Group) -> bool:
+        return None not in (self.chosen, other.chosen) and self.chosen != other.chosen
 
 
 class Seen:
@@ -86,8 +92,10 @@ class Seen:
 
 def group_from(content: bytes) -> Group:
     words = np.frombuffer(content[: fingerprints.BYTES], np.uint64)
-    more = content[fingerprints.BYTES :]
-    return Group(words, frozenset(json.loads(more)) if more else frozenset())
+    values = json.loads(content[fingerprints.BYTES :] or "[]")
+    if isinstance(values, list):  # of an earlier version
+        return Group(words, frozenset(values))
+    return Group(words, frozenset(values["columns"]), values["chosen"])
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def check(
 def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
-    whole = Group(everyone, COHORT)
+    chosen_by = _hash_of([memory.where] if memory.where else [])
+    whole = Group(everyone, COHORT, chosen_by)
     if support.roles_of(task).apart:
         columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
         return [
@@ -148,13 +157,21 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
         ]
     names = memory.columns_behind(rows.columns)
     complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
-    groups = [whole, Group(complete, names)]
+    groups = [whole, Group(complete, names, chosen_by)]
     pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
         if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:
-            groups.append(Group(_print(memory, chosen), names))
+            texts = [piece.sql, *([memory.where] if memory.where else [])]
+            is_written = piece.kind == "condition"
+            by = _hash_of(texts) if is_written else None
+            groups.append(Group(_print(memory, chosen), names, by))
     return groups
+
+
+def _hash_of(conditions_: Sequence[str]) -> str:
+    """Equal for the same conditions in any order."""
+    return hashlib.sha256(json.dumps(sorted(set(conditions_))).encode()).hexdigest()[:32]
 
 
 def _print(memory: Memory, mask: Mask) -> Words:
@@ -178,8 +195,11 @@ def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
     if not others:
         return False
     earlier = np.stack([other.print for other in others])
-    if any(0 < apart < k for apart in fingerprints.apart(earlier - group.print)):
-        return True
+    for other, apart in zip(others, fingerprints.apart(earlier - group.print), strict=True):
+        # If other conditions were answered for the same people, a refusal for one more person
+        # would tell that there is one.
+        if 0 < apart < k or (apart == 0 and group.is_chosen_otherwise(other)):
+            return True
     earlier = earlier[-MAX_TRIPLES:]
     return any(
         _has_near(rest, earlier, k) for rest in (group.print - earlier, group.print + earlier)

@@ -222,7 +222,8 @@ def check_study(
     present: Collection[AnyTask], session: StudySession, schema: Schema
 ) -> Refusal | None:
     """Whether the columns of all analyses together single out a person: the difference of two
-    columns may do so where neither does. This rule ignores the contract's own columns until a study
+    columns may do so where neither does, so no two conditions hold for nearly the same people, nor
+    for the same. This rule ignores the contract's own columns until a study
     makes others of them. An analysis that is refused by itself does not count: a refusal of the
     others because of it might reveal the value that it asks for."""
     cohort, rules = session.cohort, session.rules
@@ -233,6 +234,12 @@ def check_study(
     tasks = [task for task in present if not is_unsupported(task, session)]
     if not any(map(_writes, tasks)):
         return None
+    pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
+    conditions = [piece for piece in pieces if piece.kind == "condition"]
+    if not rules.hub_sees_cells and _alike(
+        conditions, cohort, support.all_rows(cohort), rules.min_cell
+    ):
+        return rules_of.REFUSAL
     X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered
     if rules.hub_sees_cells:

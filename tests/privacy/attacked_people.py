@@ -35,6 +35,8 @@ columns:
   visits: {type: number, range: [0, 50]}
   weight: {type: number, range: [0, 3]}
   week: {type: number, range: [0, 103], step: 1}
+  seen: {type: date}
+  diagnosis: {type: code, terminology: cim-10}
 """
 VISITS = CONTRACT.replace("person: nir\n", "unit: visit\n").replace("  nir: {type: string}\n", "")
 WORLDS = ("healthy", "ill")
@@ -67,6 +69,8 @@ def people(world: str, node: int, n: int = PEOPLE) -> pandas.DataFrame:
             "visits": rng.poisson(4, n),
             "weight": rng.uniform(0.5, 1.5, n).round(3),
             "week": rng.integers(0, 104, n),
+            "seen": [f"2025-{month:02d}-15" for month in rng.integers(1, 12, n)],
+            "diagnosis": rng.choice(["I10", "E11.9", "C50.1", "I21.4", "J44.0"], n),
         }
     )
     if node == 0:
@@ -94,6 +98,8 @@ def _set_target(table: pandas.DataFrame, world: str) -> None:
         "cause": "death" if ill else "none",
         "treated": ill,
         "dose": 18.0 if ill else 4.0,
+        "seen": "2025-12-24",
+        "diagnosis": "B20.1" if ill else "I10",
     }
     for name, value in target.items():
         table.loc[0, name] = value
@@ -105,7 +111,8 @@ def rows_of(world: str, node: int, unit: str, n: int) -> Path:
     """The file of a node's rows, written once for all attacks."""
     rows = people(world, node, n).drop(columns=["nir"] if unit == "visit" else [])
     path = Path(FOLDER.name) / f"{world}-{unit}-{n}-n{node}.parquet"
-    chosen = "SELECT * REPLACE (CAST(birth AS DATE) AS birth) FROM rows"
+    dates = ", ".join(f"CAST({name} AS DATE) AS {name}" for name in ("birth", "seen"))
+    chosen = f"SELECT * REPLACE ({dates}) FROM rows"
     duckdb.sql(f"COPY ({chosen}) TO '{path}'")
     assert len(rows) == n
     return path
