@@ -107,8 +107,9 @@ def _at_risk(counts: Mapping[float, Any], times: Sequence[float]) -> list[str]:
     """`counts`: the number at risk by released time."""
     released = sorted(counts)
     places = [bisect.bisect_left(released, time) for time in times]
-    numbers = [counts[released[i]] if i < len(released) else "" for i in places]
-    return ["·" if n is None else n if n == "" else str(round(n)) for n in numbers]
+    numbers = [counts[released[i]] for i in places if i < len(released)]
+    shown = ["·" if number is None else str(round(number)) for number in numbers]
+    return shown + [""] * (len(times) - len(shown))
 
 
 def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
