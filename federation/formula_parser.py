@@ -40,6 +40,13 @@ def terms(text: str) -> Any:
         return parser.get_terms(text)
 
 
+def tree(text: str) -> Any:
+    """The operators of a formula and their operands, before any term is written out."""
+    parser = loaded().DefaultFormulaParser(include_intercept=True)
+    with _LOADING, _without_transforms():
+        return parser.get_ast(text)
+
+
 @contextmanager
 def _without_transforms() -> Iterator[None]:
     """The parser lists the variables of the left side, which only the sign `.` needs; for that list

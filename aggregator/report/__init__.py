@@ -4,6 +4,7 @@ report.html."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from aggregator import models
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import folder as folders
 from aggregator.report import words
+from federation import errors
+
+# An analysis, or an analysis at a node; and a table: they become names of files.
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[a-z][a-z0-9_-]{0,126})?")
+TABLE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def write(document: Document, folder: Path) -> None:
@@ -54,6 +60,10 @@ def _write_tables(folder: Path, name: str, result: ReleasedResult) -> None:
     from aggregator.report import spreadsheet
 
     for table, rows in result.tables.items():
+        if not NAME.fullmatch(name) or not TABLE.fullmatch(table):
+            raise errors.InputError(
+                "the result names a table that cannot be a file; ask the operator of its hub"
+            )
         if rows:
             path = folder / f"{name}.{table}.csv"
             path.write_text(spreadsheet.csv_text(rows), encoding="utf-8", newline="")

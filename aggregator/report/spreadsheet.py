@@ -16,7 +16,8 @@ from federation import errors
 
 Form = Literal["csv", "csv-fr", "xlsx"]
 Rows = Sequence[Mapping[str, Any]]
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so is run by a spreadsheet
+# A text that a spreadsheet would run. Signs before digits alone, as in a level `-5-<10`, are none.
+FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.,<> +-]*$)")
 MAX_SHEET_NAME = 31  # of Excel
 NOT_IN_SHEET_NAME = re.compile(r"[\[\]:*?/\\]")
 
@@ -37,7 +38,7 @@ def csv_text(rows: Rows, *, french: bool = False) -> str:
 
 def _cell(value: Any, french: bool) -> Any:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA) else value
+        return f"'{value}" if FORMULA.match(value) else value
     if isinstance(value, bool) and french:
         return "VRAI" if value else "FAUX"
     return str(value).replace(".", ",") if isinstance(value, float) and french else value

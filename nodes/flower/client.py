@@ -48,6 +48,8 @@ log = logging.getLogger("hdh.node")
 logging.getLogger("flwr").setLevel(logging.ERROR)
 BUSY_S = 0.1
 PUSH_TRIES = 6
+MAX_ANSWER = 16 * 2**20  # bytes of an answer of the hub; Flower sends long messages in pieces
+MAX_OBJECTS, MAX_MESSAGE = 2000, 2**30  # pieces and bytes of a message
 # A message is announced a moment before its objects arrive; Flower would look again after a second.
 FIRST_LOOK_S = 0.03
 # SHA-256 of aggregator/bundle.fab
@@ -62,6 +64,52 @@ def _stay(_code: int, message: str | None = None, *_: object, **__: object) -> N
 
 
 fleet_http_connection.flwr_exit = _stay
+
+
+class BoundedTransport(httpx.BaseTransport):
+    """HTTP whose answers are plain and of limited length. A compressed answer is refused unread,
+    because it may expand a thousandfold."""
+
+    def __init__(self, inner: httpx.BaseTransport, max_bytes: int = MAX_ANSWER) -> None:
+        self.inner, self.max_bytes = inner, max_bytes
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = self.inner.handle_request(request)
+        try:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise httpx.RemoteProtocolError("the hub sent a compressed answer")
+            content = self._read(response)
+        finally:
+            response.close()
+        headers = [(k, v) for k, v in response.headers.multi_items() if k != "transfer-encoding"]
+        return httpx.Response(response.status_code, headers=headers, content=content)
+
+    def _read(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        for chunk in response.stream:
+            content += chunk
+            if len(content) > self.max_bytes:
+                raise httpx.RemoteProtocolError("the hub sent an answer that is too long")
+        return bytes(content)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class BoundedClient(FleetHttpClient):  # type: ignore[misc]
+    """Flower's client of the fleet API, over BoundedTransport, which follows no redirect."""
+
+    def __init__(self, base_url: str, *, verify: Any = True, timeout: float = 30.0, **more: Any):
+        super().__init__(base_url, verify=verify, timeout=timeout, **more)
+        self._client.close()
+        self._client: httpx.Client = httpx.Client(
+            transport=BoundedTransport(httpx.HTTPTransport(verify=verify)), timeout=timeout
+        )
+
+
+fleet_http_connection.FleetHttpClient = BoundedClient
 
 
 @dataclass
@@ -181,7 +229,7 @@ def _sign_off(link: Link, keys: Any) -> None:
     if not link.flower_id:
         return
     root = link.root_certificates.read_bytes()
-    client = FleetHttpClient.from_server_address(
+    client = BoundedClient.from_server_address(
         link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)]
     )
     with client, suppress(httpx.HTTPError):  # there was no session
@@ -221,9 +269,18 @@ def _pull(
     head, tree = received
     run_id, message_id = head.metadata.run_id, head.metadata.message_id
     wanted = [part.object_id for part in iterate_object_tree(tree)]
-    contents = pull_objects(
-        wanted, lambda object_id: pull_object(run_id, object_id), initial_backoff=FIRST_LOOK_S
-    )
+    if len(wanted) > MAX_OBJECTS:
+        raise ValueError("a message of too many objects")
+    left = [MAX_MESSAGE]
+
+    def pull(object_id: str) -> bytes:
+        content = pull_object(run_id, object_id)
+        left[0] -= len(content)
+        if left[0] < 0:
+            raise ValueError("a message of too many bytes")
+        return content
+
+    contents = pull_objects(wanted, pull, initial_backoff=FIRST_LOOK_S)
     message: Any = inflate_object_from_contents(message_id, contents)
     message.metadata.__dict__["_message_id"] = message_id
     confirm(run_id, message_id)

@@ -54,7 +54,7 @@ def dataset(folder: Path, name: str, table: pandas.DataFrame, who: str = "person
 
 
 def site(folder: Path, *held: Dataset, policy: Policy = POLICY, **more: Any) -> Site:
-    datasets = {each.contract.dataset: each for each in held}
+    datasets = {holding.contract.dataset: holding for holding in held}
     return Site("n0", datasets, policy, state=folder / "state", **more)
 
 
@@ -144,10 +144,10 @@ def test_node_sets_are_compared_over_all_extracts(tmp_path: Path) -> None:
     for name in names:
         folder = tmp_path / name
         folder.mkdir()
-        extracts = [dataset(folder, extract, table) for extract in ("first", "second", "third")]
+        extracts = [dataset(folder, year, table) for year in ("first", "second", "third")]
         held.append(replace(site(folder, *extracts), name=name))
-    roster = {each.name: state_folder.public_identity(each.state) for each in held}
-    held = [replace(each, roster=roster) for each in held]
+    roster = {node.name: state_folder.public_identity(node.state) for node in held}
+    held = [replace(node, roster=roster) for node in held]
 
     def run(name: str, sites: list[Site]) -> set[str]:
         study: Study = federations.study_of(
