@@ -49,9 +49,17 @@ def area(scores: Floats) -> tuple[float, float]:
 
 
 def average_precision(scores: Floats) -> float:
-    no, yes = (np.maximum(side[::-1], 0.0).cumsum() for side in scores)
-    precision = yes / np.maximum(no + yes, 1e-300)
-    return float(np.diff(yes, prepend=0.0) @ precision / yes[-1]) if yes[-1] > 0 else math.nan
+    """scikit-learn's, on one score for each bin and answer, weighted by the number of people; NaN
+    without a yes."""
+    from sklearn import metrics
+
+    no, yes = np.maximum(scores, 0.0)  # noise may have made a count negative
+    if not yes.sum() > 0:
+        return math.nan
+    answers = np.repeat([0, 1], len(yes))
+    weights = np.concatenate([no, yes])
+    places = np.tile(middles(len(yes)), 2)
+    return float(metrics.average_precision_score(answers, places, sample_weight=weights))
 
 
 def calibration(scores: Floats) -> tuple[float, float]:
