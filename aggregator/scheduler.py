@@ -41,7 +41,7 @@ LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
-# The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
+# The rate at which all nodes together ask a SuperLink that has no query for them.
 POLLS_PER_S = 20
 WAIT_FOR_NODES_S = 15.0
 

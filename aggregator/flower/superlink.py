@@ -31,6 +31,8 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
+from aggregator.flower import exchange
+
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
 THREADS = 1
@@ -180,6 +182,7 @@ def run(folder: Path, admin: str, public: str) -> None:
     public_host, public_port = public.rsplit(":", 1)
     settings = config(folder, host, int(port))
     app: Any = create_app(settings, SuperLinkLifespan)
+    exchange.mount(app)
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in IDLE]
     tls: dict[str, Any] = {
         "ssl_certfile": settings.ssl_certfile,
